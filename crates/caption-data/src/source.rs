@@ -1,0 +1,53 @@
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use crate::Result;
+
+/// Captioned images, numbered from 0: what every dataset of this crate is.
+///
+/// Rows are read on demand and by number, from any thread, so a source holds no decoded pictures. A row that cannot
+/// be used is an error that names the dataset and the row; reading it again gives the same error.
+pub trait CaptionSource: Send + Sync {
+    /// What the dataset is called in messages: the path it was read from, or what it was made by.
+    fn name(&self) -> String;
+
+    /// How many rows there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are no rows.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The caption of a row.
+    ///
+    /// # Errors
+    /// If there is no such row, or if its caption cannot be read.
+    fn caption(&self, row: usize) -> Result<String>;
+
+    /// The picture of a row: decoded, turned upright as its EXIF orientation says, in RGB.
+    ///
+    /// # Errors
+    /// If there is no such row, or if its picture cannot be read or decoded.
+    fn image(&self, row: usize) -> Result<RgbImage>;
+}
+
+/// Shared sources are sources, so that a prefetching thread can hold one.
+impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn caption(&self, row: usize) -> Result<String> {
+        (**self).caption(row)
+    }
+
+    fn image(&self, row: usize) -> Result<RgbImage> {
+        (**self).image(row)
+    }
+}
