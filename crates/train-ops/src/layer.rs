@@ -1,0 +1,23 @@
+use std::fmt::Debug;
+
+use candle_core::Tensor;
+
+use crate::{Pass, Result};
+
+/// A layer that maps `(..., in_features)` to `(..., out_features)`.
+///
+/// Models hold their linear layers as `Arc<dyn LinearLayer>`, made by a [`LayerBuilder`](crate::LayerBuilder), and so
+/// do not know whether a layer is frozen, trainable or adapted.
+pub trait LinearLayer: Debug + Send + Sync {
+    /// `xs` has shape `(..., in_features)` and the result `(..., out_features)`.
+    ///
+    /// In a training pass the result is differentiable in `xs` and in the layer's trainable parameters. In an
+    /// inference pass no graph is recorded for the layer's own parameters.
+    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor>;
+
+    /// Size of the last dimension of the input.
+    fn in_features(&self) -> usize;
+
+    /// Size of the last dimension of the output.
+    fn out_features(&self) -> usize;
+}

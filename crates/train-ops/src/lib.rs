@@ -1,0 +1,41 @@
+//! Differentiable operations that fine-tuning needs, each with its forward and backward pass side by side.
+//!
+//! Candle's fused operations cut the gradient silently, and its generic backward pass computes gradients of frozen
+//! weights. The operations here do neither: everything that a training step reaches is differentiable, and nothing
+//! that is frozen ever gets a gradient.
+//!
+//! The crate also holds what the other crates meet at:
+//!
+//! - [`LinearLayer`] and [`LayerBuilder`]: a model asks a builder for each of its layers by the layer's checkpoint
+//!   path, and the builder decides what it gets: a frozen layer, a trainable one, one with an adapter.
+//! - [`Pass`]: whether a forward pass trains, and if so from which keys its dropout masks are drawn.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use train_ops::{FrozenBuilder, LayerBuilder, Pass};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let weight = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
+//! let layer = FrozenBuilder.linear("classifier", weight, None)?;
+//! let xs = Tensor::new(&[[1f32, -1.]], &Device::Cpu)?;
+//! assert_eq!(layer.forward(&xs, &Pass::inference())?.to_vec2::<f32>()?, [[-1., -1., -1.]]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod attached;
+mod builder;
+mod dropout;
+mod error;
+mod host;
+mod layer;
+mod linear;
+mod matmul;
+mod pass;
+
+pub use builder::{FrozenBuilder, LayerBuilder, TrainableBuilder};
+pub use dropout::Dropout;
+pub use error::{Error, Result};
+pub use layer::LinearLayer;
+pub use linear::{FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
+pub use pass::{Pass, sample_key};

@@ -1,0 +1,52 @@
+//! Linear layers: frozen, frozen with a low-rank adapter, and trainable.
+
+mod frozen;
+mod lora;
+mod trainable;
+
+use candle_core::{Shape, Tensor};
+
+pub use frozen::FrozenLinear;
+pub use lora::{LoraWeights, lora_linear};
+pub use trainable::TrainableLinear;
+
+use crate::{Error, Result};
+
+/// Checks a weight of `(out_features, in_features)` and its bias; returns `(out_features, in_features)`.
+fn check_weights(path: &str, weight: &Tensor, bias: Option<&Tensor>) -> Result<(usize, usize)> {
+    let shape_error = |suffix: &str, expected: String, got: &Tensor| Error::Shape {
+        path: format!("{path}.{suffix}"),
+        expected,
+        got: got.dims().to_vec(),
+    };
+    let &[out_features, in_features] = weight.dims() else {
+        return Err(shape_error("weight", "(out_features, in_features)".to_owned(), weight));
+    };
+    match bias {
+        Some(bias) if bias.dims() != [out_features] => {
+            Err(shape_error("bias", format!("({out_features})"), bias))
+        }
+        _ => Ok((out_features, in_features)),
+    }
+}
+
+/// Checks that `xs` has shape `(..., in_features)`.
+fn check_input(path: &str, xs: &Tensor, in_features: usize) -> Result<()> {
+    if xs.dims().last() == Some(&in_features) {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        path: format!("input of {path}"),
+        expected: format!("(..., {in_features})"),
+        got: xs.dims().to_vec(),
+    })
+}
+
+/// `shape` with its last dimension replaced.
+fn with_last_dim(shape: &Shape, last: usize) -> Shape {
+    let mut dims = shape.dims().to_vec();
+    if let Some(dim) = dims.last_mut() {
+        *dim = last;
+    }
+    Shape::from(dims)
+}
