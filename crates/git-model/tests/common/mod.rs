@@ -1,0 +1,190 @@
+//! Checkpoints and inputs of the golden fixtures, and what transformers makes of them.
+//!
+//! No weights are committed: `fixtures/formula.py` defines every weight, pixel and adapter by its seed, name and
+//! index, and this module computes the same numbers, bit for bit. `fixtures/make_golden.py` says what a case holds.
+
+// Each test binary compiles this module and uses a part of it; helpers of tests may panic.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+/// Path of a file of `tests/fixtures`.
+pub(crate) fn fixture(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)
+}
+
+/// A JSON file of `tests/fixtures`.
+pub(crate) fn fixture_json(file: &str) -> Value {
+    let text = std::fs::read_to_string(fixture(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+/// The top 24 bits of the first `count` outputs of SplitMix64, started from FNV-1a-64 of `name` XOR `seed`.
+pub(crate) fn hash24(seed: u64, name: &str, count: usize) -> impl Iterator<Item = u32> {
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+    let start = name.bytes().fold(0xCBF2_9CE4_8422_2325, fnv) ^ seed;
+    (1..=count as u64).map(move |i| {
+        let x = start.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((x ^ (x >> 31)) >> 40) as u32
+    })
+}
+
+/// Uniform values in `centre ± spread / 2`.
+fn values(seed: u64, name: &str, shape: &[usize], centre: f32, spread: f32) -> Tensor {
+    let value = |hash: u32| centre + spread * ((hash as f32 - 8_388_608.0) / 16_777_216.0);
+    let data: Vec<f32> = hash24(seed, name, shape.iter().product()).map(value).collect();
+    Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+}
+
+/// A weight, bias or adapter of the model, by its name in the file.
+pub(crate) fn parameter(seed: u64, name: &str, shape: &[usize], scale: f64) -> Tensor {
+    let (centre, spread) = match name {
+        _ if name.ends_with(".weight") && shape.len() == 1 => (1.0, 0.125),
+        _ if name.ends_with(".bias") => (0.0, 0.125),
+        _ => (0.0, (scale / 16.0) as f32),
+    };
+    values(seed, name, shape, centre, spread)
+}
+
+/// Normalised pixel values, uniform in [-2, 2).
+pub(crate) fn pixels(seed: u64, name: &str, shape: &[usize]) -> Tensor {
+    values(seed, name, shape, 0.0, 4.0)
+}
+
+/// A checkpoint given by its config, seed and scale.
+pub(crate) struct Checkpoint(Value);
+
+impl Checkpoint {
+    /// Reads the entry that `checkpoint()` in `make_golden.py` writes.
+    pub(crate) fn new(entry: &Value) -> Self {
+        Self(entry.clone())
+    }
+
+    /// Seed of the formula.
+    pub(crate) fn seed(&self) -> u64 {
+        self.0["seed"].as_u64().unwrap()
+    }
+
+    /// Factor on every matrix; see `formula.py`.
+    pub(crate) fn scale(&self) -> f64 {
+        self.0["scale"].as_f64().unwrap()
+    }
+
+    /// The content of `config.json`.
+    pub(crate) fn config(&self) -> &Value {
+        &self.0["config"]
+    }
+
+    /// Every tensor that transformers would save, by name.
+    pub(crate) fn tensors(&self) -> HashMap<String, Tensor> {
+        let mut tensors: HashMap<_, _> = shapes(&self.0["tensors"])
+            .into_iter()
+            .map(|(name, shape)| {
+                let tensor = parameter(self.seed(), &name, &shape, self.scale());
+                (name, tensor)
+            })
+            .collect();
+        if let Some(raise) = self.0["eos_bias"].as_f64() {
+            let eos = self.config()["eos_token_id"].as_u64().unwrap() as usize;
+            let mut bias = tensors["output.bias"].to_vec1::<f32>().unwrap();
+            bias[eos] += raise as f32;
+            tensors.insert("output.bias".into(), Tensor::new(bias, &Device::Cpu).unwrap());
+        }
+        tensors
+    }
+
+    /// Writes `config.json` and `model.safetensors`.
+    pub(crate) fn write(&self, dir: &Path) {
+        std::fs::write(dir.join("config.json"), self.config().to_string()).unwrap();
+        candle_core::safetensors::save(&self.tensors(), dir.join("model.safetensors")).unwrap();
+    }
+}
+
+/// One case of `make_golden.py`: `tiny`, `small`, `video`, `tied` or `wide`.
+pub(crate) struct Golden {
+    /// The case's JSON: `loss`, `target_tokens`, `lora`, `vision_lora`, `full`, …
+    pub(crate) facts: Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    /// Reads a case.
+    pub(crate) fn load(case: &str) -> Self {
+        let facts = fixture_json(&format!("golden_{case}.json"));
+        let file = fixture(&format!("golden_{case}.safetensors"));
+        Self { facts, tensors: candle_core::safetensors::load(file, &Device::Cpu).unwrap() }
+    }
+
+    /// The weights of the case.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::new(&self.facts["checkpoint"])
+    }
+
+    /// The pictures of the batch: (captions, [frames,] 3, size, size).
+    pub(crate) fn pixel_values(&self) -> Tensor {
+        pixels(self.checkpoint().seed(), "pixel_values", &shape(&self.facts["pixel_values"]))
+    }
+
+    /// A recorded tensor, such as `logits` or `lora.KEY`.
+    pub(crate) fn tensor(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
+    }
+
+    /// Recorded gradients of `kind` (`lora`, `vision_lora` or `full`), by parameter, sorted by name.
+    pub(crate) fn gradients(&self, kind: &str) -> Vec<(&str, &Tensor)> {
+        let prefix = format!("{kind}.");
+        let named = self.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?, t)));
+        let mut gradients: Vec<_> = named.collect();
+        gradients.sort_by_key(|(name, _)| *name);
+        assert!(!gradients.is_empty(), "the fixture has no gradients of {kind}");
+        gradients
+    }
+
+    /// The adapter tensors that the gradients of `kind` were taken at, by their key in PEFT's file.
+    pub(crate) fn adapter(&self, kind: &str) -> HashMap<String, Tensor> {
+        let checkpoint = self.checkpoint();
+        shapes(&self.facts[kind]["adapter"])
+            .into_iter()
+            .map(|(key, shape)| {
+                let tensor = parameter(checkpoint.seed(), &key, &shape, checkpoint.scale());
+                (key, tensor)
+            })
+            .collect()
+    }
+}
+
+/// The largest absolute difference, as a share of the largest expected magnitude.
+pub(crate) fn max_error(actual: &Tensor, expected: &Tensor) -> f64 {
+    let (a, e) = flat(actual, expected);
+    let largest = e.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    // `max` would ignore a NaN; a NaN anywhere has to fail the comparison.
+    let worst = a.iter().zip(&e).map(|(a, e)| (a - e).abs());
+    worst.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / largest
+}
+
+/// The norm of the difference, as a share of the expected norm.
+pub(crate) fn norm_error(actual: &Tensor, expected: &Tensor) -> f64 {
+    let (a, e) = flat(actual, expected);
+    let squares: f64 = a.iter().zip(&e).map(|(a, e)| (a - e).powi(2)).sum();
+    squares.sqrt() / e.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+fn flat(actual: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
+    assert_eq!(actual.dims(), expected.dims(), "shapes differ");
+    let list = |t: &Tensor| t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+    (list(actual), list(expected))
+}
+
+fn shape(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+}
+
+fn shapes(value: &Value) -> Vec<(String, Vec<usize>)> {
+    value.as_object().unwrap().iter().map(|(name, dims)| (name.clone(), shape(dims))).collect()
+}
