@@ -1,0 +1,119 @@
+//! Checkpoints: directories `checkpoint-STEP` that are complete or do not exist.
+//!
+//! A checkpoint is written under a name that nobody looks for, every file is synced, the [manifest] with their sizes
+//! and checksums comes last, and then the directory is renamed. A crash at any moment leaves the checkpoints before it
+//! as they were.
+
+mod manifest;
+mod resume;
+mod retention;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use resume::Resume;
+pub(crate) use resume::find;
+pub(crate) use retention::expired;
+
+use crate::files::{io_error, sync_directory};
+use crate::{Error, Result};
+
+const PREFIX: &str = "checkpoint-";
+
+/// Values of the trainable parameters.
+pub(crate) const PARAMETERS: &str = "parameters.safetensors";
+/// Moments and step counts.
+pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
+/// The public record, with Hugging Face's keys; also in the output directory itself.
+pub(crate) const TRAINER_STATE: &str = "trainer_state.json";
+/// What else an exact resume needs.
+pub(crate) const ENGINE_STATE: &str = "engine_state.json";
+
+/// The checkpoints of an output directory.
+#[derive(Debug)]
+pub(crate) struct CheckpointStore {
+    output_dir: PathBuf,
+}
+
+impl CheckpointStore {
+    /// Creates the output directory, makes sure that it can be written to, and clears away what a crash left behind.
+    pub(crate) fn open(output_dir: &Path) -> Result<Self> {
+        let refuse = |source| Error::OutputDir { path: output_dir.to_owned(), source };
+        fs::create_dir_all(output_dir).map_err(refuse)?;
+        let probe = output_dir.join(".write-probe");
+        fs::write(&probe, b"probe").and_then(|()| fs::remove_file(&probe)).map_err(refuse)?;
+
+        let store = Self { output_dir: output_dir.to_owned() };
+        for leftover in store.list(|name| name.starts_with(".checkpoint-"))? {
+            fs::remove_dir_all(&leftover).map_err(io_error("remove", &leftover))?;
+        }
+        Ok(store)
+    }
+
+    pub(crate) fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
+    /// Where the checkpoint of a step is, or would be.
+    pub(crate) fn path(&self, step: usize) -> PathBuf {
+        self.output_dir.join(format!("{PREFIX}{step}"))
+    }
+
+    /// All checkpoints of the output directory, by path.
+    pub(crate) fn checkpoints(&self) -> Result<Vec<PathBuf>> {
+        self.list(|name| name.strip_prefix(PREFIX).is_some_and(|step| step.parse::<usize>().is_ok()))
+    }
+
+    /// Saves the files that `write` puts into the directory it is given.
+    pub(crate) fn save(&self, step: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let (path, partial) = (self.path(step), self.write_partial(step, write)?);
+        let replaced = self.output_dir.join(format!(".checkpoint-{step}.replaced"));
+        let publish = || {
+            if path.exists() {
+                fs::rename(&path, &replaced)?;
+            }
+            fs::rename(&partial, &path)?;
+            sync_directory(&self.output_dir)?;
+            if replaced.exists() { fs::remove_dir_all(&replaced) } else { Ok(()) }
+        };
+        publish().map_err(io_error("save", &path))?;
+        Ok(path)
+    }
+
+    /// Does everything that [`save`](Self::save) does, and leaves no trace: what cannot be saved should fail before
+    /// hours of training and not after them.
+    pub(crate) fn rehearse(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let partial = self.write_partial(0, write)?;
+        fs::remove_dir_all(&partial).map_err(io_error("remove", &partial))
+    }
+
+    pub(crate) fn remove(&self, step: usize) -> Result<()> {
+        let path = self.path(step);
+        fs::remove_dir_all(&path).map_err(io_error("remove", &path))
+    }
+
+    fn write_partial(&self, step: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let partial = self.output_dir.join(format!(".checkpoint-{step}.partial"));
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(io_error("remove", &partial))?;
+        }
+        fs::create_dir(&partial).map_err(io_error("create", &partial))?;
+        write(&partial).and_then(|()| manifest::seal(&partial)).inspect_err(|_| {
+            // The error of writing is the one to report; what stays behind is cleared at the next start.
+            fs::remove_dir_all(&partial).ok();
+        })?;
+        Ok(partial)
+    }
+
+    fn list(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+        let entries = || fs::read_dir(&self.output_dir)?.collect::<std::io::Result<Vec<_>>>();
+        let entries = entries().map_err(io_error("list", &self.output_dir))?;
+        let mut paths: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.file_name().to_str().is_some_and(&wanted) && entry.path().is_dir())
+            .map(|entry| entry.path())
+            .collect();
+        paths.sort();
+        Ok(paths)
+    }
+}

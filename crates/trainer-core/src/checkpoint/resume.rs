@@ -1,0 +1,65 @@
+use std::path::{Path, PathBuf};
+
+use super::{CheckpointStore, ENGINE_STATE, TRAINER_STATE, manifest};
+use crate::files::read_json;
+use crate::progress::Progress;
+use crate::{Error, Result, TrainerState};
+
+/// What to resume from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// The checkpoint of the output directory that was written last and is undamaged. Those passed over are reported
+    /// as [`Warning::CheckpointSkipped`](crate::Warning::CheckpointSkipped).
+    Newest,
+    /// This checkpoint, or an error if it is damaged.
+    From(PathBuf),
+}
+
+/// A checkpoint that is complete and undamaged.
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) state: TrainerState,
+    pub(crate) progress: Progress,
+    /// Newer checkpoints that are not, and what is wrong with them.
+    pub(crate) skipped: Vec<(PathBuf, String)>,
+}
+
+/// Finds the checkpoint to resume from.
+pub(crate) fn find(store: &CheckpointStore, resume: &Resume) -> Result<Found> {
+    match resume {
+        Resume::From(path) => open(path).map_err(|reason| Error::Checkpoint { path: path.clone(), reason }),
+        Resume::Newest => newest(store),
+    }
+}
+
+fn newest(store: &CheckpointStore) -> Result<Found> {
+    let mut skipped = Vec::new();
+    let mut newest: Option<Found> = None;
+    for path in store.checkpoints()? {
+        match open(&path) {
+            Ok(found)
+                if newest.as_ref().is_none_or(|best| found.progress.saved_at > best.progress.saved_at) =>
+            {
+                newest = Some(found);
+            }
+            Ok(_) => {}
+            Err(reason) => skipped.push((path, reason)),
+        }
+    }
+    match newest {
+        Some(found) => Ok(Found { skipped, ..found }),
+        None => {
+            let damaged =
+                skipped.iter().map(|(path, reason)| format!("{}: {reason}", path.display())).collect();
+            Err(Error::NoCheckpoint { path: store.output_dir().to_owned(), damaged })
+        }
+    }
+}
+
+/// Verifies and reads a checkpoint; the error says what is wrong with it.
+fn open(path: &Path) -> Result<Found, String> {
+    manifest::verify(path)?;
+    let state = read_json(&path.join(TRAINER_STATE)).map_err(|error| error.to_string())?;
+    let progress = read_json(&path.join(ENGINE_STATE)).map_err(|error| error.to_string())?;
+    Ok(Found { path: path.to_owned(), state, progress, skipped: Vec::new() })
+}

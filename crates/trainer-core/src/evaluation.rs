@@ -1,0 +1,48 @@
+use std::time::Instant;
+
+use crate::data::Epoch;
+use crate::{BatchSource, Error, LossTotal, Result, Task};
+
+/// What a task's loss is on some data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Summed over all targets of all batches.
+    pub loss: LossTotal,
+    /// Samples evaluated.
+    pub samples: usize,
+    /// Batches evaluated.
+    pub batches: usize,
+    /// Time it took.
+    pub seconds: f64,
+}
+
+/// Runs a task over all batches of a source's first epoch, without dropout.
+///
+/// The loss is a mean over targets: unlike a mean over batches it does not depend on how samples are batched.
+///
+/// # Errors
+/// [`Error::NoBatches`] and [`Error::NoTargets`] for data that has none, and the errors of the task and the source.
+pub fn evaluate<T: Task>(task: &T, source: &dyn BatchSource<Batch = T::Batch>) -> Result<Evaluation> {
+    evaluate_batches(task, source, source.batches_per_epoch())
+}
+
+/// Runs a task over the first `count` batches.
+pub(crate) fn evaluate_batches<T: Task>(
+    task: &T,
+    source: &dyn BatchSource<Batch = T::Batch>,
+    count: usize,
+) -> Result<Evaluation> {
+    if source.batches_per_epoch() == 0 {
+        return Err(Error::NoBatches { role: "evaluation" });
+    }
+    let started = Instant::now();
+    let (mut loss, mut samples) = (LossTotal::default(), 0);
+    let mut batches = Epoch::new(source, "evaluation", 0, 0);
+    for _ in 0..count {
+        let batch = batches.next_batch()?;
+        let batch_loss = task.eval_loss(&batch);
+        loss += batch_loss.map_err(|source| Error::Evaluation { batch: task.describe(&batch), source })?;
+        samples += task.num_samples(&batch);
+    }
+    Ok(Evaluation { loss, samples, batches: count, seconds: started.elapsed().as_secs_f64() })
+}

@@ -1,0 +1,214 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::{BoxError, LogEntry};
+
+/// Something that happened in a run. The engine reports everything so, and prints nothing.
+///
+/// As JSON an event is an object with its kind under `event`, in snake case.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// Training begins.
+    Started {
+        /// Trainable numbers.
+        trainable_parameters: usize,
+        /// Steps already made by the run that is resumed, else 0.
+        global_step: usize,
+        /// Steps in all.
+        max_steps: usize,
+        /// Steps an epoch.
+        steps_per_epoch: usize,
+    },
+    /// The state of a checkpoint was restored.
+    Resumed {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Steps it had made.
+        global_step: usize,
+    },
+    /// An optimizer step was made.
+    Step(StepReport),
+    /// An entry was added to the log.
+    Log(LogEntry),
+    /// An evaluation begins.
+    EvaluationStarted {
+        /// Steps made.
+        global_step: usize,
+        /// Batches to evaluate.
+        batches: usize,
+    },
+    /// A checkpoint is complete.
+    CheckpointSaved {
+        /// Its directory.
+        path: PathBuf,
+        /// Whether it has the lowest evaluation loss so far.
+        best: bool,
+    },
+    /// A checkpoint was removed, as more were kept than asked for.
+    CheckpointRemoved {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The parameters of the best checkpoint were loaded.
+    BestLoaded {
+        /// Its directory.
+        path: PathBuf,
+        /// Its evaluation loss.
+        eval_loss: f64,
+    },
+    /// The run stopped on request; it can be resumed from the checkpoint.
+    Interrupted {
+        /// Directory of the checkpoint.
+        checkpoint: PathBuf,
+        /// Steps made.
+        global_step: usize,
+    },
+    /// All steps were made.
+    Finished {
+        /// Steps made.
+        global_step: usize,
+    },
+    /// Something that may not be what the user wants, and does not stop the run.
+    Warning(Warning),
+}
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Steps made, this one included.
+    pub global_step: usize,
+    /// Steps in all.
+    pub max_steps: usize,
+    /// Epochs made, as a fraction.
+    pub epoch: f64,
+    /// Mean loss of the step's targets.
+    pub loss: f64,
+    /// Global norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Samples that the step learned from.
+    pub samples: usize,
+    /// Seconds that the step took, with the wait for its batches.
+    pub seconds: f64,
+}
+
+/// Something that may not be what the user wants. [`Display`](fmt::Display) says it in a sentence.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "warning", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Warning {
+    /// Parameters whose gradients have been exactly zero in every step so far.
+    ZeroGradients {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The evaluation loss is NaN or infinite. It never counts as the best.
+    EvaluationNotFinite {
+        /// Steps made.
+        global_step: usize,
+    },
+    /// A newer checkpoint was passed over.
+    CheckpointSkipped {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The resumed run had other arguments.
+    ArgumentsChanged {
+        /// One `name: old -> new` each.
+        changes: Vec<String>,
+    },
+    /// The best checkpoint of the resumed run is gone; a new best is looked for.
+    BestCheckpointMissing {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The output directory holds checkpoints of an earlier run.
+    EarlierCheckpoints {
+        /// Their directories.
+        paths: Vec<PathBuf>,
+    },
+    /// A checkpoint that is no longer kept could not be removed.
+    CheckpointNotRemoved {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroGradients { names } => {
+                write!(
+                    f,
+                    "the gradient has been exactly zero in every step so far, so these do not learn: {}",
+                    names.join(", ")
+                )
+            }
+            Self::EvaluationNotFinite { global_step } => {
+                write!(
+                    f,
+                    "the evaluation loss after step {global_step} is not finite; it does not count as the best"
+                )
+            }
+            Self::CheckpointSkipped { path, reason } => write!(f, "skipped {}: {reason}", path.display()),
+            Self::ArgumentsChanged { changes } => {
+                write!(f, "the run goes on with other arguments than it began with: {}", changes.join(", "))
+            }
+            Self::BestCheckpointMissing { path } => {
+                write!(
+                    f,
+                    "the best checkpoint of the resumed run, {}, is gone; looking for a new best",
+                    path.display()
+                )
+            }
+            Self::EarlierCheckpoints { paths } => {
+                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+                write!(
+                    f,
+                    "the output directory holds checkpoints of an earlier run, which are replaced where the steps are \
+                     the same and else left alone: {}",
+                    paths.join(", ")
+                )
+            }
+            Self::CheckpointNotRemoved { path, reason } => {
+                write!(f, "cannot remove {}: {reason}", path.display())
+            }
+        }
+    }
+}
+
+/// Takes the events of a run: shows, writes or collects them.
+///
+/// An error stops the run, as a log that silently misses entries is worse. Closures are sinks:
+///
+/// ```
+/// use trainer_core::{BoxError, Event, EventSink};
+///
+/// let mut steps = 0;
+/// let mut count = |event: &Event| -> Result<(), BoxError> {
+///     steps += usize::from(matches!(event, Event::Step(_)));
+///     Ok(())
+/// };
+/// count.event(&Event::Finished { global_step: 7 })?;
+/// assert_eq!(steps, 0);
+/// # Ok::<(), BoxError>(())
+/// ```
+pub trait EventSink {
+    /// Takes one event. Events come in the order in which things happened.
+    fn event(&mut self, event: &Event) -> Result<(), BoxError>;
+}
+
+impl<F: FnMut(&Event) -> Result<(), BoxError>> EventSink for F {
+    fn event(&mut self, event: &Event) -> Result<(), BoxError> {
+        self(event)
+    }
+}

@@ -1,0 +1,38 @@
+//! The elements of f32 tensors in CPU memory, without copies.
+
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+
+/// Runs `read` on the elements of an f32 tensor on the CPU, in row-major order.
+pub(crate) fn with_slice<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(read(&values[start..end])),
+        _ => bail!("expected a contiguous f32 tensor on the CPU, got {tensor:?}"),
+    }
+}
+
+/// Runs `update` on the elements of a contiguous f32 tensor on the CPU, in place.
+///
+/// Calls nest, which is how one loop updates several tensors.
+pub(crate) fn with_slice_mut<F: FnOnce(&mut [f32]) -> Result<()>>(tensor: &Tensor, update: F) -> Result<()> {
+    tensor.inplace_op1(&InPlace(Cell::new(Some(update))))
+}
+
+/// An in-place operation is called by shared reference, and exactly once: the cell hands over the closure.
+struct InPlace<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "update-in-place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets(), self.0.take()) {
+            (CpuStorage::F32(values), Some((start, end)), Some(update)) => update(&mut values[start..end]),
+            _ => bail!("expected a contiguous f32 tensor on the CPU"),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use crate::audit::GradientAudit;
+use crate::checkpoint::{self, CheckpointStore};
+use crate::evaluation::evaluate_batches;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::run::{Run, Session};
+use crate::{
+    AdamW, BatchSource, Error, Event, IntervalStrategy, Result, Resume, Schedule, Task, Trainer,
+    TrainerState, Warning,
+};
+
+impl<'a, T: Task> Run<'a, T> {
+    /// Prepares a run, resumed or new, and tries out everything that could fail after hours of training.
+    pub(crate) fn begin(
+        trainer: Trainer,
+        task: &'a T,
+        evaluation: Option<&'a dyn BatchSource<Batch = T::Batch>>,
+        plan: Plan,
+    ) -> Result<Self> {
+        let Trainer { arguments, parameters, sinks, stop, resume } = trainer;
+        let strategy = arguments.eval_strategy;
+        let evaluation = evaluation.filter(|_| strategy != IntervalStrategy::No);
+        if strategy != IntervalStrategy::No && evaluation.is_none() {
+            return Err(Error::NoEvaluationData { strategy });
+        }
+        let mut run = Self {
+            task,
+            evaluation,
+            schedule: Schedule::new(
+                arguments.lr_scheduler_type,
+                arguments.learning_rate,
+                arguments.warmup_ratio,
+                plan.max_steps,
+            ),
+            optimizer: AdamW::new(&arguments, &parameters)?,
+            audit: GradientAudit::new(&parameters),
+            store: CheckpointStore::open(&arguments.output_dir)?,
+            state: TrainerState {
+                max_steps: plan.max_steps,
+                num_train_epochs: plan.num_train_epochs,
+                logging_steps: arguments.logging_steps,
+                eval_steps: arguments.eval_steps,
+                save_steps: arguments.save_steps,
+                ..Default::default()
+            },
+            progress: Progress::new(&arguments, &plan),
+            session: Session::begin(0),
+            arguments,
+            plan,
+            parameters,
+            stop,
+            sinks,
+        };
+        match resume {
+            Some(resume) => run.restore(&resume)?,
+            None => run.warn_of_earlier_checkpoints()?,
+        }
+        run.rehearse()?;
+        run.session = Session::begin(run.state.global_step);
+        run.emit(Event::Started {
+            trainable_parameters: run.parameters.element_count(),
+            global_step: run.state.global_step,
+            max_steps: run.plan.max_steps,
+            steps_per_epoch: run.plan.steps_per_epoch,
+        })?;
+        Ok(run)
+    }
+
+    fn restore(&mut self, resume: &Resume) -> Result<()> {
+        let found = checkpoint::find(&self.store, resume)?;
+        for (path, reason) in found.skipped {
+            self.emit(Event::Warning(Warning::CheckpointSkipped { path, reason }))?;
+        }
+        if let Some(reason) = found.progress.conflict(&self.arguments, &self.plan) {
+            return Err(Error::Checkpoint { path: found.path, reason });
+        }
+        let changes = found.progress.changes(&self.arguments);
+        if !changes.is_empty() {
+            self.emit(Event::Warning(Warning::ArgumentsChanged { changes }))?;
+        }
+
+        self.parameters.load(&found.path.join(checkpoint::PARAMETERS))?;
+        self.optimizer.load(&found.path.join(checkpoint::OPTIMIZER))?;
+        let TrainerState {
+            best_global_step,
+            best_metric,
+            best_model_checkpoint,
+            epoch,
+            global_step,
+            log_history,
+            ..
+        } = found.state;
+        self.state = TrainerState {
+            best_global_step,
+            best_metric,
+            best_model_checkpoint: None,
+            epoch,
+            global_step,
+            log_history,
+            ..std::mem::take(&mut self.state)
+        };
+        self.progress = Progress { arguments: self.arguments.clone(), ..found.progress };
+        self.progress.saved.retain(|step| self.store.path(*step).is_dir());
+
+        // The output directory may have been moved, and the checkpoint may be of another one.
+        if let (Some(recorded), Some(step)) = (best_model_checkpoint, best_global_step) {
+            let sibling = found.path.with_file_name(format!("checkpoint-{step}"));
+            self.state.best_model_checkpoint =
+                [self.store.path(step), sibling, recorded.clone()].into_iter().find(|path| path.is_dir());
+            if self.state.best_model_checkpoint.is_none() {
+                (self.state.best_metric, self.state.best_global_step) = (None, None);
+                self.emit(Event::Warning(Warning::BestCheckpointMissing { path: recorded }))?;
+            }
+        }
+        self.emit(Event::Resumed { checkpoint: found.path, global_step })
+    }
+
+    fn warn_of_earlier_checkpoints(&mut self) -> Result<()> {
+        let paths = self.store.checkpoints()?;
+        if paths.is_empty() {
+            Ok(())
+        } else {
+            self.emit(Event::Warning(Warning::EarlierCheckpoints { paths }))
+        }
+    }
+
+    /// Evaluates one batch, and saves a checkpoint that is thrown away.
+    fn rehearse(&self) -> Result<()> {
+        if let Some(source) = self.evaluation {
+            evaluate_batches(self.task, source, 1)?;
+        }
+        if self.arguments.save_strategy != IntervalStrategy::No || self.arguments.load_best_model_at_end {
+            self.store.rehearse(|directory| self.write_checkpoint(directory))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+use std::path::PathBuf;
+
+use crate::data::Epoch;
+use crate::plan::Plan;
+use crate::run::Run;
+use crate::{
+    BatchSource, EventSink, Parameters, Result, Resume, StopSignal, Task, TrainerState, TrainingArguments,
+};
+
+/// Trains the parameters of a task.
+///
+/// The crate's documentation has a complete example.
+pub struct Trainer {
+    pub(crate) arguments: TrainingArguments,
+    pub(crate) parameters: Parameters,
+    pub(crate) sinks: Vec<Box<dyn EventSink>>,
+    pub(crate) stop: StopSignal,
+    pub(crate) resume: Option<Resume>,
+}
+
+impl Trainer {
+    /// A trainer of `parameters`.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`](crate::Error::Arguments) if the arguments make no sense.
+    pub fn new(arguments: TrainingArguments, parameters: Parameters) -> Result<Self> {
+        arguments.validate()?;
+        Ok(Self { arguments, parameters, sinks: Vec::new(), stop: StopSignal::new(), resume: None })
+    }
+
+    /// Sends the events of the run to one more sink.
+    #[must_use]
+    pub fn sink(mut self, sink: impl EventSink + 'static) -> Self {
+        self.sinks.push(Box::new(sink));
+        self
+    }
+
+    /// Stops after the step in which this signal is raised.
+    #[must_use]
+    pub fn stop_signal(mut self, stop: StopSignal) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Continues an interrupted run instead of beginning one, exactly as it would have gone on: the same numbers to
+    /// the last bit on the CPU with the same number of threads.
+    #[must_use]
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.resume = Some(resume);
+        self
+    }
+
+    /// Trains, and leaves the parameters as they are after the last step, or as they were at the lowest evaluation
+    /// loss where [`TrainingArguments::load_best_model_at_end`] is set.
+    ///
+    /// Before the first step everything that can fail later is tried: the output directory is written to, one batch
+    /// is evaluated, and a checkpoint is saved and thrown away.
+    ///
+    /// # Errors
+    /// All that [`Error`](crate::Error) lists. A step that fails leaves parameters and checkpoints as they were.
+    pub fn fit<T: Task>(
+        self,
+        task: &T,
+        train: &dyn BatchSource<Batch = T::Batch>,
+        evaluation: Option<&dyn BatchSource<Batch = T::Batch>>,
+    ) -> Result<Outcome> {
+        let plan = Plan::new(&self.arguments, train.batches_per_epoch())?;
+        let mut run = Run::begin(self, task, evaluation, plan.clone())?;
+
+        while run.steps_made() < plan.max_steps {
+            let steps_made = run.steps_made();
+            let mut batches =
+                Epoch::new(train, "training", plan.epoch(steps_made), plan.first_batch(steps_made));
+
+            for step in plan.rest_of_epoch(steps_made) {
+                let learning_rate = run.schedule.learning_rate(step);
+
+                let mut sum = run.forward_backward(&mut batches, learning_rate)?;
+                let grad_norm = run.clip(&mut sum, learning_rate)?;
+                run.optimizer.step(&run.parameters, &sum.gradients, learning_rate)?;
+                run.record(&sum, grad_norm, learning_rate)?;
+
+                let improved = plan.evaluates_after(step + 1) && run.evaluate()?;
+                let stop = run.stop.is_requested() && step + 1 < plan.max_steps;
+                if plan.saves_after(step + 1) || run.keeps_best(improved) || stop {
+                    run.save()?;
+                }
+                if stop {
+                    return run.interrupt();
+                }
+            }
+        }
+        run.finish()
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub enum Outcome {
+    /// All steps were made.
+    Finished {
+        /// The record of the run.
+        state: TrainerState,
+    },
+    /// The run stopped on request. Training with [`Trainer::resume`] continues it.
+    Interrupted {
+        /// The record of the run so far.
+        state: TrainerState,
+        /// The checkpoint that was saved.
+        checkpoint: PathBuf,
+    },
+}
+
+impl Outcome {
+    /// The record of the run, however it ended.
+    pub fn state(&self) -> &TrainerState {
+        match self {
+            Self::Finished { state } | Self::Interrupted { state, .. } => state,
+        }
+    }
+}
