@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Checkpoint, Golden, fixture_json, hash24, parameter};
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+use common::{Golden, fixture, fixture_json, hash24, parameter};
 
 #[test]
 fn hashes_and_values_equal_those_pinned_by_python() {
@@ -18,6 +21,19 @@ fn hashes_and_values_equal_those_pinned_by_python() {
         let tensor = parameter(seed, name, &shape, pin["scale"].as_f64().unwrap());
         let value = *tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().last().unwrap();
         assert_eq!(value, pin["last_value"].as_f64().unwrap() as f32, "{name}");
+    }
+}
+
+#[test]
+fn every_weight_of_a_checkpoint_equals_the_one_that_python_pickled() {
+    let computed = Golden::load("micro").checkpoint().tensors();
+    let pickled = candle_core::pickle::read_all(fixture("golden_micro.bin")).unwrap();
+    let pickled: HashMap<_, _> = pickled.into_iter().collect();
+    assert_eq!(pickled.len(), computed.len() + 3, "beside the weights: a tied head and two position_ids");
+    let list = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (name, weight) in &computed {
+        assert_eq!(pickled[name].dims(), weight.dims(), "{name}");
+        assert_eq!(list(&pickled[name]), list(weight), "{name}");
     }
 }
 
