@@ -1,8 +1,8 @@
 //! Checkpoints and inputs of the golden fixtures, and what transformers makes of them.
 //!
 //! No weights are committed: `fixtures/formula.py` defines every weight, pixel and adapter by its seed, name and
-//! index, and this module computes the same numbers, bit for bit. `fixtures/make_golden.py` says what a case holds,
-//! `fixtures/make_generation.py` the same of `golden_generation.json`.
+//! index, and this module computes the same numbers, bit for bit. `fixtures/make_golden.py` says what a case
+//! holds, `fixtures/make_generation.py` the same of `golden_generation.json`.
 
 // Each test binary compiles this module and uses a part of it; helpers of tests may panic.
 #![allow(dead_code, clippy::unwrap_used)]
@@ -62,7 +62,8 @@ pub(crate) fn pixels(seed: u64, name: &str, shape: &[usize]) -> Tensor {
 pub(crate) struct Checkpoint(Value);
 
 impl Checkpoint {
-    /// Reads what `checkpoint()` in `make_golden.py` wrote; `golden_generation.json` adds `eos_bias` and `picture_shape`.
+    /// Reads what `checkpoint()` in `make_golden.py` wrote; `golden_generation.json` adds `eos_bias` and
+    /// `picture_shape`.
     pub(crate) fn new(entry: &Value) -> Self {
         Self(entry.clone())
     }
