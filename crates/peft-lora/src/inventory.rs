@@ -1,0 +1,63 @@
+use std::collections::{BTreeSet, HashSet};
+
+use candle_core::{Tensor, TensorId};
+use train_ops::{Error, Result};
+
+/// What a model is made of, noted as it asks for its layers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inventory {
+    linear: BTreeSet<String>,
+    parameters: BTreeSet<String>,
+    counted: HashSet<TensorId>,
+    elements: usize,
+}
+
+impl Inventory {
+    /// Notes the linear layer at `path`.
+    pub(crate) fn add_linear(&mut self, path: &str, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+        self.count(weight);
+        bias.into_iter().for_each(|bias| self.count(bias));
+        insert(&mut self.linear, path)
+    }
+
+    /// Notes another parameter at its full `path`.
+    pub(crate) fn add_parameter(&mut self, path: &str, value: &Tensor) -> Result<()> {
+        self.count(value);
+        insert(&mut self.parameters, path)
+    }
+
+    /// Paths of the linear layers.
+    pub(crate) fn linear(&self) -> &BTreeSet<String> {
+        &self.linear
+    }
+
+    /// Paths of the parameters outside linear layers.
+    pub(crate) fn parameters(&self) -> &BTreeSet<String> {
+        &self.parameters
+    }
+
+    /// Paths of the modules that are not linear layers: all that paths of layers and parameters lead through.
+    pub(crate) fn other_modules(&self) -> BTreeSet<&str> {
+        self.linear
+            .iter()
+            .chain(&self.parameters)
+            .flat_map(|path| path.match_indices('.').map(|(dot, _)| &path[..dot]))
+            .filter(|module| !self.linear.contains(*module))
+            .collect()
+    }
+
+    /// Number of parameters. A tensor shared by two layers, such as a tied output layer's, counts once.
+    pub(crate) fn elements(&self) -> usize {
+        self.elements
+    }
+
+    fn count(&mut self, tensor: &Tensor) {
+        if self.counted.insert(tensor.id()) {
+            self.elements += tensor.elem_count();
+        }
+    }
+}
+
+fn insert(paths: &mut BTreeSet<String>, path: &str) -> Result<()> {
+    if paths.insert(path.to_owned()) { Ok(()) } else { Err(Error::Duplicate { path: path.to_owned() }) }
+}

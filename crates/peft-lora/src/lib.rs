@@ -1,0 +1,72 @@
+//! Low-rank adaptation (LoRA) for any candle model, with PEFT's configuration and files.
+//!
+//! A model that asks a [`train_ops::LayerBuilder`] for its layers needs no change to be adapted: build it with a
+//! [`LoraBuilder`], and the layers that a [`LoraConfig`] targets carry a trainable update `s B A` beside their frozen
+//! weight `W`. The [`Adapter`] is the handle on all of them: their parameters, saving and loading, disabling, merging.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use candle_core::{Device, Result, Tensor};
+//! use peft_lora::{LoraBuilder, LoraConfig};
+//! use train_ops::{LayerBuilder, LinearLayer, Pass};
+//!
+//! /// A model knows its layers and their paths, and not who builds them.
+//! struct Classifier {
+//!     hidden: Arc<dyn LinearLayer>,
+//!     output: Arc<dyn LinearLayer>,
+//! }
+//!
+//! impl Classifier {
+//!     fn new(builder: &mut dyn LayerBuilder) -> train_ops::Result<Self> {
+//!         let weight = |rows, columns| Tensor::rand(-0.1f32, 0.1, (rows, columns), &Device::Cpu);
+//!         Ok(Self {
+//!             hidden: builder.linear("hidden", weight(32, 16)?, None)?,
+//!             output: builder.linear("output", weight(4, 32)?, None)?,
+//!         })
+//!     }
+//!
+//!     fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+//!         self.output.forward(&self.hidden.forward(xs, pass)?.relu()?, pass)
+//!     }
+//! }
+//!
+//! # fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+//! let config = LoraConfig { r: 2, lora_alpha: 4.0, target_modules: ["hidden"].into(), ..LoraConfig::default() };
+//! let mut lora = LoraBuilder::new(config)?;
+//! let model = Classifier::new(&mut lora)?;
+//! let adapter = lora.finish()?;
+//! assert_eq!(adapter.report().summary(), "96 of 736 (13.0435 %)");
+//!
+//! // One step of gradient descent on the adapter's parameters; nothing else gets a gradient.
+//! let xs = Tensor::ones((1, 16), candle_core::DType::F32, &Device::Cpu)?;
+//! let loss = model.forward(&xs, &Pass::training([train_ops::sample_key(0, 0, 0)]))?.sqr()?.sum_all()?;
+//! let gradients = loss.backward()?;
+//! for parameter in adapter.parameters().values() {
+//!     let gradient = gradients.get(parameter).ok_or("no gradient")?;
+//!     parameter.set(&(parameter.as_tensor() - (gradient * 0.1)?)?)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod adapter;
+mod audit;
+mod builder;
+mod config;
+mod error;
+mod files;
+mod init;
+mod inventory;
+mod layer;
+mod matching;
+mod merge;
+mod report;
+mod wire;
+
+pub use adapter::Adapter;
+pub use builder::LoraBuilder;
+pub use config::{InitLoraWeights, LoraConfig, Modules};
+pub use error::{Error, Misshapen, Result, Unmatched};
+pub use layer::{Disabled, LoraLinear};
+pub use report::{AdaptedModule, InjectionReport};

@@ -1,0 +1,113 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::LoraLinear;
+
+/// What a [`LoraBuilder`](crate::LoraBuilder) adapted.
+///
+/// Displays as the parameter counts and a table of the layers, those that differ in their numbers alone in one row:
+///
+/// ```text
+/// 1,327,104 of 177,946,170 parameters are trainable (0.7458 %)
+///   6 x git.encoder.layer.*.attention.output.dense   r 16, scale 2, 24,576 parameters each
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct InjectionReport {
+    modules: Vec<AdaptedModule>,
+    base_parameters: usize,
+}
+
+/// One adapted layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaptedModule {
+    /// Dotted checkpoint path.
+    pub path: String,
+    /// The rank.
+    pub rank: usize,
+    /// The numerator of the scale.
+    pub alpha: f64,
+    /// The factor of the update.
+    pub scale: f64,
+    /// Number of elements of `A` and `B`.
+    pub parameters: usize,
+}
+
+impl InjectionReport {
+    pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a Arc<LoraLinear>>, base_parameters: usize) -> Self {
+        let modules = layers
+            .map(|layer| AdaptedModule {
+                path: layer.path().to_owned(),
+                rank: layer.rank(),
+                alpha: layer.alpha(),
+                scale: layer.scale(),
+                parameters: layer.a().elem_count() + layer.b().elem_count(),
+            })
+            .collect();
+        Self { modules, base_parameters }
+    }
+
+    /// The adapted layers, in the order of their paths.
+    pub fn modules(&self) -> &[AdaptedModule] {
+        &self.modules
+    }
+
+    /// Number of trainable parameters: the elements of every `A` and `B`.
+    pub fn trainable_parameters(&self) -> usize {
+        self.modules.iter().map(|module| module.parameters).sum()
+    }
+
+    /// Number of all parameters, the adapter's included. A tensor that two layers share counts once. The same numbers
+    /// as PEFT's `print_trainable_parameters`.
+    pub fn total_parameters(&self) -> usize {
+        self.base_parameters + self.trainable_parameters()
+    }
+
+    /// `1,327,104 of 177,946,170 (0.7458 %)`.
+    pub fn summary(&self) -> String {
+        let (trainable, total) = (self.trainable_parameters(), self.total_parameters());
+        let percent = 100.0 * trainable as f64 / total as f64;
+        format!("{} of {} ({percent:.4} %)", grouped(trainable), grouped(total))
+    }
+}
+
+impl fmt::Display for InjectionReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "trainable parameters: {}", self.summary())?;
+        let mut rows: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for module in &self.modules {
+            let options = format!(
+                "r {}, alpha {}, scale {}, {} parameters each",
+                module.rank,
+                module.alpha,
+                module.scale,
+                grouped(module.parameters)
+            );
+            *rows.entry((without_numbers(&module.path), options)).or_default() += 1;
+        }
+        let width = rows.keys().map(|(path, _)| path.len()).max().unwrap_or(0);
+        rows.iter()
+            .try_for_each(|((path, options), count)| write!(f, "\n{count:5} x {path:width$}  {options}"))
+    }
+}
+
+/// `layer.3.query` as `layer.*.query`.
+fn without_numbers(path: &str) -> String {
+    path.split('.')
+        .map(|part| if part.bytes().all(|byte| byte.is_ascii_digit()) { "*" } else { part })
+        .collect::<Vec<_>>()
+        .join(".")
+}
+
+/// `1327104` as `1,327,104`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,157 @@
+//! How options are spelled in `adapter_config.json`, where that differs from their Rust types, and the options that
+//! have no Rust type.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
+
+/// The version of PEFT whose file format is written.
+const PEFT_VERSION: &str = "0.21.2";
+
+/// Options that files hold and this crate has just one value for.
+pub(crate) fn fixed_options() -> BTreeMap<String, Value> {
+    [
+        ("peft_type", json!("LORA")),
+        ("peft_version", json!(PEFT_VERSION)),
+        // As PEFT saves adapters: opened for inference unless training is asked for.
+        ("inference_mode", json!(true)),
+        ("bias", json!("none")),
+        ("fan_in_fan_out", json!(false)),
+        ("modules_to_save", Value::Null),
+        ("use_dora", json!(false)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// Fails with the names of the options that would change what the adapter computes.
+pub(crate) fn refuse_unsupported(others: &BTreeMap<String, Value>) -> Result<(), String> {
+    let unsupported: Vec<String> = others
+        .iter()
+        .filter(|(name, value)| !is_neutral(name, value))
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
+    if unsupported.is_empty() { Ok(()) } else { Err(format!("not supported: {}", unsupported.join(", "))) }
+}
+
+/// Whether an option asks for nothing, so that not knowing it does no harm.
+fn is_neutral(name: &str, value: &Value) -> bool {
+    match (name, value) {
+        (_, Value::Null | Value::Bool(false)) => true,
+        (_, Value::Array(items)) if items.is_empty() => true,
+        (_, Value::Object(items)) if items.is_empty() => true,
+        ("peft_type", value) => value == "LORA",
+        ("bias", value) => value == "none",
+        ("megatron_core", value) => value == "megatron.core",
+        ("qalora_group_size", value) => value == 16,
+        // Notes on the writer, and settings of its process: nothing that an adapter's output depends on.
+        ("peft_version" | "inference_mode" | "runtime_config", _) => true,
+        _ => false,
+    }
+}
+
+/// `32` for 32.0, as Python writes an int: some readers take nothing else.
+fn number(value: impl Into<Value>) -> Value {
+    let value = value.into();
+    match value.as_f64() {
+        Some(number) if number.fract() == 0.0 && number.abs() < 2f64.powi(53) => json!(number as i64),
+        _ => value,
+    }
+}
+
+/// Writes a number, without `.0` if it is whole.
+pub(crate) fn serialize_number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    number(*value).serialize(serializer)
+}
+
+/// Reads null as the default, where PEFT's is null and ours is empty.
+pub(crate) fn null_as_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A JSON object whose order counts.
+pub(crate) mod ordered_map {
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+    use serde::ser::{SerializeMap, Serializer};
+    use serde_json::Value;
+
+    pub(crate) fn serialize<T: Copy + Into<Value>, S: Serializer>(
+        entries: &[(String, T)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(entries.len()))?;
+        for (key, value) in entries {
+            map.serialize_entry(key, &super::number(*value))?;
+        }
+        map.end()
+    }
+
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(String, T)>, D::Error> {
+        deserializer.deserialize_any(Entries(PhantomData))
+    }
+
+    struct Entries<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+        type Value = Vec<(String, T)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of patterns and numbers, or null")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut entries: Vec<(String, T)> = Vec::new();
+            while let Some((key, value)) = map.next_entry::<String, T>()? {
+                if entries.iter().any(|(other, _)| *other == key) {
+                    return Err(A::Error::custom(format!("the pattern {key} is given twice")));
+                }
+                entries.push((key, value));
+            }
+            Ok(entries)
+        }
+    }
+}
+
+/// One value, a list of them, or null for none.
+pub(crate) mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "layers_to_transform and layers_pattern must be one value or a list")]
+    enum OneOrMany<T> {
+        One(T),
+        Many(Vec<T>),
+    }
+
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        values: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        (!values.is_empty()).then_some(values).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        Ok(match Option::<OneOrMany<T>>::deserialize(deserializer)? {
+            None => Vec::new(),
+            Some(OneOrMany::One(value)) => vec![value],
+            Some(OneOrMany::Many(values)) => values,
+        })
+    }
+}

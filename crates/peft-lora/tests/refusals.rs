@@ -1,0 +1,347 @@
+//! What is refused, and that the message says what to do.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use common::{Net, adapted, config, ids, values};
+use peft_lora::{Error, LoraBuilder, LoraConfig, Modules};
+
+fn audit(config: LoraConfig) -> Error {
+    let mut builder = LoraBuilder::new(config).unwrap().output_layer("head");
+    Net::build(&mut builder, DType::F32).unwrap();
+    builder.finish().unwrap_err()
+}
+
+#[test]
+fn names_that_match_nothing_are_listed_with_what_the_model_has() {
+    let error = audit(LoraConfig {
+        exclude_modules: Some(["blocks.3.key"].into()),
+        ..config(["querry", "value", "mlp.fc3"])
+    });
+    let Error::Unmatched(unmatched) = &error else { panic!("{error}") };
+    let found: Vec<_> = unmatched.iter().map(|entry| (entry.option, entry.pattern.as_str())).collect();
+    assert_eq!(
+        found,
+        [("target_modules", "querry"), ("target_modules", "mlp.fc3"), ("exclude_modules", "blocks.3.key")]
+    );
+    assert_eq!(unmatched[0].candidates[0], "query");
+    assert_eq!(unmatched[1].candidates[..2], ["mlp.fc1", "mlp.fc2"]);
+    assert_eq!(unmatched[2].candidates[0], "blocks.0.key");
+    let first_line = error.to_string().lines().next().unwrap().to_owned();
+    assert_eq!(
+        first_line,
+        "target_modules: querry matches no linear layer; the model has query, key, fc1, fc2, head, value, stem"
+    );
+}
+
+#[test]
+fn every_other_entry_that_matches_nothing_is_named_too() {
+    let cases = [
+        (config(r"blocks\.\d\.q"), r"target_modules: blocks\.\d\.q matches no linear layer"),
+        (
+            LoraConfig { exclude_modules: Some("key".into()), ..config(["query"]) },
+            "exclude_modules: key matches",
+        ),
+        (
+            LoraConfig { rank_pattern: vec![("query".into(), 2), ("value".into(), 3)], ..config(["query"]) },
+            "rank_pattern: value matches no adapted layer",
+        ),
+        (
+            LoraConfig { alpha_pattern: vec![("blocks.7.query".into(), 2.0)], ..config(["query"]) },
+            "alpha_pattern: blocks.7.query matches no adapted layer; the model has blocks.0.query",
+        ),
+        (
+            LoraConfig { layers_to_transform: vec![1, 3, 9], ..config(["query"]) },
+            "layers_to_transform: 3 matches no targeted layer; the model has 0, 1, 2\nlayers_to_transform: 9",
+        ),
+        (
+            LoraConfig {
+                layers_to_transform: vec![1],
+                layers_pattern: vec!["blocks".into(), "layers".into()],
+                ..config(["query"])
+            },
+            "layers_pattern: layers matches no targeted layer",
+        ),
+    ];
+    for (config, expected) in cases {
+        let error = audit(config).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let mut builder = LoraBuilder::new(config("all-linear")).unwrap().output_layer("lm_head");
+    Net::build(&mut builder, DType::F32).unwrap();
+    let error = builder.finish().unwrap_err().to_string();
+    assert!(
+        error.starts_with("output_layer: lm_head matches no linear layer; the model has head"),
+        "{error}"
+    );
+}
+
+#[test]
+fn targets_that_are_no_linear_layers_are_refused() {
+    for (targets, named) in [
+        (Modules::from(["query", "embed"]), "embed"),
+        (Modules::from(["query", "embed.weight"]), "embed.weight"),
+        (Modules::from(["query", "mlp"]), "blocks.0.mlp, blocks.1.mlp, blocks.2.mlp"),
+        (Modules::from(r"blocks\.1.*"), "blocks.1, blocks.1.mlp"),
+    ] {
+        let error = audit(config(targets));
+        assert!(matches!(error, Error::NotLinear(_)), "{error}");
+        assert!(error.to_string().contains(&format!("can be adapted: {named}; name the layers")), "{error}");
+    }
+    let excluded = LoraConfig { exclude_modules: Some("blocks.1|.*mlp".into()), ..config(r"blocks\.1.*") };
+    assert!(matches!(audit(excluded), Error::Unmatched(_)));
+}
+
+#[test]
+fn targets_that_are_all_excluded_are_refused() {
+    let error = audit(LoraConfig { exclude_modules: Some(".*query".into()), ..config(["query"]) });
+    assert!(matches!(error, Error::NothingSelected), "{error}");
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_before_a_model_is_built() {
+    let regex = || config(".*");
+    for (config, expected) in [
+        (LoraConfig { r: 0, ..regex() }, "option r: a rank must be at least 1, got 0"),
+        (LoraConfig { rank_pattern: vec![("query".into(), 0)], ..regex() }, "option r: a rank"),
+        (LoraConfig { lora_alpha: 0.0, ..regex() }, "option lora_alpha: must be a number other than 0"),
+        (LoraConfig { lora_alpha: f64::NAN, ..regex() }, "option lora_alpha"),
+        (LoraConfig { alpha_pattern: vec![("query".into(), f64::INFINITY)], ..regex() }, "option lora_alpha"),
+        (LoraConfig { lora_dropout: 1.0, ..regex() }, "option lora_dropout: must be in [0, 1), got 1"),
+        (LoraConfig { lora_dropout: -0.1, ..regex() }, "option lora_dropout: must be in [0, 1), got -0.1"),
+        (config(Modules::default()), "option target_modules: is empty; list names"),
+        (config(""), "option target_modules: is empty"),
+        (config("que(ry"), "option target_modules: `que(ry` is not a regular expression"),
+        (config(["query", ""]), "option target_modules: holds an empty name"),
+        (LoraConfig { exclude_modules: Some("[".into()), ..regex() }, "option exclude_modules: `[` is not"),
+        (LoraConfig { rank_pattern: vec![("*".into(), 2)], ..regex() }, "option rank_pattern: `*` is not"),
+        (
+            LoraConfig { rank_pattern: vec![("a".into(), 2), ("a".into(), 3)], ..regex() },
+            "option rank_pattern: the pattern a is given twice",
+        ),
+        (
+            LoraConfig { layers_to_transform: vec![0], ..regex() },
+            "option layers_to_transform: needs target_modules",
+        ),
+        (
+            LoraConfig { layers_pattern: vec!["blocks".into()], ..config(["query"]) },
+            "option layers_pattern: does nothing without layers_to_transform",
+        ),
+        (
+            LoraConfig { task_type: Some("SEQ_CLS".into()), ..regex() },
+            "option task_type: SEQ_CLS is not supported",
+        ),
+    ] {
+        let error = LoraBuilder::new(config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_layer_built_twice_is_refused() {
+    let mut builder = LoraBuilder::new(config(["layer"])).unwrap();
+    let mut build = || {
+        let weight = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
+        train_ops::LayerBuilder::linear(&mut builder, "layer", weight, None)
+    };
+    build().unwrap();
+    let error = build().unwrap_err().to_string();
+    assert!(error.starts_with("layer was built twice"), "{error}");
+}
+
+#[test]
+fn options_of_peft_that_are_not_supported_are_named() {
+    let defaults = fs::read_to_string(common::fixture("default_config.json")).unwrap();
+    for (option, value) in [
+        ("use_dora", "true"),
+        ("bias", "\"all\""),
+        ("fan_in_fan_out", "true"),
+        ("lora_bias", "true"),
+        ("modules_to_save", "[\"head\"]"),
+        ("init_lora_weights", "\"pissa\""),
+        ("peft_type", "\"IA3\""),
+        ("layer_replication", "[[0,2]]"),
+        ("target_parameters", "[\"experts\"]"),
+        ("trainable_token_indices", "[1,2]"),
+        ("alora_invocation_tokens", "[5]"),
+        ("qalora_group_size", "32"),
+        ("kasa_config", "{\"beta\":0.1}"),
+        ("an_option_of_the_future", "\"on\""),
+    ] {
+        // JSON lets the last of two equal keys win; serde refuses them, so drop the default first.
+        let kept = defaults.lines().filter(|line| !line.contains(&format!("\"{option}\"")));
+        let json =
+            kept.collect::<Vec<_>>().join("\n").replacen('{', &format!("{{\n\"{option}\": {value},"), 1);
+        let error = serde_json::from_str::<LoraConfig>(&json).unwrap_err().to_string();
+        assert!(error.contains("not supported") && error.contains(&format!("{option} = {value}")), "{error}");
+    }
+    for (option, value) in
+        [("a_new_option", "null"), ("enable_lora", "false"), ("runtime_config", "{\"x\": true}")]
+    {
+        let json = defaults.replacen('{', &format!("{{\n\"{option}\": {value},"), 1);
+        assert_eq!(serde_json::from_str::<LoraConfig>(&json).unwrap(), LoraConfig::default(), "{option}");
+    }
+}
+
+#[test]
+fn values_of_the_wrong_type_are_refused() {
+    for (json, expected) in [
+        (r#"{"r": -1}"#, "-1"),
+        (r#"{"r": 8.5}"#, "8.5"),
+        (r#"{"target_modules": 3}"#, "a list of names or one regular expression"),
+        (r#"{"layers_to_transform": [0, -1]}"#, "layers_to_transform and layers_pattern"),
+        (r#"{"rank_pattern": ["query"]}"#, "an object of patterns and numbers"),
+        (r#"{"rank_pattern": {"a": 1, "a": 2}}"#, "the pattern a is given twice"),
+        (r#"{"lora_alpha": "big"}"#, "\"big\""),
+    ] {
+        let error = serde_json::from_str::<LoraConfig>(json).unwrap_err().to_string();
+        assert!(error.contains(expected), "{json}: {error}");
+    }
+}
+
+/// A folder with a saved adapter that `damage` then changes, and the error of opening it.
+fn opening(damage: impl Fn(&Path)) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    adapted(config(["query", "value"])).1.save(dir.path()).unwrap();
+    damage(dir.path());
+
+    // Into an adapter that exists it fails alike, and changes nothing.
+    let (net, adapter) = adapted(config(["query", "value"]));
+    let before = values(&net.infer(&ids()));
+    let error = adapter.load_weights(dir.path()).unwrap_err();
+    assert_eq!(values(&net.infer(&ids())), before);
+
+    let opened = LoraBuilder::from_pretrained(dir.path()).and_then(|mut builder| {
+        Net::build(&mut builder, DType::F32).unwrap();
+        builder.finish()
+    });
+    assert_eq!(opened.unwrap_err().to_string(), error.to_string());
+    error
+}
+
+fn rewrite_tensors(dir: &Path, change: impl Fn(&mut HashMap<String, Tensor>)) {
+    let path = dir.join("adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    change(&mut tensors);
+    candle_core::safetensors::save(&tensors, path).unwrap();
+}
+
+const A: &str = "base_model.model.blocks.0.query.lora_A.weight";
+
+#[test]
+fn missing_and_damaged_files_are_named() {
+    let error = opening(|dir| fs::remove_file(dir.join("adapter_config.json")).unwrap());
+    assert!(matches!(&error, Error::Read { path, .. } if path.ends_with("adapter_config.json")), "{error}");
+
+    let error = opening(|dir| fs::remove_file(dir.join("adapter_model.safetensors")).unwrap());
+    assert!(
+        matches!(&error, Error::Read { path, .. } if path.ends_with("adapter_model.safetensors")),
+        "{error}"
+    );
+
+    let error = opening(|dir| {
+        fs::rename(dir.join("adapter_model.safetensors"), dir.join("adapter_model.bin")).unwrap();
+    });
+    assert!(matches!(error, Error::Pickle { .. }), "{error}");
+
+    let error = opening(|dir| fs::write(dir.join("adapter_config.json"), "{\"r\": 4,\n").unwrap());
+    assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("line 2"), "{error}");
+
+    let error = opening(|dir| {
+        let path = dir.join("adapter_model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+    });
+    assert!(matches!(error, Error::Safetensors { .. }), "{error}");
+}
+
+#[test]
+fn all_tensors_that_do_not_fit_are_listed() {
+    let error = opening(|dir| {
+        rewrite_tensors(dir, |tensors| {
+            let a = tensors.remove(A).unwrap();
+            tensors.insert("base_model.model.blocks.0.query.lora_A.default.weight".into(), a);
+            tensors.remove("base_model.model.blocks.2.value.lora_B.weight").unwrap();
+            let wide = Tensor::zeros((4, 9), DType::F32, &Device::Cpu).unwrap();
+            tensors.insert("base_model.model.blocks.1.query.lora_A.weight".into(), wide);
+        });
+    });
+    let message = error.to_string();
+    let (_, list) = message.split_once("configuration:\n").unwrap();
+    let expected = "  missing base_model.model.blocks.0.query.lora_A.weight
+  missing base_model.model.blocks.2.value.lora_B.weight
+  unexpected base_model.model.blocks.0.query.lora_A.default.weight
+  misshapen base_model.model.blocks.1.query.lora_A.weight: expected [4, 8], got [4, 9]";
+    assert_eq!(list, expected);
+
+    let error = opening(|dir| rewrite_tensors(dir, HashMap::clear));
+    let Error::Tensors { missing, .. } = &error else { panic!("{error}") };
+    assert_eq!(missing.len(), 12);
+}
+
+#[test]
+fn tensors_that_are_no_finite_numbers_are_refused() {
+    let replace = |value: Tensor| {
+        opening(move |dir| {
+            rewrite_tensors(dir, |tensors| {
+                tensors.insert(A.into(), value.clone());
+            })
+        })
+    };
+    let nan = Tensor::full(f32::NAN, (4, 8), &Device::Cpu).unwrap();
+    assert_eq!(replace(nan).to_string(), format!("cannot load: {A} holds NaN or infinite values"));
+    let integers = Tensor::zeros((4, 8), DType::I64, &Device::Cpu).unwrap();
+    assert!(matches!(replace(integers), Error::DType { got: DType::I64, .. }));
+}
+
+#[test]
+fn nothing_is_written_that_could_not_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, adapter) = adapted(config(["query"]));
+    let var = &adapter.parameters()[A];
+    var.set(&Tensor::full(f32::NAN, (4, 8), &Device::Cpu).unwrap()).unwrap();
+    let error = adapter.save(dir.path()).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot save: {A} holds NaN or infinite values"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (_, adapter) = adapted(config(["query"]));
+    let error = adapter.save(file.join("adapter")).unwrap_err();
+    assert!(matches!(&error, Error::Write { .. }), "{error}");
+}
+
+#[test]
+fn saving_again_replaces_both_files_and_leaves_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    adapted(config(["query"])).1.save(dir.path()).unwrap();
+    let (net, adapter) = adapted(LoraConfig { lora_alpha: 9.0, ..config(["value"]) });
+    adapter.save(dir.path()).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
+    let mut builder = LoraBuilder::from_pretrained(dir.path()).unwrap();
+    let opened = Net::build(&mut builder, DType::F32).unwrap();
+    builder.finish().unwrap();
+    assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
+}
+
+#[test]
+fn weights_of_another_scale_are_not_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    adapted(LoraConfig { alpha_pattern: vec![("blocks.1.query".into(), 1.0)], ..config(["query"]) })
+        .1
+        .save(dir.path())
+        .unwrap();
+    let (_, adapter) = adapted(config(["query"]));
+    let error = adapter.load_weights(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("the scale of blocks.1.query is 0.25 in the file and 1.5 in this adapter"),
+        "{error}"
+    );
+}
