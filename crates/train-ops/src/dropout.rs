@@ -192,9 +192,7 @@ mod tests {
         let whole = dropout.mask(&[4, 3, 5], &Pass::training(keys.clone())).unwrap().unwrap().factors(60);
         let halves: Vec<f32> = keys
             .chunks(2)
-            .flat_map(|keys| {
-                dropout.mask(&[2, 3, 5], &Pass::training(keys)).unwrap().unwrap().factors(30)
-            })
+            .flat_map(|keys| dropout.mask(&[2, 3, 5], &Pass::training(keys)).unwrap().unwrap().factors(30))
             .collect();
         assert_eq!(whole, halves);
     }

@@ -33,6 +33,23 @@ pub enum Error {
         /// Sample keys in the pass.
         samples: usize,
     },
+    /// A target of the cross entropy that is not in the vocabulary.
+    #[error("target {target} is not in the vocabulary of {vocabulary} tokens")]
+    Target {
+        /// The target's id.
+        target: u32,
+        /// Number of logits in a row.
+        vocabulary: usize,
+    },
+    /// A file cannot be opened or mapped into memory.
+    #[error("cannot map {}: {source}", path.display())]
+    Map {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The same checkpoint path was asked for twice.
     #[error("{path} was built twice; every layer and parameter of a model needs a path of its own")]
     Duplicate {

@@ -23,19 +23,30 @@
 //! # }
 //! ```
 
+mod activation;
 mod attached;
+mod attention;
 mod builder;
+mod cross_entropy;
 mod dropout;
 mod error;
 mod host;
 mod layer;
+mod layer_norm;
 mod linear;
+mod mapped;
+mod math;
 mod matmul;
 mod pass;
 
+pub use activation::Activation;
+pub use attention::{AttentionMask, attention};
 pub use builder::{FrozenBuilder, LayerBuilder, TrainableBuilder};
+pub use cross_entropy::cross_entropy_sum;
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use layer::LinearLayer;
+pub use layer_norm::LayerNorm;
 pub use linear::{FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
+pub use mapped::MappedFile;
 pub use pass::{Pass, sample_key};

@@ -31,6 +31,12 @@ impl<'a> Matrix<'a> {
         Self { data: &data[start..], rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// Some of the rows.
+    pub(crate) fn rows(self, rows: std::ops::Range<usize>) -> Self {
+        assert!(rows.end <= self.rows, "rows of a matrix");
+        Self { data: &self.data[rows.start * self.row_stride..], rows: rows.len(), ..self }
+    }
+
     /// The transpose, without moving data.
     pub(crate) fn t(self) -> Self {
         Self {

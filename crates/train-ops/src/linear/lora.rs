@@ -30,12 +30,7 @@ pub struct LoraWeights<'a> {
 /// ```
 ///
 /// and neither `dW` nor the full-size `B A`. Gradients flow to `xs`, `a` and `b` where these track them.
-pub fn lora_linear(
-    xs: &Tensor,
-    base: &FrozenLinear,
-    lora: LoraWeights<'_>,
-    pass: &Pass,
-) -> Result<Tensor> {
+pub fn lora_linear(xs: &Tensor, base: &FrozenLinear, lora: LoraWeights<'_>, pass: &Pass) -> Result<Tensor> {
     let (in_features, out_features) = (base.in_features(), base.out_features());
     check_input(base.path(), xs, in_features)?;
     let rank = lora.a.dims().first().copied().unwrap_or(0);
@@ -136,7 +131,8 @@ impl CustomOp3 for LoraLinearOp {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (in_features, out_features, rank) = (self.base.in_features(), self.base.out_features(), self.rank);
+        let (in_features, out_features, rank) =
+            (self.base.in_features(), self.base.out_features(), self.rank);
         let grad = grad.contiguous()?;
         let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
         let (a_view, b_view) = (a.storage_and_layout(), b.storage_and_layout());
@@ -168,15 +164,7 @@ impl CustomOp3 for LoraLinearOp {
                 None => matmul(&mut grad_xs, in_features, 1.0, 1.0, grad_hidden, a_matrix, Threads::Pool),
                 Some(mask) => {
                     let mut through_adapter = vec![0.0; rows * in_features];
-                    matmul(
-                        &mut through_adapter,
-                        in_features,
-                        0.0,
-                        1.0,
-                        grad_hidden,
-                        a_matrix,
-                        Threads::Pool,
-                    );
+                    matmul(&mut through_adapter, in_features, 0.0, 1.0, grad_hidden, a_matrix, Threads::Pool);
                     mask.apply(&mut through_adapter);
                     grad_xs.iter_mut().zip(through_adapter).for_each(|(sum, term)| *sum += term);
                 }

@@ -1,0 +1,187 @@
+use std::path::Path;
+
+use serde::Deserialize;
+use train_ops::Activation;
+
+use crate::{Error, Result};
+
+/// `config.json` of a GIT checkpoint; defaults are those of transformers' `GitConfig`, the base model.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct GitConfig {
+    /// `git`; anything else is refused.
+    pub model_type: String,
+    /// The vision encoder.
+    pub vision_config: VisionConfig,
+    /// Rows of the word embedding.
+    pub vocab_size: usize,
+    /// Width of the decoder.
+    pub hidden_size: usize,
+    /// Layers of the decoder.
+    pub num_hidden_layers: usize,
+    /// Attention heads of each decoder layer.
+    pub num_attention_heads: usize,
+    /// Width of the decoder's feed-forward layers.
+    pub intermediate_size: usize,
+    /// `gelu` or `quick_gelu`.
+    #[serde(deserialize_with = "activation")]
+    pub hidden_act: Activation,
+    /// Dropout after the embeddings and after each dense layer that ends a block.
+    pub hidden_dropout_prob: f32,
+    /// Dropout on attention probabilities.
+    pub attention_probs_dropout_prob: f32,
+    /// Rows of the text position embedding.
+    pub max_position_embeddings: usize,
+    /// Added to the variance in the decoder's layer norms.
+    pub layer_norm_eps: f64,
+    /// Whether the word embedding is the LM head's weight too.
+    pub tie_word_embeddings: bool,
+    /// Token that padding is made of.
+    pub pad_token_id: u32,
+    /// Token that a caption starts with.
+    pub bos_token_id: u32,
+    /// Tokens that end a caption.
+    #[serde(deserialize_with = "one_or_many")]
+    pub eos_token_id: Vec<u32>,
+    /// Frames that have a temporal embedding; `None` for models of single pictures.
+    pub num_image_with_embedding: Option<usize>,
+}
+
+impl Default for GitConfig {
+    fn default() -> Self {
+        Self {
+            model_type: "git".to_owned(),
+            vision_config: VisionConfig::default(),
+            vocab_size: 30_522,
+            hidden_size: 768,
+            num_hidden_layers: 6,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: Activation::Gelu,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            max_position_embeddings: 1024,
+            layer_norm_eps: 1e-12,
+            tie_word_embeddings: false,
+            pad_token_id: 0,
+            bos_token_id: 101,
+            eos_token_id: vec![102],
+            num_image_with_embedding: None,
+        }
+    }
+}
+
+/// `vision_config`: the CLIP vision encoder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct VisionConfig {
+    /// Width of the encoder.
+    pub hidden_size: usize,
+    /// Width of its feed-forward layers.
+    pub intermediate_size: usize,
+    /// Its layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads of each layer.
+    pub num_attention_heads: usize,
+    /// Colour channels.
+    pub num_channels: usize,
+    /// Height and width of a picture in pixels.
+    pub image_size: usize,
+    /// Height and width of a patch in pixels.
+    pub patch_size: usize,
+    /// `quick_gelu` or `gelu`.
+    #[serde(deserialize_with = "activation")]
+    pub hidden_act: Activation,
+    /// Added to the variance in the encoder's and the projection's layer norms.
+    pub layer_norm_eps: f64,
+    /// Dropout on attention probabilities.
+    pub attention_dropout: f32,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 16,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            attention_dropout: 0.0,
+        }
+    }
+}
+
+impl VisionConfig {
+    /// Tokens that one picture becomes: its patches and the class token.
+    pub fn tokens(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2) + 1
+    }
+}
+
+impl GitConfig {
+    /// Reads and checks a `config.json`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let config: Self =
+            serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let refuse = |field: &'static str, got: String, supported: &str| {
+            Err(Error::Unsupported { path: path.to_owned(), field, got, supported: supported.to_owned() })
+        };
+        if self.model_type != "git" {
+            return refuse("model_type", format!("{:?}", self.model_type), "\"git\"");
+        }
+        let vision = &self.vision_config;
+        for (field, width, heads) in [
+            ("num_attention_heads", self.hidden_size, self.num_attention_heads),
+            ("vision_config.num_attention_heads", vision.hidden_size, vision.num_attention_heads),
+        ] {
+            if heads == 0 || width % heads != 0 {
+                return refuse(field, heads.to_string(), &format!("a divisor of hidden_size, {width},"));
+            }
+        }
+        if vision.patch_size == 0 || vision.image_size < vision.patch_size {
+            let supported = format!("1 to the image_size, {},", vision.image_size);
+            return refuse("vision_config.patch_size", vision.patch_size.to_string(), &supported);
+        }
+        if self.num_hidden_layers == 0 {
+            return refuse("num_hidden_layers", "0".to_owned(), "1 or more");
+        }
+        Ok(())
+    }
+}
+
+/// Reads the name of an activation.
+fn activation<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Activation, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Activation::from_name(&name).ok_or_else(|| {
+        serde::de::Error::custom(format!("activation {name:?}; supported are \"gelu\" and \"quick_gelu\""))
+    })
+}
+
+/// Accepts `102` and `[102, 103]`.
+pub(crate) fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(u32),
+        Many(Vec<u32>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(id) => vec![id],
+        OneOrMany::Many(ids) => ids,
+    })
+}

@@ -1,0 +1,95 @@
+use std::path::PathBuf;
+
+/// What can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of the checkpoint is not there.
+    #[error("{} has no {wanted}; a GIT checkpoint is a folder with config.json and its weights", dir.display())]
+    Missing {
+        /// The checkpoint's folder.
+        dir: PathBuf,
+        /// The file, or files of which one is needed.
+        wanted: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A JSON file does not hold what it should.
+    #[error("{} is not understood: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A configuration that this crate does not implement.
+    #[error("{}: {field} is {got}, but only {supported} is supported", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The option.
+        field: &'static str,
+        /// Its value.
+        got: String,
+        /// What would be accepted.
+        supported: String,
+    },
+    /// A weights file is damaged.
+    #[error("{} is damaged or not a weights file: {reason}; download or copy it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// The checkpoint's tensors are not those of the model that its configuration describes.
+    #[error("{} does not hold the weights of its config.json:{}", path.display(), list(problems))]
+    Tensors {
+        /// The file or folder.
+        path: PathBuf,
+        /// Every tensor that is missing, unexpected or misshapen, one sentence each.
+        problems: Vec<String>,
+    },
+    /// An input does not have the shape that the model needs.
+    #[error("{input}: expected shape {expected}, got {got:?}")]
+    Shape {
+        /// Which input.
+        input: &'static str,
+        /// What the shape should have been.
+        expected: String,
+        /// The shape it has.
+        got: Vec<usize>,
+    },
+    /// A sequence of text that the model has no positions for.
+    #[error("{got} text tokens, but the model has positions for {max}; shorten the caption or the prompt")]
+    TooLong {
+        /// Tokens asked for.
+        got: usize,
+        /// `max_position_embeddings`.
+        max: usize,
+    },
+    /// A decoding option without a meaning.
+    #[error("generation: {0}")]
+    Generation(String),
+    /// A layer could not be built or applied.
+    #[error(transparent)]
+    Layer(#[from] train_ops::Error),
+    /// An operation of candle failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// The result of an operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+fn list(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
+}

@@ -1,0 +1,115 @@
+use crate::{Error, Result};
+
+/// When beam search stops, as `early_stopping` of transformers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// As soon as there are `num_beams` finished captions.
+    Always,
+    /// When no running beam can become better than the worst finished caption, judged at the current length.
+    #[default]
+    Heuristic,
+    /// When no running beam can become better, judged at the greatest length that could still help it.
+    Never,
+}
+
+/// How captions are decoded; names and meanings are those of transformers' `GenerationConfig`.
+///
+/// The default is greedy decoding of at most 40 tokens; [`GenerationConfig::recipe`] is the published recipe.
+#[derive(Clone, Debug)]
+pub struct GenerationConfig {
+    /// Tokens to generate at most, the end token included. 40.
+    pub max_new_tokens: usize,
+    /// Tokens to generate before the end token is allowed. 0.
+    pub min_new_tokens: usize,
+    /// Beams; 1, the default, is greedy decoding or sampling.
+    pub num_beams: usize,
+    /// Exponent of the length that a finished beam's log-probability is divided by. 1.
+    pub length_penalty: f32,
+    /// When beam search stops.
+    pub early_stopping: EarlyStopping,
+    /// No n-gram of this size occurs twice; 0, the default, allows all.
+    pub no_repeat_ngram_size: usize,
+    /// Tokens that occurred have positive scores divided, negative ones multiplied by this. 1.
+    pub repetition_penalty: f32,
+    /// Tokens that end a caption, instead of the model's.
+    pub eos_token_id: Option<Vec<u32>>,
+    /// Draw tokens instead of taking the best.
+    pub sampling: Option<Sampling>,
+}
+
+/// How tokens are drawn: `do_sample` of transformers.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Scores are divided by this. 1.
+    pub temperature: f32,
+    /// Draw from the best k tokens; 0 for all. 50, as transformers' default.
+    pub top_k: usize,
+    /// Draw from the best tokens that together have this probability. 1.
+    pub top_p: f32,
+    /// The draws are a function of this, the picture's number and the position.
+    pub seed: u64,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 40,
+            min_new_tokens: 0,
+            num_beams: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::default(),
+            no_repeat_ngram_size: 0,
+            repetition_penalty: 1.0,
+            eos_token_id: None,
+            sampling: None,
+        }
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 50, top_p: 1.0, seed: 0 }
+    }
+}
+
+impl GenerationConfig {
+    /// The recipe's decoding: 2 beams, 40 new tokens, no repeated 2-gram, repetition penalty 1.15, early stopping.
+    pub fn recipe() -> Self {
+        Self {
+            num_beams: 2,
+            no_repeat_ngram_size: 2,
+            repetition_penalty: 1.15,
+            early_stopping: EarlyStopping::Always,
+            ..Self::default()
+        }
+    }
+
+    /// Checks that the options make sense alone and together.
+    ///
+    /// # Errors
+    /// Names every option that does not.
+    pub fn check(&self) -> Result<()> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, problem: String| {
+            if !holds {
+                problems.push(problem);
+            }
+        };
+        require(self.max_new_tokens > 0, "max_new_tokens must be at least 1".to_owned());
+        require(
+            self.min_new_tokens <= self.max_new_tokens,
+            format!("min_new_tokens {} is above max_new_tokens {}", self.min_new_tokens, self.max_new_tokens),
+        );
+        require(self.num_beams > 0, "num_beams must be at least 1".to_owned());
+        let penalty = self.repetition_penalty;
+        require(penalty > 0.0, format!("repetition_penalty must be above 0, got {penalty}"));
+        require(self.length_penalty.is_finite(), "length_penalty must be a number".to_owned());
+        if let Some(sampling) = &self.sampling {
+            require(self.num_beams == 1, "sampling with beams is not supported: use num_beams 1".to_owned());
+            let Sampling { temperature, top_p, .. } = *sampling;
+            require(temperature > 0.0, format!("temperature must be above 0, got {temperature}"));
+            require(top_p > 0.0 && top_p <= 1.0, format!("top_p must be in (0, 1], got {top_p}"));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Generation(problems.join("; "))) }
+    }
+}

@@ -1,0 +1,258 @@
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, cross_entropy_sum};
+
+use crate::decoder::{Decoder, KeyValueCache};
+use crate::loader::Loader;
+use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
+
+/// A label that is no target: padding, and whatever else should not be learnt.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// How [`GitForCausalLm::load`] builds a model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where the tensors live; the CPU by default.
+    pub device: Device,
+    /// How the linear layers' weights are stored: f32, the default, or bf16. All else is f32.
+    pub dtype: DType,
+    /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`.
+    pub hidden_dropout: Option<f32>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F32, hidden_dropout: None }
+    }
+}
+
+/// Microsoft's GIT (Wang et al., 2022, <https://arxiv.org/abs/2205.14100>) with its language-modelling head, as
+/// transformers' `GitForCausalLM` computes it.
+///
+/// Captioning is three steps, of which the first can be done once a picture when the encoder is frozen:
+/// [`encode_images`](Self::encode_images), [`project`](Self::project), and the decoder with text
+/// ([`hidden_states`](Self::hidden_states), [`loss`](Self::loss), [`generate`](Self::generate)).
+#[derive(Debug)]
+pub struct GitForCausalLm {
+    config: GitConfig,
+    device: Device,
+    vision: VisionEncoder,
+    temporal_embeddings: Vec<Tensor>,
+    projection: Arc<dyn LinearLayer>,
+    projection_norm: LayerNorm,
+    word_embeddings: Tensor,
+    position_embeddings: Tensor,
+    embeddings_norm: LayerNorm,
+    embeddings_dropout: Dropout,
+    decoder: Decoder,
+    lm_head: Arc<dyn LinearLayer>,
+}
+
+impl GitForCausalLm {
+    /// Builds the model of a checkpoint on the CPU in f32; `builder` decides what each layer is.
+    pub fn load(checkpoint: &Checkpoint, builder: &mut dyn LayerBuilder) -> Result<Self> {
+        Self::load_with(checkpoint, builder, &LoadOptions::default())
+    }
+
+    /// Builds the model of a checkpoint.
+    pub fn load_with(
+        checkpoint: &Checkpoint,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let mut config = checkpoint.config().clone();
+        if let Some(p) = options.hidden_dropout {
+            config.hidden_dropout_prob = p;
+            config.attention_probs_dropout_prob = p;
+        }
+        let mut loader = Loader { checkpoint, builder, dtype: options.dtype, device: &options.device };
+        let (word_embeddings, lm_head) = loader.words_and_head()?;
+        Ok(Self {
+            vision: VisionEncoder::load(&config.vision_config, &mut loader)?,
+            temporal_embeddings: (0..config.num_image_with_embedding.unwrap_or(0))
+                .map(|frame| loader.parameter(&format!("git.img_temporal_embedding.{frame}")))
+                .collect::<Result<_>>()?,
+            projection: loader.linear("git.visual_projection.visual_projection.0")?,
+            // transformers gives this norm the vision encoder's epsilon.
+            projection_norm: loader.layer_norm(
+                "git.visual_projection.visual_projection.1",
+                config.vision_config.layer_norm_eps,
+            )?,
+            word_embeddings,
+            position_embeddings: loader.parameter("git.embeddings.position_embeddings.weight")?,
+            embeddings_norm: loader.layer_norm("git.embeddings.LayerNorm", config.layer_norm_eps)?,
+            embeddings_dropout: Dropout::new("git.embeddings.dropout", config.hidden_dropout_prob)?,
+            decoder: Decoder::load(&config, &mut loader)?,
+            lm_head,
+            device: options.device.clone(),
+            config,
+        })
+    }
+
+    /// The configuration, with the dropout that the model was built with.
+    pub fn config(&self) -> &GitConfig {
+        &self.config
+    }
+
+    /// Where the model lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The vision encoder's features of pictures `(batch, channels, size, size)` or of video frames
+    /// `(batch, frames, channels, size, size)`: `(batch, tokens, vision_hidden)`, the frames' tokens one after another
+    /// with their temporal embeddings added.
+    pub fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+        if pixel_values.rank() != 5 {
+            return self.vision.forward(pixel_values, pass);
+        }
+        let frames = pixel_values.dim(1)?;
+        if frames == 0 || frames > self.temporal_embeddings.len() {
+            return Err(Error::Shape {
+                input: "pixel_values of a video",
+                expected: format!("1 to {} frames in the second dimension", self.temporal_embeddings.len()),
+                got: pixel_values.dims().to_vec(),
+            });
+        }
+        let encoded = (0..frames)
+            .zip(&self.temporal_embeddings)
+            .map(|(frame, temporal)| {
+                let features = self.vision.forward(&pixel_values.narrow(1, frame, 1)?.squeeze(1)?, pass)?;
+                Ok(features.broadcast_add(&pass.parameter(temporal))?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&encoded, 1)?)
+    }
+
+    /// Image tokens for the decoder, `(batch, tokens, hidden)`, from [`encode_images`](Self::encode_images)' features.
+    pub fn project(&self, image_features: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let projected = self.projection.forward(image_features, pass)?;
+        Ok(self.projection_norm.forward(&projected, pass)?)
+    }
+
+    /// The decoder's last hidden states at the text positions, `(batch, text, hidden)`.
+    ///
+    /// `image_features` are those of [`encode_images`](Self::encode_images), one for each row of `input_ids`
+    /// `(batch, text)`. Image tokens see each other and no text; text sees the image and itself up to its own position.
+    /// Padding belongs at the end of a row, where no real token sees it.
+    pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, pass: &Pass) -> Result<Tensor> {
+        if image_features.rank() != 3 || image_features.dim(0)? != input_ids.dim(0)? {
+            return Err(Error::Shape {
+                input: "image_features",
+                expected: format!(
+                    "({}, tokens, {})",
+                    input_ids.dim(0)?,
+                    self.config.vision_config.hidden_size
+                ),
+                got: image_features.dims().to_vec(),
+            });
+        }
+        let image = self.project(image_features, pass)?;
+        let text = self.embed(input_ids, 0, pass)?;
+        self.decoder.forward(&image, &text, pass)
+    }
+
+    /// Scores over the vocabulary, `(..., vocab_size)`, of hidden states `(..., hidden)`.
+    pub fn logits(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
+        Ok(self.lm_head.forward(hidden_states, pass)?)
+    }
+
+    /// The sum of the cross entropies of all targets, and their number.
+    ///
+    /// `labels` `(batch, text)` are the input ids with [`IGNORE_INDEX`] where nothing is to be learnt. They are
+    /// shifted here, once: the logits at position `t` are compared with the label at `t + 1` of the same row. (Some
+    /// versions of transformers, 4.48.3 to 5.14, shift twice and so teach a model to say the token after next.)
+    /// Logits are computed at positions with a target only.
+    pub fn loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        pass: &Pass,
+    ) -> Result<(Tensor, usize)> {
+        let (batch, length) = input_ids.dims2()?;
+        if labels.len() != batch || labels.iter().any(|row| row.len() != length) {
+            return Err(Error::Shape {
+                input: "labels",
+                expected: format!("the shape of input_ids, ({batch}, {length})"),
+                got: vec![labels.len(), labels.iter().map(Vec::len).max().unwrap_or(0)],
+            });
+        }
+        let (positions, targets) = shift_labels(labels);
+        if targets.is_empty() {
+            return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
+        }
+        let hidden_states = self.hidden_states(image_features, input_ids, pass)?;
+        let positions = Tensor::new(positions, &self.device)?;
+        let hidden_states =
+            hidden_states.reshape((batch * length, self.config.hidden_size))?.index_select(&positions, 0)?;
+        let loss = cross_entropy_sum(&self.logits(&hidden_states, pass)?, &targets)?;
+        Ok((loss, targets.len()))
+    }
+
+    /// Word and position embeddings of `input_ids` `(batch, text)`, whose first column is text position `first`.
+    /// Positions count text alone; image tokens have none.
+    fn embed(&self, input_ids: &Tensor, first: usize, pass: &Pass) -> Result<Tensor> {
+        let (batch, length) = input_ids.dims2()?;
+        let max = self.config.max_position_embeddings;
+        if first + length > max {
+            return Err(Error::TooLong { got: first + length, max });
+        }
+        let words = pass
+            .parameter(&self.word_embeddings)
+            .index_select(&input_ids.flatten_all()?, 0)?
+            .reshape((batch, length, ()))?;
+        let positions = pass.parameter(&self.position_embeddings).narrow(0, first, length)?;
+        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(&positions)?, pass)?;
+        Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
+    }
+
+    /// Keys and values of the image tokens for [`next_logits`](Self::next_logits).
+    pub(crate) fn image_keys_values(&self, image_features: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+        self.decoder.image_keys_values(&self.project(image_features, &Pass::inference())?)
+    }
+
+    /// Logits after the last of `input_ids` `(rows, new)`, which follow `past` cached text tokens: `(rows, vocab)`.
+    pub(crate) fn next_logits(
+        &self,
+        input_ids: &Tensor,
+        past: usize,
+        cache: &mut KeyValueCache,
+    ) -> Result<Tensor> {
+        let pass = Pass::inference();
+        let hidden_states = self.decoder.step(&self.embed(input_ids, past, &pass)?, cache)?;
+        let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?;
+        self.logits(&last.contiguous()?, &pass)
+    }
+}
+
+/// Positions of the flattened `(batch, text)` logits that have a target, and those targets.
+fn shift_labels(labels: &[Vec<i64>]) -> (Vec<u32>, Vec<u32>) {
+    let mut positions = Vec::new();
+    let mut targets = Vec::new();
+    for (row, labels) in labels.iter().enumerate() {
+        for (position, next) in labels.iter().skip(1).enumerate() {
+            // Negative labels are no targets; IGNORE_INDEX is the usual one.
+            if let Ok(target) = u32::try_from(*next) {
+                positions.push((row * labels.len() + position) as u32);
+                targets.push(target);
+            }
+        }
+    }
+    (positions, targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_shifted_once_and_never_across_rows() {
+        let ignored = IGNORE_INDEX;
+        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, ignored]];
+        let (positions, targets) = shift_labels(&labels);
+        assert_eq!(positions, [0, 1, 2, 4, 5]);
+        assert_eq!(targets, [5, 6, 102, 7, 102]);
+    }
+}

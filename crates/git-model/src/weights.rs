@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::pickle::PthTensors;
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+use train_ops::MappedFile;
+
+use crate::{Error, Result};
+
+/// The tensors of a checkpoint by name, read when they are asked for: from `model.safetensors`, from the shards that
+/// `model.safetensors.index.json` lists, or from `pytorch_model.bin`.
+pub(crate) enum Weights {
+    Safetensors(Vec<SafetensorsFile>),
+    Pickle { path: PathBuf, tensors: PthTensors },
+}
+
+/// One memory-mapped safetensors file.
+pub(crate) struct SafetensorsFile {
+    path: PathBuf,
+    data: MappedFile,
+    /// Where the tensors' bytes begin.
+    start: usize,
+    metadata: Metadata,
+}
+
+impl Weights {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        let pickle = dir.join("pytorch_model.bin");
+        if single.is_file() {
+            return Ok(Self::Safetensors(vec![SafetensorsFile::open(single)?]));
+        }
+        if index.is_file() {
+            return Ok(Self::Safetensors(shards(&index)?));
+        }
+        if pickle.is_file() {
+            let tensors = PthTensors::new(&pickle, None)
+                .map_err(|error| Error::Damaged { path: pickle.clone(), reason: error.to_string() })?;
+            return Ok(Self::Pickle { path: pickle, tensors });
+        }
+        let wanted = "model.safetensors, model.safetensors.index.json or pytorch_model.bin";
+        Err(Error::Missing { dir: dir.to_owned(), wanted })
+    }
+
+    /// Name and shape of every tensor.
+    pub(crate) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        match self {
+            Self::Safetensors(files) => files
+                .iter()
+                .flat_map(|file| file.metadata.tensors())
+                .map(|(name, info)| (name, info.shape.clone()))
+                .collect(),
+            Self::Pickle { tensors, .. } => tensors
+                .tensor_infos()
+                .iter()
+                .map(|(name, info)| (name.clone(), info.layout.dims().to_vec()))
+                .collect(),
+        }
+    }
+
+    /// One tensor, converted to `dtype`; `None` if the file has none of that name.
+    pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
+        let tensor = match self {
+            Self::Safetensors(files) => {
+                match files.iter().find_map(|file| Some((file, file.metadata.info(name)?))) {
+                    None => None,
+                    Some((file, info)) => {
+                        let stored = DType::try_from(info.dtype)?;
+                        let (start, end) = info.data_offsets;
+                        let bytes = &file.data[file.start + start..file.start + end];
+                        Some(Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?)
+                    }
+                }
+            }
+            Self::Pickle { path, tensors } => tensors
+                .get(name)
+                .map_err(|error| Error::Damaged { path: path.clone(), reason: format!("{name}: {error}") })?,
+        };
+        Ok(tensor.map(|tensor| tensor.to_dtype(dtype)?.to_device(device)).transpose()?)
+    }
+}
+
+impl SafetensorsFile {
+    fn open(path: PathBuf) -> Result<Self> {
+        let data = MappedFile::open(&path)?;
+        // deserialize() checks that the header describes the whole file; read_metadata() alone does not.
+        let metadata = SafeTensors::deserialize(&data)
+            .and_then(|_| SafeTensors::read_metadata(&data))
+            .map_err(|error| Error::Damaged { path: path.clone(), reason: error.to_string() });
+        let (header, metadata) = metadata?;
+        Ok(Self { path, data, start: header + 8, metadata })
+    }
+}
+
+/// Opens the files that an index names, and checks that each tensor is where the index says.
+fn shards(index_path: &Path) -> Result<Vec<SafetensorsFile>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index_path)
+        .map_err(|source| Error::Read { path: index_path.to_owned(), source })?;
+    let index: Index =
+        serde_json::from_str(&text).map_err(|source| Error::Json { path: index_path.to_owned(), source })?;
+    let mut names: Vec<&String> = index.weight_map.values().collect();
+    names.sort();
+    names.dedup();
+    let files = names
+        .into_iter()
+        .map(|name| SafetensorsFile::open(index_path.with_file_name(name)))
+        .collect::<Result<Vec<_>>>()?;
+    let problems: Vec<String> = index
+        .weight_map
+        .iter()
+        .filter(|(tensor, file)| {
+            !files.iter().any(|shard| shard.path.ends_with(file) && shard.metadata.info(tensor).is_some())
+        })
+        .map(|(tensor, file)| format!("{tensor} is not in {file}, where the index says it is"))
+        .collect();
+    if problems.is_empty() {
+        Ok(files)
+    } else {
+        Err(Error::Tensors { path: index_path.to_owned(), problems })
+    }
+}

@@ -1,0 +1,213 @@
+//! Logits, losses and gradients against transformers 5.17 and torch's autograd.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Tensor, Var};
+use common::{Golden, max_error, norm_error};
+use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use train_ops::{
+    Dropout, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, Pass, TrainableBuilder,
+    lora_linear,
+};
+
+const CASES: [&str; 5] = ["tiny", "small", "video", "tied", "wide"];
+
+fn checkpoint(golden: &Golden) -> (tempfile::TempDir, Checkpoint) {
+    let dir = tempfile::tempdir().unwrap();
+    golden.checkpoint().write(dir.path());
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    (dir, checkpoint)
+}
+
+fn input_ids(golden: &Golden) -> Tensor {
+    golden.tensor("input_ids").to_dtype(candle_core::DType::U32).unwrap()
+}
+
+fn labels(golden: &Golden) -> Vec<Vec<i64>> {
+    golden.tensor("labels").to_vec2().unwrap()
+}
+
+/// Rows of `(batch, text, _)` that hold real tokens.
+fn real_positions(golden: &Golden, tensor: &Tensor) -> Tensor {
+    let mask = golden.tensor("attention_mask").flatten_all().unwrap();
+    let mask: Vec<f32> = mask.to_dtype(candle_core::DType::F32).unwrap().to_vec1().unwrap();
+    let positions: Vec<u32> = (0u32..).zip(mask).filter(|(_, real)| *real > 0.0).map(|(i, _)| i).collect();
+    let width = tensor.dims()[2];
+    let rows = tensor.reshape(((), width)).unwrap();
+    rows.index_select(&Tensor::new(positions, tensor.device()).unwrap(), 0).unwrap()
+}
+
+#[test]
+fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
+    for case in CASES {
+        let golden = Golden::load(case);
+        let (_dir, checkpoint) = checkpoint(&golden);
+        let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
+        let pass = Pass::inference();
+        let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+        let agree = |name: &str, actual: &Tensor| {
+            let expected = golden.tensor(name);
+            let first = actual.get(0).unwrap().narrow(0, 0, expected.dim(0).unwrap()).unwrap();
+            let error = max_error(&first, expected);
+            assert!(error < 2e-5, "{case}: {name} differ by {error:e}");
+        };
+        // Those of a video are recorded without the temporal embeddings that encode_images() adds.
+        if case != "video" {
+            agree("vision_features", &features);
+        }
+        agree("projected", &model.project(&features, &pass).unwrap());
+
+        let hidden_states = model.hidden_states(&features, &input_ids(&golden), &pass).unwrap();
+        let logits = model.logits(&hidden_states, &pass).unwrap();
+        let expected = golden.tensor("logits");
+        let error = max_error(&real_positions(&golden, &logits), &real_positions(&golden, expected));
+        assert!(error < 2e-5, "{case}: logits differ by {error:e} of the largest");
+
+        let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &pass).unwrap();
+        assert_eq!(targets as u64, golden.facts["target_tokens"].as_u64().unwrap());
+        let loss = f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64;
+        let expected = golden.facts["loss"].as_f64().unwrap();
+        assert!((loss - expected).abs() < 1e-5 * expected, "{case}: loss {loss}, expected {expected}");
+    }
+}
+
+/// A layer builder that adapts what PEFT's suffixes match, with given weights.
+struct GivenAdapters {
+    targets: Vec<String>,
+    scale: f64,
+    weights: BTreeMap<String, Var>,
+}
+
+#[derive(Debug)]
+struct GivenAdapter {
+    base: FrozenLinear,
+    a: Tensor,
+    b: Tensor,
+    scale: f64,
+    dropout: Dropout,
+}
+
+impl LinearLayer for GivenAdapter {
+    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+        let lora = LoraWeights { a: &self.a, b: &self.b, scale: self.scale, dropout: &self.dropout };
+        lora_linear(xs, &self.base, lora, pass)
+    }
+
+    fn in_features(&self) -> usize {
+        self.base.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.base.out_features()
+    }
+}
+
+impl LayerBuilder for GivenAdapters {
+    fn linear(
+        &mut self,
+        path: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> train_ops::Result<Arc<dyn LinearLayer>> {
+        let base = FrozenLinear::new(path, weight, bias)?;
+        if !self.targets.iter().any(|target| path.ends_with(&format!(".{target}"))) {
+            return Ok(Arc::new(base));
+        }
+        let [a, b] = ["lora_A", "lora_B"]
+            .map(|kind| self.weights[&format!("base_model.model.{path}.{kind}.weight")].as_tensor().clone());
+        Ok(Arc::new(GivenAdapter { base, a, b, scale: self.scale, dropout: Dropout::new(path, 0.0)? }))
+    }
+
+    fn parameter(&mut self, _path: &str, value: Tensor) -> train_ops::Result<Tensor> {
+        Ok(value)
+    }
+}
+
+fn adapter_gradients_agree(case: &str, kind: &str) {
+    let golden = Golden::load(case);
+    let (_dir, checkpoint) = checkpoint(&golden);
+    let facts = &golden.facts[kind];
+    let weights: BTreeMap<String, Var> = golden
+        .adapter(kind)
+        .iter()
+        .map(|(key, value)| (key.clone(), Var::from_tensor(value).unwrap()))
+        .collect();
+    let mut builder = GivenAdapters {
+        targets: facts["targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t.as_str().unwrap().to_owned())
+            .collect(),
+        scale: facts["alpha"].as_f64().unwrap() / facts["r"].as_f64().unwrap(),
+        weights,
+    };
+    let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
+    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
+    let batch = golden.pixel_values().dim(0).unwrap();
+    let pass = Pass::training(vec![0; batch]);
+    let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+    let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &pass).unwrap();
+    let mean = (loss / targets as f64).unwrap();
+    let expected = facts["loss"].as_f64().unwrap();
+    let value = f64::from(mean.to_scalar::<f32>().unwrap());
+    assert!((value - expected).abs() < 1e-5 * expected, "{case}: loss {value}, expected {expected}");
+
+    let grads = mean.backward().unwrap();
+    let expected = golden.gradients(kind);
+    assert_eq!(expected.len(), builder.weights.len());
+    for (key, expected) in expected {
+        let gradient =
+            grads.get(&builder.weights[key]).unwrap_or_else(|| panic!("{case}: {key} has no gradient"));
+        let error = norm_error(gradient, expected);
+        assert!(error < 1e-4, "{case}: gradient of {key} differs by {error:e} of its norm");
+    }
+}
+
+#[test]
+fn gradients_of_every_text_adapter_agree_with_autograd() {
+    adapter_gradients_agree("tiny", "lora");
+    adapter_gradients_agree("tied", "lora");
+}
+
+#[test]
+fn gradients_of_adapters_in_both_towers_agree_with_autograd() {
+    adapter_gradients_agree("tiny", "vision_lora");
+}
+
+#[test]
+fn gradients_of_full_fine_tuning_agree_with_autograd() {
+    for case in ["tiny", "tied", "video"] {
+        let golden = Golden::load(case);
+        let (_dir, checkpoint) = checkpoint(&golden);
+        let mut builder = TrainableBuilder::new();
+        let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
+        let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
+        let parameters = builder.finish();
+        let pass = Pass::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
+        let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+        let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &pass).unwrap();
+        let grads = (loss / targets as f64).unwrap().backward().unwrap();
+        for (name, norm) in golden.facts["full"]["norms"].as_object().unwrap() {
+            let gradient =
+                grads.get(&parameters[name]).unwrap_or_else(|| panic!("{case}: {name} has no gradient"));
+            let squares = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let (norm, expected) = (f64::from(squares).sqrt(), norm.as_f64().unwrap());
+            // The bias of keys has no effect on attention: its gradient is rounding noise on both sides.
+            assert!(
+                (norm - expected).abs() < 1e-4 * expected + 1e-6,
+                "{case}: {name}: {norm}, expected {expected}"
+            );
+        }
+        for (name, expected) in golden.gradients("full") {
+            if name.ends_with("key.bias") || name.ends_with("k_proj.bias") {
+                continue;
+            }
+            let error = norm_error(grads.get(&parameters[name]).unwrap(), expected);
+            assert!(error < 1e-4, "{case}: gradient of {name} differs by {error:e} of its norm");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor, bail};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use crate::{Error, Pass, Result, host};
+
+/// Layer normalisation over the last dimension (Ba, Kiros and Hinton, 2016; as `torch.nn.LayerNorm`):
+///
+/// ```text
+/// y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias        var without Bessel's correction
+/// ```
+///
+/// Unlike `candle_nn::LayerNorm` it is differentiable, in `x` and, where they track gradients, `weight` and `bias`.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    path: String,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// From a weight and a bias of shape `(features)`.
+    pub fn new(path: &str, weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
+        if weight.rank() != 1 || weight.dims() != bias.dims() {
+            return Err(Error::Shape {
+                path: format!("{path}.bias"),
+                expected: format!("the shape of {path}.weight, {:?}, of rank 1", weight.dims()),
+                got: bias.dims().to_vec(),
+            });
+        }
+        Ok(Self { path: path.to_owned(), weight, bias, eps: eps as f32 })
+    }
+
+    /// Normalises `xs` of shape `(..., features)`.
+    pub fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let features = self.weight.elem_count();
+        if xs.dims().last() != Some(&features) {
+            return Err(Error::Shape {
+                path: format!("input of {}", self.path),
+                expected: format!("(..., {features})"),
+                got: xs.dims().to_vec(),
+            });
+        }
+        let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
+        if host::is_host_f32(xs) {
+            let op = LayerNormOp { eps: self.eps, statistics: OnceLock::new() };
+            return Ok(xs.contiguous()?.apply_op3(&weight, &bias, op)?);
+        }
+        let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = centred.broadcast_div(&(variance + f64::from(self.eps))?.sqrt()?)?;
+        let (weight, bias) = (weight.to_dtype(xs.dtype())?, bias.to_dtype(xs.dtype())?);
+        Ok(normed.broadcast_mul(&weight)?.broadcast_add(&bias)?)
+    }
+}
+
+/// Rows that one task normalises.
+const ROWS: usize = 16;
+
+struct LayerNormOp {
+    eps: f32,
+    /// Mean and `1 / sqrt(var + eps)` of each row, kept from the forward pass.
+    statistics: OnceLock<Vec<[f32; 2]>>,
+}
+
+impl CustomOp3 for LayerNormOp {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let xs = host::slice(xs, xs_layout)?;
+        let (weight, bias) = (host::slice(weight, weight_layout)?, host::slice(bias, bias_layout)?);
+        let features = weight.len();
+        let mut ys = vec![0.0; xs.len()];
+        let mut statistics = vec![[0.0; 2]; xs.len() / features];
+        (ys.par_chunks_mut(ROWS * features), xs.par_chunks(ROWS * features), statistics.par_chunks_mut(ROWS))
+            .into_par_iter()
+            .for_each(|(ys, xs, statistics)| normalise(xs, weight, bias, self.eps, ys, statistics));
+        let _ = self.statistics.set(statistics);
+        Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
+    }
+
+    /// With `x̂` the normalised input, `g = dy * weight` and means over the features:
+    /// `dx = (g - mean(g) - x̂ mean(g x̂)) / std`, `dweight = Σ dy x̂`, `dbias = Σ dy`.
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
+        let weight_view = weight.storage_and_layout();
+        let (dys, x, w) = (host::values(&grad_view)?, host::values(&xs_view)?, host::values(&weight_view)?);
+        let Some(statistics) = self.statistics.get() else { bail!("layer_norm: backward before forward") };
+        let features = w.len();
+
+        let grad_xs = xs.track_op().then(|| {
+            let mut dxs = vec![0.0; x.len()];
+            (
+                dxs.par_chunks_mut(ROWS * features),
+                x.par_chunks(ROWS * features),
+                dys.par_chunks(ROWS * features),
+                statistics.par_chunks(ROWS),
+            )
+                .into_par_iter()
+                .for_each(|(dxs, xs, dys, statistics)| normalise_backward(xs, w, dys, statistics, dxs));
+            Tensor::from_vec(dxs, xs.shape(), xs.device())
+        });
+
+        let (mut grad_weight, mut grad_bias) = (None, None);
+        if weight.track_op() || bias.track_op() {
+            let (mut dw, mut db) = (vec![0.0; features], vec![0.0; features]);
+            for ((x, dy), [mean, rstd]) in
+                x.chunks_exact(features).zip(dys.chunks_exact(features)).zip(statistics)
+            {
+                for (((dw, db), &x), &dy) in dw.iter_mut().zip(&mut db).zip(x).zip(dy) {
+                    *dw += dy * (x - mean) * rstd;
+                    *db += dy;
+                }
+            }
+            grad_weight = Some(Tensor::from_vec(dw, features, xs.device())?);
+            grad_bias = Some(Tensor::from_vec(db, features, xs.device())?);
+        }
+        Ok((grad_xs.transpose()?, grad_weight, grad_bias))
+    }
+}
+
+/// `Σ f(x)` in 16 lanes, which compilers vectorise and which rounds less than a running sum.
+#[inline(always)]
+fn sum_of(xs: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum_of2(xs, xs, |x, _| f(x))
+}
+
+/// `Σ f(x, y)` in 16 lanes.
+#[inline(always)]
+fn sum_of2(xs: &[f32], ys: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let (xs, xs_rest) = xs.as_chunks::<16>();
+    let (ys, ys_rest) = ys.as_chunks::<16>();
+    let mut lanes = [0.0f32; 16];
+    for (xs, ys) in xs.iter().zip(ys) {
+        for lane in 0..16 {
+            lanes[lane] += f(xs[lane], ys[lane]);
+        }
+    }
+    let rest: f32 = xs_rest.iter().zip(ys_rest).map(|(&x, &y)| f(x, y)).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn normalise(
+    xs: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+    ys: &mut [f32],
+    statistics: &mut [[f32; 2]],
+) {
+    let n = weight.len();
+    for ((x, y), statistics) in xs.chunks_exact(n).zip(ys.chunks_exact_mut(n)).zip(statistics) {
+        let mean = sum_of(x, |x| x) / n as f32;
+        let variance = sum_of(x, |x| (x - mean) * (x - mean)) / n as f32;
+        let rstd = 1.0 / (variance + eps).sqrt();
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * rstd * w + b;
+        }
+        *statistics = [mean, rstd];
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn normalise_backward(xs: &[f32], weight: &[f32], dys: &[f32], statistics: &[[f32; 2]], dxs: &mut [f32]) {
+    let n = weight.len();
+    for (((x, dy), dx), [mean, rstd]) in
+        xs.chunks_exact(n).zip(dys.chunks_exact(n)).zip(dxs.chunks_exact_mut(n)).zip(statistics)
+    {
+        for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
+            *dx = dy * w;
+        }
+        let mean_g = sum_of(dx, |g| g) / n as f32;
+        let mean_gx = sum_of2(dx, x, |g, x| g * (x - mean) * rstd) / n as f32;
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = (*dx - mean_g - (x - mean) * rstd * mean_gx) * rstd;
+        }
+    }
+}
