@@ -101,11 +101,15 @@ fn unmatched_layers(
             unmatched.push(not_among(pattern.option, &pattern.text, "targeted layer", &targeted));
         }
     }
+    let what = match layers.patterns.is_empty() && numbers.is_empty() {
+        true => "targeted layer (of a list at the model's root only if layers_pattern names it)",
+        false => "targeted layer",
+    };
     for number in layers.numbers.iter().filter(|number| !numbers.contains(number)) {
         unmatched.push(Unmatched {
             option: "layers_to_transform",
             pattern: number.to_string(),
-            what: "targeted layer",
+            what,
             candidates: numbers.iter().map(ToString::to_string).collect(),
         });
     }

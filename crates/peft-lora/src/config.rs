@@ -51,13 +51,14 @@ pub struct LoraConfig {
     /// Values other than `lora_alpha`, chosen like those of `rank_pattern`. Default none.
     #[serde(with = "wire::ordered_map")]
     pub alpha_pattern: Vec<(String, f64)>,
-    /// The layer numbers to adapt: of `encoder.layer.3.query` it is 3. Layers without a number are then left out, and
+    /// The layer numbers to adapt: of `bert.encoder.3.query` it is 3. Layers without a number are then left out, and
     /// those that `target_modules` names by their full path stay in. Needs `target_modules` to be a list. Default
     /// empty, which is all layers.
     #[serde(with = "wire::one_or_many")]
     pub layers_to_transform: Vec<usize>,
-    /// Names of the module lists that `layers_to_transform` counts in (`layer` in the path above), each a regular
-    /// expression. Default empty, which is the first number in a path.
+    /// Names of the lists that `layers_to_transform` counts in (`encoder` in the path above), each a regular
+    /// expression. Default empty, which is the first number in a path that has two names or more before it: a list at
+    /// the model's root, as in `blocks.3.query`, has to be named here.
     #[serde(with = "wire::one_or_many")]
     pub layers_pattern: Vec<String>,
     /// Scale by `lora_alpha / sqrt(r)` instead (Kalajdzievski, 2023, <https://arxiv.org/abs/2312.03732>). Default

@@ -13,7 +13,7 @@ fn table() -> Vec<(&'static str, LoraConfig)> {
         ("one name", config(["query"])),
         ("several names", config(["query", "value", "head"])),
         ("full paths", config(["blocks.1.mlp.fc1", "stem"])),
-        ("regex", config(r"blocks\.[02]\..*")),
+        ("regex", config(r"blocks\.[02]\.(key|mlp\.fc.)")),
         ("all linear", config("all-linear")),
         (
             "all but some",
@@ -31,7 +31,14 @@ fn table() -> Vec<(&'static str, LoraConfig)> {
                 ..config(["query", "value"])
             },
         ),
-        ("one layer", LoraConfig { layers_to_transform: vec![1], ..config(["query", "fc1"]) }),
+        (
+            "one layer",
+            LoraConfig {
+                layers_to_transform: vec![1],
+                layers_pattern: vec!["blocks".into()],
+                ..config(["query", "fc1", "head"])
+            },
+        ),
         ("dropout", LoraConfig { lora_dropout: 0.5, ..config(["query", "fc1"]) }),
     ]
 }
@@ -46,7 +53,7 @@ fn train(net: &Net, adapter: &Adapter, steps: u64) {
         let gradients = loss(&net.forward(&ids(), &training(step))).backward().unwrap();
         for parameter in adapter.parameters().values() {
             let gradient = gradients.get(parameter).unwrap();
-            parameter.set(&(parameter.as_tensor() - (gradient * 0.5).unwrap()).unwrap()).unwrap();
+            parameter.set(&(parameter.as_tensor() - (gradient * 0.05).unwrap()).unwrap()).unwrap();
         }
     }
 }

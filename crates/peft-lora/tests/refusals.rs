@@ -34,7 +34,7 @@ fn names_that_match_nothing_are_listed_with_what_the_model_has() {
     let first_line = error.to_string().lines().next().unwrap().to_owned();
     assert_eq!(
         first_line,
-        "target_modules: querry matches no linear layer; the model has query, key, fc1, fc2, head, value, stem"
+        "target_modules: querry matches no linear layer; the model has query, key, head, stem, fc1, fc2, value"
     );
 }
 
@@ -55,7 +55,15 @@ fn every_other_entry_that_matches_nothing_is_named_too() {
             "alpha_pattern: blocks.7.query matches no adapted layer; the model has blocks.0.query",
         ),
         (
-            LoraConfig { layers_to_transform: vec![1, 3, 9], ..config(["query"]) },
+            LoraConfig { layers_to_transform: vec![1], ..config(["query"]) },
+            "1 matches no targeted layer (of a list at the model's root only if layers_pattern names it)",
+        ),
+        (
+            LoraConfig {
+                layers_to_transform: vec![1, 3, 9],
+                layers_pattern: vec!["blocks".into()],
+                ..config(["query"])
+            },
             "layers_to_transform: 3 matches no targeted layer; the model has 0, 1, 2\nlayers_to_transform: 9",
         ),
         (

@@ -1,6 +1,6 @@
 //! The small model of the tests: `fixtures/net.py`, written against [`LayerBuilder`].
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
