@@ -164,3 +164,35 @@ impl Update {
         parameter.set(&((parameter.as_detached_tensor() * self.decay)? - change)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The CPU's one pass and the operations for other devices are one formula.
+    #[test]
+    fn both_ways_to_update_agree() {
+        let values = |tensor: &Tensor| tensor.to_vec1::<f32>().unwrap();
+        let update = Update {
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            decay: 0.98,
+            step_size: 0.3,
+            root_correction: 0.2,
+        };
+        let updated = |way: &dyn Fn(&Var, &mut Moments, &Tensor)| {
+            let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
+            let parameter = Var::from_tensor(&tensor([1.0, -2.0, 0.0])).unwrap();
+            let (exp_avg, exp_avg_sq) = (tensor([0.1, -0.2, 0.0]), tensor([0.01, 0.5, 0.0]));
+            let mut moments = Moments { exp_avg, exp_avg_sq, step: 3 };
+            way(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
+            [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
+        };
+        let in_one_pass = updated(&|p, moments, g| update.in_one_pass(p, moments, g).unwrap());
+        let by_operations = updated(&|p, moments, g| update.by_operations(p, moments, g).unwrap());
+        for (a, b) in in_one_pass.iter().zip(&by_operations) {
+            assert!((a - b).abs() <= 1e-6 * a.abs(), "{in_one_pass:?} is not {by_operations:?}");
+        }
+    }
+}

@@ -23,7 +23,12 @@ pub struct Evaluation {
 /// # Errors
 /// [`Error::NoBatches`] and [`Error::NoTargets`] for data that has none, and the errors of the task and the source.
 pub fn evaluate<T: Task>(task: &T, source: &dyn BatchSource<Batch = T::Batch>) -> Result<Evaluation> {
-    evaluate_batches(task, source, source.batches_per_epoch())
+    let evaluation = evaluate_batches(task, source, source.batches_per_epoch())?;
+    if evaluation.loss.targets == 0 {
+        let batches = vec![format!("any of {} batches", evaluation.batches)];
+        return Err(Error::NoTargets { place: "evaluation".to_owned(), batches });
+    }
+    Ok(evaluation)
 }
 
 /// Runs a task over the first `count` batches.

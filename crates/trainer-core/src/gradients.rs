@@ -56,8 +56,9 @@ impl Gradients {
 
     /// The Euclidean norm of each gradient.
     pub fn norms(&self) -> Result<Norms> {
-        let norms = self.0.iter().map(|(name, gradient)| Ok((name.clone(), norm(gradient)?)));
-        Ok(Norms(norms.collect::<Result<_>>()?))
+        let squares = sums_of_squares(self.0.values())?;
+        let norms = self.0.keys().zip(squares).map(|(name, squares)| (name.clone(), squares.sqrt()));
+        Ok(Norms(norms.collect()))
     }
 
     /// Scales all gradients down together so that their global norm is at most `max_norm`, as
@@ -84,11 +85,13 @@ impl Norms {
     }
 }
 
-fn norm(gradient: &Tensor) -> Result<f64> {
-    let sum_of_squares = if gradient.device().is_cpu() {
-        with_slice(gradient, |values| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>())?
-    } else {
-        gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?
-    };
-    Ok(sum_of_squares.sqrt())
+fn sums_of_squares<'a>(gradients: impl Iterator<Item = &'a Tensor> + Clone) -> Result<Vec<f64>> {
+    if gradients.clone().all(|gradient| gradient.device().is_cpu()) {
+        let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        return gradients.map(|gradient| Ok(with_slice(gradient, sum)?)).collect();
+    }
+    // Read together: on an accelerator, every read waits for all that was asked before it.
+    let sums =
+        gradients.map(|gradient| gradient.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&sums, 0)?.to_dtype(DType::F64)?.to_vec1()?)
 }

@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Tensor, Var};
 
 use crate::{Error, Result, tensors};
 
-/// The trainable parameters of a model by name, in the order of their names.
+/// The trainable parameters of a model by name, in the order of their names; all f32, and on one device.
 ///
 /// Everything the engine keeps about a parameter (gradient, moments, saved value) is kept under its name.
 #[derive(Clone, Debug)]
@@ -18,12 +18,12 @@ impl Parameters {
     /// [`Error::NoParameters`] for an empty map, [`Error::ParameterDtype`] for a variable that is not f32, and
     /// [`Error::SharedParameter`] where two names stand for one variable.
     pub fn new(variables: BTreeMap<String, Var>) -> Result<Self> {
-        let mut names = BTreeMap::new();
+        let mut names = HashMap::new();
         for (name, variable) in &variables {
             if variable.dtype() != DType::F32 {
                 return Err(Error::ParameterDtype { name: name.clone(), dtype: variable.dtype() });
             }
-            if let Some(first) = names.insert(format!("{:?}", variable.id()), name) {
+            if let Some(first) = names.insert(variable.id(), name) {
                 return Err(Error::SharedParameter { first: first.clone(), second: name.clone() });
             }
         }

@@ -34,8 +34,13 @@ pub(super) fn seal(directory: &Path) -> Result<()> {
 /// Reads every file of a sealed directory again; the error says what is wrong.
 pub(super) fn verify(directory: &Path) -> Result<(), String> {
     let path = directory.join(NAME);
+    if !directory.is_dir() {
+        return Err("there is no such directory".to_owned());
+    }
     if !path.exists() {
-        return Err(format!("it has no {NAME}, so writing it was never finished"));
+        return Err(format!(
+            "it has no {NAME}: writing it was never finished, or it is not a checkpoint of this engine"
+        ));
     }
     let manifest: Manifest = read_json(&path).map_err(|error| error.to_string())?;
     for (name, sealed) in &manifest.files {

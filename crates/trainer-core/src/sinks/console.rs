@@ -63,7 +63,7 @@ impl ConsoleSink {
                 let interval = (max_steps / Self::LINES).max(1);
                 if global_step.is_multiple_of(interval) || global_step == max_steps {
                     let left = self.speed.seconds_per_step() * (max_steps - global_step) as f64;
-                    writeln!(writer, "step {global_step}/{max_steps}  {numbers}  {} left", Duration(left))?;
+                    writeln!(writer, "step {global_step}/{max_steps}  {numbers}  {} left", Seconds(left))?;
                 }
             }
         }
@@ -87,7 +87,11 @@ impl EventSink for ConsoleSink {
                     bar.reset_eta();
                 }
                 let steps = max_steps.saturating_sub(*global_step);
-                self.line(format!("training {trainable_parameters} parameters for {steps} steps"))
+                self.line(format!(
+                    "training {} parameters for {} steps",
+                    Grouped(*trainable_parameters),
+                    Grouped(steps)
+                ))
             }
             Event::Resumed { checkpoint, global_step } => {
                 self.line(format!("resumed after step {global_step} from {}", checkpoint.display()))
@@ -103,7 +107,7 @@ impl EventSink for ConsoleSink {
                 format!("step {step}  epoch {epoch:.2}  eval_loss {eval_loss:.4}  ({eval_runtime:.1} s)"),
             ),
             Event::Log(LogEntry::Summary { train_runtime, train_samples_per_second, train_loss, .. }) => {
-                let runtime = Duration(*train_runtime);
+                let runtime = Seconds(*train_runtime);
                 let speed = format!("{train_samples_per_second:.1} samples/s");
                 self.line(format!("trained for {runtime}: {speed}, mean loss {train_loss:.4}"))
             }
@@ -166,9 +170,9 @@ impl Speed {
 }
 
 /// Seconds, in words.
-struct Duration(f64);
+struct Seconds(f64);
 
-impl fmt::Display for Duration {
+impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.round() as u64;
         match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -176,5 +180,17 @@ impl fmt::Display for Duration {
             (0, minutes, seconds) => write!(f, "{minutes} min {seconds} s"),
             (hours, minutes, _) => write!(f, "{hours} h {minutes} min"),
         }
+    }
+}
+
+/// A count with its thousands set apart.
+struct Grouped(usize);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < 1000 {
+            return write!(f, "{}", self.0);
+        }
+        write!(f, "{},{:03}", Self(self.0 / 1000), self.0 % 1000)
     }
 }

@@ -1,0 +1,137 @@
+//! How a step is cut into micro-batches must not matter.
+
+use super::common::{Batch, Mlp, Row, Rows, arguments, batch, random_rows, values};
+use candle_core::backprop::GradStore;
+use proptest::prelude::*;
+use trainer_core::{
+    BatchSource, IntervalStrategy, LogEntry, LossSum, Parameters, StepContext, Task, Trainer, TrainerState,
+    TrainingArguments,
+};
+
+/// Trains for a step an epoch on micro-batches of the given sizes, and returns the log and the parameters.
+fn train(rows: &[Row], sizes: &[usize], dropout: f32) -> (TrainerState, Vec<f32>) {
+    let mut first = 0;
+    let batches: Vec<Batch> = sizes
+        .iter()
+        .map(|size| {
+            first += size;
+            batch(rows, &(first - size..first).collect::<Vec<_>>())
+        })
+        .collect();
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments {
+        gradient_accumulation_steps: sizes.len(),
+        eval_strategy: IntervalStrategy::No,
+        save_strategy: IntervalStrategy::No,
+        load_best_model_at_end: false,
+        ..arguments(directory.path())
+    };
+    let mlp = Mlp::with_dropout(5, dropout);
+    let outcome = Trainer::new(arguments, mlp.parameters()).unwrap().fit(&mlp, &batches, None).unwrap();
+    let parameters = mlp.variables.values().flat_map(|variable| values(variable)).collect();
+    (outcome.state().clone(), parameters)
+}
+
+fn losses_and_norms(state: &TrainerState) -> Vec<f64> {
+    let numbers = |entry: &LogEntry| match entry {
+        LogEntry::Train { loss, grad_norm, .. } => vec![*loss, *grad_norm],
+        _ => Vec::new(),
+    };
+    state.log_history.iter().flat_map(numbers).collect()
+}
+
+fn assert_same_training(rows: &[Row], whole: &[usize], cut: &[usize], dropout: f32) {
+    let (whole, cut) = (train(rows, whole, dropout), train(rows, cut, dropout));
+    let close = |a: f64, b: f64| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
+    let (logged, expected) = (losses_and_norms(&cut.0), losses_and_norms(&whole.0));
+    assert_eq!(logged.len(), 6, "three steps");
+    for (got, expected) in logged.into_iter().zip(expected) {
+        assert!(close(got, expected), "logged {got}, expected {expected}");
+    }
+    for (got, expected) in cut.1.into_iter().zip(whole.1) {
+        assert!(close(got.into(), expected.into()), "parameter {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn four_batches_of_two_make_the_step_of_one_batch_of_eight() {
+    assert_same_training(&random_rows(1, 8), &[8], &[2, 2, 2, 2], 0.0);
+}
+
+#[test]
+fn dropout_does_not_depend_on_the_micro_batches() {
+    assert_same_training(&random_rows(1, 8), &[8], &[2, 2, 2, 2], 0.5);
+}
+
+#[test]
+fn a_micro_batch_without_targets_adds_nothing() {
+    let mut rows = random_rows(1, 8);
+    for row in &mut rows[2..4] {
+        row.labels.fill(-100);
+    }
+    assert_same_training(&rows, &[8], &[2, 2, 2, 2], 0.5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_cut_makes_the_same_step(seed in 0..1000u64, sizes in prop::collection::vec(1..5usize, 1..6)) {
+        let rows = random_rows(seed, sizes.iter().sum());
+        prop_assume!(rows.iter().any(|row| row.labels.iter().any(|&label| label != -100)));
+        assert_same_training(&rows, &[rows.len()], &sizes, 0.3);
+    }
+}
+
+/// What the engine's gradients would be if it averaged the means of the micro-batches.
+fn mean_of_means(mlp: &Mlp, batches: &[Batch], parameters: &Parameters) -> f64 {
+    let context = StepContext { seed: 42, step: 0, first_sample: 0 };
+    let mut sum = trainer_core::Gradients::new();
+    for batch in batches {
+        let LossSum { sum: loss, targets } = mlp.train_loss(batch, &context).unwrap();
+        let mean: GradStore = (loss / targets as f64).unwrap().backward().unwrap();
+        sum.accumulate(parameters, mean).unwrap();
+    }
+    sum.scale(1.0 / batches.len() as f64).unwrap();
+    sum.norms().unwrap().global()
+}
+
+#[test]
+fn a_step_is_not_a_mean_of_means() {
+    // One batch has a single target, the other has six.
+    let mut rows = random_rows(3, 4);
+    for (index, row) in rows.iter_mut().enumerate() {
+        row.labels = if index < 2 { vec![-100; 3] } else { vec![1, 2, 3] };
+    }
+    rows[0].labels[0] = 4;
+    let batches = [batch(&rows, &[0, 1]), batch(&rows, &[2, 3])];
+    let mlp = Mlp::new(5);
+    let wrong = mean_of_means(&mlp, &batches, &mlp.parameters());
+    let right = losses_and_norms(&train(&rows, &[2, 2], 0.0).0)[1];
+    assert!(
+        (wrong - right).abs() > 0.05 * right,
+        "the example does not tell the two apart: {wrong}, {right}"
+    );
+}
+
+#[test]
+fn the_short_last_step_of_an_epoch_is_made_from_what_is_left() {
+    let source = Rows { rows: random_rows(4, 11), batch_size: 2, shuffle: None };
+    assert_eq!(source.batches_per_epoch(), 6);
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments { num_train_epochs: 1.0, ..arguments(directory.path()) };
+    let mlp = Mlp::new(5);
+    let state = {
+        let trainer = Trainer::new(arguments, mlp.parameters()).unwrap();
+        trainer.fit(&mlp, &source, Some(&source)).unwrap().state().clone()
+    };
+    let epochs: Vec<_> = state
+        .log_history
+        .iter()
+        .filter_map(|entry| match entry {
+            LogEntry::Train { epoch, step, .. } => Some((*step, *epoch)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(epochs, [(1, 4.0 / 6.0), (2, 1.0)]);
+}

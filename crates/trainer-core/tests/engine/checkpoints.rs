@@ -1,0 +1,168 @@
+//! What is saved, when, and what is kept.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use super::common::{Mlp, Rows, arguments, contrary, random_rows, recorder, values};
+use trainer_core::{Event, IntervalStrategy, Trainer, TrainerState, TrainingArguments, evaluate};
+
+/// Three steps an epoch, three epochs unless the arguments say otherwise.
+fn train(arguments: TrainingArguments) -> (Mlp, TrainerState, Vec<Event>) {
+    let rows = Rows { rows: random_rows(1, 21), batch_size: 2, shuffle: Some(9) };
+    let mlp = Mlp::new(5);
+    let (sink, events) = recorder();
+    let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(sink);
+    let outcome = trainer.fit(&mlp, &rows, Some(&evaluation())).unwrap();
+    let events = events.lock().unwrap().clone();
+    (mlp, outcome.state().clone(), events)
+}
+
+/// Every evaluation is worse than the one before it.
+fn evaluation() -> Rows {
+    Rows { rows: contrary(&random_rows(1, 21)), batch_size: 4, shuffle: None }
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+#[test]
+fn every_epoch_leaves_a_complete_checkpoint_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    train(arguments(directory.path()));
+    assert_eq!(
+        names(directory.path()),
+        set(&["checkpoint-3", "checkpoint-6", "checkpoint-9", "trainer_state.json"])
+    );
+    assert_eq!(
+        names(&directory.path().join("checkpoint-6")),
+        set(&[
+            "complete.json",
+            "engine_state.json",
+            "model.txt",
+            "optimizer.safetensors",
+            "parameters.safetensors",
+            "trainer_state.json"
+        ])
+    );
+}
+
+#[test]
+fn the_state_on_disk_is_the_state_returned() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, state, _) = train(arguments(directory.path()));
+    let read: TrainerState =
+        serde_json::from_slice(&fs::read(directory.path().join("trainer_state.json")).unwrap()).unwrap();
+    assert_eq!(read, state);
+    assert_eq!((read.global_step, read.max_steps, read.epoch), (9, 9, 3.0));
+}
+
+#[test]
+fn the_parameters_of_the_best_evaluation_are_loaded_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mlp, state, events) = train(arguments(directory.path()));
+    assert_eq!(state.best_global_step, Some(3));
+    let best = directory.path().join("checkpoint-3");
+    assert_eq!(state.best_model_checkpoint.as_ref(), Some(&best));
+    assert!(events.iter().any(|event| matches!(event, Event::BestLoaded { path, .. } if *path == best)));
+    let again = evaluate(&mlp, &evaluation()).unwrap();
+    assert_eq!(Some(again.loss.mean()), state.best_metric, "the loaded parameters have the recorded loss");
+
+    let saved =
+        candle_core::safetensors::load(best.join("parameters.safetensors"), &candle_core::Device::Cpu)
+            .unwrap();
+    for (name, variable) in &mlp.variables {
+        assert_eq!(values(&saved[name]), values(variable), "{name}");
+    }
+}
+
+#[test]
+fn the_last_parameters_stay_where_the_best_are_not_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments { load_best_model_at_end: false, ..arguments(directory.path()) };
+    let (mlp, state, _) = train(arguments);
+    assert_eq!(state.best_global_step, Some(3));
+    let last = directory.path().join("checkpoint-9/parameters.safetensors");
+    let last = candle_core::safetensors::load(last, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(values(&last["l2.weight"]), values(&mlp.variables["l2.weight"]));
+}
+
+#[test]
+fn a_limit_keeps_the_newest_and_the_best() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments =
+        TrainingArguments { num_train_epochs: 5.0, save_total_limit: Some(2), ..arguments(directory.path()) };
+    let (_, state, events) = train(arguments);
+    assert_eq!(state.best_global_step, Some(3));
+    assert_eq!(names(directory.path()), set(&["checkpoint-3", "checkpoint-15", "trainer_state.json"]));
+    let removed: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::CheckpointRemoved { path } => Some(path.file_name().unwrap().to_owned()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(removed, ["checkpoint-6", "checkpoint-9", "checkpoint-12"]);
+}
+
+#[test]
+fn checkpoints_of_another_run_are_not_counted_or_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    train(TrainingArguments { num_train_epochs: 4.0, ..arguments(directory.path()) });
+    let limit = TrainingArguments {
+        save_total_limit: Some(1),
+        load_best_model_at_end: false,
+        ..arguments(directory.path())
+    };
+    train(TrainingArguments { eval_strategy: IntervalStrategy::No, num_train_epochs: 2.0, ..limit });
+    assert_eq!(
+        names(directory.path()),
+        set(&["checkpoint-6", "checkpoint-9", "checkpoint-12", "trainer_state.json"]),
+        "3 and 6 were replaced by the second run's, and its 3 was then removed"
+    );
+}
+
+#[test]
+fn an_improvement_is_saved_whenever_it_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments {
+        eval_strategy: IntervalStrategy::Steps,
+        eval_steps: 2,
+        save_strategy: IntervalStrategy::No,
+        max_steps: Some(7),
+        ..arguments(directory.path())
+    };
+    let (_, state, events) = train(arguments);
+    let evaluated: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::EvaluationStarted { global_step, .. } => Some(*global_step),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(evaluated, [2, 4, 6, 7]);
+    assert_eq!(
+        state.best_model_checkpoint,
+        state.best_global_step.map(|step| directory.path().join(format!("checkpoint-{step}")))
+    );
+    assert!(state.best_model_checkpoint.unwrap().is_dir());
+}
+
+#[test]
+fn what_a_crash_left_unfinished_is_cleared_away() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir_all(directory.path().join(".checkpoint-2.partial/deep")).unwrap();
+    fs::create_dir_all(directory.path().join("checkpoint-notes")).unwrap();
+    train(TrainingArguments { max_steps: Some(3), ..arguments(directory.path()) });
+    assert_eq!(
+        names(directory.path()),
+        set(&["checkpoint-3", "checkpoint-notes", "trainer_state.json"]),
+        "and what is not the engine's is left alone"
+    );
+}

@@ -1,0 +1,409 @@
+//! What goes wrong is found early, said clearly, and loses nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::common::{Batch, Mlp, Rows, arguments, random_rows, recorder};
+use candle_core::{DType, Device, Tensor, Var};
+use trainer_core::{
+    BatchSource, Batches, BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, Parameters,
+    StepContext, Task, Trainer, TrainingArguments, Warning,
+};
+
+fn rows(count: usize) -> Rows {
+    Rows { rows: random_rows(1, count), batch_size: 2, shuffle: None }
+}
+
+fn fit(arguments: TrainingArguments, mlp: &Mlp, train: &Rows) -> Result<(), Error> {
+    let evaluation = rows(4);
+    Trainer::new(arguments, mlp.parameters())?.fit(mlp, train, Some(&evaluation)).map(|_| ())
+}
+
+// Before the first step.
+
+#[test]
+fn all_invalid_arguments_are_listed() {
+    let arguments = TrainingArguments {
+        output_dir: "".into(),
+        num_train_epochs: 0.0,
+        max_steps: Some(0),
+        learning_rate: f64::NAN,
+        warmup_ratio: 1.5,
+        gradient_accumulation_steps: 0,
+        max_grad_norm: -1.0,
+        weight_decay: -0.1,
+        adam_beta1: 1.0,
+        adam_beta2: -0.5,
+        adam_epsilon: f64::INFINITY,
+        eval_strategy: IntervalStrategy::No,
+        eval_steps: 0,
+        save_steps: 0,
+        save_total_limit: Some(0),
+        logging_steps: 0,
+        load_best_model_at_end: true,
+        ..Default::default()
+    };
+    let Err(Error::Arguments { issues }) = arguments.validate() else { panic!("accepted") };
+    for argument in [
+        "output_dir",
+        "num_train_epochs",
+        "max_steps",
+        "learning_rate",
+        "warmup_ratio",
+        "gradient_accumulation_steps",
+        "max_grad_norm",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "eval_steps",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "load_best_model_at_end",
+    ] {
+        assert_eq!(
+            issues.iter().filter(|issue| issue.starts_with(argument)).count(),
+            1,
+            "{argument}: {issues:?}"
+        );
+    }
+    TrainingArguments::default().validate().unwrap();
+}
+
+#[test]
+fn an_unknown_argument_in_a_file_is_refused_by_name() {
+    let error = serde_json::from_str::<TrainingArguments>(r#"{"learning_rat": 1e-3}"#).unwrap_err();
+    assert!(error.to_string().contains("learning_rat"), "{error}");
+}
+
+#[test]
+fn nothing_to_train_is_an_error() {
+    assert!(matches!(Parameters::new(BTreeMap::new()), Err(Error::NoParameters)));
+}
+
+#[test]
+fn parameters_must_be_f32_and_have_one_name() {
+    let half = Var::zeros(2, DType::F16, &Device::Cpu).unwrap();
+    let error = Parameters::new(BTreeMap::from([("layer.weight".to_owned(), half)])).unwrap_err().to_string();
+    assert!(error.contains("layer.weight is F16"), "{error}");
+
+    let shared = Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
+    let twice = BTreeMap::from([("embed".to_owned(), shared.clone()), ("head".to_owned(), shared)]);
+    let error = Parameters::new(twice).unwrap_err().to_string();
+    assert!(error.contains("embed and head"), "{error}");
+}
+
+#[test]
+fn an_output_directory_that_cannot_be_written_is_found_before_training() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a-file");
+    fs::write(&file, "not a directory").unwrap();
+    let (mlp, output_dir) = (Mlp::new(5), file.join("run"));
+    let before = mlp.bits();
+    let error = fit(arguments(&output_dir), &mlp, &rows(8)).unwrap_err();
+    assert!(matches!(&error, Error::OutputDir { path, .. } if *path == output_dir), "{error}");
+    assert!(error.to_string().contains(&output_dir.display().to_string()), "{error}");
+    assert_eq!(mlp.bits(), before);
+}
+
+#[test]
+fn data_that_is_not_there_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mlp = Mlp::new(5);
+    let trainer = || Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap();
+    let none: Vec<Batch> = Vec::new();
+    assert!(matches!(trainer().fit(&mlp, &none, Some(&rows(2))), Err(Error::NoBatches { role: "training" })));
+    assert!(matches!(
+        trainer().fit(&mlp, &rows(2), Some(&none)),
+        Err(Error::NoBatches { role: "evaluation" })
+    ));
+    assert!(matches!(
+        trainer().fit(&mlp, &rows(2), None),
+        Err(Error::NoEvaluationData { strategy: IntervalStrategy::Epoch })
+    ));
+}
+
+// A task that misbehaves where it is told to, and is an `Mlp` otherwise.
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    NanLoss,
+    InfiniteGradient,
+    MissingGradients,
+    NotAScalar,
+    TaskError,
+    EvaluationError,
+    NanEvaluation,
+    SaveError,
+}
+
+struct Faulty {
+    mlp: Mlp,
+    fault: Fault,
+    /// The step, from 0, that the fault is in.
+    step: u64,
+}
+
+impl Task for Faulty {
+    type Batch = Batch;
+
+    fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        let LossSum { sum, targets } = self.mlp.train_loss(batch, context)?;
+        // The second micro-batch of the step.
+        if context.step != self.step || context.first_sample != 2 && self.fault != Fault::MissingGradients {
+            return Ok(LossSum { sum, targets });
+        }
+        let sum = match self.fault {
+            Fault::NanLoss => (sum * f64::NAN)?,
+            // The derivative of a square root at 0 is infinite, and its value is not.
+            Fault::InfiniteGradient => {
+                let weight = self.mlp.variables["l2.bias"].as_tensor();
+                (sum + (weight - weight.detach())?.sqr()?.sum_all()?.sqrt()?)?
+            }
+            Fault::MissingGradients => {
+                let bias = self.mlp.variables["l2.bias"].as_tensor();
+                bias.sqr()?.sum_all()?
+            }
+            Fault::NotAScalar => sum.reshape(1)?,
+            Fault::TaskError => return Err("the task gave up".into()),
+            _ => sum,
+        };
+        Ok(LossSum { sum, targets })
+    }
+
+    fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
+        match self.fault {
+            Fault::EvaluationError => Err("no evaluation today".into()),
+            Fault::NanEvaluation => Ok(LossTotal { sum: f64::NAN, targets: 1 }),
+            _ => self.mlp.eval_loss(batch),
+        }
+    }
+
+    fn num_samples(&self, batch: &Batch) -> usize {
+        self.mlp.num_samples(batch)
+    }
+
+    fn describe(&self, batch: &Batch) -> String {
+        self.mlp.describe(batch)
+    }
+
+    fn save_model(&self, _directory: &Path) -> Result<(), BoxError> {
+        if self.fault == Fault::SaveError { Err("the adapter cannot be saved".into()) } else { Ok(()) }
+    }
+}
+
+/// Trains with a fault in step 4 of 6, epochs being 2 steps long. Returns the error, the events and the output
+/// directory.
+fn with_fault(fault: Fault) -> (String, Vec<Event>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let task = Faulty { mlp: Mlp::new(5), fault, step: 3 };
+    let (sink, events) = recorder();
+    let trainer = Trainer::new(arguments(directory.path()), task.mlp.parameters()).unwrap().sink(sink);
+    let outcome = trainer.fit(&task, &rows(16), Some(&rows(4)));
+    let message = outcome.map_or_else(|error| error.to_string(), |_| "finished".to_owned());
+    let events = events.lock().unwrap().clone();
+    (message, events, directory)
+}
+
+fn steps(events: &[Event]) -> usize {
+    events.iter().filter(|event| matches!(event, Event::Step(_))).count()
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_before_the_update() {
+    let (message, events, directory) = with_fault(Fault::NanLoss);
+    let checkpoint = directory.path().join("checkpoint-2").display().to_string();
+    for part in ["step 4", "loss of micro-batch 2 of 4 is NaN", "learning rate", "rows 10, 11", &checkpoint] {
+        assert!(message.contains(part), "no '{part}' in: {message}");
+    }
+    assert_eq!(steps(&events), 3);
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_stops_before_the_update() {
+    let (message, events, _directory) = with_fault(Fault::InfiniteGradient);
+    for part in ["step 4", "gradient norm is NaN", "rows 8, 9; rows 10, 11", "checkpoint-2"] {
+        assert!(message.contains(part), "no '{part}' in: {message}");
+    }
+    assert_eq!(steps(&events), 3);
+}
+
+#[test]
+fn nothing_is_updated_by_a_step_that_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let task = Faulty { mlp: Mlp::new(5), fault: Fault::NanLoss, step: 0 };
+    let before = task.mlp.bits();
+    let arguments = TrainingArguments { warmup_ratio: 0.0, ..arguments(directory.path()) };
+    let error = Trainer::new(arguments, task.mlp.parameters()).unwrap().fit(&task, &rows(16), Some(&rows(4)));
+    assert!(error.unwrap_err().to_string().contains("no checkpoint was saved yet"));
+    assert_eq!(task.mlp.bits(), before);
+}
+
+#[test]
+fn parameters_that_the_loss_does_not_reach_are_all_named() {
+    let (message, events, _directory) = with_fault(Fault::MissingGradients);
+    assert!(message.contains("step 4") && message.contains("l1.bias, l1.weight, l2.weight;"), "{message}");
+    assert_eq!(steps(&events), 3);
+}
+
+#[test]
+fn a_loss_that_is_not_one_number_is_refused() {
+    let (message, ..) = with_fault(Fault::NotAScalar);
+    assert!(message.contains("scalar") && message.contains("[1]"), "{message}");
+}
+
+#[test]
+fn errors_of_the_task_say_where() {
+    let (message, ..) = with_fault(Fault::TaskError);
+    assert_eq!(message, "step 4: the task gave up (batch: rows 10, 11)");
+    let (message, ..) = with_fault(Fault::EvaluationError);
+    assert_eq!(message, "evaluation: no evaluation today (batch: rows 0, 1)");
+}
+
+#[test]
+fn what_cannot_be_evaluated_or_saved_is_found_before_the_first_step() {
+    for (fault, expected) in
+        [(Fault::EvaluationError, "no evaluation"), (Fault::SaveError, "adapter cannot be saved")]
+    {
+        let (message, events, directory) = with_fault(fault);
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(steps(&events), 0);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+}
+
+#[test]
+fn an_evaluation_that_is_not_finite_is_never_the_best() {
+    let (message, events, directory) = with_fault(Fault::NanEvaluation);
+    assert_eq!(message, "finished");
+    let warned = |event: &&Event| matches!(event, Event::Warning(Warning::EvaluationNotFinite { .. }));
+    assert_eq!(events.iter().filter(warned).count(), 3);
+    let state = fs::read_to_string(directory.path().join("trainer_state.json")).unwrap();
+    let state: trainer_core::TrainerState = serde_json::from_str(&state).unwrap();
+    assert_eq!((state.best_metric, state.best_global_step), (None, None));
+}
+
+#[test]
+fn a_step_without_targets_is_an_error_that_names_its_batches() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut train = rows(16);
+    for row in &mut train.rows[8..16] {
+        row.labels.fill(-100);
+    }
+    let error = fit(arguments(directory.path()), &Mlp::new(5), &train).unwrap_err().to_string();
+    assert!(error.contains("step 2") && error.contains("rows 8, 9; rows 10, 11; rows 12, 13"), "{error}");
+}
+
+// Data that misbehaves.
+
+struct Broken {
+    error: bool,
+}
+
+impl BatchSource for Broken {
+    type Batch = Batch;
+
+    fn batches_per_epoch(&self) -> usize {
+        8
+    }
+
+    fn epoch(&self, _epoch: usize, _first_batch: usize) -> Batches<'_, Batch> {
+        let good = (0..5).map(|number| Ok(super::common::batch(&random_rows(1, 8), &[number])));
+        let bad = self.error.then(|| Err("row 17 is not a picture".into()));
+        Box::new(good.chain(bad))
+    }
+}
+
+#[test]
+fn data_that_fails_or_ends_early_says_where() {
+    let directory = tempfile::tempdir().unwrap();
+    let mlp = Mlp::new(5);
+    let fit = |error| {
+        let trainer = Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap();
+        trainer.fit(&mlp, &Broken { error }, Some(&rows(4))).unwrap_err().to_string()
+    };
+    assert_eq!(fit(true), "training data, epoch 0, batch 5: row 17 is not a picture");
+    assert_eq!(fit(false), "training data, epoch 0: ended after 5 of the 8 batches it announced");
+}
+
+// Gradients that are present and zero.
+
+/// LoRA in small: `x · a · b` beside a frozen base, with `b` zero at first. `lora_dead` is multiplied by 0.
+struct Lora {
+    variables: BTreeMap<String, Var>,
+    dead: bool,
+}
+
+impl Lora {
+    fn new(dead: bool) -> Self {
+        let mut variables = BTreeMap::from([
+            ("lora_A".to_owned(), Var::from_slice(&[0.3f32, -0.2], (2, 1), &Device::Cpu).unwrap()),
+            ("lora_B".to_owned(), Var::zeros((1, 1), DType::F32, &Device::Cpu).unwrap()),
+        ]);
+        if dead {
+            variables.insert("lora_dead".to_owned(), Var::ones((1, 1), DType::F32, &Device::Cpu).unwrap());
+        }
+        Self { variables, dead }
+    }
+}
+
+impl Task for Lora {
+    type Batch = Tensor;
+
+    fn train_loss(&self, x: &Tensor, _context: &StepContext) -> Result<LossSum, BoxError> {
+        let mut y = x.matmul(&self.variables["lora_A"])?.matmul(&self.variables["lora_B"])?;
+        if self.dead {
+            let zero = y.zeros_like()?;
+            y = (y + zero.mul(&self.variables["lora_dead"])?)?;
+        }
+        Ok(LossSum { sum: (y - 1.0)?.sqr()?.sum_all()?, targets: x.dim(0)? })
+    }
+
+    fn eval_loss(&self, _x: &Tensor) -> Result<LossTotal, BoxError> {
+        unreachable!("not evaluated")
+    }
+
+    fn num_samples(&self, x: &Tensor) -> usize {
+        x.dims()[0]
+    }
+}
+
+fn zero_gradient_warnings(dead: bool, warmup_ratio: f64) -> Vec<Vec<String>> {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments {
+        num_train_epochs: 10.0,
+        warmup_ratio,
+        gradient_accumulation_steps: 1,
+        eval_strategy: IntervalStrategy::No,
+        load_best_model_at_end: false,
+        ..arguments(directory.path())
+    };
+    let task = Lora::new(dead);
+    let (sink, events) = recorder();
+    let x = vec![Tensor::new(&[[1f32, 2.]], &Device::Cpu).unwrap()];
+    let trainer =
+        Trainer::new(arguments, Parameters::new(task.variables.clone()).unwrap()).unwrap().sink(sink);
+    let outcome = trainer.fit(&task, &x, None).unwrap();
+    assert_eq!(outcome.state().global_step, 10);
+    let events = events.lock().unwrap();
+    let names = events.iter().filter_map(|event| match event {
+        Event::Warning(Warning::ZeroGradients { names }) => Some(names.clone()),
+        _ => None,
+    });
+    names.collect()
+}
+
+#[test]
+fn an_adapter_that_starts_at_zero_is_no_reason_to_warn() {
+    // Without a warm-up A has its first gradient in step 2; with one, step 1 runs at rate 0 and it is step 3.
+    assert_eq!(zero_gradient_warnings(false, 0.0), [[""; 0]; 0]);
+    assert_eq!(zero_gradient_warnings(false, 0.1), [[""; 0]; 0]);
+}
+
+#[test]
+fn a_parameter_whose_gradient_stays_zero_is_named_once() {
+    assert_eq!(zero_gradient_warnings(true, 0.0), [["lora_dead"]]);
+    assert_eq!(zero_gradient_warnings(true, 0.1), [["lora_dead"]]);
+}

@@ -1,0 +1,11 @@
+//! The engine as its users meet it, on models small enough to reason about.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod accumulation;
+mod checkpoints;
+mod common;
+mod faults;
+mod golden;
+mod resume;
+mod sinks;

@@ -1,0 +1,358 @@
+//! A resumed run is the run that was never interrupted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::common::{self, Mlp, Rows, contrary, random_rows, recorder, stop_in_step};
+use trainer_core::{
+    BoxError, Error, Event, IntervalStrategy, LogEntry, Outcome, Result, Resume, Trainer, TrainerState,
+    TrainingArguments, Warning,
+};
+
+/// Eleven batches an epoch make three steps of four, the last one short; three epochs make nine.
+fn data() -> (Rows, Rows) {
+    let train = Rows { rows: random_rows(1, 21), batch_size: 2, shuffle: Some(9) };
+    (train, Rows { rows: random_rows(2, 7), batch_size: 4, shuffle: None })
+}
+
+fn model() -> Mlp {
+    Mlp::with_dropout(5, 0.4)
+}
+
+struct Trained {
+    outcome: Outcome,
+    mlp: Mlp,
+    events: Vec<Event>,
+}
+
+impl Trained {
+    fn bits(&self) -> BTreeMap<String, Vec<u32>> {
+        self.mlp.bits()
+    }
+
+    fn warnings(&self) -> Vec<&Warning> {
+        let warnings = self.events.iter().filter_map(|event| match event {
+            Event::Warning(warning) => Some(warning),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
+/// The last parameters at the end, so that they tell the whole run.
+fn arguments(output_dir: &Path) -> TrainingArguments {
+    TrainingArguments { load_best_model_at_end: false, ..common::arguments(output_dir) }
+}
+
+fn train(arguments: &TrainingArguments, resume: Option<Resume>, stop_in: Option<usize>) -> Result<Trained> {
+    train_on(data(), arguments, resume, stop_in)
+}
+
+fn train_on(
+    (train, evaluation): (Rows, Rows),
+    arguments: &TrainingArguments,
+    resume: Option<Resume>,
+    stop_in: Option<usize>,
+) -> Result<Trained> {
+    let mlp = model();
+    let (sink, events) = recorder();
+    let (stopper, stop) = stop_in_step(stop_in.unwrap_or(usize::MAX));
+    let mut trainer =
+        Trainer::new(arguments.clone(), mlp.parameters())?.sink(sink).sink(stopper).stop_signal(stop);
+    if let Some(resume) = resume {
+        trainer = trainer.resume(resume);
+    }
+    let outcome = trainer.fit(&mlp, &train, Some(&evaluation))?;
+    let events = events.lock().unwrap().clone();
+    Ok(Trained { outcome, mlp, events })
+}
+
+/// The log without what no two runs share: how long things took.
+fn untimed(state: &TrainerState) -> Vec<LogEntry> {
+    let untimed = |entry: &LogEntry| match entry.clone() {
+        LogEntry::Train { .. } => entry.clone(),
+        LogEntry::Evaluation { eval_loss, epoch, step, .. } => LogEntry::Evaluation {
+            eval_loss,
+            eval_runtime: 0.0,
+            eval_samples_per_second: 0.0,
+            eval_steps_per_second: 0.0,
+            epoch,
+            step,
+        },
+        LogEntry::Summary { train_loss, epoch, step, .. } => LogEntry::Summary {
+            train_runtime: 0.0,
+            train_samples_per_second: 0.0,
+            train_steps_per_second: 0.0,
+            train_loss,
+            epoch,
+            step,
+        },
+    };
+    state.log_history.iter().map(untimed).collect()
+}
+
+fn file(directory: &Path, step: usize, name: &str) -> Vec<u8> {
+    fs::read(directory.join(format!("checkpoint-{step}")).join(name)).unwrap()
+}
+
+#[test]
+fn stopping_after_any_step_changes_nothing() {
+    let whole = tempfile::tempdir().unwrap();
+    // Entries of the log span steps, epochs and interruptions.
+    let base = TrainingArguments { logging_steps: 2, ..arguments(whole.path()) };
+    let uninterrupted = train(&base, None, None).unwrap();
+    assert!(matches!(uninterrupted.outcome, Outcome::Finished { .. }));
+
+    for step in 1..9 {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = TrainingArguments { output_dir: directory.path().to_owned(), ..base.clone() };
+        let interrupted = train(&arguments, None, Some(step)).unwrap();
+        let Outcome::Interrupted { checkpoint, state } = &interrupted.outcome else { panic!("step {step}") };
+        assert_eq!(
+            (checkpoint, state.global_step),
+            (&directory.path().join(format!("checkpoint-{step}")), step)
+        );
+
+        let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+        assert_eq!(resumed.warnings(), [] as [&Warning; 0], "step {step}");
+        assert_eq!(resumed.bits(), uninterrupted.bits(), "parameters, stopped after step {step}");
+        assert_eq!(
+            untimed(resumed.outcome.state()),
+            untimed(uninterrupted.outcome.state()),
+            "log, stopped after step {step}"
+        );
+        for name in ["parameters.safetensors", "optimizer.safetensors"] {
+            assert!(
+                file(directory.path(), 9, name) == file(whole.path(), 9, name),
+                "{name}, stopped after {step}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_may_be_stopped_again_and_again() {
+    let [whole, often] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let uninterrupted = train(&arguments(whole.path()), None, None).unwrap();
+    let arguments = arguments(often.path());
+    train(&arguments, None, Some(2)).unwrap();
+    train(&arguments, Some(Resume::Newest), Some(3)).unwrap();
+    train(&arguments, Some(Resume::Newest), Some(7)).unwrap();
+    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+    assert_eq!(resumed.bits(), uninterrupted.bits());
+    assert_eq!(untimed(resumed.outcome.state()), untimed(uninterrupted.outcome.state()));
+}
+
+#[test]
+fn a_crash_costs_only_the_steps_since_the_last_checkpoint() {
+    let [whole, crashed] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let uninterrupted = train(&arguments(whole.path()), None, None).unwrap();
+    let arguments = arguments(crashed.path());
+    let (train_rows, evaluation) = data();
+    let mlp = model();
+    let crash = |event: &Event| -> Result<(), BoxError> {
+        match event {
+            Event::Step(report) if report.global_step == 5 => Err("the power went out".into()),
+            _ => Ok(()),
+        }
+    };
+    let trainer = Trainer::new(arguments.clone(), mlp.parameters()).unwrap().sink(crash);
+    let error = trainer.fit(&mlp, &train_rows, Some(&evaluation)).unwrap_err();
+    assert!(error.to_string().contains("the power went out"), "{error}");
+
+    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+    let from = resumed.events.iter().find_map(|event| match event {
+        Event::Resumed { global_step, .. } => Some(*global_step),
+        _ => None,
+    });
+    assert_eq!(from, Some(3));
+    assert_eq!(resumed.bits(), uninterrupted.bits());
+}
+
+#[test]
+fn a_finished_run_resumes_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    let first = train(&arguments, None, None).unwrap();
+    let again = train(&arguments, Some(Resume::Newest), None).unwrap();
+    assert_eq!(again.bits(), first.bits());
+    assert_eq!(untimed(again.outcome.state()), untimed(first.outcome.state()));
+}
+
+/// A finished run with checkpoints 3, 6 and 9, of which the newest is then damaged.
+fn damaged(damage: impl Fn(&Path)) -> (tempfile::TempDir, TrainingArguments) {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train(&arguments, None, None).unwrap();
+    damage(&directory.path().join("checkpoint-9"));
+    (directory, arguments)
+}
+
+fn truncate(checkpoint: &Path) {
+    let path = checkpoint.join("optimizer.safetensors");
+    let content = fs::read(&path).unwrap();
+    fs::write(&path, &content[..content.len() / 2]).unwrap();
+}
+
+fn flip_a_bit(checkpoint: &Path) {
+    let path = checkpoint.join("parameters.safetensors");
+    let mut content = fs::read(&path).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&path, content).unwrap();
+}
+
+fn unfinish(checkpoint: &Path) {
+    fs::remove_file(checkpoint.join("complete.json")).unwrap();
+}
+
+fn lose_a_file(checkpoint: &Path) {
+    fs::remove_file(checkpoint.join("trainer_state.json")).unwrap();
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_skipped_with_the_reason() {
+    type Damage = fn(&Path);
+    let cases: [(Damage, &str); 4] = [
+        (truncate, "optimizer.safetensors has"),
+        (flip_a_bit, "parameters.safetensors does not have the checksum"),
+        (unfinish, "never finished"),
+        (lose_a_file, "trainer_state.json"),
+    ];
+    for (damage, expected) in cases {
+        let (directory, arguments) = damaged(damage);
+        let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+        let warnings = resumed.warnings();
+        let [Warning::CheckpointSkipped { path, reason }] = warnings[..] else { panic!("{warnings:?}") };
+        assert_eq!(path, &directory.path().join("checkpoint-9"));
+        assert!(reason.contains(expected), "{reason}");
+        let from = PathBuf::from("checkpoint-6");
+        assert!(resumed.events.iter().any(
+            |event| matches!(event, Event::Resumed { checkpoint, global_step: 6 } if checkpoint.ends_with(&from))
+        ));
+        assert_eq!(resumed.outcome.state().global_step, 9);
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_that_was_named_is_an_error() {
+    let (directory, arguments) = damaged(truncate);
+    let named = directory.path().join("checkpoint-9");
+    let Err(Error::Checkpoint { path, reason }) = train(&arguments, Some(Resume::From(named.clone())), None)
+    else {
+        panic!("resumed from a damaged checkpoint")
+    };
+    assert_eq!(path, named);
+    assert!(reason.contains("optimizer.safetensors has"), "{reason}");
+}
+
+#[test]
+fn nothing_to_resume_from_is_an_error_that_says_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = train(&arguments(directory.path()), Some(Resume::Newest), None).err().unwrap();
+    assert!(matches!(error, Error::NoCheckpoint { .. }), "{error}");
+
+    let (directory, arguments) = damaged(truncate);
+    for step in [3, 6] {
+        fs::remove_dir_all(directory.path().join(format!("checkpoint-{step}"))).unwrap();
+    }
+    let error = train(&arguments, Some(Resume::Newest), None).err().unwrap().to_string();
+    assert!(error.contains("checkpoint-9") && error.contains("optimizer.safetensors has"), "{error}");
+}
+
+#[test]
+fn other_data_or_accumulation_cannot_be_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train(&arguments, None, Some(4)).unwrap();
+
+    let other = TrainingArguments { gradient_accumulation_steps: 2, ..arguments.clone() };
+    let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
+    assert!(error.contains("gradient_accumulation_steps 4, now it is 2"), "{error}");
+
+    let mlp = model();
+    let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().resume(Resume::Newest);
+    let fewer = Rows { rows: random_rows(1, 16), batch_size: 2, shuffle: Some(9) };
+    let error = trainer.fit(&mlp, &fewer, Some(&fewer)).unwrap_err().to_string();
+    assert!(error.contains("11 training batches an epoch, now there are 8"), "{error}");
+}
+
+#[test]
+fn changed_arguments_are_allowed_and_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train(&arguments, None, None).unwrap();
+    let longer = TrainingArguments { num_train_epochs: 4.0, ..arguments };
+    let resumed = train(&longer, Some(Resume::Newest), None).unwrap();
+    let changes = vec!["num_train_epochs: 3.0 -> 4.0".to_owned()];
+    assert_eq!(resumed.warnings(), [&Warning::ArgumentsChanged { changes }]);
+    assert_eq!(resumed.outcome.state().global_step, 12);
+}
+
+#[test]
+fn of_two_runs_in_one_directory_the_later_one_is_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train(&arguments, None, None).unwrap();
+    let second = train(&arguments, None, Some(4)).unwrap();
+    let earlier = |step: usize| directory.path().join(format!("checkpoint-{step}"));
+    assert_eq!(second.warnings(), [&Warning::EarlierCheckpoints { paths: [3, 6, 9].map(earlier).to_vec() }]);
+    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+    assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 4, .. })));
+}
+
+/// An evaluation that is worse every time, so that the first checkpoint stays the best.
+fn train_worse(arguments: &TrainingArguments, resume: Option<Resume>, stop_in: Option<usize>) -> Trained {
+    let (train, _) = data();
+    let evaluation = Rows { rows: contrary(&train.rows), ..data().1 };
+    let arguments = TrainingArguments { load_best_model_at_end: true, ..arguments.clone() };
+    train_on((train, evaluation), &arguments, resume, stop_in).unwrap()
+}
+
+#[test]
+fn the_best_checkpoint_from_before_the_stop_is_loaded_at_the_end() {
+    let [whole, directory] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let uninterrupted = train_worse(&arguments(whole.path()), None, None);
+    let arguments = arguments(directory.path());
+    train_worse(&arguments, None, Some(5));
+    let resumed = train_worse(&arguments, Some(Resume::Newest), None);
+    assert_eq!(resumed.outcome.state().best_model_checkpoint, Some(directory.path().join("checkpoint-3")));
+    assert_eq!(resumed.bits(), uninterrupted.bits());
+}
+
+#[test]
+fn a_moved_output_directory_keeps_its_best_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    train_worse(&arguments(&old), None, Some(5));
+    fs::rename(&old, &new).unwrap();
+    let resumed = train_worse(&arguments(&new), Some(Resume::Newest), None);
+    assert_eq!(resumed.warnings(), [] as [&Warning; 0]);
+    assert_eq!(resumed.outcome.state().best_model_checkpoint, Some(new.join("checkpoint-3")));
+}
+
+#[test]
+fn a_lost_best_checkpoint_is_reported_and_a_new_best_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train_worse(&arguments, None, Some(5));
+    let best = directory.path().join("checkpoint-3");
+    fs::remove_dir_all(&best).unwrap();
+    let resumed = train_worse(&arguments, Some(Resume::Newest), None);
+    assert_eq!(resumed.warnings(), [&Warning::BestCheckpointMissing { path: best }]);
+    assert_eq!(resumed.outcome.state().best_global_step, Some(6));
+}
+
+#[test]
+fn a_run_without_checkpoints_of_its_own_still_saves_when_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments {
+        save_strategy: IntervalStrategy::No,
+        eval_strategy: IntervalStrategy::No,
+        ..arguments(directory.path())
+    };
+    train(&arguments, None, Some(4)).unwrap();
+    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+    let whole = TrainingArguments { output_dir: directory.path().join("whole"), ..arguments };
+    assert_eq!(resumed.bits(), train(&whole, None, None).unwrap().bits());
+}

@@ -1,0 +1,134 @@
+//! What the sinks make of a run.
+
+use std::fs;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use super::common::{Mlp, Rows, arguments, random_rows, recorder, stop_in_step};
+use serde_json::Value;
+use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
+use trainer_core::{BoxError, Error, Event, EventSink, IntervalStrategy, Resume, Trainer, TrainingArguments};
+
+fn rows() -> (Rows, Rows) {
+    (
+        Rows { rows: random_rows(1, 16), batch_size: 2, shuffle: None },
+        Rows { rows: random_rows(2, 4), batch_size: 2, shuffle: None },
+    )
+}
+
+/// Two steps an epoch.
+fn train(arguments: TrainingArguments, sink: impl EventSink + 'static) {
+    let ((rows, evaluation), mlp) = (rows(), Mlp::new(5));
+    let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(sink);
+    let _finished = trainer.fit(&mlp, &rows, Some(&evaluation)).unwrap();
+}
+
+#[test]
+fn events_tell_the_run_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sink, events) = recorder();
+    train(TrainingArguments { num_train_epochs: 1.0, ..arguments(directory.path()) }, sink);
+    let kinds: Vec<Value> = events
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|event| serde_json::to_value(event).unwrap()["event"].clone())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "started",
+            "step",
+            "log",
+            "step",
+            "log",
+            "evaluation_started",
+            "log",
+            "checkpoint_saved",
+            "log",
+            "best_loaded",
+            "finished"
+        ]
+    );
+}
+
+#[test]
+fn json_lines_hold_all_but_the_steps_and_grow_on_resume() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, output_dir) = (directory.path().join("deep/log.jsonl"), directory.path().join("run"));
+    let ((rows, evaluation), mlp) = (rows(), Mlp::new(5));
+    let trainer = || {
+        let sink = JsonLinesSink::append(&log).unwrap();
+        Trainer::new(arguments(&output_dir), mlp.parameters()).unwrap().sink(sink)
+    };
+    let (stopper, stop) = stop_in_step(3);
+    let _ = trainer().sink(stopper).stop_signal(stop).fit(&mlp, &rows, Some(&evaluation)).unwrap();
+    let _ = trainer().resume(Resume::Newest).fit(&mlp, &rows, Some(&evaluation)).unwrap();
+
+    let log = fs::read_to_string(&log).unwrap();
+    let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<_> =
+        events.iter().filter(|event| event["loss"].is_number()).map(|event| &event["step"]).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert!(!kinds.contains(&"step"));
+    let at = |kind| kinds.iter().position(|&other| other == kind).unwrap();
+    assert!(
+        at("started") < at("interrupted")
+            && at("interrupted") < at("resumed")
+            && at("resumed") < at("finished")
+    );
+}
+
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_console_without_a_terminal_shows_what_matters_line_by_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let buffer = Buffer::default();
+    let arguments = TrainingArguments {
+        num_train_epochs: 100.0,
+        save_strategy: IntervalStrategy::Steps,
+        save_steps: 100,
+        load_best_model_at_end: false,
+        ..arguments(directory.path())
+    };
+    train(arguments, ConsoleSink::lines(buffer.clone()));
+    let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+    let steps = text
+        .lines()
+        .filter(|line| line.starts_with("step ") && line.contains("samples/s"))
+        .collect::<Vec<_>>();
+    assert_eq!(steps.len(), ConsoleSink::LINES, "200 steps");
+    assert!(
+        steps[0].starts_with("step 4/200  loss ")
+            && steps[0].contains("  lr ")
+            && steps[0].ends_with(" left"),
+        "{}",
+        steps[0]
+    );
+    assert_eq!(text.lines().filter(|line| line.contains("eval_loss")).count(), 100);
+    assert!(text.starts_with("training 175 parameters for 200 steps\n"), "{text}");
+    assert!(text.contains("/checkpoint-200") && text.contains("\ntrained for "), "{text}");
+}
+
+#[test]
+fn a_sink_that_fails_stops_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let ((rows, evaluation), mlp) = (rows(), Mlp::new(5));
+    let full = |_: &Event| -> Result<(), BoxError> { Err("no space left".into()) };
+    let trainer = Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap().sink(full);
+    let error = trainer.fit(&mlp, &rows, Some(&evaluation)).unwrap_err();
+    assert!(matches!(error, Error::Sink { .. }) && error.to_string().contains("no space left"), "{error}");
+}
