@@ -13,6 +13,92 @@ pub enum Error {
         /// What the operating system said.
         error: std::io::Error,
     },
+    /// A configuration file is not the JSON that it should be.
+    #[error("{}: {error}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why it cannot be read.
+        error: serde_json::Error,
+    },
+    /// A parquet file is broken or cut short.
+    #[error("{}: {error}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What its reader said.
+        error: parquet::errors::ParquetError,
+    },
+
+    // Datasets
+    /// A dataset without rows, or nothing that is a dataset.
+    #[error("{dataset}: no captioned pictures found; {why}")]
+    NoRows {
+        /// Its name or path.
+        dataset: String,
+        /// What was looked for, or what was found instead.
+        why: String,
+    },
+    /// A dataset whose captions are all blank.
+    #[error(
+        "{dataset}: column `{column}` is empty in all {rows} rows; name the column that holds the captions"
+    )]
+    NoCaptions {
+        /// Its name.
+        dataset: String,
+        /// The column.
+        column: String,
+        /// How many rows there are.
+        rows: usize,
+    },
+    /// A file without a column that was asked for.
+    #[error("{}: no column `{column}`; there are: {}", path.display(), available.join(", "))]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// The columns it has.
+        available: Vec<String>,
+    },
+    /// A column that holds something else.
+    #[error("{}: column `{column}` should hold {expected}, it holds {found}", path.display())]
+    ColumnType {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// What it should hold.
+        expected: &'static str,
+        /// What it holds.
+        found: String,
+    },
+    /// A line of a metadata file that cannot be used.
+    #[error("{}, line {line}: {why}", path.display())]
+    Metadata {
+        /// The metadata file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A picture without its text file, in a folder where others have one.
+    #[error("{} has no caption: {} does not exist", image.display(), caption.display())]
+    NoCaptionFile {
+        /// The picture.
+        image: PathBuf,
+        /// Where its caption should be.
+        caption: PathBuf,
+    },
+    /// Rows that cannot be divided as asked.
+    #[error("cannot split {rows} rows: {why}")]
+    Split {
+        /// How many rows there are.
+        rows: usize,
+        /// What is wrong.
+        why: String,
+    },
 
     // Rows
     /// A row that the dataset does not have.
@@ -28,13 +114,129 @@ pub enum Error {
     /// A row that cannot be used, and why.
     #[error("row {row} of {dataset}: {error}")]
     Row {
-        /// Name of the dataset.
+        /// Name of the dataset, or the row's file in it.
         dataset: String,
         /// The row, counted from 0.
         row: usize,
         /// What is wrong with it.
         error: Box<Error>,
     },
+    /// A caption that is null, empty or white space.
+    #[error("the caption is blank; write one or leave the row out")]
+    BlankCaption,
+    /// A caption that is not UTF-8.
+    #[error("the caption is not UTF-8 text")]
+    CaptionEncoding,
+    /// A row with neither the bytes of a picture nor the path of one.
+    #[error("there is no picture: its bytes are null")]
+    NoPicture,
+
+    // Pictures
+    /// A picture that is of no kind that can be read.
+    #[error("not a PNG, JPEG, GIF, WebP or BMP picture: it begins with \"{start}\"")]
+    UnknownFormat {
+        /// Its first bytes, escaped.
+        start: String,
+    },
+    /// A picture that is broken or cut short.
+    #[error("the picture cannot be decoded: {why}")]
+    Decode {
+        /// What the decoder said.
+        why: String,
+    },
+    /// A picture too large to be decoded safely.
+    #[error(
+        "the picture says that it has {width} x {height} pixels, more than {max_pixels}; \
+         make it smaller, or raise the limit if it is no decompression bomb"
+    )]
+    TooManyPixels {
+        /// Its width.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// The limit.
+        max_pixels: u64,
+    },
+    /// Pictures that cannot be one tensor.
+    #[error(
+        "pictures of one batch come out as {} x {} and {} x {} pixels; give the image processor a crop size",
+        first.0, first.1, other.0, other.1
+    )]
+    DifferentSizes {
+        /// Width and height of the first.
+        first: (u32, u32),
+        /// Width and height of one that differs.
+        other: (u32, u32),
+    },
+
+    // Checkpoint files
+    /// An option that this crate does not implement.
+    #[error("{}: `{option}` is {value}, supported: {supported}", path.display())]
+    UnsupportedOption {
+        /// The file.
+        path: PathBuf,
+        /// Name of the option.
+        option: String,
+        /// Its value there.
+        value: String,
+        /// What it may be.
+        supported: &'static str,
+    },
+    /// A tokenizer file that cannot be used.
+    #[error("{}: {why}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    // Tokens and batches
+    /// A caption that the tokenizer refuses.
+    #[error("cannot tokenize {caption:?}: {why}")]
+    Encode {
+        /// The caption.
+        caption: String,
+        /// What the tokenizer said.
+        why: String,
+    },
+    /// Ids that the tokenizer cannot turn into text.
+    #[error("cannot decode the ids {ids:?}: {why}")]
+    DecodeIds {
+        /// The ids.
+        ids: Vec<u32>,
+        /// What the tokenizer said.
+        why: String,
+    },
+    /// A caption longer than its batch.
+    #[error(
+        "a caption has {tokens} tokens, the batch has room for {max}; raise the maximum or truncate captions"
+    )]
+    CaptionTooLong {
+        /// Tokens of the caption.
+        tokens: usize,
+        /// Length of the batch.
+        max: usize,
+    },
+    /// Captions and rows of a batch that do not belong together.
+    #[error("a batch of {captions} captions was given {rows} rows")]
+    BatchLengths {
+        /// How many rows.
+        rows: usize,
+        /// How many captions.
+        captions: usize,
+    },
+
+    // Threads
+    /// No thread could be started.
+    #[error("cannot start a thread: {error}")]
+    Thread {
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// What a prefetching thread was asked to do panicked.
+    #[error("a prefetching thread panicked")]
+    WorkerPanicked,
 
     /// An operation of candle failed.
     #[error(transparent)]

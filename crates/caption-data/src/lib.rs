@@ -1,8 +1,78 @@
 //! Captioned images: sources, CLIP image processing, tokenizing, label masking, splits and batches.
+//!
+//! What goes into the training of a captioning model, with the numbers of the Hugging Face stack:
+//!
+//! - [`CaptionSource`]: a dataset, row by row. [`open`] finds out whether a path holds parquet files
+//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]); [`drawings`] makes pictures in code;
+//!   [`Subset`] chooses rows.
+//! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, as `datasets`, Pillow and
+//!   `CLIPImageProcessor` make them.
+//! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.
+//! - [`train_test_split`] and [`split()`]: the rows that `datasets` deals out for a seed.
+//! - [`PictureLoader`] and [`Prefetch`]: decoding and resizing ahead of their use.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use candle_core::Device;
+//! use caption_data::{
+//!     CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, Padding, PictureLoader, SourceOptions,
+//!     Subset, TokenizedCaptions, open, split,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+//! # let (dataset, checkpoint) = (fixtures.join("parquet/snapshot"), fixtures.join("tokenizer"));
+//! let source = Arc::new(Subset::first(open(dataset, &SourceOptions::default())?, 700));
+//! let rows = split(source.len(), [0.6, 0.2, 0.2], 42)?;
+//!
+//! let captions = TokenizedCaptions::new(&source, &CaptionTokenizer::from_pretrained(checkpoint)?)?;
+//! let pictures = PictureLoader::new(source, ImageProcessor::default(), OnBadImage::Fail);
+//!
+//! let batches: Vec<_> = rows.train.chunks(2).map(<[_]>::to_vec).collect();
+//! for pictures in pictures.prefetch(batches, 1, 4)? {
+//!     let pictures = pictures?;
+//!     let captions = captions.batch(pictures.rows(), Padding::Longest)?;
+//!     let pixel_values = pictures.pixel_values(&Device::Cpu)?;
+//!     let (input_ids, labels) = (captions.input_ids(&Device::Cpu)?, captions.labels(&Device::Cpu)?);
+//!     assert_eq!(pixel_values.dims()[0], input_ids.dims()[0]);
+//!     assert_eq!(input_ids.dims(), labels.dims());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod captions;
+mod decode;
 mod error;
+mod folder;
+mod open;
+mod parquet_file;
+mod parquet_source;
+mod pcg64;
+mod pictures;
+mod prefetch;
+mod processor;
+mod processor_config;
+mod resize;
 mod source;
+mod split;
+mod subset;
+mod tokenizer;
 
+pub mod drawings;
+
+pub use captions::{CaptionBatch, IGNORE_INDEX, Padding, TokenizedCaptions};
+pub use decode::ImageDecoder;
 pub use error::{Error, Result};
+pub use folder::ImageFolder;
 pub use image::RgbImage;
+pub use open::{SourceOptions, open};
+pub use parquet_source::ParquetSource;
+pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
+pub use prefetch::Prefetch;
+pub use processor::ImageProcessor;
 pub use source::CaptionSource;
+pub use split::{Split, split, train_test_split};
+pub use subset::Subset;
+pub use tokenizer::CaptionTokenizer;

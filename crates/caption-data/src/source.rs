@@ -1,13 +1,14 @@
+use std::fmt::Display;
 use std::sync::Arc;
 
 use image::RgbImage;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Captioned images, numbered from 0: what every dataset of this crate is.
 ///
-/// Rows are read on demand and by number, from any thread, so a source holds no decoded pictures. A row that cannot
-/// be used is an error that names the dataset and the row; reading it again gives the same error.
+/// Rows are read on demand and by number, from any thread, so a source holds no decoded pictures. A row that
+/// cannot be used is an error that names the dataset and the row; reading it again gives the same error.
 pub trait CaptionSource: Send + Sync {
     /// What the dataset is called in messages: the path it was read from, or what it was made by.
     fn name(&self) -> String;
@@ -31,6 +32,11 @@ pub trait CaptionSource: Send + Sync {
     /// # Errors
     /// If there is no such row, or if its picture cannot be read or decoded.
     fn image(&self, row: usize) -> Result<RgbImage>;
+}
+
+/// Names the row that an error is about.
+pub(crate) fn row_of(dataset: impl Display, row: usize) -> impl FnOnce(Error) -> Error {
+    move |error| Error::Row { dataset: dataset.to_string(), row, error: Box::new(error) }
 }
 
 /// Shared sources are sources, so that a prefetching thread can hold one.

@@ -1,0 +1,175 @@
+use candle_core::{Device, Tensor};
+
+use crate::{CaptionSource, CaptionTokenizer, Error, Result};
+
+/// The label of a position that no loss is taken of: PyTorch's and transformers' `ignore_index`.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// To which length the captions of a batch are filled up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Padding {
+    /// The longest caption of the batch: no work is wasted.
+    #[default]
+    Longest,
+    /// This many tokens, whatever the captions are.
+    MaxLength(usize),
+}
+
+/// Every caption of a dataset as token ids, from `[CLS]` to `[SEP]`.
+///
+/// Captions are small and are read in every epoch, so they are tokenized once and kept.
+#[derive(Debug, Clone)]
+pub struct TokenizedCaptions {
+    ids: Vec<Vec<u32>>,
+    pad_id: u32,
+}
+
+impl TokenizedCaptions {
+    /// Tokenizes all captions of a dataset.
+    ///
+    /// # Errors
+    /// If a caption cannot be read or is blank: the error names the row.
+    pub fn new(source: &dyn CaptionSource, tokenizer: &CaptionTokenizer) -> Result<Self> {
+        let ids =
+            (0..source.len()).map(|row| tokenizer.encode(&source.caption(row)?)).collect::<Result<_>>()?;
+        Ok(Self { ids, pad_id: tokenizer.pad_id() })
+    }
+
+    /// How many captions there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The ids of a row's caption, without padding; nothing if there is no such row.
+    pub fn ids(&self, row: usize) -> Option<&[u32]> {
+        self.ids.get(row).map(Vec::as_slice)
+    }
+
+    /// The captions of some rows, in their order.
+    ///
+    /// # Errors
+    /// If there is no such row, or if a caption has more tokens than [`Padding::MaxLength`].
+    pub fn batch(&self, rows: &[usize], padding: Padding) -> Result<CaptionBatch> {
+        let dataset = || "the tokenized dataset".to_owned();
+        let missing = |row| Error::RowOutOfRange { dataset: dataset(), row, len: self.ids.len() };
+        let ids = |row: &usize| self.ids.get(*row).cloned().ok_or_else(|| missing(*row));
+        CaptionBatch::new(rows.to_vec(), rows.iter().map(ids).collect::<Result<_>>()?, self.pad_id, padding)
+    }
+}
+
+/// Captions of a batch, ready for the model. Plain numbers, so that it can cross threads; the tensors are
+/// made where they are used.
+///
+/// Pictures are not part of it: their features are usually computed once, and only looked up by
+/// [`rows`](Self::rows) after that. Where they are not, a [`PictureLoader`](crate::PictureLoader) gives the
+/// pixel values of the same rows.
+///
+/// ```
+/// use caption_data::{CaptionBatch, IGNORE_INDEX, Padding};
+/// use candle_core::Device;
+///
+/// let captions = vec![vec![101, 1037, 102], vec![101, 1037, 3899, 4937, 102]];
+/// let batch = CaptionBatch::new(vec![7, 3], captions, 0, Padding::Longest)?;
+/// assert_eq!(batch.input_ids(&Device::Cpu)?.to_vec2::<u32>()?[0], [101, 1037, 102, 0, 0]);
+/// let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;
+/// assert_eq!(labels[0], [101, 1037, 102, IGNORE_INDEX, IGNORE_INDEX]);
+/// assert_eq!(batch.target_tokens(), 2 + 4);
+/// # Ok::<(), caption_data::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptionBatch {
+    rows: Vec<usize>,
+    ids: Vec<Vec<u32>>,
+    length: usize,
+    pad_id: u32,
+}
+
+impl CaptionBatch {
+    /// Captions as ids without padding, and the rows of the dataset that they belong to.
+    ///
+    /// # Errors
+    /// If there are not as many captions as rows, or if a caption has more tokens than
+    /// [`Padding::MaxLength`].
+    pub fn new(rows: Vec<usize>, ids: Vec<Vec<u32>>, pad_id: u32, padding: Padding) -> Result<Self> {
+        if rows.len() != ids.len() {
+            return Err(Error::BatchLengths { rows: rows.len(), captions: ids.len() });
+        }
+        let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
+        let length = match padding {
+            Padding::Longest => longest,
+            Padding::MaxLength(max) if longest <= max => max,
+            Padding::MaxLength(max) => return Err(Error::CaptionTooLong { tokens: longest, max }),
+        };
+        Ok(Self { rows, ids, length, pad_id })
+    }
+
+    /// Rows of the dataset, in the batch's order.
+    pub fn rows(&self) -> &[usize] {
+        &self.rows
+    }
+
+    /// The ids of each caption, without padding.
+    pub fn ids(&self) -> &[Vec<u32>] {
+        &self.ids
+    }
+
+    /// How many captions there are.
+    pub fn batch_size(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// How many positions each caption has with its padding.
+    pub fn seq_len(&self) -> usize {
+        self.length
+    }
+
+    /// How many tokens the model is taught to predict: all of every caption but its first, `[SEP]` included.
+    pub fn target_tokens(&self) -> usize {
+        self.ids.iter().map(|ids| ids.len().saturating_sub(1)).sum()
+    }
+
+    /// Token ids, u32 of shape `(batch, length)`; short captions are filled up at their end.
+    ///
+    /// # Errors
+    /// If the tensor cannot be made.
+    pub fn input_ids(&self, device: &Device) -> Result<Tensor> {
+        self.tensor(self.pad_id, |id| id, device)
+    }
+
+    /// What the model is taught, i64 of shape `(batch, length)`: the ids, [`IGNORE_INDEX`] on padding.
+    /// `[SEP]` is a target like any other, so that the model learns to stop. They stand at their tokens' own
+    /// positions: the loss shifts them, once.
+    ///
+    /// # Errors
+    /// If the tensor cannot be made.
+    pub fn labels(&self, device: &Device) -> Result<Tensor> {
+        self.tensor(IGNORE_INDEX, i64::from, device)
+    }
+
+    /// One on tokens, zero on padding, u8 of shape `(batch, length)`.
+    ///
+    /// # Errors
+    /// If the tensor cannot be made.
+    pub fn attention_mask(&self, device: &Device) -> Result<Tensor> {
+        self.tensor(0, |_| 1u8, device)
+    }
+
+    fn tensor<T: candle_core::WithDType>(
+        &self,
+        padding: T,
+        value: impl Fn(u32) -> T,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let mut values = Vec::with_capacity(self.ids.len() * self.length);
+        for ids in &self.ids {
+            values.extend(ids.iter().map(|id| value(*id)));
+            values.extend(std::iter::repeat_n(padding, self.length - ids.len()));
+        }
+        Ok(Tensor::from_vec(values, (self.ids.len(), self.length), device)?)
+    }
+}

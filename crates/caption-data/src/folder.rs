@@ -1,0 +1,169 @@
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use image::RgbImage;
+use serde_json::{Map, Value};
+
+use crate::open::{has_extension, is_metadata, walk};
+use crate::source::row_of;
+use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
+
+/// A folder of picture files with captions, laid out in one of the ways of Hugging Face's `imagefolder`:
+///
+/// - `metadata.jsonl`, one object a line: `{"file_name": "0001.png", "text": "a red bird"}`;
+/// - `metadata.csv` with the columns `file_name` and `text`;
+/// - without either, pictures with a caption in a text file of the same name: `0001.png` and `0001.txt`.
+///
+/// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
+/// with metadata of its own. Rows are in the order of the metadata, or of the paths. Pictures that the
+/// metadata do not name are left out.
+#[derive(Debug)]
+pub struct ImageFolder {
+    folder: PathBuf,
+    rows: Vec<Row>,
+    decoder: ImageDecoder,
+}
+
+#[derive(Debug)]
+struct Row {
+    image: PathBuf,
+    caption: String,
+}
+
+/// Extensions of the pictures that [`ImageDecoder`] reads.
+const PICTURES: [&str; 7] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"];
+
+impl ImageFolder {
+    /// Reads the captions of a folder and finds its pictures.
+    ///
+    /// # Errors
+    /// If a picture has no caption or a caption has no picture, if metadata are broken (the error names the
+    /// line), or if there is no row or no row with a caption.
+    pub fn open(folder: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
+        let folder = folder.as_ref();
+        let files = walk(folder)?;
+        let mut rows = Vec::new();
+        if files.iter().any(|file| is_metadata(file)) {
+            for metadata in files.iter().filter(|file| is_metadata(file)) {
+                let both = metadata.file_name().is_some_and(|name| name == "metadata.csv")
+                    && metadata.with_extension("jsonl").exists();
+                if !both {
+                    read_metadata(metadata, &options.caption_column, &mut rows)?;
+                }
+            }
+        } else {
+            read_text_files(&files, &mut rows)?;
+        }
+        let dataset = || folder.display().to_string();
+        if rows.is_empty() {
+            let why = "expected parquet files, metadata.jsonl, metadata.csv, or pictures beside .txt files"
+                .to_owned();
+            return Err(Error::NoRows { dataset: dataset(), why });
+        }
+        if rows.iter().all(|row| row.caption.trim().is_empty()) {
+            return Err(Error::NoCaptions {
+                dataset: dataset(),
+                column: options.caption_column.clone(),
+                rows: rows.len(),
+            });
+        }
+        Ok(Self { folder: folder.to_owned(), rows, decoder: options.decoder.clone() })
+    }
+
+    fn row(&self, row: usize) -> Result<&Row> {
+        let missing = || Error::RowOutOfRange { dataset: self.name(), row, len: self.rows.len() };
+        self.rows.get(row).ok_or_else(missing)
+    }
+}
+
+impl CaptionSource for ImageFolder {
+    fn name(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn caption(&self, row: usize) -> Result<String> {
+        let Row { image, caption } = self.row(row)?;
+        match caption.trim() {
+            "" => Err(row_of(image.display(), row)(Error::BlankCaption)),
+            _ => Ok(caption.clone()),
+        }
+    }
+
+    fn image(&self, row: usize) -> Result<RgbImage> {
+        let path = &self.row(row)?.image;
+        let bytes = fs::read(path).map_err(|error| Error::Io { path: path.clone(), error });
+        bytes.and_then(|bytes| self.decoder.decode(&bytes)).map_err(row_of(path.display(), row))
+    }
+}
+
+fn read_text_files(files: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {
+    let images: Vec<&PathBuf> = files.iter().filter(|file| has_extension(file, &PICTURES)).collect();
+    let captions = |image: &Path| image.with_extension("txt");
+    if !images.iter().any(|image| captions(image).exists()) {
+        return Ok(());
+    }
+    for image in images {
+        let path = captions(image);
+        if !path.exists() {
+            return Err(Error::NoCaptionFile { image: image.clone(), caption: path });
+        }
+        let text = fs::read_to_string(&path).map_err(|error| Error::Io { path, error })?;
+        rows.push(Row { image: image.clone(), caption: text.trim().to_owned() });
+    }
+    Ok(())
+}
+
+fn read_metadata(path: &Path, column: &str, rows: &mut Vec<Row>) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let broken = |line: usize, why: String| Error::Metadata { path: path.to_owned(), line, why };
+    let text = text.trim_start_matches('\u{feff}'); // the byte order mark of spreadsheets
+    let folder = path.parent().unwrap_or(path);
+    let mut add = |line: usize, fields: &Map<String, Value>| {
+        let field = |name: &str| {
+            let missing = || Error::MissingColumn {
+                path: path.to_owned(),
+                column: name.to_owned(),
+                available: fields.keys().cloned().collect(),
+            };
+            match fields.get(name).ok_or_else(missing)? {
+                Value::String(text) => Ok(text.as_str()),
+                Value::Null => Ok(""),
+                other => Err(broken(line, format!("`{name}` must be a string, got {other}"))),
+            }
+        };
+        let (file_name, caption) = (Path::new(field("file_name")?), field(column)?);
+        let inside =
+            file_name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !inside {
+            return Err(broken(line, format!("{} does not lie inside the folder", file_name.display())));
+        }
+        let image = folder.join(file_name);
+        if !image.is_file() {
+            return Err(broken(line, format!("there is no file {}", image.display())));
+        }
+        rows.push(Row { image, caption: caption.to_owned() });
+        Ok(())
+    };
+    if has_extension(path, &["csv"]) {
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let at = |error: csv::Error| {
+            broken(error.position().map_or(1, |at| at.line() as usize), error.to_string())
+        };
+        let names = reader.headers().map_err(at)?.clone();
+        for record in reader.records() {
+            let record = record.map_err(at)?;
+            let fields = names.iter().map(str::to_owned).zip(record.iter().map(Value::from)).collect();
+            add(record.position().map_or(1, |at| at.line() as usize), &fields)?;
+        }
+        return Ok(());
+    }
+    for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let fields = serde_json::from_str(text).map_err(|error| broken(line + 1, error.to_string()))?;
+        add(line + 1, &fields)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image::RgbImage;
+
+use crate::parquet_file::{Column, ParquetFile};
+use crate::source::row_of;
+use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
+
+/// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them.
+///
+/// The picture column holds the bytes of picture files, either directly or as the field `bytes` of a struct
+/// (the hub's `Image` feature); where `bytes` is null, the struct's `path` names a file, relative to the
+/// parquet file. Features and other metadata of Hugging Face in the file are not needed and not read.
+///
+/// Captions are read when the dataset is opened. Pictures are read one row group at a time, when a row of it
+/// is asked for, and kept as they are in the file, not decoded: up to 1 GiB, after which the row group that
+/// was not used for the longest time goes.
+#[derive(Debug)]
+pub struct ParquetSource {
+    name: String,
+    files: Vec<ParquetFile>,
+    /// All row groups of all files, in order.
+    groups: Vec<RowGroup>,
+    /// One for each row; blank where the file has null.
+    captions: Vec<String>,
+    decoder: ImageDecoder,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug)]
+struct RowGroup {
+    file: usize,
+    /// Its number in the file.
+    index: usize,
+    first_row: usize,
+}
+
+/// Encoded pictures of the row groups that were used last, the newest at the end.
+#[derive(Debug, Default)]
+struct Cache {
+    groups: Vec<(usize, Arc<Pictures>)>,
+}
+
+#[derive(Debug)]
+struct Pictures {
+    bytes: Column,
+    paths: Option<Column>,
+}
+
+/// How many bytes of pictures are kept.
+const KEPT_BYTES: usize = 1 << 30;
+
+impl ParquetSource {
+    /// Opens parquet files as one dataset, in the given order.
+    ///
+    /// # Errors
+    /// If a file is not parquet, is cut short or lacks a column (the error names those that it has), if a
+    /// column is not what it should be, or if there is no row or no row with a caption.
+    pub fn open(paths: &[impl AsRef<Path>], options: &SourceOptions) -> Result<Self> {
+        let mut name =
+            paths.first().map_or("no parquet files".to_owned(), |path| path.as_ref().display().to_string());
+        if paths.len() > 1 {
+            name += &format!(" and {} more", paths.len() - 1);
+        }
+        let open = |path: &dyn AsRef<Path>| {
+            ParquetFile::open(path.as_ref(), &options.image_column, &options.caption_column)
+        };
+        let files = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+        let (mut groups, mut captions) = (Vec::new(), Vec::new());
+        for (file_number, file) in files.iter().enumerate() {
+            let reader = file.reader()?;
+            for index in 0..file.groups() {
+                groups.push(RowGroup { file: file_number, index, first_row: captions.len() });
+                for caption in file.captions(&reader, index)?.iter() {
+                    let text = str::from_utf8(caption.unwrap_or_default());
+                    let text = text.map_err(|_| row_of(&name, captions.len())(Error::CaptionEncoding))?;
+                    captions.push(text.to_owned());
+                }
+            }
+        }
+        if captions.is_empty() {
+            return Err(Error::NoRows { dataset: name, why: "the file has no rows".to_owned() });
+        }
+        if captions.iter().all(|caption| caption.trim().is_empty()) {
+            return Err(Error::NoCaptions {
+                dataset: name,
+                column: options.caption_column.clone(),
+                rows: captions.len(),
+            });
+        }
+        Ok(Self { name, files, groups, captions, decoder: options.decoder.clone(), cache: Mutex::default() })
+    }
+
+    fn check(&self, row: usize) -> Result<()> {
+        let len = self.captions.len();
+        if row < len { Ok(()) } else { Err(Error::RowOutOfRange { dataset: self.name(), row, len }) }
+    }
+
+    /// The pictures of a row group, from the cache or from the file.
+    fn pictures(&self, group: usize) -> Result<Arc<Pictures>> {
+        // Held while reading: whoever else waits most likely wants the same row group.
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = cache.groups.iter().position(|(number, _)| *number == group);
+        let pictures = match found {
+            Some(at) => cache.groups.remove(at).1,
+            None => {
+                let RowGroup { file, index, .. } = self.groups[group];
+                let file = &self.files[file];
+                let reader = file.reader()?;
+                Arc::new(Pictures {
+                    bytes: file.pictures(&reader, index)?,
+                    paths: file.paths(&reader, index)?,
+                })
+            }
+        };
+        cache.groups.push((group, Arc::clone(&pictures)));
+        let mut bytes: usize = cache.groups.iter().map(|(_, pictures)| pictures.bytes.total_bytes()).sum();
+        while bytes > KEPT_BYTES && cache.groups.len() > 1 {
+            bytes -= cache.groups.remove(0).1.bytes.total_bytes();
+        }
+        Ok(pictures)
+    }
+
+    fn decode(&self, group: &RowGroup, pictures: &Pictures, at: usize) -> Result<RgbImage> {
+        if let Some(bytes) = pictures.bytes.get(at) {
+            return self.decoder.decode(bytes);
+        }
+        let path = pictures.paths.as_ref().and_then(|paths| paths.get(at)).ok_or(Error::NoPicture)?;
+        let parquet = self.files[group.file].path();
+        let path: PathBuf = parquet.with_file_name(String::from_utf8_lossy(path).as_ref());
+        let bytes = std::fs::read(&path).map_err(|error| Error::Io { path, error })?;
+        self.decoder.decode(&bytes)
+    }
+}
+
+impl CaptionSource for ParquetSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn len(&self) -> usize {
+        self.captions.len()
+    }
+
+    fn caption(&self, row: usize) -> Result<String> {
+        self.check(row)?;
+        match self.captions[row].trim() {
+            "" => Err(row_of(&self.name, row)(Error::BlankCaption)),
+            _ => Ok(self.captions[row].clone()),
+        }
+    }
+
+    fn image(&self, row: usize) -> Result<RgbImage> {
+        self.check(row)?;
+        let number = self.groups.partition_point(|group| group.first_row <= row) - 1;
+        let group = &self.groups[number];
+        let pictures = self.pictures(number)?;
+        self.decode(group, &pictures, row - group.first_row).map_err(row_of(&self.name, row))
+    }
+}

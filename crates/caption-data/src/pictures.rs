@@ -1,0 +1,104 @@
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use image::RgbImage;
+
+use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
+
+/// What becomes of a row whose picture cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBadImage {
+    /// It ends the work: the error names the row.
+    #[default]
+    Fail,
+    /// The batch goes without it and says so in [`PictureBatch::skipped`].
+    Skip,
+}
+
+/// Reads, decodes and resizes the pictures of a dataset, one batch at a time or ahead of their use.
+#[derive(Clone)]
+pub struct PictureLoader {
+    source: Arc<dyn CaptionSource>,
+    processor: Arc<ImageProcessor>,
+    on_bad_image: OnBadImage,
+}
+
+impl PictureLoader {
+    /// A loader of the pictures of `source` for the model that `processor` belongs to.
+    pub fn new(source: Arc<dyn CaptionSource>, processor: ImageProcessor, on_bad_image: OnBadImage) -> Self {
+        Self { source, processor: Arc::new(processor), on_bad_image }
+    }
+
+    /// The pictures of some rows, in their order.
+    ///
+    /// # Errors
+    /// If a picture cannot be read and [`OnBadImage::Fail`] is the rule; if a row does not exist or a whole
+    /// file cannot be read, always.
+    pub fn load(&self, rows: &[usize]) -> Result<PictureBatch> {
+        let mut batch = PictureBatch {
+            rows: Vec::with_capacity(rows.len()),
+            images: Vec::with_capacity(rows.len()),
+            skipped: Vec::new(),
+            processor: Arc::clone(&self.processor),
+        };
+        for &row in rows {
+            let image = self.source.image(row).and_then(|image| self.processor.resize_and_crop(&image));
+            match image {
+                Ok(image) => {
+                    batch.rows.push(row);
+                    batch.images.push(image);
+                }
+                Err(error @ Error::Row { .. }) if self.on_bad_image == OnBadImage::Skip => {
+                    batch.skipped.push(error)
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batch)
+    }
+
+    /// The pictures of many batches, each given by its rows: loaded by `workers` threads, up to `queue`
+    /// batches ahead, in order.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn prefetch(
+        &self,
+        batches: impl IntoIterator<Item = Vec<usize>, IntoIter: Send + 'static>,
+        workers: usize,
+        queue: usize,
+    ) -> Result<Prefetch<PictureBatch>> {
+        let loader = self.clone();
+        Prefetch::new(batches, workers, queue, move |rows: Vec<usize>| loader.load(&rows))
+    }
+}
+
+/// Pictures of a batch, resized and cropped. They wait as 8-bit levels, a quarter of what their pixel values
+/// take.
+#[derive(Debug)]
+pub struct PictureBatch {
+    rows: Vec<usize>,
+    images: Vec<RgbImage>,
+    skipped: Vec<Error>,
+    processor: Arc<ImageProcessor>,
+}
+
+impl PictureBatch {
+    /// Rows of the dataset that the pictures are of, without those that were skipped.
+    pub fn rows(&self) -> &[usize] {
+        &self.rows
+    }
+
+    /// One error for each row that was skipped: an [`Error::Row`], which names it.
+    pub fn skipped(&self) -> &[Error] {
+        &self.skipped
+    }
+
+    /// The pixel values: f32 of shape `(pictures, 3, height, width)`.
+    ///
+    /// # Errors
+    /// If the tensor cannot be made, or if the processor does not crop and the pictures differ in size.
+    pub fn pixel_values(&self, device: &Device) -> Result<Tensor> {
+        self.processor.stack(&self.images, device)
+    }
+}

@@ -1,0 +1,127 @@
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crate::{Error, Result};
+
+/// An iterator whose items are made ahead of their use, by worker threads, and come in order.
+///
+/// At most `queue` items are made or being made before they are asked for, so memory stays bounded however
+/// slow the consumer is. An item that cannot be made is an error at its own place; the ones after it still
+/// come. Dropping the iterator stops the workers after the item that they are at.
+///
+/// ```
+/// use caption_data::Prefetch;
+///
+/// let squares = Prefetch::new(0..5u64, 2, 4, |n| Ok(n * n))?;
+/// assert_eq!(squares.collect::<Result<Vec<_>, _>>()?, [0, 1, 4, 9, 16]);
+/// # Ok::<(), caption_data::Error>(())
+/// ```
+pub struct Prefetch<T> {
+    tasks: Box<dyn Iterator<Item = Task<T>> + Send>,
+    queue: usize,
+    /// Where each item that was given to the workers will arrive, in order.
+    ahead: VecDeque<Receiver<Result<T>>>,
+    /// None once the iterator is being dropped, which ends the workers.
+    to_workers: Option<Sender<(Task<T>, Sender<Result<T>>)>>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+type Task<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+
+impl<T: Send + 'static> Prefetch<T> {
+    /// Makes an item of each job with `make`, on `workers` threads and up to `queue` items ahead (at least
+    /// one of each). Work begins at once.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn new<J: Send + 'static>(
+        jobs: impl IntoIterator<Item = J, IntoIter: Send + 'static>,
+        workers: usize,
+        queue: usize,
+        make: impl Fn(J) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let make = Arc::new(make);
+        let task = move |job| {
+            let make = Arc::clone(&make);
+            Box::new(move || make(job)) as Task<T>
+        };
+        let (to_workers, tasks) = mpsc::channel();
+        let mut this = Self {
+            tasks: Box::new(jobs.into_iter().map(task)),
+            queue: queue.max(1),
+            ahead: VecDeque::new(),
+            to_workers: Some(to_workers),
+            stop: Arc::default(),
+            workers: Vec::new(),
+        };
+        let tasks = Arc::new(Mutex::new(tasks));
+        for _ in 0..workers.max(1) {
+            let (tasks, stop) = (Arc::clone(&tasks), Arc::clone(&this.stop));
+            let worker =
+                thread::Builder::new().name("prefetch".to_owned()).spawn(move || work(&tasks, &stop));
+            this.workers.push(worker.map_err(|error| Error::Thread { error })?);
+        }
+        this.fill();
+        Ok(this)
+    }
+
+    /// Gives the workers as many tasks as may be ahead.
+    fn fill(&mut self) {
+        while self.ahead.len() < self.queue {
+            let (Some(task), Some(to_workers)) = (self.tasks.next(), &self.to_workers) else { return };
+            let (to_consumer, item) = mpsc::channel();
+            // Workers live as long as this sender, so a task always finds one.
+            let _ = to_workers.send((task, to_consumer));
+            self.ahead.push_back(item);
+        }
+    }
+}
+
+fn work<T>(tasks: &Mutex<Receiver<(Task<T>, Sender<Result<T>>)>>, stop: &AtomicBool) {
+    loop {
+        let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((task, to_consumer)) = next else { return };
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let item = catch_unwind(AssertUnwindSafe(task)).unwrap_or(Err(Error::WorkerPanicked));
+        // A consumer that is gone does not want it.
+        let _ = to_consumer.send(item);
+    }
+}
+
+impl<T: Send + 'static> Iterator for Prefetch<T> {
+    type Item = Result<T>;
+
+    fn next(&mut self) -> Option<Result<T>> {
+        let item = self.ahead.pop_front()?;
+        self.fill();
+        Some(item.recv().unwrap_or(Err(Error::WorkerPanicked)))
+    }
+}
+
+impl<T> Drop for Prefetch<T> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.to_workers = None;
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Prefetch<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (workers, queue, ahead) = (self.workers.len(), self.queue, self.ahead.len());
+        f.debug_struct("Prefetch")
+            .field("workers", &workers)
+            .field("queue", &queue)
+            .field("ahead", &ahead)
+            .finish()
+    }
+}

@@ -1,0 +1,163 @@
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use image::{RgbImage, imageops};
+
+use crate::processor_config::{ProcessorConfig, Size};
+use crate::resize::resize_region;
+use crate::{Error, Result};
+
+/// Makes pixel values of pictures, as Hugging Face's `CLIPImageProcessor` does on Pillow, bit for bit.
+///
+/// The steps, each as `preprocessor_config.json` says: resize so that the shorter edge has the given length
+/// (the longer one is truncated to whole pixels), cut out the centre (filled up with black where the picture
+/// is smaller), and turn each level into `(level * rescale_factor - mean) / std`. See
+/// [`CLIPImageProcessor`](https://huggingface.co/docs/transformers/model_doc/clip#transformers.CLIPImageProcessor).
+///
+/// [`Default`] has CLIP's values: bicubic to 224, crop to 224 x 224, CLIP's mean and standard deviation.
+///
+/// ```
+/// use caption_data::{ImageProcessor, RgbImage};
+/// use candle_core::Device;
+///
+/// let processor = ImageProcessor::default();
+/// let gray = RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
+/// let pixel_values = processor.pixel_values(&[gray], &Device::Cpu)?;
+/// assert_eq!(pixel_values.dims(), [1, 3, 224, 224]);
+/// let red = pixel_values.flatten_all()?.get(0)?.to_scalar::<f32>()?;
+/// assert!((red - (128.0 / 255.0 - 0.48145466) / 0.26862954).abs() < 1e-6);
+/// # Ok::<(), caption_data::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ImageProcessor {
+    config: ProcessorConfig,
+    /// What each of the 256 levels becomes, for red, green and blue.
+    values: [Vec<f32>; 3],
+}
+
+impl Default for ImageProcessor {
+    fn default() -> Self {
+        Self::new(ProcessorConfig::default())
+    }
+}
+
+impl ImageProcessor {
+    fn new(config: ProcessorConfig) -> Self {
+        let value = |level: u32, channel: usize| {
+            // transformers multiplies in f64, rounds to f32, and normalises in f32.
+            let rescaled = config.rescale.map_or(level as f32, |factor| (f64::from(level) * factor) as f32);
+            config
+                .normalize
+                .map_or(rescaled, |(mean, std)| (rescaled - mean[channel] as f32) / std[channel] as f32)
+        };
+        let values = [0, 1, 2].map(|channel| (0..256).map(|level| value(level, channel)).collect());
+        Self { config, values }
+    }
+
+    /// Reads the processor of a checkpoint folder: its `preprocessor_config.json`, or the `image_processor`
+    /// in the `processor_config.json` that transformers 5 writes instead.
+    ///
+    /// # Errors
+    /// If there is no such file, or as [`from_file`](Self::from_file).
+    pub fn from_pretrained(checkpoint: impl AsRef<Path>) -> Result<Self> {
+        let folder = checkpoint.as_ref();
+        let nested = folder.join("processor_config.json");
+        let flat = folder.join("preprocessor_config.json");
+        Self::from_file(if nested.exists() && !flat.exists() { nested } else { flat })
+    }
+
+    /// Reads a `preprocessor_config.json`. What it leaves out has CLIP's value.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or asks for something that this processor does not do: the error names the
+    /// option.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self::new(ProcessorConfig::read(path.as_ref())?))
+    }
+
+    /// Height and width of the pixel values; nothing if they are the picture's own.
+    pub fn output_size(&self) -> Option<(usize, usize)> {
+        match (self.config.crop, self.config.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Some((Size::Exact { height, width }, _))) => Some((height, width)),
+            _ => None,
+        }
+    }
+
+    /// Resizes and crops: the levels that [`pixel_values`](Self::pixel_values) are made of.
+    ///
+    /// # Errors
+    /// If the picture has no pixels.
+    pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(Error::Decode { why: format!("a picture of {width} x {height} pixels has none") });
+        }
+        let (new_width, new_height) = match self.config.resize {
+            None => (width, height),
+            Some((Size::Exact { height, width }, _)) => (width, height),
+            Some((Size::ShortestEdge(edge), _)) => {
+                let long = |short, long| (edge as f64 * long as f64 / short as f64) as usize;
+                if width <= height { (edge, long(width, height)) } else { (long(height, width), edge) }
+            }
+        };
+        let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
+        let (columns, left) = centre(new_width, crop_width);
+        let (rows, top) = centre(new_height, crop_height);
+
+        let inside = match self.config.resize {
+            Some((_, kernel)) if (new_width, new_height) != (width, height) => {
+                resize_region(image, (new_width, new_height), columns, rows, kernel)
+            }
+            _ => {
+                let (x, y) = (columns.start as u32, rows.start as u32);
+                imageops::crop_imm(image, x, y, columns.len() as u32, rows.len() as u32).to_image()
+            }
+        };
+        if inside.dimensions() == (crop_width as u32, crop_height as u32) {
+            return Ok(inside);
+        }
+        let mut padded = RgbImage::new(crop_width as u32, crop_height as u32);
+        imageops::replace(&mut padded, &inside, left as i64, top as i64);
+        Ok(padded)
+    }
+
+    /// The values of resized pixels, `(3, height, width)` in a row.
+    pub fn normalize(&self, image: &RgbImage) -> Vec<f32> {
+        let channels = self.values.iter().enumerate();
+        channels
+            .flat_map(|(c, values)| image.pixels().map(move |pixel| values[usize::from(pixel[c])]))
+            .collect()
+    }
+
+    /// Pixel values of pictures: an f32 tensor of shape `(pictures, 3, height, width)`.
+    ///
+    /// # Errors
+    /// If a picture has no pixels, or if the processor does not crop and the pictures come out in different
+    /// sizes.
+    pub fn pixel_values(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
+        let small = images.iter().map(|image| self.resize_and_crop(image)).collect::<Result<Vec<_>>>()?;
+        self.stack(&small, device)
+    }
+
+    /// The pixel values of pictures that are resized and cropped already.
+    pub(crate) fn stack(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
+        let (width, height) = images.first().map_or((0, 0), RgbImage::dimensions);
+        if let Some(other) = images.iter().map(RgbImage::dimensions).find(|size| *size != (width, height)) {
+            return Err(Error::DifferentSizes { first: (width, height), other });
+        }
+        let values: Vec<f32> = images.iter().flat_map(|image| self.normalize(image)).collect();
+        Ok(Tensor::from_vec(values, (images.len(), 3, height as usize, width as usize), device)?)
+    }
+}
+
+/// The part of `length` samples that lies in a window of `window` over their centre, and where in the window
+/// it begins.
+fn centre(length: usize, window: usize) -> (std::ops::Range<usize>, usize) {
+    if length >= window {
+        let first = (length - window) / 2;
+        (first..first + window, 0)
+    } else {
+        (0..length, (window - length).div_ceil(2))
+    }
+}

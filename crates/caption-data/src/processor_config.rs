@@ -1,0 +1,173 @@
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::resize::Kernel;
+use crate::{Error, Result};
+
+/// What `preprocessor_config.json` asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ProcessorConfig {
+    pub(crate) resize: Option<(Size, Kernel)>,
+    /// Height and width.
+    pub(crate) crop: Option<(usize, usize)>,
+    pub(crate) rescale: Option<f64>,
+    /// Mean and standard deviation of red, green and blue.
+    pub(crate) normalize: Option<([f64; 3], [f64; 3])>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Size {
+    ShortestEdge(usize),
+    Exact { height: usize, width: usize },
+}
+
+impl Default for ProcessorConfig {
+    fn default() -> Self {
+        Self {
+            resize: Some((Size::ShortestEdge(224), Kernel::Bicubic)),
+            crop: Some((224, 224)),
+            rescale: Some(1.0 / 255.0),
+            normalize: Some(([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])),
+        }
+    }
+}
+
+/// The file as it lies on disk. Options that change nothing here are named so that they are known.
+#[derive(Deserialize)]
+struct File {
+    do_resize: Option<bool>,
+    size: Option<Value>,
+    resample: Option<u64>,
+    do_center_crop: Option<bool>,
+    crop_size: Option<Value>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<[f64; 3]>,
+    image_std: Option<[f64; 3]>,
+    do_convert_rgb: Option<bool>,
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// Processors that do with a picture (or with a frame of a video) what
+/// [`ImageProcessor`](crate::ImageProcessor) does.
+const PROCESSORS: [&str; 6] = [
+    "CLIPImageProcessor",
+    "CLIPImageProcessorFast",
+    "CLIPImageProcessorPil",
+    "CLIPFeatureExtractor",
+    "VideoMAEImageProcessor",
+    "VideoMAEFeatureExtractor",
+];
+
+impl ProcessorConfig {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+        let json = |error| Error::Json { path: path.to_owned(), error };
+        let mut value: Value = serde_json::from_slice(&text).map_err(json)?;
+        if let Some(nested) = value.get_mut("image_processor") {
+            value = nested.take();
+        }
+        let unsupported = |option: &str, value: String, supported: &'static str| Error::UnsupportedOption {
+            path: path.to_owned(),
+            option: option.to_owned(),
+            value,
+            supported,
+        };
+        Self::from_file(serde_json::from_value(value).map_err(json)?, unsupported)
+    }
+
+    fn from_file(file: File, unsupported: impl Fn(&str, String, &'static str) -> Error) -> Result<Self> {
+        for kind in [&file.image_processor_type, &file.feature_extractor_type].into_iter().flatten() {
+            if !PROCESSORS.contains(&kind.as_str()) {
+                return Err(unsupported(
+                    "image_processor_type",
+                    kind.clone(),
+                    "CLIPImageProcessor, VideoMAEImageProcessor",
+                ));
+            }
+        }
+        if file.do_convert_rgb == Some(false) {
+            return Err(unsupported(
+                "do_convert_rgb",
+                "false".to_owned(),
+                "true; pictures are always read as RGB",
+            ));
+        }
+        const IGNORED: [&str; 4] = ["processor_class", "auto_map", "use_fast", "model_input_names"];
+        for (option, value) in &file.others {
+            let idle = matches!(value, Value::Null | Value::Bool(false));
+            if !idle && !option.starts_with('_') && !IGNORED.contains(&option.as_str()) {
+                return Err(unsupported(option, value.to_string(), "null; this processor has no such step"));
+            }
+        }
+
+        let default = Self::default();
+        let enabled = |flag: Option<bool>| flag.unwrap_or(true).then_some(());
+        let kernel = match file.resample {
+            None => Kernel::Bicubic,
+            Some(number) => Kernel::from_pillow(number)
+                .ok_or_else(|| unsupported("resample", number.to_string(), "2 (bilinear), 3 (bicubic)"))?,
+        };
+        let size = match &file.size {
+            None => Size::ShortestEdge(224),
+            Some(value) => read_size(value, Size::ShortestEdge).ok_or_else(|| {
+                unsupported(
+                    "size",
+                    value.to_string(),
+                    r#"N, {"shortest_edge": N}, {"height": N, "width": N}"#,
+                )
+            })?,
+        };
+        let crop = match &file.crop_size {
+            None => default.crop,
+            Some(value) => match read_size(value, |edge| Size::Exact { height: edge, width: edge }) {
+                Some(Size::Exact { height, width }) => Some((height, width)),
+                _ => {
+                    return Err(unsupported(
+                        "crop_size",
+                        value.to_string(),
+                        r#"N, {"height": N, "width": N}"#,
+                    ));
+                }
+            },
+        };
+        let (mean, std) = default.normalize.unwrap_or_default();
+        let std = file.image_std.unwrap_or(std);
+        if std.contains(&0.0) {
+            return Err(unsupported("image_std", format!("{std:?}"), "numbers other than 0"));
+        }
+        Ok(Self {
+            resize: enabled(file.do_resize).map(|()| (size, kernel)),
+            crop: enabled(file.do_center_crop).and(crop),
+            rescale: enabled(file.do_rescale).map(|()| file.rescale_factor.unwrap_or(1.0 / 255.0)),
+            normalize: enabled(file.do_normalize).map(|()| (file.image_mean.unwrap_or(mean), std)),
+        })
+    }
+}
+
+/// A size as transformers reads it: a number, whose meaning the caller knows, or one of two dictionaries.
+fn read_size(value: &Value, number: impl Fn(usize) -> Size) -> Option<Size> {
+    let edge = |value: &Value| value.as_u64().filter(|n| (1..=MAX_EDGE).contains(n)).map(|n| n as usize);
+    if let Some(n) = edge(value) {
+        return Some(number(n));
+    }
+    let given: Vec<_> = value.as_object()?.iter().filter(|(_, value)| !value.is_null()).collect();
+    match given.as_slice() {
+        [(name, n)] if *name == "shortest_edge" => edge(n).map(Size::ShortestEdge),
+        // Sorted by name.
+        [(first, height), (second, width)] if *first == "height" && *second == "width" => {
+            Some(Size::Exact { height: edge(height)?, width: edge(width)? })
+        }
+        _ => None,
+    }
+}
+
+/// Larger than any vision encoder's input, small enough that pixel values fit into memory.
+const MAX_EDGE: u64 = 16_384;

@@ -1,0 +1,57 @@
+use image::RgbImage;
+
+use crate::{CaptionSource, Error, Result};
+
+/// Chosen rows of another dataset, numbered anew from 0.
+///
+/// Errors of a row name it by its number in the whole dataset, where it can be looked up.
+#[derive(Debug, Clone)]
+pub struct Subset<S> {
+    source: S,
+    rows: Vec<usize>,
+}
+
+impl<S: CaptionSource> Subset<S> {
+    /// The given rows, in the given order.
+    ///
+    /// # Errors
+    /// If there is no such row.
+    pub fn new(source: S, rows: Vec<usize>) -> Result<Self> {
+        match rows.iter().find(|row| **row >= source.len()) {
+            Some(&row) => Err(Error::RowOutOfRange { dataset: source.name(), row, len: source.len() }),
+            None => Ok(Self { source, rows }),
+        }
+    }
+
+    /// The first `count` rows, or all if there are fewer.
+    pub fn first(source: S, count: usize) -> Self {
+        let rows = (0..count.min(source.len())).collect();
+        Self { source, rows }
+    }
+
+    fn row(&self, row: usize) -> Result<usize> {
+        let missing = || Error::RowOutOfRange { dataset: self.name(), row, len: self.rows.len() };
+        self.rows.get(row).copied().ok_or_else(missing)
+    }
+}
+
+impl<S: CaptionSource> CaptionSource for Subset<S> {
+    fn name(&self) -> String {
+        if self.rows.len() == self.source.len() {
+            return self.source.name();
+        }
+        format!("{} ({} of {} rows)", self.source.name(), self.rows.len(), self.source.len())
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn caption(&self, row: usize) -> Result<String> {
+        self.source.caption(self.row(row)?)
+    }
+
+    fn image(&self, row: usize) -> Result<RgbImage> {
+        self.source.image(self.row(row)?)
+    }
+}
