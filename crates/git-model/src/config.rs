@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 use train_ops::Activation;
 
-use crate::{Error, Result};
+use crate::{Error, Result, schema};
 
 /// `config.json` of a GIT checkpoint; defaults are those of transformers' `GitConfig`, the base model.
 #[derive(Clone, Debug, Deserialize)]
@@ -131,6 +132,11 @@ impl GitConfig {
             serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;
         config.check(path)?;
         Ok(config)
+    }
+
+    /// Name and shape of every tensor of a checkpoint with this configuration; a tied head is left out.
+    pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        schema::tensors(self)
     }
 
     fn check(&self, path: &Path) -> Result<()> {

@@ -1,0 +1,175 @@
+//! Which layers of a captioning model are trained.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use candle_core::{DType, Device, Var};
+use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
+use train_ops::TrainableBuilder;
+
+use crate::cli::{Dtype, LoraOptions, TargetModules, Tune};
+use crate::open::Pretrained;
+
+/// Linear layers of GIT's text decoder that the recipe adapts.
+const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
+/// Linear layers of GIT's vision encoder.
+const VISION_TARGETS: [&str; 6] = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"];
+/// Where the paths of the vision encoder begin.
+const VISION: &str = "git.image_encoder.";
+
+/// A model and the part of it that is trained.
+pub struct Adapted {
+    /// The model.
+    pub model: GitForCausalLm,
+    /// The adapter; `None` where every weight is trained.
+    pub adapter: Option<Adapter>,
+    /// What is trained, by name.
+    pub parameters: BTreeMap<String, Var>,
+    /// Numbers in the model, those of the adapter included.
+    pub total: usize,
+    /// Whether the vision encoder changes in training, so that nothing it computes can be kept.
+    pub vision_trains: bool,
+}
+
+impl Adapted {
+    /// Numbers that are trained.
+    pub fn trainable(&self) -> usize {
+        self.parameters.values().map(|parameter| parameter.elem_count()).sum()
+    }
+
+    /// As PEFT prints it: `1,327,104 of 177,946,170 (0.7458 %)`.
+    pub fn summary(&self) -> String {
+        let share = 100.0 * self.trainable() as f64 / self.total as f64;
+        format!("{} of {} ({share:.4} %)", thousands(self.trainable()), thousands(self.total))
+    }
+}
+
+/// Builds the model with what `--tune` and the adapter's options ask for.
+///
+/// # Errors
+/// If an adapter's targets match nothing, or reach into the encoder that `--tune` leaves alone.
+pub fn build(
+    pretrained: &Pretrained,
+    options: &LoraOptions,
+    seed: u64,
+    device: &Device,
+    dtype: Dtype,
+) -> Result<Adapted> {
+    let checkpoint = &pretrained.checkpoint;
+    let load = LoadOptions {
+        device: device.clone(),
+        dtype: storage(dtype),
+        hidden_dropout: options.hidden_dropout.map(|p| p as f32),
+    };
+    if options.tune == Tune::Full {
+        if dtype == Dtype::Bf16 {
+            bail!("--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out");
+        }
+        return full(checkpoint, &load);
+    }
+    let mut builder = LoraBuilder::new(config(pretrained, options)?)?.output_layer("output").seed(seed);
+    let model = GitForCausalLm::load_with(checkpoint, &mut builder, &load)?;
+    let adapter = builder.finish()?;
+    if let Some(dir) = &options.init_adapter {
+        adapter.load_weights(dir)?;
+    }
+    let vision_trains = adapter.report().modules().iter().any(|module| module.path.starts_with(VISION));
+    if vision_trains && options.tune == Tune::Text {
+        bail!("the target modules reach into the vision encoder, which --tune text leaves alone: say --tune both");
+    }
+    let (parameters, total) = (adapter.parameters(), adapter.report().total_parameters());
+    Ok(Adapted { model, parameters, total, vision_trains, adapter: Some(adapter) })
+}
+
+/// The model with every weight trainable.
+fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
+    let mut builder = TrainableBuilder::new();
+    let model = GitForCausalLm::load_with(checkpoint, &mut builder, load)?;
+    let parameters = builder.finish();
+    let total = parameters.values().map(|parameter| parameter.elem_count()).sum();
+    Ok(Adapted { model, adapter: None, parameters, total, vision_trains: true })
+}
+
+/// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it.
+fn config(pretrained: &Pretrained, options: &LoraOptions) -> Result<LoraConfig> {
+    let targets = options.target_modules.clone().map(modules);
+    if let Some(dir) = &options.init_adapter {
+        let mut config = read_config(dir)?;
+        for (flag, given, found) in [
+            ("--lora-r", options.lora_r.map(|r| r as f64), config.r as f64),
+            ("--lora-alpha", options.lora_alpha, config.lora_alpha),
+        ] {
+            if let Some(given) = given
+                && given != found
+            {
+                bail!("{flag} {given} disagrees with the adapter in {}, which has {found}", dir.display());
+            }
+        }
+        if let Some(targets) = targets
+            && targets != config.target_modules
+        {
+            bail!("--target-modules disagrees with the adapter in {}: leave it out", dir.display());
+        }
+        config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
+        return Ok(config);
+    }
+    let default: Vec<&str> = match options.tune {
+        Tune::Text => TEXT_TARGETS.to_vec(),
+        Tune::Vision => VISION_TARGETS.to_vec(),
+        Tune::Both | Tune::Full => [TEXT_TARGETS.as_slice(), VISION_TARGETS.as_slice()].concat(),
+    };
+    Ok(LoraConfig {
+        r: options.rank(),
+        lora_alpha: options.alpha(),
+        lora_dropout: options.dropout(),
+        target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
+        task_type: Some("CAUSAL_LM".to_owned()),
+        base_model_name_or_path: Some(pretrained.name.clone()),
+        ..LoraConfig::default()
+    })
+}
+
+fn read_config(dir: &Path) -> Result<LoraConfig> {
+    let path = dir.join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not an adapter's configuration", path.display()))
+}
+
+fn modules(targets: TargetModules) -> Modules {
+    match targets {
+        TargetModules::AllLinear => "all-linear".into(),
+        TargetModules::Names(names) => names.into(),
+        TargetModules::Regex(regex) => regex.as_str().into(),
+    }
+}
+
+/// The type that frozen weights are stored in.
+pub fn storage(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+    }
+}
+
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(super::thousands(1_327_104), "1,327,104");
+        assert_eq!(super::thousands(999), "999");
+        assert_eq!(super::thousands(1_000), "1,000");
+    }
+}

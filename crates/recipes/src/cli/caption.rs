@@ -1,0 +1,221 @@
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Args, CommandFactory as _, Parser,
+    error::{Error, ErrorKind},
+};
+
+use super::{
+    Dtype, EarlyStopping,
+    values::{count, finite, positive, positive_share},
+};
+use crate::hub::Location;
+
+/// Captions pictures with an image-captioning model (GIT), with or without a LoRA adapter.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(name = "caption", version, allow_negative_numbers = true)]
+pub struct Caption {
+    /// Pictures to caption: png, jpeg, gif, webp or bmp files
+    #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
+    pub images: Vec<PathBuf>,
+    /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
+    #[arg(long, value_name = "NAME", help_heading = "Input")]
+    pub dataset: Option<Location>,
+    /// Rows of the dataset, from 0 and separated by commas; all if not given
+    #[arg(
+        long,
+        value_name = "ROWS",
+        value_delimiter = ',',
+        requires = "dataset",
+        conflicts_with = "images",
+        help_heading = "Input"
+    )]
+    pub rows: Option<Vec<usize>>,
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
+    pub model: Location,
+    /// A LoRA adapter: a local folder or a hub id
+    #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
+    pub adapter: Option<Location>,
+    /// Type of the weights and of the arithmetic with them
+    #[arg(long, value_enum, default_value_t, help_heading = "Hardware")]
+    pub dtype: Dtype,
+    /// Processor threads; all cores if not given
+    #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
+    pub threads: Option<usize>,
+    /// Pictures captioned together
+    #[arg(long, value_name = "PICTURES", default_value = "1", value_parser = count, help_heading = "Hardware")]
+    pub batch_size: usize,
+    /// How captions are found.
+    #[command(flatten)]
+    pub decoding: Decoding,
+    /// One JSON line a picture, with token ids and seconds, instead of plain text
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// How captions are found, by the names and meanings of Hugging Face's GenerationConfig; the defaults are the recipe's.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "Decoding")]
+pub struct Decoding {
+    /// Captions followed at a time; 1 takes the likeliest word each time. Default 2, and 1 with --do-sample
+    #[arg(long, value_name = "BEAMS", default_value = "2", default_value_if("do_sample", "true", "1"), value_parser = count)]
+    pub num_beams: usize,
+    /// Longest caption, in tokens
+    #[arg(long, value_name = "TOKENS", default_value = "40", value_parser = count)]
+    pub max_new_tokens: usize,
+    /// Shortest caption, in tokens, the end token not counted
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub min_new_tokens: usize,
+    /// Beams are compared by their log-probability / length^penalty: above 0 favours long captions, below 0 short ones
+    #[arg(long, value_name = "PENALTY", default_value = "1.0", value_parser = finite)]
+    pub length_penalty: f64,
+    /// Never say the same so many tokens in a row twice; 0 allows it
+    #[arg(long, value_name = "TOKENS", default_value_t = 2)]
+    pub no_repeat_ngram_size: usize,
+    /// Divides the scores of tokens that were said already, above 1 against repetition; 1 changes nothing
+    #[arg(long, value_name = "PENALTY", default_value = "1.15", value_parser = positive)]
+    pub repetition_penalty: f64,
+    /// When beam search stops
+    #[arg(long, value_enum, default_value_t)]
+    pub early_stopping: EarlyStopping,
+    /// Draw each word at random by its probability
+    #[arg(long)]
+    pub do_sample: bool,
+    /// Divides the scores before drawing: below 1 is bolder on the likely words, above 1 evens them out
+    #[arg(long, value_name = "T", default_value = "1.0", value_parser = positive, requires = "do_sample")]
+    pub temperature: f64,
+    /// Draw from the so many likeliest tokens; 0 from all
+    #[arg(long, value_name = "TOKENS", default_value_t = 50, requires = "do_sample")]
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together reach this probability
+    #[arg(long, value_name = "P", default_value = "1.0", value_parser = positive_share, requires = "do_sample")]
+    pub top_p: f64,
+    /// Seed of the draws
+    #[arg(long, value_name = "SEED", default_value_t = 42, requires = "do_sample")]
+    pub seed: u64,
+    /// A text that the caption continues, such as a question about the picture
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+}
+
+impl Caption {
+    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
+    pub fn from_command_line() -> Self {
+        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads a command line, the program's name first, and refuses what cannot be done.
+    ///
+    /// # Errors
+    /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
+    pub fn from_arguments(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, Error> {
+        let options = Self::try_parse_from(arguments)?;
+        let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, .. } = options.decoding;
+        let message = if do_sample && num_beams > 1 {
+            format!("--do-sample follows one caption at a time: leave --num-beams {num_beams} out")
+        } else if min_new_tokens > max_new_tokens {
+            format!("--min-new-tokens {min_new_tokens} is more than --max-new-tokens {max_new_tokens}")
+        } else {
+            return Ok(options);
+        };
+        Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+    }
+}
+
+fn adapter(text: &str) -> Result<Location, String> {
+    match text.parse() {
+        Ok(Location::Embedded) => Err("there is no embedded adapter: give a folder or a hub id".into()),
+        location => location.map_err(|e| e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Caption, Error> {
+        Caption::from_arguments(std::iter::once("caption").chain(arguments.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Caption::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_the_recipes_decoding() {
+        let caption = parse("cat.png dog.png").unwrap();
+        assert_eq!(caption.images, [PathBuf::from("cat.png"), PathBuf::from("dog.png")]);
+        assert_eq!((caption.model, caption.adapter, caption.json), (Location::Embedded, None, false));
+        let d = caption.decoding;
+        assert_eq!((d.num_beams, d.max_new_tokens, d.min_new_tokens, d.no_repeat_ngram_size), (2, 40, 0, 2));
+        assert_eq!(
+            (d.length_penalty, d.repetition_penalty, d.early_stopping),
+            (1.0, 1.15, EarlyStopping::True)
+        );
+        assert!(!d.do_sample && d.prompt.is_none());
+    }
+
+    #[test]
+    fn every_flag_of_the_design_is_there_and_no_other() {
+        let designed = "model adapter dtype threads batch-size num-beams max-new-tokens min-new-tokens length-penalty \
+            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p seed prompt json dataset rows";
+        let mut designed: Vec<_> = designed.split_whitespace().collect();
+        let command = Caption::command();
+        let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
+        designed.sort_unstable();
+        there.sort_unstable();
+        assert_eq!(there, designed);
+    }
+
+    #[test]
+    fn pictures_come_from_files_or_from_a_dataset_and_never_from_nowhere() {
+        let rows = parse("--dataset embedded --rows 0,1,22").unwrap();
+        assert_eq!((rows.dataset, rows.rows), (Some(Location::Embedded), Some(vec![0, 1, 22])));
+        for arguments in
+            ["", "--json", "cat.png --dataset embedded", "cat.png --rows 1", "--dataset embedded --rows 1,x"]
+        {
+            assert!(parse(arguments).is_err(), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn sampling_follows_one_caption_and_its_flags_need_it() {
+        let sampled =
+            parse("cat.png --do-sample --temperature 0.7 --top-k 0 --top-p 0.9 --seed 3").unwrap().decoding;
+        parse("cat.png --do-sample --num-beams 1").unwrap();
+        assert_eq!(
+            (sampled.num_beams, sampled.temperature, sampled.top_k, sampled.top_p, sampled.seed),
+            (1, 0.7, 0, 0.9, 3)
+        );
+        for arguments in [
+            "--temperature 0.7",
+            "--seed 1",
+            "--do-sample --num-beams 3",
+            "--min-new-tokens 41",
+            "--do-sample --top-p 0",
+            "--do-sample --temperature 0",
+        ] {
+            assert!(parse(&format!("cat.png {arguments}")).is_err(), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn an_adapter_is_a_folder_or_a_hub_id() {
+        assert_eq!(
+            parse("a.png --adapter src/cli").unwrap().adapter,
+            Some(Location::Local("src/cli".into()))
+        );
+        assert!(matches!(parse("a.png --adapter me/lora").unwrap().adapter, Some(Location::Hub(_))));
+        assert!(parse("a.png --adapter embedded").unwrap_err().to_string().contains("no embedded adapter"));
+    }
+
+    #[test]
+    fn a_penalty_may_be_negative_where_that_has_a_meaning() {
+        assert_eq!(parse("a.png --length-penalty -0.5").unwrap().decoding.length_penalty, -0.5);
+        assert!(parse("a.png --repetition-penalty 0").is_err());
+    }
+}

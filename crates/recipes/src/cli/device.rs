@@ -1,0 +1,83 @@
+use std::{fmt, str::FromStr};
+
+use anyhow::{Context as _, Result, bail};
+use candle_core::Device;
+
+/// Where to compute, as `--device` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceArg {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU with this number, from 0.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |n: &str| n.parse().map_err(|_| format!("`{n}` is not the number of a GPU"));
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", n)) => Ok(Self::Cuda(number(n)?)),
+            _ => Err("must be cpu, cuda or cuda:N".into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// Opens the device.
+///
+/// # Errors
+/// For a GPU: if this build has no CUDA in it, or there is no such GPU. It never falls back to the processor in silence.
+pub fn device(choice: DeviceArg) -> Result<Device> {
+    match choice {
+        DeviceArg::Cpu => Ok(Device::Cpu),
+        DeviceArg::Cuda(n) => {
+            if !candle_core::utils::cuda_is_available() {
+                bail!(
+                    "--device {choice}: this program was built without CUDA; build it with `--features cuda`, or use --device cpu"
+                );
+            }
+            Device::new_cuda(n).with_context(|| {
+                format!("--device {choice}: cannot open this GPU; `nvidia-smi -L` lists those that there are")
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_and_shown_alike() {
+        for (text, device) in
+            [("cpu", DeviceArg::Cpu), ("cuda:0", DeviceArg::Cuda(0)), ("cuda:3", DeviceArg::Cuda(3))]
+        {
+            assert_eq!(text.parse(), Ok(device));
+            assert_eq!(device.to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceArg::Cuda(0)));
+        for text in ["", "gpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1"] {
+            assert!(text.parse::<DeviceArg>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_processor_is_always_there_and_a_missing_gpu_is_told() {
+        assert!(device(DeviceArg::Cpu).unwrap().is_cpu());
+        let message = format!("{:#}", device(DeviceArg::Cuda(4095)).unwrap_err());
+        assert!(message.starts_with("--device cuda:4095: "), "{message}");
+    }
+}

@@ -1,0 +1,325 @@
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Args, CommandFactory as _, Parser,
+    error::{Error, ErrorKind},
+};
+
+use super::{
+    DeviceArg, Dtype, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,
+    values::{at_least_zero, count, dropout, positive, share},
+};
+use crate::hub::Location;
+
+/// Fine-tunes an image-captioning model (GIT) with LoRA on captioned pictures, and shows what it says before and after.
+///
+/// Without arguments it needs no network: it runs the whole recipe on a small model and on drawings that come with it.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(name = "pokemon_finetune", version, allow_negative_numbers = true)]
+pub struct Finetune {
+    /// What is read and written.
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// How long, how fast and in which order.
+    #[command(flatten)]
+    pub training: TrainingOptions,
+    /// What is trained.
+    #[command(flatten)]
+    pub lora: LoraOptions,
+    /// On what it is computed.
+    #[command(flatten)]
+    pub hardware: Hardware,
+}
+
+/// What is read and written.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "Model and data")]
+pub struct DataOptions {
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    #[arg(long, value_name = "NAME", default_value = "embedded")]
+    pub model: Location,
+    /// The captioned pictures: `embedded`, a parquet file, a folder, or a hub id such as reach-vb/pokemon-blip-captions
+    #[arg(long, value_name = "NAME", default_value = "embedded")]
+    pub dataset: Location,
+    /// Use the first so many rows of the dataset, or all if it has fewer
+    #[arg(long, value_name = "ROWS", default_value = "700", value_parser = count)]
+    pub subset: usize,
+    /// Shares of the rows for training, validation and test
+    #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
+    pub split: SplitFractions,
+    /// Seed of the split: the same rows as `train_test_split` of Hugging Face's datasets draws
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub split_seed: u64,
+    /// Pad the captions of a batch to its longest, or all to the model's maximum
+    #[arg(long, value_enum, default_value_t)]
+    pub padding: Padding,
+    /// Take the training rows in their order in every epoch, instead of a new order each
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Folder for the adapter, checkpoints, metrics, captions and the report
+    #[arg(long, value_name = "DIR", default_value = "runs/pokemon")]
+    pub output_dir: PathBuf,
+}
+
+/// How long, how fast and in which order. A step is an optimizer step throughout.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "Training")]
+pub struct TrainingOptions {
+    /// Passes over the training rows, which may be a fraction
+    #[arg(long, value_name = "EPOCHS", default_value = "15", value_parser = positive)]
+    pub num_train_epochs: f64,
+    /// Stop after so many steps, whatever --num-train-epochs says
+    #[arg(long, value_name = "STEPS", value_parser = count)]
+    pub max_steps: Option<usize>,
+    /// The highest learning rate, which is reached at the end of the warm-up
+    #[arg(long, value_name = "RATE", default_value = "5e-5", value_parser = positive)]
+    pub learning_rate: f64,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t)]
+    pub lr_scheduler_type: LrSchedulerType,
+    /// Share of the steps in which the learning rate rises from 0
+    #[arg(long, value_name = "SHARE", default_value = "0.05", value_parser = share)]
+    pub warmup_ratio: f64,
+    /// Pictures in a forward and backward pass
+    #[arg(long, value_name = "PICTURES", default_value = "2", value_parser = count)]
+    pub per_device_train_batch_size: usize,
+    /// Pictures in a forward pass of an evaluation; changes speed and memory alone
+    #[arg(long, value_name = "PICTURES", default_value = "8", value_parser = count)]
+    pub per_device_eval_batch_size: usize,
+    /// Passes whose gradients make one step, weighted by their target tokens
+    #[arg(long, value_name = "PASSES", default_value = "4", value_parser = count)]
+    pub gradient_accumulation_steps: usize,
+    /// AdamW's decoupled weight decay
+    #[arg(long, value_name = "DECAY", default_value = "0", value_parser = at_least_zero)]
+    pub weight_decay: f64,
+    /// Scale gradients down to this norm over all trainable parameters; 0 leaves them as they are
+    #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = at_least_zero)]
+    pub max_grad_norm: f64,
+    /// When to measure the validation loss
+    #[arg(long, value_enum, default_value_t)]
+    pub eval_strategy: EvalStrategy,
+    /// Keep the newest so many checkpoints, and the best; all if not given
+    #[arg(long, value_name = "CHECKPOINTS", value_parser = count)]
+    pub save_total_limit: Option<usize>,
+    /// Steps between two lines of the training log
+    #[arg(long, value_name = "STEPS", default_value = "1", value_parser = count)]
+    pub logging_steps: usize,
+    /// Seed of the adapters' first weights, of dropout and of the order of the training rows
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub seed: u64,
+    /// Go on from a checkpoint: the newest in --output-dir, or the one named
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "latest")]
+    pub resume: Option<Resume>,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "LoRA")]
+pub struct LoraOptions {
+    /// Which part of the model learns
+    #[arg(long, value_enum, default_value_t)]
+    pub tune: Tune,
+    /// Rank of the adapters [default: 16, or that of --init-adapter]
+    #[arg(long, value_name = "RANK", value_parser = count)]
+    pub lora_r: Option<usize>,
+    /// The adapters' output is scaled by alpha / rank [default: 32, or that of --init-adapter]
+    #[arg(long, value_name = "ALPHA", value_parser = positive)]
+    pub lora_alpha: Option<f64>,
+    /// Probability of dropping each number that enters an adapter, in training [default: 0.05, or that of --init-adapter]
+    #[arg(long, value_name = "P", value_parser = dropout)]
+    pub lora_dropout: Option<f64>,
+    /// Linear layers that get an adapter: names separated by commas, a regular expression for whole paths, or
+    /// `all-linear` [default: query,key,value,dense in the text decoder; q_proj,k_proj,v_proj,out_proj,fc1,fc2 in the
+    /// vision encoder where --tune includes it; those of --init-adapter]
+    #[arg(long, value_name = "MODULES")]
+    pub target_modules: Option<TargetModules>,
+    /// Begin with the adapter in this folder instead of a new one; what --lora-r, --lora-alpha and --target-modules say
+    /// besides must agree with it, and --lora-dropout replaces its dropout
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub init_adapter: Option<PathBuf>,
+    /// Probability for the checkpoint's two dropouts (hidden states and attention), instead of its own
+    #[arg(long, value_name = "P", value_parser = dropout)]
+    pub hidden_dropout: Option<f64>,
+}
+
+impl LoraOptions {
+    /// The rank of new adapters: --lora-r, else 16.
+    pub fn rank(&self) -> usize {
+        self.lora_r.unwrap_or(16)
+    }
+
+    /// The alpha of new adapters: --lora-alpha, else 32.
+    pub fn alpha(&self) -> f64 {
+        self.lora_alpha.unwrap_or(32.0)
+    }
+
+    /// The dropout of new adapters: --lora-dropout, else 0.05.
+    pub fn dropout(&self) -> f64 {
+        self.lora_dropout.unwrap_or(0.05)
+    }
+}
+
+/// On what it is computed.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "Hardware")]
+pub struct Hardware {
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceArg,
+    /// Type of the frozen weights and of the arithmetic with them
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: Dtype,
+    /// Processor threads; all cores if not given
+    #[arg(long, value_name = "THREADS", value_parser = count)]
+    pub threads: Option<usize>,
+    /// Run the frozen vision encoder on every picture in every epoch, instead of keeping its output in memory
+    #[arg(long)]
+    pub no_feature_cache: bool,
+}
+
+impl Finetune {
+    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
+    pub fn from_command_line() -> Self {
+        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads a command line, the program's name first, and refuses flags that would do nothing.
+    ///
+    /// # Errors
+    /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
+    pub fn from_arguments(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, Error> {
+        let options = Self::try_parse_from(arguments)?;
+        match options.idle_flag() {
+            Some(flag) => {
+                let message = format!(
+                    "{flag} does nothing with --tune full, which trains every weight without adapters"
+                );
+                Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+            }
+            None => Ok(options),
+        }
+    }
+
+    /// A flag of the adapters that was given although there are none.
+    fn idle_flag(&self) -> Option<&'static str> {
+        let LoraOptions { tune, lora_r, lora_alpha, lora_dropout, target_modules, init_adapter, .. } =
+            &self.lora;
+        let given = [
+            ("--lora-r", lora_r.is_some()),
+            ("--lora-alpha", lora_alpha.is_some()),
+            ("--lora-dropout", lora_dropout.is_some()),
+            ("--target-modules", target_modules.is_some()),
+            ("--init-adapter", init_adapter.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given && *tune == Tune::Full).map(|(flag, _)| flag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Finetune, Error> {
+        Finetune::from_arguments(std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()))
+    }
+
+    fn refusal(arguments: &str) -> String {
+        parse(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Finetune::command().debug_assert();
+    }
+
+    #[test]
+    fn without_arguments_it_is_the_recipe() {
+        let Finetune { data, training, lora, hardware } = parse("").unwrap();
+        assert_eq!(
+            (data.model, data.dataset, data.subset, data.split_seed),
+            (Location::Embedded, Location::Embedded, 700, 42)
+        );
+        assert_eq!(data.split, SplitFractions { train: 0.8, validation: 0.1, test: 0.1 });
+        assert_eq!((data.padding, data.no_shuffle), (Padding::Longest, false));
+        assert_eq!(
+            (training.num_train_epochs, training.max_steps, training.learning_rate),
+            (15.0, None, 5e-5)
+        );
+        assert_eq!((training.per_device_train_batch_size, training.gradient_accumulation_steps), (2, 4));
+        assert_eq!((training.warmup_ratio, training.weight_decay, training.max_grad_norm), (0.05, 0.0, 1.0));
+        assert_eq!(
+            (training.lr_scheduler_type, training.eval_strategy),
+            (LrSchedulerType::Linear, EvalStrategy::Epoch)
+        );
+        assert_eq!((lora.tune, lora.rank(), lora.alpha(), lora.dropout()), (Tune::Text, 16, 32.0, 0.05));
+        assert_eq!(
+            (lora.target_modules, lora.init_adapter, lora.hidden_dropout, training.resume),
+            (None, None, None, None)
+        );
+        assert_eq!(
+            (hardware.device, hardware.dtype, hardware.no_feature_cache),
+            (DeviceArg::Cpu, Dtype::F32, false)
+        );
+    }
+
+    #[test]
+    fn every_flag_of_the_design_is_there_and_no_other() {
+        let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
+            per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
+            max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
+            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume";
+        let mut designed: Vec<_> = designed.split_whitespace().collect();
+        let command = Finetune::command();
+        let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
+        designed.sort_unstable();
+        there.sort_unstable();
+        assert_eq!(there, designed);
+    }
+
+    #[test]
+    fn resume_takes_a_folder_or_finds_the_newest() {
+        assert_eq!(parse("--resume").unwrap().training.resume, Some(Resume::Latest));
+        assert_eq!(parse("--resume --seed 1").unwrap().training.resume, Some(Resume::Latest));
+        let named = parse("--resume runs/pokemon/checkpoint-70").unwrap().training.resume;
+        assert_eq!(named, Some(Resume::From("runs/pokemon/checkpoint-70".into())));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_flag_and_the_reason() {
+        for (arguments, words) in [
+            ("--split 0.8,0.1,0.2", "sum to 1"),
+            ("--learning-rate -1", "--learning-rate"),
+            ("--learning-rate 0", "above 0"),
+            ("--learning-rate nan", "above 0"),
+            ("--num-train-epochs 0", "above 0"),
+            ("--per-device-train-batch-size 0", "at least 1"),
+            ("--lora-dropout 1", "below 1"),
+            ("--warmup-ratio 5", "between 0 and 1"),
+            ("--device gpu", "cpu, cuda or cuda:N"),
+            ("--dtype f16", "[possible values: f32, bf16]"),
+            ("--padding max", "[possible values: longest, max-length]"),
+            ("--tune all", "[possible values: text, vision, both, full]"),
+            ("--model ./no/such/folder", "`./no/such/folder`"),
+            ("--lora-rank 8", "--lora-r"),
+        ] {
+            let message = refusal(arguments);
+            assert!(message.contains(words), "{arguments}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_would_do_nothing_is_refused() {
+        for (arguments, flags) in [
+            ("--tune full --lora-r 8", ["--lora-r", "--tune full"]),
+            ("--tune full --target-modules query", ["--target-modules", "--tune full"]),
+            ("--init-adapter a --resume", ["--init-adapter", "--resume"]),
+        ] {
+            let message = refusal(arguments);
+            assert!(flags.iter().all(|flag| message.contains(flag)), "{arguments}: {message}");
+        }
+        parse("--tune full --max-steps 10 --resume").unwrap();
+        parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
+    }
+}

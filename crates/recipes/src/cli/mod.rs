@@ -1,0 +1,25 @@
+//! The command lines of the examples: what can be said, what is said when nothing is said, and what is refused.
+//!
+//! Flags carry the names of Hugging Face's TrainingArguments and LoraConfig in kebab case, and the defaults are the
+//! recipe. Everything is checked before any work begins; a flag that would do nothing is refused rather than ignored.
+//!
+//! ```
+//! use recipes::cli::{Finetune, Tune};
+//!
+//! let options = Finetune::from_arguments(["pokemon_finetune", "--lora-r", "8", "--tune", "both"])?;
+//! assert_eq!((options.lora.rank(), options.lora.tune), (8, Tune::Both));
+//! assert_eq!(options.training.learning_rate, 5e-5);
+//! # Ok::<(), clap::Error>(())
+//! ```
+
+mod caption;
+mod device;
+mod finetune;
+mod values;
+
+pub use caption::{Caption, Decoding};
+pub use device::{DeviceArg, device};
+pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
+pub use values::{
+    Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,
+};

@@ -1,0 +1,243 @@
+//! What flags take, and how it is read.
+
+use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
+
+use clap::ValueEnum;
+
+/// How numbers are stored while computing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Dtype {
+    /// 32 bits
+    #[default]
+    F32,
+    /// The frozen weights in bfloat16: half the memory; adapters and optimizer stay f32
+    Bf16,
+}
+
+/// To which length the captions of a batch are padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Padding {
+    /// To the longest of the batch
+    #[default]
+    Longest,
+    /// To the model's maximum: slower, with the same loss
+    MaxLength,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Tune {
+    /// Adapters in the text decoder
+    #[default]
+    Text,
+    /// Adapters in the vision encoder
+    Vision,
+    /// Adapters in both
+    Both,
+    /// Every weight, without adapters
+    Full,
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LrSchedulerType {
+    /// Falls to 0 in a straight line
+    #[default]
+    Linear,
+    /// Falls to 0 along half a cosine
+    Cosine,
+    /// Stays
+    Constant,
+}
+
+/// When the validation loss is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum EvalStrategy {
+    /// After every epoch; the best checkpoint is taken at the end
+    #[default]
+    Epoch,
+    /// After every --logging-steps steps; the best checkpoint is taken at the end
+    Steps,
+    /// Never; the last weights are taken at the end
+    No,
+}
+
+/// When beam search stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum EarlyStopping {
+    /// As soon as there are as many finished captions as beams
+    #[default]
+    True,
+    /// When no running beam is likely to beat the finished ones
+    False,
+    /// When no running beam can beat the finished ones any more
+    Never,
+}
+
+/// Which checkpoint a run goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// The newest one in the output folder.
+    Latest,
+    /// This one.
+    From(PathBuf),
+}
+
+impl FromStr for Resume {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text == "latest" { Self::Latest } else { Self::From(text.into()) })
+    }
+}
+
+/// Shares of the rows for training, validation and test; they sum to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SplitFractions {
+    /// For training.
+    pub train: f64,
+    /// For the choice of the best checkpoint.
+    pub validation: f64,
+    /// For the final result.
+    pub test: f64,
+}
+
+impl FromStr for SplitFractions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<f64> = text.split(',').map(|part| positive(part.trim())).collect::<Result<_, _>>()?;
+        let [train, validation, test] = parts[..] else {
+            return Err(format!("needs three shares: train,validation,test; got {}", parts.len()));
+        };
+        let sum = train + validation + test;
+        if (sum - 1.0).abs() > 1e-6 {
+            return Err(format!("the shares must sum to 1, and sum to {}", (sum * 1e6).round() / 1e6));
+        }
+        Ok(Self { train, validation, test })
+    }
+}
+
+impl fmt::Display for SplitFractions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{}", self.train, self.validation, self.test)
+    }
+}
+
+/// Which linear layers get adapters, as PEFT's `target_modules` says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetModules {
+    /// Every linear layer but the output head.
+    AllLinear,
+    /// The layers whose path ends in one of these names.
+    Names(Vec<String>),
+    /// The layers whose whole path matches this regular expression.
+    Regex(String),
+}
+
+impl FromStr for TargetModules {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-,".contains(c);
+        match text {
+            "all-linear" => Ok(Self::AllLinear),
+            _ if text.split(',').any(str::is_empty) => Err("has an empty name".into()),
+            _ if text.chars().all(is_plain) => Ok(Self::Names(text.split(',').map(str::to_owned).collect())),
+            _ => Ok(Self::Regex(text.into())),
+        }
+    }
+}
+
+/// A finite number above 0.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    bounded(text, "above 0", |x| x > 0.0)
+}
+
+/// A finite number of at least 0.
+pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
+    bounded(text, "at least 0", |x| x >= 0.0)
+}
+
+/// A probability of dropping something, which cannot be everything.
+pub(super) fn dropout(text: &str) -> Result<f64, String> {
+    bounded(text, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))
+}
+
+/// A share, from nothing to all.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    bounded(text, "between 0 and 1", |x| (0.0..=1.0).contains(&x))
+}
+
+/// A share that is not nothing.
+pub(super) fn positive_share(text: &str) -> Result<f64, String> {
+    bounded(text, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
+}
+
+/// Any finite number.
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    bounded(text, "finite", |_| true)
+}
+
+/// A whole number of at least 1.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("must be a whole number of at least 1".into()),
+    }
+}
+
+fn bounded(text: &str, bounds: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
+    let x: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if x.is_finite() && holds(x) { Ok(x) } else { Err(format!("{text} must be {bounds}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_is_three_positive_shares_of_one() {
+        let split: SplitFractions = "0.8, 0.1,0.1".parse().unwrap();
+        assert_eq!((split.train, split.validation, split.test), (0.8, 0.1, 0.1));
+        assert_eq!(split.to_string().parse::<SplitFractions>().unwrap(), split);
+        for (text, words) in [
+            ("0.8,0.2", "got 2"),
+            ("0.8,0.1,0.2", "sum to 1.1"),
+            ("0.9,0.1,0", "0 must be above 0"),
+            ("1.2,-0.1,-0.1", "-0.1 must be above 0"),
+            ("0.8,0.1,x", "`x` is not a number"),
+            ("NaN,0.5,0.5", "NaN must be above 0"),
+        ] {
+            let message = text.parse::<SplitFractions>().unwrap_err();
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn target_modules_are_names_unless_they_need_a_regex() {
+        let read = |text: &str| text.parse::<TargetModules>();
+        assert_eq!(read("all-linear"), Ok(TargetModules::AllLinear));
+        assert_eq!(read("query,value"), Ok(TargetModules::Names(vec!["query".into(), "value".into()])));
+        assert_eq!(
+            read("attention.output.dense"),
+            Ok(TargetModules::Names(vec!["attention.output.dense".into()]))
+        );
+        assert_eq!(read(r".*\.(query|value)"), Ok(TargetModules::Regex(r".*\.(query|value)".into())));
+        assert!(read("query,").is_err() && read("").is_err());
+    }
+
+    #[test]
+    fn numbers_keep_their_bounds_and_are_finite() {
+        for text in ["inf", "NaN", "1e999", "", "five"] {
+            assert!(finite(text).is_err(), "{text}");
+        }
+        assert!(positive("0").is_err() && positive("1e-9").is_ok());
+        assert!(at_least_zero("-0.1").is_err() && at_least_zero("0").is_ok());
+        assert!(dropout("1").is_err() && dropout("0").is_ok());
+        assert!(share("1").is_ok() && share("1.01").is_err());
+        assert!(positive_share("0").is_err() && positive_share("1").is_ok());
+        assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err() && count("7") == Ok(7));
+    }
+}

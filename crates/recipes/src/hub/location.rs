@@ -1,0 +1,129 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use super::{Error, Result};
+
+/// Where a model, a dataset or an adapter comes from, as the command line names it.
+///
+/// The rule, in this order: the word `embedded`; an existing local path; a hub id `owner/name`, if need be with
+/// `@revision`. A folder that is called `embedded` is reached as `./embedded`.
+///
+/// ```
+/// use recipes::hub::{Location, RepoId};
+///
+/// let location: Location = "microsoft/git-base".parse()?;
+/// assert_eq!(location, Location::Hub(RepoId { name: "microsoft/git-base".into(), revision: None }));
+/// assert_eq!("embedded".parse::<Location>()?, Location::Embedded);
+/// assert!("./no-such-folder".parse::<Location>().is_err());
+/// # Ok::<(), recipes::hub::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// What this repository brings along: no file and no network needed.
+    Embedded,
+    /// A file or a folder on this machine.
+    Local(PathBuf),
+    /// A repository of the hub.
+    Hub(RepoId),
+}
+
+impl FromStr for Location {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "embedded" {
+            Ok(Self::Embedded)
+        } else if Path::new(text).exists() {
+            Ok(Self::Local(text.into()))
+        } else if let Some(id) = RepoId::parse(text) {
+            Ok(Self::Hub(id))
+        } else {
+            let folder = std::env::current_dir().unwrap_or_else(|_| ".".into());
+            Err(Error::NoSuchLocation { text: text.into(), folder })
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Local(path) => write!(f, "{}", path.display()),
+            Self::Hub(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// The name of a hub repository: `owner/name`, or `owner/name@revision`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoId {
+    /// `owner/name`.
+    pub name: String,
+    /// A branch, a tag or a commit; `main` if none is given.
+    pub revision: Option<String>,
+}
+
+impl RepoId {
+    /// Reads `owner/name` or `owner/name@revision`; `None` for anything else, paths such as `./a/b` included.
+    fn parse(text: &str) -> Option<Self> {
+        let (name, revision) = match text.split_once('@') {
+            Some((name, revision)) => (name, Some(revision)),
+            None => (text, None),
+        };
+        let (owner, model) = name.split_once('/')?;
+        let revision_is_sound = revision.is_none_or(|r| r.split('/').all(is_word));
+        (is_word(owner) && is_word(model) && revision_is_sound)
+            .then(|| Self { name: name.into(), revision: revision.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for RepoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match &self.revision {
+            Some(revision) => write!(f, "@{revision}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the hub allows on either side of the slash. A leading dot or hyphen is a path or a flag gone astray.
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_existing_path_wins_over_a_hub_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        assert_eq!(path.parse::<Location>().unwrap(), Location::Local(path.into()));
+        // The tests run in the crate's folder, where `src/hub` looks like an id and is a folder.
+        assert_eq!("src/hub".parse::<Location>().unwrap(), Location::Local("src/hub".into()));
+    }
+
+    #[test]
+    fn a_revision_may_be_a_branch_with_slashes() {
+        let id = RepoId::parse("reach-vb/pokemon-blip-captions@refs/convert/parquet").unwrap();
+        assert_eq!(id.name, "reach-vb/pokemon-blip-captions");
+        assert_eq!(id.revision.as_deref(), Some("refs/convert/parquet"));
+        assert_eq!(id.to_string(), "reach-vb/pokemon-blip-captions@refs/convert/parquet");
+    }
+
+    #[test]
+    fn what_is_neither_path_nor_id_says_what_was_looked_for() {
+        for text in [
+            "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x", "-a/b",
+        ] {
+            let message = text.parse::<Location>().unwrap_err().to_string();
+            assert!(message.contains(&format!("`{text}`")) && message.contains("owner/name"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Models, datasets and adapters by name: `microsoft/git-base` becomes a folder on this machine.
+//!
+//! A [`Location`] is what a user writes; a [`Hub`] turns the ones that are hub ids into local files, through the cache
+//! that Python's huggingface_hub uses too, so that nothing is downloaded twice. What is asked for is what the
+//! repository lists: no file is guessed.
+//!
+//! ```no_run
+//! use recipes::hub::{Hub, Location};
+//!
+//! let folder = match "microsoft/git-base".parse()? {
+//!     Location::Embedded => unreachable!("the name says otherwise"),
+//!     Location::Local(folder) => folder,
+//!     Location::Hub(id) => Hub::from_env()?.model_dir(&id)?,
+//! };
+//! assert!(folder.join("config.json").exists());
+//! # Ok::<(), recipes::hub::Error>(())
+//! ```
+
+mod client;
+mod config;
+mod error;
+mod location;
+mod repository;
+mod select;
+mod snapshot;
+
+pub use client::{DatasetFiles, Hub};
+pub use config::HubConfig;
+pub use error::{Error, Result};
+pub use location::{Location, RepoId};
+pub use repository::{Kind, Repository};

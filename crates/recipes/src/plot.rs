@@ -1,0 +1,319 @@
+//! The learning curves of a run as an SVG picture: `loss.svg`.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+use serde::Serialize;
+
+/// What the picture shows: a run's losses, in nats a target token.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct History {
+    /// In the order of their steps. What is not finite is left out of the picture.
+    pub entries: Vec<LogEntry>,
+    /// The step of the checkpoint that was kept as the best, if there was an evaluation.
+    pub best_step: Option<usize>,
+}
+
+/// One line of the run's log: the losses that were known at a step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct LogEntry {
+    /// Optimizer steps made, from 1.
+    pub step: usize,
+    /// Epochs made, with their fraction.
+    pub epoch: f64,
+    /// The training loss.
+    pub loss: Option<f64>,
+    /// The validation loss.
+    pub eval_loss: Option<f64>,
+}
+
+/// How large the picture is, and on which ground.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Width and height in pixels of the picture's own coordinates.
+    pub size: (u32, u32),
+    /// Height of the letters in the same pixels.
+    pub letters: u32,
+    /// Colours for a dark ground instead of a white one.
+    pub dark: bool,
+}
+
+impl Default for Style {
+    /// 800 x 420 on white.
+    fn default() -> Self {
+        Self { size: (800, 420), letters: 15, dark: false }
+    }
+}
+
+/// Draws training and validation loss over the epochs, and marks the best checkpoint.
+///
+/// The text stays text: whoever shows the picture brings the font. The two curves differ in form (a line, and points on
+/// a line) and not in colour alone, and the picture describes itself to a screen reader.
+///
+/// # Errors
+/// Whatever the drawing library reports; it has no cause to.
+///
+/// ```
+/// use recipes::plot::{History, LogEntry, Style, loss_svg};
+///
+/// let entry = |step, loss, eval_loss| LogEntry { step, epoch: step as f64 / 70.0, loss: Some(loss), eval_loss };
+/// let entries = vec![entry(35, 4.1, None), entry(70, 3.0, Some(2.9)), entry(140, 2.2, Some(2.5))];
+/// let svg = loss_svg(&History { entries, best_step: Some(140) }, Style::default())?;
+/// assert!(svg.starts_with("<svg ") && svg.contains("best 2.500"));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+pub fn loss_svg(history: &History, style: Style) -> Result<String> {
+    let mut svg = String::new();
+    draw(history, style, &SVGBackend::with_string(&mut svg, style.size).into_drawing_area())?;
+    Ok(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", description(history)), 1))
+}
+
+impl History {
+    /// Epoch and training loss of the entries that have one.
+    fn training(&self) -> Vec<(f64, f64)> {
+        self.curve(|entry| entry.loss)
+    }
+
+    /// Epoch and validation loss of the entries that have one.
+    fn validation(&self) -> Vec<(f64, f64)> {
+        self.curve(|entry| entry.eval_loss)
+    }
+
+    /// Epoch and validation loss of the best checkpoint.
+    pub fn best(&self) -> Option<(f64, f64)> {
+        let is_best = |entry: &&LogEntry| Some(entry.step) == self.best_step && entry.eval_loss.is_some();
+        self.entries.iter().find(is_best).and_then(|entry| Some((entry.epoch, entry.eval_loss?)))
+    }
+
+    /// Whether there is nothing to draw.
+    pub fn is_empty(&self) -> bool {
+        self.training().is_empty() && self.validation().is_empty()
+    }
+
+    fn curve(&self, loss: impl Fn(&LogEntry) -> Option<f64>) -> Vec<(f64, f64)> {
+        let points = self.entries.iter().filter_map(|entry| Some((entry.epoch, loss(entry)?)));
+        points.filter(|(epoch, loss)| epoch.is_finite() && loss.is_finite()).collect()
+    }
+}
+
+/// Training losses beyond this number are drawn as means of neighbours.
+const SMOOTH_POINTS: usize = 100;
+
+/// The colours of a picture.
+struct Palette {
+    ground: RGBColor,
+    ink: RGBColor,
+    grid: RGBColor,
+    training: RGBColor,
+    validation: RGBColor,
+}
+
+const LIGHT: Palette = Palette {
+    ground: RGBColor(255, 255, 255),
+    ink: RGBColor(75, 85, 99),
+    grid: RGBColor(229, 231, 235),
+    training: RGBColor(59, 130, 196),
+    validation: RGBColor(194, 65, 12),
+};
+
+/// The ground is that of the report's cards.
+const DARK: Palette = Palette {
+    ground: RGBColor(29, 33, 40),
+    ink: RGBColor(168, 176, 188),
+    grid: RGBColor(52, 58, 68),
+    training: RGBColor(104, 166, 224),
+    validation: RGBColor(251, 146, 90),
+};
+
+fn draw(
+    history: &History,
+    style: Style,
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+) -> Result<()> {
+    let palette = if style.dark { DARK } else { LIGHT };
+    let (training, validation) = (history.training(), history.validation());
+    let font = ("sans-serif", style.letters).into_font().color(&palette.ink);
+    let letters = style.letters;
+
+    area.fill(&palette.ground)?;
+    let epochs = training.iter().chain(&validation).map(|(epoch, _)| *epoch).fold(0.0, f64::max);
+    let epochs = if epochs > 0.0 { epochs } else { 1.0 };
+    let (lowest, highest) = range(training.iter().chain(&validation).map(|(_, loss)| *loss));
+    let mut chart = ChartBuilder::on(area)
+        .margin(letters)
+        .margin_bottom(letters / 2)
+        .x_label_area_size(letters * 3)
+        .y_label_area_size(letters * 4)
+        .build_cartesian_2d(0.0..epochs, lowest..highest)?;
+    let digits = usize::from(epochs < 5.0);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(palette.grid)
+        .axis_style(palette.grid)
+        .label_style(font.clone())
+        .x_labels((style.size.0 / (letters * 5)) as usize)
+        .y_labels((style.size.1 / (letters * 4)) as usize)
+        .x_label_formatter(&|epoch| format!("{epoch:.digits$}"))
+        .y_label_formatter(&|loss| format!("{loss:.1}"))
+        .x_desc("epoch")
+        .y_desc("loss")
+        .draw()?;
+
+    // A line for every step is mostly noise: it stays visible, and its mean is drawn over it.
+    let window = training.len().div_ceil(SMOOTH_POINTS).max(1);
+    let mut label = String::from("training");
+    if window > 1 {
+        chart.draw_series(LineSeries::new(
+            training.iter().copied(),
+            palette.training.mix(0.35).stroke_width(1),
+        ))?;
+        label += &format!(", mean of {window}");
+    }
+    let line = palette.training.stroke_width(2);
+    chart
+        .draw_series(LineSeries::new(training.chunks(window).filter_map(mean), line))?
+        .label(label)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
+    let line = palette.validation.stroke_width(2);
+    let dot = palette.validation.filled();
+    chart.draw_series(LineSeries::new(validation, line).point_size(4))?.label("validation").legend(
+        move |(x, y)| {
+            EmptyElement::at((x, y))
+                + PathElement::new([(0, 0), (24, 0)], line)
+                + Circle::new((12, 0), 4, dot)
+        },
+    );
+    if let Some((epoch, loss)) = history.best() {
+        // Towards the middle, so that the words do not leave the picture, and above, where a falling curve leaves room.
+        let side = if epoch > epochs / 2.0 { HPos::Right } else { HPos::Left };
+        let words = font.clone().pos(Pos::new(side, VPos::Bottom));
+        let lift = -i32::try_from(letters)?;
+        chart.draw_series([EmptyElement::at((epoch, loss))
+            + Circle::new((0, 0), 9, palette.ink.stroke_width(2))
+            + Text::new(format!("best {loss:.3}"), (0, lift), words)])?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(font)
+        .background_style(palette.ground)
+        .margin(letters / 2)
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+/// The mean loss of neighbouring entries, at the epoch of the last.
+fn mean(entries: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let sum: f64 = entries.iter().map(|(_, loss)| loss).sum();
+    entries.last().map(|(epoch, _)| (*epoch, sum / entries.len() as f64))
+}
+
+/// Lowest and highest value with a little room, never below zero and never empty.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (lowest, highest) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    if lowest > highest {
+        return (0.0, 1.0);
+    }
+    let room = (0.08 * (highest - lowest)).max(0.01 * highest.abs()).max(1e-3);
+    ((lowest - room).max(0.0), highest + room)
+}
+
+/// The picture in words.
+fn description(history: &History) -> String {
+    let mut words = String::from("Loss by epoch.");
+    for (name, curve) in [("Training", history.training()), ("Validation", history.validation())] {
+        if let (Some((_, first)), Some((epoch, last))) = (curve.first(), curve.last()) {
+            // Writing to a string does not fail.
+            let _ = write!(words, " {name} from {first:.3} to {last:.3} at epoch {epoch:.1}.");
+        }
+    }
+    if let Some((epoch, loss)) = history.best() {
+        let _ = write!(words, " Best checkpoint at epoch {epoch:.1} with validation loss {loss:.3}.");
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(step: usize, loss: Option<f64>, eval_loss: Option<f64>) -> LogEntry {
+        LogEntry { step, epoch: step as f64 / 10.0, loss, eval_loss }
+    }
+
+    #[test]
+    fn the_best_checkpoint_is_the_one_that_was_kept_not_the_lowest_point() {
+        let entries =
+            vec![entry(10, None, Some(2.0)), entry(20, None, Some(1.5)), entry(30, Some(1.0), Some(1.7))];
+        let history = History { entries, best_step: Some(30) };
+        assert_eq!(history.best(), Some((3.0, 1.7)));
+        let svg = loss_svg(&history, Style::default()).unwrap();
+        assert!(
+            svg.contains("best 1.700")
+                && svg.contains("Best checkpoint at epoch 3.0 with validation loss 1.700.")
+        );
+    }
+
+    #[test]
+    fn every_point_of_both_curves_is_drawn() {
+        let entries = (1..=30)
+            .map(|i| entry(i, Some(4.0 / i as f64), (i % 10 == 0).then_some(5.0 / i as f64)))
+            .collect();
+        let svg = loss_svg(&History { entries, best_step: None }, Style::default()).unwrap();
+        // One dot for each evaluation and one in the legend.
+        assert_eq!(svg.matches("<circle").count(), 3 + 1);
+        let longest = svg
+            .split("points=\"")
+            .skip(1)
+            .map(|p| p.split('"').next().unwrap().split_whitespace().count())
+            .max();
+        assert_eq!(longest, Some(30));
+    }
+
+    #[test]
+    fn many_training_losses_are_drawn_with_their_mean() {
+        let entries = (1..=250).map(|i| entry(i, Some(f64::from(i as u32 % 2)), None)).collect();
+        let svg = loss_svg(&History { entries, best_step: None }, Style::default()).unwrap();
+        assert!(svg.contains("training, mean of 3"));
+        let mut lengths: Vec<_> = svg
+            .split("points=\"")
+            .skip(1)
+            .map(|p| p.split('"').next().unwrap().split_whitespace().count())
+            .collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(lengths[..2], [250, 84]);
+    }
+
+    #[test]
+    fn losses_that_are_not_finite_and_runs_without_any_do_no_harm() {
+        let broken =
+            History { entries: vec![entry(1, Some(f64::NAN), Some(f64::INFINITY))], best_step: Some(1) };
+        for history in [broken, History::default()] {
+            assert!(history.is_empty());
+            let svg = loss_svg(&history, Style::default()).unwrap();
+            assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN"), "{svg}");
+        }
+    }
+
+    #[test]
+    fn one_point_and_equal_points_have_a_range() {
+        for entries in [
+            vec![entry(1, Some(2.0), None)],
+            vec![entry(1, Some(2.0), Some(2.0)), entry(2, Some(2.0), Some(2.0))],
+        ] {
+            assert!(
+                loss_svg(&History { entries, best_step: None }, Style::default())
+                    .unwrap()
+                    .contains("<polyline")
+            );
+        }
+    }
+}

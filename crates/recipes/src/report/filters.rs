@@ -1,0 +1,80 @@
+//! What the template asks of Rust: numbers and words as a reader wants them.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+/// A result with as many digits as it deserves; a dash for what was not measured.
+pub(super) fn number(value: Option<f64>) -> String {
+    match value {
+        None => "–".into(),
+        Some(x) if !x.is_finite() => x.to_string(),
+        Some(x) if x.abs() < 10.0 => format!("{x:.4}"),
+        Some(x) if x.abs() < 1000.0 => format!("{x:.2}"),
+        Some(x) => format!("{x:.0}"),
+    }
+}
+
+/// The relative change from `base` to `adapter` in words, such as `41.6 % lower`; empty where there is none to tell.
+pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
+    let (Some(adapter), Some(base)) = (adapter, base) else { return String::new() };
+    let percent = 100.0 * (adapter - base) / base.abs();
+    if !percent.is_finite() {
+        return String::new();
+    }
+    match percent {
+        p if p.abs() < 0.05 => "unchanged".into(),
+        p if p < 0.0 => format!("{:.1} % lower", -p),
+        p => format!("{p:.1} % higher"),
+    }
+}
+
+/// A word of a caption.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Word {
+    text: String,
+    /// Whether the reference has it too.
+    shared: bool,
+}
+
+/// Splits a caption into words and tells which of them the reference has, upper case and punctuation aside.
+pub(super) fn words(caption: &str, reference: &str) -> Vec<Word> {
+    let reference: BTreeSet<String> =
+        reference.split_whitespace().map(bare).filter(|word| !word.is_empty()).collect();
+    let word = |text: &str| Word { text: text.into(), shared: reference.contains(&bare(text)) };
+    caption.split_whitespace().map(word).collect()
+}
+
+fn bare(word: &str) -> String {
+    word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_four_digits_or_so() {
+        let shown = [Some(1.70312), Some(54.12345), Some(123_456.7), Some(f64::NAN), None].map(number);
+        assert_eq!(shown, ["1.7031", "54.12", "123457", "NaN", "–"]);
+    }
+
+    #[test]
+    fn a_change_is_told_in_words_and_relative_to_the_base() {
+        assert_eq!(change(Some(1.5), Some(2.0)), "25.0 % lower");
+        assert_eq!(change(Some(0.3), Some(0.2)), "50.0 % higher");
+        assert_eq!(change(Some(2.0), Some(2.0)), "unchanged");
+        assert_eq!(change(Some(2.0), Some(0.0)), "");
+        assert_eq!(change(None, Some(0.0)), "");
+    }
+
+    #[test]
+    fn shared_words_ignore_case_and_punctuation() {
+        let shared: Vec<_> = words("A drawing, of birds -", "a Drawing of a bird")
+            .into_iter()
+            .map(|w| (w.text, w.shared))
+            .collect();
+        let expected = [("A", true), ("drawing,", true), ("of", true), ("birds", false), ("-", false)];
+        assert_eq!(shared, expected.map(|(text, shared)| (text.to_owned(), shared)));
+    }
+}

@@ -1,0 +1,122 @@
+//! Captioning as a task of the training engine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, TokenizedCaptions};
+use git_model::GitForCausalLm;
+use train_ops::{Pass, sample_key};
+use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task, epoch_order};
+
+use crate::captioning::{FeatureStore, PREFETCH, encode};
+
+/// Captions, with their pictures where features are not kept.
+pub struct Batch {
+    captions: CaptionBatch,
+    pictures: Option<PictureBatch>,
+}
+
+/// Learning to caption.
+pub struct CaptionTask<'a> {
+    /// The model.
+    pub model: &'a GitForCausalLm,
+    /// What the frozen encoder made of the pictures; `None` where it is computed anew for each batch.
+    pub features: Option<Arc<FeatureStore>>,
+    /// Whether the encoder is trained.
+    pub vision_trains: bool,
+    /// Writes the trained part of the model into a checkpoint's folder.
+    pub save: &'a dyn Fn(&Path) -> Result<(), BoxError>,
+}
+
+impl CaptionTask<'_> {
+    fn loss(&self, batch: &Batch, pass: &Pass) -> Result<(Tensor, usize), BoxError> {
+        let features = match (&self.features, &batch.pictures) {
+            (Some(store), _) => store.batch(batch.captions.rows())?,
+            (None, Some(pictures)) if self.vision_trains => {
+                self.model.encode_images(&pictures.pixel_values(self.model.device())?, pass)?
+            }
+            (None, Some(pictures)) => encode(self.model, pictures)?,
+            (None, None) => return Err("a batch has neither pictures nor features".into()),
+        };
+        let input_ids = batch.captions.input_ids(self.model.device())?;
+        let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
+        Ok(self.model.loss(&features, &input_ids, &labels, pass)?)
+    }
+}
+
+impl Task for CaptionTask<'_> {
+    type Batch = Batch;
+
+    fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        let samples = context.first_sample..context.first_sample + batch.captions.batch_size() as u64;
+        let keys: Vec<u64> = samples.map(|sample| sample_key(context.seed, context.step, sample)).collect();
+        let (sum, targets) = self.loss(batch, &Pass::training(keys))?;
+        Ok(LossSum { sum, targets })
+    }
+
+    fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
+        let (sum, targets) = self.loss(batch, &Pass::inference())?;
+        Ok(LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets })
+    }
+
+    fn num_samples(&self, batch: &Batch) -> usize {
+        batch.captions.batch_size()
+    }
+
+    fn describe(&self, batch: &Batch) -> String {
+        format!("rows {:?}", batch.captions.rows())
+    }
+
+    fn save_model(&self, directory: &Path) -> Result<(), BoxError> {
+        (self.save)(directory)
+    }
+}
+
+/// The rows of one split as batches.
+pub struct CaptionBatches {
+    /// The dataset's captions.
+    pub captions: Arc<TokenizedCaptions>,
+    /// The dataset's pictures, where batches bring them along.
+    pub pictures: Option<PictureLoader>,
+    /// Rows of the split.
+    pub rows: Vec<usize>,
+    /// Samples in a batch.
+    pub batch_size: usize,
+    /// How captions are padded.
+    pub padding: Padding,
+    /// The seed of each epoch's order; `None` for the order of `rows`.
+    pub shuffle: Option<u64>,
+}
+
+impl BatchSource for CaptionBatches {
+    type Batch = Batch;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.rows.len().div_ceil(self.batch_size)
+    }
+
+    fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Batch> {
+        let rows: Vec<usize> = match self.shuffle {
+            Some(seed) => {
+                epoch_order(seed, epoch, self.rows.len()).into_iter().map(|index| self.rows[index]).collect()
+            }
+            None => self.rows.clone(),
+        };
+        let batches: Vec<Vec<usize>> =
+            rows.chunks(self.batch_size).skip(first_batch).map(<[usize]>::to_vec).collect();
+        let caption = |rows: &[usize], pictures| {
+            Ok(Batch { captions: self.captions.batch(rows, self.padding)?, pictures })
+        };
+        match &self.pictures {
+            None => Box::new(batches.into_iter().map(move |rows| caption(&rows, None))),
+            Some(pictures) => match pictures.prefetch(batches, 1, PREFETCH) {
+                Err(error) => Box::new(std::iter::once(Err(error.into()))),
+                Ok(loaded) => Box::new(loaded.map(move |pictures| {
+                    let pictures = pictures?;
+                    caption(&pictures.rows().to_vec(), Some(pictures))
+                })),
+            },
+        }
+    }
+}

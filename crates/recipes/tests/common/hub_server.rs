@@ -1,0 +1,326 @@
+//! A hub on the loopback: models and datasets in the layout of the real one, with its redirects, headers and refusals.
+//!
+//! Small files are redirected to a path on the same host and large formats to another host, as the hub does with its
+//! cache and its content network. Every connection serves one request and is closed.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each integration test uses its part, and may panic"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    thread::{self, JoinHandle},
+};
+
+/// One request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub method: String,
+    /// The path with its query.
+    pub path: String,
+    pub host: String,
+    pub range: Option<String>,
+    pub authorization: Option<String>,
+}
+
+/// One revision of a repository.
+#[derive(Debug, Clone, Default)]
+pub struct Revision {
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// The token without which the hub denies that the repository exists.
+    pub private: Option<String>,
+    /// Whether the list of files is open and the files are not.
+    pub gated: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By kind (`models`, `datasets`), name and revision.
+    repositories: BTreeMap<(String, String, String), Revision>,
+    requests: Vec<Request>,
+    /// Downloads that are cut in their middle before one is served whole.
+    cuts: usize,
+    /// Answers 503 to this many requests first.
+    hiccups: usize,
+}
+
+/// Runs until it is dropped.
+pub struct HubServer {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl HubServer {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        let worker = thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A client that goes away before it has read everything is its own business.
+                if let Ok(stream) = stream
+                    && serve(&stream, &shared) == Ok(Flow::Stop)
+                {
+                    break;
+                }
+            }
+        });
+        Self { address, state, worker: Some(worker) }
+    }
+
+    /// The value for HF_ENDPOINT.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Adds a repository: `kind` is `models` or `datasets`, `revision` a branch.
+    pub fn add(&self, kind: &str, name: &str, revision: &str, files: &[(&str, &[u8])]) {
+        let files = files.iter().map(|(name, bytes)| ((*name).into(), bytes.to_vec())).collect();
+        self.put(kind, name, revision, Revision { files, ..Revision::default() });
+    }
+
+    pub fn put(&self, kind: &str, name: &str, revision: &str, content: Revision) {
+        self.state().repositories.insert((kind.into(), name.into(), revision.into()), content);
+    }
+
+    /// Adds the files of a folder on disk, those of its folders included, as a repository's main branch.
+    pub fn add_folder(&self, kind: &str, name: &str, folder: &Path) {
+        fn read(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    read(root, &path, files);
+                } else {
+                    let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+                    files.insert(name, fs::read(&path).unwrap());
+                }
+            }
+        }
+        let mut files = BTreeMap::new();
+        read(folder, folder, &mut files);
+        self.put(kind, name, "main", Revision { files, ..Revision::default() });
+    }
+
+    /// What was asked for so far; forgets it.
+    pub fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state().requests)
+    }
+
+    /// Cuts the next downloads in their middle.
+    pub fn cut_downloads(&self, count: usize) {
+        self.state().cuts = count;
+    }
+
+    /// Answers 503 to the next downloads.
+    pub fn fail_downloads(&self, count: usize) {
+        self.state().hiccups = count;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Drop for HubServer {
+    fn drop(&mut self) {
+        if let Ok(mut stream) = TcpStream::connect(self.address) {
+            let _ = stream.write_all(b"STOP / HTTP/1.1\r\n\r\n");
+        }
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The commit that a branch points to: different for every content, like a real one.
+pub fn commit(content: &Revision) -> String {
+    format!("{:0>40}", etag(format!("{:?}", content.files).as_bytes()))
+}
+
+/// Stands in for the hash of a file (FNV-1a).
+fn etag(bytes: &[u8]) -> String {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Go,
+    Stop,
+}
+
+/// What a request is about.
+struct Answer {
+    status: &'static str,
+    headers: Vec<String>,
+    body: Vec<u8>,
+    /// Whether the body is a file's, which may be cut.
+    is_download: bool,
+}
+
+impl Answer {
+    fn new(status: &'static str, headers: Vec<String>, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers, body: body.into(), is_download: false }
+    }
+
+    fn refusal(status: &'static str, code: &str) -> Self {
+        Self::new(status, vec![format!("X-Error-Code: {code}")], format!("{{\"error\":\"{code}\"}}"))
+    }
+}
+
+fn serve(stream: &TcpStream, state: &Mutex<State>) -> Result<Flow, ()> {
+    let request = read(stream).ok_or(())?;
+    if request.method == "STOP" {
+        return Ok(Flow::Stop);
+    }
+    let mut state = state.lock().unwrap();
+    let answer = answer(&request, &mut state);
+    state.requests.push(request.clone());
+    let mut text = format!(
+        "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        answer.status,
+        answer.body.len()
+    );
+    for header in &answer.headers {
+        text += &format!("{header}\r\n");
+    }
+    text += "\r\n";
+    let mut sent = &answer.body[..];
+    if answer.is_download && sent.len() > 1 && state.cuts > 0 {
+        state.cuts -= 1;
+        sent = &sent[..sent.len() / 2];
+    }
+    let mut stream = stream;
+    stream.write_all(text.as_bytes()).map_err(|_| ())?;
+    if request.method != "HEAD" {
+        stream.write_all(sent).map_err(|_| ())?;
+    }
+    Ok(Flow::Go)
+}
+
+fn read(stream: &TcpStream) -> Option<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.by_ref().read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim().split_once(": ") else { break };
+        headers.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+    let mut header = |name: &str| headers.remove(name);
+    let host = header("host").unwrap_or_default();
+    Some(Request { method, path, host, range: header("range"), authorization: header("authorization") })
+}
+
+fn answer(request: &Request, state: &mut State) -> Answer {
+    let path = request.path.split('?').next().unwrap_or_default().trim_start_matches('/').replace("%2F", "/");
+    // /cdn/KIND/OWNER/NAME/ETAG and /cache/KIND/OWNER/NAME/ETAG hold the bytes.
+    if let Some(rest) = path.strip_prefix("cdn/").or_else(|| path.strip_prefix("api/resolve-cache/")) {
+        if state.hiccups > 0 {
+            state.hiccups -= 1;
+            return Answer::refusal("503 Service Unavailable", "Overloaded");
+        }
+        let (repository, tag) = rest.rsplit_once('/').unwrap_or(("", ""));
+        let content = state
+            .repositories
+            .iter()
+            .find(|((kind, name, revision), _)| format!("{kind}/{name}/{revision}") == repository);
+        let Some((_, content)) = content else { return Answer::refusal("404 Not Found", "EntryNotFound") };
+        return match content.files.values().find(|bytes| etag(bytes) == tag) {
+            Some(bytes) => part_of(bytes, tag, &commit(content), request.range.as_deref()),
+            None => Answer::refusal("404 Not Found", "EntryNotFound"),
+        };
+    }
+    let (is_info, rest) = match path.strip_prefix("api/") {
+        Some(rest) => (true, rest),
+        None => (false, path.as_str()),
+    };
+    let (kind, rest) = match rest.strip_prefix("datasets/") {
+        Some(rest) => ("datasets", rest),
+        None => ("models", rest.strip_prefix("models/").unwrap_or(rest)),
+    };
+    let marker = if is_info { "/revision/" } else { "/resolve/" };
+    let Some((name, rest)) = rest.split_once(marker) else {
+        return Answer::refusal("404 Not Found", "NoSuchPage");
+    };
+    // A stranger is told 401 where someone with a token is told 404.
+    let unknown = if request.authorization.is_some() { "404 Not Found" } else { "401 Unauthorized" };
+    let known = |((k, n, _), _): &(&(String, String, String), &Revision)| k == kind && n == name;
+    if !state.repositories.iter().any(|entry| known(&entry)) {
+        return Answer::refusal(unknown, "RepoNotFound");
+    }
+    let found = state.repositories.iter().filter(known).find_map(|((_, _, branch), content)| {
+        let after =
+            |start: &str| rest.strip_prefix(start).filter(|file| file.is_empty() || file.starts_with('/'));
+        let commit = commit(content);
+        Some((branch, content, after(branch).or_else(|| after(&commit))?.trim_start_matches('/').to_owned()))
+    });
+    let Some((branch, content, file)) = found else {
+        return Answer::refusal("404 Not Found", "RevisionNotFound");
+    };
+    if let Some(token) = &content.private
+        && request.authorization.as_deref() != Some(&format!("Bearer {token}"))
+    {
+        return Answer::refusal(unknown, "RepoNotFound");
+    }
+    if is_info {
+        let files: Vec<_> =
+            content.files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
+        let info = serde_json::json!({ "id": name, "sha": commit(content), "siblings": files, "private": content.private.is_some() });
+        return Answer::new("200 OK", vec!["Content-Type: application/json".into()], info.to_string());
+    }
+    if content.gated {
+        return Answer::refusal("403 Forbidden", "GatedRepo");
+    }
+    let Some(bytes) = content.files.get(&file) else {
+        return Answer::refusal("404 Not Found", "EntryNotFound");
+    };
+    let tag = etag(bytes);
+    let mut headers = vec![format!("X-Repo-Commit: {}", commit(content))];
+    let large =
+        ["safetensors", "bin", "parquet", "png", "jpg"].iter().any(|extension| file.ends_with(extension));
+    if large {
+        headers.push(format!("X-Linked-ETag: \"{tag}\""));
+        headers.push(format!("X-Linked-Size: {}", bytes.len()));
+        headers.push("ETag: \"of-the-pointer\"".into());
+        let port = request.host.rsplit(':').next().unwrap_or_default();
+        headers
+            .push(format!("Location: http://localhost:{port}/cdn/{kind}/{name}/{branch}/{tag}?signature=1"));
+        Answer::new("302 Found", headers, "redirect")
+    } else {
+        headers.push(format!("ETag: \"{tag}\""));
+        headers.push(format!("Location: /api/resolve-cache/{kind}/{name}/{branch}/{tag}?download=true"));
+        Answer::new("307 Temporary Redirect", headers, "redirect")
+    }
+}
+
+/// A file's bytes from `Range: bytes=FIRST-` or `bytes=FIRST-LAST` on.
+fn part_of(bytes: &[u8], tag: &str, commit: &str, range: Option<&str>) -> Answer {
+    let mut headers =
+        vec![format!("ETag: \"{tag}\""), format!("X-Repo-Commit: {commit}"), "Accept-Ranges: bytes".into()];
+    let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) else {
+        return Answer { is_download: true, ..Answer::new("200 OK", headers, bytes) };
+    };
+    let first: usize = first.parse().unwrap();
+    let end = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
+    if first >= end {
+        return Answer::refusal("416 Range Not Satisfiable", "Range");
+    }
+    headers.push(format!("Content-Range: bytes {first}-{}/{}", end - 1, bytes.len()));
+    Answer { is_download: true, ..Answer::new("206 Partial Content", headers, &bytes[first..end]) }
+}

@@ -1,0 +1,257 @@
+//! Fine-tunes GIT with LoRA on captioned pictures, and shows what it says before and after.
+//!
+//! Without arguments it runs the whole recipe on a small model and on drawings that come with this repository. On the
+//! real ones:
+//!
+//! ```text
+//! cargo run --release --example pokemon_finetune -- --model microsoft/git-base --dataset reach-vb/pokemon-blip-captions
+//! ```
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use caption_data::drawings::DrawingSource;
+use caption_data::{CaptionSource, TokenizedCaptions, split};
+use git_model::GenerationConfig;
+use recipes::adapt::{self, Adapted};
+use recipes::captioning::{Captioner, FeatureStore, pictures};
+use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
+use recipes::hub::Location;
+use recipes::report::{Metric, Report};
+use recipes::results::{self, CaptionLine, Metrics};
+use recipes::task::{CaptionBatches, CaptionTask};
+use recipes::{open, plot, save};
+use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
+use trainer_core::{
+    BoxError, IntervalStrategy, LossTotal, Outcome, Parameters, SchedulerType, StopSignal, Trainer, TrainingArguments,
+    evaluate,
+};
+
+/// The exit code of a run that was stopped and can be resumed: that of a program ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    match run(&Finetune::from_command_line()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Finetune) -> Result<ExitCode> {
+    if cfg!(debug_assertions) {
+        eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
+    }
+    let Finetune { data, training, lora, hardware } = options;
+    let threads = hardware.threads.map_or_else(std::thread::available_parallelism, |n| n.try_into().map_err(std::io::Error::other))?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    let device = cli::device(hardware.device)?;
+    let output_dir = data.output_dir.as_path();
+    std::fs::create_dir_all(output_dir).with_context(|| {
+        format!("cannot make the output folder {}; choose another with --output-dir", output_dir.display())
+    })?;
+
+    // What goes in: a pre-trained model, captioned pictures, and who learns from which.
+    let pretrained = open::pretrained(&data.model)?;
+    let source = open::dataset(&data.dataset, Some(data.subset))?;
+    let rows = split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
+    let captions = Arc::new(TokenizedCaptions::new(&source, &pretrained.tokenizer)?);
+    let adapted = adapt::build(&pretrained, lora, training.seed, &device, hardware.dtype)?;
+    let Adapted { model, adapter, vision_trains, .. } = &adapted;
+
+    let setup = vec![
+        ("model".to_owned(), pretrained.name.clone()),
+        ("dataset".to_owned(), source.name()),
+        (
+            "split".to_owned(),
+            format!("{} train, {} validation, {} test", rows.train.len(), rows.validation.len(), rows.test.len()),
+        ),
+        ("trainable".to_owned(), adapted.summary()),
+        ("device".to_owned(), format!("{}, {:?}, {threads} threads", hardware.device, hardware.dtype).to_lowercase()),
+        ("output".to_owned(), output_dir.display().to_string()),
+    ];
+    for (name, value) in &setup {
+        println!("{name:>10}  {value}");
+    }
+
+    // A frozen encoder sees every picture once; a trained one, every time.
+    let loader = pictures(&source, &pretrained.processor);
+    let features = if *vision_trains || hardware.no_feature_cache {
+        None
+    } else {
+        let all = [rows.train.as_slice(), &rows.validation, &rows.test].concat();
+        Some(Arc::new(FeatureStore::new(model, &loader, &all)?))
+    };
+    let positions = model.config().max_position_embeddings;
+    let max_length = pretrained.tokenizer.max_length().unwrap_or(positions).min(positions);
+    let batches = |rows: &[usize], batch_size, shuffle| CaptionBatches {
+        captions: Arc::clone(&captions),
+        pictures: features.is_none().then(|| loader.clone()),
+        rows: rows.to_vec(),
+        batch_size,
+        padding: match data.padding {
+            Padding::Longest => caption_data::Padding::Longest,
+            Padding::MaxLength => caption_data::Padding::MaxLength(max_length),
+        },
+        shuffle,
+    };
+    let shuffle = (!data.no_shuffle).then_some(training.seed);
+    let train = batches(&rows.train, training.per_device_train_batch_size, shuffle);
+    let validation = batches(&rows.validation, training.per_device_eval_batch_size, None);
+    let test = batches(&rows.test, training.per_device_eval_batch_size, None);
+
+    let save_model = |dir: &Path| -> Result<(), BoxError> {
+        match adapter {
+            Some(adapter) => Ok(adapter.save(dir.join("adapter"))?),
+            None => Ok(save::checkpoint(&adapted.parameters, pretrained.checkpoint.dir(), &dir.join("model"))?),
+        }
+    };
+    let task =
+        CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save_model };
+    let captioner =
+        Captioner { model, tokenizer: &pretrained.tokenizer, pictures: loader.clone(), features: features.clone() };
+    let judge = |name: &str| -> Result<(LossTotal, Vec<String>)> {
+        let loss = evaluate(&task, &test)?.loss;
+        let message = format!("captions of the {name} model");
+        Ok((loss, captioner.caption_all(&rows.test, &GenerationConfig::recipe(), &message)?))
+    };
+    // Without an adapter to switch off, the base model is gone after the first step.
+    let base = if adapter.is_none() { Some(judge("base")?) } else { None };
+
+    let stop = StopSignal::new();
+    let request = stop.clone();
+    ctrlc::set_handler(move || request.request())?;
+    let arguments = arguments(options);
+    let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
+        .sink(ConsoleSink::new())
+        .sink(JsonLinesSink::append(&output_dir.join("log.jsonl"))?)
+        .stop_signal(stop);
+    if let Some(resume) = &training.resume {
+        trainer = trainer.resume(match resume {
+            Resume::Latest => trainer_core::Resume::Newest,
+            Resume::From(dir) => trainer_core::Resume::From(dir.clone()),
+        });
+    }
+    let state = match trainer.fit(&task, &train, Some(&validation))? {
+        Outcome::Finished { state } => state,
+        Outcome::Interrupted { state, checkpoint } => {
+            eprintln!(
+                "stopped after step {} of {}, saved in {}; the same command with --resume goes on from there",
+                state.global_step,
+                state.max_steps,
+                checkpoint.display()
+            );
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
+
+    // What came out, on pictures that training never saw.
+    let (adapter_loss, adapter_captions) = judge("adapted")?;
+    let (base_loss, base_captions) = match (base, adapter) {
+        (Some(base), _) => base,
+        (None, adapter) => {
+            let _base = adapter.as_ref().map(|adapter| adapter.disable());
+            judge("base")?
+        }
+    };
+    let lines = rows
+        .test
+        .iter()
+        .zip(base_captions.into_iter().zip(adapter_captions))
+        .map(|(&row, (base, adapter))| Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter }))
+        .collect::<Result<Vec<_>>>()?;
+    results::write_captions(output_dir, &lines)?;
+    let metrics =
+        Metrics { base: results::loss_metrics(base_loss), adapter: results::loss_metrics(adapter_loss) };
+    results::write_metrics(output_dir, &metrics)?;
+
+    println!("\n{:>10}  {:>10} {:>10}", "", "base", "adapted");
+    println!("{:>10}  {:>10.4} {:>10.4}", "test loss", base_loss.mean(), adapter_loss.mean());
+    println!("{:>10}  {:>10.2} {:>10.2}\n", "perplexity", base_loss.perplexity(), adapter_loss.perplexity());
+    for line in lines.iter().take(5) {
+        println!("row {}: {}\n  base     {}\n  adapted  {}", line.row, line.reference, line.base, line.adapter);
+    }
+    if data.dataset == Location::Embedded {
+        print_share_named(&lines)?;
+    }
+
+    let history = results::history(&state);
+    recipes::files::replace(
+        &output_dir.join("loss.svg"),
+        plot::loss_svg(&history, plot::Style::default())?.as_bytes(),
+    )?;
+    let metric = |name: &str, base, adapter| Metric {
+        name: name.to_owned(),
+        base: Some(base),
+        adapter: Some(adapter),
+        lower_is_better: true,
+    };
+    let report = Report {
+        title: "Captions before and after fine-tuning".to_owned(),
+        subtitle: format!("{} on {}", pretrained.name, source.name()),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        setup,
+        history,
+        metrics: vec![
+            metric("Test loss", base_loss.mean(), adapter_loss.mean()),
+            metric("Perplexity", base_loss.perplexity(), adapter_loss.perplexity()),
+        ],
+        examples: results::gallery(&source, &lines)?,
+    };
+    report.write(&output_dir.join("report.html"))?;
+    println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, adapter/", output_dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command line as the training engine takes it.
+fn arguments(options: &Finetune) -> TrainingArguments {
+    let training = &options.training;
+    let every = |strategy| match strategy {
+        EvalStrategy::Epoch => IntervalStrategy::Epoch,
+        EvalStrategy::Steps => IntervalStrategy::Steps,
+        EvalStrategy::No => IntervalStrategy::No,
+    };
+    TrainingArguments {
+        output_dir: options.data.output_dir.clone(),
+        num_train_epochs: training.num_train_epochs,
+        max_steps: training.max_steps,
+        learning_rate: training.learning_rate,
+        lr_scheduler_type: match training.lr_scheduler_type {
+            LrSchedulerType::Linear => SchedulerType::Linear,
+            LrSchedulerType::Cosine => SchedulerType::Cosine,
+            LrSchedulerType::Constant => SchedulerType::ConstantWithWarmup,
+        },
+        warmup_ratio: training.warmup_ratio,
+        gradient_accumulation_steps: training.gradient_accumulation_steps,
+        max_grad_norm: training.max_grad_norm,
+        weight_decay: training.weight_decay,
+        eval_strategy: every(training.eval_strategy),
+        eval_steps: training.logging_steps,
+        save_strategy: every(training.eval_strategy),
+        save_steps: training.logging_steps,
+        save_total_limit: training.save_total_limit,
+        logging_steps: training.logging_steps,
+        load_best_model_at_end: training.eval_strategy != EvalStrategy::No,
+        seed: training.seed,
+        ..TrainingArguments::default()
+    }
+}
+
+/// How many captions name the drawn creature and its colour.
+fn print_share_named(lines: &[CaptionLine]) -> Result<()> {
+    let drawings = DrawingSource::default();
+    let (mut base, mut adapted) = (0, 0);
+    for line in lines {
+        let monster = drawings.monster(line.row)?;
+        base += usize::from(monster.names_creature_and_color(&line.base));
+        adapted += usize::from(monster.names_creature_and_color(&line.adapter));
+    }
+    println!("\ncaptions that name creature and colour: base {base}, adapted {adapted} of {}", lines.len());
+    Ok(())
+}

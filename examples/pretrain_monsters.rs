@@ -1,0 +1,210 @@
+//! Makes the small checkpoint in crates/recipes/assets/git-monsters: GIT from random weights, trained in full on drawn
+//! monsters and their captions in the first style. The same seed gives the same checkpoint.
+//!
+//! ```text
+//! cargo run --release --example pretrain_monsters -- --output-dir crates/recipes/assets/git-monsters
+//! ```
+#![allow(clippy::print_stdout)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor, Var};
+use caption_data::drawings::{DrawingSource, Style, vocabulary};
+use caption_data::{CaptionSource, Padding, TokenizedCaptions};
+use clap::Parser;
+use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
+use recipes::captioning::{Captioner, pictures};
+use recipes::hub::Location;
+use recipes::task::{CaptionBatches, CaptionTask};
+use recipes::{files, open, save};
+use serde_json::json;
+use train_ops::{TrainableBuilder, sample_key};
+use trainer_core::sinks::ConsoleSink;
+use trainer_core::{IntervalStrategy, Parameters, SchedulerType, Trainer, TrainingArguments};
+
+/// Pre-trains the small GIT checkpoint that the examples use without arguments.
+#[derive(Parser)]
+struct Options {
+    /// Folder that the checkpoint is written to
+    #[arg(long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Optimizer steps
+    #[arg(long, value_name = "STEPS", default_value_t = 3000)]
+    steps: usize,
+    /// Drawings in a step
+    #[arg(long, value_name = "DRAWINGS", default_value_t = 32)]
+    batch_size: usize,
+    /// The highest learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    learning_rate: f64,
+    /// Seed of the weights, the drawings and dropout; the fine-tuning's drawings have seed 0
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+}
+
+/// Drawings that are captioned at the end, for a look.
+const HELD_OUT: usize = 200;
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let scratch = tempfile::tempdir()?;
+    let config = write_companions(scratch.path())?;
+    save::checkpoint(&initial_weights(&config, options.seed)?, scratch.path(), scratch.path())?;
+
+    let pretrained = open::pretrained(&Location::Local(scratch.path().to_owned()))?;
+    let mut builder = TrainableBuilder::new();
+    let model = GitForCausalLm::load(&pretrained.checkpoint, &mut builder)?;
+    let parameters = builder.finish();
+
+    let count = options.steps * options.batch_size;
+    let drawings = DrawingSource::new(options.seed, count + HELD_OUT, Style::First, 2 * IMAGE_SIZE as u32);
+    let source: Arc<dyn CaptionSource> = Arc::new(drawings.clone());
+    let captions = Arc::new(TokenizedCaptions::new(&source, &pretrained.tokenizer)?);
+    let loader = pictures(&source, &pretrained.processor);
+    let train = CaptionBatches {
+        captions,
+        pictures: Some(loader.clone()),
+        rows: (0..count).collect(),
+        batch_size: options.batch_size,
+        padding: Padding::Longest,
+        shuffle: None,
+    };
+    let task = CaptionTask { model: &model, features: None, vision_trains: true, save: &|_| Ok(()) };
+    let arguments = TrainingArguments {
+        output_dir: scratch.path().join("run"),
+        num_train_epochs: 1.0,
+        learning_rate: options.learning_rate,
+        lr_scheduler_type: SchedulerType::Cosine,
+        gradient_accumulation_steps: 1,
+        weight_decay: 0.01,
+        eval_strategy: IntervalStrategy::No,
+        save_strategy: IntervalStrategy::No,
+        load_best_model_at_end: false,
+        logging_steps: 100,
+        seed: options.seed,
+        ..TrainingArguments::default()
+    };
+    let outcome = Trainer::new(arguments, Parameters::new(parameters.clone())?)?
+        .sink(ConsoleSink::new())
+        .fit(&task, &train, None)?;
+    println!("last loss {:?}", outcome.state().log_history.last());
+
+    let captioner =
+        Captioner { model: &model, tokenizer: &pretrained.tokenizer, pictures: loader, features: None };
+    let rows: Vec<usize> = (count..count + HELD_OUT).collect();
+    let said = captioner.caption_all(&rows, &GenerationConfig::default(), "held-out captions")?;
+    let mut right = 0;
+    for (&row, caption) in rows.iter().zip(&said) {
+        right += usize::from(drawings.monster(row)?.names_creature_and_color(caption));
+    }
+    for (&row, caption) in rows.iter().zip(&said).take(5) {
+        println!("{}\n  {caption}", source.caption(row)?);
+    }
+    println!("{right} of {HELD_OUT} held-out captions name creature and colour");
+    save::checkpoint(&parameters, scratch.path(), &options.output_dir)
+}
+
+const IMAGE_SIZE: usize = 64;
+
+/// Writes the files beside the weights; returns the configuration.
+fn write_companions(dir: &Path) -> Result<GitConfig> {
+    const POSITIONS: usize = 64;
+    let vocabulary = vocabulary();
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let id = |token: &str| vocabulary.iter().position(|word| word == token);
+    let write = |name: &str, value: &serde_json::Value| {
+        files::replace(&dir.join(name), (serde_json::to_string_pretty(value)? + "\n").as_bytes())
+    };
+    let config = json!({
+        "architectures": ["GitForCausalLM"], "model_type": "git", "vocab_size": vocabulary.len(),
+        "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512,
+        "max_position_embeddings": POSITIONS,
+        "pad_token_id": id("[PAD]"), "bos_token_id": id("[CLS]"), "eos_token_id": id("[SEP]"),
+        "vision_config": {
+            "model_type": "git_vision_model", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "intermediate_size": 384, "image_size": IMAGE_SIZE, "patch_size": 8
+        }
+    });
+    write("config.json", &config)?;
+    write(
+        "preprocessor_config.json",
+        &json!({
+            "image_processor_type": "CLIPImageProcessor", "processor_class": "GitProcessor", "do_resize": true,
+            "do_center_crop": true, "do_rescale": true, "do_normalize": true, "do_convert_rgb": true, "resample": 3,
+            "rescale_factor": 1.0 / 255.0, "size": {"shortest_edge": IMAGE_SIZE},
+            "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]
+        }),
+    )?;
+    write(
+        "tokenizer_config.json",
+        &json!({
+            "tokenizer_class": "BertTokenizer", "do_lower_case": true, "model_max_length": POSITIONS,
+            "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+            "mask_token": "[MASK]"
+        }),
+    )?;
+    let added: Vec<_> = special
+        .iter()
+        .map(|token| {
+            json!({"id": id(token), "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": true})
+        })
+        .collect();
+    let ids: BTreeMap<&String, usize> = vocabulary.iter().zip(0..).collect();
+    let (cls, sep) = (id("[CLS]"), id("[SEP]"));
+    write(
+        "tokenizer.json",
+        &json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                           "strip_accents": null, "lowercase": true},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                           {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                         {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}},
+                         {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+                "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [cls], "tokens": ["[CLS]"]},
+                                   "[SEP]": {"id": "[SEP]", "ids": [sep], "tokens": ["[SEP]"]}}
+            },
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                      "max_input_chars_per_word": 100, "vocab": ids}
+        }),
+    )?;
+    Ok(serde_json::from_value(config)?)
+}
+
+/// Weights as transformers begins with: matrices of small normal numbers, biases 0, norms 1.
+fn initial_weights(config: &GitConfig, seed: u64) -> Result<BTreeMap<String, Var>> {
+    const STD: f64 = 0.02;
+    let mut drawn = 0;
+    let mut normal = || {
+        // Box and Muller's transform of two uniform numbers.
+        let mut uniform = || {
+            drawn += 1;
+            ((sample_key(seed, 0, drawn) >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+        };
+        let (u, v) = (uniform(), uniform());
+        (STD * (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+    };
+    config
+        .tensor_shapes()
+        .into_iter()
+        .map(|(name, shape)| {
+            let count = shape.iter().product();
+            let values = match (shape.len(), name.ends_with(".weight")) {
+                (1, true) => vec![1.0; count],
+                (1, false) if name.ends_with(".bias") => vec![0.0; count],
+                _ => (0..count).map(|_| normal()).collect(),
+            };
+            Ok((name, Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?))
+        })
+        .collect()
+}
