@@ -100,7 +100,7 @@ impl Adapter {
         let targets = Targets::new(&files.config)?;
         for (path, layer) in &self.layers {
             let got = targets.options(path)?.scale;
-            if got != layer.scale() {
+            if (got / layer.scale() - 1.0).abs() > 1e-9 {
                 return Err(Error::Scale {
                     path: files.config_path,
                     module: path.clone(),

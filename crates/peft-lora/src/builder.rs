@@ -30,7 +30,7 @@ impl LoraBuilder {
     /// A builder of a new adapter.
     ///
     /// # Errors
-    /// [`Error::Option`] if an option's value makes no sense, or contradicts another.
+    /// [`Error::InvalidOption`] if an option's value makes no sense, or contradicts another.
     pub fn new(config: LoraConfig) -> Result<Self> {
         Ok(Self {
             targets: Targets::new(&config)?,

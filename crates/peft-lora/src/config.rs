@@ -102,7 +102,8 @@ impl Default for LoraConfig {
 impl LoraConfig {
     /// Checks everything that can be checked without a model.
     pub(crate) fn validate(&self) -> Result<()> {
-        let refuse = |option, problem: &str| Err(Error::Option { option, problem: problem.to_owned() });
+        let refuse =
+            |option, problem: &str| Err(Error::InvalidOption { option, problem: problem.to_owned() });
         if self.r == 0 || self.rank_pattern.iter().any(|(_, r)| *r == 0) {
             return refuse("r", "a rank must be at least 1, got 0");
         }

@@ -8,7 +8,7 @@ use candle_core::DType;
 pub enum Error {
     /// An option of [`LoraConfig`](crate::LoraConfig) holds a value that LoRA cannot work with.
     #[error("LoRA option {option}: {problem}")]
-    Option {
+    InvalidOption {
         /// Name of the option, as in `adapter_config.json`.
         option: &'static str,
         /// What is wrong with its value, and what would be right.

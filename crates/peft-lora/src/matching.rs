@@ -169,7 +169,7 @@ impl Pattern {
     /// `text` as the user wrote it, compiled within `regex`.
     fn new(option: &'static str, text: &str, regex: String) -> Result<Self> {
         // On its own first, so that the message quotes what the user wrote.
-        let refused = |error: fancy_regex::Error| Error::Option {
+        let refused = |error: fancy_regex::Error| Error::InvalidOption {
             option,
             problem: format!("`{text}` is not a regular expression: {error}"),
         };
@@ -188,7 +188,7 @@ impl Pattern {
     }
 
     fn failed(&self, path: &str, error: &fancy_regex::Error) -> Error {
-        Error::Option {
+        Error::InvalidOption {
             option: self.option,
             problem: format!("`{}` cannot be matched with {path}: {error}", self.text),
         }
@@ -199,7 +199,10 @@ impl Pattern {
 fn path_patterns<T: Copy>(option: &'static str, entries: &[(String, T)]) -> Result<Vec<(Pattern, T)>> {
     for (index, (text, _)) in entries.iter().enumerate() {
         if entries[..index].iter().any(|(other, _)| other == text) {
-            return Err(Error::Option { option, problem: format!("the pattern {text} is given twice") });
+            return Err(Error::InvalidOption {
+                option,
+                problem: format!("the pattern {text} is given twice"),
+            });
         }
     }
     entries

@@ -9,8 +9,8 @@ use crate::LoraLinear;
 /// Displays as the parameter counts and a table of the layers, those that differ in their numbers alone in one row:
 ///
 /// ```text
-/// 1,327,104 of 177,946,170 parameters are trainable (0.7458 %)
-///   6 x git.encoder.layer.*.attention.output.dense   r 16, scale 2, 24,576 parameters each
+/// trainable parameters: 1,327,104 of 177,946,170 (0.7458 %)
+///     6 x git.encoder.layer.*.attention.output.dense  r 16, alpha 32, scale 2, 24,576 parameters each
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct InjectionReport {
@@ -104,7 +104,7 @@ fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -1,5 +1,7 @@
 //! Adapters saved by PEFT open here and compute what PEFT computes, and the reverse.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use candle_core::DType;

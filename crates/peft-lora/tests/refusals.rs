@@ -1,5 +1,7 @@
 //! What is refused, and that the message says what to do.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use std::collections::HashMap;
@@ -150,6 +152,15 @@ fn options_that_make_no_sense_are_refused_before_a_model_is_built() {
 }
 
 #[test]
+fn a_pattern_that_takes_forever_is_an_error_and_not_a_hang() {
+    let mut builder = LoraBuilder::new(config(r"(?=((a|aa)+)+$)\1b")).unwrap();
+    let weight = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
+    let path = "a".repeat(100) + ".c";
+    let error = train_ops::LayerBuilder::linear(&mut builder, &path, weight, None).unwrap_err().to_string();
+    assert!(error.contains("LoRA option target_modules: ") && error.contains("cannot be matched"), "{error}");
+}
+
+#[test]
 fn a_layer_built_twice_is_refused() {
     let mut builder = LoraBuilder::new(config(["layer"])).unwrap();
     let mut build = || {
@@ -258,13 +269,20 @@ fn missing_and_damaged_files_are_named() {
 
     let error = opening(|dir| fs::write(dir.join("adapter_config.json"), "{\"r\": 4,\n").unwrap());
     assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("line 2"), "{error}");
+}
 
-    let error = opening(|dir| {
-        let path = dir.join("adapter_model.safetensors");
-        let bytes = fs::read(&path).unwrap();
-        fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
-    });
-    assert!(matches!(error, Error::Safetensors { .. }), "{error}");
+#[test]
+fn a_weight_file_cut_at_any_byte_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    adapted(config(["stem"])).1.save(dir.path()).unwrap();
+    let path = dir.path().join("adapter_model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    LoraBuilder::from_pretrained(dir.path()).unwrap();
+    for length in 0..bytes.len() {
+        fs::write(&path, &bytes[..length]).unwrap();
+        let error = LoraBuilder::from_pretrained(dir.path()).unwrap_err();
+        assert!(matches!(error, Error::Safetensors { .. }), "{length}: {error}");
+    }
 }
 
 #[test]

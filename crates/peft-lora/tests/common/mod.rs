@@ -1,6 +1,7 @@
 //! The small model of the tests: `fixtures/net.py`, written against [`LayerBuilder`].
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
