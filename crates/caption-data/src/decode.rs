@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// | CMYK JPEG | `(255 - c)(255 - k) / 255`, without a colour profile |
 ///
 /// The pixels equal Pillow's exactly but for JPEG, whose decoder differs from libjpeg-turbo: by 1 or 2 of 255
-/// levels, and where colours are stored at a lower resolution by up to about 6, on average by less than one half.
+/// levels, and where colours are stored at a lower resolution by up to about 6, on average by less than a half.
 ///
 /// A picture that is cut short, broken, of an unknown kind or too large is an error, and so is a panic of a
 /// decoder.

@@ -26,12 +26,15 @@ pub struct Prefetch<T> {
     /// Where each item that was given to the workers will arrive, in order.
     ahead: VecDeque<Receiver<Result<T>>>,
     /// None once the iterator is being dropped, which ends the workers.
-    to_workers: Option<Sender<(Task<T>, Sender<Result<T>>)>>,
+    to_workers: Option<Sender<Job<T>>>,
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
 }
 
 type Task<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+
+/// A task, and where its item goes.
+type Job<T> = (Task<T>, Sender<Result<T>>);
 
 impl<T: Send + 'static> Prefetch<T> {
     /// Makes an item of each job with `make`, on `workers` threads and up to `queue` items ahead (at least
@@ -82,7 +85,7 @@ impl<T: Send + 'static> Prefetch<T> {
     }
 }
 
-fn work<T>(tasks: &Mutex<Receiver<(Task<T>, Sender<Result<T>>)>>, stop: &AtomicBool) {
+fn work<T>(tasks: &Mutex<Receiver<Job<T>>>, stop: &AtomicBool) {
     loop {
         let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((task, to_consumer)) = next else { return };

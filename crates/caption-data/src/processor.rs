@@ -32,7 +32,7 @@ use crate::{Error, Result};
 pub struct ImageProcessor {
     config: ProcessorConfig,
     /// What each of the 256 levels becomes, for red, green and blue.
-    values: [Vec<f32>; 3],
+    values: [[f32; 256]; 3],
 }
 
 impl Default for ImageProcessor {
@@ -43,14 +43,15 @@ impl Default for ImageProcessor {
 
 impl ImageProcessor {
     fn new(config: ProcessorConfig) -> Self {
-        let value = |level: u32, channel: usize| {
+        let value = |level: u8, channel: usize| {
             // transformers multiplies in f64, rounds to f32, and normalises in f32.
-            let rescaled = config.rescale.map_or(level as f32, |factor| (f64::from(level) * factor) as f32);
+            let rescaled =
+                config.rescale.map_or(f32::from(level), |factor| (f64::from(level) * factor) as f32);
             config
                 .normalize
                 .map_or(rescaled, |(mean, std)| (rescaled - mean[channel] as f32) / std[channel] as f32)
         };
-        let values = [0, 1, 2].map(|channel| (0..256).map(|level| value(level, channel)).collect());
+        let values = [0, 1, 2].map(|channel| std::array::from_fn(|level| value(level as u8, channel)));
         Self { config, values }
     }
 
@@ -124,10 +125,12 @@ impl ImageProcessor {
 
     /// The values of resized pixels, `(3, height, width)` in a row.
     pub fn normalize(&self, image: &RgbImage) -> Vec<f32> {
-        let channels = self.values.iter().enumerate();
-        channels
-            .flat_map(|(c, values)| image.pixels().map(move |pixel| values[usize::from(pixel[c])]))
-            .collect()
+        let mut output = Vec::with_capacity(image.as_raw().len());
+        for (channel, values) in self.values.iter().enumerate() {
+            let pixels = image.as_raw().chunks_exact(3);
+            output.extend(pixels.map(|pixel| values[usize::from(pixel[channel])]));
+        }
+        output
     }
 
     /// Pixel values of pictures: an f32 tensor of shape `(pictures, 3, height, width)`.
@@ -146,7 +149,7 @@ impl ImageProcessor {
         if let Some(other) = images.iter().map(RgbImage::dimensions).find(|size| *size != (width, height)) {
             return Err(Error::DifferentSizes { first: (width, height), other });
         }
-        let values: Vec<f32> = images.iter().flat_map(|image| self.normalize(image)).collect();
+        let values = images.iter().map(|image| self.normalize(image)).collect::<Vec<_>>().concat();
         Ok(Tensor::from_vec(values, (images.len(), 3, height as usize, width as usize), device)?)
     }
 }

@@ -52,7 +52,7 @@ impl CaptionTokenizer {
         let path = if json.exists() || !vocabulary.exists() { &json } else { &vocabulary };
         let fail = |why| Error::Tokenizer { path: path.clone(), why };
         let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.clone(), error })?;
-        let text = if path == &json { text } else { bert(&text, &config).map_err(|why| fail(why))? };
+        let text = if path == &json { text } else { bert(&text, &config).map_err(&fail)? };
         let mut tokenizer: Tokenizer =
             text.parse().map_err(|error: tokenizers::Error| fail(error.to_string()))?;
 
