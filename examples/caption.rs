@@ -32,9 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Caption) -> Result<()> {
-    if let Some(threads) = options.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    }
+    cli::use_threads(options.threads)?;
     let pretrained = open::pretrained(&options.model)?;
     let load = LoadOptions { dtype: adapt::storage(options.dtype), ..LoadOptions::default() };
     let model = match &options.adapter {
@@ -56,7 +54,8 @@ fn run(options: &Caption) -> Result<()> {
         None => (Arc::new(Files(options.images.clone())), (0..options.images.len()).collect()),
     };
     let config = decoding(&options.decoding);
-    let prompt = options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
+    let prompt =
+        options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
     let captioner = Captioner {
         model: &model,
         tokenizer: &pretrained.tokenizer,

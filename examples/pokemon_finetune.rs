@@ -26,8 +26,8 @@ use recipes::task::{CaptionBatches, CaptionTask};
 use recipes::{open, plot, save};
 use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
 use trainer_core::{
-    BoxError, IntervalStrategy, LossTotal, Outcome, Parameters, SchedulerType, StopSignal, Trainer, TrainingArguments,
-    evaluate,
+    BoxError, IntervalStrategy, LossTotal, Outcome, Parameters, SchedulerType, StopSignal, Trainer,
+    TrainingArguments, evaluate,
 };
 
 /// The exit code of a run that was stopped and can be resumed: that of a program ended by Ctrl-C.
@@ -48,8 +48,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
     }
     let Finetune { data, training, lora, hardware } = options;
-    let threads = hardware.threads.map_or_else(std::thread::available_parallelism, |n| n.try_into().map_err(std::io::Error::other))?;
-    rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    let threads = cli::use_threads(hardware.threads)?;
     let device = cli::device(hardware.device)?;
     let output_dir = data.output_dir.as_path();
     std::fs::create_dir_all(output_dir).with_context(|| {
@@ -59,7 +58,8 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     // What goes in: a pre-trained model, captioned pictures, and who learns from which.
     let pretrained = open::pretrained(&data.model)?;
     let source = open::dataset(&data.dataset, Some(data.subset))?;
-    let rows = split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
+    let rows =
+        split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
     let captions = Arc::new(TokenizedCaptions::new(&source, &pretrained.tokenizer)?);
     let adapted = adapt::build(&pretrained, lora, training.seed, &device, hardware.dtype)?;
     let Adapted { model, adapter, vision_trains, .. } = &adapted;
@@ -69,10 +69,18 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         ("dataset".to_owned(), source.name()),
         (
             "split".to_owned(),
-            format!("{} train, {} validation, {} test", rows.train.len(), rows.validation.len(), rows.test.len()),
+            format!(
+                "{} train, {} validation, {} test",
+                rows.train.len(),
+                rows.validation.len(),
+                rows.test.len()
+            ),
         ),
         ("trainable".to_owned(), adapted.summary()),
-        ("device".to_owned(), format!("{}, {:?}, {threads} threads", hardware.device, hardware.dtype).to_lowercase()),
+        (
+            "device".to_owned(),
+            format!("{}, {:?}, {threads} threads", hardware.device, hardware.dtype).to_lowercase(),
+        ),
         ("output".to_owned(), output_dir.display().to_string()),
     ];
     for (name, value) in &setup {
@@ -108,13 +116,19 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let save_model = |dir: &Path| -> Result<(), BoxError> {
         match adapter {
             Some(adapter) => Ok(adapter.save(dir.join("adapter"))?),
-            None => Ok(save::checkpoint(&adapted.parameters, pretrained.checkpoint.dir(), &dir.join("model"))?),
+            None => {
+                Ok(save::checkpoint(&adapted.parameters, pretrained.checkpoint.dir(), &dir.join("model"))?)
+            }
         }
     };
     let task =
         CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save_model };
-    let captioner =
-        Captioner { model, tokenizer: &pretrained.tokenizer, pictures: loader.clone(), features: features.clone() };
+    let captioner = Captioner {
+        model,
+        tokenizer: &pretrained.tokenizer,
+        pictures: loader.clone(),
+        features: features.clone(),
+    };
     let judge = |name: &str| -> Result<(LossTotal, Vec<String>)> {
         let loss = evaluate(&task, &test)?.loss;
         let message = format!("captions of the {name} model");
@@ -164,7 +178,9 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         .test
         .iter()
         .zip(base_captions.into_iter().zip(adapter_captions))
-        .map(|(&row, (base, adapter))| Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter }))
+        .map(|(&row, (base, adapter))| {
+            Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter })
+        })
         .collect::<Result<Vec<_>>>()?;
     results::write_captions(output_dir, &lines)?;
     let metrics =
@@ -175,7 +191,10 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     println!("{:>10}  {:>10.4} {:>10.4}", "test loss", base_loss.mean(), adapter_loss.mean());
     println!("{:>10}  {:>10.2} {:>10.2}\n", "perplexity", base_loss.perplexity(), adapter_loss.perplexity());
     for line in lines.iter().take(5) {
-        println!("row {}: {}\n  base     {}\n  adapted  {}", line.row, line.reference, line.base, line.adapter);
+        println!(
+            "row {}: {}\n  base     {}\n  adapted  {}",
+            line.row, line.reference, line.base, line.adapter
+        );
     }
     if data.dataset == Location::Embedded {
         print_share_named(&lines)?;

@@ -19,7 +19,7 @@ use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
 use recipes::captioning::{Captioner, pictures};
 use recipes::hub::Location;
 use recipes::task::{CaptionBatches, CaptionTask};
-use recipes::{files, open, save};
+use recipes::{cli, files, open, save};
 use serde_json::json;
 use train_ops::{TrainableBuilder, sample_key};
 use trainer_core::sinks::ConsoleSink;
@@ -50,6 +50,7 @@ const HELD_OUT: usize = 200;
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    cli::use_threads(None)?;
     let scratch = tempfile::tempdir()?;
     let config = write_companions(scratch.path())?;
     save::checkpoint(&initial_weights(&config, options.seed)?, scratch.path(), scratch.path())?;

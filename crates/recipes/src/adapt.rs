@@ -65,7 +65,9 @@ pub fn build(
     };
     if options.tune == Tune::Full {
         if dtype == Dtype::Bf16 {
-            bail!("--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out");
+            bail!(
+                "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out"
+            );
         }
         return full(checkpoint, &load);
     }
@@ -77,7 +79,9 @@ pub fn build(
     }
     let vision_trains = adapter.report().modules().iter().any(|module| module.path.starts_with(VISION));
     if vision_trains && options.tune == Tune::Text {
-        bail!("the target modules reach into the vision encoder, which --tune text leaves alone: say --tune both");
+        bail!(
+            "the target modules reach into the vision encoder, which --tune text leaves alone: say --tune both"
+        );
     }
     let (parameters, total) = (adapter.parameters(), adapter.report().total_parameters());
     Ok(Adapted { model, parameters, total, vision_trains, adapter: Some(adapter) })
@@ -134,7 +138,8 @@ fn config(pretrained: &Pretrained, options: &LoraOptions) -> Result<LoraConfig> 
 fn read_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join("adapter_config.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not an adapter's configuration", path.display()))
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not an adapter's configuration", path.display()))
 }
 
 fn modules(targets: TargetModules) -> Modules {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureBatch, PictureLoader};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureBatch, PictureLoader,
+};
 use git_model::{GenerationConfig, GitForCausalLm};
 use indicatif::{ProgressBar, ProgressStyle};
 use train_ops::Pass;
@@ -115,7 +117,12 @@ impl Captioner<'_> {
     ///
     /// # Errors
     /// As [`caption`](Self::caption).
-    pub fn caption_all(&self, rows: &[usize], config: &GenerationConfig, message: &str) -> Result<Vec<String>> {
+    pub fn caption_all(
+        &self,
+        rows: &[usize],
+        config: &GenerationConfig,
+        message: &str,
+    ) -> Result<Vec<String>> {
         let bar = ProgressBar::new(rows.len() as u64)
             .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
             .with_message(message.to_owned());

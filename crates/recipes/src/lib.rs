@@ -19,3 +19,8 @@ pub mod report;
 pub mod results;
 pub mod save;
 pub mod task;
+
+/// The program in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

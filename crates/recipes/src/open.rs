@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use caption_data::drawings::DrawingSource;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageFolder, ImageProcessor, ParquetSource, SourceOptions, Subset};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageFolder, ImageProcessor, ParquetSource, SourceOptions, Subset,
+};
 use git_model::Checkpoint;
 
 use crate::hub::{DatasetFiles, Hub, Location};

@@ -50,6 +50,13 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The pool of threads was set up before.
+    #[error("cannot set the number of threads: {source}; do it once, before anything is computed")]
+    Threads {
+        /// What the pool's builder said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The same checkpoint path was asked for twice.
     #[error("{path} was built twice; every layer and parameter of a model needs a path of its own")]
     Duplicate {

@@ -38,6 +38,7 @@ mod mapped;
 mod math;
 mod matmul;
 mod pass;
+mod threads;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, attention};
@@ -50,3 +51,4 @@ pub use layer_norm::LayerNorm;
 pub use linear::{FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
 pub use mapped::MappedFile;
 pub use pass::{Pass, sample_key};
+pub use threads::use_threads;

@@ -13,7 +13,7 @@ use crate::hub::Location;
 
 /// Captions pictures with an image-captioning model (GIT), with or without a LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Parser)]
-#[command(name = "caption", version, allow_negative_numbers = true)]
+#[command(name = "caption", version)]
 pub struct Caption {
     /// Pictures to caption: png, jpeg, gif, webp or bmp files
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
@@ -68,7 +68,7 @@ pub struct Decoding {
     #[arg(long, value_name = "TOKENS", default_value_t = 0)]
     pub min_new_tokens: usize,
     /// Beams are compared by their log-probability / length^penalty: above 0 favours long captions, below 0 short ones
-    #[arg(long, value_name = "PENALTY", default_value = "1.0", value_parser = finite)]
+    #[arg(long, value_name = "PENALTY", default_value = "1.0", value_parser = finite, allow_negative_numbers = true)]
     pub length_penalty: f64,
     /// Never say the same so many tokens in a row twice; 0 allows it
     #[arg(long, value_name = "TOKENS", default_value_t = 2)]

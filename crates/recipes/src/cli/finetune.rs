@@ -15,7 +15,7 @@ use crate::hub::Location;
 ///
 /// Without arguments it needs no network: it runs the whole recipe on a small model and on drawings that come with it.
 #[derive(Debug, Clone, PartialEq, Parser)]
-#[command(name = "pokemon_finetune", version, allow_negative_numbers = true)]
+#[command(name = "pokemon_finetune", version)]
 pub struct Finetune {
     /// What is read and written.
     #[command(flatten)]
@@ -290,7 +290,7 @@ mod tests {
     fn nonsense_is_refused_with_the_flag_and_the_reason() {
         for (arguments, words) in [
             ("--split 0.8,0.1,0.2", "sum to 1"),
-            ("--learning-rate -1", "--learning-rate"),
+            ("--learning-rate=-1", "-1 must be above 0"),
             ("--learning-rate 0", "above 0"),
             ("--learning-rate nan", "above 0"),
             ("--num-train-epochs 0", "above 0"),

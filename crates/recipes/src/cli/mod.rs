@@ -15,11 +15,13 @@
 mod caption;
 mod device;
 mod finetune;
+mod threads;
 mod values;
 
 pub use caption::{Caption, Decoding};
 pub use device::{DeviceArg, device};
 pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
+pub use threads::use_threads;
 pub use values::{
     Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,
 };

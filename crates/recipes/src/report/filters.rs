@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-/// A result with as many digits as it deserves; a dash for what was not measured.
+/// A result to four significant digits, at most four of them behind the point; a dash for what was not measured.
 pub(super) fn number(value: Option<f64>) -> String {
     match value {
         None => "–".into(),
         Some(x) if !x.is_finite() => x.to_string(),
-        Some(x) if x.abs() < 10.0 => format!("{x:.4}"),
-        Some(x) if x.abs() < 1000.0 => format!("{x:.2}"),
-        Some(x) => format!("{x:.0}"),
+        Some(x) => {
+            let digits = (3.0 - x.abs().log10().floor()).clamp(0.0, 4.0) as usize;
+            format!("{x:.digits$}")
+        }
     }
 }
 
@@ -25,7 +26,8 @@ pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
     match percent {
         p if p.abs() < 0.05 => "unchanged".into(),
         p if p < 0.0 => format!("{:.1} % lower", -p),
-        p => format!("{p:.1} % higher"),
+        p if p < 300.0 => format!("{p:.1} % higher"),
+        p => format!("{:.1} times as high", 1.0 + p / 100.0),
     }
 }
 
@@ -54,15 +56,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_four_digits_or_so() {
-        let shown = [Some(1.70312), Some(54.12345), Some(123_456.7), Some(f64::NAN), None].map(number);
-        assert_eq!(shown, ["1.7031", "54.12", "123457", "NaN", "–"]);
+    fn numbers_keep_four_significant_digits() {
+        let shown = [1.70312, 0.0143, 54.12345, -123_456.7, 0.0, f64::NAN].map(|x| number(Some(x)));
+        assert_eq!(shown, ["1.703", "0.0143", "54.12", "-123457", "0.0000", "NaN"]);
+        assert_eq!(number(None), "–");
     }
 
     #[test]
     fn a_change_is_told_in_words_and_relative_to_the_base() {
         assert_eq!(change(Some(1.5), Some(2.0)), "25.0 % lower");
         assert_eq!(change(Some(0.3), Some(0.2)), "50.0 % higher");
+        assert_eq!(change(Some(5.0), Some(0.5)), "10.0 times as high");
         assert_eq!(change(Some(2.0), Some(2.0)), "unchanged");
         assert_eq!(change(Some(2.0), Some(0.0)), "");
         assert_eq!(change(None, Some(0.0)), "");

@@ -1,0 +1,160 @@
+//! Every layout of a checkpoint's files opens; whatever is wrong with them is said.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use common::{Checkpoint as Source, Golden, fixture, fixture_json, max_error};
+use git_model::{Checkpoint, GitForCausalLm};
+use serde_json::json;
+use train_ops::{FrozenBuilder, Pass};
+
+fn refusal(dir: &Path) -> String {
+    match Checkpoint::open(dir) {
+        Ok(_) => panic!("the checkpoint was accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A good checkpoint in a folder, and its tensors.
+fn good(case: &str) -> (tempfile::TempDir, HashMap<String, Tensor>) {
+    let source = Golden::load(case).checkpoint();
+    let dir = tempfile::tempdir().unwrap();
+    source.write(dir.path());
+    (dir, source.tensors())
+}
+
+fn save(dir: &Path, tensors: &HashMap<String, Tensor>) {
+    candle_core::safetensors::save(tensors, dir.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn shards_hold_the_same_model_as_one_file() {
+    let (dir, tensors) = good("tiny");
+    let one = Checkpoint::open(dir.path()).unwrap();
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let mut weight_map = serde_json::Map::new();
+    let mut shards = [HashMap::new(), HashMap::new()];
+    for (index, (name, tensor)) in tensors.iter().enumerate() {
+        weight_map.insert(name.clone(), format!("model-{}.safetensors", index % 2).into());
+        shards[index % 2].insert(name.clone(), tensor.clone());
+    }
+    for (index, shard) in shards.iter().enumerate() {
+        candle_core::safetensors::save(shard, dir.path().join(format!("model-{index}.safetensors"))).unwrap();
+    }
+    let index = dir.path().join("model.safetensors.index.json");
+    std::fs::write(&index, json!({"weight_map": weight_map}).to_string()).unwrap();
+    let many = Checkpoint::open(dir.path()).unwrap();
+    for (name, tensor) in &tensors {
+        let read = many.tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
+        let same = one.tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
+        assert_eq!(max_error(&read, &same), 0.0, "{name}");
+    }
+    let moved = index.clone();
+    weight_map.insert("output.bias".into(), "model-0.safetensors".into());
+    weight_map.insert("output.weight".into(), "model-0.safetensors".into());
+    std::fs::write(moved, json!({"weight_map": weight_map}).to_string()).unwrap();
+    assert!(refusal(dir.path()).contains("where the index says it is"));
+}
+
+#[test]
+fn a_pickled_checkpoint_with_old_buffers_gives_the_logits_of_transformers() {
+    let golden = Golden::load("micro");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), golden.checkpoint().config().to_string()).unwrap();
+    std::fs::copy(fixture("golden_micro.bin"), dir.path().join("pytorch_model.bin")).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
+    let pass = Pass::inference();
+    let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+    let ids = golden.tensor("input_ids").to_dtype(candle_core::DType::U32).unwrap();
+    let labels: Vec<Vec<i64>> = golden.tensor("labels").to_vec2().unwrap();
+    let (loss, targets) = model.loss(&features, &ids, &labels, &pass).unwrap();
+    let (loss, expected) = (
+        f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64,
+        golden.facts["loss"].as_f64().unwrap(),
+    );
+    assert!((loss - expected).abs() < 1e-5 * expected, "{loss}, expected {expected}");
+}
+
+#[test]
+fn the_older_spelling_of_temporal_embeddings_is_read() {
+    let (dir, tensors) = good("video");
+    let respelled =
+        tensors.into_iter().map(|(name, tensor)| (name.replace("temporal", "temperal"), tensor)).collect();
+    save(dir.path(), &respelled);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
+}
+
+#[test]
+fn missing_unexpected_and_misshapen_tensors_are_all_listed() {
+    let (dir, mut tensors) = good("tiny");
+    tensors.remove("git.embeddings.LayerNorm.bias").unwrap();
+    let cpu = &Device::Cpu;
+    tensors.insert("output.bias".into(), Tensor::zeros(7, candle_core::DType::F32, cpu).unwrap());
+    tensors.insert("surplus.weight".into(), Tensor::zeros(1, candle_core::DType::F32, cpu).unwrap());
+    save(dir.path(), &tensors);
+    let message = refusal(dir.path());
+    for words in [
+        "git.embeddings.LayerNorm.bias is missing",
+        "output.bias has shape [7], expected [128]",
+        "surplus.weight is unexpected",
+        dir.path().to_str().unwrap(),
+    ] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_truncated_file_is_damaged() {
+    let (dir, _) = good("tiny");
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    for length in [0, 5, 100, bytes.len() - 1] {
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        let message = refusal(dir.path());
+        assert!(message.contains("model.safetensors") && message.contains("damaged"), "{length}: {message}");
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(refusal(dir.path()).contains("has no config.json"));
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type": "git"}"#).unwrap();
+    assert!(refusal(dir.path()).contains("model.safetensors"));
+}
+
+#[test]
+fn a_configuration_of_another_model_or_with_another_activation_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (config, words) in [
+        (r#"{"model_type": "blip"}"#, r#"model_type is "blip""#),
+        (r#"{"model_type": "git", "hidden_act": "relu"}"#, r#"activation "relu""#),
+        (r#"{"model_type": "git", "num_attention_heads": 7}"#, "num_attention_heads is 7"),
+        (r#"{"model_type": "git", "hidden_size": "#, "not understood"),
+    ] {
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let message = refusal(dir.path());
+        assert!(message.contains(words) && message.contains("config.json"), "{config}: {message}");
+    }
+}
+
+#[test]
+fn a_tied_config_over_two_different_heads_is_not_tied() {
+    let source = Source::new(&fixture_json("golden_tied.json")["checkpoint"]);
+    let dir = tempfile::tempdir().unwrap();
+    source.write(dir.path());
+    assert!(Checkpoint::open(dir.path()).unwrap().tied());
+    let mut tensors = source.tensors();
+    let words = tensors["git.embeddings.word_embeddings.weight"].clone();
+    tensors.insert("output.weight".into(), words.clone());
+    save(dir.path(), &tensors);
+    assert!(Checkpoint::open(dir.path()).unwrap().tied(), "two equal matrices are one");
+    tensors.insert("output.weight".into(), (words * 2.0).unwrap());
+    save(dir.path(), &tensors);
+    assert!(!Checkpoint::open(dir.path()).unwrap().tied());
+}

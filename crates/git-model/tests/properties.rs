@@ -1,0 +1,126 @@
+//! What holds of GIT by construction.
+
+mod common;
+
+use candle_core::{DType, IndexOp, Tensor};
+use common::Golden;
+use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX};
+use train_ops::{FrozenBuilder, Pass, sample_key};
+
+fn model(case: &str) -> (Golden, GitForCausalLm) {
+    let golden = Golden::load(case);
+    let dir = tempfile::tempdir().unwrap();
+    golden.checkpoint().write(dir.path());
+    let model = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
+    (golden, model)
+}
+
+fn list(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn logits(model: &GitForCausalLm, features: &Tensor, ids: &Tensor) -> Tensor {
+    let pass = Pass::inference();
+    model.logits(&model.hidden_states(features, ids, &pass).unwrap(), &pass).unwrap()
+}
+
+#[test]
+fn a_token_changes_no_logits_before_it_and_all_from_it_on() {
+    let (golden, model) = model("tiny");
+    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let features = features.narrow(0, 0, 1).unwrap();
+    let ids = |third: u32| Tensor::new(&[[101u32, 7, third, 9, 10]], features.device()).unwrap();
+    let (one, other) = (logits(&model, &features, &ids(5)), logits(&model, &features, &ids(6)));
+    for position in 0..5 {
+        let (one, other) = (list(&one.i((0, position)).unwrap()), list(&other.i((0, position)).unwrap()));
+        assert_eq!(one == other, position < 2, "position {position}");
+    }
+}
+
+#[test]
+fn the_image_changes_the_logits_at_every_position() {
+    let (golden, model) = model("tiny");
+    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let ids = Tensor::new(&[[101u32, 7, 8], [101, 7, 8]], features.device()).unwrap();
+    let logits = logits(&model, &features.narrow(0, 0, 2).unwrap(), &ids);
+    for position in 0..3 {
+        assert_ne!(list(&logits.i((0, position)).unwrap()), list(&logits.i((1, position)).unwrap()));
+    }
+}
+
+#[test]
+fn a_batch_equals_its_rows_one_by_one_in_logits_and_loss() {
+    let (golden, model) = model("tiny");
+    let pass = Pass::inference();
+    let pixels = golden.pixel_values();
+    let ids = golden.tensor("input_ids").to_dtype(DType::U32).unwrap();
+    let labels: Vec<Vec<i64>> = golden.tensor("labels").to_vec2().unwrap();
+    let features = model.encode_images(&pixels, &pass).unwrap();
+    let batch = logits(&model, &features, &ids);
+    let (batch_loss, batch_targets) = model.loss(&features, &ids, &labels, &pass).unwrap();
+    let (mut loss, mut targets) = (0.0, 0);
+    for row in 0..ids.dim(0).unwrap() {
+        let length = labels[row].iter().filter(|label| **label != IGNORE_INDEX).count();
+        let features = model.encode_images(&pixels.narrow(0, row, 1).unwrap(), &pass).unwrap();
+        let ids = ids.i((row..row + 1, 0..length)).unwrap();
+        let single = list(&logits(&model, &features, &ids));
+        let of_batch = list(&batch.i((row, 0..length)).unwrap());
+        let largest = single.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(single.iter().zip(&of_batch).all(|(a, b)| (a - b).abs() <= 1e-6 * largest), "row {row}");
+        let (row_loss, row_targets) =
+            model.loss(&features, &ids, &[labels[row][..length].to_vec()], &pass).unwrap();
+        loss += row_loss.to_scalar::<f32>().unwrap();
+        targets += row_targets;
+    }
+    assert_eq!(targets, batch_targets);
+    assert!((loss - batch_loss.to_scalar::<f32>().unwrap()).abs() < 1e-6 * loss);
+}
+
+#[test]
+fn padding_changes_no_loss_and_no_dropout() {
+    let (golden, model) = model("tiny");
+    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let features = features.narrow(0, 0, 1).unwrap();
+    let loss = |padding: usize| {
+        let mut ids = vec![101u32, 7, 8, 102];
+        let mut labels: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        ids.resize(4 + padding, 0);
+        labels.resize(4 + padding, IGNORE_INDEX);
+        let ids = Tensor::from_vec(ids, (1, 4 + padding), features.device()).unwrap();
+        let pass = Pass::training([sample_key(3, 1, 4)]);
+        let (loss, targets) = model.loss(&features, &ids, &[labels], &pass).unwrap();
+        assert_eq!(targets, 3);
+        loss.to_scalar::<f32>().unwrap()
+    };
+    let without = loss(0);
+    assert!((loss(5) - without).abs() < 1e-6 * without, "{} and {without}", loss(5));
+}
+
+#[test]
+fn dropout_acts_in_training_alone_and_differs_between_steps() {
+    let (golden, model) = model("tiny");
+    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let features = features.narrow(0, 0, 1).unwrap();
+    let ids = Tensor::new(&[[101u32, 7, 8, 102]], features.device()).unwrap();
+    let hidden = |pass: &Pass| list(&model.hidden_states(&features, &ids, pass).unwrap());
+    let step = |step| Pass::training([sample_key(3, step, 0)]);
+    assert_eq!(hidden(&Pass::inference()), hidden(&Pass::inference()));
+    assert_eq!(hidden(&step(1)), hidden(&step(1)));
+    assert_ne!(hidden(&step(1)), hidden(&Pass::inference()));
+    assert_ne!(hidden(&step(1)), hidden(&step(2)));
+}
+
+#[test]
+fn logits_that_say_the_next_token_have_no_loss() {
+    // A head that ignores its input and always says 7, on a caption of nothing but 7: right at t + 1 and only there.
+    let (_, model) = model("tiny");
+    let labels = [vec![101i64, 7, 7, 7]];
+    let certain = |token: usize| {
+        let row: Vec<f32> = (0..128).map(|id| if id == token { 1e4 } else { 0.0 }).collect();
+        Tensor::new(row, model.device()).unwrap()
+    };
+    let targets: Vec<u32> = labels[0][1..].iter().map(|label| *label as u32).collect();
+    let logits = Tensor::stack(&[certain(7), certain(7), certain(7)], 0).unwrap();
+    let loss = train_ops::cross_entropy_sum(&logits, &targets).unwrap();
+    assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.0);
+}

@@ -1,0 +1,39 @@
+//! The arrows of docs/architecture.md: who may depend on whom.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn crates_depend_on_each_other_as_the_architecture_says() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        BTreeSet::from(["caption-data", "git-model", "peft-lora", "recipes", "train-ops", "trainer-core"])
+    );
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let own: BTreeSet<&str> = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|dependency| dependency["name"].as_str().unwrap())
+            .filter(|dependency| names.contains(dependency))
+            .collect();
+        let allowed: &[&str] = match name {
+            "git-model" | "peft-lora" => &["train-ops"],
+            "recipes" => &["caption-data", "git-model", "peft-lora", "train-ops", "trainer-core"],
+            _ => &[],
+        };
+        assert_eq!(own, allowed.iter().copied().collect(), "{name}");
+    }
+}
