@@ -55,7 +55,7 @@ impl Sketch<'_> {
                 self.fill(BLADE, &(0..7).map(tufts).collect::<Vec<_>>());
             }
             Scene::Water => {
-                let wave = |i: u8| (-6.0 + 8.0 * f32::from(i), if i % 2 == 0 { 84.0 } else { 88.0 });
+                let wave = |i: u8| (-6.0 + 8.0 * f32::from(i), if i.is_multiple_of(2) { 84.0 } else { 88.0 });
                 let waves: Vec<Point> = (0..=14).map(wave).collect();
                 let below = [(106.0, 104.0), (-6.0, 104.0)];
                 self.fill(SEA, &[polygon(&[&waves[..], &below].concat())]);
