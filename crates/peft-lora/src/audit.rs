@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::error::Unmatched;
 use crate::inventory::Inventory;
-use crate::matching::{LayerNumbers, Pattern, Selector, Targets, is_named};
+use crate::matching::{Decision, LayerNumbers, Pattern, Selector, Targets, is_named};
 use crate::{Error, Result};
 
 /// How many of the model's names are shown where one was not found.
@@ -54,7 +54,7 @@ fn targets_that_are_not_linear(targets: &Targets, model: &Inventory) -> Result<V
         return Ok(found);
     }
     for module in model.other_modules() {
-        if targets.decide(module)? == crate::matching::Decision::Adapted {
+        if targets.decide(module)? == Decision::Adapted {
             found.push(module.to_owned());
         }
     }

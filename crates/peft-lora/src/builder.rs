@@ -9,7 +9,7 @@ use crate::audit::audit;
 use crate::files::AdapterFiles;
 use crate::inventory::Inventory;
 use crate::layer::Switch;
-use crate::matching::{Decision, Targets};
+use crate::matching::{Decision, Selector, Targets};
 use crate::{Adapter, Error, InjectionReport, LoraConfig, LoraLinear, Modules, Result};
 
 /// Builds a model's layers frozen, with a [`LoraLinear`] wherever the configuration says so.
@@ -77,7 +77,7 @@ impl LoraBuilder {
         let adapted: BTreeSet<&str> = self.layers.keys().map(String::as_str).collect();
         audit(&self.targets, &self.model, &adapted)?;
         let mut config = self.config;
-        if matches!(self.targets.targets, crate::matching::Selector::AllLinear) {
+        if matches!(self.targets.targets, Selector::AllLinear) {
             // What "all" was depends on the model, so a file that says it has to name the layers. So does PEFT's.
             config.target_modules = Modules::Names(self.layers.keys().cloned().collect());
         }

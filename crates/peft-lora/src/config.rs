@@ -10,7 +10,8 @@ use crate::{Error, Result, wire};
 ///
 /// Serde reads and writes the contents of `adapter_config.json`. Options of PEFT that are not listed here are accepted
 /// while they hold null, false or their default, and are an error that names them otherwise: an adapter trained with,
-/// say, `use_dora` is not the plain LoRA that it would be read as.
+/// say, `use_dora` is not the plain LoRA that it would be read as. `inference_mode` is accepted and means nothing here:
+/// each [`Pass`](train_ops::Pass) says whether it trains.
 ///
 /// ```
 /// use peft_lora::LoraConfig;
@@ -269,7 +270,9 @@ impl Serialize for LoraConfig {
 
 impl<'de> Deserialize<'de> for LoraConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let Document { config, others } = Document::deserialize(deserializer)?;
+        let Document { mut config, others } = Document::deserialize(deserializer)?;
+        // An empty string is PEFT's other way to name no list.
+        config.layers_pattern.retain(|pattern| !pattern.is_empty());
         wire::refuse_unsupported(&others).map_err(D::Error::custom)?;
         Ok(config)
     }

@@ -56,11 +56,10 @@ impl AdapterFiles {
 
     /// The tensors, if they are just those that `parameters` name, in the same shapes.
     pub(crate) fn tensors_for(&self, parameters: &BTreeMap<String, Var>) -> Result<Vec<(Var, Tensor)>> {
-        let names = |there: &dyn Fn(&String) -> bool, names: &mut dyn Iterator<Item = &String>| {
-            names.filter(|name| !there(name)).cloned().collect::<Vec<_>>()
-        };
-        let missing = names(&|name| self.tensors.contains_key(name), &mut parameters.keys());
-        let unexpected = names(&|name| parameters.contains_key(name), &mut self.tensors.keys());
+        let missing: Vec<String> =
+            parameters.keys().filter(|name| !self.tensors.contains_key(*name)).cloned().collect();
+        let unexpected: Vec<String> =
+            self.tensors.keys().filter(|name| !parameters.contains_key(*name)).cloned().collect();
         let mut misshapen = Vec::new();
         let mut pairs = Vec::new();
         for (name, parameter) in parameters {

@@ -35,7 +35,7 @@ impl LoraLinear {
         let device = base.weight().device();
         let (a, b) = initial_weights(config.init_lora_weights, seed, base.path(), sizes, device)?;
         Ok(Self {
-            dropout: Dropout::new(base.path(), config.lora_dropout as f32)?,
+            dropout: Dropout::new(&format!("{}.lora_dropout", base.path()), config.lora_dropout as f32)?,
             base,
             a: Var::from_tensor(&a)?,
             b: Var::from_tensor(&b)?,

@@ -172,9 +172,15 @@ fn a_layer_built_twice_is_refused() {
     assert!(error.starts_with("layer was built twice"), "{error}");
 }
 
+/// PEFT's default configuration with one option changed or added.
+fn default_with(option: &str, value: &str) -> serde_json::Result<LoraConfig> {
+    let defaults = fs::read_to_string(common::fixture("default_config.json")).unwrap();
+    let others: Vec<_> = defaults.lines().filter(|line| !line.contains(&format!("\"{option}\""))).collect();
+    serde_json::from_str(&others.join("\n").replacen('{', &format!("{{\n\"{option}\": {value},"), 1))
+}
+
 #[test]
 fn options_of_peft_that_are_not_supported_are_named() {
-    let defaults = fs::read_to_string(common::fixture("default_config.json")).unwrap();
     for (option, value) in [
         ("use_dora", "true"),
         ("bias", "\"all\""),
@@ -191,18 +197,25 @@ fn options_of_peft_that_are_not_supported_are_named() {
         ("kasa_config", "{\"beta\":0.1}"),
         ("an_option_of_the_future", "\"on\""),
     ] {
-        // JSON lets the last of two equal keys win; serde refuses them, so drop the default first.
-        let kept = defaults.lines().filter(|line| !line.contains(&format!("\"{option}\"")));
-        let json =
-            kept.collect::<Vec<_>>().join("\n").replacen('{', &format!("{{\n\"{option}\": {value},"), 1);
-        let error = serde_json::from_str::<LoraConfig>(&json).unwrap_err().to_string();
+        let error = default_with(option, value).unwrap_err().to_string();
         assert!(error.contains("not supported") && error.contains(&format!("{option} = {value}")), "{error}");
     }
-    for (option, value) in
-        [("a_new_option", "null"), ("enable_lora", "false"), ("runtime_config", "{\"x\": true}")]
-    {
-        let json = defaults.replacen('{', &format!("{{\n\"{option}\": {value},"), 1);
-        assert_eq!(serde_json::from_str::<LoraConfig>(&json).unwrap(), LoraConfig::default(), "{option}");
+}
+
+#[test]
+fn options_of_other_versions_are_ignored_while_they_ask_for_nothing() {
+    for (option, value) in [
+        ("an_option_of_the_future", "null"),
+        ("enable_lora", "false"),
+        ("runtime_config", "{\"ephemeral_gpu_offload\": true}"),
+        ("layers_pattern", "\"\""),
+        ("layers_to_transform", "[]"),
+        ("rank_pattern", "null"),
+        ("exclude_modules", "null"),
+        ("inference_mode", "true"),
+        ("peft_version", "\"0.99.0\""),
+    ] {
+        assert_eq!(default_with(option, value).unwrap(), LoraConfig::default(), "{option}");
     }
 }
 
