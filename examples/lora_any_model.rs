@@ -51,10 +51,10 @@ fn main() -> anyhow::Result<()> {
 
     // The new function: the product of two numbers, at 256 places.
     let grid: Vec<f32> = (0..16).map(|step| step as f32 / 7.5 - 1.0).collect();
-    let places: Vec<[f32; 2]> = grid.iter().flat_map(|x| grid.iter().map(move |y| [*x, *y])).collect();
-    let products: Vec<[f32; 1]> = places.iter().map(|[x, y]| [x * y]).collect();
-    let xs = Tensor::from_vec(places.concat(), (256, 2), &Device::Cpu)?;
-    let targets = Tensor::from_vec(products.concat(), (256, 1), &Device::Cpu)?;
+    let places: Vec<f32> = grid.iter().flat_map(|x| grid.iter().flat_map(move |y| [*x, *y])).collect();
+    let products: Vec<f32> = places.chunks(2).map(|place| place[0] * place[1]).collect();
+    let xs = Tensor::from_vec(places, (256, 2), &Device::Cpu)?;
+    let targets = Tensor::from_vec(products, (256, 1), &Device::Cpu)?;
 
     for step in 0..=1000 {
         let keys: Vec<u64> = (0..256).map(|sample| sample_key(42, step, sample)).collect();
