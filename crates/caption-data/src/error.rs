@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// What can go wrong in this crate.
+/// What can go wrong in this crate. Each message is complete: it says what caused it, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,5 +1,7 @@
 //! From rows to what the model is given.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,8 @@
 //! Decoding and processing, against what `datasets`, Pillow and `CLIPImageProcessor` made
 //! (fixtures/make_images.py).
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use std::fs;

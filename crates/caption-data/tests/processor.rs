@@ -1,5 +1,7 @@
 //! What `preprocessor_config.json` may say.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use std::fs;
@@ -80,7 +82,8 @@ fn steps_can_be_left_out() {
     let image = picture(5, 4);
     let nothing =
         json!({ "do_resize": false, "do_center_crop": false, "do_rescale": false, "do_normalize": false });
-    let values = processor(nothing).unwrap().pixel_values(&[image.clone()], &Device::Cpu).unwrap();
+    let values =
+        processor(nothing).unwrap().pixel_values(std::slice::from_ref(&image), &Device::Cpu).unwrap();
     assert_eq!(values.get(0).unwrap().get(1).unwrap().to_vec2::<f32>().unwrap()[3], [3.0; 5]);
     let rescaled =
         json!({ "do_resize": false, "do_center_crop": false, "rescale_factor": 0.5, "do_normalize": false });

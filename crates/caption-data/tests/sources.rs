@@ -1,6 +1,8 @@
 //! Datasets on disk: parquet files made by `datasets` and pyarrow (fixtures/make_parquet.py), and folders
 //! made here.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use std::fs;

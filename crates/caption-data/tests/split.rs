@@ -1,5 +1,7 @@
 //! Rows of `datasets.Dataset.train_test_split`, recorded by fixtures/make_splits.py.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use caption_data::{Error, split, train_test_split};

@@ -1,5 +1,7 @@
 //! Ids and texts, against transformers' `BertTokenizer` (fixtures/make_tokens.py).
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod common;
 
 use std::fs;

@@ -1,4 +1,5 @@
 //! Helpers that the tests share.
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(dead_code, reason = "each test file uses some of them")]
 
 use std::fs;
