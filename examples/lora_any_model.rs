@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example lora_any_model
 //! ```
+#![allow(clippy::print_stdout)]
 
 use std::sync::Arc;
 

@@ -20,6 +20,7 @@ use recipes::adapt::{self, Adapted};
 use recipes::captioning::{Captioner, FeatureStore, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
 use recipes::hub::Location;
+use recipes::open::Pretrained;
 use recipes::report::{Metric, Report};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask};
@@ -56,16 +57,16 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     })?;
 
     // What goes in: a pre-trained model, captioned pictures, and who learns from which.
-    let pretrained = open::pretrained(&data.model)?;
+    let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
     let source = open::dataset(&data.dataset, Some(data.subset))?;
     let rows =
         split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
-    let captions = Arc::new(TokenizedCaptions::new(&source, &pretrained.tokenizer)?);
-    let adapted = adapt::build(&pretrained, lora, training.seed, &device, hardware.dtype)?;
+    let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
+    let adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware.dtype)?;
     let Adapted { model, adapter, vision_trains, .. } = &adapted;
 
     let setup = vec![
-        ("model".to_owned(), pretrained.name.clone()),
+        ("model".to_owned(), name.clone()),
         ("dataset".to_owned(), source.name()),
         (
             "split".to_owned(),
@@ -88,7 +89,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     }
 
     // A frozen encoder sees every picture once; a trained one, every time.
-    let loader = pictures(&source, &pretrained.processor);
+    let loader = pictures(&source, &processor);
     let features = if *vision_trains || hardware.no_feature_cache {
         None
     } else {
@@ -96,7 +97,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         Some(Arc::new(FeatureStore::new(model, &loader, &all)?))
     };
     let positions = model.config().max_position_embeddings;
-    let max_length = pretrained.tokenizer.max_length().unwrap_or(positions).min(positions);
+    let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
     let batches = |rows: &[usize], batch_size, shuffle| CaptionBatches {
         captions: Arc::clone(&captions),
         pictures: features.is_none().then(|| loader.clone()),
@@ -113,22 +114,16 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let validation = batches(&rows.validation, training.per_device_eval_batch_size, None);
     let test = batches(&rows.test, training.per_device_eval_batch_size, None);
 
-    let save_model = |dir: &Path| -> Result<(), BoxError> {
+    let save_model = |to: &Path| -> Result<(), BoxError> {
         match adapter {
-            Some(adapter) => Ok(adapter.save(dir.join("adapter"))?),
-            None => {
-                Ok(save::checkpoint(&adapted.parameters, pretrained.checkpoint.dir(), &dir.join("model"))?)
-            }
+            Some(adapter) => Ok(adapter.save(to.join("adapter"))?),
+            None => Ok(save::checkpoint(&adapted.parameters, &dir, &to.join("model"))?),
         }
     };
     let task =
         CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save_model };
-    let captioner = Captioner {
-        model,
-        tokenizer: &pretrained.tokenizer,
-        pictures: loader.clone(),
-        features: features.clone(),
-    };
+    let captioner =
+        Captioner { model, tokenizer: &tokenizer, pictures: loader.clone(), features: features.clone() };
     let judge = |name: &str| -> Result<(LossTotal, Vec<String>)> {
         let loss = evaluate(&task, &test)?.loss;
         let message = format!("captions of the {name} model");
@@ -213,7 +208,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     };
     let report = Report {
         title: "Captions before and after fine-tuning".to_owned(),
-        subtitle: format!("{} on {}", pretrained.name, source.name()),
+        subtitle: format!("{} on {}", name, source.name()),
         command: std::env::args().collect::<Vec<_>>().join(" "),
         setup,
         history,

@@ -1,5 +1,8 @@
 //! Every layout of a checkpoint's files opens; whatever is wrong with them is said.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::HashMap;

@@ -1,5 +1,8 @@
 //! Captions against transformers' `generate` without its cache.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Checkpoint as Golden, fixture_json};

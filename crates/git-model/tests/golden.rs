@@ -1,5 +1,8 @@
 //! Logits, losses and gradients against transformers 5.17 and torch's autograd.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,6 @@ use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
 use crate::cli::{Dtype, LoraOptions, TargetModules, Tune};
-use crate::open::Pretrained;
 
 /// Linear layers of GIT's text decoder that the recipe adapts.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
@@ -48,16 +47,18 @@ impl Adapted {
 
 /// Builds the model with what `--tune` and the adapter's options ask for.
 ///
+/// The checkpoint is closed when the model is built, so that its memory map does not stay around.
+///
 /// # Errors
 /// If an adapter's targets match nothing, or reach into the encoder that `--tune` leaves alone.
 pub fn build(
-    pretrained: &Pretrained,
+    name: &str,
+    checkpoint: Checkpoint,
     options: &LoraOptions,
     seed: u64,
     device: &Device,
     dtype: Dtype,
 ) -> Result<Adapted> {
-    let checkpoint = &pretrained.checkpoint;
     let load = LoadOptions {
         device: device.clone(),
         dtype: storage(dtype),
@@ -69,10 +70,11 @@ pub fn build(
                 "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out"
             );
         }
-        return full(checkpoint, &load);
+        return full(&checkpoint, &load);
     }
-    let mut builder = LoraBuilder::new(config(pretrained, options)?)?.output_layer("output").seed(seed);
-    let model = GitForCausalLm::load_with(checkpoint, &mut builder, &load)?;
+    let mut builder = LoraBuilder::new(config(name, options)?)?.output_layer("output").seed(seed);
+    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &load)?;
+    drop(checkpoint);
     let adapter = builder.finish()?;
     if let Some(dir) = &options.init_adapter {
         adapter.load_weights(dir)?;
@@ -97,7 +99,7 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
 }
 
 /// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it.
-fn config(pretrained: &Pretrained, options: &LoraOptions) -> Result<LoraConfig> {
+fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
         let mut config = read_config(dir)?;
@@ -130,7 +132,7 @@ fn config(pretrained: &Pretrained, options: &LoraOptions) -> Result<LoraConfig> 
         lora_dropout: options.dropout(),
         target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
         task_type: Some("CAUSAL_LM".to_owned()),
-        base_model_name_or_path: Some(pretrained.name.clone()),
+        base_model_name_or_path: Some(name.to_owned()),
         ..LoraConfig::default()
     })
 }

@@ -38,8 +38,8 @@ impl FeatureStore {
             let batch = batch?;
             let encoded = encode(model, &batch)?;
             for (index, row) in batch.rows().iter().enumerate() {
-                // A copy of its own: a view would keep the whole batch alive, and be slow to stack.
-                features.insert(*row, encoded.get(index)?.copy()?);
+                // A copy of its own: a view would keep the whole batch alive.
+                features.insert(*row, encoded.get(index)?.force_contiguous()?);
             }
             bar.inc(batch.rows().len() as u64);
         }

@@ -16,6 +16,8 @@ use crate::hub::{DatasetFiles, Hub, Location};
 pub struct Pretrained {
     /// The name that it was asked for by.
     pub name: String,
+    /// The folder.
+    pub dir: PathBuf,
     /// The weights and their configuration.
     pub checkpoint: Checkpoint,
     /// Captions to ids and back.
@@ -58,7 +60,7 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
             dir.display()
         );
     }
-    Ok(Pretrained { name: location.to_string(), checkpoint, tokenizer, processor })
+    Ok(Pretrained { name: location.to_string(), dir, checkpoint, tokenizer, processor })
 }
 
 /// Opens the first `subset` rows of a dataset, downloading it if it is on the hub.

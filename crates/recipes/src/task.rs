@@ -105,16 +105,17 @@ impl BatchSource for CaptionBatches {
         };
         let batches: Vec<Vec<usize>> =
             rows.chunks(self.batch_size).skip(first_batch).map(<[usize]>::to_vec).collect();
-        let caption = |rows: &[usize], pictures| {
-            Ok(Batch { captions: self.captions.batch(rows, self.padding)?, pictures })
-        };
         match &self.pictures {
-            None => Box::new(batches.into_iter().map(move |rows| caption(&rows, None))),
+            None => Box::new(batches.into_iter().map(|rows| {
+                let captions = self.captions.batch(&rows, self.padding)?;
+                Ok(Batch { captions, pictures: None })
+            })),
             Some(pictures) => match pictures.prefetch(batches, 1, PREFETCH) {
                 Err(error) => Box::new(std::iter::once(Err(error.into()))),
                 Ok(loaded) => Box::new(loaded.map(move |pictures| {
                     let pictures = pictures?;
-                    caption(&pictures.rows().to_vec(), Some(pictures))
+                    let captions = self.captions.batch(pictures.rows(), self.padding)?;
+                    Ok(Batch { captions, pictures: Some(pictures) })
                 })),
             },
         }

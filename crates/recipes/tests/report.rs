@@ -13,7 +13,7 @@ fn report() -> Report {
         step: i,
         epoch: i as f64 / 10.0,
         loss: Some(4.0 / i as f64),
-        eval_loss: (i % 10 == 0).then_some(5.0 / i as f64),
+        eval_loss: i.is_multiple_of(10).then_some(5.0 / i as f64),
     };
     Report {
         title: "Captions <of> creatures".into(),

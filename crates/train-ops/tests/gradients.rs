@@ -1,5 +1,8 @@
 //! Every operation's backward pass against finite differences, and adapters against candle's own composition.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used)]
+
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
     Activation, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights, Pass,

@@ -27,18 +27,18 @@ pub(crate) fn accumulate<T: Task>(
     parameters: &Parameters,
     batches: &mut Epoch<'_, T::Batch>,
     count: usize,
-    (seed, step): (u64, usize),
+    start: StepContext,
 ) -> Result<Accumulated> {
+    let step = start.step as usize + 1;
     let mut gradients = Gradients::new();
     let (mut samples, mut targets) = (0, 0);
     let mut losses = Vec::new();
     for _ in 0..count {
         let batch = batches.next_batch()?;
         let description = task.describe(&batch);
-        let context = StepContext { seed, step: step as u64, first_sample: samples as u64 };
+        let context = StepContext { first_sample: samples as u64, ..start };
         let loss = task.train_loss(&batch, &context);
-        let loss =
-            loss.map_err(|source| Error::Task { step: step + 1, batch: description.clone(), source })?;
+        let loss = loss.map_err(|source| Error::Task { step, batch: description.clone(), source })?;
         samples += task.num_samples(&batch);
         targets += loss.targets;
         losses.push((backward(loss, step, parameters, &mut gradients)?, description));
@@ -52,7 +52,7 @@ pub(crate) fn accumulate<T: Task>(
     let micro_batches = micro_batches.collect::<Result<Vec<_>>>()?;
     if targets == 0 {
         let batches = micro_batches.into_iter().map(|micro_batch| micro_batch.description).collect();
-        return Err(Error::NoTargets { place: format!("step {}", step + 1), batches });
+        return Err(Error::NoTargets { place: format!("step {step}"), batches });
     }
     gradients.scale(1.0 / targets as f64)?;
     let loss = LossTotal { sum: micro_batches.iter().map(|micro_batch| micro_batch.loss).sum(), targets };
@@ -71,7 +71,7 @@ fn backward(
         return Ok(None);
     }
     if loss.sum.rank() != 0 {
-        return Err(Error::LossShape { step: step + 1, shape: loss.sum.dims().to_vec() });
+        return Err(Error::LossShape { step, shape: loss.sum.dims().to_vec() });
     }
     gradients.accumulate(parameters, loss.sum.backward()?)?;
     Ok(Some(loss.sum.detach()))

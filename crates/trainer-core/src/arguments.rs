@@ -35,7 +35,8 @@ pub struct TrainingArguments {
     pub gradient_accumulation_steps: usize,
     /// Gradients are scaled down to this global norm; 0 turns clipping off. Default 1.
     pub max_grad_norm: f64,
-    /// AdamW's decoupled weight decay. Default 0.
+    /// AdamW's decoupled weight decay, of every trainable parameter; transformers exempts biases and norms, which an
+    /// adapter has none of. Default 0.
     pub weight_decay: f64,
     /// Decay of AdamW's running mean of gradients. Default 0.9.
     pub adam_beta1: f64,

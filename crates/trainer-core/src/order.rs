@@ -52,3 +52,27 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::epoch_order;
+
+    #[test]
+    fn an_order_has_every_row_once() {
+        for n in 0..40 {
+            let mut order = epoch_order(7, 3, n);
+            order.sort_unstable();
+            assert_eq!(order, (0..n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn every_row_comes_first_equally_often() {
+        let mut counts = [0; 6];
+        for epoch in 0..6000 {
+            counts[epoch_order(42, epoch, 6)[0]] += 1;
+        }
+        // Five standard deviations of a fair draw.
+        assert!(counts.iter().all(|count: &i32| (count - 1000).abs() < 145), "{counts:?}");
+    }
+}

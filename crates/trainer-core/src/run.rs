@@ -10,8 +10,8 @@ use crate::files::write_json;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::{
-    AdamW, BatchSource, Error, Event, EventSink, LogEntry, Outcome, Parameters, Result, Schedule, StepReport,
-    StopSignal, Task, TrainerState, TrainingArguments, Warning,
+    AdamW, BatchSource, Error, Event, EventSink, LogEntry, Outcome, Parameters, Result, Schedule,
+    StepContext, StepReport, StopSignal, Task, TrainerState, TrainingArguments, Warning,
 };
 
 /// A run in progress: the parts of the training loop, and all the state that they share.
@@ -46,8 +46,9 @@ impl<T: Task> Run<'_, T> {
     ) -> Result<Accumulated> {
         self.session.step_started = Instant::now();
         let done = self.state.global_step;
-        let (count, position) = (self.plan.batches_of_step(done), (self.arguments.seed, done));
-        let sum = accumulate(self.task, &self.parameters, batches, count, position)?;
+        let count = self.plan.batches_of_step(done);
+        let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 };
+        let sum = accumulate(self.task, &self.parameters, batches, count, start)?;
 
         if let Some((index, micro_batch)) =
             sum.micro_batches.iter().enumerate().find(|(_, micro_batch)| !micro_batch.loss.is_finite())
@@ -148,9 +149,8 @@ impl<T: Task> Run<'_, T> {
         self.write_state()?;
         self.emit(Event::CheckpointSaved { path, best })?;
 
-        let best =
-            self.state.best_model_checkpoint.is_some().then_some(self.state.best_global_step).flatten();
-        for step in expired(&self.progress.saved, best, self.arguments.save_total_limit) {
+        let (best, limit) = (self.state.best_global_step, self.arguments.save_total_limit);
+        for step in expired(&self.progress.saved, best, limit) {
             let path = self.store.path(step);
             let event = match self.store.remove(step) {
                 Ok(()) => Event::CheckpointRemoved { path },

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use crate::audit::GradientAudit;
 use crate::checkpoint::{self, CheckpointStore};
 use crate::evaluation::evaluate_batches;
@@ -101,12 +103,16 @@ impl<'a, T: Task> Run<'a, T> {
         };
         self.progress = Progress { arguments: self.arguments.clone(), ..found.progress };
         self.progress.saved.retain(|step| self.store.path(*step).is_dir());
+        if !is_same(&found.path, &self.store.path(global_step)) {
+            // Another directory's run continues in this one, whose checkpoints are not its own.
+            self.progress.saved.clear();
+        }
 
-        // The output directory may have been moved, and the checkpoint may be of another one.
+        // The directory may have been moved since.
         if let (Some(recorded), Some(step)) = (best_model_checkpoint, best_global_step) {
             let sibling = found.path.with_file_name(format!("checkpoint-{step}"));
             self.state.best_model_checkpoint =
-                [self.store.path(step), sibling, recorded.clone()].into_iter().find(|path| path.is_dir());
+                [sibling, recorded.clone()].into_iter().find(|path| path.is_dir());
             if self.state.best_model_checkpoint.is_none() {
                 (self.state.best_metric, self.state.best_global_step) = (None, None);
                 self.emit(Event::Warning(Warning::BestCheckpointMissing { path: recorded }))?;
@@ -134,4 +140,9 @@ impl<'a, T: Task> Run<'a, T> {
         }
         Ok(())
     }
+}
+
+/// Whether two paths are of one thing that exists.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

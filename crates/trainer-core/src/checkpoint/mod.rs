@@ -59,7 +59,7 @@ impl CheckpointStore {
         self.output_dir.join(format!("{PREFIX}{step}"))
     }
 
-    /// All checkpoints of the output directory, by path.
+    /// All directories that are named as checkpoints are.
     pub(crate) fn checkpoints(&self) -> Result<Vec<PathBuf>> {
         self.list(|name| name.strip_prefix(PREFIX).is_some_and(|step| step.parse::<usize>().is_ok()))
     }
@@ -87,9 +87,11 @@ impl CheckpointStore {
         fs::remove_dir_all(&partial).map_err(io_error("remove", &partial))
     }
 
+    /// Removes a checkpoint: its name first, as removing its files takes time in which the process can die.
     pub(crate) fn remove(&self, step: usize) -> Result<()> {
-        let path = self.path(step);
-        fs::remove_dir_all(&path).map_err(io_error("remove", &path))
+        let (path, removed) = (self.path(step), self.output_dir.join(format!(".checkpoint-{step}.removed")));
+        let remove = || fs::rename(&path, &removed).and_then(|()| fs::remove_dir_all(&removed));
+        remove().map_err(io_error("remove", &path))
     }
 
     fn write_partial(&self, step: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {

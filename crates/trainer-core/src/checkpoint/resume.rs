@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use super::{CheckpointStore, ENGINE_STATE, TRAINER_STATE, manifest};
@@ -33,27 +34,22 @@ pub(crate) fn find(store: &CheckpointStore, resume: &Resume) -> Result<Found> {
 }
 
 fn newest(store: &CheckpointStore) -> Result<Found> {
+    // What has no readable date comes first, so that it is reported.
+    let saved_at = |path: &PathBuf| {
+        read_json(&path.join(ENGINE_STATE)).map_or(u64::MAX, |progress: Progress| progress.saved_at)
+    };
+    let mut newest_first = store.checkpoints()?;
+    newest_first.sort_by_cached_key(|path| Reverse(saved_at(path)));
+
     let mut skipped = Vec::new();
-    let mut newest: Option<Found> = None;
-    for path in store.checkpoints()? {
+    for path in newest_first {
         match open(&path) {
-            Ok(found)
-                if newest.as_ref().is_none_or(|best| found.progress.saved_at > best.progress.saved_at) =>
-            {
-                newest = Some(found);
-            }
-            Ok(_) => {}
+            Ok(found) => return Ok(Found { skipped, ..found }),
             Err(reason) => skipped.push((path, reason)),
         }
     }
-    match newest {
-        Some(found) => Ok(Found { skipped, ..found }),
-        None => {
-            let damaged =
-                skipped.iter().map(|(path, reason)| format!("{}: {reason}", path.display())).collect();
-            Err(Error::NoCheckpoint { path: store.output_dir().to_owned(), damaged })
-        }
-    }
+    let damaged = skipped.iter().map(|(path, reason)| format!("{}: {reason}", path.display())).collect();
+    Err(Error::NoCheckpoint { path: store.output_dir().to_owned(), damaged })
 }
 
 /// Verifies and reads a checkpoint; the error says what is wrong with it.

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use trainer_core::{
     AdamW, Gradients, LogEntry, Outcome, Parameters, Schedule, SchedulerType, Trainer, TrainingArguments,
+    epoch_order,
 };
 
 fn reference() -> Value {
@@ -58,6 +59,14 @@ fn assert_close<T: Copy + Into<f64>>(got: &[T], expected: &Value, tolerance: f64
             (got - expected).abs() <= tolerance * expected.abs().max(1.0),
             "{what}: {got} is not {expected}"
         );
+    }
+}
+
+#[test]
+fn epoch_orders_are_those_that_were_promised() {
+    for case in reference()["orders"].as_array().unwrap() {
+        let order = epoch_order(read(&case["seed"]), read(&case["epoch"]), read(&case["n"]));
+        assert_eq!(order, read::<Vec<usize>>(&case["order"]), "{case}");
     }
 }
 

@@ -344,6 +344,19 @@ fn a_lost_best_checkpoint_is_reported_and_a_new_best_found() {
 }
 
 #[test]
+fn a_run_that_continues_in_another_directory_touches_nothing_there() {
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let whole = train(&arguments(first.path()), None, None).unwrap();
+    train(&arguments(second.path()), None, Some(5)).unwrap();
+    let named = Resume::From(first.path().join("checkpoint-6"));
+    let limited = TrainingArguments { save_total_limit: Some(1), ..arguments(second.path()) };
+    let resumed = train(&limited, Some(named), None).unwrap();
+    assert_eq!(resumed.bits(), whole.bits());
+    let checkpoints = [3, 5, 9].map(|step| second.path().join(format!("checkpoint-{step}")).is_dir());
+    assert_eq!(checkpoints, [true; 3], "two of the directory's own run, and the resumed run's last");
+}
+
+#[test]
 fn a_run_without_checkpoints_of_its_own_still_saves_when_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
