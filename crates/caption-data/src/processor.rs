@@ -67,7 +67,8 @@ impl ImageProcessor {
         Self::from_file(if nested.exists() && !flat.exists() { nested } else { flat })
     }
 
-    /// Reads a `preprocessor_config.json`. What it leaves out has CLIP's value.
+    /// Reads a `preprocessor_config.json`, of the processors `CLIPImageProcessor` and
+    /// `VideoMAEImageProcessor`. What it leaves out has the value that transformers gives it.
     ///
     /// # Errors
     /// If the file cannot be read, or asks for something that this processor does not do: the error names the
@@ -88,7 +89,8 @@ impl ImageProcessor {
     /// Resizes and crops: the levels that [`pixel_values`](Self::pixel_values) are made of.
     ///
     /// # Errors
-    /// If the picture has no pixels.
+    /// If the picture has no pixels, or if it is so long and narrow that without a crop it would not fit into
+    /// memory.
     pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage> {
         let (width, height) = (image.width() as usize, image.height() as usize);
         if width == 0 || height == 0 {
@@ -103,6 +105,10 @@ impl ImageProcessor {
             }
         };
         let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
+        if crop_height * crop_width > MAX_OUTPUT_PIXELS {
+            let why = format!("its {width} x {height} pixels would become {crop_width} x {crop_height}");
+            return Err(Error::Decode { why });
+        }
         let (columns, left) = centre(new_width, crop_width);
         let (rows, top) = centre(new_height, crop_height);
 
@@ -153,6 +159,9 @@ impl ImageProcessor {
         Ok(Tensor::from_vec(values, (images.len(), 3, height as usize, width as usize), device)?)
     }
 }
+
+/// A narrow picture whose short edge is blown up, and that is not cropped, can grow without bound.
+const MAX_OUTPUT_PIXELS: usize = 64_000_000;
 
 /// The part of `length` samples that lies in a window of `window` over their centre, and where in the window
 /// it begins.

@@ -24,13 +24,39 @@ pub(crate) enum Size {
     Exact { height: usize, width: usize },
 }
 
+/// What transformers takes where the file says nothing; all else has the same default in every processor.
+struct Defaults {
+    kernel: Kernel,
+    mean: [f64; 3],
+    std: [f64; 3],
+}
+
+const CLIP: Defaults = Defaults {
+    kernel: Kernel::Bicubic,
+    mean: [0.48145466, 0.4578275, 0.40821073],
+    std: [0.26862954, 0.26130258, 0.27577711],
+};
+
+const VIDEO_MAE: Defaults = Defaults { kernel: Kernel::Bilinear, mean: [0.5; 3], std: [0.5; 3] };
+
+/// Processors that do with a picture, or with each frame of a video, what
+/// [`ImageProcessor`](crate::ImageProcessor) does.
+const PROCESSORS: [(&str, Defaults); 6] = [
+    ("CLIPImageProcessor", CLIP),
+    ("CLIPImageProcessorFast", CLIP),
+    ("CLIPImageProcessorPil", CLIP),
+    ("CLIPFeatureExtractor", CLIP),
+    ("VideoMAEImageProcessor", VIDEO_MAE),
+    ("VideoMAEFeatureExtractor", VIDEO_MAE),
+];
+
 impl Default for ProcessorConfig {
     fn default() -> Self {
         Self {
-            resize: Some((Size::ShortestEdge(224), Kernel::Bicubic)),
+            resize: Some((Size::ShortestEdge(224), CLIP.kernel)),
             crop: Some((224, 224)),
             rescale: Some(1.0 / 255.0),
-            normalize: Some(([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])),
+            normalize: Some((CLIP.mean, CLIP.std)),
         }
     }
 }
@@ -55,17 +81,6 @@ struct File {
     others: Map<String, Value>,
 }
 
-/// Processors that do with a picture (or with a frame of a video) what
-/// [`ImageProcessor`](crate::ImageProcessor) does.
-const PROCESSORS: [&str; 6] = [
-    "CLIPImageProcessor",
-    "CLIPImageProcessorFast",
-    "CLIPImageProcessorPil",
-    "CLIPFeatureExtractor",
-    "VideoMAEImageProcessor",
-    "VideoMAEFeatureExtractor",
-];
-
 impl ProcessorConfig {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
@@ -84,23 +99,18 @@ impl ProcessorConfig {
     }
 
     fn from_file(file: File, unsupported: impl Fn(&str, String, &'static str) -> Error) -> Result<Self> {
-        for kind in [&file.image_processor_type, &file.feature_extractor_type].into_iter().flatten() {
-            if !PROCESSORS.contains(&kind.as_str()) {
-                return Err(unsupported(
-                    "image_processor_type",
-                    kind.clone(),
-                    "CLIPImageProcessor, VideoMAEImageProcessor",
-                ));
-            }
-        }
+        let kind = file.image_processor_type.or(file.feature_extractor_type);
+        let kind = kind.unwrap_or_else(|| "CLIPImageProcessor".to_owned());
+        let defaults = PROCESSORS.iter().find(|(name, _)| *name == kind).map(|(_, defaults)| defaults);
+        let defaults = defaults.ok_or_else(|| {
+            let supported = "CLIPImageProcessor, VideoMAEImageProcessor";
+            unsupported("image_processor_type", kind.clone(), supported)
+        })?;
         if file.do_convert_rgb == Some(false) {
-            return Err(unsupported(
-                "do_convert_rgb",
-                "false".to_owned(),
-                "true; pictures are always read as RGB",
-            ));
+            let supported = "true; pictures are always read as RGB";
+            return Err(unsupported("do_convert_rgb", "false".to_owned(), supported));
         }
-        const IGNORED: [&str; 4] = ["processor_class", "auto_map", "use_fast", "model_input_names"];
+        const IGNORED: [&str; 3] = ["processor_class", "use_fast", "model_input_names"];
         for (option, value) in &file.others {
             let idle = matches!(value, Value::Null | Value::Bool(false));
             if !idle && !option.starts_with('_') && !IGNORED.contains(&option.as_str()) {
@@ -108,46 +118,36 @@ impl ProcessorConfig {
             }
         }
 
-        let default = Self::default();
-        let enabled = |flag: Option<bool>| flag.unwrap_or(true).then_some(());
         let kernel = match file.resample {
-            None => Kernel::Bicubic,
+            None => defaults.kernel,
             Some(number) => Kernel::from_pillow(number)
                 .ok_or_else(|| unsupported("resample", number.to_string(), "2 (bilinear), 3 (bicubic)"))?,
         };
         let size = match &file.size {
             None => Size::ShortestEdge(224),
             Some(value) => read_size(value, Size::ShortestEdge).ok_or_else(|| {
-                unsupported(
-                    "size",
-                    value.to_string(),
-                    r#"N, {"shortest_edge": N}, {"height": N, "width": N}"#,
-                )
+                let supported = r#"N, {"shortest_edge": N}, {"height": N, "width": N}"#;
+                unsupported("size", value.to_string(), supported)
             })?,
         };
-        let crop = match &file.crop_size {
-            None => default.crop,
-            Some(value) => match read_size(value, |edge| Size::Exact { height: edge, width: edge }) {
-                Some(Size::Exact { height, width }) => Some((height, width)),
-                _ => {
-                    return Err(unsupported(
-                        "crop_size",
-                        value.to_string(),
-                        r#"N, {"height": N, "width": N}"#,
-                    ));
-                }
-            },
+        let square = |edge| Size::Exact { height: edge, width: edge };
+        let crop = match file.crop_size.as_ref().map(|value| (value, read_size(value, square))) {
+            None => (224, 224),
+            Some((_, Some(Size::Exact { height, width }))) => (height, width),
+            Some((value, _)) => {
+                return Err(unsupported("crop_size", value.to_string(), r#"N, {"height": N, "width": N}"#));
+            }
         };
-        let (mean, std) = default.normalize.unwrap_or_default();
-        let std = file.image_std.unwrap_or(std);
+        let (mean, std) = (file.image_mean.unwrap_or(defaults.mean), file.image_std.unwrap_or(defaults.std));
         if std.contains(&0.0) {
             return Err(unsupported("image_std", format!("{std:?}"), "numbers other than 0"));
         }
+        let enabled = |flag: Option<bool>| flag.unwrap_or(true);
         Ok(Self {
-            resize: enabled(file.do_resize).map(|()| (size, kernel)),
-            crop: enabled(file.do_center_crop).and(crop),
-            rescale: enabled(file.do_rescale).map(|()| file.rescale_factor.unwrap_or(1.0 / 255.0)),
-            normalize: enabled(file.do_normalize).map(|()| (file.image_mean.unwrap_or(mean), std)),
+            resize: enabled(file.do_resize).then_some((size, kernel)),
+            crop: enabled(file.do_center_crop).then_some(crop),
+            rescale: enabled(file.do_rescale).then_some(file.rescale_factor.unwrap_or(1.0 / 255.0)),
+            normalize: enabled(file.do_normalize).then_some((mean, std)),
         })
     }
 }

@@ -78,6 +78,29 @@ fn sizes_may_be_numbers_or_dictionaries() {
 }
 
 #[test]
+fn the_processor_of_video_checkpoints_has_defaults_of_its_own() {
+    let video = processor(json!({ "image_processor_type": "VideoMAEImageProcessor" })).unwrap();
+    assert_eq!(video.normalize(&RgbImage::from_pixel(1, 1, Rgb([0, 255, 0]))), [-1.0, 1.0, -1.0]);
+    let bilinear = processor(json!({ "resample": 2 })).unwrap();
+    let image = picture(100, 90);
+    assert_eq!(video.resize_and_crop(&image).unwrap(), bilinear.resize_and_crop(&image).unwrap());
+    assert_ne!(
+        video.resize_and_crop(&image).unwrap(),
+        ImageProcessor::default().resize_and_crop(&image).unwrap()
+    );
+}
+
+#[test]
+fn a_narrow_picture_costs_no_more_than_its_crop() {
+    let line = RgbImage::from_pixel(1, 60_000, Rgb([9; 3]));
+    let cropped = ImageProcessor::default().resize_and_crop(&line).unwrap();
+    assert!(cropped.dimensions() == (224, 224) && cropped.pixels().all(|pixel| pixel.0 == [9; 3]));
+    let uncropped = processor(json!({ "do_center_crop": false })).unwrap();
+    let text = uncropped.resize_and_crop(&line).unwrap_err().to_string();
+    assert!(text.contains("1 x 60000 pixels would become 224 x 13440000"), "{text}");
+}
+
+#[test]
 fn steps_can_be_left_out() {
     let image = picture(5, 4);
     let nothing =

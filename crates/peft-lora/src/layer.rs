@@ -121,8 +121,9 @@ impl LinearLayer for LoraLinear {
                 lora_linear(xs, &self.base, lora, pass)
             }
             Some(_) if pass.is_training() => {
-                let error = Error::Merged { action: "train", path: self.path().to_owned() };
-                Err(candle_core::Error::wrap(error).into())
+                let path = self.path().to_owned();
+                let source = Box::new(Error::Merged { action: "train", path: path.clone() });
+                Err(train_ops::Error::Layer { path, source })
             }
             Some(merged) => merged.forward(xs, pass),
         }

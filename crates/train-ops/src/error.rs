@@ -72,6 +72,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A layer from another crate refused its input.
+    #[error("{path}: {source}")]
+    Layer {
+        /// Dotted path of the layer.
+        path: String,
+        /// Why the layer refused.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An operation of candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

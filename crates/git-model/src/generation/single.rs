@@ -108,7 +108,12 @@ mod tests {
             counts
         };
         let all = Sampling { top_k: 0, ..Sampling::default() };
-        assert_eq!(shares(&all), [4000, 2000, 1000, 0]);
+        // The logarithms are rounded, so a draw on the border may fall on either side.
+        let [first, second, third, never] = shares(&all);
+        assert!(
+            (first - 4000i32).abs() <= 1 && (second - 2000i32).abs() <= 1 && (third - 1000i32).abs() <= 1
+        );
+        assert_eq!(never, 0);
         assert_eq!(shares(&Sampling { top_k: 1, ..all.clone() }), [7000, 0, 0, 0]);
         // 4/7 alone is below 0.6, so the second token is needed too.
         let [first, second, third, _] = shares(&Sampling { top_p: 0.6, ..all.clone() });
