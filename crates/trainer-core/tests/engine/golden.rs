@@ -1,4 +1,4 @@
-//! Numbers of torch and transformers, from fixtures/reference.json, which fixtures/make_reference.py writes.
+//! Numbers of torch and transformers, from `../fixtures/reference.json`, which `make_reference.py` beside it writes.
 
 use std::collections::BTreeMap;
 
