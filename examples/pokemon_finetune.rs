@@ -56,6 +56,9 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         format!("cannot make the output folder {}; choose another with --output-dir", output_dir.display())
     })?;
 
+    // Opened before the long work, so that a folder that cannot be written to is found now.
+    let log = JsonLinesSink::append(&output_dir.join("log.jsonl"))?;
+
     // What goes in: a pre-trained model, captioned pictures, and who learns from which.
     let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
     let source = open::dataset(&data.dataset, Some(data.subset))?;
@@ -138,7 +141,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let arguments = arguments(options);
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
-        .sink(JsonLinesSink::append(&output_dir.join("log.jsonl"))?)
+        .sink(log)
         .stop_signal(stop);
     if let Some(resume) = &training.resume {
         trainer = trainer.resume(match resume {
