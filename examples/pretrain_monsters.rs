@@ -32,7 +32,7 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     /// Optimizer steps
-    #[arg(long, value_name = "STEPS", default_value_t = 3000)]
+    #[arg(long, value_name = "STEPS", default_value_t = 2000)]
     steps: usize,
     /// Drawings in a step
     #[arg(long, value_name = "DRAWINGS", default_value_t = 32)]
