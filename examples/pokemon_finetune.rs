@@ -238,7 +238,7 @@ fn arguments(options: &Finetune) -> TrainingArguments {
         output_dir: options.data.output_dir.clone(),
         num_train_epochs: training.num_train_epochs,
         max_steps: training.max_steps,
-        learning_rate: training.learning_rate,
+        learning_rate: options.learning_rate(),
         lr_scheduler_type: match training.lr_scheduler_type {
             LrSchedulerType::Linear => SchedulerType::Linear,
             LrSchedulerType::Cosine => SchedulerType::Cosine,

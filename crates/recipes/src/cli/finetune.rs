@@ -71,9 +71,10 @@ pub struct TrainingOptions {
     /// Stop after so many steps, whatever --num-train-epochs says
     #[arg(long, value_name = "STEPS", value_parser = count)]
     pub max_steps: Option<usize>,
-    /// The highest learning rate, which is reached at the end of the warm-up
-    #[arg(long, value_name = "RATE", default_value = "5e-5", value_parser = positive)]
-    pub learning_rate: f64,
+    /// The highest learning rate, which is reached at the end of the warm-up [default: 5e-5; 1e-3 for the embedded
+    /// model, whose layers are six times narrower]
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    pub learning_rate: Option<f64>,
     /// How the learning rate goes on after the warm-up
     #[arg(long, value_enum, default_value_t)]
     pub lr_scheduler_type: LrSchedulerType,
@@ -140,6 +141,15 @@ pub struct LoraOptions {
     /// Probability for the checkpoint's two dropouts (hidden states and attention), instead of its own
     #[arg(long, value_name = "P", value_parser = dropout)]
     pub hidden_dropout: Option<f64>,
+}
+
+impl Finetune {
+    /// The learning rate: --learning-rate, else the recipe's 5e-5. The embedded model takes larger steps: an adapter's
+    /// effect grows with the width of the layers that it is in.
+    pub fn learning_rate(&self) -> f64 {
+        let default = if self.data.model == Location::Embedded { 1e-3 } else { 5e-5 };
+        self.training.learning_rate.unwrap_or(default)
+    }
 }
 
 impl LoraOptions {
@@ -236,6 +246,9 @@ mod tests {
 
     #[test]
     fn without_arguments_it_is_the_recipe() {
+        assert_eq!(parse("--model microsoft/git-base").unwrap().learning_rate(), 5e-5);
+        assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
+        assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
         let Finetune { data, training, lora, hardware } = parse("").unwrap();
         assert_eq!(
             (data.model, data.dataset, data.subset, data.split_seed),
@@ -243,10 +256,7 @@ mod tests {
         );
         assert_eq!(data.split, SplitFractions { train: 0.8, validation: 0.1, test: 0.1 });
         assert_eq!((data.padding, data.no_shuffle), (Padding::Longest, false));
-        assert_eq!(
-            (training.num_train_epochs, training.max_steps, training.learning_rate),
-            (15.0, None, 5e-5)
-        );
+        assert_eq!((training.num_train_epochs, training.max_steps), (15.0, None));
         assert_eq!((training.per_device_train_batch_size, training.gradient_accumulation_steps), (2, 4));
         assert_eq!((training.warmup_ratio, training.weight_decay, training.max_grad_norm), (0.05, 0.0, 1.0));
         assert_eq!(

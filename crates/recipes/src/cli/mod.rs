@@ -8,7 +8,7 @@
 //!
 //! let options = Finetune::from_arguments(["pokemon_finetune", "--lora-r", "8", "--tune", "both"])?;
 //! assert_eq!((options.lora.rank(), options.lora.tune), (8, Tune::Both));
-//! assert_eq!(options.training.learning_rate, 5e-5);
+//! assert_eq!(options.training.num_train_epochs, 15.0);
 //! # Ok::<(), clap::Error>(())
 //! ```
 
