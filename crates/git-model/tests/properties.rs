@@ -114,16 +114,27 @@ fn dropout_acts_in_training_alone_and_differs_between_steps() {
 }
 
 #[test]
-fn logits_that_say_the_next_token_have_no_loss() {
-    // A head that ignores its input and always says 7, on a caption of nothing but 7: right at t + 1 and only there.
-    let (_, model) = model("tiny");
-    let labels = [vec![101i64, 7, 7, 7]];
-    let certain = |token: usize| {
-        let row: Vec<f32> = (0..128).map(|id| if id == token { 1e4 } else { 0.0 }).collect();
-        Tensor::new(row, model.device()).unwrap()
+fn labels_are_shifted_exactly_once() {
+    // A head that ignores its input and always says 7: right where the next token is 7, and nowhere else.
+    let golden = Golden::load("tiny");
+    let mut tensors = golden.checkpoint().tensors();
+    let zeros = tensors["output.weight"].zeros_like().unwrap();
+    tensors.insert("output.weight".into(), zeros);
+    let bias: Vec<f32> = (0..128).map(|id| if id == 7 { 1e4 } else { 0.0 }).collect();
+    tensors.insert("output.bias".into(), Tensor::new(bias, &candle_core::Device::Cpu).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    golden.checkpoint().write(dir.path());
+    candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
+    let model = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
+    let pass = Pass::inference();
+    let features = model.encode_images(&golden.pixel_values().narrow(0, 0, 1).unwrap(), &pass).unwrap();
+    let loss = |caption: [u32; 4]| {
+        let labels = [caption.map(i64::from).to_vec()];
+        let ids = Tensor::new(&[caption], model.device()).unwrap();
+        let (loss, targets) = model.loss(&features, &ids, &labels, &pass).unwrap();
+        assert_eq!(targets, 3);
+        loss.to_scalar::<f32>().unwrap()
     };
-    let targets: Vec<u32> = labels[0][1..].iter().map(|label| *label as u32).collect();
-    let logits = Tensor::stack(&[certain(7), certain(7), certain(7)], 0).unwrap();
-    let loss = train_ops::cross_entropy_sum(&logits, &targets).unwrap();
-    assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.0);
+    assert_eq!(loss([101, 7, 7, 7]), 0.0, "without a shift, the start token would be a target");
+    assert_eq!(loss([101, 9, 7, 7]), 1e4, "with two shifts, the token after the start would be none");
 }
