@@ -32,7 +32,7 @@ impl LoraLinear {
         switch: Switch,
     ) -> train_ops::Result<Self> {
         let sizes = (options.rank, base.in_features(), base.out_features());
-        let device = base.weight().device();
+        let device = base.device();
         let (a, b) = initial_weights(config.init_lora_weights, seed, base.path(), sizes, device)?;
         Ok(Self {
             dropout: Dropout::new(&format!("{}.lora_dropout", base.path()), config.lora_dropout as f32)?,
@@ -91,7 +91,7 @@ impl LoraLinear {
     /// # Errors
     /// [`Error::NotFinite`] if the sum, as stored, is not finite.
     pub fn merged_weight(&self) -> Result<Tensor> {
-        let weight = self.base.weight();
+        let weight = self.base.weight()?;
         let sum = (weight.to_dtype(DType::F32)? + self.delta_weight()?)?.to_dtype(weight.dtype())?;
         if !is_finite(&sum)? {
             return Err(Error::NotFinite { action: "merge", tensor: format!("{}.weight", self.path()) });

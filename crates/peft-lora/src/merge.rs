@@ -60,7 +60,7 @@ impl Adapter {
         self.layers()
             .map(|layer| {
                 let delta = norm(&layer.delta_weight()?)?;
-                let ratio = if delta == 0.0 { 0.0 } else { delta / norm(layer.base().weight())? };
+                let ratio = if delta == 0.0 { 0.0 } else { delta / norm(&layer.base().weight()?)? };
                 Ok((layer.path().to_owned(), ratio))
             })
             .collect()

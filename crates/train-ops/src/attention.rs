@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::dropout::Mask;
 use crate::math::exp;
-use crate::matmul::{Matrix, Threads, matmul};
+use crate::matmul::{Matrix, matmul};
 use crate::{Dropout, Error, Pass, Result, host};
 
 /// Which keys a query sees.
@@ -183,7 +183,7 @@ impl CustomOp3 for AttentionOp {
                 let rows = &mut probabilities[block.start * s.keys..block.end * s.keys];
                 let scores = s.head(q, s.queries, index).rows(block.clone());
                 let keys = s.head(k, s.keys, index).rows(0..visible);
-                matmul(rows, s.keys, 0.0, s.scale(), scores, keys.t(), Threads::One);
+                matmul(rows, s.keys, 0.0, s.scale(), scores, keys.t());
                 for (query, row) in block.zip(rows.chunks_exact_mut(s.keys)) {
                     softmax(row, self.mask.visible(query, s.keys));
                 }
@@ -198,7 +198,7 @@ impl CustomOp3 for AttentionOp {
             };
             let probabilities = Matrix::new(probabilities, s.queries, s.keys);
             let values = s.head(v, s.keys, index);
-            matmul(context, s.head_dim, 0.0, 1.0, probabilities, values, Threads::One);
+            matmul(context, s.head_dim, 0.0, 1.0, probabilities, values);
         };
         let contexts = context.par_chunks_mut((s.queries * s.head_dim).max(1)).enumerate();
         if self.keep {
@@ -252,10 +252,10 @@ impl CustomOp3 for AttentionOp {
                     dropped.copy_from_slice(probabilities);
                     self.drop_out(index, dropped);
                     let dropped = Matrix::new(dropped, s.queries, s.keys);
-                    matmul(dv, s.head_dim, 0.0, 1.0, dropped.t(), dcontext, Threads::One);
+                    matmul(dv, s.head_dim, 0.0, 1.0, dropped.t(), dcontext);
 
                     let values = s.head(v, s.keys, index);
-                    matmul(dscores, s.keys, 0.0, 1.0, dcontext, values.t(), Threads::One);
+                    matmul(dscores, s.keys, 0.0, 1.0, dcontext, values.t());
                     self.drop_out(index, dscores);
                     for (dscores, p) in
                         dscores.chunks_exact_mut(s.keys).zip(probabilities.chunks_exact(s.keys))
@@ -264,8 +264,8 @@ impl CustomOp3 for AttentionOp {
                     }
                     let dscores = Matrix::new(dscores, s.queries, s.keys);
                     let (q, k) = (s.head(q, s.queries, index), s.head(k, s.keys, index));
-                    matmul(dq, s.head_dim, 0.0, s.scale(), dscores, k, Threads::One);
-                    matmul(dk, s.head_dim, 0.0, s.scale(), dscores.t(), q, Threads::One);
+                    matmul(dq, s.head_dim, 0.0, s.scale(), dscores, k);
+                    matmul(dk, s.head_dim, 0.0, s.scale(), dscores.t(), q);
                 },
             );
         let merged = |values: &[f32], tokens: usize, like: &Tensor| {

@@ -1,4 +1,6 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use multiversion::multiversion;
+use rayon::prelude::*;
 
 use crate::pass::mix;
 use crate::{Error, Pass, Result, host};
@@ -80,10 +82,14 @@ pub(crate) struct Mask {
 impl Mask {
     /// Multiplies `values`, rows of `features`, by the mask.
     pub(crate) fn apply(&self, values: &mut [f32]) {
-        for (row, values) in values.chunks_exact_mut(self.features).enumerate() {
-            let stream = self.streams[row / self.rows_per_sample];
-            self.apply_row(stream, (row % self.rows_per_sample) as u64, values);
-        }
+        let features = self.features.max(1);
+        values.par_chunks_mut(features).enumerate().for_each(|(row, values)| self.apply_part(row, 0, values));
+    }
+
+    /// Multiplies part of a row, counted over all samples, by the mask; `values` begin at column `first`.
+    pub(crate) fn apply_part(&self, row: usize, first: usize, values: &mut [f32]) {
+        let key = mix(self.streams[row / self.rows_per_sample] ^ (row % self.rows_per_sample) as u64);
+        apply_key(key, first as u32, self.threshold, self.scale, values);
     }
 
     /// The stream of one sample, for [`apply_row`](Self::apply_row).
@@ -94,11 +100,7 @@ impl Mask {
     /// Multiplies one row by its mask. The row number alone, not its length, decides which mask that is, so that a
     /// longer row begins like a shorter one.
     pub(crate) fn apply_row(&self, stream: u64, row: u64, values: &mut [f32]) {
-        let key = mix(stream ^ row);
-        let (low, high) = (key as u32, (key >> 32) as u32);
-        for (column, value) in (0u32..).zip(values) {
-            *value *= if hash(low, high, column) < self.threshold { 0.0 } else { self.scale };
-        }
+        apply_key(mix(stream ^ row), 0, self.threshold, self.scale, values);
     }
 
     /// The mask as factors, for devices that take it as a tensor.
@@ -106,6 +108,15 @@ impl Mask {
         let mut factors = vec![1.0; count];
         self.apply(&mut factors);
         factors
+    }
+}
+
+/// Multiplies the columns of a row, from `first` on, by its mask.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn apply_key(key: u64, first: u32, threshold: u32, scale: f32, values: &mut [f32]) {
+    let (low, high) = (key as u32, (key >> 32) as u32);
+    for (column, value) in (first..).zip(values) {
+        *value *= if hash(low, high, column) < threshold { 0.0 } else { scale };
     }
 }
 

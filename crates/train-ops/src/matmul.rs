@@ -49,15 +49,8 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Whether a product uses the thread pool, or runs inside a task that already is one of many.
-#[derive(Clone, Copy)]
-pub(crate) enum Threads {
-    Pool,
-    One,
-}
-
 /// `dst = keep * dst + scale * lhs * rhs` for a `dst` of `(lhs.rows, rhs.cols)`, whose rows start `dst_stride` values
-/// apart. With `keep` 0, what `dst` held is not read.
+/// apart. With `keep` 0, what `dst` held is not read. One thread does it, as one of many tasks.
 pub(crate) fn matmul(
     dst: &mut [f32],
     dst_stride: usize,
@@ -65,7 +58,6 @@ pub(crate) fn matmul(
     scale: f32,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
-    threads: Threads,
 ) {
     let (m, k, n) = (lhs.rows, lhs.cols, rhs.cols);
     if m == 0 || n == 0 {
@@ -73,10 +65,6 @@ pub(crate) fn matmul(
     }
     assert_eq!(k, rhs.rows, "inner dimensions of a matrix product");
     assert!(dst_stride >= n && dst.len() >= (m - 1) * dst_stride + n, "output of a matrix product");
-    let parallelism = match threads {
-        Threads::Pool => Parallelism::Rayon(0),
-        Threads::One => Parallelism::None,
-    };
     // SAFETY: `dst`, `lhs` and `rhs` cover every element that their strides reach: checked above for `dst`, and by the
     // constructors of `Matrix` for the other two. `dst` is borrowed mutably, so it overlaps neither of them.
     #[allow(unsafe_code)]
@@ -100,7 +88,7 @@ pub(crate) fn matmul(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }

@@ -194,17 +194,19 @@ fn a_frozen_input_gets_no_gradient_and_the_adapter_its_own() {
 }
 
 #[test]
-fn bf16_weights_are_the_rounded_weights_in_f32_arithmetic() {
-    let weight = tensor(1, &[6, 9]);
-    let bf16 = weight.to_dtype(DType::BF16).unwrap();
-    let rounded = bf16.to_dtype(DType::F32).unwrap();
-    let xs = tensor(2, &[4, 9]);
-    let ys = |weight: Tensor| {
+fn bf16_rounds_weights_and_activations_and_sums_in_f32() {
+    let round = |tensor: &Tensor| tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+    let (weight, xs) = (tensor(1, &[6, 9]), tensor(2, &[4, 9]));
+    let ys = |weight: Tensor, xs: &Tensor| {
         let layer = FrozenLinear::new("layer", weight, None).unwrap();
-        list(&layer.forward(&xs, &Pass::inference()).unwrap())
+        list(&layer.forward(xs, &Pass::inference()).unwrap())
     };
-    assert_eq!(ys(bf16), ys(rounded.clone()));
-    assert_ne!(ys(rounded), ys(weight), "nothing was rounded");
+    let bf16 = ys(weight.to_dtype(DType::BF16).unwrap(), &xs);
+    let rounded = ys(round(&weight), &round(&xs));
+    for (bf16, rounded) in bf16.iter().zip(&rounded) {
+        assert!((bf16 - rounded).abs() < 1e-6, "{bf16}, not {rounded}");
+    }
+    assert_ne!(rounded, ys(weight, &xs), "nothing was rounded");
 }
 
 #[test]

@@ -1,23 +1,48 @@
-use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage, Tensor};
 
 use super::{check_input, check_weights, with_last_dim};
 use crate::attached::Attached;
-use crate::matmul::{Matrix, Threads, matmul};
+use crate::kernels::{Isa, PackedMatrix, Precision, Start, Term, product};
 use crate::{LinearLayer, Pass, Result, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
 /// The backward pass is `dx = dy W` and nothing else: candle's own product would also compute and keep `dW`, which is
-/// as much work again. The weight may be stored in f32 or bf16; activations and sums are f32 on the CPU.
+/// as much work again.
+///
+/// On the CPU the weight, f32 or bf16, is packed in the order in which the forward pass reads it, and the tensor it came
+/// from is let go; the order of the backward pass is packed beside it when a gradient is first asked for. Sums are f32. A
+/// bf16 weight is multiplied by activations rounded to bf16.
 #[derive(Clone, Debug)]
 pub struct FrozenLinear {
     path: String,
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     out_features: usize,
     in_features: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    Packed(Arc<Packed>),
+    /// On other devices, and of other types.
+    Plain(Tensor),
+}
+
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// `Wᵀ`, `(in_features, out_features)`.
+    pub(super) forward: PackedMatrix,
+    /// `W`.
+    backward: OnceLock<PackedMatrix>,
+}
+
+impl Packed {
+    pub(super) fn backward(&self) -> &PackedMatrix {
+        self.backward.get_or_init(|| self.forward.transposed())
+    }
 }
 
 impl FrozenLinear {
@@ -28,7 +53,7 @@ impl FrozenLinear {
         let bias = bias.map(|bias| bias.detach().to_dtype(DType::F32)?.contiguous()).transpose()?;
         Ok(Self {
             path: path.to_owned(),
-            weight: weight.detach().contiguous()?,
+            weight: pack(weight.detach().contiguous()?),
             bias,
             out_features,
             in_features,
@@ -40,9 +65,38 @@ impl FrozenLinear {
         &self.path
     }
 
-    /// The weight, of shape `(out_features, in_features)`.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// The weight, of shape `(out_features, in_features)`, in the type it is stored in. On the CPU this makes a tensor of
+    /// the packed values.
+    pub fn weight(&self) -> Result<Tensor> {
+        let packed = match &self.weight {
+            Weight::Plain(weight) => return Ok(weight.clone()),
+            Weight::Packed(packed) => &packed.forward,
+        };
+        let mut values = Vec::with_capacity(self.out_features * self.in_features);
+        for n in 0..self.out_features {
+            values.extend((0..self.in_features).map(|k| packed.get(k, n)));
+        }
+        let weight = Tensor::from_vec(values, (self.out_features, self.in_features), &Device::Cpu)?;
+        Ok(weight.to_dtype(self.dtype())?)
+    }
+
+    /// The type that the weight is stored in.
+    pub fn dtype(&self) -> DType {
+        match &self.weight {
+            Weight::Plain(weight) => weight.dtype(),
+            Weight::Packed(packed) => match packed.forward.precision() {
+                Precision::F32 => DType::F32,
+                Precision::Bf16 => DType::BF16,
+            },
+        }
+    }
+
+    /// Where the weight is.
+    pub fn device(&self) -> &Device {
+        match &self.weight {
+            Weight::Plain(weight) => weight.device(),
+            Weight::Packed(_) => &Device::Cpu,
+        }
     }
 
     /// The bias, of shape `(out_features)`.
@@ -50,58 +104,34 @@ impl FrozenLinear {
         self.bias.as_ref()
     }
 
-    /// The weight as f32 values in host memory, converted when it is stored in bf16.
-    pub(super) fn host_weight(&self) -> candle_core::Result<HostWeight<'_>> {
-        Ok(HostWeight { view: self.weight.storage_and_layout() })
+    /// The packed weight, if `xs` is for the kernels on the host.
+    pub(super) fn packed_for(&self, xs: &Tensor) -> Option<Arc<Packed>> {
+        match &self.weight {
+            Weight::Packed(packed) if host::is_host_f32(xs) => Some(Arc::clone(packed)),
+            _ => None,
+        }
     }
 
-    /// `x Wᵀ + b` on the host for `rows` rows of `xs`.
-    pub(super) fn product(&self, xs: &[f32], rows: usize) -> candle_core::Result<Vec<f32>> {
-        let mut ys = match &self.bias {
-            Some(bias) => host::values(&bias.storage_and_layout())?.repeat(rows),
-            None => vec![0.0; rows * self.out_features],
+    /// `terms + b` on the host.
+    pub(super) fn sum(&self, rows: usize, terms: &[Term<'_>]) -> candle_core::Result<Vec<f32>> {
+        let view = self.bias.as_ref().map(Tensor::storage_and_layout);
+        let start = match &view {
+            Some(view) => Start::Bias(host::values(view)?),
+            None => Start::Zero,
         };
-        let weight = self.host_weight()?;
-        let weight = weight.values()?;
-        matmul(
-            &mut ys,
-            self.out_features,
-            1.0,
-            1.0,
-            Matrix::new(xs, rows, self.in_features),
-            Matrix::new(&weight, self.out_features, self.in_features).t(),
-            Threads::Pool,
-        );
-        Ok(ys)
-    }
-
-    /// `dy W` on the host for `rows` rows of `grad`.
-    pub(super) fn product_backward(&self, grad: &[f32], rows: usize) -> candle_core::Result<Vec<f32>> {
-        let mut grad_xs = vec![0.0; rows * self.in_features];
-        let weight = self.host_weight()?;
-        let weight = weight.values()?;
-        matmul(
-            &mut grad_xs,
-            self.in_features,
-            0.0,
-            1.0,
-            Matrix::new(grad, rows, self.out_features),
-            Matrix::new(&weight, self.out_features, self.in_features),
-            Threads::Pool,
-        );
-        Ok(grad_xs)
+        Ok(product(rows, self.out_features, start, terms))
     }
 
     /// The layer by candle's operations, for devices without an own kernel.
     pub(super) fn composed(&self, xs: &Tensor) -> Result<Tensor> {
-        let dtype = self.weight.dtype();
+        let (weight, dtype) = (self.weight()?, self.dtype());
         let flat = xs.detach().reshape(((), self.in_features))?.to_dtype(dtype)?;
-        let mut ys = flat.matmul(&self.weight.t()?)?.to_dtype(xs.dtype())?;
+        let mut ys = flat.matmul(&weight.t()?)?.to_dtype(xs.dtype())?;
         if let Some(bias) = &self.bias {
             ys = ys.broadcast_add(&bias.to_dtype(xs.dtype())?)?;
         }
         let ys = ys.reshape(with_last_dim(xs.shape(), self.out_features))?;
-        let (weight, in_features) = (self.weight.clone(), self.in_features);
+        let in_features = self.in_features;
         let backward = move |grad: &Tensor| {
             let flat = grad.reshape(((), weight.dim(0)?))?.to_dtype(dtype)?;
             let grad_xs = flat.matmul(&weight)?.to_dtype(grad.dtype())?;
@@ -111,13 +141,40 @@ impl FrozenLinear {
     }
 }
 
+/// Packs a contiguous weight that the kernels can work with; leaves others as they are.
+fn pack(weight: Tensor) -> Weight {
+    let packed = {
+        let (storage, layout) = weight.storage_and_layout();
+        let (Some((start, _)), &[n, k]) = (layout.contiguous_offsets(), layout.dims()) else {
+            return Weight::Plain(weight.clone());
+        };
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32(data)) => {
+                Some(PackedMatrix::new(Isa::active(), Precision::F32, k, n, |row, column| {
+                    data[start + column * k + row]
+                }))
+            }
+            Storage::Cpu(CpuStorage::BF16(data)) => {
+                Some(PackedMatrix::new(Isa::active(), Precision::Bf16, k, n, |row, column| {
+                    data[start + column * k + row].to_f32()
+                }))
+            }
+            _ => None,
+        }
+    };
+    match packed {
+        Some(forward) => Weight::Packed(Arc::new(Packed { forward, backward: OnceLock::new() })),
+        None => Weight::Plain(weight),
+    }
+}
+
 impl LinearLayer for FrozenLinear {
     fn forward(&self, xs: &Tensor, _pass: &Pass) -> Result<Tensor> {
         check_input(&self.path, xs, self.in_features)?;
-        if host::is_host_f32(xs) {
-            return Ok(xs.contiguous()?.apply_op1(FrozenLinearOp(self.clone()))?);
+        match self.packed_for(xs) {
+            Some(packed) => Ok(xs.contiguous()?.apply_op1(FrozenLinearOp { layer: self.clone(), packed })?),
+            None => self.composed(xs),
         }
-        self.composed(xs)
     }
 
     fn in_features(&self) -> usize {
@@ -129,24 +186,10 @@ impl LinearLayer for FrozenLinear {
     }
 }
 
-/// A locked weight in host memory.
-pub(super) struct HostWeight<'a> {
-    view: host::View<'a>,
+struct FrozenLinearOp {
+    layer: FrozenLinear,
+    packed: Arc<Packed>,
 }
-
-impl HostWeight<'_> {
-    pub(super) fn values(&self) -> candle_core::Result<Cow<'_, [f32]>> {
-        match (&*self.view.0, self.view.1.contiguous_offsets()) {
-            (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) => Ok(Cow::Borrowed(&data[start..end])),
-            (Storage::Cpu(CpuStorage::BF16(data)), Some((start, end))) => {
-                Ok(Cow::Owned(data[start..end].iter().map(|value| value.to_f32()).collect()))
-            }
-            _ => bail!("a frozen weight must be stored contiguously in f32 or bf16"),
-        }
-    }
-}
-
-struct FrozenLinearOp(FrozenLinear);
 
 impl CustomOp1 for FrozenLinearOp {
     fn name(&self) -> &'static str {
@@ -155,14 +198,18 @@ impl CustomOp1 for FrozenLinearOp {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(storage, layout)?;
-        let ys = self.0.product(xs, xs.len() / self.0.in_features)?;
-        Ok((CpuStorage::F32(ys), with_last_dim(layout.shape(), self.0.out_features)))
+        let rows = layout.shape().elem_count() / self.layer.in_features.max(1);
+        let ys = self.layer.sum(rows, &[Term::new(xs, &self.packed.forward)])?;
+        Ok((CpuStorage::F32(ys), with_last_dim(layout.shape(), self.layer.out_features)))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (in_features, out_features) = (self.layer.in_features, self.layer.out_features);
         let grad = grad.contiguous()?;
         let view = grad.storage_and_layout();
-        let grad_xs = self.0.product_backward(host::values(&view)?, xs.elem_count() / self.0.in_features)?;
+        let rows = grad.elem_count() / out_features.max(1);
+        let term = Term::new(host::values(&view)?, self.packed.backward());
+        let grad_xs = product(rows, in_features, Start::Zero, &[term]);
         Tensor::from_vec(grad_xs, xs.shape(), xs.device()).map(Some)
     }
 }

@@ -1,10 +1,11 @@
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
 
+use super::frozen::Packed;
 use super::{FrozenLinear, check_input, with_last_dim};
 use crate::dropout::Mask;
-use crate::matmul::{Matrix, Threads, matmul};
+use crate::kernels::{PackedMatrix, Precision, Start, Term, outer_sum, product};
 use crate::{Dropout, Error, LinearLayer, Pass, Result, host};
 
 /// The trainable part of a linear layer with a low-rank adapter.
@@ -45,15 +46,16 @@ pub fn lora_linear(xs: &Tensor, base: &FrozenLinear, lora: LoraWeights<'_>, pass
             });
         }
     }
-    if !host::is_host_f32(xs) {
+    let Some(packed) = base.packed_for(xs) else {
         let dropped = lora.dropout.forward(xs, pass)?;
         let flat = dropped.reshape(((), in_features))?.to_dtype(lora.a.dtype())?;
         let delta = (flat.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)? * lora.scale)?;
         let delta = delta.reshape(with_last_dim(xs.shape(), out_features))?.to_dtype(xs.dtype())?;
         return Ok((base.composed(xs)? + delta)?);
-    }
+    };
     let op = LoraLinearOp {
         base: base.clone(),
+        packed,
         rank,
         scale: lora.scale as f32,
         mask: lora.dropout.mask(xs.dims(), pass)?,
@@ -64,6 +66,7 @@ pub fn lora_linear(xs: &Tensor, base: &FrozenLinear, lora: LoraWeights<'_>, pass
 
 struct LoraLinearOp {
     base: FrozenLinear,
+    packed: Arc<Packed>,
     rank: usize,
     scale: f32,
     mask: Option<Mask>,
@@ -72,11 +75,9 @@ struct LoraLinearOp {
 }
 
 impl LoraLinearOp {
-    fn dropped(&self, xs: &[f32]) -> Option<Vec<f32>> {
-        let mask = self.mask.as_ref()?;
-        let mut xs = xs.to_vec();
-        mask.apply(&mut xs);
-        Some(xs)
+    /// A matrix of the adapter, for this processor.
+    fn pack(&self, k: usize, n: usize, element: impl Fn(usize, usize) -> f32 + Sync) -> PackedMatrix {
+        PackedMatrix::new(self.packed.forward.isa(), Precision::F32, k, n, element)
     }
 }
 
@@ -96,28 +97,15 @@ impl CustomOp3 for LoraLinearOp {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (in_features, out_features) = (self.base.in_features(), self.base.out_features());
         let (xs, a, b) = (host::slice(xs, xs_layout)?, host::slice(a, a_layout)?, host::slice(b, b_layout)?);
-        let rows = xs.len() / in_features;
-        let dropped = self.dropped(xs);
-        let mut hidden = vec![0.0; rows * self.rank];
-        matmul(
-            &mut hidden,
-            self.rank,
-            0.0,
-            1.0,
-            Matrix::new(dropped.as_deref().unwrap_or(xs), rows, in_features),
-            Matrix::new(a, self.rank, in_features).t(),
-            Threads::Pool,
-        );
-        let mut ys = self.base.product(xs, rows)?;
-        matmul(
-            &mut ys,
-            out_features,
-            1.0,
-            self.scale,
-            Matrix::new(&hidden, rows, self.rank),
-            Matrix::new(b, out_features, self.rank).t(),
-            Threads::Pool,
-        );
+        let (rows, rank) = (xs.len() / in_features, self.rank);
+
+        let a = self.pack(in_features, rank, |k, n| a[n * in_features + k]);
+        let through_a = Term { a_mask: self.mask.as_ref(), ..Term::new(xs, &a) };
+        let hidden = product(rows, rank, Start::Zero, &[through_a]);
+
+        let b = self.pack(rank, out_features, |k, n| self.scale * b[n * rank + k]);
+        let terms = [Term::new(xs, &self.packed.forward), Term::new(&hidden, &b)];
+        let ys = self.base.sum(rows, &terms)?;
         // An inference pass runs the op once and drops it; set() then only ever succeeds.
         let _ = self.hidden.set(hidden);
         Ok((CpuStorage::F32(ys), with_last_dim(xs_layout.shape(), out_features)))
@@ -133,6 +121,7 @@ impl CustomOp3 for LoraLinearOp {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (in_features, out_features, rank) =
             (self.base.in_features(), self.base.out_features(), self.rank);
+        let isa = self.packed.forward.isa();
         let grad = grad.contiguous()?;
         let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
         let (a_view, b_view) = (a.storage_and_layout(), b.storage_and_layout());
@@ -140,41 +129,28 @@ impl CustomOp3 for LoraLinearOp {
         let (a_values, b_values) = (host::values(&a_view)?, host::values(&b_view)?);
         let rows = x.len() / in_features;
         let Some(hidden) = self.hidden.get() else { bail!("lora_linear: backward before forward") };
-        let dys_matrix = Matrix::new(dys, rows, out_features);
 
-        let mut grad_b = vec![0.0; out_features * rank];
-        let hidden = Matrix::new(hidden, rows, rank);
-        matmul(&mut grad_b, rank, 0.0, self.scale, dys_matrix.t(), hidden, Threads::Pool);
+        let transposed = outer_sum(isa, hidden, dys, rows, None);
+        let grad_b = (0..out_features * rank)
+            .map(|index| self.scale * transposed[index % rank * out_features + index / rank])
+            .collect();
 
-        let mut grad_hidden = vec![0.0; rows * rank];
-        let b_matrix = Matrix::new(b_values, out_features, rank);
-        matmul(&mut grad_hidden, rank, 0.0, self.scale, dys_matrix, b_matrix, Threads::Pool);
-        let grad_hidden = Matrix::new(&grad_hidden, rows, rank);
-
-        let dropped = self.dropped(x);
-        let mut grad_a = vec![0.0; rank * in_features];
-        let dropped = Matrix::new(dropped.as_deref().unwrap_or(x), rows, in_features);
-        matmul(&mut grad_a, in_features, 0.0, 1.0, grad_hidden.t(), dropped, Threads::Pool);
+        let packed_b = self.pack(out_features, rank, |k, n| self.scale * b_values[k * rank + n]);
+        let grad_hidden = product(rows, rank, Start::Zero, &[Term::new(dys, &packed_b)]);
+        let grad_a = outer_sum(isa, &grad_hidden, x, rows, self.mask.as_ref());
 
         // The input of the first adapted layer may be frozen: then its gradient is not needed.
-        let grad_xs = xs.track_op().then(|| -> candle_core::Result<Tensor> {
-            let mut grad_xs = self.base.product_backward(dys, rows)?;
-            let a_matrix = Matrix::new(a_values, rank, in_features);
-            match &self.mask {
-                None => matmul(&mut grad_xs, in_features, 1.0, 1.0, grad_hidden, a_matrix, Threads::Pool),
-                Some(mask) => {
-                    let mut through_adapter = vec![0.0; rows * in_features];
-                    matmul(&mut through_adapter, in_features, 0.0, 1.0, grad_hidden, a_matrix, Threads::Pool);
-                    mask.apply(&mut through_adapter);
-                    grad_xs.iter_mut().zip(through_adapter).for_each(|(sum, term)| *sum += term);
-                }
-            }
+        let grad_xs = xs.track_op().then(|| {
+            let packed_a = self.pack(rank, in_features, |k, n| a_values[k * in_features + n]);
+            let through_a = Term { mask: self.mask.as_ref(), ..Term::new(&grad_hidden, &packed_a) };
+            let terms = [Term::new(dys, self.packed.backward()), through_a];
+            let grad_xs = product(rows, in_features, Start::Zero, &terms);
             Tensor::from_vec(grad_xs, xs.shape(), xs.device())
         });
         Ok((
             grad_xs.transpose()?,
             Some(Tensor::from_vec(grad_a, a.shape(), a.device())?),
-            Some(Tensor::from_vec(grad_b, b.shape(), b.device())?),
+            Some(Tensor::from_vec::<_, f32>(grad_b, b.shape(), b.device())?),
         ))
     }
 }

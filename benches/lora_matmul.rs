@@ -1,0 +1,144 @@
+//! The LoRA linear layer, forward and backward: the fused operation, what it is made of, and candle's own operations.
+//!
+//! `cargo bench --bench lora_matmul` prints a table of times and of shares of the processor's measured peak, then runs
+//! criterion on the recipe's shapes. `-- --test` does the table once, quickly.
+
+// A bench may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use criterion::{Criterion, Throughput};
+use train_ops::{Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear, peak_flops, sample_key};
+
+/// Rows of a batch of 2 and of a whole accumulation group; in and out features of the decoder's layers.
+const ROWS: [usize; 2] = [426, 1704];
+const FEATURES: [(usize, usize); 3] = [(768, 768), (768, 3072), (3072, 768)];
+
+struct Layer {
+    rows: usize,
+    rank: usize,
+    xs: Var,
+    weight: Tensor,
+    base: FrozenLinear,
+    a: Var,
+    b: Var,
+    dropout: Dropout,
+    pass: Pass,
+}
+
+impl Layer {
+    fn new(rows: usize, (n_in, n_out): (usize, usize), rank: usize, dtype: DType, device: &Device) -> Self {
+        let weight = common::values(1, (n_out, n_in), device).to_dtype(dtype).unwrap();
+        let bias = common::values(2, n_out, device);
+        let var =
+            |seed, shape: (usize, usize)| Var::from_tensor(&common::values(seed, shape, device)).unwrap();
+        Self {
+            rows,
+            rank,
+            xs: var(3, (rows, n_in)),
+            base: FrozenLinear::new("layer", weight.clone(), Some(bias)).unwrap(),
+            weight,
+            a: var(4, (rank, n_in)),
+            b: var(5, (n_out, rank)),
+            dropout: Dropout::new("layer", 0.05).unwrap(),
+            pass: Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)]),
+        }
+    }
+
+    /// Operations that the layer needs, forward and backward, without the gradient of its frozen weight.
+    fn flops(&self) -> f64 {
+        let (n_in, n_out) = (self.base.in_features(), self.base.out_features());
+        (4 * self.rows * n_in * n_out + 6 * self.rows * self.rank * (n_in + n_out)) as f64
+    }
+
+    fn fused(&self) -> Result<Tensor> {
+        let lora = LoraWeights { a: &self.a, b: &self.b, scale: 2.0, dropout: &self.dropout };
+        lora_linear(&self.xs, &self.base, lora, &self.pass).map_err(candle_core::Error::wrap)
+    }
+
+    /// The same from operations that each know their backward pass.
+    fn unfused(&self) -> Result<Tensor> {
+        let base = self.base.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
+        let dropped = self.dropout.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
+        base + (dropped.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * 2.0)?
+    }
+
+    fn dense(&self) -> Result<Tensor> {
+        self.base.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)
+    }
+
+    /// Candle's own operations, which also compute the gradient of the frozen weight.
+    fn candle(&self) -> Result<Tensor> {
+        let dropped = self.dropout.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
+        let base = self.xs.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
+        base + (dropped.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * 2.0)?
+    }
+}
+
+type Variant = (&'static str, fn(&Layer) -> Result<Tensor>);
+const VARIANTS: [Variant; 4] = [
+    ("fused", Layer::fused),
+    ("unfused", Layer::unfused),
+    ("base alone", Layer::dense),
+    ("candle", Layer::candle),
+];
+
+fn main() -> Result<()> {
+    common::use_threads();
+    let device = common::device();
+    let quick = std::env::args().any(|argument| argument == "--test");
+    for dtype in [DType::F32, DType::BF16] {
+        let peak = peak_flops(dtype == DType::BF16, 5);
+        println!("\n{dtype:?}, peak {:.0} GFLOP/s; forward + backward in ms, share of peak", peak / 1e9);
+        println!(
+            "{:>6} {:>6} {:>6} {:>3}  {}",
+            "rows",
+            "in",
+            "out",
+            "r",
+            VARIANTS.map(|(name, _)| format!("{name:>18}")).join("")
+        );
+        let ranks =
+            |rows, features| if (rows, features) == (426, (768, 768)) { &[4, 16, 64][..] } else { &[16] };
+        for rows in ROWS {
+            for features in FEATURES {
+                for &rank in ranks(rows, features) {
+                    let layer = Layer::new(rows, features, rank, dtype, &device);
+                    let cells = VARIANTS.map(|(_, forward)| {
+                        let runs = if quick { 1 } else { 9 };
+                        let seconds = common::median_seconds(&device, runs, || {
+                            forward(&layer)?.sum_all()?.backward().map(drop)
+                        });
+                        let seconds = seconds.unwrap();
+                        let share = 100.0 * layer.flops() / seconds / peak;
+                        format!("{:>10.2} ({share:>3.0} %)", 1e3 * seconds)
+                    });
+                    println!("{rows:>6} {:>6} {:>6} {rank:>3}  {}", features.0, features.1, cells.join(""));
+                }
+            }
+        }
+    }
+    if quick {
+        return Ok(());
+    }
+    let mut criterion = Criterion::default().configure_from_args().sample_size(10);
+    for features in FEATURES {
+        let layer = Layer::new(ROWS[0], features, 16, DType::F32, &device);
+        let mut group = criterion.benchmark_group(format!("lora_matmul/{}x{}", features.0, features.1));
+        group.throughput(Throughput::Elements(layer.flops() as u64));
+        for (name, forward) in VARIANTS {
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| {
+                    let gradients = forward(&layer).unwrap().sum_all().unwrap().backward().unwrap();
+                    device.synchronize().unwrap();
+                    gradients
+                })
+            });
+        }
+    }
+    criterion.final_summary();
+    Ok(())
+}

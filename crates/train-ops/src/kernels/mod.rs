@@ -1,0 +1,27 @@
+//! Matrix products with constant weights, close to the processor's peak.
+//!
+//! From the inside out: [`simd`] has a few vector instructions for each instruction set, [`tile`] keeps a small block of
+//! the result in registers, [`block`] walks such tiles through the caches, [`panels`] stores a matrix in the order that
+//! the tiles read it, and [`product`] shares the work among threads.
+//!
+//! Every element of a result is one running sum over `k`, in order and by one thread. So a result does not depend on
+//! the number of threads, nor on how many other rows were computed with it.
+
+mod aligned;
+mod block;
+mod isa;
+mod outer;
+mod panels;
+mod peak;
+mod product;
+mod simd;
+mod tile;
+
+pub(crate) use isa::Isa;
+pub(crate) use outer::outer_sum;
+pub(crate) use panels::{PackedMatrix, Precision};
+pub use peak::peak_flops;
+pub(crate) use product::{Start, Term, product};
+
+#[cfg(test)]
+mod tests;

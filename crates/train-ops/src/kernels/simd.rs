@@ -1,0 +1,159 @@
+//! The few vector instructions that a product needs, for each instruction set.
+
+// SAFETY (of every block in this file): an instruction is reached only through functions that are compiled for its
+// instruction set and called after the processor was asked for it (`Isa::supported`); pointers are valid for the vector
+// that is loaded or stored, which the callers argue for.
+#![allow(unsafe_code)]
+
+/// One instruction set. A unit is four bytes: an f32, or a pair of bf16 for [`Avx512Bf16`].
+pub(super) trait Simd {
+    /// Units in a vector.
+    const LANES: usize;
+    /// A vector of units or of sums.
+    type Vector: Copy;
+
+    /// # Safety
+    /// `from` is valid for reading `LANES` units.
+    unsafe fn load(from: *const u32) -> Self::Vector;
+
+    /// # Safety
+    /// `to` is valid for writing `LANES` units.
+    unsafe fn store(to: *mut u32, vector: Self::Vector);
+
+    /// # Safety
+    /// `from` is valid for reading a unit.
+    unsafe fn splat(from: *const u32) -> Self::Vector;
+
+    /// `sum + a * b` in f32, lane by lane; the sum of both products for pairs.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Simd;
+
+    pub(crate) struct Avx2;
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type Vector = __m256;
+
+        #[inline(always)]
+        unsafe fn load(from: *const u32) -> __m256 {
+            unsafe { _mm256_loadu_ps(from.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut u32, vector: __m256) {
+            unsafe { _mm256_storeu_ps(to.cast(), vector) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(from: *const u32) -> __m256 {
+            unsafe { _mm256_broadcast_ss(&*from.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, sum) }
+        }
+    }
+
+    pub(crate) struct Avx512;
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type Vector = __m512;
+
+        #[inline(always)]
+        unsafe fn load(from: *const u32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut u32, vector: __m512) {
+            unsafe { _mm512_storeu_ps(to.cast(), vector) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(from: *const u32) -> __m512 {
+            unsafe { _mm512_set1_ps(from.cast::<f32>().read()) }
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, sum) }
+        }
+    }
+
+    /// Pairs of bf16, summed in f32.
+    pub(crate) struct Avx512Bf16;
+
+    impl Simd for Avx512Bf16 {
+        const LANES: usize = 16;
+        type Vector = __m512;
+
+        #[inline(always)]
+        unsafe fn load(from: *const u32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut u32, vector: __m512) {
+            unsafe { _mm512_storeu_ps(to.cast(), vector) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(from: *const u32) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(from.cast::<i32>().read())) }
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
+            // SAFETY: both types are 64 bytes of plain data.
+            unsafe {
+                _mm512_dpbf16_ps(
+                    sum,
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                )
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512, Avx512Bf16};
+
+/// Arrays that the compiler turns into whatever vectors the target has.
+pub(super) struct Portable;
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    type Vector = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> [f32; 8] {
+        unsafe { from.cast::<[f32; 8]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u32, vector: [f32; 8]) {
+        unsafe { to.cast::<[f32; 8]>().write(vector) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const u32) -> [f32; 8] {
+        [unsafe { from.cast::<f32>().read() }; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: [f32; 8], b: [f32; 8], sum: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|lane| sum[lane] + a[lane] * b[lane])
+    }
+}

@@ -1,0 +1,160 @@
+use super::*;
+use crate::{Dropout, Pass, sample_key};
+
+fn values(seed: u64, count: usize) -> Vec<f32> {
+    (0..count as u64).map(|i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+fn round(x: f32, precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => x,
+        Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
+    }
+}
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+/// Compares a product with sums in f64. An f32 sum of `k` terms in (-1, 1) is off by at most `k` roundings of a partial
+/// sum below `k`; random signs keep it well below `k * 2^-24` times a few.
+fn check(isa: Isa, precision: Precision, (rows, k, n): (usize, usize, usize)) {
+    let (a, b, bias) = (values(1, rows * k), values(2, k * n), values(3, n));
+    let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+    let got = product(rows, n, Start::Bias(&bias), &[Term::new(&a, &packed)]);
+    for (index, got) in got.into_iter().enumerate() {
+        let (row, column) = (index / n, index % n);
+        let exact: f64 = (0..k)
+            .map(|k_| {
+                let (a, b) = (round(a[row * k + k_], precision), round(b[k_ * n + column], precision));
+                f64::from(a) * f64::from(b)
+            })
+            .sum();
+        let exact = exact + f64::from(bias[column]);
+        let bound = 1e-7 * (k as f64 + 1.0);
+        assert!(
+            (f64::from(got) - exact).abs() <= bound,
+            "{isa:?} {precision:?} ({rows}, {k}, {n}) at ({row}, {column}): {got}, not {exact}"
+        );
+    }
+}
+
+#[test]
+fn products_of_all_small_shapes_are_right_on_every_instruction_set() {
+    for isa in Isa::supported() {
+        for precision in PRECISIONS {
+            for rows in 1..=2 * isa.tile_rows() + 1 {
+                for k in [1, 2, 3, 7] {
+                    for n in 1..=2 * isa.panel_width() + 1 {
+                        check(isa, precision, (rows, k, n));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_larger_than_a_block_in_every_dimension_are_right() {
+    for isa in Isa::supported() {
+        for precision in PRECISIONS {
+            for shape in
+                [(150, 5, 3), (1, 1000, 40), (3, 513, 500), (301, 1024, 17), (7, 2048, 33), (290, 511, 130)]
+            {
+                check(isa, precision, shape);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_rows_beside_it() {
+    for isa in Isa::supported() {
+        for precision in PRECISIONS {
+            let (rows, k, n) = (29, 300, 70);
+            let (a, b) = (values(1, rows * k), values(2, k * n));
+            let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+            let all = product(rows, n, Start::Zero, &[Term::new(&a, &packed)]);
+            for row in 0..rows {
+                let one = product(1, n, Start::Zero, &[Term::new(&a[row * k..][..k], &packed)]);
+                assert_eq!(one, all[row * n..][..n], "{isa:?} {precision:?} row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_agree() {
+    let (rows, k, n) = (20, 700, 50);
+    let (a, b) = (values(1, rows * k), values(2, k * n));
+    for precision in PRECISIONS {
+        let results = Isa::supported().into_iter().map(|isa| {
+            let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+            product(rows, n, Start::Zero, &[Term::new(&a, &packed)])
+        });
+        let results: Vec<_> = results.collect();
+        for result in &results {
+            for (x, y) in result.iter().zip(&results[0]) {
+                assert!((x - y).abs() < 1e-7 * k as f32, "{precision:?}: {x} and {y}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packed_matrix_gives_back_what_it_was_made_of() {
+    for isa in Isa::supported() {
+        for precision in PRECISIONS {
+            for (k, n) in [(1, 1), (5, 17), (33, 64), (2, 33)] {
+                let b = values(1, k * n);
+                let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+                let transposed = packed.transposed();
+                for (index, b) in b.iter().enumerate() {
+                    let expected = round(*b, precision);
+                    assert_eq!(packed.get(index / n, index % n), expected);
+                    assert_eq!(transposed.get(index % n, index / n), expected);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn masks_of_either_factor_are_those_of_dropout() {
+    let (rows, k, n) = (10, 300, 70);
+    let dropout = Dropout::new("a", 0.3).unwrap();
+    let pass = Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)]);
+    let mask = |columns: usize| dropout.mask(&[2, rows / 2, columns], &pass).unwrap().unwrap();
+    let (of_a, of_product) = (mask(k), mask(n));
+    let (a, b, c) = (values(1, rows * k), values(2, k * n), values(3, rows * n));
+    let mut masked = a.clone();
+    of_a.apply(&mut masked);
+    for isa in Isa::supported() {
+        let packed = PackedMatrix::new(isa, Precision::F32, k, n, |k, column| b[k * n + column]);
+        let identity = PackedMatrix::new(isa, Precision::F32, n, n, |k, n| f32::from(u8::from(k == n)));
+        let terms = [
+            Term::new(&c, &identity),
+            Term { a_mask: Some(&of_a), mask: Some(&of_product), ..Term::new(&a, &packed) },
+        ];
+        let got = product(rows, n, Start::Zero, &terms);
+        let mut expected = product(rows, n, Start::Zero, &[Term::new(&masked, &packed)]);
+        of_product.apply(&mut expected);
+        for ((got, expected), c) in got.iter().zip(expected).zip(&c) {
+            assert_eq!(*got, c + expected);
+        }
+    }
+}
+
+#[test]
+fn sums_of_outer_products_are_right() {
+    for isa in Isa::supported() {
+        for (rows, r, n) in [(1, 1, 1), (3, 16, 40), (300, 4, 33), (520, 17, 100)] {
+            let (left, right) = (values(1, rows * r), values(2, rows * n));
+            let got = outer_sum(isa, &left, &right, rows, None);
+            for (index, got) in got.into_iter().enumerate() {
+                let exact: f64 = (0..rows)
+                    .map(|row| f64::from(left[row * r + index / n]) * f64::from(right[row * n + index % n]))
+                    .sum();
+                assert!((f64::from(got) - exact).abs() < 1e-7 * rows as f64, "{isa:?} ({rows}, {r}, {n})");
+            }
+        }
+    }
+}
