@@ -23,7 +23,7 @@ use recipes::hub::Location;
 use recipes::open::Pretrained;
 use recipes::report::{Metric, Report};
 use recipes::results::{self, CaptionLine, Metrics};
-use recipes::task::{CaptionBatches, CaptionTask};
+use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
 use recipes::{open, plot, save};
 use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
 use trainer_core::{
@@ -65,8 +65,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let rows =
         split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
     let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
-    let adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware.dtype)?;
-    let Adapted { model, adapter, vision_trains, .. } = &adapted;
+    let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware.dtype)?;
 
     let setup = vec![
         ("model".to_owned(), name.clone()),
@@ -91,14 +90,24 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         println!("{name:>10}  {value}");
     }
 
-    // A frozen encoder sees every picture once; a trained one, every time.
+    // A frozen encoder sees every picture once, and is let go then; a trained one sees every picture every time.
     let loader = pictures(&source, &processor);
-    let features = if *vision_trains || hardware.no_feature_cache {
+    let shuffle = (!data.no_shuffle).then_some(training.seed);
+    let features = if adapted.vision_trains || hardware.no_feature_cache {
         None
     } else {
-        let all = [rows.train.as_slice(), &rows.validation, &rows.test].concat();
-        Some(Arc::new(FeatureStore::new(model, &loader, &all)?))
+        let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
+        let samples = training.max_steps.map_or(usize::MAX, |steps| steps * per_step);
+        let mut seen = rows_of_first_samples(&rows.train, shuffle, samples);
+        if training.eval_strategy != EvalStrategy::No {
+            seen.extend(&rows.validation);
+        }
+        seen.extend(&rows.test);
+        let store = FeatureStore::new(&adapted.model, &loader, &seen, adapt::storage(hardware.dtype))?;
+        adapted.model.release_image_encoder();
+        Some(Arc::new(store))
     };
+    let Adapted { model, adapter, vision_trains, .. } = &adapted;
     let positions = model.config().max_position_embeddings;
     let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
     let batches = |rows: &[usize], batch_size, shuffle| CaptionBatches {
@@ -112,7 +121,6 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         },
         shuffle,
     };
-    let shuffle = (!data.no_shuffle).then_some(training.seed);
     let train = batches(&rows.train, training.per_device_train_batch_size, shuffle);
     let validation = batches(&rows.validation, training.per_device_eval_batch_size, None);
     let test = batches(&rows.test, training.per_device_eval_batch_size, None);

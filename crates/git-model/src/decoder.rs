@@ -193,7 +193,7 @@ impl BlockOutput {
     }
 
     fn forward(&self, xs: &Tensor, residual: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let xs = self.dropout.forward(&self.dense.forward(xs, pass)?, pass)?;
-        Ok(self.layer_norm.forward(&(xs + residual)?, pass)?)
+        let xs = self.dense.forward(xs, pass)?;
+        Ok(self.layer_norm.forward_residual(&xs, residual, &self.dropout, pass)?)
     }
 }

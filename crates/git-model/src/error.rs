@@ -12,6 +12,9 @@ pub enum Error {
         /// The file, or files of which one is needed.
         wanted: &'static str,
     },
+    /// A picture was to be encoded after [`release_image_encoder`](crate::GitForCausalLm::release_image_encoder).
+    #[error("the image encoder was released; load the model again to encode more pictures")]
+    ImageEncoderReleased,
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

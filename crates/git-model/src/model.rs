@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, cross_entropy_sum};
+use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum};
 
 use crate::decoder::{Decoder, KeyValueCache};
 use crate::loader::Loader;
@@ -37,7 +37,8 @@ impl Default for LoadOptions {
 pub struct GitForCausalLm {
     config: GitConfig,
     device: Device,
-    vision: VisionEncoder,
+    /// `None` once it was released.
+    vision: Option<VisionEncoder>,
     temporal_embeddings: Vec<Tensor>,
     projection: Arc<dyn LinearLayer>,
     projection_norm: LayerNorm,
@@ -69,7 +70,7 @@ impl GitForCausalLm {
         let mut loader = Loader { checkpoint, builder, dtype: options.dtype, device: &options.device };
         let (word_embeddings, lm_head) = loader.words_and_head()?;
         Ok(Self {
-            vision: VisionEncoder::load(&config.vision_config, &mut loader)?,
+            vision: Some(VisionEncoder::load(&config.vision_config, &mut loader)?),
             temporal_embeddings: (0..config.num_image_with_embedding.unwrap_or(0))
                 .map(|frame| loader.parameter(&format!("git.img_temporal_embedding.{frame}")))
                 .collect::<Result<_>>()?,
@@ -104,8 +105,9 @@ impl GitForCausalLm {
     /// `(batch, frames, channels, size, size)`: `(batch, tokens, vision_hidden)`, the frames' tokens one after another
     /// with their temporal embeddings added.
     pub fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
         if pixel_values.rank() != 5 {
-            return self.vision.forward(pixel_values, pass);
+            return vision.forward(pixel_values, pass);
         }
         let frames = pixel_values.dim(1)?;
         if frames == 0 || frames > self.temporal_embeddings.len() {
@@ -118,11 +120,17 @@ impl GitForCausalLm {
         let encoded = (0..frames)
             .zip(&self.temporal_embeddings)
             .map(|(frame, temporal)| {
-                let features = self.vision.forward(&pixel_values.narrow(1, frame, 1)?.squeeze(1)?, pass)?;
+                let features = vision.forward(&pixel_values.narrow(1, frame, 1)?.squeeze(1)?, pass)?;
                 Ok(features.broadcast_add(&pass.parameter(temporal))?)
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&encoded, 1)?)
+    }
+
+    /// Lets go of the vision encoder, half of the model's memory, when the features of every picture are known.
+    /// [`encode_images`](Self::encode_images) is an error from then on.
+    pub fn release_image_encoder(&mut self) {
+        self.vision = None;
     }
 
     /// Image tokens for the decoder, `(batch, tokens, hidden)`, from [`encode_images`](Self::encode_images)' features.
@@ -187,7 +195,7 @@ impl GitForCausalLm {
         let positions = Tensor::new(positions, &self.device)?;
         let hidden_states =
             hidden_states.reshape((batch * length, self.config.hidden_size))?.index_select(&positions, 0)?;
-        let loss = cross_entropy_sum(&self.logits(&hidden_states, pass)?, &targets)?;
+        let loss = linear_cross_entropy_sum(&hidden_states, self.lm_head.as_ref(), &targets, pass)?;
         Ok((loss, targets.len()))
     }
 

@@ -70,8 +70,11 @@ impl Weights {
                     Some((file, info)) => {
                         let stored = DType::try_from(info.dtype)?;
                         let (start, end) = info.data_offsets;
-                        let bytes = &file.data[file.start + start..file.start + end];
-                        Some(Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?)
+                        let range = file.start + start..file.start + end;
+                        let bytes = &file.data[range.clone()];
+                        let tensor = Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?;
+                        file.data.release(range);
+                        Some(tensor)
                     }
                 }
             }

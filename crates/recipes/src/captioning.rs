@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use caption_data::{
     CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureBatch, PictureLoader,
 };
@@ -18,17 +18,24 @@ const ENCODER_BATCH: usize = 8;
 pub(crate) const PREFETCH: usize = 4;
 
 /// What the frozen vision encoder makes of each picture, computed once and kept in memory.
+///
+/// They are kept in the type of the model's weights: a model in bf16 would round them to bf16 before it multiplies them.
 pub struct FeatureStore {
     /// `(tokens, vision_hidden)` by row.
     features: BTreeMap<usize, Tensor>,
 }
 
 impl FeatureStore {
-    /// Encodes the pictures of `rows`; decoding and resizing run ahead on a thread of their own.
+    /// Encodes the pictures of `rows`, to be kept as `dtype`; decoding and resizing run ahead on a thread of their own.
     ///
     /// # Errors
     /// If a picture cannot be read.
-    pub fn new(model: &GitForCausalLm, pictures: &PictureLoader, rows: &[usize]) -> Result<Self> {
+    pub fn new(
+        model: &GitForCausalLm,
+        pictures: &PictureLoader,
+        rows: &[usize],
+        dtype: DType,
+    ) -> Result<Self> {
         let bar = ProgressBar::new(rows.len() as u64)
             .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
             .with_message("image features");
@@ -36,7 +43,7 @@ impl FeatureStore {
         let mut features = BTreeMap::new();
         for batch in pictures.prefetch(batches, 1, PREFETCH)? {
             let batch = batch?;
-            let encoded = encode(model, &batch)?;
+            let encoded = encode(model, &batch)?.to_dtype(dtype)?;
             for (index, row) in batch.rows().iter().enumerate() {
                 // A copy of its own: a view would keep the whole batch alive.
                 features.insert(*row, encoded.get(index)?.force_contiguous()?);
@@ -56,7 +63,7 @@ impl FeatureStore {
             .iter()
             .map(|row| self.features.get(row).with_context(|| format!("row {row} has no image features")))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::stack(&features, 0)?)
+        Ok(Tensor::stack(&features, 0)?.to_dtype(DType::F32)?)
     }
 
     /// Memory taken, in bytes.

@@ -89,6 +89,17 @@ pub struct CaptionBatches {
     pub shuffle: Option<u64>,
 }
 
+/// The rows that the first `samples` samples of training are drawn from, in no particular order: all of them, unless
+/// training ends within its first epoch.
+pub fn rows_of_first_samples(rows: &[usize], shuffle: Option<u64>, samples: usize) -> Vec<usize> {
+    match shuffle {
+        Some(seed) if samples < rows.len() => {
+            epoch_order(seed, 0, rows.len()).into_iter().take(samples).map(|index| rows[index]).collect()
+        }
+        _ => rows.iter().copied().take(samples).collect(),
+    }
+}
+
 impl BatchSource for CaptionBatches {
     type Batch = Batch;
 

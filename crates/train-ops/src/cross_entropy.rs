@@ -1,11 +1,13 @@
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use crate::kernels::{Start, Term, product};
+use crate::linear::Packed;
 use crate::math::exp;
-use crate::{Error, Result, host};
+use crate::{Error, FrozenLinear, LinearLayer, Pass, Result, host};
 
 /// The sum of the cross entropies of rows of logits, `Σᵢ log Σⱼ exp(logits[i, j]) - logits[i, targets[i]]`.
 ///
@@ -48,6 +50,92 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
     let target_logits = logits.gather(&targets, 1)?.squeeze(1)?;
     Ok((log_sum_exp - target_logits)?.sum_all()?)
+}
+
+/// `cross_entropy_sum(head(xs), targets)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
+/// frozen and in host memory.
+///
+/// A loss is the end of a graph, so the gradient of `xs` is computed with it, from some rows of logits at a time, and the
+/// logits are let go. The backward pass only multiplies that gradient by the loss's own.
+pub fn linear_cross_entropy_sum(
+    xs: &Tensor,
+    head: &dyn LinearLayer,
+    targets: &[u32],
+    pass: &Pass,
+) -> Result<Tensor> {
+    let vocabulary = head.out_features();
+    let packed = head.as_frozen().and_then(|head| Some((head, head.packed_for(xs)?)));
+    let fits = xs.dims() == [targets.len(), head.in_features()];
+    let known = targets.iter().all(|target| (*target as usize) < vocabulary);
+    match packed {
+        Some((head, packed)) if fits && known => {
+            let op = HeadOp {
+                head: head.clone(),
+                packed,
+                targets: targets.to_vec(),
+                differentiable: xs.track_op(),
+                grad_xs: OnceLock::new(),
+            };
+            Ok(xs.contiguous()?.apply_op1(op)?)
+        }
+        _ => cross_entropy_sum(&head.forward(xs, pass)?, targets),
+    }
+}
+
+/// Rows whose logits are in memory at a time.
+const ROWS: usize = 64;
+
+struct HeadOp {
+    head: FrozenLinear,
+    packed: Arc<Packed>,
+    targets: Vec<u32>,
+    differentiable: bool,
+    /// Gradient of the loss in `xs`.
+    grad_xs: OnceLock<Vec<f32>>,
+}
+
+impl CustomOp1 for HeadOp {
+    fn name(&self) -> &'static str {
+        "linear_cross_entropy"
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let xs = host::slice(xs, layout)?;
+        let (hidden, vocabulary) = (self.head.in_features(), self.head.out_features());
+        let mut loss = 0.0;
+        let mut grad_xs = Vec::new();
+        for (xs, targets) in xs.chunks(ROWS * hidden).zip(self.targets.chunks(ROWS)) {
+            let mut logits = self.head.sum(targets.len(), &[Term::new(xs, &self.packed.forward)])?;
+            let losses: Vec<f32> = (logits.par_chunks_mut(vocabulary), targets)
+                .into_par_iter()
+                .map(|(logits, target)| {
+                    let log_sum_exp = log_sum_exp(logits);
+                    let loss = log_sum_exp - logits[*target as usize];
+                    if self.differentiable {
+                        softmax(logits, log_sum_exp);
+                        logits[*target as usize] -= 1.0;
+                    }
+                    loss
+                })
+                .collect();
+            loss += losses.into_iter().map(f64::from).sum::<f64>();
+            if self.differentiable {
+                let term = Term::new(&logits, self.packed.backward());
+                grad_xs.extend(product(targets.len(), hidden, Start::Zero, &[term]));
+            }
+        }
+        let _ = self.grad_xs.set(grad_xs);
+        Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(())))
+    }
+
+    fn bwd(&self, xs: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Some(grad_xs) = self.grad_xs.get().filter(|_| self.differentiable) else {
+            bail!("linear_cross_entropy: backward without a gradient from forward")
+        };
+        let dloss = grad.to_scalar::<f32>()?;
+        let grad_xs = grad_xs.iter().map(|value| value * dloss).collect();
+        Tensor::from_vec::<_, f32>(grad_xs, xs.shape(), xs.device()).map(Some)
+    }
 }
 
 struct CrossEntropyOp {
@@ -116,5 +204,13 @@ fn log_sum_exp(logits: &[f32]) -> f32 {
 fn softmax_times(logits: &[f32], log_sum_exp: f32, factor: f32, ys: &mut [f32]) {
     for (y, logit) in ys.iter_mut().zip(logits) {
         *y = exp(logit - log_sum_exp) * factor;
+    }
+}
+
+/// `exp(logits - log_sum_exp)`, in place.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn softmax(logits: &mut [f32], log_sum_exp: f32) {
+    for logit in logits {
+        *logit = exp(*logit - log_sum_exp);
     }
 }

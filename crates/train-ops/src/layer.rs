@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use candle_core::Tensor;
 
-use crate::{Pass, Result};
+use crate::{FrozenLinear, Pass, Result};
 
 /// A layer that maps `(..., in_features)` to `(..., out_features)`.
 ///
@@ -20,4 +20,9 @@ pub trait LinearLayer: Debug + Send + Sync {
 
     /// Size of the last dimension of the output.
     fn out_features(&self) -> usize;
+
+    /// The layer itself if it is a frozen one, for operations that do more with those. Default: `None`.
+    fn as_frozen(&self) -> Option<&FrozenLinear> {
+        None
+    }
 }

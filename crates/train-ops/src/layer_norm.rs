@@ -1,10 +1,11 @@
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::{Error, Pass, Result, host};
+use crate::dropout::Mask;
+use crate::{Dropout, Error, Pass, Result, host};
 
 /// Layer normalisation over the last dimension (Ba, Kiros and Hinton, 2016; as `torch.nn.LayerNorm`):
 ///
@@ -54,6 +55,133 @@ impl LayerNorm {
         let normed = centred.broadcast_div(&(variance + f64::from(self.eps))?.sqrt()?)?;
         let (weight, bias) = (weight.to_dtype(xs.dtype())?, bias.to_dtype(xs.dtype())?);
         Ok(normed.broadcast_mul(&weight)?.broadcast_add(&bias)?)
+    }
+}
+
+impl LayerNorm {
+    /// `forward(residual + dropout(xs))` for two tensors of one shape, the end of a block in BERT, as one operation: the
+    /// sum is not kept but made again in the backward pass.
+    pub fn forward_residual(&self, xs: &Tensor, residual: &Tensor, dropout: &Dropout, pass: &Pass) -> Result<Tensor> {
+        let trained = pass.is_training() && (self.weight.track_op() || self.bias.track_op());
+        if trained || !host::is_host_f32(xs) || xs.dims() != residual.dims() {
+            return self.forward(&(dropout.forward(xs, pass)? + residual)?, pass);
+        }
+        let features = self.weight.elem_count();
+        if xs.dims().last() != Some(&features) {
+            return self.forward(xs, pass);
+        }
+        let op = ResidualOp { norm: self.clone(), mask: dropout.mask(xs.dims(), pass)?, statistics: OnceLock::new() };
+        Ok(xs.contiguous()?.apply_op2(&residual.contiguous()?, op)?)
+    }
+}
+
+struct ResidualOp {
+    norm: LayerNorm,
+    mask: Option<Mask>,
+    /// As in [`LayerNormOp`].
+    statistics: OnceLock<Vec<[f32; 2]>>,
+}
+
+impl ResidualOp {
+    /// `residual + mask ∘ xs` for the rows from `first` on.
+    fn sum(&self, xs: &[f32], residual: &[f32], first: usize, features: usize, sums: &mut [f32]) {
+        sums.copy_from_slice(xs);
+        for (row, (sums, residual)) in
+            sums.chunks_exact_mut(features).zip(residual.chunks_exact(features)).enumerate()
+        {
+            if let Some(mask) = &self.mask {
+                mask.apply_part(first + row, 0, sums);
+            }
+            sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual);
+        }
+    }
+}
+
+impl CustomOp2 for ResidualOp {
+    fn name(&self) -> &'static str {
+        "residual_layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (xs, residual) = (host::slice(xs, xs_layout)?, host::slice(residual, residual_layout)?);
+        let (weight, bias) = (self.norm.weight.storage_and_layout(), self.norm.bias.storage_and_layout());
+        let (weight, bias) = (host::values(&weight)?, host::values(&bias)?);
+        let features = weight.len();
+        let mut ys = vec![0.0; xs.len()];
+        let mut statistics = vec![[0.0; 2]; xs.len() / features];
+        let size = ROWS * features;
+        (ys.par_chunks_mut(size), xs.par_chunks(size), residual.par_chunks(size), statistics.par_chunks_mut(ROWS))
+            .into_par_iter()
+            .enumerate()
+            .for_each_init(
+                || vec![0.0; size],
+                |sums, (task, (ys, xs, residual, statistics))| {
+                    let sums = &mut sums[..xs.len()];
+                    self.sum(xs, residual, task * ROWS, features, sums);
+                    normalise(sums, weight, bias, self.norm.eps, ys, statistics);
+                },
+            );
+        let _ = self.statistics.set(statistics);
+        Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
+    }
+
+    /// With `ds` the gradient of the sum, as in [`LayerNormOp`]: `dresidual = ds`, `dxs = mask ∘ ds`.
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        residual: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
+        let (residual_view, weight) = (residual.storage_and_layout(), self.norm.weight.storage_and_layout());
+        let (dys, x) = (host::values(&grad_view)?, host::values(&xs_view)?);
+        let (r, weight) = (host::values(&residual_view)?, host::values(&weight)?);
+        let Some(statistics) = self.statistics.get() else {
+            bail!("residual_layer_norm: backward before forward")
+        };
+        let features = weight.len();
+        let size = ROWS * features;
+        let mut dsums = vec![0.0; x.len()];
+        let mut dxs = vec![0.0; if self.mask.is_some() { x.len() } else { 0 }];
+        let masked: Vec<&mut [f32]> = match &self.mask {
+            Some(_) => dxs.chunks_mut(size).collect(),
+            None => (0..x.len().div_ceil(size)).map(|_| Default::default()).collect(),
+        };
+        (
+            (dsums.par_chunks_mut(size), masked),
+            (x.par_chunks(size), r.par_chunks(size)),
+            (dys.par_chunks(size), statistics.par_chunks(ROWS)),
+        )
+            .into_par_iter()
+            .enumerate()
+            .for_each_init(
+                || vec![0.0; size],
+                |sums, (task, ((dsums, dxs), (xs, residual), (dys, statistics)))| {
+                    let sums = &mut sums[..xs.len()];
+                    self.sum(xs, residual, task * ROWS, features, sums);
+                    normalise_backward(sums, weight, dys, statistics, dsums);
+                    if let Some(mask) = &self.mask {
+                        dxs.copy_from_slice(dsums);
+                        for (row, dxs) in dxs.chunks_exact_mut(features).enumerate() {
+                            mask.apply_part(task * ROWS + row, 0, dxs);
+                        }
+                    }
+                },
+            );
+        let grad_residual = Tensor::from_vec(dsums, xs.shape(), xs.device())?;
+        let grad_xs = match self.mask {
+            Some(_) => Tensor::from_vec(dxs, xs.shape(), xs.device())?,
+            None => grad_residual.clone(),
+        };
+        Ok((Some(grad_xs), Some(grad_residual)))
     }
 }
 

@@ -26,6 +26,20 @@ impl MappedFile {
     }
 }
 
+impl MappedFile {
+    /// Gives the memory of a part of the file back, when it has been copied elsewhere; it is read again should it be
+    /// asked for. Only a hint: where the system has no such call, nothing happens.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: the mapping is private and never written to, so its pages can be read again from the file, unchanged.
+        #[allow(unsafe_code)]
+        unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            let _ = self.0.unchecked_advise_range(advice, range.start, range.len());
+        }
+    }
+}
+
 impl Deref for MappedFile {
     type Target = [u8];
 

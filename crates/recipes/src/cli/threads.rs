@@ -3,7 +3,7 @@ use std::thread::available_parallelism;
 
 use anyhow::Result;
 
-/// Sets the number of threads, by default all cores, and returns it. Call it once, first thing in `main`.
+/// Sets the number of threads, by default all cores, and returns it; has memory kept between steps. Call it once, first thing in `main`.
 ///
 /// # Errors
 /// If something has been computed before.
@@ -13,5 +13,6 @@ pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
         None => available_parallelism()?,
     };
     train_ops::use_threads(threads)?;
+    train_ops::keep_freed_memory();
     Ok(threads)
 }

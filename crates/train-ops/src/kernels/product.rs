@@ -249,8 +249,9 @@ impl Task<'_> {
         for begin in (0..all.max(1)).step_by(DEPTH / per_unit) {
             let depth = all.min(begin + DEPTH / per_unit) - begin;
             let (mut a, mut a_stride) = (&operand[self.rows.start * stride + begin * per_unit..], stride);
-            // Rows a multiple of 4 KiB apart share the few places that the first-level cache has for them.
-            if term.a_mask.is_some() || (stride.is_multiple_of(1024) && rows > 1) {
+            // Rows a multiple of 4 KiB apart share the 8 places or so that the first-level cache has for them.
+            let crowded = stride.is_multiple_of(1024) && isa.tile_rows().min(rows) > 8;
+            if term.a_mask.is_some() || crowded {
                 a_stride = depth * per_unit;
                 rows_copy.reserve(rows * a_stride);
                 let copies = rows_copy.chunks_exact_mut(a_stride.max(1)).zip(a.chunks(stride.max(1)));

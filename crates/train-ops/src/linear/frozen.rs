@@ -31,16 +31,17 @@ enum Weight {
     Plain(Tensor),
 }
 
+/// A weight in the order of the forward pass, and of the backward pass once that is asked for.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     /// `Wᵀ`, `(in_features, out_features)`.
-    pub(super) forward: PackedMatrix,
-    /// `W`.
+    pub(crate) forward: PackedMatrix,
     backward: OnceLock<PackedMatrix>,
 }
 
 impl Packed {
-    pub(super) fn backward(&self) -> &PackedMatrix {
+    /// `W`.
+    pub(crate) fn backward(&self) -> &PackedMatrix {
         self.backward.get_or_init(|| self.forward.transposed())
     }
 }
@@ -105,7 +106,7 @@ impl FrozenLinear {
     }
 
     /// The packed weight, if `xs` is for the kernels on the host.
-    pub(super) fn packed_for(&self, xs: &Tensor) -> Option<Arc<Packed>> {
+    pub(crate) fn packed_for(&self, xs: &Tensor) -> Option<Arc<Packed>> {
         match &self.weight {
             Weight::Packed(packed) if host::is_host_f32(xs) => Some(Arc::clone(packed)),
             _ => None,
@@ -113,7 +114,7 @@ impl FrozenLinear {
     }
 
     /// `terms + b` on the host.
-    pub(super) fn sum(&self, rows: usize, terms: &[Term<'_>]) -> candle_core::Result<Vec<f32>> {
+    pub(crate) fn sum(&self, rows: usize, terms: &[Term<'_>]) -> candle_core::Result<Vec<f32>> {
         let view = self.bias.as_ref().map(Tensor::storage_and_layout);
         let start = match &view {
             Some(view) => Start::Bias(host::values(view)?),
@@ -183,6 +184,10 @@ impl LinearLayer for FrozenLinear {
 
     fn out_features(&self) -> usize {
         self.out_features
+    }
+
+    fn as_frozen(&self) -> Option<&FrozenLinear> {
+        Some(self)
     }
 }
 

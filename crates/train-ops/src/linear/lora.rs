@@ -2,8 +2,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
 
-use super::frozen::Packed;
-use super::{FrozenLinear, check_input, with_last_dim};
+use super::{FrozenLinear, Packed, check_input, with_last_dim};
 use crate::dropout::Mask;
 use crate::kernels::{PackedMatrix, Precision, Start, Term, outer_sum, product};
 use crate::{Dropout, Error, LinearLayer, Pass, Result, host};

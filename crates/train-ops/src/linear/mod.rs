@@ -7,6 +7,7 @@ mod trainable;
 use candle_core::{Shape, Tensor};
 
 pub use frozen::FrozenLinear;
+pub(crate) use frozen::Packed;
 pub use lora::{LoraWeights, lora_linear};
 pub use trainable::TrainableLinear;
 
