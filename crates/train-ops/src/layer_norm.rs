@@ -61,7 +61,13 @@ impl LayerNorm {
 impl LayerNorm {
     /// `forward(residual + dropout(xs))` for two tensors of one shape, the end of a block in BERT, as one operation: the
     /// sum is not kept but made again in the backward pass.
-    pub fn forward_residual(&self, xs: &Tensor, residual: &Tensor, dropout: &Dropout, pass: &Pass) -> Result<Tensor> {
+    pub fn forward_residual(
+        &self,
+        xs: &Tensor,
+        residual: &Tensor,
+        dropout: &Dropout,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let trained = pass.is_training() && (self.weight.track_op() || self.bias.track_op());
         if trained || !host::is_host_f32(xs) || xs.dims() != residual.dims() {
             return self.forward(&(dropout.forward(xs, pass)? + residual)?, pass);
@@ -70,7 +76,11 @@ impl LayerNorm {
         if xs.dims().last() != Some(&features) {
             return self.forward(xs, pass);
         }
-        let op = ResidualOp { norm: self.clone(), mask: dropout.mask(xs.dims(), pass)?, statistics: OnceLock::new() };
+        let op = ResidualOp {
+            norm: self.clone(),
+            mask: dropout.mask(xs.dims(), pass)?,
+            statistics: OnceLock::new(),
+        };
         Ok(xs.contiguous()?.apply_op2(&residual.contiguous()?, op)?)
     }
 }
@@ -116,7 +126,12 @@ impl CustomOp2 for ResidualOp {
         let mut ys = vec![0.0; xs.len()];
         let mut statistics = vec![[0.0; 2]; xs.len() / features];
         let size = ROWS * features;
-        (ys.par_chunks_mut(size), xs.par_chunks(size), residual.par_chunks(size), statistics.par_chunks_mut(ROWS))
+        (
+            ys.par_chunks_mut(size),
+            xs.par_chunks(size),
+            residual.par_chunks(size),
+            statistics.par_chunks_mut(ROWS),
+        )
             .into_par_iter()
             .enumerate()
             .for_each_init(

@@ -44,7 +44,7 @@ const DEPTH: usize = 256;
 /// Rows that a task works on: with `DEPTH` units each, they stay in the second-level cache.
 const TASK_ROWS: usize = 144;
 /// Tasks for each thread, so that one that is held up does not keep the others waiting.
-const TASKS: usize = 12;
+const TASKS: usize = 6;
 
 thread_local! {
     /// Panels widened to f32, and sums that a mask is applied to.
@@ -249,8 +249,8 @@ impl Task<'_> {
         for begin in (0..all.max(1)).step_by(DEPTH / per_unit) {
             let depth = all.min(begin + DEPTH / per_unit) - begin;
             let (mut a, mut a_stride) = (&operand[self.rows.start * stride + begin * per_unit..], stride);
-            // Rows a multiple of 4 KiB apart share the 8 places or so that the first-level cache has for them.
-            let crowded = stride.is_multiple_of(1024) && isa.tile_rows().min(rows) > 8;
+            // Rows a multiple of 4 KiB apart share the few places that the caches have for them.
+            let crowded = stride.is_multiple_of(1024) && rows > 8;
             if term.a_mask.is_some() || crowded {
                 a_stride = depth * per_unit;
                 rows_copy.reserve(rows * a_stride);

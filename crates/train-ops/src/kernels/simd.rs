@@ -13,6 +13,23 @@ pub(super) trait Simd {
     type Vector: Copy;
 
     /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn zero() -> Self::Vector;
+
+    /// `a + b` in f32, lane by lane.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// Has the line at `at` brought into the first-level cache. Any address will do.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const u32) {}
+
+    /// # Safety
     /// `from` is valid for reading `LANES` units.
     unsafe fn load(from: *const u32) -> Self::Vector;
 
@@ -44,6 +61,21 @@ mod x86 {
         type Vector = __m256;
 
         #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            unsafe { _mm256_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(at: *const u32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn load(from: *const u32) -> __m256 {
             unsafe { _mm256_loadu_ps(from.cast()) }
         }
@@ -69,6 +101,21 @@ mod x86 {
     impl Simd for Avx512 {
         const LANES: usize = 16;
         type Vector = __m512;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(at: *const u32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn load(from: *const u32) -> __m512 {
@@ -97,6 +144,21 @@ mod x86 {
     impl Simd for Avx512Bf16 {
         const LANES: usize = 16;
         type Vector = __m512;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(at: *const u32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn load(from: *const u32) -> __m512 {
@@ -136,6 +198,16 @@ pub(super) struct Portable;
 impl Simd for Portable {
     const LANES: usize = 8;
     type Vector = [f32; 8];
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 8] {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
 
     #[inline(always)]
     unsafe fn load(from: *const u32) -> [f32; 8] {

@@ -26,10 +26,11 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
 ) {
     // SAFETY: every pointer below stays within what the caller vouches for.
     unsafe {
-        let mut sums: [[S::Vector; 2]; ROWS] = std::array::from_fn(|row| {
-            let from = from.add(row * from_stride);
-            [S::load(from), S::load(from.add(S::LANES))]
-        });
+        // What the sums are added to is asked for now and needed when they are done.
+        for row in 0..ROWS {
+            S::prefetch(from.add(row * from_stride));
+        }
+        let mut sums = [[S::zero(); 2]; ROWS];
         let (mut a, mut b) = (a, b);
         for _ in 0..units {
             let (left, right) = (S::load(b), S::load(b.add(S::LANES)));
@@ -42,9 +43,9 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
             b = b.add(2 * S::LANES);
         }
         for (row, sums) in sums.into_iter().enumerate() {
-            let to = to.add(row * to_stride);
-            S::store(to, sums[0]);
-            S::store(to.add(S::LANES), sums[1]);
+            let (from, to) = (from.add(row * from_stride), to.add(row * to_stride));
+            S::store(to, S::add(S::load(from), sums[0]));
+            S::store(to.add(S::LANES), S::add(S::load(from.add(S::LANES)), sums[1]));
         }
     }
 }
