@@ -137,7 +137,14 @@ fn run(options: &Finetune) -> Result<ExitCode> {
 
     let stop = StopSignal::new();
     let request = stop.clone();
-    ctrlc::set_handler(move || request.request())?;
+    ctrlc::set_handler(move || {
+        if request.is_requested() {
+            std::process::exit(INTERRUPTED.into());
+        }
+        request.request();
+        eprintln!("finishing this step, then saving; Ctrl-C once more ends at once");
+    })?;
+    let trained = stop.clone();
     let arguments = arguments(options);
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
@@ -161,6 +168,8 @@ fn run(options: &Finetune) -> Result<ExitCode> {
             return Ok(ExitCode::from(INTERRUPTED));
         }
     };
+    // No step is left to finish, so that Ctrl-C ends at once from here on.
+    trained.request();
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.
@@ -222,7 +231,8 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         examples: results::gallery(&source, &lines)?,
     };
     report.write(&output_dir.join("report.html"))?;
-    println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, adapter/", output_dir.display());
+    let model = if adapter.is_some() { "adapter/" } else { "model/" };
+    println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}", output_dir.display());
     Ok(ExitCode::SUCCESS)
 }
 
