@@ -21,7 +21,7 @@ use recipes::captioning::{Captioner, FeatureStore, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
 use recipes::hub::Location;
 use recipes::open::Pretrained;
-use recipes::report::{Metric, Report};
+use recipes::report::{Metric, Report, strip_svg};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask};
 use recipes::{open, plot, save};
@@ -33,6 +33,9 @@ use trainer_core::{
 
 /// The exit code of a run that was stopped and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
+
+/// Test pictures in `captions.svg`.
+const STRIP: usize = 4;
 
 fn main() -> ExitCode {
     match run(&Finetune::from_command_line()) {
@@ -231,6 +234,8 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         examples: results::gallery(&source, &lines)?,
     };
     report.write(&output_dir.join("report.html"))?;
+    let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
+    recipes::files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
     let model = if adapter.is_some() { "adapter/" } else { "model/" };
     println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}", output_dir.display());
     Ok(ExitCode::SUCCESS)

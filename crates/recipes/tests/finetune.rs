@@ -78,6 +78,9 @@ fn a_run_leaves_every_file_that_the_readme_lists() {
     let plot = fs::read_to_string(out.join("loss.svg")).unwrap();
     assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));
 
+    let strip = fs::read_to_string(out.join("captions.svg")).unwrap();
+    assert_eq!(strip.matches("<image ").count(), 4);
+
     let config = json(&out.join("adapter/adapter_config.json"));
     assert_eq!(
         (&config["peft_type"], &config["r"], &config["lora_alpha"]),

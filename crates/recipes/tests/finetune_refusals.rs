@@ -110,7 +110,7 @@ fn a_dataset_that_is_broken_says_which_file_row_or_column() {
     let mut empty = captions();
     empty[3] = text("  ");
     write_columns(&path, pictures(), empty);
-    assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet", "row 3", "empty"]);
+    assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet", "row 3", "blank"]);
 
     write_columns(&path, vec![], vec![]);
     assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet", "no"]);
