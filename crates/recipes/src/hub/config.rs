@@ -15,6 +15,7 @@ pub struct HubConfig {
     /// of Hugging Face. That one is HF_HOME, else `huggingface` in XDG_CACHE_HOME, else `~/.cache/huggingface`.
     pub cache: PathBuf,
     /// The access token: HF_TOKEN, else what `hf auth login` left in the file `token` in the home folder of Hugging Face.
+    /// The client sends it to the endpoint, and, in asking for a file's size, to the host that the endpoint redirects to.
     pub token: Option<String>,
     /// How long a server may say nothing: HF_HUB_DOWNLOAD_TIMEOUT in seconds, else a minute.
     pub timeout: Duration,
