@@ -21,7 +21,7 @@ use recipes::captioning::{Captioner, FeatureStore, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
 use recipes::hub::Location;
 use recipes::open::Pretrained;
-use recipes::report::{Metric, Report};
+use recipes::report::{Metric, Report, strip_svg};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
 use recipes::{open, plot, save};
@@ -33,6 +33,9 @@ use trainer_core::{
 
 /// The exit code of a run that was stopped and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
+
+/// Test pictures in `captions.svg`.
+const STRIP: usize = 4;
 
 fn main() -> ExitCode {
     match run(&Finetune::from_command_line()) {
@@ -145,7 +148,14 @@ fn run(options: &Finetune) -> Result<ExitCode> {
 
     let stop = StopSignal::new();
     let request = stop.clone();
-    ctrlc::set_handler(move || request.request())?;
+    ctrlc::set_handler(move || {
+        if request.is_requested() {
+            std::process::exit(INTERRUPTED.into());
+        }
+        request.request();
+        eprintln!("finishing this step, then saving; Ctrl-C once more ends at once");
+    })?;
+    let trained = stop.clone();
     let arguments = arguments(options);
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
@@ -169,6 +179,8 @@ fn run(options: &Finetune) -> Result<ExitCode> {
             return Ok(ExitCode::from(INTERRUPTED));
         }
     };
+    // No step is left to finish, so that Ctrl-C ends at once from here on.
+    trained.request();
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.
@@ -230,7 +242,10 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         examples: results::gallery(&source, &lines)?,
     };
     report.write(&output_dir.join("report.html"))?;
-    println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, adapter/", output_dir.display());
+    let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
+    recipes::files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
+    let model = if adapter.is_some() { "adapter/" } else { "model/" };
+    println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}", output_dir.display());
     Ok(ExitCode::SUCCESS)
 }
 

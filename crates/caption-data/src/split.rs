@@ -62,8 +62,14 @@ pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
             why: format!("the fractions must be positive and add up to 1, got {fractions:?}"),
         });
     }
-    let (train, held_out) = cut(n, share(n, validation + test), seed)?;
-    let (second, first) = cut(held_out.len(), share(held_out.len(), test / (validation + test)), seed)?;
+    // The second cut knows only what the first one held out; the message is about all rows.
+    let too_few = |_| Error::Split {
+        rows: n,
+        why: format!("fractions of {fractions:?} leave a part without any; use more rows or other fractions"),
+    };
+    let (train, held_out) = cut(n, share(n, validation + test), seed).map_err(too_few)?;
+    let (second, first) =
+        cut(held_out.len(), share(held_out.len(), test / (validation + test)), seed).map_err(too_few)?;
     let pick = |rows: Vec<usize>| rows.into_iter().map(|row| held_out[row]).collect();
     Ok(Split { validation: pick(second), test: pick(first), train })
 }

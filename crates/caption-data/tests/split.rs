@@ -92,7 +92,7 @@ fn impossible_splits_are_refused() {
     assert!(message(train_test_split(1, 0.5, 0).map(|_| ())).contains("1 of them would be held out"));
     assert!(message(train_test_split(0, 0.5, 0).map(|_| ())).contains("cannot split 0 rows"));
     let text = split(2, [0.8, 0.1, 0.1], 0).unwrap_err().to_string();
-    assert!(text.contains("cannot split 1 rows"), "{text}");
+    assert!(text.contains("cannot split 2 rows: fractions of [0.8, 0.1, 0.1]"), "{text}");
     assert!(split(10, [0.8, 0.1, 0.2], 0).unwrap_err().to_string().contains("[0.8, 0.1, 0.2]"));
     assert!(split(10, [0.9, 0.1, 0.0], 0).is_err());
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, net::TcpListener, path::Path, time::Duration};
 
 use common::hub_server::{HubServer, Revision, commit};
 use recipes::hub::{DatasetFiles, Error, Hub, HubConfig, Location, RepoId};
@@ -30,7 +30,14 @@ fn id(name: &str) -> RepoId {
 }
 
 fn config(endpoint: &str, cache: &Path) -> HubConfig {
-    HubConfig { endpoint: endpoint.into(), cache: cache.into(), token: None, offline: false, progress: false }
+    HubConfig {
+        endpoint: endpoint.into(),
+        cache: cache.into(),
+        token: None,
+        timeout: Duration::from_secs(60),
+        offline: false,
+        progress: false,
+    }
 }
 
 fn hub(server: &HubServer, cache: &Path) -> Hub {
@@ -317,6 +324,29 @@ fn no_connection_is_told_with_what_can_be_done() {
     server.add("models", "a/b", "main", MODEL);
     hub(&server, cache.path()).model_dir(&id("a/b")).unwrap();
     assert!(unreachable().to_string().contains("HF_HUB_OFFLINE=1"));
+}
+
+#[test]
+fn a_hub_that_takes_the_connection_and_says_nothing_is_given_up() {
+    let cache = tempfile::tempdir().unwrap();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", mute.local_addr().unwrap());
+    let config = HubConfig { timeout: Duration::from_millis(200), ..config(&endpoint, cache.path()) };
+    let error = Hub::new(config).unwrap().model_dir(&id("a/b")).unwrap_err();
+    assert!(matches!(error, Error::Stalled { file: None, .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains(&endpoint) && message.contains("HF_HUB_DOWNLOAD_TIMEOUT"), "{message}");
+}
+
+#[test]
+fn a_download_that_stands_still_in_its_middle_is_given_up() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.add("models", "a/b", "main", MODEL);
+    server.stall_downloads(1);
+    let config =
+        HubConfig { timeout: Duration::from_millis(500), ..config(&server.endpoint(), cache.path()) };
+    let error = Hub::new(config).unwrap().model_dir(&id("a/b")).unwrap_err();
+    assert!(matches!(&error, Error::Stalled { file: Some(file), .. } if file == "config.json"), "{error}");
 }
 
 #[test]

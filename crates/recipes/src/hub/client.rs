@@ -49,7 +49,6 @@ impl Hub {
         let api = ApiBuilder::from_cache(Cache::new(config.cache.clone()))
             .with_endpoint(config.endpoint.clone())
             .with_token(config.token.clone())
-            .with_progress(config.progress)
             .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
             .build()
             .map_err(|source| Error::Client { source: source.into() })?;

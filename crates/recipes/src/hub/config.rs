@@ -1,6 +1,8 @@
-use std::{env, fmt, fs, path::PathBuf};
+use std::{env, fmt, fs, path::PathBuf, time::Duration};
 
 use super::{Error, Result};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to reach the hub, and where to keep what comes from it.
 ///
@@ -13,7 +15,10 @@ pub struct HubConfig {
     /// of Hugging Face. That one is HF_HOME, else `huggingface` in XDG_CACHE_HOME, else `~/.cache/huggingface`.
     pub cache: PathBuf,
     /// The access token: HF_TOKEN, else what `hf auth login` left in the file `token` in the home folder of Hugging Face.
+    /// The client sends it to the endpoint, and, in asking for a file's size, to the host that the endpoint redirects to.
     pub token: Option<String>,
+    /// How long a server may say nothing: HF_HUB_DOWNLOAD_TIMEOUT in seconds, else a minute.
+    pub timeout: Duration,
     /// Use the cache alone: HF_HUB_OFFLINE is `1`, `on`, `yes` or `true`.
     pub offline: bool,
     /// Show a bar for each download on the terminal; true by default.
@@ -50,12 +55,14 @@ impl HubConfig {
         }
         let token_file = || fs::read_to_string(home?.join("token")).ok();
         let token = variable("HF_TOKEN").or_else(token_file).map(|token| token.trim().to_owned());
+        let timeout = variable("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|seconds| seconds.parse().ok());
         let offline = variable("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
 
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: cache.ok_or(Error::NoCacheFolder)?,
             token: token.filter(|token| !token.is_empty()),
+            timeout: timeout.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs),
             offline: ["1", "on", "yes", "true"].contains(&offline.as_str()),
             progress: true,
         })
@@ -69,6 +76,7 @@ impl fmt::Debug for HubConfig {
             .field("endpoint", &self.endpoint)
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
+            .field("timeout", &self.timeout)
             .field("offline", &self.offline)
             .field("progress", &self.progress)
             .finish()
@@ -138,6 +146,14 @@ mod tests {
                 offline,
                 "{value}"
             );
+        }
+    }
+
+    #[test]
+    fn the_timeout_is_in_seconds_and_never_none() {
+        for (value, seconds) in [("5", 5), ("0", 60), ("soon", 60), ("", 60)] {
+            let config = read(&[("HF_HOME", "/hf"), ("HF_HUB_DOWNLOAD_TIMEOUT", value)]).unwrap();
+            assert_eq!(config.timeout, Duration::from_secs(seconds), "{value}");
         }
     }
 

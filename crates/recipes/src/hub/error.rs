@@ -1,4 +1,4 @@
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use hf_hub::api::sync::ApiError;
 
@@ -71,6 +71,22 @@ pub enum Error {
         cached: bool,
         /// What the HTTP client said.
         source: Box<ApiError>,
+    },
+
+    /// A server that was reached and then said nothing.
+    #[error(
+        "{repo}{file} from {endpoint}: not a byte came for {seconds} s; run again, give it more time with HF_HUB_DOWNLOAD_TIMEOUT, or set HF_ENDPOINT to a mirror",
+        file = of_file(file), seconds = timeout.as_secs_f64()
+    )]
+    Stalled {
+        /// The repository asked for.
+        repo: Repository,
+        /// The file asked for; `None` when it was the repository's list of files.
+        file: Option<String>,
+        /// The hub's address.
+        endpoint: String,
+        /// How long it was waited for.
+        timeout: Duration,
     },
 
     /// A download began and did not come to its end, or the answer was not what a hub says.

@@ -23,6 +23,7 @@ mod location;
 mod repository;
 mod select;
 mod snapshot;
+mod watch;
 
 pub use client::{DatasetFiles, Hub};
 pub use config::HubConfig;

@@ -10,10 +10,14 @@ use std::{
 
 use hf_hub::{
     Cache,
-    api::sync::{Api, ApiError, ApiRepo},
+    api::sync::{Api, ApiError},
 };
+use indicatif::ProgressBar;
 
-use super::{Error, Hub, Repository, Result};
+use super::{
+    Error, Hub, Repository, Result,
+    watch::{Watched, watch},
+};
 
 /// How often a download that was cut is taken up again, and how long the first pause is; each further one is doubled.
 const RETRIES: u32 = 4;
@@ -40,7 +44,10 @@ impl Hub {
     /// Lists a revision's files: online as the hub tells them, offline as the cache has them.
     pub(super) fn snapshot(&self, repo: &Repository) -> Result<Snapshot<'_>> {
         let Some(api) = &self.api else { return self.cached(repo) };
-        let info = api.repo(repo.repo()).info().map_err(|e| self.explain(repo, None, e))?;
+        let (api, remote) = (api.clone(), repo.repo());
+        let info = watch(self.config.timeout, move |_| api.repo(remote).info())
+            .ok_or_else(|| self.stalled(repo, None))?
+            .map_err(|e| self.explain(repo, None, e))?;
         // A name such as `../x` would be written outside the cache.
         let is_inside =
             |name: &String| Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
@@ -72,6 +79,11 @@ impl Hub {
         self.config.cache.join(repo.repo().folder_name())
     }
 
+    fn stalled(&self, repo: &Repository, file: Option<&str>) -> Error {
+        let (endpoint, timeout) = (self.config.endpoint.clone(), self.config.timeout);
+        Error::Stalled { repo: repo.clone(), file: file.map(str::to_owned), endpoint, timeout }
+    }
+
     /// Makes of the client's error one that says what to do.
     fn explain(&self, repo: &Repository, file: Option<&str>, error: ApiError) -> Error {
         let (repo, file, endpoint) = (repo.clone(), file.map(str::to_owned), self.config.endpoint.clone());
@@ -92,13 +104,11 @@ impl Snapshot<'_> {
     pub(super) fn fetch(&self, names: &[String]) -> Result<PathBuf> {
         let Some(api) = &self.hub.api else { return Ok(self.folder.clone()) };
         let repo = &self.listing.repo;
-        let remote = api.repo(repo.repo());
         let mut roots = BTreeSet::new();
         for name in names {
             let mut path = self.folder.join(name);
             if !path.exists() {
-                path =
-                    self.download(api, &remote, name).map_err(|e| self.hub.explain(repo, Some(name), e))?;
+                path = self.download(api, name)?;
             }
             roots.extend(path.ancestors().nth(Path::new(name).components().count()).map(Path::to_owned));
         }
@@ -118,19 +128,32 @@ impl Snapshot<'_> {
 
     /// Each call of the client goes on from the bytes that are there. Its own retries would not do: after a resumed
     /// download fails before its first byte, they begin again at zero and append to what is there.
-    fn download(&self, api: &Api, remote: &ApiRepo, name: &str) -> Result<PathBuf, ApiError> {
+    fn download(&self, api: &Api, name: &str) -> Result<PathBuf> {
+        let explain = |error| self.hub.explain(&self.listing.repo, Some(name), error);
         for retry in 0..RETRIES {
-            match remote.download(name) {
-                Err(error) if is_stale(&error) => {
-                    let etag = api.metadata(&remote.url(name))?.etag().to_owned();
-                    let blob = self.hub.repo_folder(&self.listing.repo).join("blobs").join(etag);
-                    fs::remove_file(blob.with_extension("part"))?;
-                }
+            match self.attempt(api, name)? {
+                Err(error) if is_stale(&error) => self.remove_partial(api, name).map_err(explain)?,
                 Err(error) if is_passing(&error) => thread::sleep(PAUSE * 2u32.pow(retry)),
-                done => return done,
+                done => return done.map_err(explain),
             }
         }
-        remote.download(name)
+        self.attempt(api, name)?.map_err(explain)
+    }
+
+    /// One call of the client; the outer error is that nothing was heard of it.
+    fn attempt(&self, api: &Api, name: &str) -> Result<Result<PathBuf, ApiError>> {
+        let (api, repo, file) = (api.clone(), self.listing.repo.repo(), name.to_owned());
+        let bar = self.hub.config.progress.then(|| ProgressBar::new(0));
+        watch(self.hub.config.timeout, move |signs| {
+            api.repo(repo).download_with_progress(&file, Watched { bar, signs })
+        })
+        .ok_or_else(|| self.hub.stalled(&self.listing.repo, Some(name)))
+    }
+
+    fn remove_partial(&self, api: &Api, name: &str) -> Result<(), ApiError> {
+        let etag = api.metadata(&api.repo(self.listing.repo.repo()).url(name))?.etag().to_owned();
+        let blob = self.hub.repo_folder(&self.listing.repo).join("blobs").join(etag);
+        Ok(fs::remove_file(blob.with_extension("part"))?)
     }
 }
 

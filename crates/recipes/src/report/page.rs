@@ -64,7 +64,7 @@ pub struct Example {
     /// Its row in the dataset.
     pub row: usize,
     /// The picture as a PNG file. It goes into the page as it is, so a thumbnail of some 200 pixels is right.
-    #[serde(serialize_with = "data_uri")]
+    #[serde(serialize_with = "serialize_image")]
     pub image_png: Vec<u8>,
     /// The caption that the dataset has.
     pub reference: String,
@@ -118,6 +118,11 @@ impl Report {
     }
 }
 
-fn data_uri<S: Serializer>(png: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png)))
+fn serialize_image<S: Serializer>(png: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&data_uri(png))
+}
+
+/// The picture as an address that holds it.
+pub(super) fn data_uri(png: &[u8]) -> String {
+    format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png))
 }

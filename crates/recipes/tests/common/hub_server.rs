@@ -49,6 +49,10 @@ struct State {
     cuts: usize,
     /// Answers 503 to this many requests first.
     hiccups: usize,
+    /// Downloads that stand still in their middle before one is served whole.
+    stalls: usize,
+    /// The connections of those, which stay open.
+    stalled: Vec<TcpStream>,
 }
 
 /// Runs until it is dropped.
@@ -123,6 +127,11 @@ impl HubServer {
     /// Answers 503 to the next downloads.
     pub fn fail_downloads(&self, count: usize) {
         self.state().hiccups = count;
+    }
+
+    /// Sends half of the next downloads, and then nothing.
+    pub fn stall_downloads(&self, count: usize) {
+        self.state().stalls = count;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -200,6 +209,11 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Result<Flow, ()> {
     if answer.is_download && sent.len() > 1 && state.cuts > 0 {
         state.cuts -= 1;
         sent = &sent[..sent.len() / 2];
+    }
+    if answer.is_download && sent.len() > 1 && state.stalls > 0 {
+        state.stalls -= 1;
+        sent = &sent[..sent.len() / 2];
+        state.stalled.push(stream.try_clone().map_err(|_| ())?);
     }
     let mut stream = stream;
     stream.write_all(text.as_bytes()).map_err(|_| ())?;

@@ -1,3 +1,5 @@
 //! What several integration tests share.
 
 pub mod hub_server;
+pub mod programs;
+pub mod tiny;

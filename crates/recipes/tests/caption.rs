@@ -1,0 +1,155 @@
+//! The example that captions, run as a program.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::programs::{example, json_lines, run};
+use common::tiny::Tiny;
+use serde_json::Value;
+
+const CLS: u64 = 2;
+const SEP: u64 = 3;
+
+/// The embedded model on its own drawings.
+fn embedded(flags: &str) -> Command {
+    let mut command = example("caption");
+    command.args(flags.split_whitespace());
+    command
+}
+
+fn said(command: &mut Command) -> Vec<Value> {
+    json_lines(&run(command).stdout())
+}
+
+fn texts(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["text"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn rows_of_a_dataset_get_one_line_each_in_their_order() {
+    let stdout = run(&mut embedded("--dataset embedded --rows 5,0")).stdout();
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{stdout}");
+    assert!(lines[0].starts_with("row 5: ") && lines[1].starts_with("row 0: "), "{stdout}");
+    assert!(lines[0].len() > "row 5: ".len() + 10, "{stdout}");
+}
+
+#[test]
+fn json_lines_have_the_ids_from_the_start_token_to_the_end_token() {
+    let lines = said(&mut embedded("--dataset embedded --rows 5,0 --json"));
+    assert_eq!(lines.iter().map(|line| line["row"].as_u64().unwrap()).collect::<Vec<_>>(), [5, 0]);
+    for line in &lines {
+        let ids: Vec<_> = line["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        assert_eq!((ids[0], ids[ids.len() - 1]), (CLS, SEP), "{line}");
+        assert!(ids[1..ids.len() - 1].iter().all(|id| ![CLS, SEP].contains(id)), "{line}");
+        assert!(
+            line["text"].as_str().unwrap().contains(' ') && line["seconds"].as_f64().unwrap() > 0.0,
+            "{line}"
+        );
+        assert!(line.get("image").is_none(), "{line}");
+    }
+    // Cut short, a caption has no end token.
+    let cut = said(&mut embedded("--dataset embedded --rows 5 --json --max-new-tokens 3 --num-beams 1"));
+    let ids = cut[0]["ids"].as_array().unwrap();
+    assert_eq!(ids.len(), 4);
+    assert_ne!(ids[3], SEP);
+}
+
+#[test]
+fn captions_are_the_same_one_by_one_and_in_batches() {
+    for decoding in ["--num-beams 1", "", "--num-beams 4 --early-stopping never"] {
+        let rows = format!("--dataset embedded --rows 0,1,2,3,4,5,6,7 --json {decoding}");
+        let single = said(&mut embedded(&format!("{rows} --batch-size 1")));
+        let batch = said(&mut embedded(&format!("{rows} --batch-size 8")));
+        let uneven = said(&mut embedded(&format!("{rows} --batch-size 3")));
+        let ids = |lines: &[Value]| lines.iter().map(|line| line["ids"].clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&single), ids(&batch), "{decoding}");
+        assert_eq!(ids(&single), ids(&uneven), "{decoding}");
+    }
+}
+
+#[test]
+fn picture_files_get_the_captions_of_the_same_pictures_in_a_dataset() {
+    let tiny = Tiny::new();
+    let mut files = embedded("--json");
+    for row in 0..3 {
+        fs::write(tiny.path(&format!("{row}.png")), common::tiny::png(row)).unwrap();
+        files.arg(tiny.path(&format!("{row}.png")));
+    }
+    let of_files = said(&mut files);
+    let of_rows = said(embedded("--json --rows 0,1,2 --dataset").arg(&tiny.dataset));
+    assert_eq!(texts(&of_files), texts(&of_rows));
+    for (row, line) in of_files.iter().enumerate() {
+        assert_eq!(line["image"], tiny.path(&format!("{row}.png")).to_str().unwrap());
+        assert!(line.get("row").is_none(), "{line}");
+    }
+}
+
+#[test]
+fn a_prompt_begins_the_caption() {
+    let lines = said(embedded("--dataset embedded --rows 0,1 --json --prompt").arg("green"));
+    for line in &lines {
+        let text = line["text"].as_str().unwrap();
+        assert!(text.starts_with("green "), "{text}");
+        assert_eq!(line["ids"][0], CLS);
+    }
+    let plain = said(&mut embedded("--dataset embedded --rows 0,1 --json"));
+    assert_ne!(texts(&lines), texts(&plain));
+}
+
+#[test]
+fn sampling_is_drawn_from_its_seed() {
+    let sample = |seed: u64| {
+        let flags =
+            format!("--dataset embedded --rows 0,1,2 --json --do-sample --temperature 2 --seed {seed}");
+        said(&mut embedded(&flags)).into_iter().map(|line| line["ids"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(sample(1), sample(1));
+    assert_ne!(sample(1), sample(2));
+}
+
+#[test]
+fn an_adapter_says_what_its_run_wrote_down() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("out", "--num-train-epochs 3 --learning-rate 0.02")).stdout();
+    let written = json_lines(&fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap());
+    let rows: Vec<_> = written.iter().map(|line| line["row"].to_string()).collect();
+    let rows = format!("--json --rows {} --dataset", rows.join(","));
+    let base = said(tiny.caption(&rows).arg(&tiny.dataset));
+    let adapted = said(tiny.caption(&rows).arg(&tiny.dataset).arg("--adapter").arg(tiny.path("out/adapter")));
+    let recorded = |key: &str| written.iter().map(|line| line[key].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(texts(&base), recorded("base"));
+    assert_eq!(texts(&adapted), recorded("adapter"));
+    assert_ne!(texts(&base), texts(&adapted));
+}
+
+#[test]
+fn bf16_weights_caption() {
+    let flags = "--dataset embedded --rows 0,1,2,3 --json --num-beams 1";
+    let lines = said(&mut embedded(&format!("{flags} --dtype bf16")));
+    assert!(texts(&lines).iter().all(|text| text.contains(' ')), "{lines:?}");
+}
+
+#[test]
+fn what_cannot_be_captioned_is_named() {
+    let tiny = Tiny::new();
+    let says = |command: &mut Command, code: i32, words: &[&str]| {
+        let message = run(command).refusal(code);
+        assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
+    };
+    says(&mut embedded(""), 2, &["IMAGE"]);
+    says(&mut embedded("a.png --num-beams 0"), 2, &["--num-beams"]);
+    says(embedded("").arg(tiny.path("none.png")), 1, &["none.png"]);
+    fs::write(tiny.path("text.png"), "this is no picture").unwrap();
+    says(embedded("").arg(tiny.path("text.png")), 1, &["text.png", "not a PNG"]);
+    says(&mut embedded("--dataset embedded --rows 700"), 1, &["700"]);
+    says(embedded("--dataset embedded --adapter").arg(&tiny.checkpoint), 1, &["adapter_config.json"]);
+
+    // An adapter of another model does not fit.
+    run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
+    let adapter = tiny.path("out/adapter");
+    says(embedded("--dataset embedded --rows 0 --adapter").arg(adapter), 1, &["lora_A", "16", "128"]);
+}

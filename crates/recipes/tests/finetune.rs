@@ -1,0 +1,202 @@
+//! The main example, run as a program on a tiny checkpoint: what it prints, writes and trains.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use caption_data::{CaptionSource, split};
+use common::programs::{contents, json, json_lines, run, steps};
+use common::tiny::{ROWS, Tiny, drawings, tensors};
+use serde_json::Value;
+
+/// Numbers in 4 adapters of rank 16 on 16 x 16 layers and 2 on 16 x 32: `r (in + out)` each.
+const TRAINABLE: usize = 4 * 16 * (16 + 16) + 2 * 16 * (16 + 32);
+
+fn test_rows() -> Vec<usize> {
+    split(ROWS, [0.6, 0.2, 0.2], 42).unwrap().test
+}
+
+fn grouped(number: usize) -> String {
+    assert!((1_000..1_000_000).contains(&number));
+    format!("{},{:03}", number / 1_000, number % 1_000)
+}
+
+#[test]
+fn the_set_up_is_printed_before_anything_is_trained() {
+    let tiny = Tiny::new();
+    let ended = run(&mut tiny.finetune("out", "--max-steps 1"));
+    let warned = ended.stderr.contains("warning: this is a debug build");
+    assert_eq!(warned, cfg!(debug_assertions), "{}", ended.stderr);
+
+    let stdout = ended.stdout();
+    let line = |name: &str| {
+        let line = stdout.lines().map(str::trim_start).find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {stdout}")).trim().to_owned()
+    };
+    let total = TRAINABLE + tiny.weights().values().map(|tensor| tensor.elem_count()).sum::<usize>();
+    let share = 100.0 * TRAINABLE as f64 / total as f64;
+    assert_eq!(line("trainable"), format!("{} of {} ({share:.4} %)", grouped(TRAINABLE), grouped(total)));
+    assert_eq!(line("model"), tiny.checkpoint.display().to_string());
+    assert_eq!(line("dataset"), tiny.dataset.display().to_string());
+    assert_eq!(line("split"), "12 train, 4 validation, 4 test");
+    assert_eq!(line("device"), "cpu, f32, 1 threads");
+    assert_eq!(line("output"), tiny.path("out").display().to_string());
+}
+
+#[test]
+fn a_run_leaves_every_file_that_the_readme_lists() {
+    let tiny = Tiny::new();
+    let stdout = run(&mut tiny.finetune("out", "--num-train-epochs 2")).stdout();
+    let out = tiny.path("out");
+
+    check_trainer_state(&json(&out.join("trainer_state.json")), &out);
+    let events = json_lines(&fs::read_to_string(out.join("log.jsonl")).unwrap());
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!((kinds.first(), kinds.last()), (Some(&"started"), Some(&"finished")));
+    assert_eq!(kinds.iter().filter(|kind| **kind == "checkpoint_saved").count(), 2);
+
+    let metrics = json(&out.join("metrics.json"));
+    for model in ["base", "adapter"] {
+        let [loss, perplexity] = ["test_loss", "perplexity"].map(|key| metrics[model][key].as_f64().unwrap());
+        assert!((loss.exp() / perplexity - 1.0).abs() < 1e-12, "{metrics}");
+        assert!(stdout.contains(&format!("{loss:.4}")), "{stdout}");
+    }
+
+    let captions = json_lines(&fs::read_to_string(out.join("captions.jsonl")).unwrap());
+    let rows: Vec<_> = captions.iter().map(|line| line["row"].as_u64().unwrap() as usize).collect();
+    assert_eq!(rows, test_rows());
+    let report = fs::read_to_string(out.join("report.html")).unwrap();
+    for line in &captions {
+        let reference = drawings().caption(line["row"].as_u64().unwrap() as usize).unwrap();
+        assert_eq!(line["reference"], reference.as_str());
+        assert!(report.contains(&reference), "{reference}");
+        assert!(line["base"].is_string() && line["adapter"].is_string());
+    }
+    assert!(report.contains("</html>") && report.contains("<svg") && report.contains("--num-train-epochs 2"));
+    let plot = fs::read_to_string(out.join("loss.svg")).unwrap();
+    assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));
+
+    let strip = fs::read_to_string(out.join("captions.svg")).unwrap();
+    assert_eq!(strip.matches("<image ").count(), 4);
+
+    let config = json(&out.join("adapter/adapter_config.json"));
+    assert_eq!(
+        (&config["peft_type"], &config["r"], &config["lora_alpha"]),
+        (&"LORA".into(), &16.into(), &32.into())
+    );
+    assert_eq!(config["lora_dropout"], 0.05);
+    let adapter = tensors(&out.join("adapter/adapter_model.safetensors"));
+    assert_eq!(adapter.values().map(|tensor| tensor.elem_count()).sum::<usize>(), TRAINABLE);
+
+    let unfinished = contents(&out).into_iter().find(|(path, _)| path.to_str().unwrap().contains("partial"));
+    assert_eq!(unfinished.map(|(path, _)| path), None);
+}
+
+/// The keys of Hugging Face's file, and the run that they should tell of: 12 rows are 6 batches, which are 2 steps.
+fn check_trainer_state(state: &Value, out: &Path) {
+    assert_eq!(
+        (&state["global_step"], &state["max_steps"], &state["epoch"]),
+        (&4.into(), &4.into(), &2.0.into())
+    );
+    let best = state["best_global_step"].as_u64().unwrap();
+    assert_eq!(state["best_model_checkpoint"], out.join(format!("checkpoint-{best}")).to_str().unwrap());
+
+    let history = state["log_history"].as_array().unwrap();
+    let kinds: Vec<_> = history
+        .iter()
+        .map(|entry| {
+            ["loss", "eval_loss", "train_loss"].into_iter().find(|key| entry.get(key).is_some()).unwrap()
+        })
+        .collect();
+    assert_eq!(kinds, ["loss", "loss", "eval_loss", "loss", "loss", "eval_loss", "train_loss"]);
+    for (entry, kind) in history.iter().zip(kinds) {
+        let others: &[&str] = match kind {
+            "loss" => &["grad_norm", "learning_rate"],
+            "eval_loss" => &["eval_runtime", "eval_samples_per_second"],
+            _ => &["train_runtime", "train_samples_per_second"],
+        };
+        for key in [kind, "epoch", "step"].iter().chain(others) {
+            assert!(entry[key].is_number(), "{key} in {entry}");
+        }
+    }
+    let rate = |index: usize| history[index]["learning_rate"].as_f64().unwrap();
+    // ceil(0.05 x 4) steps of warm-up, the first of which runs at 0; then a straight line to 0 after the last.
+    assert_eq!(rate(0), 0.0);
+    for (index, share) in [(1, 3.0), (3, 2.0), (4, 1.0)] {
+        assert!((rate(index) - 5e-5 * share / 3.0).abs() < 1e-16, "{history:?}");
+    }
+    let evaluations = history.iter().filter_map(|entry| entry["eval_loss"].as_f64());
+    assert_eq!(state["best_metric"].as_f64(), evaluations.reduce(f64::min));
+}
+
+#[test]
+fn an_adapter_learns_and_is_what_the_next_run_can_begin_with() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("first", "--num-train-epochs 4 --learning-rate 0.01")).stdout();
+    let first = json(&tiny.path("first/metrics.json"));
+    let loss = |metrics: &Value, model: &str| metrics[model]["test_loss"].as_f64().unwrap();
+    assert!(loss(&first, "adapter") < loss(&first, "base") - 0.1, "{first}");
+
+    // The first step runs at learning rate 0.
+    let adapter = tiny.path("first/adapter");
+    run(tiny.finetune("second", "--max-steps 1 --init-adapter").arg(&adapter)).stdout();
+    assert_eq!(json(&tiny.path("second/metrics.json")), first);
+}
+
+#[test]
+fn padding_to_the_maximum_changes_no_loss() {
+    let tiny = Tiny::new();
+    let losses = |output: &str, flags: &str| {
+        run(&mut tiny.finetune(output, &format!("--num-train-epochs 2 --learning-rate 0.01 {flags}")))
+            .stdout();
+        steps(&tiny.path(output))
+    };
+    let longest = losses("longest", "");
+    let maximum = losses("maximum", "--padding max-length");
+    close(&longest, &maximum, "loss", 1e-6);
+    close(&longest, &maximum, "grad_norm", 1e-5);
+}
+
+#[test]
+fn kept_image_features_change_no_loss() {
+    let tiny = Tiny::new();
+    let losses = |output: &str, flags: &str| {
+        run(&mut tiny.finetune(output, &format!("--num-train-epochs 2 --learning-rate 0.01 {flags}")))
+            .stdout();
+        steps(&tiny.path(output))
+    };
+    let kept = losses("kept", "");
+    let anew = losses("anew", "--no-feature-cache");
+    close(&kept, &anew, "loss", 1e-6);
+    close(&kept, &anew, "grad_norm", 1e-5);
+}
+
+#[test]
+fn bf16_weights_learn_as_f32_ones_do() {
+    let tiny = Tiny::new();
+    let losses = |output: &str, dtype: &str| {
+        let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --dtype {dtype}");
+        let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
+        assert!(stdout.contains(&format!("cpu, {dtype}, 1 threads")), "{stdout}");
+        steps(&tiny.path(output))
+    };
+    let (f32, bf16) = (losses("f32", "f32"), losses("bf16", "bf16"));
+    assert_ne!(f32[0]["loss"], bf16[0]["loss"], "the flag has an effect");
+    // bf16 has 8 bits: 0.4 % a rounding.
+    close(&f32, &bf16, "loss", 4e-3);
+    for tensor in tensors(&tiny.path("bf16/adapter/adapter_model.safetensors")).values() {
+        assert_eq!(tensor.dtype(), candle_core::DType::F32);
+    }
+}
+
+/// Compares one number of every step, relative to itself.
+fn close(left: &[Value], right: &[Value], key: &str, bound: f64) {
+    assert_eq!(left.len(), right.len());
+    assert!(!left.is_empty());
+    for (left, right) in left.iter().zip(right) {
+        let [a, b] = [left, right].map(|entry| entry[key].as_f64().unwrap());
+        assert!((a - b).abs() <= bound * a.abs(), "{key}: {left} and {right}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Ctrl-C: the step is finished and saved, and the run goes on as if nothing had been.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use common::programs::{Ended, json, json_lines, run, steps};
+use common::tiny::Tiny;
+
+/// Enough steps that the signal comes before the last of them.
+const RUN: &str = "--max-steps 300 --learning-rate 0.001 --save-total-limit 2";
+
+/// Runs the program and presses Ctrl-C when training has begun.
+fn interrupt(command: &mut Command) -> Ended {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("training ") {
+        assert_ne!(stderr.read_line(&mut text).unwrap(), 0, "it ended before training: {text}");
+    }
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    stderr.read_to_string(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Ended { stderr: text, ..Ended::new(output) }
+}
+
+#[test]
+fn an_interrupted_run_saves_and_resumes_to_the_same_losses() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("whole", RUN)).stdout();
+
+    let ended = interrupt(&mut tiny.finetune("halves", RUN));
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    let state = json(&tiny.path("halves/trainer_state.json"));
+    let step = state["global_step"].as_u64().unwrap();
+    assert!((1..300).contains(&step), "{step}");
+    let checkpoint = tiny.path(&format!("halves/checkpoint-{step}"));
+    let saved = format!("stopped after step {step} of 300, saved in {}", checkpoint.display());
+    assert!(ended.stderr.contains(&saved) && ended.stderr.contains("--resume"), "{}", ended.stderr);
+    assert!(checkpoint.join("adapter/adapter_model.safetensors").is_file());
+    assert!(!tiny.path("halves/metrics.json").exists(), "it is not done");
+
+    let resumed = run(&mut tiny.finetune("halves", &format!("{RUN} --resume")));
+    assert!(resumed.stderr.contains(&format!("resumed after step {step} from")), "{}", resumed.stderr);
+    resumed.stdout();
+    // Every number of every step, to the last bit.
+    assert_eq!(steps(&tiny.path("halves")), steps(&tiny.path("whole")));
+    for file in ["metrics.json", "adapter/adapter_model.safetensors", "captions.jsonl"] {
+        let [halves, whole] = ["halves", "whole"].map(|run| fs::read(tiny.path(run).join(file)).unwrap());
+        assert!(halves == whole, "{file} differs");
+    }
+    let events = json_lines(&fs::read_to_string(tiny.path("halves/log.jsonl")).unwrap());
+    let count = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
+    assert_eq!((count("interrupted"), count("resumed"), count("finished")), (1, 1, 1));
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_trains_no_more_and_writes_its_results_again() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.01")).stdout();
+    let before = fs::read(tiny.path("out/metrics.json")).unwrap();
+    fs::remove_file(tiny.path("out/metrics.json")).unwrap();
+    run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.01 --resume")).stdout();
+    assert_eq!(fs::read(tiny.path("out/metrics.json")).unwrap(), before);
+    assert_eq!(steps(&tiny.path("out")).len(), 3);
+}

@@ -1,0 +1,171 @@
+//! What the main example refuses, and that its message names the file, row or flag.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use common::programs::{Ended, contents, example, json, run, steps};
+use common::tiny::{SPLIT, Tiny, png, write_columns};
+
+/// A run on another dataset than the tiny one.
+fn on_dataset(tiny: &Tiny, dataset: &Path) -> Ended {
+    let mut command = example("pokemon_finetune");
+    command.args(["--split", SPLIT, "--max-steps", "1", "--model"]).arg(&tiny.checkpoint);
+    command.arg("--dataset").arg(dataset).arg("--output-dir").arg(tiny.path("out"));
+    run(&mut command)
+}
+
+fn assert_says(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "`{word}` is missing in: {message}");
+    }
+}
+
+#[test]
+fn flags_that_make_no_sense_end_with_code_2_and_no_folder() {
+    let tiny = Tiny::new();
+    for (flags, words) in [
+        ("--learning-rte 1", ["--learning-rte", "--learning-rate"]),
+        ("--lora-dropout 1", ["--lora-dropout", "below 1"]),
+        ("--tune full --lora-r 8", ["--lora-r", "--tune full"]),
+        ("--resume --init-adapter a", ["--resume", "--init-adapter"]),
+    ] {
+        assert_says(&run(&mut tiny.finetune("out", flags)).refusal(2), &words);
+    }
+    assert!(!tiny.path("out").exists());
+}
+
+#[test]
+fn a_path_that_does_not_exist_is_named() {
+    let mut command = example("pokemon_finetune");
+    let message = run(command.args(["--model", "./checkpoints/none"])).refusal(2);
+    assert_says(&message, &["./checkpoints/none", "--model", "owner/name"]);
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_to_is_found_before_anything_is_downloaded() {
+    let tiny = Tiny::new();
+    fs::write(tiny.path("file"), "not a folder").unwrap();
+    // A hub that takes no connection: whoever asks it first fails with another message.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for output in ["file", "file/out"] {
+        let mut command = example("pokemon_finetune");
+        command.env("HF_ENDPOINT", format!("http://127.0.0.1:{port}")).env("HF_HOME", tiny.path("hf"));
+        command.args(["--model", "microsoft/git-base", "--output-dir"]).arg(tiny.path(output));
+        let message = run(&mut command).refusal(1);
+        assert_says(&message, &["--output-dir", tiny.path(output).to_str().unwrap()]);
+    }
+    assert!(!tiny.path("hf").exists());
+}
+
+#[test]
+fn target_modules_that_match_nothing_are_named() {
+    let tiny = Tiny::new();
+    let message = run(&mut tiny.finetune("out", "--target-modules query,quarry")).refusal(1);
+    assert_says(&message, &["quarry", "query"]);
+    let message = run(&mut tiny.finetune("out", "--target-modules q_proj")).refusal(1);
+    assert_says(&message, &["vision encoder", "--tune"]);
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_says_which_file_and_what() {
+    for (file, damage, words) in [
+        ("config.json", None, "config.json"),
+        ("model.safetensors", None, "model.safetensors"),
+        ("tokenizer.json", None, "tokenizer.json"),
+        ("preprocessor_config.json", None, "preprocessor_config.json"),
+        ("config.json", Some(r#"{"model_type": "blip"}"#), "blip"),
+        ("model.safetensors", Some("cut"), "model.safetensors"),
+    ] {
+        let tiny = Tiny::new();
+        let path = tiny.checkpoint.join(file);
+        match damage {
+            None => fs::remove_file(&path).unwrap(),
+            Some(text) => fs::write(&path, text).unwrap(),
+        }
+        let message = run(&mut tiny.finetune("out", "--max-steps 1")).refusal(1);
+        assert_says(&message, &[words, tiny.checkpoint.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_dataset_that_is_broken_says_which_file_row_or_column() {
+    let tiny = Tiny::new();
+    let path = tiny.path("broken.parquet");
+    let text = |caption: &str| caption.as_bytes().to_vec();
+    let captions = || (0..10).map(|row| text(&format!("a cat {row}"))).collect::<Vec<_>>();
+    let pictures = || (0..10).map(png).collect::<Vec<_>>();
+
+    fs::write(&path, "PAR1 is how it begins").unwrap();
+    assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet"]);
+
+    let mut broken = pictures();
+    broken[7].truncate(100);
+    write_columns(&path, broken, captions());
+    assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet", "row 7", "cannot be decoded"]);
+
+    let mut empty = captions();
+    empty[3] = text("  ");
+    write_columns(&path, pictures(), empty);
+    assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet", "row 3", "blank"]);
+
+    write_columns(&path, vec![], vec![]);
+    assert_says(&on_dataset(&tiny, &path).refusal(1), &["broken.parquet", "no"]);
+
+    let folder = tiny.path("pictures");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("0.png"), png(0)).unwrap();
+    assert_says(&on_dataset(&tiny, &folder).refusal(1), &["pictures", "metadata.jsonl"]);
+}
+
+#[test]
+fn resuming_needs_a_whole_checkpoint_of_the_same_run() {
+    let tiny = Tiny::new();
+    let message = run(&mut tiny.finetune("out", "--resume")).refusal(1);
+    assert_says(&message, &["no usable checkpoint", tiny.path("out").to_str().unwrap()]);
+    let message = run(tiny.finetune("out", "--resume").arg(tiny.path("nothing"))).refusal(1);
+    assert_says(&message, &["cannot resume from", "nothing", "no such directory"]);
+
+    run(&mut tiny.finetune("out", "--num-train-epochs 1")).stdout();
+    let message = run(&mut tiny.finetune("out", "--resume --gradient-accumulation-steps 3")).refusal(1);
+    assert_says(&message, &["checkpoint-2", "gradient_accumulation_steps 4", "3"]);
+    let message = run(&mut tiny.finetune("out", "--resume --lora-r 8")).refusal(1);
+    assert_says(&message, &["checkpoint-2", "lora_A", "16", "8"]);
+
+    let parameters = tiny.path("out/checkpoint-2/parameters.safetensors");
+    let mut bytes = fs::read(&parameters).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&parameters, bytes).unwrap();
+    let message = run(&mut tiny.finetune("out", "--resume")).refusal(1);
+    assert_says(&message, &["no usable checkpoint", "parameters.safetensors", "checksum"]);
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_before_the_step_and_says_where() {
+    let tiny = Tiny::new();
+    tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
+    tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 0, f32::NAN);
+    let message = run(&mut tiny.finetune("out", "--max-steps 4 --eval-strategy no")).refusal(1);
+    let words = ["step 1", "loss of micro-batch 1 of 4 is NaN", "learning rate 0e0", "batch: rows ["];
+    assert_says(&message, &words);
+    assert_says(&message, &["nothing was updated", "no checkpoint was saved yet"]);
+    assert!(!tiny.path("out/adapter").exists());
+}
+
+#[test]
+fn a_run_that_diverges_leaves_its_last_checkpoint_as_it_was() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("out", "--max-steps 2")).stdout();
+    let before = contents(&tiny.path("out/checkpoint-2"));
+
+    // Matrices of 1e30: their product is infinite.
+    let flags = "--max-steps 8 --resume --learning-rate 1e30 --lr-scheduler-type constant";
+    let message = run(&mut tiny.finetune("out", flags)).refusal(1);
+    assert_says(&message, &["step 4", "at learning rate 1e30", "rows [", "nothing was updated"]);
+    assert_says(&message, &["last good checkpoint", "checkpoint-2"]);
+    assert_eq!(contents(&tiny.path("out/checkpoint-2")), before);
+    assert_eq!(steps(&tiny.path("out")).len(), 2, "{}", json(&tiny.path("out/trainer_state.json")));
+}

@@ -1,0 +1,134 @@
+//! Both examples with names of the hub, against a hub on the loopback that serves a model and a dataset in its layout.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use caption_data::CaptionSource;
+use common::hub_server::{HubServer, Revision};
+use common::programs::{example, json, json_lines, run, steps};
+use common::tiny::{SPLIT, Tiny, drawings};
+
+const MODEL: &str = "microsoft/git-base";
+const DATASET: &str = "reach-vb/pokemon-blip-captions";
+const TOKEN: &str = "hf_for_this_test";
+
+/// A hub with the tiny checkpoint, which only a token opens, and with the dataset as the real one lays it out.
+fn hub(tiny: &Tiny) -> HubServer {
+    let server = HubServer::start();
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for entry in fs::read_dir(&tiny.checkpoint).unwrap() {
+        let entry = entry.unwrap();
+        files.insert(entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+    }
+    files.insert("README.md".into(), b"# not needed".to_vec());
+    files.insert("pytorch_model.bin".into(), vec![0; 1000]);
+    server.put("models", MODEL, "main", Revision { files, private: Some(TOKEN.into()), gated: false });
+    let parquet = fs::read(&tiny.dataset).unwrap();
+    let name = "data/train-00000-of-00001-566cc9b19d7203f8.parquet";
+    server.add("datasets", DATASET, "main", &[("README.md", b"---\n"), (name, &parquet)]);
+    server
+}
+
+fn finetune(tiny: &Tiny, output: &str) -> Command {
+    let mut command = example("pokemon_finetune");
+    command.env("HF_HOME", tiny.path("hf")).args(["--model", MODEL, "--dataset", DATASET]);
+    command
+        .args(["--split", SPLIT, "--threads", "1", "--max-steps", "2", "--output-dir"])
+        .arg(tiny.path(output));
+    command
+}
+
+fn caption(tiny: &Tiny) -> Command {
+    let mut command = example("caption");
+    command.env("HF_HOME", tiny.path("hf")).args(["--model", MODEL, "--dataset", DATASET]);
+    command.args(["--threads", "1", "--rows", "0,19", "--json"]);
+    command
+}
+
+#[test]
+fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_cache() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    let endpoint = server.endpoint();
+
+    let mut online = finetune(&tiny, "online");
+    let stdout = run(online.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", TOKEN)).stdout();
+    assert!(stdout.contains(MODEL) && stdout.contains("12 train, 4 validation, 4 test"), "{stdout}");
+    let requests = server.take_requests();
+    let downloads = requests.iter().filter(|request| request.path.contains("/resolve/")).count();
+    assert!(downloads > 0);
+    let named = |name: &str| requests.iter().any(|request| request.path.contains(name));
+    assert!(named("/microsoft/git-base/resolve/main/model.safetensors"), "{requests:?}");
+    assert!(named("/datasets/reach-vb/pokemon-blip-captions/resolve/main/data"), "{requests:?}");
+    assert!(!named("README.md") && !named("pytorch_model.bin"), "{requests:?}");
+    // The adapter names the model as Python's PEFT looks it up.
+    let config = json(&tiny.path("online/adapter/adapter_config.json"));
+    assert_eq!(config["base_model_name_or_path"], MODEL);
+
+    let mut online_captions = caption(&tiny);
+    online_captions.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", TOKEN);
+    let said = texts(&run(&mut online_captions).stdout());
+
+    // The same without a network: the hub is gone, and so is the token.
+    drop(server);
+    let mut offline = finetune(&tiny, "offline");
+    run(offline.env("HF_ENDPOINT", &endpoint).env("HF_HUB_OFFLINE", "1")).stdout();
+    assert_eq!(steps(&tiny.path("offline")), steps(&tiny.path("online")));
+    let mut offline_captions = caption(&tiny);
+    offline_captions.env("HF_ENDPOINT", &endpoint).env("HF_HUB_OFFLINE", "1");
+    assert_eq!(texts(&run(&mut offline_captions).stdout()), said);
+
+    // Without the switch, the message says that it is there.
+    let mut unreachable = finetune(&tiny, "unreachable");
+    let message = run(unreachable.env("HF_ENDPOINT", &endpoint)).refusal(1);
+    assert!(message.contains(&endpoint) && message.contains("HF_HUB_OFFLINE=1"), "{message}");
+}
+
+/// Row and text of each line.
+fn texts(lines: &str) -> Vec<(u64, String)> {
+    let line =
+        |line: serde_json::Value| (line["row"].as_u64().unwrap(), line["text"].as_str().unwrap().to_owned());
+    json_lines(lines).into_iter().map(line).collect()
+}
+
+#[test]
+fn the_files_that_the_hub_sent_are_the_local_ones() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    let mut from_hub = finetune(&tiny, "hub");
+    run(from_hub.env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", TOKEN)).stdout();
+    run(&mut tiny.finetune("local", "--max-steps 2")).stdout();
+    assert_eq!(steps(&tiny.path("hub")), steps(&tiny.path("local")));
+    let captions = json_lines(&fs::read_to_string(tiny.path("hub/captions.jsonl")).unwrap());
+    for line in captions {
+        let row = line["row"].as_u64().unwrap() as usize;
+        assert_eq!(line["reference"], drawings().caption(row).unwrap());
+    }
+}
+
+#[test]
+fn an_adapter_comes_from_the_hub_as_well() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.05")).stdout();
+    let server = HubServer::start();
+    server.add_folder("models", "me/pokemon-lora", &tiny.path("out/adapter"));
+    let said = |adapter: &str| {
+        let mut command = tiny.caption("--json --rows 0,1,2,3 --adapter");
+        command.arg(adapter).arg("--dataset").arg(&tiny.dataset);
+        command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+        texts(&run(&mut command).stdout())
+    };
+    assert_eq!(said("me/pokemon-lora"), said(tiny.path("out/adapter").to_str().unwrap()));
+}
+
+#[test]
+fn a_private_model_without_a_token_says_what_to_set() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    let message = run(finetune(&tiny, "out").env("HF_ENDPOINT", server.endpoint())).refusal(1);
+    assert!(message.contains(MODEL) && message.contains("HF_TOKEN"), "{message}");
+}
