@@ -1,0 +1,118 @@
+//! A training step at the size of git-base, part by part: vision forward, decoder forward, backward, optimizer, whole.
+//!
+//! `cargo bench --bench git_step` makes a checkpoint of git-base's shapes with random weights in a temporary folder.
+//! With `-- --test` it makes a tiny one and runs every part once. `GIT_STEP_CHECKPOINT` names a checkpoint of your own.
+
+// A bench may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Result, Tensor};
+use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use peft_lora::{LoraBuilder, LoraConfig};
+use train_ops::{Pass, peak_flops, sample_key};
+use trainer_core::{AdamW, AdamWConfig, Gradients, Parameters};
+
+/// Captions of this many tokens, the start and the end among them.
+const TOKENS: usize = 16;
+/// Samples of a batch.
+const BATCH: usize = 2;
+
+fn main() -> Result<()> {
+    common::use_threads();
+    train_ops::keep_freed_memory();
+    let device = common::device();
+    let quick = std::env::args().any(|argument| argument == "--test");
+    let dir = match std::env::var_os("GIT_STEP_CHECKPOINT") {
+        Some(dir) => PathBuf::from(dir),
+        None => recipes::open::embedded_checkpoint(),
+    };
+    println!("checkpoint {}", dir.display());
+    for dtype in [DType::F32, DType::BF16] {
+        bench(&dir, dtype, &device, if quick { 1 } else { 9 })?;
+    }
+    Ok(())
+}
+
+fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> Result<()> {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let config = LoraConfig {
+        r: 16,
+        lora_alpha: 32.0,
+        lora_dropout: 0.05,
+        target_modules: ["query", "key", "value", "dense"].into(),
+        ..LoraConfig::default()
+    };
+    let mut builder = LoraBuilder::new(config).unwrap();
+    let options = LoadOptions { device: device.clone(), dtype, hidden_dropout: None };
+    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
+    let adapter = builder.finish().unwrap();
+
+    let size = model.config().vision_config.image_size;
+    let pixels = common::values(1, (BATCH, 3, size, size), device);
+    let features = model.encode_images(&pixels, &Pass::inference()).unwrap().detach();
+    let vocabulary = model.config().vocab_size as u64;
+    let rows: Vec<Vec<u32>> = (0..BATCH as u64)
+        .map(|row| (0..TOKENS as u64).map(|i| (sample_key(7, row, i) % vocabulary) as u32).collect())
+        .collect();
+    let labels: Vec<Vec<i64>> = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    let input_ids = Tensor::new(rows, device)?;
+    let pass = Pass::training((0..BATCH as u64).map(|i| sample_key(1, 0, i)).collect::<Vec<_>>());
+    let loss = || Ok::<_, candle_core::Error>(model.loss(&features, &input_ids, &labels, &pass).unwrap().0);
+    let parameters = Parameters::new(adapter.parameters()).unwrap();
+
+    let vision = common::median_seconds(device, runs, || {
+        model.encode_images(&pixels, &Pass::inference()).unwrap();
+        Ok(())
+    })?;
+    let forward = common::median_seconds(device, runs, || loss().map(drop))?;
+    let both = common::median_seconds(device, runs, || loss()?.backward().map(drop))?;
+    let mut gradients = Gradients::new();
+    gradients.accumulate(&parameters, loss()?.backward()?).unwrap();
+    let mut optimizer = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
+    let update = common::median_seconds(device, runs, || {
+        optimizer.step(&parameters, &gradients, 1e-5).unwrap();
+        Ok(())
+    })?;
+
+    let peak = peak_flops(dtype == DType::BF16, 5);
+    println!("\n{dtype:?}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s", peak / 1e9);
+    let (encoder, needed) = flops(&model);
+    for (part, seconds, flops) in [
+        ("vision forward", vision, Some(encoder)),
+        ("decoder forward", forward, None),
+        ("decoder backward", both - forward, None),
+        ("optimizer", update, None),
+        ("forward + backward", both, Some(needed)),
+    ] {
+        let share = flops.filter(|_| device.is_cpu()).map(|flops| 100.0 * flops / seconds / peak);
+        let share = share.map_or(String::new(), |share| format!("{share:>6.0} % of peak"));
+        println!("{part:>20} {:>9.2} ms{share}", 1e3 * seconds);
+    }
+    Ok(())
+}
+
+/// Operations that a batch needs: in the frozen encoder, and in the decoder's forward and backward pass, where the last
+/// layer works on text alone but for its keys and values, and the first has no gradient to pass on to the image.
+fn flops(model: &GitForCausalLm) -> (f64, f64) {
+    let config = model.config();
+    let vision = &config.vision_config;
+    let layer = |tokens: f64, width: f64, inner: f64| {
+        2.0 * tokens * width * (4.0 * width + 2.0 * inner) + 4.0 * tokens * tokens * width
+    };
+    let image = (vision.image_size / vision.patch_size).pow(2) as f64 + 1.0;
+    let encoder = vision.num_hidden_layers as f64
+        * layer(image, vision.hidden_size as f64, vision.intermediate_size as f64);
+    let (width, inner) = (config.hidden_size as f64, config.intermediate_size as f64);
+    let (text, layers) = (TOKENS as f64, config.num_hidden_layers as f64);
+    let all = image + text;
+    let last = 2.0 * width * (2.0 * all * width + text * (2.0 * width + 2.0 * inner)) + 4.0 * all * text * width;
+    let head = 2.0 * (text - 1.0) * width * config.vocab_size as f64;
+    let forward = (layers - 1.0) * layer(all, width, inner) + last + head;
+    let first_input = 2.0 * image * width * 3.0 * width;
+    (BATCH as f64 * encoder, BATCH as f64 * (2.0 * forward - first_input))
+}
