@@ -53,6 +53,26 @@ pub enum Error {
         strategy: crate::IntervalStrategy,
     },
 
+    /// A group of parameters that is empty.
+    #[error(
+        "parameter group `{name_contains}` has no parameter; the names are {}",
+        names.join(", ")
+    )]
+    EmptyGroup {
+        /// The text that names of the group contain.
+        name_contains: String,
+        /// The names of all parameters.
+        names: Vec<String>,
+    },
+    /// The metric for the best model is not one that the task measures.
+    #[error("metric_for_best_model is {name}, which an evaluation does not measure; it measures {}", known.join(", "))]
+    UnknownMetric {
+        /// The name asked for.
+        name: String,
+        /// The names of all metrics.
+        known: Vec<String>,
+    },
+
     // What the task, the data and the sinks did.
     /// The task failed on a batch.
     #[error("step {step}: {source} (batch: {batch})")]
@@ -103,6 +123,16 @@ pub enum Error {
         expected: usize,
         /// Batches delivered.
         got: usize,
+    },
+    /// The gradients could not be summed over the workers.
+    #[error(
+        "step {step}: cannot sum gradients over workers: {source}; resume all of them from their checkpoints"
+    )]
+    Workers {
+        /// The optimizer step.
+        step: usize,
+        /// The error of the workers.
+        source: BoxError,
     },
     /// A sink could not take an event.
     #[error("cannot record training events: {source}")]
@@ -159,6 +189,15 @@ pub enum Error {
         batches: Vec<String>,
         /// The newest checkpoint of this run.
         checkpoint: Option<PathBuf>,
+    },
+
+    /// More steps were not finite than may be skipped.
+    #[error("{skipped} steps were skipped already, as many as max_skipped_steps allows; {last}")]
+    TooManySkipped {
+        /// Steps skipped before this one.
+        skipped: usize,
+        /// What was wrong with this one.
+        last: Box<Error>,
     },
 
     // Files.

@@ -10,3 +10,5 @@ mod faults;
 mod golden;
 mod resume;
 mod sinks;
+mod stopping;
+mod workers;
