@@ -48,6 +48,8 @@ impl Metric {
     pub const PERPLEXITY: Self = Self::new("perplexity", Unit::Number, Direction::LowerIsBetter);
     /// Share of the targets that the model finds likeliest.
     pub const TOKEN_ACCURACY: Self = Self::new("token_accuracy", Unit::Share, Direction::HigherIsBetter);
+    /// Share of the samples that are classified as they should be.
+    pub const ACCURACY: Self = Self::new("accuracy", Unit::Share, Direction::HigherIsBetter);
     /// Training samples a second.
     pub const SAMPLES_PER_SECOND: Self =
         Self::new("samples_per_second", Unit::PerSecond, Direction::HigherIsBetter);

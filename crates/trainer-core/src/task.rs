@@ -52,7 +52,7 @@ pub trait Task {
 ///
 /// Sample `i` of the micro-batch is sample `first_sample + i` of its step, however the step was cut into
 /// micro-batches. Where several [`Workers`](crate::Workers) share a step, worker `r` counts from `r · 2³²`. The fields are `u64` as that is what random keys are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepContext {
     /// Seed of the run.
     pub seed: u64,

@@ -125,6 +125,7 @@ fn check_journal(directory: &Path) {
             "resumed" => {
                 let step: usize = rest.parse().unwrap();
                 assert!(step == saved || step == saved + 1, "resumed after step {step} of {saved}");
+                saved = step;
             }
             _ => panic!("{line}"),
         }

@@ -8,6 +8,7 @@ mod checkpoints;
 mod common;
 mod faults;
 mod golden;
+mod recompute;
 mod resume;
 mod sinks;
 mod stopping;
