@@ -8,9 +8,7 @@ use trainer_core::sinks::ConsoleSink;
 use trainer_core::{BoxError, LossSum, LossTotal, Measured, Metric, Parameters, Ratio};
 use trainer_core::{StepContext, Task, Trainer, TrainingArguments};
 
-/// Points `(samples, 2)` and their classes, 1 or -1, `(samples, 1)`.
-type Batch = (Tensor, Tensor);
-
+type Batch = (Tensor, Tensor); // points `(samples, 2)`; their classes, 1 or -1, `(samples, 1)`
 struct Network(BTreeMap<String, Var>);
 
 impl Network {
@@ -44,9 +42,9 @@ impl Task for Network {
     }
 
     fn measure(&self, batch: &Batch) -> Result<Measured, BoxError> {
-        let hits = self.margins(batch)?.gt(0f32)?.to_dtype(candle_core::DType::F32)?.sum_all()?;
+        let hits = self.margins(batch)?.gt(0f32)?.to_dtype(candle_core::DType::F64)?.sum_all()?;
         let loss = self.eval_loss(batch)?;
-        let ratio = Ratio { numerator: hits.to_scalar::<f32>()?.into(), denominator: loss.targets as f64 };
+        let ratio = Ratio { numerator: hits.to_scalar()?, denominator: loss.targets as f64 };
         Ok(Measured::new(loss).with(Metric::ACCURACY, ratio))
     }
 
