@@ -172,7 +172,8 @@ pub enum Error {
     },
     /// The loss or the gradient norm is NaN or infinite. The step was not taken.
     #[error(
-        "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {}); nothing was updated; {}",
+        "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {}); nothing was updated; \
+         look at this batch, lower the learning rate, or pass over such steps with on_nan skip; {}",
         batches.join("; "),
         last_good(checkpoint)
     )]
@@ -218,6 +219,20 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A checkpoint, or the record of the run, could not be saved.
+    #[error(
+        "cannot save the state of step {step}: {source}; what was saved before is as it was: {}; make room, and \
+         resume from it",
+        last_good(checkpoint)
+    )]
+    Save {
+        /// The optimizer step.
+        step: usize,
+        /// Why.
+        source: Box<Error>,
+        /// The newest checkpoint of this run.
+        checkpoint: Option<PathBuf>,
     },
     /// A checkpoint that is incomplete, damaged, or written for something else.
     #[error("cannot resume from {}: {reason}", path.display())]

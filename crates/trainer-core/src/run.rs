@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::accumulate::{Accumulated, Votes, accumulate};
@@ -126,9 +127,17 @@ impl<T: Task> Run<'_, T> {
 
     /// Passes over a step that is not finite where that is allowed; hands back every other error.
     pub(crate) fn skip(&mut self, error: Error) -> Result<()> {
-        if self.arguments.on_nan == OnNan::Stop || !matches!(error, Error::NonFinite { .. }) {
-            return Err(error);
-        }
+        let reason = match &error {
+            Error::NonFinite { step, quantity, value, learning_rate, batches, .. }
+                if self.arguments.on_nan == OnNan::Skip =>
+            {
+                let batches = batches.join("; ");
+                format!(
+                    "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {batches})"
+                )
+            }
+            _ => return Err(error),
+        };
         let limit = self.arguments.max_skipped_steps;
         if self.progress.skipped >= limit {
             return Err(Error::TooManySkipped { skipped: self.progress.skipped, last: Box::new(error) });
@@ -139,7 +148,7 @@ impl<T: Task> Run<'_, T> {
             step: self.state.global_step,
             skipped: self.progress.skipped,
             limit,
-            reason: error.to_string(),
+            reason,
         }))
     }
 
@@ -227,10 +236,14 @@ impl<T: Task> Run<'_, T> {
         self.sinks.iter_mut().try_for_each(|sink| sink.event(&event)).map_err(|source| Error::Sink { source })
     }
 
+    /// The newest checkpoint of this run.
+    pub(crate) fn last_good(&self) -> Option<PathBuf> {
+        self.progress.saved.last().map(|step| self.store.path(*step))
+    }
+
     fn non_finite(&self, quantity: String, value: f64, learning_rate: f64, batches: Vec<String>) -> Error {
         let step = self.state.global_step + 1;
-        let checkpoint = self.progress.saved.last().map(|step| self.store.path(*step));
-        Error::NonFinite { step, quantity, value, learning_rate, batches, checkpoint }
+        Error::NonFinite { step, quantity, value, learning_rate, batches, checkpoint: self.last_good() }
     }
 }
 

@@ -14,10 +14,12 @@ impl<T: Task> Run<'_, T> {
         if best {
             self.state.best_model_checkpoint = Some(self.store.path(step));
         }
+        let before = self.last_good();
         self.progress.saved.push(step);
         self.progress.seconds = self.seconds();
         self.progress.stamp();
-        let path = self.store.save(step, |directory| self.write_checkpoint(directory))?;
+        let path = self.store.save(step, |directory| self.write_checkpoint(directory));
+        let path = path.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
         self.write_state()?;
         self.emit(Event::CheckpointSaved { path, best })?;
 
@@ -86,7 +88,12 @@ impl<T: Task> Run<'_, T> {
     }
 
     pub(crate) fn write_state(&self) -> Result<()> {
-        write_json(&self.store.output_dir().join(checkpoint::TRAINER_STATE), &self.state)
+        let written = write_json(&self.store.output_dir().join(checkpoint::TRAINER_STATE), &self.state);
+        written.map_err(|error| Error::Save {
+            step: self.state.global_step,
+            source: Box::new(error),
+            checkpoint: self.last_good(),
+        })
     }
 
     /// A run that ends where it began has trained nothing, however well its loss looked.

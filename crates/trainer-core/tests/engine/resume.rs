@@ -296,6 +296,41 @@ fn a_damaged_newest_checkpoint_is_skipped_with_the_reason() {
     }
 }
 
+/// In every file, the marker of completeness among them: its first, middle and last byte with a bit flipped, and its
+/// first half alone.
+#[test]
+fn no_damage_to_any_file_goes_unnoticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    let whole = train(&arguments, None, None).unwrap();
+    let newest = directory.path().join("checkpoint-9");
+    let read = |name: &str| fs::read(newest.join(name)).unwrap();
+    let names: Vec<_> = fs::read_dir(&newest)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let intact: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), read(name))).collect();
+    assert_eq!(intact.len(), 6);
+    for (name, bytes) in &intact {
+        let flipped = [0, bytes.len() / 2, bytes.len() - 1].map(|place| {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 1 << (place % 8);
+            bytes
+        });
+        for damaged in flipped.into_iter().chain([bytes[..bytes.len() / 2].to_vec()]) {
+            // The run before has saved its own again.
+            for (name, bytes) in &intact {
+                fs::write(newest.join(name), bytes).unwrap();
+            }
+            fs::write(newest.join(name), damaged).unwrap();
+            let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+            let [Warning::CheckpointSkipped { path, .. }] = resumed.warnings()[..] else { panic!("{name}") };
+            assert_eq!(path, &newest);
+            assert_eq!(resumed.bits(), whole.bits(), "{name}");
+        }
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_that_was_named_is_an_error() {
     let (directory, arguments) = damaged(truncate);
