@@ -1,6 +1,7 @@
 //! The engine keeps nothing of the steps that are past, and takes little time of its own. Alone in its process, so that
 //! the memory measured is its own.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::print_stderr, reason = "measurements and counts are for people")]
 #![allow(dead_code, reason = "the engine's other tests use more of what they share")]
 
 #[path = "engine/common.rs"]

@@ -4,6 +4,7 @@
 //! `KILLS=200 cargo test --release --workspace --test survival` kills 200 times instead of a few.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::print_stderr, reason = "measurements and counts are for people")]
 #![allow(dead_code, reason = "the engine's other tests use more of what they share")]
 
 #[path = "engine/common.rs"]

@@ -21,7 +21,7 @@ pub(super) fn summary(wall_time: f64, step: usize, values: &[(String, f64)]) -> 
 }
 
 fn key(field: u64, wire_type: u64) -> Vec<u8> {
-    varint(field << 3 | wire_type)
+    varint((field << 3) | wire_type)
 }
 
 fn integer(field: u64, value: u64) -> Vec<u8> {
