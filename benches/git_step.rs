@@ -1,7 +1,7 @@
-//! A training step at the size of git-base, part by part: vision forward, decoder forward, backward, optimizer, whole.
+//! A training step, part by part: vision forward, decoder forward, backward, optimizer, whole.
 //!
-//! `cargo bench --bench git_step` makes a checkpoint of git-base's shapes with random weights in a temporary folder.
-//! With `-- --test` it makes a tiny one and runs every part once. `GIT_STEP_CHECKPOINT` names a checkpoint of your own.
+//! `GIT_STEP_CHECKPOINT=path/to/git-base cargo bench --bench git_step`; without a checkpoint it is the embedded one, which
+//! is far too small to say anything about git-base. `-- --test` runs every part once.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{Pass, peak_flops, sample_key};
-use trainer_core::{AdamW, AdamWConfig, Gradients, Parameters};
+use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Captions of this many tokens, the start and the end among them.
 const TOKENS: usize = 16;
@@ -73,7 +73,7 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     let both = common::median_seconds(device, runs, || loss()?.backward().map(drop))?;
     let mut gradients = Gradients::new();
     gradients.accumulate(&parameters, loss()?.backward()?).unwrap();
-    let mut optimizer = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
+    let mut optimizer = AdamW::new(&TrainingArguments::default(), &parameters, Default::default()).unwrap();
     let update = common::median_seconds(device, runs, || {
         optimizer.step(&parameters, &gradients, 1e-5).unwrap();
         Ok(())

@@ -18,20 +18,17 @@ use caption_data::{CaptionSource, TokenizedCaptions, split};
 use git_model::GenerationConfig;
 use recipes::adapt::{self, Adapted};
 use recipes::captioning::{Captioner, FeatureStore, pictures};
-use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
+use recipes::cli::{self, EvalStrategy, Finetune, Padding, ReportTo, Resume};
 use recipes::hub::Location;
 use recipes::open::Pretrained;
 use recipes::report::{Metric, Report, strip_svg};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
 use recipes::{open, plot, save};
-use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
-use trainer_core::{
-    BoxError, IntervalStrategy, LossTotal, Outcome, Parameters, SchedulerType, StopSignal, Trainer,
-    TrainingArguments, evaluate,
-};
+use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
+use trainer_core::{BoxError, LossTotal, Outcome, Parameters, StopSignal, Trainer, evaluate};
 
-/// The exit code of a run that was stopped and can be resumed: that of a program ended by Ctrl-C.
+/// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 /// Test pictures in `captions.svg`.
@@ -51,7 +48,7 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
     }
-    let Finetune { data, training, lora, hardware } = options;
+    let Finetune { data, training, lora, hardware, run, .. } = options;
     let threads = cli::use_threads(hardware.threads)?;
     let device = cli::device(hardware.device)?;
     let output_dir = data.output_dir.as_path();
@@ -156,11 +153,17 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         eprintln!("finishing this step, then saving; Ctrl-C once more ends at once");
     })?;
     let trained = stop.clone();
-    let arguments = arguments(options);
-    let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
-        .sink(ConsoleSink::new())
-        .sink(log)
-        .stop_signal(stop);
+    let mut trainer =
+        Trainer::new(options.training_arguments(), Parameters::new(adapted.parameters.clone())?)?
+            .sink(ConsoleSink::new())
+            .sink(log)
+            .stop_signal(stop);
+    for format in &run.report_to {
+        trainer = match format {
+            ReportTo::Csv => trainer.sink(CsvSink::append(&output_dir.join("log.csv"))?),
+            ReportTo::Tensorboard => trainer.sink(TensorBoardSink::new(&output_dir.join("tensorboard"))?),
+        };
+    }
     if let Some(resume) = &training.resume {
         trainer = trainer.resume(match resume {
             Resume::Latest => trainer_core::Resume::Newest,
@@ -247,40 +250,6 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let model = if adapter.is_some() { "adapter/" } else { "model/" };
     println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}", output_dir.display());
     Ok(ExitCode::SUCCESS)
-}
-
-/// The command line as the training engine takes it.
-fn arguments(options: &Finetune) -> TrainingArguments {
-    let training = &options.training;
-    let every = |strategy| match strategy {
-        EvalStrategy::Epoch => IntervalStrategy::Epoch,
-        EvalStrategy::Steps => IntervalStrategy::Steps,
-        EvalStrategy::No => IntervalStrategy::No,
-    };
-    TrainingArguments {
-        output_dir: options.data.output_dir.clone(),
-        num_train_epochs: training.num_train_epochs,
-        max_steps: training.max_steps,
-        learning_rate: options.learning_rate(),
-        lr_scheduler_type: match training.lr_scheduler_type {
-            LrSchedulerType::Linear => SchedulerType::Linear,
-            LrSchedulerType::Cosine => SchedulerType::Cosine,
-            LrSchedulerType::Constant => SchedulerType::ConstantWithWarmup,
-        },
-        warmup_ratio: training.warmup_ratio,
-        gradient_accumulation_steps: training.gradient_accumulation_steps,
-        max_grad_norm: training.max_grad_norm,
-        weight_decay: training.weight_decay,
-        eval_strategy: every(training.eval_strategy),
-        eval_steps: training.logging_steps,
-        save_strategy: every(training.eval_strategy),
-        save_steps: training.logging_steps,
-        save_total_limit: training.save_total_limit,
-        logging_steps: training.logging_steps,
-        load_best_model_at_end: training.eval_strategy != EvalStrategy::No,
-        seed: training.seed,
-        ..TrainingArguments::default()
-    }
 }
 
 /// How many captions name the drawn creature and its colour.

@@ -4,7 +4,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 
 use crate::slices::{with_slice, with_slice_mut};
-use crate::{Gradients, Parameters, Result, TrainingArguments, tensors};
+use crate::{Gradients, Optimizer, ParameterSettings, Parameters, Result, TrainingArguments, tensors};
 
 /// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as `torch.optim.AdamW` computes it.
 ///
@@ -24,7 +24,7 @@ pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
-    weight_decay: f64,
+    settings: BTreeMap<String, ParameterSettings>,
     moments: BTreeMap<String, Moments>,
 }
 
@@ -36,8 +36,12 @@ struct Moments {
 }
 
 impl AdamW {
-    /// An optimizer for `parameters` with the arguments' betas, epsilon and weight decay, before its first step.
-    pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
+    /// An optimizer for `parameters` with the arguments' betas and epsilon, before its first step.
+    pub fn new(
+        arguments: &TrainingArguments,
+        parameters: &Parameters,
+        settings: BTreeMap<String, ParameterSettings>,
+    ) -> Result<Self> {
         let moments = parameters.iter().map(|(name, variable)| {
             let zeros = || variable.as_tensor().zeros_like();
             Ok((name.to_owned(), Moments { exp_avg: zeros()?, exp_avg_sq: zeros()?, step: 0 }))
@@ -46,24 +50,38 @@ impl AdamW {
             beta1: arguments.adam_beta1,
             beta2: arguments.adam_beta2,
             epsilon: arguments.adam_epsilon,
-            weight_decay: arguments.weight_decay,
+            settings,
             moments: moments.collect::<Result<_>>()?,
         })
     }
 
-    /// Updates every parameter that has a gradient.
-    pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::new();
+        for (name, moments) in &self.moments {
+            let step = Tensor::new(moments.step, &Device::Cpu)?;
+            let tensors = [moments.exp_avg.clone(), moments.exp_avg_sq.clone(), step];
+            state.extend(Moments::names(name).into_iter().zip(tensors));
+        }
+        Ok(state)
+    }
+}
+
+impl Optimizer for AdamW {
+    fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         for (name, parameter) in parameters.iter() {
-            let (Some(moments), Some(gradient)) = (self.moments.get_mut(name), gradients.get(name)) else {
+            let (Some(moments), Some(settings)) = (self.moments.get_mut(name), self.settings.get(name))
+            else {
                 continue;
             };
+            let Some(gradient) = gradients.get(name) else { continue };
+            let learning_rate = learning_rate * settings.lr_ratio;
             moments.step += 1;
             let t = moments.step as f64;
             let update = Update {
                 beta1: self.beta1,
                 beta2: self.beta2,
                 epsilon: self.epsilon,
-                decay: 1.0 - learning_rate * self.weight_decay,
+                decay: 1.0 - learning_rate * settings.weight_decay,
                 step_size: learning_rate / (1.0 - self.beta1.powf(t)),
                 root_correction: (1.0 - self.beta2.powf(t)).sqrt(),
             };
@@ -77,16 +95,11 @@ impl AdamW {
     }
 
     /// Writes moments and step counts to a safetensors file, as `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    fn save(&self, path: &Path) -> Result<()> {
         tensors::save(path, self.state()?)
     }
 
-    /// Restores what [`save`](Self::save) wrote.
-    ///
-    /// # Errors
-    /// [`Error::Tensors`](crate::Error::Tensors) lists every tensor that is missing, unexpected or misshapen; then
-    /// nothing has changed.
-    pub fn load(&mut self, path: &Path) -> Result<()> {
+    fn load(&mut self, path: &Path) -> Result<()> {
         let state = tensors::load_like(path, &self.state()?)?;
         for (name, moments) in &mut self.moments {
             let [exp_avg, exp_avg_sq, step] = Moments::names(name).map(|name| &state[&name]);
@@ -97,16 +110,6 @@ impl AdamW {
             };
         }
         Ok(())
-    }
-
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = BTreeMap::new();
-        for (name, moments) in &self.moments {
-            let step = Tensor::new(moments.step, &Device::Cpu)?;
-            let tensors = [moments.exp_avg.clone(), moments.exp_avg_sq.clone(), step];
-            state.extend(Moments::names(name).into_iter().zip(tensors));
-        }
-        Ok(state)
     }
 }
 

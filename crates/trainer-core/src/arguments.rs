@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, SchedulerType};
+use crate::{OptimizerType, ParameterGroup, SchedulerOptions, SchedulerType};
 
 /// How a run trains, by the names of Hugging Face's `TrainingArguments`. Steps are optimizer steps everywhere.
 ///
@@ -29,21 +29,36 @@ pub struct TrainingArguments {
     pub learning_rate: f64,
     /// How the learning rate changes from step to step. Default linear.
     pub lr_scheduler_type: SchedulerType,
+    /// What the schedules other than linear and constant can be told. Default: nothing.
+    pub lr_scheduler_kwargs: SchedulerOptions,
     /// Share of all steps, rounded up, in which the rate rises linearly from 0. Default 0.05.
     pub warmup_ratio: f64,
     /// Batches whose gradients make one step. Default 4.
     pub gradient_accumulation_steps: usize,
     /// Gradients are scaled down to this global norm; 0 turns clipping off. Default 1.
     pub max_grad_norm: f64,
-    /// AdamW's decoupled weight decay, of every trainable parameter; transformers exempts biases and norms, which an
-    /// adapter has none of. Default 0.
+    /// How gradients change parameters. Default AdamW.
+    pub optim: OptimizerType,
+    /// Weight decay: decoupled in AdamW, added to the gradient in SGD. Parameters of one dimension, which biases and
+    /// the weights of norms are, do not decay, as in transformers. Default 0.
     pub weight_decay: f64,
+    /// Parameters that learn at another rate or decay otherwise; where several groups match a name, the first one
+    /// counts. Default: none.
+    pub parameter_groups: Vec<ParameterGroup>,
+    /// SGD's momentum. Default 0.
+    pub sgd_momentum: f64,
     /// Decay of AdamW's running mean of gradients. Default 0.9.
     pub adam_beta1: f64,
     /// Decay of AdamW's running mean of squared gradients. Default 0.999.
     pub adam_beta2: f64,
     /// Added to AdamW's denominator. Default 1e-8.
     pub adam_epsilon: f64,
+    /// What becomes of a step whose loss or gradient norm is not finite. Default: it stops the run.
+    pub on_nan: OnNan,
+    /// Steps that a run may skip where `on_nan` is `skip`; one more stops it. Default 10.
+    pub max_skipped_steps: usize,
+    /// Seconds after which the run ends as if it had made all its steps. Those before a resume count. Default: never.
+    pub max_seconds: Option<f64>,
     /// When the evaluation data is run through. Default: after every epoch.
     pub eval_strategy: IntervalStrategy,
     /// Steps between evaluations where `eval_strategy` is `steps`. Default 500.
@@ -52,13 +67,21 @@ pub struct TrainingArguments {
     pub save_strategy: IntervalStrategy,
     /// Steps between checkpoints where `save_strategy` is `steps`. Default 500.
     pub save_steps: usize,
-    /// Checkpoints to keep, the newest and the best among them, which are never removed. Default: all.
+    /// Checkpoints to keep besides the newest and the best, which are never removed; 0 keeps those two alone.
+    /// Default: all.
     pub save_total_limit: Option<usize>,
     /// Steps between entries of the training log. Default 1.
     pub logging_steps: usize,
-    /// End with the parameters of the lowest evaluation loss instead of the last ones. Every evaluation that improves
-    /// on the best is then saved, whatever `save_strategy` says. Default true.
+    /// End with the parameters of the best evaluation instead of the last ones. Every evaluation that improves on the
+    /// best is then saved, whatever `save_strategy` says. Default true.
     pub load_best_model_at_end: bool,
+    /// The metric that says which evaluation is the best, with or without `eval_` before it. Whether more or less of
+    /// it is better is known of every metric. Default `loss`.
+    pub metric_for_best_model: String,
+    /// End the run after so many evaluations in a row that did not improve on the best. Default: never.
+    pub early_stopping_patience: Option<usize>,
+    /// An evaluation resets the patience only where it is better than the best by more than this. Default 0.
+    pub early_stopping_threshold: f64,
     /// Seed of all that the task draws at random. Default 42.
     pub seed: u64,
 }
@@ -71,13 +94,20 @@ impl Default for TrainingArguments {
             max_steps: None,
             learning_rate: 5e-5,
             lr_scheduler_type: SchedulerType::Linear,
+            lr_scheduler_kwargs: SchedulerOptions::default(),
             warmup_ratio: 0.05,
             gradient_accumulation_steps: 4,
             max_grad_norm: 1.0,
+            optim: OptimizerType::AdamW,
             weight_decay: 0.0,
+            parameter_groups: Vec::new(),
+            sgd_momentum: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
+            on_nan: OnNan::Stop,
+            max_skipped_steps: 10,
+            max_seconds: None,
             eval_strategy: IntervalStrategy::Epoch,
             eval_steps: 500,
             save_strategy: IntervalStrategy::Epoch,
@@ -85,60 +115,11 @@ impl Default for TrainingArguments {
             save_total_limit: None,
             logging_steps: 1,
             load_best_model_at_end: true,
+            metric_for_best_model: "loss".to_owned(),
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
             seed: 42,
         }
-    }
-}
-
-impl TrainingArguments {
-    /// Checks every argument.
-    ///
-    /// # Errors
-    /// [`Error::Arguments`] with all that is wrong, not only the first.
-    pub fn validate(&self) -> Result<()> {
-        let mut issues = Vec::new();
-        let mut require = |holds: bool, argument: &str, rule: &str, got: &dyn fmt::Display| {
-            if !holds {
-                issues.push(format!("{argument} must be {rule}, got {got}"));
-            }
-        };
-        let at_least_0 = |x: f64| x.is_finite() && x >= 0.0;
-
-        require(
-            self.num_train_epochs.is_finite() && self.num_train_epochs > 0.0,
-            "num_train_epochs",
-            "above 0",
-            &self.num_train_epochs,
-        );
-        require(at_least_0(self.learning_rate), "learning_rate", "at least 0", &self.learning_rate);
-        require((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "in [0, 1]", &self.warmup_ratio);
-        require(
-            at_least_0(self.max_grad_norm),
-            "max_grad_norm",
-            "at least 0 (0 turns clipping off)",
-            &self.max_grad_norm,
-        );
-        require(at_least_0(self.weight_decay), "weight_decay", "at least 0", &self.weight_decay);
-        require((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "in [0, 1)", &self.adam_beta1);
-        require((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "in [0, 1)", &self.adam_beta2);
-        require(at_least_0(self.adam_epsilon), "adam_epsilon", "at least 0", &self.adam_epsilon);
-        for (argument, count) in [
-            ("max_steps", self.max_steps.unwrap_or(1)),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
-            ("eval_steps", self.eval_steps),
-            ("save_steps", self.save_steps),
-            ("save_total_limit", self.save_total_limit.unwrap_or(1)),
-            ("logging_steps", self.logging_steps),
-        ] {
-            require(count >= 1, argument, "at least 1", &count);
-        }
-        if self.output_dir.as_os_str().is_empty() {
-            issues.push("output_dir must not be empty".to_owned());
-        }
-        if self.load_best_model_at_end && self.eval_strategy == IntervalStrategy::No {
-            issues.push("load_best_model_at_end needs evaluations, but eval_strategy is no".to_owned());
-        }
-        if issues.is_empty() { Ok(()) } else { Err(Error::Arguments { issues }) }
     }
 }
 
@@ -162,4 +143,15 @@ impl fmt::Display for IntervalStrategy {
             Self::Epoch => "epoch",
         })
     }
+}
+
+/// What becomes of a step whose loss or gradient norm is NaN or infinite. Its gradients are never applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNan {
+    /// The run ends with an error that names the step, its batches, the rate and the last good checkpoint.
+    #[default]
+    Stop,
+    /// The step counts but changes nothing, and a warning says all of that.
+    Skip,
 }

@@ -53,6 +53,26 @@ pub enum Error {
         strategy: crate::IntervalStrategy,
     },
 
+    /// A group of parameters that is empty.
+    #[error(
+        "parameter group `{name_contains}` has no parameter; the names are {}",
+        names.join(", ")
+    )]
+    EmptyGroup {
+        /// The text that names of the group contain.
+        name_contains: String,
+        /// The names of all parameters.
+        names: Vec<String>,
+    },
+    /// The metric for the best model is not one that the task measures.
+    #[error("metric_for_best_model is {name}, which an evaluation does not measure; it measures {}", known.join(", "))]
+    UnknownMetric {
+        /// The name asked for.
+        name: String,
+        /// The names of all metrics.
+        known: Vec<String>,
+    },
+
     // What the task, the data and the sinks did.
     /// The task failed on a batch.
     #[error("step {step}: {source} (batch: {batch})")]
@@ -104,6 +124,16 @@ pub enum Error {
         /// Batches delivered.
         got: usize,
     },
+    /// The gradients could not be summed over the workers.
+    #[error(
+        "step {step}: cannot sum gradients over workers: {source}; resume all of them from their checkpoints"
+    )]
+    Workers {
+        /// The optimizer step.
+        step: usize,
+        /// The error of the workers.
+        source: BoxError,
+    },
     /// A sink could not take an event.
     #[error("cannot record training events: {source}")]
     Sink {
@@ -142,7 +172,8 @@ pub enum Error {
     },
     /// The loss or the gradient norm is NaN or infinite. The step was not taken.
     #[error(
-        "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {}); nothing was updated; {}",
+        "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {}); nothing was updated; \
+         look at this batch, lower the learning rate, or pass over such steps with on_nan skip; {}",
         batches.join("; "),
         last_good(checkpoint)
     )]
@@ -159,6 +190,15 @@ pub enum Error {
         batches: Vec<String>,
         /// The newest checkpoint of this run.
         checkpoint: Option<PathBuf>,
+    },
+
+    /// More steps were not finite than may be skipped.
+    #[error("{skipped} steps were skipped already, as many as max_skipped_steps allows; {last}")]
+    TooManySkipped {
+        /// Steps skipped before this one.
+        skipped: usize,
+        /// What was wrong with this one.
+        last: Box<Error>,
     },
 
     // Files.
@@ -179,6 +219,20 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A checkpoint, or the record of the run, could not be saved.
+    #[error(
+        "cannot save the state of step {step}: {source}; what was saved before is as it was: {}; make room, and \
+         resume from it",
+        last_good(checkpoint)
+    )]
+    Save {
+        /// The optimizer step.
+        step: usize,
+        /// Why.
+        source: Box<Error>,
+        /// The newest checkpoint of this run.
+        checkpoint: Option<PathBuf>,
     },
     /// A checkpoint that is incomplete, damaged, or written for something else.
     #[error("cannot resume from {}: {reason}", path.display())]

@@ -1,13 +1,15 @@
 use std::time::Instant;
 
 use crate::data::Epoch;
-use crate::{BatchSource, Error, LossTotal, Result, Task};
+use crate::{BatchSource, Error, LossTotal, Measured, Result, Task};
 
-/// What a task's loss is on some data.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a task's loss is on some data, and what else it measures.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Summed over all targets of all batches.
     pub loss: LossTotal,
+    /// The loss and all other metrics.
+    pub measured: Measured,
     /// Samples evaluated.
     pub samples: usize,
     /// Batches evaluated.
@@ -41,13 +43,16 @@ pub(crate) fn evaluate_batches<T: Task>(
         return Err(Error::NoBatches { role: "evaluation" });
     }
     let started = Instant::now();
-    let (mut loss, mut samples) = (LossTotal::default(), 0);
+    let (mut measured, mut samples) = (Measured::default(), 0);
     let mut batches = Epoch::new(source, "evaluation", 0, 0);
     for _ in 0..count {
         let batch = batches.next_batch()?;
-        let batch_loss = task.eval_loss(&batch);
-        loss += batch_loss.map_err(|source| Error::Evaluation { batch: task.describe(&batch), source })?;
+        let of_batch = task.measure(&batch);
+        let of_batch =
+            of_batch.map_err(|source| Error::Evaluation { batch: task.describe(&batch), source })?;
+        measured.merge(&of_batch);
         samples += task.num_samples(&batch);
     }
-    Ok(Evaluation { loss, samples, batches: count, seconds: started.elapsed().as_secs_f64() })
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Evaluation { loss: measured.loss, measured, samples, batches: count, seconds })
 }

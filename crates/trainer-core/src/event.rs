@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::{BoxError, LogEntry};
+use crate::{BoxError, LogEntry, Metric};
 
 /// Something that happened in a run. The engine reports everything so, and prints nothing.
 ///
@@ -34,6 +34,8 @@ pub enum Event {
     Step(StepReport),
     /// An entry was added to the log.
     Log(LogEntry),
+    /// How fast the run is; follows every entry of the training log.
+    Throughput(Throughput),
     /// An evaluation begins.
     EvaluationStarted {
         /// Steps made.
@@ -45,7 +47,7 @@ pub enum Event {
     CheckpointSaved {
         /// Its directory.
         path: PathBuf,
-        /// Whether it has the lowest evaluation loss so far.
+        /// Whether it has the best evaluation so far.
         best: bool,
     },
     /// A checkpoint was removed, as more were kept than asked for.
@@ -57,8 +59,10 @@ pub enum Event {
     BestLoaded {
         /// Its directory.
         path: PathBuf,
-        /// Its evaluation loss.
-        eval_loss: f64,
+        /// The metric that says which is the best.
+        metric: &'static str,
+        /// Its value.
+        value: f64,
     },
     /// The run stopped on request; it can be resumed from the checkpoint.
     Interrupted {
@@ -67,7 +71,14 @@ pub enum Event {
         /// Steps made.
         global_step: usize,
     },
-    /// All steps were made.
+    /// The run ends before all its steps were made, and not to be continued.
+    StoppedEarly {
+        /// Steps made.
+        global_step: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The run is over.
     Finished {
         /// Steps made.
         global_step: usize,
@@ -93,8 +104,35 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Samples that the step learned from.
     pub samples: usize,
+    /// Targets that the step learned from, such as tokens.
+    pub targets: usize,
     /// Seconds that the step took, with the wait for its batches.
     pub seconds: f64,
+}
+
+/// How fast the steps since the last such report were, evaluations and checkpoints not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Steps made.
+    pub global_step: usize,
+    /// Samples a second.
+    pub samples_per_second: f64,
+    /// Targets a second.
+    pub tokens_per_second: f64,
+    /// Memory that the process has in use, in bytes, where the system tells.
+    pub memory: Option<u64>,
+}
+
+impl Throughput {
+    /// The numbers with their metrics.
+    pub fn values(&self) -> Vec<(Metric, f64)> {
+        let mut values = vec![
+            (Metric::SAMPLES_PER_SECOND, self.samples_per_second),
+            (Metric::TOKENS_PER_SECOND, self.tokens_per_second),
+        ];
+        values.extend(self.memory.map(|bytes| (Metric::MEMORY, bytes as f64)));
+        values
+    }
 }
 
 /// Something that may not be what the user wants. [`Display`](fmt::Display) says it in a sentence.
@@ -106,6 +144,24 @@ pub enum Warning {
     ZeroGradients {
         /// Their names.
         names: Vec<String>,
+    },
+    /// Parameters that are what they were before the first step, to the last bit.
+    ParametersUnchanged {
+        /// Their names.
+        names: Vec<String>,
+        /// Whether these are all.
+        all: bool,
+    },
+    /// A step was not taken, as its loss or gradient norm was not finite.
+    StepSkipped {
+        /// The step, from 1.
+        step: usize,
+        /// Steps skipped so far, this one included.
+        skipped: usize,
+        /// Steps that may be skipped.
+        limit: usize,
+        /// What was not finite, at which learning rate, and in which batches.
+        reason: String,
     },
     /// The evaluation loss is NaN or infinite. It never counts as the best.
     EvaluationNotFinite {
@@ -152,6 +208,18 @@ impl fmt::Display for Warning {
                     "the gradient has been exactly zero in every step so far, so these do not learn: {}",
                     names.join(", ")
                 )
+            }
+            Self::ParametersUnchanged { all: true, .. } => {
+                f.write_str(
+                    "training changed nothing: every parameter is what it was before the first step; is the learning \
+                     rate 0?",
+                )
+            }
+            Self::ParametersUnchanged { names, .. } => {
+                write!(f, "these parameters are what they were before the first step: {}", names.join(", "))
+            }
+            Self::StepSkipped { skipped, limit, reason, .. } => {
+                write!(f, "skipped, {skipped} of at most {limit}: {reason}")
             }
             Self::EvaluationNotFinite { global_step } => {
                 write!(

@@ -32,6 +32,18 @@ impl Gradients {
         Ok(())
     }
 
+    /// Adds other gradients; one that is missing counts as 0.
+    pub fn add(&mut self, other: &Self) -> Result<()> {
+        for (name, gradient) in &other.0 {
+            let sum = match self.0.get(name) {
+                Some(sum) => (sum + gradient)?,
+                None => gradient.clone(),
+            };
+            self.0.insert(name.clone(), sum);
+        }
+        Ok(())
+    }
+
     /// The gradient of a parameter, if any reached it.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)

@@ -1,8 +1,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
+use crate::slices::with_slice;
 use crate::{Error, Result, tensors};
 
 /// The trainable parameters of a model by name, in the order of their names; all f32, and on one device.
@@ -38,6 +39,20 @@ impl Parameters {
     /// The number of trainable numbers, over all parameters.
     pub fn element_count(&self) -> usize {
         self.0.values().map(|variable| variable.elem_count()).sum()
+    }
+
+    /// A checksum of the bits of each parameter.
+    pub(crate) fn checksums(&self) -> Result<BTreeMap<String, u32>> {
+        let checksum = |values: &[f32]| {
+            let mut hasher = crc32fast::Hasher::new();
+            values.iter().for_each(|value| hasher.update(&value.to_le_bytes()));
+            hasher.finalize()
+        };
+        let checksums = self.iter().map(|(name, variable)| {
+            let values = variable.as_detached_tensor().to_device(&Device::Cpu)?;
+            Ok((name.to_owned(), with_slice(&values, checksum)?))
+        });
+        checksums.collect()
     }
 
     /// Writes the values of all parameters to a safetensors file.

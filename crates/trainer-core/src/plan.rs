@@ -72,21 +72,22 @@ impl Plan {
         done.is_multiple_of(self.logging_steps)
     }
 
-    pub(crate) fn evaluates_after(&self, done: usize) -> bool {
-        self.is_due(self.eval, done)
+    /// Whether the run evaluates after `done` steps, which may be the `last` of the run before all are made.
+    pub(crate) fn evaluates_after(&self, done: usize, last: bool) -> bool {
+        self.is_due(self.eval, done, last)
     }
 
-    pub(crate) fn saves_after(&self, done: usize) -> bool {
-        self.is_due(self.save, done)
+    pub(crate) fn saves_after(&self, done: usize, last: bool) -> bool {
+        self.is_due(self.save, done, last)
     }
 
-    fn is_due(&self, (strategy, every): (IntervalStrategy, usize), done: usize) -> bool {
+    fn is_due(&self, (strategy, every): (IntervalStrategy, usize), done: usize, last: bool) -> bool {
         let interval = match strategy {
             IntervalStrategy::No => return false,
             IntervalStrategy::Steps => every,
             IntervalStrategy::Epoch => self.steps_per_epoch,
         };
-        done == self.max_steps || done.is_multiple_of(interval)
+        last || done == self.max_steps || done.is_multiple_of(interval)
     }
 }
 
@@ -140,10 +141,11 @@ mod tests {
         plan.eval = (IntervalStrategy::Steps, 2);
         plan.save = (IntervalStrategy::Epoch, 1);
         let due = |is_due: &dyn Fn(usize) -> bool| (1..=5).filter(|&done| is_due(done)).collect::<Vec<_>>();
-        assert_eq!(due(&|done| plan.evaluates_after(done)), [2, 4, 5]);
-        assert_eq!(due(&|done| plan.saves_after(done)), [3, 5]);
+        assert_eq!(due(&|done| plan.evaluates_after(done, false)), [2, 4, 5]);
+        assert_eq!(due(&|done| plan.saves_after(done, false)), [3, 5]);
+        assert_eq!(due(&|done| plan.saves_after(done, done == 4)), [3, 4, 5]);
         plan.save = (IntervalStrategy::No, 1);
-        assert_eq!(due(&|done| plan.saves_after(done)), [0; 0]);
+        assert_eq!(due(&|done| plan.saves_after(done, true)), [0; 0]);
     }
 
     #[test]

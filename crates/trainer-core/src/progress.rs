@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,18 @@ pub(crate) struct Progress {
     pub(crate) total: LossTotal,
     /// Steps of the checkpoints that the run has saved and not removed, in ascending order.
     pub(crate) saved: Vec<usize>,
+    /// Steps that were skipped as their loss or gradient was not finite.
+    #[serde(default)]
+    pub(crate) skipped: usize,
+    /// Evaluations in a row that did not improve on the best.
+    #[serde(default)]
+    pub(crate) without_improvement: usize,
+    /// Seconds of training.
+    #[serde(default)]
+    pub(crate) seconds: f64,
+    /// Checksums of the parameters before the first step.
+    #[serde(default)]
+    pub(crate) initial: BTreeMap<String, u32>,
 }
 
 impl Progress {
@@ -36,6 +49,10 @@ impl Progress {
             since_log: LossTotal::default(),
             total: LossTotal::default(),
             saved: Vec::new(),
+            skipped: 0,
+            without_improvement: 0,
+            seconds: 0.0,
+            initial: BTreeMap::new(),
         }
     }
 
@@ -55,6 +72,11 @@ impl Progress {
         if accumulation[0] != accumulation[1] {
             let [then, now] = accumulation;
             return Some(format!("it was saved with gradient_accumulation_steps {then}, now it is {now}"));
+        }
+        let optim = [&self.arguments, arguments].map(|arguments| arguments.optim);
+        if optim[0] != optim[1] {
+            let [then, now] = optim;
+            return Some(format!("it was saved with optim {then}, now it is {now}"));
         }
         None
     }

@@ -1,17 +1,19 @@
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::accumulate::{Accumulated, accumulate};
+use crate::accumulate::{Accumulated, Votes, accumulate};
 use crate::audit::GradientAudit;
-use crate::checkpoint::{self, CheckpointStore, expired};
+use crate::checkpoint::CheckpointStore;
 use crate::data::Epoch;
 use crate::evaluation::evaluate;
-use crate::files::write_json;
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::stopping::EarlyStopping;
 use crate::{
-    AdamW, BatchSource, Error, Event, EventSink, LogEntry, Outcome, Parameters, Result, Schedule,
-    StepContext, StepReport, StopSignal, Task, TrainerState, TrainingArguments, Warning,
+    BatchSource, Error, Event, EventSink, LogEntry, Metric, OnNan, Optimizer, Parameters, Result, Schedule,
+    StepContext, StepReport, StopSignal, Task, Throughput, TrainerState, TrainingArguments, Warning, Workers,
+    resident_bytes,
 };
 
 /// A run in progress: the parts of the training loop, and all the state that they share.
@@ -22,8 +24,12 @@ pub(crate) struct Run<'a, T: Task> {
     pub(crate) plan: Plan,
     pub(crate) schedule: Schedule,
     pub(crate) parameters: Parameters,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Box<dyn Optimizer>,
+    pub(crate) workers: Box<dyn Workers>,
     pub(crate) stop: StopSignal,
+    pub(crate) early_stopping: EarlyStopping,
+    /// The metric that says which evaluation is the best.
+    pub(crate) best_metric: Metric,
     pub(crate) audit: GradientAudit,
     pub(crate) store: CheckpointStore,
     pub(crate) sinks: Vec<Box<dyn EventSink>>,
@@ -37,18 +43,55 @@ impl<T: Task> Run<'_, T> {
         self.state.global_step
     }
 
-    /// Runs the micro-batches of the next step forward and backward, and refuses losses that are not finite and
-    /// parameters that no gradient reached.
-    pub(crate) fn forward_backward(
+    /// Whether there is nothing more to do, as may be so from the start of a run that is resumed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.global_step >= self.plan.max_steps || self.has_converged() || self.out_of_time()
+    }
+
+    pub(crate) fn has_converged(&self) -> bool {
+        self.early_stopping.is_due(self.progress.without_improvement)
+    }
+
+    /// Seconds of training, before a resume too.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.session.seconds_before + self.session.started.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn out_of_time(&self) -> bool {
+        let votes = self.session.votes.out_of_time;
+        votes || self.decides_alone() && self.arguments.max_seconds.is_some_and(|max| self.seconds() >= max)
+    }
+
+    pub(crate) fn stop_requested(&self) -> bool {
+        self.session.votes.stop || self.decides_alone() && self.stop.is_requested()
+    }
+
+    /// Several workers stop after the same step, which they agree on when they sum its gradients.
+    fn decides_alone(&self) -> bool {
+        self.workers.count() == 1
+    }
+
+    /// Runs the micro-batches of the next step forward and backward and clips the gradients; returns their norm before
+    /// that. Refuses a loss or a norm that is not finite, and parameters that no gradient reached.
+    pub(crate) fn gradients(
         &mut self,
         batches: &mut Epoch<'_, T::Batch>,
         learning_rate: f64,
-    ) -> Result<Accumulated> {
+    ) -> Result<(Accumulated, f64)> {
         self.session.step_started = Instant::now();
         let done = self.state.global_step;
         let count = self.plan.batches_of_step(done);
-        let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 };
-        let sum = accumulate(self.task, &self.parameters, batches, count, start)?;
+        let first_sample = (self.workers.rank() as u64) << 32;
+        let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample };
+        let votes = Votes {
+            stop: self.stop.is_requested(),
+            out_of_time: self.arguments.max_seconds.is_some_and(|max| self.seconds() >= max),
+        };
+        let mut sum =
+            accumulate(self.task, &self.parameters, batches, count, start, self.workers.as_ref(), votes)?;
+        if !self.decides_alone() {
+            self.session.votes = sum.votes;
+        }
 
         if let Some((index, micro_batch)) =
             sum.micro_batches.iter().enumerate().find(|(_, micro_batch)| !micro_batch.loss.is_finite())
@@ -57,12 +100,16 @@ impl<T: Task> Run<'_, T> {
             let batches = vec![micro_batch.description.clone()];
             return Err(self.non_finite(quantity, micro_batch.loss, learning_rate, batches));
         }
+        if !sum.loss.sum.is_finite() {
+            let quantity = "loss of another worker".to_owned();
+            return Err(self.non_finite(quantity, sum.loss.sum, learning_rate, Vec::new()));
+        }
         self.audit.require_gradients(done + 1, &sum.gradients, &self.parameters)?;
-        Ok(sum)
+        let grad_norm = self.clip(&mut sum, learning_rate)?;
+        Ok((sum, grad_norm))
     }
 
-    /// Clips the gradients and returns their norm before that. Refuses a norm that is not finite.
-    pub(crate) fn clip(&mut self, sum: &mut Accumulated, learning_rate: f64) -> Result<f64> {
+    fn clip(&mut self, sum: &mut Accumulated, learning_rate: f64) -> Result<f64> {
         let norms = sum.gradients.norms()?;
         let grad_norm = norms.global();
         if !grad_norm.is_finite() {
@@ -78,13 +125,45 @@ impl<T: Task> Run<'_, T> {
         Ok(grad_norm)
     }
 
-    /// Counts a step that was made, and logs it.
-    pub(crate) fn record(&mut self, sum: &Accumulated, grad_norm: f64, learning_rate: f64) -> Result<()> {
+    /// Passes over a step that is not finite where that is allowed; hands back every other error.
+    pub(crate) fn skip(&mut self, error: Error) -> Result<()> {
+        let reason = match &error {
+            Error::NonFinite { step, quantity, value, learning_rate, batches, .. }
+                if self.arguments.on_nan == OnNan::Skip =>
+            {
+                let batches = batches.join("; ");
+                format!(
+                    "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {batches})"
+                )
+            }
+            _ => return Err(error),
+        };
+        let limit = self.arguments.max_skipped_steps;
+        if self.progress.skipped >= limit {
+            return Err(Error::TooManySkipped { skipped: self.progress.skipped, last: Box::new(error) });
+        }
+        self.progress.skipped += 1;
+        self.count_step();
+        self.emit(Event::Warning(Warning::StepSkipped {
+            step: self.state.global_step,
+            skipped: self.progress.skipped,
+            limit,
+            reason,
+        }))
+    }
+
+    fn count_step(&mut self) {
         self.state.global_step += 1;
         self.state.epoch = self.plan.epochs_after(self.state.global_step);
+    }
+
+    /// Counts a step that was made, and logs it.
+    pub(crate) fn record(&mut self, sum: &Accumulated, grad_norm: f64, learning_rate: f64) -> Result<()> {
+        self.count_step();
         self.progress.since_log += sum.loss;
         self.progress.total += sum.loss;
-        self.session.samples += sum.samples;
+        let seconds = self.session.step_started.elapsed().as_secs_f64();
+        self.session.add(sum.samples, sum.loss.targets, seconds);
         self.emit(Event::Step(StepReport {
             global_step: self.state.global_step,
             max_steps: self.plan.max_steps,
@@ -93,37 +172,49 @@ impl<T: Task> Run<'_, T> {
             grad_norm,
             learning_rate,
             samples: sum.samples,
-            seconds: self.session.step_started.elapsed().as_secs_f64(),
+            targets: sum.loss.targets,
+            seconds,
         }))?;
         if !self.plan.logs_after(self.state.global_step) {
             return Ok(());
         }
         let loss = std::mem::take(&mut self.progress.since_log).mean();
         let (epoch, step) = (self.state.epoch, self.state.global_step);
-        self.log(LogEntry::Train { loss, grad_norm, learning_rate, epoch, step })
+        self.log(LogEntry::Train { loss, grad_norm, learning_rate, epoch, step })?;
+        let throughput = self.session.throughput(step);
+        self.emit(Event::Throughput(throughput))
     }
 
-    /// Evaluates; returns whether the loss is the lowest so far.
+    /// Evaluates; returns whether this is the best so far.
     pub(crate) fn evaluate(&mut self) -> Result<bool> {
         let Some(source) = self.evaluation else { return Ok(false) };
         let (epoch, step) = (self.state.epoch, self.state.global_step);
         self.emit(Event::EvaluationStarted { global_step: step, batches: source.batches_per_epoch() })?;
         let evaluation = evaluate(self.task, source)?;
-        let eval_loss = evaluation.loss.mean();
+        let values = evaluation.measured.values();
+        let others = values.iter().filter(|(metric, _)| metric.name != Metric::LOSS.name);
+        let metrics: BTreeMap<_, _> =
+            others.map(|(metric, value)| (format!("eval_{}", metric.name), *value)).collect();
         self.log(LogEntry::Evaluation {
-            eval_loss,
+            eval_loss: evaluation.loss.mean(),
             eval_runtime: evaluation.seconds,
             eval_samples_per_second: evaluation.samples as f64 / evaluation.seconds,
             eval_steps_per_second: evaluation.batches as f64 / evaluation.seconds,
+            metrics,
             epoch,
             step,
         })?;
-        if !eval_loss.is_finite() {
+        let value = values.iter().find(|(metric, _)| metric.name == self.best_metric.name);
+        let value = value.map_or(f64::NAN, |(_, value)| *value);
+        if !value.is_finite() {
             self.emit(Event::Warning(Warning::EvaluationNotFinite { global_step: step }))?;
         }
-        let improved = eval_loss.is_finite() && self.state.best_metric.is_none_or(|best| eval_loss < best);
+        let improvement = self.state.best_metric.map(|best| self.best_metric.improvement(value, best));
+        self.progress.without_improvement =
+            self.early_stopping.count(self.progress.without_improvement, improvement);
+        let improved = value.is_finite() && improvement.is_none_or(|improvement| improvement > 0.0);
         if improved {
-            self.state.best_metric = Some(eval_loss);
+            self.state.best_metric = Some(value);
             self.state.best_global_step = Some(step);
             self.state.best_model_checkpoint = None;
         }
@@ -136,77 +227,6 @@ impl<T: Task> Run<'_, T> {
         improved && self.arguments.load_best_model_at_end
     }
 
-    /// Saves a checkpoint and removes those that are no longer kept.
-    pub(crate) fn save(&mut self) -> Result<()> {
-        let step = self.state.global_step;
-        let best = self.state.best_global_step == Some(step);
-        if best {
-            self.state.best_model_checkpoint = Some(self.store.path(step));
-        }
-        self.progress.saved.push(step);
-        self.progress.stamp();
-        let path = self.store.save(step, |directory| self.write_checkpoint(directory))?;
-        self.write_state()?;
-        self.emit(Event::CheckpointSaved { path, best })?;
-
-        let (best, limit) = (self.state.best_global_step, self.arguments.save_total_limit);
-        for step in expired(&self.progress.saved, best, limit) {
-            let path = self.store.path(step);
-            let event = match self.store.remove(step) {
-                Ok(()) => Event::CheckpointRemoved { path },
-                Err(error) => {
-                    Event::Warning(Warning::CheckpointNotRemoved { path, reason: error.to_string() })
-                }
-            };
-            self.progress.saved.retain(|saved| *saved != step);
-            self.emit(event)?;
-        }
-        Ok(())
-    }
-
-    /// Ends a run that was asked to stop, after its checkpoint was saved.
-    pub(crate) fn interrupt(mut self) -> Result<Outcome> {
-        let global_step = self.state.global_step;
-        let checkpoint = self.store.path(global_step);
-        self.emit(Event::Interrupted { checkpoint: checkpoint.clone(), global_step })?;
-        Ok(Outcome::Interrupted { state: self.state, checkpoint })
-    }
-
-    /// Ends a run that made all its steps.
-    pub(crate) fn finish(mut self) -> Result<Outcome> {
-        let seconds = self.session.started.elapsed().as_secs_f64();
-        let steps = self.state.global_step - self.session.first_step;
-        self.log(LogEntry::Summary {
-            train_runtime: seconds,
-            train_samples_per_second: self.session.samples as f64 / seconds,
-            train_steps_per_second: steps as f64 / seconds,
-            train_loss: self.progress.total.mean(),
-            epoch: self.state.epoch,
-            step: self.state.global_step,
-        })?;
-        let best = self.state.best_model_checkpoint.clone().zip(self.state.best_metric);
-        if let Some((path, eval_loss)) = best.filter(|_| self.arguments.load_best_model_at_end) {
-            self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
-            self.emit(Event::BestLoaded { path, eval_loss })?;
-        }
-        self.write_state()?;
-        self.emit(Event::Finished { global_step: self.state.global_step })?;
-        Ok(Outcome::Finished { state: self.state })
-    }
-
-    pub(crate) fn write_checkpoint(&self, directory: &Path) -> Result<()> {
-        self.parameters.save(&directory.join(checkpoint::PARAMETERS))?;
-        self.optimizer.save(&directory.join(checkpoint::OPTIMIZER))?;
-        write_json(&directory.join(checkpoint::TRAINER_STATE), &self.state)?;
-        write_json(&directory.join(checkpoint::ENGINE_STATE), &self.progress)?;
-        let saved = self.task.save_model(directory);
-        saved.map_err(|source| Error::SaveModel { path: directory.to_owned(), source })
-    }
-
-    fn write_state(&self) -> Result<()> {
-        write_json(&self.store.output_dir().join(checkpoint::TRAINER_STATE), &self.state)
-    }
-
     pub(crate) fn log(&mut self, entry: LogEntry) -> Result<()> {
         self.state.log_history.push(entry.clone());
         self.emit(Event::Log(entry))
@@ -216,10 +236,14 @@ impl<T: Task> Run<'_, T> {
         self.sinks.iter_mut().try_for_each(|sink| sink.event(&event)).map_err(|source| Error::Sink { source })
     }
 
+    /// The newest checkpoint of this run.
+    pub(crate) fn last_good(&self) -> Option<PathBuf> {
+        self.progress.saved.last().map(|step| self.store.path(*step))
+    }
+
     fn non_finite(&self, quantity: String, value: f64, learning_rate: f64, batches: Vec<String>) -> Error {
         let step = self.state.global_step + 1;
-        let checkpoint = self.progress.saved.last().map(|step| self.store.path(*step));
-        Error::NonFinite { step, quantity, value, learning_rate, batches, checkpoint }
+        Error::NonFinite { step, quantity, value, learning_rate, batches, checkpoint: self.last_good() }
     }
 }
 
@@ -227,14 +251,41 @@ impl<T: Task> Run<'_, T> {
 pub(crate) struct Session {
     started: Instant,
     step_started: Instant,
+    seconds_before: f64,
     first_step: usize,
     samples: usize,
+    /// Samples, targets and seconds since the last report.
+    recent: (usize, usize, f64),
+    votes: Votes,
 }
 
 impl Session {
-    /// A session that begins now, after `first_step` steps.
-    pub(crate) fn begin(first_step: usize) -> Self {
-        let now = Instant::now();
-        Self { started: now, step_started: now, first_step, samples: 0 }
+    /// A session that begins now, after `first_step` steps that took `seconds_before`.
+    pub(crate) fn begin(first_step: usize, seconds_before: f64) -> Self {
+        let (started, step_started) = (Instant::now(), Instant::now());
+        let votes = Votes::default();
+        Self { started, step_started, seconds_before, first_step, samples: 0, recent: (0, 0, 0.0), votes }
+    }
+
+    fn add(&mut self, samples: usize, targets: usize, seconds: f64) {
+        self.samples += samples;
+        self.recent.0 += samples;
+        self.recent.1 += targets;
+        self.recent.2 += seconds;
+    }
+
+    fn throughput(&mut self, global_step: usize) -> Throughput {
+        let (samples, targets, seconds) = std::mem::take(&mut self.recent);
+        Throughput {
+            global_step,
+            samples_per_second: samples as f64 / seconds,
+            tokens_per_second: targets as f64 / seconds,
+            memory: resident_bytes(),
+        }
+    }
+
+    /// Seconds, steps and samples.
+    pub(crate) fn totals(&self, global_step: usize) -> (f64, usize, usize) {
+        (self.started.elapsed().as_secs_f64(), global_step - self.first_step, self.samples)
     }
 }

@@ -6,9 +6,10 @@ use crate::evaluation::evaluate_batches;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::run::{Run, Session};
+use crate::stopping::EarlyStopping;
 use crate::{
-    AdamW, BatchSource, Error, Event, IntervalStrategy, Result, Resume, Schedule, Task, Trainer,
-    TrainerState, Warning,
+    BatchSource, Error, Event, IntervalStrategy, Metric, OptimizerType, Result, Resume, Schedule, Task,
+    Trainer, TrainerState, Warning,
 };
 
 impl<'a, T: Task> Run<'a, T> {
@@ -19,7 +20,7 @@ impl<'a, T: Task> Run<'a, T> {
         evaluation: Option<&'a dyn BatchSource<Batch = T::Batch>>,
         plan: Plan,
     ) -> Result<Self> {
-        let Trainer { arguments, parameters, sinks, stop, resume } = trainer;
+        let Trainer { arguments, parameters, sinks, stop, resume, workers } = trainer;
         let strategy = arguments.eval_strategy;
         let evaluation = evaluation.filter(|_| strategy != IntervalStrategy::No);
         if strategy != IntervalStrategy::No && evaluation.is_none() {
@@ -28,13 +29,11 @@ impl<'a, T: Task> Run<'a, T> {
         let mut run = Self {
             task,
             evaluation,
-            schedule: Schedule::new(
-                arguments.lr_scheduler_type,
-                arguments.learning_rate,
-                arguments.warmup_ratio,
-                plan.max_steps,
-            ),
-            optimizer: AdamW::new(&arguments, &parameters)?,
+            schedule: Schedule::of(&arguments, plan.max_steps),
+            optimizer: OptimizerType::build(&arguments, &parameters)?,
+            workers,
+            early_stopping: EarlyStopping::new(&arguments),
+            best_metric: Metric::LOSS,
             audit: GradientAudit::new(&parameters),
             store: CheckpointStore::open(&arguments.output_dir)?,
             state: TrainerState {
@@ -46,7 +45,7 @@ impl<'a, T: Task> Run<'a, T> {
                 ..Default::default()
             },
             progress: Progress::new(&arguments, &plan),
-            session: Session::begin(0),
+            session: Session::begin(0, 0.0),
             arguments,
             plan,
             parameters,
@@ -55,10 +54,13 @@ impl<'a, T: Task> Run<'a, T> {
         };
         match resume {
             Some(resume) => run.restore(&resume)?,
-            None => run.warn_of_earlier_checkpoints()?,
+            None => {
+                run.progress.initial = run.parameters.checksums()?;
+                run.warn_of_earlier_checkpoints()?;
+            }
         }
         run.rehearse()?;
-        run.session = Session::begin(run.state.global_step);
+        run.session = Session::begin(run.state.global_step, run.progress.seconds);
         run.emit(Event::Started {
             trainable_parameters: run.parameters.element_count(),
             global_step: run.state.global_step,
@@ -130,10 +132,19 @@ impl<'a, T: Task> Run<'a, T> {
         }
     }
 
-    /// Evaluates one batch, and saves a checkpoint that is thrown away.
-    fn rehearse(&self) -> Result<()> {
+    /// Evaluates one batch, looks for the metric that says which is the best, and saves a checkpoint that is thrown
+    /// away.
+    fn rehearse(&mut self) -> Result<()> {
         if let Some(source) = self.evaluation {
-            evaluate_batches(self.task, source, 1)?;
+            let values = evaluate_batches(self.task, source, 1)?.measured.values();
+            let name = &self.arguments.metric_for_best_model;
+            let known = || values.iter().map(|(metric, _)| metric);
+            let wanted = name.strip_prefix("eval_").unwrap_or(name);
+            self.best_metric =
+                *known().find(|metric| metric.name == wanted).ok_or_else(|| Error::UnknownMetric {
+                    name: name.clone(),
+                    known: known().map(|metric| metric.name.to_owned()).collect(),
+                })?;
         }
         if self.arguments.save_strategy != IntervalStrategy::No || self.arguments.load_best_model_at_end {
             self.store.rehearse(|directory| self.write_checkpoint(directory))?;

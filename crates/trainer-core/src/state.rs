@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -6,11 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// a `transformers.Trainer` read this one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// Step after which the lowest evaluation loss was found.
+    /// Step after which the best evaluation was made.
     pub best_global_step: Option<usize>,
-    /// The lowest evaluation loss.
+    /// The best value of the metric for the best model.
     pub best_metric: Option<f64>,
-    /// Checkpoint of the lowest evaluation loss, where one was saved.
+    /// Checkpoint of the best evaluation, where one was saved.
     pub best_model_checkpoint: Option<PathBuf>,
     /// Epochs made, as a fraction.
     pub epoch: f64,
@@ -58,6 +59,9 @@ pub enum LogEntry {
         eval_samples_per_second: f64,
         /// Batches a second.
         eval_steps_per_second: f64,
+        /// The other metrics, such as `eval_perplexity`; NaN and infinity are `null` in JSON, and NaN when read.
+        #[serde(flatten, deserialize_with = "metrics")]
+        metrics: BTreeMap<String, f64>,
         /// Epochs made.
         epoch: f64,
         /// Steps made.
@@ -82,4 +86,9 @@ pub enum LogEntry {
 
 fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let metrics = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+    Ok(metrics.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
 }

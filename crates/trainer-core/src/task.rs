@@ -4,7 +4,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::BoxError;
+use crate::{BoxError, Measured};
 
 /// What is trained: how a batch becomes a loss.
 ///
@@ -22,6 +22,15 @@ pub trait Task {
 
     /// The loss of one batch without dropout, and without leaving a graph behind.
     fn eval_loss(&self, batch: &Self::Batch) -> Result<LossTotal, BoxError>;
+
+    /// The loss of one batch as [`eval_loss`](Self::eval_loss) has it, and what else should be known of it. Default:
+    /// the loss alone.
+    ///
+    /// A metric is a pair of sums, so that nothing is kept of a batch, its logits least of all. Every batch should
+    /// have the same metrics.
+    fn measure(&self, batch: &Self::Batch) -> Result<Measured, BoxError> {
+        Ok(Measured::new(self.eval_loss(batch)?))
+    }
 
     /// The number of samples in a batch.
     fn num_samples(&self, batch: &Self::Batch) -> usize;
@@ -42,8 +51,8 @@ pub trait Task {
 /// Where in the run a micro-batch is: all that a task may derive randomness from.
 ///
 /// Sample `i` of the micro-batch is sample `first_sample + i` of its step, however the step was cut into
-/// micro-batches. The fields are `u64` as that is what random keys are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// micro-batches. Where several [`Workers`](crate::Workers) share a step, worker `r` counts from `r · 2³²`. The fields are `u64` as that is what random keys are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepContext {
     /// Seed of the run.
     pub seed: u64,

@@ -4,7 +4,8 @@ use crate::data::Epoch;
 use crate::plan::Plan;
 use crate::run::Run;
 use crate::{
-    BatchSource, EventSink, Parameters, Result, Resume, StopSignal, Task, TrainerState, TrainingArguments,
+    BatchSource, EventSink, Parameters, Result, Resume, SingleProcess, StopSignal, Task, TrainerState,
+    TrainingArguments, Workers,
 };
 
 /// Trains the parameters of a task.
@@ -16,6 +17,7 @@ pub struct Trainer {
     pub(crate) sinks: Vec<Box<dyn EventSink>>,
     pub(crate) stop: StopSignal,
     pub(crate) resume: Option<Resume>,
+    pub(crate) workers: Box<dyn Workers>,
 }
 
 impl Trainer {
@@ -25,7 +27,14 @@ impl Trainer {
     /// [`Error::Arguments`](crate::Error::Arguments) if the arguments make no sense.
     pub fn new(arguments: TrainingArguments, parameters: Parameters) -> Result<Self> {
         arguments.validate()?;
-        Ok(Self { arguments, parameters, sinks: Vec::new(), stop: StopSignal::new(), resume: None })
+        Ok(Self {
+            arguments,
+            parameters,
+            sinks: Vec::new(),
+            stop: StopSignal::new(),
+            resume: None,
+            workers: Box::new(SingleProcess),
+        })
     }
 
     /// Sends the events of the run to one more sink.
@@ -50,8 +59,14 @@ impl Trainer {
         self
     }
 
-    /// Trains, and leaves the parameters as they are after the last step, or as they were at the lowest evaluation
-    /// loss where [`TrainingArguments::load_best_model_at_end`] is set.
+    /// Trains together with others. Default: alone.
+    #[must_use]
+    pub fn workers(mut self, workers: impl Workers + 'static) -> Self {
+        self.workers = Box::new(workers);
+        self
+    }
+
+    /// Trains, and leaves the parameters as they are after the last step, or as they were at the best evaluation where [`TrainingArguments::load_best_model_at_end`] is set.
     ///
     /// Before the first step everything that can fail later is tried: the output directory is written to, one batch
     /// is evaluated, and a checkpoint is saved and thrown away.
@@ -67,26 +82,33 @@ impl Trainer {
         let plan = Plan::new(&self.arguments, train.batches_per_epoch())?;
         let mut run = Run::begin(self, task, evaluation, plan.clone())?;
 
-        while run.steps_made() < plan.max_steps {
+        while !run.is_over() {
             let steps_made = run.steps_made();
             let mut batches =
                 Epoch::new(train, "training", plan.epoch(steps_made), plan.first_batch(steps_made));
 
             for step in plan.rest_of_epoch(steps_made) {
                 let learning_rate = run.schedule.learning_rate(step);
+                match run.gradients(&mut batches, learning_rate) {
+                    Ok((sum, grad_norm)) => {
+                        run.optimizer.step(&run.parameters, &sum.gradients, learning_rate)?;
+                        run.record(&sum, grad_norm, learning_rate)?;
+                    }
+                    Err(error) => run.skip(error)?,
+                }
 
-                let mut sum = run.forward_backward(&mut batches, learning_rate)?;
-                let grad_norm = run.clip(&mut sum, learning_rate)?;
-                run.optimizer.step(&run.parameters, &sum.gradients, learning_rate)?;
-                run.record(&sum, grad_norm, learning_rate)?;
-
-                let improved = plan.evaluates_after(step + 1) && run.evaluate()?;
-                let stop = run.stop.is_requested() && step + 1 < plan.max_steps;
-                if plan.saves_after(step + 1) || run.keeps_best(improved) || stop {
+                let last = step + 1 == plan.max_steps || run.out_of_time();
+                let improved = plan.evaluates_after(step + 1, last) && run.evaluate()?;
+                let over = last || run.has_converged();
+                let stop = run.stop_requested() && !over;
+                if plan.saves_after(step + 1, over) || run.keeps_best(improved) || stop {
                     run.save()?;
                 }
                 if stop {
                     return run.interrupt();
+                }
+                if over {
+                    return run.finish();
                 }
             }
         }

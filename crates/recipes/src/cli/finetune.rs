@@ -6,7 +6,8 @@ use clap::{
 };
 
 use super::{
-    DeviceArg, Dtype, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,
+    DeviceArg, Dtype, EvalStrategy, LrSchedulerType, OptimizerOptions, Padding, Resume, RunOptions,
+    SplitFractions, TargetModules, Tune,
     values::{at_least_zero, count, dropout, positive, share},
 };
 use crate::hub::Location;
@@ -23,6 +24,12 @@ pub struct Finetune {
     /// How long, how fast and in which order.
     #[command(flatten)]
     pub training: TrainingOptions,
+    /// How gradients become changes.
+    #[command(flatten)]
+    pub optimizer: OptimizerOptions,
+    /// When the run evaluates, saves and ends.
+    #[command(flatten)]
+    pub run: RunOptions,
     /// What is trained.
     #[command(flatten)]
     pub lora: LoraOptions,
@@ -90,7 +97,7 @@ pub struct TrainingOptions {
     /// Passes whose gradients make one step, weighted by their target tokens
     #[arg(long, value_name = "PASSES", default_value = "4", value_parser = count)]
     pub gradient_accumulation_steps: usize,
-    /// AdamW's decoupled weight decay
+    /// Weight decay, of all but biases and norms; decoupled in AdamW
     #[arg(long, value_name = "DECAY", default_value = "0", value_parser = at_least_zero)]
     pub weight_decay: f64,
     /// Scale gradients down to this norm over all trainable parameters; 0 leaves them as they are
@@ -99,8 +106,8 @@ pub struct TrainingOptions {
     /// When to measure the validation loss
     #[arg(long, value_enum, default_value_t)]
     pub eval_strategy: EvalStrategy,
-    /// Keep the newest so many checkpoints, and the best; all if not given
-    #[arg(long, value_name = "CHECKPOINTS", value_parser = count)]
+    /// Keep so many checkpoints besides the newest and the best; all if not given
+    #[arg(long, value_name = "CHECKPOINTS")]
     pub save_total_limit: Option<usize>,
     /// Steps between two lines of the training log
     #[arg(long, value_name = "STEPS", default_value = "1", value_parser = count)]
@@ -201,6 +208,10 @@ impl Finetune {
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, Error> {
         let options = Self::try_parse_from(arguments)?;
+        if let Some((flag, need)) = options.idle_engine_flag() {
+            let message = format!("{flag} does nothing without {need}");
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
         match options.idle_flag() {
             Some(flag) => {
                 let message = format!(
@@ -222,6 +233,7 @@ impl Finetune {
             ("--lora-dropout", lora_dropout.is_some()),
             ("--target-modules", target_modules.is_some()),
             ("--init-adapter", init_adapter.is_some()),
+            ("--loraplus-lr-ratio", self.optimizer.loraplus_lr_ratio.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given && *tune == Tune::Full).map(|(flag, _)| flag)
     }
@@ -249,7 +261,7 @@ mod tests {
         assert_eq!(parse("--model microsoft/git-base").unwrap().learning_rate(), 5e-5);
         assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
         assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
-        let Finetune { data, training, lora, hardware } = parse("").unwrap();
+        let Finetune { data, training, lora, hardware, .. } = parse("").unwrap();
         assert_eq!(
             (data.model, data.dataset, data.subset, data.split_seed),
             (Location::Embedded, Location::Embedded, 700, 42)
@@ -279,7 +291,9 @@ mod tests {
         let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
             per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
-            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume";
+            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume optim sgd-momentum loraplus-lr-ratio \
+            min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
+            early-stopping-threshold max-time on-nan max-skipped-steps report-to";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Finetune::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -313,6 +327,9 @@ mod tests {
             ("--tune all", "[possible values: text, vision, both, full]"),
             ("--model ./no/such/folder", "`./no/such/folder`"),
             ("--lora-rank 8", "--lora-r"),
+            ("--max-time 90", "90s, 45m or 2h"),
+            ("--max-time 0h", "above 0"),
+            ("--on-nan ignore", "[possible values: stop, skip]"),
         ] {
             let message = refusal(arguments);
             assert!(message.contains(words), "{arguments}: {message}");
@@ -325,11 +342,62 @@ mod tests {
             ("--tune full --lora-r 8", ["--lora-r", "--tune full"]),
             ("--tune full --target-modules query", ["--target-modules", "--tune full"]),
             ("--init-adapter a --resume", ["--init-adapter", "--resume"]),
+            ("--tune full --loraplus-lr-ratio 4", ["--loraplus-lr-ratio", "--tune full"]),
+            ("--sgd-momentum 0.9", ["--sgd-momentum", "--optim sgd"]),
+            ("--min-lr-rate 0.1 --lr-scheduler-type constant", ["--min-lr-rate", "falls"]),
+            ("--lr-num-cycles 2", ["--lr-num-cycles", "cosine-with-restarts"]),
+            ("--lr-power 2", ["--lr-power", "polynomial"]),
+            ("--lr-decay-ratio 0.1", ["--lr-decay-ratio", "warmup-stable-decay"]),
+            ("--eval-steps 10", ["--eval-steps", "--eval-strategy steps"]),
+            ("--save-steps 10", ["--save-steps", "--save-strategy steps"]),
+            ("--early-stopping-patience 2 --eval-strategy no", ["--early-stopping-patience", "evaluations"]),
+            ("--early-stopping-threshold 0.1", ["--early-stopping-threshold", "--early-stopping-patience"]),
+            ("--max-skipped-steps 3", ["--max-skipped-steps", "--on-nan skip"]),
         ] {
             let message = refusal(arguments);
             assert!(flags.iter().all(|flag| message.contains(flag)), "{arguments}: {message}");
         }
         parse("--tune full --max-steps 10 --resume").unwrap();
         parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
+    }
+    #[test]
+    fn the_engine_is_told_all_of_it() {
+        let told = |arguments: &str| parse(arguments).unwrap().training_arguments();
+        let default = trainer_core::TrainingArguments {
+            output_dir: "runs/pokemon".into(),
+            learning_rate: 1e-3,
+            eval_steps: 1,
+            save_steps: 1,
+            ..Default::default()
+        };
+        assert_eq!(told(""), default);
+        let arguments = told(
+            "--optim sgd --sgd-momentum 0.9 --loraplus-lr-ratio 16 --lr-scheduler-type cosine-with-restarts \
+             --lr-num-cycles 3 --min-lr-rate 0.1 --eval-strategy steps --eval-steps 20 --save-strategy steps \
+             --save-steps 5 --save-total-limit 0 --early-stopping-patience 4 --early-stopping-threshold 0.01 \
+             --max-time 1.5h --on-nan skip --max-skipped-steps 3",
+        );
+        arguments.validate().unwrap();
+        let json = serde_json::to_value(&arguments).unwrap();
+        for (name, value) in [
+            ("optim", serde_json::json!("sgd")),
+            ("sgd_momentum", 0.9.into()),
+            ("lr_scheduler_type", "cosine_with_restarts".into()),
+            ("eval_steps", 20.into()),
+            ("save_steps", 5.into()),
+            ("save_total_limit", 0.into()),
+            ("early_stopping_patience", 4.into()),
+            ("early_stopping_threshold", 0.01.into()),
+            ("max_seconds", 5400.0.into()),
+            ("on_nan", "skip".into()),
+            ("max_skipped_steps", 3.into()),
+        ] {
+            assert_eq!(json[name], value, "{name}");
+        }
+        assert_eq!(json["parameter_groups"][0]["lr_ratio"], 16.0);
+        assert_eq!(
+            (&json["lr_scheduler_kwargs"]["num_cycles"], &json["lr_scheduler_kwargs"]["min_lr_rate"]),
+            (&3.into(), &0.1.into())
+        );
     }
 }

@@ -14,14 +14,17 @@
 
 mod caption;
 mod device;
+mod engine;
 mod finetune;
 mod threads;
 mod values;
 
 pub use caption::{Caption, Decoding};
 pub use device::{DeviceArg, device};
+pub use engine::{OptimizerOptions, RunOptions};
 pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
 pub use threads::use_threads;
 pub use values::{
-    Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,
+    Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, NanPolicy, Optim, Padding, ReportTo, Resume,
+    SplitFractions, TargetModules, Tune,
 };

@@ -46,8 +46,47 @@ pub enum LrSchedulerType {
     Linear,
     /// Falls to 0 along half a cosine
     Cosine,
+    /// Falls to 0 along half a cosine --lr-num-cycles times, and begins at the top again
+    #[value(alias = "cosine_with_restarts")]
+    CosineWithRestarts,
+    /// Falls to 0 as the share of steps that is left to the power --lr-power
+    Polynomial,
     /// Stays
+    #[value(alias = "constant_with_warmup")]
     Constant,
+    /// Stays, and falls to 0 along half a cosine in the last --lr-decay-ratio of the steps
+    #[value(alias = "warmup_stable_decay")]
+    WarmupStableDecay,
+}
+
+/// How gradients change what is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Optim {
+    /// AdamW
+    #[default]
+    #[value(alias = "adamw_torch")]
+    Adamw,
+    /// Stochastic gradient descent
+    Sgd,
+}
+
+/// What becomes of a step whose loss or gradient is not a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum NanPolicy {
+    /// The run stops and says where
+    #[default]
+    Stop,
+    /// The step is passed over with a warning
+    Skip,
+}
+
+/// Where learning curves are written besides log.jsonl and trainer_state.json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportTo {
+    /// log.csv: step,metric,value
+    Csv,
+    /// tensorboard/: event files
+    Tensorboard,
 }
 
 /// When the validation loss is measured.
@@ -56,7 +95,7 @@ pub enum EvalStrategy {
     /// After every epoch; the best checkpoint is taken at the end
     #[default]
     Epoch,
-    /// After every --logging-steps steps; the best checkpoint is taken at the end
+    /// After every --eval-steps steps; the best checkpoint is taken at the end
     Steps,
     /// Never; the last weights are taken at the end
     No,
@@ -162,6 +201,16 @@ pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
 /// A probability of dropping something, which cannot be everything.
 pub(super) fn dropout(text: &str) -> Result<f64, String> {
     bounded(text, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))
+}
+
+/// A time such as 90s, 45m or 2h, in seconds.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    let unit = |suffix, seconds| Some((text.strip_suffix(suffix)?, seconds));
+    let (number, unit) = unit('s', 1.0)
+        .or_else(|| unit('m', 60.0))
+        .or_else(|| unit('h', 3600.0))
+        .ok_or("needs a unit: 90s, 45m or 2h")?;
+    Ok(positive(number)? * unit)
 }
 
 /// A share, from nothing to all.

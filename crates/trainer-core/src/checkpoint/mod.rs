@@ -2,7 +2,8 @@
 //!
 //! A checkpoint is written under a name that nobody looks for, every file is synced, the [manifest] with their sizes
 //! and checksums comes last, and then the directory is renamed. A crash at any moment leaves the checkpoints before it
-//! as they were.
+//! as they were; one in the moment in which a checkpoint takes the place of another of the same step is undone at the
+//! next start.
 
 mod manifest;
 mod resume;
@@ -45,6 +46,12 @@ impl CheckpointStore {
 
         let store = Self { output_dir: output_dir.to_owned() };
         for leftover in store.list(|name| name.starts_with(".checkpoint-"))? {
+            if let Some(path) = store.replaced_by(&leftover)
+                && !path.exists()
+            {
+                fs::rename(&leftover, &path).map_err(io_error("restore", &path))?;
+                continue;
+            }
             fs::remove_dir_all(&leftover).map_err(io_error("remove", &leftover))?;
         }
         Ok(store)
@@ -92,6 +99,12 @@ impl CheckpointStore {
         let (path, removed) = (self.path(step), self.output_dir.join(format!(".checkpoint-{step}.removed")));
         let remove = || fs::rename(&path, &removed).and_then(|()| fs::remove_dir_all(&removed));
         remove().map_err(io_error("remove", &path))
+    }
+
+    /// The name of the checkpoint that a directory was moved out of the way for.
+    fn replaced_by(&self, leftover: &Path) -> Option<PathBuf> {
+        let step = leftover.file_name()?.to_str()?.strip_prefix(".checkpoint-")?.strip_suffix(".replaced")?;
+        Some(self.path(step.parse().ok()?))
     }
 
     fn write_partial(&self, step: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {

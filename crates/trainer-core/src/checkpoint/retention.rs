@@ -1,13 +1,13 @@
-/// Which checkpoints to remove so that at most `limit` remain, by step: the oldest, but never the newest, which a run
-/// resumes from, nor the best.
+/// Which checkpoints to remove so that `limit` remain besides the newest, which a run resumes from, and the best, which
+/// it may end with: the oldest, by step.
 ///
-/// The newest and the best count towards the limit, as in transformers.
+/// In transformers those two count towards the limit, and so `save_total_limit = 1` can lose the one or the other.
 ///
 /// `saved` is in ascending order.
 pub(crate) fn expired(saved: &[usize], best: Option<usize>, limit: Option<usize>) -> Vec<usize> {
     let Some(limit) = limit else { return Vec::new() };
     let removable = saved.iter().copied().filter(|step| Some(step) != saved.last() && Some(*step) != best);
-    removable.take(saved.len().saturating_sub(limit)).collect()
+    removable.clone().take(removable.count().saturating_sub(limit)).collect()
 }
 
 #[cfg(test)]
@@ -21,23 +21,24 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first() {
-        assert_eq!(expired(&[10, 20, 30, 40], Some(40), Some(2)), [10, 20]);
-        assert_eq!(expired(&[10, 20], None, Some(2)), [0; 0]);
+        assert_eq!(expired(&[10, 20, 30, 40], Some(40), Some(1)), [10, 20]);
+        assert_eq!(expired(&[10, 20, 30], None, Some(2)), [0; 0]);
     }
 
     #[test]
-    fn the_best_stays_and_counts() {
-        assert_eq!(expired(&[10, 20, 30, 40], Some(10), Some(2)), [20, 30]);
-        assert_eq!(expired(&[10, 20, 30, 40], Some(20), Some(3)), [10]);
+    fn the_newest_and_the_best_do_not_count() {
+        assert_eq!(expired(&[10, 20, 30, 40], Some(10), Some(1)), [20]);
+        assert_eq!(expired(&[10, 20, 30, 40], Some(20), Some(2)), [0; 0]);
     }
 
     #[test]
-    fn the_newest_and_the_best_stay_even_if_they_are_more_than_the_limit() {
-        assert_eq!(expired(&[10, 20, 30], Some(10), Some(1)), [20]);
+    fn a_limit_of_nothing_keeps_the_newest_and_the_best() {
+        assert_eq!(expired(&[10, 20, 30], Some(10), Some(0)), [20]);
+        assert_eq!(expired(&[10, 20, 30], Some(30), Some(0)), [10, 20]);
     }
 
     #[test]
     fn a_best_that_was_never_saved_protects_nothing() {
-        assert_eq!(expired(&[10, 20], Some(15), Some(1)), [10]);
+        assert_eq!(expired(&[10, 20], Some(15), Some(0)), [10]);
     }
 }

@@ -103,9 +103,13 @@ impl EventSink for ConsoleSink {
                 }
                 Ok(())
             }
-            Event::Log(LogEntry::Evaluation { eval_loss, eval_runtime, epoch, step, .. }) => self.line(
-                format!("step {step}  epoch {epoch:.2}  eval_loss {eval_loss:.4}  ({eval_runtime:.1} s)"),
-            ),
+            Event::Log(LogEntry::Evaluation { eval_loss, eval_runtime, metrics, epoch, step, .. }) => {
+                let metrics: String =
+                    metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+                self.line(format!(
+                    "step {step}  epoch {epoch:.2}  eval_loss {eval_loss:.4}{metrics}  ({eval_runtime:.1} s)"
+                ))
+            }
             Event::Log(LogEntry::Summary { train_runtime, train_samples_per_second, train_loss, .. }) => {
                 let runtime = Seconds(*train_runtime);
                 let speed = format!("{train_samples_per_second:.1} samples/s");
@@ -115,10 +119,12 @@ impl EventSink for ConsoleSink {
                 let best = if *best { " (best so far)" } else { "" };
                 self.line(format!("saved {}{best}", path.display()))
             }
-            Event::BestLoaded { path, eval_loss } => self.line(format!(
-                "loaded the best parameters, eval_loss {eval_loss:.4}, from {}",
-                path.display()
-            )),
+            Event::BestLoaded { path, metric, value } => {
+                self.line(format!("loaded the best parameters, {metric} {value:.4}, from {}", path.display()))
+            }
+            Event::StoppedEarly { global_step, reason } => {
+                self.line(format!("ended after step {global_step}: {reason}"))
+            }
             Event::Warning(warning) => self.line(format!("warning: {warning}")),
             Event::Interrupted { checkpoint, global_step } => {
                 self.line(format!("stopped after step {global_step}; saved {}", checkpoint.display()))
@@ -129,7 +135,9 @@ impl EventSink for ConsoleSink {
                 }
                 Ok(())
             }
-            Event::Log(LogEntry::Train { .. }) | Event::CheckpointRemoved { .. } => Ok(()),
+            Event::Log(LogEntry::Train { .. }) | Event::Throughput(_) | Event::CheckpointRemoved { .. } => {
+                Ok(())
+            }
         }
     }
 }

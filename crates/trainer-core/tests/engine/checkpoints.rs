@@ -94,10 +94,10 @@ fn the_last_parameters_stay_where_the_best_are_not_asked_for() {
 }
 
 #[test]
-fn a_limit_keeps_the_newest_and_the_best() {
+fn a_limit_of_nothing_keeps_the_newest_and_the_best() {
     let directory = tempfile::tempdir().unwrap();
     let arguments =
-        TrainingArguments { num_train_epochs: 5.0, save_total_limit: Some(2), ..arguments(directory.path()) };
+        TrainingArguments { num_train_epochs: 5.0, save_total_limit: Some(0), ..arguments(directory.path()) };
     let (_, state, events) = train(arguments);
     assert_eq!(state.best_global_step, Some(3));
     assert_eq!(names(directory.path()), set(&["checkpoint-3", "checkpoint-15", "trainer_state.json"]));
@@ -116,7 +116,7 @@ fn checkpoints_of_another_run_are_not_counted_or_removed() {
     let directory = tempfile::tempdir().unwrap();
     train(TrainingArguments { num_train_epochs: 4.0, ..arguments(directory.path()) });
     let limit = TrainingArguments {
-        save_total_limit: Some(1),
+        save_total_limit: Some(0),
         load_best_model_at_end: false,
         ..arguments(directory.path())
     };

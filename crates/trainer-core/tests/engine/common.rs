@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor, Var};
 use trainer_core::{
-    BatchSource, Batches, BoxError, Event, EventSink, LossSum, LossTotal, Parameters, StepContext,
-    StopSignal, Task, TrainingArguments, epoch_order,
+    BatchSource, Batches, BoxError, Event, EventSink, LogEntry, LossSum, LossTotal, Parameters, StepContext,
+    StopSignal, Task, TrainerState, TrainingArguments, epoch_order,
 };
 
 pub(crate) const FEATURES: usize = 4;
@@ -131,7 +131,7 @@ impl Mlp {
         self.variables.iter().map(|(name, variable)| (name.clone(), bits(variable))).collect()
     }
 
-    fn logits(&self, batch: &Batch, mask: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    pub(crate) fn logits(&self, batch: &Batch, mask: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let [b1, w1, b2, w2] =
             ["l1.bias", "l1.weight", "l2.bias", "l2.weight"].map(|name| self.variables[name].as_tensor());
         let hidden = batch.x.matmul(&w1.t()?)?.broadcast_add(b1)?.tanh()?;
@@ -225,4 +225,29 @@ pub(crate) fn stop_in_step(step: usize) -> (impl EventSink + 'static, StopSignal
         Ok(())
     };
     (sink, stop)
+}
+
+/// The log without what no two runs share: how long things took.
+pub(crate) fn untimed(state: &TrainerState) -> Vec<LogEntry> {
+    let untimed = |entry: &LogEntry| match entry.clone() {
+        LogEntry::Train { .. } => entry.clone(),
+        LogEntry::Evaluation { eval_loss, metrics, epoch, step, .. } => LogEntry::Evaluation {
+            eval_loss,
+            metrics,
+            eval_runtime: 0.0,
+            eval_samples_per_second: 0.0,
+            eval_steps_per_second: 0.0,
+            epoch,
+            step,
+        },
+        LogEntry::Summary { train_loss, epoch, step, .. } => LogEntry::Summary {
+            train_runtime: 0.0,
+            train_samples_per_second: 0.0,
+            train_steps_per_second: 0.0,
+            train_loss,
+            epoch,
+            step,
+        },
+    };
+    state.log_history.iter().map(untimed).collect()
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use super::common::{Batch, Mlp, Rows, arguments, random_rows, recorder};
 use candle_core::{DType, Device, Var};
 use trainer_core::{
-    BatchSource, Batches, BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, Parameters,
-    StepContext, Task, Trainer, TrainingArguments, Warning,
+    BatchSource, Batches, BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, OnNan,
+    ParameterGroup, Parameters, SchedulerOptions, StepContext, Task, Trainer, TrainingArguments, Warning,
 };
 
 fn rows(count: usize) -> Rows {
@@ -39,7 +39,21 @@ fn all_invalid_arguments_are_listed() {
         eval_strategy: IntervalStrategy::No,
         eval_steps: 0,
         save_steps: 0,
-        save_total_limit: Some(0),
+        early_stopping_patience: Some(0),
+        early_stopping_threshold: f64::NAN,
+        max_seconds: Some(0.0),
+        sgd_momentum: 1.0,
+        lr_scheduler_kwargs: SchedulerOptions {
+            min_lr_rate: 2.0,
+            num_cycles: 0,
+            power: 0.0,
+            decay_ratio: -0.1,
+        },
+        parameter_groups: vec![ParameterGroup {
+            name_contains: "lora_B".to_owned(),
+            lr_ratio: -1.0,
+            weight_decay: None,
+        }],
         logging_steps: 0,
         load_best_model_at_end: true,
         ..Default::default()
@@ -59,7 +73,15 @@ fn all_invalid_arguments_are_listed() {
         "adam_epsilon",
         "eval_steps",
         "save_steps",
-        "save_total_limit",
+        "early_stopping_patience must",
+        "early_stopping_threshold",
+        "max_seconds",
+        "sgd_momentum",
+        "lr_scheduler_kwargs.min_lr_rate",
+        "lr_scheduler_kwargs.num_cycles",
+        "lr_scheduler_kwargs.power",
+        "lr_scheduler_kwargs.decay_ratio",
+        "parameter_groups `lora_B`",
         "logging_steps",
         "load_best_model_at_end",
     ] {
@@ -197,10 +219,19 @@ impl Task for Faulty {
 /// Trains with a fault in step 4 of 6, epochs being 2 steps long. Returns the error, the events and the output
 /// directory.
 fn with_fault(fault: Fault) -> (String, Vec<Event>, tempfile::TempDir) {
+    with_fault_and(fault, |_| {})
+}
+
+fn with_fault_and(
+    fault: Fault,
+    change: impl FnOnce(&mut TrainingArguments),
+) -> (String, Vec<Event>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let task = Faulty { mlp: Mlp::new(5), fault, step: 3 };
     let (sink, events) = recorder();
-    let trainer = Trainer::new(arguments(directory.path()), task.mlp.parameters()).unwrap().sink(sink);
+    let mut arguments = arguments(directory.path());
+    change(&mut arguments);
+    let trainer = Trainer::new(arguments, task.mlp.parameters()).unwrap().sink(sink);
     let outcome = trainer.fit(&task, &rows(16), Some(&rows(4)));
     let message = outcome.map_or_else(|error| error.to_string(), |_| "finished".to_owned());
     let events = events.lock().unwrap().clone();
@@ -228,6 +259,105 @@ fn a_gradient_that_is_not_finite_stops_before_the_update() {
         assert!(message.contains(part), "no '{part}' in: {message}");
     }
     assert_eq!(steps(&events), 3);
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_skipped_where_that_is_asked_for() {
+    for fault in [Fault::NanLoss, Fault::InfiniteGradient] {
+        let (message, events, _directory) = with_fault_and(fault, |arguments| arguments.on_nan = OnNan::Skip);
+        assert_eq!(message, "finished");
+        assert_eq!(steps(&events), 5);
+        let warnings: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Warning(warning) => Some(warning.to_string()),
+                _ => None,
+            })
+            .collect();
+        let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(warning.starts_with("skipped, 1 of at most 10: step 4: the "), "{warning}");
+        assert!(warning.contains("rows 10, 11") && warning.contains("learning rate"), "{warning}");
+    }
+}
+
+#[test]
+fn no_more_steps_are_skipped_than_allowed() {
+    let (message, events, _directory) = with_fault_and(Fault::NanLoss, |arguments| {
+        (arguments.on_nan, arguments.max_skipped_steps) = (OnNan::Skip, 0);
+    });
+    assert!(message.starts_with("0 steps were skipped already") && message.contains("step 4: the loss"));
+    assert_eq!(steps(&events), 3);
+}
+
+/// The parameters after a run whose step 4 is skipped are those of a run that never had its gradients: moments,
+/// step counts and norms included.
+#[test]
+fn a_skipped_step_leaves_no_trace_in_the_optimizer() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |fault, on_nan, max_steps| {
+        let task = Faulty { mlp: Mlp::new(5), fault, step: 3 };
+        let arguments = TrainingArguments {
+            on_nan,
+            max_steps: Some(max_steps),
+            lr_scheduler_type: trainer_core::SchedulerType::Constant,
+            eval_strategy: IntervalStrategy::No,
+            load_best_model_at_end: false,
+            ..arguments(&directory.path().join(format!("{max_steps}")))
+        };
+        let trainer = Trainer::new(arguments, task.mlp.parameters()).unwrap();
+        let _finished = trainer.fit(&task, &rows(16), None).unwrap();
+        (
+            task.mlp.bits(),
+            fs::read(
+                directory.path().join(format!("{max_steps}/checkpoint-{max_steps}/optimizer.safetensors")),
+            )
+            .unwrap(),
+        )
+    };
+    let skipped = run(Fault::NanLoss, OnNan::Skip, 4);
+    let shorter = run(Fault::TaskError, OnNan::Stop, 3);
+    assert!(skipped == shorter);
+}
+
+#[test]
+fn training_that_changes_nothing_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let warnings = |learning_rate| {
+        let (sink, events) = recorder();
+        let mlp = Mlp::new(5);
+        let arguments = TrainingArguments { learning_rate, ..arguments(directory.path()) };
+        let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(sink);
+        let _finished = trainer.fit(&mlp, &rows(16), Some(&rows(4))).unwrap();
+        let events = events.lock().unwrap();
+        let unchanged = events.iter().filter_map(|event| match event {
+            Event::Warning(Warning::ParametersUnchanged { all, .. }) => Some(*all),
+            _ => None,
+        });
+        unchanged.collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(0.0), [true]);
+    assert_eq!(warnings(0.05), [false; 0]);
+}
+
+#[test]
+fn a_metric_that_is_not_measured_is_found_before_the_first_step() {
+    let (message, events, _directory) = with_fault_and(Fault::SaveError, |arguments| {
+        arguments.metric_for_best_model = "eval_bleu".to_owned();
+    });
+    assert_eq!(
+        message,
+        "metric_for_best_model is eval_bleu, which an evaluation does not measure; it measures loss, perplexity"
+    );
+    assert_eq!(steps(&events), 0);
+}
+
+#[test]
+fn a_group_without_parameters_is_an_error_that_lists_their_names() {
+    let (message, ..) = with_fault_and(Fault::NanEvaluation, |arguments| {
+        let group = ParameterGroup { name_contains: "lora_B".to_owned(), lr_ratio: 16.0, weight_decay: None };
+        arguments.parameter_groups = vec![group];
+    });
+    assert!(message.contains("`lora_B`") && message.contains("l1.bias, l1.weight"), "{message}");
 }
 
 #[test]

@@ -8,5 +8,8 @@ mod checkpoints;
 mod common;
 mod faults;
 mod golden;
+mod recompute;
 mod resume;
 mod sinks;
+mod stopping;
+mod workers;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::common::{self, Mlp, Rows, contrary, random_rows, recorder, stop_in_step};
+use super::common::{self, Mlp, Rows, contrary, random_rows, recorder, stop_in_step, untimed};
 use trainer_core::{
-    BoxError, Error, Event, IntervalStrategy, LogEntry, Outcome, Result, Resume, Trainer, TrainerState,
-    TrainingArguments, Warning,
+    BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, Outcome, Result, Resume, StepContext, Task,
+    Trainer, TrainingArguments, Warning,
 };
 
 /// Eleven batches an epoch make three steps of four, the last one short; three epochs make nine.
@@ -66,30 +66,6 @@ fn train_on(
     let outcome = trainer.fit(&mlp, &train, Some(&evaluation))?;
     let events = events.lock().unwrap().clone();
     Ok(Trained { outcome, mlp, events })
-}
-
-/// The log without what no two runs share: how long things took.
-fn untimed(state: &TrainerState) -> Vec<LogEntry> {
-    let untimed = |entry: &LogEntry| match entry.clone() {
-        LogEntry::Train { .. } => entry.clone(),
-        LogEntry::Evaluation { eval_loss, epoch, step, .. } => LogEntry::Evaluation {
-            eval_loss,
-            eval_runtime: 0.0,
-            eval_samples_per_second: 0.0,
-            eval_steps_per_second: 0.0,
-            epoch,
-            step,
-        },
-        LogEntry::Summary { train_loss, epoch, step, .. } => LogEntry::Summary {
-            train_runtime: 0.0,
-            train_samples_per_second: 0.0,
-            train_steps_per_second: 0.0,
-            train_loss,
-            epoch,
-            step,
-        },
-    };
-    state.log_history.iter().map(untimed).collect()
 }
 
 fn file(directory: &Path, step: usize, name: &str) -> Vec<u8> {
@@ -170,6 +146,92 @@ fn a_crash_costs_only_the_steps_since_the_last_checkpoint() {
     assert_eq!(resumed.bits(), uninterrupted.bits());
 }
 
+/// A network whose process dies in a micro-batch: as an error, which leaves as little behind.
+struct Dying {
+    mlp: Mlp,
+    at: (u64, u64),
+}
+
+impl Task for Dying {
+    type Batch = common::Batch;
+
+    fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        if (context.step, context.first_sample) == self.at {
+            return Err("the power went out".into());
+        }
+        self.mlp.train_loss(batch, context)
+    }
+
+    fn eval_loss(&self, batch: &Self::Batch) -> Result<LossTotal, BoxError> {
+        self.mlp.eval_loss(batch)
+    }
+
+    fn num_samples(&self, batch: &Self::Batch) -> usize {
+        self.mlp.num_samples(batch)
+    }
+}
+
+#[test]
+fn a_crash_in_any_micro_batch_changes_nothing() {
+    let whole = tempfile::tempdir().unwrap();
+    let every_step = |path: &Path| TrainingArguments {
+        save_strategy: IntervalStrategy::Steps,
+        save_steps: 1,
+        ..arguments(path)
+    };
+    let uninterrupted = train(&every_step(whole.path()), None, None).unwrap();
+    for step in [1, 2, 3, 5] {
+        for first_sample in [0, 2, 4] {
+            let directory = tempfile::tempdir().unwrap();
+            let arguments = every_step(directory.path());
+            let dying = Dying { mlp: model(), at: (step, first_sample) };
+            let trainer = Trainer::new(arguments.clone(), dying.mlp.parameters()).unwrap();
+            let (rows, evaluation) = data();
+            let error = trainer.fit(&dying, &rows, Some(&evaluation)).unwrap_err().to_string();
+            assert!(error.contains("the power went out"), "{error}");
+
+            let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+            let place = format!("step {step}, sample {first_sample}");
+            assert!(
+                resumed.events.iter().any(
+                    |event| matches!(event, Event::Resumed { global_step, .. } if *global_step == step as usize)
+                ),
+                "{place}"
+            );
+            assert_eq!(resumed.bits(), uninterrupted.bits(), "{place}");
+            assert_eq!(untimed(resumed.outcome.state()), untimed(uninterrupted.outcome.state()), "{place}");
+        }
+    }
+}
+
+#[test]
+fn a_crash_while_a_checkpoint_takes_the_place_of_another_loses_neither() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    let whole = train(&arguments, None, None).unwrap();
+    // The old one is out of the way, and the new one, not yet in its place, is half written.
+    fs::rename(directory.path().join("checkpoint-9"), directory.path().join(".checkpoint-9.replaced"))
+        .unwrap();
+    fs::create_dir(directory.path().join(".checkpoint-9.partial")).unwrap();
+    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+    assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 9, .. })));
+    assert_eq!(resumed.bits(), whole.bits());
+    // In the moment after, both are there, and the new one counts.
+    fs::create_dir(directory.path().join(".checkpoint-9.replaced")).unwrap();
+    train(&arguments, Some(Resume::Newest), None).unwrap();
+    assert!(!directory.path().join(".checkpoint-9.replaced").exists());
+}
+
+#[test]
+fn another_optimizer_cannot_be_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train(&arguments, None, Some(4)).unwrap();
+    let other = TrainingArguments { optim: trainer_core::OptimizerType::Sgd, ..arguments };
+    let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
+    assert!(error.contains("optim adamw_torch, now it is sgd"), "{error}");
+}
+
 #[test]
 fn a_finished_run_resumes_to_its_end() {
     let directory = tempfile::tempdir().unwrap();
@@ -231,6 +293,41 @@ fn a_damaged_newest_checkpoint_is_skipped_with_the_reason() {
             |event| matches!(event, Event::Resumed { checkpoint, global_step: 6 } if checkpoint.ends_with(&from))
         ));
         assert_eq!(resumed.outcome.state().global_step, 9);
+    }
+}
+
+/// In every file, the marker of completeness among them: its first, middle and last byte with a bit flipped, and its
+/// first half alone.
+#[test]
+fn no_damage_to_any_file_goes_unnoticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    let whole = train(&arguments, None, None).unwrap();
+    let newest = directory.path().join("checkpoint-9");
+    let read = |name: &str| fs::read(newest.join(name)).unwrap();
+    let names: Vec<_> = fs::read_dir(&newest)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let intact: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), read(name))).collect();
+    assert_eq!(intact.len(), 6);
+    for (name, bytes) in &intact {
+        let flipped = [0, bytes.len() / 2, bytes.len() - 1].map(|place| {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 1 << (place % 8);
+            bytes
+        });
+        for damaged in flipped.into_iter().chain([bytes[..bytes.len() / 2].to_vec()]) {
+            // The run before has saved its own again.
+            for (name, bytes) in &intact {
+                fs::write(newest.join(name), bytes).unwrap();
+            }
+            fs::write(newest.join(name), damaged).unwrap();
+            let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+            let [Warning::CheckpointSkipped { path, .. }] = resumed.warnings()[..] else { panic!("{name}") };
+            assert_eq!(path, &newest);
+            assert_eq!(resumed.bits(), whole.bits(), "{name}");
+        }
     }
 }
 
@@ -349,7 +446,7 @@ fn a_run_that_continues_in_another_directory_touches_nothing_there() {
     let whole = train(&arguments(first.path()), None, None).unwrap();
     train(&arguments(second.path()), None, Some(5)).unwrap();
     let named = Resume::From(first.path().join("checkpoint-6"));
-    let limited = TrainingArguments { save_total_limit: Some(1), ..arguments(second.path()) };
+    let limited = TrainingArguments { save_total_limit: Some(0), ..arguments(second.path()) };
     let resumed = train(&limited, Some(named), None).unwrap();
     assert_eq!(resumed.bits(), whole.bits());
     let checkpoints = [3, 5, 9].map(|step| second.path().join(format!("checkpoint-{step}")).is_dir());

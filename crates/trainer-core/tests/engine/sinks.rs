@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use super::common::{Mlp, Rows, arguments, random_rows, recorder, stop_in_step};
 use serde_json::Value;
-use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
-use trainer_core::{BoxError, Error, Event, EventSink, IntervalStrategy, Resume, Trainer, TrainingArguments};
+use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
+use trainer_core::{
+    BoxError, Error, Event, EventSink, IntervalStrategy, LogEntry, Resume, Trainer, TrainingArguments,
+};
 
 fn rows() -> (Rows, Rows) {
     (
@@ -40,8 +42,10 @@ fn events_tell_the_run_in_order() {
             "started",
             "step",
             "log",
+            "throughput",
             "step",
             "log",
+            "throughput",
             "evaluation_started",
             "log",
             "checkpoint_saved",
@@ -121,6 +125,74 @@ fn the_console_without_a_terminal_shows_what_matters_line_by_line() {
     assert_eq!(text.lines().filter(|line| line.contains("eval_loss")).count(), 100);
     assert!(text.starts_with("training 175 parameters for 200 steps\n"), "{text}");
     assert!(text.contains("/checkpoint-200") && text.contains("\ntrained for "), "{text}");
+}
+
+#[test]
+fn csv_lines_hold_every_curve_and_grow_on_resume() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, output_dir) = (directory.path().join("deep/log.csv"), directory.path().join("run"));
+    let ((rows, evaluation), mlp) = (rows(), Mlp::new(5));
+    let trainer = || {
+        let sink = CsvSink::append(&path).unwrap();
+        Trainer::new(arguments(&output_dir), mlp.parameters()).unwrap().sink(sink)
+    };
+    let (stopper, stop) = stop_in_step(3);
+    let _ = trainer().sink(stopper).stop_signal(stop).fit(&mlp, &rows, Some(&evaluation)).unwrap();
+    let state = trainer().resume(Resume::Newest).fit(&mlp, &rows, Some(&evaluation)).unwrap();
+
+    let text = fs::read_to_string(&path).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("step,metric,value"));
+    let mut losses = Vec::new();
+    for line in lines {
+        let [step, metric, value] = line.split(',').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let value: f64 = value.parse().unwrap();
+        if metric == "train/loss" || metric == "eval/loss" {
+            losses.push((step.parse::<usize>().unwrap(), value));
+        }
+    }
+    let logged = state.state().log_history.iter().filter_map(|entry| match entry {
+        LogEntry::Train { loss, step, .. } => Some((*step, *loss)),
+        LogEntry::Evaluation { eval_loss, step, .. } => Some((*step, *eval_loss)),
+        LogEntry::Summary { .. } => None,
+    });
+    assert_eq!(losses, logged.collect::<Vec<_>>());
+    for metric in
+        ["eval/perplexity", "train/samples_per_second", "train/tokens_per_second", "train/learning_rate"]
+    {
+        assert!(text.contains(metric), "{metric}");
+    }
+}
+
+/// Writes what `fixtures/check_tensorboard.py` compares, where `TENSORBOARD_DIR` says where to.
+#[test]
+fn every_process_writes_an_event_file_of_its_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory =
+        std::env::var_os("TENSORBOARD_DIR").map_or(scratch.path().to_owned(), std::path::PathBuf::from);
+    let ((rows, evaluation), mlp) = (rows(), Mlp::new(5));
+    let arguments = TrainingArguments { num_train_epochs: 20.0, ..arguments(&scratch.path().join("run")) };
+    let trainer = || {
+        let (events, csv) = (directory.join("events"), directory.join("log.csv"));
+        let trainer = Trainer::new(arguments.clone(), mlp.parameters()).unwrap();
+        trainer.sink(TensorBoardSink::new(&events).unwrap()).sink(CsvSink::append(&csv).unwrap())
+    };
+    let crash = |event: &Event| -> Result<(), BoxError> {
+        if matches!(event, Event::Step(report) if report.global_step == 8) {
+            Err("crash".into())
+        } else {
+            Ok(())
+        }
+    };
+    trainer().sink(crash).fit(&mlp, &rows, Some(&evaluation)).unwrap_err();
+    let _ = trainer().resume(Resume::Newest).fit(&mlp, &rows, Some(&evaluation)).unwrap();
+    let files: Vec<_> = fs::read_dir(directory.join("events")).unwrap().collect();
+    assert_eq!(files.len(), 2);
+    for file in files {
+        let path = file.unwrap().path();
+        assert!(path.to_str().unwrap().contains("tfevents"), "{path:?}");
+        assert!(fs::metadata(&path).unwrap().len() > 500);
+    }
 }
 
 #[test]

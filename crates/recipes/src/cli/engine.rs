@@ -1,0 +1,197 @@
+use clap::Args;
+use trainer_core::{
+    IntervalStrategy, OnNan, OptimizerType, ParameterGroup, SchedulerOptions, SchedulerType,
+    TrainingArguments,
+};
+
+use super::{
+    EvalStrategy, Finetune, LrSchedulerType, NanPolicy, Optim, ReportTo,
+    values::{at_least_zero, count, positive, seconds, share},
+};
+
+/// How gradients become changes.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "Optimizer and schedule")]
+pub struct OptimizerOptions {
+    /// How gradients change what is trained
+    #[arg(long, value_enum, default_value_t)]
+    pub optim: Optim,
+    /// SGD's momentum [default: 0]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub sgd_momentum: Option<f64>,
+    /// LoRA+: the learning rate of every lora_B, as a multiple of that of lora_A [default: 1]
+    #[arg(long, value_name = "RATIO", value_parser = positive)]
+    pub loraplus_lr_ratio: Option<f64>,
+    /// Where a learning rate that falls ends, as a share of the highest [default: 0]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub min_lr_rate: Option<f64>,
+    /// Waves of --lr-scheduler-type cosine-with-restarts [default: 1]
+    #[arg(long, value_name = "WAVES", value_parser = count)]
+    pub lr_num_cycles: Option<usize>,
+    /// The exponent of --lr-scheduler-type polynomial [default: 1]
+    #[arg(long, value_name = "POWER", value_parser = positive)]
+    pub lr_power: Option<f64>,
+    /// Share of the steps in which --lr-scheduler-type warmup-stable-decay falls [default: 0.2]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub lr_decay_ratio: Option<f64>,
+}
+
+/// When a run evaluates, saves and ends, and what is written down.
+#[derive(Debug, Clone, PartialEq, Args)]
+#[command(next_help_heading = "Evaluating, saving and ending")]
+pub struct RunOptions {
+    /// Steps between evaluations with --eval-strategy steps [default: --logging-steps]
+    #[arg(long, value_name = "STEPS", value_parser = count)]
+    pub eval_steps: Option<usize>,
+    /// When to save a checkpoint, besides that of every evaluation that is the best so far [default: --eval-strategy]
+    #[arg(long, value_enum)]
+    pub save_strategy: Option<EvalStrategy>,
+    /// Steps between checkpoints with --save-strategy steps [default: --eval-steps]
+    #[arg(long, value_name = "STEPS", value_parser = count)]
+    pub save_steps: Option<usize>,
+    /// End after so many evaluations in a row without a new best
+    #[arg(long, value_name = "EVALUATIONS", value_parser = count)]
+    pub early_stopping_patience: Option<usize>,
+    /// By how much a validation loss must fall below the best to count for --early-stopping-patience [default: 0]
+    #[arg(long, value_name = "LOSS", value_parser = at_least_zero, requires = "early_stopping_patience")]
+    pub early_stopping_threshold: Option<f64>,
+    /// End after so much time of training, as 90s, 45m or 2h, what came before --resume included
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub max_time: Option<f64>,
+    /// What to do with a step whose loss or gradient is not a number; it is never applied
+    #[arg(long, value_enum, default_value_t)]
+    pub on_nan: NanPolicy,
+    /// Steps that --on-nan skip may skip before it stops [default: 10]
+    #[arg(long, value_name = "STEPS")]
+    pub max_skipped_steps: Option<usize>,
+    /// Write the learning curves here too, separated by commas: log.csv, tensorboard/
+    #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',')]
+    pub report_to: Vec<ReportTo>,
+}
+
+impl Finetune {
+    /// The command line as the training engine takes it.
+    pub fn training_arguments(&self) -> TrainingArguments {
+        let Self { training, optimizer, run, .. } = self;
+        let defaults = TrainingArguments::default();
+        let options = defaults.lr_scheduler_kwargs;
+        let every = |strategy| match strategy {
+            EvalStrategy::Epoch => IntervalStrategy::Epoch,
+            EvalStrategy::Steps => IntervalStrategy::Steps,
+            EvalStrategy::No => IntervalStrategy::No,
+        };
+        let eval_steps = run.eval_steps.unwrap_or(training.logging_steps);
+        let loraplus = optimizer.loraplus_lr_ratio.map(|lr_ratio| ParameterGroup {
+            name_contains: "lora_B".to_owned(),
+            lr_ratio,
+            weight_decay: None,
+        });
+        TrainingArguments {
+            output_dir: self.data.output_dir.clone(),
+            num_train_epochs: training.num_train_epochs,
+            max_steps: training.max_steps,
+            learning_rate: self.learning_rate(),
+            lr_scheduler_type: match training.lr_scheduler_type {
+                LrSchedulerType::Linear => SchedulerType::Linear,
+                LrSchedulerType::Cosine => SchedulerType::Cosine,
+                LrSchedulerType::CosineWithRestarts => SchedulerType::CosineWithRestarts,
+                LrSchedulerType::Polynomial => SchedulerType::Polynomial,
+                LrSchedulerType::Constant => SchedulerType::ConstantWithWarmup,
+                LrSchedulerType::WarmupStableDecay => SchedulerType::WarmupStableDecay,
+            },
+            lr_scheduler_kwargs: SchedulerOptions {
+                min_lr_rate: optimizer.min_lr_rate.unwrap_or(options.min_lr_rate),
+                num_cycles: optimizer.lr_num_cycles.unwrap_or(options.num_cycles),
+                power: optimizer.lr_power.unwrap_or(options.power),
+                decay_ratio: optimizer.lr_decay_ratio.unwrap_or(options.decay_ratio),
+            },
+            warmup_ratio: training.warmup_ratio,
+            gradient_accumulation_steps: training.gradient_accumulation_steps,
+            max_grad_norm: training.max_grad_norm,
+            optim: match optimizer.optim {
+                Optim::Adamw => OptimizerType::AdamW,
+                Optim::Sgd => OptimizerType::Sgd,
+            },
+            weight_decay: training.weight_decay,
+            parameter_groups: loraplus.into_iter().collect(),
+            sgd_momentum: optimizer.sgd_momentum.unwrap_or(defaults.sgd_momentum),
+            on_nan: match run.on_nan {
+                NanPolicy::Stop => OnNan::Stop,
+                NanPolicy::Skip => OnNan::Skip,
+            },
+            max_skipped_steps: run.max_skipped_steps.unwrap_or(defaults.max_skipped_steps),
+            max_seconds: run.max_time,
+            eval_strategy: every(training.eval_strategy),
+            eval_steps,
+            save_strategy: every(run.save_strategy.unwrap_or(training.eval_strategy)),
+            save_steps: run.save_steps.unwrap_or(eval_steps),
+            save_total_limit: training.save_total_limit,
+            logging_steps: training.logging_steps,
+            load_best_model_at_end: training.eval_strategy != EvalStrategy::No,
+            early_stopping_patience: run.early_stopping_patience,
+            early_stopping_threshold: run.early_stopping_threshold.unwrap_or(0.0),
+            seed: training.seed,
+            ..defaults
+        }
+    }
+
+    /// A flag of the engine that was given and would do nothing, and what it needs.
+    pub(super) fn idle_engine_flag(&self) -> Option<(&'static str, &'static str)> {
+        let Self { training, optimizer, run, .. } = self;
+        let schedule = training.lr_scheduler_type;
+        let falls = schedule != LrSchedulerType::Constant;
+        let save_strategy = run.save_strategy.unwrap_or(training.eval_strategy);
+        let needs = [
+            (
+                optimizer.sgd_momentum.is_some(),
+                optimizer.optim == Optim::Sgd,
+                "--sgd-momentum",
+                "--optim sgd",
+            ),
+            (optimizer.min_lr_rate.is_some(), falls, "--min-lr-rate", "a learning rate that falls"),
+            (
+                optimizer.lr_num_cycles.is_some(),
+                schedule == LrSchedulerType::CosineWithRestarts,
+                "--lr-num-cycles",
+                "--lr-scheduler-type cosine-with-restarts",
+            ),
+            (
+                optimizer.lr_power.is_some(),
+                schedule == LrSchedulerType::Polynomial,
+                "--lr-power",
+                "--lr-scheduler-type polynomial",
+            ),
+            (
+                optimizer.lr_decay_ratio.is_some(),
+                schedule == LrSchedulerType::WarmupStableDecay,
+                "--lr-decay-ratio",
+                "--lr-scheduler-type warmup-stable-decay",
+            ),
+            (
+                run.eval_steps.is_some(),
+                training.eval_strategy == EvalStrategy::Steps,
+                "--eval-steps",
+                "--eval-strategy steps",
+            ),
+            (
+                run.save_steps.is_some(),
+                save_strategy == EvalStrategy::Steps,
+                "--save-steps",
+                "--save-strategy steps",
+            ),
+            (
+                run.early_stopping_patience.is_some(),
+                training.eval_strategy != EvalStrategy::No,
+                "--early-stopping-patience",
+                "evaluations",
+            ),
+            (
+                run.max_skipped_steps.is_some(),
+                run.on_nan == NanPolicy::Skip,
+                "--max-skipped-steps",
+                "--on-nan skip",
+            ),
+        ];
+        needs.into_iter().find(|(given, met, ..)| *given && !met).map(|(_, _, flag, need)| (flag, need))
+    }
+}

@@ -1,0 +1,110 @@
+use std::path::Path;
+
+use crate::checkpoint::{self, expired};
+use crate::files::write_json;
+use crate::run::Run;
+use crate::{Error, Event, LogEntry, Outcome, Result, Task, Warning};
+
+/// What a run leaves on the disk, and how it ends.
+impl<T: Task> Run<'_, T> {
+    /// Saves a checkpoint and removes those that are no longer kept.
+    pub(crate) fn save(&mut self) -> Result<()> {
+        let step = self.state.global_step;
+        let best = self.state.best_global_step == Some(step);
+        if best {
+            self.state.best_model_checkpoint = Some(self.store.path(step));
+        }
+        let before = self.last_good();
+        self.progress.saved.push(step);
+        self.progress.seconds = self.seconds();
+        self.progress.stamp();
+        let path = self.store.save(step, |directory| self.write_checkpoint(directory));
+        let path = path.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
+        self.write_state()?;
+        self.emit(Event::CheckpointSaved { path, best })?;
+
+        let (best, limit) = (self.state.best_global_step, self.arguments.save_total_limit);
+        for step in expired(&self.progress.saved, best, limit) {
+            let path = self.store.path(step);
+            let event = match self.store.remove(step) {
+                Ok(()) => Event::CheckpointRemoved { path },
+                Err(error) => {
+                    Event::Warning(Warning::CheckpointNotRemoved { path, reason: error.to_string() })
+                }
+            };
+            self.progress.saved.retain(|saved| *saved != step);
+            self.emit(event)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a run that was asked to stop, after its checkpoint was saved.
+    pub(crate) fn interrupt(mut self) -> Result<Outcome> {
+        let global_step = self.state.global_step;
+        let checkpoint = self.store.path(global_step);
+        self.emit(Event::Interrupted { checkpoint: checkpoint.clone(), global_step })?;
+        Ok(Outcome::Interrupted { state: self.state, checkpoint })
+    }
+
+    /// Ends a run that is over.
+    pub(crate) fn finish(mut self) -> Result<Outcome> {
+        let global_step = self.state.global_step;
+        if global_step < self.plan.max_steps {
+            let reason = match self.arguments.early_stopping_patience {
+                Some(patience) if self.has_converged() => {
+                    format!("{} did not improve in {patience} evaluations", self.best_metric.name)
+                }
+                _ => "its time is up".to_owned(),
+            };
+            self.emit(Event::StoppedEarly { global_step, reason })?;
+        }
+        let (seconds, steps, samples) = self.session.totals(global_step);
+        self.log(LogEntry::Summary {
+            train_runtime: seconds,
+            train_samples_per_second: samples as f64 / seconds,
+            train_steps_per_second: steps as f64 / seconds,
+            train_loss: self.progress.total.mean(),
+            epoch: self.state.epoch,
+            step: global_step,
+        })?;
+        let best = self.state.best_model_checkpoint.clone().zip(self.state.best_metric);
+        if let Some((path, value)) = best.filter(|_| self.arguments.load_best_model_at_end) {
+            self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
+            self.emit(Event::BestLoaded { path, metric: self.best_metric.name, value })?;
+        }
+        self.warn_of_unchanged_parameters()?;
+        self.write_state()?;
+        self.emit(Event::Finished { global_step })?;
+        Ok(Outcome::Finished { state: self.state })
+    }
+
+    pub(crate) fn write_checkpoint(&self, directory: &Path) -> Result<()> {
+        self.parameters.save(&directory.join(checkpoint::PARAMETERS))?;
+        self.optimizer.save(&directory.join(checkpoint::OPTIMIZER))?;
+        write_json(&directory.join(checkpoint::TRAINER_STATE), &self.state)?;
+        write_json(&directory.join(checkpoint::ENGINE_STATE), &self.progress)?;
+        let saved = self.task.save_model(directory);
+        saved.map_err(|source| Error::SaveModel { path: directory.to_owned(), source })
+    }
+
+    pub(crate) fn write_state(&self) -> Result<()> {
+        let written = write_json(&self.store.output_dir().join(checkpoint::TRAINER_STATE), &self.state);
+        written.map_err(|error| Error::Save {
+            step: self.state.global_step,
+            source: Box::new(error),
+            checkpoint: self.last_good(),
+        })
+    }
+
+    /// A run that ends where it began has trained nothing, however well its loss looked.
+    fn warn_of_unchanged_parameters(&mut self) -> Result<()> {
+        let now = self.parameters.checksums()?;
+        let unchanged = now.iter().filter(|(name, sum)| self.progress.initial.get(*name) == Some(sum));
+        let names: Vec<_> = unchanged.map(|(name, _)| name.clone()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let all = names.len() == now.len();
+        self.emit(Event::Warning(Warning::ParametersUnchanged { names, all }))
+    }
+}

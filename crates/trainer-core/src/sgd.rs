@@ -1,0 +1,70 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+
+use crate::{Gradients, Optimizer, ParameterSettings, Parameters, Result, TrainingArguments, tensors};
+
+/// Stochastic gradient descent with momentum, as `torch.optim.SGD` computes it.
+///
+/// For a parameter `θ` with gradient `g` and weight decay `λ`, momentum `μ` and learning rate `η`:
+///
+/// ```text
+/// b ← μ b + (g + λ θ)
+/// θ ← θ - η b
+/// ```
+///
+/// `b` is saved as `momentum_buffer`, torch's name, and begins at 0; without momentum there is no state at all.
+#[derive(Debug)]
+pub struct Sgd {
+    momentum: f64,
+    settings: BTreeMap<String, ParameterSettings>,
+    buffers: BTreeMap<String, Tensor>,
+}
+
+impl Sgd {
+    /// An optimizer for `parameters` with the arguments' momentum, before its first step.
+    pub fn new(
+        arguments: &TrainingArguments,
+        parameters: &Parameters,
+        settings: BTreeMap<String, ParameterSettings>,
+    ) -> Result<Self> {
+        let momentum = arguments.sgd_momentum;
+        let with_momentum = parameters.iter().filter(|_| momentum > 0.0);
+        let buffers = with_momentum
+            .map(|(name, variable)| Ok((buffer_name(name), variable.as_tensor().zeros_like()?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { momentum, settings, buffers })
+    }
+}
+
+impl Optimizer for Sgd {
+    fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        for (name, parameter) in parameters.iter() {
+            let (Some(settings), Some(gradient)) = (self.settings.get(name), gradients.get(name)) else {
+                continue;
+            };
+            let value = parameter.as_detached_tensor();
+            let mut direction = (gradient + (&value * settings.weight_decay)?)?;
+            if let Some(buffer) = self.buffers.get_mut(&buffer_name(name)) {
+                direction = ((&*buffer * self.momentum)? + direction)?;
+                *buffer = direction.clone();
+            }
+            parameter.set(&(value - (direction * (learning_rate * settings.lr_ratio))?)?)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        tensors::save(path, self.buffers.clone())
+    }
+
+    fn load(&mut self, path: &Path) -> Result<()> {
+        self.buffers = tensors::load_like(path, &self.buffers)?;
+        Ok(())
+    }
+}
+
+fn buffer_name(parameter: &str) -> String {
+    format!("{parameter}.momentum_buffer")
+}

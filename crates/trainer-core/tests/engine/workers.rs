@@ -1,0 +1,117 @@
+//! Several workers train one model.
+
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+
+use super::common::{Mlp, Row, Rows, arguments, batch, random_rows, stop_in_step, values};
+use trainer_core::{
+    BoxError, Gradients, IntervalStrategy, Outcome, Trainer, TrainerState, TrainingArguments, Workers,
+};
+
+/// Workers that are threads of one process. Each adds up what all have brought in the same order, so that the sums
+/// are the same to the last bit.
+#[derive(Clone)]
+struct Threads {
+    rank: usize,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    brought: Mutex<Vec<Option<(Gradients, Vec<f64>)>>>,
+    all: Barrier,
+}
+
+impl Threads {
+    fn new(count: usize) -> Vec<Self> {
+        let brought = Mutex::new(vec![None; count]);
+        let shared = Arc::new(Shared { brought, all: Barrier::new(count) });
+        (0..count).map(|rank| Self { rank, shared: shared.clone() }).collect()
+    }
+}
+
+impl Workers for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn count(&self) -> usize {
+        self.shared.brought.lock().unwrap().len()
+    }
+
+    fn sum(&self, gradients: &mut Gradients, numbers: &mut [f64]) -> Result<(), BoxError> {
+        self.shared.brought.lock().unwrap()[self.rank] = Some((gradients.clone(), numbers.to_vec()));
+        self.shared.all.wait();
+        *gradients = Gradients::new();
+        numbers.fill(0.0);
+        for (others, theirs) in self.shared.brought.lock().unwrap().iter().flatten() {
+            gradients.add(others)?;
+            numbers.iter_mut().zip(theirs).for_each(|(sum, number)| *sum += number);
+        }
+        self.shared.all.wait();
+        Ok(())
+    }
+}
+
+const SAMPLES: usize = 8;
+
+/// The same rows every epoch, of which each batch goes to the workers in equal parts.
+fn train(rows: &[Row], workers: usize, stop_in: usize) -> Vec<(TrainerState, Vec<f32>)> {
+    let share = SAMPLES / workers;
+    let work = |worker: Threads| {
+        let starts = (0..rows.len()).step_by(SAMPLES).map(|first| first + worker.rank * share);
+        let batches: Vec<_> =
+            starts.map(|first| batch(rows, &(first..first + share).collect::<Vec<_>>())).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = TrainingArguments {
+            gradient_accumulation_steps: 2,
+            save_strategy: IntervalStrategy::No,
+            ..arguments(directory.path())
+        };
+        let mlp = Mlp::new(5);
+        let evaluation = Rows { rows: random_rows(2, 6), batch_size: 3, shuffle: None };
+        // Only the last worker hears the signal.
+        let (stopper, stop) =
+            stop_in_step(if worker.rank + 1 == worker.count() { stop_in } else { usize::MAX });
+        let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(stopper).stop_signal(stop);
+        let trainer = if workers > 1 { trainer.workers(worker) } else { trainer };
+        let outcome = trainer.fit(&mlp, &batches, Some(&evaluation)).unwrap();
+        assert_eq!(matches!(outcome, Outcome::Interrupted { .. }), stop_in != usize::MAX);
+        (outcome.state().clone(), mlp.variables.values().flat_map(|variable| values(variable)).collect())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            Threads::new(workers).into_iter().map(|worker| scope.spawn(|| work(worker))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// One worker's share may have no targets at all.
+fn rows() -> Vec<Row> {
+    let mut rows = random_rows(1, 4 * SAMPLES);
+    rows[4..8].iter_mut().for_each(|row| row.labels.fill(-100));
+    rows[12..16].iter_mut().for_each(|row| row.labels.fill(-100));
+    rows
+}
+
+#[test]
+fn workers_on_parts_of_the_batches_equal_one_on_whole_ones() {
+    let alone = &train(&rows(), 1, usize::MAX)[0];
+    for count in [2, 4] {
+        let together = train(&rows(), count, usize::MAX);
+        let bits = |parameters: &[f32]| parameters.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        for (state, parameters) in &together {
+            assert_eq!(bits(parameters), bits(&together[0].1), "workers are equal");
+            assert_eq!(state.global_step, alone.0.global_step);
+            for (got, expected) in parameters.iter().zip(&alone.1) {
+                assert!((got - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{got} is not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_signal_to_one_worker_stops_all_after_the_same_step() {
+    let together = train(&rows(), 2, 3);
+    // The last worker hears it in step 3, and all agree in step 4.
+    assert_eq!(together.iter().map(|(state, _)| state.global_step).collect::<Vec<_>>(), [4, 4]);
+}
