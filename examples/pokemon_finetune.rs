@@ -15,20 +15,19 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use caption_data::drawings::DrawingSource;
 use caption_data::{CaptionSource, TokenizedCaptions, split};
-use git_model::GenerationConfig;
 use recipes::adapt::{self, Adapted};
 use recipes::captioning::{Captioner, FeatureStore, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
 use recipes::hub::Location;
+use recipes::judge::Judge;
 use recipes::open::Pretrained;
-use recipes::report::{Metric, Report};
+use recipes::report::Report;
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask};
 use recipes::{open, plot, save};
 use trainer_core::sinks::{ConsoleSink, JsonLinesSink};
 use trainer_core::{
-    BoxError, IntervalStrategy, LossTotal, Outcome, Parameters, SchedulerType, StopSignal, Trainer,
-    TrainingArguments, evaluate,
+    BoxError, IntervalStrategy, Outcome, Parameters, SchedulerType, StopSignal, Trainer, TrainingArguments,
 };
 
 /// The exit code of a run that was stopped and can be resumed: that of a program ended by Ctrl-C.
@@ -127,11 +126,8 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save_model };
     let captioner =
         Captioner { model, tokenizer: &tokenizer, pictures: loader.clone(), features: features.clone() };
-    let judge = |name: &str| -> Result<(LossTotal, Vec<String>)> {
-        let loss = evaluate(&task, &test)?.loss;
-        let message = format!("captions of the {name} model");
-        Ok((loss, captioner.caption_all(&rows.test, &GenerationConfig::recipe(), &message)?))
-    };
+    let judge = Judge { task: &task, captioner: &captioner, captions: &captions, source: &source };
+    let judge = |name: &str| judge.judge(&test, &format!("captions of the {name} model"));
     // Without an adapter to switch off, the base model is gone after the first step.
     let base = if adapter.is_none() { Some(judge("base")?) } else { None };
 
@@ -164,30 +160,20 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.
-    let (adapter_loss, adapter_captions) = judge("adapted")?;
-    let (base_loss, base_captions) = match (base, adapter) {
+    let adapted_result = judge("adapted")?;
+    let base_result = match (base, adapter) {
         (Some(base), _) => base,
         (None, adapter) => {
             let _base = adapter.as_ref().map(|adapter| adapter.disable());
             judge("base")?
         }
     };
-    let lines = rows
-        .test
-        .iter()
-        .zip(base_captions.into_iter().zip(adapter_captions))
-        .map(|(&row, (base, adapter))| {
-            Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let lines = results::caption_lines(&source, &rows.test, &base_result, &adapted_result)?;
     results::write_captions(output_dir, &lines)?;
-    let metrics =
-        Metrics { base: results::loss_metrics(base_loss), adapter: results::loss_metrics(adapter_loss) };
+    let metrics = Metrics::new(&base_result, &adapted_result);
     results::write_metrics(output_dir, &metrics)?;
 
-    println!("\n{:>10}  {:>10} {:>10}", "", "base", "adapted");
-    println!("{:>10}  {:>10.4} {:>10.4}", "test loss", base_loss.mean(), adapter_loss.mean());
-    println!("{:>10}  {:>10.2} {:>10.2}\n", "perplexity", base_loss.perplexity(), adapter_loss.perplexity());
+    print!("\n{metrics}\n");
     for line in lines.iter().take(5) {
         println!(
             "row {}: {}\n  base     {}\n  adapted  {}",
@@ -199,27 +185,23 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     }
 
     let history = results::history(&state);
-    recipes::files::replace(
-        &output_dir.join("loss.svg"),
-        plot::loss_svg(&history, plot::Style::default())?.as_bytes(),
-    )?;
-    let metric = |name: &str, base, adapter| Metric {
-        name: name.to_owned(),
-        base: Some(base),
-        adapter: Some(adapter),
-        lower_is_better: true,
-    };
+    plot::write(&history, output_dir)?;
+    let effects = adapter.as_ref().map(|adapter| adapter.effect()).transpose()?.unwrap_or_default();
     let report = Report {
         title: "Captions before and after fine-tuning".to_owned(),
         subtitle: format!("{} on {}", name, source.name()),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: cli::command_line(),
         setup,
         history,
-        metrics: vec![
-            metric("Test loss", base_loss.mean(), adapter_loss.mean()),
-            metric("Perplexity", base_loss.perplexity(), adapter_loss.perplexity()),
-        ],
-        examples: results::gallery(&source, &lines)?,
+        metrics: metrics.rows(),
+        signatures: metrics.signatures.into_iter().collect(),
+        warnings: metrics.warnings,
+        effects: effects.into_iter().collect(),
+        examples: results::gallery(
+            &source,
+            &lines,
+            [&base_result.scores.rouge_l, &adapted_result.scores.rouge_l],
+        )?,
     };
     report.write(&output_dir.join("report.html"))?;
     println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, adapter/", output_dir.display());

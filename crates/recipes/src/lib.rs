@@ -6,13 +6,14 @@
 //! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions, and the cache of
 //!   what its frozen encoder sees; [`task`]: the same as a task of the training engine;
-//! - [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints.
+//! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints.
 
 pub mod adapt;
 pub mod captioning;
 pub mod cli;
 pub mod files;
 pub mod hub;
+pub mod judge;
 pub mod open;
 pub mod plot;
 pub mod report;

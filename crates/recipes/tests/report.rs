@@ -5,8 +5,12 @@ use std::fs;
 
 use recipes::{
     plot::{History, LogEntry},
-    report::{Example, Metric, Report},
+    report::{Better, Example, Metric, Report},
 };
+
+fn metric(name: &str, base: Option<f64>, adapter: Option<f64>, better: Better) -> Metric {
+    Metric { key: name.to_lowercase(), name: name.to_owned(), base, adapter, better }
+}
 
 fn report() -> Report {
     let entry = |i: usize| LogEntry {
@@ -14,6 +18,8 @@ fn report() -> Report {
         epoch: i as f64 / 10.0,
         loss: Some(4.0 / i as f64),
         eval_loss: i.is_multiple_of(10).then_some(5.0 / i as f64),
+        learning_rate: Some(1e-4 / i as f64),
+        grad_norm: Some(1.5),
     };
     Report {
         title: "Captions <of> creatures".into(),
@@ -26,9 +32,10 @@ fn report() -> Report {
         ],
         history: History { entries: (1..=30).map(entry).collect(), best_step: Some(20) },
         metrics: vec![
-            Metric { name: "Test loss".into(), base: Some(4.0), adapter: Some(3.0), lower_is_better: true },
-            Metric { name: "BLEU-4".into(), base: Some(0.2), adapter: Some(0.1), lower_is_better: false },
-            Metric { name: "Perplexity".into(), base: None, adapter: Some(20.1), lower_is_better: true },
+            metric("Test loss", Some(4.0), Some(3.0), Better::Lower),
+            metric("BLEU-4", Some(0.2), Some(0.1), Better::Higher),
+            metric("Perplexity", None, Some(20.1), Better::Lower),
+            metric("Words a caption", Some(4.0), Some(8.0), Better::Neither),
         ],
         examples: vec![Example {
             row: 429,
@@ -36,7 +43,12 @@ fn report() -> Report {
             reference: "a <script>alert(1)</script> dragon".into(),
             base: String::new(),
             adapter: "a green Dragon".into(),
+            base_score: 0.0,
+            adapter_score: 0.5,
         }],
+        signatures: vec![("rouge_l".into(), "beta 1.2 <i>".into())],
+        warnings: vec!["3 of 4 pictures get the same caption: `<u>`".into()],
+        effects: vec![("encoder.0.query".into(), 0.02), ("encoder.1.query".into(), 0.04)],
     }
 }
 
@@ -54,6 +66,13 @@ fn the_page_holds_all_of_the_run() {
         "<mark>a</mark> green <mark>Dragon</mark>",
         "(nothing)",
         "data:image/png;base64,iVBOR////w==",
+        "100.0 % higher</span>",
+        "data-changed=\"yes\" data-base=\"0.0\" data-adapter=\"0.5\"",
+        "learning rate by epoch.",
+        "gradient norm by epoch.",
+        "width:50.0%",
+        "beta 1.2",
+        "3 of 4 pictures",
     ] {
         assert!(html.contains(text), "no `{text}` in {html}");
     }
@@ -62,7 +81,9 @@ fn the_page_holds_all_of_the_run() {
 #[test]
 fn nothing_from_outside_becomes_markup() {
     let html = report().html().unwrap();
-    assert!(!html.contains("<script") && !html.contains("<of>") && !html.contains("<b>"));
+    assert_eq!(html.matches("<script").count(), 1, "the page's own");
+    assert!(!html.contains("<script>alert") && !html.contains("<of>"));
+    assert!(["<b>", "<i>", "<u>"].iter().all(|tag| !html.contains(tag)));
     assert!(html.contains("&lt;script&gt;alert(1)"));
 }
 
@@ -75,7 +96,7 @@ fn the_page_asks_nothing_of_a_network() {
         addresses.iter().all(|address| address.starts_with("http://www.w3.org/2000/svg")),
         "{addresses:?}"
     );
-    for loading in ["<link", "@import", "url(", "<iframe", "srcset"] {
+    for loading in ["<link rel=\"stylesheet", "@import", "url(", "<iframe", "srcset", "<script src"] {
         assert!(!html.contains(loading), "{loading}");
     }
 }
@@ -84,6 +105,7 @@ fn the_page_asks_nothing_of_a_network() {
 fn an_empty_run_still_makes_a_page() {
     let html = Report { title: "Nothing yet".into(), ..Report::default() }.html().unwrap();
     assert!(html.contains("<h1>Nothing yet</h1>") && !html.contains("<section") && !html.contains("<svg"));
+    assert!(!html.contains("<script"));
 }
 
 #[test]

@@ -13,12 +13,14 @@
 //! ```
 
 mod caption;
+mod command_line;
 mod device;
 mod finetune;
 mod threads;
 mod values;
 
 pub use caption::{Caption, Decoding};
+pub use command_line::command_line;
 pub use device::{DeviceArg, device};
 pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
 pub use threads::use_threads;

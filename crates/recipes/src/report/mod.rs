@@ -6,4 +6,4 @@
 mod filters;
 mod page;
 
-pub use page::{Example, Metric, Report};
+pub use page::{Better, Example, Metric, Report};
