@@ -8,20 +8,21 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use caption_data::drawings::DrawingSource;
 use caption_data::{CaptionSource, TokenizedCaptions, split};
 use recipes::adapt::{self, Adapted};
 use recipes::captioning::{Captioner, FeatureStore, pictures};
-use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume};
+use recipes::cli::{self, EvalStrategy, Finetune, LrSchedulerType, Padding, Resume, SweepRun};
 use recipes::hub::Location;
-use recipes::judge::Judge;
+use recipes::judge::{self, Judge};
 use recipes::open::Pretrained;
-use recipes::report::Report;
+use recipes::report::{Report, Run, write_comparison};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask};
 use recipes::{open, plot, save};
@@ -34,7 +35,15 @@ use trainer_core::{
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    match run(&Finetune::from_command_line()) {
+    let options = Finetune::from_command_line();
+    let outcome = match options.sweep(std::env::args_os()) {
+        Ok(runs) if runs.is_empty() => {
+            Session::new(&options).and_then(|mut session| run(&options, &mut session))
+        }
+        Ok(runs) => Session::new(&options).and_then(|mut session| sweep(&options, &runs, &mut session)),
+        Err(error) => error.exit(),
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -43,12 +52,58 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Finetune) -> Result<ExitCode> {
-    if cfg!(debug_assertions) {
-        eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
+/// What the runs of a sweep share.
+struct Session {
+    threads: NonZero<usize>,
+    /// The signal of the run that Ctrl-C stops.
+    stop: Arc<Mutex<StopSignal>>,
+    /// Image features, once they are computed.
+    features: Option<Arc<FeatureStore>>,
+}
+
+impl Session {
+    fn new(options: &Finetune) -> Result<Self> {
+        if cfg!(debug_assertions) {
+            eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
+        }
+        let threads = cli::use_threads(options.hardware.threads)?;
+        let stop = Arc::new(Mutex::new(StopSignal::new()));
+        let current = Arc::clone(&stop);
+        ctrlc::set_handler(move || {
+            current.lock().unwrap_or_else(PoisonError::into_inner).request();
+        })?;
+        Ok(Self { threads, stop, features: None })
     }
+
+    /// The signal of a new run.
+    fn stop_signal(&self) -> StopSignal {
+        let signal = StopSignal::new();
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = signal.clone();
+        signal
+    }
+}
+
+/// Runs a grid of options one after another, and compares what came out.
+fn sweep(options: &Finetune, runs: &[SweepRun], session: &mut Session) -> Result<ExitCode> {
+    for (number, sweep) in (1..).zip(runs) {
+        println!("\nrun {number} of {}: {}", runs.len(), sweep.name);
+        if run(&sweep.options, session)? != ExitCode::SUCCESS {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    }
+    let finished = runs
+        .iter()
+        .map(|sweep| Ok(Run { name: sweep.name.clone(), ..Run::read(&sweep.options.data.output_dir)? }))
+        .collect::<Result<Vec<_>>>()?;
+    let page = options.data.output_dir.join("compare.html");
+    write_comparison(&finished, &page)?;
+    println!("\n{} runs compared in {}", runs.len(), page.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let Finetune { data, training, lora, hardware } = options;
-    let threads = cli::use_threads(hardware.threads)?;
+    let threads = session.threads;
     let device = cli::device(hardware.device)?;
     let output_dir = data.output_dir.as_path();
     std::fs::create_dir_all(output_dir).with_context(|| {
@@ -94,9 +149,12 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let loader = pictures(&source, &processor);
     let features = if *vision_trains || hardware.no_feature_cache {
         None
+    } else if session.features.is_some() {
+        session.features.clone()
     } else {
         let all = [rows.train.as_slice(), &rows.validation, &rows.test].concat();
-        Some(Arc::new(FeatureStore::new(model, &loader, &all)?))
+        session.features = Some(Arc::new(FeatureStore::new(model, &loader, &all)?));
+        session.features.clone()
     };
     let positions = model.config().max_position_embeddings;
     let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
@@ -122,18 +180,22 @@ fn run(options: &Finetune) -> Result<ExitCode> {
             None => Ok(save::checkpoint(&adapted.parameters, &dir, &to.join("model"))?),
         }
     };
-    let task =
-        CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save_model };
     let captioner =
         Captioner { model, tokenizer: &tokenizer, pictures: loader.clone(), features: features.clone() };
+    let save = |to: &Path| -> Result<(), BoxError> {
+        if let Some(count) = data.eval_captions {
+            let sample = &rows.validation[..count.min(rows.validation.len())];
+            print!("{}", judge::sample(&captioner, &source, sample)?);
+        }
+        save_model(to)
+    };
+    let task = CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save };
     let judge = Judge { task: &task, captioner: &captioner, captions: &captions, source: &source };
-    let judge = |name: &str| judge.judge(&test, &format!("captions of the {name} model"));
+    let judged = |name: &str| judge.judge(&test, &format!("captions of the {name} model"));
     // Without an adapter to switch off, the base model is gone after the first step.
-    let base = if adapter.is_none() { Some(judge("base")?) } else { None };
+    let base = if adapter.is_none() { Some(judged("base")?) } else { None };
 
-    let stop = StopSignal::new();
-    let request = stop.clone();
-    ctrlc::set_handler(move || request.request())?;
+    let stop = session.stop_signal();
     let arguments = arguments(options);
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
@@ -160,12 +222,12 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.
-    let adapted_result = judge("adapted")?;
+    let adapted_result = judged("adapted")?;
     let base_result = match (base, adapter) {
         (Some(base), _) => base,
         (None, adapter) => {
             let _base = adapter.as_ref().map(|adapter| adapter.disable());
-            judge("base")?
+            judged("base")?
         }
     };
     let lines = results::caption_lines(&source, &rows.test, &base_result, &adapted_result)?;

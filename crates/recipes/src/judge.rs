@@ -51,18 +51,8 @@ impl Judge<'_> {
         let loss = evaluate(self.task, test)?.loss;
         let shuffled = self.shuffled_loss(test)?;
         let captions = self.captioner.caption_all(&test.rows, &GenerationConfig::recipe(), message)?;
-        let scores = self.score(&test.rows, &captions)?;
+        let scores = scored(self.source, &test.rows, &captions)?;
         Ok(Judgement { loss, shuffled, captions, scores })
-    }
-
-    /// Scores of captions of some rows.
-    ///
-    /// # Errors
-    /// If a reference cannot be read, or there are no rows.
-    pub fn score(&self, rows: &[usize], captions: &[String]) -> Result<Scores> {
-        let references =
-            rows.iter().map(|row| Ok(vec![self.source.caption(*row)?])).collect::<Result<Vec<_>>>()?;
-        Ok(score(captions, &references)?)
     }
 
     /// The loss with every caption at the picture half the split away from its own: a model that looks at pictures finds
@@ -88,6 +78,28 @@ impl Judge<'_> {
         }
         Ok(Some(total))
     }
+}
+
+/// The captions of some rows and what they score, as lines for the console: a look at a model in training.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub fn sample(captioner: &Captioner<'_>, source: &dyn CaptionSource, rows: &[usize]) -> Result<String> {
+    let captions = captioner.caption_all(rows, &GenerationConfig::recipe(), "captions")?;
+    let scores = scored(source, rows, &captions)?;
+    let [cider, bleu, rouge] = ["cider_d", "bleu_4", "rouge_l"].map(|key| scores.values[key]);
+    let mut lines =
+        format!("{} captions: CIDEr-D {cider:.3}  BLEU-4 {bleu:.3}  ROUGE-L {rouge:.3}\n", rows.len());
+    for (row, caption) in rows.iter().zip(&captions).take(3) {
+        lines += &format!("  row {row}: {caption}\n");
+    }
+    Ok(lines)
+}
+
+/// Scores of captions of some rows.
+fn scored(source: &dyn CaptionSource, rows: &[usize], captions: &[String]) -> Result<Scores> {
+    let references = rows.iter().map(|row| Ok(vec![source.caption(*row)?])).collect::<Result<Vec<_>>>()?;
+    Ok(score(captions, &references)?)
 }
 
 impl Judgement {

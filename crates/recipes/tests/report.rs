@@ -4,8 +4,9 @@
 use std::fs;
 
 use recipes::{
-    plot::{History, LogEntry},
-    report::{Better, Example, Metric, Report},
+    plot::{History, LogEntry, Style, loss_png},
+    report::{Better, Example, Metric, Report, Run, compare_html},
+    results::Metrics,
 };
 
 fn metric(name: &str, base: Option<f64>, adapter: Option<f64>, better: Better) -> Metric {
@@ -99,6 +100,54 @@ fn the_page_asks_nothing_of_a_network() {
     for loading in ["<link rel=\"stylesheet", "@import", "url(", "<iframe", "srcset", "<script src"] {
         assert!(!html.contains(loading), "{loading}");
     }
+}
+
+/// A run with one result for the base and one for the adapter.
+fn run(name: &str, base: f64, adapter: f64, bleu: f64) -> Run {
+    let mut metrics = Metrics::default();
+    metrics.base.insert("test_loss".into(), Some(base));
+    metrics.adapter.extend([("test_loss".into(), Some(adapter)), ("bleu_4".into(), Some(bleu))]);
+    Run { name: name.into(), history: report().history, metrics, seconds: None }
+}
+
+#[test]
+fn runs_side_by_side_have_their_best_marked_whichever_way_is_better() {
+    let html = compare_html(&[run("r-4 <b>", 4.0, 3.0, 0.5), run("r-8", 4.0, 2.0, 0.25)]).unwrap();
+    for text in [
+        "<h1>2 runs compared</h1>",
+        "r-4 &lt;b&gt;",
+        "<td>4.000</td><td>3.000</td><td class=\"best\">2.000</td>",
+        "<td class=\"best\">0.5000</td><td>0.2500</td>",
+        "validation loss by epoch.",
+        "training loss by epoch.",
+    ] {
+        assert!(html.contains(text), "no `{text}` in {html}");
+    }
+    assert!(!html.contains("<b>") && !html.contains("<script"));
+}
+
+#[test]
+fn runs_of_different_models_have_no_base_in_common() {
+    let html = compare_html(&[run("a", 4.0, 3.0, 0.5), run("b", 5.0, 2.0, 0.25)]).unwrap();
+    assert!(!html.contains(">Base<") && !html.contains("<td>4.000</td>"), "{html}");
+}
+
+#[test]
+fn a_folder_without_a_run_says_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = format!("{:#}", Run::read(folder.path()).unwrap_err());
+    assert!(message.contains("trainer_state.json") && message.contains("finished run"), "{message}");
+}
+
+#[test]
+fn the_curves_in_pixels_have_the_size_asked_for_twice_and_both_curves() {
+    let png = loss_png(&report().history, Style::default()).unwrap();
+    let picture = image::load_from_memory(&png).unwrap().to_rgb8();
+    assert_eq!(picture.dimensions(), (1600, 840));
+    let count = |color: [u8; 3]| picture.pixels().filter(|pixel| pixel.0 == color).count();
+    // White ground, the blue line of training, the rusty one of validation, and letters.
+    assert!(count([255, 255, 255]) > 1_000_000);
+    assert!([[59, 130, 196], [194, 65, 12], [75, 85, 99]].into_iter().all(|color| count(color) > 300));
 }
 
 #[test]

@@ -6,7 +6,8 @@ use clap::{
 };
 
 use super::{
-    DeviceArg, Dtype, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,
+    Axis, DeviceArg, Dtype, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules,
+    Tune,
     values::{at_least_zero, count, dropout, positive, share},
 };
 use crate::hub::Location;
@@ -59,6 +60,13 @@ pub struct DataOptions {
     /// Folder for the adapter, checkpoints, metrics, captions and the report
     #[arg(long, value_name = "DIR", default_value = "runs/pokemon")]
     pub output_dir: PathBuf,
+    /// Run every combination of some options' values, each in a folder below --output-dir, with the image features
+    /// computed once, and compare them on one page: --sweep r=4,8,16 lora_alpha=16,32
+    #[arg(long, value_name = "NAME=A,B", num_args = 1..)]
+    pub sweep: Vec<Axis>,
+    /// Caption so many validation pictures at each checkpoint, and print how good that is
+    #[arg(long, value_name = "PICTURES", value_parser = count)]
+    pub eval_captions: Option<usize>,
 }
 
 /// How long, how fast and in which order. A step is an optimizer step throughout.
@@ -279,7 +287,7 @@ mod tests {
         let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
             per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
-            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume";
+            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume sweep eval-captions";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Finetune::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();

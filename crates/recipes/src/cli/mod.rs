@@ -16,6 +16,7 @@ mod caption;
 mod command_line;
 mod device;
 mod finetune;
+mod sweep;
 mod threads;
 mod values;
 
@@ -23,6 +24,7 @@ pub use caption::{Caption, Decoding};
 pub use command_line::command_line;
 pub use device::{DeviceArg, device};
 pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
+pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{
     Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, Padding, Resume, SplitFractions, TargetModules, Tune,

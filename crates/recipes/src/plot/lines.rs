@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use plotters::prelude::*;
 
-use super::{Palette, Style, range};
+use super::{Palette, Style};
 
 /// A curve and its name; points are epoch and value.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,8 +16,8 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Colours that people with any kind of colour vision tell apart (Okabe and Ito), for light and dark grounds.
-const COLORS: [RGBColor; 7] = [
+/// Colours that people with any kind of colour vision tell apart (Okabe and Ito).
+const LIGHT: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -25,6 +25,16 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(130, 130, 130),
+];
+/// The same in the order that suits a dark ground.
+const DARK: [RGBColor; 7] = [
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 190, 140),
+    RGBColor(224, 141, 187),
+    RGBColor(240, 228, 66),
+    RGBColor(213, 110, 40),
+    RGBColor(160, 160, 160),
 ];
 
 /// Draws curves. They differ in colour and in their marks: dots, rings, squares and none, in turn.
@@ -59,7 +69,7 @@ fn draw(
         curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
     };
     let epochs = curves.iter().flat_map(finite).map(|(epoch, _)| epoch).fold(0.0, f64::max);
-    let (lowest, highest) = range(curves.iter().flat_map(finite).map(|(_, value)| value));
+    let (lowest, highest) = bounds(curves.iter().flat_map(finite).map(|(_, value)| value));
     let mut chart = ChartBuilder::on(area)
         .margin(letters)
         .margin_bottom(letters / 2)
@@ -82,7 +92,7 @@ fn draw(
         .y_desc(title)
         .draw()?;
     for (number, curve) in curves.iter().enumerate() {
-        let color = COLORS[number % COLORS.len()];
+        let color = if style.dark { DARK[number % DARK.len()] } else { LIGHT[number % LIGHT.len()] };
         let line = color.stroke_width(2);
         let points = finite(curve);
         chart.draw_series(LineSeries::new(points.iter().copied(), line))?;
@@ -121,11 +131,22 @@ fn draw(
     Ok(())
 }
 
+/// Lowest and highest value with a little room, never below zero and never empty.
+fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (lowest, highest) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    if lowest > highest || (lowest, highest) == (0.0, 0.0) {
+        return (0.0, 1.0);
+    }
+    let room = (0.08 * (highest - lowest)).max(0.01 * highest.abs());
+    ((lowest - room).max(0.0), highest + room)
+}
+
 /// A tick's label: plain where that is short, else with a power of ten.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        x if x < 1e-3 => format!("{value:.1e}"),
+        x if x < 1e-2 => format!("{value:.1e}"),
         x if x < 0.1 => format!("{value:.3}"),
         x if x < 10.0 => format!("{value:.2}"),
         _ => format!("{value:.0}"),

@@ -116,7 +116,7 @@ fn variants(wide: (u32, u32), narrow: (u32, u32)) -> [(&'static str, Style); 4] 
 }
 
 /// One picture of the page in all its variants.
-fn figure(
+pub(super) fn figure(
     caption: &str,
     [wide, narrow]: [(u32, u32); 2],
     svg: impl Fn(Style) -> Result<String>,
