@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
 use git_model::{EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -123,9 +123,9 @@ impl Metadata {
         let root = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
         let name = |image: &PathBuf| -> Result<Option<String>> {
             let Ok(image) = image.canonicalize() else { return Ok(None) };
-            let inside = image.strip_prefix(&root).with_context(|| {
-                format!("{} is not below {}, the folder of --metadata", image.display(), root.display())
-            })?;
+            let Ok(inside) = image.strip_prefix(&root) else {
+                bail!("{} is not below {}, the folder of --metadata", image.display(), root.display())
+            };
             Ok(Some(inside.to_string_lossy().replace('\\', "/")))
         };
         Ok(Self {
