@@ -91,12 +91,9 @@ fn nothing_from_outside_becomes_markup() {
 #[test]
 fn the_page_asks_nothing_of_a_network() {
     let html = report().html().unwrap();
-    let addresses: Vec<_> =
-        html.match_indices("http").map(|(at, _)| &html[at..(at + 30).min(html.len())]).collect();
-    assert!(
-        addresses.iter().all(|address| address.starts_with("http://www.w3.org/2000/svg")),
-        "{addresses:?}"
-    );
+    let addresses = html.split("://").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let unknown: Vec<_> = addresses.filter(|address| *address != "www.w3.org/2000/svg").collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
     for loading in ["<link rel=\"stylesheet", "@import", "url(", "<iframe", "srcset", "<script src"] {
         assert!(!html.contains(loading), "{loading}");
     }
