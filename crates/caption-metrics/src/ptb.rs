@@ -295,9 +295,7 @@ impl Scanner {
     fn apostrophe(&mut self) {
         if let Some(clitic) = self.clitic(1) {
             self.push(1 + clitic);
-        } else if self.starts(1, "n'") {
-            self.push(3);
-        } else if self.starts(1, "em") && self.ends(3) {
+        } else if self.starts(1, "n'") || (self.starts(1, "em") && self.ends(3)) {
             self.push(3);
         } else if self.peek(1).is_ascii_digit() && self.peek(2).is_ascii_digit() {
             self.push(3 + usize::from(self.starts(3, "s")));
@@ -311,7 +309,7 @@ impl Scanner {
 
 /// Letters and digits, without superscripts and other numbers that are symbols.
 fn is_word(c: char) -> bool {
-    c.is_alphabetic() || (c.is_numeric() && c.to_digit(10).is_some()) || is_mark(c)
+    c.is_alphabetic() || c.is_ascii_digit() || is_mark(c)
 }
 
 /// Combining marks of the scripts that need them.
