@@ -8,7 +8,8 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use caption_data::{CaptionSource, CaptionTokenizer, DrawingSource, ImageProcessor, TokenizedCaptions};
+use caption_data::drawings::DrawingSource;
+use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, TokenizedCaptions};
 use criterion::Criterion;
 use recipes::captioning::pictures;
 

@@ -59,7 +59,8 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     let rows: Vec<Vec<u32>> = (0..BATCH as u64)
         .map(|row| (0..TOKENS as u64).map(|i| (sample_key(7, row, i) % vocabulary) as u32).collect())
         .collect();
-    let labels: Vec<Vec<i64>> = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    let labels: Vec<Vec<i64>> =
+        rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
     let input_ids = Tensor::new(rows, device)?;
     let pass = Pass::training((0..BATCH as u64).map(|i| sample_key(1, 0, i)).collect::<Vec<_>>());
     let loss = || Ok::<_, candle_core::Error>(model.loss(&features, &input_ids, &labels, &pass).unwrap().0);
@@ -80,7 +81,10 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     })?;
 
     let peak = peak_flops(dtype == DType::BF16, 5);
-    println!("\n{dtype:?}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s", peak / 1e9);
+    println!(
+        "\n{dtype:?}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
+        peak / 1e9
+    );
     let (encoder, needed) = flops(&model);
     for (part, seconds, flops) in [
         ("vision forward", vision, Some(encoder)),
@@ -110,7 +114,8 @@ fn flops(model: &GitForCausalLm) -> (f64, f64) {
     let (width, inner) = (config.hidden_size as f64, config.intermediate_size as f64);
     let (text, layers) = (TOKENS as f64, config.num_hidden_layers as f64);
     let all = image + text;
-    let last = 2.0 * width * (2.0 * all * width + text * (2.0 * width + 2.0 * inner)) + 4.0 * all * text * width;
+    let last =
+        2.0 * width * (2.0 * all * width + text * (2.0 * width + 2.0 * inner)) + 4.0 * all * text * width;
     let head = 2.0 * (text - 1.0) * width * config.vocab_size as f64;
     let forward = (layers - 1.0) * layer(all, width, inner) + last + head;
     let first_input = 2.0 * image * width * 3.0 * width;

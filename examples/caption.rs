@@ -6,24 +6,31 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, RgbImage};
+use anyhow::{Context as _, Result, bail};
+use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
 use git_model::{EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
+use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::captioning::{Captioner, pictures};
 use recipes::cli::{self, Caption, Decoding};
 use recipes::{adapt, open};
 use serde_json::json;
-use train_ops::FrozenBuilder;
+use train_ops::{FrozenBuilder, Pass};
+
+/// The exit code where some pictures could not be read.
+const SKIPPED: u8 = 2;
 
 fn main() -> ExitCode {
     match run(&Caption::from_command_line()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(skipped) => {
+            eprintln!("error: {skipped} pictures could not be read and have no caption");
+            ExitCode::from(SKIPPED)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -31,8 +38,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Caption) -> Result<()> {
+/// Captions what the command line asks for; returns how many pictures could not be read.
+fn run(options: &Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
+    let images = recipes::pictures::expand(&options.images)?;
+    let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
     let load = LoadOptions { dtype: adapt::storage(options.dtype), ..LoadOptions::default() };
     let model = match &options.adapter {
@@ -51,36 +61,89 @@ fn run(options: &Caption) -> Result<()> {
             let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
             (source, rows)
         }
-        None => (Arc::new(Files(options.images.clone())), (0..options.images.len()).collect()),
+        None => (Arc::new(Files(images.clone())), (0..images.len()).collect()),
     };
     let config = decoding(&options.decoding);
     let prompt =
         options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
-    let captioner = Captioner {
-        model: &model,
-        tokenizer: &pretrained.tokenizer,
-        pictures: pictures(&source, &pretrained.processor),
-        features: None,
-    };
+    let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
+    let bar = ProgressBar::new(rows.len() as u64)
+        .with_style(ProgressStyle::with_template("captions {wide_bar} {pos}/{len}, {eta} left")?);
+    let mut skipped = 0;
     for rows in rows.chunks(options.batch_size) {
         let started = Instant::now();
-        let captions = captioner.caption(rows, prompt.as_deref(), &config)?;
-        let seconds = started.elapsed().as_secs_f64() / rows.len() as f64;
-        for (row, caption) in rows.iter().zip(captions) {
-            let name = options.images.get(*row).map(|path| path.display().to_string());
-            if options.json {
-                let mut line = json!({ "ids": caption.ids, "text": caption.text, "seconds": seconds });
+        let batch = loader.load(rows)?;
+        skipped += batch.skipped().len();
+        bar.suspend(|| batch.skipped().iter().for_each(|error| eprintln!("skipped: {error}")));
+        bar.inc(rows.len() as u64);
+        if batch.rows().is_empty() {
+            continue;
+        }
+        let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
+        let captions = model.generate(&features, prompt.as_deref(), &config)?;
+        let seconds = started.elapsed().as_secs_f64() / captions.len() as f64;
+        for (&row, ids) in batch.rows().iter().zip(captions) {
+            let text = pretrained.tokenizer.decode(&ids, true)?;
+            if let Some(metadata) = &mut metadata {
+                metadata.add(row, &text)?;
+            }
+            let name = images.get(row).map(|path| path.display().to_string());
+            let line = if options.json {
+                let mut line = json!({ "ids": ids, "text": text, "seconds": seconds });
                 match name {
                     Some(image) => line["image"] = image.into(),
-                    None => line["row"] = (*row).into(),
+                    None => line["row"] = row.into(),
                 }
-                println!("{line}");
+                line.to_string()
             } else {
-                println!("{}: {}", name.unwrap_or_else(|| format!("row {row}")), caption.text);
-            }
+                format!("{}: {text}", name.unwrap_or_else(|| format!("row {row}")))
+            };
+            bar.suspend(|| println!("{line}"));
         }
     }
-    Ok(())
+    bar.finish_and_clear();
+    if let Some(metadata) = metadata {
+        metadata.write()?;
+    }
+    Ok(skipped)
+}
+
+/// The captions as `metadata.jsonl` of an image folder.
+struct Metadata {
+    path: PathBuf,
+    /// The pictures by their paths from the file's folder; `None` for one that does not exist.
+    names: Vec<Option<String>>,
+    lines: Vec<u8>,
+}
+
+impl Metadata {
+    /// Checks before the work that every picture lies in the file's folder.
+    fn new(path: &Path, images: &[PathBuf]) -> Result<Self> {
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let root = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
+        let name = |image: &PathBuf| -> Result<Option<String>> {
+            let Ok(image) = image.canonicalize() else { return Ok(None) };
+            let Ok(inside) = image.strip_prefix(&root) else {
+                bail!("{} is not below {}, the folder of --metadata", image.display(), root.display())
+            };
+            Ok(Some(inside.to_string_lossy().replace('\\', "/")))
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            names: images.iter().map(name).collect::<Result<_>>()?,
+            lines: Vec::new(),
+        })
+    }
+
+    fn add(&mut self, row: usize, text: &str) -> Result<()> {
+        serde_json::to_writer(&mut self.lines, &json!({ "file_name": self.names[row], "text": text }))?;
+        self.lines.push(b'\n');
+        Ok(())
+    }
+
+    fn write(&self) -> Result<()> {
+        recipes::files::replace(&self.path, &self.lines)
+    }
 }
 
 fn decoding(options: &Decoding) -> GenerationConfig {

@@ -8,25 +8,26 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use caption_data::drawings::DrawingSource;
 use caption_data::{CaptionSource, TokenizedCaptions, split};
-use git_model::GenerationConfig;
 use recipes::adapt::{self, Adapted};
 use recipes::captioning::{Captioner, FeatureStore, pictures};
-use recipes::cli::{self, EvalStrategy, Finetune, Padding, ReportTo, Resume};
+use recipes::cli::{self, EvalStrategy, Finetune, Padding, ReportTo, Resume, SweepRun};
 use recipes::hub::Location;
+use recipes::judge::{self, Judge};
 use recipes::open::Pretrained;
-use recipes::report::{Metric, Report, strip_svg};
+use recipes::report::{Report, Run, strip_svg, write_comparison};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
 use recipes::{open, plot, save};
 use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
-use trainer_core::{BoxError, LossTotal, Outcome, Parameters, StopSignal, Trainer, evaluate};
+use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer};
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -35,7 +36,15 @@ const INTERRUPTED: u8 = 130;
 const STRIP: usize = 4;
 
 fn main() -> ExitCode {
-    match run(&Finetune::from_command_line()) {
+    let options = Finetune::from_command_line();
+    let outcome = match options.sweep(std::env::args_os()) {
+        Ok(runs) if runs.is_empty() => {
+            Session::new(&options).and_then(|mut session| run(&options, &mut session))
+        }
+        Ok(runs) => Session::new(&options).and_then(|mut session| sweep(&options, &runs, &mut session)),
+        Err(error) => error.exit(),
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -44,12 +53,65 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Finetune) -> Result<ExitCode> {
-    if cfg!(debug_assertions) {
-        eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
+/// What the runs of a sweep share.
+struct Session {
+    threads: NonZero<usize>,
+    /// The signal of the run that Ctrl-C stops.
+    stop: Arc<Mutex<StopSignal>>,
+    /// Whether other runs follow, which may need the features of other pictures.
+    sweeps: bool,
+    /// Image features, once they are computed.
+    features: Option<Arc<FeatureStore>>,
+}
+
+impl Session {
+    fn new(options: &Finetune) -> Result<Self> {
+        if cfg!(debug_assertions) {
+            eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
+        }
+        let threads = cli::use_threads(options.hardware.threads)?;
+        let stop = Arc::new(Mutex::new(StopSignal::new()));
+        let current = Arc::clone(&stop);
+        ctrlc::set_handler(move || {
+            let current = current.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.is_requested() {
+                std::process::exit(INTERRUPTED.into());
+            }
+            current.request();
+            eprintln!("finishing this step, then saving; Ctrl-C once more ends at once");
+        })?;
+        Ok(Self { threads, stop, sweeps: !options.data.sweep.is_empty(), features: None })
     }
+
+    /// The signal of a new run.
+    fn stop_signal(&self) -> StopSignal {
+        let signal = StopSignal::new();
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = signal.clone();
+        signal
+    }
+}
+
+/// Runs a grid of options one after another, and compares what came out.
+fn sweep(options: &Finetune, runs: &[SweepRun], session: &mut Session) -> Result<ExitCode> {
+    for (number, sweep) in (1..).zip(runs) {
+        println!("\nrun {number} of {}: {}", runs.len(), sweep.name);
+        if run(&sweep.options, session)? != ExitCode::SUCCESS {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    }
+    let finished = runs
+        .iter()
+        .map(|sweep| Ok(Run { name: sweep.name.clone(), ..Run::read(&sweep.options.data.output_dir)? }))
+        .collect::<Result<Vec<_>>>()?;
+    let page = options.data.output_dir.join("compare.html");
+    write_comparison(&finished, &page)?;
+    println!("\n{} runs compared in {}", runs.len(), page.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let Finetune { data, training, lora, hardware, run, .. } = options;
-    let threads = cli::use_threads(hardware.threads)?;
+    let threads = session.threads;
     let device = cli::device(hardware.device)?;
     let output_dir = data.output_dir.as_path();
     std::fs::create_dir_all(output_dir).with_context(|| {
@@ -96,16 +158,20 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     let features = if adapted.vision_trains || hardware.no_feature_cache {
         None
     } else {
-        let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
-        let samples = training.max_steps.map_or(usize::MAX, |steps| steps * per_step);
-        let mut seen = rows_of_first_samples(&rows.train, shuffle, samples);
-        if training.eval_strategy != EvalStrategy::No {
-            seen.extend(&rows.validation);
+        if session.features.is_none() {
+            let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
+            let steps = training.max_steps.filter(|_| !session.sweeps);
+            let samples = steps.map_or(usize::MAX, |steps| steps * per_step);
+            let mut seen = rows_of_first_samples(&rows.train, shuffle, samples);
+            if training.eval_strategy != EvalStrategy::No || data.eval_captions.is_some() || session.sweeps {
+                seen.extend(&rows.validation);
+            }
+            seen.extend(&rows.test);
+            let store = FeatureStore::new(&adapted.model, &loader, &seen, adapt::storage(hardware.dtype))?;
+            session.features = Some(Arc::new(store));
         }
-        seen.extend(&rows.test);
-        let store = FeatureStore::new(&adapted.model, &loader, &seen, adapt::storage(hardware.dtype))?;
         adapted.model.release_image_encoder();
-        Some(Arc::new(store))
+        session.features.clone()
     };
     let Adapted { model, adapter, vision_trains, .. } = &adapted;
     let positions = model.config().max_position_embeddings;
@@ -131,33 +197,27 @@ fn run(options: &Finetune) -> Result<ExitCode> {
             None => Ok(save::checkpoint(&adapted.parameters, &dir, &to.join("model"))?),
         }
     };
-    let task =
-        CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save_model };
     let captioner =
         Captioner { model, tokenizer: &tokenizer, pictures: loader.clone(), features: features.clone() };
-    let judge = |name: &str| -> Result<(LossTotal, Vec<String>)> {
-        let loss = evaluate(&task, &test)?.loss;
-        let message = format!("captions of the {name} model");
-        Ok((loss, captioner.caption_all(&rows.test, &GenerationConfig::recipe(), &message)?))
-    };
-    // Without an adapter to switch off, the base model is gone after the first step.
-    let base = if adapter.is_none() { Some(judge("base")?) } else { None };
-
-    let stop = StopSignal::new();
-    let request = stop.clone();
-    ctrlc::set_handler(move || {
-        if request.is_requested() {
-            std::process::exit(INTERRUPTED.into());
+    let save = |to: &Path| -> Result<(), BoxError> {
+        if let Some(count) = data.eval_captions {
+            let sample = &rows.validation[..count.min(rows.validation.len())];
+            print!("{}", judge::sample(&captioner, &source, sample)?);
         }
-        request.request();
-        eprintln!("finishing this step, then saving; Ctrl-C once more ends at once");
-    })?;
-    let trained = stop.clone();
+        save_model(to)
+    };
+    let task = CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save };
+    let judge = Judge { task: &task, captioner: &captioner, captions: &captions, source: &source };
+    let judged = |name: &str| judge.judge(&test, &format!("captions of the {name} model"));
+    // Without an adapter to switch off, the base model is gone after the first step.
+    let base = if adapter.is_none() { Some(judged("base")?) } else { None };
+
+    let stop = session.stop_signal();
     let mut trainer =
         Trainer::new(options.training_arguments(), Parameters::new(adapted.parameters.clone())?)?
             .sink(ConsoleSink::new())
             .sink(log)
-            .stop_signal(stop);
+            .stop_signal(stop.clone());
     for format in &run.report_to {
         trainer = match format {
             ReportTo::Csv => trainer.sink(CsvSink::append(&output_dir.join("log.csv"))?),
@@ -183,34 +243,24 @@ fn run(options: &Finetune) -> Result<ExitCode> {
         }
     };
     // No step is left to finish, so that Ctrl-C ends at once from here on.
-    trained.request();
+    stop.request();
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.
-    let (adapter_loss, adapter_captions) = judge("adapted")?;
-    let (base_loss, base_captions) = match (base, adapter) {
+    let adapted_result = judged("adapted")?;
+    let base_result = match (base, adapter) {
         (Some(base), _) => base,
         (None, adapter) => {
             let _base = adapter.as_ref().map(|adapter| adapter.disable());
-            judge("base")?
+            judged("base")?
         }
     };
-    let lines = rows
-        .test
-        .iter()
-        .zip(base_captions.into_iter().zip(adapter_captions))
-        .map(|(&row, (base, adapter))| {
-            Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let lines = results::caption_lines(&source, &rows.test, &base_result, &adapted_result)?;
     results::write_captions(output_dir, &lines)?;
-    let metrics =
-        Metrics { base: results::loss_metrics(base_loss), adapter: results::loss_metrics(adapter_loss) };
+    let metrics = Metrics::new(&base_result, &adapted_result);
     results::write_metrics(output_dir, &metrics)?;
 
-    println!("\n{:>10}  {:>10} {:>10}", "", "base", "adapted");
-    println!("{:>10}  {:>10.4} {:>10.4}", "test loss", base_loss.mean(), adapter_loss.mean());
-    println!("{:>10}  {:>10.2} {:>10.2}\n", "perplexity", base_loss.perplexity(), adapter_loss.perplexity());
+    print!("\n{metrics}\n");
     for line in lines.iter().take(5) {
         println!(
             "row {}: {}\n  base     {}\n  adapted  {}",
@@ -222,27 +272,23 @@ fn run(options: &Finetune) -> Result<ExitCode> {
     }
 
     let history = results::history(&state);
-    recipes::files::replace(
-        &output_dir.join("loss.svg"),
-        plot::loss_svg(&history, plot::Style::default())?.as_bytes(),
-    )?;
-    let metric = |name: &str, base, adapter| Metric {
-        name: name.to_owned(),
-        base: Some(base),
-        adapter: Some(adapter),
-        lower_is_better: true,
-    };
+    plot::write(&history, output_dir)?;
+    let effects = adapter.as_ref().map(|adapter| adapter.effect()).transpose()?.unwrap_or_default();
     let report = Report {
         title: "Captions before and after fine-tuning".to_owned(),
         subtitle: format!("{} on {}", name, source.name()),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: cli::command_line(),
         setup,
         history,
-        metrics: vec![
-            metric("Test loss", base_loss.mean(), adapter_loss.mean()),
-            metric("Perplexity", base_loss.perplexity(), adapter_loss.perplexity()),
-        ],
-        examples: results::gallery(&source, &lines)?,
+        metrics: metrics.rows(),
+        signatures: metrics.signatures.into_iter().collect(),
+        warnings: metrics.warnings,
+        effects: effects.into_iter().collect(),
+        examples: results::gallery(
+            &source,
+            &lines,
+            [&base_result.scores.rouge_l, &adapted_result.scores.rouge_l],
+        )?,
     };
     report.write(&output_dir.join("report.html"))?;
     let first = report.examples.get(..STRIP).unwrap_or(&report.examples);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use candle_core::{Device, Result, Tensor};
 
 /// The GPU if the build has one and the machine too; says which it is.
-pub fn device() -> Device {
+pub(crate) fn device() -> Device {
     match Device::cuda_if_available(0) {
         Ok(device) if device.is_cuda() => device,
         _ => {
@@ -21,14 +21,14 @@ pub fn device() -> Device {
 }
 
 /// As many threads as `BENCH_THREADS` says, 2 if it says nothing.
-pub fn use_threads() {
+pub(crate) fn use_threads() {
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok());
     let threads = threads.or(std::num::NonZero::new(2)).expect("2 is not zero");
     train_ops::use_threads(threads).expect("the first call");
 }
 
 /// Fixed values in (-1, 1) without structure.
-pub fn values(seed: u64, shape: impl Into<candle_core::Shape>, device: &Device) -> Tensor {
+pub(crate) fn values(seed: u64, shape: impl Into<candle_core::Shape>, device: &Device) -> Tensor {
     let shape = shape.into();
     let values: Vec<f32> = (0..shape.elem_count() as u64)
         .map(|i| (train_ops::sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0)
@@ -37,7 +37,7 @@ pub fn values(seed: u64, shape: impl Into<candle_core::Shape>, device: &Device) 
 }
 
 /// The median time of `runs` calls after one that is not counted, in seconds, the device's work included.
-pub fn median_seconds(device: &Device, runs: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+pub(crate) fn median_seconds(device: &Device, runs: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     f()?;
     device.synchronize()?;
     let mut seconds = Vec::with_capacity(runs);

@@ -2,18 +2,20 @@
 //!
 //! The libraries know nothing of each other; here they meet:
 //!
-//! - [`cli`]: the command lines of the examples; [`hub`]: where models and datasets come from;
+//! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
 //! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions, and the cache of
 //!   what its frozen encoder sees; [`task`]: the same as a task of the training engine;
-//! - [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints.
+//! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints.
 
 pub mod adapt;
 pub mod captioning;
 pub mod cli;
 pub mod files;
 pub mod hub;
+pub mod judge;
 pub mod open;
+pub mod pictures;
 pub mod plot;
 pub mod report;
 pub mod results;

@@ -1,6 +1,11 @@
-//! The learning curves of a run as an SVG picture: `loss.svg`.
+//! The learning curves of a run as pictures: `loss.svg`, `loss.png`, and those of the report.
+
+mod letters;
+mod lines;
+mod png;
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::Result;
 use plotters::{
@@ -8,6 +13,10 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 use serde::Serialize;
+
+pub use lines::{Curve, lines_svg};
+
+use crate::files;
 
 /// What the picture shows: a run's losses, in nats a target token.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -29,6 +38,10 @@ pub struct LogEntry {
     pub loss: Option<f64>,
     /// The validation loss.
     pub eval_loss: Option<f64>,
+    /// The learning rate of the step.
+    pub learning_rate: Option<f64>,
+    /// The norm of the step's gradients, before clipping.
+    pub grad_norm: Option<f64>,
 }
 
 /// How large the picture is, and on which ground.
@@ -60,7 +73,13 @@ impl Default for Style {
 /// ```
 /// use recipes::plot::{History, LogEntry, Style, loss_svg};
 ///
-/// let entry = |step, loss, eval_loss| LogEntry { step, epoch: step as f64 / 70.0, loss: Some(loss), eval_loss };
+/// let entry = |step, loss, eval_loss| LogEntry {
+///     step,
+///     epoch: step as f64 / 70.0,
+///     loss: Some(loss),
+///     eval_loss,
+///     ..LogEntry::default()
+/// };
 /// let entries = vec![entry(35, 4.1, None), entry(70, 3.0, Some(2.9)), entry(140, 2.2, Some(2.5))];
 /// let svg = loss_svg(&History { entries, best_step: Some(140) }, Style::default())?;
 /// assert!(svg.starts_with("<svg ") && svg.contains("best 2.500"));
@@ -72,15 +91,44 @@ pub fn loss_svg(history: &History, style: Style) -> Result<String> {
     Ok(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", description(history)), 1))
 }
 
+/// The picture of [`loss_svg`] in pixels, two for each unit of `style`'s size: a PNG file.
+///
+/// # Errors
+/// As [`loss_svg`].
+pub fn loss_png(history: &History, style: Style) -> Result<Vec<u8>> {
+    let mut canvas = png::Canvas::new(style.size)?;
+    draw(history, style, &(&mut canvas).into_drawing_area())?;
+    canvas.png()
+}
+
+/// Writes `loss.svg` and `loss.png` to the folder `dir`.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(history: &History, dir: &Path) -> Result<()> {
+    files::replace(&dir.join("loss.svg"), loss_svg(history, Style::default())?.as_bytes())?;
+    files::replace(&dir.join("loss.png"), &loss_png(history, Style::default())?)
+}
+
 impl History {
     /// Epoch and training loss of the entries that have one.
-    fn training(&self) -> Vec<(f64, f64)> {
+    pub fn training(&self) -> Vec<(f64, f64)> {
         self.curve(|entry| entry.loss)
     }
 
     /// Epoch and validation loss of the entries that have one.
-    fn validation(&self) -> Vec<(f64, f64)> {
+    pub fn validation(&self) -> Vec<(f64, f64)> {
         self.curve(|entry| entry.eval_loss)
+    }
+
+    /// Epoch and learning rate of the entries that have one.
+    pub fn learning_rates(&self) -> Vec<(f64, f64)> {
+        self.curve(|entry| entry.learning_rate)
+    }
+
+    /// Epoch and gradient norm of the entries that have one.
+    pub fn grad_norms(&self) -> Vec<(f64, f64)> {
+        self.curve(|entry| entry.grad_norm)
     }
 
     /// Epoch and validation loss of the best checkpoint.
@@ -94,9 +142,9 @@ impl History {
         self.training().is_empty() && self.validation().is_empty()
     }
 
-    fn curve(&self, loss: impl Fn(&LogEntry) -> Option<f64>) -> Vec<(f64, f64)> {
-        let points = self.entries.iter().filter_map(|entry| Some((entry.epoch, loss(entry)?)));
-        points.filter(|(epoch, loss)| epoch.is_finite() && loss.is_finite()).collect()
+    fn curve(&self, value: impl Fn(&LogEntry) -> Option<f64>) -> Vec<(f64, f64)> {
+        let points = self.entries.iter().filter_map(|entry| Some((entry.epoch, value(entry)?)));
+        points.filter(|(epoch, value)| epoch.is_finite() && value.is_finite()).collect()
     }
 }
 
@@ -129,12 +177,21 @@ const DARK: Palette = Palette {
     validation: RGBColor(251, 146, 90),
 };
 
-fn draw(
+impl Palette {
+    fn of(style: Style) -> Self {
+        if style.dark { DARK } else { LIGHT }
+    }
+}
+
+fn draw<B: DrawingBackend>(
     history: &History,
     style: Style,
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-) -> Result<()> {
-    let palette = if style.dark { DARK } else { LIGHT };
+    area: &DrawingArea<B, plotters::coord::Shift>,
+) -> Result<()>
+where
+    B::ErrorType: 'static,
+{
+    let palette = Palette::of(style);
     let (training, validation) = (history.training(), history.validation());
     let font = ("sans-serif", style.letters).into_font().color(&palette.ink);
     let letters = style.letters;
@@ -246,7 +303,7 @@ mod tests {
     use super::*;
 
     fn entry(step: usize, loss: Option<f64>, eval_loss: Option<f64>) -> LogEntry {
-        LogEntry { step, epoch: step as f64 / 10.0, loss, eval_loss }
+        LogEntry { step, epoch: step as f64 / 10.0, loss, eval_loss, ..LogEntry::default() }
     }
 
     #[test]

@@ -1,26 +1,118 @@
 //! What a run leaves behind besides its adapter: metrics, captions, curves, the report.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::Result;
 use caption_data::CaptionSource;
+use caption_metrics::{SIGNATURES, lower_is_better, sacrebleu};
 use image::imageops::FilterType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use trainer_core::{LogEntry, LossTotal, TrainerState};
 
 use crate::files;
+use crate::judge::Judgement;
 use crate::plot::{self, History};
-use crate::report::Example;
+use crate::report::{Better, Example, Metric};
 
 /// Results on the test split, of the base model and of the adapted one: `metrics.json`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Metrics {
     /// Before fine-tuning.
-    pub base: BTreeMap<&'static str, f64>,
+    pub base: BTreeMap<String, Option<f64>>,
     /// After it.
-    pub adapter: BTreeMap<&'static str, f64>,
+    pub adapter: BTreeMap<String, Option<f64>>,
+    /// How the scores were computed, by key.
+    #[serde(default)]
+    pub signatures: BTreeMap<String, String>,
+    /// What a reader should know about the numbers, in sentences.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+impl Metrics {
+    /// The results of both models; a number that is not finite is `null` in the file.
+    pub fn new(base: &Judgement, adapter: &Judgement) -> Self {
+        let finite = |judgement: &Judgement| {
+            let metrics = judgement.metrics().into_iter();
+            metrics.map(|(key, value)| (key.to_owned(), value.is_finite().then_some(value))).collect()
+        };
+        let mut signatures: BTreeMap<String, String> =
+            SIGNATURES.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        signatures.insert("sacrebleu".to_owned(), sacrebleu::signature(&[[(); 1].to_vec()]));
+        let named = |name: &str, judgement: &Judgement| -> Vec<String> {
+            judgement.warnings().into_iter().map(|warning| format!("{name}: {warning}")).collect()
+        };
+        let mut warnings = named("base", base);
+        warnings.extend(named("adapter", adapter));
+        Self { base: finite(base), adapter: finite(adapter), signatures, warnings }
+    }
+
+    /// The results in the order of reading, as the report and the console show them.
+    pub fn rows(&self) -> Vec<Metric> {
+        let metric = |(key, name): &(&str, &str)| {
+            let value = |of: &BTreeMap<String, Option<f64>>| of.get(*key).copied().flatten();
+            let (base, adapter) = (value(&self.base), value(&self.adapter));
+            (base.is_some() || adapter.is_some()).then(|| Metric {
+                key: (*key).to_owned(),
+                name: (*name).to_owned(),
+                base,
+                adapter,
+                better: direction(key),
+            })
+        };
+        NAMES.iter().filter_map(metric).collect()
+    }
+}
+
+/// A table for the console, the warnings below it.
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+        writeln!(f, "{:>34}  {:>10} {:>10}", "", "base", "adapted")?;
+        for Metric { name, base, adapter, better, .. } in self.rows() {
+            let arrow = match better {
+                Better::Lower => "lower is better",
+                Better::Higher => "",
+                Better::Neither => "neither way is better",
+            };
+            let line = format!("{name:>34}  {:>10} {:>10}  {arrow}", number(base), number(adapter));
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "note: {warning}"))
+    }
+}
+
+/// The keys of `metrics.json` and what they are called, the most important first.
+const NAMES: [(&str, &str); 17] = [
+    ("test_loss", "Test loss"),
+    ("perplexity", "Perplexity"),
+    ("cider_d", "CIDEr-D"),
+    ("bleu_4", "BLEU-4"),
+    ("rouge_l", "ROUGE-L"),
+    ("sacrebleu", "sacreBLEU"),
+    ("bleu_1", "BLEU-1"),
+    ("bleu_2", "BLEU-2"),
+    ("bleu_3", "BLEU-3"),
+    ("wer", "Word error rate"),
+    ("cer", "Character error rate"),
+    ("distinct_1", "Distinct words"),
+    ("distinct_2", "Distinct word pairs"),
+    ("mean_length", "Words a caption"),
+    ("exact_repeats", "Captions of an earlier picture"),
+    ("repeated_ngrams", "Captions that repeat words"),
+    ("shuffled_loss_ratio", "Loss with shuffled pictures / loss"),
+];
+
+/// Which way a result is better; diversity and length have no better.
+fn direction(key: &str) -> Better {
+    match key {
+        "distinct_1" | "distinct_2" | "mean_length" => Better::Neither,
+        _ if lower_is_better(key) => Better::Lower,
+        _ => Better::Higher,
+    }
 }
 
 /// The loss of one model under its keys.
@@ -39,6 +131,25 @@ pub struct CaptionLine {
     pub base: String,
     /// What the adapted model says.
     pub adapter: String,
+}
+
+/// The lines of `captions.jsonl`: some rows, their references, and what both models say of them.
+///
+/// # Errors
+/// If a reference cannot be read.
+pub fn caption_lines(
+    source: &dyn CaptionSource,
+    rows: &[usize],
+    base: &Judgement,
+    adapter: &Judgement,
+) -> Result<Vec<CaptionLine>> {
+    let said = base.captions.iter().cloned().zip(adapter.captions.iter().cloned());
+    rows.iter()
+        .zip(said)
+        .map(|(&row, (base, adapter))| {
+            Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter })
+        })
+        .collect()
 }
 
 /// Writes `metrics.json` to the folder `dir`.
@@ -67,32 +178,43 @@ pub fn write_captions(dir: &Path, lines: &[CaptionLine]) -> Result<()> {
 /// The learning curves of a run.
 pub fn history(state: &TrainerState) -> History {
     let entries = state.log_history.iter().filter_map(|entry| match *entry {
-        LogEntry::Train { loss, epoch, step, .. } => {
-            Some(plot::LogEntry { step, epoch, loss: Some(loss), eval_loss: None })
-        }
+        LogEntry::Train { loss, grad_norm, learning_rate, epoch, step } => Some(plot::LogEntry {
+            step,
+            epoch,
+            loss: Some(loss),
+            eval_loss: None,
+            learning_rate: Some(learning_rate),
+            grad_norm: Some(grad_norm),
+        }),
         LogEntry::Evaluation { eval_loss, epoch, step, .. } => {
-            Some(plot::LogEntry { step, epoch, loss: None, eval_loss: Some(eval_loss) })
+            Some(plot::LogEntry { step, epoch, eval_loss: Some(eval_loss), ..plot::LogEntry::default() })
         }
         LogEntry::Summary { .. } => None,
     });
     History { entries: entries.collect(), best_step: state.best_global_step }
 }
 
-/// The report's gallery, with thumbnails of the pictures.
+/// The report's gallery, with thumbnails of the pictures and the ROUGE-L of each caption of the base and the adapted model.
 ///
 /// # Errors
 /// If a picture cannot be read.
-pub fn gallery(source: &dyn CaptionSource, lines: &[CaptionLine]) -> Result<Vec<Example>> {
+pub fn gallery(
+    source: &dyn CaptionSource,
+    lines: &[CaptionLine],
+    scores: [&[f64]; 2],
+) -> Result<Vec<Example>> {
     const THUMBNAIL: u32 = 200;
+    let scores = scores[0].iter().zip(scores[1]);
     lines
         .iter()
-        .map(|line| {
+        .zip(scores)
+        .map(|(line, (&base_score, &adapter_score))| {
             let picture = image::DynamicImage::ImageRgb8(source.image(line.row)?);
             let thumbnail = picture.resize(THUMBNAIL, THUMBNAIL, FilterType::Triangle);
             let mut image_png = Vec::new();
             thumbnail.write_to(&mut Cursor::new(&mut image_png), image::ImageFormat::Png)?;
             let CaptionLine { row, reference, base, adapter } = line.clone();
-            Ok(Example { row, image_png, reference, base, adapter })
+            Ok(Example { row, image_png, reference, base, adapter, base_score, adapter_score })
         })
         .collect()
 }

@@ -4,9 +4,14 @@
 use std::fs;
 
 use recipes::{
-    plot::{History, LogEntry},
-    report::{Example, Metric, Report},
+    plot::{History, LogEntry, Style, loss_png},
+    report::{Better, Example, Metric, Report, Run, compare_html},
+    results::Metrics,
 };
+
+fn metric(name: &str, base: Option<f64>, adapter: Option<f64>, better: Better) -> Metric {
+    Metric { key: name.to_lowercase(), name: name.to_owned(), base, adapter, better }
+}
 
 fn report() -> Report {
     let entry = |i: usize| LogEntry {
@@ -14,6 +19,8 @@ fn report() -> Report {
         epoch: i as f64 / 10.0,
         loss: Some(4.0 / i as f64),
         eval_loss: i.is_multiple_of(10).then_some(5.0 / i as f64),
+        learning_rate: Some(1e-4 / i as f64),
+        grad_norm: Some(1.5),
     };
     Report {
         title: "Captions <of> creatures".into(),
@@ -26,9 +33,10 @@ fn report() -> Report {
         ],
         history: History { entries: (1..=30).map(entry).collect(), best_step: Some(20) },
         metrics: vec![
-            Metric { name: "Test loss".into(), base: Some(4.0), adapter: Some(3.0), lower_is_better: true },
-            Metric { name: "BLEU-4".into(), base: Some(0.2), adapter: Some(0.1), lower_is_better: false },
-            Metric { name: "Perplexity".into(), base: None, adapter: Some(20.1), lower_is_better: true },
+            metric("Test loss", Some(4.0), Some(3.0), Better::Lower),
+            metric("BLEU-4", Some(0.2), Some(0.1), Better::Higher),
+            metric("Perplexity", None, Some(20.1), Better::Lower),
+            metric("Words a caption", Some(4.0), Some(8.0), Better::Neither),
         ],
         examples: vec![Example {
             row: 429,
@@ -36,7 +44,12 @@ fn report() -> Report {
             reference: "a <script>alert(1)</script> dragon".into(),
             base: String::new(),
             adapter: "a green Dragon".into(),
+            base_score: 0.0,
+            adapter_score: 0.5,
         }],
+        signatures: vec![("rouge_l".into(), "beta 1.2 <i>".into())],
+        warnings: vec!["3 of 4 pictures get the same caption: `<u>`".into()],
+        effects: vec![("encoder.0.query".into(), 0.02), ("encoder.1.query".into(), 0.04)],
     }
 }
 
@@ -54,6 +67,13 @@ fn the_page_holds_all_of_the_run() {
         "<mark>a</mark> green <mark>Dragon</mark>",
         "(nothing)",
         "data:image/png;base64,iVBOR////w==",
+        "100.0 % higher</span>",
+        "data-changed=\"yes\" data-base=\"0.0\" data-adapter=\"0.5\"",
+        "learning rate by epoch.",
+        "gradient norm by epoch.",
+        "width:50.0%",
+        "beta 1.2",
+        "3 of 4 pictures",
     ] {
         assert!(html.contains(text), "no `{text}` in {html}");
     }
@@ -62,28 +82,76 @@ fn the_page_holds_all_of_the_run() {
 #[test]
 fn nothing_from_outside_becomes_markup() {
     let html = report().html().unwrap();
-    assert!(!html.contains("<script") && !html.contains("<of>") && !html.contains("<b>"));
+    assert_eq!(html.matches("<script").count(), 1, "the page's own");
+    assert!(!html.contains("<script>alert") && !html.contains("<of>"));
+    assert!(["<b>", "<i>", "<u>"].iter().all(|tag| !html.contains(tag)));
     assert!(html.contains("&lt;script&gt;alert(1)"));
 }
 
 #[test]
 fn the_page_asks_nothing_of_a_network() {
     let html = report().html().unwrap();
-    let addresses: Vec<_> =
-        html.match_indices("http").map(|(at, _)| &html[at..(at + 30).min(html.len())]).collect();
-    assert!(
-        addresses.iter().all(|address| address.starts_with("http://www.w3.org/2000/svg")),
-        "{addresses:?}"
-    );
-    for loading in ["<link", "@import", "url(", "<iframe", "srcset"] {
+    let addresses = html.split("://").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let unknown: Vec<_> = addresses.filter(|address| *address != "www.w3.org/2000/svg").collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    for loading in ["<link rel=\"stylesheet", "@import", "url(", "<iframe", "srcset", "<script src"] {
         assert!(!html.contains(loading), "{loading}");
     }
+}
+
+/// A run with one result for the base and one for the adapter.
+fn run(name: &str, base: f64, adapter: f64, bleu: f64) -> Run {
+    let mut metrics = Metrics::default();
+    metrics.base.insert("test_loss".into(), Some(base));
+    metrics.adapter.extend([("test_loss".into(), Some(adapter)), ("bleu_4".into(), Some(bleu))]);
+    Run { name: name.into(), history: report().history, metrics, seconds: None }
+}
+
+#[test]
+fn runs_side_by_side_have_their_best_marked_whichever_way_is_better() {
+    let html = compare_html(&[run("r-4 <b>", 4.0, 3.0, 0.5), run("r-8", 4.0, 2.0, 0.25)]).unwrap();
+    for text in [
+        "<h1>2 runs compared</h1>",
+        "r-4 &lt;b&gt;",
+        "<td>4.000</td><td>3.000</td><td class=\"best\">2.000</td>",
+        "<td class=\"best\">0.5000</td><td>0.2500</td>",
+        "validation loss by epoch.",
+        "training loss by epoch.",
+    ] {
+        assert!(html.contains(text), "no `{text}` in {html}");
+    }
+    assert!(!html.contains("<b>") && !html.contains("<script"));
+}
+
+#[test]
+fn runs_of_different_models_have_no_base_in_common() {
+    let html = compare_html(&[run("a", 4.0, 3.0, 0.5), run("b", 5.0, 2.0, 0.25)]).unwrap();
+    assert!(!html.contains(">Base<") && !html.contains("<td>4.000</td>"), "{html}");
+}
+
+#[test]
+fn a_folder_without_a_run_says_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = format!("{:#}", Run::read(folder.path()).unwrap_err());
+    assert!(message.contains("trainer_state.json") && message.contains("finished run"), "{message}");
+}
+
+#[test]
+fn the_curves_in_pixels_have_the_size_asked_for_twice_and_both_curves() {
+    let png = loss_png(&report().history, Style::default()).unwrap();
+    let picture = image::load_from_memory(&png).unwrap().to_rgb8();
+    assert_eq!(picture.dimensions(), (1600, 840));
+    let count = |color: [u8; 3]| picture.pixels().filter(|pixel| pixel.0 == color).count();
+    // White ground, the blue line of training, the rusty one of validation, and letters.
+    assert!(count([255, 255, 255]) > 1_000_000);
+    assert!([[59, 130, 196], [194, 65, 12], [75, 85, 99]].into_iter().all(|color| count(color) > 300));
 }
 
 #[test]
 fn an_empty_run_still_makes_a_page() {
     let html = Report { title: "Nothing yet".into(), ..Report::default() }.html().unwrap();
     assert!(html.contains("<h1>Nothing yet</h1>") && !html.contains("<section") && !html.contains("<svg"));
+    assert!(!html.contains("<script"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::hub::Location;
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "caption", version)]
 pub struct Caption {
-    /// Pictures to caption: png, jpeg, gif, webp or bmp files
+    /// Pictures to caption: png, jpeg, gif, webp or bmp files, folders of them, or patterns such as 'art/*.png'
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
     pub images: Vec<PathBuf>,
     /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
@@ -52,6 +52,10 @@ pub struct Caption {
     /// One JSON line a picture, with token ids and seconds, instead of plain text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+    /// Write the captions to this file too, as the metadata.jsonl of an image folder: the pictures must lie beside or
+    /// below it
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset", help_heading = "Output")]
+    pub metadata: Option<PathBuf>,
 }
 
 /// How captions are found, by the names and meanings of Hugging Face's GenerationConfig; the defaults are the recipe's.
@@ -162,7 +166,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size num-beams max-new-tokens min-new-tokens length-penalty \
-            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p seed prompt json dataset rows";
+            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p seed prompt json metadata dataset rows";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();

@@ -6,7 +6,7 @@ use clap::{
 };
 
 use super::{
-    DeviceArg, Dtype, EvalStrategy, LrSchedulerType, OptimizerOptions, Padding, Resume, RunOptions,
+    Axis, DeviceArg, Dtype, EvalStrategy, LrSchedulerType, OptimizerOptions, Padding, Resume, RunOptions,
     SplitFractions, TargetModules, Tune,
     values::{at_least_zero, count, dropout, positive, share},
 };
@@ -66,6 +66,13 @@ pub struct DataOptions {
     /// Folder for the adapter, checkpoints, metrics, captions and the report
     #[arg(long, value_name = "DIR", default_value = "runs/pokemon")]
     pub output_dir: PathBuf,
+    /// Run every combination of some options' values, each in a folder below --output-dir, with the image features
+    /// computed once, and compare them on one page: --sweep r=4,8,16 lora_alpha=16,32
+    #[arg(long, value_name = "NAME=A,B", num_args = 1..)]
+    pub sweep: Vec<Axis>,
+    /// Caption so many validation pictures at each checkpoint, and print how good that is
+    #[arg(long, value_name = "PICTURES", value_parser = count)]
+    pub eval_captions: Option<usize>,
 }
 
 /// How long, how fast and in which order. A step is an optimizer step throughout.
@@ -293,7 +300,7 @@ mod tests {
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
             no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume optim sgd-momentum loraplus-lr-ratio \
             min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
-            early-stopping-threshold max-time on-nan max-skipped-steps report-to";
+            early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Finetune::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();

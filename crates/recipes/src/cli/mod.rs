@@ -13,16 +13,20 @@
 //! ```
 
 mod caption;
+mod command_line;
 mod device;
 mod engine;
 mod finetune;
+mod sweep;
 mod threads;
 mod values;
 
 pub use caption::{Caption, Decoding};
+pub use command_line::command_line;
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
 pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
+pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{
     Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, NanPolicy, Optim, Padding, ReportTo, Resume,

@@ -11,17 +11,23 @@ use serde::{Serialize, Serializer};
 use super::filters;
 use crate::{
     files,
-    plot::{History, Style, loss_svg},
+    plot::{Curve, History, Style, lines_svg, loss_svg},
 };
 
 /// What a run's page shows.
 ///
 /// ```
-/// use recipes::report::{Metric, Report};
+/// use recipes::report::{Better, Metric, Report};
 ///
 /// let report = Report {
 ///     title: "Pokémon captions".into(),
-///     metrics: vec![Metric { name: "Test loss".into(), base: Some(4.1), adapter: Some(1.7), lower_is_better: true }],
+///     metrics: vec![Metric {
+///         key: "test_loss".into(),
+///         name: "Test loss".into(),
+///         base: Some(4.1),
+///         adapter: Some(1.7),
+///         better: Better::Lower,
+///     }],
 ///     ..Report::default()
 /// };
 /// assert!(report.html()?.contains("Pokémon captions"));
@@ -39,8 +45,14 @@ pub struct Report {
     pub setup: Vec<(String, String)>,
     /// The learning curves.
     pub history: History,
-    /// Results on the test split, the most important first.
+    /// Results on the test split, the most important first: the first four are shown large.
     pub metrics: Vec<Metric>,
+    /// How the results were computed, by name.
+    pub signatures: Vec<(String, String)>,
+    /// What a reader should know about the results, in sentences.
+    pub warnings: Vec<String>,
+    /// How much the adapter changes each layer, `‖ΔW‖ / ‖W‖`, by path.
+    pub effects: Vec<(String, f64)>,
     /// Test pictures with their captions.
     pub examples: Vec<Example>,
 }
@@ -48,14 +60,28 @@ pub struct Report {
 /// One result, before and after fine-tuning.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metric {
+    /// Its key in `metrics.json`.
+    pub key: String,
     /// As the page shows it, such as `Test loss`.
     pub name: String,
     /// Of the base model, where it was measured.
     pub base: Option<f64>,
     /// Of the adapted model, where it was measured.
     pub adapter: Option<f64>,
-    /// True for losses and error rates, false for scores.
-    pub lower_is_better: bool,
+    /// Which way it is better.
+    pub better: Better,
+}
+
+/// Which way a result is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// Losses and error rates.
+    Lower,
+    /// Scores.
+    Higher,
+    /// Descriptions, such as the length.
+    Neither,
 }
 
 /// One test picture.
@@ -72,15 +98,50 @@ pub struct Example {
     pub base: String,
     /// What the adapted model says.
     pub adapter: String,
+    /// ROUGE-L of the base model's caption, from 0 to 1.
+    pub base_score: f64,
+    /// ROUGE-L of the adapted model's caption.
+    pub adapter_score: f64,
 }
 
-/// The picture of the curves for a wide and a narrow window, on a light and a dark ground; the page shows one of them.
-const PLOTS: [(&str, Style); 4] = [
-    ("wide light", Style { size: (960, 400), letters: 15, dark: false }),
-    ("wide dark", Style { size: (960, 400), letters: 15, dark: true }),
-    ("narrow light", Style { size: (360, 300), letters: 12, dark: false }),
-    ("narrow dark", Style { size: (360, 300), letters: 12, dark: true }),
-];
+/// A picture for a wide and a narrow window, on a light and a dark ground; the page shows one of them.
+fn variants(wide: (u32, u32), narrow: (u32, u32)) -> [(&'static str, Style); 4] {
+    let style = |size, letters, dark| Style { size, letters, dark };
+    [
+        ("wide light", style(wide, 15, false)),
+        ("wide dark", style(wide, 15, true)),
+        ("narrow light", style(narrow, 12, false)),
+        ("narrow dark", style(narrow, 12, true)),
+    ]
+}
+
+/// One picture of the page in all its variants.
+pub(super) fn figure(
+    caption: &str,
+    [wide, narrow]: [(u32, u32); 2],
+    svg: impl Fn(Style) -> Result<String>,
+) -> Result<Value> {
+    let plots = variants(wide, narrow)
+        .into_iter()
+        .map(|(class, style)| Ok(context! { class, svg => svg(style)? }))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(context! { caption, plots })
+}
+
+/// The environment that both pages are made in: strict, escaping, with the filters.
+pub(super) fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    environment.add_filter("number", filters::number);
+    environment.add_filter("change", filters::change);
+    environment.add_filter("words", |text: &str, reference: &str| {
+        Value::from(Serde(filters::words(text, reference)))
+    });
+    environment
+}
+
+/// The style sheet that both pages share.
+pub(super) const STYLE: &str = include_str!("page.css");
 
 impl Report {
     /// The page.
@@ -88,25 +149,42 @@ impl Report {
     /// # Errors
     /// Only if template or drawing fail, which is a mistake of this crate.
     pub fn html(&self) -> Result<String> {
-        let mut plots = Vec::new();
-        if !self.history.is_empty() {
-            for (class, style) in PLOTS {
-                plots.push(context! { class, svg => loss_svg(&self.history, style)? });
-            }
-        }
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment.add_filter("number", filters::number);
-        environment.add_filter("change", filters::change);
-        environment.add_filter("words", |text: &str, reference: &str| {
-            Value::from(Serde(filters::words(text, reference)))
-        });
+        let mut environment = environment();
         // The name's ending turns escaping on.
         environment.add_template("report.html", include_str!("report.html.jinja"))?;
         let best = self.history.best().map(|(epoch, loss)| context! { epoch, loss });
-        Ok(environment
-            .get_template("report.html")?
-            .render(context! { report => Value::from(Serde(self)), plots, best })?)
+        let largest = self.effects.iter().map(|(_, effect)| *effect).fold(0.0, f64::max);
+        Ok(environment.get_template("report.html")?.render(context! {
+            report => Value::from(Serde(self)),
+            style => STYLE,
+            script => include_str!("gallery.js"),
+            loss => self.loss_figure()?,
+            details => self.detail_figures()?,
+            best,
+            largest,
+        })?)
+    }
+
+    fn loss_figure(&self) -> Result<Option<Value>> {
+        if self.history.is_empty() {
+            return Ok(None);
+        }
+        let sizes = [(960, 400), (360, 300)];
+        figure("Loss of training and validation", sizes, |style| loss_svg(&self.history, style)).map(Some)
+    }
+
+    /// Learning rate and gradient norm, half as wide.
+    fn detail_figures(&self) -> Result<Vec<Value>> {
+        let curves =
+            [("learning rate", self.history.learning_rates()), ("gradient norm", self.history.grad_norms())];
+        curves
+            .into_iter()
+            .filter(|(_, points)| !points.is_empty())
+            .map(|(name, points)| {
+                let curve = [Curve { name: String::new(), points }];
+                figure(name, [(480, 260), (360, 240)], |style| lines_svg(name, &curve, style))
+            })
+            .collect()
     }
 
     /// Writes the page to `path`.

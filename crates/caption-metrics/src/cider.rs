@@ -1,0 +1,71 @@
+//! CIDEr-D as pycocoevalcap 1.2 computes it (there it is called CIDEr).
+//!
+//! Captions and references become vectors of n-gram counts, weighted by the n-gram's rarity: the logarithm of the
+//! number of pictures over the number of pictures with a reference that has it. Their cosine similarity, with counts
+//! clipped to the reference's and a Gaussian penalty (σ = 6) on the difference in length, is averaged over n = 1 to 4
+//! and the references, and multiplied by 10 ([Vedantam et al., 2015](https://arxiv.org/abs/1411.5726)).
+//!
+//! The rarities come from the references that are passed in. Of few pictures they mean little: with one picture every
+//! rarity, and so the score, is 0.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Result, check};
+use crate::ngrams::counts;
+
+/// Pictures below which CIDEr-D says little.
+pub const FEW_PICTURES: usize = 50;
+
+type Rarities<'a> = HashMap<&'a [String], f64>;
+
+/// CIDEr-D of each caption, from 0 to 10; the corpus has their mean.
+///
+/// # Errors
+/// If a caption has no references, or there are none.
+pub fn cider_d(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> Result<Vec<f64>> {
+    check(candidates, references)?;
+    let pictures = (candidates.len() as f64).ln();
+    let mut scores = vec![0.0; candidates.len()];
+    for n in 1..=4 {
+        let mut frequency: Rarities<'_> = HashMap::new();
+        for references in references {
+            let ngrams: HashSet<&[String]> =
+                references.iter().flat_map(|reference| reference.windows(n)).collect();
+            for ngram in ngrams {
+                *frequency.entry(ngram).or_default() += 1.0;
+            }
+        }
+        let rarity = |ngram: &[String]| pictures - frequency.get(ngram).map_or(0.0, |count| count.ln());
+        for (score, (candidate, references)) in scores.iter_mut().zip(candidates.iter().zip(references)) {
+            let ours = weighted(candidate, n, rarity);
+            let sum: f64 = references
+                .iter()
+                .map(|reference| {
+                    cosine(&ours, &weighted(reference, n, rarity)) * length_penalty(candidate, reference)
+                })
+                .sum();
+            *score += 10.0 * sum / (4.0 * references.len() as f64);
+        }
+    }
+    Ok(scores)
+}
+
+/// The vector of a caption: counts times rarity.
+fn weighted<'a>(words: &'a [String], n: usize, rarity: impl Fn(&[String]) -> f64) -> Rarities<'a> {
+    counts(words, n).into_iter().map(|(ngram, count)| (ngram, count as f64 * rarity(ngram))).collect()
+}
+
+fn cosine(ours: &Rarities<'_>, reference: &Rarities<'_>) -> f64 {
+    let norm = |vector: &Rarities<'_>| vector.values().map(|x| x * x).sum::<f64>().sqrt();
+    let norms = norm(ours) * norm(reference);
+    let product: f64 = ours.iter().filter_map(|(ngram, x)| reference.get(ngram).map(|y| x.min(*y) * y)).sum();
+    if norms == 0.0 { product } else { product / norms }
+}
+
+/// The package measures lengths in pairs of words.
+fn length_penalty(candidate: &[String], reference: &[String]) -> f64 {
+    const SIGMA: f64 = 6.0;
+    let pairs = |words: &[String]| words.len().saturating_sub(1) as f64;
+    let difference = pairs(candidate) - pairs(reference);
+    (-difference * difference / (2.0 * SIGMA * SIGMA)).exp()
+}

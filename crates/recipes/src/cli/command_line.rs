@@ -1,0 +1,42 @@
+/// The command that started this program, as a shell takes it: `cargo run --release --example NAME -- ...`.
+pub fn command_line() -> String {
+    let mut arguments = std::env::args();
+    let program = arguments.next().unwrap_or_default();
+    let name = std::path::Path::new(&program).file_stem().map(|name| name.to_string_lossy().into_owned());
+    let arguments: Vec<String> = arguments.map(|argument| quoted(&argument)).collect();
+    command(&name.unwrap_or_default(), &arguments)
+}
+
+fn command(example: &str, arguments: &[String]) -> String {
+    let mut words = vec![format!("cargo run --release --example {example}")];
+    if !arguments.is_empty() {
+        words.push("--".to_owned());
+        words.extend_from_slice(arguments);
+    }
+    words.join(" ")
+}
+
+/// An argument as a POSIX shell reads it back.
+fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=+%@".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_change_is_quoted() {
+        assert_eq!(quoted("--lora-r=8"), "--lora-r=8");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted(".*(query|value)"), "'.*(query|value)'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(command("caption", &[]), "cargo run --release --example caption");
+    }
+}

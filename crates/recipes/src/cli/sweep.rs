@@ -1,0 +1,153 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::error::{Error, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::Finetune;
+
+/// What may differ between the runs of a sweep: options of the training and the adapters, by their names in Hugging Face's
+/// classes. The model, the data and the split are those of all runs, which share the image features.
+const SWEPT: [&str; 15] = [
+    "gradient_accumulation_steps",
+    "hidden_dropout",
+    "learning_rate",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_r",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "seed",
+    "warmup_ratio",
+    "weight_decay",
+    "r",
+];
+
+/// One option and its values: `lora_alpha=16,32`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Axis {
+    /// The option's name, in snake case.
+    pub name: String,
+    /// Its values, as they would stand on the command line.
+    pub values: Vec<String>,
+}
+
+impl FromStr for Axis {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((name, values)) = text.split_once('=') else {
+            return Err("needs a name and values: lora_alpha=16,32".into());
+        };
+        let name = name.trim_start_matches("--").replace('-', "_");
+        if !SWEPT.contains(&name.as_str()) {
+            return Err(format!("`{name}` cannot be swept; these can: {}", SWEPT.join(", ")));
+        }
+        let values: Vec<String> = values.split(',').map(str::to_owned).collect();
+        if values.iter().any(String::is_empty) {
+            return Err("has an empty value".into());
+        }
+        Ok(Self { name, values })
+    }
+}
+
+/// One run of a sweep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SweepRun {
+    /// What sets it apart: `r-4 lora_alpha-16`.
+    pub name: String,
+    /// Its options, the output folder among them.
+    pub options: Finetune,
+}
+
+impl Finetune {
+    /// The runs of `--sweep`: every combination of the values, each in a folder of its own below `--output-dir`; the last
+    /// axis runs fastest. None without `--sweep`.
+    ///
+    /// # Errors
+    /// If a value is not one that its flag takes, or a flag is swept and given.
+    pub fn sweep(&self, arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<SweepRun>, Error> {
+        let axes = &self.data.sweep;
+        if axes.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.training.resume.is_some() {
+            let message =
+                "--sweep begins new runs: go on with one of its runs by --resume and its --output-dir";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        grid(axes)
+            .into_iter()
+            .map(|point| {
+                let name = point.iter().map(|(name, value)| format!("{name}-{value}")).collect::<Vec<_>>();
+                // Parsed as if each value had been typed, so that every check of a flag is a check of a sweep.
+                let mut line = arguments.clone();
+                for (name, value) in &point {
+                    let flag = if name == "r" { "lora_r" } else { name };
+                    line.push(format!("--{}={value}", flag.replace('_', "-")).into());
+                }
+                let mut options = Self::from_arg_matches(&Self::command().try_get_matches_from(line)?)?;
+                options.data.sweep.clear();
+                options.data.output_dir = self.data.output_dir.join(PathBuf::from(name.join("_")));
+                Ok(SweepRun { name: name.join(" "), options })
+            })
+            .collect()
+    }
+}
+
+/// Every combination of the values.
+fn grid(axes: &[Axis]) -> Vec<Vec<(String, String)>> {
+    axes.iter().fold(vec![Vec::new()], |points, axis| {
+        let with = |point: &Vec<(String, String)>, value: &String| {
+            let mut point = point.clone();
+            point.push((axis.name.clone(), value.clone()));
+            point
+        };
+        points.iter().flat_map(|point| axis.values.iter().map(move |value| with(point, value))).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(arguments: &str) -> Result<Vec<SweepRun>, Error> {
+        let arguments: Vec<OsString> =
+            std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()).map(Into::into).collect();
+        Finetune::from_arguments(arguments.clone())?.sweep(arguments)
+    }
+
+    #[test]
+    fn a_grid_has_every_combination_in_a_folder_of_its_own() {
+        let runs = sweep("--output-dir runs/x --sweep r=4,8 lora_alpha=16,32 --seed 3").unwrap();
+        let names: Vec<_> = runs.iter().map(|run| run.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["r-4 lora_alpha-16", "r-4 lora_alpha-32", "r-8 lora_alpha-16", "r-8 lora_alpha-32"]
+        );
+        let last = &runs[3].options;
+        assert_eq!((last.lora.rank(), last.lora.alpha(), last.training.seed), (8, 32.0, 3));
+        assert_eq!(last.data.output_dir, PathBuf::from("runs/x/r-8_lora_alpha-32"));
+        assert!(sweep("--seed 3").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_swept_is_refused_with_what_can() {
+        for (arguments, words) in [
+            ("--sweep dataset=a,b", "`dataset` cannot be swept"),
+            ("--sweep r=4,,8", "empty value"),
+            ("--sweep r", "needs a name and values"),
+            ("--sweep r=4,x", "at least 1"),
+            ("--sweep r=4,8 --lora-r 2", "--lora-r"),
+            ("--sweep r=4,8 --resume", "--sweep begins new runs"),
+        ] {
+            let message = sweep(arguments).unwrap_err().to_string();
+            assert!(message.contains(words), "{arguments}: {message}");
+        }
+    }
+}

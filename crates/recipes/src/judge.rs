@@ -1,0 +1,133 @@
+//! How good a model's captions of the test pictures are, and whether it looks at the pictures at all.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use candle_core::Device;
+use caption_data::{CaptionSource, TokenizedCaptions};
+use caption_metrics::{Scores, score};
+use git_model::GenerationConfig;
+use train_ops::Pass;
+use trainer_core::{LossTotal, evaluate};
+
+use crate::captioning::{Captioner, encode};
+use crate::results;
+use crate::task::{CaptionBatches, CaptionTask};
+
+/// Below this ratio of losses the pictures make no difference worth the name.
+const IGNORED: f64 = 1.01;
+
+/// Judges one model, before and after fine-tuning, on the same rows.
+pub struct Judge<'a> {
+    /// The model as a task, for its loss.
+    pub task: &'a CaptionTask<'a>,
+    /// The model as a captioner.
+    pub captioner: &'a Captioner<'a>,
+    /// The dataset's captions as ids.
+    pub captions: &'a TokenizedCaptions,
+    /// The dataset.
+    pub source: &'a dyn CaptionSource,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Loss of the references, each with its picture.
+    pub loss: LossTotal,
+    /// Loss of the references, each with another one's picture; `None` where there is one picture alone.
+    pub shuffled: Option<LossTotal>,
+    /// What the model says, in the order of the rows.
+    pub captions: Vec<String>,
+    /// How good that is.
+    pub scores: Scores,
+}
+
+impl Judge<'_> {
+    /// Loss, captions and scores on the rows of `test`; `message` goes to the progress bar.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn judge(&self, test: &CaptionBatches, message: &str) -> Result<Judgement> {
+        let loss = evaluate(self.task, test)?.loss;
+        let shuffled = self.shuffled_loss(test)?;
+        let captions = self.captioner.caption_all(&test.rows, &GenerationConfig::recipe(), message)?;
+        let scores = scored(self.source, &test.rows, &captions)?;
+        Ok(Judgement { loss, shuffled, captions, scores })
+    }
+
+    /// The loss with every caption at the picture half the split away from its own: a model that looks at pictures finds
+    /// these captions less likely.
+    fn shuffled_loss(&self, test: &CaptionBatches) -> Result<Option<LossTotal>> {
+        let count = test.rows.len();
+        if count < 2 {
+            return Ok(None);
+        }
+        let (model, mut others) = (self.task.model, test.rows.clone());
+        others.rotate_left(count / 2);
+        let mut total = LossTotal::default();
+        for (rows, others) in test.rows.chunks(test.batch_size).zip(others.chunks(test.batch_size)) {
+            let features = match &self.task.features {
+                Some(store) => store.batch(others)?,
+                None => encode(model, &self.captioner.pictures.load(others)?)?,
+            };
+            let batch = self.captions.batch(rows, test.padding)?;
+            let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;
+            let (sum, targets) =
+                model.loss(&features, &batch.input_ids(model.device())?, &labels, &Pass::inference())?;
+            total += LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets };
+        }
+        Ok(Some(total))
+    }
+}
+
+/// The captions of some rows and what they score, as lines for the console: a look at a model in training.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub fn sample(captioner: &Captioner<'_>, source: &dyn CaptionSource, rows: &[usize]) -> Result<String> {
+    let captions = captioner.caption_all(rows, &GenerationConfig::recipe(), "captions")?;
+    let scores = scored(source, rows, &captions)?;
+    let [cider, bleu, rouge] = ["cider_d", "bleu_4", "rouge_l"].map(|key| scores.values[key]);
+    let mut lines =
+        format!("{} captions: CIDEr-D {cider:.3}  BLEU-4 {bleu:.3}  ROUGE-L {rouge:.3}\n", rows.len());
+    for (row, caption) in rows.iter().zip(&captions).take(3) {
+        lines += &format!("  row {row}: {caption}\n");
+    }
+    Ok(lines)
+}
+
+/// Scores of captions of some rows.
+fn scored(source: &dyn CaptionSource, rows: &[usize], captions: &[String]) -> Result<Scores> {
+    let references = rows.iter().map(|row| Ok(vec![source.caption(*row)?])).collect::<Result<Vec<_>>>()?;
+    Ok(score(captions, &references)?)
+}
+
+impl Judgement {
+    /// Everything under the keys of `metrics.json`.
+    pub fn metrics(&self) -> BTreeMap<&'static str, f64> {
+        let mut metrics = results::loss_metrics(self.loss);
+        metrics.extend(self.scores.values.iter().map(|(key, value)| (*key, *value)));
+        if let Some(ratio) = self.shuffled_ratio() {
+            metrics.insert("shuffled_loss_ratio", ratio);
+        }
+        metrics
+    }
+
+    /// Loss with shuffled pictures over loss with the right ones: 1 where pictures are ignored.
+    pub fn shuffled_ratio(&self) -> Option<f64> {
+        self.shuffled.map(|shuffled| shuffled.mean() / self.loss.mean())
+    }
+
+    /// What a reader of the metrics should know, in sentences.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.scores.warnings.iter().map(ToString::to_string).collect();
+        if let Some(ratio) = self.shuffled_ratio()
+            && ratio < IGNORED
+        {
+            warnings.push(format!(
+                "the pictures are all but ignored: with another picture the loss is {ratio:.3} times what it is with the right one"
+            ));
+        }
+        warnings
+    }
+}

@@ -1,0 +1,34 @@
+//! Writes one page with the results and learning curves of several runs side by side.
+//!
+//! ```text
+//! cargo run --release --example compare_runs -- runs/a runs/b --output runs/compare.html
+//! ```
+#![allow(clippy::print_stdout)]
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use recipes::report::{Run, write_comparison};
+
+/// Compares finished runs of pokemon_finetune on one page.
+#[derive(Parser)]
+struct Options {
+    /// Output folders of the runs
+    #[arg(value_name = "DIR", required = true)]
+    runs: Vec<PathBuf>,
+    /// The page
+    #[arg(long, value_name = "FILE", default_value = "runs/compare.html")]
+    output: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let runs = options.runs.iter().map(|dir| Run::read(dir)).collect::<Result<Vec<_>>>()?;
+    for run in &runs {
+        println!("{}\n{}", run.name, run.metrics);
+    }
+    write_comparison(&runs, &options.output)?;
+    println!("written to {}", options.output.display());
+    Ok(())
+}
