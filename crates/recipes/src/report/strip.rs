@@ -115,6 +115,8 @@ mod tests {
             reference: String::new(),
             base: base.into(),
             adapter: "a & b".into(),
+            base_score: 0.0,
+            adapter_score: 0.0,
         };
         let svg = strip_svg(&[example("<script>"), example("a cat")]).unwrap();
         assert_eq!(svg.matches("<image ").count(), 2);
