@@ -69,7 +69,7 @@ fn recomputed_segments_keep_their_results_alone() {
             let captured = weight.clone();
             let block = move |xs: &Tensor| xs.matmul(&captured)?.tanh()?.affine(0.9, 0.1);
             xs = if recomputed {
-                recompute(&[weight.clone()], &xs, block).unwrap()
+                recompute(std::slice::from_ref(weight), &xs, block).unwrap()
             } else {
                 block(&xs).unwrap()
             };

@@ -70,7 +70,9 @@ impl PackedMatrix {
         let at = |unit: usize| self.data[(n / width) * self.panel_stride() + unit * width + n % width];
         match self.precision {
             Precision::F32 => f32::from_bits(at(k)),
-            Precision::Bf16 => f32::from_bits(if k % 2 == 0 { at(k / 2) << 16 } else { at(k / 2) & HIGH }),
+            Precision::Bf16 => {
+                f32::from_bits(if k.is_multiple_of(2) { at(k / 2) << 16 } else { at(k / 2) & HIGH })
+            }
         }
     }
 

@@ -16,8 +16,11 @@ struct Threads {
     shared: Arc<Shared>,
 }
 
+/// What one worker adds to the sums.
+type Contribution = (Gradients, Vec<f64>);
+
 struct Shared {
-    brought: Mutex<Vec<Option<(Gradients, Vec<f64>)>>>,
+    brought: Mutex<Vec<Option<Contribution>>>,
     all: Barrier,
 }
 
