@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     match run(&Caption::from_command_line()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(skipped) => {
-            eprintln!("error: {skipped} pictures could not be read and have no caption");
+            eprintln!("error: {skipped} of the pictures could not be read and have no caption");
             ExitCode::from(SKIPPED)
         }
         Err(error) => {

@@ -8,7 +8,7 @@
 //! The rarities come from the references that are passed in. Of few pictures they mean little: with one picture every
 //! rarity, and so the score, is 0.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Result, check};
 use crate::ngrams::counts;
@@ -16,7 +16,8 @@ use crate::ngrams::counts;
 /// Pictures below which CIDEr-D says little.
 pub const FEW_PICTURES: usize = 50;
 
-type Rarities<'a> = HashMap<&'a [String], f64>;
+/// Numbers by n-gram, in the n-grams' order, so that sums over them are the same in every run.
+type Weights<'a> = BTreeMap<&'a [String], f64>;
 
 /// CIDEr-D of each caption, from 0 to 10; the corpus has their mean.
 ///
@@ -27,7 +28,7 @@ pub fn cider_d(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> R
     let pictures = (candidates.len() as f64).ln();
     let mut scores = vec![0.0; candidates.len()];
     for n in 1..=4 {
-        let mut frequency: Rarities<'_> = HashMap::new();
+        let mut frequency: HashMap<&[String], f64> = HashMap::new();
         for references in references {
             let ngrams: HashSet<&[String]> =
                 references.iter().flat_map(|reference| reference.windows(n)).collect();
@@ -51,12 +52,12 @@ pub fn cider_d(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> R
 }
 
 /// The vector of a caption: counts times rarity.
-fn weighted<'a>(words: &'a [String], n: usize, rarity: impl Fn(&[String]) -> f64) -> Rarities<'a> {
+fn weighted<'a>(words: &'a [String], n: usize, rarity: impl Fn(&[String]) -> f64) -> Weights<'a> {
     counts(words, n).into_iter().map(|(ngram, count)| (ngram, count as f64 * rarity(ngram))).collect()
 }
 
-fn cosine(ours: &Rarities<'_>, reference: &Rarities<'_>) -> f64 {
-    let norm = |vector: &Rarities<'_>| vector.values().map(|x| x * x).sum::<f64>().sqrt();
+fn cosine(ours: &Weights<'_>, reference: &Weights<'_>) -> f64 {
+    let norm = |vector: &Weights<'_>| vector.values().map(|x| x * x).sum::<f64>().sqrt();
     let norms = norm(ours) * norm(reference);
     let product: f64 = ours.iter().filter_map(|(ngram, x)| reference.get(ngram).map(|y| x.min(*y) * y)).sum();
     if norms == 0.0 { product } else { product / norms }

@@ -142,9 +142,9 @@ fn what_cannot_be_captioned_is_named() {
     };
     says(&mut embedded(""), 2, &["IMAGE"]);
     says(&mut embedded("a.png --num-beams 0"), 2, &["--num-beams"]);
-    says(embedded("").arg(tiny.path("none.png")), 1, &["none.png"]);
+    says(embedded("").arg(tiny.path("none.png")), 2, &["none.png"]);
     fs::write(tiny.path("text.png"), "this is no picture").unwrap();
-    says(embedded("").arg(tiny.path("text.png")), 1, &["text.png", "not a PNG"]);
+    says(embedded("").arg(tiny.path("text.png")), 2, &["text.png", "not a PNG"]);
     says(&mut embedded("--dataset embedded --rows 700"), 1, &["700"]);
     says(embedded("--dataset embedded --adapter").arg(&tiny.checkpoint), 1, &["adapter_config.json"]);
 
