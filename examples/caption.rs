@@ -82,7 +82,8 @@ fn run(options: &Caption) -> Result<usize> {
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
         let captions = model.generate(&features, prompt.as_deref(), &config)?;
         let seconds = started.elapsed().as_secs_f64() / captions.len() as f64;
-        for (&row, ids) in batch.rows().iter().zip(captions) {
+        for (&row, caption) in batch.rows().iter().zip(captions) {
+            let ids = caption.ids;
             let text = pretrained.tokenizer.decode(&ids, true)?;
             if let Some(metadata) = &mut metadata {
                 metadata.add(row, &text)?;
@@ -160,10 +161,13 @@ fn decoding(options: &Decoding) -> GenerationConfig {
         no_repeat_ngram_size: options.no_repeat_ngram_size,
         repetition_penalty: options.repetition_penalty as f32,
         eos_token_id: None,
+        bad_words: Vec::new(),
+        num_return_sequences: 1,
         sampling: options.do_sample.then_some(Sampling {
             temperature: options.temperature as f32,
             top_k: options.top_k,
             top_p: options.top_p as f32,
+            min_p: options.min_p as f32,
             seed: options.seed,
         }),
     }

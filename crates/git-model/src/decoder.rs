@@ -68,12 +68,15 @@ impl Decoder {
             let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
             hidden_states = layer.forward(&hidden_states, &key, &value, mask, &pass)?;
         }
+        cache.length += text.dim(1)?;
         Ok(hidden_states)
     }
 }
 
 /// Keys and values of what was decoded so far, `rows` sequences over their pictures.
 pub(crate) struct KeyValueCache {
+    /// Text tokens.
+    length: usize,
     layers: Vec<LayerCache>,
 }
 
@@ -85,18 +88,25 @@ struct LayerCache {
 }
 
 impl KeyValueCache {
-    /// A cache without text for sequences over `pictures`: row `i` belongs to picture `pictures[i]`.
-    pub(crate) fn new(image_keys_values: &[(Tensor, Tensor)], pictures: &Tensor) -> Result<Self> {
-        let rows = |tensor: &Tensor| tensor.index_select(pictures, 0);
-        let layers = image_keys_values
-            .iter()
-            .map(|(key, value)| Ok(LayerCache { image: (rows(key)?, rows(value)?), text: None }))
-            .collect::<Result<_>>()?;
-        Ok(Self { layers })
+    /// Text tokens that it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// A cache without text, a row for each picture.
+    pub(crate) fn new(image_keys_values: &[(Tensor, Tensor)]) -> Self {
+        let layers = image_keys_values.iter();
+        Self {
+            length: 0,
+            layers: layers.map(|image| LayerCache { image: image.clone(), text: None }).collect(),
+        }
     }
 
     /// Makes row `i` continue what was row `parents[i]`.
-    pub(crate) fn reorder(&mut self, parents: &Tensor) -> Result<()> {
+    pub(crate) fn reorder(&mut self, parents: &[usize]) -> Result<()> {
+        let parents: Vec<u32> = parents.iter().map(|row| *row as u32).collect();
+        let Some(layer) = self.layers.first() else { return Ok(()) };
+        let parents = &Tensor::new(parents, layer.image.0.device())?;
         let rows = |pair: &(Tensor, Tensor)| -> Result<(Tensor, Tensor)> {
             Ok((pair.0.index_select(parents, 0)?, pair.1.index_select(parents, 0)?))
         };

@@ -221,15 +221,10 @@ impl GitForCausalLm {
         self.decoder.image_keys_values(&self.project(image_features, &Pass::inference())?)
     }
 
-    /// Logits after the last of `input_ids` `(rows, new)`, which follow `past` cached text tokens: `(rows, vocab)`.
-    pub(crate) fn next_logits(
-        &self,
-        input_ids: &Tensor,
-        past: usize,
-        cache: &mut KeyValueCache,
-    ) -> Result<Tensor> {
+    /// Logits after the last of `input_ids` `(rows, new)`, which follow what is in the cache: `(rows, vocab)`.
+    pub(crate) fn next_logits(&self, input_ids: &Tensor, cache: &mut KeyValueCache) -> Result<Tensor> {
         let pass = Pass::inference();
-        let hidden_states = self.decoder.step(&self.embed(input_ids, past, &pass)?, cache)?;
+        let hidden_states = self.decoder.step(&self.embed(input_ids, cache.len(), &pass)?, cache)?;
         let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?;
         self.logits(&last.contiguous()?, &pass)
     }

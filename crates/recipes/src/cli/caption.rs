@@ -7,7 +7,7 @@ use clap::{
 
 use super::{
     Dtype, EarlyStopping,
-    values::{count, finite, positive, positive_share},
+    values::{count, finite, positive, positive_share, share},
 };
 use crate::hub::Location;
 
@@ -95,6 +95,9 @@ pub struct Decoding {
     /// Draw from the likeliest tokens that together reach this probability
     #[arg(long, value_name = "P", default_value = "1.0", value_parser = positive_share, requires = "do_sample")]
     pub top_p: f64,
+    /// Draw from the tokens that are at least this share as probable as the likeliest; 0 from all
+    #[arg(long, value_name = "P", default_value = "0", value_parser = share, requires = "do_sample")]
+    pub min_p: f64,
     /// Seed of the draws
     #[arg(long, value_name = "SEED", default_value_t = 42, requires = "do_sample")]
     pub seed: u64,
@@ -166,7 +169,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size num-beams max-new-tokens min-new-tokens length-penalty \
-            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p seed prompt json metadata dataset rows";
+            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed prompt json metadata dataset rows";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
