@@ -1,9 +1,12 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum};
+use train_ops::{
+    DecodingRows, Dropout, KeyValueCache, LayerBuilder, LayerNorm, LinearLayer, Pass,
+    linear_cross_entropy_sum,
+};
 
-use crate::decoder::{Decoder, KeyValueCache};
+use crate::decoder::Decoder;
 use crate::loader::Loader;
 use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
 
@@ -216,18 +219,30 @@ impl GitForCausalLm {
         Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
     }
 
-    /// Keys and values of the image tokens for [`next_logits`](Self::next_logits).
-    pub(crate) fn image_keys_values(&self, image_features: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-        self.decoder.image_keys_values(&self.project(image_features, &Pass::inference())?)
+    /// What [`next_logits`](Self::next_logits) goes on from: one sequence without text for each picture, and room for
+    /// `places` text tokens of all sequences that come of them.
+    pub(crate) fn begin_decoding(&self, image_features: &Tensor, places: usize) -> Result<DecodingState> {
+        let image = self.project(image_features, &Pass::inference())?;
+        let rows = DecodingRows::new(image.dim(0)?);
+        Ok(DecodingState { caches: self.decoder.caches(&image, places)?, rows })
     }
 
-    /// Logits after the last of `input_ids` `(rows, new)`, which follow what is in the cache: `(rows, vocab)`.
-    pub(crate) fn next_logits(&self, input_ids: &Tensor, cache: &mut KeyValueCache) -> Result<Tensor> {
+    /// Logits after the last of `input_ids` `(rows, new)`, which the sequences of `state` go on with: `(rows, vocab)`.
+    pub(crate) fn next_logits(&self, input_ids: &Tensor, state: &mut DecodingState) -> Result<Tensor> {
         let pass = Pass::inference();
-        let hidden_states = self.decoder.step(&self.embed(input_ids, cache.len(), &pass)?, cache)?;
+        let text = self.embed(input_ids, state.rows.tokens(), &pass)?;
+        state.rows.extend(input_ids.dim(1)?);
+        let hidden_states = self.decoder.step(&text, &state.caches, &state.rows)?;
         let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?;
         self.logits(&last.contiguous()?, &pass)
     }
+}
+
+/// Sequences in the middle of being decoded.
+pub(crate) struct DecodingState {
+    /// One for each layer.
+    caches: Vec<KeyValueCache>,
+    pub(crate) rows: DecodingRows,
 }
 
 /// Positions of the flattened `(batch, text)` logits that have a target, and those targets.

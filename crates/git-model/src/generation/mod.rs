@@ -14,7 +14,6 @@ pub use config::{EarlyStopping, GenerationConfig, Sampling};
 
 use self::beam::BeamSearch;
 use self::single::SingleSearch;
-use crate::decoder::KeyValueCache;
 use crate::{Error, GitForCausalLm, Result};
 
 /// What was generated for a picture.
@@ -110,14 +109,15 @@ impl GitForCausalLm {
 
         // The prompt is read once a picture. From then on there is a row for each sequence that is followed: those of the
         // first job, those of the second, and so on; jobs that are done have none.
-        let mut cache = KeyValueCache::new(&self.image_keys_values(image_features)?);
-        let mut input = vec![prompt.to_vec(); pictures];
         let mut rows: Vec<usize> = jobs.iter().flat_map(|job| vec![job.picture; job.search.rows()]).collect();
+        let places = pictures * prompt.len() + rows.len() * (config.max_new_tokens - 1);
+        let mut state = self.begin_decoding(image_features, places)?;
+        let mut input = vec![prompt.to_vec(); pictures];
         let vocabulary = self.config().vocab_size;
         while !input.is_empty() {
             let new = input[0].len();
             let ids = Tensor::from_vec(input.concat(), (input.len(), new), self.device())?;
-            let logits = self.next_logits(&ids, &mut cache)?.to_dtype(DType::F32)?.flatten_all()?;
+            let logits = self.next_logits(&ids, &mut state)?.to_dtype(DType::F32)?.flatten_all()?;
             let logits = logits.to_vec1::<f32>()?;
 
             let mut parents = Vec::new();
@@ -139,7 +139,7 @@ impl GitForCausalLm {
                 }
             }
             rows = (0..input.len()).collect();
-            cache.reorder(&parents)?;
+            state.rows.reorder(&parents);
         }
         Ok(jobs.iter().flat_map(|job| job.search.captions()).collect())
     }
