@@ -34,5 +34,5 @@ pub use checkpoint::Checkpoint;
 pub use config::{GitConfig, VisionConfig};
 pub use error::{Error, Result};
 pub use generation::{Caption, EarlyStopping, GenerationConfig, Progress, Sampling};
-pub use model::{GitForCausalLm, IGNORE_INDEX, LoadOptions};
+pub use model::{Decoding, GitForCausalLm, IGNORE_INDEX, LoadOptions};
 pub use vision::VisionEncoder;

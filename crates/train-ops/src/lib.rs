@@ -57,4 +57,4 @@ pub use linear::{FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
 pub use mapped::MappedFile;
 pub use memory::keep_freed_memory;
 pub use pass::{Pass, sample_key};
-pub use threads::use_threads;
+pub use threads::{on_pool, use_threads};

@@ -111,13 +111,15 @@ impl GitForCausalLm {
         // first job, those of the second, and so on; jobs that are done have none.
         let mut rows: Vec<usize> = jobs.iter().flat_map(|job| vec![job.picture; job.search.rows()]).collect();
         let places = pictures * prompt.len() + rows.len() * (config.max_new_tokens - 1);
-        let mut state = self.begin_decoding(image_features, places)?;
+        let mut decoding = self.begin_decoding(image_features, places)?;
         let mut input = vec![prompt.to_vec(); pictures];
         let vocabulary = self.config().vocab_size;
         while !input.is_empty() {
             let new = input[0].len();
             let ids = Tensor::from_vec(input.concat(), (input.len(), new), self.device())?;
-            let logits = self.next_logits(&ids, &mut state)?.to_dtype(DType::F32)?.flatten_all()?;
+            let logits = train_ops::on_pool(|| self.next_logits(&ids, &mut decoding))?
+                .to_dtype(DType::F32)?
+                .flatten_all()?;
             let logits = logits.to_vec1::<f32>()?;
 
             let mut parents = Vec::new();
@@ -139,7 +141,7 @@ impl GitForCausalLm {
                 }
             }
             rows = (0..input.len()).collect();
-            state.rows.reorder(&parents);
+            decoding.reorder(&parents)?;
         }
         Ok(jobs.iter().flat_map(|job| job.search.captions()).collect())
     }

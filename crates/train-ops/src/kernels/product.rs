@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::aligned::Aligned;
 use super::block::Block;
+use super::few_rows::{FEW, FewRows};
 use super::panels::{pair, units, widen};
 use super::{Isa, PackedMatrix, Precision};
 use crate::dropout::Mask;
@@ -45,6 +46,8 @@ const DEPTH: usize = 256;
 const TASK_ROWS: usize = 144;
 /// Tasks for each thread, so that one that is held up does not keep the others waiting.
 const TASKS: usize = 6;
+/// The same for a few rows, whose tasks are short.
+const FEW_TASKS: usize = 4;
 
 thread_local! {
     /// Panels widened to f32, and sums that a mask is applied to.
@@ -74,7 +77,8 @@ pub(crate) fn product(rows: usize, n: usize, start: Start<'_>, terms: &[Term<'_>
         Start::Zero => zeros.as_slice(),
         Start::Bias(bias) => bias,
     };
-    let (task_rows, task_columns) = grid(isa, rows, n);
+    let few = rows <= FEW && terms.iter().all(|term| term.mask.is_none() && term.a_mask.is_none());
+    let (task_rows, task_columns) = if few { (rows, few_columns(isa, n)) } else { grid(isa, rows, n) };
     let across = n.div_ceil(task_columns);
     let shared = Shared(result.as_mut_ptr());
     (0..rows.div_ceil(task_rows) * across).into_par_iter().for_each(|task| {
@@ -86,6 +90,12 @@ pub(crate) fn product(rows: usize, n: usize, start: Start<'_>, terms: &[Term<'_>
             start,
             result: shared.pointer(),
         };
+        if few {
+            for (index, (term, operand)) in terms.iter().zip(&operands).enumerate() {
+                task.add_few(term, operand, index == 0);
+            }
+            return;
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             for (index, (term, operand)) in terms.iter().zip(&operands).enumerate() {
                 task.add(term, operand, index == 0, scratch);
@@ -111,6 +121,11 @@ fn grid(isa: Isa, rows: usize, n: usize) -> (usize, usize) {
     let across = tasks.div_ceil(down).max(1);
     let task_columns = n.div_ceil(across).next_multiple_of(width).max(narrow);
     (task_rows, task_columns)
+}
+
+/// Columns of the tasks of a product of a few rows: each thread gets a handful of long stretches of memory.
+fn few_columns(isa: Isa, n: usize) -> usize {
+    n.div_ceil(FEW_TASKS * rayon::current_num_threads()).next_multiple_of(isa.panel_width())
 }
 
 /// The rows of a term as units, rounded to what the product multiplies.
@@ -225,6 +240,37 @@ impl Task<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// As [`add`](Self::add), for a few rows and a term without masks.
+    fn add_few(&self, term: &Term<'_>, operand: &[u32], first: bool) {
+        let (b, isa) = (term.b, term.b.isa());
+        let widened = b.precision() == Precision::Bf16 && !isa.has_bf16();
+        // SAFETY: as in `add`.
+        #[allow(unsafe_code)]
+        let to = unsafe { self.result.add(self.columns.start) };
+        let (from, from_stride) = match first {
+            true => (self.start[self.columns.clone()].as_ptr(), 0),
+            false => (to.cast_const(), self.n),
+        };
+        let work = FewRows {
+            rows: self.rows.len(),
+            columns: self.columns.len(),
+            units: units(b.precision(), b.k()),
+            depth: if widened { DEPTH / 2 } else { DEPTH },
+            a: operand.as_ptr(),
+            a_stride: operand_stride(b),
+            b: b.panels_from(self.columns.start / isa.panel_width()).as_ptr(),
+            from,
+            from_stride,
+            to,
+            to_stride: self.n,
+        };
+        // SAFETY: as in `sum`; the rows are all of the result's.
+        #[allow(unsafe_code)]
+        unsafe {
+            work.run(isa, b.precision());
         }
     }
 

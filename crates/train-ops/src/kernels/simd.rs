@@ -46,6 +46,12 @@ pub(super) trait Simd {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
+
+    /// Pairs of bf16 as f32: the first of each, and the second.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn widen(pairs: Self::Vector) -> (Self::Vector, Self::Vector);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -53,6 +59,8 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Simd;
+
+    const HIGH: i32 = 0xffff_0000u32 as i32;
 
     pub(crate) struct Avx2;
 
@@ -93,6 +101,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
             unsafe { _mm256_fmadd_ps(a, b, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(pairs: __m256) -> (__m256, __m256) {
+            unsafe {
+                let pairs = _mm256_castps_si256(pairs);
+                let high = _mm256_and_si256(pairs, _mm256_set1_epi32(HIGH));
+                (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high))
+            }
         }
     }
 
@@ -135,6 +152,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
             unsafe { _mm512_fmadd_ps(a, b, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
+            unsafe {
+                let pairs = _mm512_castps_si512(pairs);
+                let high = _mm512_and_si512(pairs, _mm512_set1_epi32(HIGH));
+                (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(high))
+            }
         }
     }
 
@@ -186,6 +212,11 @@ mod x86 {
                 )
             }
         }
+
+        #[inline(always)]
+        unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
+            unsafe { Avx512::widen(pairs) }
+        }
     }
 }
 
@@ -227,5 +258,11 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn multiply_add(a: [f32; 8], b: [f32; 8], sum: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|lane| sum[lane] + a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn widen(pairs: [f32; 8]) -> ([f32; 8], [f32; 8]) {
+        let half = |bits: fn(u32) -> u32| pairs.map(|pair| f32::from_bits(bits(pair.to_bits())));
+        (half(|pair| pair << 16), half(|pair| pair & 0xffff_0000))
     }
 }
