@@ -112,6 +112,34 @@ fn sampling_is_drawn_from_its_seed() {
 }
 
 #[test]
+fn several_captions_come_best_first_with_their_scores() {
+    let flags = "--dataset embedded --rows 0,1 --json --num-beams 3 --early-stopping never";
+    let lines = said(&mut embedded(&format!("{flags} --num-return-sequences 3")));
+    assert_eq!(
+        lines.iter().map(|line| line["row"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [0, 0, 0, 1, 1, 1]
+    );
+    for captions in lines.chunks(3) {
+        assert!(captions.is_sorted_by(|a, b| a["score"].as_f64() >= b["score"].as_f64()), "{captions:?}");
+        let mut texts = texts(captions);
+        texts.dedup();
+        assert_eq!(texts.len(), 3, "{texts:?}");
+    }
+    let best = said(&mut embedded(flags));
+    assert_eq!(texts(&best), [texts(&lines)[0], texts(&lines)[3]]);
+}
+
+#[test]
+fn bad_words_are_not_said() {
+    let flags = "--dataset embedded --rows 0,1,2 --json";
+    let free = said(&mut embedded(flags));
+    let word = texts(&free)[0].split(' ').nth(1).unwrap().to_owned();
+    let kept = said(embedded(flags).arg("--bad-words").arg(format!("nonsense,{word}")));
+    assert_ne!(texts(&kept), texts(&free));
+    assert!(texts(&kept).iter().all(|text| !text.split(' ').any(|said| said == word)), "{word} in {kept:?}");
+}
+
+#[test]
 fn an_adapter_says_what_its_run_wrote_down() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 3 --learning-rate 0.02")).stdout();

@@ -200,3 +200,18 @@ fn close(left: &[Value], right: &[Value], key: &str, bound: f64) {
         assert!((a - b).abs() <= bound * a.abs(), "{key}: {left} and {right}");
     }
 }
+
+#[test]
+fn captions_of_a_sample_are_judged_at_each_checkpoint() {
+    let tiny = Tiny::new();
+    let run = run(&mut tiny.finetune("out", "--num-train-epochs 2 --eval-captions 3"));
+    let lines = json_lines(&fs::read_to_string(tiny.path("out/eval_captions.jsonl")).unwrap());
+    assert_eq!(run.stdout().matches("3 captions: CIDEr-D").count(), 2);
+    assert_eq!(lines.len(), 2);
+    assert_ne!(lines[0]["checkpoint"], lines[1]["checkpoint"]);
+    for line in &lines {
+        assert!(line["checkpoint"].as_str().unwrap().starts_with("checkpoint-"), "{line}");
+        assert!(line["scores"]["rouge_l"].is_number() && line["scores"]["distinct_2"].is_number(), "{line}");
+        assert_eq!(line["captions"].as_array().unwrap().len(), 3);
+    }
+}

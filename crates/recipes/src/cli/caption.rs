@@ -49,10 +49,10 @@ pub struct Caption {
     /// How captions are found.
     #[command(flatten)]
     pub decoding: Decoding,
-    /// One JSON line a picture, with token ids and seconds, instead of plain text
+    /// One JSON line a caption, with token ids, score and seconds, instead of plain text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Write the captions to this file too, as the metadata.jsonl of an image folder: the pictures must lie beside or
+    /// Write the best caption of each picture to this file too, as the metadata.jsonl of an image folder: the pictures must lie beside or
     /// below it
     #[arg(long, value_name = "FILE", conflicts_with = "dataset", help_heading = "Output")]
     pub metadata: Option<PathBuf>,
@@ -101,6 +101,12 @@ pub struct Decoding {
     /// Seed of the draws
     #[arg(long, value_name = "SEED", default_value_t = 42, requires = "do_sample")]
     pub seed: u64,
+    /// Never say these words or phrases: separated by commas, or one a flag
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    pub bad_words: Vec<String>,
+    /// Captions for each picture, best first; of beams at most as many as there are
+    #[arg(long, value_name = "CAPTIONS", default_value = "1", value_parser = count)]
+    pub num_return_sequences: usize,
     /// A text that the caption continues, such as a question about the picture
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -120,11 +126,14 @@ impl Caption {
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, Error> {
         let options = Self::try_parse_from(arguments)?;
-        let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, .. } = options.decoding;
+        let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, num_return_sequences, .. } =
+            options.decoding;
         let message = if do_sample && num_beams > 1 {
             format!("--do-sample follows one caption at a time: leave --num-beams {num_beams} out")
         } else if min_new_tokens > max_new_tokens {
             format!("--min-new-tokens {min_new_tokens} is more than --max-new-tokens {max_new_tokens}")
+        } else if !do_sample && num_return_sequences > num_beams {
+            format!("--num-return-sequences {num_return_sequences} is more than --num-beams {num_beams}")
         } else {
             return Ok(options);
         };
@@ -163,13 +172,14 @@ mod tests {
             (d.length_penalty, d.repetition_penalty, d.early_stopping),
             (1.0, 1.15, EarlyStopping::True)
         );
-        assert!(!d.do_sample && d.prompt.is_none());
+        assert!(!d.do_sample && d.prompt.is_none() && d.bad_words.is_empty() && d.num_return_sequences == 1);
     }
 
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size num-beams max-new-tokens min-new-tokens length-penalty \
-            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed prompt json metadata dataset rows";
+            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
+            bad-words num-return-sequences prompt json metadata dataset rows";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -193,7 +203,7 @@ mod tests {
     fn sampling_follows_one_caption_and_its_flags_need_it() {
         let sampled =
             parse("cat.png --do-sample --temperature 0.7 --top-k 0 --top-p 0.9 --seed 3").unwrap().decoding;
-        parse("cat.png --do-sample --num-beams 1").unwrap();
+        parse("cat.png --do-sample --num-beams 1 --num-return-sequences 5 --min-p 0.1").unwrap();
         assert_eq!(
             (sampled.num_beams, sampled.temperature, sampled.top_k, sampled.top_p, sampled.seed),
             (1, 0.7, 0, 0.9, 3)
@@ -204,6 +214,9 @@ mod tests {
             "--do-sample --num-beams 3",
             "--min-new-tokens 41",
             "--do-sample --top-p 0",
+            "--do-sample --min-p 2",
+            "--min-p 0.1",
+            "--num-return-sequences 3",
             "--do-sample --temperature 0",
         ] {
             assert!(parse(&format!("cat.png {arguments}")).is_err(), "{arguments}");

@@ -76,7 +76,8 @@ fn draw(
         .x_label_area_size(letters * 3)
         .y_label_area_size(letters * 5)
         .build_cartesian_2d(0.0..epochs.max(1e-9), lowest..highest)?;
-    let digits = usize::from(epochs < 5.0);
+    let across = style.size.0 / (letters * 6);
+    let digits = super::decimals(epochs, across);
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -84,7 +85,7 @@ fn draw(
         .bold_line_style(palette.grid)
         .axis_style(palette.grid)
         .label_style(font.clone())
-        .x_labels((style.size.0 / (letters * 6)) as usize)
+        .x_labels(across as usize)
         .y_labels((style.size.1 / (letters * 4)) as usize)
         .x_label_formatter(&|epoch| format!("{epoch:.digits$}"))
         .y_label_formatter(&|value| number(*value))
