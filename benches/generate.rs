@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions};
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
 /// Tokens of a caption: random weights never say the end token, a trained model is kept from it.
 const TOKENS: usize = 40;
@@ -32,17 +32,27 @@ fn main() -> Result<()> {
     println!("checkpoint {}", dir.display());
     let memory = bytes_per_second(if quick { 1 << 20 } else { 1 << 28 });
     println!("memory is read at {:.1} GB/s by all threads together", memory / 1e9);
-    for dtype in [DType::F32, DType::BF16] {
-        bench(&dir, dtype, &device, quick, memory)?;
+    for storage in [Storage::F32, Storage::Bf16, Storage::Int8] {
+        bench(&dir, storage, &device, quick, memory)?;
     }
     Ok(())
 }
 
-fn bench(dir: &Path, dtype: DType, device: &Device, quick: bool, memory: f64) -> Result<()> {
+/// How the weights are stored; its number is the bytes of one.
+#[derive(Clone, Copy, Debug)]
+enum Storage {
+    F32 = 4,
+    Bf16 = 2,
+    Int8 = 1,
+}
+
+fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64) -> Result<()> {
     let (runs, batch) = if quick { (1, 2) } else { (5, BATCH) };
+    let dtype = if matches!(storage, Storage::Bf16) { DType::BF16 } else { DType::F32 };
+    let builder: &mut dyn LayerBuilder =
+        if matches!(storage, Storage::Int8) { &mut Int8Builder } else { &mut FrozenBuilder };
     let options = LoadOptions { device: device.clone(), dtype, hidden_dropout: None };
-    let model =
-        GitForCausalLm::load_with(&Checkpoint::open(dir).unwrap(), &mut FrozenBuilder, &options).unwrap();
+    let model = GitForCausalLm::load_with(&Checkpoint::open(dir).unwrap(), builder, &options).unwrap();
     let size = model.config().vision_config.image_size;
     let pixels = common::values(1, (batch, 3, size, size), device);
     let encode = |pixels: &Tensor| model.encode_images(pixels, &Pass::inference()).unwrap();
@@ -60,13 +70,13 @@ fn bench(dir: &Path, dtype: DType, device: &Device, quick: bool, memory: f64) ->
             Ok(())
         })
     };
-    println!("\n{dtype:?}, {TOKENS} tokens, median of {runs}");
+    println!("\n{storage:?}, {TOKENS} tokens, median of {runs}");
     let encoder = common::median_seconds(device, runs, || {
         encode(&first);
         Ok(())
     })?;
     println!("{:>26} {:>9.1} ms", "vision encoder", 1e3 * encoder);
-    let bytes = decoder_weights(&model) as f64 * dtype.size_in_bytes() as f64;
+    let bytes = decoder_weights(&model) as f64 * storage as u8 as f64;
     for (name, base) in [("greedy", greedy()), ("2 beams (recipe)", recipe())] {
         let begin = seconds(runs, &first, &config(base.clone(), 1))?;
         let all = seconds(runs, &first, &config(base, TOKENS))?;

@@ -12,14 +12,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use candle_core::DType;
 use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
 use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::cli::{self, Decoding};
-use recipes::{adapt, open};
+use recipes::cli::{self, Decoding, Storage};
+use recipes::open;
 use serde_json::json;
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
 /// The exit code where some pictures could not be read.
 const SKIPPED: u8 = 2;
@@ -44,12 +45,16 @@ fn run(options: &cli::Caption) -> Result<usize> {
     let images = recipes::pictures::expand(&options.images)?;
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
-    let load = LoadOptions { dtype: adapt::storage(options.dtype), ..LoadOptions::default() };
+    let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
+    let load = LoadOptions { dtype, ..LoadOptions::default() };
+    let load =
+        |builder: &mut dyn LayerBuilder| GitForCausalLm::load_with(&pretrained.checkpoint, builder, &load);
     let model = match &options.adapter {
-        None => GitForCausalLm::load_with(&pretrained.checkpoint, &mut FrozenBuilder, &load)?,
+        None if options.dtype == Storage::Int8 => load(&mut Int8Builder)?,
+        None => load(&mut FrozenBuilder)?,
         Some(location) => {
             let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(location)?)?;
-            let model = GitForCausalLm::load_with(&pretrained.checkpoint, &mut lora, &load)?;
+            let model = load(&mut lora)?;
             // The model's layers share the weights that finish() reads from the adapter's files.
             lora.finish()?;
             model

@@ -8,7 +8,7 @@ mod common;
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
 use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX};
-use train_ops::{FrozenBuilder, Pass, sample_key};
+use train_ops::{FrozenBuilder, Int8Builder, Pass, sample_key};
 
 fn model(case: &str) -> (Golden, GitForCausalLm) {
     let golden = Golden::load(case);
@@ -182,5 +182,23 @@ fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
         assert!(
             model.next_logits(&Tensor::new(&[[5u32]], features.device()).unwrap(), &mut decoding).is_err()
         );
+    }
+}
+
+#[test]
+fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
+    for case in ["tiny", "small", "wide"] {
+        let (golden, exact) = model(case);
+        let dir = tempfile::tempdir().unwrap();
+        golden.checkpoint().write(dir.path());
+        let int8 = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut Int8Builder).unwrap();
+        let ids = golden.tensor("input_ids").to_dtype(DType::U32).unwrap();
+        let logits = |model: &GitForCausalLm| {
+            let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+            logits(model, &features, &ids)
+        };
+        let error = common::norm_error(&logits(&int8), &logits(&exact));
+        assert!(error < 0.03, "{case}: {error}");
+        assert!(error > 1e-5, "{case}: {error}: are the weights quantised at all?");
     }
 }

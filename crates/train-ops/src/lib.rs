@@ -45,7 +45,7 @@ mod threads;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, attention};
-pub use builder::{FrozenBuilder, LayerBuilder, TrainableBuilder};
+pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum, log_sum_exp};
 pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
 pub use dropout::Dropout;

@@ -1,12 +1,12 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
-    Args, CommandFactory as _, Parser,
+    Args, CommandFactory as _, Parser, ValueEnum,
     error::{Error, ErrorKind},
 };
 
 use super::{
-    Dtype, EarlyStopping,
+    EarlyStopping,
     values::{count, finite, positive, positive_share, share},
 };
 use crate::hub::Location;
@@ -37,9 +37,9 @@ pub struct Caption {
     /// A LoRA adapter: a local folder or a hub id
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     pub adapter: Option<Location>,
-    /// Type of the weights and of the arithmetic with them
+    /// How the weights are stored
     #[arg(long, value_enum, default_value_t, help_heading = "Hardware")]
-    pub dtype: Dtype,
+    pub dtype: Storage,
     /// Processor threads; all cores if not given
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
     pub threads: Option<usize>,
@@ -56,6 +56,18 @@ pub struct Caption {
     /// below it
     #[arg(long, value_name = "FILE", conflicts_with = "dataset", help_heading = "Output")]
     pub metadata: Option<PathBuf>,
+}
+
+/// How the weights are stored while captioning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Storage {
+    /// 32 bits
+    #[default]
+    F32,
+    /// bfloat16: half the memory, and what is multiplied with them is rounded too
+    Bf16,
+    /// 8 bits and a scale for each output, made when the checkpoint is read: a quarter of the memory, sums in f32
+    Int8,
 }
 
 /// How captions are found, by the names and meanings of Hugging Face's GenerationConfig; the defaults are the recipe's.
@@ -128,7 +140,10 @@ impl Caption {
         let options = Self::try_parse_from(arguments)?;
         let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, num_return_sequences, .. } =
             options.decoding;
-        let message = if do_sample && num_beams > 1 {
+        let message = if options.dtype == Storage::Int8 && options.adapter.is_some() {
+            "--dtype int8 is for a model without --adapter: merge the adapter into it first (merge_adapter)"
+                .into()
+        } else if do_sample && num_beams > 1 {
             format!("--do-sample follows one caption at a time: leave --num-beams {num_beams} out")
         } else if min_new_tokens > max_new_tokens {
             format!("--min-new-tokens {min_new_tokens} is more than --max-new-tokens {max_new_tokens}")
@@ -215,6 +230,7 @@ mod tests {
             "--min-new-tokens 41",
             "--do-sample --top-p 0",
             "--do-sample --min-p 2",
+            "--dtype int8 --adapter me/lora",
             "--min-p 0.1",
             "--num-return-sequences 3",
             "--do-sample --temperature 0",

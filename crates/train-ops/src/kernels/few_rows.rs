@@ -23,7 +23,7 @@ pub(super) struct FewRows {
     /// Units of a panel, and how many of them have a sum of their own before they are added up.
     pub(super) units: usize,
     pub(super) depth: usize,
-    /// `rows` rows: of `units`, or of twice as many where pairs are widened.
+    /// `rows` rows: of `units`, or of two or four times as many where pairs or bytes are widened.
     pub(super) a: *const u32,
     pub(super) a_stride: usize,
     /// Panels of `units` rows of the panel width.
@@ -83,8 +83,9 @@ unsafe fn panels<S: Simd>(work: &FewRows, precision: Precision) {
     macro_rules! rows_of {
         ($($n:literal)*) => {
             match (work.rows, precision) {
-                $(($n, Precision::F32) => unsafe { some_rows::<S, $n, false>(work) },
-                ($n, Precision::Bf16) => unsafe { some_rows::<S, $n, true>(work) },)*
+                $(($n, Precision::F32) => unsafe { some_rows::<S, $n, 1>(work) },
+                ($n, Precision::Bf16) => unsafe { some_rows::<S, $n, 2>(work) },
+                ($n, Precision::Int8) => unsafe { some_rows::<S, $n, 4>(work) },)*
                 _ => debug_assert!(false, "more than a few rows"),
             }
         };
@@ -93,7 +94,7 @@ unsafe fn panels<S: Simd>(work: &FewRows, precision: Precision) {
 }
 
 #[inline(always)]
-unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: bool>(work: &FewRows) {
+unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &FewRows) {
     let width = 2 * S::LANES;
     let mut b = work.b;
     // What is left of a panel when the result has no columns for all of it.
@@ -123,7 +124,7 @@ unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: bool>(work: &FewRow
 
 /// One panel, all of `k`.
 #[inline(always)]
-unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: bool>(
+unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
     work: &FewRows,
     mut b: *const u32,
     from: *const f32,
@@ -145,8 +146,19 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: bool>(
             for _ in 0..depth {
                 S::prefetch(b.wrapping_add(AHEAD));
                 let vectors = [S::load(b), S::load(b.add(S::LANES))];
-                if WIDEN {
-                    let halves = vectors.map(|vector| S::widen(vector));
+                if WIDEN == 4 {
+                    let quarters = [S::widen_bytes(vectors[0]), S::widen_bytes(vectors[1])];
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        for k in 0..4 {
+                            let a = S::splat(a.add(row * work.a_stride + k));
+                            for (sum, quarters) in sums.iter_mut().zip(quarters) {
+                                *sum = S::multiply_add(a, quarters[k], *sum);
+                            }
+                        }
+                    }
+                    a = a.add(4);
+                } else if WIDEN == 2 {
+                    let halves = [S::widen(vectors[0]), S::widen(vectors[1])];
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let a = a.add(row * work.a_stride);
                         let (first, second) = (S::splat(a), S::splat(a.add(1)));

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::block::Block;
 use super::few_rows::{FEW, FewRows};
-use super::panels::{pair, units, widen};
+use super::panels::{pair, units, widen, widen_bytes};
 use super::{Isa, PackedMatrix, Precision};
 use crate::dropout::Mask;
 
@@ -133,6 +133,16 @@ fn operand<'a>(term: &Term<'a>) -> Cow<'a, [u32]> {
     let k = term.b.k();
     match term.b.precision() {
         Precision::F32 => Cow::Borrowed(as_units(term.a)),
+        Precision::Int8 if k.is_multiple_of(4) => Cow::Borrowed(as_units(term.a)),
+        Precision::Int8 => {
+            let stride = operand_stride(term.b);
+            let mut padded = vec![0; term.a.len() / k.max(1) * stride];
+            for (units, row) in padded.chunks_exact_mut(stride.max(1)).zip(as_units(term.a).chunks(k.max(1)))
+            {
+                units[..k].copy_from_slice(row);
+            }
+            Cow::Owned(padded)
+        }
         Precision::Bf16 => {
             let stride = operand_stride(term.b);
             let mut rounded = vec![0; term.a.len() / k.max(1) * stride];
@@ -153,6 +163,7 @@ fn operand_stride(b: &PackedMatrix) -> usize {
         Precision::Bf16 if b.isa().has_bf16() => units(Precision::Bf16, b.k()),
         // Widened panels have a row for each half of a pair, so an odd `k` gets one more, of zeros.
         Precision::Bf16 => b.k().next_multiple_of(2),
+        Precision::Int8 => b.k().next_multiple_of(4),
         Precision::F32 => b.k(),
     }
 }
@@ -246,7 +257,6 @@ impl Task<'_> {
     /// As [`add`](Self::add), for a few rows and a term without masks.
     fn add_few(&self, term: &Term<'_>, operand: &[u32], first: bool) {
         let (b, isa) = (term.b, term.b.isa());
-        let widened = b.precision() == Precision::Bf16 && !isa.has_bf16();
         // SAFETY: as in `add`.
         #[allow(unsafe_code)]
         let to = unsafe { self.result.add(self.columns.start) };
@@ -258,7 +268,7 @@ impl Task<'_> {
             rows: self.rows.len(),
             columns: self.columns.len(),
             units: units(b.precision(), b.k()),
-            depth: if widened { DEPTH / 2 } else { DEPTH },
+            depth: DEPTH / b.widening(),
             a: operand.as_ptr(),
             a_stride: operand_stride(b),
             b: b.panels_from(self.columns.start / isa.panel_width()).as_ptr(),
@@ -288,9 +298,8 @@ impl Task<'_> {
     ) {
         let (b, isa) = (term.b, term.b.isa());
         let (width, stride) = (isa.panel_width(), operand_stride(b));
-        let widened = b.precision() == Precision::Bf16 && !isa.has_bf16();
         let (rows, first_panel) = (self.rows.len(), self.columns.start / width);
-        let per_unit = if widened { 2 } else { 1 };
+        let per_unit = b.widening();
         let all = units(b.precision(), b.k());
         for begin in (0..all.max(1)).step_by(DEPTH / per_unit) {
             let depth = all.min(begin + DEPTH / per_unit) - begin;
@@ -326,7 +335,7 @@ impl Task<'_> {
                 to,
                 to_stride,
             };
-            if !widened {
+            if per_unit == 1 {
                 // SAFETY: `operand` has `stride` units for each of the rows, `b` has `panel_stride` units for each panel of
                 // the columns, `from` is one row of the columns or `to`, and `to` is this task's own; `PackedMatrix` was
                 // made for an instruction set that the processor has.
@@ -336,11 +345,14 @@ impl Task<'_> {
                 }
                 continue;
             }
-            wide.reserve(2 * depth * width);
+            wide.reserve(per_unit * depth * width);
             for (index, column) in (0..self.columns.len()).step_by(width).enumerate() {
                 let panel = &b.panels_from(first_panel + index)[begin * width..][..depth * width];
-                widen(panel, width, wide);
-                // SAFETY: as above, for one panel that was widened to `2 * depth` rows.
+                match b.precision() {
+                    Precision::Int8 => widen_bytes(panel, width, wide),
+                    _ => widen(panel, width, wide),
+                }
+                // SAFETY: as above, for one panel that was widened to `per_unit * depth` rows.
                 #[allow(unsafe_code)]
                 unsafe {
                     Block {

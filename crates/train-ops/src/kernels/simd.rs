@@ -52,6 +52,12 @@ pub(super) trait Simd {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn widen(pairs: Self::Vector) -> (Self::Vector, Self::Vector);
+
+    /// Units of four signed bytes as f32: the first of each, the second, and so on.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn widen_bytes(bytes: Self::Vector) -> [Self::Vector; 4];
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -111,6 +117,24 @@ mod x86 {
                 (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high))
             }
         }
+
+        #[inline(always)]
+        unsafe fn widen_bytes(bytes: __m256) -> [__m256; 4] {
+            unsafe {
+                let bytes = _mm256_castps_si256(bytes);
+                // To the top of the lane, and down again with the sign. No closure: it would not be compiled for AVX2.
+                let first = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(bytes));
+                let second = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(bytes));
+                let third = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<8>(bytes));
+                let fourth = _mm256_srai_epi32::<24>(bytes);
+                [
+                    _mm256_cvtepi32_ps(first),
+                    _mm256_cvtepi32_ps(second),
+                    _mm256_cvtepi32_ps(third),
+                    _mm256_cvtepi32_ps(fourth),
+                ]
+            }
+        }
     }
 
     pub(crate) struct Avx512;
@@ -160,6 +184,23 @@ mod x86 {
                 let pairs = _mm512_castps_si512(pairs);
                 let high = _mm512_and_si512(pairs, _mm512_set1_epi32(HIGH));
                 (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(high))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn widen_bytes(bytes: __m512) -> [__m512; 4] {
+            unsafe {
+                let bytes = _mm512_castps_si512(bytes);
+                let first = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(bytes));
+                let second = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(bytes));
+                let third = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(bytes));
+                let fourth = _mm512_srai_epi32::<24>(bytes);
+                [
+                    _mm512_cvtepi32_ps(first),
+                    _mm512_cvtepi32_ps(second),
+                    _mm512_cvtepi32_ps(third),
+                    _mm512_cvtepi32_ps(fourth),
+                ]
             }
         }
     }
@@ -217,6 +258,11 @@ mod x86 {
         unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
             unsafe { Avx512::widen(pairs) }
         }
+
+        #[inline(always)]
+        unsafe fn widen_bytes(bytes: __m512) -> [__m512; 4] {
+            unsafe { Avx512::widen_bytes(bytes) }
+        }
     }
 }
 
@@ -264,5 +310,10 @@ impl Simd for Portable {
     unsafe fn widen(pairs: [f32; 8]) -> ([f32; 8], [f32; 8]) {
         let half = |bits: fn(u32) -> u32| pairs.map(|pair| f32::from_bits(bits(pair.to_bits())));
         (half(|pair| pair << 16), half(|pair| pair & 0xffff_0000))
+    }
+
+    #[inline(always)]
+    unsafe fn widen_bytes(bytes: [f32; 8]) -> [[f32; 8]; 4] {
+        std::array::from_fn(|at| bytes.map(|unit| f32::from(unit.to_bits().to_le_bytes()[at] as i8)))
     }
 }
