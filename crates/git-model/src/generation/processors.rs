@@ -60,9 +60,7 @@ fn forbid_word(eos: &[u32], sequence: &[u32], word: &[u32], scores: &mut [f32]) 
     let ends_captions = before.is_empty() && eos.contains(last);
     let counts = before.is_empty() || word.len() <= sequence.len();
     if counts && !ends_captions && sequence.ends_with(before) {
-        if let Some(score) = scores.get_mut(*last as usize) {
-            *score = f32::NEG_INFINITY;
-        }
+        scores[*last as usize] = f32::NEG_INFINITY;
     }
 }
 
