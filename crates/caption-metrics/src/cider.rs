@@ -8,7 +8,7 @@
 //! The rarities come from the references that are passed in. Of few pictures they mean little: with one picture every
 //! rarity, and so the score, is 0.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Result, check};
 use crate::ngrams::counts;
@@ -16,7 +16,8 @@ use crate::ngrams::counts;
 /// Pictures below which CIDEr-D says little.
 pub const FEW_PICTURES: usize = 50;
 
-type Rarities<'a> = HashMap<&'a [String], f64>;
+/// Weights by n-gram, in an order: a sum over them has the same bits in every run.
+type Rarities<'a> = BTreeMap<&'a [String], f64>;
 
 /// CIDEr-D of each caption, from 0 to 10; the corpus has their mean.
 ///
@@ -27,7 +28,7 @@ pub fn cider_d(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> R
     let pictures = (candidates.len() as f64).ln();
     let mut scores = vec![0.0; candidates.len()];
     for n in 1..=4 {
-        let mut frequency: Rarities<'_> = HashMap::new();
+        let mut frequency: HashMap<&[String], f64> = HashMap::new();
         for references in references {
             let ngrams: HashSet<&[String]> =
                 references.iter().flat_map(|reference| reference.windows(n)).collect();

@@ -204,11 +204,13 @@ fn close(left: &[Value], right: &[Value], key: &str, bound: f64) {
 #[test]
 fn captions_of_a_sample_are_judged_at_each_checkpoint() {
     let tiny = Tiny::new();
-    let run = run(&mut tiny.finetune("out", "--num-train-epochs 2 --eval-captions 3"));
+    let stdout = run(&mut tiny.finetune("out", "--num-train-epochs 2 --eval-captions 3")).stdout();
     let lines = json_lines(&fs::read_to_string(tiny.path("out/eval_captions.jsonl")).unwrap());
-    assert_eq!(run.stdout().matches("3 captions: CIDEr-D").count(), 2);
-    assert_eq!(lines.len(), 2);
-    assert_ne!(lines[0]["checkpoint"], lines[1]["checkpoint"]);
+    let printed: Vec<_> = stdout.lines().filter(|line| line.starts_with("3 captions: CIDEr-D")).collect();
+    let mut checkpoints: Vec<_> = lines.iter().map(|line| line["checkpoint"].to_string()).collect();
+    checkpoints.dedup();
+    assert!(lines.len() >= 2, "{stdout}");
+    assert_eq!((printed.len(), checkpoints.len()), (lines.len(), lines.len()), "{checkpoints:?}, {stdout}");
     for line in &lines {
         assert!(line["checkpoint"].as_str().unwrap().starts_with("checkpoint-"), "{line}");
         assert!(line["scores"]["rouge_l"].is_number() && line["scores"]["distinct_2"].is_number(), "{line}");
