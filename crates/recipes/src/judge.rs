@@ -99,11 +99,11 @@ impl Sample {
         Ok(Self { scores: scored(source, rows, &captions)?, rows: rows.to_vec(), captions })
     }
 
-    /// One line of `eval_captions.jsonl`: the checkpoint, all scores and the captions.
-    pub fn line(&self, checkpoint: &str) -> serde_json::Value {
+    /// One line of `eval_captions.jsonl`: the checkpoint's step, all scores and the captions.
+    pub fn line(&self, step: usize) -> serde_json::Value {
         let captions = self.rows.iter().zip(&self.captions);
         let captions: Vec<_> = captions.map(|(row, text)| json!({ "row": row, "text": text })).collect();
-        json!({ "checkpoint": checkpoint, "scores": self.scores.values, "captions": captions })
+        json!({ "step": step, "scores": self.scores.values, "captions": captions })
     }
 }
 
