@@ -12,20 +12,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use candle_core::DType;
 use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
-use git_model::{EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
+use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::cli::{self, Caption, Decoding};
-use recipes::{adapt, open};
+use recipes::cli::{self, Decoding, Storage};
+use recipes::open;
 use serde_json::json;
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
 /// The exit code where some pictures could not be read.
 const SKIPPED: u8 = 2;
 
 fn main() -> ExitCode {
-    match run(&Caption::from_command_line()) {
+    match run(&cli::Caption::from_command_line()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(skipped) => {
             eprintln!("error: {skipped} of the pictures could not be read and have no caption");
@@ -39,17 +40,21 @@ fn main() -> ExitCode {
 }
 
 /// Captions what the command line asks for; returns how many pictures could not be read.
-fn run(options: &Caption) -> Result<usize> {
+fn run(options: &cli::Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
     let images = recipes::pictures::expand(&options.images)?;
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
-    let load = LoadOptions { dtype: adapt::storage(options.dtype), ..LoadOptions::default() };
+    let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
+    let load = LoadOptions { dtype, ..LoadOptions::default() };
+    let load =
+        |builder: &mut dyn LayerBuilder| GitForCausalLm::load_with(&pretrained.checkpoint, builder, &load);
     let model = match &options.adapter {
-        None => GitForCausalLm::load_with(&pretrained.checkpoint, &mut FrozenBuilder, &load)?,
+        None if options.dtype == Storage::Int8 => load(&mut Int8Builder)?,
+        None => load(&mut FrozenBuilder)?,
         Some(location) => {
             let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(location)?)?;
-            let model = GitForCausalLm::load_with(&pretrained.checkpoint, &mut lora, &load)?;
+            let model = load(&mut lora)?;
             // The model's layers share the weights that finish() reads from the adapter's files.
             lora.finish()?;
             model
@@ -63,7 +68,7 @@ fn run(options: &Caption) -> Result<usize> {
         }
         None => (Arc::new(Files(images.clone())), (0..images.len()).collect()),
     };
-    let config = decoding(&options.decoding);
+    let config = decoding(&options.decoding, &pretrained.tokenizer)?;
     let prompt =
         options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
@@ -81,24 +86,26 @@ fn run(options: &Caption) -> Result<usize> {
         }
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
         let captions = model.generate(&features, prompt.as_deref(), &config)?;
-        let seconds = started.elapsed().as_secs_f64() / captions.len() as f64;
-        for (&row, ids) in batch.rows().iter().zip(captions) {
-            let text = pretrained.tokenizer.decode(&ids, true)?;
-            if let Some(metadata) = &mut metadata {
-                metadata.add(row, &text)?;
-            }
-            let name = images.get(row).map(|path| path.display().to_string());
-            let line = if options.json {
-                let mut line = json!({ "ids": ids, "text": text, "seconds": seconds });
-                match name {
-                    Some(image) => line["image"] = image.into(),
-                    None => line["row"] = row.into(),
+        let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
+        for (&row, captions) in batch.rows().iter().zip(captions.chunks(config.num_return_sequences)) {
+            for (rank, Caption { ids, score }) in captions.iter().enumerate() {
+                let text = pretrained.tokenizer.decode(ids, true)?;
+                if let Some(metadata) = metadata.as_mut().filter(|_| rank == 0) {
+                    metadata.add(row, &text)?;
                 }
-                line.to_string()
-            } else {
-                format!("{}: {text}", name.unwrap_or_else(|| format!("row {row}")))
-            };
-            bar.suspend(|| println!("{line}"));
+                let name = images.get(row).map(|path| path.display().to_string());
+                let line = if options.json {
+                    let mut line = json!({ "ids": ids, "text": text, "score": score, "seconds": seconds });
+                    match name {
+                        Some(image) => line["image"] = image.into(),
+                        None => line["row"] = row.into(),
+                    }
+                    line.to_string()
+                } else {
+                    format!("{}: {text}", name.unwrap_or_else(|| format!("row {row}")))
+                };
+                bar.suspend(|| println!("{line}"));
+            }
         }
     }
     bar.finish_and_clear();
@@ -146,8 +153,12 @@ impl Metadata {
     }
 }
 
-fn decoding(options: &Decoding) -> GenerationConfig {
-    GenerationConfig {
+fn decoding(options: &Decoding, tokenizer: &CaptionTokenizer) -> Result<GenerationConfig> {
+    let bad_words =
+        options.bad_words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
+    // What the tokenizer has no tokens for cannot be said anyway.
+    let bad_words = bad_words.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect::<Result<_>>()?;
+    Ok(GenerationConfig {
         max_new_tokens: options.max_new_tokens,
         min_new_tokens: options.min_new_tokens,
         num_beams: options.num_beams,
@@ -160,13 +171,16 @@ fn decoding(options: &Decoding) -> GenerationConfig {
         no_repeat_ngram_size: options.no_repeat_ngram_size,
         repetition_penalty: options.repetition_penalty as f32,
         eos_token_id: None,
+        bad_words,
+        num_return_sequences: options.num_return_sequences,
         sampling: options.do_sample.then_some(Sampling {
             temperature: options.temperature as f32,
             top_k: options.top_k,
             top_p: options.top_p as f32,
+            min_p: options.min_p as f32,
             seed: options.seed,
         }),
-    }
+    })
 }
 
 /// The start token and the text, without the end token: the caption continues it.

@@ -20,7 +20,7 @@ use recipes::adapt::{self, Adapted};
 use recipes::captioning::{Captioner, FeatureStore, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, Padding, ReportTo, Resume, SweepRun};
 use recipes::hub::Location;
-use recipes::judge::{self, Judge};
+use recipes::judge::{Judge, Sample};
 use recipes::open::Pretrained;
 use recipes::report::{Report, Run, strip_svg, write_comparison};
 use recipes::results::{self, CaptionLine, Metrics};
@@ -199,10 +199,20 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     };
     let captioner =
         Captioner { model, tokenizer: &tokenizer, pictures: loader.clone(), features: features.clone() };
+    let eval_captions = output_dir.join("eval_captions.jsonl");
+    let before = training.resume.as_ref().and_then(|_| std::fs::read_to_string(&eval_captions).ok());
+    let sampled = Mutex::new(before.unwrap_or_default());
     let save = |to: &Path| -> Result<(), BoxError> {
-        if let Some(count) = data.eval_captions {
-            let sample = &rows.validation[..count.min(rows.validation.len())];
-            print!("{}", judge::sample(&captioner, &source, sample)?);
+        // A checkpoint has its step in its name, also while it is being written. Step 0 is the rehearsal before training.
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        let step: usize = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+        if let Some(count) = data.eval_captions.filter(|_| step > 0) {
+            let rows = &rows.validation[..count.min(rows.validation.len())];
+            let sample = Sample::take(&captioner, &source, rows)?;
+            print!("{sample}");
+            let mut lines = sampled.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.push_str(&format!("{}\n", sample.line(step)));
+            recipes::files::replace(&eval_captions, lines.as_bytes())?;
         }
         save_model(to)
     };

@@ -16,7 +16,7 @@ use crate::ngrams::counts;
 /// Pictures below which CIDEr-D says little.
 pub const FEW_PICTURES: usize = 50;
 
-/// Numbers by n-gram, in the n-grams' order, so that sums over them are the same in every run.
+/// Numbers by n-gram, in an order: a sum over them has the same bits in every run.
 type Weights<'a> = BTreeMap<&'a [String], f64>;
 
 /// CIDEr-D of each caption, from 0 to 10; the corpus has their mean.

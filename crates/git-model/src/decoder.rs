@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use train_ops::{Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, attention};
+use train_ops::{
+    Activation, AttentionMask, DecodingRows, Dropout, KeyValueCache, LayerNorm, LinearLayer, Pass, attention,
+    cached_attention,
+};
 
 use crate::loader::Loader;
 use crate::{GitConfig, Result};
@@ -40,86 +43,39 @@ impl Decoder {
         Ok(hidden_states)
     }
 
-    /// Keys and values of image tokens `(pictures, image, hidden)` in every layer: text never changes them, so a
-    /// picture's are computed once for all steps and all beams.
-    pub(crate) fn image_keys_values(&self, image: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+    /// A cache for each layer that holds the keys and values of image tokens `(pictures, image, hidden)`, with room for
+    /// `places` text tokens. Text never changes those of the image, so they are computed once for all steps and beams.
+    pub(crate) fn caches(&self, image: &Tensor, places: usize) -> Result<Vec<KeyValueCache>> {
         let pass = Pass::inference();
         let mut hidden_states = image.clone();
-        let mut keys_values = Vec::with_capacity(self.layers.len());
+        let mut caches = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let (key, value) = layer.key_value(&hidden_states, &pass)?;
             if index + 1 < self.layers.len() {
                 hidden_states = layer.forward(&hidden_states, &key, &value, AttentionMask::Full, &pass)?;
             }
-            keys_values.push((key, value));
+            caches.push(KeyValueCache::new(key, value, places)?);
         }
-        Ok(keys_values)
+        Ok(caches)
     }
 
-    /// The hidden states of new text `(rows, new, hidden)`, whose keys and values are appended to the cache.
-    pub(crate) fn step(&self, text: &Tensor, cache: &mut KeyValueCache) -> Result<Tensor> {
+    /// The hidden states of new text `(rows, new, hidden)`, which `rows` has places for; its keys and values are cached.
+    pub(crate) fn step(
+        &self,
+        text: &Tensor,
+        caches: &[KeyValueCache],
+        rows: &DecodingRows,
+    ) -> Result<Tensor> {
         let pass = Pass::inference();
         let mut hidden_states = text.clone();
-        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
+        for (layer, cache) in self.layers.iter().zip(caches) {
             let (key, value) = layer.key_value(&hidden_states, &pass)?;
-            let (key, value) = cache.append(key, value)?;
-            let prefix = cache.image.0.dim(1)?;
-            let first_query = key.dim(1)? - hidden_states.dim(1)?;
-            let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
-            hidden_states = layer.forward(&hidden_states, &key, &value, mask, &pass)?;
+            cache.write(&key, &value, rows)?;
+            let query = layer.query.forward(&hidden_states, &pass)?;
+            let context = cached_attention(&query, cache, rows, layer.heads)?;
+            hidden_states = layer.after_attention(&context, &hidden_states, &pass)?;
         }
         Ok(hidden_states)
-    }
-}
-
-/// Keys and values of what was decoded so far, `rows` sequences over their pictures.
-pub(crate) struct KeyValueCache {
-    layers: Vec<LayerCache>,
-}
-
-struct LayerCache {
-    /// One row for each sequence, `(rows, image, hidden)`.
-    image: (Tensor, Tensor),
-    /// `(rows, text, hidden)`; `None` before the first token.
-    text: Option<(Tensor, Tensor)>,
-}
-
-impl KeyValueCache {
-    /// A cache without text for sequences over `pictures`: row `i` belongs to picture `pictures[i]`.
-    pub(crate) fn new(image_keys_values: &[(Tensor, Tensor)], pictures: &Tensor) -> Result<Self> {
-        let rows = |tensor: &Tensor| tensor.index_select(pictures, 0);
-        let layers = image_keys_values
-            .iter()
-            .map(|(key, value)| Ok(LayerCache { image: (rows(key)?, rows(value)?), text: None }))
-            .collect::<Result<_>>()?;
-        Ok(Self { layers })
-    }
-
-    /// Makes row `i` continue what was row `parents[i]`.
-    pub(crate) fn reorder(&mut self, parents: &Tensor) -> Result<()> {
-        let rows = |pair: &(Tensor, Tensor)| -> Result<(Tensor, Tensor)> {
-            Ok((pair.0.index_select(parents, 0)?, pair.1.index_select(parents, 0)?))
-        };
-        for layer in &mut self.layers {
-            layer.image = rows(&layer.image)?;
-            layer.text = layer.text.as_ref().map(rows).transpose()?;
-        }
-        Ok(())
-    }
-}
-
-impl LayerCache {
-    /// Adds the keys and values of new text; returns those of the whole sequence.
-    fn append(&mut self, key: Tensor, value: Tensor) -> Result<(Tensor, Tensor)> {
-        let (key, value) = match &self.text {
-            Some((past_key, past_value)) => {
-                (Tensor::cat(&[past_key, &key], 1)?, Tensor::cat(&[past_value, &value], 1)?)
-            }
-            None => (key, value),
-        };
-        let all = (Tensor::cat(&[&self.image.0, &key], 1)?, Tensor::cat(&[&self.image.1, &value], 1)?);
-        self.text = Some((key, value));
-        Ok(all)
     }
 }
 
@@ -169,7 +125,12 @@ impl DecoderLayer {
     ) -> Result<Tensor> {
         let query = self.query.forward(hidden_states, pass)?;
         let context = attention(&query, key, value, self.heads, mask, &self.attention_dropout, pass)?;
-        let attended = self.attention_output.forward(&context, hidden_states, pass)?;
+        self.after_attention(&context, hidden_states, pass)
+    }
+
+    /// The rest of the layer, from what attention found for each of the hidden states.
+    fn after_attention(&self, context: &Tensor, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let attended = self.attention_output.forward(context, hidden_states, pass)?;
         let inner = self.activation.forward(&self.intermediate.forward(&attended, pass)?)?;
         self.output.forward(&inner, &attended, pass)
     }

@@ -14,7 +14,7 @@
 //! let checkpoint = Checkpoint::open("checkpoints/git-base")?;
 //! let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder)?;
 //! let features = model.encode_images(&pixels(), &Pass::inference())?; // (batch, 197, 768)
-//! let ids = model.generate(&features, None, &GenerationConfig::recipe())?;
+//! let captions = model.generate(&features, None, &GenerationConfig::recipe())?; // captions[0].ids, captions[0].score
 //! # Ok(())
 //! # }
 //! ```
@@ -33,6 +33,6 @@ mod weights;
 pub use checkpoint::Checkpoint;
 pub use config::{GitConfig, VisionConfig};
 pub use error::{Error, Result};
-pub use generation::{EarlyStopping, GenerationConfig, Sampling};
-pub use model::{GitForCausalLm, IGNORE_INDEX, LoadOptions};
+pub use generation::{Caption, EarlyStopping, GenerationConfig, Progress, Sampling};
+pub use model::{Decoding, GitForCausalLm, IGNORE_INDEX, LoadOptions};
 pub use vision::VisionEncoder;

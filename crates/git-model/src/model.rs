@@ -1,9 +1,12 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum};
+use train_ops::{
+    DecodingRows, Dropout, KeyValueCache, LayerBuilder, LayerNorm, LinearLayer, Pass,
+    linear_cross_entropy_sum,
+};
 
-use crate::decoder::{Decoder, KeyValueCache};
+use crate::decoder::Decoder;
 use crate::loader::Loader;
 use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
 
@@ -216,22 +219,56 @@ impl GitForCausalLm {
         Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
     }
 
-    /// Keys and values of the image tokens for [`next_logits`](Self::next_logits).
-    pub(crate) fn image_keys_values(&self, image_features: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-        self.decoder.image_keys_values(&self.project(image_features, &Pass::inference())?)
+    /// What [`next_logits`](Self::next_logits) goes on from: one sequence without text for each picture, whose keys and
+    /// values are computed here, and room for `places` text tokens of all sequences that come of them.
+    ///
+    /// [`generate`](Self::generate) does all of this; a search of another kind begins here.
+    pub fn begin_decoding(&self, image_features: &Tensor, places: usize) -> Result<Decoding> {
+        let image = self.project(image_features, &Pass::inference())?;
+        let rows = DecodingRows::new(image.dim(0)?);
+        Ok(Decoding { caches: self.decoder.caches(&image, places)?, rows })
     }
 
-    /// Logits after the last of `input_ids` `(rows, new)`, which follow `past` cached text tokens: `(rows, vocab)`.
-    pub(crate) fn next_logits(
-        &self,
-        input_ids: &Tensor,
-        past: usize,
-        cache: &mut KeyValueCache,
-    ) -> Result<Tensor> {
+    /// Logits after the last of `input_ids` `(sequences, new)`, which the sequences of `decoding` go on with:
+    /// `(sequences, vocab_size)`.
+    pub fn next_logits(&self, input_ids: &Tensor, decoding: &mut Decoding) -> Result<Tensor> {
         let pass = Pass::inference();
-        let hidden_states = self.decoder.step(&self.embed(input_ids, past, &pass)?, cache)?;
-        let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?;
+        let (sequences, new) = input_ids.dims2()?;
+        if sequences != decoding.rows.len() {
+            return Err(Error::Shape {
+                input: "input_ids",
+                expected: format!("({}, new tokens)", decoding.rows.len()),
+                got: input_ids.dims().to_vec(),
+            });
+        }
+        let text = self.embed(input_ids, decoding.rows.tokens(), &pass)?;
+        decoding.rows.extend(new);
+        let hidden_states = self.decoder.step(&text, &decoding.caches, &decoding.rows)?;
+        let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
         self.logits(&last.contiguous()?, &pass)
+    }
+}
+
+/// Sequences in the middle of being decoded, with the keys and values of what they have said.
+#[derive(Debug)]
+pub struct Decoding {
+    /// One for each layer.
+    caches: Vec<KeyValueCache>,
+    rows: DecodingRows,
+}
+
+impl Decoding {
+    /// Makes sequence `i` what sequence `parents[i]` was: sequences may go on in several ways, change places and end.
+    ///
+    /// # Errors
+    /// If there is no such sequence.
+    pub fn reorder(&mut self, parents: &[usize]) -> Result<()> {
+        let sequences = self.rows.len();
+        if let Some(parent) = parents.iter().find(|parent| **parent >= sequences) {
+            return Err(Error::Generation(format!("sequence {parent} of {sequences} does not exist")));
+        }
+        self.rows.reorder(parents);
+        Ok(())
     }
 }
 

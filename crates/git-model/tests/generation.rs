@@ -5,10 +5,15 @@
 
 mod common;
 
-use common::{Checkpoint as Golden, fixture_json};
-use git_model::{Checkpoint, EarlyStopping, GenerationConfig, GitForCausalLm};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use candle_core::Tensor;
+use common::adapters::GivenAdapters;
+use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
+use git_model::{Caption, Checkpoint, EarlyStopping, GenerationConfig, GitForCausalLm, Sampling};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{FrozenBuilder, LayerBuilder, Pass};
 
 fn options(value: &Value) -> GenerationConfig {
     let mut config = GenerationConfig::default();
@@ -29,6 +34,8 @@ fn options(value: &Value) -> GenerationConfig {
                     _ => EarlyStopping::Never,
                 }
             }
+            "num_return_sequences" => config.num_return_sequences = count(),
+            "bad_words_ids" => config.bad_words = value.as_array().unwrap().iter().map(ids).collect(),
             "eos_token_id" => config.eos_token_id = Some(ids(value)),
             other => panic!("the fixture has an option that this test does not know: {other}"),
         }
@@ -40,14 +47,28 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
+fn model(checkpoint: &Value, builder: &mut dyn LayerBuilder) -> GitForCausalLm {
+    let dir = tempfile::tempdir().unwrap();
+    Golden::new(checkpoint).write(dir.path());
+    GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), builder).unwrap()
+}
+
+/// The model of a golden checkpoint, without an adapter, and a batch of its first pictures' features.
+fn pictures(name: &str, count: u64) -> (GitForCausalLm, Tensor) {
+    let golden = fixture_json("golden_generation.json");
+    let checkpoint = &golden["checkpoints"][name];
+    let model = model(checkpoint, &mut FrozenBuilder);
+    let pictures: Vec<_> = (0..count).map(|picture| Golden::new(checkpoint).picture(picture)).collect();
+    let features = model.encode_images(&Tensor::cat(&pictures, 0).unwrap(), &Pass::inference()).unwrap();
+    (model, features)
+}
+
 #[test]
 fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
     let golden = fixture_json("golden_generation.json");
     for (name, checkpoint) in golden["checkpoints"].as_object().unwrap() {
-        let dir = tempfile::tempdir().unwrap();
         let source = Golden::new(checkpoint);
-        source.write(dir.path());
-        let model = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
+        let model = model(checkpoint, &mut FrozenBuilder);
         let features =
             |picture: u64| model.encode_images(&source.picture(picture), &Pass::inference()).unwrap();
         for (case, facts) in golden["cases"].as_object().unwrap() {
@@ -64,15 +85,15 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
                 let prompt = caption.get("prompt").map(ids).or(prompt.clone());
                 let features = features(picture);
                 let generated = model.generate(&features, prompt.as_deref(), &config).unwrap();
-                assert_eq!(generated[0], ids(&caption["ids"]), "{case}, picture {picture}");
+                assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
                 all_features.push(features);
             }
             if captions.iter().all(|caption| caption.get("prompt").is_none()) {
-                let batch = candle_core::Tensor::cat(&all_features, 0).unwrap();
+                let batch = Tensor::cat(&all_features, 0).unwrap();
                 let generated = model.generate(&batch, prompt.as_deref(), &config).unwrap();
                 for (generated, caption) in generated.iter().zip(captions) {
                     assert_eq!(
-                        *generated,
+                        generated.ids,
                         ids(&caption["ids"]),
                         "{case}, picture {} in a batch",
                         caption["picture"]
@@ -80,5 +101,147 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
                 }
             }
         }
+    }
+}
+
+/// `make_options.py` says what the cases are; each is generated alone, and as the second picture of a batch.
+#[test]
+fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_without_an_adapter() {
+    let golden = fixture_json("golden_options.json");
+    let mut cases = 0;
+    for (name, group) in golden["groups"].as_object().unwrap() {
+        let checkpoint = &golden["checkpoints"][group["checkpoint"].as_str().unwrap()];
+        let mut lora;
+        let builder: &mut dyn LayerBuilder = match group.get("adapter") {
+            None => &mut FrozenBuilder,
+            Some(adapter) => {
+                let seed = Golden::new(checkpoint).seed();
+                let scale = golden["lora"]["scale"].as_f64().unwrap();
+                let weights = shapes(adapter)
+                    .into_iter()
+                    .map(|(key, shape)| (key.clone(), parameter(seed, &key, &shape, scale)));
+                lora = GivenAdapters::new(&golden["lora"], weights.collect::<HashMap<_, _>>());
+                &mut lora
+            }
+        };
+        let model = model(checkpoint, builder);
+        let seed = group["picture_seed"].as_u64().unwrap();
+        let features = |picture: u64| {
+            let shape = shape(&checkpoint["picture_shape"]);
+            let picture = pixels(seed, &format!("picture.{picture}"), &shape).unsqueeze(0).unwrap();
+            model.encode_images(&picture, &Pass::inference()).unwrap()
+        };
+        for case in group["cases"].as_array().unwrap() {
+            let config = options(&case["options"]);
+            let prompt = case.get("prompt").map(ids);
+            let picture = case["picture"].as_u64().unwrap();
+            let expected = case["captions"].as_array().unwrap();
+            let agree = |captions: &[Caption]| {
+                assert_eq!(captions.len(), expected.len());
+                for (caption, expected) in captions.iter().zip(expected) {
+                    assert_eq!(caption.ids, ids(&expected["ids"]), "{name}, {case}");
+                    let score = expected["score"].as_f64().unwrap();
+                    let error = (f64::from(caption.score) / score - 1.0).abs();
+                    assert!(error < 2e-6, "{name}, {case}: score {}, off by {error:e}", caption.score);
+                }
+            };
+            let picture_features = features(picture);
+            agree(&model.generate(&picture_features, prompt.as_deref(), &config).unwrap());
+            let batch = Tensor::cat(&[&features(picture + 1), &picture_features], 0).unwrap();
+            let both = model.generate(&batch, prompt.as_deref(), &config).unwrap();
+            agree(&both[config.num_return_sequences..]);
+            cases += 1;
+        }
+    }
+    assert!(cases >= 200, "{cases}");
+}
+
+#[test]
+fn every_token_is_reported_as_it_comes() {
+    let (model, features) = pictures("image", 3);
+    for config in [
+        GenerationConfig::default(),
+        GenerationConfig {
+            num_return_sequences: 2,
+            sampling: Some(Sampling::default()),
+            ..GenerationConfig::default()
+        },
+    ] {
+        let mut reported = vec![Vec::new(); 3 * config.num_return_sequences];
+        let captions = model.generate_with(&features, None, &config, &mut |progress| {
+            let sequence = progress.picture * config.num_return_sequences + progress.sequence;
+            assert_eq!(progress.ids.len(), reported[sequence].len() + 2, "one more, after the start token");
+            reported[sequence].push(*progress.ids.last().unwrap());
+            ControlFlow::Continue(())
+        });
+        for (caption, reported) in captions.unwrap().iter().zip(&reported) {
+            assert_eq!(caption.ids[1..], *reported);
+        }
+    }
+}
+
+#[test]
+fn the_last_report_of_a_beam_search_is_its_best_caption() {
+    let (model, features) = pictures("image", 2);
+    let mut last = vec![Vec::new(); 2];
+    let captions = model.generate_with(&features, None, &GenerationConfig::recipe(), &mut |progress| {
+        last[progress.picture] = progress.ids.to_vec();
+        ControlFlow::Continue(())
+    });
+    assert_eq!(captions.unwrap().into_iter().map(|caption| caption.ids).collect::<Vec<_>>(), last);
+}
+
+#[test]
+fn a_report_can_end_the_captions_where_they_are() {
+    let (model, features) = pictures("image", 1);
+    for beams in [1, 3] {
+        let config = GenerationConfig { num_beams: beams, min_new_tokens: 10, ..GenerationConfig::default() };
+        let captions = model.generate_with(&features, None, &config, &mut |progress| {
+            if progress.ids.len() == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let captions = captions.unwrap();
+        assert_eq!((captions.len(), captions[0].ids.len()), (1, 5));
+        assert!(captions[0].score.is_finite());
+    }
+}
+
+#[test]
+fn draws_differ_between_captions_and_seeds_and_not_with_the_batch() {
+    let (model, features) = pictures("image", 2);
+    let config = |seed: u64| GenerationConfig {
+        num_return_sequences: 3,
+        sampling: Some(Sampling { temperature: 2.0, seed, ..Sampling::default() }),
+        ..GenerationConfig::default()
+    };
+    let both = model.generate(&features, None, &config(1)).unwrap();
+    let second = model.generate(&features.narrow(0, 1, 1).unwrap(), None, &config(1)).unwrap();
+    assert_eq!(
+        both[3..].iter().map(|c| &c.ids).collect::<Vec<_>>(),
+        second.iter().map(|c| &c.ids).collect::<Vec<_>>()
+    );
+    assert!(both[0].ids != both[1].ids && both[1].ids != both[2].ids);
+    assert_ne!(model.generate(&features, None, &config(2)).unwrap()[0].ids, both[0].ids);
+}
+
+#[test]
+fn options_that_contradict_each_other_are_named() {
+    let (model, features) = pictures("image", 1);
+    let refusal =
+        |config: GenerationConfig| model.generate(&features, None, &config).unwrap_err().to_string();
+    let default = GenerationConfig::default;
+    let sampling = |sampling| GenerationConfig { sampling: Some(sampling), ..default() };
+    for (config, word) in [
+        (GenerationConfig { num_return_sequences: 2, ..default() }, "num_return_sequences 2"),
+        (GenerationConfig { num_return_sequences: 0, ..default() }, "num_return_sequences"),
+        (GenerationConfig { min_new_tokens: 41, ..default() }, "min_new_tokens 41"),
+        (GenerationConfig { bad_words: vec![vec![]], ..default() }, "bad_words"),
+        (GenerationConfig { bad_words: vec![vec![5, 999]], ..default() }, "999"),
+        (GenerationConfig { num_beams: 2, ..sampling(Sampling::default()) }, "num_beams"),
+        (sampling(Sampling { min_p: 1.5, ..Sampling::default() }), "min_p"),
+        (sampling(Sampling { top_p: 0.0, ..Sampling::default() }), "top_p"),
+        (sampling(Sampling { temperature: 0.0, ..Sampling::default() }), "temperature"),
+    ] {
+        let message = refusal(config);
+        assert!(message.contains(word), "{word} in {message}");
     }
 }

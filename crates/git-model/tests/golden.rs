@@ -6,15 +6,12 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
+use common::adapters::GivenAdapters;
 use common::{Golden, max_error, norm_error};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
-use train_ops::{
-    Dropout, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, Pass, TrainableBuilder,
-    lora_linear,
-};
+use train_ops::{FrozenBuilder, Pass, TrainableBuilder};
 
 const CASES: [&str; 5] = ["tiny", "small", "video", "tied", "wide"];
 
@@ -77,77 +74,17 @@ fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
     }
 }
 
-/// A layer builder that adapts what PEFT's suffixes match, with given weights.
-struct GivenAdapters {
-    targets: Vec<String>,
-    scale: f64,
-    weights: BTreeMap<String, Var>,
-}
-
-#[derive(Debug)]
-struct GivenAdapter {
-    base: FrozenLinear,
-    a: Tensor,
-    b: Tensor,
-    scale: f64,
-    dropout: Dropout,
-}
-
-impl LinearLayer for GivenAdapter {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
-        let lora = LoraWeights { a: &self.a, b: &self.b, scale: self.scale, dropout: &self.dropout };
-        lora_linear(xs, &self.base, lora, pass)
-    }
-
-    fn in_features(&self) -> usize {
-        self.base.in_features()
-    }
-
-    fn out_features(&self) -> usize {
-        self.base.out_features()
-    }
-}
-
-impl LayerBuilder for GivenAdapters {
-    fn linear(
-        &mut self,
-        path: &str,
-        weight: Tensor,
-        bias: Option<Tensor>,
-    ) -> train_ops::Result<Arc<dyn LinearLayer>> {
-        let base = FrozenLinear::new(path, weight, bias)?;
-        if !self.targets.iter().any(|target| path.ends_with(&format!(".{target}"))) {
-            return Ok(Arc::new(base));
-        }
-        let [a, b] = ["lora_A", "lora_B"]
-            .map(|kind| self.weights[&format!("base_model.model.{path}.{kind}.weight")].as_tensor().clone());
-        Ok(Arc::new(GivenAdapter { base, a, b, scale: self.scale, dropout: Dropout::new(path, 0.0)? }))
-    }
-
-    fn parameter(&mut self, _path: &str, value: Tensor) -> train_ops::Result<Tensor> {
-        Ok(value)
-    }
-}
-
 fn adapter_gradients_agree(case: &str, kind: &str) {
     let golden = Golden::load(case);
     let (_dir, checkpoint) = checkpoint(&golden);
     let facts = &golden.facts[kind];
-    let weights: BTreeMap<String, Var> = golden
+    let variables: BTreeMap<String, Var> = golden
         .adapter(kind)
         .iter()
         .map(|(key, value)| (key.clone(), Var::from_tensor(value).unwrap()))
         .collect();
-    let mut builder = GivenAdapters {
-        targets: facts["targets"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|t| t.as_str().unwrap().to_owned())
-            .collect(),
-        scale: facts["alpha"].as_f64().unwrap() / facts["r"].as_f64().unwrap(),
-        weights,
-    };
+    let weights = variables.iter().map(|(key, variable)| (key.clone(), variable.as_tensor().clone()));
+    let mut builder = GivenAdapters::new(facts, weights.collect());
     let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let batch = golden.pixel_values().dim(0).unwrap();
@@ -161,10 +98,9 @@ fn adapter_gradients_agree(case: &str, kind: &str) {
 
     let grads = mean.backward().unwrap();
     let expected = golden.gradients(kind);
-    assert_eq!(expected.len(), builder.weights.len());
+    assert_eq!(expected.len(), variables.len());
     for (key, expected) in expected {
-        let gradient =
-            grads.get(&builder.weights[key]).unwrap_or_else(|| panic!("{case}: {key} has no gradient"));
+        let gradient = grads.get(&variables[key]).unwrap_or_else(|| panic!("{case}: {key} has no gradient"));
         let error = norm_error(gradient, expected);
         assert!(error < 1e-4, "{case}: gradient of {key} differs by {error:e} of its norm");
     }

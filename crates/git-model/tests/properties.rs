@@ -8,7 +8,7 @@ mod common;
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
 use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX};
-use train_ops::{FrozenBuilder, Pass, sample_key};
+use train_ops::{FrozenBuilder, Int8Builder, Pass, sample_key};
 
 fn model(case: &str) -> (Golden, GitForCausalLm) {
     let golden = Golden::load(case);
@@ -137,4 +137,68 @@ fn labels_are_shifted_exactly_once() {
     };
     assert_eq!(loss([101, 7, 7, 7]), 0.0, "without a shift, the start token would be a target");
     assert_eq!(loss([101, 9, 7, 7]), 1e4, "with two shifts, the token after the start would be none");
+}
+
+/// A prompt, then sequences that fork, change places and end, over two pictures.
+#[test]
+fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
+    for case in ["tiny", "video", "wide"] {
+        let (golden, model) = model(case);
+        let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+        let features = features.narrow(0, 0, 2).unwrap();
+        let mut decoding = model.begin_decoding(&features, 2 * 3 + 4 * 5).unwrap();
+        let mut sequences: Vec<(usize, Vec<u32>)> = vec![(0, vec![]), (1, vec![])];
+        for (step, parents) in
+            [&[0, 1][..], &[0, 0, 1, 1], &[1, 0, 3, 3], &[3, 2, 1, 0], &[2, 0]].iter().enumerate()
+        {
+            decoding.reorder(parents).unwrap();
+            sequences = parents.iter().map(|parent| sequences[*parent].clone()).collect();
+            let new = if step == 0 { 3 } else { 1 };
+            for (row, (_, ids)) in sequences.iter_mut().enumerate() {
+                ids.extend(
+                    (0..new).map(|token| sample_key(9, step as u64, (3 * row + token) as u64) as u32 % 100),
+                );
+            }
+            let of_all = |ids: Vec<&[u32]>| Tensor::new(ids.concat(), features.device()).unwrap();
+            let fed = of_all(sequences.iter().map(|(_, ids)| &ids[ids.len() - new..]).collect());
+            let cached =
+                model.next_logits(&fed.reshape((sequences.len(), new)).unwrap(), &mut decoding).unwrap();
+            let whole = of_all(sequences.iter().map(|(_, ids)| ids.as_slice()).collect());
+            let length = sequences[0].1.len();
+            let pictures: Vec<u32> = sequences.iter().map(|(picture, _)| *picture as u32).collect();
+            let pictures = Tensor::new(pictures, features.device()).unwrap();
+            let features = features.index_select(&pictures, 0).unwrap();
+            let whole = logits(&model, &features, &whole.reshape((sequences.len(), length)).unwrap());
+            let whole = whole.i((.., length - 1)).unwrap();
+            let largest = list(&whole).iter().fold(0f32, |m, x| m.max(x.abs()));
+            for (cached, whole) in list(&cached).iter().zip(list(&whole)) {
+                assert!(
+                    (cached - whole).abs() <= 1e-5 * largest,
+                    "{case}, step {step}: {cached}, not {whole}"
+                );
+            }
+        }
+        assert!(decoding.reorder(&[2]).is_err());
+        assert!(
+            model.next_logits(&Tensor::new(&[[5u32]], features.device()).unwrap(), &mut decoding).is_err()
+        );
+    }
+}
+
+#[test]
+fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
+    for case in ["tiny", "small", "wide"] {
+        let (golden, exact) = model(case);
+        let dir = tempfile::tempdir().unwrap();
+        golden.checkpoint().write(dir.path());
+        let int8 = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut Int8Builder).unwrap();
+        let ids = golden.tensor("input_ids").to_dtype(DType::U32).unwrap();
+        let logits = |model: &GitForCausalLm| {
+            let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+            logits(model, &features, &ids)
+        };
+        let error = common::norm_error(&logits(&int8), &logits(&exact));
+        assert!(error < 0.03, "{case}: {error}");
+        assert!(error > 1e-5, "{case}: {error}: are the weights quantised at all?");
+    }
 }

@@ -116,7 +116,9 @@ impl Captioner<'_> {
         self.model
             .generate(&features, prompt, config)?
             .into_iter()
-            .map(|ids| Ok(Generated { text: self.tokenizer.decode(&ids, true)?, ids }))
+            .map(|caption| {
+                Ok(Generated { text: self.tokenizer.decode(&caption.ids, true)?, ids: caption.ids })
+            })
             .collect()
     }
 

@@ -1,12 +1,14 @@
 //! How good a model's captions of the test pictures are, and whether it looks at the pictures at all.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 
 use anyhow::Result;
 use candle_core::Device;
 use caption_data::{CaptionSource, TokenizedCaptions};
 use caption_metrics::{Scores, score};
 use git_model::GenerationConfig;
+use serde_json::json;
 use train_ops::Pass;
 use trainer_core::{LossTotal, evaluate};
 
@@ -80,20 +82,40 @@ impl Judge<'_> {
     }
 }
 
-/// The captions of some rows and what they score, as lines for the console: a look at a model in training.
-///
-/// # Errors
-/// If a picture cannot be read.
-pub fn sample(captioner: &Captioner<'_>, source: &dyn CaptionSource, rows: &[usize]) -> Result<String> {
-    let captions = captioner.caption_all(rows, &GenerationConfig::recipe(), "captions")?;
-    let scores = scored(source, rows, &captions)?;
-    let [cider, bleu, rouge] = ["cider_d", "bleu_4", "rouge_l"].map(|key| scores.values[key]);
-    let mut lines =
-        format!("{} captions: CIDEr-D {cider:.3}  BLEU-4 {bleu:.3}  ROUGE-L {rouge:.3}\n", rows.len());
-    for (row, caption) in rows.iter().zip(&captions).take(3) {
-        lines += &format!("  row {row}: {caption}\n");
+/// What a model in training says of some rows, and how good that is.
+pub struct Sample {
+    rows: Vec<usize>,
+    captions: Vec<String>,
+    scores: Scores,
+}
+
+impl Sample {
+    /// Captions the rows.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn take(captioner: &Captioner<'_>, source: &dyn CaptionSource, rows: &[usize]) -> Result<Self> {
+        let captions = captioner.caption_all(rows, &GenerationConfig::recipe(), "captions")?;
+        Ok(Self { scores: scored(source, rows, &captions)?, rows: rows.to_vec(), captions })
     }
-    Ok(lines)
+
+    /// One line of `eval_captions.jsonl`: the checkpoint's step, all scores and the captions.
+    pub fn line(&self, step: usize) -> serde_json::Value {
+        let captions = self.rows.iter().zip(&self.captions);
+        let captions: Vec<_> = captions.map(|(row, text)| json!({ "row": row, "text": text })).collect();
+        json!({ "step": step, "scores": self.scores.values, "captions": captions })
+    }
+}
+
+/// For the console: the scores that say most, and three captions.
+impl Display for Sample {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let [cider, bleu, rouge] = ["cider_d", "bleu_4", "rouge_l"].map(|key| self.scores.values[key]);
+        let count = self.rows.len();
+        writeln!(f, "{count} captions: CIDEr-D {cider:.3}  BLEU-4 {bleu:.3}  ROUGE-L {rouge:.3}")?;
+        let mut captions = self.rows.iter().zip(&self.captions).take(3);
+        captions.try_for_each(|(row, caption)| writeln!(f, "  row {row}: {caption}"))
+    }
 }
 
 /// Scores of captions of some rows.

@@ -206,7 +206,8 @@ where
         .x_label_area_size(letters * 3)
         .y_label_area_size(letters * 4)
         .build_cartesian_2d(0.0..epochs, lowest..highest)?;
-    let digits = usize::from(epochs < 5.0);
+    let (across, up) = (style.size.0 / (letters * 5), style.size.1 / (letters * 4));
+    let (digits, loss_digits) = (decimals(epochs, across), decimals(highest - lowest, up).max(1));
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -214,10 +215,10 @@ where
         .bold_line_style(palette.grid)
         .axis_style(palette.grid)
         .label_style(font.clone())
-        .x_labels((style.size.0 / (letters * 5)) as usize)
-        .y_labels((style.size.1 / (letters * 4)) as usize)
+        .x_labels(across as usize)
+        .y_labels(up as usize)
         .x_label_formatter(&|epoch| format!("{epoch:.digits$}"))
-        .y_label_formatter(&|loss| format!("{loss:.1}"))
+        .y_label_formatter(&|loss| format!("{loss:.loss_digits$}"))
         .x_desc("epoch")
         .y_desc("loss")
         .draw()?;
@@ -298,6 +299,13 @@ fn description(history: &History) -> String {
     words
 }
 
+/// Decimals that tell neighbouring ticks apart, at most `ticks` of them over `span`.
+fn decimals(span: f64, ticks: u32) -> usize {
+    let step = span / f64::from(ticks.max(1));
+    // A step's first digit is 1, 2 or 5, so it needs as many decimals as its power of ten; steps are never finer than this.
+    (-step.log10()).ceil().clamp(0.0, 6.0) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +379,14 @@ mod tests {
                     .unwrap()
                     .contains("<polyline")
             );
+        }
+    }
+
+    #[test]
+    fn neighbouring_ticks_have_different_labels() {
+        for (span, ticks, expected) in [(15.0, 9, 0), (4.0, 9, 1), (0.4, 12, 2), (0.009, 10, 4), (0.0, 9, 6)]
+        {
+            assert_eq!(decimals(span, ticks), expected, "{span} in {ticks}");
         }
     }
 }

@@ -200,3 +200,18 @@ fn close(left: &[Value], right: &[Value], key: &str, bound: f64) {
         assert!((a - b).abs() <= bound * a.abs(), "{key}: {left} and {right}");
     }
 }
+
+#[test]
+fn captions_of_a_sample_are_judged_at_each_checkpoint() {
+    let tiny = Tiny::new();
+    let stdout = run(&mut tiny.finetune("out", "--num-train-epochs 2 --eval-captions 3")).stdout();
+    let lines = json_lines(&fs::read_to_string(tiny.path("out/eval_captions.jsonl")).unwrap());
+    let printed: Vec<_> = stdout.lines().filter(|line| line.starts_with("3 captions: CIDEr-D")).collect();
+    let steps: Vec<_> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert!(steps.len() == 2 && 0 < steps[0] && steps[0] < steps[1], "{steps:?}");
+    assert_eq!(printed.len(), 2, "{stdout}");
+    for line in &lines {
+        assert!(line["scores"]["rouge_l"].is_number() && line["scores"]["distinct_2"].is_number(), "{line}");
+        assert_eq!(line["captions"].as_array().unwrap().len(), 3);
+    }
+}

@@ -278,7 +278,7 @@ impl CustomOp3 for AttentionOp {
 
 /// Softmax of the first `visible` values; the others become 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax(row: &mut [f32], visible: usize) {
+pub(crate) fn softmax(row: &mut [f32], visible: usize) {
     let (row, masked) = row.split_at_mut(visible);
     masked.fill(0.0);
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

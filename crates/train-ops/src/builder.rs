@@ -32,6 +32,20 @@ impl LayerBuilder for FrozenBuilder {
     }
 }
 
+/// Builds every layer frozen, with linear weights of 8 bits: [`FrozenLinear::quantised`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Int8Builder;
+
+impl LayerBuilder for Int8Builder {
+    fn linear(&mut self, path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Arc<dyn LinearLayer>> {
+        Ok(Arc::new(FrozenLinear::quantised(path, weight, bias)?))
+    }
+
+    fn parameter(&mut self, _path: &str, value: Tensor) -> Result<Tensor> {
+        Ok(value)
+    }
+}
+
 /// Builds every layer trainable: full fine-tuning, or pre-training.
 ///
 /// [`finish`](Self::finish) hands out the variables by name, in the order of their names.

@@ -180,8 +180,9 @@ impl CustomOp1 for CrossEntropyOp {
     }
 }
 
+/// `log Σ exp(logits)`: what is taken from logits to make them log-probabilities.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn log_sum_exp(logits: &[f32]) -> f32 {
+pub fn log_sum_exp(logits: &[f32]) -> f32 {
     let (blocks, rest) = logits.as_chunks::<16>();
     let mut max = [f32::NEG_INFINITY; 16];
     for block in blocks {

@@ -22,3 +22,9 @@ pub fn use_threads(threads: NonZero<usize>) -> Result<()> {
         .build_global()
         .map_err(|source| Error::Threads { source: Box::new(source) })
 }
+
+/// Runs `f` on one of the threads that compute. Many short operations after one another, as in decoding, are then shared
+/// with threads that are awake, instead of waking one from outside for each.
+pub fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}

@@ -1,5 +1,5 @@
 use super::processors::{log_softmax, process};
-use super::{EarlyStopping, GenerationConfig, Search, Step};
+use super::{Caption, EarlyStopping, GenerationConfig, Search, Step};
 
 /// The score of what is not there: a beam that has not begun, a slot without a caption. Finite, as in transformers,
 /// so that differences of it are numbers.
@@ -17,10 +17,18 @@ pub(crate) struct BeamSearch<'a> {
     /// Sequences that go on, best first, with the sum of their log-probabilities.
     running: Vec<(Vec<u32>, f32)>,
     /// Finished captions, best first.
-    finished: Vec<(Vec<u32>, f32)>,
+    finished: Vec<Caption>,
     /// Whether a running beam may still become better than a finished caption; never true again once false.
     improvable: bool,
     done: bool,
+}
+
+/// A beam continued by a token.
+#[derive(Clone, Copy)]
+struct Continuation {
+    beam: usize,
+    token: u32,
+    score: f32,
 }
 
 impl<'a> BeamSearch<'a> {
@@ -38,44 +46,53 @@ impl<'a> BeamSearch<'a> {
         }
     }
 
+    /// New tokens in each running sequence.
+    fn generated(&self) -> usize {
+        self.running[0].0.len() - self.prompt
+    }
+
     fn slots_are_full(&self) -> bool {
         self.finished.len() == self.config.num_beams
     }
 
-    /// The best continuations of all beams: `(beam, token, score)`, best first, the earlier beam first among equals.
-    fn candidates(&self, mut logits: Vec<Vec<f32>>) -> Vec<(usize, u32, f32)> {
+    /// The best continuations of all beams, best first, the earlier beam and the smaller token first among equals.
+    fn continuations(&self, logits: &mut [f32]) -> Vec<Continuation> {
         let count = 2.max(1 + self.eos.len()) * self.config.num_beams;
-        let mut candidates: Vec<(usize, u32, f32)> = Vec::new();
-        for (beam, ((sequence, total), scores)) in self.running.iter().zip(&mut logits).enumerate() {
+        let vocabulary = logits.len() / self.running.len();
+        let mut best: Vec<Continuation> = Vec::with_capacity(count + 1);
+        for (beam, ((sequence, total), scores)) in
+            self.running.iter().zip(logits.chunks_exact_mut(vocabulary)).enumerate()
+        {
             log_softmax(scores);
             process(self.config, self.eos, sequence, self.prompt, scores);
-            candidates.extend((0u32..).zip(scores.iter()).map(|(token, score)| (beam, token, score + total)));
+            for (token, score) in (0u32..).zip(scores.iter()) {
+                let score = score + total;
+                if best.len() == count && best.last().is_some_and(|last| score <= last.score) {
+                    continue;
+                }
+                let rank = best.partition_point(|other| other.score >= score);
+                best.insert(rank, Continuation { beam, token, score });
+                best.truncate(count);
+            }
         }
-        let count = count.min(candidates.len());
-        let order = |a: &(usize, u32, f32), b: &(usize, u32, f32)| {
-            b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)).then(a.1.cmp(&b.1))
-        };
-        if count < candidates.len() {
-            candidates.select_nth_unstable_by(count, order);
-            candidates.truncate(count);
-        }
-        candidates.sort_by(order);
-        candidates
+        best
     }
 
-    fn normalised(&self, score: f32, length: usize) -> f32 {
-        score / (length as f32).powf(self.config.length_penalty)
+    fn continued(&self, by: &Continuation) -> Vec<u32> {
+        let mut ids = self.running[by.beam].0.clone();
+        ids.push(by.token);
+        ids
     }
 
     /// Lets the captions that ended compete for the slots.
-    fn finish(&mut self, ended: impl Iterator<Item = (Vec<u32>, f32)>) {
+    fn finish(&mut self, ended: Vec<Caption>) {
         let closed = self.slots_are_full() && self.config.early_stopping == EarlyStopping::Always;
         if closed || !self.improvable {
             return;
         }
         self.finished.extend(ended);
         // Stable: among equals, the caption that finished first stays ahead.
-        self.finished.sort_by(|a, b| b.1.total_cmp(&a.1));
+        self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.finished.truncate(self.config.num_beams);
     }
 }
@@ -85,56 +102,59 @@ impl Search for BeamSearch<'_> {
         self.config.num_beams
     }
 
-    fn advance(&mut self, logits: Vec<Vec<f32>>) -> Vec<Step> {
-        let candidates = self.candidates(logits);
-        let generated = self.running[0].0.len() - self.prompt + 1;
+    fn advance(&mut self, logits: &mut [f32]) -> Vec<Step> {
+        let continuations = self.continuations(logits);
+        let generated = self.generated() + 1;
         let last = generated == self.config.max_new_tokens;
-        let ends = |token: u32| last || self.eos.contains(&token);
-        let all_end = candidates.iter().all(|(_, token, _)| ends(*token));
-        let continued = |&(beam, token, score): &(usize, u32, f32)| {
-            let mut sequence = self.running[beam].0.clone();
-            sequence.push(token);
-            (sequence, score)
-        };
+        let ends = |continuation: &Continuation| last || self.eos.contains(&continuation.token);
+        let all_end = continuations.iter().all(ends);
 
-        let ended: Vec<(Vec<u32>, f32)> = candidates
-            .iter()
-            .take(self.config.num_beams)
-            .filter(|(_, token, _)| ends(*token))
-            .map(continued)
-            .map(|(sequence, score)| (sequence, self.normalised(score, generated)))
-            .collect();
+        let first = continuations.iter().take(self.config.num_beams);
+        let ended = first.filter(|continuation| ends(continuation)).map(|continuation| Caption {
+            ids: self.continued(continuation),
+            score: self.config.normalised(continuation.score, generated),
+        });
+        let ended = ended.collect();
         // Those that end come last, and only where nothing else is left.
-        let (mut next, rest): (Vec<_>, Vec<_>) =
-            candidates.iter().copied().partition(|(_, token, _)| !ends(*token));
-        next.extend(rest.into_iter().map(|(beam, token, score)| (beam, token, score + NONE)));
+        let (mut next, rest): (Vec<_>, Vec<_>) = continuations.into_iter().partition(|c| !ends(c));
+        next.extend(rest.into_iter().map(|c| Continuation { score: c.score + NONE, ..c }));
         next.truncate(self.config.num_beams);
-        let running = next.iter().map(continued).collect();
-        self.finish(ended.into_iter());
+        let running = next.iter().map(|c| (self.continued(c), c.score)).collect();
+        self.finish(ended);
         self.running = running;
 
-        let best = match self.config.early_stopping {
-            EarlyStopping::Never if self.config.length_penalty > 0.0 => {
-                self.normalised(self.running[0].1, self.config.max_new_tokens)
-            }
-            _ => self.normalised(self.running[0].1, generated),
+        let furthest = match self.config.early_stopping {
+            EarlyStopping::Never if self.config.length_penalty > 0.0 => self.config.max_new_tokens,
+            _ => generated,
         };
+        let best = self.config.normalised(self.running[0].1, furthest);
         let worst = match self.finished.last() {
-            Some((_, score)) if self.slots_are_full() => *score,
+            Some(caption) if self.slots_are_full() => caption.score,
             _ => NONE,
         };
         self.improvable &= best > worst;
         let satisfied = self.slots_are_full() && self.config.early_stopping == EarlyStopping::Always;
         self.done = !self.improvable || satisfied || all_end;
-        next.iter().map(|&(parent, token, _)| Step { parent, token }).collect()
+        next.iter().map(|c| Step { parent: c.beam, token: c.token }).collect()
     }
 
     fn is_done(&self) -> bool {
         self.done
     }
 
-    fn result(&self) -> Vec<u32> {
-        let best = self.finished.first().or(self.running.first());
-        best.map(|(sequence, _)| sequence.clone()).unwrap_or_default()
+    fn best(&self) -> &[u32] {
+        match self.finished.first() {
+            Some(caption) if self.done => &caption.ids,
+            _ => &self.running[0].0,
+        }
+    }
+
+    /// The best finished captions; running ones where the search was interrupted before enough had finished.
+    fn captions(&self) -> Vec<Caption> {
+        let running = self.running.iter().map(|(ids, total)| Caption {
+            ids: ids.clone(),
+            score: self.config.normalised(*total, self.generated()),
+        });
+        self.finished.iter().cloned().chain(running).take(self.config.num_return_sequences).collect()
     }
 }

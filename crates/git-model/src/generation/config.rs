@@ -33,6 +33,11 @@ pub struct GenerationConfig {
     pub repetition_penalty: f32,
     /// Tokens that end a caption, instead of the model's.
     pub eos_token_id: Option<Vec<u32>>,
+    /// Token sequences that never occur, `bad_words_ids` of transformers: a token is forbidden where it would complete
+    /// one. As there, a sequence counts once prompt and caption are as long as it is, and the end token alone never.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Captions for each picture: of beams at most as many as there are, and of draws any number. 1.
+    pub num_return_sequences: usize,
     /// Draw tokens instead of taking the best.
     pub sampling: Option<Sampling>,
 }
@@ -46,7 +51,10 @@ pub struct Sampling {
     pub top_k: usize,
     /// Draw from the best tokens that together have this probability. 1.
     pub top_p: f32,
-    /// The draws are a function of this, the picture's number and the position.
+    /// Draw from the tokens whose probability is at least this share of the best one's; 0 for all. 0.
+    pub min_p: f32,
+    /// The draws are a function of this, the caption's number among those of its picture, and the position: not of the
+    /// other pictures in the batch.
     pub seed: u64,
 }
 
@@ -61,6 +69,8 @@ impl Default for GenerationConfig {
             no_repeat_ngram_size: 0,
             repetition_penalty: 1.0,
             eos_token_id: None,
+            bad_words: Vec::new(),
+            num_return_sequences: 1,
             sampling: None,
         }
     }
@@ -68,7 +78,7 @@ impl Default for GenerationConfig {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: 50, top_p: 1.0, seed: 0 }
+        Self { temperature: 1.0, top_k: 50, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 }
 
@@ -101,15 +111,31 @@ impl GenerationConfig {
             format!("min_new_tokens {} is above max_new_tokens {}", self.min_new_tokens, self.max_new_tokens),
         );
         require(self.num_beams > 0, "num_beams must be at least 1".to_owned());
+        require(self.num_return_sequences > 0, "num_return_sequences must be at least 1".to_owned());
+        let (wanted, beams) = (self.num_return_sequences, self.num_beams);
+        require(
+            wanted <= beams || self.sampling.is_some(),
+            format!("num_return_sequences {wanted} is above num_beams {beams}, without sampling"),
+        );
         let penalty = self.repetition_penalty;
         require(penalty > 0.0, format!("repetition_penalty must be above 0, got {penalty}"));
+        require(
+            self.bad_words.iter().all(|word| !word.is_empty()),
+            "bad_words must not hold an empty sequence".to_owned(),
+        );
         require(self.length_penalty.is_finite(), "length_penalty must be a number".to_owned());
         if let Some(sampling) = &self.sampling {
             require(self.num_beams == 1, "sampling with beams is not supported: use num_beams 1".to_owned());
-            let Sampling { temperature, top_p, .. } = *sampling;
+            let Sampling { temperature, top_p, min_p, .. } = *sampling;
             require(temperature > 0.0, format!("temperature must be above 0, got {temperature}"));
             require(top_p > 0.0 && top_p <= 1.0, format!("top_p must be in (0, 1], got {top_p}"));
+            require((0.0..=1.0).contains(&min_p), format!("min_p must be in [0, 1], got {min_p}"));
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Generation(problems.join("; "))) }
+    }
+
+    /// The score of a caption of so many new tokens whose log-probabilities add up to `total`.
+    pub(crate) fn normalised(&self, total: f32, length: usize) -> f32 {
+        total / (length as f32).powf(self.length_penalty)
     }
 }

@@ -4,6 +4,9 @@ mod beam;
 mod config;
 mod processors;
 mod single;
+mod warpers;
+
+use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
 
@@ -11,22 +14,46 @@ pub use config::{EarlyStopping, GenerationConfig, Sampling};
 
 use self::beam::BeamSearch;
 use self::single::SingleSearch;
-use crate::decoder::KeyValueCache;
 use crate::{Error, GitForCausalLm, Result};
 
-/// The search for one picture's caption: which sequences it wants continued, and what it makes of their scores.
+/// What was generated for a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caption {
+    /// The token ids: the prompt (the start token if none was given), the new tokens, and the end token if it was reached.
+    pub ids: Vec<u32>,
+    /// The sum of the new tokens' log-probabilities `/ number of new tokens ^ length_penalty`, the end token counted, as
+    /// `sequences_scores` of transformers. Of a caption that was drawn, in the distributions it was drawn from.
+    pub score: f32,
+}
+
+/// How far a caption has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The picture's number in the batch.
+    pub picture: usize,
+    /// Which of the captions that are drawn for the picture; 0 without sampling.
+    pub sequence: usize,
+    /// Its tokens from the first of the prompt to the newest. With beams those of the best one now, which another may
+    /// overtake.
+    pub ids: &'a [u32],
+}
+
+/// The search for captions of one picture: which sequences it wants continued, and what it makes of their scores.
 trait Search {
     /// Sequences that it follows at a time.
     fn rows(&self) -> usize;
 
-    /// Takes the logits that follow each of its sequences; returns each new sequence's last token and the row that it
-    /// continues.
-    fn advance(&mut self, logits: Vec<Vec<f32>>) -> Vec<Step>;
+    /// Takes the logits that follow each of its sequences, `(rows, vocabulary)`, and may overwrite them; returns each new
+    /// sequence's last token and the row that it continues.
+    fn advance(&mut self, logits: &mut [f32]) -> Vec<Step>;
 
     fn is_done(&self) -> bool;
 
-    /// The best sequence: prompt, caption, and the end token if it was reached.
-    fn result(&self) -> Vec<u32>;
+    /// The best sequence so far.
+    fn best(&self) -> &[u32];
+
+    /// What was found, best first.
+    fn captions(&self) -> Vec<Caption>;
 }
 
 struct Step {
@@ -34,11 +61,19 @@ struct Step {
     token: u32,
 }
 
+/// A search and what it is for.
+struct Job<'a> {
+    picture: usize,
+    sequence: usize,
+    search: Box<dyn Search + 'a>,
+}
+
 impl GitForCausalLm {
-    /// Captions for a batch of pictures, from [`encode_images`](Self::encode_images)' features `(batch, tokens, _)`.
+    /// Captions for a batch of pictures or videos, from [`encode_images`](Self::encode_images)' features
+    /// `(batch, tokens, _)`: `num_return_sequences` for the first, best first, then those of the second, and so on.
     ///
-    /// Each caption is its token ids from the start token (or `prompt`, which then must begin with it) to the end
-    /// token, if that was reached. A picture's caption does not depend on the others in the batch.
+    /// A caption continues `prompt`, whose first token must be the start token; `None` is the start token alone. A
+    /// picture's captions do not depend on the others in the batch.
     ///
     /// # Errors
     /// If the options contradict each other, or prompt and new tokens are more than the model has positions for.
@@ -47,68 +82,79 @@ impl GitForCausalLm {
         image_features: &Tensor,
         prompt: Option<&[u32]>,
         config: &GenerationConfig,
-    ) -> Result<Vec<Vec<u32>>> {
+    ) -> Result<Vec<Caption>> {
+        self.generate_with(image_features, prompt, config, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`generate`](Self::generate), with a call for each token of each caption. [`ControlFlow::Break`] ends all
+    /// captions of the batch where they are.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_with(
+        &self,
+        image_features: &Tensor,
+        prompt: Option<&[u32]>,
+        config: &GenerationConfig,
+        on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Caption>> {
         config.check()?;
         let start = [self.config().bos_token_id];
         let prompt = prompt.unwrap_or(&start);
-        self.check_prompt(prompt, config)?;
+        self.check_tokens(prompt, config)?;
         let eos = config.eos_token_id.as_ref().unwrap_or(&self.config().eos_token_id).as_slice();
         let pictures = image_features.dim(0)?;
-        let mut searches: Vec<Box<dyn Search + '_>> = (0..pictures)
-            .map(|picture| -> Box<dyn Search + '_> {
-                if config.num_beams > 1 {
-                    Box::new(BeamSearch::new(config, eos, prompt))
-                } else {
-                    Box::new(SingleSearch::new(config, eos, prompt, picture))
-                }
-            })
-            .collect();
+        let mut jobs: Vec<Job<'_>> =
+            (0..pictures).flat_map(|picture| jobs(picture, prompt, config, eos)).collect();
 
-        // Row by row: the sequences of picture 0, those of picture 1, and so on; pictures that are done have none.
-        let rows_of = |search: &dyn Search| if search.is_done() { 0 } else { search.rows() };
-        let owners: Vec<u32> =
-            (0u32..).zip(&searches).flat_map(|(picture, search)| vec![picture; search.rows()]).collect();
-        let images = self.image_keys_values(image_features)?;
-        let mut cache = KeyValueCache::new(&images, &Tensor::new(owners.as_slice(), self.device())?)?;
-        drop(images);
-        let mut input = vec![prompt.to_vec(); owners.len()];
-        let mut past = 0;
+        // The prompt is read once a picture. From then on there is a row for each sequence that is followed: those of the
+        // first job, those of the second, and so on; jobs that are done have none.
+        let mut rows: Vec<usize> = jobs.iter().flat_map(|job| vec![job.picture; job.search.rows()]).collect();
+        let places = pictures * prompt.len() + rows.len() * (config.max_new_tokens - 1);
+        let mut decoding = self.begin_decoding(image_features, places)?;
+        let mut input = vec![prompt.to_vec(); pictures];
+        let vocabulary = self.config().vocab_size;
         while !input.is_empty() {
             let new = input[0].len();
             let ids = Tensor::from_vec(input.concat(), (input.len(), new), self.device())?;
-            let logits = self.next_logits(&ids, past, &mut cache)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-            past += new;
+            let logits = train_ops::on_pool(|| self.next_logits(&ids, &mut decoding))?
+                .to_dtype(DType::F32)?
+                .flatten_all()?;
+            let logits = logits.to_vec1::<f32>()?;
 
-            let mut logits = logits.into_iter();
-            let (mut parents, mut first_row) = (Vec::new(), 0);
+            let mut parents = Vec::new();
+            let mut first = 0;
             input.clear();
-            for search in &mut searches {
-                let rows = rows_of(search.as_ref());
-                if rows == 0 {
-                    continue;
-                }
-                let steps = search.advance(logits.by_ref().take(rows).collect());
-                if !search.is_done() {
-                    parents.extend(steps.iter().map(|step| (first_row + step.parent) as u32));
+            for job in jobs.iter_mut().filter(|job| !job.search.is_done()) {
+                let rows = &rows[first..first + job.search.rows()];
+                first += rows.len();
+                let mut scores: Vec<f32> = Vec::with_capacity(rows.len() * vocabulary);
+                rows.iter().for_each(|row| scores.extend(&logits[row * vocabulary..][..vocabulary]));
+                let steps = job.search.advance(&mut scores);
+                if !job.search.is_done() {
+                    parents.extend(steps.iter().map(|step| rows[step.parent]));
                     input.extend(steps.iter().map(|step| vec![step.token]));
                 }
-                first_row += rows;
+                let Job { picture, sequence, ref search } = *job;
+                if on_token(Progress { picture, sequence, ids: search.best() }).is_break() {
+                    return Ok(jobs.iter().flat_map(|job| job.search.captions()).collect());
+                }
             }
-            if !input.is_empty() && !parents.iter().copied().eq(0..first_row as u32) {
-                cache.reorder(&Tensor::new(parents, self.device())?)?;
-            }
+            rows = (0..input.len()).collect();
+            decoding.reorder(&parents)?;
         }
-        Ok(searches.iter().map(|search| search.result()).collect())
+        Ok(jobs.iter().flat_map(|job| job.search.captions()).collect())
     }
 
-    fn check_prompt(&self, prompt: &[u32], config: &GenerationConfig) -> Result<()> {
+    fn check_tokens(&self, prompt: &[u32], config: &GenerationConfig) -> Result<()> {
         let vocabulary = self.config().vocab_size;
         if prompt.is_empty() {
             return Err(Error::Generation(
                 "the prompt is empty; it must hold at least the start token".to_owned(),
             ));
         }
-        let given = prompt.iter().chain(config.eos_token_id.iter().flatten());
+        let ends = config.eos_token_id.iter().flatten();
+        let given = prompt.iter().chain(ends).chain(config.bad_words.iter().flatten());
         if let Some(id) = given.copied().find(|id| *id as usize >= vocabulary) {
             let problem = format!("token {id} is not in the model's vocabulary of {vocabulary}");
             return Err(Error::Generation(problem));
@@ -117,4 +163,18 @@ impl GitForCausalLm {
         let (got, max) = (prompt.len() + config.max_new_tokens - 1, self.config().max_position_embeddings);
         if got > max { Err(Error::TooLong { got, max }) } else { Ok(()) }
     }
+}
+
+/// The searches for the captions of one picture.
+fn jobs<'a>(picture: usize, prompt: &[u32], config: &'a GenerationConfig, eos: &'a [u32]) -> Vec<Job<'a>> {
+    if config.num_beams > 1 {
+        let search = Box::new(BeamSearch::new(config, eos, prompt));
+        return vec![Job { picture, sequence: 0, search }];
+    }
+    let single = |sequence| -> Box<dyn Search + 'a> {
+        Box::new(SingleSearch::new(config, eos, prompt, sequence as u64))
+    };
+    (0..config.num_return_sequences)
+        .map(|sequence| Job { picture, sequence, search: single(sequence) })
+        .collect()
 }

@@ -7,6 +7,8 @@
 // Each test binary compiles this module and uses a part of it; helpers of tests may panic.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod adapters;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -189,10 +191,11 @@ fn flat(actual: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
     (list(actual), list(expected))
 }
 
-fn shape(value: &Value) -> Vec<usize> {
+pub(crate) fn shape(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
 }
 
-fn shapes(value: &Value) -> Vec<(String, Vec<usize>)> {
+/// Shapes by name, as `"name": [dims]`.
+pub(crate) fn shapes(value: &Value) -> Vec<(String, Vec<usize>)> {
     value.as_object().unwrap().iter().map(|(name, dims)| (name.clone(), shape(dims))).collect()
 }

@@ -1,13 +1,13 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
-    Args, CommandFactory as _, Parser,
+    Args, CommandFactory as _, Parser, ValueEnum,
     error::{Error, ErrorKind},
 };
 
 use super::{
-    Dtype, EarlyStopping,
-    values::{count, finite, positive, positive_share},
+    EarlyStopping,
+    values::{count, finite, positive, positive_share, share},
 };
 use crate::hub::Location;
 
@@ -37,9 +37,9 @@ pub struct Caption {
     /// A LoRA adapter: a local folder or a hub id
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     pub adapter: Option<Location>,
-    /// Type of the weights and of the arithmetic with them
+    /// How the weights are stored
     #[arg(long, value_enum, default_value_t, help_heading = "Hardware")]
-    pub dtype: Dtype,
+    pub dtype: Storage,
     /// Processor threads; all cores if not given
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
     pub threads: Option<usize>,
@@ -49,13 +49,25 @@ pub struct Caption {
     /// How captions are found.
     #[command(flatten)]
     pub decoding: Decoding,
-    /// One JSON line a picture, with token ids and seconds, instead of plain text
+    /// One JSON line a caption, with token ids, score and seconds, instead of plain text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Write the captions to this file too, as the metadata.jsonl of an image folder: the pictures must lie beside or
+    /// Write the best caption of each picture to this file too, as the metadata.jsonl of an image folder: the pictures must lie beside or
     /// below it
     #[arg(long, value_name = "FILE", conflicts_with = "dataset", help_heading = "Output")]
     pub metadata: Option<PathBuf>,
+}
+
+/// How the weights are stored while captioning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Storage {
+    /// 32 bits
+    #[default]
+    F32,
+    /// bfloat16: half the memory, and what is multiplied with them is rounded too
+    Bf16,
+    /// 8 bits and a scale for each output, made when the checkpoint is read: a quarter of the memory, sums in f32
+    Int8,
 }
 
 /// How captions are found, by the names and meanings of Hugging Face's GenerationConfig; the defaults are the recipe's.
@@ -95,9 +107,18 @@ pub struct Decoding {
     /// Draw from the likeliest tokens that together reach this probability
     #[arg(long, value_name = "P", default_value = "1.0", value_parser = positive_share, requires = "do_sample")]
     pub top_p: f64,
+    /// Draw from the tokens that are at least this share as probable as the likeliest; 0 from all
+    #[arg(long, value_name = "P", default_value = "0", value_parser = share, requires = "do_sample")]
+    pub min_p: f64,
     /// Seed of the draws
     #[arg(long, value_name = "SEED", default_value_t = 42, requires = "do_sample")]
     pub seed: u64,
+    /// Never say these words or phrases: separated by commas, or one a flag
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    pub bad_words: Vec<String>,
+    /// Captions for each picture, best first; of beams at most as many as there are
+    #[arg(long, value_name = "CAPTIONS", default_value = "1", value_parser = count)]
+    pub num_return_sequences: usize,
     /// A text that the caption continues, such as a question about the picture
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -117,11 +138,17 @@ impl Caption {
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, Error> {
         let options = Self::try_parse_from(arguments)?;
-        let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, .. } = options.decoding;
-        let message = if do_sample && num_beams > 1 {
+        let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, num_return_sequences, .. } =
+            options.decoding;
+        let message = if options.dtype == Storage::Int8 && options.adapter.is_some() {
+            "--dtype int8 is for a model without --adapter: merge the adapter into it first (merge_adapter)"
+                .into()
+        } else if do_sample && num_beams > 1 {
             format!("--do-sample follows one caption at a time: leave --num-beams {num_beams} out")
         } else if min_new_tokens > max_new_tokens {
             format!("--min-new-tokens {min_new_tokens} is more than --max-new-tokens {max_new_tokens}")
+        } else if !do_sample && num_return_sequences > num_beams {
+            format!("--num-return-sequences {num_return_sequences} is more than --num-beams {num_beams}")
         } else {
             return Ok(options);
         };
@@ -160,13 +187,14 @@ mod tests {
             (d.length_penalty, d.repetition_penalty, d.early_stopping),
             (1.0, 1.15, EarlyStopping::True)
         );
-        assert!(!d.do_sample && d.prompt.is_none());
+        assert!(!d.do_sample && d.prompt.is_none() && d.bad_words.is_empty() && d.num_return_sequences == 1);
     }
 
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size num-beams max-new-tokens min-new-tokens length-penalty \
-            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p seed prompt json metadata dataset rows";
+            no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
+            bad-words num-return-sequences prompt json metadata dataset rows";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -190,7 +218,7 @@ mod tests {
     fn sampling_follows_one_caption_and_its_flags_need_it() {
         let sampled =
             parse("cat.png --do-sample --temperature 0.7 --top-k 0 --top-p 0.9 --seed 3").unwrap().decoding;
-        parse("cat.png --do-sample --num-beams 1").unwrap();
+        parse("cat.png --do-sample --num-beams 1 --num-return-sequences 5 --min-p 0.1").unwrap();
         assert_eq!(
             (sampled.num_beams, sampled.temperature, sampled.top_k, sampled.top_p, sampled.seed),
             (1, 0.7, 0, 0.9, 3)
@@ -201,6 +229,10 @@ mod tests {
             "--do-sample --num-beams 3",
             "--min-new-tokens 41",
             "--do-sample --top-p 0",
+            "--do-sample --min-p 2",
+            "--dtype int8 --adapter me/lora",
+            "--min-p 0.1",
+            "--num-return-sequences 3",
             "--do-sample --temperature 0",
         ] {
             assert!(parse(&format!("cat.png {arguments}")).is_err(), "{arguments}");

@@ -70,7 +70,7 @@ pub struct DataOptions {
     /// computed once, and compare them on one page: --sweep r=4,8,16 lora_alpha=16,32
     #[arg(long, value_name = "NAME=A,B", num_args = 1..)]
     pub sweep: Vec<Axis>,
-    /// Caption so many validation pictures at each checkpoint, and print how good that is
+    /// Caption so many validation pictures at each checkpoint: scores are printed, and kept in eval_captions.jsonl
     #[arg(long, value_name = "PICTURES", value_parser = count)]
     pub eval_captions: Option<usize>,
 }

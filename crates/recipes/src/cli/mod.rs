@@ -21,7 +21,7 @@ mod sweep;
 mod threads;
 mod values;
 
-pub use caption::{Caption, Decoding};
+pub use caption::{Caption, Decoding, Storage};
 pub use command_line::command_line;
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};

@@ -48,7 +48,7 @@ pub fn lines_svg(title: &str, curves: &[Curve], style: Style) -> Result<String> 
     for curve in curves {
         if let (Some((_, first)), Some((_, last))) = (curve.points.first(), curve.points.last()) {
             // Writing to a string does not fail.
-            let _ = write!(words, " {} from {} to {}.", curve.name, number(*first), number(*last));
+            let _ = write!(words, " {} from {} to {}.", curve.name, number(*first, 3), number(*last, 3));
         }
     }
     let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
@@ -76,7 +76,8 @@ fn draw(
         .x_label_area_size(letters * 3)
         .y_label_area_size(letters * 5)
         .build_cartesian_2d(0.0..epochs.max(1e-9), lowest..highest)?;
-    let digits = usize::from(epochs < 5.0);
+    let (across, up) = (style.size.0 / (letters * 6), style.size.1 / (letters * 4));
+    let (digits, value_digits) = (super::decimals(epochs, across), super::decimals(highest - lowest, up));
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -84,10 +85,10 @@ fn draw(
         .bold_line_style(palette.grid)
         .axis_style(palette.grid)
         .label_style(font.clone())
-        .x_labels((style.size.0 / (letters * 6)) as usize)
-        .y_labels((style.size.1 / (letters * 4)) as usize)
+        .x_labels(across as usize)
+        .y_labels(up as usize)
         .x_label_formatter(&|epoch| format!("{epoch:.digits$}"))
-        .y_label_formatter(&|value| number(*value))
+        .y_label_formatter(&|value| number(*value, value_digits))
         .x_desc("epoch")
         .y_desc(title)
         .draw()?;
@@ -142,13 +143,11 @@ fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     ((lowest - room).max(0.0), highest + room)
 }
 
-/// A tick's label: plain where that is short, else with a power of ten.
-fn number(value: f64) -> String {
+/// A tick's label: with as many decimals as tell it from its neighbours, or, where it is small, a power of ten.
+fn number(value: f64, digits: usize) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         x if x < 1e-2 => format!("{value:.1e}"),
-        x if x < 0.1 => format!("{value:.3}"),
-        x if x < 10.0 => format!("{value:.2}"),
-        _ => format!("{value:.0}"),
+        _ => format!("{value:.digits$}"),
     }
 }

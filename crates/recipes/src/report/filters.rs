@@ -19,6 +19,11 @@ pub(super) fn number(value: Option<f64>) -> String {
 /// The relative change from `base` to `adapter` in words, such as `41.6 % lower`; empty where there is none to tell.
 pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
     let (Some(adapter), Some(base)) = (adapter, base) else { return String::new() };
+    // Scores without smoothing are not quite zero where nothing fits.
+    let [adapter, base] = [adapter, base].map(|x| if x.abs() < 1e-9 { 0.0 } else { x });
+    if adapter == base {
+        return "unchanged".into();
+    }
     let percent = 100.0 * (adapter - base) / base.abs();
     if !percent.is_finite() {
         return String::new();
@@ -68,6 +73,8 @@ mod tests {
         assert_eq!(change(Some(0.3), Some(0.2)), "50.0 % higher");
         assert_eq!(change(Some(5.0), Some(0.5)), "10.0 times as high");
         assert_eq!(change(Some(2.0), Some(2.0)), "unchanged");
+        assert_eq!(change(Some(0.0), Some(0.0)), "unchanged");
+        assert_eq!(change(Some(3e-18), Some(2e-18)), "unchanged");
         assert_eq!(change(Some(2.0), Some(0.0)), "");
         assert_eq!(change(None, Some(0.0)), "");
     }

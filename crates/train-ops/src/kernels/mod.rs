@@ -2,13 +2,15 @@
 //!
 //! From the inside out: [`simd`] has a few vector instructions for each instruction set, [`tile`] keeps a small block of
 //! the result in registers, [`block`] walks such tiles through the caches, [`panels`] stores a matrix in the order that
-//! the tiles read it, and [`product`] shares the work among threads.
+//! the tiles read it, and [`product`] shares the work among threads. [`few_rows`] is another way through the panels, for
+//! products that wait for memory.
 //!
 //! Every element of a result is one running sum over `k`, in order and by one thread. So a result does not depend on
 //! the number of threads, nor on how many other rows were computed with it.
 
 mod aligned;
 mod block;
+mod few_rows;
 mod isa;
 mod outer;
 mod panels;

@@ -12,6 +12,9 @@ pub(crate) enum Precision {
     /// Two elements a unit, neighbours in `k`: what the products of AVX512-BF16 read. The other factor of a product is
     /// rounded to bf16 too, with every instruction set.
     Bf16,
+    /// Four elements a unit, neighbours in `k`, as whole numbers from -127 to 127 times a scale for each column. The other
+    /// factor stays f32. A product is of the whole numbers: whoever asks for it multiplies by the scales.
+    Int8,
 }
 
 /// A `(k, n)` matrix in the order in which products read it: panels of as many columns as a tile has, one after
@@ -23,6 +26,8 @@ pub(crate) struct PackedMatrix {
     k: usize,
     n: usize,
     data: Aligned,
+    /// One for each column of [`Precision::Int8`], and none else.
+    scales: Vec<f32>,
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -44,6 +49,12 @@ impl PackedMatrix {
         let panel_stride = units(precision, k) * width;
         let mut data = Aligned::zeros(n.div_ceil(width) * panel_stride);
         let element = |row: usize, column: usize| if row < k { element(row, column) } else { 0.0 };
+        let scale =
+            |column: usize| (0..k).map(|row| element(row, column).abs()).fold(0.0, f32::max) / LARGEST;
+        let scales: Vec<f32> = match precision {
+            Precision::Int8 => (0..n).into_par_iter().map(scale).collect(),
+            _ => Vec::new(),
+        };
         data.par_chunks_mut(panel_stride.max(1)).enumerate().for_each(|(panel, data)| {
             // Column by column, as weights are stored by output and read along `k`.
             for column in 0..width.min(n - panel * width) {
@@ -52,16 +63,24 @@ impl PackedMatrix {
                     row[column] = match precision {
                         Precision::F32 => element(unit, n).to_bits(),
                         Precision::Bf16 => pair(element(2 * unit, n), element(2 * unit + 1, n)),
+                        Precision::Int8 => {
+                            let byte = |at: usize| whole(element(4 * unit + at, n), scales[n]) as u8;
+                            u32::from_le_bytes(std::array::from_fn(byte))
+                        }
                     };
                 }
             }
         });
-        Self { isa, precision, k, n, data }
+        Self { isa, precision, k, n, data, scales }
     }
 
-    /// The transpose, packed the same way.
+    /// The transpose, packed the same way; of whole numbers in f32, as their scales would be of its rows.
     pub(crate) fn transposed(&self) -> Self {
-        Self::new(self.isa, self.precision, self.n, self.k, |k, n| self.get(n, k))
+        let precision = match self.precision {
+            Precision::Int8 => Precision::F32,
+            other => other,
+        };
+        Self::new(self.isa, precision, self.n, self.k, |k, n| self.get(n, k))
     }
 
     /// The element in row `k` and column `n`.
@@ -69,6 +88,7 @@ impl PackedMatrix {
         let width = self.isa.panel_width();
         let at = |unit: usize| self.data[(n / width) * self.panel_stride() + unit * width + n % width];
         match self.precision {
+            Precision::Int8 => f32::from(at(k / 4).to_le_bytes()[k % 4] as i8) * self.scales[n],
             Precision::F32 => f32::from_bits(at(k)),
             Precision::Bf16 => {
                 f32::from_bits(if k.is_multiple_of(2) { at(k / 2) << 16 } else { at(k / 2) & HIGH })
@@ -92,6 +112,20 @@ impl PackedMatrix {
         self.n
     }
 
+    /// What a product's columns are multiplied by; empty where they are what they should be.
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Elements in a unit that become f32 before they are multiplied; 1 where the unit is multiplied as it is.
+    pub(super) fn widening(&self) -> usize {
+        match self.precision {
+            Precision::Int8 => 4,
+            Precision::Bf16 if !self.isa.has_bf16() => 2,
+            _ => 1,
+        }
+    }
+
     /// Units from one panel to the next.
     pub(super) fn panel_stride(&self) -> usize {
         units(self.precision, self.k) * self.isa.panel_width()
@@ -104,12 +138,21 @@ impl PackedMatrix {
 }
 
 const HIGH: u32 = 0xffff_0000;
+/// The largest whole number that a weight becomes.
+const LARGEST: f32 = 127.0;
+
+/// The nearest whole number of scales.
+fn whole(value: f32, scale: f32) -> i8 {
+    // Of a column of zeros, 0 / 0 is cast to 0.
+    (value / scale).round() as i8
+}
 
 /// Units along `k`.
 pub(super) fn units(precision: Precision, k: usize) -> usize {
     match precision {
         Precision::F32 => k,
         Precision::Bf16 => k.div_ceil(2),
+        Precision::Int8 => k.div_ceil(4),
     }
 }
 
@@ -126,6 +169,18 @@ pub(super) fn widen(pairs: &[u32], width: usize, wide: &mut [u32]) {
         let (first, second) = wide.split_at_mut(width);
         for ((pair, first), second) in pairs.iter().zip(first).zip(second) {
             (*first, *second) = (pair << 16, pair & HIGH);
+        }
+    }
+}
+
+/// Bytes as f32: for each row of units, a row for each of their four bytes.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+pub(super) fn widen_bytes(units: &[u32], width: usize, wide: &mut [u32]) {
+    for (units, wide) in units.chunks_exact(width).zip(wide.chunks_exact_mut(4 * width)) {
+        for (shift, wide) in [24, 16, 8, 0].into_iter().zip(wide.chunks_exact_mut(width)) {
+            for (unit, wide) in units.iter().zip(wide) {
+                *wide = (((unit << shift) as i32 >> 24) as f32).to_bits();
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use super::aligned::Aligned;
 use super::block::Block;
-use super::panels::{pair, units, widen};
+use super::few_rows::{FEW, FewRows};
+use super::panels::{pair, units, widen, widen_bytes};
 use super::{Isa, PackedMatrix, Precision};
 use crate::dropout::Mask;
 
@@ -45,6 +46,8 @@ const DEPTH: usize = 256;
 const TASK_ROWS: usize = 144;
 /// Tasks for each thread, so that one that is held up does not keep the others waiting.
 const TASKS: usize = 6;
+/// The same for a few rows, whose tasks are short.
+const FEW_TASKS: usize = 4;
 
 thread_local! {
     /// Panels widened to f32, and sums that a mask is applied to.
@@ -74,7 +77,8 @@ pub(crate) fn product(rows: usize, n: usize, start: Start<'_>, terms: &[Term<'_>
         Start::Zero => zeros.as_slice(),
         Start::Bias(bias) => bias,
     };
-    let (task_rows, task_columns) = grid(isa, rows, n);
+    let few = rows <= FEW && terms.iter().all(|term| term.mask.is_none() && term.a_mask.is_none());
+    let (task_rows, task_columns) = if few { (rows, few_columns(isa, n)) } else { grid(isa, rows, n) };
     let across = n.div_ceil(task_columns);
     let shared = Shared(result.as_mut_ptr());
     (0..rows.div_ceil(task_rows) * across).into_par_iter().for_each(|task| {
@@ -86,6 +90,12 @@ pub(crate) fn product(rows: usize, n: usize, start: Start<'_>, terms: &[Term<'_>
             start,
             result: shared.pointer(),
         };
+        if few {
+            for (index, (term, operand)) in terms.iter().zip(&operands).enumerate() {
+                task.add_few(term, operand, index == 0);
+            }
+            return;
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             for (index, (term, operand)) in terms.iter().zip(&operands).enumerate() {
                 task.add(term, operand, index == 0, scratch);
@@ -113,11 +123,26 @@ fn grid(isa: Isa, rows: usize, n: usize) -> (usize, usize) {
     (task_rows, task_columns)
 }
 
+/// Columns of the tasks of a product of a few rows: each thread gets a handful of long stretches of memory.
+fn few_columns(isa: Isa, n: usize) -> usize {
+    n.div_ceil(FEW_TASKS * rayon::current_num_threads()).next_multiple_of(isa.panel_width())
+}
+
 /// The rows of a term as units, rounded to what the product multiplies.
 fn operand<'a>(term: &Term<'a>) -> Cow<'a, [u32]> {
     let k = term.b.k();
     match term.b.precision() {
         Precision::F32 => Cow::Borrowed(as_units(term.a)),
+        Precision::Int8 if k.is_multiple_of(4) => Cow::Borrowed(as_units(term.a)),
+        Precision::Int8 => {
+            let stride = operand_stride(term.b);
+            let mut padded = vec![0; term.a.len() / k.max(1) * stride];
+            for (units, row) in padded.chunks_exact_mut(stride.max(1)).zip(as_units(term.a).chunks(k.max(1)))
+            {
+                units[..k].copy_from_slice(row);
+            }
+            Cow::Owned(padded)
+        }
         Precision::Bf16 => {
             let stride = operand_stride(term.b);
             let mut rounded = vec![0; term.a.len() / k.max(1) * stride];
@@ -138,6 +163,7 @@ fn operand_stride(b: &PackedMatrix) -> usize {
         Precision::Bf16 if b.isa().has_bf16() => units(Precision::Bf16, b.k()),
         // Widened panels have a row for each half of a pair, so an odd `k` gets one more, of zeros.
         Precision::Bf16 => b.k().next_multiple_of(2),
+        Precision::Int8 => b.k().next_multiple_of(4),
         Precision::F32 => b.k(),
     }
 }
@@ -228,6 +254,36 @@ impl Task<'_> {
         }
     }
 
+    /// As [`add`](Self::add), for a few rows and a term without masks.
+    fn add_few(&self, term: &Term<'_>, operand: &[u32], first: bool) {
+        let (b, isa) = (term.b, term.b.isa());
+        // SAFETY: as in `add`.
+        #[allow(unsafe_code)]
+        let to = unsafe { self.result.add(self.columns.start) };
+        let (from, from_stride) = match first {
+            true => (self.start[self.columns.clone()].as_ptr(), 0),
+            false => (to.cast_const(), self.n),
+        };
+        let work = FewRows {
+            rows: self.rows.len(),
+            columns: self.columns.len(),
+            units: units(b.precision(), b.k()),
+            depth: DEPTH / b.widening(),
+            a: operand.as_ptr(),
+            a_stride: operand_stride(b),
+            b: b.panels_from(self.columns.start / isa.panel_width()).as_ptr(),
+            from,
+            from_stride,
+            to,
+            to_stride: self.n,
+        };
+        // SAFETY: as in `sum`; the rows are all of the result's.
+        #[allow(unsafe_code)]
+        unsafe {
+            work.run(isa, b.precision());
+        }
+    }
+
     /// `to = from + a b`, or `to += a b` without a `from`.
     #[allow(clippy::too_many_arguments)]
     fn sum(
@@ -242,9 +298,8 @@ impl Task<'_> {
     ) {
         let (b, isa) = (term.b, term.b.isa());
         let (width, stride) = (isa.panel_width(), operand_stride(b));
-        let widened = b.precision() == Precision::Bf16 && !isa.has_bf16();
         let (rows, first_panel) = (self.rows.len(), self.columns.start / width);
-        let per_unit = if widened { 2 } else { 1 };
+        let per_unit = b.widening();
         let all = units(b.precision(), b.k());
         for begin in (0..all.max(1)).step_by(DEPTH / per_unit) {
             let depth = all.min(begin + DEPTH / per_unit) - begin;
@@ -280,7 +335,7 @@ impl Task<'_> {
                 to,
                 to_stride,
             };
-            if !widened {
+            if per_unit == 1 {
                 // SAFETY: `operand` has `stride` units for each of the rows, `b` has `panel_stride` units for each panel of
                 // the columns, `from` is one row of the columns or `to`, and `to` is this task's own; `PackedMatrix` was
                 // made for an instruction set that the processor has.
@@ -290,11 +345,14 @@ impl Task<'_> {
                 }
                 continue;
             }
-            wide.reserve(2 * depth * width);
+            wide.reserve(per_unit * depth * width);
             for (index, column) in (0..self.columns.len()).step_by(width).enumerate() {
                 let panel = &b.panels_from(first_panel + index)[begin * width..][..depth * width];
-                widen(panel, width, wide);
-                // SAFETY: as above, for one panel that was widened to `2 * depth` rows.
+                match b.precision() {
+                    Precision::Int8 => widen_bytes(panel, width, wide),
+                    _ => widen(panel, width, wide),
+                }
+                // SAFETY: as above, for one panel that was widened to `per_unit * depth` rows.
                 #[allow(unsafe_code)]
                 unsafe {
                     Block {

@@ -46,6 +46,18 @@ pub(super) trait Simd {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
+
+    /// Pairs of bf16 as f32: the first of each, and the second.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn widen(pairs: Self::Vector) -> (Self::Vector, Self::Vector);
+
+    /// Units of four signed bytes as f32: the first of each, the second, and so on.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn widen_bytes(bytes: Self::Vector) -> [Self::Vector; 4];
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -53,6 +65,8 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Simd;
+
+    const HIGH: i32 = 0xffff_0000u32 as i32;
 
     pub(crate) struct Avx2;
 
@@ -93,6 +107,33 @@ mod x86 {
         #[inline(always)]
         unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
             unsafe { _mm256_fmadd_ps(a, b, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(pairs: __m256) -> (__m256, __m256) {
+            unsafe {
+                let pairs = _mm256_castps_si256(pairs);
+                let high = _mm256_and_si256(pairs, _mm256_set1_epi32(HIGH));
+                (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn widen_bytes(bytes: __m256) -> [__m256; 4] {
+            unsafe {
+                let bytes = _mm256_castps_si256(bytes);
+                // To the top of the lane, and down again with the sign. No closure: it would not be compiled for AVX2.
+                let first = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(bytes));
+                let second = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(bytes));
+                let third = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<8>(bytes));
+                let fourth = _mm256_srai_epi32::<24>(bytes);
+                [
+                    _mm256_cvtepi32_ps(first),
+                    _mm256_cvtepi32_ps(second),
+                    _mm256_cvtepi32_ps(third),
+                    _mm256_cvtepi32_ps(fourth),
+                ]
+            }
         }
     }
 
@@ -135,6 +176,32 @@ mod x86 {
         #[inline(always)]
         unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
             unsafe { _mm512_fmadd_ps(a, b, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
+            unsafe {
+                let pairs = _mm512_castps_si512(pairs);
+                let high = _mm512_and_si512(pairs, _mm512_set1_epi32(HIGH));
+                (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(high))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn widen_bytes(bytes: __m512) -> [__m512; 4] {
+            unsafe {
+                let bytes = _mm512_castps_si512(bytes);
+                let first = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(bytes));
+                let second = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(bytes));
+                let third = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(bytes));
+                let fourth = _mm512_srai_epi32::<24>(bytes);
+                [
+                    _mm512_cvtepi32_ps(first),
+                    _mm512_cvtepi32_ps(second),
+                    _mm512_cvtepi32_ps(third),
+                    _mm512_cvtepi32_ps(fourth),
+                ]
+            }
         }
     }
 
@@ -186,6 +253,16 @@ mod x86 {
                 )
             }
         }
+
+        #[inline(always)]
+        unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
+            unsafe { Avx512::widen(pairs) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen_bytes(bytes: __m512) -> [__m512; 4] {
+            unsafe { Avx512::widen_bytes(bytes) }
+        }
     }
 }
 
@@ -227,5 +304,16 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn multiply_add(a: [f32; 8], b: [f32; 8], sum: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|lane| sum[lane] + a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn widen(pairs: [f32; 8]) -> ([f32; 8], [f32; 8]) {
+        let half = |bits: fn(u32) -> u32| pairs.map(|pair| f32::from_bits(bits(pair.to_bits())));
+        (half(|pair| pair << 16), half(|pair| pair & 0xffff_0000))
+    }
+
+    #[inline(always)]
+    unsafe fn widen_bytes(bytes: [f32; 8]) -> [[f32; 8]; 4] {
+        std::array::from_fn(|at| bytes.map(|unit| f32::from(unit.to_bits().to_le_bytes()[at] as i8)))
     }
 }

@@ -1,0 +1,134 @@
+//! Captions: seconds a picture by the recipe's decoding and greedily, a batch against one by one, and how near a decoding
+//! step comes to the speed of the memory that holds the weights.
+//!
+//! `GENERATE_CHECKPOINT=path/to/git-base cargo bench --bench generate`; without a checkpoint it is the embedded one, which
+//! is far too small to say anything about git-base. `-- --test` runs every part once.
+
+// A bench may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Result, Tensor};
+use git_model::{Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions};
+use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
+
+/// Tokens of a caption: random weights never say the end token, a trained model is kept from it.
+const TOKENS: usize = 40;
+const BATCH: usize = 16;
+
+fn main() -> Result<()> {
+    common::use_threads();
+    train_ops::keep_freed_memory();
+    let device = common::device();
+    let quick = std::env::args().any(|argument| argument == "--test");
+    let dir = match std::env::var_os("GENERATE_CHECKPOINT") {
+        Some(dir) => PathBuf::from(dir),
+        None => recipes::open::embedded_checkpoint(),
+    };
+    println!("checkpoint {}", dir.display());
+    let memory = bytes_per_second(if quick { 1 << 20 } else { 1 << 28 });
+    println!("memory is read at {:.1} GB/s by all threads together", memory / 1e9);
+    for storage in [Storage::F32, Storage::Bf16, Storage::Int8] {
+        bench(&dir, storage, &device, quick, memory)?;
+    }
+    Ok(())
+}
+
+/// How the weights are stored; its number is the bytes of one.
+#[derive(Clone, Copy, Debug)]
+enum Storage {
+    F32 = 4,
+    Bf16 = 2,
+    Int8 = 1,
+}
+
+fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64) -> Result<()> {
+    let (runs, batch) = if quick { (1, 2) } else { (5, BATCH) };
+    let dtype = if matches!(storage, Storage::Bf16) { DType::BF16 } else { DType::F32 };
+    let builder: &mut dyn LayerBuilder =
+        if matches!(storage, Storage::Int8) { &mut Int8Builder } else { &mut FrozenBuilder };
+    let options = LoadOptions { device: device.clone(), dtype, hidden_dropout: None };
+    let model = GitForCausalLm::load_with(&Checkpoint::open(dir).unwrap(), builder, &options).unwrap();
+    let size = model.config().vision_config.image_size;
+    let pixels = common::values(1, (batch, 3, size, size), device);
+    let encode = |pixels: &Tensor| model.encode_images(pixels, &Pass::inference()).unwrap();
+    let first = pixels.narrow(0, 0, 1)?;
+
+    let config = |base: GenerationConfig, tokens: usize| GenerationConfig {
+        max_new_tokens: tokens,
+        min_new_tokens: tokens,
+        ..base
+    };
+    let (greedy, recipe) = (GenerationConfig::default, GenerationConfig::recipe);
+    let seconds = |runs: usize, pixels: &Tensor, config: &GenerationConfig| {
+        common::median_seconds(device, runs, || {
+            model.generate(&encode(pixels), None, config).unwrap();
+            Ok(())
+        })
+    };
+    println!("\n{storage:?}, {TOKENS} tokens, median of {runs}");
+    let encoder = common::median_seconds(device, runs, || {
+        encode(&first);
+        Ok(())
+    })?;
+    println!("{:>26} {:>9.1} ms", "vision encoder", 1e3 * encoder);
+    let bytes = decoder_weights(&model) as f64 * storage as u8 as f64;
+    for (name, base) in [("greedy", greedy()), ("2 beams (recipe)", recipe())] {
+        let begin = seconds(runs, &first, &config(base.clone(), 1))?;
+        let all = seconds(runs, &first, &config(base, TOKENS))?;
+        let step = (all - begin) / (TOKENS - 1) as f64;
+        println!("{name:>26} {:>9.1} ms a picture, {:.1} of it to the first token", 1e3 * all, 1e3 * begin);
+        println!(
+            "{:>26} {:>9.2} ms, {:.1} GB/s of weights, {:.0} % of the memory's speed",
+            "a step of it",
+            1e3 * step,
+            bytes / step / 1e9,
+            100.0 * bytes / step / memory
+        );
+    }
+    let recipe = config(recipe(), TOKENS);
+    let one_by_one = common::median_seconds(device, 1, || {
+        for picture in 0..batch {
+            model.generate(&encode(&pixels.narrow(0, picture, 1)?), None, &recipe).unwrap();
+        }
+        Ok(())
+    })?;
+    let together = seconds(1, &pixels, &recipe)?;
+    println!(
+        "{:>26} {:>9.2} pictures/s one by one, {:.2} in a batch: {:.2} times as many",
+        format!("{batch} pictures (recipe)"),
+        batch as f64 / one_by_one,
+        batch as f64 / together,
+        one_by_one / together
+    );
+    Ok(())
+}
+
+/// Weights that a decoding step reads once: of the decoder's layers and of the head.
+fn decoder_weights(model: &GitForCausalLm) -> usize {
+    let config = model.config();
+    let (width, inner) = (config.hidden_size, config.intermediate_size);
+    config.num_hidden_layers * (4 * width * width + 2 * width * inner) + width * config.vocab_size
+}
+
+/// How fast all threads together read memory that no cache holds.
+fn bytes_per_second(values: usize) -> f64 {
+    use rayon::prelude::*;
+    let data = vec![1.0f32; values];
+    let read = || {
+        let sum = |part: &[f32]| {
+            part.as_chunks::<64>().0.iter().fold([0.0f32; 64], |mut sum, part| {
+                sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+                sum
+            })
+        };
+        let parts: Vec<[f32; 64]> = data.par_chunks(1 << 16).map(sum).collect();
+        std::hint::black_box(parts);
+        Ok(())
+    };
+    4.0 * values as f64 / common::median_seconds(&Device::Cpu, 5, read).expect("a time")
+}
