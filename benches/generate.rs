@@ -51,7 +51,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
     let dtype = if matches!(storage, Storage::Bf16) { DType::BF16 } else { DType::F32 };
     let builder: &mut dyn LayerBuilder =
         if matches!(storage, Storage::Int8) { &mut Int8Builder } else { &mut FrozenBuilder };
-    let options = LoadOptions { device: device.clone(), dtype, hidden_dropout: None };
+    let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&Checkpoint::open(dir).unwrap(), builder, &options).unwrap();
     let size = model.config().vision_config.image_size;
     let pixels = common::values(1, (batch, 3, size, size), device);

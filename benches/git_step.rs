@@ -48,7 +48,7 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         ..LoraConfig::default()
     };
     let mut builder = LoraBuilder::new(config).unwrap();
-    let options = LoadOptions { device: device.clone(), dtype, hidden_dropout: None };
+    let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let adapter = builder.finish().unwrap();
 

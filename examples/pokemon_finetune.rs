@@ -127,7 +127,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let rows =
         split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
     let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
-    let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware.dtype)?;
+    let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware)?;
 
     let setup = vec![
         ("model".to_owned(), name.clone()),
@@ -216,7 +216,13 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         }
         save_model(to)
     };
-    let task = CaptionTask { model, features: features.clone(), vision_trains: *vision_trains, save: &save };
+    let task = CaptionTask {
+        model,
+        features: features.clone(),
+        vision_trains: *vision_trains,
+        label_smoothing: training.label_smoothing_factor as f32,
+        save: &save,
+    };
     let judge = Judge { task: &task, captioner: &captioner, captions: &captions, source: &source };
     let judged = |name: &str| judge.judge(&test, &format!("captions of the {name} model"));
     // Without an adapter to switch off, the base model is gone after the first step.

@@ -73,7 +73,13 @@ fn main() -> Result<()> {
         padding: Padding::Longest,
         shuffle: None,
     };
-    let task = CaptionTask { model: &model, features: None, vision_trains: true, save: &|_| Ok(()) };
+    let task = CaptionTask {
+        model: &model,
+        features: None,
+        vision_trains: true,
+        label_smoothing: 0.0,
+        save: &|_| Ok(()),
+    };
     let arguments = TrainingArguments {
         output_dir: scratch.path().join("run"),
         num_train_epochs: 1.0,

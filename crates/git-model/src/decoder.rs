@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use train_ops::{
     Activation, AttentionMask, DecodingRows, Dropout, KeyValueCache, LayerNorm, LinearLayer, Pass, attention,
-    cached_attention,
+    cached_attention, recompute,
 };
 
 use crate::loader::Loader;
@@ -12,15 +12,18 @@ use crate::{GitConfig, Result};
 /// GIT's decoder: BERT layers (post-norm) over image tokens followed by text.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    layers: Vec<DecoderLayer>,
+    layers: Vec<Arc<DecoderLayer>>,
+    gradient_checkpointing: bool,
 }
 
 impl Decoder {
     pub(crate) fn load(config: &GitConfig, loader: &mut Loader<'_>) -> Result<Self> {
         let layers = (0..config.num_hidden_layers)
-            .map(|layer| DecoderLayer::load(config, &format!("git.encoder.layer.{layer}"), loader))
+            .map(|layer| {
+                DecoderLayer::load(config, &format!("git.encoder.layer.{layer}"), loader).map(Arc::new)
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { layers })
+        Ok(Self { layers, gradient_checkpointing: loader.gradient_checkpointing })
     }
 
     /// The hidden states of the text after the last layer, `(batch, text, hidden)`, from image tokens
@@ -32,13 +35,14 @@ impl Decoder {
         let mut hidden_states = Tensor::cat(&[image, text], 1)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let first_query = if index + 1 == self.layers.len() { prefix } else { 0 };
-            let queries = match first_query {
-                0 => hidden_states.clone(),
-                first => hidden_states.narrow(1, first, hidden_states.dim(1)? - first)?.contiguous()?,
+            hidden_states = if self.gradient_checkpointing && pass.is_training() {
+                let (segment, pass) = (layer.clone(), pass.clone());
+                recompute(&layer.parameters(), &hidden_states, move |hidden_states| {
+                    segment.forward_from(hidden_states, prefix, first_query, &pass)
+                })?
+            } else {
+                layer.forward_from(&hidden_states, prefix, first_query, pass)?
             };
-            let (key, value) = layer.key_value(&hidden_states, pass)?;
-            let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
-            hidden_states = layer.forward(&queries, &key, &value, mask, pass)?;
         }
         Ok(hidden_states)
     }
@@ -109,6 +113,35 @@ impl DecoderLayer {
             activation: config.hidden_act,
             output: BlockOutput::load(config, &format!("{path}.output"), loader)?,
         })
+    }
+
+    /// The trainable parameters of the layer.
+    fn parameters(&self) -> Vec<Tensor> {
+        let linear = [&self.query, &self.key, &self.value, &self.intermediate];
+        let mut parameters: Vec<Tensor> = linear.into_iter().flat_map(|linear| linear.parameters()).collect();
+        for output in [&self.attention_output, &self.output] {
+            parameters.extend(output.dense.parameters());
+            parameters.extend(output.layer_norm.parameters());
+        }
+        parameters
+    }
+
+    /// The layer on image tokens, of which there are `prefix`, and text: what it makes of the positions from
+    /// `first_query` on.
+    fn forward_from(
+        &self,
+        hidden_states: &Tensor,
+        prefix: usize,
+        first_query: usize,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let queries = match first_query {
+            0 => hidden_states.clone(),
+            first => hidden_states.narrow(1, first, hidden_states.dim(1)? - first)?.contiguous()?,
+        };
+        let (key, value) = self.key_value(hidden_states, pass)?;
+        let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
+        self.forward(&queries, &key, &value, mask, pass)
     }
 
     fn key_value(&self, hidden_states: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {

@@ -12,6 +12,7 @@ pub(crate) struct Loader<'a> {
     pub(crate) builder: &'a mut dyn LayerBuilder,
     pub(crate) dtype: DType,
     pub(crate) device: &'a Device,
+    pub(crate) gradient_checkpointing: bool,
 }
 
 impl Loader<'_> {

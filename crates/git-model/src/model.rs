@@ -22,11 +22,14 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`.
     pub hidden_dropout: Option<f32>,
+    /// Keeps nothing of a layer in training but its input, and computes the layer again in the backward pass
+    /// ([`recompute`](train_ops::recompute)): the same gradients, less memory, more time. Off by default.
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, hidden_dropout: None }
+        Self { device: Device::Cpu, dtype: DType::F32, hidden_dropout: None, gradient_checkpointing: false }
     }
 }
 
@@ -70,7 +73,13 @@ impl GitForCausalLm {
             config.hidden_dropout_prob = p;
             config.attention_probs_dropout_prob = p;
         }
-        let mut loader = Loader { checkpoint, builder, dtype: options.dtype, device: &options.device };
+        let mut loader = Loader {
+            checkpoint,
+            builder,
+            dtype: options.dtype,
+            device: &options.device,
+            gradient_checkpointing: options.gradient_checkpointing,
+        };
         let (word_embeddings, lm_head) = loader.words_and_head()?;
         Ok(Self {
             vision: Some(VisionEncoder::load(&config.vision_config, &mut loader)?),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use train_ops::{Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, attention};
+use train_ops::{Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, attention, recompute};
 
 use crate::loader::Loader;
 use crate::schema::VISION;
@@ -17,8 +17,9 @@ pub struct VisionEncoder {
     patch_embedding: Tensor,
     position_embedding: Tensor,
     pre_layer_norm: LayerNorm,
-    layers: Vec<VisionLayer>,
+    layers: Vec<Arc<VisionLayer>>,
     post_layer_norm: LayerNorm,
+    gradient_checkpointing: bool,
 }
 
 impl VisionEncoder {
@@ -32,9 +33,13 @@ impl VisionEncoder {
             // Spelled like this in every checkpoint.
             pre_layer_norm: loader.layer_norm(&format!("{VISION}.pre_layrnorm"), eps)?,
             layers: (0..config.num_hidden_layers)
-                .map(|layer| VisionLayer::load(config, &format!("{VISION}.encoder.layers.{layer}"), loader))
+                .map(|layer| {
+                    VisionLayer::load(config, &format!("{VISION}.encoder.layers.{layer}"), loader)
+                        .map(Arc::new)
+                })
                 .collect::<Result<_>>()?,
             post_layer_norm: loader.layer_norm(&format!("{VISION}.post_layernorm"), eps)?,
+            gradient_checkpointing: loader.gradient_checkpointing,
             config: config.clone(),
         })
     }
@@ -60,7 +65,13 @@ impl VisionEncoder {
         let embeddings = embeddings.broadcast_add(&pass.parameter(&self.position_embedding))?;
         let mut hidden_states = self.pre_layer_norm.forward(&embeddings, pass)?;
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, pass)?;
+            hidden_states = if self.gradient_checkpointing && pass.is_training() {
+                let (segment, pass) = (layer.clone(), pass.clone());
+                let forward = move |hidden_states: &Tensor| segment.forward(hidden_states, &pass);
+                recompute(&layer.parameters(), &hidden_states, forward)?
+            } else {
+                layer.forward(&hidden_states, pass)?
+            };
         }
         Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
     }
@@ -112,6 +123,15 @@ impl VisionLayer {
             activation: config.hidden_act,
             fc2: loader.linear(&format!("{path}.mlp.fc2"))?,
         })
+    }
+
+    /// The trainable parameters of the layer.
+    fn parameters(&self) -> Vec<Tensor> {
+        let linear = [&self.q_proj, &self.k_proj, &self.v_proj, &self.out_proj, &self.fc1, &self.fc2];
+        let norms = [&self.layer_norm1, &self.layer_norm2];
+        let mut parameters: Vec<Tensor> = linear.into_iter().flat_map(|linear| linear.parameters()).collect();
+        parameters.extend(norms.into_iter().flat_map(LayerNorm::parameters));
+        parameters
     }
 
     fn forward(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {

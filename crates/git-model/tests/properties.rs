@@ -5,10 +5,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
-use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX};
-use train_ops::{FrozenBuilder, Int8Builder, Pass, sample_key};
+use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX, LoadOptions};
+use train_ops::{FrozenBuilder, Int8Builder, Pass, TrainableBuilder, sample_key};
 
 fn model(case: &str) -> (Golden, GitForCausalLm) {
     let golden = Golden::load(case);
@@ -200,5 +202,35 @@ fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
         let error = common::norm_error(&logits(&int8), &logits(&exact));
         assert!(error < 0.03, "{case}: {error}");
         assert!(error > 1e-5, "{case}: {error}: are the weights quantised at all?");
+    }
+}
+
+/// Gradients of a loss with dropout, of every trainable parameter by name.
+fn gradients(case: &str, gradient_checkpointing: bool) -> BTreeMap<String, Vec<f32>> {
+    let golden = Golden::load(case);
+    let dir = tempfile::tempdir().unwrap();
+    golden.checkpoint().write(dir.path());
+    let mut builder = TrainableBuilder::new();
+    let options = LoadOptions { hidden_dropout: Some(0.2), gradient_checkpointing, ..LoadOptions::default() };
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
+    let ids = golden.tensor("input_ids").to_dtype(DType::U32).unwrap();
+    let keys: Vec<u64> = (0..ids.dim(0).unwrap() as u64).map(|sample| sample_key(3, 1, sample)).collect();
+    let pass = Pass::training(keys);
+    let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+    let (loss, _) = model.loss(&features, &ids, &golden.tensor("labels").to_vec2().unwrap(), &pass).unwrap();
+    let store = loss.backward().unwrap();
+    let parameters = builder.finish();
+    parameters.into_iter().map(|(name, var)| (name, list(store.get(&var).unwrap()))).collect()
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit_of_any_gradient() {
+    for case in ["tiny", "video"] {
+        let (plain, checkpointed) = (gradients(case, false), gradients(case, true));
+        assert!(plain.values().flatten().any(|gradient| *gradient != 0.0));
+        for (name, plain) in &plain {
+            assert_eq!(plain, &checkpointed[name], "{case}: {name}");
+        }
     }
 }

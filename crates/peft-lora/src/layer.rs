@@ -129,6 +129,10 @@ impl LinearLayer for LoraLinear {
         }
     }
 
+    fn parameters(&self) -> Vec<Tensor> {
+        [&self.a, &self.b].map(|variable| variable.as_tensor().clone()).to_vec()
+    }
+
     fn in_features(&self) -> usize {
         self.base.in_features()
     }

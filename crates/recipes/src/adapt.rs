@@ -9,7 +9,7 @@ use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
-use crate::cli::{Dtype, LoraOptions, TargetModules, Tune};
+use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 
 /// Linear layers of GIT's text decoder that the recipe adapts.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
@@ -57,12 +57,14 @@ pub fn build(
     options: &LoraOptions,
     seed: u64,
     device: &Device,
-    dtype: Dtype,
+    hardware: &Hardware,
 ) -> Result<Adapted> {
+    let dtype = hardware.dtype;
     let load = LoadOptions {
         device: device.clone(),
         dtype: storage(dtype),
         hidden_dropout: options.hidden_dropout.map(|p| p as f32),
+        gradient_checkpointing: hardware.gradient_checkpointing,
     };
     if options.tune == Tune::Full {
         if dtype == Dtype::Bf16 {

@@ -25,6 +25,9 @@ pub struct CaptionTask<'a> {
     pub features: Option<Arc<FeatureStore>>,
     /// Whether the encoder is trained.
     pub vision_trains: bool,
+    /// The share of each target that is spread over the vocabulary, in training only: a validation loss is comparable
+    /// between runs, and its exponential is a perplexity.
+    pub label_smoothing: f32,
     /// Writes the trained part of the model into a checkpoint's folder.
     pub save: &'a dyn Fn(&Path) -> Result<(), BoxError>,
 }
@@ -51,7 +54,8 @@ impl Task for CaptionTask<'_> {
     fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
         let samples = context.first_sample..context.first_sample + batch.captions.batch_size() as u64;
         let keys: Vec<u64> = samples.map(|sample| sample_key(context.seed, context.step, sample)).collect();
-        let (sum, targets) = self.loss(batch, &Pass::training(keys))?;
+        let (sum, targets) =
+            self.loss(batch, &Pass::training(keys).with_label_smoothing(self.label_smoothing))?;
         Ok(LossSum { sum, targets })
     }
 

@@ -9,21 +9,27 @@ use crate::linear::Packed;
 use crate::math::exp;
 use crate::{Error, FrozenLinear, LinearLayer, Pass, Result, host};
 
-/// The sum of the cross entropies of rows of logits, `Σᵢ log Σⱼ exp(logits[i, j]) - logits[i, targets[i]]`.
+/// The sum of the cross entropies of rows of logits `z`, with a share `ε` of each target spread over the vocabulary of
+/// `V` (label smoothing, Szegedy et al., 2016, <https://arxiv.org/abs/1512.00567>; as `torch.nn.CrossEntropyLoss`):
 ///
-/// `logits` has shape `(n, vocabulary)` and `targets` one id for each row. A sum and not a mean: the mean over an
-/// optimizer step is the sum over its batches divided by the number of targets in all of them. Without rows it is 0.
+/// ```text
+/// Σᵢ log Σⱼ exp(zᵢⱼ) - (1 - ε) zᵢ[targetᵢ] - ε/V Σⱼ zᵢⱼ
+/// ```
+///
+/// `logits` has shape `(n, vocabulary)` and `targets` one id for each row; `ε` is `label_smoothing`, in `[0, 1)` and
+/// usually 0. A sum and not a mean: the mean over an optimizer step is the sum over its batches divided by the number
+/// of targets in all of them. Without rows it is 0.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let logits = Tensor::new(&[[0f32, 0.], [9., 9.]], &Device::Cpu)?;
-/// let loss = train_ops::cross_entropy_sum(&logits, &[0, 1])?;
+/// let loss = train_ops::cross_entropy_sum(&logits, &[0, 1], 0.0)?;
 /// assert!((loss.to_scalar::<f32>()? - 2.0 * 2f32.ln()).abs() < 1e-6);
 /// # Ok(())
 /// # }
 /// ```
-pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
+pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> Result<Tensor> {
     let &[rows, vocabulary] = logits.dims() else {
         return Err(Error::Shape {
             path: "logits".to_owned(),
@@ -41,19 +47,26 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     if let Some(&target) = targets.iter().find(|target| **target as usize >= vocabulary) {
         return Err(Error::Target { target, vocabulary });
     }
+    if !(0.0..1.0).contains(&label_smoothing) {
+        return Err(Error::LabelSmoothing { got: label_smoothing });
+    }
     if host::is_host_f32(logits) {
-        let op = CrossEntropyOp { targets: targets.to_vec(), log_sum_exp: OnceLock::new() };
+        let op = CrossEntropyOp { targets: targets.to_vec(), label_smoothing, log_sum_exp: OnceLock::new() };
         return Ok(logits.contiguous()?.apply_op1(op)?);
     }
     let logits = logits.to_dtype(candle_core::DType::F32)?;
     let log_sum_exp = logits.log_sum_exp(D::Minus1)?;
     let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
-    let target_logits = logits.gather(&targets, 1)?.squeeze(1)?;
-    Ok((log_sum_exp - target_logits)?.sum_all()?)
+    let mut expected = logits.gather(&targets, 1)?.squeeze(1)?;
+    if label_smoothing > 0.0 {
+        let share = f64::from(label_smoothing);
+        expected = ((expected * (1.0 - share))? + (logits.mean(D::Minus1)? * share)?)?;
+    }
+    Ok((log_sum_exp - expected)?.sum_all()?)
 }
 
-/// `cross_entropy_sum(head(xs), targets)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
-/// frozen and in host memory.
+/// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
+/// frozen and in host memory. `ε` is the [label smoothing](Pass::label_smoothing) of the pass.
 ///
 /// A loss is the end of a graph, so the gradient of `xs` is computed with it, from some rows of logits at a time, and the
 /// logits are let go. The backward pass only multiplies that gradient by the loss's own.
@@ -66,19 +79,22 @@ pub fn linear_cross_entropy_sum(
     let vocabulary = head.out_features();
     let packed = head.as_frozen().and_then(|head| Some((head, head.packed_for(xs)?)));
     let fits = xs.dims() == [targets.len(), head.in_features()];
-    let known = targets.iter().all(|target| (*target as usize) < vocabulary);
+    let label_smoothing = pass.label_smoothing();
+    let known =
+        (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| (*target as usize) < vocabulary);
     match packed {
         Some((head, packed)) if fits && known => {
             let op = HeadOp {
                 head: head.clone(),
                 packed,
                 targets: targets.to_vec(),
+                label_smoothing,
                 differentiable: xs.track_op(),
                 grad_xs: OnceLock::new(),
             };
             Ok(xs.contiguous()?.apply_op1(op)?)
         }
-        _ => cross_entropy_sum(&head.forward(xs, pass)?, targets),
+        _ => cross_entropy_sum(&head.forward(xs, pass)?, targets, label_smoothing),
     }
 }
 
@@ -89,6 +105,7 @@ struct HeadOp {
     head: FrozenLinear,
     packed: Arc<Packed>,
     targets: Vec<u32>,
+    label_smoothing: f32,
     differentiable: bool,
     /// Gradient of the loss in `xs`.
     grad_xs: OnceLock<Vec<f32>>,
@@ -110,10 +127,10 @@ impl CustomOp1 for HeadOp {
                 .into_par_iter()
                 .map(|(logits, target)| {
                     let log_sum_exp = log_sum_exp(logits);
-                    let loss = log_sum_exp - logits[*target as usize];
+                    let loss = log_sum_exp - expected(logits, *target, self.label_smoothing);
                     if self.differentiable {
-                        softmax(logits, log_sum_exp);
-                        logits[*target as usize] -= 1.0;
+                        softmax(logits, log_sum_exp, self.label_smoothing / vocabulary as f32);
+                        logits[*target as usize] -= 1.0 - self.label_smoothing;
                     }
                     loss
                 })
@@ -140,6 +157,7 @@ impl CustomOp1 for HeadOp {
 
 struct CrossEntropyOp {
     targets: Vec<u32>,
+    label_smoothing: f32,
     /// `log Σⱼ exp(logits[i, j])` of each row, kept from the forward pass.
     log_sum_exp: OnceLock<Vec<f32>>,
 }
@@ -154,13 +172,15 @@ impl CustomOp1 for CrossEntropyOp {
         let vocabulary = layout.dims()[1];
         let log_sum_exp: Vec<f32> = logits.par_chunks(vocabulary).map(log_sum_exp).collect();
         let loss: f64 = (logits.chunks(vocabulary).zip(&log_sum_exp).zip(&self.targets))
-            .map(|((row, log_sum_exp), target)| f64::from(log_sum_exp - row[*target as usize]))
+            .map(|((row, log_sum_exp), target)| {
+                f64::from(log_sum_exp - expected(row, *target, self.label_smoothing))
+            })
             .sum();
         let _ = self.log_sum_exp.set(log_sum_exp);
         Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(())))
     }
 
-    /// `dlogits = (softmax(logits) - onehot(target)) dloss`.
+    /// `dlogits = (softmax(logits) - (1 - ε) onehot(target) - ε/V) dloss`.
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let Some(log_sum_exp) = self.log_sum_exp.get() else {
             bail!("cross_entropy: backward before forward")
@@ -173,8 +193,10 @@ impl CustomOp1 for CrossEntropyOp {
         (dlogits.par_chunks_mut(vocabulary), values.par_chunks(vocabulary), &self.targets, log_sum_exp)
             .into_par_iter()
             .for_each(|(dlogits, logits, target, log_sum_exp)| {
-                softmax_times(logits, *log_sum_exp, dloss, dlogits);
-                dlogits[*target as usize] -= dloss;
+                dlogits.copy_from_slice(logits);
+                softmax(dlogits, *log_sum_exp, self.label_smoothing / vocabulary as f32);
+                dlogits[*target as usize] -= 1.0 - self.label_smoothing;
+                dlogits.iter_mut().for_each(|dlogit| *dlogit *= dloss);
             });
         Tensor::from_vec(dlogits, logits.shape(), logits.device()).map(Some)
     }
@@ -201,17 +223,20 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     max + (sum.iter().sum::<f32>() + rest).ln()
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax_times(logits: &[f32], log_sum_exp: f32, factor: f32, ys: &mut [f32]) {
-    for (y, logit) in ys.iter_mut().zip(logits) {
-        *y = exp(logit - log_sum_exp) * factor;
+/// The logit that the smoothed target expects, `(1 - ε) logits[target] + ε mean(logits)`.
+fn expected(logits: &[f32], target: u32, label_smoothing: f32) -> f32 {
+    let logit = logits[target as usize];
+    if label_smoothing == 0.0 {
+        return logit;
     }
+    let mean = logits.iter().map(|logit| f64::from(*logit)).sum::<f64>() / logits.len() as f64;
+    (1.0 - label_smoothing) * logit + label_smoothing * mean as f32
 }
 
-/// `exp(logits - log_sum_exp)`, in place.
+/// `exp(logits - log_sum_exp) - uniform`, in place.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax(logits: &mut [f32], log_sum_exp: f32) {
+fn softmax(logits: &mut [f32], log_sum_exp: f32, uniform: f32) {
     for logit in logits {
-        *logit = exp(*logit - log_sum_exp);
+        *logit = exp(*logit - log_sum_exp) - uniform;
     }
 }

@@ -41,6 +41,12 @@ pub enum Error {
         /// Number of logits in a row.
         vocabulary: usize,
     },
+    /// A share of label smoothing outside `[0, 1)`.
+    #[error("label smoothing must be in [0, 1), got {got}; 0 is none and 0.1 is usual")]
+    LabelSmoothing {
+        /// The share.
+        got: f32,
+    },
     /// A file cannot be opened or mapped into memory.
     #[error("cannot map {}: {source}", path.display())]
     Map {

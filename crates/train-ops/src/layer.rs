@@ -15,6 +15,10 @@ pub trait LinearLayer: Debug + Send + Sync {
     /// inference pass no graph is recorded for the layer's own parameters.
     fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor>;
 
+    /// The trainable parameters that [`forward`](Self::forward) uses, for [`recompute`](crate::recompute); none in a
+    /// frozen layer.
+    fn parameters(&self) -> Vec<Tensor>;
+
     /// Size of the last dimension of the input.
     fn in_features(&self) -> usize;
 

@@ -59,6 +59,11 @@ impl LayerNorm {
 }
 
 impl LayerNorm {
+    /// The weight and the bias where they are trained, for [`recompute`](crate::recompute).
+    pub fn parameters(&self) -> Vec<Tensor> {
+        [&self.weight, &self.bias].into_iter().filter(|tensor| tensor.track_op()).cloned().collect()
+    }
+
     /// `forward(residual + dropout(xs))` for two tensors of one shape, the end of a block in BERT, as one operation: the
     /// sum is not kept but made again in the backward pass.
     pub fn forward_residual(

@@ -41,6 +41,7 @@ mod math;
 mod matmul;
 mod memory;
 mod pass;
+mod recompute;
 mod threads;
 
 pub use activation::Activation;
@@ -57,4 +58,5 @@ pub use linear::{FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
 pub use mapped::MappedFile;
 pub use memory::keep_freed_memory;
 pub use pass::{Pass, sample_key};
+pub use recompute::recompute;
 pub use threads::{on_pool, use_threads};

@@ -10,17 +10,29 @@ use candle_core::Tensor;
 #[derive(Clone, Debug)]
 pub struct Pass {
     sample_keys: Option<Arc<[u64]>>,
+    label_smoothing: f32,
 }
 
 impl Pass {
     /// No dropout, and no graph for trainable parameters.
     pub fn inference() -> Self {
-        Self { sample_keys: None }
+        Self { sample_keys: None, label_smoothing: 0.0 }
     }
 
     /// Dropout from one key for each sample of the batch, in batch order; [`sample_key`] makes them.
     pub fn training(sample_keys: impl Into<Arc<[u64]>>) -> Self {
-        Self { sample_keys: Some(sample_keys.into()) }
+        Self { sample_keys: Some(sample_keys.into()), label_smoothing: 0.0 }
+    }
+
+    /// Spreads this share of each target over the whole vocabulary (see [`cross_entropy_sum`](crate::cross_entropy_sum)).
+    #[must_use]
+    pub fn with_label_smoothing(self, label_smoothing: f32) -> Self {
+        Self { label_smoothing, ..self }
+    }
+
+    /// The share of each target that is spread over the vocabulary; 0 unless asked for.
+    pub fn label_smoothing(&self) -> f32 {
+        self.label_smoothing
     }
 
     /// Whether this pass trains.

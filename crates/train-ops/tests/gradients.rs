@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
     Activation, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights, Pass,
-    TrainableLinear, attention, cross_entropy_sum, lora_linear, sample_key,
+    TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 
 /// Fixed values in (-1, 1) without structure.
@@ -94,8 +94,51 @@ fn layer_norm_in_input_weight_and_bias() {
 fn cross_entropy() {
     let logits = var(1, &[4, 19]);
     agrees_with_differences("cross_entropy", &[&logits], || {
-        cross_entropy_sum(logits.as_tensor(), &[0, 18, 7, 7]).unwrap()
+        cross_entropy_sum(logits.as_tensor(), &[0, 18, 7, 7], 0.0).unwrap()
     });
+}
+
+#[test]
+fn cross_entropy_with_smoothed_labels() {
+    let logits = var(1, &[4, 19]);
+    agrees_with_differences("cross_entropy", &[&logits], || {
+        cross_entropy_sum(logits.as_tensor(), &[0, 18, 7, 7], 0.3).unwrap()
+    });
+    // torch 2.11: F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum") and its gradient.
+    let logits = Var::new(&[[1f32, 2., 3.], [0.5, -1., 0.]], &Device::Cpu).unwrap();
+    let loss = cross_entropy_sum(logits.as_tensor(), &[2, 0], 0.1).unwrap();
+    let gradient = list(loss.backward().unwrap().get(&logits).unwrap());
+    assert!((loss.to_scalar::<f32>().unwrap() - 1.178_403_3).abs() < 1e-6, "{loss}");
+    for (got, expected) in gradient.iter().zip([
+        0.056_697_246,
+        0.211_395_16,
+        -0.268_092_33,
+        -0.386_783_96,
+        0.088_618_293,
+        0.298_165_62,
+    ]) {
+        assert!((got - expected).abs() < 1e-6, "{gradient:?}");
+    }
+    assert!(cross_entropy_sum(logits.as_tensor(), &[2, 0], 1.0).is_err());
+}
+
+#[test]
+fn a_head_with_its_loss_is_the_head_and_then_the_loss() {
+    for label_smoothing in [0.0, 0.2] {
+        let pass = training().with_label_smoothing(label_smoothing);
+        // More rows than the fused operation has logits of at a time.
+        let (xs, targets) = (var(1, &[70, 5]), (0..70).map(|row| row % 19).collect::<Vec<u32>>());
+        let head = FrozenLinear::new("head", tensor(2, &[19, 5]), Some(tensor(3, &[19]))).unwrap();
+        let fused = linear_cross_entropy_sum(xs.as_tensor(), &head, &targets, &pass).unwrap();
+        let logits = head.forward(xs.as_tensor(), &pass).unwrap();
+        let plain = cross_entropy_sum(&logits, &targets, label_smoothing).unwrap();
+        let [one, other] = [&fused, &plain].map(|loss| loss.to_scalar::<f32>().unwrap());
+        assert!((one - other).abs() < 1e-6 * other, "{one} and {other}");
+        let [fused, plain] = [fused, plain].map(|loss| list(loss.backward().unwrap().get(&xs).unwrap()));
+        for (fused, plain) in fused.iter().zip(&plain) {
+            assert!((fused - plain).abs() < 1e-6, "{fused} and {plain}");
+        }
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor, Var};
 use common::{Mlp, Rows, random_rows};
 use trainer_core::{
     BoxError, Event, IntervalStrategy, LossSum, LossTotal, Parameters, StepContext, Task, Trainer,
-    TrainingArguments, recompute, resident_bytes,
+    TrainingArguments, resident_bytes,
 };
 
 /// One measurement at a time.
@@ -52,37 +52,6 @@ fn memory_stays_flat() {
     let measured = measured.lock().unwrap();
     let (first, last) = (measured[1] as f64, measured[7] as f64);
     assert!(last <= 1.02 * first, "{measured:?}");
-}
-
-/// Three blocks of three operations on 36 MiB, more than an allocator keeps when it is freed; their graph is alive when memory is
-/// measured.
-#[test]
-fn recomputed_segments_keep_their_results_alone() {
-    let Some(_) = resident_bytes() else { return };
-    let _alone = ALONE.lock().unwrap();
-    let grown = |recomputed: bool| {
-        let weights: Vec<Var> =
-            (0..3).map(|_| Var::randn(0f32, 0.1, (64, 64), &Device::Cpu).unwrap()).collect();
-        let mut xs = Tensor::ones((147_456, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let before = resident_bytes().unwrap();
-        for weight in &weights {
-            let captured = weight.clone();
-            let block = move |xs: &Tensor| xs.matmul(&captured)?.tanh()?.affine(0.9, 0.1);
-            xs = if recomputed {
-                recompute(std::slice::from_ref(weight), &xs, block).unwrap()
-            } else {
-                block(&xs).unwrap()
-            };
-        }
-        let grown = resident_bytes().unwrap() - before;
-        let gradients = xs.sum_all().unwrap().backward().unwrap();
-        assert!(weights.iter().all(|weight| gradients.get(weight).is_some()));
-        grown as f64 / f64::from(1 << 20)
-    };
-    grown(false); // Threads and buffers of the multiplication are there from now on.
-    let (plain, recomputed) = (grown(false), grown(true));
-    eprintln!("{plain:.0} MiB, recomputed {recomputed:.0} MiB");
-    assert!(recomputed < 0.5 * plain, "{plain} MiB, recomputed {recomputed} MiB");
 }
 
 /// A task of the size of git-base's adapters that takes no time, so that what is measured is the engine.

@@ -41,6 +41,10 @@ impl LinearLayer for GivenAdapter {
         lora_linear(xs, &self.base, lora, pass)
     }
 
+    fn parameters(&self) -> Vec<Tensor> {
+        vec![self.a.clone(), self.b.clone()]
+    }
+
     fn in_features(&self) -> usize {
         self.base.in_features()
     }

@@ -110,6 +110,9 @@ pub struct TrainingOptions {
     /// Scale gradients down to this norm over all trainable parameters; 0 leaves them as they are
     #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = at_least_zero)]
     pub max_grad_norm: f64,
+    /// Share of each target that is spread over the whole vocabulary, in training only
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = dropout)]
+    pub label_smoothing_factor: f64,
     /// When to measure the validation loss
     #[arg(long, value_enum, default_value_t)]
     pub eval_strategy: EvalStrategy,
@@ -196,6 +199,10 @@ pub struct Hardware {
     /// Processor threads; all cores if not given
     #[arg(long, value_name = "THREADS", value_parser = count)]
     pub threads: Option<usize>,
+    /// Keep only the input of each layer that is trained through, and compute the layer again in the backward pass: the
+    /// same gradients with less memory, in more time
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
     /// Run the frozen vision encoder on every picture in every epoch, instead of keeping its output in memory
     #[arg(long)]
     pub no_feature_cache: bool,

@@ -209,6 +209,10 @@ impl LinearLayer for FrozenLinear {
         }
     }
 
+    fn parameters(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
+
     fn in_features(&self) -> usize {
         self.in_features
     }

@@ -33,6 +33,10 @@ impl LinearLayer for TrainableLinear {
         Ok(ys.reshape(with_last_dim(xs.shape(), self.out_features))?)
     }
 
+    fn parameters(&self) -> Vec<Tensor> {
+        [&self.weight].into_iter().chain(&self.bias).filter(|tensor| tensor.track_op()).cloned().collect()
+    }
+
     fn in_features(&self) -> usize {
         self.in_features
     }

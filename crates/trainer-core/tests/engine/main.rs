@@ -8,7 +8,6 @@ mod checkpoints;
 mod common;
 mod faults;
 mod golden;
-mod recompute;
 mod resume;
 mod sinks;
 mod stopping;

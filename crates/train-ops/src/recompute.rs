@@ -1,0 +1,185 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var,
+    bail,
+};
+
+/// Runs a segment of a model without keeping what it computes on the way, and runs it again in the backward pass:
+/// gradient checkpointing (Chen, Xu, Zhang and Guestrin, 2016, <https://arxiv.org/abs/1604.06174>). Values and gradients
+/// are those of `segment(xs)`; memory is that of its input and its result, for the price of one more forward pass.
+///
+/// `segment` must compute the same every time, dropout included: a [`Pass`](crate::Pass) that it captures sees to that.
+/// `parameters` are the trainable tensors that it uses, which are not copied; a gradient of one that is not among them
+/// is lost. `xs` and the result are single tensors of one device. A second derivative is an error.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use train_ops::recompute;
+///
+/// let weight = Var::new(&[[2f32, 0.], [0., 3.]], &Device::Cpu)?;
+/// let xs = Tensor::new(&[[1f32, -1.]], &Device::Cpu)?;
+/// let captured = weight.clone();
+/// let ys = recompute(&[weight.as_tensor().clone()], &xs, move |xs| xs.matmul(&captured)?.sqr())?;
+/// assert_eq!(ys.to_vec2::<f32>()?, [[4., 9.]]);
+/// let gradients = ys.sum_all()?.backward()?;
+/// let gradient = gradients.get(&weight).map(|gradient| gradient.to_vec2::<f32>()).transpose()?;
+/// assert_eq!(gradient, Some(vec![vec![4., -6.], vec![-4., 6.]]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of `segment`, as they are in this first run, and wrapped in candle's error in the backward pass.
+pub fn recompute<F, E>(parameters: &[Tensor], xs: &Tensor, segment: F) -> std::result::Result<Tensor, E>
+where
+    F: Fn(&Tensor) -> std::result::Result<Tensor, E> + Send + Sync + 'static,
+    E: std::error::Error + From<candle_core::Error> + Send + Sync + 'static,
+{
+    // The graph of this first run is dropped here, and all that it holds with it.
+    let value = segment(&xs.detach())?.detach().contiguous()?;
+    if parameters.is_empty() && !xs.track_op() {
+        return Ok(value);
+    }
+    // An operation has few arguments. So each parameter gives a number that stands for it, and the backward pass leaves
+    // the parameter's gradient where that number's own backward pass finds it.
+    let gradients: Gradients = Arc::new(Mutex::new(vec![None; parameters.len()]));
+    let tokens = (parameters.iter().enumerate())
+        .map(|(index, parameter)| parameter.apply_op1(Token { index, gradients: gradients.clone() }))
+        .collect::<Result<Vec<_>>>()?;
+    let tokens = match tokens.is_empty() {
+        true => Tensor::zeros(1, candle_core::DType::F32, xs.device())?,
+        false => Tensor::cat(&tokens, 0)?,
+    };
+    let operation = Recompute {
+        segment: move |xs: &Tensor| segment(xs).map_err(candle_core::Error::wrap),
+        parameters: parameters.to_vec(),
+        gradients,
+        value: Mutex::new(Some(value)),
+    };
+    Ok(xs.contiguous()?.apply_op2(&tokens, operation)?)
+}
+
+/// The gradients of a segment's parameters, on their way from the segment's backward pass to the graph.
+type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
+
+struct Recompute<F> {
+    segment: F,
+    parameters: Vec<Tensor>,
+    gradients: Gradients,
+    /// What the first run gave, until it is handed on: the graph should not keep it twice.
+    value: Mutex<Option<Tensor>>,
+}
+
+impl<F> Recompute<F> {
+    fn take(&self) -> Result<Tensor> {
+        match self.value.lock().ok().and_then(|mut value| value.take()) {
+            Some(value) => Ok(value),
+            None => bail!("a recomputed segment was run forward twice"),
+        }
+    }
+}
+
+impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp2 for Recompute<F> {
+    fn name(&self) -> &'static str {
+        "recompute"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let value = self.take()?;
+        match &*value.storage_and_layout().0 {
+            Storage::Cpu(storage) => Ok((storage.try_clone(value.layout())?, value.shape().clone())),
+            _ => bail!("recompute: the segment's result is on another device than its argument"),
+        }
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let value = self.take()?;
+        match &*value.storage_and_layout().0 {
+            Storage::Cuda(storage) => Ok((storage.try_clone(value.layout())?, value.shape().clone())),
+            _ => bail!("recompute: the segment's result is on another device than its argument"),
+        }
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let value = self.take()?;
+        match &*value.storage_and_layout().0 {
+            Storage::Metal(storage) => Ok((storage.try_clone(value.layout())?, value.shape().clone())),
+            _ => bail!("recompute: the segment's result is on another device than its argument"),
+        }
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        tokens: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        // The gradient of `Σ segment(x) · g` is `g` carried back through the segment.
+        let input = if xs.track_op() { Var::from_tensor(&xs.detach())?.into_inner() } else { xs.detach() };
+        let ys = (self.segment)(&input)?;
+        let mut store = (ys * grad.detach())?.sum_all()?.backward()?;
+        let of_parameters = self.parameters.iter().map(|parameter| store.remove(parameter)).collect();
+        *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = of_parameters;
+        let of_input = match store.remove(&input) {
+            None if xs.track_op() => Some(xs.zeros_like()?),
+            gradient => gradient,
+        };
+        Ok((of_input, tokens.track_op().then(|| tokens.zeros_like()).transpose()?))
+    }
+}
+
+/// Stands for a parameter among the arguments of a [`Recompute`]: 0, whose gradient is what that operation left for it.
+struct Token {
+    index: usize,
+    gradients: Gradients,
+}
+
+impl CustomOp1 for Token {
+    fn name(&self) -> &'static str {
+        "recompute_parameter"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(1)))
+    }
+
+    fn cuda_fwd(&self, parameter: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let device = parameter.device();
+        let zero = candle_core::backend::BackendDevice::zeros_impl(
+            device,
+            &Shape::from(1),
+            candle_core::DType::F32,
+        )?;
+        Ok((zero, Shape::from(1)))
+    }
+
+    fn metal_fwd(&self, parameter: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        let device = parameter.device();
+        let zero = candle_core::backend::BackendDevice::zeros_impl(
+            device,
+            &Shape::from(1),
+            candle_core::DType::F32,
+        )?;
+        Ok((zero, Shape::from(1)))
+    }
+
+    /// No gradient stays no gradient: a parameter that the segment does not use is found by who looks for that.
+    fn bwd(&self, _parameter: &Tensor, _token: &Tensor, _grad: &Tensor) -> Result<Option<Tensor>> {
+        let mut gradients = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(gradients.get_mut(self.index).and_then(Option::take))
+    }
+}
