@@ -1,4 +1,4 @@
-//! Ctrl-C: the step is finished and saved, and the run goes on as if nothing had been.
+//! Ctrl-C and SIGTERM: the step is finished and saved, and the run goes on as if nothing had been.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,15 +14,15 @@ use common::tiny::Tiny;
 /// Enough steps that the signal comes before the last of them.
 const RUN: &str = "--max-steps 300 --learning-rate 0.001 --save-total-limit 2";
 
-/// Runs the program and presses Ctrl-C when training has begun.
-fn interrupt(command: &mut Command) -> Ended {
+/// Runs the program and sends it a signal when training has begun.
+fn interrupt(command: &mut Command, signal: &str) -> Ended {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
     while !text.contains("training ") {
         assert_ne!(stderr.read_line(&mut text).unwrap(), 0, "it ended before training: {text}");
     }
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     stderr.read_to_string(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -34,7 +34,7 @@ fn an_interrupted_run_saves_and_resumes_to_the_same_losses() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("whole", RUN)).stdout();
 
-    let ended = interrupt(&mut tiny.finetune("halves", RUN));
+    let ended = interrupt(&mut tiny.finetune("halves", RUN), "-INT");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
     let state = json(&tiny.path("halves/trainer_state.json"));
     let step = state["global_step"].as_u64().unwrap();
@@ -57,6 +57,15 @@ fn an_interrupted_run_saves_and_resumes_to_the_same_losses() {
     let events = json_lines(&fs::read_to_string(tiny.path("halves/log.jsonl")).unwrap());
     let count = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
     assert_eq!((count("interrupted"), count("resumed"), count("finished")), (1, 1, 1));
+}
+
+#[test]
+fn what_asks_a_run_to_end_has_it_saved_too() {
+    let tiny = Tiny::new();
+    let ended = interrupt(&mut tiny.finetune("out", RUN), "-TERM");
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    let step = json(&tiny.path("out/trainer_state.json"))["global_step"].as_u64().unwrap();
+    assert!(tiny.path(&format!("out/checkpoint-{step}")).is_dir(), "{}", ended.stderr);
 }
 
 #[test]
