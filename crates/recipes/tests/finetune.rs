@@ -174,6 +174,32 @@ fn kept_image_features_change_no_loss() {
 }
 
 #[test]
+fn layers_that_are_computed_again_change_no_bit() {
+    let tiny = Tiny::new();
+    let losses = |output: &str, flags: &str| {
+        let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --tune both {flags}");
+        run(&mut tiny.finetune(output, &flags)).stdout();
+        steps(&tiny.path(output))
+    };
+    let (plain, again) = (losses("plain", ""), losses("again", "--gradient-checkpointing"));
+    assert_eq!(plain, again);
+}
+
+#[test]
+fn smoothed_labels_change_what_is_trained_and_not_how_it_is_measured() {
+    let tiny = Tiny::new();
+    let run = |output: &str, flags: &str| {
+        run(&mut tiny.finetune(output, &format!("--max-steps 2 {flags}"))).stdout();
+        let base = json(&tiny.path(output).join("metrics.json"))["base"]["test_loss"].as_f64().unwrap();
+        (steps(&tiny.path(output)), base)
+    };
+    let (plain, smoothed) = (run("plain", ""), run("smoothed", "--label-smoothing-factor 0.1"));
+    assert_eq!(plain.1, smoothed.1, "the base model on the test split");
+    let loss = |steps: &[Value]| steps[0]["loss"].as_f64().unwrap();
+    assert!((loss(&plain.0) - loss(&smoothed.0)).abs() > 1e-4, "{plain:?}, {smoothed:?}");
+}
+
+#[test]
 fn bf16_weights_learn_as_f32_ones_do() {
     let tiny = Tiny::new();
     let losses = |output: &str, dtype: &str| {

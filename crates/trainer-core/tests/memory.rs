@@ -10,7 +10,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Var};
 use common::{Mlp, Rows, random_rows};
 use trainer_core::{
     BoxError, Event, IntervalStrategy, LossSum, LossTotal, Parameters, StepContext, Task, Trainer,
