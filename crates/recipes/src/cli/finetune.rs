@@ -305,8 +305,8 @@ mod tests {
         let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
             per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
-            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume optim sgd-momentum loraplus-lr-ratio \
-            min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
+            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume \
+            label-smoothing-factor gradient-checkpointing optim sgd-momentum loraplus-lr-ratio min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
             early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Finetune::command();

@@ -81,9 +81,15 @@ fn train(rows: &[Row], workers: usize, stop_in: usize) -> Vec<(TrainerState, Vec
         assert_eq!(matches!(outcome, Outcome::Interrupted { .. }), stop_in != usize::MAX);
         (outcome.state().clone(), mlp.variables.values().flat_map(|variable| values(variable)).collect())
     };
+    in_threads(workers, work)
+}
+
+/// What every worker comes to, in the order of their ranks.
+fn in_threads<R: Send>(workers: usize, work: impl Fn(Threads) -> R + Sync) -> Vec<R> {
+    let work = &work;
     thread::scope(|scope| {
         let threads: Vec<_> =
-            Threads::new(workers).into_iter().map(|worker| scope.spawn(|| work(worker))).collect();
+            Threads::new(workers).into_iter().map(|worker| scope.spawn(move || work(worker))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
@@ -110,6 +116,32 @@ fn workers_on_parts_of_the_batches_equal_one_on_whole_ones() {
             }
         }
     }
+}
+
+#[test]
+fn every_worker_has_dropout_of_its_own() {
+    // All train on the same rows. With the same masks, two of them would be one.
+    let rows = random_rows(1, 4);
+    let train = |workers: usize| {
+        in_threads(workers, |worker| {
+            let directory = tempfile::tempdir().unwrap();
+            let arguments = TrainingArguments {
+                eval_strategy: IntervalStrategy::No,
+                save_strategy: IntervalStrategy::No,
+                load_best_model_at_end: false,
+                ..arguments(directory.path())
+            };
+            let mlp = Mlp::with_dropout(5, 0.5);
+            let trainer = Trainer::new(arguments, mlp.parameters()).unwrap();
+            let trainer = if workers > 1 { trainer.workers(worker) } else { trainer };
+            let _finished = trainer.fit(&mlp, &vec![batch(&rows, &[0, 1, 2, 3])], None).unwrap();
+            mlp.variables.values().flat_map(|variable| values(variable)).collect::<Vec<_>>()
+        })
+    };
+    let (alone, together) = (train(1), train(2));
+    assert_eq!(together[0], together[1], "workers are equal");
+    let apart = alone[0].iter().zip(&together[0]).any(|(alone, together)| (alone - together).abs() > 1e-3);
+    assert!(apart, "{alone:?}, {together:?}");
 }
 
 #[test]
