@@ -240,13 +240,16 @@ where
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
     let line = palette.validation.stroke_width(2);
     let dot = palette.validation.filled();
-    chart.draw_series(LineSeries::new(validation, line).point_size(4))?.label("validation").legend(
-        move |(x, y)| {
-            EmptyElement::at((x, y))
-                + PathElement::new([(0, 0), (24, 0)], line)
-                + Circle::new((12, 0), 4, dot)
-        },
-    );
+    // A run without evaluations has no such curve, and no name for one.
+    if !validation.is_empty() {
+        chart.draw_series(LineSeries::new(validation, line).point_size(4))?.label("validation").legend(
+            move |(x, y)| {
+                EmptyElement::at((x, y))
+                    + PathElement::new([(0, 0), (24, 0)], line)
+                    + Circle::new((12, 0), 4, dot)
+            },
+        );
+    }
     if let Some((epoch, loss)) = history.best() {
         // Towards the middle, so that the words do not leave the picture, and above, where a falling curve leaves room.
         let side = if epoch > epochs / 2.0 { HPos::Right } else { HPos::Left };
@@ -348,6 +351,7 @@ mod tests {
         let entries = (1..=250).map(|i| entry(i, Some(f64::from(i as u32 % 2)), None)).collect();
         let svg = loss_svg(&History { entries, best_step: None }, Style::default()).unwrap();
         assert!(svg.contains("training, mean of 3"));
+        assert!(!svg.contains("<circle"), "nothing was evaluated");
         let mut lengths: Vec<_> = svg
             .split("points=\"")
             .skip(1)
