@@ -1,7 +1,5 @@
-use std::sync::Arc;
-
 use candle_core::Tensor;
-use train_ops::{Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, attention, recompute};
+use train_ops::{AttentionMask, Dropout, LayerNorm, Pass, TransformerLayer};
 
 use crate::loader::Loader;
 use crate::schema::VISION;
@@ -17,9 +15,8 @@ pub struct VisionEncoder {
     patch_embedding: Tensor,
     position_embedding: Tensor,
     pre_layer_norm: LayerNorm,
-    layers: Vec<Arc<VisionLayer>>,
+    layers: Vec<TransformerLayer>,
     post_layer_norm: LayerNorm,
-    gradient_checkpointing: bool,
 }
 
 impl VisionEncoder {
@@ -33,13 +30,9 @@ impl VisionEncoder {
             // Spelled like this in every checkpoint.
             pre_layer_norm: loader.layer_norm(&format!("{VISION}.pre_layrnorm"), eps)?,
             layers: (0..config.num_hidden_layers)
-                .map(|layer| {
-                    VisionLayer::load(config, &format!("{VISION}.encoder.layers.{layer}"), loader)
-                        .map(Arc::new)
-                })
+                .map(|layer| load_layer(config, &format!("{VISION}.encoder.layers.{layer}"), loader))
                 .collect::<Result<_>>()?,
             post_layer_norm: loader.layer_norm(&format!("{VISION}.post_layernorm"), eps)?,
-            gradient_checkpointing: loader.gradient_checkpointing,
             config: config.clone(),
         })
     }
@@ -65,13 +58,7 @@ impl VisionEncoder {
         let embeddings = embeddings.broadcast_add(&pass.parameter(&self.position_embedding))?;
         let mut hidden_states = self.pre_layer_norm.forward(&embeddings, pass)?;
         for layer in &self.layers {
-            hidden_states = if self.gradient_checkpointing && pass.is_training() {
-                let (segment, pass) = (layer.clone(), pass.clone());
-                let forward = move |hidden_states: &Tensor| segment.forward(hidden_states, &pass);
-                recompute(&layer.parameters(), &hidden_states, forward)?
-            } else {
-                layer.forward(&hidden_states, pass)?
-            };
+            hidden_states = layer.forward(&hidden_states, AttentionMask::Full, pass)?;
         }
         Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
     }
@@ -92,62 +79,24 @@ impl VisionEncoder {
     }
 }
 
-/// A pre-norm transformer layer.
-#[derive(Debug)]
-struct VisionLayer {
-    heads: usize,
-    layer_norm1: LayerNorm,
-    q_proj: Arc<dyn LinearLayer>,
-    k_proj: Arc<dyn LinearLayer>,
-    v_proj: Arc<dyn LinearLayer>,
-    attention_dropout: Dropout,
-    out_proj: Arc<dyn LinearLayer>,
-    layer_norm2: LayerNorm,
-    fc1: Arc<dyn LinearLayer>,
-    activation: Activation,
-    fc2: Arc<dyn LinearLayer>,
-}
-
-impl VisionLayer {
-    fn load(config: &VisionConfig, path: &str, loader: &mut Loader<'_>) -> Result<Self> {
-        Ok(Self {
-            heads: config.num_attention_heads,
-            layer_norm1: loader.layer_norm(&format!("{path}.layer_norm1"), config.layer_norm_eps)?,
-            q_proj: loader.linear(&format!("{path}.self_attn.q_proj"))?,
-            k_proj: loader.linear(&format!("{path}.self_attn.k_proj"))?,
-            v_proj: loader.linear(&format!("{path}.self_attn.v_proj"))?,
-            attention_dropout: Dropout::new(&format!("{path}.self_attn.dropout"), config.attention_dropout)?,
-            out_proj: loader.linear(&format!("{path}.self_attn.out_proj"))?,
-            layer_norm2: loader.layer_norm(&format!("{path}.layer_norm2"), config.layer_norm_eps)?,
-            fc1: loader.linear(&format!("{path}.mlp.fc1"))?,
-            activation: config.hidden_act,
-            fc2: loader.linear(&format!("{path}.mlp.fc2"))?,
-        })
-    }
-
-    /// The trainable parameters of the layer.
-    fn parameters(&self) -> Vec<Tensor> {
-        let linear = [&self.q_proj, &self.k_proj, &self.v_proj, &self.out_proj, &self.fc1, &self.fc2];
-        let norms = [&self.layer_norm1, &self.layer_norm2];
-        let mut parameters: Vec<Tensor> = linear.into_iter().flat_map(|linear| linear.parameters()).collect();
-        parameters.extend(norms.into_iter().flat_map(LayerNorm::parameters));
-        parameters
-    }
-
-    fn forward(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let normed = self.layer_norm1.forward(hidden_states, pass)?;
-        let context = attention(
-            &self.q_proj.forward(&normed, pass)?,
-            &self.k_proj.forward(&normed, pass)?,
-            &self.v_proj.forward(&normed, pass)?,
-            self.heads,
-            AttentionMask::Full,
-            &self.attention_dropout,
-            pass,
-        )?;
-        let hidden_states = (hidden_states + self.out_proj.forward(&context, pass)?)?;
-        let normed = self.layer_norm2.forward(&hidden_states, pass)?;
-        let inner = self.activation.forward(&self.fc1.forward(&normed, pass)?)?;
-        Ok((hidden_states + self.fc2.forward(&inner, pass)?)?)
-    }
+/// A pre-norm layer, at `path` in the checkpoint.
+fn load_layer(config: &VisionConfig, path: &str, loader: &mut Loader<'_>) -> Result<TransformerLayer> {
+    let none = |name: &str| Dropout::new(&format!("{path}.{name}.dropout"), 0.0);
+    Ok(TransformerLayer {
+        heads: config.num_attention_heads,
+        norm_first: true,
+        query: loader.linear(&format!("{path}.self_attn.q_proj"))?,
+        key: loader.linear(&format!("{path}.self_attn.k_proj"))?,
+        value: loader.linear(&format!("{path}.self_attn.v_proj"))?,
+        attention_dropout: Dropout::new(&format!("{path}.self_attn.dropout"), config.attention_dropout)?,
+        attention_output: loader.linear(&format!("{path}.self_attn.out_proj"))?,
+        attention_output_dropout: none("self_attn.out_proj")?,
+        attention_norm: loader.layer_norm(&format!("{path}.layer_norm1"), config.layer_norm_eps)?,
+        intermediate: loader.linear(&format!("{path}.mlp.fc1"))?,
+        activation: config.hidden_act,
+        output: loader.linear(&format!("{path}.mlp.fc2"))?,
+        output_dropout: none("mlp")?,
+        output_norm: loader.layer_norm(&format!("{path}.layer_norm2"), config.layer_norm_eps)?,
+        recompute: loader.gradient_checkpointing,
+    })
 }

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Tensor, Var};
-use train_ops::{Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear};
+use train_ops::{AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear};
 
 use crate::init::initial_weights;
 use crate::matching::LayerOptions;
@@ -104,6 +104,25 @@ impl LoraLinear {
         self.merged.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The merged layer, which cannot train.
+    fn merged_for(&self, pass: &Pass) -> train_ops::Result<Option<Arc<FrozenLinear>>> {
+        let merged = self.merged();
+        if merged.is_some() && pass.is_training() {
+            let path = self.path().to_owned();
+            let source = Box::new(Error::Merged { action: "train", path: path.clone() });
+            return Err(train_ops::Error::Layer { path, source });
+        }
+        Ok(merged)
+    }
+
+    fn weights(&self, pass: &Pass) -> (Tensor, Tensor) {
+        (pass.parameter(self.a.as_tensor()), pass.parameter(self.b.as_tensor()))
+    }
+
+    fn lora<'a>(&'a self, a: &'a Tensor, b: &'a Tensor) -> LoraWeights<'a> {
+        LoraWeights { a, b, scale: self.options.scale, dropout: &self.dropout }
+    }
+
     pub(crate) fn set_merged(&self, merged: Option<FrozenLinear>) {
         *self.merged.write().unwrap_or_else(PoisonError::into_inner) = merged.map(Arc::new);
     }
@@ -114,19 +133,24 @@ impl LinearLayer for LoraLinear {
         if self.switch.is_off() {
             return self.base.forward(xs, pass);
         }
-        match self.merged() {
-            None => {
-                let (a, b) = (pass.parameter(self.a.as_tensor()), pass.parameter(self.b.as_tensor()));
-                let lora = LoraWeights { a: &a, b: &b, scale: self.options.scale, dropout: &self.dropout };
-                lora_linear(xs, &self.base, lora, pass)
-            }
-            Some(_) if pass.is_training() => {
-                let path = self.path().to_owned();
-                let source = Box::new(Error::Merged { action: "train", path: path.clone() });
-                Err(train_ops::Error::Layer { path, source })
-            }
+        match self.merged_for(pass)? {
             Some(merged) => merged.forward(xs, pass),
+            None => {
+                let (a, b) = self.weights(pass);
+                lora_linear(xs, &self.base, self.lora(&a, &b), pass)
+            }
         }
+    }
+
+    fn adapted(&self, pass: &Pass) -> train_ops::Result<Option<AdaptedLinear>> {
+        if self.switch.is_off() {
+            return self.base.adapted(pass);
+        }
+        if let Some(merged) = self.merged_for(pass)? {
+            return merged.adapted(pass);
+        }
+        let (a, b) = self.weights(pass);
+        AdaptedLinear::new(&self.base, Some(self.lora(&a, &b))).map(Some)
     }
 
     fn parameters(&self) -> Vec<Tensor> {

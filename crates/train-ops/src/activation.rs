@@ -49,6 +49,26 @@ impl Activation {
     }
 }
 
+impl Activation {
+    /// Applies it to values in host memory.
+    pub(crate) fn forward_values(self, xs: &[f32], ys: &mut [f32]) {
+        let kernel = match self {
+            Self::Gelu => gelu,
+            Self::QuickGelu => quick_gelu,
+        };
+        ys.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(ys, xs)| kernel(xs, ys));
+    }
+
+    /// Multiplies gradients by the derivative at `xs`.
+    pub(crate) fn backward_values(self, xs: &[f32], grads: &mut [f32]) {
+        let kernel = match self {
+            Self::Gelu => gelu_backward,
+            Self::QuickGelu => quick_gelu_backward,
+        };
+        grads.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(grads, xs)| kernel(xs, grads));
+    }
+}
+
 /// Values a task works on: large enough to pay for the hand-over, small enough to stay in the cache.
 const CHUNK: usize = 16 * 1024;
 
@@ -62,26 +82,15 @@ impl CustomOp1 for ActivationOp {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(storage, layout)?;
         let mut ys = vec![0.0; xs.len()];
-        let kernel = match self.0 {
-            Activation::Gelu => gelu,
-            Activation::QuickGelu => quick_gelu,
-        };
-        ys.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(ys, xs)| kernel(xs, ys));
+        self.0.forward_values(xs, &mut ys);
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
-        let (dys, x) = (host::values(&grad_view)?, host::values(&xs_view)?);
-        let mut dxs = vec![0.0; x.len()];
-        let kernel = match self.0 {
-            Activation::Gelu => gelu_backward,
-            Activation::QuickGelu => quick_gelu_backward,
-        };
-        (dxs.par_chunks_mut(CHUNK), x.par_chunks(CHUNK), dys.par_chunks(CHUNK))
-            .into_par_iter()
-            .for_each(|(dxs, xs, dys)| kernel(xs, dys, dxs));
+        let mut dxs = host::values(&grad_view)?.to_vec();
+        self.0.backward_values(host::values(&xs_view)?, &mut dxs);
         Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
     }
 }
@@ -94,10 +103,10 @@ fn gelu(xs: &[f32], ys: &mut [f32]) {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn gelu_backward(xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
-    for ((dx, &dy), &x) in dxs.iter_mut().zip(dys).zip(xs) {
+fn gelu_backward(xs: &[f32], grads: &mut [f32]) {
+    for (grad, &x) in grads.iter_mut().zip(xs) {
         let (cdf, density) = normal(x);
-        *dx = dy * (cdf + x * density);
+        *grad *= cdf + x * density;
     }
 }
 
@@ -109,9 +118,9 @@ fn quick_gelu(xs: &[f32], ys: &mut [f32]) {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn quick_gelu_backward(xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
-    for ((dx, &dy), &x) in dxs.iter_mut().zip(dys).zip(xs) {
+fn quick_gelu_backward(xs: &[f32], grads: &mut [f32]) {
+    for (grad, &x) in grads.iter_mut().zip(xs) {
         let s = sigmoid(1.702 * x);
-        *dx = dy * (s + 1.702 * x * s * (1.0 - s));
+        *grad *= s + 1.702 * x * s * (1.0 - s);
     }
 }

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -5,9 +6,10 @@ use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
 use crate::dropout::Mask;
+use crate::kernels::{Columns, Isa, Panels, Place, to_rows};
 use crate::math::exp;
-use crate::matmul::{Matrix, matmul};
 use crate::{Dropout, Error, Pass, Result, host};
 
 /// Which keys a query sees.
@@ -28,6 +30,14 @@ pub enum AttentionMask {
 }
 
 impl AttentionMask {
+    /// Sequence position of the first query.
+    pub(crate) fn first_query(self) -> usize {
+        match self {
+            Self::Full => 0,
+            Self::CausalAfterPrefix { first_query, .. } => first_query,
+        }
+    }
+
     /// How many keys, counted from the first, query number `query` sees.
     fn visible(self, query: usize, keys: usize) -> usize {
         match self {
@@ -79,28 +89,26 @@ pub fn attention(
             });
         }
     }
-    let shape = Sizes { batch, queries, keys, heads, head_dim: width / heads };
-    // The probabilities seen as (batch, heads * queries, keys): one dropout row for each head and query.
-    let dropout_mask = dropout.mask(&[batch, heads << HEAD_BITS, keys], pass)?;
+    let sizes = Sizes { batch, queries, keys, heads, head_dim: width / heads };
+    let rows = AttentionRows::new(sizes, mask, dropout, pass)?;
     if host::is_host_f32(query) {
         let keep = query.track_op() || key.track_op() || value.track_op();
-        let op =
-            AttentionOp { sizes: shape, mask, dropout: dropout_mask, keep, probabilities: OnceLock::new() };
+        let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
         return Ok(query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?);
     }
-    composed(query, key, value, shape, mask, dropout_mask)
+    composed(query, key, value, sizes, mask, rows.dropout)
 }
 
 /// Dropout rows are numbered `head * 2^20 + query`, so that the number does not depend on the sequence's length.
 const HEAD_BITS: usize = 20;
 
 #[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    queries: usize,
-    keys: usize,
-    heads: usize,
-    head_dim: usize,
+pub(crate) struct Sizes {
+    pub(crate) batch: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
 }
 
 impl Sizes {
@@ -112,51 +120,188 @@ impl Sizes {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// One head of one sample, as a matrix in a tensor of `(batch, tokens, heads * head_dim)`.
-    fn head<'a>(&self, values: &'a [f32], tokens: usize, index: usize) -> Matrix<'a> {
-        let (sample, head) = (index / self.heads, index % self.heads);
-        let size = tokens * self.width();
-        let values = &values[sample * size..(sample + 1) * size];
-        Matrix::columns(values, tokens, self.width(), head * self.head_dim, self.head_dim)
+    /// Where head number `index`, counted over the batch, begins in a tensor of `(batch, tokens, heads * head_dim)`.
+    fn first(&self, tokens: usize, index: usize) -> usize {
+        index / self.heads * tokens * self.width() + index % self.heads * self.head_dim
     }
 
-    /// Moves `(batch, heads, tokens, head_dim)` to `(batch, tokens, heads * head_dim)`.
-    fn merge_heads(&self, values: &[f32], tokens: usize) -> Vec<f32> {
-        let mut merged = vec![0.0; values.len()];
-        if tokens == 0 {
-            return merged;
-        }
-        merged.par_chunks_mut(self.width()).enumerate().for_each(|(row, merged)| {
-            let (sample, token) = (row / tokens, row % tokens);
-            for (head, merged) in merged.chunks_exact_mut(self.head_dim).enumerate() {
-                let start = ((sample * self.heads + head) * tokens + token) * self.head_dim;
-                merged.copy_from_slice(&values[start..start + self.head_dim]);
-            }
-        });
-        merged
+    /// The rows `rows` of that head.
+    fn head<'a>(&self, values: &'a [f32], tokens: usize, index: usize, rows: Range<usize>) -> Columns<'a> {
+        let first = self.first(tokens, index) + rows.start * self.width();
+        Columns::new(&values[first..], rows.len(), self.width(), self.head_dim)
     }
 }
 
-struct AttentionOp {
+/// Attention of one pass, on rows of host memory.
+pub(crate) struct AttentionRows {
     sizes: Sizes,
     mask: AttentionMask,
     dropout: Option<Mask>,
-    /// Whether a backward pass may follow.
-    keep: bool,
-    /// Softmax of the scores before dropout, `(batch, heads, queries, keys)`; zero where masked.
-    probabilities: OnceLock<Vec<f32>>,
 }
 
-impl AttentionOp {
+thread_local! {
+    /// Packed factors, and rows of scores.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        panels: [Panels::new(Isa::active()), Panels::new(Isa::active())],
+        rows: [Vec::new(), Vec::new()],
+    });
+}
+
+struct Scratch {
+    panels: [Panels; 2],
+    rows: [Vec<f32>; 2],
+}
+
+impl AttentionRows {
+    pub(crate) fn new(sizes: Sizes, mask: AttentionMask, dropout: &Dropout, pass: &Pass) -> Result<Self> {
+        // The probabilities seen as (batch, heads * queries, keys): one dropout row for each head and query.
+        let dropout = dropout.mask(&[sizes.batch, sizes.heads << HEAD_BITS, sizes.keys], pass)?;
+        Ok(Self { sizes, mask, dropout })
+    }
+
     /// Multiplies the probabilities of one head, or their gradient, by the dropout mask.
     fn drop_out(&self, index: usize, rows: &mut [f32]) {
         if let Some(mask) = &self.dropout {
             let (sample, head) = (index / self.sizes.heads, index % self.sizes.heads);
             for (query, row) in rows.chunks_exact_mut(self.sizes.keys).enumerate() {
-                mask.apply_row(mask.stream(sample), ((head << HEAD_BITS) + query) as u64, row);
+                let visible = self.mask.visible(query, self.sizes.keys);
+                mask.apply_row(
+                    mask.stream(sample),
+                    ((head << HEAD_BITS) + query) as u64,
+                    &mut row[..visible],
+                );
             }
         }
     }
+
+    /// Computes `context` from queries, keys and values. Returns what the backward pass needs, if it is to be kept: softmax
+    /// of the scores before dropout, `(batch, heads, queries, keys)`, zero where masked.
+    pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3], context: &mut [f32], keep: bool) -> Option<Buffer> {
+        let s = self.sizes;
+        assert!(
+            context.len() == q.len() && q.len() == s.batch * s.queries * s.width(),
+            "context of attention"
+        );
+        let place = Place::all(context, s.width());
+        let size = s.queries * s.keys;
+        let head =
+            |index: usize, probabilities: &mut [f32], panels: &mut [Panels; 2], dropped: &mut Vec<f32>| {
+                let [keys, values] = panels;
+                let keys = keys.pack_transposed(s.head(k, s.keys, index, 0..s.keys), s.scale());
+                let values = values.pack(s.head(v, s.keys, index, 0..s.keys), 1.0);
+                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                    let rows = &mut probabilities[block.start * s.keys..block.end * s.keys];
+                    to_rows(rows, s.keys, visible, s.head(q, s.queries, index, block.clone()), keys);
+                    for (query, row) in block.zip(rows.chunks_exact_mut(s.keys)) {
+                        softmax(row, self.mask.visible(query, s.keys));
+                    }
+                }
+                let probabilities: &[f32] = if self.dropout.is_some() {
+                    dropped.clear();
+                    dropped.extend_from_slice(probabilities);
+                    self.drop_out(index, dropped);
+                    dropped
+                } else {
+                    probabilities
+                };
+                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                    let rows = &probabilities[block.start * s.keys..block.end * s.keys];
+                    let first = s.first(s.queries, index) + block.start * s.width();
+                    // SAFETY: `first` is the first value of this block of this head of `context`, whose length was checked;
+                    // other tasks work on other heads.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        place.put(first, Columns::new(rows, block.len(), s.keys, visible), values);
+                    }
+                }
+            };
+        let heads = s.batch * s.heads;
+        if keep {
+            let mut kept = Buffer::new(heads * size);
+            kept.par_chunks_mut(size.max(1)).enumerate().for_each(|(index, probabilities)| {
+                SCRATCH.with_borrow_mut(|Scratch { panels, rows: [dropped, _] }| {
+                    head(index, probabilities, panels, dropped);
+                });
+            });
+            return Some(kept);
+        }
+        (0..heads).into_par_iter().for_each(|index| {
+            SCRATCH.with_borrow_mut(|Scratch { panels, rows: [dropped, probabilities] }| {
+                probabilities.resize(size, 0.0);
+                head(index, probabilities, panels, dropped);
+            });
+        });
+        None
+    }
+
+    /// With `P` the probabilities, `D` the dropout mask and `P' = D P`:
+    /// `dv = P'ᵀ do`, `dP = D (do vᵀ)`, `dS = P (dP - rowsum(dP P))`, `dq = dS k / sqrt(d)`, `dk = dSᵀ q / sqrt(d)`.
+    pub(crate) fn backward(
+        &self,
+        [q, k, v]: [&[f32]; 3],
+        probabilities: &[f32],
+        dcontext: &[f32],
+        [dq, dk, dv]: [&mut [f32]; 3],
+    ) {
+        let s = self.sizes;
+        assert!(
+            (dq.len(), dk.len(), dv.len()) == (q.len(), k.len(), v.len()) && dcontext.len() == q.len(),
+            "gradients of attention"
+        );
+        let [dq, dk, dv] = [dq, dk, dv].map(|to| Place::all(to, s.width()));
+        let size = s.queries * s.keys;
+        probabilities.par_chunks(size.max(1)).enumerate().for_each(|(index, probabilities)| {
+            SCRATCH.with_borrow_mut(|Scratch { panels: [panels, _], rows: [dropped, dscores] }| {
+                let all = |values, tokens| s.head(values, tokens, index, 0..tokens);
+                let (of_queries, of_keys) = (s.first(s.queries, index), s.first(s.keys, index));
+                dropped.clear();
+                dropped.extend_from_slice(probabilities);
+                self.drop_out(index, dropped);
+                let dropped = Columns::new(dropped, s.queries, s.keys, s.keys);
+                let packed = panels.pack(all(dcontext, s.queries), 1.0);
+                // SAFETY (here and below): the first value of this head of a gradient, whose length was checked; other
+                // tasks work on other heads.
+                #[allow(unsafe_code)]
+                unsafe {
+                    dv.put_transposed(of_keys, dropped, packed);
+                }
+
+                dscores.resize(size, 0.0);
+                let values = panels.pack_transposed(all(v, s.keys), 1.0);
+                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                    let rows = &mut dscores[block.start * s.keys..block.end * s.keys];
+                    to_rows(rows, s.keys, visible, s.head(dcontext, s.queries, index, block), values);
+                }
+                self.drop_out(index, dscores);
+                let rows = dscores.chunks_exact_mut(s.keys).zip(probabilities.chunks_exact(s.keys));
+                for (query, (dscores, p)) in rows.enumerate() {
+                    softmax_backward(p, dscores, self.mask.visible(query, s.keys));
+                }
+                let keys = panels.pack(all(k, s.keys), s.scale());
+                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                    let rows = &dscores[block.start * s.keys..block.end * s.keys];
+                    let rows = Columns::new(rows, block.len(), s.keys, visible);
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        dq.put(of_queries + block.start * s.width(), rows, keys);
+                    }
+                }
+                let queries = panels.pack(all(q, s.queries), s.scale());
+                let dscores = Columns::new(dscores, s.queries, s.keys, s.keys);
+                #[allow(unsafe_code)]
+                unsafe {
+                    dk.put_transposed(of_keys, dscores, queries);
+                }
+            });
+        });
+    }
+}
+
+struct AttentionOp {
+    rows: AttentionRows,
+    /// Whether a backward pass may follow.
+    keep: bool,
+    probabilities: OnceLock<Buffer>,
 }
 
 impl CustomOp3 for AttentionOp {
@@ -173,51 +318,15 @@ impl CustomOp3 for AttentionOp {
         value: &CpuStorage,
         value_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let s = self.sizes;
         let q = host::slice(query, query_layout)?;
         let (k, v) = (host::slice(key, key_layout)?, host::slice(value, value_layout)?);
         let mut context = vec![0.0; q.len()];
-        let mut kept = vec![0.0; if self.keep { s.batch * s.heads * s.queries * s.keys } else { 0 }];
-        let head = |index: usize, context: &mut [f32], probabilities: &mut [f32]| {
-            for (block, visible) in self.mask.blocks(s.queries, s.keys) {
-                let rows = &mut probabilities[block.start * s.keys..block.end * s.keys];
-                let scores = s.head(q, s.queries, index).rows(block.clone());
-                let keys = s.head(k, s.keys, index).rows(0..visible);
-                matmul(rows, s.keys, 0.0, s.scale(), scores, keys.t());
-                for (query, row) in block.zip(rows.chunks_exact_mut(s.keys)) {
-                    softmax(row, self.mask.visible(query, s.keys));
-                }
-            }
-            let mut dropped = Vec::new();
-            let probabilities: &[f32] = if self.dropout.is_some() {
-                dropped.extend_from_slice(probabilities);
-                self.drop_out(index, &mut dropped);
-                &dropped
-            } else {
-                probabilities
-            };
-            let probabilities = Matrix::new(probabilities, s.queries, s.keys);
-            let values = s.head(v, s.keys, index);
-            matmul(context, s.head_dim, 0.0, 1.0, probabilities, values);
-        };
-        let contexts = context.par_chunks_mut((s.queries * s.head_dim).max(1)).enumerate();
-        if self.keep {
-            contexts
-                .zip(kept.par_chunks_mut((s.queries * s.keys).max(1)))
-                .for_each(|((index, context), probabilities)| head(index, context, probabilities));
-            let _ = self.probabilities.set(kept);
-        } else {
-            contexts.for_each_init(
-                || vec![0.0; s.queries * s.keys],
-                |probabilities, (index, context)| head(index, context, probabilities),
-            );
+        if let Some(probabilities) = self.rows.forward([q, k, v], &mut context, self.keep) {
+            let _ = self.probabilities.set(probabilities);
         }
-        let context = s.merge_heads(&context, s.queries);
         Ok((CpuStorage::F32(context), query_layout.shape().clone()))
     }
 
-    /// With `P` the probabilities, `D` the dropout mask and `P' = D P`:
-    /// `dv = P'ᵀ do`, `dP = D (do vᵀ)`, `dS = P (dP - rowsum(dP P))`, `dq = dS k / sqrt(d)`, `dk = dSᵀ q / sqrt(d)`.
     fn bwd(
         &self,
         query: &Tensor,
@@ -226,7 +335,6 @@ impl CustomOp3 for AttentionOp {
         _context: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let s = self.sizes;
         let Some(probabilities) = self.probabilities.get() else {
             bail!("attention: backward before forward")
         };
@@ -236,43 +344,11 @@ impl CustomOp3 for AttentionOp {
         let (q, k) = (host::values(&q_view)?, host::values(&k_view)?);
         let (v, dcontext) = (host::values(&v_view)?, host::values(&grad_view)?);
         let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-        let head_rows = |rows: usize| (rows * s.head_dim).max(1);
-        (
-            dq.par_chunks_mut(head_rows(s.queries)),
-            dk.par_chunks_mut(head_rows(s.keys)),
-            dv.par_chunks_mut(head_rows(s.keys)),
-            probabilities.par_chunks((s.queries * s.keys).max(1)),
-        )
-            .into_par_iter()
-            .enumerate()
-            .for_each_init(
-                || (vec![0.0; s.queries * s.keys], vec![0.0; s.queries * s.keys]),
-                |(dropped, dscores), (index, (dq, dk, dv, probabilities))| {
-                    let dcontext = s.head(dcontext, s.queries, index);
-                    dropped.copy_from_slice(probabilities);
-                    self.drop_out(index, dropped);
-                    let dropped = Matrix::new(dropped, s.queries, s.keys);
-                    matmul(dv, s.head_dim, 0.0, 1.0, dropped.t(), dcontext);
-
-                    let values = s.head(v, s.keys, index);
-                    matmul(dscores, s.keys, 0.0, 1.0, dcontext, values.t());
-                    self.drop_out(index, dscores);
-                    for (dscores, p) in
-                        dscores.chunks_exact_mut(s.keys).zip(probabilities.chunks_exact(s.keys))
-                    {
-                        softmax_backward(p, dscores);
-                    }
-                    let dscores = Matrix::new(dscores, s.queries, s.keys);
-                    let (q, k) = (s.head(q, s.queries, index), s.head(k, s.keys, index));
-                    matmul(dq, s.head_dim, 0.0, s.scale(), dscores, k);
-                    matmul(dk, s.head_dim, 0.0, s.scale(), dscores.t(), q);
-                },
-            );
-        let merged = |values: &[f32], tokens: usize, like: &Tensor| {
-            let merged = s.merge_heads(values, tokens);
-            like.track_op().then(|| Tensor::from_vec(merged, like.shape(), like.device())).transpose()
+        self.rows.backward([q, k, v], probabilities, dcontext, [&mut dq, &mut dk, &mut dv]);
+        let gradient = |values: Vec<f32>, like: &Tensor| {
+            like.track_op().then(|| Tensor::from_vec(values, like.shape(), like.device())).transpose()
         };
-        Ok((merged(&dq, s.queries, query)?, merged(&dk, s.keys, key)?, merged(&dv, s.keys, value)?))
+        Ok((gradient(dq, query)?, gradient(dk, key)?, gradient(dv, value)?))
     }
 }
 
@@ -281,23 +357,46 @@ impl CustomOp3 for AttentionOp {
 pub(crate) fn softmax(row: &mut [f32], visible: usize) {
     let (row, masked) = row.split_at_mut(visible);
     masked.fill(0.0);
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = lanes(row, row, f32::NEG_INFINITY, |max, x, _| max.max(x))
+        .into_iter()
+        .fold(f32::NEG_INFINITY, f32::max);
     for value in row.iter_mut() {
         *value = exp(*value - max);
     }
-    let total: f32 = row.iter().sum();
+    let total: f32 = lanes(row, row, 0.0, |sum, x, _| sum + x).into_iter().sum();
+    let factor = 1.0 / total;
     for value in row.iter_mut() {
-        *value /= total;
+        *value *= factor;
     }
 }
 
-/// `dS = P (dP - Σ dP P)`, in place of `dP`.
+/// `dS = P (dP - Σ dP P)` of the first `visible` values, in place of `dP`; the others become 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax_backward(probabilities: &[f32], dprobabilities: &mut [f32]) {
-    let mean: f32 = probabilities.iter().zip(dprobabilities.iter()).map(|(p, dp)| p * dp).sum();
+fn softmax_backward(probabilities: &[f32], dprobabilities: &mut [f32], visible: usize) {
+    let (dprobabilities, masked) = dprobabilities.split_at_mut(visible);
+    masked.fill(0.0);
+    let probabilities = &probabilities[..visible];
+    let mean: f32 = lanes(probabilities, dprobabilities, 0.0, |sum, p, dp| sum + p * dp).into_iter().sum();
     for (dp, p) in dprobabilities.iter_mut().zip(probabilities) {
         *dp = p * (*dp - mean);
     }
+}
+
+/// Folds pairs of values in 16 lanes, which compilers vectorise.
+#[inline(always)]
+fn lanes(xs: &[f32], ys: &[f32], first: f32, fold: impl Fn(f32, f32, f32) -> f32) -> [f32; 16] {
+    let (xs, xs_rest) = xs.as_chunks::<16>();
+    let (ys, ys_rest) = ys.as_chunks::<16>();
+    let mut lanes = [first; 16];
+    for (xs, ys) in xs.iter().zip(ys) {
+        for lane in 0..16 {
+            lanes[lane] = fold(lanes[lane], xs[lane], ys[lane]);
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(xs_rest.iter().zip(ys_rest)) {
+        *lane = fold(*lane, *x, *y);
+    }
+    lanes
 }
 
 /// Attention of candle's differentiable operations, for devices without an own kernel.
@@ -374,7 +473,7 @@ mod tests {
         let close = |name: &str, a: Vec<f32>, b: Vec<f32>| {
             let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
             for (a, b) in a.iter().zip(&b) {
-                assert!((a - b).abs() <= 2e-6 * largest.max(1.0), "{name}: {a} and {b}, {mask:?}, p {p}");
+                assert!((a - b).abs() <= 4e-6 * largest.max(1.0), "{name}: {a} and {b}, {mask:?}, p {p}");
             }
         };
         close("context", all(&own), all(&plain));

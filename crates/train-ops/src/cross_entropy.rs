@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::kernels::{Start, Term, product};
+use crate::buffer::Buffer;
+use crate::kernels::{Operand, Start, Term, product};
 use crate::linear::Packed;
 use crate::math::exp;
 use crate::{Error, FrozenLinear, LinearLayer, Pass, Result, host};
@@ -77,15 +78,17 @@ pub fn linear_cross_entropy_sum(
     pass: &Pass,
 ) -> Result<Tensor> {
     let vocabulary = head.out_features();
-    let packed = head.as_frozen().and_then(|head| Some((head, head.packed_for(xs)?)));
+    let frozen =
+        head.adapted(pass)?.filter(|head| host::is_host_f32(xs) && head.parameters().next().is_none());
+    let packed = frozen.and_then(|head| Some((head.base.packed()?, head.base)));
     let fits = xs.dims() == [targets.len(), head.in_features()];
     let label_smoothing = pass.label_smoothing();
     let known =
         (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| (*target as usize) < vocabulary);
     match packed {
-        Some((head, packed)) if fits && known => {
+        Some((packed, head)) if fits && known => {
             let op = HeadOp {
-                head: head.clone(),
+                head,
                 packed,
                 targets: targets.to_vec(),
                 label_smoothing,
@@ -120,9 +123,12 @@ impl CustomOp1 for HeadOp {
         let xs = host::slice(xs, layout)?;
         let (hidden, vocabulary) = (self.head.in_features(), self.head.out_features());
         let mut loss = 0.0;
-        let mut grad_xs = Vec::new();
+        let mut grad_xs = vec![0.0; if self.differentiable { xs.len() } else { 0 }];
+        let mut places = grad_xs.chunks_mut(ROWS * hidden);
         for (xs, targets) in xs.chunks(ROWS * hidden).zip(self.targets.chunks(ROWS)) {
-            let mut logits = self.head.sum(targets.len(), &[Term::new(xs, &self.packed.forward)])?;
+            let mut logits = Buffer::new(targets.len() * vocabulary);
+            let xs = Operand::new(xs, &self.packed.forward);
+            self.head.sum(&mut logits, &[Term::new(&xs, &self.packed.forward)])?;
             let losses: Vec<f32> = (logits.par_chunks_mut(vocabulary), targets)
                 .into_par_iter()
                 .map(|(logits, target)| {
@@ -136,9 +142,10 @@ impl CustomOp1 for HeadOp {
                 })
                 .collect();
             loss += losses.into_iter().map(f64::from).sum::<f64>();
-            if self.differentiable {
-                let term = Term::new(&logits, self.packed.backward());
-                grad_xs.extend(product(targets.len(), hidden, Start::Zero, &[term]));
+            if let Some(place) = places.next() {
+                let dlogits = Operand::new(&logits, self.packed.backward());
+                let term = Term::new(&dlogits, self.packed.backward());
+                product(place, hidden, Start::Zero, &[term]);
             }
         }
         let _ = self.grad_xs.set(grad_xs);

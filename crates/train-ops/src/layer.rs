@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use candle_core::Tensor;
 
-use crate::{FrozenLinear, Pass, Result};
+use crate::{AdaptedLinear, Pass, Result};
 
 /// A layer that maps `(..., in_features)` to `(..., out_features)`.
 ///
@@ -25,8 +25,12 @@ pub trait LinearLayer: Debug + Send + Sync {
     /// Size of the last dimension of the output.
     fn out_features(&self) -> usize;
 
-    /// The layer itself if it is a frozen one, for operations that do more with those. Default: `None`.
-    fn as_frozen(&self) -> Option<&FrozenLinear> {
-        None
+    /// The layer as a frozen one with or without an adapter, for operations that span several layers, such as
+    /// [`TransformerLayer`](crate::TransformerLayer). `None`, the default, for a layer that is something else.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) in this pass.
+    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+        Ok(None)
     }
 }

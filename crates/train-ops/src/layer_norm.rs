@@ -1,11 +1,11 @@
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::dropout::Mask;
-use crate::{Dropout, Error, Pass, Result, host};
+use crate::{Error, Pass, Result, host};
 
 /// Layer normalisation over the last dimension (Ba, Kiros and Hinton, 2016; as `torch.nn.LayerNorm`):
 ///
@@ -33,6 +33,11 @@ impl LayerNorm {
             });
         }
         Ok(Self { path: path.to_owned(), weight, bias, eps: eps as f32 })
+    }
+
+    /// Size of the last dimension of the input.
+    pub(crate) fn features(&self) -> usize {
+        self.weight.elem_count()
     }
 
     /// Normalises `xs` of shape `(..., features)`.
@@ -64,149 +69,120 @@ impl LayerNorm {
         [&self.weight, &self.bias].into_iter().filter(|tensor| tensor.track_op()).cloned().collect()
     }
 
-    /// `forward(residual + dropout(xs))` for two tensors of one shape, the end of a block in BERT, as one operation: the
-    /// sum is not kept but made again in the backward pass.
-    pub fn forward_residual(
-        &self,
-        xs: &Tensor,
-        residual: &Tensor,
-        dropout: &Dropout,
-        pass: &Pass,
-    ) -> Result<Tensor> {
-        let trained = pass.is_training() && (self.weight.track_op() || self.bias.track_op());
-        if trained || !host::is_host_f32(xs) || xs.dims() != residual.dims() {
-            return self.forward(&(dropout.forward(xs, pass)? + residual)?, pass);
-        }
-        let features = self.weight.elem_count();
-        if xs.dims().last() != Some(&features) {
-            return self.forward(xs, pass);
-        }
-        let op = ResidualOp {
-            norm: self.clone(),
-            mask: dropout.mask(xs.dims(), pass)?,
-            statistics: OnceLock::new(),
-        };
-        Ok(xs.contiguous()?.apply_op2(&residual.contiguous()?, op)?)
-    }
-}
-
-struct ResidualOp {
-    norm: LayerNorm,
-    mask: Option<Mask>,
-    /// As in [`LayerNormOp`].
-    statistics: OnceLock<Vec<[f32; 2]>>,
-}
-
-impl ResidualOp {
-    /// `residual + mask ∘ xs` for the rows from `first` on.
-    fn sum(&self, xs: &[f32], residual: &[f32], first: usize, features: usize, sums: &mut [f32]) {
-        sums.copy_from_slice(xs);
-        for (row, (sums, residual)) in
-            sums.chunks_exact_mut(features).zip(residual.chunks_exact(features)).enumerate()
-        {
-            if let Some(mask) = &self.mask {
-                mask.apply_part(first + row, 0, sums);
-            }
-            sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual);
-        }
-    }
-}
-
-impl CustomOp2 for ResidualOp {
-    fn name(&self) -> &'static str {
-        "residual_layer_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (xs, residual) = (host::slice(xs, xs_layout)?, host::slice(residual, residual_layout)?);
-        let (weight, bias) = (self.norm.weight.storage_and_layout(), self.norm.bias.storage_and_layout());
+    /// Normalises rows of host memory. Returns what the backward pass needs.
+    pub(crate) fn forward_rows(&self, xs: &[f32], ys: &mut [f32]) -> candle_core::Result<Statistics> {
+        let (weight, bias) = (self.weight.storage_and_layout(), self.bias.storage_and_layout());
         let (weight, bias) = (host::values(&weight)?, host::values(&bias)?);
-        let features = weight.len();
-        let mut ys = vec![0.0; xs.len()];
-        let mut statistics = vec![[0.0; 2]; xs.len() / features];
-        let size = ROWS * features;
-        (
-            ys.par_chunks_mut(size),
-            xs.par_chunks(size),
-            residual.par_chunks(size),
-            statistics.par_chunks_mut(ROWS),
-        )
+        let size = ROWS * weight.len();
+        let mut statistics = vec![[0.0; 2]; xs.len() / weight.len()];
+        (ys.par_chunks_mut(size), xs.par_chunks(size), statistics.par_chunks_mut(ROWS))
             .into_par_iter()
-            .enumerate()
-            .for_each_init(
-                || vec![0.0; size],
-                |sums, (task, (ys, xs, residual, statistics))| {
-                    let sums = &mut sums[..xs.len()];
-                    self.sum(xs, residual, task * ROWS, features, sums);
-                    normalise(sums, weight, bias, self.norm.eps, ys, statistics);
-                },
-            );
-        let _ = self.statistics.set(statistics);
-        Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
+            .for_each(|(ys, xs, statistics)| normalise(xs, weight, bias, self.eps, ys, statistics));
+        Ok(statistics)
     }
 
-    /// With `ds` the gradient of the sum, as in [`LayerNormOp`]: `dresidual = ds`, `dxs = mask ∘ ds`.
-    fn bwd(
+    /// Adds the gradient of the rows `xs` to `dxs`; see [`LayerNormOp`].
+    pub(crate) fn add_backward_rows(
         &self,
-        xs: &Tensor,
-        residual: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
-        let (residual_view, weight) = (residual.storage_and_layout(), self.norm.weight.storage_and_layout());
-        let (dys, x) = (host::values(&grad_view)?, host::values(&xs_view)?);
-        let (r, weight) = (host::values(&residual_view)?, host::values(&weight)?);
-        let Some(statistics) = self.statistics.get() else {
-            bail!("residual_layer_norm: backward before forward")
-        };
-        let features = weight.len();
-        let size = ROWS * features;
-        let mut dsums = vec![0.0; x.len()];
-        let mut dxs = vec![0.0; if self.mask.is_some() { x.len() } else { 0 }];
-        let masked: Vec<&mut [f32]> = match &self.mask {
-            Some(_) => dxs.chunks_mut(size).collect(),
-            None => (0..x.len().div_ceil(size)).map(|_| Default::default()).collect(),
-        };
+        xs: &[f32],
+        statistics: &Statistics,
+        dys: &[f32],
+        dxs: &mut [f32],
+    ) -> candle_core::Result<()> {
+        let weight = self.weight.storage_and_layout();
+        let weight = host::values(&weight)?;
+        let size = ROWS * weight.len();
+        (dxs.par_chunks_mut(size), xs.par_chunks(size), dys.par_chunks(size), statistics.par_chunks(ROWS))
+            .into_par_iter()
+            .for_each_init(
+                || vec![0.0; size],
+                |gradient, (dxs, xs, dys, statistics)| {
+                    let gradient = &mut gradient[..xs.len()];
+                    normalise_backward(xs, weight, dys, statistics, gradient);
+                    dxs.iter_mut().zip(gradient).for_each(|(dx, gradient)| *dx += *gradient);
+                },
+            );
+        Ok(())
+    }
+
+    /// Makes `residual + mask ∘ sums` of `sums` and normalises that, the end of a block in BERT.
+    pub(crate) fn forward_residual_rows(
+        &self,
+        sums: &mut [f32],
+        residual: &[f32],
+        mask: Option<&Mask>,
+        ys: &mut [f32],
+    ) -> candle_core::Result<Statistics> {
+        let (weight, bias) = (self.weight.storage_and_layout(), self.bias.storage_and_layout());
+        let (weight, bias) = (host::values(&weight)?, host::values(&bias)?);
+        let (features, size) = (weight.len(), ROWS * weight.len());
+        let mut statistics = vec![[0.0; 2]; sums.len() / features];
         (
-            (dsums.par_chunks_mut(size), masked),
-            (x.par_chunks(size), r.par_chunks(size)),
-            (dys.par_chunks(size), statistics.par_chunks(ROWS)),
+            (ys.par_chunks_mut(size), statistics.par_chunks_mut(ROWS)),
+            (sums.par_chunks_mut(size), residual.par_chunks(size)),
         )
             .into_par_iter()
             .enumerate()
-            .for_each_init(
-                || vec![0.0; size],
-                |sums, (task, ((dsums, dxs), (xs, residual), (dys, statistics)))| {
-                    let sums = &mut sums[..xs.len()];
-                    self.sum(xs, residual, task * ROWS, features, sums);
-                    normalise_backward(sums, weight, dys, statistics, dsums);
-                    if let Some(mask) = &self.mask {
-                        dxs.copy_from_slice(dsums);
-                        for (row, dxs) in dxs.chunks_exact_mut(features).enumerate() {
-                            mask.apply_part(task * ROWS + row, 0, dxs);
-                        }
-                    }
-                },
-            );
-        let grad_residual = Tensor::from_vec(dsums, xs.shape(), xs.device())?;
-        let grad_xs = match self.mask {
-            Some(_) => Tensor::from_vec(dxs, xs.shape(), xs.device())?,
-            None => grad_residual.clone(),
-        };
-        Ok((Some(grad_xs), Some(grad_residual)))
+            .for_each(|(task, ((ys, statistics), (sums, residual)))| {
+                add_masked(sums, residual, mask, task * ROWS, features);
+                normalise(sums, weight, bias, self.eps, ys, statistics);
+            });
+        Ok(statistics)
     }
+
+    /// The gradient of the sums of [`forward_residual_rows`](Self::forward_residual_rows), which is that of the residual,
+    /// to `dsums`, and that of what the mask was applied to, to `dxs`.
+    pub(crate) fn backward_residual_rows(
+        &self,
+        sums: &[f32],
+        statistics: &Statistics,
+        mask: Option<&Mask>,
+        dys: &[f32],
+        (dsums, dxs): (&mut [f32], &mut [f32]),
+    ) -> candle_core::Result<()> {
+        let weight = self.weight.storage_and_layout();
+        let weight = host::values(&weight)?;
+        let (features, size) = (weight.len(), ROWS * weight.len());
+        (
+            (dsums.par_chunks_mut(size), dxs.par_chunks_mut(size)),
+            (sums.par_chunks(size), dys.par_chunks(size), statistics.par_chunks(ROWS)),
+        )
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(task, ((dsums, dxs), (sums, dys, statistics)))| {
+                normalise_backward(sums, weight, dys, statistics, dsums);
+                dxs.copy_from_slice(dsums);
+                apply_mask(dxs, mask, task * ROWS, features);
+            });
+        Ok(())
+    }
+}
+
+/// Mean and `1 / sqrt(var + eps)` of each row.
+pub(crate) type Statistics = Vec<[f32; 2]>;
+
+/// Multiplies rows of `features`, the first of which is number `first`, by their mask.
+pub(crate) fn apply_mask(rows: &mut [f32], mask: Option<&Mask>, first: usize, features: usize) {
+    let Some(mask) = mask else { return };
+    for (index, row) in rows.chunks_exact_mut(features).enumerate() {
+        mask.apply_part(first + index, 0, row);
+    }
+}
+
+/// `sums = residual + mask ∘ sums`.
+pub(crate) fn add_masked(
+    sums: &mut [f32],
+    residual: &[f32],
+    mask: Option<&Mask>,
+    first: usize,
+    features: usize,
+) {
+    apply_mask(sums, mask, first, features);
+    sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual);
 }
 
 /// Rows that one task normalises.
-const ROWS: usize = 16;
+pub(crate) const ROWS: usize = 16;
 
 struct LayerNormOp {
     eps: f32,

@@ -1,10 +1,11 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Mutex;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var,
-    bail,
+    CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var, bail,
 };
+
+use crate::tokens::{Mailbox, Tokens};
 
 /// Runs a segment of a model without keeping what it computes on the way, and runs it again in the backward pass:
 /// gradient checkpointing (Chen, Xu, Zhang and Guestrin, 2016, <https://arxiv.org/abs/1604.06174>). Values and gradients
@@ -41,32 +42,20 @@ where
     if parameters.is_empty() && !xs.track_op() {
         return Ok(value);
     }
-    // An operation has few arguments. So each parameter gives a number that stands for it, and the backward pass leaves
-    // the parameter's gradient where that number's own backward pass finds it.
-    let gradients: Gradients = Arc::new(Mutex::new(vec![None; parameters.len()]));
-    let tokens = (parameters.iter().enumerate())
-        .map(|(index, parameter)| parameter.apply_op1(Token { index, gradients: gradients.clone() }))
-        .collect::<Result<Vec<_>>>()?;
-    let tokens = match tokens.is_empty() {
-        true => Tensor::zeros(1, candle_core::DType::F32, xs.device())?,
-        false => Tensor::cat(&tokens, 0)?,
-    };
+    let tokens = Tokens::new(parameters, xs.device())?;
     let operation = Recompute {
         segment: move |xs: &Tensor| segment(xs).map_err(candle_core::Error::wrap),
         parameters: parameters.to_vec(),
-        gradients,
+        mailbox: tokens.mailbox(),
         value: Mutex::new(Some(value)),
     };
-    Ok(xs.contiguous()?.apply_op2(&tokens, operation)?)
+    Ok(xs.contiguous()?.apply_op2(&tokens.argument, operation)?)
 }
-
-/// The gradients of a segment's parameters, on their way from the segment's backward pass to the graph.
-type Gradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
 struct Recompute<F> {
     segment: F,
     parameters: Vec<Tensor>,
-    gradients: Gradients,
+    mailbox: Mailbox,
     /// What the first run gave, until it is handed on: the graph should not keep it twice.
     value: Mutex<Option<Tensor>>,
 }
@@ -133,53 +122,10 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp2 for Recompute<F> 
         let ys = (self.segment)(&input)?;
         let mut store = (ys * grad.detach())?.sum_all()?.backward()?;
         let of_parameters = self.parameters.iter().map(|parameter| store.remove(parameter)).collect();
-        *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = of_parameters;
         let of_input = match store.remove(&input) {
             None if xs.track_op() => Some(xs.zeros_like()?),
             gradient => gradient,
         };
-        Ok((of_input, tokens.track_op().then(|| tokens.zeros_like()).transpose()?))
-    }
-}
-
-/// Stands for a parameter among the arguments of a [`Recompute`]: 0, whose gradient is what that operation left for it.
-struct Token {
-    index: usize,
-    gradients: Gradients,
-}
-
-impl CustomOp1 for Token {
-    fn name(&self) -> &'static str {
-        "recompute_parameter"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(vec![0.0]), Shape::from(1)))
-    }
-
-    fn cuda_fwd(&self, parameter: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let device = parameter.device();
-        let zero = candle_core::backend::BackendDevice::zeros_impl(
-            device,
-            &Shape::from(1),
-            candle_core::DType::F32,
-        )?;
-        Ok((zero, Shape::from(1)))
-    }
-
-    fn metal_fwd(&self, parameter: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        let device = parameter.device();
-        let zero = candle_core::backend::BackendDevice::zeros_impl(
-            device,
-            &Shape::from(1),
-            candle_core::DType::F32,
-        )?;
-        Ok((zero, Shape::from(1)))
-    }
-
-    /// No gradient stays no gradient: a parameter that the segment does not use is found by who looks for that.
-    fn bwd(&self, _parameter: &Tensor, _token: &Tensor, _grad: &Tensor) -> Result<Option<Tensor>> {
-        let mut gradients = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(gradients.get_mut(self.index).and_then(Option::take))
+        Ok((of_input, self.mailbox.leave(of_parameters, tokens)?))
     }
 }

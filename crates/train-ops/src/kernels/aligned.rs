@@ -3,13 +3,13 @@ use std::ops::{Deref, DerefMut};
 /// Four-byte units that begin on a cache line, so that no vector that is loaded lies on two.
 ///
 /// A unit is an f32, or two bf16 values that are neighbours in `k`.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Aligned {
     lines: Vec<Line>,
     len: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Line([u32; LINE]);
 
@@ -24,6 +24,24 @@ impl Aligned {
     pub(crate) fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeros(len);
+        }
+    }
+
+    /// The units as f32.
+    pub(crate) fn values(&self) -> &[f32] {
+        // SAFETY: f32 and u32 have the same size and alignment, and any bits are valid for both.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.as_ptr().cast(), self.len)
+        }
+    }
+
+    /// The units as f32.
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `values`, and borrowed mutably.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len)
         }
     }
 }

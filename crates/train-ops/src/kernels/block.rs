@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::simd::{Portable, Simd};
-use super::tile::tile;
+use super::tile::{Factors, LINE, STRETCH, tile};
 use super::{Isa, Precision};
 
 /// `to = from + a b` for some rows of `a` and some panels of `b`. Lengths are in units.
@@ -14,9 +14,10 @@ pub(super) struct Block {
     /// Columns of the result; the last panel may have more.
     pub(super) columns: usize,
     pub(super) units: usize,
-    /// `rows` rows of `units`.
+    /// `rows` rows of `units`, which are `a_step` apart: 1, or the length of a row where `a` is used transposed.
     pub(super) a: *const u32,
     pub(super) a_stride: usize,
+    pub(super) a_step: usize,
     /// Panels of `units` rows of the panel width.
     pub(super) b: *const u32,
     pub(super) panel_stride: usize,
@@ -71,32 +72,46 @@ unsafe fn portable(block: &Block) {
     unsafe { tiles::<Portable, 4>(block) }
 }
 
-/// Panel by panel, so that a panel stays in the first-level cache while the rows pass by.
+/// Panel by panel, so that a panel stays in a near cache while the rows pass by; meanwhile the next one is fetched, a part
+/// of it with each tile.
 #[inline(always)]
 unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     let width = 2 * S::LANES;
+    // Tiles of nearly as many rows each: one of a row or two would wait for its own sums.
+    let count = block.rows.div_ceil(ROWS).max(1);
+    let (rows_of_all, longer) = (block.rows / count, block.rows % count);
+    let lines = (block.units * width).div_ceil(LINE).div_ceil(count);
+    let ahead_lines = lines.div_ceil(block.units.div_ceil(STRETCH).max(1));
     // What is left of a tile when the result has no columns for all of it.
     let mut edge = [0u32; 14 * 32];
     let mut first = 0;
     let mut b = block.b;
     while first < block.columns {
         let columns = width.min(block.columns - first);
+        let is_last = first + columns == block.columns;
         let mut row = 0;
-        while row < block.rows {
-            let rows = ROWS.min(block.rows - row);
+        for index in 0..count {
+            let rows = rows_of_all + usize::from(index < longer);
             unsafe {
-                let a = block.a.add(row * block.a_stride);
+                let factors = Factors {
+                    units: block.units,
+                    a: block.a.add(row * block.a_stride),
+                    a_stride: block.a_stride,
+                    a_step: block.a_step,
+                    b,
+                    ahead: b.wrapping_add(block.panel_stride + index * lines * LINE),
+                    ahead_lines: if is_last { 0 } else { ahead_lines },
+                };
                 let from = block.from.add(row * block.from_stride + first).cast::<u32>();
                 let to = block.to.add(row * block.to_stride + first).cast::<u32>();
                 if columns == width {
-                    let (from_stride, to_stride) = (block.from_stride, block.to_stride);
-                    some_rows::<S, ROWS>(rows, block, a, b, from, from_stride, to, to_stride);
+                    some_rows::<S, ROWS>(rows, &factors, from, block.from_stride, to, block.to_stride);
                 } else {
                     let sums = edge.as_mut_ptr();
                     for row in 0..rows {
                         from.add(row * block.from_stride).copy_to(sums.add(row * width), columns);
                     }
-                    some_rows::<S, ROWS>(rows, block, a, b, sums, width, sums, width);
+                    some_rows::<S, ROWS>(rows, &factors, sums, width, sums, width);
                     for row in 0..rows {
                         sums.add(row * width).copy_to(to.add(row * block.to_stride), columns);
                     }
@@ -105,18 +120,15 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
             row += rows;
         }
         first += columns;
-        b = unsafe { b.add(block.panel_stride) };
+        b = b.wrapping_add(block.panel_stride);
     }
 }
 
 /// A tile of `rows` rows, at most `ROWS`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn some_rows<S: Simd, const ROWS: usize>(
     rows: usize,
-    block: &Block,
-    a: *const u32,
-    b: *const u32,
+    factors: &Factors,
     from: *const u32,
     from_stride: usize,
     to: *mut u32,
@@ -126,9 +138,7 @@ unsafe fn some_rows<S: Simd, const ROWS: usize>(
         ($($n:literal)*) => {
             match rows {
                 // The comparison is between constants: tiles of more rows than registers are never made.
-                $($n if $n <= ROWS => unsafe {
-                    tile::<S, $n>(block.units, a, block.a_stride, b, from, from_stride, to, to_stride)
-                },)*
+                $($n if $n <= ROWS => unsafe { tile::<S, $n>(factors, from, from_stride, to, to_stride) },)*
                 _ => {}
             }
         };

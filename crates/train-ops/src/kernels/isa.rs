@@ -12,8 +12,8 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// The best that this processor has, or what the environment variable `TRAIN_OPS_ISA` asks for: `avx512` (without
-    /// BF16 instructions), `avx2` or `portable`. A wish that the processor cannot fulfil is not heard.
+    /// The best that this processor has, or what the environment variable `TRAIN_OPS_ISA` asks for: `avx512bf16`, `avx512`
+    /// (without BF16 instructions), `avx2` or `portable`. A wish that the processor cannot fulfil is not heard.
     pub(crate) fn active() -> Self {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();
         *ACTIVE.get_or_init(|| {
@@ -30,10 +30,11 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                if is_x86_feature_detected!("avx512bf16") {
-                    sets.push(Self::Avx512 { bf16: true });
-                }
                 sets.push(Self::Avx512 { bf16: false });
+                if is_x86_feature_detected!("avx512bf16") {
+                    let best = if multiplies_pairs_slowly() { sets.len() } else { 0 };
+                    sets.insert(best, Self::Avx512 { bf16: true });
+                }
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 sets.push(Self::Avx2);
@@ -70,8 +71,35 @@ impl Isa {
         }
     }
 
+    /// Units of `k` that are worked on at a time. A panel of them stays in the first-level cache, or with AVX-512 in the
+    /// second: a tile of 14 rows asks for 9 bytes a cycle of it.
+    pub(crate) fn depth(self) -> usize {
+        match self {
+            Self::Avx512 { .. } => 768,
+            Self::Avx2 | Self::Portable => 256,
+        }
+    }
+
+    /// Rows that a task works on: with [`depth`](Self::depth) units each, they stay in the second-level cache, which is
+    /// larger on processors with AVX-512.
+    pub(crate) fn task_rows(self) -> usize {
+        match self {
+            Self::Avx512 { .. } => 434,
+            Self::Avx2 | Self::Portable => 144,
+        }
+    }
+
     /// Whether products of bf16 values have an instruction of their own.
     pub(crate) fn has_bf16(self) -> bool {
         matches!(self, Self::Avx512 { bf16: true })
     }
+}
+
+/// Whether AVX512-BF16 is slower than to widen bf16 and multiply in f32. Intel's processors issue a product of pairs every
+/// second cycle at most (they have AMX for the purpose), AMD's as often as one of f32. By the maker and not by a measurement,
+/// so that a processor computes the same bits in every run.
+#[cfg(target_arch = "x86_64")]
+fn multiplies_pairs_slowly() -> bool {
+    let maker = std::arch::x86_64::__cpuid(0);
+    [maker.ebx, maker.edx, maker.ecx] == [b"Genu", b"ineI", b"ntel"].map(|name| u32::from_le_bytes(*name))
 }

@@ -2,7 +2,8 @@
 //!
 //! From the inside out: [`simd`] has a few vector instructions for each instruction set, [`tile`] keeps a small block of
 //! the result in registers, [`block`] walks such tiles through the caches, [`panels`] stores a matrix in the order that
-//! the tiles read it, and [`product`] shares the work among threads. [`few_rows`] is another way through the panels, for
+//! the tiles read it, [`operand`] the rows that it is multiplied by, and [`product`] shares the work among threads, a
+//! [`task`] at a time. [`few_rows`] is another way through the panels, for
 //! products that wait for memory.
 //!
 //! Every element of a result is one running sum over `k`, in order and by one thread. So a result does not depend on
@@ -11,15 +12,21 @@
 mod aligned;
 mod block;
 mod few_rows;
+mod heads;
 mod isa;
+mod operand;
 mod outer;
 mod panels;
 mod peak;
 mod product;
 mod simd;
+mod task;
 mod tile;
 
+pub(crate) use aligned::Aligned;
+pub(crate) use heads::{Columns, Panels, Place, to_rows};
 pub(crate) use isa::Isa;
+pub(crate) use operand::Operand;
 pub(crate) use outer::outer_sum;
 pub(crate) use panels::{PackedMatrix, Precision};
 pub use peak::peak_flops;

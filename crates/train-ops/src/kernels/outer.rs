@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::aligned::Aligned;
 use super::block::Block;
+use super::product::Shared;
 use super::{Isa, Precision};
 use crate::dropout::Mask;
 
@@ -25,53 +26,39 @@ pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: &[f32], rows: usize, mask
     if result.is_empty() || rows == 0 {
         return result;
     }
-    let mut transposed = Aligned::zeros(r * rows);
-    for (row, left) in left.chunks_exact(r).enumerate() {
-        for (index, value) in left.iter().enumerate() {
-            transposed[index * rows + row] = value.to_bits();
-        }
-    }
     let width = isa.panel_width();
-    let columns: Vec<Vec<f32>> = (0..n)
-        .into_par_iter()
-        .step_by(PANELS * width)
-        .map(|first| {
-            let columns = (PANELS * width).min(n - first);
-            let mut sums = vec![0.0; r * columns];
-            PACKED.with_borrow_mut(|packed| {
-                for begin in (0..rows).step_by(DEPTH) {
-                    let depth = DEPTH.min(rows - begin);
-                    pack(packed, right, n, begin..begin + depth, first..first + columns, width, mask);
-                    let block = Block {
+    let shared = Shared(result.as_mut_ptr());
+    (0..n).into_par_iter().step_by(PANELS * width).for_each(|first| {
+        let columns = first..n.min(first + PANELS * width);
+        PACKED.with_borrow_mut(|packed| {
+            for begin in (0..rows).step_by(DEPTH) {
+                let depth = DEPTH.min(rows - begin);
+                pack(packed, right, n, begin..begin + depth, columns.clone(), width, mask);
+                // SAFETY: this task alone touches its columns of the result. `left` is read transposed: unit `k` of row
+                // `i` is element `i` of its row `begin + k`, of which there are `depth`; `packed` has a panel of `depth`
+                // rows for each of `width` columns; the processor has `isa`.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let to = shared.pointer().add(first);
+                    Block {
                         rows: r,
-                        columns,
+                        columns: columns.len(),
                         units: depth,
-                        a: transposed[begin..].as_ptr(),
-                        a_stride: rows,
+                        a: left[begin * r..].as_ptr().cast(),
+                        a_stride: 1,
+                        a_step: r,
                         b: packed.as_ptr(),
                         panel_stride: depth * width,
-                        from: sums.as_ptr(),
-                        from_stride: columns,
-                        to: sums.as_mut_ptr(),
-                        to_stride: columns,
-                    };
-                    // SAFETY: `transposed` has `r` rows of `rows >= begin + depth` units, `packed` a panel of `depth` rows for
-                    // each of `width` columns, and `sums` `r` rows of `columns`; the processor has `isa`.
-                    #[allow(unsafe_code)]
-                    unsafe {
-                        block.run(isa, Precision::F32);
+                        from: to,
+                        from_stride: n,
+                        to,
+                        to_stride: n,
                     }
+                    .run(isa, Precision::F32);
                 }
-            });
-            sums
-        })
-        .collect();
-    for (index, sums) in columns.iter().enumerate() {
-        let first = index * PANELS * width;
-        for (row, sums) in sums.chunks_exact(sums.len() / r).enumerate() {
-            result[row * n + first..][..sums.len()].copy_from_slice(sums);
-        }
-    }
+            }
+        });
+    });
     result
 }
 
@@ -87,19 +74,16 @@ fn pack(
 ) {
     let depth = rows.len();
     packed.reserve(PANELS * depth * width);
+    let packed = packed.values_mut();
     let mut values = [0.0; PANELS * 32];
     let values = &mut values[..PANELS * width];
     for (index, row) in rows.enumerate() {
         values[..columns.len()].copy_from_slice(&right[row * n..][columns.clone()]);
-        values[columns.len()..].fill(0.0);
         if let Some(mask) = mask {
             mask.apply_part(row, columns.start, values);
         }
         for (panel, values) in values.chunks_exact(width).enumerate() {
-            let to = &mut packed[panel * depth * width + index * width..][..width];
-            for (to, value) in to.iter_mut().zip(values) {
-                *to = value.to_bits();
-            }
+            packed[panel * depth * width + index * width..][..width].copy_from_slice(values);
         }
     }
 }

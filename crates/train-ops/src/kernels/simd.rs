@@ -29,6 +29,13 @@ pub(super) trait Simd {
     #[inline(always)]
     unsafe fn prefetch(_at: *const u32) {}
 
+    /// Has the line at `at` brought into the second-level cache. Any address will do.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn prefetch_far(_at: *const u32) {}
+
     /// # Safety
     /// `from` is valid for reading `LANES` units.
     unsafe fn load(from: *const u32) -> Self::Vector;
@@ -87,6 +94,11 @@ mod x86 {
         #[inline(always)]
         unsafe fn prefetch(at: *const u32) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_far(at: *const u32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
 
         #[inline(always)]
@@ -159,6 +171,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch_far(at: *const u32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn load(from: *const u32) -> __m512 {
             unsafe { _mm512_loadu_ps(from.cast()) }
         }
@@ -225,6 +242,11 @@ mod x86 {
         #[inline(always)]
         unsafe fn prefetch(at: *const u32) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_far(at: *const u32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
 
         #[inline(always)]

@@ -12,6 +12,18 @@ fn round(x: f32, precision: Precision) -> f32 {
     }
 }
 
+/// `a b + bias` for rows `a` and no bias, or more terms.
+fn of(rows: usize, n: usize, start: Start<'_>, terms: &[Term<'_>]) -> Vec<f32> {
+    let mut result = vec![f32::NAN; rows * n];
+    product(&mut result, n, start, terms);
+    result
+}
+
+/// `a b + start` for rows `a`.
+fn times(a: &[f32], b: &PackedMatrix, start: Start<'_>) -> Vec<f32> {
+    of(a.len() / b.k(), b.n(), start, &[Term::new(&Operand::new(a, b), b)])
+}
+
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 /// Compares a product with sums in f64. An f32 sum of `k` terms in (-1, 1) is off by at most `k` roundings of a partial
@@ -19,7 +31,7 @@ const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 fn check(isa: Isa, precision: Precision, (rows, k, n): (usize, usize, usize)) {
     let (a, b, bias) = (values(1, rows * k), values(2, k * n), values(3, n));
     let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
-    let got = product(rows, n, Start::Bias(&bias), &[Term::new(&a, &packed)]);
+    let got = times(&a, &packed, Start::Bias(&bias));
     for (index, got) in got.into_iter().enumerate() {
         let (row, column) = (index / n, index % n);
         let exact: f64 = (0..k)
@@ -72,9 +84,9 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
             let (rows, k, n) = (29, 1302, 70);
             let (a, b) = (values(1, rows * k), values(2, k * n));
             let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
-            let all = product(rows, n, Start::Zero, &[Term::new(&a, &packed)]);
+            let all = times(&a, &packed, Start::Zero);
             for row in 0..rows {
-                let one = product(1, n, Start::Zero, &[Term::new(&a[row * k..][..k], &packed)]);
+                let one = times(&a[row * k..][..k], &packed, Start::Zero);
                 assert_eq!(one, all[row * n..][..n], "{isa:?} {precision:?} row {row}");
             }
         }
@@ -88,7 +100,7 @@ fn instruction_sets_agree() {
     for precision in PRECISIONS {
         let results = Isa::supported().into_iter().map(|isa| {
             let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
-            product(rows, n, Start::Zero, &[Term::new(&a, &packed)])
+            times(&a, &packed, Start::Zero)
         });
         let results: Vec<_> = results.collect();
         for result in &results {
@@ -130,14 +142,15 @@ fn masks_of_either_factor_are_those_of_dropout() {
     for isa in Isa::supported() {
         let packed = PackedMatrix::new(isa, Precision::F32, k, n, |k, column| b[k * n + column]);
         let identity = PackedMatrix::new(isa, Precision::F32, n, n, |k, n| f32::from(u8::from(k == n)));
+        let (a, c) = (Operand::new(&a, &packed), Operand::new(&c, &identity));
         let terms = [
             Term::new(&c, &identity),
             Term { a_mask: Some(&of_a), mask: Some(&of_product), ..Term::new(&a, &packed) },
         ];
-        let got = product(rows, n, Start::Zero, &terms);
-        let mut expected = product(rows, n, Start::Zero, &[Term::new(&masked, &packed)]);
+        let got = of(rows, n, Start::Zero, &terms);
+        let mut expected = times(&masked, &packed, Start::Zero);
         of_product.apply(&mut expected);
-        for ((got, expected), c) in got.iter().zip(expected).zip(&c) {
+        for ((got, expected), c) in got.iter().zip(expected).zip(&values(3, rows * n)) {
             assert_eq!(*got, c + expected);
         }
     }

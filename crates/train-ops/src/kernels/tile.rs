@@ -2,7 +2,28 @@
 
 use super::simd::Simd;
 
-/// Rows of `ROWS` units `a`, times two vectors of `b` a unit, added to what `from` holds:
+/// Where the tiles of a row of tiles find their factors. Lengths are in units.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    pub(super) units: usize,
+    /// Rows `a_stride` apart, whose units are `a_step` apart.
+    pub(super) a: *const u32,
+    pub(super) a_stride: usize,
+    pub(super) a_step: usize,
+    /// `units` rows of two vectors, one after another.
+    pub(super) b: *const u32,
+    /// What is brought near while the tile is computed, from here on: any address will do.
+    pub(super) ahead: *const u32,
+    /// Lines of it for each [`STRETCH`] units.
+    pub(super) ahead_lines: usize,
+}
+
+/// Units between prefetches.
+pub(super) const STRETCH: usize = 16;
+/// Units in a line of the caches.
+pub(super) const LINE: usize = 16;
+
+/// `ROWS` rows of `a` times two vectors of `b` a unit, added to what `from` holds:
 ///
 /// ```text
 /// to[i][0..2 * LANES] = from[i][0..2 * LANES] + Σₖ a[i][k] b[k][0..2 * LANES]
@@ -10,15 +31,12 @@ use super::simd::Simd;
 ///
 /// # Safety
 /// - The processor has the instruction set `S`.
-/// - `a` is valid for `ROWS` rows of `units` units, `a_stride` apart; `b` for `units` rows of `2 * LANES`, one after
-///   another; `from` and `to` for `ROWS` rows of `2 * LANES`, `from_stride` and `to_stride` apart. `to` may be `from`.
+/// - `a` is valid for `ROWS` rows and `b` for `units`, as [`Factors`] says; `from` and `to` for `ROWS` rows of
+///   `2 * LANES`, `from_stride` and `to_stride` apart. `to` may be `from`.
 #[inline(always)]
-#[allow(unsafe_code, clippy::too_many_arguments)]
+#[allow(unsafe_code)]
 pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
-    units: usize,
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
+    factors: &Factors,
     from: *const u32,
     from_stride: usize,
     to: *mut u32,
@@ -31,16 +49,25 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
             S::prefetch(from.add(row * from_stride));
         }
         let mut sums = [[S::zero(); 2]; ROWS];
-        let (mut a, mut b) = (a, b);
-        for _ in 0..units {
-            let (left, right) = (S::load(b), S::load(b.add(S::LANES)));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let a = S::splat(a.add(row * a_stride));
-                sums[0] = S::multiply_add(a, left, sums[0]);
-                sums[1] = S::multiply_add(a, right, sums[1]);
+        let Factors { a_stride, a_step, mut a, mut b, mut ahead, ahead_lines, .. } = *factors;
+        let mut left = factors.units;
+        while left > 0 {
+            let stretch = left.min(STRETCH);
+            for _ in 0..ahead_lines {
+                S::prefetch_far(ahead);
+                ahead = ahead.wrapping_add(LINE);
             }
-            a = a.add(1);
-            b = b.add(2 * S::LANES);
+            for _ in 0..stretch {
+                let (first, second) = (S::load(b), S::load(b.add(S::LANES)));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let a = S::splat(a.add(row * a_stride));
+                    sums[0] = S::multiply_add(a, first, sums[0]);
+                    sums[1] = S::multiply_add(a, second, sums[1]);
+                }
+                a = a.add(a_step);
+                b = b.add(2 * S::LANES);
+            }
+            left -= stretch;
         }
         for (row, sums) in sums.into_iter().enumerate() {
             let (from, to) = (from.add(row * from_stride), to.add(row * to_stride));

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::{check_input, check_weights, with_last_dim};
 use crate::attached::Attached;
-use crate::kernels::{Isa, PackedMatrix, Precision, Start, Term, product};
-use crate::{LinearLayer, Pass, Result, host};
+use crate::kernels::{Isa, Operand, PackedMatrix, Precision, Start, Term, product};
+use crate::{AdaptedLinear, LinearLayer, Pass, Result, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
@@ -121,16 +121,16 @@ impl FrozenLinear {
         self.bias.as_ref()
     }
 
-    /// The packed weight, if `xs` is for the kernels on the host.
-    pub(crate) fn packed_for(&self, xs: &Tensor) -> Option<Arc<Packed>> {
+    /// The packed weight, if it is in host memory.
+    pub(crate) fn packed(&self) -> Option<Arc<Packed>> {
         match &self.weight {
-            Weight::Packed(packed) if host::is_host_f32(xs) => Some(Arc::clone(packed)),
-            _ => None,
+            Weight::Packed(packed) => Some(Arc::clone(packed)),
+            Weight::Plain(_) => None,
         }
     }
 
-    /// `terms + b` on the host.
-    pub(crate) fn sum(&self, rows: usize, terms: &[Term<'_>]) -> candle_core::Result<Vec<f32>> {
+    /// `ys = terms + b` on the host; the first term is through the weight.
+    pub(crate) fn sum(&self, ys: &mut [f32], terms: &[Term<'_>]) -> candle_core::Result<()> {
         let view = self.bias.as_ref().map(Tensor::storage_and_layout);
         let start = match &view {
             Some(view) => Start::Bias(host::values(view)?),
@@ -139,19 +139,23 @@ impl FrozenLinear {
         let n = self.out_features;
         let Some((first, rest)) = terms.split_first().filter(|(first, _)| !first.b.scales().is_empty())
         else {
-            return Ok(product(rows, n, start, terms));
+            product(ys, n, start, terms);
+            return Ok(());
         };
-        let mut ys = match start {
-            Start::Bias(bias) if rest.is_empty() => bias.repeat(rows),
-            start => product(rows, n, start, rest),
+        // Of whole numbers: their sums are scaled before anything is added to them.
+        product(ys, n, Start::Zero, &[*first]);
+        let bias = match start {
+            Start::Bias(bias) => bias,
+            _ => &[],
         };
-        let whole = product(rows, n, Start::Zero, &[*first]);
-        ys.par_chunks_mut(n.max(1)).zip(whole.par_chunks(n.max(1))).for_each(|(ys, whole)| {
-            for ((y, scale), whole) in ys.iter_mut().zip(first.b.scales()).zip(whole) {
-                *y += whole * scale;
-            }
+        ys.par_chunks_mut(n.max(1)).for_each(|ys| {
+            ys.iter_mut().zip(first.b.scales()).for_each(|(y, scale)| *y *= scale);
+            ys.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
         });
-        Ok(ys)
+        if !rest.is_empty() {
+            product(ys, n, Start::Kept, rest);
+        }
+        Ok(())
     }
 
     /// The layer by candle's operations, for devices without an own kernel.
@@ -203,7 +207,7 @@ fn pack(weight: Tensor) -> Weight {
 impl LinearLayer for FrozenLinear {
     fn forward(&self, xs: &Tensor, _pass: &Pass) -> Result<Tensor> {
         check_input(&self.path, xs, self.in_features)?;
-        match self.packed_for(xs) {
+        match self.packed().filter(|_| host::is_host_f32(xs)) {
             Some(packed) => Ok(xs.contiguous()?.apply_op1(FrozenLinearOp { layer: self.clone(), packed })?),
             None => self.composed(xs),
         }
@@ -221,8 +225,8 @@ impl LinearLayer for FrozenLinear {
         self.out_features
     }
 
-    fn as_frozen(&self) -> Option<&FrozenLinear> {
-        Some(self)
+    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+        AdaptedLinear::new(self, None).map(Some)
     }
 }
 
@@ -238,18 +242,20 @@ impl CustomOp1 for FrozenLinearOp {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(storage, layout)?;
-        let rows = layout.shape().elem_count() / self.layer.in_features.max(1);
-        let ys = self.layer.sum(rows, &[Term::new(xs, &self.packed.forward)])?;
-        Ok((CpuStorage::F32(ys), with_last_dim(layout.shape(), self.layer.out_features)))
+        let shape = with_last_dim(layout.shape(), self.layer.out_features);
+        let mut ys = vec![0.0; shape.elem_count()];
+        let xs = Operand::new(xs, &self.packed.forward);
+        self.layer.sum(&mut ys, &[Term::new(&xs, &self.packed.forward)])?;
+        Ok((CpuStorage::F32(ys), shape))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let (in_features, out_features) = (self.layer.in_features, self.layer.out_features);
         let grad = grad.contiguous()?;
         let view = grad.storage_and_layout();
-        let rows = grad.elem_count() / out_features.max(1);
-        let term = Term::new(host::values(&view)?, self.packed.backward());
-        let grad_xs = product(rows, in_features, Start::Zero, &[term]);
+        let dys = Operand::new(host::values(&view)?, self.packed.backward());
+        let mut grad_xs = vec![0.0; xs.elem_count()];
+        let term = Term::new(&dys, self.packed.backward());
+        product(&mut grad_xs, self.layer.in_features, Start::Zero, &[term]);
         Tensor::from_vec(grad_xs, xs.shape(), xs.device()).map(Some)
     }
 }

@@ -1,11 +1,14 @@
 //! Linear layers: frozen, frozen with a low-rank adapter, and trainable.
 
+mod adapted;
 mod frozen;
 mod lora;
 mod trainable;
 
 use candle_core::{Shape, Tensor};
 
+pub use adapted::AdaptedLinear;
+pub(crate) use adapted::{LoraGradients, RowLinear};
 pub use frozen::FrozenLinear;
 pub(crate) use frozen::Packed;
 pub use lora::{LoraWeights, lora_linear};

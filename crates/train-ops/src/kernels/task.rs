@@ -1,0 +1,207 @@
+//! A task of a product: a rectangle of its result, term by term.
+
+// SAFETY (of every block in this file): the caller of `run` and `run_few` vouches for the rectangle; `Operand` and
+// `PackedMatrix` know the extent of their data, and a matrix was packed for an instruction set that the processor has.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::aligned::Aligned;
+use super::block::Block;
+use super::few_rows::FewRows;
+use super::panels::{units, widen, widen_bytes};
+use super::{Precision, Term};
+
+thread_local! {
+    /// A panel widened to f32, rows with their mask applied, and sums that a mask is applied to.
+    static SCRATCH: RefCell<[Aligned; 3]> = RefCell::new(std::array::from_fn(|_| Aligned::zeros(0)));
+}
+
+/// A rectangle of the result.
+pub(super) struct Task<'a> {
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
+    /// Columns of the whole result.
+    pub(super) n: usize,
+    /// A row of the whole result that the sums begin with; none where they begin with what is there.
+    pub(super) start: Option<&'a [f32]>,
+    /// The whole result.
+    pub(super) result: *mut f32,
+}
+
+impl Task<'_> {
+    /// Computes the rectangle.
+    ///
+    /// # Safety
+    /// The rectangle is valid for writing, without a `start` for reading too, and no other thread touches it.
+    pub(super) unsafe fn run(&self, terms: &[Term<'_>]) {
+        let to = unsafe { self.place() };
+        SCRATCH.with_borrow_mut(|[wide, masked, sums]| {
+            let mut start = self.start.map(|start| &start[self.columns.clone()]);
+            for term in terms {
+                let start = start.take();
+                match term.mask {
+                    None => unsafe { self.add(term, start, to, wide, masked) },
+                    Some(_) => unsafe { self.add_masked(term, start, to, wide, masked, sums) },
+                }
+            }
+        });
+    }
+
+    /// As [`run`](Self::run), for a few rows and terms without masks.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    pub(super) unsafe fn run_few(&self, terms: &[Term<'_>]) {
+        let to = unsafe { self.place() };
+        let mut start = self.start.map(|start| &start[self.columns.clone()]);
+        for term in terms {
+            let (b, isa) = (term.b, term.b.isa());
+            let (from, from_stride) = start.take().map_or((to.cast_const(), self.n), |row| (row.as_ptr(), 0));
+            let work = FewRows {
+                rows: self.rows.len(),
+                columns: self.columns.len(),
+                units: units(b.precision(), b.k()),
+                depth: isa.depth() / b.widening(),
+                a: term.a.data().as_ptr().cast(),
+                a_stride: term.a.stride(),
+                b: b.panels_from(self.columns.start / isa.panel_width()).as_ptr(),
+                from,
+                from_stride,
+                to,
+                to_stride: self.n,
+            };
+            unsafe { work.run(isa, b.precision()) };
+        }
+    }
+
+    /// # Safety
+    /// The rectangle lies within the result.
+    unsafe fn place(&self) -> *mut f32 {
+        unsafe { self.result.add(self.rows.start * self.n + self.columns.start) }
+    }
+
+    /// `to = from + a b`, or `to += a b` without a `from`.
+    unsafe fn add(
+        &self,
+        term: &Term<'_>,
+        from: Option<&[f32]>,
+        to: *mut f32,
+        wide: &mut Aligned,
+        masked: &mut Aligned,
+    ) {
+        unsafe { self.sum(term, self.columns.clone(), from, to, self.n, wide, masked) }
+    }
+
+    /// `to = from + mask ∘ (a b)`, panel by panel, so that the sums are still near when the mask is applied.
+    unsafe fn add_masked(
+        &self,
+        term: &Term<'_>,
+        from: Option<&[f32]>,
+        to: *mut f32,
+        wide: &mut Aligned,
+        masked: &mut Aligned,
+        sums: &mut Aligned,
+    ) {
+        let Some(mask) = term.mask else { return };
+        let (rows, width) = (self.rows.len(), term.b.isa().panel_width());
+        sums.reserve((rows + 1) * width);
+        for first in self.columns.clone().step_by(width) {
+            let columns = first..self.columns.end.min(first + width);
+            let (zeros, sums) = sums.values_mut().split_at_mut(width);
+            zeros.fill(0.0);
+            let count = columns.len();
+            unsafe {
+                let zeros = Some(&zeros[..count]);
+                self.sum(term, columns.clone(), zeros, sums.as_mut_ptr(), count, wide, masked);
+            }
+            for (index, sums) in sums[..rows * count].chunks_exact_mut(count).enumerate() {
+                mask.apply_part(self.rows.start + index, first, sums);
+                let at = first - self.columns.start;
+                let from = from.map(|from| &from[at..at + count]);
+                unsafe {
+                    let to = std::slice::from_raw_parts_mut(to.add(index * self.n + at), count);
+                    let from = from.unwrap_or(std::slice::from_raw_parts(to.as_ptr(), count));
+                    for column in 0..count {
+                        to[column] = from[column] + sums[column];
+                    }
+                }
+            }
+        }
+    }
+
+    /// `to = from + a b` for some columns, or `to += a b` without a `from`.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn sum(
+        &self,
+        term: &Term<'_>,
+        columns: Range<usize>,
+        from: Option<&[f32]>,
+        to: *mut f32,
+        to_stride: usize,
+        wide: &mut Aligned,
+        masked: &mut Aligned,
+    ) {
+        let (b, isa) = (term.b, term.b.isa());
+        let (width, stride) = (isa.panel_width(), term.a.stride());
+        let (rows, first_panel) = (self.rows.len(), columns.start / width);
+        let per_unit = b.widening();
+        let all = units(b.precision(), b.k());
+        for begin in (0..all.max(1)).step_by(isa.depth() / per_unit) {
+            let depth = all.min(begin + isa.depth() / per_unit) - begin;
+            let mut a = &term.a.data()[self.rows.start * stride + begin * per_unit..];
+            let mut a_stride = stride;
+            if let Some(mask) = term.a_mask {
+                a_stride = depth;
+                masked.reserve(rows * depth);
+                let copies = masked.values_mut().chunks_exact_mut(depth.max(1)).zip(a.chunks(stride));
+                for (row, (copy, values)) in self.rows.clone().zip(copies) {
+                    copy.copy_from_slice(&values[..depth]);
+                    mask.apply_part(row, begin, copy);
+                }
+                a = masked.values();
+            }
+            let (from, from_stride) = match from {
+                Some(row) if begin == 0 => (row.as_ptr(), 0),
+                _ => (to.cast_const(), to_stride),
+            };
+            let block = Block {
+                rows,
+                columns: columns.len(),
+                units: depth * per_unit,
+                a: a.as_ptr().cast(),
+                a_stride,
+                a_step: 1,
+                b: b.panels_from(first_panel)[begin * width..].as_ptr(),
+                panel_stride: b.panel_stride(),
+                from,
+                from_stride,
+                to,
+                to_stride,
+            };
+            if per_unit == 1 {
+                unsafe { block.run(isa, b.precision()) };
+                continue;
+            }
+            wide.reserve(per_unit * depth * width);
+            for (index, column) in (0..columns.len()).step_by(width).enumerate() {
+                let panel = &b.panels_from(first_panel + index)[begin * width..][..depth * width];
+                match b.precision() {
+                    Precision::Int8 => widen_bytes(panel, width, wide),
+                    _ => widen(panel, width, wide),
+                }
+                unsafe {
+                    Block {
+                        columns: width.min(columns.len() - column),
+                        b: wide.as_ptr(),
+                        from: block.from.add(column),
+                        to: block.to.add(column),
+                        ..block
+                    }
+                    .run(isa, Precision::F32);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A transformer layer as one operation.
+
+mod operation;
+mod rows;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::{
+    Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, Result, attention, host, recompute,
+};
+
+/// A layer of a transformer (Vaswani et al., 2017): attention and a perceptron of two layers, each with a residual
+/// connection and a norm.
+///
+/// ```text
+/// norm_first:  r = x + attention(norm(x))      y = r + perceptron(norm(r))          CLIP, as every recent transformer
+/// otherwise:   r = norm(x + attention(x))      y = norm(r + perceptron(r))          BERT
+/// ```
+///
+/// with dropout on what is added to a residual and on the attention's probabilities. A layer whose linear layers are frozen,
+/// with adapters or without, and in host memory is one operation of the graph: its backward pass is written by hand, sums
+/// gradients in place, and lets go of what it kept as it goes. All others are composed of this crate's operations, with the
+/// same result up to rounding.
+#[derive(Clone, Debug)]
+pub struct TransformerLayer {
+    /// Number of attention heads.
+    pub heads: usize,
+    /// Whether the norms come before attention and perceptron, as in CLIP, or after the sums, as in BERT.
+    pub norm_first: bool,
+    /// Makes queries.
+    pub query: Arc<dyn LinearLayer>,
+    /// Makes keys.
+    pub key: Arc<dyn LinearLayer>,
+    /// Makes values.
+    pub value: Arc<dyn LinearLayer>,
+    /// On the attention's probabilities.
+    pub attention_dropout: Dropout,
+    /// Puts the heads together.
+    pub attention_output: Arc<dyn LinearLayer>,
+    /// On what attention adds to the residual.
+    pub attention_output_dropout: Dropout,
+    /// The norm of attention's input or sum.
+    pub attention_norm: LayerNorm,
+    /// The perceptron's first layer.
+    pub intermediate: Arc<dyn LinearLayer>,
+    /// Its non-linearity.
+    pub activation: Activation,
+    /// Its second layer.
+    pub output: Arc<dyn LinearLayer>,
+    /// On what the perceptron adds to the residual.
+    pub output_dropout: Dropout,
+    /// The norm of the perceptron's input or sum.
+    pub output_norm: LayerNorm,
+    /// Gradient checkpointing: keeps nothing of a training pass but the layer's input, and computes the rest again in the
+    /// backward pass; see [`recompute`](crate::recompute).
+    pub recompute: bool,
+}
+
+impl TransformerLayer {
+    /// The layer on `hidden_states` `(batch, tokens, features)`. With a mask whose first query is a later token, the result
+    /// has the tokens from that one on: the others are keys and values and nothing else.
+    pub fn forward(&self, hidden_states: &Tensor, mask: AttentionMask, pass: &Pass) -> Result<Tensor> {
+        if let Some(result) = self.as_operation(hidden_states, mask, pass)? {
+            return Ok(result);
+        }
+        if self.recompute && pass.is_training() {
+            let (layer, pass) = (self.clone(), pass.clone());
+            return recompute(&self.parameters(), hidden_states, move |hidden_states| {
+                layer.composed(hidden_states, mask, &pass)
+            });
+        }
+        self.composed(hidden_states, mask, pass)
+    }
+
+    /// The layer of this crate's operations.
+    fn composed(&self, hidden_states: &Tensor, mask: AttentionMask, pass: &Pass) -> Result<Tensor> {
+        let normed = match self.norm_first {
+            true => self.attention_norm.forward(hidden_states, pass)?,
+            false => hidden_states.clone(),
+        };
+        let first = mask.first_query();
+        let from_first = |tensor: &Tensor| match first {
+            0 => Ok(tensor.clone()),
+            _ => tensor.narrow(1, first, tensor.dim(1)?.saturating_sub(first))?.contiguous(),
+        };
+        let query = self.query.forward(&from_first(&normed)?, pass)?;
+        let (key, value) = (self.key.forward(&normed, pass)?, self.value.forward(&normed, pass)?);
+        let context = attention(&query, &key, &value, self.heads, mask, &self.attention_dropout, pass)?;
+        self.after_attention(&context, &from_first(hidden_states)?, pass)
+    }
+
+    /// The rest of the layer, from what attention found for each of the hidden states.
+    pub fn after_attention(&self, context: &Tensor, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let attended = self.attention_output.forward(context, pass)?;
+        let attended = (hidden_states + self.attention_output_dropout.forward(&attended, pass)?)?;
+        let (residual, normed) = match self.norm_first {
+            true => (attended.clone(), self.output_norm.forward(&attended, pass)?),
+            false => {
+                let normed = self.attention_norm.forward(&attended, pass)?;
+                (normed.clone(), normed)
+            }
+        };
+        let inner = self.activation.forward(&self.intermediate.forward(&normed, pass)?)?;
+        let ys = self.output_dropout.forward(&self.output.forward(&inner, pass)?, pass)?;
+        let ys = (residual + ys)?;
+        if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, pass) }
+    }
+
+    fn linear_layers(&self) -> [&Arc<dyn LinearLayer>; 6] {
+        [&self.query, &self.key, &self.value, &self.attention_output, &self.intermediate, &self.output]
+    }
+
+    fn norms(&self) -> [&LayerNorm; 2] {
+        [&self.attention_norm, &self.output_norm]
+    }
+
+    /// The trainable parameters of the layer.
+    pub fn parameters(&self) -> Vec<Tensor> {
+        let linear = self.linear_layers().into_iter().flat_map(|layer| layer.parameters());
+        linear.chain(self.norms().into_iter().flat_map(LayerNorm::parameters)).collect()
+    }
+
+    /// Whether the operation can be one on rows of host memory: the sizes fit, and no norm is trained.
+    fn fits_rows(&self, hidden_states: &Tensor, first_query: usize, pass: &Pass) -> bool {
+        let (Ok((_, tokens, width)), true) = (hidden_states.dims3(), host::is_host_f32(hidden_states)) else {
+            return false;
+        };
+        let inner = self.intermediate.out_features();
+        let features = self.linear_layers().map(|layer| (layer.in_features(), layer.out_features()));
+        let square = (width, width);
+        features == [square, square, square, square, (width, inner), (inner, width)]
+            && self.heads > 0
+            && width > 0
+            && width.is_multiple_of(self.heads)
+            && first_query < tokens
+            && self.norms().into_iter().all(|norm| norm.features() == width)
+            && !(pass.is_training() && self.norms().into_iter().any(|norm| !norm.parameters().is_empty()))
+    }
+}

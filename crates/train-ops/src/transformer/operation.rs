@@ -1,0 +1,100 @@
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor, bail};
+
+use super::TransformerLayer;
+use super::rows::{Kept, LayerRows};
+use crate::tokens::{Mailbox, Tokens};
+use crate::{AdaptedLinear, AttentionMask, Pass, Result, host};
+
+impl TransformerLayer {
+    /// The layer as one operation, where it can be one.
+    pub(super) fn as_operation(
+        &self,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+        pass: &Pass,
+    ) -> Result<Option<Tensor>> {
+        if !self.fits_rows(hidden_states, mask.first_query(), pass) {
+            return Ok(None);
+        }
+        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(pass));
+        let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
+        let Some(rows) = LayerRows::new(self, &adapted, hidden_states.dims(), mask, pass)? else {
+            return Ok(None);
+        };
+        let parameters: Vec<Tensor> = match pass.is_training() {
+            true => adapted.iter().flat_map(AdaptedLinear::parameters).cloned().collect(),
+            false => Vec::new(),
+        };
+        let tokens = Tokens::new(&parameters, hidden_states.device())?;
+        let differentiable = hidden_states.track_op() || tokens.argument.track_op();
+        let operation = LayerOp {
+            keep: differentiable && !self.recompute,
+            rows,
+            parameters,
+            mailbox: tokens.mailbox(),
+            kept: Mutex::new(None),
+        };
+        Ok(Some(hidden_states.contiguous()?.apply_op2(&tokens.argument, operation)?))
+    }
+}
+
+struct LayerOp {
+    rows: LayerRows,
+    /// The adapters' matrices, in the order of the linear layers.
+    parameters: Vec<Tensor>,
+    mailbox: Mailbox,
+    /// Whether the forward pass keeps what the backward pass needs; else that is computed again.
+    keep: bool,
+    kept: Mutex<Option<Kept>>,
+}
+
+impl CustomOp2 for LayerOp {
+    fn name(&self) -> &'static str {
+        "transformer_layer"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        _tokens: &CpuStorage,
+        _tokens_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let xs = host::slice(xs, xs_layout)?;
+        let shape = Shape::from(self.rows.output_dims());
+        let mut ys = vec![0.0; shape.elem_count()];
+        let kept = self.rows.forward(xs, &mut ys, self.keep)?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok((CpuStorage::F32(ys), shape))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        tokens: &Tensor,
+        ys: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (xs_view, grad_view) = (xs.storage_and_layout(), grad.storage_and_layout());
+        let (x, dys) = (host::values(&xs_view)?, host::values(&grad_view)?);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = match kept {
+            Some(kept) => Some(kept),
+            None if self.keep => bail!("transformer_layer: a second backward pass, or one before forward"),
+            None => self.rows.forward(x, &mut vec![0.0; ys.elem_count()], true)?,
+        };
+        let Some(kept) = kept else { bail!("transformer_layer: nothing was kept") };
+        let mut dxs = xs.track_op().then(|| vec![0.0; x.len()]);
+        let gradients = self.rows.backward(x, kept, dys, dxs.as_deref_mut())?;
+        let gradients = gradients
+            .into_iter()
+            .zip(&self.parameters)
+            .map(|(values, parameter)| Tensor::from_vec(values, parameter.shape(), &Device::Cpu).map(Some));
+        let gradients = gradients.collect::<candle_core::Result<Vec<_>>>()?;
+        let dxs = dxs.map(|dxs| Tensor::from_vec(dxs, xs.shape(), xs.device())).transpose()?;
+        Ok((dxs, self.mailbox.leave(gradients, tokens)?))
+    }
+}
