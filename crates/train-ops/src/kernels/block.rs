@@ -105,13 +105,15 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
                 let from = block.from.add(row * block.from_stride + first).cast::<u32>();
                 let to = block.to.add(row * block.to_stride + first).cast::<u32>();
                 if columns == width {
-                    some_rows::<S, ROWS>(rows, &factors, from, block.from_stride, to, block.to_stride);
+                    some_rows::<S, ROWS, 2>(rows, &factors, from, block.from_stride, to, block.to_stride);
+                } else if columns == S::LANES {
+                    some_rows::<S, ROWS, 1>(rows, &factors, from, block.from_stride, to, block.to_stride);
                 } else {
                     let sums = edge.as_mut_ptr();
                     for row in 0..rows {
                         from.add(row * block.from_stride).copy_to(sums.add(row * width), columns);
                     }
-                    some_rows::<S, ROWS>(rows, &factors, sums, width, sums, width);
+                    some_rows::<S, ROWS, 2>(rows, &factors, sums, width, sums, width);
                     for row in 0..rows {
                         sums.add(row * width).copy_to(to.add(row * block.to_stride), columns);
                     }
@@ -126,7 +128,7 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
 
 /// A tile of `rows` rows, at most `ROWS`.
 #[inline(always)]
-unsafe fn some_rows<S: Simd, const ROWS: usize>(
+unsafe fn some_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(
     rows: usize,
     factors: &Factors,
     from: *const u32,
@@ -138,7 +140,9 @@ unsafe fn some_rows<S: Simd, const ROWS: usize>(
         ($($n:literal)*) => {
             match rows {
                 // The comparison is between constants: tiles of more rows than registers are never made.
-                $($n if $n <= ROWS => unsafe { tile::<S, $n>(factors, from, from_stride, to, to_stride) },)*
+                $($n if $n <= ROWS => unsafe {
+                    tile::<S, $n, VECTORS>(factors, from, from_stride, to, to_stride)
+                },)*
                 _ => {}
             }
         };

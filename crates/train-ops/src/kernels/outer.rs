@@ -10,8 +10,8 @@ use crate::dropout::Mask;
 
 /// Rows that are summed at a time.
 const DEPTH: usize = 256;
-/// Panels in a task.
-const PANELS: usize = 2;
+/// Panels in a task, so that the columns of a row that lie in them are worth a mask.
+const PANELS: usize = 6;
 
 thread_local! {
     static PACKED: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
@@ -72,18 +72,37 @@ fn pack(
     width: usize,
     mask: Option<&Mask>,
 ) {
-    let depth = rows.len();
-    packed.reserve(PANELS * depth * width);
-    let packed = packed.values_mut();
+    let size = rows.len() * width;
+    packed.reserve(PANELS * size);
     let mut values = [0.0; PANELS * 32];
-    let values = &mut values[..PANELS * width];
     for (index, row) in rows.enumerate() {
-        values[..columns.len()].copy_from_slice(&right[row * n..][columns.clone()]);
-        if let Some(mask) = mask {
-            mask.apply_part(row, columns.start, values);
+        let mut values: &[f32] = {
+            let from = &right[row * n..][columns.clone()];
+            match mask {
+                None if columns.len().is_multiple_of(width) => from,
+                _ => {
+                    let (of_row, rest) = values.split_at_mut(from.len());
+                    of_row.copy_from_slice(from);
+                    rest.fill(0.0);
+                    if let Some(mask) = mask {
+                        mask.apply_part(row, columns.start, of_row);
+                    }
+                    &values
+                }
+            }
+        };
+        for panel in packed.values_mut().chunks_exact_mut(size) {
+            let Some((head, rest)) = values.split_at_checked(width) else { break };
+            copy(head, &mut panel[index * width..][..width]);
+            values = rest;
         }
-        for (panel, values) in values.chunks_exact(width).enumerate() {
-            packed[panel * depth * width + index * width..][..width].copy_from_slice(values);
-        }
+    }
+}
+
+/// Copies a row of a panel.
+fn copy(from: &[f32], to: &mut [f32]) {
+    // Vectors of a length that the compiler knows: a call for each row would cost more than the copy.
+    for (to, from) in to.as_chunks_mut::<16>().0.iter_mut().zip(from.as_chunks::<16>().0) {
+        *to = *from;
     }
 }

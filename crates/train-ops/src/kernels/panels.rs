@@ -74,6 +74,35 @@ impl PackedMatrix {
         Self { isa, precision, k, n, data, scales }
     }
 
+    /// Packs `scale * b` in f32, for `b` `(k, n)` stored row by row.
+    pub(crate) fn from_rows(isa: Isa, k: usize, n: usize, b: &[f32], scale: f32) -> Self {
+        let width = isa.panel_width();
+        let mut data = Aligned::zeros(n.div_ceil(width) * k * width);
+        let panels = data.values_mut().chunks_exact_mut((k * width).max(1));
+        for (panel, first) in panels.zip((0..n).step_by(width)) {
+            let columns = width.min(n - first);
+            for (to, row) in panel.chunks_exact_mut(width).zip(b.chunks_exact(n)) {
+                scale_to(&row[first..first + columns], scale, to);
+            }
+        }
+        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+    }
+
+    /// Packs `scale * bᵀ` in f32, for `b` `(n, k)` stored row by row.
+    pub(crate) fn from_columns(isa: Isa, k: usize, n: usize, b: &[f32], scale: f32) -> Self {
+        let width = isa.panel_width();
+        let mut data = Aligned::zeros(n.div_ceil(width) * k * width);
+        let panels = data.values_mut().chunks_exact_mut((k * width).max(1));
+        for (panel, columns) in panels.zip(b.chunks(width * k.max(1))) {
+            for (column, values) in columns.chunks_exact(k.max(1)).enumerate() {
+                for (to, value) in panel[column..].iter_mut().step_by(width).zip(values) {
+                    *to = scale * value;
+                }
+            }
+        }
+        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+    }
+
     /// The transpose, packed the same way; of whole numbers in f32, as their scales would be of its rows.
     pub(crate) fn transposed(&self) -> Self {
         let precision = match self.precision {
@@ -134,6 +163,13 @@ impl PackedMatrix {
     /// The panel that begins at column `panel * width`.
     pub(super) fn panels_from(&self, panel: usize) -> &[u32] {
         &self.data[panel * self.panel_stride()..]
+    }
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn scale_to(row: &[f32], scale: f32, to: &mut [f32]) {
+    for (to, value) in to.iter_mut().zip(row) {
+        *to = scale * value;
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) struct Factors {
     pub(super) a: *const u32,
     pub(super) a_stride: usize,
     pub(super) a_step: usize,
-    /// `units` rows of two vectors, one after another.
+    /// `units` rows of a panel, two vectors each, one after another.
     pub(super) b: *const u32,
     /// What is brought near while the tile is computed, from here on: any address will do.
     pub(super) ahead: *const u32,
@@ -23,19 +23,19 @@ pub(super) const STRETCH: usize = 16;
 /// Units in a line of the caches.
 pub(super) const LINE: usize = 16;
 
-/// `ROWS` rows of `a` times two vectors of `b` a unit, added to what `from` holds:
+/// `ROWS` rows of `a` times the first `VECTORS` vectors of each row of `b`, one or two, added to what `from` holds:
 ///
 /// ```text
-/// to[i][0..2 * LANES] = from[i][0..2 * LANES] + Σₖ a[i][k] b[k][0..2 * LANES]
+/// to[i][0..VECTORS * LANES] = from[i][0..VECTORS * LANES] + Σₖ a[i][k] b[k][0..VECTORS * LANES]
 /// ```
 ///
 /// # Safety
 /// - The processor has the instruction set `S`.
 /// - `a` is valid for `ROWS` rows and `b` for `units`, as [`Factors`] says; `from` and `to` for `ROWS` rows of
-///   `2 * LANES`, `from_stride` and `to_stride` apart. `to` may be `from`.
+///   `VECTORS * LANES`, `from_stride` and `to_stride` apart. `to` may be `from`.
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
+pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     factors: &Factors,
     from: *const u32,
     from_stride: usize,
@@ -48,7 +48,7 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
         for row in 0..ROWS {
             S::prefetch(from.add(row * from_stride));
         }
-        let mut sums = [[S::zero(); 2]; ROWS];
+        let mut sums = [[S::zero(); VECTORS]; ROWS];
         let Factors { a_stride, a_step, mut a, mut b, mut ahead, ahead_lines, .. } = *factors;
         let mut left = factors.units;
         while left > 0 {
@@ -58,11 +58,15 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
                 ahead = ahead.wrapping_add(LINE);
             }
             for _ in 0..stretch {
-                let (first, second) = (S::load(b), S::load(b.add(S::LANES)));
+                let mut vectors = [S::zero(); VECTORS];
+                for (at, vector) in vectors.iter_mut().enumerate() {
+                    *vector = S::load(b.add(at * S::LANES));
+                }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let a = S::splat(a.add(row * a_stride));
-                    sums[0] = S::multiply_add(a, first, sums[0]);
-                    sums[1] = S::multiply_add(a, second, sums[1]);
+                    for (sum, vector) in sums.iter_mut().zip(vectors) {
+                        *sum = S::multiply_add(a, vector, *sum);
+                    }
                 }
                 a = a.add(a_step);
                 b = b.add(2 * S::LANES);
@@ -71,8 +75,10 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize>(
         }
         for (row, sums) in sums.into_iter().enumerate() {
             let (from, to) = (from.add(row * from_stride), to.add(row * to_stride));
-            S::store(to, S::add(S::load(from), sums[0]));
-            S::store(to.add(S::LANES), S::add(S::load(from.add(S::LANES)), sums[1]));
+            for (at, sum) in sums.into_iter().enumerate() {
+                let at = at * S::LANES;
+                S::store(to.add(at), S::add(S::load(from.add(at)), sum));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::{FrozenLinear, LoraWeights, Packed};
 use crate::buffer::Buffer;
@@ -79,6 +80,9 @@ pub(crate) struct RowLinear {
     mask: Option<Mask>,
 }
 
+/// Rows of a gradient that are transposed at a time.
+const TRANSPOSED_ROWS: usize = 128;
+
 /// Gradients of an adapter's `A` and `B`.
 pub(crate) type LoraGradients = [Vec<f32>; 2];
 
@@ -120,12 +124,13 @@ impl RowLinear {
         let (a_view, b_view) = (lora.a.storage_and_layout(), lora.b.storage_and_layout());
         let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
         let mut hidden = Buffer::new(xs.len() / in_features * lora.rank);
-        let a = self.pack(in_features, lora.rank, |k, n| a[n * in_features + k]);
+        let isa = self.packed.forward.isa();
+        let a = PackedMatrix::from_columns(isa, in_features, lora.rank, a, 1.0);
         let xs = Operand::new(xs, &a);
         let through_a = Term { a_mask: self.mask.as_ref(), ..Term::new(&xs, &a) };
         product(&mut hidden, lora.rank, Start::Zero, &[through_a]);
 
-        let b = self.pack(lora.rank, out_features, |k, n| lora.scale * b[n * lora.rank + k]);
+        let b = PackedMatrix::from_columns(isa, lora.rank, out_features, b, lora.scale);
         let through_b = Operand::plain(&hidden, lora.rank);
         self.layer.base.sum(ys, &[through_base, Term::new(&through_b, &b)])?;
         Ok(Some(hidden))
@@ -161,20 +166,23 @@ impl RowLinear {
 
         let transposed = outer_sum(isa, hidden, dys, rows, None);
         let mut grad_b = vec![0.0; out_features * lora.rank];
-        for (row, grads) in grad_b.chunks_exact_mut(lora.rank.max(1)).enumerate() {
-            for (grad, sums) in grads.iter_mut().zip(transposed.chunks_exact(out_features)) {
-                *grad = lora.scale * sums[row];
+        grad_b.par_chunks_mut(TRANSPOSED_ROWS * lora.rank.max(1)).enumerate().for_each(|(chunk, grads)| {
+            let first = chunk * TRANSPOSED_ROWS;
+            for (column, sums) in transposed.chunks_exact(out_features).enumerate() {
+                for (grad, sum) in grads[column..].iter_mut().step_by(lora.rank).zip(&sums[first..]) {
+                    *grad = lora.scale * sum;
+                }
             }
-        }
+        });
 
-        let b = self.pack(out_features, lora.rank, |k, n| lora.scale * b[k * lora.rank + n]);
+        let b = PackedMatrix::from_rows(isa, out_features, lora.rank, b, lora.scale);
         let mut grad_hidden = Buffer::new(rows * lora.rank);
         let plain = Operand::new(dys, &b);
         product(&mut grad_hidden, lora.rank, Start::Zero, &[Term::new(&plain, &b)]);
         let grad_a = outer_sum(isa, &grad_hidden, xs, rows, self.mask.as_ref());
 
         if let Some((dxs, start)) = dxs {
-            let a = self.pack(lora.rank, in_features, |k, n| a[k * in_features + n]);
+            let a = PackedMatrix::from_rows(isa, lora.rank, in_features, a, 1.0);
             let backward = self.packed.backward();
             let converted;
             let operand = if backward.precision() == Precision::F32 {
@@ -188,10 +196,5 @@ impl RowLinear {
             product(dxs, in_features, start, &[Term::new(operand, backward), through_a]);
         }
         Ok(Some([grad_a, grad_b]))
-    }
-
-    /// A matrix of the adapter, for this processor.
-    fn pack(&self, k: usize, n: usize, element: impl Fn(usize, usize) -> f32 + Sync) -> PackedMatrix {
-        PackedMatrix::new(self.packed.forward.isa(), Precision::F32, k, n, element)
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor, bail};
 use super::TransformerLayer;
 use super::rows::{Kept, LayerRows};
 use crate::tokens::{Mailbox, Tokens};
-use crate::{AdaptedLinear, AttentionMask, Pass, Result, host};
+use crate::{AdaptedLinear, AttentionMask, Pass, Result, host, on_pool};
 
 impl TransformerLayer {
     /// The layer as one operation, where it can be one.
@@ -65,7 +65,7 @@ impl CustomOp2 for LayerOp {
         let xs = host::slice(xs, xs_layout)?;
         let shape = Shape::from(self.rows.output_dims());
         let mut ys = vec![0.0; shape.elem_count()];
-        let kept = self.rows.forward(xs, &mut ys, self.keep)?;
+        let kept = on_pool(|| self.rows.forward(xs, &mut ys, self.keep))?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
         Ok((CpuStorage::F32(ys), shape))
     }
@@ -84,11 +84,11 @@ impl CustomOp2 for LayerOp {
         let kept = match kept {
             Some(kept) => Some(kept),
             None if self.keep => bail!("transformer_layer: a second backward pass, or one before forward"),
-            None => self.rows.forward(x, &mut vec![0.0; ys.elem_count()], true)?,
+            None => on_pool(|| self.rows.forward(x, &mut vec![0.0; ys.elem_count()], true))?,
         };
         let Some(kept) = kept else { bail!("transformer_layer: nothing was kept") };
         let mut dxs = xs.track_op().then(|| vec![0.0; x.len()]);
-        let gradients = self.rows.backward(x, kept, dys, dxs.as_deref_mut())?;
+        let gradients = on_pool(|| self.rows.backward(x, kept, dys, dxs.as_deref_mut()))?;
         let gradients = gradients
             .into_iter()
             .zip(&self.parameters)

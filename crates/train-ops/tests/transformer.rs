@@ -1,0 +1,258 @@
+//! A transformer layer as one operation against the same layer composed of smaller ones, whose own gradients are checked
+//! against finite differences.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use train_ops::{
+    Activation, AdaptedLinear, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
+    Pass, Result, TransformerLayer, lora_linear, sample_key,
+};
+
+const WIDTH: usize = 24;
+const INNER: usize = 40;
+const HEADS: usize = 3;
+const TOKENS: usize = 9;
+const PREFIX: usize = 5;
+
+fn values(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
+    let shape = shape.into();
+    let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+    Tensor::from_vec((0..shape.elem_count() as u64).map(value).collect::<Vec<_>>(), shape, &Device::Cpu)
+        .unwrap()
+}
+
+/// A frozen layer with an adapter, which may keep to itself that it is one.
+#[derive(Clone, Debug)]
+struct Adapted {
+    base: FrozenLinear,
+    a: Var,
+    b: Var,
+    dropout: Dropout,
+    known: bool,
+}
+
+impl Adapted {
+    fn new(seed: u64, n_in: usize, n_out: usize, known: bool) -> Self {
+        let path = format!("layer{seed}");
+        let scale = 1.0 / (n_in as f64).sqrt();
+        let weight = (values(seed, (n_out, n_in)) * scale).unwrap();
+        Self {
+            base: FrozenLinear::new(&path, weight, Some(values(seed + 100, n_out))).unwrap(),
+            a: Var::from_tensor(&(values(seed + 200, (2, n_in)) * scale).unwrap()).unwrap(),
+            b: Var::from_tensor(&values(seed + 300, (n_out, 2))).unwrap(),
+            dropout: Dropout::new(&path, 0.2).unwrap(),
+            known,
+        }
+    }
+
+    fn lora(&self) -> LoraWeights<'_> {
+        LoraWeights { a: self.a.as_tensor(), b: self.b.as_tensor(), scale: 0.7, dropout: &self.dropout }
+    }
+}
+
+impl LinearLayer for Adapted {
+    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
+        lora_linear(xs, &self.base, self.lora(), pass)
+    }
+
+    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+        self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
+    }
+
+    fn parameters(&self) -> Vec<Tensor> {
+        vec![self.a.as_tensor().clone(), self.b.as_tensor().clone()]
+    }
+
+    fn in_features(&self) -> usize {
+        self.base.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.base.out_features()
+    }
+}
+
+/// The layer as one operation, or composed.
+fn layer(norm_first: bool, one_operation: bool) -> TransformerLayer {
+    let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
+        Arc::new(Adapted::new(seed, n_in, n_out, one_operation))
+    };
+    let norm = |seed| {
+        let weight = (values(seed, WIDTH) + 1.5).unwrap();
+        LayerNorm::new("norm", weight, values(seed + 1, WIDTH), 1e-5).unwrap()
+    };
+    let dropout = |path| Dropout::new(path, 0.15).unwrap();
+    TransformerLayer {
+        heads: HEADS,
+        norm_first,
+        query: linear(1, WIDTH, WIDTH),
+        key: linear(2, WIDTH, WIDTH),
+        value: linear(3, WIDTH, WIDTH),
+        attention_dropout: dropout("probabilities"),
+        attention_output: linear(4, WIDTH, WIDTH),
+        attention_output_dropout: dropout("attended"),
+        attention_norm: norm(50),
+        intermediate: linear(5, WIDTH, INNER),
+        activation: Activation::Gelu,
+        output: linear(6, INNER, WIDTH),
+        output_dropout: dropout("perceptron"),
+        output_norm: norm(60),
+        recompute: false,
+    }
+}
+
+fn all(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn training() -> Pass {
+    Pass::training([sample_key(1, 0, 0), sample_key(1, 0, 1)])
+}
+
+/// The result, the gradient of the input, and those of all adapters in order.
+fn run(layer: &TransformerLayer, xs: &Tensor, mask: AttentionMask) -> Vec<Vec<f32>> {
+    let ys = layer.forward(xs, mask, &training()).unwrap();
+    let loss = (&ys * values(9, ys.shape())).unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    let mut found = vec![all(&ys)];
+    found.extend(gradients.get(xs).map(all));
+    found.extend(layer.parameters().iter().map(|parameter| all(gradients.get(parameter).unwrap())));
+    found
+}
+
+fn masks() -> [AttentionMask; 4] {
+    [
+        AttentionMask::Full,
+        AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: 0 },
+        AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: PREFIX },
+        AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: PREFIX + 1 },
+    ]
+}
+
+/// Sums of up to 40 products of numbers near 1, and norms of them, in another order: a few roundings of the largest value.
+fn assert_close(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
+    assert_eq!(got.len(), expected.len(), "{name}");
+    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        assert!(largest > 0.0, "{name}: tensor {index} is zero");
+        for (got, expected) in got.iter().zip(expected) {
+            assert!(
+                (got - expected).abs() <= 5e-6 * largest,
+                "{name}, tensor {index}: {got}, not {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_operation_agrees_with_the_composition_in_value_and_all_gradients() {
+    for norm_first in [false, true] {
+        for mask in masks() {
+            let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
+            let expected = run(&layer(norm_first, false), &xs, mask);
+            let got = run(&layer(norm_first, true), &xs, mask);
+            assert_eq!(got.len(), 2 + 12);
+            assert_close(&format!("norm_first {norm_first}, {mask:?}"), &got, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_frozen_input_gets_no_gradient_and_the_adapters_get_theirs() {
+    for norm_first in [false, true] {
+        for mask in masks() {
+            let xs = values(7, (2, TOKENS, WIDTH));
+            let layer = layer(norm_first, true);
+            let of_frozen = run(&layer, &xs, mask);
+            let mut of_tracked = run(&layer, &Var::from_tensor(&xs).unwrap(), mask);
+            of_tracked.remove(1);
+            assert_eq!(of_frozen, of_tracked, "norm_first {norm_first}, {mask:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_computed_again_has_the_same_bits() {
+    for norm_first in [false, true] {
+        for one_operation in [false, true] {
+            let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
+            let layer = layer(norm_first, one_operation);
+            let again = TransformerLayer { recompute: true, ..layer.clone() };
+            for mask in masks() {
+                assert_eq!(run(&layer, &xs, mask), run(&again, &xs, mask), "{norm_first} {one_operation}");
+            }
+        }
+    }
+}
+
+#[test]
+fn inference_has_no_dropout_and_no_graph_of_the_adapters() {
+    let xs = values(7, (2, TOKENS, WIDTH));
+    for norm_first in [false, true] {
+        let mask = AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: 0 };
+        let ys = layer(norm_first, true).forward(&xs, mask, &Pass::inference()).unwrap();
+        assert!(!ys.track_op());
+        let mut undropped = layer(norm_first, false);
+        let none = Dropout::new("", 0.0).unwrap();
+        for dropout in [
+            &mut undropped.attention_dropout,
+            &mut undropped.attention_output_dropout,
+            &mut undropped.output_dropout,
+        ] {
+            *dropout = none.clone();
+        }
+        let expected = undropped.forward(&xs, mask, &Pass::inference()).unwrap();
+        assert_close("inference", &[all(&ys)], &[all(&expected)]);
+    }
+}
+
+/// The gradient of one element of the input and of one of each adapter, by central differences in f32: the third derivative
+/// and the rounding of the loss leave two digits.
+#[test]
+fn gradients_are_those_of_finite_differences() {
+    let mask = AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: 0 };
+    for norm_first in [false, true] {
+        let layer = layer(norm_first, true);
+        let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
+        let loss = |xs: &Tensor| {
+            let ys = layer.forward(xs, mask, &training()).unwrap();
+            let weighted = (&ys * values(9, ys.shape())).unwrap();
+            all(&weighted).into_iter().map(f64::from).sum::<f64>()
+        };
+        let gradients = run(&layer, &xs, mask);
+        for token in [0, PREFIX, TOKENS - 1] {
+            let at = (TOKENS + token) * WIDTH + 5;
+            let step = 1e-2f32;
+            let moved = |by: f32| {
+                let mut moved = all(&xs);
+                moved[at] += by;
+                loss(&Tensor::from_vec(moved, xs.shape(), &Device::Cpu).unwrap())
+            };
+            let difference = (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+            let gradient = f64::from(gradients[1][at]);
+            let bound = 1e-2 * gradient.abs().max(0.1);
+            assert!((difference - gradient).abs() < bound, "token {token}: {gradient}, not {difference}");
+        }
+    }
+}
+
+#[test]
+fn a_second_backward_pass_is_refused() {
+    let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
+    let ys = layer(false, true).forward(&xs, AttentionMask::Full, &training()).unwrap();
+    let loss = ys.sum_all().unwrap();
+    assert!(loss.backward().is_ok());
+    let error = loss.backward().unwrap_err().to_string();
+    assert!(error.contains("second backward pass"), "{error}");
+}
+
+#[test]
+fn an_input_of_another_shape_is_a_clear_error() {
+    for shape in [vec![2, TOKENS, WIDTH + 1], vec![TOKENS, WIDTH]] {
+        let error =
+            layer(false, true).forward(&values(1, shape.clone()), AttentionMask::Full, &Pass::inference());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("layer1") || error.contains("rank"), "{shape:?}: {error}");
+    }
+}
