@@ -1,7 +1,7 @@
 /// Keeps freed memory for the next step instead of giving it back to the system and asking for it again, page by page:
 /// every training step allocates what the one before it freed. Call it once, first thing in `main`.
 ///
-/// Here it sets two thresholds of glibc's allocator, up to which memory is kept; elsewhere it does nothing.
+/// Here it sets thresholds of glibc's allocator, up to which memory is kept; elsewhere it does nothing.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` may be called at any time; these options take a number of bytes.
@@ -10,5 +10,7 @@ pub fn keep_freed_memory() {
         // The largest that glibc accepts: what is larger is mapped on its own.
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+        // One heap for all threads: further ones are given back in pieces of 64 MiB, whatever the thresholds.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }

@@ -73,7 +73,7 @@ unsafe fn portable(block: &Block) {
 }
 
 /// Panel by panel, so that a panel stays in a near cache while the rows pass by; meanwhile the next one is fetched, a part
-/// of it with each tile.
+/// of it with each tile. After the last panel that is the first of the next task, more often than not.
 #[inline(always)]
 unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     let width = 2 * S::LANES;
@@ -88,7 +88,6 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     let mut b = block.b;
     while first < block.columns {
         let columns = width.min(block.columns - first);
-        let is_last = first + columns == block.columns;
         let mut row = 0;
         for index in 0..count {
             let rows = rows_of_all + usize::from(index < longer);
@@ -100,7 +99,7 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
                     a_step: block.a_step,
                     b,
                     ahead: b.wrapping_add(block.panel_stride + index * lines * LINE),
-                    ahead_lines: if is_last { 0 } else { ahead_lines },
+                    ahead_lines,
                 };
                 let from = block.from.add(row * block.from_stride + first).cast::<u32>();
                 let to = block.to.add(row * block.to_stride + first).cast::<u32>();

@@ -37,7 +37,7 @@ impl<'a> Term<'a> {
 }
 
 /// Tasks for each thread, so that one that is held up does not keep the others waiting.
-const TASKS: usize = 6;
+const TASKS: usize = 12;
 /// The same for a few rows, whose tasks are short.
 const FEW_TASKS: usize = 4;
 
