@@ -52,6 +52,12 @@ impl Decoder {
         Ok(caches)
     }
 
+    /// The layers as they are now, for the steps of a decoding.
+    pub(crate) fn snapshot(&self) -> Result<Self> {
+        let layers = self.layers.iter().map(|layer| layer.snapshot()).collect::<train_ops::Result<_>>()?;
+        Ok(Self { layers })
+    }
+
     /// The hidden states of new text `(rows, new, hidden)`, which `rows` has places for; its keys and values are cached.
     pub(crate) fn step(
         &self,

@@ -235,7 +235,7 @@ impl GitForCausalLm {
     pub fn begin_decoding(&self, image_features: &Tensor, places: usize) -> Result<Decoding> {
         let image = self.project(image_features, &Pass::inference())?;
         let rows = DecodingRows::new(image.dim(0)?);
-        Ok(Decoding { caches: self.decoder.caches(&image, places)?, rows })
+        Ok(Decoding { caches: self.decoder.caches(&image, places)?, decoder: self.decoder.snapshot()?, rows })
     }
 
     /// Logits after the last of `input_ids` `(sequences, new)`, which the sequences of `decoding` go on with:
@@ -252,7 +252,7 @@ impl GitForCausalLm {
         }
         let text = self.embed(input_ids, decoding.rows.tokens(), &pass)?;
         decoding.rows.extend(new);
-        let hidden_states = self.decoder.step(&text, &decoding.caches, &decoding.rows)?;
+        let hidden_states = decoding.decoder.step(&text, &decoding.caches, &decoding.rows)?;
         let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
         self.logits(&last.contiguous()?, &pass)
     }
@@ -261,6 +261,8 @@ impl GitForCausalLm {
 /// Sequences in the middle of being decoded, with the keys and values of what they have said.
 #[derive(Debug)]
 pub struct Decoding {
+    /// As it was when the decoding began.
+    decoder: Decoder,
     /// One for each layer.
     caches: Vec<KeyValueCache>,
     rows: DecodingRows,

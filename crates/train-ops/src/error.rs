@@ -87,6 +87,14 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A snapshot of a layer was asked to train, or to work on another device or type.
+    #[error(
+        "{path} is a snapshot for inference on f32 activations in host memory: use the layer it was made of"
+    )]
+    Snapshot {
+        /// Dotted path of the layer.
+        path: String,
+    },
     /// An operation of candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::snapshot::Snapshot;
 use super::{FrozenLinear, LoraWeights, Packed};
 use crate::buffer::Buffer;
 use crate::dropout::Mask;
@@ -57,6 +58,14 @@ impl AdaptedLinear {
         Ok(Self { base: base.clone(), lora: lora.transpose()? })
     }
 
+    /// The layer as it is now, for many forward passes without a graph: its adapter is packed once and not in every pass.
+    /// `None` for a layer that has none, or is not in host memory.
+    pub fn snapshot(&self) -> Result<Option<Arc<dyn LinearLayer>>> {
+        let (Some(lora), Some(packed)) = (&self.lora, self.base.packed()) else { return Ok(None) };
+        let lora = lora.pack(&self.base, &packed)?;
+        Ok(Some(Arc::new(Snapshot { base: self.base.clone(), packed, lora })))
+    }
+
     /// The adapter's `A` and `B`.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &Tensor> {
         self.lora.iter().flat_map(|lora| [&lora.a, &lora.b])
@@ -70,6 +79,46 @@ impl AdaptedLinear {
             None => None,
         };
         Ok(Some(RowLinear { layer: self.clone(), packed, mask }))
+    }
+}
+
+impl Lora {
+    /// `A` and `B` for the forward pass, the scale in `B`.
+    fn pack(&self, base: &FrozenLinear, packed: &Packed) -> candle_core::Result<PackedLora> {
+        let (isa, rank) = (packed.forward.isa(), self.rank);
+        let (a_view, b_view) = (self.a.storage_and_layout(), self.b.storage_and_layout());
+        let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
+        Ok(PackedLora {
+            a: PackedMatrix::from_columns(isa, base.in_features(), rank, a, 1.0),
+            b: PackedMatrix::from_columns(isa, rank, base.out_features(), b, self.scale),
+        })
+    }
+}
+
+/// An adapter's matrices as products read them: `Aᵀ` and `s Bᵀ`.
+#[derive(Debug)]
+pub(super) struct PackedLora {
+    a: PackedMatrix,
+    b: PackedMatrix,
+}
+
+impl PackedLora {
+    /// Computes `ys`, what goes through the base and `s (mask ∘ xs) Aᵀ Bᵀ`. Returns `h = (mask ∘ xs) Aᵀ`.
+    pub(super) fn add(
+        &self,
+        base: &FrozenLinear,
+        through_base: Term<'_>,
+        xs: &[f32],
+        mask: Option<&Mask>,
+        ys: &mut [f32],
+    ) -> candle_core::Result<Buffer> {
+        let rank = self.a.n();
+        let mut hidden = Buffer::new(xs.len() / base.in_features() * rank);
+        let xs = Operand::new(xs, &self.a);
+        product(&mut hidden, rank, Start::Zero, &[Term { a_mask: mask, ..Term::new(&xs, &self.a) }]);
+        let through_b = Operand::plain(&hidden, rank);
+        base.sum(ys, &[through_base, Term::new(&through_b, &self.b)])?;
+        Ok(hidden)
     }
 }
 
@@ -120,20 +169,8 @@ impl RowLinear {
             self.layer.base.sum(ys, &[through_base])?;
             return Ok(None);
         };
-        let (in_features, out_features) = (self.in_features(), self.out_features());
-        let (a_view, b_view) = (lora.a.storage_and_layout(), lora.b.storage_and_layout());
-        let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
-        let mut hidden = Buffer::new(xs.len() / in_features * lora.rank);
-        let isa = self.packed.forward.isa();
-        let a = PackedMatrix::from_columns(isa, in_features, lora.rank, a, 1.0);
-        let xs = Operand::new(xs, &a);
-        let through_a = Term { a_mask: self.mask.as_ref(), ..Term::new(&xs, &a) };
-        product(&mut hidden, lora.rank, Start::Zero, &[through_a]);
-
-        let b = PackedMatrix::from_columns(isa, lora.rank, out_features, b, lora.scale);
-        let through_b = Operand::plain(&hidden, lora.rank);
-        self.layer.base.sum(ys, &[through_base, Term::new(&through_b, &b)])?;
-        Ok(Some(hidden))
+        let packed = lora.pack(&self.layer.base, &self.packed)?;
+        packed.add(&self.layer.base, through_base, xs, self.mask.as_ref(), ys).map(Some)
     }
 
     /// From the gradient of `ys`, with `h` kept from the forward pass:

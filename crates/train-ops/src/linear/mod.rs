@@ -3,6 +3,7 @@
 mod adapted;
 mod frozen;
 mod lora;
+mod snapshot;
 mod trainable;
 
 use candle_core::{Shape, Tensor};

@@ -108,6 +108,27 @@ impl TransformerLayer {
         if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, pass) }
     }
 
+    /// The layer as it is now, for many forward passes without a graph, as in decoding: adapters are packed once.
+    ///
+    /// # Errors
+    /// If a linear layer cannot be used in inference.
+    pub fn snapshot(&self) -> Result<Self> {
+        let snapshot = |layer: &Arc<dyn LinearLayer>| -> Result<Arc<dyn LinearLayer>> {
+            let adapted = layer.adapted(&Pass::inference())?;
+            let snapshot = adapted.map(|layer| layer.snapshot()).transpose()?.flatten();
+            Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
+        };
+        Ok(Self {
+            query: snapshot(&self.query)?,
+            key: snapshot(&self.key)?,
+            value: snapshot(&self.value)?,
+            attention_output: snapshot(&self.attention_output)?,
+            intermediate: snapshot(&self.intermediate)?,
+            output: snapshot(&self.output)?,
+            ..self.clone()
+        })
+    }
+
     fn linear_layers(&self) -> [&Arc<dyn LinearLayer>; 6] {
         [&self.query, &self.key, &self.value, &self.attention_output, &self.intermediate, &self.output]
     }
