@@ -7,7 +7,7 @@ use super::decimals;
 pub enum Scale {
     /// Equal differences are equally high.
     Linear,
-    /// Equal ratios are equally high, where all values are above zero and the highest is [`WIDE`] times the lowest or
+    /// Equal ratios are equally high, where all values are above zero and the highest is 8 times the lowest or
     /// more; else as [`Scale::Linear`]. A loss falls fast and then slowly, and the slow part is what is looked at.
     Log,
 }
