@@ -1,20 +1,22 @@
 //! The learning curves of a run as pictures: `loss.svg`, `loss.png`, and those of the report.
 
+mod legend;
 mod letters;
 mod lines;
+mod loss;
+mod palette;
 mod png;
+mod scale;
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use plotters::{
-    prelude::*,
-    style::text_anchor::{HPos, Pos, VPos},
-};
+use plotters::{coord::Shift, prelude::*};
 use serde::Serialize;
 
 pub use lines::{Curve, lines_svg};
+pub use scale::Scale;
 
 use crate::files;
 
@@ -87,7 +89,7 @@ impl Default for Style {
 /// ```
 pub fn loss_svg(history: &History, style: Style) -> Result<String> {
     let mut svg = String::new();
-    draw(history, style, &SVGBackend::with_string(&mut svg, style.size).into_drawing_area())?;
+    loss::draw(history, style, &SVGBackend::with_string(&mut svg, style.size).into_drawing_area())?;
     Ok(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", description(history)), 1))
 }
 
@@ -97,7 +99,7 @@ pub fn loss_svg(history: &History, style: Style) -> Result<String> {
 /// As [`loss_svg`].
 pub fn loss_png(history: &History, style: Style) -> Result<Vec<u8>> {
     let mut canvas = png::Canvas::new(style.size)?;
-    draw(history, style, &(&mut canvas).into_drawing_area())?;
+    loss::draw(history, style, &(&mut canvas).into_drawing_area())?;
     canvas.png()
 }
 
@@ -148,145 +150,6 @@ impl History {
     }
 }
 
-/// Training losses beyond this number are drawn as means of neighbours.
-const SMOOTH_POINTS: usize = 100;
-
-/// The colours of a picture.
-struct Palette {
-    ground: RGBColor,
-    ink: RGBColor,
-    grid: RGBColor,
-    training: RGBColor,
-    validation: RGBColor,
-}
-
-const LIGHT: Palette = Palette {
-    ground: RGBColor(255, 255, 255),
-    ink: RGBColor(75, 85, 99),
-    grid: RGBColor(229, 231, 235),
-    training: RGBColor(59, 130, 196),
-    validation: RGBColor(194, 65, 12),
-};
-
-/// The ground is that of the report's cards.
-const DARK: Palette = Palette {
-    ground: RGBColor(29, 33, 40),
-    ink: RGBColor(168, 176, 188),
-    grid: RGBColor(52, 58, 68),
-    training: RGBColor(104, 166, 224),
-    validation: RGBColor(251, 146, 90),
-};
-
-impl Palette {
-    fn of(style: Style) -> Self {
-        if style.dark { DARK } else { LIGHT }
-    }
-}
-
-fn draw<B: DrawingBackend>(
-    history: &History,
-    style: Style,
-    area: &DrawingArea<B, plotters::coord::Shift>,
-) -> Result<()>
-where
-    B::ErrorType: 'static,
-{
-    let palette = Palette::of(style);
-    let (training, validation) = (history.training(), history.validation());
-    let font = ("sans-serif", style.letters).into_font().color(&palette.ink);
-    let letters = style.letters;
-
-    area.fill(&palette.ground)?;
-    let epochs = training.iter().chain(&validation).map(|(epoch, _)| *epoch).fold(0.0, f64::max);
-    let epochs = if epochs > 0.0 { epochs } else { 1.0 };
-    let (lowest, highest) = range(training.iter().chain(&validation).map(|(_, loss)| *loss));
-    let mut chart = ChartBuilder::on(area)
-        .margin(letters)
-        .margin_bottom(letters / 2)
-        .x_label_area_size(letters * 3)
-        .y_label_area_size(letters * 4)
-        .build_cartesian_2d(0.0..epochs, lowest..highest)?;
-    let (across, up) = (style.size.0 / (letters * 5), style.size.1 / (letters * 4));
-    let (digits, loss_digits) = (decimals(epochs, across), decimals(highest - lowest, up).max(1));
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(palette.grid)
-        .axis_style(palette.grid)
-        .label_style(font.clone())
-        .x_labels(across as usize)
-        .y_labels(up as usize)
-        .x_label_formatter(&|epoch| format!("{epoch:.digits$}"))
-        .y_label_formatter(&|loss| format!("{loss:.loss_digits$}"))
-        .x_desc("epoch")
-        .y_desc("loss")
-        .draw()?;
-
-    // A line for every step is mostly noise: it stays visible, and its mean is drawn over it.
-    let window = training.len().div_ceil(SMOOTH_POINTS).max(1);
-    let mut label = String::from("training");
-    if window > 1 {
-        chart.draw_series(LineSeries::new(
-            training.iter().copied(),
-            palette.training.mix(0.35).stroke_width(1),
-        ))?;
-        label += &format!(", mean of {window}");
-    }
-    let line = palette.training.stroke_width(2);
-    chart
-        .draw_series(LineSeries::new(training.chunks(window).filter_map(mean), line))?
-        .label(label)
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
-    let line = palette.validation.stroke_width(2);
-    let dot = palette.validation.filled();
-    // A run without evaluations has no such curve, and no name for one.
-    if !validation.is_empty() {
-        chart.draw_series(LineSeries::new(validation, line).point_size(4))?.label("validation").legend(
-            move |(x, y)| {
-                EmptyElement::at((x, y))
-                    + PathElement::new([(0, 0), (24, 0)], line)
-                    + Circle::new((12, 0), 4, dot)
-            },
-        );
-    }
-    if let Some((epoch, loss)) = history.best() {
-        // Towards the middle, so that the words do not leave the picture, and above, where a falling curve leaves room.
-        let side = if epoch > epochs / 2.0 { HPos::Right } else { HPos::Left };
-        let words = font.clone().pos(Pos::new(side, VPos::Bottom));
-        let lift = -i32::try_from(letters)?;
-        chart.draw_series([EmptyElement::at((epoch, loss))
-            + Circle::new((0, 0), 9, palette.ink.stroke_width(2))
-            + Text::new(format!("best {loss:.3}"), (0, lift), words)])?;
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font(font)
-        .background_style(palette.ground)
-        .margin(letters / 2)
-        .draw()?;
-    area.present()?;
-    Ok(())
-}
-
-/// The mean loss of neighbouring entries, at the epoch of the last.
-fn mean(entries: &[(f64, f64)]) -> Option<(f64, f64)> {
-    let sum: f64 = entries.iter().map(|(_, loss)| loss).sum();
-    entries.last().map(|(epoch, _)| (*epoch, sum / entries.len() as f64))
-}
-
-/// Lowest and highest value with a little room, never below zero and never empty.
-fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (lowest, highest) =
-        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-    if lowest > highest {
-        return (0.0, 1.0);
-    }
-    let room = (0.08 * (highest - lowest)).max(0.01 * highest.abs()).max(1e-3);
-    ((lowest - room).max(0.0), highest + room)
-}
-
 /// The picture in words.
 fn description(history: &History) -> String {
     let mut words = String::from("Loss by epoch.");
@@ -300,6 +163,18 @@ fn description(history: &History) -> String {
         let _ = write!(words, " Best checkpoint at epoch {epoch:.1} with validation loss {loss:.3}.");
     }
     words
+}
+
+/// Writes what an axis shows above it, and says how far down that reaches.
+fn name_axis<B: DrawingBackend>(area: &DrawingArea<B, Shift>, name: &str, style: Style) -> Result<u32>
+where
+    B::ErrorType: 'static,
+{
+    let ink = palette::Palette::of(style).ink;
+    let font = ("sans-serif", style.letters).into_font().color(&ink);
+    let left = i32::try_from(style.letters)?;
+    area.draw(&Text::new(name.to_owned(), (left, left / 2), font))?;
+    Ok(style.letters * 2)
 }
 
 /// Decimals that tell neighbouring ticks apart, at most `ticks` of them over `span`.

@@ -9,8 +9,8 @@ use recipes::{
     results::Metrics,
 };
 
-fn metric(name: &str, base: Option<f64>, adapter: Option<f64>, better: Better) -> Metric {
-    Metric { key: name.to_lowercase(), name: name.to_owned(), base, adapter, better }
+fn metric(key: &str, name: &str, base: Option<f64>, adapter: Option<f64>, better: Better) -> Metric {
+    Metric { key: key.to_owned(), name: name.to_owned(), base, adapter, better }
 }
 
 fn report() -> Report {
@@ -33,10 +33,10 @@ fn report() -> Report {
         ],
         history: History { entries: (1..=30).map(entry).collect(), best_step: Some(20) },
         metrics: vec![
-            metric("Test loss", Some(4.0), Some(3.0), Better::Lower),
-            metric("BLEU-4", Some(0.2), Some(0.1), Better::Higher),
-            metric("Perplexity", None, Some(20.1), Better::Lower),
-            metric("Words a caption", Some(4.0), Some(8.0), Better::Neither),
+            metric("test_loss", "Test loss", Some(4.0), Some(3.0), Better::Lower),
+            metric("bleu_4", "BLEU-4", Some(0.2), Some(0.1), Better::Higher),
+            metric("perplexity", "Perplexity", None, Some(20.1), Better::Lower),
+            metric("mean_length", "Words a caption", Some(4.0), Some(8.0), Better::Neither),
         ],
         examples: vec![Example {
             row: 429,
@@ -61,16 +61,20 @@ fn the_page_holds_all_of_the_run() {
         "25.0 % lower (better)",
         "50.0 % lower (worse)",
         "20.10",
-        "Reference, row 429",
+        "Reference of row 429",
+        "Base, ROUGE-L 0.00",
+        "Adapted, ROUGE-L 0.50",
+        "1 or more, lower is better",
+        "words, neither way is better",
         "best 0.250",
-        "0.2500 after epoch 2.0",
+        "after epoch 2.0, with a validation loss of 0.2500.",
         "<mark>a</mark> green <mark>Dragon</mark>",
         "(nothing)",
         "data:image/png;base64,iVBOR////w==",
         "100.0 % higher</span>",
         "data-changed=\"yes\" data-base=\"0.0\" data-adapter=\"0.5\"",
         "learning rate by epoch.",
-        "gradient norm by epoch.",
+        "gradient norm before clipping by epoch.",
         "width:50.0%",
         "beta 1.2",
         "3 of 4 pictures",
@@ -115,8 +119,9 @@ fn runs_side_by_side_have_their_best_marked_whichever_way_is_better() {
         "r-4 &lt;b&gt;",
         "<td>4.000</td><td>3.000</td><td class=\"best\">2.000</td>",
         "<td class=\"best\">0.5000</td><td>0.2500</td>",
-        "validation loss by epoch.",
-        "training loss by epoch.",
+        "validation loss, nats per token by epoch.",
+        "training loss, nats per token by epoch.",
+        "BLEU-4<small>0 to 1, higher is better</small>",
     ] {
         assert!(html.contains(text), "no `{text}` in {html}");
     }
@@ -124,9 +129,42 @@ fn runs_side_by_side_have_their_best_marked_whichever_way_is_better() {
 }
 
 #[test]
+fn runs_of_one_folder_are_called_by_what_tells_them_apart() {
+    let html = compare_html(&[run("runs/r/4", 4.0, 3.0, 0.5), run("runs/r/8", 4.0, 2.0, 0.5)]).unwrap();
+    assert!(
+        html.contains("<p>in runs&#x2f;r&#x2f;</p>") && html.contains(">4</th>") && html.contains(">8</th>"),
+        "{html}"
+    );
+    for names in [["runs/r", "elsewhere"], ["runs/", "runs/"]] {
+        let html = compare_html(&names.map(|name| run(name, 4.0, 3.0, 0.5))).unwrap();
+        let name = names[0].replace('/', "&#x2f;");
+        assert!(!html.contains("<p>in ") && html.contains(&format!(">{name}</th>")), "{html}");
+    }
+    assert!(compare_html(&[run("runs/r", 4.0, 3.0, 0.5)]).unwrap().contains("<h1>1 run</h1>"));
+}
+
+#[test]
+fn runs_that_are_equally_good_have_no_best() {
+    let html = compare_html(&[run("a", 4.0, 3.0, 0.5), run("b", 4.0, 3.0, 0.25)]).unwrap();
+    assert!(
+        html.contains("<td>3.000</td><td>3.000</td>") && html.contains("<td class=\"best\">0.5000</td>"),
+        "{html}"
+    );
+}
+
+#[test]
+fn the_page_can_be_jumped_through_and_every_jump_arrives() {
+    let html = report().html().unwrap();
+    let targets: Vec<_> =
+        html.split("href=\"#").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(targets, ["results", "curves", "pictures", "layers", "set-up", "command"]);
+    assert!(targets.iter().all(|target| html.contains(&format!("id=\"{target}\""))), "{html}");
+}
+
+#[test]
 fn runs_of_different_models_have_no_base_in_common() {
     let html = compare_html(&[run("a", 4.0, 3.0, 0.5), run("b", 5.0, 2.0, 0.25)]).unwrap();
-    assert!(!html.contains(">Base<") && !html.contains("<td>4.000</td>"), "{html}");
+    assert!(!html.contains(">Base model<") && !html.contains("<td>4.000</td>"), "{html}");
 }
 
 #[test]

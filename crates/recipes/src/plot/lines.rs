@@ -5,7 +5,12 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use plotters::prelude::*;
 
-use super::{Palette, Style};
+use super::legend::{Legend, Look};
+use super::scale::{Axis, number};
+use super::{Scale, Style, palette::Palette};
+
+/// Marks on a curve, some; on every point of a long one they would be a band.
+const MARKS: usize = 16;
 
 /// A curve and its name; points are epoch and value.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,34 +21,21 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Colours that people with any kind of colour vision tell apart (Okabe and Ito).
-const LIGHT: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(130, 130, 130),
-];
-/// The same in the order that suits a dark ground.
-const DARK: [RGBColor; 7] = [
-    RGBColor(86, 180, 233),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 190, 140),
-    RGBColor(224, 141, 187),
-    RGBColor(240, 228, 66),
-    RGBColor(213, 110, 40),
-    RGBColor(160, 160, 160),
-];
-
-/// Draws curves. They differ in colour and in their marks: dots, rings, squares and none, in turn.
+/// Draws curves. They differ in colour, in their marks and in their dashes. A legend is above the picture, which is that
+/// much higher than `style` says.
 ///
 /// # Errors
 /// Whatever the drawing library reports; it has no cause to.
-pub fn lines_svg(title: &str, curves: &[Curve], style: Style) -> Result<String> {
+pub fn lines_svg(title: &str, scale: Scale, curves: &[Curve], style: Style) -> Result<String> {
+    let palette = Palette::of(style);
+    let looks =
+        curves.iter().enumerate().map(|(number, curve)| (curve.name.as_str(), Look::of(number, &palette)));
+    let legend = Legend::new(looks.filter(|(name, _)| !name.is_empty()), style);
+    let size = (style.size.0, style.size.1 + legend.height(style));
     let mut svg = String::new();
-    draw(title, curves, style, &SVGBackend::with_string(&mut svg, style.size).into_drawing_area())?;
+    let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+    draw(title, scale, curves, &legend, style, &area)?;
+    drop(area);
     let mut words = format!("{title} by epoch.");
     for curve in curves {
         if let (Some((_, first)), Some((_, last))) = (curve.points.first(), curve.points.last()) {
@@ -57,7 +49,9 @@ pub fn lines_svg(title: &str, curves: &[Curve], style: Style) -> Result<String> 
 
 fn draw(
     title: &str,
+    scale: Scale,
     curves: &[Curve],
+    legend: &Legend,
     style: Style,
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
 ) -> Result<()> {
@@ -69,85 +63,44 @@ fn draw(
         curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
     };
     let epochs = curves.iter().flat_map(finite).map(|(epoch, _)| epoch).fold(0.0, f64::max);
-    let (lowest, highest) = bounds(curves.iter().flat_map(finite).map(|(_, value)| value));
+    let axis = Axis::new(scale, curves.iter().flat_map(finite).map(|(_, value)| value));
+    let top = super::name_axis(area, &axis.name(title), style)?;
+    legend.draw(area, top, style)?;
     let mut chart = ChartBuilder::on(area)
         .margin(letters)
+        .margin_top(top + legend.height(style) + letters / 2)
         .margin_bottom(letters / 2)
         .x_label_area_size(letters * 3)
-        .y_label_area_size(letters * 5)
-        .build_cartesian_2d(0.0..epochs.max(1e-9), lowest..highest)?;
-    let (across, up) = (style.size.0 / (letters * 6), style.size.1 / (letters * 4));
-    let (digits, value_digits) = (super::decimals(epochs, across), super::decimals(highest - lowest, up));
+        .y_label_area_size(letters * 4)
+        .build_cartesian_2d(0.0..epochs.max(1e-9), axis.low..axis.high)?;
+    let (across, up) = (style.size.0 / (letters * 5), style.size.1 / (letters * 4));
+    let digits = super::decimals(epochs, across);
     chart
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(palette.grid)
         .axis_style(palette.grid)
-        .label_style(font.clone())
+        .label_style(font)
         .x_labels(across as usize)
-        .y_labels(up as usize)
+        .y_labels(axis.labels(up))
         .x_label_formatter(&|epoch| format!("{epoch:.digits$}"))
-        .y_label_formatter(&|value| number(*value, value_digits))
+        .y_label_formatter(&|height| axis.label(*height, up))
         .x_desc("epoch")
-        .y_desc(title)
         .draw()?;
     for (number, curve) in curves.iter().enumerate() {
-        let color = if style.dark { DARK[number % DARK.len()] } else { LIGHT[number % LIGHT.len()] };
-        let line = color.stroke_width(2);
-        let points = finite(curve);
-        chart.draw_series(LineSeries::new(points.iter().copied(), line))?;
-        // A mark on every point of a long curve would be a band: then the legend alone has it.
-        let marked = if curves.len() > 1 && points.len() <= 60 { points.as_slice() } else { &[] };
-        let (dot, ring) = (color.filled(), color.stroke_width(2));
-        macro_rules! marks {
-            ($mark:expr) => {{
-                let mark = $mark;
-                let series =
-                    chart.draw_series(marked.iter().map(|point| EmptyElement::at(*point) + mark((0, 0))))?;
-                if !curve.name.is_empty() {
-                    series.label(&curve.name).legend(move |at| {
-                        EmptyElement::at(at) + PathElement::new([(0, 0), (24, 0)], line) + mark((12, 0))
-                    });
-                }
-            }};
+        let look = Look::of(number, &palette);
+        let points: Vec<_> = finite(curve).into_iter().map(|(x, value)| (x, axis.height(value))).collect();
+        if curves.len() > 1 {
+            let every = points.len().div_ceil(MARKS).max(1);
+            // Not all at the same epochs, so that curves near each other do not hide their marks.
+            let marked = points.iter().skip(number % every).step_by(every);
+            for mark in marked.filter_map(|point| look.mark(*point)) {
+                chart.plotting_area().draw(&mark)?;
+            }
         }
-        match number % 4 {
-            0 => marks!(move |at| Circle::new(at, 4, dot)),
-            1 => marks!(move |at| Circle::new(at, 5, ring)),
-            2 => marks!(move |at| TriangleMarker::new(at, 6, dot)),
-            _ => marks!(move |at| Cross::new(at, 4, ring)),
-        }
-    }
-    if curves.iter().any(|curve| !curve.name.is_empty()) {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(font)
-            .background_style(palette.ground)
-            .margin(letters / 2)
-            .draw()?;
+        chart.plotting_area().draw(&look.line(points))?;
     }
     area.present()?;
     Ok(())
-}
-
-/// Lowest and highest value with a little room, never below zero and never empty.
-fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (lowest, highest) =
-        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-    if lowest > highest || (lowest, highest) == (0.0, 0.0) {
-        return (0.0, 1.0);
-    }
-    let room = (0.08 * (highest - lowest)).max(0.01 * highest.abs());
-    ((lowest - room).max(0.0), highest + room)
-}
-
-/// A tick's label: with as many decimals as tell it from its neighbours, or, where it is small, a power of ten.
-fn number(value: f64, digits: usize) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        x if x < 1e-2 => format!("{value:.1e}"),
-        _ => format!("{value:.digits$}"),
-    }
 }

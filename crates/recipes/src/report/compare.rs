@@ -1,13 +1,16 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use minijinja::{context, value::Value};
+use minijinja::{
+    context,
+    value::{Serde, Value},
+};
 use trainer_core::{LogEntry, TrainerState};
 
-use super::page::{STYLE, environment, figure};
+use super::page::{NARROW, STYLE, environment, figure};
 use super::{Better, Metric};
 use crate::files;
-use crate::plot::{Curve, History, lines_svg};
+use crate::plot::{Curve, History, Scale, lines_svg};
 use crate::results::{self, Metrics};
 
 /// A finished run, as it lies in its output folder.
@@ -57,7 +60,7 @@ impl Run {
         };
         let mut rows = self.metrics.rows();
         rows.push(row("eval_loss", "Best validation loss", self.history.best().map(|(_, loss)| loss)));
-        rows.push(row("train_runtime", "Seconds of training", self.seconds));
+        rows.push(row("train_runtime", "Time of training", self.seconds));
         rows
     }
 }
@@ -87,16 +90,16 @@ pub fn compare_html(runs: &[Run]) -> Result<String> {
                 .iter()
                 .map(|value| context! { value, best => best.is_some() && *value == best })
                 .collect();
-            context! { name => row.name.clone(), base => row.base, cells }
+            context! { key => row.key.clone(), name => row.name.clone(), better => Value::from(Serde(row.better)), base => row.base, cells }
         })
         .collect();
     let mut environment = environment();
     // The name's ending turns escaping on.
     environment.add_template("compare.html", include_str!("compare.html.jinja"))?;
-    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
-    let figures = figures(runs)?;
+    let (folder, names) = names(runs);
+    let figures = figures(runs, &names)?;
     Ok(environment.get_template("compare.html")?.render(context! {
-        names, rows, bases, figures, style => STYLE
+        folder, names, rows, bases, figures, style => STYLE
     })?)
 }
 
@@ -108,10 +111,20 @@ pub fn write_comparison(runs: &[Run], path: &Path) -> Result<()> {
     files::replace(path, compare_html(runs)?.as_bytes())
 }
 
-/// The best of the values, where one way is better and there is more than one.
+/// The folder that all runs are in, and what each is called in it: columns are narrow.
+fn names(runs: &[Run]) -> (String, Vec<String>) {
+    let first = runs.first().map(|run| run.name.as_str()).unwrap_or_default();
+    let folders = first.rmatch_indices('/').map(|(end, _)| &first[..=end]);
+    let is_common =
+        |folder: &&str| runs.iter().all(|run| run.name.len() > folder.len() && run.name.starts_with(*folder));
+    let folder = folders.into_iter().find(is_common).unwrap_or_default();
+    (folder.to_owned(), runs.iter().map(|run| run.name[folder.len()..].to_owned()).collect())
+}
+
+/// The best of the values, where one way is better and they are not all alike.
 fn best(values: &[Option<f64>], better: Better) -> Option<f64> {
     let known: Vec<f64> = values.iter().copied().flatten().collect();
-    if known.len() < 2 {
+    if known.windows(2).all(|pair| pair[0] == pair[1]) {
         return None;
     }
     match better {
@@ -121,17 +134,20 @@ fn best(values: &[Option<f64>], better: Better) -> Option<f64> {
     }
 }
 
-fn figures(runs: &[Run]) -> Result<Vec<Value>> {
+fn figures(runs: &[Run], names: &[String]) -> Result<Vec<Value>> {
     let curves = |points: fn(&History) -> Vec<(f64, f64)>| -> Vec<Curve> {
-        runs.iter().map(|run| Curve { name: run.name.clone(), points: points(&run.history) }).collect()
+        let curve = |(run, name): (&Run, &String)| Curve { name: name.clone(), points: points(&run.history) };
+        runs.iter().zip(names).map(curve).collect()
     };
     let all = [
-        ("validation loss", curves(History::validation)),
-        ("training loss", curves(|history| smoothed(&history.training()))),
+        ("validation loss, nats per token", curves(History::validation)),
+        ("training loss, nats per token", curves(|history| smoothed(&history.training()))),
     ];
     all.into_iter()
         .filter(|(_, curves)| curves.iter().any(|curve| !curve.points.is_empty()))
-        .map(|(name, curves)| figure(name, [(960, 400), (360, 300)], |style| lines_svg(name, &curves, style)))
+        .map(|(name, curves)| {
+            figure(name, [(960, 420), NARROW], |style| lines_svg(name, Scale::Log, &curves, style))
+        })
         .collect()
 }
 

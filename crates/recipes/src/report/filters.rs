@@ -30,10 +30,17 @@ pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
     }
     match percent {
         p if p.abs() < 0.05 => "unchanged".into(),
+        // Rounded it would be all of it.
+        p if p < -99.9 && p > -100.0 => "over 99.9 % lower".into(),
         p if p < 0.0 => format!("{:.1} % lower", -p),
         p if p < 300.0 => format!("{p:.1} % higher"),
         p => format!("{:.1} times as high", 1.0 + p / 100.0),
     }
+}
+
+/// The score of one caption, from 0 to 1.
+pub(super) fn score(value: f64) -> String {
+    format!("{value:.2}")
 }
 
 /// A word of a caption.
@@ -72,6 +79,8 @@ mod tests {
         assert_eq!(change(Some(1.5), Some(2.0)), "25.0 % lower");
         assert_eq!(change(Some(0.3), Some(0.2)), "50.0 % higher");
         assert_eq!(change(Some(5.0), Some(0.5)), "10.0 times as high");
+        assert_eq!(change(Some(1.29), Some(5292.0)), "over 99.9 % lower");
+        assert_eq!(change(Some(0.0), Some(2.0)), "100.0 % lower");
         assert_eq!(change(Some(2.0), Some(2.0)), "unchanged");
         assert_eq!(change(Some(0.0), Some(0.0)), "unchanged");
         assert_eq!(change(Some(3e-18), Some(2e-18)), "unchanged");

@@ -6,6 +6,7 @@
 
 mod compare;
 mod filters;
+mod meaning;
 mod page;
 mod strip;
 

@@ -8,10 +8,10 @@ use minijinja::{
 };
 use serde::{Serialize, Serializer};
 
-use super::filters;
+use super::{filters, meaning::meaning};
 use crate::{
     files,
-    plot::{Curve, History, Style, lines_svg, loss_svg},
+    plot::{Curve, History, Scale, Style, lines_svg, loss_svg},
 };
 
 /// What a run's page shows.
@@ -104,14 +104,18 @@ pub struct Example {
     pub adapter_score: f64,
 }
 
+/// Size of a picture for a narrow window, of which some 320 pixels are left between the edges of a card: its letters are
+/// as large as they are drawn.
+pub(super) const NARROW: (u32, u32) = (320, 340);
+
 /// A picture for a wide and a narrow window, on a light and a dark ground; the page shows one of them.
 fn variants(wide: (u32, u32), narrow: (u32, u32)) -> [(&'static str, Style); 4] {
     let style = |size, letters, dark| Style { size, letters, dark };
     [
         ("wide light", style(wide, 15, false)),
         ("wide dark", style(wide, 15, true)),
-        ("narrow light", style(narrow, 12, false)),
-        ("narrow dark", style(narrow, 12, true)),
+        ("narrow light", style(narrow, 14, false)),
+        ("narrow dark", style(narrow, 14, true)),
     ]
 }
 
@@ -134,6 +138,8 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     environment.add_filter("number", filters::number);
     environment.add_filter("change", filters::change);
+    environment.add_filter("score", filters::score);
+    environment.add_filter("meaning", meaning);
     environment.add_filter("words", |text: &str, reference: &str| {
         Value::from(Serde(filters::words(text, reference)))
     });
@@ -162,27 +168,47 @@ impl Report {
             details => self.detail_figures()?,
             best,
             largest,
+            parts => self.parts(),
         })?)
+    }
+
+    /// The sections that the page has, to jump to: the pictures are many.
+    fn parts(&self) -> Vec<Value> {
+        [
+            ("results", "Results", !self.metrics.is_empty()),
+            ("curves", "Learning curves", !self.history.is_empty()),
+            ("pictures", "Pictures", !self.examples.is_empty()),
+            ("layers", "Layers", !self.effects.is_empty()),
+            ("set-up", "Set-up", !self.setup.is_empty()),
+            ("command", "Command", !self.command.is_empty()),
+        ]
+        .into_iter()
+        .filter(|(_, _, there)| *there)
+        .map(|(id, name, _)| context! { id, name })
+        .collect()
     }
 
     fn loss_figure(&self) -> Result<Option<Value>> {
         if self.history.is_empty() {
             return Ok(None);
         }
-        let sizes = [(960, 400), (360, 300)];
+        let sizes = [(960, 420), NARROW];
         figure("Loss of training and validation", sizes, |style| loss_svg(&self.history, style)).map(Some)
     }
 
     /// Learning rate and gradient norm, half as wide.
     fn detail_figures(&self) -> Result<Vec<Value>> {
-        let curves =
-            [("learning rate", self.history.learning_rates()), ("gradient norm", self.history.grad_norms())];
+        let curves = [
+            ("learning rate", self.history.learning_rates()),
+            ("gradient norm before clipping", self.history.grad_norms()),
+        ];
         curves
             .into_iter()
             .filter(|(_, points)| !points.is_empty())
             .map(|(name, points)| {
                 let curve = [Curve { name: String::new(), points }];
-                figure(name, [(480, 260), (360, 240)], |style| lines_svg(name, &curve, style))
+                let sizes = [(480, 260), (NARROW.0, 240)];
+                figure(name, sizes, |style| lines_svg(name, Scale::Linear, &curve, style))
             })
             .collect()
     }
