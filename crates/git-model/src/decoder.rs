@@ -45,7 +45,9 @@ impl Decoder {
             let key = layer.key.forward(&hidden_states, &pass)?;
             let value = layer.value.forward(&hidden_states, &pass)?;
             if index + 1 < self.layers.len() {
-                hidden_states = layer.forward(&hidden_states, AttentionMask::Full, &pass)?;
+                let query = layer.query.forward(&hidden_states, &pass)?;
+                let mask = AttentionMask::Full;
+                hidden_states = layer.after_keys(&query, &key, &value, &hidden_states, mask, &pass)?;
             }
             caches.push(KeyValueCache::new(key, value, places)?);
         }

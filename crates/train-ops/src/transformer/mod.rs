@@ -85,10 +85,23 @@ impl TransformerLayer {
             0 => Ok(tensor.clone()),
             _ => tensor.narrow(1, first, tensor.dim(1)?.saturating_sub(first))?.contiguous(),
         };
-        let query = self.query.forward(&from_first(&normed)?, pass)?;
         let (key, value) = (self.key.forward(&normed, pass)?, self.value.forward(&normed, pass)?);
-        let context = attention(&query, &key, &value, self.heads, mask, &self.attention_dropout, pass)?;
-        self.after_attention(&context, &from_first(hidden_states)?, pass)
+        let query = self.query.forward(&from_first(&normed)?, pass)?;
+        self.after_keys(&query, &key, &value, &from_first(hidden_states)?, mask, pass)
+    }
+
+    /// The rest of the layer, from the queries of the hidden states and the keys and values of all that they see.
+    pub fn after_keys(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let context = attention(query, key, value, self.heads, mask, &self.attention_dropout, pass)?;
+        self.after_attention(&context, hidden_states, pass)
     }
 
     /// The rest of the layer, from what attention found for each of the hidden states.
