@@ -1,4 +1,5 @@
-//! The LoRA linear layer, forward and backward: the fused operation, what it is made of, and candle's own operations.
+//! The LoRA linear layer, forward and backward: the operation alone, the same in candle's graph, what it is made of, and
+//! candle's own operations. A graph clears and adds a tensor for every edge; whole layers leave that out.
 //!
 //! `cargo bench --bench lora_matmul` prints a table of times and of shares of the processor's measured peak, then runs
 //! criterion on the recipe's shapes. `-- --test` does the table once, quickly.
@@ -11,7 +12,9 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, Throughput};
-use train_ops::{Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear, peak_flops, sample_key};
+use train_ops::{
+    AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear, peak_flops, sample_key,
+};
 
 /// Rows of a batch of 2 and of a whole accumulation group; in and out features of the decoder's layers.
 const ROWS: [usize; 2] = [426, 1704];
@@ -54,9 +57,26 @@ impl Layer {
         (4 * self.rows * n_in * n_out + 6 * self.rows * self.rank * (n_in + n_out)) as f64
     }
 
+    fn lora(&self) -> LoraWeights<'_> {
+        LoraWeights { a: &self.a, b: &self.b, scale: 2.0, dropout: &self.dropout }
+    }
+
+    /// Median seconds of the operation alone, forward and backward, as a transformer layer runs it. On the CPU.
+    fn operation(&self, runs: usize) -> Option<f64> {
+        let layer = AdaptedLinear::new(&self.base, Some(self.lora())).unwrap();
+        let xs: Vec<f32> = self.xs.flatten_all().ok()?.to_vec1().unwrap();
+        let dys = common::values(6, self.rows * self.base.out_features(), &Device::Cpu).to_vec1().unwrap();
+        let (mut ys, mut dxs) = (vec![0.0; dys.len()], vec![0.0; xs.len()]);
+        let mut run = || {
+            let dims = [self.rows, self.base.in_features()];
+            layer.forward_backward((&xs, &dims), &mut ys, &dys, &mut dxs, &self.pass).map(drop)
+        };
+        run().ok()?;
+        common::median_seconds(&Device::Cpu, runs, || run().map_err(candle_core::Error::wrap)).ok()
+    }
+
     fn fused(&self) -> Result<Tensor> {
-        let lora = LoraWeights { a: &self.a, b: &self.b, scale: 2.0, dropout: &self.dropout };
-        lora_linear(&self.xs, &self.base, lora, &self.pass).map_err(candle_core::Error::wrap)
+        lora_linear(&self.xs, &self.base, self.lora(), &self.pass).map_err(candle_core::Error::wrap)
     }
 
     /// The same from operations that each know their backward pass.
@@ -80,7 +100,7 @@ impl Layer {
 
 type Variant = (&'static str, fn(&Layer) -> Result<Tensor>);
 const VARIANTS: [Variant; 4] = [
-    ("fused", Layer::fused),
+    ("in a graph", Layer::fused),
     ("unfused", Layer::unfused),
     ("base alone", Layer::dense),
     ("candle", Layer::candle),
@@ -88,6 +108,7 @@ const VARIANTS: [Variant; 4] = [
 
 fn main() -> Result<()> {
     common::use_threads();
+    train_ops::keep_freed_memory();
     let device = common::device();
     let quick = std::env::args().any(|argument| argument == "--test");
     for dtype in [DType::F32, DType::BF16] {
@@ -99,7 +120,11 @@ fn main() -> Result<()> {
             "in",
             "out",
             "r",
-            VARIANTS.map(|(name, _)| format!("{name:>18}")).join("")
+            ["operation"]
+                .into_iter()
+                .chain(VARIANTS.map(|(name, _)| name))
+                .map(|name| format!("{name:>18}"))
+                .collect::<String>()
         );
         let ranks =
             |rows, features| if (rows, features) == (426, (768, 768)) { &[4, 16, 64][..] } else { &[16] };
@@ -107,16 +132,19 @@ fn main() -> Result<()> {
             for features in FEATURES {
                 for &rank in ranks(rows, features) {
                     let layer = Layer::new(rows, features, rank, dtype, &device);
-                    let cells = VARIANTS.map(|(_, forward)| {
-                        let runs = if quick { 1 } else { 9 };
-                        let seconds = common::median_seconds(&device, runs, || {
-                            forward(&layer)?.sum_all()?.backward().map(drop)
-                        });
-                        let seconds = seconds.unwrap();
+                    let runs = if quick { 1 } else { 15 };
+                    let cell = |seconds: Option<f64>| {
+                        let Some(seconds) = seconds else { return format!("{:>18}", "-") };
                         let share = 100.0 * layer.flops() / seconds / peak;
                         format!("{:>10.2} ({share:>3.0} %)", 1e3 * seconds)
+                    };
+                    let in_graphs = VARIANTS.map(|(_, forward)| {
+                        let step = || forward(&layer)?.sum_all()?.backward().map(drop);
+                        cell(common::median_seconds(&device, runs, step).ok())
                     });
-                    println!("{rows:>6} {:>6} {:>6} {rank:>3}  {}", features.0, features.1, cells.join(""));
+                    let operation = cell(layer.operation(runs));
+                    let cells = in_graphs.join("");
+                    println!("{rows:>6} {:>6} {:>6} {rank:>3}  {operation}{cells}", features.0, features.1);
                 }
             }
         }

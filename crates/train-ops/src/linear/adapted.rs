@@ -8,7 +8,7 @@ use super::{FrozenLinear, LoraWeights, Packed};
 use crate::buffer::Buffer;
 use crate::dropout::Mask;
 use crate::kernels::{Operand, PackedMatrix, Precision, Start, Term, outer_sum, product};
-use crate::{Dropout, Error, LinearLayer, Pass, Result, host};
+use crate::{Dropout, Error, LinearLayer, Pass, Result, host, on_pool};
 
 /// A frozen linear layer, with a low-rank adapter or without: what an operation that spans several layers needs to know of
 /// each. See [`LinearLayer::adapted`](crate::LinearLayer::adapted).
@@ -64,6 +64,38 @@ impl AdaptedLinear {
         let (Some(lora), Some(packed)) = (&self.lora, self.base.packed()) else { return Ok(None) };
         let lora = lora.pack(&self.base, &packed)?;
         Ok(Some(Arc::new(Snapshot { base: self.base.clone(), packed, lora })))
+    }
+
+    /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,
+    /// without a graph: `ys` from `xs`, and from `dys` the gradient of `xs` to `dxs` and those of `A` and `B`. `xs` has
+    /// the shape `dims`, whose first dimension is divided among the samples of the pass.
+    ///
+    /// # Errors
+    /// If the weight is not in host memory, or a length is not that of its shape.
+    pub fn forward_backward(
+        &self,
+        (xs, dims): (&[f32], &[usize]),
+        ys: &mut [f32],
+        dys: &[f32],
+        dxs: &mut [f32],
+        pass: &Pass,
+    ) -> Result<Option<[Vec<f32>; 2]>> {
+        let (n_in, n_out) = (self.base.in_features(), self.base.out_features());
+        let rows = xs.len() / n_in.max(1);
+        let lengths = [xs.len(), dxs.len(), ys.len(), dys.len()];
+        let layer = self.on_rows(dims, pass)?.filter(|_| dims.iter().product::<usize>() == xs.len());
+        let expected = [rows * n_in, rows * n_in, rows * n_out, rows * n_out];
+        let Some(layer) = layer.filter(|_| lengths == expected) else {
+            return Err(Error::Shape {
+                path: format!("rows of {}", self.base.path()),
+                expected: format!("{expected:?} values in host memory, of shape {dims:?}"),
+                got: lengths.to_vec(),
+            });
+        };
+        Ok(on_pool(|| {
+            let hidden = layer.forward(xs, &layer.operand(xs), ys)?;
+            layer.backward(xs, hidden.as_ref(), dys, Some((dxs, Start::Zero)))
+        })?)
     }
 
     /// The adapter's `A` and `B`.
