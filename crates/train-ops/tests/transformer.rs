@@ -1,6 +1,9 @@
 //! A transformer layer as one operation against the same layer composed of smaller ones, whose own gradients are checked
 //! against finite differences.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};

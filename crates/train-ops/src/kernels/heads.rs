@@ -137,23 +137,49 @@ unsafe fn run(
     (a, rows, units, a_stride, a_step): (Columns<'_>, usize, usize, usize, usize),
     b: &Panels,
 ) {
-    assert!(units <= b.k && columns <= b.n && columns <= ZEROS.len(), "shapes of a product of heads");
-    let block = Block {
-        rows,
-        columns,
-        units,
-        a: a.values.as_ptr().cast(),
-        a_stride,
-        a_step,
-        b: b.memory.as_ptr(),
-        panel_stride: b.k * b.isa.panel_width(),
-        from: ZEROS.as_ptr(),
-        from_stride: 0,
-        to,
-        to_stride,
-    };
-    unsafe { block.run(b.isa, Precision::F32) }
+    assert!(units <= b.k && columns <= b.n, "shapes of a product of heads");
+    let (width, panel_stride) = (b.isa.panel_width(), b.k * b.isa.panel_width());
+    for first in (0..columns).step_by(ZEROS.len()) {
+        let block = Block {
+            rows,
+            columns: ZEROS.len().min(columns - first),
+            units,
+            a: a.values.as_ptr().cast(),
+            a_stride,
+            a_step,
+            b: b.memory[first / width * panel_stride..].as_ptr(),
+            panel_stride,
+            from: ZEROS.as_ptr(),
+            from_stride: 0,
+            to: unsafe { to.add(first) },
+            to_stride,
+        };
+        unsafe { block.run(b.isa, Precision::F32) }
+    }
 }
 
-/// What the sums begin with: more of them than any sequence has tokens.
-static ZEROS: [f32; 1 << 14] = [0.0; 1 << 14];
+/// What the sums of as many columns begin with: whole panels of every width.
+static ZEROS: [f32; 1 << 10] = [0.0; 1 << 10];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_heads_are_right_beyond_the_columns_that_are_worked_on_at_a_time() {
+        let (rows, k, n) = (3, 2, (1 << 10) + 37);
+        let a: Vec<f32> = (0..rows * k).map(|i| i as f32).collect();
+        let b: Vec<f32> = (0..k * n).map(|i| (i % 1000) as f32).collect();
+        for isa in Isa::supported() {
+            let mut panels = Panels::new(isa);
+            let mut got = vec![f32::NAN; rows * n];
+            let packed = panels.pack(Columns::new(&b, k, n, n), 1.0);
+            to_rows(&mut got, n, n, Columns::new(&a, rows, k, k), packed);
+            for (index, got) in got.iter().enumerate() {
+                let (row, column) = (index / n, index % n);
+                let expected: f32 = (0..k).map(|k_| a[row * k + k_] * b[k_ * n + column]).sum();
+                assert_eq!(*got, expected, "{isa:?} at ({row}, {column})");
+            }
+        }
+    }
+}
