@@ -59,9 +59,8 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Gives the memory of buffers that nobody uses back to the allocator: for the end of a phase whose sizes do not come back,
-/// as when the features of all pictures are known.
-pub fn release_buffers() {
+/// Gives the memory of buffers that nobody uses back to the allocator.
+pub(crate) fn release_buffers() {
     FREE.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 

@@ -48,7 +48,6 @@ mod transformer;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, attention};
-pub use buffer::release_buffers;
 pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum, log_sum_exp};
 pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
@@ -59,7 +58,7 @@ pub use layer::LinearLayer;
 pub use layer_norm::LayerNorm;
 pub use linear::{AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
 pub use mapped::MappedFile;
-pub use memory::keep_freed_memory;
+pub use memory::{keep_freed_memory, release_memory};
 pub use pass::{Pass, sample_key};
 pub use recompute::recompute;
 pub use threads::{on_pool, use_threads};
