@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -143,6 +144,26 @@ fn a_loader_serves_a_subset() {
     let subset = Arc::new(Subset::new(dataset("hub.parquet"), vec![6, 2]).unwrap());
     let batch = PictureLoader::new(subset, ImageProcessor::default(), OnBadImage::Fail).load(&[1]).unwrap();
     assert_eq!(batch.pixel_values(&Device::Cpu).unwrap().dims(), [1, 3, 224, 224]);
+}
+
+#[test]
+fn a_fingerprint_knows_the_picture_and_what_is_done_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let loader = |name: &str, config: &str| {
+        let path = folder.path().join("preprocessor_config.json");
+        fs::write(&path, config).unwrap();
+        PictureLoader::new(dataset(name), ImageProcessor::from_file(path).unwrap(), OnBadImage::Fail)
+    };
+    let of = |config: &str| loader("hub.parquet", config).fingerprint(3).unwrap();
+    let clip = of("{}");
+    assert_eq!(clip, of(r#"{"size": {"shortest_edge": 224}, "resample": 3, "_comment": "all defaults"}"#));
+    assert_ne!(clip, loader("hub.parquet", "{}").fingerprint(2).unwrap());
+    let mean = r#"{"image_mean": [0.48145466, 0.4578275, 0.40821074]}"#;
+    let others = [r#"{"size": 225}"#, r#"{"crop_size": 223}"#, r#"{"resample": 2}"#, mean].map(of);
+    for (i, other) in others.iter().enumerate() {
+        assert!(*other != clip && !others[..i].contains(other), "configuration {i}");
+    }
+    assert!(matches!(loader("hub.parquet", "{}").fingerprint(99), Err(Error::RowOutOfRange { row: 99, .. })));
 }
 
 // Prefetching
