@@ -13,12 +13,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use caption_data::drawings::DrawingSource;
 use caption_data::{CaptionSource, TokenizedCaptions, split};
 use recipes::adapt::{self, Adapted};
-use recipes::captioning::{Captioner, FeatureStore, pictures};
+use recipes::captioning::{Captioner, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, Padding, ReportTo, Resume, SweepRun};
+use recipes::features::{FeatureStore, Keep, encoder_fingerprint};
 use recipes::hub::Location;
 use recipes::judge::{Judge, Sample};
 use recipes::open::Pretrained;
@@ -127,6 +128,13 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let rows =
         split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
     let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
+    let dtype = adapt::storage(hardware.dtype);
+    let between_runs = match &hardware.feature_cache_dir {
+        Some(dir) if session.features.is_none() => {
+            Some((dir.clone(), encoder_fingerprint(&checkpoint, dtype, &device)?))
+        }
+        _ => None,
+    };
     let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware)?;
 
     let setup = vec![
@@ -152,6 +160,11 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         println!("{name:>10}  {value}");
     }
 
+    if adapted.vision_trains
+        && let Some(flag) = hardware.cache_flag()
+    {
+        bail!("{flag} does nothing, as the vision encoder is trained: {}", cli::TRAINED_ENCODER);
+    }
     // A frozen encoder sees every picture once, and is let go then; a trained one sees every picture every time.
     let loader = pictures(&source, &processor);
     let shuffle = (!data.no_shuffle).then_some(training.seed);
@@ -167,7 +180,13 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
                 seen.extend(&rows.validation);
             }
             seen.extend(&rows.test);
-            let store = FeatureStore::new(&adapted.model, &loader, &seen, adapt::storage(hardware.dtype))?;
+            let keep =
+                Keep { memory: hardware.feature_memory(), between_runs, scratch: output_dir.to_owned() };
+            let store = FeatureStore::new(&adapted.model, &loader, &seen, dtype, &keep)?;
+            for damage in store.damaged() {
+                eprintln!("warning: {damage}; what this run needs of it is computed again");
+            }
+            println!("{:>10}  {store}", "features");
             session.features = Some(Arc::new(store));
         }
         adapted.model.release_image_encoder();

@@ -12,7 +12,8 @@ use serde_json::json;
 use train_ops::Pass;
 use trainer_core::{LossTotal, evaluate};
 
-use crate::captioning::{Captioner, encode};
+use crate::captioning::Captioner;
+use crate::features::encode;
 use crate::results;
 use crate::task::{CaptionBatches, CaptionTask};
 

@@ -9,7 +9,8 @@ use git_model::GitForCausalLm;
 use train_ops::{Pass, sample_key};
 use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task, epoch_order};
 
-use crate::captioning::{FeatureStore, PREFETCH, encode};
+use crate::captioning::PREFETCH;
+use crate::features::{FeatureStore, encode};
 
 /// Captions, with their pictures where features are not kept.
 pub struct Batch {

@@ -17,6 +17,7 @@ mod command_line;
 mod device;
 mod engine;
 mod finetune;
+mod hardware;
 mod sweep;
 mod threads;
 mod values;
@@ -25,7 +26,8 @@ pub use caption::{Caption, Decoding, Storage};
 pub use command_line::command_line;
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
-pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
+pub use finetune::{DataOptions, Finetune, LoraOptions, TrainingOptions};
+pub use hardware::{Hardware, TRAINED_ENCODER};
 pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{
