@@ -28,7 +28,7 @@ use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
 use recipes::{open, plot, save};
 use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
-use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer};
+use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer, TrainingArguments};
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -137,6 +137,19 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     };
     let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware)?;
 
+    // How captions are padded, and how many of the step's batches run together.
+    let config = adapted.model.config();
+    let positions = config.max_position_embeddings;
+    let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
+    let (padding, longest) = match data.padding {
+        Padding::Longest => {
+            let lengths = rows.train.iter().filter_map(|row| captions.ids(*row)).map(<[u32]>::len);
+            (caption_data::Padding::Longest, lengths.max().unwrap_or_default())
+        }
+        Padding::MaxLength => (caption_data::Padding::MaxLength(max_length), max_length),
+    };
+    let fused_micro_batches = options.fused_micro_batches(config, longest, adapted.vision_trains);
+
     let setup = vec![
         ("model".to_owned(), name.clone()),
         ("dataset".to_owned(), source.name()),
@@ -150,6 +163,13 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
             ),
         ),
         ("trainable".to_owned(), adapted.summary()),
+        (
+            "step".to_owned(),
+            format!(
+                "{} batches of {} pictures, {fused_micro_batches} at a time",
+                training.gradient_accumulation_steps, training.per_device_train_batch_size
+            ),
+        ),
         (
             "device".to_owned(),
             format!("{}, {:?}, {threads} threads", hardware.device, hardware.dtype).to_lowercase(),
@@ -193,17 +213,12 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         session.features.clone()
     };
     let Adapted { model, adapter, vision_trains, .. } = &adapted;
-    let positions = model.config().max_position_embeddings;
-    let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
     let batches = |rows: &[usize], batch_size, shuffle| CaptionBatches {
         captions: Arc::clone(&captions),
         pictures: features.is_none().then(|| loader.clone()),
         rows: rows.to_vec(),
         batch_size,
-        padding: match data.padding {
-            Padding::Longest => caption_data::Padding::Longest,
-            Padding::MaxLength => caption_data::Padding::MaxLength(max_length),
-        },
+        padding,
         shuffle,
     };
     let train = batches(&rows.train, training.per_device_train_batch_size, shuffle);
@@ -248,11 +263,11 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let base = if adapter.is_none() { Some(judged("base")?) } else { None };
 
     let stop = session.stop_signal();
-    let mut trainer =
-        Trainer::new(options.training_arguments(), Parameters::new(adapted.parameters.clone())?)?
-            .sink(ConsoleSink::new())
-            .sink(log)
-            .stop_signal(stop.clone());
+    let arguments = TrainingArguments { fused_micro_batches, ..options.training_arguments() };
+    let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
+        .sink(ConsoleSink::new())
+        .sink(log)
+        .stop_signal(stop.clone());
     for format in &run.report_to {
         trainer = match format {
             ReportTo::Csv => trainer.sink(CsvSink::append(&output_dir.join("log.csv"))?),

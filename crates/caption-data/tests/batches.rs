@@ -67,6 +67,21 @@ fn padding_to_a_maximum_fills_up_or_refuses() {
 }
 
 #[test]
+fn batches_are_concatenated_and_padded_to_the_longest_of_them() {
+    let batch = |rows: &[usize], lengths: &[u32], padding| {
+        let ids = lengths.iter().map(|length| (0..*length).collect()).collect();
+        CaptionBatch::new(rows.to_vec(), ids, 0, padding).unwrap()
+    };
+    let parts = [batch(&[4, 1], &[3, 5], Padding::Longest), batch(&[2], &[2], Padding::Longest)];
+    let whole = batch(&[4, 1, 2], &[3, 5, 2], Padding::Longest);
+    assert_eq!(CaptionBatch::concat(&parts), Some(whole));
+    let parts = [batch(&[4], &[3], Padding::MaxLength(9)), batch(&[2], &[2], Padding::MaxLength(9))];
+    assert_eq!(CaptionBatch::concat(&parts), Some(batch(&[4, 2], &[3, 2], Padding::MaxLength(9))));
+    assert_eq!(CaptionBatch::concat(&parts[..1]), Some(parts[0].clone()));
+    assert_eq!(CaptionBatch::concat([]), None);
+}
+
+#[test]
 fn a_blank_caption_or_an_unknown_row_is_named() {
     let error = TokenizedCaptions::new(&dataset("some_bad_rows.parquet"), &tokenizer()).unwrap_err();
     assert!(matches!(&error, Error::Row { row: 2, .. }), "{error}");

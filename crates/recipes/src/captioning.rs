@@ -47,7 +47,7 @@ impl Captioner<'_> {
     ) -> Result<Vec<Generated>> {
         let features = match &self.features {
             Some(store) => store.batch(rows)?,
-            None => encode(self.model, &self.pictures.load(rows)?)?,
+            None => encode(self.model, &self.pictures.load(rows)?.pixel_values(self.model.device())?)?,
         };
         self.model
             .generate(&features, prompt, config)?

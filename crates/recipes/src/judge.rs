@@ -71,7 +71,7 @@ impl Judge<'_> {
         for (rows, others) in test.rows.chunks(test.batch_size).zip(others.chunks(test.batch_size)) {
             let features = match &self.task.features {
                 Some(store) => store.batch(others)?,
-                None => encode(model, &self.captioner.pictures.load(others)?)?,
+                None => encode(model, &self.captioner.pictures.load(others)?.pixel_values(model.device())?)?,
             };
             let batch = self.captions.batch(rows, test.padding)?;
             let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;

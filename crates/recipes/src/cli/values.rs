@@ -163,6 +163,33 @@ impl fmt::Display for SplitFractions {
     }
 }
 
+/// How many micro-batches of a step go forward and backward together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FuseAccumulation {
+    /// As many as take little memory.
+    #[default]
+    Auto,
+    /// At most so many.
+    UpTo(usize),
+}
+
+impl FromStr for FuseAccumulation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(Self::Auto) } else { count(text).map(Self::UpTo) }
+    }
+}
+
+impl fmt::Display for FuseAccumulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::UpTo(count) => write!(f, "{count}"),
+        }
+    }
+}
+
 /// Which linear layers get adapters, as PEFT's `target_modules` says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
@@ -287,6 +314,15 @@ mod tests {
         );
         assert_eq!(read(r".*\.(query|value)"), Ok(TargetModules::Regex(r".*\.(query|value)".into())));
         assert!(read("query,").is_err() && read("").is_err());
+    }
+
+    #[test]
+    fn micro_batches_are_fused_up_to_a_number_or_as_seems_right() {
+        for (text, value) in [("auto", FuseAccumulation::Auto), ("4", FuseAccumulation::UpTo(4))] {
+            assert_eq!(text.parse(), Ok(value));
+            assert_eq!(value.to_string(), text);
+        }
+        assert!("0".parse::<FuseAccumulation>().is_err() && "all".parse::<FuseAccumulation>().is_err());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Storage, Tensor};
-use caption_data::PictureBatch;
 use git_model::{Checkpoint, GitForCausalLm};
 use rayon::prelude::*;
 use train_ops::Pass;
@@ -9,13 +8,12 @@ use twox_hash::XxHash3_128;
 /// Where the names of the vision encoder's tensors begin.
 const VISION: &str = "git.image_encoder.";
 
-/// Features of decoded pictures, without a graph: `(pictures, tokens, vision_hidden)`.
+/// Features of pictures, without a graph: `(pictures, tokens, vision_hidden)`.
 ///
 /// # Errors
 /// If the encoder was released, or the pictures have not the size that it takes.
-pub fn encode(model: &GitForCausalLm, pictures: &PictureBatch) -> Result<Tensor> {
-    let pixel_values = pictures.pixel_values(model.device())?;
-    Ok(model.encode_images(&pixel_values, &Pass::inference())?.detach())
+pub fn encode(model: &GitForCausalLm, pixel_values: &Tensor) -> Result<Tensor> {
+    Ok(model.encode_images(pixel_values, &Pass::inference())?.detach())
 }
 
 /// A hash of all that features depend on besides the picture: the encoder's weights and configuration, the type that it

@@ -78,7 +78,7 @@ impl FeatureStore {
             let batches: Vec<Vec<usize>> = rows.chunks(ENCODER_BATCH).map(<[usize]>::to_vec).collect();
             Ok(pictures.prefetch(batches, 1, PREFETCH)?.map(move |batch| {
                 let batch = batch?;
-                let features = encode(model, &batch)?;
+                let features = encode(model, &batch.pixel_values(model.device())?)?;
                 bar.inc(batch.rows().len() as u64);
                 Ok(features)
             }))
