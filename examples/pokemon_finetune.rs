@@ -13,12 +13,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use caption_data::drawings::DrawingSource;
 use caption_data::{CaptionSource, TokenizedCaptions, split};
 use recipes::adapt::{self, Adapted};
-use recipes::captioning::{Captioner, FeatureStore, pictures};
+use recipes::captioning::{Captioner, pictures};
 use recipes::cli::{self, EvalStrategy, Finetune, Padding, ReportTo, Resume, SweepRun};
+use recipes::features::{FeatureStore, Keep, encoder_fingerprint};
 use recipes::hub::Location;
 use recipes::judge::{Judge, Sample};
 use recipes::open::Pretrained;
@@ -27,7 +28,7 @@ use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
 use recipes::{open, plot, save};
 use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
-use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer};
+use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer, TrainingArguments};
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -127,7 +128,27 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let rows =
         split(source.len(), [data.split.train, data.split.validation, data.split.test], data.split_seed)?;
     let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
+    let dtype = adapt::storage(hardware.dtype);
+    let between_runs = match &hardware.feature_cache_dir {
+        Some(dir) if session.features.is_none() => {
+            Some((dir.clone(), encoder_fingerprint(&checkpoint, dtype, &device)?))
+        }
+        _ => None,
+    };
     let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware)?;
+
+    // How captions are padded, and how many of the step's batches run together.
+    let config = adapted.model.config();
+    let positions = config.max_position_embeddings;
+    let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
+    let (padding, longest) = match data.padding {
+        Padding::Longest => {
+            let lengths = rows.train.iter().filter_map(|row| captions.ids(*row)).map(<[u32]>::len);
+            (caption_data::Padding::Longest, lengths.max().unwrap_or_default())
+        }
+        Padding::MaxLength => (caption_data::Padding::MaxLength(max_length), max_length),
+    };
+    let fused_micro_batches = options.fused_micro_batches(config, longest, adapted.vision_trains);
 
     let setup = vec![
         ("model".to_owned(), name.clone()),
@@ -143,6 +164,13 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         ),
         ("trainable".to_owned(), adapted.summary()),
         (
+            "step".to_owned(),
+            format!(
+                "{} batches of {} pictures, {fused_micro_batches} at a time",
+                training.gradient_accumulation_steps, training.per_device_train_batch_size
+            ),
+        ),
+        (
             "device".to_owned(),
             format!("{}, {:?}, {threads} threads", hardware.device, hardware.dtype).to_lowercase(),
         ),
@@ -152,6 +180,11 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         println!("{name:>10}  {value}");
     }
 
+    if adapted.vision_trains
+        && let Some(flag) = hardware.cache_flag()
+    {
+        bail!("{flag} does nothing, as the vision encoder is trained: {}", cli::TRAINED_ENCODER);
+    }
     // A frozen encoder sees every picture once, and is let go then; a trained one sees every picture every time.
     let loader = pictures(&source, &processor);
     let shuffle = (!data.no_shuffle).then_some(training.seed);
@@ -167,24 +200,25 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
                 seen.extend(&rows.validation);
             }
             seen.extend(&rows.test);
-            let store = FeatureStore::new(&adapted.model, &loader, &seen, adapt::storage(hardware.dtype))?;
+            let keep =
+                Keep { memory: hardware.feature_memory(), between_runs, scratch: output_dir.to_owned() };
+            let store = FeatureStore::new(&adapted.model, &loader, &seen, dtype, &keep)?;
+            for damage in store.damaged() {
+                eprintln!("warning: {damage}; what this run needs of it is computed again");
+            }
+            println!("{:>10}  {store}", "features");
             session.features = Some(Arc::new(store));
         }
         adapted.model.release_image_encoder();
         session.features.clone()
     };
     let Adapted { model, adapter, vision_trains, .. } = &adapted;
-    let positions = model.config().max_position_embeddings;
-    let max_length = tokenizer.max_length().unwrap_or(positions).min(positions);
     let batches = |rows: &[usize], batch_size, shuffle| CaptionBatches {
         captions: Arc::clone(&captions),
         pictures: features.is_none().then(|| loader.clone()),
         rows: rows.to_vec(),
         batch_size,
-        padding: match data.padding {
-            Padding::Longest => caption_data::Padding::Longest,
-            Padding::MaxLength => caption_data::Padding::MaxLength(max_length),
-        },
+        padding,
         shuffle,
     };
     let train = batches(&rows.train, training.per_device_train_batch_size, shuffle);
@@ -229,11 +263,11 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let base = if adapter.is_none() { Some(judged("base")?) } else { None };
 
     let stop = session.stop_signal();
-    let mut trainer =
-        Trainer::new(options.training_arguments(), Parameters::new(adapted.parameters.clone())?)?
-            .sink(ConsoleSink::new())
-            .sink(log)
-            .stop_signal(stop.clone());
+    let arguments = TrainingArguments { fused_micro_batches, ..options.training_arguments() };
+    let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
+        .sink(ConsoleSink::new())
+        .sink(log)
+        .stop_signal(stop.clone());
     for format in &run.report_to {
         trainer = match format {
             ReportTo::Csv => trainer.sink(CsvSink::append(&output_dir.join("log.csv"))?),

@@ -108,6 +108,19 @@ impl CaptionBatch {
         Ok(Self { rows, ids, length, pad_id })
     }
 
+    /// The captions of several batches of one dataset, in their order, padded to the longest of these batches; none of no
+    /// batches.
+    pub fn concat<'a>(batches: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut batches = batches.into_iter();
+        let mut all = batches.next()?.clone();
+        for batch in batches {
+            all.rows.extend_from_slice(&batch.rows);
+            all.ids.extend_from_slice(&batch.ids);
+            all.length = all.length.max(batch.length);
+        }
+        Some(all)
+    }
+
     /// Rows of the dataset, in the batch's order.
     pub fn rows(&self) -> &[usize] {
         &self.rows

@@ -5,7 +5,7 @@ use image::RgbImage;
 use serde_json::{Map, Value};
 
 use crate::open::{has_extension, is_metadata, walk};
-use crate::source::row_of;
+use crate::source::{fingerprint_of_file, row_of};
 use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
 
 /// A folder of picture files with captions, laid out in one of the ways of Hugging Face's `imagefolder`:
@@ -95,9 +95,17 @@ impl CaptionSource for ImageFolder {
 
     fn image(&self, row: usize) -> Result<RgbImage> {
         let path = &self.row(row)?.image;
-        let bytes = fs::read(path).map_err(|error| Error::Io { path: path.clone(), error });
-        bytes.and_then(|bytes| self.decoder.decode(&bytes)).map_err(row_of(path.display(), row))
+        read(path).and_then(|bytes| self.decoder.decode(&bytes)).map_err(row_of(path.display(), row))
     }
+
+    fn fingerprint(&self, row: usize) -> Result<u128> {
+        let path = &self.row(row)?.image;
+        read(path).map(|bytes| fingerprint_of_file(&bytes)).map_err(row_of(path.display(), row))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })
 }
 
 fn read_text_files(files: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {

@@ -1,10 +1,11 @@
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 
 use crate::parquet_file::{Column, ParquetFile};
-use crate::source::row_of;
+use crate::source::{fingerprint_of_file, row_of};
 use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
 
 /// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them.
@@ -122,15 +123,24 @@ impl ParquetSource {
         Ok(pictures)
     }
 
-    fn decode(&self, group: &RowGroup, pictures: &Pictures, at: usize) -> Result<RgbImage> {
+    /// What `read` makes of the bytes of a row's picture file.
+    fn with_file<T>(&self, row: usize, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        self.check(row)?;
+        let number = self.groups.partition_point(|group| group.first_row <= row) - 1;
+        let group = &self.groups[number];
+        let pictures = self.pictures(number)?;
+        let file = self.file(group, &pictures, row - group.first_row);
+        file.and_then(|bytes| read(&bytes)).map_err(row_of(&self.name, row))
+    }
+
+    fn file<'a>(&self, group: &RowGroup, pictures: &'a Pictures, at: usize) -> Result<Cow<'a, [u8]>> {
         if let Some(bytes) = pictures.bytes.get(at) {
-            return self.decoder.decode(bytes);
+            return Ok(Cow::Borrowed(bytes));
         }
         let path = pictures.paths.as_ref().and_then(|paths| paths.get(at)).ok_or(Error::NoPicture)?;
         let parquet = self.files[group.file].path();
         let path: PathBuf = parquet.with_file_name(String::from_utf8_lossy(path).as_ref());
-        let bytes = std::fs::read(&path).map_err(|error| Error::Io { path, error })?;
-        self.decoder.decode(&bytes)
+        std::fs::read(&path).map(Cow::Owned).map_err(|error| Error::Io { path, error })
     }
 }
 
@@ -152,10 +162,10 @@ impl CaptionSource for ParquetSource {
     }
 
     fn image(&self, row: usize) -> Result<RgbImage> {
-        self.check(row)?;
-        let number = self.groups.partition_point(|group| group.first_row <= row) - 1;
-        let group = &self.groups[number];
-        let pictures = self.pictures(number)?;
-        self.decode(group, &pictures, row - group.first_row).map_err(row_of(&self.name, row))
+        self.with_file(row, |bytes| self.decoder.decode(bytes))
+    }
+
+    fn fingerprint(&self, row: usize) -> Result<u128> {
+        self.with_file(row, |bytes| Ok(fingerprint_of_file(bytes)))
     }
 }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
+use twox_hash::XxHash3_128;
 
 use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
 
@@ -55,6 +56,18 @@ impl PictureLoader {
             }
         }
         Ok(batch)
+    }
+
+    /// A hash of a row's picture and of what is done with it: rows that share it have the same pixel values, also in
+    /// another dataset. What was computed from them can be kept under this name.
+    ///
+    /// # Errors
+    /// If there is no such row, or if its picture cannot be read; whether it can be decoded is not looked at.
+    pub fn fingerprint(&self, row: usize) -> Result<u128> {
+        let picture = self.source.fingerprint(row)?;
+        Ok(XxHash3_128::oneshot(
+            &[picture.to_le_bytes(), self.processor.fingerprint().to_le_bytes()].concat(),
+        ))
     }
 
     /// The pictures of many batches, each given by its rows: loaded by `workers` threads, up to `queue`

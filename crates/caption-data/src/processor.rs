@@ -2,6 +2,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use image::{RgbImage, imageops};
+use twox_hash::XxHash3_128;
 
 use crate::processor_config::{ProcessorConfig, Size};
 use crate::resize::resize_region;
@@ -84,6 +85,12 @@ impl ImageProcessor {
             (None, Some((Size::Exact { height, width }, _))) => Some((height, width)),
             _ => None,
         }
+    }
+
+    /// A hash of all that pixel values depend on besides the picture: the configuration, and the version of this code.
+    pub(crate) fn fingerprint(&self) -> u128 {
+        // Debug output has every field, those to come included, and every digit of every number.
+        XxHash3_128::oneshot(format!("{} {:?}", env!("CARGO_PKG_VERSION"), self.config).as_bytes())
     }
 
     /// Resizes and crops: the levels that [`pixel_values`](Self::pixel_values) are made of.

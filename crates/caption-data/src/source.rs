@@ -2,6 +2,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use image::RgbImage;
+use twox_hash::XxHash3_128;
 
 use crate::{Error, Result};
 
@@ -32,6 +33,23 @@ pub trait CaptionSource: Send + Sync {
     /// # Errors
     /// If there is no such row, or if its picture cannot be read or decoded.
     fn image(&self, row: usize) -> Result<RgbImage>;
+
+    /// A hash of the content that [`image`](Self::image) is made of: rows that share it have the same picture, in this
+    /// dataset and in every other of its kind. Default: a hash of the pixels; sources that read files hash those, and
+    /// decode nothing.
+    ///
+    /// # Errors
+    /// If there is no such row, or if its picture cannot be read.
+    fn fingerprint(&self, row: usize) -> Result<u128> {
+        let image = self.image(row)?;
+        // The seed keeps pictures of the same bytes and other proportions apart.
+        Ok(XxHash3_128::oneshot_with_seed(image.width().into(), image.as_raw()))
+    }
+}
+
+/// The fingerprint of a picture that is decoded from these bytes.
+pub(crate) fn fingerprint_of_file(bytes: &[u8]) -> u128 {
+    XxHash3_128::oneshot(bytes)
 }
 
 /// Names the row that an error is about.
@@ -55,5 +73,9 @@ impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
 
     fn image(&self, row: usize) -> Result<RgbImage> {
         (**self).image(row)
+    }
+
+    fn fingerprint(&self, row: usize) -> Result<u128> {
+        (**self).fingerprint(row)
     }
 }

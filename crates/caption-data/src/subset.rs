@@ -54,4 +54,8 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
     fn image(&self, row: usize) -> Result<RgbImage> {
         self.source.image(self.row(row)?)
     }
+
+    fn fingerprint(&self, row: usize) -> Result<u128> {
+        self.source.fingerprint(self.row(row)?)
+    }
 }

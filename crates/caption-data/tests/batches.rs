@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -63,6 +64,21 @@ fn padding_to_a_maximum_fills_up_or_refuses() {
     assert!(
         CaptionBatch::new(vec![0, 1], ids(), 8, Padding::Longest).unwrap_err().to_string().contains("2 rows")
     );
+}
+
+#[test]
+fn batches_are_concatenated_and_padded_to_the_longest_of_them() {
+    let batch = |rows: &[usize], lengths: &[u32], padding| {
+        let ids = lengths.iter().map(|length| (0..*length).collect()).collect();
+        CaptionBatch::new(rows.to_vec(), ids, 0, padding).unwrap()
+    };
+    let parts = [batch(&[4, 1], &[3, 5], Padding::Longest), batch(&[2], &[2], Padding::Longest)];
+    let whole = batch(&[4, 1, 2], &[3, 5, 2], Padding::Longest);
+    assert_eq!(CaptionBatch::concat(&parts), Some(whole));
+    let parts = [batch(&[4], &[3], Padding::MaxLength(9)), batch(&[2], &[2], Padding::MaxLength(9))];
+    assert_eq!(CaptionBatch::concat(&parts), Some(batch(&[4, 2], &[3, 2], Padding::MaxLength(9))));
+    assert_eq!(CaptionBatch::concat(&parts[..1]), Some(parts[0].clone()));
+    assert_eq!(CaptionBatch::concat([]), None);
 }
 
 #[test]
@@ -143,6 +159,26 @@ fn a_loader_serves_a_subset() {
     let subset = Arc::new(Subset::new(dataset("hub.parquet"), vec![6, 2]).unwrap());
     let batch = PictureLoader::new(subset, ImageProcessor::default(), OnBadImage::Fail).load(&[1]).unwrap();
     assert_eq!(batch.pixel_values(&Device::Cpu).unwrap().dims(), [1, 3, 224, 224]);
+}
+
+#[test]
+fn a_fingerprint_knows_the_picture_and_what_is_done_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let loader = |name: &str, config: &str| {
+        let path = folder.path().join("preprocessor_config.json");
+        fs::write(&path, config).unwrap();
+        PictureLoader::new(dataset(name), ImageProcessor::from_file(path).unwrap(), OnBadImage::Fail)
+    };
+    let of = |config: &str| loader("hub.parquet", config).fingerprint(3).unwrap();
+    let clip = of("{}");
+    assert_eq!(clip, of(r#"{"size": {"shortest_edge": 224}, "resample": 3, "_comment": "all defaults"}"#));
+    assert_ne!(clip, loader("hub.parquet", "{}").fingerprint(2).unwrap());
+    let mean = r#"{"image_mean": [0.48145466, 0.4578275, 0.40821074]}"#;
+    let others = [r#"{"size": 225}"#, r#"{"crop_size": 223}"#, r#"{"resample": 2}"#, mean].map(of);
+    for (i, other) in others.iter().enumerate() {
+        assert!(*other != clip && !others[..i].contains(other), "configuration {i}");
+    }
+    assert!(matches!(loader("hub.parquet", "{}").fingerprint(99), Err(Error::RowOutOfRange { row: 99, .. })));
 }
 
 // Prefetching

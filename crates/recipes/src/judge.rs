@@ -12,7 +12,8 @@ use serde_json::json;
 use train_ops::Pass;
 use trainer_core::{LossTotal, evaluate};
 
-use crate::captioning::{Captioner, encode};
+use crate::captioning::Captioner;
+use crate::features::encode;
 use crate::results;
 use crate::task::{CaptionBatches, CaptionTask};
 
@@ -70,7 +71,7 @@ impl Judge<'_> {
         for (rows, others) in test.rows.chunks(test.batch_size).zip(others.chunks(test.batch_size)) {
             let features = match &self.task.features {
                 Some(store) => store.batch(others)?,
-                None => encode(model, &self.captioner.pictures.load(others)?)?,
+                None => encode(model, &self.captioner.pictures.load(others)?.pixel_values(model.device())?)?,
             };
             let batch = self.captions.batch(rows, test.padding)?;
             let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;

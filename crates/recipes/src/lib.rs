@@ -4,14 +4,16 @@
 //!
 //! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
 //! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
-//! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions, and the cache of
-//!   what its frozen encoder sees; [`task`]: the same as a task of the training engine;
+//! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
+//!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
 //! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints.
 
 pub mod adapt;
 pub mod captioning;
 pub mod cli;
+pub mod features;
 pub mod files;
+pub mod fusing;
 pub mod hub;
 pub mod judge;
 pub mod open;

@@ -9,12 +9,26 @@ use git_model::GitForCausalLm;
 use train_ops::{Pass, sample_key};
 use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task, epoch_order};
 
-use crate::captioning::{FeatureStore, PREFETCH, encode};
+use crate::captioning::PREFETCH;
+use crate::features::{FeatureStore, encode};
 
-/// Captions, with their pictures where features are not kept.
+/// Captions, with their pictures where features are not kept: in one batch, or in several where they were merged.
 pub struct Batch {
     captions: CaptionBatch,
-    pictures: Option<PictureBatch>,
+    pictures: Vec<Arc<PictureBatch>>,
+}
+
+impl Batch {
+    fn pixel_values(&self, device: &Device) -> Result<Tensor, BoxError> {
+        match &self.pictures[..] {
+            [] => Err("a batch has neither pictures nor features".into()),
+            [pictures] => Ok(pictures.pixel_values(device)?),
+            pictures => {
+                let values = pictures.iter().map(|pictures| pictures.pixel_values(device));
+                Ok(Tensor::cat(&values.collect::<Result<Vec<_>, _>>()?, 0)?)
+            }
+        }
+    }
 }
 
 /// Learning to caption.
@@ -34,13 +48,16 @@ pub struct CaptionTask<'a> {
 
 impl CaptionTask<'_> {
     fn loss(&self, batch: &Batch, pass: &Pass) -> Result<(Tensor, usize), BoxError> {
-        let features = match (&self.features, &batch.pictures) {
-            (Some(store), _) => store.batch(batch.captions.rows())?,
-            (None, Some(pictures)) if self.vision_trains => {
-                self.model.encode_images(&pictures.pixel_values(self.model.device())?, pass)?
+        let features = match &self.features {
+            Some(store) => store.batch(batch.captions.rows())?,
+            None => {
+                let pixel_values = batch.pixel_values(self.model.device())?;
+                if self.vision_trains {
+                    self.model.encode_images(&pixel_values, pass)?
+                } else {
+                    encode(self.model, &pixel_values)?
+                }
             }
-            (None, Some(pictures)) => encode(self.model, pictures)?,
-            (None, None) => return Err("a batch has neither pictures nor features".into()),
         };
         let input_ids = batch.captions.input_ids(self.model.device())?;
         let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
@@ -57,6 +74,14 @@ impl Task for CaptionTask<'_> {
         let (sum, targets) =
             self.loss(batch, &Pass::training(keys).with_label_smoothing(self.label_smoothing))?;
         Ok(LossSum { sum, targets })
+    }
+
+    fn merge(&self, batches: &[Batch]) -> Result<Batch, BoxError> {
+        let captions = CaptionBatch::concat(batches.iter().map(|batch| &batch.captions));
+        Ok(Batch {
+            captions: captions.ok_or("there are no batches to merge")?,
+            pictures: batches.iter().flat_map(|batch| batch.pictures.clone()).collect(),
+        })
     }
 
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
@@ -123,14 +148,14 @@ impl BatchSource for CaptionBatches {
         match &self.pictures {
             None => Box::new(batches.into_iter().map(|rows| {
                 let captions = self.captions.batch(&rows, self.padding)?;
-                Ok(Batch { captions, pictures: None })
+                Ok(Batch { captions, pictures: Vec::new() })
             })),
             Some(pictures) => match pictures.prefetch(batches, 1, PREFETCH) {
                 Err(error) => Box::new(std::iter::once(Err(error.into()))),
                 Ok(loaded) => Box::new(loaded.map(move |pictures| {
                     let pictures = pictures?;
                     let captions = self.captions.batch(pictures.rows(), self.padding)?;
-                    Ok(Batch { captions, pictures: Some(pictures) })
+                    Ok(Batch { captions, pictures: vec![Arc::new(pictures)] })
                 })),
             },
         }

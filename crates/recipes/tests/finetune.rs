@@ -160,6 +160,30 @@ fn padding_to_the_maximum_changes_no_loss() {
 }
 
 #[test]
+fn batches_that_run_together_change_no_loss() {
+    let tiny = Tiny::new();
+    for tune in ["--tune text", "--tune both", "--tune text --no-feature-cache"] {
+        let losses = |output: &str, fuse: &str| {
+            let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --seed 5 {tune} {fuse}");
+            let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
+            let at_a_time =
+                stdout.lines().find_map(|line| Some(line.split_once("2 pictures, ")?.1.to_owned()));
+            (steps(&tiny.path(output)), at_a_time.unwrap())
+        };
+        let (alone, one) = losses("alone", "--fuse-accumulation 1");
+        let (fused, two) = losses("fused", "--fuse-accumulation 2");
+        // The tiny model takes so little memory that all four are fused unless it is told otherwise.
+        let (auto, four) = losses("auto", "");
+        assert_eq!([one, two, four], ["1 at a time", "2 at a time", "4 at a time"]);
+        assert_ne!(alone, auto, "another order of sums is another rounding");
+        for fused in [fused, auto] {
+            close(&alone, &fused, "loss", 1e-6);
+            close(&alone, &fused, "grad_norm", 1e-5);
+        }
+    }
+}
+
+#[test]
 fn kept_image_features_change_no_loss() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {

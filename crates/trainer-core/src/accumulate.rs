@@ -1,6 +1,5 @@
-use candle_core::DType;
-
 use crate::data::Epoch;
+use crate::group::{Group, NotFinite, number, ranges};
 use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, StepContext, Task, Workers};
 
 /// What the micro-batches of one optimizer step add up to.
@@ -9,8 +8,10 @@ pub(crate) struct Accumulated {
     pub(crate) gradients: Gradients,
     pub(crate) loss: LossTotal,
     pub(crate) samples: usize,
-    /// Of this worker.
-    pub(crate) micro_batches: Vec<MicroBatch>,
+    /// What this worker's micro-batches are called in messages.
+    pub(crate) batches: Vec<String>,
+    /// The first of this worker's losses that is not finite.
+    pub(crate) not_finite: Option<NotFinite>,
     /// Whether any worker wants the run to stop, or to end.
     pub(crate) votes: Votes,
 }
@@ -22,13 +23,14 @@ pub(crate) struct Votes {
     pub(crate) out_of_time: bool,
 }
 
-/// What an error message can say of a micro-batch.
-pub(crate) struct MicroBatch {
-    pub(crate) loss: f64,
-    pub(crate) description: String,
+/// How a step is cut: into so many micro-batches, of which up to `fuse` go forward and backward together.
+#[derive(Clone, Copy)]
+pub(crate) struct Cut {
+    pub(crate) count: usize,
+    pub(crate) fuse: usize,
 }
 
-/// Runs `count` micro-batches forward and backward, and sums what they give with that of the other workers.
+/// Runs the micro-batches of a step forward and backward, and sums what they give with that of the other workers.
 ///
 /// Their losses are summed, and divided by the targets of the whole step at the end. So cutting a step into other
 /// micro-batches does not change it; a mean of the micro-batches' means would.
@@ -36,7 +38,7 @@ pub(crate) fn accumulate<T: Task>(
     task: &T,
     parameters: &Parameters,
     batches: &mut Epoch<'_, T::Batch>,
-    count: usize,
+    Cut { count, fuse }: Cut,
     start: StepContext,
     workers: &dyn Workers,
     votes: Votes,
@@ -44,40 +46,40 @@ pub(crate) fn accumulate<T: Task>(
     let step = start.step as usize + 1;
     let mut gradients = Gradients::new();
     let (mut samples, mut targets) = (0, 0);
-    let mut losses = Vec::new();
-    for _ in 0..count {
-        let batch = batches.next_batch()?;
-        let description = task.describe(&batch);
+    let mut passes = Vec::new();
+    for range in ranges(count, fuse) {
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
-        let loss = task.train_loss(&batch, &context);
-        let loss = loss.map_err(|source| Error::Task { step, batch: description.clone(), source })?;
-        samples += task.num_samples(&batch);
+        let mut group = Group::next(task, batches, range, context)?;
+        let loss = group.train_loss(task)?;
+        samples += group.samples;
         targets += loss.targets;
-        losses.push((backward(loss, step, parameters, &mut gradients)?, description));
+        let loss = backward(loss, step, parameters, &mut gradients)?;
+        group.release();
+        passes.push((group, loss));
     }
 
     // Read only now: on an accelerator, reading a number waits for all that was asked before it.
-    let micro_batches = losses.into_iter().map(|(loss, description)| {
-        let loss = loss.map_or(Ok(0.0), |loss| loss.to_dtype(DType::F64)?.to_scalar::<f64>())?;
-        Ok(MicroBatch { loss, description })
-    });
-    let micro_batches = micro_batches.collect::<Result<Vec<_>>>()?;
-    let loss: f64 = micro_batches.iter().map(|micro_batch| micro_batch.loss).sum();
+    let losses = passes.iter().map(|(_, loss)| loss.as_ref().map_or(Ok(0.0), number));
+    let losses = losses.collect::<Result<Vec<f64>>>()?;
+    let loss: f64 = losses.iter().sum();
     let vote = |vote| f64::from(u8::from(vote));
     let mut numbers = [loss, targets as f64, samples as f64, vote(votes.stop), vote(votes.out_of_time)];
     workers.sum(&mut gradients, &mut numbers).map_err(|source| Error::Workers { step, source })?;
     let [loss, targets, samples, stop, out_of_time] = numbers;
     let (targets, samples) = (targets as usize, samples as usize);
+    let names = passes.iter().flat_map(|(group, _)| group.descriptions.clone()).collect();
     if targets == 0 {
-        let batches = micro_batches.into_iter().map(|micro_batch| micro_batch.description).collect();
-        return Err(Error::NoTargets { place: format!("step {step}"), batches });
+        return Err(Error::NoTargets { place: format!("step {step}"), batches: names });
     }
+    let not_finite = passes.iter().zip(&losses).find(|(_, loss)| !loss.is_finite());
+    let not_finite = not_finite.map(|((group, _), loss)| group.blame(task, *loss, count)).transpose()?;
     gradients.scale(1.0 / targets as f64)?;
     let votes = Votes { stop: stop > 0.0, out_of_time: out_of_time > 0.0 };
-    Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, micro_batches, votes })
+    let loss = LossTotal { sum: loss, targets };
+    Ok(Accumulated { gradients, loss, samples, batches: names, not_finite, votes })
 }
 
-/// Adds the gradients of one micro-batch and returns its loss without the graph, which is freed here: only one is ever
+/// Adds the gradients of one pass and returns its loss without the graph, which is freed here: only one is ever
 /// in memory.
 fn backward(
     loss: LossSum,

@@ -35,6 +35,9 @@ pub struct TrainingArguments {
     pub warmup_ratio: f64,
     /// Batches whose gradients make one step. Default 4.
     pub gradient_accumulation_steps: usize,
+    /// Batches of a step that go forward and backward together, at most, where [`Task::merge`](crate::Task::merge) can
+    /// make one of them: the same step but for rounding, in larger products and more memory. Default 1.
+    pub fused_micro_batches: usize,
     /// Gradients are scaled down to this global norm; 0 turns clipping off. Default 1.
     pub max_grad_norm: f64,
     /// How gradients change parameters. Default AdamW.
@@ -97,6 +100,7 @@ impl Default for TrainingArguments {
             lr_scheduler_kwargs: SchedulerOptions::default(),
             warmup_ratio: 0.05,
             gradient_accumulation_steps: 4,
+            fused_micro_batches: 1,
             max_grad_norm: 1.0,
             optim: OptimizerType::AdamW,
             weight_decay: 0.0,

@@ -180,7 +180,7 @@ pub enum Error {
     NonFinite {
         /// The optimizer step.
         step: usize,
-        /// `loss of micro-batch N` or `gradient norm`.
+        /// `loss of micro-batch N`, `loss of micro-batches N to M` or `gradient norm`.
         quantity: String,
         /// Its value.
         value: f64,

@@ -78,6 +78,7 @@ mod evaluation;
 mod event;
 mod files;
 mod gradients;
+mod group;
 mod groups;
 mod memory;
 mod metric;

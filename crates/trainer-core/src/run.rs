@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::accumulate::{Accumulated, Votes, accumulate};
+use crate::accumulate::{Accumulated, Cut, Votes, accumulate};
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
 use crate::data::Epoch;
 use crate::evaluation::evaluate;
+use crate::group::NotFinite;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::stopping::EarlyStopping;
@@ -87,18 +88,15 @@ impl<T: Task> Run<'_, T> {
             stop: self.stop.is_requested(),
             out_of_time: self.arguments.max_seconds.is_some_and(|max| self.seconds() >= max),
         };
+        let cut = Cut { count, fuse: self.arguments.fused_micro_batches };
         let mut sum =
-            accumulate(self.task, &self.parameters, batches, count, start, self.workers.as_ref(), votes)?;
+            accumulate(self.task, &self.parameters, batches, cut, start, self.workers.as_ref(), votes)?;
         if !self.decides_alone() {
             self.session.votes = sum.votes;
         }
 
-        if let Some((index, micro_batch)) =
-            sum.micro_batches.iter().enumerate().find(|(_, micro_batch)| !micro_batch.loss.is_finite())
-        {
-            let quantity = format!("loss of micro-batch {} of {count}", index + 1);
-            let batches = vec![micro_batch.description.clone()];
-            return Err(self.non_finite(quantity, micro_batch.loss, learning_rate, batches));
+        if let Some(NotFinite { quantity, value, batches }) = sum.not_finite {
+            return Err(self.non_finite(quantity, value, learning_rate, batches));
         }
         if !sum.loss.sum.is_finite() {
             let quantity = "loss of another worker".to_owned();
@@ -113,8 +111,7 @@ impl<T: Task> Run<'_, T> {
         let norms = sum.gradients.norms()?;
         let grad_norm = norms.global();
         if !grad_norm.is_finite() {
-            let batches =
-                sum.micro_batches.iter().map(|micro_batch| micro_batch.description.clone()).collect();
+            let batches = sum.batches.clone();
             return Err(self.non_finite("gradient norm".to_owned(), grad_norm, learning_rate, batches));
         }
         let names = self.audit.observe(&norms, learning_rate);

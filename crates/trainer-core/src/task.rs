@@ -20,6 +20,13 @@ pub trait Task {
     /// the batch alone: then a resumed run repeats what the interrupted one would have done.
     fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError>;
 
+    /// One batch of the samples of several micro-batches of a step, in their order: its loss, its targets and all that
+    /// is drawn at random must be those of its parts together, but for rounding. Asked for where
+    /// [`fused_micro_batches`](crate::TrainingArguments::fused_micro_batches) is above 1. Default: an error.
+    fn merge(&self, _batches: &[Self::Batch]) -> Result<Self::Batch, BoxError> {
+        Err("this task cannot merge micro-batches: fused_micro_batches must be 1".into())
+    }
+
     /// The loss of one batch without dropout, and without leaving a graph behind.
     fn eval_loss(&self, batch: &Self::Batch) -> Result<LossTotal, BoxError>;
 

@@ -70,6 +70,7 @@ impl TrainingArguments {
         for (argument, count) in [
             ("max_steps", self.max_steps.unwrap_or(1)),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("fused_micro_batches", self.fused_micro_batches),
             ("eval_steps", self.eval_steps),
             ("save_steps", self.save_steps),
             ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),

@@ -1,13 +1,15 @@
 use clap::Args;
+use git_model::GitConfig;
 use trainer_core::{
     IntervalStrategy, OnNan, OptimizerType, ParameterGroup, SchedulerOptions, SchedulerType,
     TrainingArguments,
 };
 
 use super::{
-    EvalStrategy, Finetune, LrSchedulerType, NanPolicy, Optim, ReportTo,
+    EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, ReportTo,
     values::{at_least_zero, count, positive, seconds, share},
 };
+use crate::fusing::Pass;
 
 /// How gradients become changes.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -70,7 +72,7 @@ pub struct RunOptions {
 }
 
 impl Finetune {
-    /// The command line as the training engine takes it.
+    /// The command line as the training engine takes it, which runs no batches together unless it is told how many.
     pub fn training_arguments(&self) -> TrainingArguments {
         let Self { training, optimizer, run, .. } = self;
         let defaults = TrainingArguments::default();
@@ -135,6 +137,17 @@ impl Finetune {
         }
     }
 
+    /// How many batches of a step run together: what --fuse-accumulation says, else as many as take little memory, when
+    /// the model and the longest caption are known.
+    pub fn fused_micro_batches(&self, config: &GitConfig, caption: usize, vision_trains: bool) -> usize {
+        let pictures = self.training.per_device_train_batch_size;
+        let fused = match self.training.fuse_accumulation {
+            FuseAccumulation::UpTo(count) => count,
+            FuseAccumulation::Auto => Pass { pictures, caption, vision_trains }.fused(config),
+        };
+        fused.min(self.training.gradient_accumulation_steps)
+    }
+
     /// A flag of the engine that was given and would do nothing, and what it needs.
     pub(super) fn idle_engine_flag(&self) -> Option<(&'static str, &'static str)> {
         let Self { training, optimizer, run, .. } = self;
@@ -142,6 +155,12 @@ impl Finetune {
         let falls = schedule != LrSchedulerType::Constant;
         let save_strategy = run.save_strategy.unwrap_or(training.eval_strategy);
         let needs = [
+            (
+                training.fuse_accumulation != FuseAccumulation::Auto,
+                training.gradient_accumulation_steps > 1,
+                "--fuse-accumulation",
+                "--gradient-accumulation-steps above 1",
+            ),
             (
                 optimizer.sgd_momentum.is_some(),
                 optimizer.optim == Optim::Sgd,

@@ -6,8 +6,8 @@ use clap::{
 };
 
 use super::{
-    Axis, DeviceArg, Dtype, EvalStrategy, LrSchedulerType, OptimizerOptions, Padding, Resume, RunOptions,
-    SplitFractions, TargetModules, Tune,
+    Axis, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Padding, Resume,
+    RunOptions, SplitFractions, TRAINED_ENCODER, TargetModules, Tune,
     values::{at_least_zero, count, dropout, positive, share},
 };
 use crate::hub::Location;
@@ -95,15 +95,19 @@ pub struct TrainingOptions {
     /// Share of the steps in which the learning rate rises from 0
     #[arg(long, value_name = "SHARE", default_value = "0.05", value_parser = share)]
     pub warmup_ratio: f64,
-    /// Pictures in a forward and backward pass
+    /// Pictures in a batch
     #[arg(long, value_name = "PICTURES", default_value = "2", value_parser = count)]
     pub per_device_train_batch_size: usize,
     /// Pictures in a forward pass of an evaluation; changes speed and memory alone
     #[arg(long, value_name = "PICTURES", default_value = "8", value_parser = count)]
     pub per_device_eval_batch_size: usize,
-    /// Passes whose gradients make one step, weighted by their target tokens
-    #[arg(long, value_name = "PASSES", default_value = "4", value_parser = count)]
+    /// Batches whose gradients make one step, weighted by their target tokens
+    #[arg(long, value_name = "BATCHES", default_value = "4", value_parser = count)]
     pub gradient_accumulation_steps: usize,
+    /// Of the batches of a step, run up to so many forward and backward together: the same step but for rounding, faster,
+    /// in more memory; `auto`: as many as take little of it
+    #[arg(long, value_name = "BATCHES", default_value_t)]
+    pub fuse_accumulation: FuseAccumulation,
     /// Weight decay, of all but biases and norms; decoupled in AdamW
     #[arg(long, value_name = "DECAY", default_value = "0", value_parser = at_least_zero)]
     pub weight_decay: f64,
@@ -186,28 +190,6 @@ impl LoraOptions {
     }
 }
 
-/// On what it is computed.
-#[derive(Debug, Clone, PartialEq, Args)]
-#[command(next_help_heading = "Hardware")]
-pub struct Hardware {
-    /// cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub device: DeviceArg,
-    /// Type of the frozen weights and of the arithmetic with them
-    #[arg(long, value_enum, default_value_t)]
-    pub dtype: Dtype,
-    /// Processor threads; all cores if not given
-    #[arg(long, value_name = "THREADS", value_parser = count)]
-    pub threads: Option<usize>,
-    /// Keep only the input of each layer that is trained through, and compute the layer again in the backward pass: the
-    /// same gradients with less memory, in more time
-    #[arg(long)]
-    pub gradient_checkpointing: bool,
-    /// Run the frozen vision encoder on every picture in every epoch, instead of keeping its output in memory
-    #[arg(long)]
-    pub no_feature_cache: bool,
-}
-
 impl Finetune {
     /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
     pub fn from_command_line() -> Self {
@@ -224,6 +206,11 @@ impl Finetune {
         let options = Self::try_parse_from(arguments)?;
         if let Some((flag, need)) = options.idle_engine_flag() {
             let message = format!("{flag} does nothing without {need}");
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        if let Some(flag) = options.idle_cache_flag() {
+            let message =
+                format!("{flag} does nothing where the vision encoder is trained: {TRAINED_ENCODER}");
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         match options.idle_flag() {
@@ -255,6 +242,7 @@ impl Finetune {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{DeviceArg, Dtype};
     use super::*;
 
     fn parse(arguments: &str) -> Result<Finetune, Error> {
@@ -305,7 +293,7 @@ mod tests {
         let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
             per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
-            no-shuffle padding dtype device threads no-feature-cache eval-strategy save-total-limit logging-steps seed resume \
+            no-shuffle padding dtype device threads no-feature-cache feature-cache-dir feature-cache-memory fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
             label-smoothing-factor gradient-checkpointing optim sgd-momentum loraplus-lr-ratio min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
             early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
@@ -341,6 +329,9 @@ mod tests {
             ("--tune all", "[possible values: text, vision, both, full]"),
             ("--model ./no/such/folder", "`./no/such/folder`"),
             ("--lora-rank 8", "--lora-r"),
+            ("--fuse-accumulation 0", "at least 1"),
+            ("--feature-cache-memory 2", "500MB or 2GB"),
+            ("--feature-cache-memory=-1GB", "at least 0"),
             ("--max-time 90", "90s, 45m or 2h"),
             ("--max-time 0h", "above 0"),
             ("--on-nan ignore", "[possible values: stop, skip]"),
@@ -367,13 +358,27 @@ mod tests {
             ("--early-stopping-patience 2 --eval-strategy no", ["--early-stopping-patience", "evaluations"]),
             ("--early-stopping-threshold 0.1", ["--early-stopping-threshold", "--early-stopping-patience"]),
             ("--max-skipped-steps 3", ["--max-skipped-steps", "--on-nan skip"]),
+            (
+                "--gradient-accumulation-steps 1 --fuse-accumulation 2",
+                ["--fuse-accumulation", "--gradient-accumulation-steps"],
+            ),
+            ("--no-feature-cache --feature-cache-dir a", ["--feature-cache-dir", "--no-feature-cache"]),
+            (
+                "--no-feature-cache --feature-cache-memory 1GB",
+                ["--feature-cache-memory", "--no-feature-cache"],
+            ),
+            ("--tune both --feature-cache-dir a", ["--feature-cache-dir", "encoder"]),
+            ("--tune full --feature-cache-memory 1GB", ["--feature-cache-memory", "encoder"]),
         ] {
             let message = refusal(arguments);
             assert!(flags.iter().all(|flag| message.contains(flag)), "{arguments}: {message}");
         }
         parse("--tune full --max-steps 10 --resume").unwrap();
         parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
+        parse("--feature-cache-dir a --feature-cache-memory 0MB").unwrap();
+        parse("--tune both --target-modules query --feature-cache-dir a").unwrap();
     }
+
     #[test]
     fn the_engine_is_told_all_of_it() {
         let told = |arguments: &str| parse(arguments).unwrap().training_arguments();

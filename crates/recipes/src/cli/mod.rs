@@ -17,6 +17,7 @@ mod command_line;
 mod device;
 mod engine;
 mod finetune;
+mod hardware;
 mod sweep;
 mod threads;
 mod values;
@@ -25,10 +26,11 @@ pub use caption::{Caption, Decoding, Storage};
 pub use command_line::command_line;
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
-pub use finetune::{DataOptions, Finetune, Hardware, LoraOptions, TrainingOptions};
+pub use finetune::{DataOptions, Finetune, LoraOptions, TrainingOptions};
+pub use hardware::{Hardware, TRAINED_ENCODER};
 pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{
-    Dtype, EarlyStopping, EvalStrategy, LrSchedulerType, NanPolicy, Optim, Padding, ReportTo, Resume,
-    SplitFractions, TargetModules, Tune,
+    Dtype, EarlyStopping, EvalStrategy, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, Padding,
+    ReportTo, Resume, SplitFractions, TargetModules, Tune,
 };

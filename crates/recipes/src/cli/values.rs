@@ -163,6 +163,33 @@ impl fmt::Display for SplitFractions {
     }
 }
 
+/// How many micro-batches of a step go forward and backward together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FuseAccumulation {
+    /// As many as take little memory.
+    #[default]
+    Auto,
+    /// At most so many.
+    UpTo(usize),
+}
+
+impl FromStr for FuseAccumulation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(Self::Auto) } else { count(text).map(Self::UpTo) }
+    }
+}
+
+impl fmt::Display for FuseAccumulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::UpTo(count) => write!(f, "{count}"),
+        }
+    }
+}
+
 /// Which linear layers get adapters, as PEFT's `target_modules` says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
@@ -211,6 +238,18 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
         .or_else(|| unit('h', 3600.0))
         .ok_or("needs a unit: 90s, 45m or 2h")?;
     Ok(positive(number)? * unit)
+}
+
+/// A size such as 500MB or 2GB, in bytes. As in Hugging Face's libraries, GB are powers of 1000 and GiB of 1024.
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, f64); 6] =
+        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9)];
+    let unit = |(suffix, bytes): &(&str, f64)| {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(suffix.len())?)?;
+        unit.eq_ignore_ascii_case(suffix).then_some((number, *bytes))
+    };
+    let (number, unit) = UNITS.iter().find_map(unit).ok_or("needs a unit: 500MB or 2GB")?;
+    Ok((at_least_zero(number.trim())? * unit) as usize)
 }
 
 /// A share, from nothing to all.
@@ -278,6 +317,15 @@ mod tests {
     }
 
     #[test]
+    fn micro_batches_are_fused_up_to_a_number_or_as_seems_right() {
+        for (text, value) in [("auto", FuseAccumulation::Auto), ("4", FuseAccumulation::UpTo(4))] {
+            assert_eq!(text.parse(), Ok(value));
+            assert_eq!(value.to_string(), text);
+        }
+        assert!("0".parse::<FuseAccumulation>().is_err() && "all".parse::<FuseAccumulation>().is_err());
+    }
+
+    #[test]
     fn numbers_keep_their_bounds_and_are_finite() {
         for text in ["inf", "NaN", "1e999", "", "five"] {
             assert!(finite(text).is_err(), "{text}");
@@ -285,6 +333,8 @@ mod tests {
         assert!(positive("0").is_err() && positive("1e-9").is_ok());
         assert!(at_least_zero("-0.1").is_err() && at_least_zero("0").is_ok());
         assert!(dropout("1").is_err() && dropout("0").is_ok());
+        assert_eq!([bytes("2GB"), bytes("1.5 gib"), bytes("0MB")], [2_000_000_000, 3 << 29, 0].map(Ok));
+        assert!(bytes("2").is_err() && bytes("GB").is_err() && bytes("-1MB").is_err() && bytes("B").is_err());
         assert!(share("1").is_ok() && share("1.01").is_err());
         assert!(positive_share("0").is_err() && positive_share("1").is_ok());
         assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err() && count("7") == Ok(7));

@@ -1,11 +1,13 @@
 //! How a step is cut into micro-batches must not matter.
 
 use super::common::{Batch, Mlp, Row, Rows, arguments, batch, random_rows, values};
+use std::cell::RefCell;
+
 use candle_core::backprop::GradStore;
 use proptest::prelude::*;
 use trainer_core::{
-    BatchSource, IntervalStrategy, LogEntry, LossSum, OptimizerType, Parameters, StepContext, Task, Trainer,
-    TrainerState, TrainingArguments,
+    BatchSource, BoxError, Error, IntervalStrategy, LogEntry, LossSum, LossTotal, OptimizerType, Parameters,
+    StepContext, Task, Trainer, TrainerState, TrainingArguments,
 };
 
 /// Trains for a step an epoch on micro-batches of the given sizes, and returns the log and the parameters.
@@ -13,6 +15,20 @@ use trainer_core::{
 /// With SGD, which changes parameters by as much as gradients differ. AdamW divides a gradient by its own size: of one
 /// that is nearly zero the rounding, which cuts do change, would decide a whole step.
 fn train(rows: &[Row], sizes: &[usize], dropout: f32) -> (TrainerState, Vec<f32>) {
+    let mlp = Mlp::with_dropout(5, dropout);
+    let state = train_fused(&mlp, &mlp, rows, sizes, 1).unwrap();
+    let parameters = mlp.variables.values().flat_map(|variable| values(variable)).collect();
+    (state, parameters)
+}
+
+/// The same of any task that trains an `Mlp`, with up to `fuse` micro-batches in a pass.
+fn train_fused(
+    task: &impl Task<Batch = Batch>,
+    mlp: &Mlp,
+    rows: &[Row],
+    sizes: &[usize],
+    fuse: usize,
+) -> Result<TrainerState, Error> {
     let mut first = 0;
     let batches: Vec<Batch> = sizes
         .iter()
@@ -24,16 +40,15 @@ fn train(rows: &[Row], sizes: &[usize], dropout: f32) -> (TrainerState, Vec<f32>
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
         gradient_accumulation_steps: sizes.len(),
+        fused_micro_batches: fuse,
         optim: OptimizerType::Sgd,
         eval_strategy: IntervalStrategy::No,
         save_strategy: IntervalStrategy::No,
         load_best_model_at_end: false,
         ..arguments(directory.path())
     };
-    let mlp = Mlp::with_dropout(5, dropout);
-    let outcome = Trainer::new(arguments, mlp.parameters()).unwrap().fit(&mlp, &batches, None).unwrap();
-    let parameters = mlp.variables.values().flat_map(|variable| values(variable)).collect();
-    (outcome.state().clone(), parameters)
+    let outcome = Trainer::new(arguments, mlp.parameters()).unwrap().fit(task, &batches, None)?;
+    Ok(outcome.state().clone())
 }
 
 fn losses_and_norms(state: &TrainerState) -> Vec<f64> {
@@ -91,6 +106,127 @@ proptest! {
         prop_assume!(rows.iter().any(|row| row.labels.iter().any(|&label| label != -100)));
         assert_same_training(&rows, &[rows.len()], &sizes, 0.3);
     }
+}
+
+type Merge = fn(&Mlp, &[Batch]) -> Result<Batch, BoxError>;
+
+/// An `Mlp` that notes how many samples each of its passes had, and merges as it is told.
+struct Watched {
+    mlp: Mlp,
+    passes: RefCell<Vec<usize>>,
+    merge: Merge,
+}
+
+impl Watched {
+    fn new(merge: Merge) -> Self {
+        Self { mlp: Mlp::with_dropout(5, 0.3), passes: RefCell::default(), merge }
+    }
+}
+
+impl Task for Watched {
+    type Batch = Batch;
+
+    fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        self.passes.borrow_mut().push(batch.numbers.len());
+        self.mlp.train_loss(batch, context)
+    }
+
+    fn merge(&self, batches: &[Batch]) -> Result<Batch, BoxError> {
+        (self.merge)(&self.mlp, batches)
+    }
+
+    fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
+        self.mlp.eval_loss(batch)
+    }
+
+    fn num_samples(&self, batch: &Batch) -> usize {
+        batch.numbers.len()
+    }
+
+    fn describe(&self, batch: &Batch) -> String {
+        self.mlp.describe(batch)
+    }
+}
+
+#[test]
+fn micro_batches_are_fused_as_evenly_as_can_be() {
+    let rows = random_rows(1, 8);
+    for (fuse, passes) in
+        [(1, vec![2, 2, 2, 2]), (2, vec![4, 4]), (3, vec![4, 4]), (4, vec![8]), (9, vec![8])]
+    {
+        let task = Watched::new(Mlp::merge);
+        train_fused(&task, &task.mlp, &rows, &[2; 4], fuse).unwrap();
+        assert_eq!(task.passes.take(), passes.repeat(3), "up to {fuse} in each of three steps");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Losses as far as f32 goes, and every gradient, which is what SGD adds to a parameter.
+    #[test]
+    fn fused_micro_batches_make_the_step_that_they_make_alone(
+        seed in 0..1000u64,
+        sizes in prop::collection::vec(1..4usize, 1..7),
+        fuse in 2..7usize,
+    ) {
+        let rows = random_rows(seed, sizes.iter().sum());
+        prop_assume!(rows.iter().any(|row| row.labels.iter().any(|&label| label != -100)));
+        let trained = |fuse| {
+            let mlp = Mlp::with_dropout(5, 0.3);
+            let state = train_fused(&mlp, &mlp, &rows, &sizes, fuse).unwrap();
+            let parameters: Vec<f32> = mlp.variables.values().flat_map(|variable| values(variable)).collect();
+            (losses_and_norms(&state), parameters)
+        };
+        let (alone, fused) = (trained(1), trained(fuse));
+        for (numbers, bound) in [(0, 1e-6), (1, 1e-5)] {
+            for (alone, fused) in alone.0.iter().zip(&fused.0).skip(numbers).step_by(2) {
+                prop_assert!((alone - fused).abs() <= bound * alone, "{alone}, fused {fused}");
+            }
+        }
+        for (alone, fused) in alone.1.iter().zip(&fused.1) {
+            prop_assert!((alone - fused).abs() <= 1e-5 * alone.abs().max(0.05), "{alone}, fused {fused}");
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_is_found_among_those_that_were_fused() {
+    let mut rows = random_rows(1, 8);
+    for row in &mut rows {
+        row.labels[0] = 1;
+    }
+    rows[5].x[2] = f32::NAN;
+    for (fuse, passes) in [(1, vec![2, 2, 2, 2]), (2, vec![4, 4, 2]), (4, vec![8, 2, 2, 2])] {
+        let task = Watched::new(Mlp::merge);
+        let error = train_fused(&task, &task.mlp, &rows, &[2; 4], fuse).unwrap_err().to_string();
+        let words = "step 1: the loss of micro-batch 3 of 4 is NaN";
+        assert!(error.contains(words) && error.contains("rows 4, 5") && !error.contains("rows 2"), "{error}");
+        // The pass that it was in, and after that its micro-batches one by one.
+        assert_eq!(task.passes.take(), passes);
+    }
+}
+
+#[test]
+fn merging_that_goes_wrong_says_where() {
+    let rows = random_rows(1, 8);
+    let message = |merge| {
+        let task = Watched::new(merge);
+        train_fused(&task, &task.mlp, &rows, &[2; 4], 2).unwrap_err().to_string()
+    };
+    let nan = message(|mlp, batches| {
+        let merged = mlp.merge(batches)?;
+        Ok(Batch { x: (&merged.x * f64::NAN)?, ..merged })
+    });
+    assert!(nan.contains("the loss of micro-batches 1 to 2 of 4 is NaN"), "{nan}");
+    assert!(nan.contains("rows 0, 1; rows 2, 3"), "{nan}");
+    let lost = message(|_, batches| Ok(batches[0].clone()));
+    assert_eq!(
+        lost,
+        "step 1: micro-batches of 4 samples were merged into one of 2 (batch: rows 0, 1; rows 2, 3)"
+    );
+    let refused = message(|_, _| Err("no two are alike".into()));
+    assert_eq!(refused, "step 1: no two are alike (batch: rows 0, 1; rows 2, 3)");
 }
 
 /// What the engine's gradients would be if it averaged the means of the micro-batches.

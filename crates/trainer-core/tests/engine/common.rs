@@ -160,6 +160,15 @@ impl Task for Mlp {
         Ok(cross_entropy(&self.logits(batch, Some(&mask))?, &batch.labels)?)
     }
 
+    fn merge(&self, batches: &[Batch]) -> Result<Batch, BoxError> {
+        let x: Vec<&Tensor> = batches.iter().map(|batch| &batch.x).collect();
+        Ok(Batch {
+            numbers: batches.iter().flat_map(|batch| batch.numbers.clone()).collect(),
+            x: Tensor::cat(&x, 0)?,
+            labels: batches.iter().flat_map(|batch| batch.labels.clone()).collect(),
+        })
+    }
+
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
         let LossSum { sum, targets } = cross_entropy(&self.logits(batch, None)?, &batch.labels)?;
         Ok(LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets })

@@ -31,6 +31,7 @@ fn all_invalid_arguments_are_listed() {
         learning_rate: f64::NAN,
         warmup_ratio: 1.5,
         gradient_accumulation_steps: 0,
+        fused_micro_batches: 0,
         max_grad_norm: -1.0,
         weight_decay: -0.1,
         adam_beta1: 1.0,
@@ -66,6 +67,7 @@ fn all_invalid_arguments_are_listed() {
         "learning_rate",
         "warmup_ratio",
         "gradient_accumulation_steps",
+        "fused_micro_batches",
         "max_grad_norm",
         "weight_decay",
         "adam_beta1",
@@ -382,6 +384,14 @@ fn parameters_that_the_loss_does_not_reach_are_all_named() {
 fn a_loss_that_is_not_one_number_is_refused() {
     let (message, ..) = with_fault(Fault::NotAScalar);
     assert!(message.contains("scalar") && message.contains("[1]"), "{message}");
+}
+
+#[test]
+fn a_task_that_cannot_merge_is_found_at_the_first_step() {
+    let (message, events, _directory) =
+        with_fault_and(Fault::NanEvaluation, |arguments| arguments.fused_micro_batches = 2);
+    assert!(message.contains("step 1") && message.contains("fused_micro_batches must be 1"), "{message}");
+    assert_eq!(steps(&events), 0);
 }
 
 #[test]

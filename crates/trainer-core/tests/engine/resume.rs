@@ -74,9 +74,19 @@ fn file(directory: &Path, step: usize, name: &str) -> Vec<u8> {
 
 #[test]
 fn stopping_after_any_step_changes_nothing() {
+    stopping_after_any_step_changes_nothing_with(1);
+}
+
+#[test]
+fn stopping_after_any_step_changes_nothing_with_fused_micro_batches() {
+    // Steps of four are passes of two and two, those of three passes of one and two.
+    stopping_after_any_step_changes_nothing_with(2);
+}
+
+fn stopping_after_any_step_changes_nothing_with(fused_micro_batches: usize) {
     let whole = tempfile::tempdir().unwrap();
     // Entries of the log span steps, epochs and interruptions.
-    let base = TrainingArguments { logging_steps: 2, ..arguments(whole.path()) };
+    let base = TrainingArguments { logging_steps: 2, fused_micro_batches, ..arguments(whole.path()) };
     let uninterrupted = train(&base, None, None).unwrap();
     assert!(matches!(uninterrupted.outcome, Outcome::Finished { .. }));
 

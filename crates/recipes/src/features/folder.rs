@@ -1,0 +1,124 @@
+use std::borrow::Cow;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use candle_core::Tensor;
+use tempfile::{Builder, NamedTempFile, TempPath};
+use twox_hash::XxHash3_128;
+
+use super::segment::{self, Layout, Segment, WriteError};
+
+/// What the files of features end in, and what they end in while they are written.
+const WHOLE: &str = ".safetensors";
+const PARTIAL: &str = ".features.partial";
+/// A file that nobody has written to for so long is what a killed run left.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// The whole files of an encoder's features in a folder, which need not be there, and what is wrong with others that bear
+/// its name. Clears away what killed runs left.
+pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<Segment>, Vec<String>)> {
+    let read = || format!("cannot read the folder of image features {}", folder.display());
+    let paths = match files(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        paths => paths.with_context(read)?,
+    };
+    clear_abandoned(&paths);
+    let (mut segments, mut damaged) = (Vec::new(), Vec::new());
+    for path in paths {
+        let name = name(&path);
+        if name.starts_with(&format!("{encoder:032x}-")) && name.ends_with(WHOLE) {
+            match Segment::open(&path, layout, encoder) {
+                Ok(segment) => segments.push(segment),
+                Err(error) => damaged.push(format!("{} is of no use: {error:#}", path.display())),
+            }
+        }
+    }
+    Ok((segments, damaged))
+}
+
+/// The files of a folder, in the same order always.
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// Removes the files that killed runs were writing.
+fn clear_abandoned(paths: &[PathBuf]) {
+    for path in paths.iter().filter(|path| name(path).ends_with(PARTIAL)) {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        if age.is_some_and(|age| age > ABANDONED) {
+            // Whoever may not remove it can do without.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A file in the folder that removes itself, unless it is given another name.
+fn partial(folder: &Path) -> io::Result<NamedTempFile> {
+    fs::create_dir_all(folder)?;
+    let mut builder = Builder::new();
+    builder.prefix(".").suffix(PARTIAL);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Writes a file of the features of `pictures` that stays in the folder: under another name, synced, then renamed. Two
+/// runs that write the same at the same time write the same file.
+pub(super) fn keep(
+    folder: &Path,
+    layout: Layout,
+    encoder: u128,
+    pictures: &[u128],
+    features: &mut impl Iterator<Item = Result<Tensor>>,
+) -> Result<Segment> {
+    let all: Vec<u8> = pictures.iter().flat_map(|picture| picture.to_le_bytes()).collect();
+    let path = folder.join(format!("{encoder:032x}-{:032x}{WHOLE}", XxHash3_128::oneshot(&all)));
+    let mut file = partial(folder).map_err(cannot_write(folder))?;
+    segment::write(&mut file, layout, encoder, pictures, features).map_err(cannot_write(folder))?;
+    file.as_file().sync_all().map_err(cannot_write(folder))?;
+    file.persist(&path).map_err(|error| cannot_write(folder)(error.error))?;
+    Segment::open(&path, layout, encoder)
+}
+
+/// Writes a file of the features of `pictures` that goes when the process ends, or with the path that is returned, which
+/// must be dropped after the segment.
+pub(super) fn lend(
+    folder: &Path,
+    layout: Layout,
+    pictures: &[u128],
+    features: &mut impl Iterator<Item = Result<Tensor>>,
+) -> Result<(Segment, TempPath)> {
+    clear_abandoned(&files(folder).unwrap_or_default());
+    let mut file = partial(folder).map_err(cannot_write(folder))?;
+    segment::write(&mut file, layout, 0, pictures, features).map_err(cannot_write(folder))?;
+    let mut path = file.into_temp_path();
+    let segment = Segment::open(&path, layout, 0)?;
+    // Where the system allows it the name goes now, and the mapping keeps the content: nothing is left behind, however
+    // the process ends.
+    path.disable_cleanup(fs::remove_file(&path).is_ok());
+    Ok((segment, path))
+}
+
+/// Says what a full disk is full of, and what can be done.
+fn cannot_write<E: Into<WriteError>>(folder: &Path) -> impl Fn(E) -> anyhow::Error {
+    move |error| {
+        match error.into() {
+        WriteError::Features(error) => error,
+        WriteError::Io(error) => anyhow::Error::new(error).context(format!(
+            "cannot write image features to {}; --feature-cache-dir names another folder, and --no-feature-cache needs none",
+            folder.display()
+        )),
+    }
+    }
+}

@@ -1,0 +1,170 @@
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+use train_ops::MappedFile;
+use twox_hash::XxHash3_64;
+
+/// What the features of every picture look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Tokens of a picture.
+    pub tokens: usize,
+    /// Numbers of a token.
+    pub width: usize,
+    /// What they are stored in.
+    pub dtype: DType,
+}
+
+impl Layout {
+    /// Bytes of one picture.
+    pub fn bytes(&self) -> usize {
+        self.tokens * self.width * self.dtype.size_in_bytes()
+    }
+}
+
+/// Bytes of a picture's fingerprint, and of the checksum of its features.
+const FINGERPRINT: usize = size_of::<u128>();
+const CHECKSUM: usize = size_of::<u64>();
+
+/// A file of features, mapped into memory and never changed. It is a safetensors file of three tensors:
+///
+/// ```text
+/// features   (pictures, tokens, width)
+/// pictures   (pictures, 16) u8     the fingerprint of each
+/// checksums  (pictures, 8) u8      of the features of each
+/// ```
+pub(super) struct Segment {
+    file: MappedFile,
+    layout: Layout,
+    /// Where the features begin.
+    start: usize,
+    pictures: Vec<u128>,
+    checksums: Vec<u64>,
+}
+
+impl Segment {
+    /// Opens the file at `path`, which must hold features of `encoder` in this layout from its first byte to its last.
+    ///
+    /// The features themselves are not read here: see [`is_intact`](Self::is_intact).
+    pub(super) fn open(path: &Path, layout: Layout, encoder: u128) -> Result<Self> {
+        let file = MappedFile::open(path)?;
+        let Some(count) = count(&file) else { bail!("it is not a file of image features") };
+        let body = (layout.bytes() + FINGERPRINT + CHECKSUM).checked_mul(count);
+        let Some(body) = body.filter(|body| *body < file.len()) else {
+            bail!("it ends before the features of its {count} pictures");
+        };
+        let header = header(layout, count, encoder);
+        if !file.starts_with(&header) {
+            bail!("it has the features of another encoder, or in another form");
+        }
+        if file.len() != header.len() + body {
+            bail!("it has {} bytes instead of {}", file.len(), header.len() + body);
+        }
+        let tables = &file[header.len() + count * layout.bytes()..];
+        let (pictures, checksums) = tables.split_at(count * FINGERPRINT);
+        let pictures = pictures.as_chunks().0.iter().map(|bytes| u128::from_le_bytes(*bytes)).collect();
+        let checksums = checksums.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        Ok(Self { start: header.len(), pictures, checksums, layout, file })
+    }
+
+    /// The fingerprints of the pictures, in the order of their features.
+    pub(super) fn pictures(&self) -> &[u128] {
+        &self.pictures
+    }
+
+    /// Whether the features of one picture are what was written.
+    pub(super) fn is_intact(&self, index: usize) -> bool {
+        self.read(index, |bytes| checksum(self.pictures[index], bytes) == self.checksums[index])
+    }
+
+    /// The features of one picture, `(tokens, width)`.
+    pub(super) fn features(&self, index: usize, device: &Device) -> Result<Tensor> {
+        let Layout { tokens, width, dtype } = self.layout;
+        Ok(self.read(index, |bytes| Tensor::from_raw_buffer(bytes, dtype, &[tokens, width], device))?)
+    }
+
+    /// What `read` makes of the bytes of one picture, which take no memory any more after that.
+    fn read<T>(&self, index: usize, read: impl FnOnce(&[u8]) -> T) -> T {
+        let start = self.start + index * self.layout.bytes();
+        let range = start..start + self.layout.bytes();
+        let result = read(&self.file[range.clone()]);
+        self.file.release(range);
+        result
+    }
+}
+
+/// Writes the file of the features of `pictures`, which `features` has in the same order.
+pub(super) fn write(
+    file: &mut impl Write,
+    layout: Layout,
+    encoder: u128,
+    pictures: &[u128],
+    features: &mut impl Iterator<Item = Result<Tensor>>,
+) -> Result<(), WriteError> {
+    file.write_all(&header(layout, pictures.len(), encoder))?;
+    let mut checksums = Vec::with_capacity(pictures.len() * CHECKSUM);
+    let mut bytes = Vec::with_capacity(layout.bytes());
+    for picture in pictures {
+        let features = next(features).map_err(WriteError::Features)?;
+        bytes.clear();
+        features.write_bytes(&mut bytes).map_err(|error| WriteError::Features(error.into()))?;
+        checksums.extend(checksum(*picture, &bytes).to_le_bytes());
+        file.write_all(&bytes)?;
+    }
+    let fingerprints: Vec<u8> = pictures.iter().flat_map(|picture| picture.to_le_bytes()).collect();
+    file.write_all(&fingerprints)?;
+    Ok(file.write_all(&checksums)?)
+}
+
+/// The features of the next picture.
+pub(super) fn next(features: &mut impl Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
+    features.next().context("the encoder gave features of fewer pictures than it was given")?
+}
+
+/// Why a file of features was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// There are no features to write.
+    #[error(transparent)]
+    Features(anyhow::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Of a picture's features: those of another picture have another one, even if they are the same.
+fn checksum(picture: u128, features: &[u8]) -> u64 {
+    XxHash3_64::oneshot_with_seed(picture as u64, features)
+}
+
+/// All that stands before the features. It is the same for the same arguments, so that a file is known by it.
+fn header(layout: Layout, pictures: usize, encoder: u128) -> Vec<u8> {
+    use safetensors::Dtype::U8;
+    let Layout { tokens, width, dtype } = layout;
+    let mut end = 0;
+    let mut tensor = |dtype: safetensors::Dtype, shape: &[usize], bytes: usize| {
+        let start = end;
+        end += bytes;
+        json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] })
+    };
+    let json = json!({
+        "__metadata__": { "format": "image features 1", "encoder": format!("{encoder:032x}") },
+        "features": tensor(dtype.into(), &[pictures, tokens, width], pictures * layout.bytes()),
+        "pictures": tensor(U8, &[pictures, FINGERPRINT], pictures * FINGERPRINT),
+        "checksums": tensor(U8, &[pictures, CHECKSUM], pictures * CHECKSUM),
+    });
+    let mut json = json.to_string();
+    // So that the features are aligned.
+    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+    [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
+}
+
+/// The number of pictures that a file claims to have.
+fn count(file: &[u8]) -> Option<usize> {
+    let (length, rest) = file.split_first_chunk()?;
+    let json = rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let json: Value = serde_json::from_slice(json).ok()?;
+    json["pictures"]["shape"][0].as_u64()?.try_into().ok()
+}

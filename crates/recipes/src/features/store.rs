@@ -1,0 +1,199 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use caption_data::PictureLoader;
+use git_model::GitForCausalLm;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::encode;
+use super::files::Files;
+use super::segment::{Layout, next};
+use crate::captioning::{ENCODER_BATCH, PREFETCH};
+
+/// Where features are kept.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// Bytes of features up to which they are in memory; where there are more, all are read from files.
+    pub memory: usize,
+    /// A folder that keeps them between runs, and the [fingerprint](super::encoder_fingerprint) of the encoder.
+    pub between_runs: Option<(PathBuf, u128)>,
+    /// Where a file is made that lasts as long as the store, if there is need of one and no such folder.
+    pub scratch: PathBuf,
+}
+
+/// What the frozen vision encoder makes of each picture, computed once.
+///
+/// They are kept in the type of the model's weights: a model in bf16 would round them to bf16 before it multiplies them.
+/// Where they are kept changes no bit of them.
+pub struct FeatureStore {
+    layout: Layout,
+    device: Device,
+    /// The fingerprint of each row's picture.
+    pictures: BTreeMap<usize, u128>,
+    kept: Kept,
+    encoded: usize,
+    /// How many earlier runs had kept, and where.
+    found: Option<(usize, PathBuf)>,
+    damaged: Vec<String>,
+}
+
+enum Kept {
+    Memory(BTreeMap<u128, Tensor>),
+    Files(Files),
+}
+
+impl FeatureStore {
+    /// Encodes the pictures of `rows` that are not kept already; decoding and resizing run ahead on a thread of their
+    /// own.
+    ///
+    /// # Errors
+    /// If a picture cannot be read, and as [`fill`](Self::fill).
+    pub fn new(
+        model: &GitForCausalLm,
+        pictures: &PictureLoader,
+        rows: &[usize],
+        dtype: DType,
+        keep: &Keep,
+    ) -> Result<Self> {
+        let vision = &model.config().vision_config;
+        let layout = Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype };
+        // In ascending order, as that is how sources read their files. No other run asks for what is not kept for one:
+        // then the row is name enough.
+        let sorted: BTreeSet<usize> = rows.iter().copied().collect();
+        let fingerprint = |row: usize| match keep.between_runs {
+            Some(_) => pictures.fingerprint(row),
+            None => Ok(row as u128),
+        };
+        let known = sorted.into_iter().map(|row| Ok((row, fingerprint(row)?)));
+        let known = known.collect::<Result<BTreeMap<usize, u128>>>()?;
+        let rows: Vec<(usize, u128)> = rows.iter().map(|row| (*row, known[row])).collect();
+
+        Self::fill(&rows, layout, model.device(), keep, |rows| {
+            let bar = ProgressBar::new(rows.len() as u64)
+                .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
+                .with_message("image features");
+            let batches: Vec<Vec<usize>> = rows.chunks(ENCODER_BATCH).map(<[usize]>::to_vec).collect();
+            Ok(pictures.prefetch(batches, 1, PREFETCH)?.map(move |batch| {
+                let batch = batch?;
+                let features = encode(model, &batch.pixel_values(model.device())?)?;
+                bar.inc(batch.rows().len() as u64);
+                Ok(features)
+            }))
+        })
+    }
+
+    /// The store of some rows, each with the fingerprint of its picture. `encode` gets the rows whose features are not
+    /// kept yet, if there are any, and gives these in batches of any size, `(pictures, tokens, width)`, in that order.
+    ///
+    /// # Errors
+    /// Those of `encode`; if its features are not of this layout; if a file cannot be written, of which nothing is left
+    /// then, and of those before it nothing is lost.
+    pub fn fill<F: Iterator<Item = Result<Tensor>>>(
+        rows: &[(usize, u128)],
+        layout: Layout,
+        device: &Device,
+        keep: &Keep,
+        encode: impl FnOnce(Vec<usize>) -> Result<F>,
+    ) -> Result<Self> {
+        let pictures: BTreeMap<usize, u128> = rows.iter().copied().collect();
+        let wanted: BTreeSet<u128> = pictures.values().copied().collect();
+        let (mut files, damaged) = Files::open(keep, layout, &wanted)?;
+        let found = keep.between_runs.as_ref().map(|(dir, _)| (files.len(), dir.clone()));
+        let fits = wanted.len().saturating_mul(layout.bytes()) <= keep.memory;
+
+        // Rows may share a picture.
+        let mut seen = BTreeSet::new();
+        let missing = rows.iter().filter(|(_, picture)| !files.contains(*picture) && seen.insert(*picture));
+        let (rows, missing): (Vec<usize>, Vec<u128>) = missing.copied().unzip();
+        let mut memory = BTreeMap::new();
+        if !missing.is_empty() {
+            let mut features = encode(rows)?.flat_map(|batch| one_by_one(batch, layout));
+            if fits && keep.between_runs.is_none() {
+                for picture in &missing {
+                    // A copy of its own: a view would keep the whole batch alive.
+                    memory.insert(*picture, next(&mut features)?.force_contiguous()?);
+                }
+            } else {
+                files.add(keep, layout, &missing, &mut features)?;
+            }
+        }
+        let kept = if fits {
+            memory.extend(files.into_memory(device)?);
+            Kept::Memory(memory)
+        } else {
+            Kept::Files(files)
+        };
+        Ok(Self { layout, device: device.clone(), pictures, kept, encoded: missing.len(), found, damaged })
+    }
+
+    /// The features of some rows, `(rows, tokens, vision_hidden)`.
+    ///
+    /// # Errors
+    /// If a row was not among those that were encoded.
+    pub fn batch(&self, rows: &[usize]) -> Result<Tensor> {
+        let features = |row: &usize| {
+            let picture = self.pictures.get(row).copied();
+            let features = picture.map(|picture| match &self.kept {
+                Kept::Memory(features) => Ok(features.get(&picture).cloned()),
+                Kept::Files(files) => files.features(picture, &self.device),
+            });
+            features.transpose()?.flatten().with_context(|| format!("row {row} has no image features"))
+        };
+        let features = rows.iter().map(features).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::stack(&features, 0)?.to_dtype(DType::F32)?)
+    }
+
+    /// Pictures that had to be encoded.
+    pub fn encoded(&self) -> usize {
+        self.encoded
+    }
+
+    /// What earlier runs kept and was found damaged; it was encoded again.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
+
+    /// Bytes of all features, wherever they are.
+    pub fn bytes(&self) -> usize {
+        let pictures: BTreeSet<&u128> = self.pictures.values().collect();
+        pictures.len() * self.layout.bytes()
+    }
+}
+
+/// `140 encoded, 560 from runs/features; 424 MB in memory`.
+impl Display for FeatureStore {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} encoded", self.encoded)?;
+        if let Some((count, dir)) = &self.found {
+            write!(f, ", {count} from {}", dir.display())?;
+        }
+        let place = match self.kept {
+            Kept::Memory(_) => "in memory",
+            Kept::Files(_) => "in files",
+        };
+        write!(f, "; {:.0} MB {place}", self.bytes() as f64 / 1e6)
+    }
+}
+
+/// The features of each picture of a batch, in the type that they are kept in.
+fn one_by_one(batch: Result<Tensor>, layout: Layout) -> Vec<Result<Tensor>> {
+    let split = |batch: Tensor| {
+        let (pictures, tokens, width) = batch.dims3()?;
+        if (tokens, width) != (layout.tokens, layout.width) {
+            bail!(
+                "features of {tokens} x {width} numbers came out, and {} x {} were expected",
+                layout.tokens,
+                layout.width
+            );
+        }
+        let batch = batch.to_dtype(layout.dtype)?;
+        (0..pictures).map(|index| Ok(batch.get(index)?)).collect::<Result<Vec<_>>>()
+    };
+    match batch.and_then(split) {
+        Ok(features) => features.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    }
+}
