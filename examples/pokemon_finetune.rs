@@ -210,6 +210,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
             session.features = Some(Arc::new(store));
         }
         adapted.model.release_image_encoder();
+        train_ops::release_memory();
         session.features.clone()
     };
     let Adapted { model, adapter, vision_trains, .. } = &adapted;
