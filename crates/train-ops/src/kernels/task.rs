@@ -42,7 +42,7 @@ impl Task<'_> {
             for term in terms {
                 let start = start.take();
                 match term.mask {
-                    None => unsafe { self.add(term, start, to, wide, masked) },
+                    None => unsafe { self.sum(term, self.columns.clone(), start, to, self.n, wide, masked) },
                     Some(_) => unsafe { self.add_masked(term, start, to, wide, masked, sums) },
                 }
             }
@@ -80,18 +80,6 @@ impl Task<'_> {
     /// The rectangle lies within the result.
     unsafe fn place(&self) -> *mut f32 {
         unsafe { self.result.add(self.rows.start * self.n + self.columns.start) }
-    }
-
-    /// `to = from + a b`, or `to += a b` without a `from`.
-    unsafe fn add(
-        &self,
-        term: &Term<'_>,
-        from: Option<&[f32]>,
-        to: *mut f32,
-        wide: &mut Aligned,
-        masked: &mut Aligned,
-    ) {
-        unsafe { self.sum(term, self.columns.clone(), from, to, self.n, wide, masked) }
     }
 
     /// `to = from + mask ∘ (a b)`, panel by panel, so that the sums are still near when the mask is applied.
