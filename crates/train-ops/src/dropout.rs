@@ -88,8 +88,29 @@ impl Mask {
 
     /// Multiplies part of a row, counted over all samples, by the mask; `values` begin at column `first`.
     pub(crate) fn apply_part(&self, row: usize, first: usize, values: &mut [f32]) {
-        let key = mix(self.streams[row / self.rows_per_sample] ^ (row % self.rows_per_sample) as u64);
-        apply_key(key, first as u32, self.threshold, self.scale, values);
+        apply_key(self.key(row), first as u32, self.threshold, self.scale, values);
+    }
+
+    /// Which elements are kept, for as many rows as there are. For a pass that uses the mask more than once.
+    pub(crate) fn kept(&self, rows: usize) -> Kept {
+        let per_row = self.features.div_ceil(BITS);
+        let mut bits = vec![0; rows * per_row];
+        bits.par_chunks_mut(KEPT_ROWS * per_row.max(1)).enumerate().for_each(|(chunk, bits)| {
+            for (index, bits) in bits.chunks_exact_mut(per_row).enumerate() {
+                kept_of_key(self.key(chunk * KEPT_ROWS + index), self.threshold, bits);
+            }
+        });
+        Kept { bits, per_row }
+    }
+
+    /// What an element that is kept is multiplied by.
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// The key of a row, counted over all samples.
+    fn key(&self, row: usize) -> u64 {
+        mix(self.streams[row / self.rows_per_sample] ^ (row % self.rows_per_sample) as u64)
     }
 
     /// The stream of one sample, for [`apply_row`](Self::apply_row).
@@ -111,12 +132,45 @@ impl Mask {
     }
 }
 
+/// Which elements of rows a mask keeps, a bit for each.
+pub(crate) struct Kept {
+    bits: Vec<u8>,
+    per_row: usize,
+}
+
+/// Elements whose bits make a byte.
+const BITS: usize = 8;
+/// Rows whose bits a task makes.
+const KEPT_ROWS: usize = 16;
+
+impl Kept {
+    /// The bits of a row and all that follow, from a column on that is a multiple of 8, and the bytes from row to row. The
+    /// first column is in the lowest bit.
+    pub(crate) fn from(&self, row: usize, first: usize) -> (&[u8], usize) {
+        (&self.bits[row * self.per_row + first / BITS..], self.per_row)
+    }
+}
+
 /// Multiplies the columns of a row, from `first` on, by its mask.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
 fn apply_key(key: u64, first: u32, threshold: u32, scale: f32, values: &mut [f32]) {
     let (low, high) = (key as u32, (key >> 32) as u32);
     for (column, value) in (first..).zip(values) {
         *value *= if hash(low, high, column) < threshold { 0.0 } else { scale };
+    }
+}
+
+/// The bits of the columns of a row that its mask keeps.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn kept_of_key(key: u64, threshold: u32, bits: &mut [u8]) {
+    let (low, high) = (key as u32, (key >> 32) as u32);
+    for (byte, bits) in (0..).zip(bits) {
+        let mut kept = 0u32;
+        for bit in 0..BITS as u32 {
+            let dropped = hash(low, high, BITS as u32 * byte + bit) < threshold;
+            kept |= if dropped { 0 } else { 1 << bit };
+        }
+        *bits = kept as u8;
     }
 }
 

@@ -1,5 +1,7 @@
 use std::ops::{Deref, DerefMut};
 
+use crate::memory::ask_for_large_pages;
+
 /// Four-byte units that begin on a cache line, so that no vector that is loaded lies on two.
 ///
 /// A unit is an f32, or two bf16 values that are neighbours in `k`.
@@ -17,7 +19,9 @@ const LINE: usize = 16;
 
 impl Aligned {
     pub(crate) fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line([0; LINE]); len.div_ceil(LINE)], len }
+        let lines = vec![Line([0; LINE]); len.div_ceil(LINE)];
+        ask_for_large_pages(&lines);
+        Self { lines, len }
     }
 
     /// At least `len` units for scratch, whose values are what they were.

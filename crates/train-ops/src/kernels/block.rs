@@ -18,8 +18,10 @@ pub(super) struct Block {
     pub(super) a: *const u32,
     pub(super) a_stride: usize,
     pub(super) a_step: usize,
-    /// Panels of `units` rows of the panel width.
+    /// Panels of `units` rows of the panel width, which are `b_step` apart: the panel width, or the length of a row where
+    /// the panels are columns of a matrix that is not packed.
     pub(super) b: *const u32,
+    pub(super) b_step: usize,
     pub(super) panel_stride: usize,
     /// `rows` rows of `columns`; a stride of 0 repeats one row.
     pub(super) from: *const f32,
@@ -80,7 +82,8 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     // Tiles of nearly as many rows each: one of a row or two would wait for its own sums.
     let count = block.rows.div_ceil(ROWS).max(1);
     let (rows_of_all, longer) = (block.rows / count, block.rows % count);
-    let lines = (block.units * width).div_ceil(LINE).div_ceil(count);
+    let panel = if block.b_step == width { block.units * width } else { 0 };
+    let lines = panel.div_ceil(LINE).div_ceil(count);
     let ahead_lines = lines.div_ceil(block.units.div_ceil(STRETCH).max(1));
     // What is left of a tile when the result has no columns for all of it.
     let mut edge = [0u32; 14 * 32];
@@ -98,6 +101,7 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
                     a_stride: block.a_stride,
                     a_step: block.a_step,
                     b,
+                    b_step: block.b_step,
                     ahead: b.wrapping_add(block.panel_stride + index * lines * LINE),
                     ahead_lines,
                 };

@@ -148,6 +148,7 @@ unsafe fn run(
             a_stride,
             a_step,
             b: b.memory[first / width * panel_stride..].as_ptr(),
+            b_step: width,
             panel_stride,
             from: ZEROS.as_ptr(),
             from_stride: 0,

@@ -4,7 +4,7 @@
 //! the result in registers, [`block`] walks such tiles through the caches, [`panels`] stores a matrix in the order that
 //! the tiles read it, [`operand`] the rows that it is multiplied by, and [`product`] shares the work among threads, a
 //! [`task`] at a time. [`few_rows`] is another way through the panels, for
-//! products that wait for memory.
+//! products that wait for memory, and [`kept`] applies dropout to sums and factors.
 //!
 //! Every element of a result is one running sum over `k`, in order and by one thread. So a result does not depend on
 //! the number of threads, nor on how many other rows were computed with it.
@@ -14,6 +14,7 @@ mod block;
 mod few_rows;
 mod heads;
 mod isa;
+mod kept;
 mod operand;
 mod outer;
 mod panels;

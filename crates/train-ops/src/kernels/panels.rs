@@ -94,9 +94,12 @@ impl PackedMatrix {
         let mut data = Aligned::zeros(n.div_ceil(width) * k * width);
         let panels = data.values_mut().chunks_exact_mut((k * width).max(1));
         for (panel, columns) in panels.zip(b.chunks(width * k.max(1))) {
-            for (column, values) in columns.chunks_exact(k.max(1)).enumerate() {
-                for (to, value) in panel[column..].iter_mut().step_by(width).zip(values) {
-                    *to = scale * value;
+            // A few rows of the panel at a time, which stay near until all of their columns are there.
+            for (rows, begin) in panel.chunks_mut(NEAR * width).zip((0..k).step_by(NEAR)) {
+                for (column, values) in columns.chunks_exact(k).enumerate() {
+                    for (to, value) in rows[column..].iter_mut().step_by(width).zip(&values[begin..]) {
+                        *to = scale * value;
+                    }
                 }
             }
         }
@@ -173,6 +176,8 @@ fn scale_to(row: &[f32], scale: f32, to: &mut [f32]) {
     }
 }
 
+/// Rows of a panel that are filled at a time.
+const NEAR: usize = 64;
 const HIGH: u32 = 0xffff_0000;
 /// The largest whole number that a weight becomes.
 const LARGEST: f32 = 127.0;

@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::few_rows::FEW;
 use super::task::Task;
 use super::{Isa, Operand, PackedMatrix, Precision};
-use crate::dropout::Mask;
+use crate::dropout::{Kept, Mask};
 
 /// What the sums of a product begin with.
 #[derive(Clone, Copy)]
@@ -25,14 +25,14 @@ pub(crate) struct Term<'a> {
     pub(crate) b: &'a PackedMatrix,
     /// A mask of `a`; for a `b` in f32.
     pub(crate) a_mask: Option<&'a Mask>,
-    /// A mask of `a b`.
-    pub(crate) mask: Option<&'a Mask>,
+    /// The elements of `a b` that count.
+    pub(crate) kept: Option<&'a Kept>,
 }
 
 impl<'a> Term<'a> {
     /// `a b`.
     pub(crate) fn new(a: &'a Operand<'a>, b: &'a PackedMatrix) -> Self {
-        Self { a, b, a_mask: None, mask: None }
+        Self { a, b, a_mask: None, kept: None }
     }
 }
 
@@ -41,7 +41,7 @@ const TASKS: usize = 12;
 /// The same for a few rows, whose tasks are short.
 const FEW_TASKS: usize = 4;
 
-/// `start + Σ mask ∘ ((a_mask ∘ a) b)` over the terms, one or more, to `to`, which has rows of `n`.
+/// `start + Σ kept ∘ ((a_mask ∘ a) b)` over the terms, one or more, to `to`, which has rows of `n`.
 pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<'_>]) {
     let rows = to.len() / n.max(1);
     assert!(to.len() == rows * n && !terms.is_empty(), "place of a product");
@@ -63,7 +63,7 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
         Start::Kept => None,
     };
     assert!(start.is_none_or(|start| start.len() == n), "bias of a product");
-    let few = rows <= FEW && terms.iter().all(|term| term.mask.is_none() && term.a_mask.is_none());
+    let few = rows <= FEW && terms.iter().all(|term| term.kept.is_none() && term.a_mask.is_none());
     let (task_rows, task_columns) = if few { (rows, few_columns(isa, n)) } else { grid(isa, rows, n) };
     let across = n.div_ceil(task_columns);
     let shared = Shared(to.as_mut_ptr());

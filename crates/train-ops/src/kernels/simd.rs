@@ -36,6 +36,12 @@ pub(super) trait Simd {
     #[inline(always)]
     unsafe fn prefetch_far(_at: *const u32) {}
 
+    /// The same pointer, where the compiler cannot see that it is the same.
+    #[inline(always)]
+    fn opaque(pointer: *const u32) -> *const u32 {
+        pointer
+    }
+
     /// # Safety
     /// `from` is valid for reading `LANES` units.
     unsafe fn load(from: *const u32) -> Self::Vector;
@@ -53,6 +59,12 @@ pub(super) trait Simd {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
+
+    /// The lanes whose bits are set, zeros in place of the others; the lowest bit is that of the first lane.
+    ///
+    /// # Safety
+    /// The processor has the instruction set, and `bits` is valid for reading a bit for each lane.
+    unsafe fn keep(bits: *const u8, vector: Self::Vector) -> Self::Vector;
 
     /// Pairs of bf16 as f32: the first of each, and the second.
     ///
@@ -74,6 +86,16 @@ mod x86 {
     use super::Simd;
 
     const HIGH: i32 = 0xffff_0000u32 as i32;
+
+    /// No instruction at all, of which the compiler knows nothing but that it may change the pointer.
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block)]
+    fn opaque(mut pointer: *const u32) -> *const u32 {
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+        };
+        pointer
+    }
 
     pub(crate) struct Avx2;
 
@@ -102,6 +124,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn opaque(pointer: *const u32) -> *const u32 {
+            opaque(pointer)
+        }
+
+        #[inline(always)]
         unsafe fn load(from: *const u32) -> __m256 {
             unsafe { _mm256_loadu_ps(from.cast()) }
         }
@@ -119,6 +146,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
             unsafe { _mm256_fmadd_ps(a, b, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn keep(bits: *const u8, vector: __m256) -> __m256 {
+            unsafe {
+                let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(*bits)), bit);
+                _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit)), vector)
+            }
         }
 
         #[inline(always)]
@@ -176,6 +212,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn opaque(pointer: *const u32) -> *const u32 {
+            opaque(pointer)
+        }
+
+        #[inline(always)]
         unsafe fn load(from: *const u32) -> __m512 {
             unsafe { _mm512_loadu_ps(from.cast()) }
         }
@@ -193,6 +234,11 @@ mod x86 {
         #[inline(always)]
         unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
             unsafe { _mm512_fmadd_ps(a, b, sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn keep(bits: *const u8, vector: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(bits.cast::<u16>().read_unaligned(), vector) }
         }
 
         #[inline(always)]
@@ -250,6 +296,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn opaque(pointer: *const u32) -> *const u32 {
+            opaque(pointer)
+        }
+
+        #[inline(always)]
         unsafe fn load(from: *const u32) -> __m512 {
             unsafe { _mm512_loadu_ps(from.cast()) }
         }
@@ -274,6 +325,11 @@ mod x86 {
                     std::mem::transmute::<__m512, __m512bh>(b),
                 )
             }
+        }
+
+        #[inline(always)]
+        unsafe fn keep(bits: *const u8, vector: __m512) -> __m512 {
+            unsafe { Avx512::keep(bits, vector) }
         }
 
         #[inline(always)]
@@ -326,6 +382,12 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn multiply_add(a: [f32; 8], b: [f32; 8], sum: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|lane| sum[lane] + a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn keep(bits: *const u8, vector: [f32; 8]) -> [f32; 8] {
+        let bits = unsafe { *bits };
+        std::array::from_fn(|lane| if bits >> lane & 1 == 1 { vector[lane] } else { 0.0 })
     }
 
     #[inline(always)]

@@ -10,8 +10,10 @@ use std::ops::Range;
 use super::aligned::Aligned;
 use super::block::Block;
 use super::few_rows::FewRows;
+use super::kept::KeptRows;
 use super::panels::{units, widen, widen_bytes};
 use super::{Precision, Term};
+use crate::dropout::Kept;
 
 thread_local! {
     /// A panel widened to f32, rows with their mask applied, and sums that a mask is applied to.
@@ -41,9 +43,9 @@ impl Task<'_> {
             let mut start = self.start.map(|start| &start[self.columns.clone()]);
             for term in terms {
                 let start = start.take();
-                match term.mask {
+                match term.kept {
                     None => unsafe { self.sum(term, self.columns.clone(), start, to, self.n, wide, masked) },
-                    Some(_) => unsafe { self.add_masked(term, start, to, wide, masked, sums) },
+                    Some(kept) => unsafe { self.add_kept(term, kept, start, to, wide, masked, sums) },
                 }
             }
         });
@@ -82,17 +84,18 @@ impl Task<'_> {
         unsafe { self.result.add(self.rows.start * self.n + self.columns.start) }
     }
 
-    /// `to = from + mask ∘ (a b)`, panel by panel, so that the sums are still near when the mask is applied.
-    unsafe fn add_masked(
+    /// `to = from + kept ∘ (a b)`, panel by panel, so that the sums are still near when those that count are picked.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn add_kept(
         &self,
         term: &Term<'_>,
+        kept: &Kept,
         from: Option<&[f32]>,
         to: *mut f32,
         wide: &mut Aligned,
         masked: &mut Aligned,
         sums: &mut Aligned,
     ) {
-        let Some(mask) = term.mask else { return };
         let (rows, width) = (self.rows.len(), term.b.isa().panel_width());
         sums.reserve((rows + 1) * width);
         for first in self.columns.clone().step_by(width) {
@@ -104,17 +107,26 @@ impl Task<'_> {
                 let zeros = Some(&zeros[..count]);
                 self.sum(term, columns.clone(), zeros, sums.as_mut_ptr(), count, wide, masked);
             }
-            for (index, sums) in sums[..rows * count].chunks_exact_mut(count).enumerate() {
-                mask.apply_part(self.rows.start + index, first, sums);
-                let at = first - self.columns.start;
-                let from = from.map(|from| &from[at..at + count]);
-                unsafe {
-                    let to = std::slice::from_raw_parts_mut(to.add(index * self.n + at), count);
-                    let from = from.unwrap_or(std::slice::from_raw_parts(to.as_ptr(), count));
-                    for column in 0..count {
-                        to[column] = from[column] + sums[column];
+            let at = first - self.columns.start;
+            let from = from.map(|from| &from[at..at + count]);
+            unsafe {
+                if let Some(from) = from {
+                    for row in 0..rows {
+                        to.add(row * self.n + at).copy_from_nonoverlapping(from.as_ptr(), count);
                     }
                 }
+                let (bits, bits_stride) = kept.from(self.rows.start, first);
+                KeptRows {
+                    rows,
+                    columns: count,
+                    bits: bits.as_ptr(),
+                    bits_stride,
+                    from: sums.as_ptr(),
+                    from_stride: count,
+                    to: to.add(at),
+                    to_stride: self.n,
+                }
+                .add(term.b.isa());
             }
         }
     }
@@ -162,6 +174,7 @@ impl Task<'_> {
                 a_stride,
                 a_step: 1,
                 b: b.panels_from(first_panel)[begin * width..].as_ptr(),
+                b_step: width,
                 panel_stride: b.panel_stride(),
                 from,
                 from_stride,

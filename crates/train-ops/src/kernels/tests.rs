@@ -136,6 +136,7 @@ fn masks_of_either_factor_are_those_of_dropout() {
     let pass = Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)]);
     let mask = |columns: usize| dropout.mask(&[2, rows / 2, columns], &pass).unwrap().unwrap();
     let (of_a, of_product) = (mask(k), mask(n));
+    let kept = of_product.kept(rows);
     let (a, b, c) = (values(1, rows * k), values(2, k * n), values(3, rows * n));
     let mut masked = a.clone();
     of_a.apply(&mut masked);
@@ -145,13 +146,14 @@ fn masks_of_either_factor_are_those_of_dropout() {
         let (a, c) = (Operand::new(&a, &packed), Operand::new(&c, &identity));
         let terms = [
             Term::new(&c, &identity),
-            Term { a_mask: Some(&of_a), mask: Some(&of_product), ..Term::new(&a, &packed) },
+            Term { a_mask: Some(&of_a), kept: Some(&kept), ..Term::new(&a, &packed) },
         ];
         let got = of(rows, n, Start::Zero, &terms);
-        let mut expected = times(&masked, &packed, Start::Zero);
-        of_product.apply(&mut expected);
-        for ((got, expected), c) in got.iter().zip(expected).zip(&values(3, rows * n)) {
-            assert_eq!(*got, c + expected);
+        let expected = times(&masked, &packed, Start::Zero);
+        let factors = of_product.factors(rows * n);
+        for (((got, expected), factor), c) in got.iter().zip(expected).zip(factors).zip(&values(3, rows * n))
+        {
+            assert_eq!(*got, if factor > 0.0 { c + expected } else { *c });
         }
     }
 }
@@ -159,14 +161,26 @@ fn masks_of_either_factor_are_those_of_dropout() {
 #[test]
 fn sums_of_outer_products_are_right() {
     for isa in Isa::supported() {
-        for (rows, r, n) in [(1, 1, 1), (3, 16, 40), (300, 4, 33), (520, 17, 100)] {
+        for (rows, r, n) in [(1, 1, 1), (3, 16, 40), (300, 4, 33), (70, 8, 64), (520, 17, 100), (95, 16, 256)]
+        {
             let (left, right) = (values(1, rows * r), values(2, rows * n));
-            let got = outer_sum(isa, &left, &right, rows, None);
-            for (index, got) in got.into_iter().enumerate() {
-                let exact: f64 = (0..rows)
-                    .map(|row| f64::from(left[row * r + index / n]) * f64::from(right[row * n + index % n]))
-                    .sum();
-                assert!((f64::from(got) - exact).abs() < 1e-7 * rows as f64, "{isa:?} ({rows}, {r}, {n})");
+            let dropout = Dropout::new("a", 0.3).unwrap();
+            let mask = dropout.mask(&[1, rows, n], &Pass::training([sample_key(1, 2, 0)])).unwrap().unwrap();
+            let factors = mask.factors(rows * n);
+            for kept in [None, Some(mask.kept(rows))] {
+                let got = outer_sum(isa, &left, &right, rows, kept.as_ref());
+                let counts = |at: usize| kept.is_none() || factors[at] > 0.0;
+                for (index, got) in got.into_iter().enumerate() {
+                    let exact: f64 = (0..rows)
+                        .map(|row| (row * r + index / n, row * n + index % n))
+                        .filter(|(_, at)| counts(*at))
+                        .map(|(left_at, at)| f64::from(left[left_at]) * f64::from(right[at]))
+                        .sum();
+                    assert!(
+                        (f64::from(got) - exact).abs() < 1e-7 * rows as f64,
+                        "{isa:?} ({rows}, {r}, {n})"
+                    );
+                }
             }
         }
     }

@@ -10,8 +10,9 @@ pub(super) struct Factors {
     pub(super) a: *const u32,
     pub(super) a_stride: usize,
     pub(super) a_step: usize,
-    /// `units` rows of a panel, two vectors each, one after another.
+    /// `units` rows of two vectors each, `b_step` apart.
     pub(super) b: *const u32,
+    pub(super) b_step: usize,
     /// What is brought near while the tile is computed, from here on: any address will do.
     pub(super) ahead: *const u32,
     /// Lines of it for each [`STRETCH`] units.
@@ -49,7 +50,12 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
             S::prefetch(from.add(row * from_stride));
         }
         let mut sums = [[S::zero(); VECTORS]; ROWS];
-        let Factors { a_stride, a_step, mut a, mut b, mut ahead, ahead_lines, .. } = *factors;
+        let Factors { a_stride, a_step, a, mut b, b_step, mut ahead, ahead_lines, .. } = *factors;
+        // A pointer for every third row; the two rows after it are a stride or two further, which an instruction adds for
+        // free. With one pointer for all rows, each would be an addition after the one before it, and a unit of 14 rows
+        // would wait for 14 of them: as long as it takes to multiply. Compilers prefer that, so they must not see how the
+        // pointers hang together.
+        let mut thirds: [*const u32; 5] = std::array::from_fn(|third| a.wrapping_add(3 * third * a_stride));
         let mut left = factors.units;
         while left > 0 {
             let stretch = left.min(STRETCH);
@@ -62,14 +68,22 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 for (at, vector) in vectors.iter_mut().enumerate() {
                     *vector = S::load(b.add(at * S::LANES));
                 }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = S::splat(a.add(row * a_stride));
-                    for (sum, vector) in sums.iter_mut().zip(vectors) {
-                        *sum = S::multiply_add(a, vector, *sum);
-                    }
+                // Row by row without a loop, which compilers would keep for so many rows, and the sums in memory.
+                macro_rules! rows {
+                    ($($row:literal)*) => {
+                        $(if let Some(sums) = sums.get_mut($row) {
+                            let a = S::splat(thirds[$row / 3].wrapping_add($row % 3 * a_stride));
+                            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                                *sum = S::multiply_add(a, vector, *sum);
+                            }
+                        })*
+                    };
                 }
-                a = a.add(a_step);
-                b = b.add(2 * S::LANES);
+                rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                for third in &mut thirds[..ROWS.div_ceil(3)] {
+                    *third = S::opaque(third.wrapping_add(a_step));
+                }
+                b = b.wrapping_add(b_step);
             }
             left -= stretch;
         }

@@ -244,11 +244,14 @@ impl RowLinear {
             }
         });
 
-        let b = PackedMatrix::from_rows(isa, out_features, lora.rank, b, lora.scale);
+        // What is kept by the dropout is scaled here, once, for both products below.
+        let kept = self.mask.as_ref().map(|mask| mask.kept(rows));
+        let scale = lora.scale * self.mask.as_ref().map_or(1.0, Mask::scale);
+        let b = PackedMatrix::from_rows(isa, out_features, lora.rank, b, scale);
         let mut grad_hidden = Buffer::new(rows * lora.rank);
         let plain = Operand::new(dys, &b);
         product(&mut grad_hidden, lora.rank, Start::Zero, &[Term::new(&plain, &b)]);
-        let grad_a = outer_sum(isa, &grad_hidden, xs, rows, self.mask.as_ref());
+        let grad_a = outer_sum(isa, &grad_hidden, xs, rows, kept.as_ref());
 
         if let Some((dxs, start)) = dxs {
             let a = PackedMatrix::from_rows(isa, lora.rank, in_features, a, 1.0);
@@ -261,7 +264,7 @@ impl RowLinear {
                 &converted
             };
             let grad_hidden = Operand::plain(&grad_hidden, lora.rank);
-            let through_a = Term { mask: self.mask.as_ref(), ..Term::new(&grad_hidden, &a) };
+            let through_a = Term { kept: kept.as_ref(), ..Term::new(&grad_hidden, &a) };
             product(dxs, in_features, start, &[Term::new(operand, backward), through_a]);
         }
         Ok(Some([grad_a, grad_b]))
