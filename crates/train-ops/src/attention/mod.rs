@@ -116,6 +116,11 @@ impl Sizes {
         self.heads * self.head_dim
     }
 
+    /// From one row of scores to the next: whole vectors.
+    fn stride(&self) -> usize {
+        self.keys.next_multiple_of(LANES)
+    }
+
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
@@ -131,6 +136,9 @@ impl Sizes {
         Columns::new(&values[first..], rows.len(), self.width(), self.head_dim)
     }
 }
+
+/// Scores that a vector holds at most.
+const LANES: usize = 16;
 
 struct AttentionOp {
     rows: AttentionRows,

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{AttentionMask, HEAD_BITS, Sizes};
+use super::{AttentionMask, HEAD_BITS, LANES, Sizes};
 use crate::buffer::Buffer;
 use crate::dropout::Mask;
 use crate::kernels::{Columns, Isa, Panels, Place, to_rows};
@@ -43,7 +43,7 @@ impl AttentionRows {
     fn drop_out(&self, index: usize, rows: &mut [f32]) {
         if let Some(mask) = &self.dropout {
             let (sample, head) = (index / self.sizes.heads, index % self.sizes.heads);
-            for (query, row) in rows.chunks_exact_mut(self.sizes.keys).enumerate() {
+            for (query, row) in rows.chunks_exact_mut(self.sizes.stride()).enumerate() {
                 let visible = self.mask.visible(query, self.sizes.keys);
                 mask.apply_row(
                     mask.stream(sample),
@@ -55,7 +55,7 @@ impl AttentionRows {
     }
 
     /// Computes `context` from queries, keys and values. Returns what the backward pass needs, if it is to be kept: softmax
-    /// of the scores before dropout, `(batch, heads, queries, keys)`, zero where masked.
+    /// of the scores before dropout, `(batch, heads, queries, keys)` in rows of [`Sizes::stride`], zero where masked.
     pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3], context: &mut [f32], keep: bool) -> Option<Buffer> {
         let s = self.sizes;
         assert!(
@@ -63,16 +63,16 @@ impl AttentionRows {
             "context of attention"
         );
         let place = Place::all(context, s.width());
-        let size = s.queries * s.keys;
+        let (stride, size) = (s.stride(), s.queries * s.stride());
         let head =
             |index: usize, probabilities: &mut [f32], panels: &mut [Panels; 2], dropped: &mut Vec<f32>| {
                 let [keys, values] = panels;
                 let keys = keys.pack_transposed(s.head(k, s.keys, index, 0..s.keys), s.scale());
                 let values = values.pack(s.head(v, s.keys, index, 0..s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
-                    let rows = &mut probabilities[block.start * s.keys..block.end * s.keys];
-                    to_rows(rows, s.keys, visible, s.head(q, s.queries, index, block.clone()), keys);
-                    for (query, row) in block.zip(rows.chunks_exact_mut(s.keys)) {
+                    let rows = &mut probabilities[block.start * stride..block.end * stride];
+                    to_rows(rows, stride, visible, s.head(q, s.queries, index, block.clone()), keys);
+                    for (query, row) in block.zip(rows.chunks_exact_mut(stride)) {
                         softmax(row, self.mask.visible(query, s.keys));
                     }
                 }
@@ -85,13 +85,13 @@ impl AttentionRows {
                     probabilities
                 };
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
-                    let rows = &probabilities[block.start * s.keys..block.end * s.keys];
+                    let rows = &probabilities[block.start * stride..block.end * stride];
                     let first = s.first(s.queries, index) + block.start * s.width();
                     // SAFETY: `first` is the first value of this block of this head of `context`, whose length was checked;
                     // other tasks work on other heads.
                     #[allow(unsafe_code)]
                     unsafe {
-                        place.put(first, Columns::new(rows, block.len(), s.keys, visible), values);
+                        place.put(first, Columns::new(rows, block.len(), stride, visible), values);
                     }
                 }
             };
@@ -129,7 +129,7 @@ impl AttentionRows {
             "gradients of attention"
         );
         let [dq, dk, dv] = [dq, dk, dv].map(|to| Place::all(to, s.width()));
-        let size = s.queries * s.keys;
+        let (stride, size) = (s.stride(), s.queries * s.stride());
         probabilities.par_chunks(size.max(1)).enumerate().for_each(|(index, probabilities)| {
             SCRATCH.with_borrow_mut(|Scratch { panels: [panels, _], rows: [dropped, dscores] }| {
                 let all = |values, tokens| s.head(values, tokens, index, 0..tokens);
@@ -137,7 +137,7 @@ impl AttentionRows {
                 dropped.clear();
                 dropped.extend_from_slice(probabilities);
                 self.drop_out(index, dropped);
-                let dropped = Columns::new(dropped, s.queries, s.keys, s.keys);
+                let dropped = Columns::new(dropped, s.queries, stride, s.keys);
                 let packed = panels.pack(all(dcontext, s.queries), 1.0);
                 // SAFETY (here and below): the first value of this head of a gradient, whose length was checked; other
                 // tasks work on other heads.
@@ -149,25 +149,25 @@ impl AttentionRows {
                 dscores.resize(size, 0.0);
                 let values = panels.pack_transposed(all(v, s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
-                    let rows = &mut dscores[block.start * s.keys..block.end * s.keys];
-                    to_rows(rows, s.keys, visible, s.head(dcontext, s.queries, index, block), values);
+                    let rows = &mut dscores[block.start * stride..block.end * stride];
+                    to_rows(rows, stride, visible, s.head(dcontext, s.queries, index, block), values);
                 }
                 self.drop_out(index, dscores);
-                let rows = dscores.chunks_exact_mut(s.keys).zip(probabilities.chunks_exact(s.keys));
+                let rows = dscores.chunks_exact_mut(stride).zip(probabilities.chunks_exact(stride));
                 for (query, (dscores, p)) in rows.enumerate() {
                     softmax_backward(p, dscores, self.mask.visible(query, s.keys), s.scale());
                 }
                 let keys = panels.pack(all(k, s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
-                    let rows = &dscores[block.start * s.keys..block.end * s.keys];
-                    let rows = Columns::new(rows, block.len(), s.keys, visible);
+                    let rows = &dscores[block.start * stride..block.end * stride];
+                    let rows = Columns::new(rows, block.len(), stride, visible);
                     #[allow(unsafe_code)]
                     unsafe {
                         dq.put(of_queries + block.start * s.width(), rows, keys);
                     }
                 }
                 let queries = panels.pack(all(q, s.queries), 1.0);
-                let dscores = Columns::new(dscores, s.queries, s.keys, s.keys);
+                let dscores = Columns::new(dscores, s.queries, stride, s.keys);
                 #[allow(unsafe_code)]
                 unsafe {
                     dk.put_transposed(of_keys, dscores, queries);
@@ -180,40 +180,43 @@ impl AttentionRows {
 /// Softmax of the first `visible` values; the others become 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
 pub(crate) fn softmax(row: &mut [f32], visible: usize) {
-    let (row, masked) = row.split_at_mut(visible);
-    masked.fill(0.0);
-    let max = lanes(row, row, f32::NEG_INFINITY, |max, x, _| max.max(x))
-        .into_iter()
-        .fold(f32::NEG_INFINITY, f32::max);
-    for value in row.iter_mut() {
+    // Where the row is long enough, whole vectors: the last one ends in scores that are nothing beside the largest.
+    let used = visible.next_multiple_of(LANES).min(row.len());
+    row[visible..used].fill(f32::NEG_INFINITY);
+    let values = &mut row[..used];
+    // Not `f32::max`, which looks for NaN in both; one among the scores makes the row NaN below.
+    let larger = |max: f32, x: f32| if x > max { x } else { max };
+    let max = halve(lanes(values, values, f32::NEG_INFINITY, |max, x, _| larger(max, x)), larger);
+    for value in values.iter_mut() {
         *value = exp(*value - max);
     }
-    let total: f32 = lanes(row, row, 0.0, |sum, x, _| sum + x).into_iter().sum();
-    for value in row.iter_mut() {
-        *value /= total;
+    let scale = 1.0 / halve(lanes(values, values, 0.0, |sum, x, _| sum + x), |sum, x| sum + x);
+    row[visible..].fill(0.0);
+    for value in &mut row[..used] {
+        *value *= scale;
     }
 }
 
 /// `scale * P (dP - Σ dP P)` of the first `visible` values, in place of `dP`; the others become 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
 fn softmax_backward(probabilities: &[f32], dprobabilities: &mut [f32], visible: usize, scale: f32) {
-    let (dprobabilities, masked) = dprobabilities.split_at_mut(visible);
-    masked.fill(0.0);
-    let probabilities = &probabilities[..visible];
-    let mean: f32 = lanes(probabilities, dprobabilities, 0.0, |sum, p, dp| sum + p * dp).into_iter().sum();
+    dprobabilities[visible..].fill(0.0);
+    let used = visible.next_multiple_of(LANES).min(probabilities.len());
+    let (probabilities, dprobabilities) = (&probabilities[..used], &mut dprobabilities[..used]);
+    let mean = halve(lanes(probabilities, dprobabilities, 0.0, |sum, p, dp| sum + p * dp), |sum, x| sum + x);
     for (dp, p) in dprobabilities.iter_mut().zip(probabilities) {
         *dp = p * (*dp - mean) * scale;
     }
 }
 
-/// Folds pairs of values in 16 lanes, which compilers vectorise.
+/// Folds pairs of values in lanes, which compilers vectorise.
 #[inline(always)]
-fn lanes(xs: &[f32], ys: &[f32], first: f32, fold: impl Fn(f32, f32, f32) -> f32) -> [f32; 16] {
-    let (xs, xs_rest) = xs.as_chunks::<16>();
-    let (ys, ys_rest) = ys.as_chunks::<16>();
-    let mut lanes = [first; 16];
+fn lanes(xs: &[f32], ys: &[f32], first: f32, fold: impl Fn(f32, f32, f32) -> f32) -> [f32; LANES] {
+    let (xs, xs_rest) = xs.as_chunks::<LANES>();
+    let (ys, ys_rest) = ys.as_chunks::<LANES>();
+    let mut lanes = [first; LANES];
     for (xs, ys) in xs.iter().zip(ys) {
-        for lane in 0..16 {
+        for lane in 0..LANES {
             lanes[lane] = fold(lanes[lane], xs[lane], ys[lane]);
         }
     }
@@ -221,4 +224,17 @@ fn lanes(xs: &[f32], ys: &[f32], first: f32, fold: impl Fn(f32, f32, f32) -> f32
         *lane = fold(*lane, *x, *y);
     }
     lanes
+}
+
+/// Folds lanes into one, half of them at a time.
+#[inline(always)]
+fn halve(mut lanes: [f32; LANES], fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = fold(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }

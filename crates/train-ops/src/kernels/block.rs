@@ -116,7 +116,11 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
                     for row in 0..rows {
                         from.add(row * block.from_stride).copy_to(sums.add(row * width), columns);
                     }
-                    some_rows::<S, ROWS, 2>(rows, &factors, sums, width, sums, width);
+                    if columns <= S::LANES {
+                        some_rows::<S, ROWS, 1>(rows, &factors, sums, width, sums, width);
+                    } else {
+                        some_rows::<S, ROWS, 2>(rows, &factors, sums, width, sums, width);
+                    }
                     for row in 0..rows {
                         sums.add(row * width).copy_to(to.add(row * block.to_stride), columns);
                     }
