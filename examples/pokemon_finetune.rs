@@ -136,6 +136,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         _ => None,
     };
     let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware)?;
+    train_ops::release_memory();
 
     // How captions are padded, and how many of the step's batches run together.
     let config = adapted.model.config();
@@ -295,6 +296,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     };
     // No step is left to finish, so that Ctrl-C ends at once from here on.
     stop.request();
+    train_ops::release_memory();
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.

@@ -2,6 +2,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
+
 use crate::kernels::Aligned;
 
 /// Memory for values that live for a part of a step, taken from those that were handed back before.
@@ -11,8 +13,48 @@ use crate::kernels::Aligned;
 /// it.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    memory: Aligned,
+    memory: Memory,
     len: usize,
+}
+
+/// Values in pages of their own where they are many, which the system has back when they are let go; in the heap they would
+/// leave holes that others seldom fit.
+#[derive(Debug)]
+enum Memory {
+    Heap(Aligned),
+    Pages(MmapMut),
+}
+
+/// Values from which on there are pages for them.
+const MANY: usize = 1 << 16;
+
+impl Memory {
+    fn new(len: usize) -> Self {
+        let pages = (len >= MANY).then(|| MmapMut::map_anon(len * size_of::<f32>()).ok()).flatten();
+        pages.map_or_else(|| Self::Heap(Aligned::zeros(len)), Self::Pages)
+    }
+
+    fn values(&self) -> &[f32] {
+        match self {
+            Self::Heap(memory) => memory.values(),
+            // SAFETY: pages are aligned to more than an f32, of which they hold a whole number, and any bits are one.
+            #[allow(unsafe_code)]
+            Self::Pages(pages) => unsafe {
+                std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len() / size_of::<f32>())
+            },
+        }
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        match self {
+            Self::Heap(memory) => memory.values_mut(),
+            // SAFETY: as in `values`, and borrowed mutably.
+            #[allow(unsafe_code)]
+            Self::Pages(pages) => unsafe {
+                std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), pages.len() / size_of::<f32>())
+            },
+        }
+    }
 }
 
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
@@ -25,7 +67,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 /// [`IDLE`].
 struct Pool {
     /// By size, in the order in which it was handed back, with the time of that.
-    free: BTreeMap<usize, VecDeque<(u64, Aligned)>>,
+    free: BTreeMap<usize, VecDeque<(u64, Memory)>>,
     /// Values in all of it.
     len: usize,
     /// Counts what was handed back.
@@ -45,7 +87,7 @@ impl Pool {
     }
 
     /// Memory for `size` values; `None` where there has to be more of it, for which there is room then.
-    fn take(&mut self, size: usize) -> Option<Aligned> {
+    fn take(&mut self, size: usize) -> Option<Memory> {
         let fitting = self.free.range(size..=size + size / SLACK).next().map(|(size, _)| *size);
         if let Some(size) = fitting {
             return self.remove(size, VecDeque::pop_back);
@@ -63,8 +105,8 @@ impl Pool {
     fn remove(
         &mut self,
         size: usize,
-        pop: impl FnOnce(&mut VecDeque<(u64, Aligned)>) -> Option<(u64, Aligned)>,
-    ) -> Option<Aligned> {
+        pop: impl FnOnce(&mut VecDeque<(u64, Memory)>) -> Option<(u64, Memory)>,
+    ) -> Option<Memory> {
         let free = self.free.get_mut(&size)?;
         let (_, memory) = pop(free)?;
         if free.is_empty() {
@@ -74,10 +116,10 @@ impl Pool {
         Some(memory)
     }
 
-    fn put(&mut self, memory: Aligned) {
+    fn put(&mut self, memory: Memory) {
         self.clock += 1;
-        self.len += memory.len();
-        self.free.entry(memory.len()).or_default().push_back((self.clock, memory));
+        self.len += memory.values().len();
+        self.free.entry(memory.values().len()).or_default().push_back((self.clock, memory));
     }
 }
 
@@ -90,7 +132,7 @@ impl Buffer {
     pub(crate) fn new(len: usize) -> Self {
         let size = size_class(len);
         let free = pool().take(size);
-        Self { memory: free.unwrap_or_else(|| Aligned::zeros(size)), len }
+        Self { memory: free.unwrap_or_else(|| Memory::new(size)), len }
     }
 
     /// A buffer of zeros.
@@ -103,7 +145,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let memory = std::mem::replace(&mut self.memory, Aligned::zeros(0));
+        let memory = std::mem::replace(&mut self.memory, Memory::new(0));
         pool().put(memory);
     }
 }
@@ -148,12 +190,12 @@ mod tests {
 
     /// Takes memory for `lens` at once, hands it back, and returns how much there is after that.
     fn pass(pool: &mut Pool, lens: &[usize]) -> usize {
-        let taken: Vec<Aligned> = lens
+        let taken: Vec<Memory> = lens
             .iter()
             .map(|len| {
                 let size = size_class(*len);
-                let memory = pool.take(size).unwrap_or_else(|| Aligned::zeros(size));
-                assert!(memory.len() >= *len);
+                let memory = pool.take(size).unwrap_or_else(|| Memory::new(size));
+                assert!(memory.values().len() >= *len);
                 memory
             })
             .collect();
@@ -165,12 +207,12 @@ mod tests {
     #[test]
     fn what_is_handed_back_is_handed_out_again() {
         let mut pool = Pool::new();
-        let memory = Aligned::zeros(size_class(123_457));
-        let address = memory.as_ptr();
+        let memory = Memory::new(size_class(123_457));
+        let address = memory.values().as_ptr();
         pool.put(memory);
         assert!(pool.take(100).is_none() && pool.take(200_000).is_none());
         let again = pool.take(size_class(100_000)).unwrap();
-        assert!(again.as_ptr() == address && pool.len == 0 && pool.take(100_000).is_none());
+        assert!(again.values().as_ptr() == address && pool.len == 0 && pool.take(100_000).is_none());
         assert!(Buffer::zeros(123_457).iter().all(|value| *value == 0.0));
     }
 
