@@ -53,7 +53,8 @@ impl Deref for MappedFile {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::io::Write;
 
@@ -63,8 +64,8 @@ mod tests {
     fn resident(file: &MappedFile) -> u64 {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let name = format!("{:x}-", file.as_ptr() as usize);
-        let of_file = maps.lines().skip_while(|line| !line.starts_with(&name));
-        let line = of_file.into_iter().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        let mut of_file = maps.lines().skip_while(|line| !line.starts_with(&name));
+        let line = of_file.find_map(|line| line.strip_prefix("Rss:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
