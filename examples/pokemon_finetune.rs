@@ -296,7 +296,6 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     };
     // No step is left to finish, so that Ctrl-C ends at once from here on.
     stop.request();
-    train_ops::release_memory();
     save_model(output_dir).map_err(|error| anyhow::anyhow!(error))?;
 
     // What came out, on pictures that training never saw.
