@@ -136,6 +136,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         _ => None,
     };
     let mut adapted = adapt::build(&name, checkpoint, lora, training.seed, &device, hardware)?;
+    train_ops::release_memory();
 
     // How captions are padded, and how many of the step's batches run together.
     let config = adapted.model.config();

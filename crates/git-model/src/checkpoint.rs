@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::schema::{self, LM_HEAD, WORD_EMBEDDINGS};
 use crate::weights::Weights;
+use crate::words::FileRows;
 use crate::{Error, GitConfig, Result};
 
 /// A GIT checkpoint in the Hugging Face layout: a folder with `config.json` and the weights.
@@ -63,6 +64,14 @@ impl Checkpoint {
             return self.tensor(&format!("{LM_HEAD}.weight"), dtype, device);
         }
         Err(self.mismatch(vec![format!("{name} is missing")]))
+    }
+
+    /// The rows of the matrix called `name` where they are in the file; `None` where the file cannot be mapped.
+    pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
+        match self.weights.rows(name)? {
+            None if self.tied && name == WORD_EMBEDDINGS => self.weights.rows(&format!("{LM_HEAD}.weight")),
+            rows => Ok(rows),
+        }
     }
 
     fn mismatch(&self, problems: Vec<String>) -> Error {

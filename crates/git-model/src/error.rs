@@ -79,6 +79,14 @@ pub enum Error {
         /// `max_position_embeddings`.
         max: usize,
     },
+    /// A token that is not in the model's vocabulary.
+    #[error("token {id} does not exist: the model's vocabulary has {vocabulary}")]
+    UnknownToken {
+        /// The token.
+        id: u32,
+        /// `vocab_size`.
+        vocabulary: usize,
+    },
     /// A decoding option without a meaning.
     #[error("generation: {0}")]
     Generation(String),

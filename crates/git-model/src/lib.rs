@@ -29,6 +29,7 @@ mod model;
 mod schema;
 mod vision;
 mod weights;
+mod words;
 
 pub use checkpoint::Checkpoint;
 pub use config::{GitConfig, VisionConfig};

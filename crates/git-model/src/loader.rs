@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use train_ops::{FrozenLinear, LayerBuilder, LayerNorm, LinearLayer, TrainableLinear};
 
 use crate::schema::{LM_HEAD, WORD_EMBEDDINGS};
+use crate::words::WordEmbedding;
 use crate::{Checkpoint, Result};
 
 /// Hands a checkpoint's tensors to a layer builder.
@@ -34,17 +35,73 @@ impl Loader<'_> {
     }
 
     /// The word embedding and the LM head, which may share a weight.
-    pub(crate) fn words_and_head(&mut self) -> Result<(Tensor, Arc<dyn LinearLayer>)> {
-        let words = self.parameter(WORD_EMBEDDINGS)?;
+    pub(crate) fn words_and_head(&mut self) -> Result<(WordEmbedding, Arc<dyn LinearLayer>)> {
+        let stored = self.checkpoint.tensor(WORD_EMBEDDINGS, DType::F32, self.device)?;
+        let words = self.builder.parameter(WORD_EMBEDDINGS, stored.clone())?;
+        let head = self.head(&words)?;
+        // What the builder has not replaced is what the file has.
+        let unchanged = words.id() == stored.id() && !words.track_op() && self.device.is_cpu();
+        let in_file = if unchanged { self.checkpoint.rows(WORD_EMBEDDINGS)? } else { None };
+        Ok((in_file.map_or(WordEmbedding::Table(words), WordEmbedding::File), head))
+    }
+
+    fn head(&mut self, words: &Tensor) -> Result<Arc<dyn LinearLayer>> {
         if !self.checkpoint.tied() {
-            return Ok((words, self.linear(LM_HEAD)?));
+            return self.linear(LM_HEAD);
         }
         let bias = self.parameter(&format!("{LM_HEAD}.bias"))?;
-        let head: Arc<dyn LinearLayer> = if words.track_op() {
+        Ok(if words.track_op() {
             Arc::new(TrainableLinear::new(LM_HEAD, words.clone(), Some(bias))?)
         } else {
             Arc::new(FrozenLinear::new(LM_HEAD, words.clone(), Some(bias))?)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use train_ops::{FrozenBuilder, TrainableBuilder};
+
+    use super::*;
+    use crate::schema;
+
+    /// Which of the two the word embedding of a small checkpoint is.
+    fn in_file(tied: bool, builder: &mut dyn LayerBuilder) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            r#"{{"vocab_size": 11, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 8, "max_position_embeddings": 6, "tie_word_embeddings": {tied}, "vision_config":
+            {{"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 4, "patch_size": 2}}}}"#
+        );
+        std::fs::write(folder.path().join("config.json"), &config).unwrap();
+        let tensors: HashMap<String, Tensor> = schema::tensors(&serde_json::from_str(&config).unwrap())
+            .into_iter()
+            .map(|(name, shape)| (name, Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap()))
+            .collect();
+        candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.tied(), tied);
+        let mut loader = Loader {
+            checkpoint: &checkpoint,
+            builder,
+            dtype: DType::F32,
+            device: &Device::Cpu,
+            gradient_checkpointing: false,
         };
-        Ok((words, head))
+        let (words, head) = loader.words_and_head().unwrap();
+        assert_eq!((head.in_features(), head.out_features()), (4, 11));
+        matches!(words, WordEmbedding::File(_))
+    }
+
+    /// Beside the head, which has the same size, there is no table in memory unless it is trained.
+    #[test]
+    fn a_frozen_word_embedding_stays_in_its_file() {
+        for tied in [false, true] {
+            assert!(in_file(tied, &mut FrozenBuilder));
+            assert!(!in_file(tied, &mut TrainableBuilder::new()));
+        }
     }
 }

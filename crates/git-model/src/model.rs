@@ -8,6 +8,7 @@ use train_ops::{
 
 use crate::decoder::Decoder;
 use crate::loader::Loader;
+use crate::words::WordEmbedding;
 use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
 
 /// A label that is no target: padding, and whatever else should not be learnt.
@@ -48,7 +49,7 @@ pub struct GitForCausalLm {
     temporal_embeddings: Vec<Tensor>,
     projection: Arc<dyn LinearLayer>,
     projection_norm: LayerNorm,
-    word_embeddings: Tensor,
+    word_embeddings: WordEmbedding,
     position_embeddings: Tensor,
     embeddings_norm: LayerNorm,
     embeddings_dropout: Dropout,
@@ -58,6 +59,9 @@ pub struct GitForCausalLm {
 
 impl GitForCausalLm {
     /// Builds the model of a checkpoint on the CPU in f32; `builder` decides what each layer is.
+    ///
+    /// A frozen word embedding stays in the checkpoint's file, which must not be changed as long as the model is used; see
+    /// [`MappedFile::open`](train_ops::MappedFile::open).
     pub fn load(checkpoint: &Checkpoint, builder: &mut dyn LayerBuilder) -> Result<Self> {
         Self::load_with(checkpoint, builder, &LoadOptions::default())
     }
@@ -219,10 +223,7 @@ impl GitForCausalLm {
         if first + length > max {
             return Err(Error::TooLong { got: first + length, max });
         }
-        let words = pass
-            .parameter(&self.word_embeddings)
-            .index_select(&input_ids.flatten_all()?, 0)?
-            .reshape((batch, length, ()))?;
+        let words = self.word_embeddings.rows(input_ids, pass)?.reshape((batch, length, ()))?;
         let positions = pass.parameter(&self.position_embeddings).narrow(0, first, length)?;
         let embeddings = self.embeddings_norm.forward(&words.broadcast_add(&positions)?, pass)?;
         Ok(self.embeddings_dropout.forward(&embeddings, pass)?)

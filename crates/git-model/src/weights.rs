@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use train_ops::MappedFile;
 
+use crate::words::FileRows;
 use crate::{Error, Result};
 
 /// The tensors of a checkpoint by name, read when they are asked for: from `model.safetensors`, from the shards that
@@ -20,7 +22,7 @@ pub(crate) enum Weights {
 /// One memory-mapped safetensors file.
 pub(crate) struct SafetensorsFile {
     path: PathBuf,
-    data: MappedFile,
+    data: Arc<MappedFile>,
     /// Where the tensors' bytes begin.
     start: usize,
     metadata: Metadata,
@@ -64,31 +66,49 @@ impl Weights {
     /// One tensor, converted to `dtype`; `None` if the file has none of that name.
     pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         let tensor = match self {
-            Self::Safetensors(files) => {
-                match files.iter().find_map(|file| Some((file, file.metadata.info(name)?))) {
-                    None => None,
-                    Some((file, info)) => {
-                        let stored = DType::try_from(info.dtype)?;
-                        let (start, end) = info.data_offsets;
-                        let range = file.start + start..file.start + end;
-                        let bytes = &file.data[range.clone()];
-                        let tensor = Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?;
-                        file.data.release(range);
-                        Some(tensor)
-                    }
+            Self::Safetensors(files) => match find(files, name) {
+                None => None,
+                Some((file, info)) => {
+                    let stored = DType::try_from(info.dtype)?;
+                    let (start, end) = info.data_offsets;
+                    let range = file.start + start..file.start + end;
+                    let bytes = &file.data[range.clone()];
+                    let tensor = Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?;
+                    file.data.release(range);
+                    Some(tensor)
                 }
-            }
+            },
             Self::Pickle { path, tensors } => tensors
                 .get(name)
                 .map_err(|error| Error::Damaged { path: path.clone(), reason: format!("{name}: {error}") })?,
         };
         Ok(tensor.map(|tensor| tensor.to_dtype(dtype)?.to_device(device)).transpose()?)
     }
+
+    /// The rows of one matrix where they are in a mapped file; `None` if none is mapped or has a matrix of that name.
+    pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
+        let Self::Safetensors(files) = self else { return Ok(None) };
+        let Some((file, info)) = find(files, name) else { return Ok(None) };
+        let &[rows, width] = &info.shape[..] else { return Ok(None) };
+        let start = file.start + info.data_offsets.0;
+        Ok(Some(FileRows {
+            file: Arc::clone(&file.data),
+            start,
+            rows,
+            width,
+            dtype: DType::try_from(info.dtype)?,
+        }))
+    }
+}
+
+/// The file that has the tensor called `name`, and what it says of it.
+fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a SafetensorsFile, &'a TensorInfo)> {
+    files.iter().find_map(|file| Some((file, file.metadata.info(name)?)))
 }
 
 impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
-        let data = MappedFile::open(&path)?;
+        let data = Arc::new(MappedFile::open(&path)?);
         // deserialize() checks that the header describes the whole file; read_metadata() alone does not.
         let metadata = SafeTensors::deserialize(&data)
             .and_then(|_| SafeTensors::read_metadata(&data))

@@ -47,7 +47,7 @@ impl Adapted {
 
 /// Builds the model with what `--tune` and the adapter's options ask for.
 ///
-/// The checkpoint is closed when the model is built, so that its memory map does not stay around.
+/// The checkpoint is closed when the model is built; a frozen word embedding stays in its file, and is read from there.
 ///
 /// # Errors
 /// If an adapter's targets match nothing, or reach into the encoder that `--tune` leaves alone.

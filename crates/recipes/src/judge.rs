@@ -9,7 +9,7 @@ use caption_data::{CaptionSource, TokenizedCaptions};
 use caption_metrics::{Scores, score};
 use git_model::GenerationConfig;
 use serde_json::json;
-use train_ops::Pass;
+use train_ops::{Pass, release_memory};
 use trainer_core::{LossTotal, evaluate};
 
 use crate::captioning::Captioner;
@@ -51,8 +51,11 @@ impl Judge<'_> {
     /// # Errors
     /// If a picture cannot be read.
     pub fn judge(&self, test: &CaptionBatches, message: &str) -> Result<Judgement> {
+        // Training, losses and captions need memory of other sizes, each of which would be kept beside the others.
+        release_memory();
         let loss = evaluate(self.task, test)?.loss;
         let shuffled = self.shuffled_loss(test)?;
+        release_memory();
         let captions = self.captioner.caption_all(&test.rows, &GenerationConfig::recipe(), message)?;
         let scores = scored(self.source, &test.rows, &captions)?;
         Ok(Judgement { loss, shuffled, captions, scores })

@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use crate::{Error, Result};
@@ -7,6 +7,9 @@ use crate::{Error, Result};
 /// A file mapped read-only into memory: its pages are read when they are touched, and need no copy of their own.
 #[derive(Debug)]
 pub struct MappedFile(memmap2::Mmap);
+
+/// Bytes around one that is read, within which Linux also maps what happens to be in memory already.
+const AROUND: usize = 64 << 10;
 
 impl MappedFile {
     /// Maps the file at `path`.
@@ -27,15 +30,17 @@ impl MappedFile {
 }
 
 impl MappedFile {
-    /// Gives the memory of a part of the file back, when it has been copied elsewhere; it is read again should it be
-    /// asked for. Only a hint: where the system has no such call, nothing happens.
-    pub fn release(&self, range: std::ops::Range<usize>) {
+    /// Gives the memory of a part of the file back, when it has been copied elsewhere, with what the system has mapped
+    /// around it; all of it is read again should it be asked for. Only a hint: where the system has no such call, nothing
+    /// happens.
+    pub fn release(&self, range: Range<usize>) {
+        let (start, end) = (range.start.saturating_sub(AROUND), (range.end + AROUND).min(self.0.len()));
         #[cfg(unix)]
         // SAFETY: the mapping is private and never written to, so its pages can be read again from the file, unchanged.
         #[allow(unsafe_code)]
         unsafe {
             let advice = memmap2::UncheckedAdvice::DontNeed;
-            let _ = self.0.unchecked_advise_range(advice, range.start, range.len());
+            let _ = self.0.unchecked_advise_range(advice, start, end.saturating_sub(start));
         }
     }
 }
@@ -45,5 +50,40 @@ impl Deref for MappedFile {
 
     fn deref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// KiB of this mapping that take memory.
+    fn resident(file: &MappedFile) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let name = format!("{:x}-", file.as_ptr() as usize);
+        let mut of_file = maps.lines().skip_while(|line| !line.starts_with(&name));
+        let line = of_file.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_was_released_takes_no_memory() {
+        let mut written = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..16 << 20).map(|i: usize| (i / 4096) as u8).collect();
+        written.write_all(&bytes).unwrap();
+        let file = MappedFile::open(written.path()).unwrap();
+        assert_eq!(resident(&file), 0);
+        let parts = (0..bytes.len() - 300_000).step_by(300_000).map(|start| start..start + 150_000);
+        // Not one after the other, so that a part does not release what was mapped around the one before.
+        let (even, odd): (Vec<_>, Vec<_>) = parts.enumerate().partition(|(number, _)| number % 2 == 0);
+        for (_, part) in even.into_iter().chain(odd) {
+            assert!(file[part.clone()] == bytes[part.clone()]);
+            assert!(resident(&file) >= 140);
+            file.release(part);
+        }
+        assert_eq!(resident(&file), 0);
     }
 }

@@ -29,7 +29,7 @@ pub struct Hardware {
     #[arg(long, value_name = "DIR", conflicts_with = "no_feature_cache")]
     pub feature_cache_dir: Option<PathBuf>,
     /// Memory for what the encoder makes of the pictures, as 500MB or 2GB; if it is more, it is read from files, in
-    /// --feature-cache-dir or else in one that is gone when the run ends [default: 2GiB]
+    /// --feature-cache-dir or else in one that is gone when the run ends [default: 128MiB]
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with = "no_feature_cache")]
     pub feature_cache_memory: Option<usize>,
     /// Run the frozen vision encoder on every picture in every epoch, instead of keeping what it makes of them
@@ -41,9 +41,10 @@ pub struct Hardware {
 pub const TRAINED_ENCODER: &str = "what it makes of a picture changes with every step; leave the flag out";
 
 impl Hardware {
-    /// Memory for the frozen encoder's features: --feature-cache-memory, else 2 GiB.
+    /// Memory for the frozen encoder's features: --feature-cache-memory, else 128 MiB. A batch is read from a file in a
+    /// thousandth of the time that a step of a large model takes, so more memory gains nothing.
     pub fn feature_memory(&self) -> usize {
-        self.feature_cache_memory.unwrap_or(2 << 30)
+        self.feature_cache_memory.unwrap_or(128 << 20)
     }
 
     /// A flag about the features of the frozen encoder that was given.
@@ -65,5 +66,28 @@ impl Finetune {
             Tune::Full => true,
         };
         self.hardware.cache_flag().filter(|_| trained)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use clap::Parser as _;
+    use git_model::GitConfig;
+
+    use super::*;
+    use crate::features::Layout;
+
+    /// 700 pictures: git-base's in either type would be a third or more of what training takes.
+    #[test]
+    fn features_of_a_large_model_are_in_a_file_and_those_of_the_embedded_one_in_memory() {
+        let memory = Finetune::parse_from(["pokemon_finetune"]).hardware.feature_memory();
+        let bytes = |config: &GitConfig, dtype| {
+            let vision = &config.vision_config;
+            700 * Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype }.bytes()
+        };
+        let embedded = GitConfig::read(&crate::open::embedded_checkpoint().join("config.json")).unwrap();
+        assert!(bytes(&embedded, DType::F32) <= memory);
+        assert!(bytes(&GitConfig::default(), DType::BF16) > memory);
     }
 }

@@ -1,0 +1,92 @@
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use train_ops::{MappedFile, Pass};
+
+use crate::{Error, Result};
+
+/// The word embedding: a table with a row for each word, of which a batch needs a few.
+#[derive(Debug)]
+pub(crate) enum WordEmbedding {
+    /// One that is trained, on another device, or in a file that cannot be mapped.
+    Table(Tensor),
+    /// A frozen one stays in the checkpoint's file, as it would be an eighth of git-base's memory.
+    File(FileRows),
+}
+
+impl WordEmbedding {
+    /// The rows of `ids`, `(number of ids, width)`.
+    pub(crate) fn rows(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let ids = ids.flatten_all()?;
+        match self {
+            Self::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?),
+            Self::File(file) => file.gather(&ids.to_dtype(DType::U32)?.to_vec1()?),
+        }
+    }
+}
+
+/// The rows of a matrix in a file, read when they are asked for and taking no memory after that.
+#[derive(Debug)]
+pub(crate) struct FileRows {
+    pub(crate) file: Arc<MappedFile>,
+    /// Where the matrix begins.
+    pub(crate) start: usize,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    /// What it is stored in.
+    pub(crate) dtype: DType,
+}
+
+impl FileRows {
+    fn gather(&self, ids: &[u32]) -> Result<Tensor> {
+        let row = self.width * self.dtype.size_in_bytes();
+        let matrix = self.start..self.start + self.rows * row;
+        let mut bytes = Vec::with_capacity(ids.len() * row);
+        for id in ids {
+            let index = *id as usize;
+            if index >= self.rows {
+                return Err(Error::UnknownToken { id: *id, vocabulary: self.rows });
+            }
+            bytes.extend_from_slice(&self.file[matrix.clone()][index * row..][..row]);
+        }
+        self.file.release(matrix);
+        let rows = Tensor::from_raw_buffer(&bytes, self.dtype, &[ids.len(), self.width], &Device::Cpu)?;
+        Ok(rows.to_dtype(DType::F32)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::weights::Weights;
+
+    #[test]
+    fn rows_in_a_file_are_those_of_the_table() {
+        for stored in [DType::F32, DType::F16, DType::BF16] {
+            let folder = tempfile::tempdir().unwrap();
+            let values: Vec<f32> = (0..35).map(|i| (i as f32 - 17.0) / 7.3).collect();
+            let words = Tensor::from_vec(values, (7, 5), &Device::Cpu).unwrap().to_dtype(stored).unwrap();
+            let other = Tensor::new(&[1f32, 2., 3.], &Device::Cpu).unwrap();
+            let tensors = HashMap::from([("a", other.clone()), ("words", words.clone()), ("z", other)]);
+            candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+            let weights = Weights::open(folder.path()).unwrap();
+            assert!(weights.rows("a").unwrap().is_none() && weights.rows("b").unwrap().is_none());
+
+            let file = WordEmbedding::File(weights.rows("words").unwrap().unwrap());
+            let table = WordEmbedding::Table(words.to_dtype(DType::F32).unwrap());
+            let pass = Pass::inference();
+            let bits = |words: &WordEmbedding, ids: &Tensor| -> Vec<Vec<u32>> {
+                let rows = words.rows(ids, &pass).unwrap().to_vec2::<f32>().unwrap();
+                rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+            };
+            for ids in [vec![vec![0u32, 6, 3], vec![3, 3, 1]], vec![vec![5]], vec![vec![]]] {
+                let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+                assert_eq!(bits(&file, &ids), bits(&table, &ids), "{stored:?}");
+            }
+            let unknown = file.rows(&Tensor::new(&[0u32, 7], &Device::Cpu).unwrap(), &pass).unwrap_err();
+            assert_eq!(unknown.to_string(), "token 7 does not exist: the model's vocabulary has 7");
+        }
+    }
+}
