@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use memmap2::MmapMut;
 
 use crate::kernels::Aligned;
+use crate::memory::ask_for_large_pages;
 
 /// Memory for values that live for a part of a step, taken from those that were handed back before.
 ///
@@ -31,7 +32,9 @@ const MANY: usize = 1 << 16;
 impl Memory {
     fn new(len: usize) -> Self {
         let pages = (len >= MANY).then(|| MmapMut::map_anon(len * size_of::<f32>()).ok()).flatten();
-        pages.map_or_else(|| Self::Heap(Aligned::zeros(len)), Self::Pages)
+        let Some(pages) = pages else { return Self::Heap(Aligned::zeros(len)) };
+        ask_for_large_pages(&pages);
+        Self::Pages(pages)
     }
 
     fn values(&self) -> &[f32] {

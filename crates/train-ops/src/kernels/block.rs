@@ -23,6 +23,8 @@ pub(super) struct Block {
     pub(super) b: *const u32,
     pub(super) b_step: usize,
     pub(super) panel_stride: usize,
+    /// What is read after the last panel, whose tiles fetch it as those of other panels fetch the next: any address will do.
+    pub(super) next: *const u32,
     /// `rows` rows of `columns`; a stride of 0 repeats one row.
     pub(super) from: *const f32,
     pub(super) from_stride: usize,
@@ -75,7 +77,7 @@ unsafe fn portable(block: &Block) {
 }
 
 /// Panel by panel, so that a panel stays in a near cache while the rows pass by; meanwhile the next one is fetched, a part
-/// of it with each tile. After the last panel that is the first of the next task, more often than not.
+/// of it with each tile.
 #[inline(always)]
 unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     let width = 2 * S::LANES;
@@ -91,6 +93,8 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     let mut b = block.b;
     while first < block.columns {
         let columns = width.min(block.columns - first);
+        let is_last = first + columns == block.columns;
+        let following = if is_last { block.next } else { b.wrapping_add(block.panel_stride) };
         let mut row = 0;
         for index in 0..count {
             let rows = rows_of_all + usize::from(index < longer);
@@ -102,7 +106,7 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
                     a_step: block.a_step,
                     b,
                     b_step: block.b_step,
-                    ahead: b.wrapping_add(block.panel_stride + index * lines * LINE),
+                    ahead: following.wrapping_add(index * lines * LINE),
                     ahead_lines,
                 };
                 let from = block.from.add(row * block.from_stride + first).cast::<u32>();

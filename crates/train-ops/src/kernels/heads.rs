@@ -150,6 +150,7 @@ unsafe fn run(
             b: b.memory[first / width * panel_stride..].as_ptr(),
             b_step: width,
             panel_stride,
+            next: b.memory.as_ptr().wrapping_add((first + ZEROS.len()) / width * panel_stride),
             from: ZEROS.as_ptr(),
             from_stride: 0,
             to: unsafe { to.add(first) },

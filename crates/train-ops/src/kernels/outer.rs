@@ -59,6 +59,7 @@ pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: &[f32], rows: usize, kept
                         b,
                         b_step,
                         panel_stride,
+                        next: b,
                         from: to,
                         from_stride: n,
                         to,

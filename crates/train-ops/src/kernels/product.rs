@@ -52,7 +52,7 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     if to.is_empty() {
         return;
     }
-    let isa = terms[0].b.isa();
+    let (isa, widening) = (terms[0].b.isa(), terms[0].b.widening());
     let zeros = match start {
         Start::Zero => vec![0.0; n],
         _ => Vec::new(),
@@ -64,7 +64,7 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     };
     assert!(start.is_none_or(|start| start.len() == n), "bias of a product");
     let few = rows <= FEW && terms.iter().all(|term| term.kept.is_none() && term.a_mask.is_none());
-    let (task_rows, task_columns) = if few { (rows, few_columns(isa, n)) } else { grid(isa, rows, n) };
+    let (task_rows, task_columns) = if few { (rows, few_columns(isa, n)) } else { grid(isa, widening, rows, n) };
     let across = n.div_ceil(task_columns);
     let shared = Shared(to.as_mut_ptr());
     (0..rows.div_ceil(task_rows) * across).into_par_iter().for_each(|task| {
@@ -84,12 +84,13 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     });
 }
 
-/// Rows and columns of the tasks: rows that fit the cache, and columns so that there are enough tasks.
-fn grid(isa: Isa, rows: usize, n: usize) -> (usize, usize) {
+/// Rows and columns of the tasks: rows that fit the cache, more of them for panels that each task widens for itself, and
+/// columns so that there are enough tasks.
+fn grid(isa: Isa, widening: usize, rows: usize, n: usize) -> (usize, usize) {
     let (tile, width) = (isa.tile_rows(), isa.panel_width());
     let tasks = TASKS * rayon::current_num_threads();
     let narrow = 4 * width;
-    let down = rows.div_ceil(isa.task_rows());
+    let down = rows.div_ceil(isa.task_rows() * if widening > 1 { 2 } else { 1 });
     let down = if n <= narrow { down.max(tasks) } else { down };
     let task_rows = rows.div_ceil(down).next_multiple_of(tile);
     let across = tasks.div_ceil(down).max(1);

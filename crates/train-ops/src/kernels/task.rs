@@ -148,6 +148,7 @@ impl Task<'_> {
         let (rows, first_panel) = (self.rows.len(), columns.start / width);
         let per_unit = b.widening();
         let all = units(b.precision(), b.k());
+        let following = first_panel + columns.len().div_ceil(width);
         for begin in (0..all.max(1)).step_by(isa.depth() / per_unit) {
             let depth = all.min(begin + isa.depth() / per_unit) - begin;
             let mut a = &term.a.data()[self.rows.start * stride + begin * per_unit..];
@@ -176,6 +177,11 @@ impl Task<'_> {
                 b: b.panels_from(first_panel)[begin * width..].as_ptr(),
                 b_step: width,
                 panel_stride: b.panel_stride(),
+                // The next units of the first panel, or the first panel of the next task, more often than not.
+                next: match begin + depth < all {
+                    true => b.panels_from(first_panel)[(begin + depth) * width..].as_ptr(),
+                    false => b.panels_from(0).as_ptr().wrapping_add(following * b.panel_stride()),
+                },
                 from,
                 from_stride,
                 to,
@@ -192,10 +198,15 @@ impl Task<'_> {
                     Precision::Int8 => widen_bytes(panel, width, wide),
                     _ => widen(panel, width, wide),
                 }
+                let next = match column + width < columns.len() {
+                    true => b.panels_from(first_panel + index + 1)[begin * width..].as_ptr(),
+                    false => block.next,
+                };
                 unsafe {
                     Block {
                         columns: width.min(columns.len() - column),
                         b: wide.as_ptr(),
+                        next,
                         from: block.from.add(column),
                         to: block.to.add(column),
                         ..block
