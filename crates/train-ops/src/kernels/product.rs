@@ -64,7 +64,8 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     };
     assert!(start.is_none_or(|start| start.len() == n), "bias of a product");
     let few = rows <= FEW && terms.iter().all(|term| term.kept.is_none() && term.a_mask.is_none());
-    let (task_rows, task_columns) = if few { (rows, few_columns(isa, n)) } else { grid(isa, widening, rows, n) };
+    let (task_rows, task_columns) =
+        if few { (rows, few_columns(isa, n)) } else { grid(isa, widening, rows, n) };
     let across = n.div_ceil(task_columns);
     let shared = Shared(to.as_mut_ptr());
     (0..rows.div_ceil(task_rows) * across).into_par_iter().for_each(|task| {

@@ -233,27 +233,22 @@ impl RowLinear {
         let rows = xs.len() / in_features;
         let isa = self.packed.forward.isa();
 
-        let transposed = outer_sum(isa, hidden, dys, rows, None);
-        let mut grad_b = vec![0.0; out_features * lora.rank];
-        grad_b.par_chunks_mut(TRANSPOSED_ROWS * lora.rank.max(1)).enumerate().for_each(|(chunk, grads)| {
-            let first = chunk * TRANSPOSED_ROWS;
-            for (column, sums) in transposed.chunks_exact(out_features).enumerate() {
-                for (grad, sum) in grads[column..].iter_mut().step_by(lora.rank).zip(&sums[first..]) {
-                    *grad = lora.scale * sum;
-                }
-            }
-        });
-
-        // What is kept by the dropout is scaled here, once, for both products below.
-        let kept = self.mask.as_ref().map(|mask| mask.kept(rows));
-        let scale = lora.scale * self.mask.as_ref().map_or(1.0, Mask::scale);
-        let b = PackedMatrix::from_rows(isa, out_features, lora.rank, b, scale);
-        let mut grad_hidden = Buffer::new(rows * lora.rank);
-        let plain = Operand::new(dys, &b);
-        product(&mut grad_hidden, lora.rank, Start::Zero, &[Term::new(&plain, &b)]);
-        let grad_a = outer_sum(isa, &grad_hidden, xs, rows, kept.as_ref());
-
-        if let Some((dxs, start)) = dxs {
+        // Both read `dys`, and neither keeps two threads busy to its end.
+        let (grad_b, (kept, plain, grad_hidden)) = rayon::join(
+            || transposed(&outer_sum(isa, hidden, dys, rows, None), out_features, lora.rank, lora.scale),
+            || {
+                let kept = self.mask.as_ref().map(|mask| mask.kept(rows));
+                // What is kept by the dropout is scaled here, once, for both products below.
+                let scale = lora.scale * self.mask.as_ref().map_or(1.0, Mask::scale);
+                let b = PackedMatrix::from_rows(isa, out_features, lora.rank, b, scale);
+                let plain = Operand::new(dys, &b);
+                let mut grad_hidden = Buffer::new(rows * lora.rank);
+                product(&mut grad_hidden, lora.rank, Start::Zero, &[Term::new(&plain, &b)]);
+                (kept, plain, grad_hidden)
+            },
+        );
+        let through_dropout = || {
+            let Some((dxs, start)) = dxs else { return };
             let a = PackedMatrix::from_rows(isa, lora.rank, in_features, a, 1.0);
             let backward = self.packed.backward();
             let converted;
@@ -266,7 +261,23 @@ impl RowLinear {
             let grad_hidden = Operand::plain(&grad_hidden, lora.rank);
             let through_a = Term { kept: kept.as_ref(), ..Term::new(&grad_hidden, &a) };
             product(dxs, in_features, start, &[Term::new(operand, backward), through_a]);
-        }
+        };
+        let (grad_a, ()) =
+            rayon::join(|| outer_sum(isa, &grad_hidden, xs, rows, kept.as_ref()), through_dropout);
         Ok(Some([grad_a, grad_b]))
     }
+}
+
+/// `scale * sumsᵀ` for `sums` `(rank, features)`.
+fn transposed(sums: &[f32], features: usize, rank: usize, scale: f32) -> Vec<f32> {
+    let mut result = vec![0.0; features * rank];
+    result.par_chunks_mut(TRANSPOSED_ROWS * rank.max(1)).enumerate().for_each(|(chunk, result)| {
+        let first = chunk * TRANSPOSED_ROWS;
+        for (column, sums) in sums.chunks_exact(features).enumerate() {
+            for (to, sum) in result[column..].iter_mut().step_by(rank).zip(&sums[first..]) {
+                *to = scale * sum;
+            }
+        }
+    });
+    result
 }

@@ -127,13 +127,21 @@ impl LayerRows {
         let input = normed.as_ref().map_or(xs, |(normed, _)| normed);
         let operand = self.key.operand(input);
         let (mut keys, mut values, mut queries) = (Buffer::new(all), Buffer::new(all), Buffer::new(some));
-        let hidden_key = self.key.forward(input, &operand, &mut keys)?;
-        let hidden_value = self.value.forward(input, &operand, &mut values)?;
         let asking = self.gather(input);
-        let hidden_query = match &asking {
-            None => self.query.forward(input, &operand, &mut queries)?,
-            Some(asking) => self.query.forward(asking, &self.query.operand(asking), &mut queries)?,
-        };
+        // Side by side, so that no thread waits for the last task of each.
+        let (hidden_query, (hidden_key, hidden_value)) = rayon::join(
+            || match &asking {
+                None => self.query.forward(input, &operand, &mut queries),
+                Some(asking) => self.query.forward(asking, &self.query.operand(asking), &mut queries),
+            },
+            || {
+                rayon::join(
+                    || self.key.forward(input, &operand, &mut keys),
+                    || self.value.forward(input, &operand, &mut values),
+                )
+            },
+        );
+        let (hidden_query, hidden_key, hidden_value) = (hidden_query?, hidden_key?, hidden_value?);
         drop(operand);
 
         let mut context = Buffer::new(some);
@@ -307,9 +315,11 @@ impl LayerRows {
             return Ok([of_key, of_value, of_query]);
         }
         // The rows that asked are the residual's: both gradients are summed in one place.
-        let of_query = run(query, &mut dresidual, Start::Kept)?;
-        let of_key = run(key, dxs, Start::Zero)?;
-        let of_value = run(value, dxs, Start::Kept)?;
+        let (of_query, of_others) = rayon::join(
+            || run(query, &mut dresidual, Start::Kept),
+            || Ok::<_, candle_core::Error>((run(key, dxs, Start::Zero)?, run(value, dxs, Start::Kept)?)),
+        );
+        let (of_query, (of_key, of_value)) = (of_query?, of_others?);
         self.scatter_add(&dresidual, dxs);
         Ok([of_key, of_value, of_query])
     }
