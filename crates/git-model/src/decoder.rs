@@ -42,13 +42,13 @@ impl Decoder {
         let mut hidden_states = image.clone();
         let mut caches = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
-            let key = layer.key.forward(&hidden_states, &pass)?;
-            let value = layer.value.forward(&hidden_states, &pass)?;
-            if index + 1 < self.layers.len() {
-                let query = layer.query.forward(&hidden_states, &pass)?;
-                let mask = AttentionMask::Full;
-                hidden_states = layer.after_keys(&query, &key, &value, &hidden_states, mask, &pass)?;
-            }
+            let [key, value] = if index + 1 < self.layers.len() {
+                let [next, key, value] = layer.forward_with_keys(&hidden_states, AttentionMask::Full)?;
+                hidden_states = next;
+                [key, value]
+            } else {
+                [layer.key.forward(&hidden_states, &pass)?, layer.value.forward(&hidden_states, &pass)?]
+            };
             caches.push(KeyValueCache::new(key, value, places)?);
         }
         Ok(caches)

@@ -141,22 +141,33 @@ pub fn cached_attention(
     let image = [host::values(image_keys)?, host::values(image_values)?];
     let text = [host::values(text_keys)?, host::values(text_values)?];
     let head_dim = width / heads;
+    let columns = head_dim * heads_together(count * new, heads);
+    let keys = prefix + rows.tokens();
     let mut context = vec![0.0; query.len()];
-    context.par_chunks_mut(head_dim.max(1)).zip(query.par_chunks(head_dim.max(1))).enumerate().for_each_init(
-        || vec![0.0; prefix + rows.tokens()],
+    context.par_chunks_mut(columns.max(1)).zip(query.par_chunks(columns.max(1))).enumerate().for_each_init(
+        || vec![0.0; keys * heads],
         |scores, (index, (context, query))| {
-            let (token, head) = (index / heads, index % heads);
+            let first = index * columns;
+            let (token, column) = (first / width, first % width);
             let row = &rows.rows[token / new];
             let places = &row.places[..past + token % new + 1];
             let image = image.map(|all| &all[row.picture * prefix * width..][..prefix * width]);
-            let scores = &mut scores[..prefix + places.len()];
-            attend(query, image, text, places, width, head * head_dim, scores, context);
+            attend(query, image, text, places, width, column, head_dim, scores, context);
         },
     );
     Ok(Tensor::from_vec(context, (count, new, width), &candle_core::Device::Cpu)?)
 }
 
-/// One head of one query: the columns from `column` on, as many as the query has, of keys and values of `width`.
+/// Heads that a task works on, of each of `queries`: all where that leaves enough tasks, as keys and values then come from
+/// memory in the order they lie there.
+fn heads_together(queries: usize, heads: usize) -> usize {
+    let wanted = 2 * rayon::current_num_threads();
+    let parts = (1..=heads).find(|parts| heads.is_multiple_of(*parts) && queries * parts >= wanted);
+    heads / parts.unwrap_or(heads)
+}
+
+/// Some heads of one query: the columns from `column` on, as many as the query has, of keys and values of `width`. Each
+/// key and each value is read once, for all of the heads.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2+fma"))]
 #[allow(clippy::too_many_arguments)]
 fn attend(
@@ -166,25 +177,29 @@ fn attend(
     places: &[usize],
     width: usize,
     column: usize,
+    head_dim: usize,
     scores: &mut [f32],
     context: &mut [f32],
 ) {
-    let scale = 1.0 / (query.len() as f32).sqrt();
-    let (of_image, of_text) = scores.split_at_mut(image[0].len() / width);
-    for (score, key) in of_image.iter_mut().zip(image[0].chunks_exact(width)) {
-        *score = scale * dot(query, &key[column..column + query.len()]);
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let of_image = |at: usize| image[at].chunks_exact(width).map(|row| &row[column..column + query.len()]);
+    let of_text =
+        |at: usize| places.iter().map(move |place| &text[at][place * width + column..][..query.len()]);
+    let keys = image[0].len() / width + places.len();
+    for (at, key) in of_image(0).chain(of_text(0)).enumerate() {
+        let heads = query.chunks_exact(head_dim).zip(key.chunks_exact(head_dim));
+        for (score, (query, key)) in scores[at..].iter_mut().step_by(keys).zip(heads) {
+            *score = scale * dot(query, key);
+        }
     }
-    for (score, place) in of_text.iter_mut().zip(places) {
-        *score = scale * dot(query, &text[0][place * width + column..][..query.len()]);
+    for scores in scores.chunks_exact_mut(keys).take(query.len() / head_dim) {
+        softmax(scores, keys);
     }
-    let all = scores.len();
-    softmax(scores, all);
-    let (of_image, of_text) = scores.split_at(image[1].len() / width);
-    for (score, value) in of_image.iter().zip(image[1].chunks_exact(width)) {
-        add(*score, &value[column..column + query.len()], context);
-    }
-    for (score, place) in of_text.iter().zip(places) {
-        add(*score, &text[1][place * width + column..][..query.len()], context);
+    for (at, value) in of_image(1).chain(of_text(1)).enumerate() {
+        let heads = context.chunks_exact_mut(head_dim).zip(value.chunks_exact(head_dim));
+        for (score, (context, value)) in scores[at..].iter().step_by(keys).zip(heads) {
+            add(*score, value, context);
+        }
     }
 }
 

@@ -210,6 +210,23 @@ fn inference_has_no_dropout_and_no_graph_of_the_adapters() {
     }
 }
 
+#[test]
+fn keys_and_values_are_those_that_the_layer_saw() {
+    let xs = values(7, (2, TOKENS, WIDTH));
+    for norm_first in [false, true] {
+        for mask in masks() {
+            let [of_one, of_many] = [true, false].map(|one_operation| {
+                let layer = layer(norm_first, one_operation);
+                let results = layer.forward_with_keys(&xs, mask).unwrap();
+                assert_eq!(all(&results[0]), all(&layer.forward(&xs, mask, &Pass::inference()).unwrap()));
+                assert!(results[1..].iter().all(|tensor| tensor.dims() == xs.dims()));
+                results.map(|tensor| all(&tensor))
+            });
+            assert_close(&format!("norm_first {norm_first}, {mask:?}"), &of_one, &of_many);
+        }
+    }
+}
+
 /// The gradient of one element of the input and of one of each adapter, by central differences in f32: the third derivative
 /// and the rounding of the loss leave two digits.
 #[test]

@@ -1,3 +1,5 @@
+use rayon::prelude::*;
+
 use super::processors::{log_softmax, process};
 use super::{Caption, EarlyStopping, GenerationConfig, Search, Step};
 
@@ -60,11 +62,14 @@ impl<'a> BeamSearch<'a> {
         let count = 2.max(1 + self.eos.len()) * self.config.num_beams;
         let vocabulary = logits.len() / self.running.len();
         let mut best: Vec<Continuation> = Vec::with_capacity(count + 1);
-        for (beam, ((sequence, total), scores)) in
-            self.running.iter().zip(logits.chunks_exact_mut(vocabulary)).enumerate()
-        {
+        let beams = self.running.par_iter().zip(logits.par_chunks_exact_mut(vocabulary));
+        beams.for_each(|((sequence, _), scores)| {
             log_softmax(scores);
             process(self.config, self.eos, sequence, self.prompt, scores);
+        });
+        for (beam, ((_, total), scores)) in
+            self.running.iter().zip(logits.chunks_exact(vocabulary)).enumerate()
+        {
             for (token, score) in (0u32..).zip(scores.iter()) {
                 let score = score + total;
                 if best.len() == count && best.last().is_some_and(|last| score <= last.score) {

@@ -9,6 +9,7 @@ mod warpers;
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 
 pub use config::{EarlyStopping, GenerationConfig, Sampling};
 
@@ -39,7 +40,7 @@ pub struct Progress<'a> {
 }
 
 /// The search for captions of one picture: which sequences it wants continued, and what it makes of their scores.
-trait Search {
+trait Search: Send {
     /// Sequences that it follows at a time.
     fn rows(&self) -> usize;
 
@@ -117,20 +118,26 @@ impl GitForCausalLm {
         while !input.is_empty() {
             let new = input[0].len();
             let ids = Tensor::from_vec(input.concat(), (input.len(), new), self.device())?;
-            let logits = train_ops::on_pool(|| self.next_logits(&ids, &mut decoding))?
-                .to_dtype(DType::F32)?
-                .flatten_all()?;
-            let logits = logits.to_vec1::<f32>()?;
+            let mut active: Vec<&mut Job<'_>> = jobs.iter_mut().filter(|job| !job.search.is_done()).collect();
+            let steps = train_ops::on_pool(|| -> Result<Vec<Vec<Step>>> {
+                let logits = self.next_logits(&ids, &mut decoding)?.to_dtype(DType::F32)?;
+                let mut logits = logits.flatten_all()?.to_vec1::<f32>()?;
+                if rows.len() * vocabulary != logits.len() {
+                    logits = rows
+                        .iter()
+                        .flat_map(|row| &logits[row * vocabulary..][..vocabulary])
+                        .copied()
+                        .collect();
+                }
+                Ok(advance(&mut active, &mut logits, vocabulary))
+            })?;
 
             let mut parents = Vec::new();
             let mut first = 0;
             input.clear();
-            for job in jobs.iter_mut().filter(|job| !job.search.is_done()) {
+            for (job, steps) in active.into_iter().zip(steps) {
                 let rows = &rows[first..first + job.search.rows()];
                 first += rows.len();
-                let mut scores: Vec<f32> = Vec::with_capacity(rows.len() * vocabulary);
-                rows.iter().for_each(|row| scores.extend(&logits[row * vocabulary..][..vocabulary]));
-                let steps = job.search.advance(&mut scores);
                 if !job.search.is_done() {
                     parents.extend(steps.iter().map(|step| rows[step.parent]));
                     input.extend(steps.iter().map(|step| vec![step.token]));
@@ -163,6 +170,18 @@ impl GitForCausalLm {
         let (got, max) = (prompt.len() + config.max_new_tokens - 1, self.config().max_position_embeddings);
         if got > max { Err(Error::TooLong { got, max }) } else { Ok(()) }
     }
+}
+
+/// What each job goes on with, from the logits of the sequences that it follows: those of the first job, then those of the
+/// second, and so on. No job knows of another, so that they look at their logits side by side.
+fn advance(jobs: &mut [&mut Job<'_>], mut logits: &mut [f32], vocabulary: usize) -> Vec<Vec<Step>> {
+    let of_jobs = jobs.iter_mut().map(|job| {
+        let (of_job, rest) = std::mem::take(&mut logits).split_at_mut(job.search.rows() * vocabulary);
+        logits = rest;
+        (job, of_job)
+    });
+    let of_jobs: Vec<_> = of_jobs.collect();
+    of_jobs.into_par_iter().map(|(job, logits)| job.search.advance(logits)).collect()
 }
 
 /// The searches for the captions of one picture.

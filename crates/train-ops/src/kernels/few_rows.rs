@@ -1,20 +1,32 @@
 //! Products of a few rows, as in decoding: each weight is used a few times only, so they are as fast as weights come from
 //! memory.
 //!
-//! A task reads the panels of its columns from the first byte to the last, once, in the order they lie in memory. The sums
-//! are those of the blocks of [`product`](super::product()), in the same order: the same bits.
+//! A task reads the panels of its columns from the first byte to the last, once, in the order they lie in memory, and widens
+//! what is not f32 in registers. The sums are those of the blocks of [`product`](super::product()), in the same order: the
+//! same bits.
 
 // SAFETY (of every block in this file): the caller of `few_rows` vouches for the instruction set and for the pointers in
-// `FewRows` and their extents.
+// `FewRows` and their extents. Rows of a tile and columns of a panel lie within them; a panel that is cut off goes by way
+// of an array of as many rows and columns as a tile has at most.
 #![allow(unsafe_code)]
 
 use super::simd::{Portable, Simd};
-use super::{Isa, Precision};
+use super::tile::{LINE, STRETCH};
+use super::{Isa, PackedMatrix, Precision};
 
-/// The most rows that are worked on this way: their sums stay in registers.
-pub(super) const FEW: usize = 4;
+/// The most rows that are worked on this way with `b`: in f32 those of a tile that waits for memory anyway. What is widened
+/// is so for each tile of its rows, which is worth while up to some tiles, given registers for large ones.
+pub(super) fn most_rows(b: &PackedMatrix) -> usize {
+    match b.isa() {
+        Isa::Avx512 { .. } if b.widening() > 1 => 48,
+        _ => 4,
+    }
+}
 
-/// `to = from + a b` for at most [`FEW`] rows of `a` and some panels of `b`.
+/// The most rows of a tile: their sums and what is widened stay in registers.
+const TILE: usize = 12;
+
+/// `to = from + a b` for at most [`most_rows`] rows of `a` and some panels of `b`.
 #[derive(Clone, Copy)]
 pub(super) struct FewRows {
     pub(super) rows: usize,
@@ -59,91 +71,143 @@ impl FewRows {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn avx512_bf16(work: &FewRows) {
     // The instruction multiplies pairs as they are.
-    unsafe { panels::<super::simd::Avx512Bf16>(work, Precision::F32) }
+    unsafe { panels::<super::simd::Avx512Bf16, TILE, 8>(work, Precision::F32) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn avx512(work: &FewRows, precision: Precision) {
-    unsafe { panels::<super::simd::Avx512>(work, precision) }
+    unsafe { panels::<super::simd::Avx512, TILE, 8>(work, precision) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(work: &FewRows, precision: Precision) {
-    unsafe { panels::<super::simd::Avx2>(work, precision) }
+    unsafe { panels::<super::simd::Avx2, 4, 4>(work, precision) }
 }
 
 unsafe fn portable(work: &FewRows, precision: Precision) {
-    unsafe { panels::<Portable>(work, precision) }
+    unsafe { panels::<Portable, 4, 4>(work, precision) }
 }
 
+/// With tiles of `ROWS` rows at most, and of `BYTE_ROWS` where bytes are widened, which takes more registers.
 #[inline(always)]
-unsafe fn panels<S: Simd>(work: &FewRows, precision: Precision) {
-    macro_rules! rows_of {
-        ($($n:literal)*) => {
-            match (work.rows, precision) {
-                $(($n, Precision::F32) => unsafe { some_rows::<S, $n, 1>(work) },
-                ($n, Precision::Bf16) => unsafe { some_rows::<S, $n, 2>(work) },
-                ($n, Precision::Int8) => unsafe { some_rows::<S, $n, 4>(work) },)*
-                _ => debug_assert!(false, "more than a few rows"),
-            }
-        };
+unsafe fn panels<S: Simd, const ROWS: usize, const BYTE_ROWS: usize>(work: &FewRows, precision: Precision) {
+    unsafe {
+        match precision {
+            Precision::F32 => panel_by_panel::<S, ROWS, 1>(work),
+            Precision::Bf16 => panel_by_panel::<S, ROWS, 2>(work),
+            Precision::Int8 => panel_by_panel::<S, BYTE_ROWS, 4>(work),
+        }
     }
-    rows_of!(1 2 3 4)
 }
 
+/// Each panel for all rows, `ROWS` at a time at most, while it is in a near cache; meanwhile the next one is fetched.
 #[inline(always)]
-unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &FewRows) {
+unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &FewRows) {
     let width = 2 * S::LANES;
+    let count = work.rows.div_ceil(ROWS).max(1);
+    let (rows_of_all, longer) = (work.rows / count, work.rows % count);
+    // One tile alone waits for what it reads; of several each asks for a part of the next panel.
+    let lines = if count == 1 { 0 } else { (work.units * width).div_ceil(LINE).div_ceil(count) };
+    let ahead_lines = lines.div_ceil(work.units.div_ceil(STRETCH).max(1));
     let mut b = work.b;
     // What is left of a panel when the result has no columns for all of it.
-    let mut edge = [0.0f32; FEW * 32];
+    let mut edge = [0.0f32; TILE * 32];
     let mut first = 0;
     while first < work.columns {
         let columns = width.min(work.columns - first);
-        unsafe {
-            let (from, to) = (work.from.add(first), work.to.add(first));
-            if columns == width {
-                panel::<S, ROWS, WIDEN>(work, b, from, work.from_stride, to, work.to_stride);
-            } else {
-                let sums = edge.as_mut_ptr();
-                for row in 0..ROWS {
-                    from.add(row * work.from_stride).copy_to(sums.add(row * width), columns);
-                }
-                panel::<S, ROWS, WIDEN>(work, b, sums, width, sums, width);
-                for row in 0..ROWS {
-                    sums.add(row * width).copy_to(to.add(row * work.to_stride), columns);
+        let mut row = 0;
+        for index in 0..count {
+            let rows = rows_of_all + usize::from(index < longer);
+            unsafe {
+                let ahead = (b.wrapping_add(work.units * width + index * lines * LINE), ahead_lines);
+                let a = work.a.add(row * work.a_stride);
+                let from = work.from.add(row * work.from_stride + first);
+                let to = work.to.add(row * work.to_stride + first);
+                if columns == width {
+                    some_rows::<S, ROWS, WIDEN>(
+                        rows,
+                        work,
+                        a,
+                        b,
+                        from,
+                        work.from_stride,
+                        to,
+                        work.to_stride,
+                        ahead,
+                    );
+                } else {
+                    let sums = edge.as_mut_ptr();
+                    for row in 0..rows {
+                        from.add(row * work.from_stride).copy_to(sums.add(row * width), columns);
+                    }
+                    some_rows::<S, ROWS, WIDEN>(rows, work, a, b, sums, width, sums, width, ahead);
+                    for row in 0..rows {
+                        sums.add(row * width).copy_to(to.add(row * work.to_stride), columns);
+                    }
                 }
             }
-            b = b.add(work.units * width);
+            row += rows;
         }
+        b = b.wrapping_add(work.units * width);
         first += columns;
     }
 }
 
-/// One panel, all of `k`.
+/// A panel for `rows` rows, at most `ROWS`.
 #[inline(always)]
-unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
+#[allow(clippy::too_many_arguments)]
+unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(
+    rows: usize,
     work: &FewRows,
-    mut b: *const u32,
+    a: *const u32,
+    b: *const u32,
     from: *const f32,
     from_stride: usize,
     to: *mut f32,
     to_stride: usize,
+    ahead: (*const u32, usize),
+) {
+    macro_rules! rows_of {
+        ($($n:literal)*) => {
+            match rows {
+                // The comparison is between constants: more rows than registers hold are never made.
+                $($n if $n <= ROWS => unsafe {
+                    panel::<S, $n, WIDEN>(work, a, b, from, from_stride, to, to_stride, ahead)
+                },)*
+                _ => debug_assert!(false, "more rows than a tile has"),
+            }
+        };
+    }
+    rows_of!(1 2 3 4 5 6 7 8 9 10 11 12)
+}
+
+/// One panel, all of `k`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
+    work: &FewRows,
+    mut a: *const u32,
+    mut b: *const u32,
+    mut from: *const f32,
+    mut from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+    (mut ahead, ahead_lines): (*const u32, usize),
 ) {
     unsafe {
-        let mut totals = [[S::zero(); 2]; ROWS];
-        for (row, totals) in totals.iter_mut().enumerate() {
-            let from = from.add(row * from_stride).cast::<u32>();
-            *totals = [S::load(from), S::load(from.add(S::LANES))];
-        }
-        let mut a = work.a;
         let mut left = work.units;
-        while left > 0 {
+        loop {
             let depth = left.min(work.depth);
             let mut sums = [[S::zero(); 2]; ROWS];
-            for _ in 0..depth {
+            for unit in 0..depth {
+                if unit.is_multiple_of(STRETCH) {
+                    for _ in 0..ahead_lines {
+                        S::prefetch_far(ahead);
+                        ahead = ahead.wrapping_add(LINE);
+                    }
+                }
                 S::prefetch(b.wrapping_add(AHEAD));
                 let vectors = [S::load(b), S::load(b.add(S::LANES))];
                 if WIDEN == 4 {
@@ -156,7 +220,6 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
                             }
                         }
                     }
-                    a = a.add(4);
                 } else if WIDEN == 2 {
                     let halves = [S::widen(vectors[0]), S::widen(vectors[1])];
                     for (row, sums) in sums.iter_mut().enumerate() {
@@ -166,7 +229,6 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
                             *sum = S::multiply_add(second, high, S::multiply_add(first, low, *sum));
                         }
                     }
-                    a = a.add(2);
                 } else {
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let a = S::splat(a.add(row * work.a_stride));
@@ -174,21 +236,23 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
                             *sum = S::multiply_add(a, vector, *sum);
                         }
                     }
-                    a = a.add(1);
                 }
+                a = a.add(WIDEN);
                 b = b.add(2 * S::LANES);
             }
-            for (totals, sums) in totals.iter_mut().zip(sums) {
-                for (total, sum) in totals.iter_mut().zip(sums) {
-                    *total = S::add(*total, sum);
+            for (row, sums) in sums.into_iter().enumerate() {
+                let (from, to) = (from.add(row * from_stride), to.add(row * to_stride).cast::<u32>());
+                for (at, sum) in sums.into_iter().enumerate() {
+                    let from = S::load(from.cast::<u32>().add(at * S::LANES));
+                    S::store(to.add(at * S::LANES), S::add(from, sum));
                 }
             }
             left -= depth;
-        }
-        for (row, totals) in totals.into_iter().enumerate() {
-            let to = to.add(row * to_stride).cast::<u32>();
-            S::store(to, totals[0]);
-            S::store(to.add(S::LANES), totals[1]);
+            if left == 0 {
+                break;
+            }
+            // What the next units are added to.
+            (from, from_stride) = (to.cast_const(), to_stride);
         }
     }
 }

@@ -1,6 +1,6 @@
 use rayon::prelude::*;
 
-use super::few_rows::FEW;
+use super::few_rows::most_rows;
 use super::task::Task;
 use super::{Isa, Operand, PackedMatrix, Precision};
 use crate::dropout::{Kept, Mask};
@@ -63,7 +63,8 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
         Start::Kept => None,
     };
     assert!(start.is_none_or(|start| start.len() == n), "bias of a product");
-    let few = rows <= FEW && terms.iter().all(|term| term.kept.is_none() && term.a_mask.is_none());
+    let few = rows <= most_rows(terms[0].b)
+        && terms.iter().all(|term| term.kept.is_none() && term.a_mask.is_none());
     let (task_rows, task_columns) =
         if few { (rows, few_columns(isa, n)) } else { grid(isa, widening, rows, n) };
     let across = n.div_ceil(task_columns);

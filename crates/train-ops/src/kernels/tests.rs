@@ -81,13 +81,15 @@ fn products_larger_than_a_block_in_every_dimension_are_right() {
 fn a_row_does_not_depend_on_the_rows_beside_it() {
     for isa in Isa::supported() {
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-            let (rows, k, n) = (29, 1302, 70);
-            let (a, b) = (values(1, rows * k), values(2, k * n));
-            let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
-            let all = times(&a, &packed, Start::Zero);
-            for row in 0..rows {
-                let one = times(&a[row * k..][..k], &packed, Start::Zero);
-                assert_eq!(one, all[row * n..][..n], "{isa:?} {precision:?} row {row}");
+            // The first are few rows or not, as the precision has it; the second are more than that anyway.
+            for (rows, k, n) in [(29, 1302, 70), (50, 1302, 70)] {
+                let (a, b) = (values(1, rows * k), values(2, k * n));
+                let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+                let all = times(&a, &packed, Start::Zero);
+                for row in 0..rows {
+                    let one = times(&a[row * k..][..k], &packed, Start::Zero);
+                    assert_eq!(one, all[row * n..][..n], "{isa:?} {precision:?} row {row}");
+                }
             }
         }
     }

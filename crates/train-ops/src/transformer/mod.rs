@@ -74,8 +74,26 @@ impl TransformerLayer {
         self.composed(hidden_states, mask, pass)
     }
 
+    /// The layer in inference, followed by the keys and the values of all that it saw: what a decoding begins with.
+    pub fn forward_with_keys(&self, hidden_states: &Tensor, mask: AttentionMask) -> Result<[Tensor; 3]> {
+        match self.as_operation_with_keys(hidden_states, mask)? {
+            Some(results) => Ok(results),
+            None => self.composed_with_keys(hidden_states, mask, &Pass::inference()),
+        }
+    }
+
     /// The layer of this crate's operations.
     fn composed(&self, hidden_states: &Tensor, mask: AttentionMask, pass: &Pass) -> Result<Tensor> {
+        let [ys, _, _] = self.composed_with_keys(hidden_states, mask, pass)?;
+        Ok(ys)
+    }
+
+    fn composed_with_keys(
+        &self,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+        pass: &Pass,
+    ) -> Result<[Tensor; 3]> {
         let normed = match self.norm_first {
             true => self.attention_norm.forward(hidden_states, pass)?,
             false => hidden_states.clone(),
@@ -87,21 +105,9 @@ impl TransformerLayer {
         };
         let (key, value) = (self.key.forward(&normed, pass)?, self.value.forward(&normed, pass)?);
         let query = self.query.forward(&from_first(&normed)?, pass)?;
-        self.after_keys(&query, &key, &value, &from_first(hidden_states)?, mask, pass)
-    }
-
-    /// The rest of the layer, from the queries of the hidden states and the keys and values of all that they see.
-    pub fn after_keys(
-        &self,
-        query: &Tensor,
-        key: &Tensor,
-        value: &Tensor,
-        hidden_states: &Tensor,
-        mask: AttentionMask,
-        pass: &Pass,
-    ) -> Result<Tensor> {
-        let context = attention(query, key, value, self.heads, mask, &self.attention_dropout, pass)?;
-        self.after_attention(&context, hidden_states, pass)
+        let context = attention(&query, &key, &value, self.heads, mask, &self.attention_dropout, pass)?;
+        let ys = self.after_attention(&context, &from_first(hidden_states)?, pass)?;
+        Ok([ys, key, value])
     }
 
     /// The rest of the layer, from what attention found for each of the hidden states.

@@ -38,6 +38,31 @@ impl TransformerLayer {
         };
         Ok(Some(hidden_states.contiguous()?.apply_op2(&tokens.argument, operation)?))
     }
+
+    /// [`forward_with_keys`](Self::forward_with_keys) as one operation, where it can be one.
+    pub(super) fn as_operation_with_keys(
+        &self,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+    ) -> Result<Option<[Tensor; 3]>> {
+        let pass = Pass::inference();
+        if !self.fits_rows(hidden_states, mask.first_query(), &pass) {
+            return Ok(None);
+        }
+        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(&pass));
+        let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
+        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), mask, &pass)?;
+        let Some(rows) = rows else { return Ok(None) };
+        let hidden_states = hidden_states.contiguous()?;
+        let view = hidden_states.storage_and_layout();
+        let xs = host::values(&view)?;
+        let shape = Shape::from(rows.output_dims());
+        let mut ys = vec![0.0; shape.elem_count()];
+        let Some(kept) = on_pool(|| rows.forward(xs, &mut ys, true))? else { return Ok(None) };
+        let tensor = |values: &[f32]| Tensor::from_slice(values, hidden_states.shape(), &Device::Cpu);
+        let [key, value] = kept.keys_and_values();
+        Ok(Some([Tensor::from_vec(ys, shape, &Device::Cpu)?, tensor(key)?, tensor(value)?]))
+    }
 }
 
 struct LayerOp {

@@ -58,6 +58,13 @@ pub(super) struct Kept {
     hidden: [Option<Buffer>; 6],
 }
 
+impl Kept {
+    /// Keys and values of all tokens.
+    pub(super) fn keys_and_values(&self) -> [&[f32]; 2] {
+        [&self.keys, &self.values]
+    }
+}
+
 impl LayerRows {
     /// Of a layer whose sizes fit; `None` if a linear layer is not in host memory.
     pub(super) fn new(
