@@ -26,7 +26,7 @@ use recipes::open::Pretrained;
 use recipes::report::{Report, Run, strip_svg, write_comparison};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
-use recipes::{open, plot, save};
+use recipes::{open, plot, save, setup};
 use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
 use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer, TrainingArguments};
 
@@ -151,34 +151,20 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     };
     let fused_micro_batches = options.fused_micro_batches(config, longest, adapted.vision_trains);
 
-    let setup = vec![
+    let arguments = TrainingArguments { fused_micro_batches, ..options.training_arguments() };
+    let counts = [&rows.train, &rows.validation, &rows.test].map(|rows| rows.len());
+    let mut setup = vec![
         ("model".to_owned(), name.clone()),
         ("dataset".to_owned(), source.name()),
-        (
-            "split".to_owned(),
-            format!(
-                "{} train, {} validation, {} test",
-                rows.train.len(),
-                rows.validation.len(),
-                rows.test.len()
-            ),
-        ),
-        ("trainable".to_owned(), adapted.summary()),
-        (
-            "step".to_owned(),
-            format!(
-                "{} batches of {} pictures, {fused_micro_batches} at a time",
-                training.gradient_accumulation_steps, training.per_device_train_batch_size
-            ),
-        ),
-        (
-            "device".to_owned(),
-            format!("{}, {:?}, {threads} threads", hardware.device, hardware.dtype).to_lowercase(),
-        ),
-        ("output".to_owned(), output_dir.display().to_string()),
+        ("split".to_owned(), format!("{} train, {} validation, {} test", counts[0], counts[1], counts[2])),
     ];
+    setup.extend(setup::rows(options, &arguments, &adapted));
+    let cores = if threads.get() == 1 { "thread" } else { "threads" };
+    let computed_on = format!("{}, {:?}, {threads} {cores}", hardware.device, hardware.dtype).to_lowercase();
+    setup.push(("device".to_owned(), computed_on));
+    setup.push(("output".to_owned(), output_dir.display().to_string()));
     for (name, value) in &setup {
-        println!("{name:>10}  {value}");
+        println!("{name:>13}  {value}");
     }
 
     if adapted.vision_trains
@@ -207,7 +193,10 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
             for damage in store.damaged() {
                 eprintln!("warning: {damage}; what this run needs of it is computed again");
             }
-            println!("{:>10}  {store}", "features");
+            println!("{:>13}  {store}", "features");
+            if let Some(unneeded) = store.unneeded() {
+                println!("note: {unneeded}");
+            }
             session.features = Some(Arc::new(store));
         }
         adapted.model.release_image_encoder();
@@ -265,7 +254,6 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let base = if adapter.is_none() { Some(judged("base")?) } else { None };
 
     let stop = session.stop_signal();
-    let arguments = TrainingArguments { fused_micro_batches, ..options.training_arguments() };
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
         .sink(log)
@@ -328,7 +316,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let effects = adapter.as_ref().map(|adapter| adapter.effect()).transpose()?.unwrap_or_default();
     let report = Report {
         title: "Captions before and after fine-tuning".to_owned(),
-        subtitle: format!("{} on {}", name, source.name()),
+        subtitle: setup::story(options, rows.train.len(), &state),
         command: cli::command_line(),
         setup,
         history,

@@ -38,10 +38,10 @@ impl Adapted {
         self.parameters.values().map(|parameter| parameter.elem_count()).sum()
     }
 
-    /// As PEFT prints it: `1,327,104 of 177,946,170 (0.7458 %)`.
+    /// `1,327,104 of 177,946,170 parameters (0.7458 %)`, the numbers that PEFT prints.
     pub fn summary(&self) -> String {
         let share = 100.0 * self.trainable() as f64 / self.total as f64;
-        format!("{} of {} ({share:.4} %)", thousands(self.trainable()), thousands(self.total))
+        format!("{} of {} parameters ({share:.4} %)", thousands(self.trainable()), thousands(self.total))
     }
 }
 

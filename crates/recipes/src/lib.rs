@@ -22,6 +22,7 @@ pub mod plot;
 pub mod report;
 pub mod results;
 pub mod save;
+pub mod setup;
 pub mod task;
 
 /// The program in the README compiles and runs.

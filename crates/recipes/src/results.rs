@@ -42,11 +42,7 @@ impl Metrics {
         let mut signatures: BTreeMap<String, String> =
             SIGNATURES.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         signatures.insert("sacrebleu".to_owned(), sacrebleu::signature(&[[(); 1].to_vec()]));
-        let named = |name: &str, judgement: &Judgement| -> Vec<String> {
-            judgement.warnings().into_iter().map(|warning| format!("{name}: {warning}")).collect()
-        };
-        let mut warnings = named("base", base);
-        warnings.extend(named("adapter", adapter));
+        let warnings = warnings(&base.warnings(), &adapter.warnings());
         Self { base: finite(base), adapter: finite(adapter), signatures, warnings }
     }
 
@@ -73,16 +69,25 @@ impl fmt::Display for Metrics {
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
         writeln!(f, "{:>34}  {:>10} {:>10}", "", "base", "adapted")?;
         for Metric { name, base, adapter, better, .. } in self.rows() {
-            let arrow = match better {
+            let direction = match better {
                 Better::Lower => "lower is better",
-                Better::Higher => "",
+                Better::Higher => "higher is better",
                 Better::Neither => "neither way is better",
             };
-            let line = format!("{name:>34}  {:>10} {:>10}  {arrow}", number(base), number(adapter));
-            writeln!(f, "{}", line.trim_end())?;
+            writeln!(f, "{name:>34}  {:>10} {:>10}  {direction}", number(base), number(adapter))?;
         }
         self.warnings.iter().try_for_each(|warning| writeln!(f, "note: {warning}"))
     }
+}
+
+/// What there is to know about either model or about both, which is said once.
+fn warnings(base: &[String], adapted: &[String]) -> Vec<String> {
+    let (both, base): (Vec<&String>, Vec<&String>) = base.iter().partition(|told| adapted.contains(told));
+    let adapted: Vec<&String> = adapted.iter().filter(|told| !both.contains(told)).collect();
+    [("both models", both), ("base model", base), ("adapted model", adapted)]
+        .into_iter()
+        .flat_map(|(who, told)| told.into_iter().map(move |warning| format!("{who}: {warning}")))
+        .collect()
 }
 
 /// The keys of `metrics.json` and what they are called, the most important first.
@@ -217,4 +222,32 @@ pub fn gallery(
             Ok(Example { row, image_png, reference, base, adapter, base_score, adapter_score })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_for_both_models_is_said_once() {
+        let told = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            warnings(&told(&["few", "same"]), &told(&["few", "repeats"])),
+            ["both models: few", "base model: same", "adapted model: repeats"]
+        );
+    }
+
+    #[test]
+    fn every_line_of_the_table_says_which_way_is_better() {
+        let keys = NAMES.map(|(key, _)| (key.to_owned(), Some(1.0)));
+        let table = Metrics { adapter: BTreeMap::from(keys), ..Metrics::default() }.to_string();
+        let lines: Vec<_> = table.lines().skip(1).collect();
+        assert!(
+            lines.len() == NAMES.len() && lines.iter().all(|line| line.ends_with(" is better")),
+            "{table}"
+        );
+        let line = |name: &str| lines.iter().find(|line| line.contains(name)).copied().unwrap_or_default();
+        assert!(line("Word error rate").contains("lower") && line("CIDEr-D").contains("higher"), "{table}");
+        assert!(lines.iter().all(|line| line.len() <= 80), "{table}");
+    }
 }

@@ -307,6 +307,40 @@ fn child() {
 }
 
 #[test]
+fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let other =
+        Keep { between_runs: Some((folder.path().to_owned(), 0x123)), ..keep(0, None, folder.path()) };
+    let own = keep(0, Some(folder.path()), folder.path());
+    // Of another encoder, and twice of this one with different pictures; a stranger's file is not spoken of.
+    let (store, _) = filled(&rows(10), LAYOUT, &other).unwrap();
+    assert_eq!(store.unneeded(), None);
+    let [theirs] = &paths(folder.path())[..] else { panic!("one file") };
+    fs::write(folder.path().join("model.safetensors"), [0; 3_000_000]).unwrap();
+    let everything = rows(2 * 10_000);
+    let (first, second) = everything.split_at(10_000);
+    filled(first, LAYOUT, &own).unwrap();
+    let firsts: Vec<_> = paths(folder.path()).into_iter().filter(|path| path != theirs).collect();
+    let long_ago = SystemTime::now() - Duration::from_secs(40 * 24 * 3600);
+    for path in paths(folder.path()) {
+        File::options().append(true).open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+    let age = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap().elapsed().unwrap().as_secs();
+
+    // 10,000 pictures of 60 bytes, 16 for the fingerprint and 8 for the checksum, and forty headers.
+    let note = filled(second, LAYOUT, &own).unwrap().0.unneeded().unwrap();
+    assert!(note.contains("also has 0.9 MB") && note.contains("-mtime +30 -delete"), "{note}");
+    assert!(firsts.iter().all(|path| age(path) > 30 * 24 * 3600));
+    let (store, asked) = filled(first, LAYOUT, &own).unwrap();
+    assert!(asked.is_empty() && store.unneeded().unwrap().contains("also has 0.9 MB"), "{store}");
+    let stranger = folder.path().join("model.safetensors");
+    for path in &firsts {
+        assert_eq!(age(path) > 60, *path == stranger, "{}", path.display());
+    }
+    assert!(age(theirs) > 30 * 24 * 3600);
+}
+
+#[test]
 #[cfg(unix)]
 fn a_full_disk_is_told_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();

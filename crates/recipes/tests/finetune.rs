@@ -37,11 +37,19 @@ fn the_set_up_is_printed_before_anything_is_trained() {
     };
     let total = TRAINABLE + tiny.weights().values().map(|tensor| tensor.elem_count()).sum::<usize>();
     let share = 100.0 * TRAINABLE as f64 / total as f64;
-    assert_eq!(line("trainable"), format!("{} of {} ({share:.4} %)", grouped(TRAINABLE), grouped(total)));
+    let trainable = format!("{} of {} parameters ({share:.4} %)", grouped(TRAINABLE), grouped(total));
+    assert_eq!(line("trainable"), trainable);
     assert_eq!(line("model"), tiny.checkpoint.display().to_string());
     assert_eq!(line("dataset"), tiny.dataset.display().to_string());
     assert_eq!(line("split"), "12 train, 4 validation, 4 test");
-    assert_eq!(line("device"), "cpu, f32, 1 threads");
+    // Defaults are told too.
+    assert_eq!(line("trained"), "LoRA r 16, alpha 32, dropout 0.05 on query, key, value, dense");
+    assert_eq!(line("epochs"), "15, at most 1 steps");
+    assert_eq!(line("batch"), "2 pictures x 4 accumulated = 8 a step, run 8 at a time");
+    assert_eq!(line("learning rate"), "5e-5, linear schedule, 5 % warm-up");
+    assert_eq!(line("optimizer"), "AdamW, weight decay 0, gradients clipped to norm 1");
+    assert_eq!(line("seed"), "42");
+    assert_eq!(line("device"), "cpu, f32, 1 thread");
     assert_eq!(line("output"), tiny.path("out").display().to_string());
 }
 

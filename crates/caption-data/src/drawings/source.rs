@@ -44,7 +44,7 @@ impl Default for DrawingSource {
 
 impl CaptionSource for DrawingSource {
     fn name(&self) -> String {
-        format!("drawings of seed {}", self.seed)
+        format!("drawings of monsters, made from seed {}", self.seed)
     }
 
     fn len(&self) -> usize {

@@ -17,6 +17,8 @@ pub(super) struct Files {
     segments: Vec<Segment>,
     /// The segment that a picture is in, and where in it.
     places: BTreeMap<u128, (usize, usize)>,
+    /// Bytes of files in the folder that this run has no use for.
+    unneeded: u64,
     /// Dropped after the segment that maps it.
     _lent: Option<TempPath>,
 }
@@ -26,16 +28,17 @@ impl Files {
     /// was found damaged, and is as if it were not there.
     pub(super) fn open(keep: &Keep, layout: Layout, wanted: &BTreeSet<u128>) -> Result<(Self, Vec<String>)> {
         let Some((dir, encoder)) = &keep.between_runs else { return Ok(Default::default()) };
-        let (segments, mut damaged) = folder::open(dir, layout, *encoder)?;
+        let (found, mut damaged) = folder::open(dir, layout, *encoder)?;
         let mut places = BTreeMap::new();
-        let mut broken = BTreeSet::new();
-        for (number, segment) in segments.iter().enumerate() {
+        let (mut broken, mut used) = (BTreeSet::new(), BTreeSet::new());
+        for (number, (path, segment)) in found.iter().enumerate() {
             for (index, picture) in segment.pictures().iter().enumerate() {
                 if !wanted.contains(picture) || places.contains_key(picture) {
                     continue;
                 }
                 if segment.is_intact(index) {
                     places.insert(*picture, (number, index));
+                    used.insert(path.clone());
                 } else {
                     broken.insert(*picture);
                 }
@@ -46,7 +49,13 @@ impl Files {
         if !broken.is_empty() {
             damaged.push(format!("{} of the image features in {} are damaged", broken.len(), dir.display()));
         }
-        Ok((Self { segments, places, _lent: None }, damaged))
+        let unneeded = folder::mark_used(dir, &used);
+        let segments = found.into_iter().map(|(_, segment)| segment).collect();
+        Ok((Self { segments, places, unneeded, _lent: None }, damaged))
+    }
+
+    pub(super) fn unneeded(&self) -> u64 {
+        self.unneeded
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -17,9 +18,12 @@ const PARTIAL: &str = ".features.partial";
 /// A file that nobody has written to for so long is what a killed run left.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
+/// A file of features, and where it is.
+pub(super) type Found = (PathBuf, Segment);
+
 /// The whole files of an encoder's features in a folder, which need not be there, and what is wrong with others that bear
 /// its name. Clears away what killed runs left.
-pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<Segment>, Vec<String>)> {
+pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<Found>, Vec<String>)> {
     let read = || format!("cannot read the folder of image features {}", folder.display());
     let paths = match files(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -31,12 +35,33 @@ pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<
         let name = name(&path);
         if name.starts_with(&format!("{encoder:032x}-")) && name.ends_with(WHOLE) {
             match Segment::open(&path, layout, encoder) {
-                Ok(segment) => segments.push(segment),
+                Ok(segment) => segments.push((path, segment)),
+                // Deleted since the folder was read, as its owner may.
+                Err(_) if !path.exists() => {}
                 Err(error) => damaged.push(format!("{} is of no use: {error:#}", path.display())),
             }
         }
     }
     Ok((segments, damaged))
+}
+
+/// Renews the time of the files that were `used`, so that their age tells since when nobody needed them; returns the bytes
+/// of all others in the folder.
+pub(super) fn mark_used(folder: &Path, used: &BTreeSet<PathBuf>) -> u64 {
+    for path in used {
+        // Whoever may not write there leaves that to others.
+        let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    }
+    let others = files(folder).unwrap_or_default().into_iter().filter(|path| !used.contains(path));
+    let sizes = others.filter(|path| is_whole(&name(path))).filter_map(|path| fs::metadata(path).ok());
+    sizes.map(|metadata| metadata.len()).sum()
+}
+
+/// Whether a file of features is called so, of whatever encoder.
+fn is_whole(name: &str) -> bool {
+    let is_hash = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hashes = name.strip_suffix(WHOLE).and_then(|name| name.split_once('-'));
+    hashes.is_some_and(|(encoder, pictures)| is_hash(encoder) && is_hash(pictures))
 }
 
 /// The files of a folder, in the same order always.

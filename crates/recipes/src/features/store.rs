@@ -38,6 +38,8 @@ pub struct FeatureStore {
     /// How many earlier runs had kept, and where.
     found: Option<(usize, PathBuf)>,
     damaged: Vec<String>,
+    /// Bytes of files in the same folder that this run has no use for.
+    unneeded: u64,
 }
 
 enum Kept {
@@ -102,6 +104,7 @@ impl FeatureStore {
         let wanted: BTreeSet<u128> = pictures.values().copied().collect();
         let (mut files, damaged) = Files::open(keep, layout, &wanted)?;
         let found = keep.between_runs.as_ref().map(|(dir, _)| (files.len(), dir.clone()));
+        let unneeded = files.unneeded();
         let fits = wanted.len().saturating_mul(layout.bytes()) <= keep.memory;
 
         // Rows may share a picture.
@@ -126,7 +129,8 @@ impl FeatureStore {
         } else {
             Kept::Files(files)
         };
-        Ok(Self { layout, device: device.clone(), pictures, kept, encoded: missing.len(), found, damaged })
+        let (device, encoded) = (device.clone(), missing.len());
+        Ok(Self { layout, device, pictures, kept, encoded, found, damaged, unneeded })
     }
 
     /// The features of some rows, `(rows, tokens, vision_hidden)`.
@@ -154,6 +158,17 @@ impl FeatureStore {
     /// What earlier runs kept and was found damaged; it was encoded again.
     pub fn damaged(&self) -> &[String] {
         &self.damaged
+    }
+
+    /// What the folder has besides, of other models or pictures, and how to be rid of it. Nothing is deleted here, as other
+    /// runs may share the folder; but a file's time is that of its last use.
+    pub fn unneeded(&self) -> Option<String> {
+        let (_, dir) = self.found.as_ref().filter(|_| self.unneeded > 0)?;
+        let (dir, size) = (dir.display(), self.unneeded as f64 / 1e6);
+        Some(format!(
+            "{dir} also has {size:.1} MB of features that this run has no use for; what no run used for 30 days is deleted by: \
+             find '{dir}' -name '*.safetensors' -mtime +30 -delete"
+        ))
     }
 
     /// Bytes of all features, wherever they are.
