@@ -3,9 +3,10 @@
 //! ```text
 //! cargo run --release --example compare_runs -- runs/a runs/b --output runs/compare.html
 //! ```
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -22,8 +23,17 @@ struct Options {
     output: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     let runs = options.runs.iter().map(|dir| Run::read(dir)).collect::<Result<Vec<_>>>()?;
     for run in &runs {
         println!("{}\n{}", run.name, run.metrics);

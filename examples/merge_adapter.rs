@@ -3,9 +3,10 @@
 //! ```text
 //! cargo run --release --example merge_adapter -- --model microsoft/git-base --adapter runs/pokemon/adapter --output-dir merged
 //! ```
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -29,8 +30,17 @@ struct Options {
     output_dir: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     let pretrained = open::pretrained(&options.model)?;
 
     // Every weight by its name in the checkpoint, in f32.

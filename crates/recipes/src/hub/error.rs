@@ -1,4 +1,8 @@
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hf_hub::api::sync::ApiError;
 
@@ -13,9 +17,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The text names nothing on this machine and cannot be a hub id.
     #[error(
-        "`{text}` is no file or folder in {folder}, and no hub id either: give a path that exists, `embedded`, or owner/name \
+        "`{text}` is no file or folder{place}, and no hub id either: give a path that exists, `embedded`, or owner/name \
          such as microsoft/git-base",
-        folder = folder.display()
+        place = beside(text, folder)
     )]
     NoSuchLocation {
         /// What the user gave.
@@ -169,6 +173,11 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+/// Where a path that is not a whole one was looked for.
+fn beside(text: &str, folder: &Path) -> String {
+    if Path::new(text).is_absolute() { String::new() } else { format!(" in {}", folder.display()) }
 }
 
 fn of_file(file: &Option<String>) -> String {
