@@ -316,7 +316,7 @@ fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
     let (store, _) = filled(&rows(10), LAYOUT, &other).unwrap();
     assert_eq!(store.unneeded(), None);
     let [theirs] = &paths(folder.path())[..] else { panic!("one file") };
-    fs::write(folder.path().join("model.safetensors"), [0; 3_000_000]).unwrap();
+    fs::write(folder.path().join("model.safetensors"), vec![0u8; 3_000_000]).unwrap();
     let everything = rows(2 * 10_000);
     let (first, second) = everything.split_at(10_000);
     filled(first, LAYOUT, &own).unwrap();
