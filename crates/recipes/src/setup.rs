@@ -25,9 +25,9 @@ pub fn rows(options: &Finetune, arguments: &TrainingArguments, adapted: &Adapted
         (
             "batch",
             format!(
-                "{pictures} pictures x {batches} accumulated = {} a step, run {} at a time",
+                "{pictures} pictures x {batches} accumulated = {} a step, {} at a time",
                 pictures * batches,
-                pictures * arguments.fused_micro_batches
+                counted(arguments.fused_micro_batches)
             ),
         ),
         ("learning rate", rate(arguments)),
@@ -86,6 +86,10 @@ fn date(since_1970: Duration) -> String {
         _ => (400 * era + year + 1, month - 9),
     };
     format!("{year}-{month:02}-{day:02}")
+}
+
+fn counted(batches: usize) -> String {
+    if batches == 1 { "1 batch".to_owned() } else { format!("{batches} batches") }
 }
 
 fn lora(config: &LoraConfig) -> String {

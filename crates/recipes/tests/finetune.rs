@@ -45,7 +45,7 @@ fn the_set_up_is_printed_before_anything_is_trained() {
     // Defaults are told too.
     assert_eq!(line("trained"), "LoRA r 16, alpha 32, dropout 0.05 on query, key, value, dense");
     assert_eq!(line("epochs"), "15, at most 1 steps");
-    assert_eq!(line("batch"), "2 pictures x 4 accumulated = 8 a step, run 8 at a time");
+    assert_eq!(line("batch"), "2 pictures x 4 accumulated = 8 a step, 4 batches at a time");
     assert_eq!(line("learning rate"), "5e-5, linear schedule, 5 % warm-up");
     assert_eq!(line("optimizer"), "AdamW, weight decay 0, gradients clipped to norm 1");
     assert_eq!(line("seed"), "42");
@@ -174,15 +174,14 @@ fn batches_that_run_together_change_no_loss() {
         let losses = |output: &str, fuse: &str| {
             let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --seed 5 {tune} {fuse}");
             let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
-            let at_a_time =
-                stdout.lines().find_map(|line| Some(line.split_once("2 pictures, ")?.1.to_owned()));
+            let at_a_time = stdout.lines().find_map(|line| Some(line.split_once("8 a step, ")?.1.to_owned()));
             (steps(&tiny.path(output)), at_a_time.unwrap())
         };
         let (alone, one) = losses("alone", "--fuse-accumulation 1");
         let (fused, two) = losses("fused", "--fuse-accumulation 2");
         // The tiny model takes so little memory that all four are fused unless it is told otherwise.
         let (auto, four) = losses("auto", "");
-        assert_eq!([one, two, four], ["1 at a time", "2 at a time", "4 at a time"]);
+        assert_eq!([one, two, four], ["1 batch at a time", "2 batches at a time", "4 batches at a time"]);
         assert_ne!(alone, auto, "another order of sums is another rounding");
         for fused in [fused, auto] {
             close(&alone, &fused, "loss", 1e-6);
@@ -237,7 +236,7 @@ fn bf16_weights_learn_as_f32_ones_do() {
     let losses = |output: &str, dtype: &str| {
         let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --dtype {dtype}");
         let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
-        assert!(stdout.contains(&format!("cpu, {dtype}, 1 threads")), "{stdout}");
+        assert!(stdout.contains(&format!("cpu, {dtype}, 1 thread")), "{stdout}");
         steps(&tiny.path(output))
     };
     let (f32, bf16) = (losses("f32", "f32"), losses("bf16", "bf16"));
