@@ -15,14 +15,7 @@ impl TransformerLayer {
         mask: AttentionMask,
         pass: &Pass,
     ) -> Result<Option<Tensor>> {
-        if !self.fits_rows(hidden_states, mask.first_query(), pass) {
-            return Ok(None);
-        }
-        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(pass));
-        let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
-        let Some(rows) = LayerRows::new(self, &adapted, hidden_states.dims(), mask, pass)? else {
-            return Ok(None);
-        };
+        let Some((rows, adapted)) = self.on_rows(hidden_states, mask, pass)? else { return Ok(None) };
         let parameters: Vec<Tensor> = match pass.is_training() {
             true => adapted.iter().flat_map(AdaptedLinear::parameters).cloned().collect(),
             false => Vec::new(),
@@ -45,14 +38,7 @@ impl TransformerLayer {
         hidden_states: &Tensor,
         mask: AttentionMask,
     ) -> Result<Option<[Tensor; 3]>> {
-        let pass = Pass::inference();
-        if !self.fits_rows(hidden_states, mask.first_query(), &pass) {
-            return Ok(None);
-        }
-        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(&pass));
-        let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
-        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), mask, &pass)?;
-        let Some(rows) = rows else { return Ok(None) };
+        let Some((rows, _)) = self.on_rows(hidden_states, mask, &Pass::inference())? else { return Ok(None) };
         let hidden_states = hidden_states.contiguous()?;
         let view = hidden_states.storage_and_layout();
         let xs = host::values(&view)?;
@@ -62,6 +48,22 @@ impl TransformerLayer {
         let tensor = |values: &[f32]| Tensor::from_slice(values, hidden_states.shape(), &Device::Cpu);
         let [key, value] = kept.keys_and_values();
         Ok(Some([Tensor::from_vec(ys, shape, &Device::Cpu)?, tensor(key)?, tensor(value)?]))
+    }
+
+    /// The layer on rows of host memory and its linear layers, where it can work there.
+    fn on_rows(
+        &self,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+        pass: &Pass,
+    ) -> Result<Option<(LayerRows, Vec<AdaptedLinear>)>> {
+        if !self.fits_rows(hidden_states, mask.first_query(), pass) {
+            return Ok(None);
+        }
+        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(pass));
+        let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
+        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), mask, pass)?;
+        Ok(rows.map(|rows| (rows, adapted)))
     }
 }
 
