@@ -2,9 +2,9 @@
 //!
 //! From the inside out: [`simd`] has a few vector instructions for each instruction set, [`tile`] keeps a small block of
 //! the result in registers, [`block`] walks such tiles through the caches, [`panels`] stores a matrix in the order that
-//! the tiles read it, [`operand`] the rows that it is multiplied by, and [`product`] shares the work among threads, a
-//! [`task`] at a time. [`few_rows`] is another way through the panels, for
-//! products that wait for memory, and [`kept`] applies dropout to sums and factors.
+//! the tiles read it, [`operand`] the rows that it is multiplied by, [`shares`] divides the result among threads, who
+//! compute it [`task`] by task, and [`product`] is the whole. [`few_rows`] is another way through the panels, for products
+//! that wait for memory, and [`kept`] applies dropout to sums and factors.
 //!
 //! Every element of a result is one running sum over `k`, in order and by one thread. So a result does not depend on
 //! the number of threads, nor on how many other rows were computed with it.
@@ -20,6 +20,7 @@ mod outer;
 mod panels;
 mod peak;
 mod product;
+mod shares;
 mod simd;
 mod task;
 mod tile;

@@ -1,6 +1,9 @@
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::few_rows::most_rows;
+use super::shares::Shares;
 use super::task::Task;
 use super::{Isa, Operand, PackedMatrix, Precision};
 use crate::dropout::{Kept, Mask};
@@ -36,10 +39,10 @@ impl<'a> Term<'a> {
     }
 }
 
-/// Tasks for each thread, so that one that is held up does not keep the others waiting.
-const TASKS: usize = 12;
-/// The same for a few rows, whose tasks are short.
-const FEW_TASKS: usize = 4;
+/// Panels of blocks for each thread, or more: the fewer there are, the longer the others wait for the last.
+const PANELS: usize = 12;
+/// Stretches for each thread of a product of a few rows, which are short.
+const FEW_STRETCHES: usize = 4;
 
 /// `start + Σ kept ∘ ((a_mask ∘ a) b)` over the terms, one or more, to `to`, which has rows of `n`.
 pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<'_>]) {
@@ -65,44 +68,49 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     assert!(start.is_none_or(|start| start.len() == n), "bias of a product");
     let few = rows <= most_rows(terms[0].b)
         && terms.iter().all(|term| term.kept.is_none() && term.a_mask.is_none());
-    let (task_rows, task_columns) =
-        if few { (rows, few_columns(isa, n)) } else { grid(isa, widening, rows, n) };
-    let across = n.div_ceil(task_columns);
     let shared = Shared(to.as_mut_ptr());
-    (0..rows.div_ceil(task_rows) * across).into_par_iter().for_each(|task| {
-        let (row, column) = (task / across * task_rows, task % across * task_columns);
-        let task = Task {
-            rows: row..rows.min(row + task_rows),
-            columns: column..n.min(column + task_columns),
-            n,
-            start,
-            result: shared.pointer(),
-        };
-        // SAFETY: the rectangle of the task lies within the result and overlaps no other task's.
+    let task = |rows: Range<usize>, columns: Range<usize>| Task {
+        rows,
+        columns,
+        n,
+        start,
+        result: shared.pointer(),
+    };
+    if few {
+        let width = few_columns(isa, n);
+        (0..n.div_ceil(width)).into_par_iter().for_each(|stretch| {
+            let columns = stretch * width..n.min((stretch + 1) * width);
+            // SAFETY: the rectangle lies within the result and overlaps no other.
+            #[allow(unsafe_code)]
+            unsafe {
+                task(0..rows, columns).run_few(terms)
+            }
+        });
+        return;
+    }
+    let (height, width) = (block_rows(isa, widening, rows, n), isa.panel_width());
+    Shares::new(rows.div_ceil(height), n.div_ceil(width)).work(|block, panels| {
+        let rows = block * height..rows.min((block + 1) * height);
+        let columns = panels.start * width..n.min(panels.end * width);
+        // SAFETY: as above.
         #[allow(unsafe_code)]
         unsafe {
-            if few { task.run_few(terms) } else { task.run(terms) }
+            task(rows, columns).run(terms)
         }
     });
 }
 
-/// Rows and columns of the tasks: rows that fit the cache, more of them for panels that each task widens for itself, and
-/// columns so that there are enough tasks.
-fn grid(isa: Isa, widening: usize, rows: usize, n: usize) -> (usize, usize) {
-    let (tile, width) = (isa.tile_rows(), isa.panel_width());
-    let tasks = TASKS * rayon::current_num_threads();
-    let narrow = 4 * width;
-    let down = rows.div_ceil(isa.task_rows() * if widening > 1 { 2 } else { 1 });
-    let down = if n <= narrow { down.max(tasks) } else { down };
-    let task_rows = rows.div_ceil(down).next_multiple_of(tile);
-    let across = tasks.div_ceil(down).max(1);
-    let task_columns = n.div_ceil(across).next_multiple_of(width).max(2 * width);
-    (task_rows, task_columns)
+/// Rows of a block of the result: as many as fit the cache, more of them for panels that each task widens for itself, and
+/// fewer where there would not be enough panels for all threads.
+fn block_rows(isa: Isa, widening: usize, rows: usize, n: usize) -> usize {
+    let most = isa.task_rows() * if widening > 1 { 2 } else { 1 };
+    let enough = (PANELS * rayon::current_num_threads()).div_ceil(n.div_ceil(isa.panel_width()));
+    rows.div_ceil(rows.div_ceil(most).max(enough)).next_multiple_of(isa.tile_rows())
 }
 
-/// Columns of the tasks of a product of a few rows: each thread gets a handful of long stretches of memory.
+/// Columns of a stretch in a product of a few rows: each thread gets a handful of long ones.
 fn few_columns(isa: Isa, n: usize) -> usize {
-    n.div_ceil(FEW_TASKS * rayon::current_num_threads()).next_multiple_of(isa.panel_width())
+    n.div_ceil(FEW_STRETCHES * rayon::current_num_threads()).next_multiple_of(isa.panel_width())
 }
 
 /// A result that tasks write to side by side.
