@@ -50,22 +50,20 @@ impl Activation {
 }
 
 impl Activation {
-    /// Applies it to values in host memory.
-    pub(crate) fn forward_values(self, xs: &[f32], ys: &mut [f32]) {
-        let kernel = match self {
-            Self::Gelu => gelu,
-            Self::QuickGelu => quick_gelu,
-        };
-        ys.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(ys, xs)| kernel(xs, ys));
+    /// Applies it to values in host memory, on one thread.
+    pub(crate) fn apply(self, xs: &[f32], ys: &mut [f32]) {
+        match self {
+            Self::Gelu => gelu(xs, ys),
+            Self::QuickGelu => quick_gelu(xs, ys),
+        }
     }
 
-    /// Multiplies gradients by the derivative at `xs`.
-    pub(crate) fn backward_values(self, xs: &[f32], grads: &mut [f32]) {
-        let kernel = match self {
-            Self::Gelu => gelu_backward,
-            Self::QuickGelu => quick_gelu_backward,
-        };
-        grads.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(grads, xs)| kernel(xs, grads));
+    /// The gradient of values `xs`, `dys` times the derivative, to `dxs`, on one thread.
+    pub(crate) fn gradient(self, xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
+        match self {
+            Self::Gelu => gelu_gradient(xs, dys, dxs),
+            Self::QuickGelu => quick_gelu_gradient(xs, dys, dxs),
+        }
     }
 }
 
@@ -82,15 +80,18 @@ impl CustomOp1 for ActivationOp {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(storage, layout)?;
         let mut ys = vec![0.0; xs.len()];
-        self.0.forward_values(xs, &mut ys);
+        ys.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(ys, xs)| self.0.apply(xs, ys));
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
-        let mut dxs = host::values(&grad_view)?.to_vec();
-        self.0.backward_values(host::values(&xs_view)?, &mut dxs);
+        let (dys, x) = (host::values(&grad_view)?, host::values(&xs_view)?);
+        let mut dxs = vec![0.0; x.len()];
+        (dxs.par_chunks_mut(CHUNK), x.par_chunks(CHUNK), dys.par_chunks(CHUNK))
+            .into_par_iter()
+            .for_each(|(dxs, xs, dys)| self.0.gradient(xs, dys, dxs));
         Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
     }
 }
@@ -103,10 +104,10 @@ fn gelu(xs: &[f32], ys: &mut [f32]) {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn gelu_backward(xs: &[f32], grads: &mut [f32]) {
-    for (grad, &x) in grads.iter_mut().zip(xs) {
+fn gelu_gradient(xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
+    for (dx, (&x, dy)) in dxs.iter_mut().zip(xs.iter().zip(dys)) {
         let (cdf, density) = normal(x);
-        *grad *= cdf + x * density;
+        *dx = dy * (cdf + x * density);
     }
 }
 
@@ -118,9 +119,9 @@ fn quick_gelu(xs: &[f32], ys: &mut [f32]) {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn quick_gelu_backward(xs: &[f32], grads: &mut [f32]) {
-    for (grad, &x) in grads.iter_mut().zip(xs) {
+fn quick_gelu_gradient(xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
+    for (dx, (&x, dy)) in dxs.iter_mut().zip(xs.iter().zip(dys)) {
         let s = sigmoid(1.702 * x);
-        *grad *= s + 1.702 * x * s * (1.0 - s);
+        *dx = dy * (s + 1.702 * x * s * (1.0 - s));
     }
 }

@@ -5,7 +5,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::buffer::Buffer;
-use crate::kernels::{Operand, Start, Term, product};
+use crate::kernels::{Operand, Rows, Start, Term, product};
 use crate::linear::Packed;
 use crate::math::exp;
 use crate::{Error, FrozenLinear, LinearLayer, Pass, Result, host};
@@ -127,7 +127,7 @@ impl CustomOp1 for HeadOp {
         let mut places = grad_xs.chunks_mut(ROWS * hidden);
         for (xs, targets) in xs.chunks(ROWS * hidden).zip(self.targets.chunks(ROWS)) {
             let mut logits = Buffer::new(targets.len() * vocabulary);
-            let xs = Operand::new(xs, &self.packed.forward);
+            let xs = Operand::new(Rows::new(xs, hidden), &self.packed.forward);
             self.head.sum(&mut logits, &[Term::new(&xs, &self.packed.forward)])?;
             let losses: Vec<f32> = (logits.par_chunks_mut(vocabulary), targets)
                 .into_par_iter()
@@ -143,7 +143,7 @@ impl CustomOp1 for HeadOp {
                 .collect();
             loss += losses.into_iter().map(f64::from).sum::<f64>();
             if let Some(place) = places.next() {
-                let dlogits = Operand::new(&logits, self.packed.backward());
+                let dlogits = Operand::new(Rows::new(&logits, vocabulary), self.packed.backward());
                 let term = Term::new(&dlogits, self.packed.backward());
                 product(place, hidden, Start::Zero, &[term]);
             }

@@ -20,6 +20,7 @@ mod outer;
 mod panels;
 mod peak;
 mod product;
+mod rows;
 mod shares;
 mod simd;
 mod task;
@@ -33,6 +34,7 @@ pub(crate) use outer::outer_sum;
 pub(crate) use panels::{PackedMatrix, Precision};
 pub use peak::peak_flops;
 pub(crate) use product::{Start, Term, product};
+pub(crate) use rows::{Rows, apart};
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,15 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::panels::{pair, units};
-use super::{PackedMatrix, Precision};
+use super::rows::apart;
+use super::{PackedMatrix, Precision, Rows};
 use crate::buffer::Buffer;
 
 /// Rows as the first factor of products, in the form that the second factor asks for: made once, however many matrices
 /// they are multiplied by.
 pub(crate) struct Operand<'a> {
-    values: &'a [f32],
-    k: usize,
-    /// The rows in another form than `values` have; none where that is the form.
+    rows: Rows<'a>,
+    /// The rows in another form than they are given; none where that is the form.
     converted: Option<Buffer>,
     form: Form,
     stride: usize,
@@ -40,39 +40,36 @@ impl Form {
 }
 
 impl<'a> Operand<'a> {
-    /// `values` `(rows, k)` as they are, for matrices in f32.
-    pub(crate) fn plain(values: &'a [f32], k: usize) -> Self {
-        Self { values, k, converted: None, form: Form::Plain(1), stride: k }
+    /// `rows` as they are, for matrices in f32.
+    pub(crate) fn plain(rows: Rows<'a>) -> Self {
+        Self { rows, converted: None, form: Form::Plain(1), stride: rows.stride() }
     }
 
-    /// `values` `(rows, b.k())` for products with `b` and with matrices of its precision.
-    pub(crate) fn new(values: &'a [f32], b: &PackedMatrix) -> Self {
-        let (form, k) = (Form::of(b), b.k());
-        let rows = values.len() / k.max(1);
-        let stride = match form {
+    /// `rows` `(rows, b.k())` for products with `b` and with matrices of its precision.
+    pub(crate) fn new(rows: Rows<'a>, b: &PackedMatrix) -> Self {
+        let (form, k, count) = (Form::of(b), rows.width(), rows.count());
+        let units = match form {
             Form::Plain(multiple) => k.next_multiple_of(multiple),
             Form::Rounded => k.next_multiple_of(2),
             Form::Pairs => units(Precision::Bf16, k),
         };
-        // Rows a multiple of 4 KiB apart share the few places that the caches have for them.
-        let stride = if stride.is_multiple_of(1024) && rows > FEW_ROWS { stride + APART } else { stride };
-        if stride == k && matches!(form, Form::Plain(_)) {
-            return Self::plain(values, k);
+        let few = count <= FEW_ROWS;
+        if matches!(form, Form::Plain(_)) && units == k && (few || rows.stride() == apart(k)) {
+            return Self::plain(rows);
         }
-        let mut converted = Buffer::new(rows * stride);
-        converted
-            .par_chunks_mut(stride.max(1))
-            .zip(values.par_chunks(k.max(1)))
-            .with_min_len(MIN_ROWS)
-            .for_each(|(to, row)| match form {
+        let stride = if few { units } else { apart(units) };
+        let mut converted = Buffer::new(count * stride);
+        converted.par_chunks_mut(stride.max(1)).zip(rows.par_iter()).with_min_len(MIN_ROWS).for_each(
+            |(to, row)| match form {
                 Form::Plain(_) => {
                     to[..k].copy_from_slice(row);
                     to[k..].fill(0.0);
                 }
                 Form::Rounded => round(row, to),
                 Form::Pairs => pair_up(row, to),
-            });
-        Self { values, k, converted: Some(converted), form, stride }
+            },
+        );
+        Self { rows, converted: Some(converted), form, stride }
     }
 
     /// Whether products with `b` take this form.
@@ -82,17 +79,17 @@ impl<'a> Operand<'a> {
             Form::Plain(multiple) => self.stride.is_multiple_of(multiple),
             _ => false,
         };
-        self.k == b.k() && (self.form == form || matches!(self.form, Form::Plain(_)) && plain)
+        self.rows.width() == b.k() && (self.form == form || matches!(self.form, Form::Plain(_)) && plain)
     }
 
     /// Number of rows.
     pub(super) fn rows(&self) -> usize {
-        self.values.len() / self.k.max(1)
+        self.rows.count()
     }
 
     /// The rows, as units of the second factor's kind.
     pub(super) fn data(&self) -> &[f32] {
-        self.converted.as_deref().unwrap_or(self.values)
+        self.converted.as_deref().unwrap_or(self.rows.values())
     }
 
     /// From one row to the next.
@@ -103,8 +100,6 @@ impl<'a> Operand<'a> {
 
 /// As many rows fit the caches wherever they lie.
 const FEW_ROWS: usize = 8;
-/// A line of the caches.
-const APART: usize = 16;
 /// Rows that are worth a task.
 const MIN_ROWS: usize = 16;
 

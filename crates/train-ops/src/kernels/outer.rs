@@ -7,7 +7,7 @@ use super::aligned::Aligned;
 use super::block::Block;
 use super::kept::KeptRows;
 use super::product::Shared;
-use super::{Isa, Precision};
+use super::{Isa, Precision, Rows};
 use crate::dropout::Kept;
 
 /// Rows that are summed at a time: as many as the nearest cache holds of the columns of a task.
@@ -21,9 +21,10 @@ thread_local! {
 
 /// `(r, n)`: `leftᵀ (kept ∘ right)` for `left` `(rows, r)` and `right` `(rows, n)`, where `r` is small. The gradient of an
 /// adapter's weight, a sum over all rows; each element is summed in their order.
-pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: &[f32], rows: usize, kept: Option<&Kept>) -> Vec<f32> {
-    let (r, n) = (left.len() / rows.max(1), right.len() / rows.max(1));
-    assert!(left.len() == rows * r && right.len() == rows * n, "shapes of a sum of outer products");
+pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: Rows<'_>, kept: Option<&Kept>) -> Vec<f32> {
+    let (rows, n) = (right.count(), right.width());
+    let r = left.len() / rows.max(1);
+    assert!(left.len() == rows * r, "shapes of a sum of outer products");
     let mut result = vec![0.0; r * n];
     if result.is_empty() || rows == 0 {
         return result;
@@ -38,9 +39,9 @@ pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: &[f32], rows: usize, kept
             for begin in (0..rows).step_by(DEPTH) {
                 let depth = DEPTH.min(rows - begin);
                 let (b, b_step, panel_stride) = if in_place {
-                    (right[begin * n + first..].as_ptr().cast(), n, width)
+                    (right.values()[begin * right.stride() + first..].as_ptr().cast(), right.stride(), width)
                 } else {
-                    pack(isa, packed, (right, n), begin..begin + depth, columns.clone(), kept);
+                    pack(isa, packed, right, begin..begin + depth, columns.clone(), kept);
                     (packed.as_ptr(), width, depth * width)
                 };
                 // SAFETY: this task alone touches its columns of the result. `left` is read transposed: unit `k` of row
@@ -77,11 +78,12 @@ pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: &[f32], rows: usize, kept
 fn pack(
     isa: Isa,
     packed: &mut Aligned,
-    (right, n): (&[f32], usize),
+    right: Rows<'_>,
     rows: Range<usize>,
     columns: Range<usize>,
     kept: Option<&Kept>,
 ) {
+    let (right, stride) = (right.values(), right.stride());
     let width = isa.panel_width();
     let size = rows.len() * width;
     packed.reserve(PANELS * size);
@@ -91,7 +93,7 @@ fn pack(
         let Some(kept) = kept else {
             for (to, row) in panel.chunks_exact_mut(width).zip(rows.clone()) {
                 let (to, rest) = to.split_at_mut(count);
-                to.copy_from_slice(&right[row * n + first..][..count]);
+                to.copy_from_slice(&right[row * stride + first..][..count]);
                 rest.fill(0.0);
             }
             continue;
@@ -100,7 +102,7 @@ fn pack(
         if count < width {
             panel.fill(0.0);
         }
-        // SAFETY: `right` has a row of `n` for each of `rows`, `kept` has its bits, and the panel as many rows of `width`;
+        // SAFETY: `right` has a row for each of `rows`, `kept` has its bits, and the panel as many rows of `width`;
         // the processor has `isa`.
         #[allow(unsafe_code)]
         unsafe {
@@ -109,8 +111,8 @@ fn pack(
                 columns: count,
                 bits: bits.as_ptr(),
                 bits_stride,
-                from: right[rows.start * n + first..].as_ptr(),
-                from_stride: n,
+                from: right[rows.start * stride + first..].as_ptr(),
+                from_stride: stride,
                 to: panel.as_mut_ptr(),
                 to_stride: width,
             }

@@ -21,7 +21,7 @@ fn of(rows: usize, n: usize, start: Start<'_>, terms: &[Term<'_>]) -> Vec<f32> {
 
 /// `a b + start` for rows `a`.
 fn times(a: &[f32], b: &PackedMatrix, start: Start<'_>) -> Vec<f32> {
-    of(a.len() / b.k(), b.n(), start, &[Term::new(&Operand::new(a, b), b)])
+    of(a.len() / b.k(), b.n(), start, &[Term::new(&Operand::new(Rows::new(a, b.k()), b), b)])
 }
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
@@ -145,7 +145,7 @@ fn masks_of_either_factor_are_those_of_dropout() {
     for isa in Isa::supported() {
         let packed = PackedMatrix::new(isa, Precision::F32, k, n, |k, column| b[k * n + column]);
         let identity = PackedMatrix::new(isa, Precision::F32, n, n, |k, n| f32::from(u8::from(k == n)));
-        let (a, c) = (Operand::new(&a, &packed), Operand::new(&c, &identity));
+        let (a, c) = (Operand::new(Rows::new(&a, k), &packed), Operand::new(Rows::new(&c, n), &identity));
         let terms = [
             Term::new(&c, &identity),
             Term { a_mask: Some(&of_a), kept: Some(&kept), ..Term::new(&a, &packed) },
@@ -170,7 +170,7 @@ fn sums_of_outer_products_are_right() {
             let mask = dropout.mask(&[1, rows, n], &Pass::training([sample_key(1, 2, 0)])).unwrap().unwrap();
             let factors = mask.factors(rows * n);
             for kept in [None, Some(mask.kept(rows))] {
-                let got = outer_sum(isa, &left, &right, rows, kept.as_ref());
+                let got = outer_sum(isa, &left, Rows::new(&right, n), kept.as_ref());
                 let counts = |at: usize| kept.is_none() || factors[at] > 0.0;
                 for (index, got) in got.into_iter().enumerate() {
                     let exact: f64 = (0..rows)

@@ -7,7 +7,7 @@ use super::snapshot::Snapshot;
 use super::{FrozenLinear, LoraWeights, Packed};
 use crate::buffer::Buffer;
 use crate::dropout::Mask;
-use crate::kernels::{Operand, PackedMatrix, Precision, Start, Term, outer_sum, product};
+use crate::kernels::{Operand, PackedMatrix, Precision, Rows, Start, Term, outer_sum, product};
 use crate::{Dropout, Error, LinearLayer, Pass, Result, host, on_pool};
 
 /// A frozen linear layer, with a low-rank adapter or without: what an operation that spans several layers needs to know of
@@ -93,6 +93,7 @@ impl AdaptedLinear {
             });
         };
         Ok(on_pool(|| {
+            let (xs, dys) = (Rows::new(xs, n_in), Rows::new(dys, n_out));
             let hidden = layer.forward(xs, &layer.operand(xs), ys)?;
             layer.backward(xs, hidden.as_ref(), dys, Some((dxs, Start::Zero)))
         })?)
@@ -140,15 +141,21 @@ impl PackedLora {
         &self,
         base: &FrozenLinear,
         through_base: Term<'_>,
-        xs: &[f32],
+        xs: Rows<'_>,
         mask: Option<&Mask>,
         ys: &mut [f32],
     ) -> candle_core::Result<Buffer> {
         let rank = self.a.n();
-        let mut hidden = Buffer::new(xs.len() / base.in_features() * rank);
-        let xs = Operand::new(xs, &self.a);
-        product(&mut hidden, rank, Start::Zero, &[Term { a_mask: mask, ..Term::new(&xs, &self.a) }]);
-        let through_b = Operand::plain(&hidden, rank);
+        let mut hidden = Buffer::new(xs.count() * rank);
+        let own;
+        let operand = if through_base.a.fits(&self.a) {
+            through_base.a
+        } else {
+            own = Operand::new(xs, &self.a);
+            &own
+        };
+        product(&mut hidden, rank, Start::Zero, &[Term { a_mask: mask, ..Term::new(operand, &self.a) }]);
+        let through_b = Operand::plain(Rows::new(&hidden, rank));
         base.sum(ys, &[through_base, Term::new(&through_b, &self.b)])?;
         Ok(hidden)
     }
@@ -177,7 +184,7 @@ impl RowLinear {
     }
 
     /// The rows of an input in the form that the layer multiplies: once for all layers of one precision.
-    pub(crate) fn operand<'a>(&self, xs: &'a [f32]) -> Operand<'a> {
+    pub(crate) fn operand<'a>(&self, xs: Rows<'a>) -> Operand<'a> {
         Operand::new(xs, &self.packed.forward)
     }
 
@@ -185,7 +192,7 @@ impl RowLinear {
     /// for the backward pass of an adapter.
     pub(crate) fn forward(
         &self,
-        xs: &[f32],
+        xs: Rows<'_>,
         operand: &Operand<'_>,
         ys: &mut [f32],
     ) -> candle_core::Result<Option<Buffer>> {
@@ -215,9 +222,9 @@ impl RowLinear {
     /// ever formed.
     pub(crate) fn backward(
         &self,
-        xs: &[f32],
+        xs: Rows<'_>,
         hidden: Option<&Buffer>,
-        dys: &[f32],
+        dys: Rows<'_>,
         dxs: Option<(&mut [f32], Start<'_>)>,
     ) -> candle_core::Result<Option<LoraGradients>> {
         let (in_features, out_features) = (self.in_features(), self.out_features());
@@ -230,12 +237,12 @@ impl RowLinear {
         };
         let (a_view, b_view) = (lora.a.storage_and_layout(), lora.b.storage_and_layout());
         let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
-        let rows = xs.len() / in_features;
+        let rows = xs.count();
         let isa = self.packed.forward.isa();
 
         // Both read `dys`, and neither keeps two threads busy to its end.
         let (grad_b, (kept, plain, grad_hidden)) = rayon::join(
-            || transposed(&outer_sum(isa, hidden, dys, rows, None), out_features, lora.rank, lora.scale),
+            || transposed(&outer_sum(isa, hidden, dys, None), out_features, lora.rank, lora.scale),
             || {
                 let kept = self.mask.as_ref().map(|mask| mask.kept(rows));
                 // What is kept by the dropout is scaled here, once, for both products below.
@@ -258,12 +265,11 @@ impl RowLinear {
                 converted = Operand::new(dys, backward);
                 &converted
             };
-            let grad_hidden = Operand::plain(&grad_hidden, lora.rank);
+            let grad_hidden = Operand::plain(Rows::new(&grad_hidden, lora.rank));
             let through_a = Term { kept: kept.as_ref(), ..Term::new(&grad_hidden, &a) };
             product(dxs, in_features, start, &[Term::new(operand, backward), through_a]);
         };
-        let (grad_a, ()) =
-            rayon::join(|| outer_sum(isa, &grad_hidden, xs, rows, kept.as_ref()), through_dropout);
+        let (grad_a, ()) = rayon::join(|| outer_sum(isa, &grad_hidden, xs, kept.as_ref()), through_dropout);
         Ok(Some([grad_a, grad_b]))
     }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{check_input, check_weights, with_last_dim};
 use crate::attached::Attached;
-use crate::kernels::{Isa, Operand, PackedMatrix, Precision, Start, Term, product};
+use crate::kernels::{Isa, Operand, PackedMatrix, Precision, Rows, Start, Term, product};
 use crate::{AdaptedLinear, LinearLayer, Pass, Result, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
@@ -244,7 +244,7 @@ impl CustomOp1 for FrozenLinearOp {
         let xs = host::slice(storage, layout)?;
         let shape = with_last_dim(layout.shape(), self.layer.out_features);
         let mut ys = vec![0.0; shape.elem_count()];
-        let xs = Operand::new(xs, &self.packed.forward);
+        let xs = Operand::new(Rows::new(xs, self.layer.in_features), &self.packed.forward);
         self.layer.sum(&mut ys, &[Term::new(&xs, &self.packed.forward)])?;
         Ok((CpuStorage::F32(ys), shape))
     }
@@ -252,7 +252,8 @@ impl CustomOp1 for FrozenLinearOp {
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let view = grad.storage_and_layout();
-        let dys = Operand::new(host::values(&view)?, self.packed.backward());
+        let dys =
+            Operand::new(Rows::new(host::values(&view)?, self.layer.out_features), self.packed.backward());
         let mut grad_xs = vec![0.0; xs.elem_count()];
         let term = Term::new(&dys, self.packed.backward());
         product(&mut grad_xs, self.layer.in_features, Start::Zero, &[term]);

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
 use super::adapted::{AdaptedLinear, RowLinear};
 use super::{FrozenLinear, check_input, with_last_dim};
 use crate::buffer::Buffer;
-use crate::kernels::Start;
+use crate::kernels::{Rows, Start};
 use crate::{Dropout, LinearLayer, Pass, Result, host};
 
 /// The trainable part of a linear layer with a low-rank adapter.
@@ -70,6 +70,7 @@ impl CustomOp3 for LoraLinearOp {
         let xs = host::slice(xs, xs_layout)?;
         let shape = with_last_dim(xs_layout.shape(), self.rows.out_features());
         let mut ys = vec![0.0; shape.elem_count()];
+        let xs = Rows::new(xs, self.rows.in_features());
         let hidden = self.rows.forward(xs, &self.rows.operand(xs), &mut ys)?;
         // An inference pass runs the op once and drops it; set() then only ever succeeds.
         if let Some(hidden) = hidden {
@@ -92,6 +93,7 @@ impl CustomOp3 for LoraLinearOp {
         // The input of the first adapted layer may be frozen: then its gradient is not needed.
         let mut dxs = xs.track_op().then(|| vec![0.0; x.len()]);
         let place = dxs.as_mut().map(|dxs| (dxs.as_mut_slice(), Start::Zero));
+        let (x, dys) = (Rows::new(x, self.rows.in_features()), Rows::new(dys, self.rows.out_features()));
         let Some([grad_a, grad_b]) = self.rows.backward(x, self.hidden.get(), dys, place)? else {
             bail!("lora_linear: backward before forward")
         };

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::adapted::PackedLora;
 use super::{FrozenLinear, Packed, check_input, with_last_dim};
-use crate::kernels::{Operand, Term};
+use crate::kernels::{Operand, Rows, Term};
 use crate::{Error, LinearLayer, Pass, Result, host};
 
 /// A frozen layer and an adapter as it was at one time; see [`AdaptedLinear::snapshot`](crate::AdaptedLinear::snapshot).
@@ -24,11 +24,11 @@ impl LinearLayer for Snapshot {
         let shape = with_last_dim(xs.shape(), self.base.out_features());
         let xs = xs.contiguous()?;
         let view = xs.storage_and_layout();
-        let values = host::values(&view)?;
+        let rows = Rows::new(host::values(&view)?, self.base.in_features());
         let mut ys = vec![0.0; shape.elem_count()];
-        let operand = Operand::new(values, &self.packed.forward);
+        let operand = Operand::new(rows, &self.packed.forward);
         let through_base = Term::new(&operand, &self.packed.forward);
-        self.lora.add(&self.base, through_base, values, None, &mut ys)?;
+        self.lora.add(&self.base, through_base, rows, None, &mut ys)?;
         Ok(Tensor::from_vec(ys, shape, xs.device())?)
     }
 

@@ -6,7 +6,7 @@ use super::TransformerLayer;
 use crate::attention::{AttentionRows, Sizes};
 use crate::buffer::Buffer;
 use crate::dropout::Mask;
-use crate::kernels::Start;
+use crate::kernels::{Rows, Start, apart};
 use crate::layer_norm::{ROWS, Statistics, add_masked, apply_mask};
 use crate::linear::{LoraGradients, RowLinear};
 use crate::{Activation, AdaptedLinear, AttentionMask, LayerNorm, Pass, Result};
@@ -64,6 +64,9 @@ impl Kept {
         [&self.keys, &self.values]
     }
 }
+
+/// A linear layer, what it read, `h` of its adapter, and the gradient of what it made.
+type Backward<'a> = (&'a RowLinear, Rows<'a>, Option<&'a Buffer>, Rows<'a>);
 
 impl LayerRows {
     /// Of a layer whose sizes fit; `None` if a linear layer is not in host memory.
@@ -132,19 +135,23 @@ impl LayerRows {
             false => None,
         };
         let input = normed.as_ref().map_or(xs, |(normed, _)| normed);
-        let operand = self.key.operand(input);
+        let (width, input_rows) = (self.width(), Rows::new(input, self.width()));
+        let operand = self.key.operand(input_rows);
         let (mut keys, mut values, mut queries) = (Buffer::new(all), Buffer::new(all), Buffer::new(some));
         let asking = self.gather(input);
         // Side by side, so that no thread waits for the last task of each.
         let (hidden_query, (hidden_key, hidden_value)) = rayon::join(
             || match &asking {
-                None => self.query.forward(input, &operand, &mut queries),
-                Some(asking) => self.query.forward(asking, &self.query.operand(asking), &mut queries),
+                None => self.query.forward(input_rows, &operand, &mut queries),
+                Some(asking) => {
+                    let asking = Rows::new(asking, width);
+                    self.query.forward(asking, &self.query.operand(asking), &mut queries)
+                }
             },
             || {
                 rayon::join(
-                    || self.key.forward(input, &operand, &mut keys),
-                    || self.value.forward(input, &operand, &mut values),
+                    || self.key.forward(input_rows, &operand, &mut keys),
+                    || self.value.forward(input_rows, &operand, &mut values),
                 )
             },
         );
@@ -154,8 +161,9 @@ impl LayerRows {
         let mut context = Buffer::new(some);
         let probabilities = self.attention.forward([&queries, &keys, &values], &mut context, keep);
         let mut attended = Buffer::new(some);
-        let operand = self.attention_output.operand(&context);
-        let hidden_attended = self.attention_output.forward(&context, &operand, &mut attended)?;
+        let found = Rows::new(&context, width);
+        let operand = self.attention_output.operand(found);
+        let hidden_attended = self.attention_output.forward(found, &operand, &mut attended)?;
         drop(operand);
 
         let gathered = if self.norm_first { self.gather(xs) } else { None };
@@ -170,20 +178,27 @@ impl LayerRows {
             (norm.forward_residual_rows(&mut attended, residual, mask, &mut read)?, Vec::new())
         };
 
-        let rows = some / self.width();
-        let mut inner = Buffer::new(rows * self.intermediate.out_features());
-        let hidden_inner = self.intermediate.forward(&read, &self.intermediate.operand(&read), &mut inner)?;
-        let mut activated = Buffer::new(inner.len());
-        self.activation.forward_values(&inner, &mut activated);
-        let operand = self.output.operand(&activated);
+        let (count, inner_width) = (some / width, self.intermediate.out_features());
+        let mut inner = Buffer::new(count * inner_width);
+        let read_rows = Rows::new(&read, width);
+        let hidden_inner =
+            self.intermediate.forward(read_rows, &self.intermediate.operand(read_rows), &mut inner)?;
+        let mut activated = Buffer::new(count * apart(inner_width));
+        activated
+            .par_chunks_mut(apart(inner_width))
+            .zip(inner.par_chunks(inner_width))
+            .with_min_len(ROWS)
+            .for_each(|(activated, inner)| self.activation.apply(inner, &mut activated[..inner_width]));
+        let activated_rows = Rows::apart(&activated, inner_width);
+        let operand = self.output.operand(activated_rows);
         let mask = self.output_mask.as_ref();
         let (hidden_output, sums) = if self.norm_first {
-            let hidden = self.output.forward(&activated, &operand, ys)?;
+            let hidden = self.output.forward(activated_rows, &operand, ys)?;
             self.add(ys, &attended, mask);
             (hidden, None)
         } else {
             let mut sums = Buffer::new(some);
-            let hidden = self.output.forward(&activated, &operand, &mut sums)?;
+            let hidden = self.output.forward(activated_rows, &operand, &mut sums)?;
             let statistics = self.output_norm.forward_residual_rows(&mut sums, &read, mask, ys)?;
             (hidden, Some((sums, statistics)))
         };
@@ -231,28 +246,40 @@ impl LayerRows {
             None => self.split(dys, mask, &mut dresidual, &mut dbranch),
         }
         drop(kept.sums);
-        let mut dinner = Buffer::new(kept.inner.len());
-        let place = Some((&mut *dinner, Start::Zero));
-        let of_output = self.output.backward(&kept.activated, hidden_output.as_ref(), &dbranch, place)?;
-        drop(kept.activated);
-        self.activation.backward_values(&kept.inner, &mut dinner);
-        drop(kept.inner);
+        let (width, inner_width) = (self.width(), self.intermediate.out_features());
+        let mut dactivated = Buffer::new(kept.inner.len());
+        let place = Some((&mut *dactivated, Start::Zero));
+        let activated = Rows::apart(&kept.activated, inner_width);
+        let dbranch_rows = Rows::new(&dbranch, width);
+        let of_output = self.output.backward(activated, hidden_output.as_ref(), dbranch_rows, place)?;
+        // The gradient of what the activation read takes the place of its result.
+        let mut dinner = kept.activated;
+        dinner
+            .par_chunks_mut(apart(inner_width))
+            .zip(kept.inner.par_chunks(inner_width).zip(dactivated.par_chunks(inner_width)))
+            .with_min_len(ROWS)
+            .for_each(|(dinner, (inner, dactivated))| {
+                self.activation.gradient(inner, dactivated, &mut dinner[..inner_width]);
+            });
+        drop((kept.inner, dactivated));
+        let dinner_rows = Rows::apart(&dinner, inner_width);
+        let read = Rows::new(&kept.read, width);
         let of_inner = if self.norm_first {
             let place = Some((&mut *dbranch, Start::Zero));
-            let of_inner = self.intermediate.backward(&kept.read, hidden_inner.as_ref(), &dinner, place)?;
+            let of_inner = self.intermediate.backward(read, hidden_inner.as_ref(), dinner_rows, place)?;
             let attended = &kept.attended.0;
             self.output_norm.add_backward_rows(attended, &kept.read_statistics, &dbranch, &mut dresidual)?;
             of_inner
         } else {
             let place = Some((&mut *dresidual, Start::Kept));
-            self.intermediate.backward(&kept.read, hidden_inner.as_ref(), &dinner, place)?
+            self.intermediate.backward(read, hidden_inner.as_ref(), dinner_rows, place)?
         };
         drop((dinner, kept.read));
 
         // Attention: from here on `dresidual` is the gradient of the rows of `x` that asked.
         let mask = self.attended_mask.as_ref();
         if self.norm_first {
-            apply_mask_to_copy(&dresidual, mask, self.width(), &mut dbranch);
+            apply_mask_to_copy(&dresidual, mask, width, &mut dbranch);
         } else {
             let (sums, statistics) = &kept.attended;
             let mut dsums = Buffer::new(some);
@@ -263,8 +290,10 @@ impl LayerRows {
         drop(kept.attended);
         let mut dcontext = Buffer::new(some);
         let place = Some((&mut *dcontext, Start::Zero));
-        let of_attended =
-            self.attention_output.backward(&kept.context, hidden_attended.as_ref(), &dbranch, place)?;
+        let of_attended = {
+            let (context, dbranch) = (Rows::new(&kept.context, width), Rows::new(&dbranch, width));
+            self.attention_output.backward(context, hidden_attended.as_ref(), dbranch, place)?
+        };
         drop((dbranch, kept.context));
         let (mut dqueries, mut dkeys) = (Buffer::new(some), Buffer::new(xs.len()));
         let mut dvalues = Buffer::new(xs.len());
@@ -279,16 +308,16 @@ impl LayerRows {
         // What queries, keys and values were made of.
         let input = kept.normed.as_ref().map_or(xs, |(normed, _)| normed);
         let asking = kept.asking.as_deref().unwrap_or(input);
+        let rows = |values| Rows::new(values, width);
         let linear = [
-            (&self.key, input, hidden_key.as_ref(), &dkeys),
-            (&self.value, input, hidden_value.as_ref(), &dvalues),
-            (&self.query, asking, hidden_query.as_ref(), &dqueries),
+            (&self.key, rows(input), hidden_key.as_ref(), rows(&dkeys)),
+            (&self.value, rows(input), hidden_value.as_ref(), rows(&dvalues)),
+            (&self.query, rows(asking), hidden_query.as_ref(), rows(&dqueries)),
         ];
         let [of_key, of_value, of_query] = match dxs {
             None => {
-                let run = |(layer, input, hidden, grad): (&RowLinear, &[f32], Option<&Buffer>, &Buffer)| {
-                    layer.backward(input, hidden, grad, None)
-                };
+                let run =
+                    |(layer, input, hidden, grad): Backward<'_>| layer.backward(input, hidden, grad, None);
                 [run(linear[0])?, run(linear[1])?, run(linear[2])?]
             }
             Some(dxs) => self.backward_input(xs, &kept.normed, linear, dresidual, dxs)?,
@@ -302,13 +331,13 @@ impl LayerRows {
         &self,
         xs: &[f32],
         normed: &Option<(Buffer, Statistics)>,
-        [key, value, query]: [(&RowLinear, &[f32], Option<&Buffer>, &Buffer); 3],
+        [key, value, query]: [Backward<'_>; 3],
         mut dresidual: Buffer,
         dxs: &mut [f32],
     ) -> candle_core::Result<[Option<LoraGradients>; 3]> {
-        let run = |(layer, input, hidden, grad): (&RowLinear, &[f32], Option<&Buffer>, &Buffer),
-                   to: &mut [f32],
-                   start| layer.backward(input, hidden, grad, Some((to, start)));
+        let run = |(layer, input, hidden, grad): Backward<'_>, to: &mut [f32], start| {
+            layer.backward(input, hidden, grad, Some((to, start)))
+        };
         if let Some((_, statistics)) = normed {
             let mut dnormed = Buffer::new(dxs.len());
             let of_key = run(key, &mut dnormed, Start::Zero)?;
