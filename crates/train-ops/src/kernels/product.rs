@@ -55,7 +55,7 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     if to.is_empty() {
         return;
     }
-    let (isa, widening) = (terms[0].b.isa(), terms[0].b.widening());
+    let isa = terms[0].b.isa();
     let zeros = match start {
         Start::Zero => vec![0.0; n],
         _ => Vec::new(),
@@ -88,7 +88,7 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
         });
         return;
     }
-    let (height, width) = (block_rows(isa, widening, rows, n), isa.panel_width());
+    let (height, width) = (block_rows(isa, rows, n), isa.panel_width());
     Shares::new(rows.div_ceil(height), n.div_ceil(width)).work(|block, panels| {
         let rows = block * height..rows.min((block + 1) * height);
         let columns = panels.start * width..n.min(panels.end * width);
@@ -100,12 +100,11 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     });
 }
 
-/// Rows of a block of the result: as many as fit the cache, more of them for panels that each task widens for itself, and
-/// fewer where there would not be enough panels for all threads.
-fn block_rows(isa: Isa, widening: usize, rows: usize, n: usize) -> usize {
-    let most = isa.task_rows() * if widening > 1 { 2 } else { 1 };
+/// Rows of a block of the result: as many as fit the cache, and fewer where there would not be enough panels for all
+/// threads.
+fn block_rows(isa: Isa, rows: usize, n: usize) -> usize {
     let enough = (PANELS * rayon::current_num_threads()).div_ceil(n.div_ceil(isa.panel_width()));
-    rows.div_ceil(rows.div_ceil(most).max(enough)).next_multiple_of(isa.tile_rows())
+    rows.div_ceil(rows.div_ceil(isa.task_rows()).max(enough)).next_multiple_of(isa.tile_rows())
 }
 
 /// Columns of a stretch in a product of a few rows: each thread gets a handful of long ones.
