@@ -93,7 +93,7 @@ impl Mask {
 
     /// Which elements are kept, for as many rows as there are. For a pass that uses the mask more than once.
     pub(crate) fn kept(&self, rows: usize) -> Kept {
-        let per_row = self.features.div_ceil(BITS);
+        let per_row = self.features.next_multiple_of(PADDED) / BITS;
         let mut bits = vec![0; rows * per_row];
         bits.par_chunks_mut(KEPT_ROWS * per_row.max(1)).enumerate().for_each(|(chunk, bits)| {
             for (index, bits) in bits.chunks_exact_mut(per_row).enumerate() {
@@ -140,6 +140,8 @@ pub(crate) struct Kept {
 
 /// Elements whose bits make a byte.
 const BITS: usize = 8;
+/// Columns whose bits are there in every row, of which it may have fewer: those of the widest panel of a product.
+const PADDED: usize = 32;
 /// Rows whose bits a task makes.
 const KEPT_ROWS: usize = 16;
 

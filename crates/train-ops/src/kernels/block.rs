@@ -4,25 +4,17 @@
 #![allow(unsafe_code)]
 
 use super::simd::{Portable, Simd};
-use super::tile::{Factors, LINE, STRETCH, tile};
+use super::tile::{Ahead, Factors, First, LINE, STRETCH, tile};
 use super::{Isa, Precision};
 
-/// `to = from + a b` for some rows of `a` and some panels of `b`. Lengths are in units.
+/// `to = from + a b` for some rows of `a` and some panels of `b`, and the same of other factors before it.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub(super) rows: usize,
     /// Columns of the result; the last panel may have more.
     pub(super) columns: usize,
-    pub(super) units: usize,
-    /// `rows` rows of `units`, which are `a_step` apart: 1, or the length of a row where `a` is used transposed.
-    pub(super) a: *const u32,
-    pub(super) a_stride: usize,
-    pub(super) a_step: usize,
-    /// Panels of `units` rows of the panel width, which are `b_step` apart: the panel width, or the length of a row where
-    /// the panels are columns of a matrix that is not packed.
-    pub(super) b: *const u32,
-    pub(super) b_step: usize,
-    pub(super) panel_stride: usize,
+    pub(super) first: Option<First>,
+    pub(super) factors: Factors,
     /// What is read after the last panel, whose tiles fetch it as those of other panels fetch the next: any address will do.
     pub(super) next: *const u32,
     /// `rows` rows of `columns`; a stride of 0 repeats one row.
@@ -84,46 +76,46 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
     // Tiles of nearly as many rows each: one of a row or two would wait for its own sums.
     let count = block.rows.div_ceil(ROWS).max(1);
     let (rows_of_all, longer) = (block.rows / count, block.rows % count);
-    let panel = if block.b_step == width { block.units * width } else { 0 };
+    let units = block.factors.units;
+    let panel = if block.factors.b_step == width { units * width } else { 0 };
     let lines = panel.div_ceil(LINE).div_ceil(count);
-    let ahead_lines = lines.div_ceil(block.units.div_ceil(STRETCH).max(1));
+    let lines_a_stretch = lines.div_ceil(units.div_ceil(STRETCH).max(1));
     // What is left of a tile when the result has no columns for all of it.
     let mut edge = [0u32; 14 * 32];
-    let mut first = 0;
-    let mut b = block.b;
-    while first < block.columns {
-        let columns = width.min(block.columns - first);
-        let is_last = first + columns == block.columns;
-        let following = if is_last { block.next } else { b.wrapping_add(block.panel_stride) };
+    let (mut first, mut factors) = (block.first, block.factors);
+    let mut column = 0;
+    while column < block.columns {
+        let columns = width.min(block.columns - column);
+        let is_last = column + columns == block.columns;
+        let following = if is_last { block.next } else { factors.next_panel().b };
         let mut row = 0;
         for index in 0..count {
             let rows = rows_of_all + usize::from(index < longer);
             unsafe {
-                let factors = Factors {
-                    units: block.units,
-                    a: block.a.add(row * block.a_stride),
-                    a_stride: block.a_stride,
-                    a_step: block.a_step,
-                    b,
-                    b_step: block.b_step,
-                    ahead: following.wrapping_add(index * lines * LINE),
-                    ahead_lines,
+                let work = Tile {
+                    rows,
+                    first: first.map(|first| first.at_row(row)),
+                    factors: factors.at_row(row),
+                    ahead: Ahead {
+                        from: following.wrapping_add(index * lines * LINE),
+                        lines: lines_a_stretch,
+                    },
                 };
-                let from = block.from.add(row * block.from_stride + first).cast::<u32>();
-                let to = block.to.add(row * block.to_stride + first).cast::<u32>();
+                let from = block.from.add(row * block.from_stride + column).cast::<u32>();
+                let to = block.to.add(row * block.to_stride + column).cast::<u32>();
                 if columns == width {
-                    some_rows::<S, ROWS, 2>(rows, &factors, from, block.from_stride, to, block.to_stride);
+                    work.run::<S, ROWS, 2>(from, block.from_stride, to, block.to_stride);
                 } else if columns == S::LANES {
-                    some_rows::<S, ROWS, 1>(rows, &factors, from, block.from_stride, to, block.to_stride);
+                    work.run::<S, ROWS, 1>(from, block.from_stride, to, block.to_stride);
                 } else {
                     let sums = edge.as_mut_ptr();
                     for row in 0..rows {
                         from.add(row * block.from_stride).copy_to(sums.add(row * width), columns);
                     }
                     if columns <= S::LANES {
-                        some_rows::<S, ROWS, 1>(rows, &factors, sums, width, sums, width);
+                        work.run::<S, ROWS, 1>(sums, width, sums, width);
                     } else {
-                        some_rows::<S, ROWS, 2>(rows, &factors, sums, width, sums, width);
+                        work.run::<S, ROWS, 2>(sums, width, sums, width);
                     }
                     for row in 0..rows {
                         sums.add(row * width).copy_to(to.add(row * block.to_stride), columns);
@@ -132,31 +124,41 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
             }
             row += rows;
         }
-        first += columns;
-        b = b.wrapping_add(block.panel_stride);
+        column += columns;
+        (first, factors) = (first.map(|first| first.next_panel(width)), factors.next_panel());
     }
 }
 
-/// A tile of `rows` rows, at most `ROWS`.
-#[inline(always)]
-unsafe fn some_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(
+/// A tile of some rows.
+struct Tile {
     rows: usize,
-    factors: &Factors,
-    from: *const u32,
-    from_stride: usize,
-    to: *mut u32,
-    to_stride: usize,
-) {
-    macro_rules! tile_of {
-        ($($n:literal)*) => {
-            match rows {
-                // The comparison is between constants: tiles of more rows than registers are never made.
-                $($n if $n <= ROWS => unsafe {
-                    tile::<S, $n, VECTORS>(factors, from, from_stride, to, to_stride)
-                },)*
-                _ => {}
-            }
-        };
+    first: Option<First>,
+    factors: Factors,
+    ahead: Ahead,
+}
+
+impl Tile {
+    /// Computes it; it has at most `ROWS` rows.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        from: *const u32,
+        from_stride: usize,
+        to: *mut u32,
+        to_stride: usize,
+    ) {
+        macro_rules! tile_of {
+            ($($n:literal)*) => {
+                match self.rows {
+                    // The comparison is between constants: tiles of more rows than registers are never made.
+                    $($n if $n <= ROWS => unsafe {
+                        let first = self.first.as_ref();
+                        tile::<S, $n, VECTORS>(first, &self.factors, self.ahead, from, from_stride, to, to_stride)
+                    },)*
+                    _ => {}
+                }
+            };
+        }
+        tile_of!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     }
-    tile_of!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
 }

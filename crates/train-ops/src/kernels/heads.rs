@@ -7,6 +7,7 @@
 use super::aligned::Aligned;
 use super::block::Block;
 use super::product::Shared;
+use super::tile::Factors;
 use super::{Isa, Precision};
 
 /// Some columns of some rows of a matrix that is stored row by row.
@@ -143,13 +144,16 @@ unsafe fn run(
         let block = Block {
             rows,
             columns: ZEROS.len().min(columns - first),
-            units,
-            a: a.values.as_ptr().cast(),
-            a_stride,
-            a_step,
-            b: b.memory[first / width * panel_stride..].as_ptr(),
-            b_step: width,
-            panel_stride,
+            first: None,
+            factors: Factors {
+                units,
+                a: a.values.as_ptr().cast(),
+                a_stride,
+                a_step,
+                b: b.memory[first / width * panel_stride..].as_ptr(),
+                b_step: width,
+                panel_stride,
+            },
             next: b.memory.as_ptr().wrapping_add((first + ZEROS.len()) / width * panel_stride),
             from: ZEROS.as_ptr(),
             from_stride: 0,

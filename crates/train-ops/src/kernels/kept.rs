@@ -1,6 +1,6 @@
 //! Values of which some do not count, by a bit for each.
 
-// SAFETY (of every block in this file): the caller of `copy` and `add` vouches for the instruction set and for the pointers in
+// SAFETY (of every block in this file): the caller of `copy` vouches for the instruction set and for the pointers in
 // `KeptRows` and their extents.
 #![allow(unsafe_code)]
 
@@ -28,55 +28,40 @@ impl KeptRows {
     /// The processor has `isa`; the pointers are valid for what the fields describe, and no other thread touches that part
     /// of `to` meanwhile.
     pub(super) unsafe fn copy(&self, isa: Isa) {
-        unsafe { self.run::<false>(isa) }
-    }
-
-    /// `to += kept ∘ from`.
-    ///
-    /// # Safety
-    /// As for [`copy`](Self::copy).
-    pub(super) unsafe fn add(&self, isa: Isa) {
-        unsafe { self.run::<true>(isa) }
-    }
-
-    unsafe fn run<const ADD: bool>(&self, isa: Isa) {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 { .. } => unsafe { avx512::<ADD>(self) },
+            Isa::Avx512 { .. } => unsafe { avx512(self) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::<ADD>(self) },
-            _ => unsafe { vectors::<Portable, ADD>(self) },
+            Isa::Avx2 => unsafe { avx2(self) },
+            _ => unsafe { vectors::<Portable>(self) },
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn avx512<const ADD: bool>(work: &KeptRows) {
-    unsafe { vectors::<super::simd::Avx512, ADD>(work) }
+unsafe fn avx512(work: &KeptRows) {
+    unsafe { vectors::<super::simd::Avx512>(work) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const ADD: bool>(work: &KeptRows) {
-    unsafe { vectors::<super::simd::Avx2, ADD>(work) }
+unsafe fn avx2(work: &KeptRows) {
+    unsafe { vectors::<super::simd::Avx2>(work) }
 }
 
 #[inline(always)]
-unsafe fn vectors<S: Simd, const ADD: bool>(work: &KeptRows) {
+unsafe fn vectors<S: Simd>(work: &KeptRows) {
     let whole = work.columns / S::LANES * S::LANES;
     for row in 0..work.rows {
         unsafe {
             let bits = work.bits.add(row * work.bits_stride);
             let (from, to) = (work.from.add(row * work.from_stride), work.to.add(row * work.to_stride));
             for at in (0..whole).step_by(S::LANES) {
-                let kept = S::keep(bits.add(at / 8), S::load(from.add(at).cast()));
-                let to = to.add(at).cast();
-                S::store(to, if ADD { S::add(S::load(to), kept) } else { kept });
+                S::store(to.add(at).cast(), S::keep(bits.add(at / 8), S::load(from.add(at).cast())));
             }
             for at in whole..work.columns {
-                let kept = if *bits.add(at / 8) >> (at % 8) & 1 == 1 { *from.add(at) } else { 0.0 };
-                *to.add(at) = if ADD { *to.add(at) + kept } else { kept };
+                *to.add(at) = if *bits.add(at / 8) >> (at % 8) & 1 == 1 { *from.add(at) } else { 0.0 };
             }
         }
     }

@@ -7,6 +7,7 @@ use super::aligned::Aligned;
 use super::block::Block;
 use super::kept::KeptRows;
 use super::product::Shared;
+use super::tile::Factors;
 use super::{Isa, Precision, Rows};
 use crate::dropout::Kept;
 
@@ -53,13 +54,16 @@ pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: Rows<'_>, kept: Option<&K
                     Block {
                         rows: r,
                         columns: columns.len(),
-                        units: depth,
-                        a: left[begin * r..].as_ptr().cast(),
-                        a_stride: 1,
-                        a_step: r,
-                        b,
-                        b_step,
-                        panel_stride,
+                        first: None,
+                        factors: Factors {
+                            units: depth,
+                            a: left[begin * r..].as_ptr().cast(),
+                            a_stride: 1,
+                            a_step: r,
+                            b,
+                            b_step,
+                            panel_stride,
+                        },
                         next: b,
                         from: to,
                         from_stride: n,

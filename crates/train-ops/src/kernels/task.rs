@@ -10,14 +10,13 @@ use std::ops::Range;
 use super::aligned::Aligned;
 use super::block::Block;
 use super::few_rows::FewRows;
-use super::kept::KeptRows;
 use super::panels::{units, widen, widen_bytes};
-use super::{Precision, Term};
-use crate::dropout::Kept;
+use super::tile::{Factors, First};
+use super::{Isa, PackedMatrix, Precision, Term};
 
 thread_local! {
-    /// A panel widened to f32, rows with their mask applied, and sums that a mask is applied to.
-    static SCRATCH: RefCell<[Aligned; 3]> = RefCell::new(std::array::from_fn(|_| Aligned::zeros(0)));
+    /// A panel widened to f32, and rows with their mask applied.
+    static SCRATCH: RefCell<[Aligned; 2]> = RefCell::new(std::array::from_fn(|_| Aligned::zeros(0)));
 }
 
 /// A rectangle of the result.
@@ -39,14 +38,15 @@ impl Task<'_> {
     /// The rectangle is valid for writing, without a `start` for reading too, and no other thread touches it.
     pub(super) unsafe fn run(&self, terms: &[Term<'_>]) {
         let to = unsafe { self.place() };
-        SCRATCH.with_borrow_mut(|[wide, masked, sums]| {
+        SCRATCH.with_borrow_mut(|scratch| {
             let mut start = self.start.map(|start| &start[self.columns.clone()]);
-            for term in terms {
-                let start = start.take();
-                match term.kept {
-                    None => unsafe { self.sum(term, self.columns.clone(), start, to, self.n, wide, masked) },
-                    Some(kept) => unsafe { self.add_kept(term, kept, start, to, wide, masked, sums) },
-                }
+            let mut terms = terms.iter().peekable();
+            while let Some(term) = terms.next() {
+                let (first, term) = match term.kept {
+                    Some(_) => (Some(term), None),
+                    None => (terms.next_if(|next| goes_before(next, term)), Some(term)),
+                };
+                unsafe { self.sum(first, term, start.take(), to, scratch) }
             }
         });
     }
@@ -84,136 +84,123 @@ impl Task<'_> {
         unsafe { self.result.add(self.rows.start * self.n + self.columns.start) }
     }
 
-    /// `to = from + kept ∘ (a b)`, panel by panel, so that the sums are still near when those that count are picked.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn add_kept(
+    /// `to = from + first + term`, or `to += first + term` without a `from`, for one or both of these terms.
+    unsafe fn sum(
         &self,
-        term: &Term<'_>,
-        kept: &Kept,
+        first: Option<&Term<'_>>,
+        term: Option<&Term<'_>>,
         from: Option<&[f32]>,
         to: *mut f32,
-        wide: &mut Aligned,
-        masked: &mut Aligned,
-        sums: &mut Aligned,
+        [wide, masked]: &mut [Aligned; 2],
     ) {
-        let (rows, width) = (self.rows.len(), term.b.isa().panel_width());
-        sums.reserve((rows + 1) * width);
-        for first in self.columns.clone().step_by(width) {
-            let columns = first..self.columns.end.min(first + width);
-            let (zeros, sums) = sums.values_mut().split_at_mut(width);
-            zeros.fill(0.0);
-            let count = columns.len();
-            unsafe {
-                let zeros = Some(&zeros[..count]);
-                self.sum(term, columns.clone(), zeros, sums.as_mut_ptr(), count, wide, masked);
+        let (from_row, from_stride) = from.map_or((to.cast_const(), self.n), |row| (row.as_ptr(), 0));
+        let mut block = Block {
+            rows: self.rows.len(),
+            columns: self.columns.len(),
+            first: first.map(|first| {
+                let factors = self.factors(first, 0..first.b.k(), masked);
+                let kept = first.kept.map(|kept| kept.from(self.rows.start, self.columns.start));
+                let (kept, kept_stride) =
+                    kept.map_or((std::ptr::null(), 0), |(bits, stride)| (bits.as_ptr(), stride));
+                First { factors, kept, kept_stride }
+            }),
+            factors: Factors::NONE,
+            next: std::ptr::null(),
+            from: from_row,
+            from_stride,
+            to,
+            to_stride: self.n,
+        };
+        let Some(term) = term else {
+            let isa = first.map_or(Isa::Portable, |first| first.b.isa());
+            unsafe { block.run(isa, Precision::F32) }
+            return;
+        };
+        let (b, isa) = (term.b, term.b.isa());
+        let (width, per_unit, all) = (isa.panel_width(), b.widening(), units(b.precision(), b.k()));
+        let panels = self.columns.start / width;
+        let following = panels + self.columns.len().div_ceil(width);
+        for begin in (0..all.max(1)).step_by(isa.depth() / per_unit) {
+            let end = all.min(begin + isa.depth() / per_unit);
+            block.factors = self.factors(term, begin..end, masked);
+            // The next units of the first panel, or the first panel of the next task, more often than not.
+            block.next = match end < all {
+                true => b.panels_from(panels)[end * width..].as_ptr(),
+                false => b.panels_from(0).as_ptr().wrapping_add(following * b.panel_stride()),
+            };
+            match per_unit {
+                1 => unsafe { block.run(isa, b.precision()) },
+                _ => unsafe { self.run_widened(block, b, begin..end, wide) },
             }
-            let at = first - self.columns.start;
-            let from = from.map(|from| &from[at..at + count]);
-            unsafe {
-                if let Some(from) = from {
-                    for row in 0..rows {
-                        to.add(row * self.n + at).copy_from_nonoverlapping(from.as_ptr(), count);
-                    }
-                }
-                let (bits, bits_stride) = kept.from(self.rows.start, first);
-                KeptRows {
-                    rows,
-                    columns: count,
-                    bits: bits.as_ptr(),
-                    bits_stride,
-                    from: sums.as_ptr(),
-                    from_stride: count,
-                    to: to.add(at),
-                    to_stride: self.n,
-                }
-                .add(term.b.isa());
-            }
+            (block.first, block.from, block.from_stride) = (None, to, self.n);
         }
     }
 
-    /// `to = from + a b` for some columns, or `to += a b` without a `from`.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn sum(
-        &self,
-        term: &Term<'_>,
-        columns: Range<usize>,
-        from: Option<&[f32]>,
-        to: *mut f32,
-        to_stride: usize,
-        wide: &mut Aligned,
-        masked: &mut Aligned,
-    ) {
-        let (b, isa) = (term.b, term.b.isa());
-        let (width, stride) = (isa.panel_width(), term.a.stride());
-        let (rows, first_panel) = (self.rows.len(), columns.start / width);
-        let per_unit = b.widening();
-        let all = units(b.precision(), b.k());
-        let following = first_panel + columns.len().div_ceil(width);
-        for begin in (0..all.max(1)).step_by(isa.depth() / per_unit) {
-            let depth = all.min(begin + isa.depth() / per_unit) - begin;
-            let mut a = &term.a.data()[self.rows.start * stride + begin * per_unit..];
-            let mut a_stride = stride;
-            if let Some(mask) = term.a_mask {
-                a_stride = depth;
-                masked.reserve(rows * depth);
-                let copies = masked.values_mut().chunks_exact_mut(depth.max(1)).zip(a.chunks(stride));
-                for (row, (copy, values)) in self.rows.clone().zip(copies) {
-                    copy.copy_from_slice(&values[..depth]);
-                    mask.apply_part(row, begin, copy);
-                }
-                a = masked.values();
+    /// Some units of a term: its rows with their mask applied, and its panels.
+    fn factors(&self, term: &Term<'_>, units: Range<usize>, masked: &mut Aligned) -> Factors {
+        let (b, stride, width) = (term.b, term.a.stride(), term.b.isa().panel_width());
+        let mut a = &term.a.data()[self.rows.start * stride + units.start * b.widening()..];
+        let mut a_stride = stride;
+        if let Some(mask) = term.a_mask {
+            a_stride = units.len();
+            masked.reserve(self.rows.len() * units.len());
+            let copies = masked.values_mut().chunks_exact_mut(units.len().max(1)).zip(a.chunks(stride));
+            for (row, (copy, values)) in self.rows.clone().zip(copies) {
+                copy.copy_from_slice(&values[..units.len()]);
+                mask.apply_part(row, units.start, copy);
             }
-            let (from, from_stride) = match from {
-                Some(row) if begin == 0 => (row.as_ptr(), 0),
-                _ => (to.cast_const(), to_stride),
-            };
-            let block = Block {
-                rows,
-                columns: columns.len(),
-                units: depth * per_unit,
-                a: a.as_ptr().cast(),
-                a_stride,
-                a_step: 1,
-                b: b.panels_from(first_panel)[begin * width..].as_ptr(),
-                b_step: width,
-                panel_stride: b.panel_stride(),
-                // The next units of the first panel, or the first panel of the next task, more often than not.
-                next: match begin + depth < all {
-                    true => b.panels_from(first_panel)[(begin + depth) * width..].as_ptr(),
-                    false => b.panels_from(0).as_ptr().wrapping_add(following * b.panel_stride()),
-                },
-                from,
-                from_stride,
-                to,
-                to_stride,
-            };
-            if per_unit == 1 {
-                unsafe { block.run(isa, b.precision()) };
-                continue;
-            }
-            wide.reserve(per_unit * depth * width);
-            for (index, column) in (0..columns.len()).step_by(width).enumerate() {
-                let panel = &b.panels_from(first_panel + index)[begin * width..][..depth * width];
-                match b.precision() {
-                    Precision::Int8 => widen_bytes(panel, width, wide),
-                    _ => widen(panel, width, wide),
-                }
-                let next = match column + width < columns.len() {
-                    true => b.panels_from(first_panel + index + 1)[begin * width..].as_ptr(),
-                    false => block.next,
-                };
-                unsafe {
-                    Block {
-                        columns: width.min(columns.len() - column),
-                        b: wide.as_ptr(),
-                        next,
-                        from: block.from.add(column),
-                        to: block.to.add(column),
-                        ..block
-                    }
-                    .run(isa, Precision::F32);
-                }
-            }
+            a = masked.values();
+        }
+        Factors {
+            units: units.len() * b.widening(),
+            a: a.as_ptr().cast(),
+            a_stride,
+            a_step: 1,
+            b: b.panels_from(self.columns.start / width)[units.start * width..].as_ptr(),
+            b_step: width,
+            panel_stride: b.panel_stride(),
         }
     }
+
+    /// `block` of some units of `b`, panel by panel, each widened to f32 before its rows pass by.
+    unsafe fn run_widened(&self, block: Block, b: &PackedMatrix, units: Range<usize>, wide: &mut Aligned) {
+        let (isa, width) = (b.isa(), b.isa().panel_width());
+        wide.reserve(b.widening() * units.len() * width);
+        let mut first = block.first;
+        for column in (0..block.columns).step_by(width) {
+            let panel = (self.columns.start + column) / width;
+            let packed = &b.panels_from(panel)[units.start * width..][..units.len() * width];
+            match b.precision() {
+                Precision::Int8 => widen_bytes(packed, width, wide),
+                _ => widen(packed, width, wide),
+            }
+            let next = match column + width < block.columns {
+                true => b.panels_from(panel + 1)[units.start * width..].as_ptr(),
+                false => block.next,
+            };
+            unsafe {
+                Block {
+                    columns: width.min(block.columns - column),
+                    first,
+                    factors: Factors { b: wide.as_ptr(), ..block.factors },
+                    next,
+                    from: block.from.add(column),
+                    to: block.to.add(column),
+                    ..block
+                }
+                .run(isa, Precision::F32);
+            }
+            first = first.map(|first| first.next_panel(width));
+        }
+    }
+}
+
+/// Whether the sums of a term can go on to be those of `term`: both are of f32, and the first is so short that its panels
+/// stay near.
+fn goes_before(first: &Term<'_>, term: &Term<'_>) -> bool {
+    let in_f32 = |b: &PackedMatrix| b.precision() == Precision::F32 || b.widening() > 1;
+    first.a_mask.is_none()
+        && first.b.precision() == Precision::F32
+        && in_f32(term.b)
+        && first.b.k() <= first.b.isa().depth() / 4
 }

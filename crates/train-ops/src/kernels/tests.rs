@@ -133,29 +133,42 @@ fn a_packed_matrix_gives_back_what_it_was_made_of() {
 
 #[test]
 fn masks_of_either_factor_are_those_of_dropout() {
-    let (rows, k, n) = (10, 300, 70);
     let dropout = Dropout::new("a", 0.3).unwrap();
     let pass = Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)]);
-    let mask = |columns: usize| dropout.mask(&[2, rows / 2, columns], &pass).unwrap().unwrap();
-    let (of_a, of_product) = (mask(k), mask(n));
-    let kept = of_product.kept(rows);
-    let (a, b, c) = (values(1, rows * k), values(2, k * n), values(3, rows * n));
-    let mut masked = a.clone();
-    of_a.apply(&mut masked);
-    for isa in Isa::supported() {
-        let packed = PackedMatrix::new(isa, Precision::F32, k, n, |k, column| b[k * n + column]);
-        let identity = PackedMatrix::new(isa, Precision::F32, n, n, |k, n| f32::from(u8::from(k == n)));
-        let (a, c) = (Operand::new(Rows::new(&a, k), &packed), Operand::new(Rows::new(&c, n), &identity));
-        let terms = [
-            Term::new(&c, &identity),
-            Term { a_mask: Some(&of_a), kept: Some(&kept), ..Term::new(&a, &packed) },
-        ];
-        let got = of(rows, n, Start::Zero, &terms);
-        let expected = times(&masked, &packed, Start::Zero);
-        let factors = of_product.factors(rows * n);
-        for (((got, expected), factor), c) in got.iter().zip(expected).zip(factors).zip(&values(3, rows * n))
-        {
-            assert_eq!(*got, if factor > 0.0 { c + expected } else { *c });
+    // A short term without a mask of its rows is summed before the other, any other by itself.
+    for (rows, k, n, masked) in
+        [(10, 200, 70, true), (10, 200, 70, false), (38, 16, 70, true), (38, 16, 70, false)]
+    {
+        let mask = |columns: usize| dropout.mask(&[2, rows / 2, columns], &pass).unwrap().unwrap();
+        let (of_a, of_product) = (mask(k), mask(n));
+        let kept = of_product.kept(rows);
+        let (plain, b, c) = (values(1, rows * k), values(2, k * n), values(3, rows * n));
+        let mut dropped = plain.clone();
+        if masked {
+            of_a.apply(&mut dropped);
+        }
+        for isa in Isa::supported() {
+            let packed = PackedMatrix::new(isa, Precision::F32, k, n, |k, column| b[k * n + column]);
+            let expected = times(&dropped, &packed, Start::Zero);
+            let factors = of_product.factors(rows * n);
+            for precision in PRECISIONS {
+                let identity = PackedMatrix::new(isa, precision, n, n, |k, n| f32::from(u8::from(k == n)));
+                let a = Operand::new(Rows::new(&plain, k), &packed);
+                let through_identity = Operand::new(Rows::new(&c, n), &identity);
+                let terms = [
+                    Term::new(&through_identity, &identity),
+                    Term { a_mask: masked.then_some(&of_a), kept: Some(&kept), ..Term::new(&a, &packed) },
+                ];
+                let got = of(rows, n, Start::Zero, &terms);
+                for (((got, expected), factor), c) in got.iter().zip(&expected).zip(&factors).zip(&c) {
+                    let c = round(*c, precision);
+                    assert_eq!(
+                        *got,
+                        if *factor > 0.0 { c + expected } else { c },
+                        "{isa:?} {precision:?} {k}"
+                    );
+                }
+            }
         }
     }
 }
