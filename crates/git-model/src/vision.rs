@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use train_ops::{AttentionMask, Dropout, LayerNorm, Pass, TransformerLayer};
+use train_ops::{AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, Pass, TransformerLayer};
 
 use crate::loader::Loader;
 use crate::schema::VISION;
@@ -11,12 +11,30 @@ use crate::{Error, Result, VisionConfig};
 pub struct VisionEncoder {
     config: VisionConfig,
     class_embedding: Tensor,
-    /// `(hidden, channels, patch, patch)`.
-    patch_embedding: Tensor,
+    patch_embedding: PatchEmbedding,
     position_embedding: Tensor,
     pre_layer_norm: LayerNorm,
     layers: Vec<TransformerLayer>,
     post_layer_norm: LayerNorm,
+}
+
+/// The convolution's kernel, stored as `(hidden, channels, patch, patch)`.
+#[derive(Debug)]
+enum PatchEmbedding {
+    /// As the linear layer that it is for a patch.
+    Frozen(FrozenLinear),
+    /// As it is stored.
+    Trained(Tensor),
+}
+
+impl PatchEmbedding {
+    fn load(path: &str, loader: &mut Loader<'_>) -> Result<Self> {
+        let kernel = loader.parameter(path)?;
+        if kernel.track_op() {
+            return Ok(Self::Trained(kernel));
+        }
+        Ok(Self::Frozen(FrozenLinear::new(path, kernel.flatten_from(1)?, None)?))
+    }
 }
 
 impl VisionEncoder {
@@ -24,7 +42,10 @@ impl VisionEncoder {
         let eps = config.layer_norm_eps;
         Ok(Self {
             class_embedding: loader.parameter(&format!("{VISION}.embeddings.class_embedding"))?,
-            patch_embedding: loader.parameter(&format!("{VISION}.embeddings.patch_embedding.weight"))?,
+            patch_embedding: PatchEmbedding::load(
+                &format!("{VISION}.embeddings.patch_embedding.weight"),
+                loader,
+            )?,
             position_embedding: loader
                 .parameter(&format!("{VISION}.embeddings.position_embedding.weight"))?,
             // Spelled like this in every checkpoint.
@@ -74,8 +95,13 @@ impl VisionEncoder {
             .reshape(&[batch, channels, grid, patch, grid, patch])?
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((batch * grid * grid, channels * patch * patch))?;
-        let weight = pass.parameter(&self.patch_embedding).reshape((self.config.hidden_size, ()))?;
-        Ok(patches.matmul(&weight.t()?)?.reshape((batch, grid * grid, self.config.hidden_size))?)
+        let embedded = match &self.patch_embedding {
+            PatchEmbedding::Frozen(layer) => layer.forward(&patches, pass)?,
+            PatchEmbedding::Trained(weight) => {
+                patches.matmul(&pass.parameter(weight).flatten_from(1)?.t()?)?
+            }
+        };
+        Ok(embedded.reshape((batch, grid * grid, self.config.hidden_size))?)
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct First {
 }
 
 impl First {
-    /// As [`Factors::from_row`].
+    /// As [`Factors::at_row`].
     pub(super) fn at_row(&self, row: usize) -> Self {
         let kept = self.kept.wrapping_add(row * self.kept_stride);
         Self { factors: self.factors.at_row(row), kept, ..*self }

@@ -148,11 +148,17 @@ impl PackedLora {
         let rank = self.a.n();
         let mut hidden = Buffer::new(xs.count() * rank);
         let own;
-        let operand = if through_base.a.fits(&self.a) {
-            through_base.a
-        } else {
-            own = Operand::new(xs, &self.a);
-            &own
+        let operand = match mask {
+            None if through_base.a.fits(&self.a) => through_base.a,
+            None => {
+                own = Operand::new(xs, &self.a);
+                &own
+            }
+            // Rows that get a mask are copied anyway, a few at a time.
+            Some(_) => {
+                own = Operand::plain(xs);
+                &own
+            }
         };
         product(&mut hidden, rank, Start::Zero, &[Term { a_mask: mask, ..Term::new(operand, &self.a) }]);
         let through_b = Operand::plain(Rows::new(&hidden, rank));
