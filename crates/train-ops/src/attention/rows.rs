@@ -115,7 +115,8 @@ impl AttentionRows {
     }
 
     /// With `P` the probabilities, `D` the dropout mask and `P' = D P`:
-    /// `dv = P'ᵀ do`, `dP = D (do vᵀ)`, `dS = P (dP - rowsum(dP P)) / sqrt(d)`, `dq = dS k`, `dk = dSᵀ q`.
+    /// `dv = P'ᵀ do`, `dP' = do vᵀ`, `dS = (P' dP' - P rowsum(P' dP')) / sqrt(d)`, `dq = dS k`, `dk = dSᵀ q`. The mask is
+    /// in `P'` alone, so its random numbers are drawn once.
     pub(crate) fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],
@@ -137,13 +138,13 @@ impl AttentionRows {
                 dropped.clear();
                 dropped.extend_from_slice(probabilities);
                 self.drop_out(index, dropped);
-                let dropped = Columns::new(dropped, s.queries, stride, s.keys);
+                let columns = Columns::new(dropped, s.queries, stride, s.keys);
                 let packed = panels.pack(all(dcontext, s.queries), 1.0);
                 // SAFETY (here and below): the first value of this head of a gradient, whose length was checked; other
                 // tasks work on other heads.
                 #[allow(unsafe_code)]
                 unsafe {
-                    dv.put_transposed(of_keys, dropped, packed);
+                    dv.put_transposed(of_keys, columns, packed);
                 }
 
                 dscores.resize(size, 0.0);
@@ -152,10 +153,9 @@ impl AttentionRows {
                     let rows = &mut dscores[block.start * stride..block.end * stride];
                     to_rows(rows, stride, visible, s.head(dcontext, s.queries, index, block), values);
                 }
-                self.drop_out(index, dscores);
                 let rows = dscores.chunks_exact_mut(stride).zip(probabilities.chunks_exact(stride));
-                for (query, (dscores, p)) in rows.enumerate() {
-                    softmax_backward(p, dscores, self.mask.visible(query, s.keys), s.scale());
+                for (query, ((dscores, p), dropped)) in rows.zip(dropped.chunks_exact(stride)).enumerate() {
+                    softmax_backward(p, dropped, dscores, self.mask.visible(query, s.keys), s.scale());
                 }
                 let keys = panels.pack(all(k, s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
@@ -197,15 +197,22 @@ pub(crate) fn softmax(row: &mut [f32], visible: usize) {
     }
 }
 
-/// `scale * P (dP - Σ dP P)` of the first `visible` values, in place of `dP`; the others become 0.
+/// `scale * (P' dP' - P Σ P' dP')` of the first `visible` values, in place of `dP'`; the others become 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax_backward(probabilities: &[f32], dprobabilities: &mut [f32], visible: usize, scale: f32) {
+fn softmax_backward(
+    probabilities: &[f32],
+    dropped: &[f32],
+    dprobabilities: &mut [f32],
+    visible: usize,
+    scale: f32,
+) {
     dprobabilities[visible..].fill(0.0);
     let used = visible.next_multiple_of(LANES).min(probabilities.len());
-    let (probabilities, dprobabilities) = (&probabilities[..used], &mut dprobabilities[..used]);
-    let mean = halve(lanes(probabilities, dprobabilities, 0.0, |sum, p, dp| sum + p * dp), |sum, x| sum + x);
-    for (dp, p) in dprobabilities.iter_mut().zip(probabilities) {
-        *dp = p * (*dp - mean) * scale;
+    let (probabilities, dropped) = (&probabilities[..used], &dropped[..used]);
+    let dprobabilities = &mut dprobabilities[..used];
+    let mean = halve(lanes(dropped, dprobabilities, 0.0, |sum, p, dp| sum + p * dp), |sum, x| sum + x);
+    for (dp, (p, dropped)) in dprobabilities.iter_mut().zip(probabilities.iter().zip(dropped)) {
+        *dp = (dropped * *dp - p * mean) * scale;
     }
 }
 
