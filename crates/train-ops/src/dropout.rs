@@ -92,7 +92,7 @@ impl Mask {
     }
 
     /// Which elements are kept, for as many rows as there are. For a pass that uses the mask more than once.
-    pub(crate) fn kept(&self, rows: usize) -> Kept {
+    pub(crate) fn kept(&self, rows: usize) -> KeptBits {
         let per_row = self.features.next_multiple_of(PADDED) / BITS;
         let mut bits = vec![0; rows * per_row];
         bits.par_chunks_mut(KEPT_ROWS * per_row.max(1)).enumerate().for_each(|(chunk, bits)| {
@@ -100,7 +100,7 @@ impl Mask {
                 kept_of_key(self.key(chunk * KEPT_ROWS + index), self.threshold, bits);
             }
         });
-        Kept { bits, per_row }
+        KeptBits { bits, per_row }
     }
 
     /// What an element that is kept is multiplied by.
@@ -133,7 +133,7 @@ impl Mask {
 }
 
 /// Which elements of rows a mask keeps, a bit for each.
-pub(crate) struct Kept {
+pub(crate) struct KeptBits {
     bits: Vec<u8>,
     per_row: usize,
 }
@@ -145,7 +145,7 @@ const PADDED: usize = 32;
 /// Rows whose bits a task makes.
 const KEPT_ROWS: usize = 16;
 
-impl Kept {
+impl KeptBits {
     /// The bits of a row and all that follow, from a column on that is a multiple of 8, and the bytes from row to row. The
     /// first column is in the lowest bit.
     pub(crate) fn from(&self, row: usize, first: usize) -> (&[u8], usize) {

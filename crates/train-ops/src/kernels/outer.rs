@@ -9,7 +9,7 @@ use super::kept::KeptRows;
 use super::product::Shared;
 use super::tile::Factors;
 use super::{Isa, Precision, Rows};
-use crate::dropout::Kept;
+use crate::dropout::KeptBits;
 
 /// Rows that are summed at a time: as many as the nearest cache holds of the columns of a task.
 const DEPTH: usize = 32;
@@ -22,7 +22,7 @@ thread_local! {
 
 /// `(r, n)`: `leftᵀ (kept ∘ right)` for `left` `(rows, r)` and `right` `(rows, n)`, where `r` is small. The gradient of an
 /// adapter's weight, a sum over all rows; each element is summed in their order.
-pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: Rows<'_>, kept: Option<&Kept>) -> Vec<f32> {
+pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: Rows<'_>, kept: Option<&KeptBits>) -> Vec<f32> {
     let (rows, n) = (right.count(), right.width());
     let r = left.len() / rows.max(1);
     assert!(left.len() == rows * r, "shapes of a sum of outer products");
@@ -85,7 +85,7 @@ fn pack(
     right: Rows<'_>,
     rows: Range<usize>,
     columns: Range<usize>,
-    kept: Option<&Kept>,
+    kept: Option<&KeptBits>,
 ) {
     let (right, stride) = (right.values(), right.stride());
     let width = isa.panel_width();

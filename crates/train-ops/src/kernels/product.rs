@@ -6,7 +6,7 @@ use super::few_rows::most_rows;
 use super::shares::Shares;
 use super::task::Task;
 use super::{Isa, Operand, PackedMatrix, Precision};
-use crate::dropout::{Kept, Mask};
+use crate::dropout::{KeptBits, Mask};
 
 /// What the sums of a product begin with.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ pub(crate) struct Term<'a> {
     /// A mask of `a`; for a `b` in f32.
     pub(crate) a_mask: Option<&'a Mask>,
     /// The elements of `a b` that count.
-    pub(crate) kept: Option<&'a Kept>,
+    pub(crate) kept: Option<&'a KeptBits>,
 }
 
 impl<'a> Term<'a> {

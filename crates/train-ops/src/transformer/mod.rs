@@ -1,5 +1,7 @@
 //! A transformer layer as one operation.
 
+mod backward;
+mod forward;
 mod operation;
 mod rows;
 
