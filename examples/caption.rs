@@ -79,7 +79,9 @@ fn run(options: &cli::Caption) -> Result<usize> {
         let started = Instant::now();
         let batch = loader.load(rows)?;
         skipped += batch.skipped().len();
-        bar.suspend(|| batch.skipped().iter().for_each(|error| eprintln!("skipped: {error}")));
+        bar.suspend(|| {
+            batch.skipped().iter().for_each(|error| eprintln!("skipped: {}", without_row(error, &images)))
+        });
         bar.inc(rows.len() as u64);
         if batch.rows().is_empty() {
             continue;
@@ -192,6 +194,16 @@ fn prompt_ids(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
+/// Why a picture was skipped. Files of the command line have a name and no row that anybody counts.
+fn without_row(error: &caption_data::Error, images: &[PathBuf]) -> String {
+    match error {
+        caption_data::Error::Row { row, error, .. } if let Some(path) = images.get(*row) => {
+            format!("{}: {error}", path.display())
+        }
+        error => error.to_string(),
+    }
+}
+
 /// Picture files as a dataset without captions.
 struct Files(Vec<PathBuf>);
 
@@ -212,7 +224,7 @@ impl CaptionSource for Files {
         let path = &self.0[row];
         let decode = || {
             let file =
-                std::fs::read(path).map_err(|error| caption_data::Error::Io { path: path.clone(), error })?;
+                std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
             ImageDecoder::default().decode(&file)
         };
         decode().map_err(|error| caption_data::Error::Row {

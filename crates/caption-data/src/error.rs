@@ -127,6 +127,12 @@ pub enum Error {
     /// A caption that is not UTF-8.
     #[error("the caption is not UTF-8 text")]
     CaptionEncoding,
+    /// A picture's file that could not be read; the row's error has its path.
+    #[error("its file cannot be read: {error}")]
+    UnreadableFile {
+        /// What the operating system said.
+        error: std::io::Error,
+    },
     /// A row with neither the bytes of a picture nor the path of one.
     #[error("there is no picture: its bytes are null")]
     NoPicture,

@@ -105,7 +105,7 @@ impl CaptionSource for ImageFolder {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })
+    fs::read(path).map_err(|error| Error::UnreadableFile { error })
 }
 
 fn read_text_files(files: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {

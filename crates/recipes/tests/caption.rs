@@ -176,9 +176,12 @@ fn what_cannot_be_captioned_is_named() {
     };
     says(&mut embedded(""), 2, &["IMAGE"]);
     says(&mut embedded("a.png --num-beams 0"), 2, &["--num-beams"]);
-    says(embedded("").arg(tiny.path("none.png")), SKIPPED, &["none.png"]);
+    // Each file is named once, and not as a row of something.
+    let none = tiny.path("none.png");
+    let skipped = format!("skipped: {}: its file cannot be read: ", none.display());
+    says(embedded("").arg(&none), SKIPPED, &[&skipped]);
     fs::write(tiny.path("text.png"), "this is no picture").unwrap();
-    says(embedded("").arg(tiny.path("text.png")), SKIPPED, &["text.png", "not a PNG"]);
+    says(embedded("").arg(tiny.path("text.png")), SKIPPED, &["text.png: not a PNG"]);
     says(&mut embedded("--dataset embedded --rows 700"), 1, &["700"]);
     says(embedded("--dataset embedded --adapter").arg(&tiny.checkpoint), 1, &["adapter_config.json"]);
 
