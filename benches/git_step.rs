@@ -74,8 +74,15 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     let both = common::median_seconds(device, runs, || loss()?.backward().map(drop))?;
     let mut gradients = Gradients::new();
     gradients.accumulate(&parameters, loss()?.backward()?).unwrap();
-    let mut optimizer = AdamW::new(&TrainingArguments::default(), &parameters, Default::default()).unwrap();
+    let mut optimizer = AdamW::new(&TrainingArguments::default(), &parameters).unwrap();
     let update = common::median_seconds(device, runs, || {
+        optimizer.step(&parameters, &gradients, 1e-5).unwrap();
+        Ok(())
+    })?;
+    let step = common::median_seconds(device, runs, || {
+        let mut gradients = Gradients::new();
+        gradients.accumulate(&parameters, loss()?.backward()?).unwrap();
+        gradients.clip(gradients.norms().unwrap().global(), 1.0).unwrap();
         optimizer.step(&parameters, &gradients, 1e-5).unwrap();
         Ok(())
     })?;
@@ -92,6 +99,7 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         ("decoder backward", both - forward, None),
         ("optimizer", update, None),
         ("forward + backward", both, Some(needed)),
+        ("whole step", step, Some(needed)),
     ] {
         let share = flops.filter(|_| device.is_cpu()).map(|flops| 100.0 * flops / seconds / peak);
         let share = share.map_or(String::new(), |share| format!("{share:>6.0} % of peak"));

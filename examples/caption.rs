@@ -223,8 +223,7 @@ impl CaptionSource for Files {
     fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
         let path = &self.0[row];
         let decode = || {
-            let file =
-                std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
+            let file = std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
             ImageDecoder::default().decode(&file)
         };
         decode().map_err(|error| caption_data::Error::Row {

@@ -3,8 +3,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 
+use crate::groups::ParameterSettings;
 use crate::slices::{with_slice, with_slice_mut};
-use crate::{Gradients, Optimizer, ParameterSettings, Parameters, Result, TrainingArguments, tensors};
+use crate::{Error, Gradients, Optimizer, Parameters, Result, TrainingArguments, tensors};
 
 /// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as `torch.optim.AdamW` computes it.
 ///
@@ -24,33 +25,33 @@ pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
-    settings: BTreeMap<String, ParameterSettings>,
     moments: BTreeMap<String, Moments>,
 }
 
 #[derive(Debug)]
 struct Moments {
+    settings: ParameterSettings,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     step: i64,
 }
 
 impl AdamW {
-    /// An optimizer for `parameters` with the arguments' betas and epsilon, before its first step.
-    pub fn new(
-        arguments: &TrainingArguments,
-        parameters: &Parameters,
-        settings: BTreeMap<String, ParameterSettings>,
-    ) -> Result<Self> {
-        let moments = parameters.iter().map(|(name, variable)| {
+    /// An optimizer for `parameters` with the arguments' betas, epsilon, weight decay and groups, before its first step.
+    ///
+    /// # Errors
+    /// [`Error::EmptyGroup`] for a group that no parameter is in.
+    pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
+        let settings = ParameterSettings::of_each(arguments, parameters)?;
+        let moments = parameters.iter().zip(settings).map(|((name, variable), settings)| {
             let zeros = || variable.as_tensor().zeros_like();
-            Ok((name.to_owned(), Moments { exp_avg: zeros()?, exp_avg_sq: zeros()?, step: 0 }))
+            let moments = Moments { settings, exp_avg: zeros()?, exp_avg_sq: zeros()?, step: 0 };
+            Ok((name.to_owned(), moments))
         });
         Ok(Self {
             beta1: arguments.adam_beta1,
             beta2: arguments.adam_beta2,
             epsilon: arguments.adam_epsilon,
-            settings,
             moments: moments.collect::<Result<_>>()?,
         })
     }
@@ -69,11 +70,10 @@ impl AdamW {
 impl Optimizer for AdamW {
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         for (name, parameter) in parameters.iter() {
-            let (Some(moments), Some(settings)) = (self.moments.get_mut(name), self.settings.get(name))
-            else {
-                continue;
-            };
             let Some(gradient) = gradients.get(name) else { continue };
+            let moments =
+                self.moments.get_mut(name).ok_or_else(|| Error::UnknownParameter(name.to_owned()))?;
+            let settings = moments.settings;
             let learning_rate = learning_rate * settings.lr_ratio;
             moments.step += 1;
             let t = moments.step as f64;
@@ -103,11 +103,8 @@ impl Optimizer for AdamW {
         let state = tensors::load_like(path, &self.state()?)?;
         for (name, moments) in &mut self.moments {
             let [exp_avg, exp_avg_sq, step] = Moments::names(name).map(|name| &state[&name]);
-            *moments = Moments {
-                exp_avg: exp_avg.clone(),
-                exp_avg_sq: exp_avg_sq.clone(),
-                step: step.to_scalar::<i64>()?,
-            };
+            (moments.exp_avg, moments.exp_avg_sq) = (exp_avg.clone(), exp_avg_sq.clone());
+            moments.step = step.to_scalar::<i64>()?;
         }
         Ok(())
     }
@@ -188,7 +185,8 @@ mod tests {
             let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
             let parameter = Var::from_tensor(&tensor([1.0, -2.0, 0.0])).unwrap();
             let (exp_avg, exp_avg_sq) = (tensor([0.1, -0.2, 0.0]), tensor([0.01, 0.5, 0.0]));
-            let mut moments = Moments { exp_avg, exp_avg_sq, step: 3 };
+            let settings = ParameterSettings { lr_ratio: 1.0, weight_decay: 0.0 };
+            let mut moments = Moments { settings, exp_avg, exp_avg_sq, step: 3 };
             way(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
             [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
         };

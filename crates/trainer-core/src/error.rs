@@ -64,6 +64,9 @@ pub enum Error {
         /// The names of all parameters.
         names: Vec<String>,
     },
+    /// An optimizer was given a gradient of a parameter that it has no state for.
+    #[error("the optimizer was not made for the parameter `{0}`; make one for all that are trained")]
+    UnknownParameter(String),
     /// The metric for the best model is not one that the task measures.
     #[error("metric_for_best_model is {name}, which an evaluation does not measure; it measures {}", known.join(", "))]
     UnknownMetric {

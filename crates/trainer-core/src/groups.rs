@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Parameters, Result, TrainingArguments};
@@ -25,24 +23,21 @@ fn one() -> f64 {
 }
 
 /// How one parameter is trained.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ParameterSettings {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ParameterSettings {
     /// Its learning rate, as a multiple of the schedule's.
-    pub lr_ratio: f64,
+    pub(crate) lr_ratio: f64,
     /// Its weight decay.
-    pub weight_decay: f64,
+    pub(crate) weight_decay: f64,
 }
 
 impl ParameterSettings {
-    /// The settings of every parameter by name: those of the first group that matches it, and otherwise the
+    /// The settings of every parameter, in their order: those of the first group that matches it, and otherwise the
     /// arguments' weight decay for all but parameters of one dimension.
     ///
     /// # Errors
     /// [`Error::EmptyGroup`] for a group that no parameter is in.
-    pub fn by_name(
-        arguments: &TrainingArguments,
-        parameters: &Parameters,
-    ) -> Result<BTreeMap<String, ParameterSettings>> {
+    pub(crate) fn of_each(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Vec<Self>> {
         let groups = &arguments.parameter_groups;
         for group in groups {
             if !parameters.iter().any(|(name, _)| name.contains(&group.name_contains)) {
@@ -53,11 +48,10 @@ impl ParameterSettings {
         let settings = parameters.iter().map(|(name, variable)| {
             let decay = if variable.rank() > 1 { arguments.weight_decay } else { 0.0 };
             let group = groups.iter().find(|group| name.contains(&group.name_contains));
-            let settings = ParameterSettings {
+            Self {
                 lr_ratio: group.map_or(1.0, |group| group.lr_ratio),
                 weight_decay: group.and_then(|group| group.weight_decay).unwrap_or(decay),
-            };
-            (name.to_owned(), settings)
+            }
         });
         Ok(settings.collect())
     }

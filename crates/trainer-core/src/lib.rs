@@ -111,7 +111,7 @@ pub use error::{BoxError, Error, Result};
 pub use evaluation::{Evaluation, evaluate};
 pub use event::{Event, EventSink, StepReport, Throughput, Warning};
 pub use gradients::{Gradients, Norms};
-pub use groups::{ParameterGroup, ParameterSettings};
+pub use groups::ParameterGroup;
 pub use memory::resident_bytes;
 pub use metric::{Direction, Measured, Metric, Ratio, Unit};
 pub use optimizer::{Optimizer, OptimizerType};

@@ -3,13 +3,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AdamW, Gradients, ParameterSettings, Parameters, Result, Sgd, TrainingArguments};
+use crate::{AdamW, Gradients, Parameters, Result, Sgd, TrainingArguments};
 
 /// How gradients change parameters.
 ///
 /// A parameter without a gradient is left as it is, its state with it.
 pub trait Optimizer: fmt::Debug {
     /// Updates every parameter that has a gradient, at `learning_rate` times the ratio of its group.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`](crate::Error::UnknownParameter) for one that the optimizer was not made for.
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()>;
 
     /// Writes the state, by the names of the parameters, to a safetensors file.
@@ -40,10 +43,9 @@ impl OptimizerType {
         arguments: &TrainingArguments,
         parameters: &Parameters,
     ) -> Result<Box<dyn Optimizer>> {
-        let settings = ParameterSettings::by_name(arguments, parameters)?;
         Ok(match arguments.optim {
-            Self::AdamW => Box::new(AdamW::new(arguments, parameters, settings)?),
-            Self::Sgd => Box::new(Sgd::new(arguments, parameters, settings)?),
+            Self::AdamW => Box::new(AdamW::new(arguments, parameters)?),
+            Self::Sgd => Box::new(Sgd::new(arguments, parameters)?),
         })
     }
 }

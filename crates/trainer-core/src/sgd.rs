@@ -3,7 +3,8 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
-use crate::{Gradients, Optimizer, ParameterSettings, Parameters, Result, TrainingArguments, tensors};
+use crate::groups::ParameterSettings;
+use crate::{Error, Gradients, Optimizer, Parameters, Result, TrainingArguments, tensors};
 
 /// Stochastic gradient descent with momentum, as `torch.optim.SGD` computes it.
 ///
@@ -23,12 +24,13 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// An optimizer for `parameters` with the arguments' momentum, before its first step.
-    pub fn new(
-        arguments: &TrainingArguments,
-        parameters: &Parameters,
-        settings: BTreeMap<String, ParameterSettings>,
-    ) -> Result<Self> {
+    /// An optimizer for `parameters` with the arguments' momentum, weight decay and groups, before its first step.
+    ///
+    /// # Errors
+    /// [`Error::EmptyGroup`] for a group that no parameter is in.
+    pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
+        let settings = ParameterSettings::of_each(arguments, parameters)?;
+        let settings = parameters.iter().map(|(name, _)| name.to_owned()).zip(settings).collect();
         let momentum = arguments.sgd_momentum;
         let with_momentum = parameters.iter().filter(|_| momentum > 0.0);
         let buffers = with_momentum
@@ -41,9 +43,8 @@ impl Sgd {
 impl Optimizer for Sgd {
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         for (name, parameter) in parameters.iter() {
-            let (Some(settings), Some(gradient)) = (self.settings.get(name), gradients.get(name)) else {
-                continue;
-            };
+            let Some(gradient) = gradients.get(name) else { continue };
+            let settings = self.settings.get(name).ok_or_else(|| Error::UnknownParameter(name.to_owned()))?;
             let value = parameter.as_detached_tensor();
             let mut direction = (gradient + (&value * settings.weight_decay)?)?;
             if let Some(buffer) = self.buffers.get_mut(&buffer_name(name)) {

@@ -71,21 +71,22 @@ impl Isa {
         }
     }
 
-    /// Units of `k` that are worked on at a time. A panel of them stays in the first-level cache, or with AVX-512 in the
-    /// second: a tile of 14 rows asks for 9 bytes a cycle of it.
+    /// Units of `k` that are worked on at a time, the more the less often sums are read and written again. A panel of them
+    /// stays in the second-level cache, of which tiles ask for 9 to 11 bytes a cycle.
     pub(crate) fn depth(self) -> usize {
         match self {
-            Self::Avx512 { .. } => 768,
-            Self::Avx2 | Self::Portable => 256,
+            Self::Avx512 { .. } | Self::Avx2 => 768,
+            Self::Portable => 256,
         }
     }
 
-    /// Rows that a task works on, whole tiles: with [`depth`](Self::depth) units each, they take a third of the second-level
-    /// cache, which is larger on processors with AVX-512, and leave room for the panels and the result.
+    /// Rows that a task works on, whole tiles: with [`depth`](Self::depth) units each, they take a third to a half of the
+    /// second-level cache, which is larger on processors with AVX-512, and leave room for the panels and the result.
     pub(crate) fn task_rows(self) -> usize {
         match self {
             Self::Avx512 { .. } => 224,
-            Self::Avx2 | Self::Portable => 144,
+            Self::Avx2 => 96,
+            Self::Portable => 144,
         }
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::common::{Batch, Mlp, Rows, arguments, random_rows, recorder};
-use candle_core::{DType, Device, Var};
+use super::common::{Batch, Mlp, Rows, arguments, random_rows, recorder, values};
+use candle_core::{DType, Device, Tensor, Var};
 use trainer_core::{
-    BatchSource, Batches, BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, OnNan,
-    ParameterGroup, Parameters, SchedulerOptions, StepContext, Task, Trainer, TrainingArguments, Warning,
+    AdamW, BatchSource, Batches, BoxError, Error, Event, Gradients, IntervalStrategy, LossSum, LossTotal,
+    OnNan, Optimizer, ParameterGroup, Parameters, SchedulerOptions, Sgd, StepContext, Task, Trainer,
+    TrainingArguments, Warning,
 };
 
 fn rows(count: usize) -> Rows {
@@ -360,6 +361,32 @@ fn a_group_without_parameters_is_an_error_that_lists_their_names() {
         arguments.parameter_groups = vec![group];
     });
     assert!(message.contains("`lora_B`") && message.contains("l1.bias, l1.weight"), "{message}");
+}
+
+#[test]
+fn an_optimizer_refuses_what_it_was_not_made_for() {
+    let parameters = |name: &str| {
+        let variable = Var::from_tensor(&Tensor::ones(2, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        Parameters::new([(name.to_owned(), variable)].into()).unwrap()
+    };
+    let (known, other) = (parameters("known"), parameters("other"));
+    let mut gradients = Gradients::new();
+    for (_, variable) in known.iter().chain(other.iter()) {
+        let loss = variable.as_tensor().sum_all().unwrap();
+        for parameters in [&known, &other] {
+            gradients.accumulate(parameters, loss.backward().unwrap()).unwrap();
+        }
+    }
+    let arguments = TrainingArguments::default();
+    let optimizers: [Box<dyn Optimizer>; 2] =
+        [Box::new(AdamW::new(&arguments, &known).unwrap()), Box::new(Sgd::new(&arguments, &known).unwrap())];
+    for mut optimizer in optimizers {
+        let before = values(known.iter().next().unwrap().1);
+        optimizer.step(&known, &gradients, 0.1).unwrap();
+        assert_ne!(values(known.iter().next().unwrap().1), before, "{optimizer:?}");
+        let refusal = optimizer.step(&other, &gradients, 0.1).unwrap_err();
+        assert!(matches!(&refusal, Error::UnknownParameter(name) if name == "other"), "{refusal}");
+    }
 }
 
 #[test]

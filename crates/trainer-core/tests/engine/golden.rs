@@ -6,8 +6,8 @@ use super::common::{Mlp, Row, Rows, values};
 use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use trainer_core::{
-    AdamW, Gradients, LogEntry, Optimizer, OptimizerType, Outcome, ParameterGroup, ParameterSettings,
-    Parameters, Schedule, SchedulerType, Sgd, Trainer, TrainingArguments, epoch_order,
+    AdamW, Gradients, LogEntry, Optimizer, OptimizerType, Outcome, ParameterGroup, Parameters, Schedule,
+    SchedulerType, Sgd, Trainer, TrainingArguments, epoch_order,
 };
 
 fn reference() -> Value {
@@ -89,13 +89,22 @@ fn ten_steps_of_adamw_are_those_of_torch() {
     let reference = &reference()["adamw"];
     let hyper = &reference["hyper"];
     let [adam_beta1, adam_beta2] = read(&hyper["betas"]);
-    let arguments =
-        TrainingArguments { adam_beta1, adam_beta2, adam_epsilon: read(&hyper["eps"]), ..Default::default() };
-    let settings = ParameterSettings { lr_ratio: 1.0, weight_decay: read(&hyper["weight_decay"]) };
+    // A group of all, as torch decays parameters of one dimension too.
+    let all = ParameterGroup {
+        name_contains: String::new(),
+        lr_ratio: 1.0,
+        weight_decay: read(&hyper["weight_decay"]),
+    };
+    let arguments = TrainingArguments {
+        adam_beta1,
+        adam_beta2,
+        adam_epsilon: read(&hyper["eps"]),
+        parameter_groups: vec![all],
+        ..Default::default()
+    };
     let variables = variables(&reference["initial"]);
     let parameters = Parameters::new(variables.clone()).unwrap();
-    let settings = variables.keys().map(|name| (name.clone(), settings)).collect();
-    let mut optimizer = AdamW::new(&arguments, &parameters, settings).unwrap();
+    let mut optimizer = AdamW::new(&arguments, &parameters).unwrap();
     for (index, step) in reference["steps"].as_array().unwrap().iter().enumerate() {
         let wanted = step["gradients"].as_object().unwrap().iter();
         let wanted =
@@ -143,10 +152,9 @@ fn parameter_groups_and_sgd_are_those_of_torch() {
         };
         let variables = variables(&case["initial"]);
         let parameters = Parameters::new(variables.clone()).unwrap();
-        let settings = ParameterSettings::by_name(&arguments, &parameters).unwrap();
         let mut optimizer: Box<dyn Optimizer> = match optim {
-            OptimizerType::AdamW => Box::new(AdamW::new(&arguments, &parameters, settings).unwrap()),
-            OptimizerType::Sgd => Box::new(Sgd::new(&arguments, &parameters, settings).unwrap()),
+            OptimizerType::AdamW => Box::new(AdamW::new(&arguments, &parameters).unwrap()),
+            OptimizerType::Sgd => Box::new(Sgd::new(&arguments, &parameters).unwrap()),
         };
         for (index, step) in case["steps"].as_array().unwrap().iter().enumerate() {
             let wanted = step["gradients"].as_object().unwrap().iter();
