@@ -137,13 +137,6 @@ impl Buffer {
         let free = pool().take(size);
         Self { memory: free.unwrap_or_else(|| Memory::new(size)), len }
     }
-
-    /// A buffer of zeros.
-    pub(crate) fn zeros(len: usize) -> Self {
-        let mut buffer = Self::new(len);
-        buffer.fill(0.0);
-        buffer
-    }
 }
 
 impl Drop for Buffer {
@@ -216,7 +209,6 @@ mod tests {
         assert!(pool.take(100).is_none() && pool.take(200_000).is_none());
         let again = pool.take(size_class(100_000)).unwrap();
         assert!(again.values().as_ptr() == address && pool.len == 0 && pool.take(100_000).is_none());
-        assert!(Buffer::zeros(123_457).iter().all(|value| *value == 0.0));
     }
 
     #[test]

@@ -38,10 +38,10 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32)
             got: logits.dims().to_vec(),
         });
     };
-    if rows != targets.len() {
+    if rows != targets.len() || vocabulary == 0 {
         return Err(Error::Shape {
             path: "logits".to_owned(),
-            expected: format!("one row for each of {} targets", targets.len()),
+            expected: format!("one row for each of {} targets, of more than 0 logits", targets.len()),
             got: logits.dims().to_vec(),
         });
     }

@@ -85,9 +85,19 @@ impl KeyValueCache {
     }
 
     /// Writes keys and values of new tokens, `(rows, new, width)`, to the places that `rows` gave them last.
+    ///
+    /// # Errors
+    /// If these are not the tokens of all rows, or there is no room for them.
     pub fn write(&self, key: &Tensor, value: &Tensor, rows: &DecodingRows) -> Result<()> {
         let (count, new, width) = key.dims3()?;
-        let start = rows.used - count * new;
+        let start = rows.used.checked_sub(count * new);
+        let Some(start) = start.filter(|_| count == rows.len() && new <= rows.tokens()) else {
+            return Err(Error::Shape {
+                path: "new tokens of a cache".to_owned(),
+                expected: format!("({}, at most {}, {width})", rows.len(), rows.tokens()),
+                got: key.dims().to_vec(),
+            });
+        };
         for (buffer, values) in self.text.iter().zip([key, value]) {
             buffer.slice_set(&values.reshape((count * new, width))?.contiguous()?, 0, start)?;
         }
@@ -118,7 +128,15 @@ pub fn cached_attention(
     heads: usize,
 ) -> Result<Tensor> {
     let (count, new, width) = query.dims3()?;
-    let (_, prefix, cached) = cache.image[0].dims3()?;
+    let (pictures, prefix, cached) = cache.image[0].dims3()?;
+    let places = cache.text[0].dim(0)?;
+    if rows.used > places || rows.rows.iter().any(|row| row.picture >= pictures) {
+        return Err(Error::Shape {
+            path: "cache of cached_attention".to_owned(),
+            expected: format!("{} places, and every picture that a sequence looks at", rows.used),
+            got: vec![places, pictures],
+        });
+    }
     let past = rows.tokens().checked_sub(new).filter(|_| count == rows.len());
     let (Some(past), true) = (past, cached == width && heads > 0 && width.is_multiple_of(heads)) else {
         return Err(Error::Shape {
@@ -303,5 +321,24 @@ mod tests {
             assert!(cached_attention(&values(3, shape), &cache, &rows, 2).is_err(), "{shape:?}");
         }
         assert!(cached_attention(&values(3, (1, 1, 8)), &cache, &rows, 3).is_err(), "3 heads of 8");
+        let two_pictures = DecodingRows::new(2);
+        assert!(
+            cached_attention(&values(3, (2, 0, 8)), &cache, &two_pictures, 2).is_err(),
+            "a picture too many"
+        );
+        rows.extend(4);
+        assert!(cached_attention(&values(3, (1, 1, 8)), &cache, &rows, 2).is_err(), "5 tokens, 4 places");
+    }
+
+    #[test]
+    fn only_tokens_of_all_sequences_are_written() {
+        let cache = KeyValueCache::new(values(1, (3, 3, 8)), values(2, (3, 3, 8)), 12).unwrap();
+        let mut rows = DecodingRows::new(3);
+        rows.extend(1);
+        for shape in [(2, 1, 8), (3, 2, 8), (4, 1, 8)] {
+            let error = cache.write(&values(3, shape), &values(4, shape), &rows).unwrap_err().to_string();
+            assert!(error.contains("new tokens of a cache"), "{shape:?}: {error}");
+        }
+        assert!(cache.write(&values(3, (3, 1, 8)), &values(4, (3, 1, 8)), &rows).is_ok());
     }
 }

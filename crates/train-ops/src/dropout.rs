@@ -51,7 +51,8 @@ impl Dropout {
         let Some(keys) = pass.sample_keys().filter(|_| self.p > 0.0) else { return Ok(None) };
         let (Some(&first), Some(&features)) = (dims.first(), dims.last()) else { return Ok(None) };
         let rows = dims.iter().product::<usize>() / features.max(1);
-        if keys.is_empty() || first % keys.len() != 0 {
+        // Of a vector, whose one dimension is its features, there is nothing to divide.
+        if keys.is_empty() || first % keys.len() != 0 || rows % keys.len() != 0 {
             return Err(Error::Samples {
                 path: self.path.clone(),
                 shape: dims.to_vec(),
@@ -86,7 +87,8 @@ impl Mask {
         values.par_chunks_mut(features).enumerate().for_each(|(row, values)| self.apply_part(row, 0, values));
     }
 
-    /// Multiplies part of a row, counted over all samples, by the mask; `values` begin at column `first`.
+    /// Multiplies part of a row, counted over all samples, by the mask; `values` begin at column `first`. The row's number
+    /// in its sample, not its length, decides which mask that is, so that a longer row begins like a shorter one.
     pub(crate) fn apply_part(&self, row: usize, first: usize, values: &mut [f32]) {
         apply_key(self.key(row), first as u32, self.threshold, self.scale, values);
     }
@@ -113,17 +115,6 @@ impl Mask {
         mix(self.streams[row / self.rows_per_sample] ^ (row % self.rows_per_sample) as u64)
     }
 
-    /// The stream of one sample, for [`apply_row`](Self::apply_row).
-    pub(crate) fn stream(&self, sample: usize) -> u64 {
-        self.streams[sample]
-    }
-
-    /// Multiplies one row by its mask. The row number alone, not its length, decides which mask that is, so that a
-    /// longer row begins like a shorter one.
-    pub(crate) fn apply_row(&self, stream: u64, row: u64, values: &mut [f32]) {
-        apply_key(mix(stream ^ row), 0, self.threshold, self.scale, values);
-    }
-
     /// The mask as factors, for devices that take it as a tensor.
     pub(crate) fn factors(&self, count: usize) -> Vec<f32> {
         let mut factors = vec![1.0; count];
@@ -146,6 +137,11 @@ const PADDED: usize = 32;
 const KEPT_ROWS: usize = 16;
 
 impl KeptBits {
+    /// Whether there are bits for so many rows of so many columns.
+    pub(crate) fn covers(&self, rows: usize, columns: usize) -> bool {
+        self.per_row * BITS >= columns && self.bits.len() >= rows * self.per_row
+    }
+
     /// The bits of a row and all that follow, from a column on that is a multiple of 8, and the bytes from row to row. The
     /// first column is in the lowest bit.
     pub(crate) fn from(&self, row: usize, first: usize) -> (&[u8], usize) {
@@ -283,5 +279,9 @@ mod tests {
         let error = dropout.forward(&xs, &Pass::training(keys(3))).unwrap_err().to_string();
         assert!(error.contains("3 samples") && error.contains("[2, 3]"), "{error}");
         assert!(Dropout::new("a", 1.0).is_err());
+        // The one dimension of a vector is its features: they are one sample's.
+        let vector = Tensor::ones(8, candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(dropout.forward(&vector, &Pass::training(keys(2))).is_err());
+        assert!(dropout.forward(&vector, &Pass::training(keys(1))).is_ok());
     }
 }

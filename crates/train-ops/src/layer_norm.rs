@@ -25,10 +25,10 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// From a weight and a bias of shape `(features)`.
     pub fn new(path: &str, weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
-        if weight.rank() != 1 || weight.dims() != bias.dims() {
+        if weight.rank() != 1 || weight.dims() != bias.dims() || weight.elem_count() == 0 {
             return Err(Error::Shape {
                 path: format!("{path}.bias"),
-                expected: format!("the shape of {path}.weight, {:?}, of rank 1", weight.dims()),
+                expected: format!("the shape of {path}.weight, {:?}, of rank 1 and not empty", weight.dims()),
                 got: bias.dims().to_vec(),
             });
         }
@@ -72,13 +72,7 @@ impl LayerNorm {
     /// Normalises rows of host memory. Returns what the backward pass needs.
     pub(crate) fn forward_rows(&self, xs: &[f32], ys: &mut [f32]) -> candle_core::Result<Statistics> {
         let (weight, bias) = (self.weight.storage_and_layout(), self.bias.storage_and_layout());
-        let (weight, bias) = (host::values(&weight)?, host::values(&bias)?);
-        let size = ROWS * weight.len();
-        let mut statistics = vec![[0.0; 2]; xs.len() / weight.len()];
-        (ys.par_chunks_mut(size), xs.par_chunks(size), statistics.par_chunks_mut(ROWS))
-            .into_par_iter()
-            .for_each(|(ys, xs, statistics)| normalise(xs, weight, bias, self.eps, ys, statistics));
-        Ok(statistics)
+        Ok(normalise_rows(xs, host::values(&weight)?, host::values(&bias)?, self.eps, ys))
     }
 
     /// Adds the gradient of the rows `xs` to `dxs`; see [`LayerNormOp`].
@@ -181,13 +175,23 @@ pub(crate) fn add_masked(
     sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual);
 }
 
+/// Normalises rows side by side.
+fn normalise_rows(xs: &[f32], weight: &[f32], bias: &[f32], eps: f32, ys: &mut [f32]) -> Statistics {
+    let size = ROWS * weight.len();
+    let mut statistics = vec![[0.0; 2]; xs.len() / weight.len()];
+    (ys.par_chunks_mut(size), xs.par_chunks(size), statistics.par_chunks_mut(ROWS))
+        .into_par_iter()
+        .for_each(|(ys, xs, statistics)| normalise(xs, weight, bias, eps, ys, statistics));
+    statistics
+}
+
 /// Rows that one task normalises.
 pub(crate) const ROWS: usize = 16;
 
 struct LayerNormOp {
     eps: f32,
     /// Mean and `1 / sqrt(var + eps)` of each row, kept from the forward pass.
-    statistics: OnceLock<Vec<[f32; 2]>>,
+    statistics: OnceLock<Statistics>,
 }
 
 impl CustomOp3 for LayerNormOp {
@@ -206,13 +210,8 @@ impl CustomOp3 for LayerNormOp {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(xs, xs_layout)?;
         let (weight, bias) = (host::slice(weight, weight_layout)?, host::slice(bias, bias_layout)?);
-        let features = weight.len();
         let mut ys = vec![0.0; xs.len()];
-        let mut statistics = vec![[0.0; 2]; xs.len() / features];
-        (ys.par_chunks_mut(ROWS * features), xs.par_chunks(ROWS * features), statistics.par_chunks_mut(ROWS))
-            .into_par_iter()
-            .for_each(|(ys, xs, statistics)| normalise(xs, weight, bias, self.eps, ys, statistics));
-        let _ = self.statistics.set(statistics);
+        let _ = self.statistics.set(normalise_rows(xs, weight, bias, self.eps, &mut ys));
         Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
     }
 
@@ -257,8 +256,10 @@ impl CustomOp3 for LayerNormOp {
                     *db += dy;
                 }
             }
-            grad_weight = Some(Tensor::from_vec(dw, features, xs.device())?);
-            grad_bias = Some(Tensor::from_vec(db, features, xs.device())?);
+            let gradient = |values, of: &Tensor| {
+                of.track_op().then(|| Tensor::from_vec(values, features, xs.device())).transpose()
+            };
+            (grad_weight, grad_bias) = (gradient(dw, weight)?, gradient(db, bias)?);
         }
         Ok((grad_xs.transpose()?, grad_weight, grad_bias))
     }

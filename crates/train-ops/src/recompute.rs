@@ -12,8 +12,8 @@ use crate::tokens::{Mailbox, Tokens};
 /// are those of `segment(xs)`; memory is that of its input and its result, for the price of one more forward pass.
 ///
 /// `segment` must compute the same every time, dropout included: a [`Pass`](crate::Pass) that it captures sees to that.
-/// `parameters` are the trainable tensors that it uses, which are not copied; a gradient of one that is not among them
-/// is lost. `xs` and the result are single tensors of one device. A second derivative is an error.
+/// `parameters` are the variables that it uses, which are not copied; a gradient of one that is not among them is lost.
+/// `xs` and the result are single tensors of one device. There is no second derivative.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -31,7 +31,8 @@ use crate::tokens::{Mailbox, Tokens};
 /// ```
 ///
 /// # Errors
-/// Those of `segment`, as they are in this first run, and wrapped in candle's error in the backward pass.
+/// Those of `segment`, as they are in this first run, and wrapped in candle's error in the backward pass. If one of
+/// `parameters` is computed from others: its gradient would end here.
 pub fn recompute<F, E>(parameters: &[Tensor], xs: &Tensor, segment: F) -> std::result::Result<Tensor, E>
 where
     F: Fn(&Tensor) -> std::result::Result<Tensor, E> + Send + Sync + 'static,
@@ -41,6 +42,11 @@ where
     let value = segment(&xs.detach())?.detach().contiguous()?;
     if parameters.is_empty() && !xs.track_op() {
         return Ok(value);
+    }
+    if let Some(computed) = parameters.iter().find(|tensor| tensor.track_op() && !tensor.is_variable()) {
+        let message =
+            format!("a parameter of a recomputed segment is no variable, but computed: {computed:?}");
+        return Err(candle_core::Error::Msg(message).into());
     }
     let tokens = Tokens::new(parameters, xs.device())?;
     let operation = Recompute {

@@ -114,3 +114,13 @@ fn an_error_of_the_segment_is_an_error_of_the_backward_pass() {
     let error = y.unwrap().backward().unwrap_err().to_string();
     assert!(error.contains("the second run fails"), "{error}");
 }
+
+#[test]
+fn a_parameter_that_is_computed_from_others_is_refused() {
+    let weight = Var::new(&[[2f32, 0.], [0., 3.]], &Device::Cpu).unwrap();
+    let computed = weight.t().unwrap().contiguous().unwrap();
+    let captured = computed.clone();
+    let xs = Tensor::new(&[[1f32, -1.]], &Device::Cpu).unwrap();
+    let error = recompute(&[computed], &xs, move |xs| xs.matmul(&captured)).unwrap_err().to_string();
+    assert!(error.contains("no variable"), "{error}");
+}

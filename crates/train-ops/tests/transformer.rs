@@ -78,6 +78,11 @@ impl LinearLayer for Adapted {
 
 /// The layer as one operation, or composed.
 fn layer(norm_first: bool, one_operation: bool) -> TransformerLayer {
+    layer_with(INNER, norm_first, one_operation)
+}
+
+/// With a perceptron of so many values.
+fn layer_with(inner: usize, norm_first: bool, one_operation: bool) -> TransformerLayer {
     let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
         Arc::new(Adapted::new(seed, n_in, n_out, one_operation))
     };
@@ -96,9 +101,9 @@ fn layer(norm_first: bool, one_operation: bool) -> TransformerLayer {
         attention_output: linear(4, WIDTH, WIDTH),
         attention_output_dropout: dropout("attended"),
         attention_norm: norm(50),
-        intermediate: linear(5, WIDTH, INNER),
+        intermediate: linear(5, WIDTH, inner),
         activation: Activation::Gelu,
-        output: linear(6, INNER, WIDTH),
+        output: linear(6, inner, WIDTH),
         output_dropout: dropout("perceptron"),
         output_norm: norm(60),
         recompute: false,
@@ -150,13 +155,16 @@ fn assert_close(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
 
 #[test]
 fn one_operation_agrees_with_the_composition_in_value_and_all_gradients() {
-    for norm_first in [false, true] {
-        for mask in masks() {
-            let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
-            let expected = run(&layer(norm_first, false), &xs, mask);
-            let got = run(&layer(norm_first, true), &xs, mask);
-            assert_eq!(got.len(), 2 + 12);
-            assert_close(&format!("norm_first {norm_first}, {mask:?}"), &got, &expected);
+    // Rows of 1024 values lie apart from one another, as those of all of GIT's sizes do.
+    for inner in [INNER, 1024] {
+        for norm_first in [false, true] {
+            for mask in masks() {
+                let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
+                let expected = run(&layer_with(inner, norm_first, false), &xs, mask);
+                let got = run(&layer_with(inner, norm_first, true), &xs, mask);
+                assert_eq!(got.len(), 2 + 12);
+                assert_close(&format!("inner {inner}, norm_first {norm_first}, {mask:?}"), &got, &expected);
+            }
         }
     }
 }
@@ -227,8 +235,8 @@ fn keys_and_values_are_those_that_the_layer_saw() {
     }
 }
 
-/// The gradient of one element of the input and of one of each adapter, by central differences in f32: the third derivative
-/// and the rounding of the loss leave two digits.
+/// The gradient of elements of the input by central differences in f32: the third derivative and the rounding of the loss
+/// leave two digits.
 #[test]
 fn gradients_are_those_of_finite_differences() {
     let mask = AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: 0 };
@@ -274,5 +282,48 @@ fn an_input_of_another_shape_is_a_clear_error() {
             layer(false, true).forward(&values(1, shape.clone()), AttentionMask::Full, &Pass::inference());
         let error = error.unwrap_err().to_string();
         assert!(error.contains("expected shape (..., 24)") || error.contains("rank"), "{shape:?}: {error}");
+    }
+}
+
+#[test]
+fn a_layer_on_rows_refuses_dimensions_that_are_not_the_rows() {
+    let Adapted { base, a, b, dropout, .. } = Adapted::new(1, WIDTH, WIDTH, true);
+    let lora = LoraWeights { a: a.as_tensor(), b: b.as_tensor(), scale: 0.7, dropout: &dropout };
+    let layer = AdaptedLinear::new(&base, Some(lora)).unwrap();
+    let xs = all(&values(7, (2, TOKENS, WIDTH)));
+    let (mut ys, mut dxs) = (xs.clone(), xs.clone());
+    let mut run = |dims: &[usize]| layer.forward_backward((&xs, dims), &mut ys, &xs, &mut dxs, &training());
+    assert!(run(&[2, TOKENS, WIDTH]).is_ok());
+    // As many values, but the mask would be one of rows of another width.
+    for dims in [vec![2, TOKENS, 3, WIDTH / 3], vec![2 * TOKENS * WIDTH], vec![2, TOKENS, WIDTH + 1]] {
+        assert!(run(&dims).is_err(), "{dims:?}");
+    }
+}
+
+#[test]
+fn weights_without_rows_or_columns_are_refused() {
+    let empty = |shape: (usize, usize)| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    for shape in [(0, 4), (4, 0), (0, 0)] {
+        let error = FrozenLinear::new("layer", empty(shape), None).unwrap_err().to_string();
+        assert!(error.contains("layer.weight"), "{error}");
+    }
+    let base = Adapted::new(1, WIDTH, WIDTH, true).base;
+    let (a, b, dropout) = (empty((0, WIDTH)), empty((WIDTH, 0)), Dropout::new("", 0.0).unwrap());
+    let lora = LoraWeights { a: &a, b: &b, scale: 1.0, dropout: &dropout };
+    assert!(AdaptedLinear::new(&base, Some(lora)).is_err(), "a rank of 0");
+}
+
+#[test]
+fn an_empty_batch_goes_forward_and_backward() {
+    let layer = Adapted::new(1, WIDTH, WIDTH, true);
+    let xs =
+        Var::from_tensor(&Tensor::zeros((0, WIDTH), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
+    let ys = layer.forward(&xs, &Pass::inference()).unwrap();
+    assert_eq!(ys.dims(), [0, WIDTH]);
+    let gradients = ys.sum_all().unwrap().backward().unwrap();
+    for parameter in layer.parameters() {
+        assert!(
+            gradients.get(&parameter).is_none_or(|gradient| all(gradient).iter().all(|value| *value == 0.0))
+        );
     }
 }

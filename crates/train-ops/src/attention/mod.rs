@@ -81,10 +81,13 @@ pub fn attention(
     let (batch, queries, width) = query.dims3()?;
     let (_, keys, _) = key.dims3()?;
     for (path, tensor) in [("key", key), ("value", value)] {
-        if tensor.dims() != [batch, keys, width] || heads == 0 || width % heads != 0 {
+        let empty = heads == 0 || keys == 0 || width == 0;
+        if tensor.dims() != [batch, keys, width] || empty || width % heads != 0 {
             return Err(Error::Shape {
                 path: format!("attention's {path}"),
-                expected: format!("({batch}, {keys}, {width}), the width a multiple of {heads} heads"),
+                expected: format!(
+                    "({batch}, {keys}, {width}), the width a multiple of {heads} heads, none of them 0"
+                ),
                 got: tensor.dims().to_vec(),
             });
         }
@@ -225,8 +228,7 @@ fn composed(
         let mut factors = vec![1.0; s.batch * s.heads * s.queries * s.keys];
         for (row, factors) in factors.chunks_exact_mut(s.keys).enumerate() {
             let (index, query) = (row / s.queries, row % s.queries);
-            let (sample, head) = (index / s.heads, index % s.heads);
-            mask.apply_row(mask.stream(sample), ((head << HEAD_BITS) + query) as u64, factors);
+            mask.apply_part((index << HEAD_BITS) + query, 0, factors);
         }
         let factors = Tensor::from_vec(factors, probabilities.shape(), query.device())?.to_dtype(dtype)?;
         probabilities = (probabilities * factors)?;
@@ -249,6 +251,13 @@ mod tests {
 
     /// The kernel must agree with candle's operations in f64 in the result and in all three gradients.
     fn agrees_with_composition(queries: usize, keys: usize, mask: AttentionMask, p: f32) {
+        // One of a sample, or both.
+        for samples in [2, 1] {
+            agrees_with_composition_of(samples, queries, keys, mask, p);
+        }
+    }
+
+    fn agrees_with_composition_of(samples: u64, queries: usize, keys: usize, mask: AttentionMask, p: f32) {
         let (heads, head_dim, batch) = (3, 5, 2);
         let width = heads * head_dim;
         let inputs = [
@@ -260,7 +269,7 @@ mod tests {
             Var::from_tensor(&input.as_detached_tensor().to_dtype(DType::F64).unwrap()).unwrap()
         });
         let dropout = Dropout::new("probs", p).unwrap();
-        let pass = Pass::training([sample_key(0, 0, 0), sample_key(0, 0, 1)]);
+        let pass = Pass::training((0..samples).map(|sample| sample_key(0, 0, sample)).collect::<Vec<_>>());
         let weights = var(0.4, (batch, queries, width)).as_detached_tensor();
         // The context and the gradients of queries, keys and values.
         let run = |[q, k, v]: &[Var; 3]| {
@@ -304,7 +313,7 @@ mod tests {
         let first = |keys: usize| {
             let mask = dropout.mask(&[1, 2 << HEAD_BITS, keys], &pass).unwrap().unwrap();
             let mut row = vec![1.0; keys];
-            mask.apply_row(mask.stream(0), (1 << HEAD_BITS) + 3, &mut row);
+            mask.apply_part((1 << HEAD_BITS) + 3, 0, &mut row);
             row
         };
         assert_eq!(first(9)[..6], first(6));

@@ -42,14 +42,9 @@ impl AttentionRows {
     /// Multiplies the probabilities of one head, or their gradient, by the dropout mask.
     fn drop_out(&self, index: usize, rows: &mut [f32]) {
         if let Some(mask) = &self.dropout {
-            let (sample, head) = (index / self.sizes.heads, index % self.sizes.heads);
             for (query, row) in rows.chunks_exact_mut(self.sizes.stride()).enumerate() {
                 let visible = self.mask.visible(query, self.sizes.keys);
-                mask.apply_row(
-                    mask.stream(sample),
-                    ((head << HEAD_BITS) + query) as u64,
-                    &mut row[..visible],
-                );
+                mask.apply_part((index << HEAD_BITS) + query, 0, &mut row[..visible]);
             }
         }
     }

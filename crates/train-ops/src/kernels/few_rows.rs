@@ -5,7 +5,7 @@
 //! what is not f32 in registers. The sums are those of the blocks of [`product`](super::product()), in the same order: the
 //! same bits.
 
-// SAFETY (of every block in this file): the caller of `few_rows` vouches for the instruction set and for the pointers in
+// SAFETY (of every block in this file): the caller of `FewRows::run` vouches for the instruction set and for the pointers in
 // `FewRows` and their extents. Rows of a tile and columns of a panel lie within them; a panel that is cut off goes by way
 // of an array of as many rows and columns as a tile has at most.
 #![allow(unsafe_code)]
@@ -40,11 +40,35 @@ pub(super) struct FewRows {
     pub(super) a_stride: usize,
     /// Panels of `units` rows of the panel width.
     pub(super) b: *const u32,
-    /// `rows` rows of `columns`; a stride of 0 repeats one row.
+    pub(super) sums: Sums,
+}
+
+/// Where sums begin and end. Rows are `..._stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    /// What they begin with, for whole panels; null for zeros.
+    pub(super) begin: *const f32,
+    pub(super) begin_stride: usize,
+    /// What the first of them are added to; a stride of 0 repeats one row.
     pub(super) from: *const f32,
     pub(super) from_stride: usize,
     pub(super) to: *mut f32,
     pub(super) to_stride: usize,
+}
+
+impl Sums {
+    /// Those of other rows and columns.
+    fn at(&self, row: usize, column: usize) -> Self {
+        Self {
+            begin: match self.begin.is_null() {
+                true => self.begin,
+                false => self.begin.wrapping_add(row * self.begin_stride + column),
+            },
+            from: self.from.wrapping_add(row * self.from_stride + column),
+            to: self.to.wrapping_add(row * self.to_stride + column),
+            ..*self
+        }
+    }
 }
 
 impl FewRows {
@@ -123,28 +147,18 @@ unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &
             unsafe {
                 let ahead = (b.wrapping_add(work.units * width + index * lines * LINE), ahead_lines);
                 let a = work.a.add(row * work.a_stride);
-                let from = work.from.add(row * work.from_stride + first);
-                let to = work.to.add(row * work.to_stride + first);
+                let sums = work.sums.at(row, first);
                 if columns == width {
-                    some_rows::<S, ROWS, WIDEN>(
-                        rows,
-                        work,
-                        a,
-                        b,
-                        from,
-                        work.from_stride,
-                        to,
-                        work.to_stride,
-                        ahead,
-                    );
+                    some_rows::<S, ROWS, WIDEN>(rows, work, a, b, sums, ahead);
                 } else {
-                    let sums = edge.as_mut_ptr();
+                    let (from, to) = (edge.as_ptr(), edge.as_mut_ptr());
                     for row in 0..rows {
-                        from.add(row * work.from_stride).copy_to(sums.add(row * width), columns);
+                        sums.from.add(row * sums.from_stride).copy_to(to.add(row * width), columns);
                     }
-                    some_rows::<S, ROWS, WIDEN>(rows, work, a, b, sums, width, sums, width, ahead);
+                    let aside = Sums { from, from_stride: width, to, to_stride: width, ..sums };
+                    some_rows::<S, ROWS, WIDEN>(rows, work, a, b, aside, ahead);
                     for row in 0..rows {
-                        sums.add(row * width).copy_to(to.add(row * work.to_stride), columns);
+                        to.add(row * width).copy_to(sums.to.add(row * sums.to_stride), columns);
                     }
                 }
             }
@@ -157,16 +171,12 @@ unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &
 
 /// A panel for `rows` rows, at most `ROWS`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(
     rows: usize,
     work: &FewRows,
     a: *const u32,
     b: *const u32,
-    from: *const f32,
-    from_stride: usize,
-    to: *mut f32,
-    to_stride: usize,
+    sums: Sums,
     ahead: (*const u32, usize),
 ) {
     macro_rules! rows_of {
@@ -174,7 +184,7 @@ unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(
             match rows {
                 // The comparison is between constants: more rows than registers hold are never made.
                 $($n if $n <= ROWS => unsafe {
-                    panel::<S, $n, WIDEN>(work, a, b, from, from_stride, to, to_stride, ahead)
+                    panel::<S, $n, WIDEN>(work, a, b, sums, ahead)
                 },)*
                 _ => debug_assert!(false, "more rows than a tile has"),
             }
@@ -185,22 +195,25 @@ unsafe fn some_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(
 
 /// One panel, all of `k`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
     work: &FewRows,
     mut a: *const u32,
     mut b: *const u32,
-    mut from: *const f32,
-    mut from_stride: usize,
-    to: *mut f32,
-    to_stride: usize,
+    Sums { begin, begin_stride, mut from, mut from_stride, to, to_stride }: Sums,
     (mut ahead, ahead_lines): (*const u32, usize),
 ) {
     unsafe {
+        let mut sums = [[S::zero(); 2]; ROWS];
+        if !begin.is_null() {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::load(begin.add(row * begin_stride + at * S::LANES).cast());
+                }
+            }
+        }
         let mut left = work.units;
         loop {
             let depth = left.min(work.depth);
-            let mut sums = [[S::zero(); 2]; ROWS];
             for unit in 0..depth {
                 if unit.is_multiple_of(STRETCH) {
                     for _ in 0..ahead_lines {
@@ -253,6 +266,7 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
             }
             // What the next units are added to.
             (from, from_stride) = (to.cast_const(), to_stride);
+            sums = [[S::zero(); 2]; ROWS];
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The products of attention, one head at a time: small matrices that are columns of larger ones.
 
 // SAFETY (of every block in this file): a `Columns` lies within its slice, which its constructor checks; the places that
-// are written to are exclusive slices, or columns of a `Shared` that `to_columns`' caller vouches for.
+// are written to are exclusive slices, or columns of a `Place` that its caller vouches for.
 #![allow(unsafe_code)]
 
 use super::aligned::Aligned;
@@ -130,7 +130,8 @@ impl Place {
 }
 
 /// # Safety
-/// `to` is valid for writing `columns` values of as many rows as `a` has, and nothing else touches them meanwhile.
+/// `to` is valid for writing `columns` values of `rows` rows, and nothing else touches them meanwhile. `a` has as many rows of
+/// `units` values, `a_stride` apart and `a_step` from value to value.
 unsafe fn run(
     to: *mut f32,
     to_stride: usize,

@@ -22,10 +22,15 @@ thread_local! {
 
 /// `(r, n)`: `leftᵀ (kept ∘ right)` for `left` `(rows, r)` and `right` `(rows, n)`, where `r` is small. The gradient of an
 /// adapter's weight, a sum over all rows; each element is summed in their order.
-pub(crate) fn outer_sum(isa: Isa, left: &[f32], right: Rows<'_>, kept: Option<&KeptBits>) -> Vec<f32> {
+pub(crate) fn outer_sum(
+    isa: Isa,
+    (left, r): (&[f32], usize),
+    right: Rows<'_>,
+    kept: Option<&KeptBits>,
+) -> Vec<f32> {
     let (rows, n) = (right.count(), right.width());
-    let r = left.len() / rows.max(1);
     assert!(left.len() == rows * r, "shapes of a sum of outer products");
+    assert!(kept.is_none_or(|kept| kept.covers(rows, n)), "mask of a sum of outer products");
     let mut result = vec![0.0; r * n];
     if result.is_empty() || rows == 0 {
         return result;

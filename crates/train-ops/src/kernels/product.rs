@@ -50,7 +50,9 @@ pub(crate) fn product(to: &mut [f32], n: usize, start: Start<'_>, terms: &[Term<
     assert!(to.len() == rows * n && !terms.is_empty(), "place of a product");
     for term in terms {
         assert!(term.a.rows() == rows && term.b.n() == n && term.a.fits(term.b), "shapes of a product");
-        assert!(term.a_mask.is_none() || term.b.precision() == Precision::F32, "a mask of rounded rows");
+        let masked = term.a_mask.is_some() || term.kept.is_some();
+        assert!(!masked || term.b.precision() == Precision::F32, "a mask of rounded values");
+        assert!(term.kept.is_none_or(|kept| kept.covers(rows, n)), "mask of a product");
     }
     if to.is_empty() {
         return;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::aligned::Aligned;
 use super::block::Block;
-use super::few_rows::FewRows;
+use super::few_rows::{FewRows, Sums};
 use super::panels::{units, widen, widen_bytes};
 use super::tile::{Factors, First};
 use super::{Isa, PackedMatrix, Precision, Term};
@@ -40,42 +40,59 @@ impl Task<'_> {
         let to = unsafe { self.place() };
         SCRATCH.with_borrow_mut(|scratch| {
             let mut start = self.start.map(|start| &start[self.columns.clone()]);
-            let mut terms = terms.iter().peekable();
-            while let Some(term) = terms.next() {
-                let (first, term) = match term.kept {
-                    Some(_) => (Some(term), None),
-                    None => (terms.next_if(|next| goes_before(next, term)), Some(term)),
-                };
+            for (first, term) in in_turns(terms) {
                 unsafe { self.sum(first, term, start.take(), to, scratch) }
             }
         });
     }
 
-    /// As [`run`](Self::run), for a few rows and terms without masks.
+    /// As [`run`](Self::run), for a few rows and terms without masks, with the same bits.
     ///
     /// # Safety
     /// As for [`run`](Self::run).
     pub(super) unsafe fn run_few(&self, terms: &[Term<'_>]) {
         let to = unsafe { self.place() };
-        let mut start = self.start.map(|start| &start[self.columns.clone()]);
-        for term in terms {
-            let (b, isa) = (term.b, term.b.isa());
-            let (from, from_stride) = start.take().map_or((to.cast_const(), self.n), |row| (row.as_ptr(), 0));
-            let work = FewRows {
-                rows: self.rows.len(),
-                columns: self.columns.len(),
-                units: units(b.precision(), b.k()),
-                depth: isa.depth() / b.widening(),
-                a: term.a.data().as_ptr().cast(),
-                a_stride: term.a.stride(),
-                b: b.panels_from(self.columns.start / isa.panel_width()).as_ptr(),
-                from,
-                from_stride,
-                to,
-                to_stride: self.n,
-            };
-            unsafe { work.run(isa, b.precision()) };
-        }
+        SCRATCH.with_borrow_mut(|[begin, _]| {
+            let mut start = self.start.map(|start| &start[self.columns.clone()]);
+            for (first, term) in in_turns(terms) {
+                let (from, from_stride) =
+                    start.take().map_or((to.cast_const(), self.n), |row| (row.as_ptr(), 0));
+                let none = std::ptr::null();
+                let mut sums =
+                    Sums { begin: none, begin_stride: 0, from, from_stride, to, to_stride: self.n };
+                if let Some(first) = first {
+                    // Whole panels, as they are loaded.
+                    let stride = self.columns.len().next_multiple_of(first.b.isa().panel_width());
+                    begin.reserve(self.rows.len() * stride);
+                    let begin = &mut begin.values_mut()[..self.rows.len() * stride];
+                    begin.fill(0.0);
+                    let begin = begin.as_mut_ptr();
+                    let aside =
+                        Sums { from: begin, from_stride: stride, to: begin, to_stride: stride, ..sums };
+                    unsafe { self.few(first, aside) }
+                    (sums.begin, sums.begin_stride) = (begin, stride);
+                }
+                if let Some(term) = term {
+                    unsafe { self.few(term, sums) }
+                }
+            }
+        });
+    }
+
+    /// One term for a few rows.
+    unsafe fn few(&self, term: &Term<'_>, sums: Sums) {
+        let (b, isa) = (term.b, term.b.isa());
+        let work = FewRows {
+            rows: self.rows.len(),
+            columns: self.columns.len(),
+            units: units(b.precision(), b.k()),
+            depth: isa.depth() / b.widening(),
+            a: term.a.data().as_ptr().cast(),
+            a_stride: term.a.stride(),
+            b: b.panels_from(self.columns.start / isa.panel_width()).as_ptr(),
+            sums,
+        };
+        unsafe { work.run(isa, b.precision()) };
     }
 
     /// # Safety
@@ -193,6 +210,21 @@ impl Task<'_> {
             first = first.map(|first| first.next_panel(width));
         }
     }
+}
+
+/// The terms in the order in which they are summed: each with the one whose sums its own go on from. A masked one is only
+/// ever the first.
+fn in_turns<'a, 'b>(
+    terms: &'a [Term<'b>],
+) -> impl Iterator<Item = (Option<&'a Term<'b>>, Option<&'a Term<'b>>)> {
+    let mut terms = terms.iter().peekable();
+    std::iter::from_fn(move || {
+        let term = terms.next()?;
+        Some(match term.kept {
+            Some(_) => (Some(term), None),
+            None => (terms.next_if(|next| goes_before(next, term)), Some(term)),
+        })
+    })
 }
 
 /// Whether the sums of a term can go on to be those of `term`: both are of f32, and the first is so short that its panels

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use super::*;
 use crate::{Dropout, Pass, sample_key};
 
@@ -96,6 +98,34 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 }
 
 #[test]
+fn a_row_of_an_adapted_layer_does_not_depend_on_the_rows_beside_it() {
+    let (rows, k, n, rank) = (50, 1302, 70, 16);
+    let (a, b, bias) = (values(1, rows * k), values(2, k * n), values(3, n));
+    let (hidden, up) = (values(4, rows * rank), values(5, rank * n));
+    for isa in Isa::supported() {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            let base = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+            let up = PackedMatrix::new(isa, Precision::F32, rank, n, |k, column| up[k * n + column]);
+            let adapted = |rows: Range<usize>, start: Start<'_>, result: &mut [f32]| {
+                let through_base = Operand::new(Rows::new(&a[rows.start * k..rows.end * k], k), &base);
+                let hidden = Operand::plain(Rows::new(&hidden[rows.start * rank..rows.end * rank], rank));
+                product(result, n, start, &[Term::new(&through_base, &base), Term::new(&hidden, &up)]);
+            };
+            for start in [Start::Zero, Start::Bias(&bias), Start::Kept] {
+                let before = values(6, rows * n);
+                let mut all = before.clone();
+                adapted(0..rows, start, &mut all);
+                for count in [1, 3, 4] {
+                    let mut few = before[..count * n].to_vec();
+                    adapted(0..count, start, &mut few);
+                    assert_eq!(few, all[..count * n], "{isa:?} {precision:?} {count} rows");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn instruction_sets_agree() {
     let (rows, k, n) = (20, 700, 50);
     let (a, b) = (values(1, rows * k), values(2, k * n));
@@ -176,20 +206,23 @@ fn masks_of_either_factor_are_those_of_dropout() {
 #[test]
 fn sums_of_outer_products_are_right() {
     for isa in Isa::supported() {
-        for (rows, r, n) in [(1, 1, 1), (3, 16, 40), (300, 4, 33), (70, 8, 64), (520, 17, 100), (95, 16, 256)]
+        for (rows, r, n) in
+            [(1, 1, 1), (3, 16, 40), (300, 4, 33), (70, 8, 64), (520, 17, 100), (95, 16, 256), (41, 3, 1024)]
         {
-            let (left, right) = (values(1, rows * r), values(2, rows * n));
+            // Rows of 1024 values lie apart, with what does not count between them.
+            let (left, right) = (values(1, rows * r), values(2, rows * apart(n)));
+            let (right, stride) = (Rows::apart(&right, n), apart(n));
             let dropout = Dropout::new("a", 0.3).unwrap();
             let mask = dropout.mask(&[1, rows, n], &Pass::training([sample_key(1, 2, 0)])).unwrap().unwrap();
             let factors = mask.factors(rows * n);
             for kept in [None, Some(mask.kept(rows))] {
-                let got = outer_sum(isa, &left, Rows::new(&right, n), kept.as_ref());
+                let got = outer_sum(isa, (&left, r), right, kept.as_ref());
                 let counts = |at: usize| kept.is_none() || factors[at] > 0.0;
                 for (index, got) in got.into_iter().enumerate() {
                     let exact: f64 = (0..rows)
-                        .map(|row| (row * r + index / n, row * n + index % n))
-                        .filter(|(_, at)| counts(*at))
-                        .map(|(left_at, at)| f64::from(left[left_at]) * f64::from(right[at]))
+                        .filter(|row| counts(row * n + index % n))
+                        .map(|row| (left[row * r + index / n], right.values()[row * stride + index % n]))
+                        .map(|(left, right)| f64::from(left) * f64::from(right))
                         .sum();
                     assert!(
                         (f64::from(got) - exact).abs() < 1e-7 * rows as f64,

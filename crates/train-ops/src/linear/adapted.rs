@@ -31,10 +31,10 @@ impl AdaptedLinear {
     /// The layer `base` with the adapter `lora`.
     ///
     /// # Errors
-    /// If the shapes of `A` and `B` are not `(r, in_features)` and `(out_features, r)`.
+    /// If the shapes of `A` and `B` are not `(r, in_features)` and `(out_features, r)` with an `r` of at least 1.
     pub fn new(base: &FrozenLinear, lora: Option<LoraWeights<'_>>) -> Result<Self> {
         let lora = lora.map(|lora| {
-            let rank = lora.a.dims().first().copied().unwrap_or(0);
+            let rank = lora.a.dims().first().copied().unwrap_or(0).max(1);
             for (name, tensor, expected) in [
                 ("lora_A", lora.a, [rank, base.in_features()]),
                 ("lora_B", lora.b, [base.out_features(), rank]),
@@ -68,7 +68,7 @@ impl AdaptedLinear {
 
     /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,
     /// without a graph: `ys` from `xs`, and from `dys` the gradient of `xs` to `dxs` and those of `A` and `B`. `xs` has
-    /// the shape `dims`, whose first dimension is divided among the samples of the pass.
+    /// the shape `dims`, `(samples * n, ..., in_features)`, whose first dimension is divided among the samples of the pass.
     ///
     /// # Errors
     /// If the weight is not in host memory, or a length is not that of its shape.
@@ -83,7 +83,8 @@ impl AdaptedLinear {
         let (n_in, n_out) = (self.base.in_features(), self.base.out_features());
         let rows = xs.len() / n_in.max(1);
         let lengths = [xs.len(), dxs.len(), ys.len(), dys.len()];
-        let layer = self.on_rows(dims, pass)?.filter(|_| dims.iter().product::<usize>() == xs.len());
+        let is_of_dims = dims.last() == Some(&n_in) && dims.iter().product::<usize>() == xs.len();
+        let layer = self.on_rows(dims, pass)?.filter(|_| is_of_dims);
         let expected = [rows * n_in, rows * n_in, rows * n_out, rows * n_out];
         let Some(layer) = layer.filter(|_| lengths == expected) else {
             return Err(Error::Shape {
@@ -248,7 +249,14 @@ impl RowLinear {
 
         // Both read `dys`, and neither keeps two threads busy to its end.
         let (grad_b, (kept, plain, grad_hidden)) = rayon::join(
-            || transposed(&outer_sum(isa, hidden, dys, None), out_features, lora.rank, lora.scale),
+            || {
+                transposed(
+                    &outer_sum(isa, (hidden, lora.rank), dys, None),
+                    out_features,
+                    lora.rank,
+                    lora.scale,
+                )
+            },
             || {
                 let kept = self.mask.as_ref().map(|mask| mask.kept(rows));
                 // What is kept by the dropout is scaled here, once, for both products below.
@@ -275,7 +283,8 @@ impl RowLinear {
             let through_a = Term { kept: kept.as_ref(), ..Term::new(&grad_hidden, &a) };
             product(dxs, in_features, start, &[Term::new(operand, backward), through_a]);
         };
-        let (grad_a, ()) = rayon::join(|| outer_sum(isa, &grad_hidden, xs, kept.as_ref()), through_dropout);
+        let (grad_a, ()) =
+            rayon::join(|| outer_sum(isa, (&grad_hidden, lora.rank), xs, kept.as_ref()), through_dropout);
         Ok(Some([grad_a, grad_b]))
     }
 }

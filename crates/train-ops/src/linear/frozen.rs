@@ -43,7 +43,11 @@ pub(crate) struct Packed {
 impl Packed {
     /// `W`.
     pub(crate) fn backward(&self) -> &PackedMatrix {
-        self.backward.get_or_init(|| self.forward.transposed())
+        // Packed outside of the lock: a thread that waits for a part of it may work on something that asks for it too.
+        self.backward.get().unwrap_or_else(|| {
+            let packed = self.forward.transposed();
+            self.backward.get_or_init(|| packed)
+        })
     }
 }
 

@@ -97,10 +97,10 @@ impl CustomOp3 for LoraLinearOp {
         let Some([grad_a, grad_b]) = self.rows.backward(x, self.hidden.get(), dys, place)? else {
             bail!("lora_linear: backward before forward")
         };
-        Ok((
-            dxs.map(|dxs| Tensor::from_vec(dxs, xs.shape(), xs.device())).transpose()?,
-            Some(Tensor::from_vec(grad_a, a.shape(), a.device())?),
-            Some(Tensor::from_vec(grad_b, b.shape(), b.device())?),
-        ))
+        let gradient = |values: Vec<f32>, of: &Tensor| {
+            of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose()
+        };
+        let dxs = dxs.map(|dxs| Tensor::from_vec(dxs, xs.shape(), xs.device())).transpose()?;
+        Ok((dxs, gradient(grad_a, a)?, gradient(grad_b, b)?))
     }
 }

@@ -27,6 +27,13 @@ fn check_weights(path: &str, weight: &Tensor, bias: Option<&Tensor>) -> Result<(
     let &[out_features, in_features] = weight.dims() else {
         return Err(shape_error("weight", "(out_features, in_features)".to_owned(), weight));
     };
+    if out_features == 0 || in_features == 0 {
+        return Err(shape_error(
+            "weight",
+            "(out_features, in_features), neither of them 0".to_owned(),
+            weight,
+        ));
+    }
     match bias {
         Some(bias) if bias.dims() != [out_features] => {
             Err(shape_error("bias", format!("({out_features})"), bias))

@@ -133,8 +133,8 @@ impl LayerRows {
             let mut dnormed = Buffer::new(dxs.len());
             let of_key = run(key, &mut dnormed, Start::Zero)?;
             let of_value = run(value, &mut dnormed, Start::Kept)?;
-            let mut dasking = Buffer::zeros(dresidual.len());
-            let of_query = run(query, &mut dasking, Start::Kept)?;
+            let mut dasking = Buffer::new(dresidual.len());
+            let of_query = run(query, &mut dasking, Start::Zero)?;
             self.scatter_add(&dasking, &mut dnormed);
             dxs.fill(0.0);
             self.scatter_add(&dresidual, dxs);

@@ -58,8 +58,7 @@ impl LayerRows {
         drop(operand);
 
         let gathered = if self.norm_first { self.gather(xs) } else { None };
-        let residual =
-            gathered.as_deref().or(asking.as_deref()).filter(|_| self.first_query > 0).unwrap_or(xs);
+        let residual = gathered.as_deref().or(asking.as_deref()).unwrap_or(xs);
         let (mut read, mask) = (Buffer::new(some), self.attended_mask.as_ref());
         let (attended_statistics, read_statistics) = if self.norm_first {
             self.add(&mut attended, residual, mask);
