@@ -40,7 +40,7 @@ impl AdamW {
     /// An optimizer for `parameters` with the arguments' betas, epsilon, weight decay and groups, before its first step.
     ///
     /// # Errors
-    /// [`Error::EmptyGroup`] for a group that no parameter is in.
+    /// [`Error::EmptyGroup`] for a group that no parameter is in, or only such as earlier groups have.
     pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
         let settings = ParameterSettings::of_each(arguments, parameters)?;
         let moments = parameters.iter().zip(settings).map(|((name, variable), settings)| {
@@ -73,6 +73,12 @@ impl Optimizer for AdamW {
             let Some(gradient) = gradients.get(name) else { continue };
             let moments =
                 self.moments.get_mut(name).ok_or_else(|| Error::UnknownParameter(name.to_owned()))?;
+            let expected = moments.exp_avg.dims();
+            let mut given = [parameter.dims(), gradient.dims()].into_iter();
+            if let Some(got) = given.find(|dims| *dims != expected) {
+                let (expected, got) = (expected.to_vec(), got.to_vec());
+                return Err(Error::ParameterShape { name: name.to_owned(), expected, got });
+            }
             let settings = moments.settings;
             let learning_rate = learning_rate * settings.lr_ratio;
             moments.step += 1;

@@ -29,7 +29,7 @@ pub struct TrainingArguments {
     pub learning_rate: f64,
     /// How the learning rate changes from step to step. Default linear.
     pub lr_scheduler_type: SchedulerType,
-    /// What the schedules other than linear and constant can be told. Default: nothing.
+    /// What schedules can be told besides, such as where they end. Default: nothing.
     pub lr_scheduler_kwargs: SchedulerOptions,
     /// Share of all steps, rounded up, in which the rate rises linearly from 0. Default 0.05.
     pub warmup_ratio: f64,
@@ -54,7 +54,7 @@ pub struct TrainingArguments {
     pub adam_beta1: f64,
     /// Decay of AdamW's running mean of squared gradients. Default 0.999.
     pub adam_beta2: f64,
-    /// Added to AdamW's denominator. Default 1e-8.
+    /// Added to AdamW's denominator; above 0, also as f32. Default 1e-8.
     pub adam_epsilon: f64,
     /// What becomes of a step whose loss or gradient norm is not finite. Default: it stops the run.
     pub on_nan: OnNan,
@@ -87,6 +87,14 @@ pub struct TrainingArguments {
     pub early_stopping_threshold: f64,
     /// Seed of all that the task draws at random. Default 42.
     pub seed: u64,
+}
+
+impl TrainingArguments {
+    /// The metric for the best model, without `eval_` before it.
+    pub(crate) fn best_metric_name(&self) -> &str {
+        let name = &self.metric_for_best_model;
+        name.strip_prefix("eval_").unwrap_or(name)
+    }
 }
 
 impl Default for TrainingArguments {

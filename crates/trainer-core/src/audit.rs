@@ -27,7 +27,6 @@ impl GradientAudit {
 
     /// An error that names every parameter without a gradient in the given step, from 1.
     pub(crate) fn require_gradients(
-        &self,
         step: usize,
         gradients: &Gradients,
         parameters: &Parameters,

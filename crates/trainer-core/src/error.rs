@@ -55,7 +55,7 @@ pub enum Error {
 
     /// A group of parameters that is empty.
     #[error(
-        "parameter group `{name_contains}` has no parameter; the names are {}",
+        "parameter group `{name_contains}` has no parameter that is not in an earlier group; the names are {}",
         names.join(", ")
     )]
     EmptyGroup {
@@ -67,6 +67,18 @@ pub enum Error {
     /// An optimizer was given a gradient of a parameter that it has no state for.
     #[error("the optimizer was not made for the parameter `{0}`; make one for all that are trained")]
     UnknownParameter(String),
+    /// An optimizer was given a parameter, or a gradient, of another shape than it was made for.
+    #[error(
+        "the optimizer was made for the parameter `{name}` of shape {expected:?}, and was given shape {got:?}"
+    )]
+    ParameterShape {
+        /// Name of the parameter.
+        name: String,
+        /// The shape that the optimizer has state for.
+        expected: Vec<usize>,
+        /// The other shape.
+        got: Vec<usize>,
+    },
     /// The metric for the best model is not one that the task measures.
     #[error("metric_for_best_model is {name}, which an evaluation does not measure; it measures {}", known.join(", "))]
     UnknownMetric {
@@ -196,12 +208,18 @@ pub enum Error {
     },
 
     /// More steps were not finite than may be skipped.
-    #[error("{skipped} steps were skipped already, as many as max_skipped_steps allows; {last}")]
+    #[error(
+        "{skipped} steps were skipped already, as many as max_skipped_steps allows; {reason}; nothing was updated; look \
+         at this batch, or lower the learning rate; {}",
+        last_good(checkpoint)
+    )]
     TooManySkipped {
         /// Steps skipped before this one.
         skipped: usize,
-        /// What was wrong with this one.
-        last: Box<Error>,
+        /// What was not finite in this one, at which learning rate, and in which batches.
+        reason: String,
+        /// The newest checkpoint of this run.
+        checkpoint: Option<PathBuf>,
     },
 
     // Files.

@@ -163,10 +163,13 @@ pub enum Warning {
         /// What was not finite, at which learning rate, and in which batches.
         reason: String,
     },
-    /// The evaluation loss is NaN or infinite. It never counts as the best.
+    /// The loss of an evaluation, or the metric that says which is the best, is NaN or infinite. It never counts as the
+    /// best.
     EvaluationNotFinite {
         /// Steps made.
         global_step: usize,
+        /// What is not finite.
+        metric: &'static str,
     },
     /// A newer checkpoint was passed over.
     CheckpointSkipped {
@@ -180,10 +183,23 @@ pub enum Warning {
         /// One `name: old -> new` each.
         changes: Vec<String>,
     },
-    /// The best checkpoint of the resumed run is gone; a new best is looked for.
+    /// The best checkpoint of the resumed run is gone or damaged, or another one is in its place; a new best is looked
+    /// for.
     BestCheckpointMissing {
         /// Its directory.
         path: PathBuf,
+    },
+    /// The best evaluation of the resumed run is of no use to it with its new arguments; a new best is looked for.
+    BestForgotten {
+        /// Why.
+        reason: String,
+    },
+    /// The best parameters could not be loaded at the end, which is with the last ones.
+    BestNotLoaded {
+        /// Directory of the best checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The output directory holds checkpoints of an earlier run.
     EarlierCheckpoints {
@@ -221,10 +237,10 @@ impl fmt::Display for Warning {
             Self::StepSkipped { skipped, limit, reason, .. } => {
                 write!(f, "skipped, {skipped} of at most {limit}: {reason}")
             }
-            Self::EvaluationNotFinite { global_step } => {
+            Self::EvaluationNotFinite { global_step, metric } => {
                 write!(
                     f,
-                    "the evaluation loss after step {global_step} is not finite; it does not count as the best"
+                    "the {metric} of the evaluation after step {global_step} is not finite; it does not count as the best"
                 )
             }
             Self::CheckpointSkipped { path, reason } => write!(f, "skipped {}: {reason}", path.display()),
@@ -234,7 +250,16 @@ impl fmt::Display for Warning {
             Self::BestCheckpointMissing { path } => {
                 write!(
                     f,
-                    "the best checkpoint of the resumed run, {}, is gone; looking for a new best",
+                    "the best checkpoint of the resumed run, {}, is gone, damaged or another run's; looking for a new \
+                     best",
+                    path.display()
+                )
+            }
+            Self::BestForgotten { reason } => write!(f, "looking for a new best: {reason}"),
+            Self::BestNotLoaded { path, reason } => {
+                write!(
+                    f,
+                    "the parameters are those of the last step, as the best ones cannot be loaded from {}: {reason}",
                     path.display()
                 )
             }

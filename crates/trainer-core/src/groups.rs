@@ -36,18 +36,19 @@ impl ParameterSettings {
     /// arguments' weight decay for all but parameters of one dimension.
     ///
     /// # Errors
-    /// [`Error::EmptyGroup`] for a group that no parameter is in.
+    /// [`Error::EmptyGroup`] for a group that no parameter is in, or only such as earlier groups have.
     pub(crate) fn of_each(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Vec<Self>> {
         let groups = &arguments.parameter_groups;
-        for group in groups {
-            if !parameters.iter().any(|(name, _)| name.contains(&group.name_contains)) {
+        let group_of = |name: &str| groups.iter().position(|group| name.contains(&group.name_contains));
+        for (index, group) in groups.iter().enumerate() {
+            if !parameters.iter().any(|(name, _)| group_of(name) == Some(index)) {
                 let names = parameters.iter().map(|(name, _)| name.to_owned()).collect();
                 return Err(Error::EmptyGroup { name_contains: group.name_contains.clone(), names });
             }
         }
         let settings = parameters.iter().map(|(name, variable)| {
             let decay = if variable.rank() > 1 { arguments.weight_decay } else { 0.0 };
-            let group = groups.iter().find(|group| name.contains(&group.name_contains));
+            let group = group_of(name).map(|index| &groups[index]);
             Self {
                 lr_ratio: group.map_or(1.0, |group| group.lr_ratio),
                 weight_decay: group.and_then(|group| group.weight_decay).unwrap_or(decay),

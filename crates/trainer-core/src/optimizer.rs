@@ -12,7 +12,8 @@ pub trait Optimizer: fmt::Debug {
     /// Updates every parameter that has a gradient, at `learning_rate` times the ratio of its group.
     ///
     /// # Errors
-    /// [`Error::UnknownParameter`](crate::Error::UnknownParameter) for one that the optimizer was not made for.
+    /// [`Error::UnknownParameter`](crate::Error::UnknownParameter) and
+    /// [`Error::ParameterShape`](crate::Error::ParameterShape) for one that the optimizer was not made for.
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()>;
 
     /// Writes the state, by the names of the parameters, to a safetensors file.

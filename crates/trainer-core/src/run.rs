@@ -37,6 +37,8 @@ pub(crate) struct Run<'a, T: Task> {
     pub(crate) state: TrainerState,
     pub(crate) progress: Progress,
     pub(crate) session: Session,
+    /// The checkpoint that the run goes on from.
+    pub(crate) resumed_from: Option<PathBuf>,
 }
 
 impl<T: Task> Run<'_, T> {
@@ -44,7 +46,7 @@ impl<T: Task> Run<'_, T> {
         self.state.global_step
     }
 
-    /// Whether there is nothing more to do, as may be so from the start of a run that is resumed.
+    /// Whether there is nothing to do from the start, as may be so in a run that is resumed.
     pub(crate) fn is_over(&self) -> bool {
         self.state.global_step >= self.plan.max_steps || self.has_converged() || self.out_of_time()
     }
@@ -102,7 +104,7 @@ impl<T: Task> Run<'_, T> {
             let quantity = "loss of another worker".to_owned();
             return Err(self.non_finite(quantity, sum.loss.sum, learning_rate, Vec::new()));
         }
-        self.audit.require_gradients(done + 1, &sum.gradients, &self.parameters)?;
+        GradientAudit::require_gradients(done + 1, &sum.gradients, &self.parameters)?;
         let grad_norm = self.clip(&mut sum, learning_rate)?;
         Ok((sum, grad_norm))
     }
@@ -137,7 +139,8 @@ impl<T: Task> Run<'_, T> {
         };
         let limit = self.arguments.max_skipped_steps;
         if self.progress.skipped >= limit {
-            return Err(Error::TooManySkipped { skipped: self.progress.skipped, last: Box::new(error) });
+            let (skipped, checkpoint) = (self.progress.skipped, self.last_good());
+            return Err(Error::TooManySkipped { skipped, reason, checkpoint });
         }
         self.progress.skipped += 1;
         self.count_step();
@@ -201,21 +204,36 @@ impl<T: Task> Run<'_, T> {
             epoch,
             step,
         })?;
-        let value = values.iter().find(|(metric, _)| metric.name == self.best_metric.name);
-        let value = value.map_or(f64::NAN, |(_, value)| *value);
-        if !value.is_finite() {
-            self.emit(Event::Warning(Warning::EvaluationNotFinite { global_step: step }))?;
-        }
-        let improvement = self.state.best_metric.map(|best| self.best_metric.improvement(value, best));
+        let improved = self.compare_with_best(&values)?;
+        self.write_state()?;
+        Ok(improved)
+    }
+
+    /// Takes note of what an evaluation measured; returns whether it is the best so far.
+    fn compare_with_best(&mut self, values: &[(Metric, f64)]) -> Result<bool> {
+        let step = self.state.global_step;
+        let value_of = |wanted: Metric| {
+            let value = values.iter().find(|(metric, _)| metric.name == wanted.name);
+            value.map_or(f64::NAN, |(_, value)| *value)
+        };
+        let value = value_of(self.best_metric);
+        // Where the loss is not a number, what else is measured says nothing.
+        let mut metrics = [Metric::LOSS, self.best_metric].into_iter();
+        let improvement = match metrics.find(|metric| !value_of(*metric).is_finite()) {
+            Some(Metric { name: metric, .. }) => {
+                self.emit(Event::Warning(Warning::EvaluationNotFinite { global_step: step, metric }))?;
+                Some(f64::NAN)
+            }
+            None => self.state.best_metric.map(|best| self.best_metric.improvement(value, best)),
+        };
         self.progress.without_improvement =
             self.early_stopping.count(self.progress.without_improvement, improvement);
-        let improved = value.is_finite() && improvement.is_none_or(|improvement| improvement > 0.0);
+        let improved = improvement.is_none_or(|improvement| improvement > 0.0);
         if improved {
             self.state.best_metric = Some(value);
             self.state.best_global_step = Some(step);
             self.state.best_model_checkpoint = None;
         }
-        self.write_state()?;
         Ok(improved)
     }
 
@@ -233,9 +251,10 @@ impl<T: Task> Run<'_, T> {
         self.sinks.iter_mut().try_for_each(|sink| sink.event(&event)).map_err(|source| Error::Sink { source })
     }
 
-    /// The newest checkpoint of this run.
+    /// The newest checkpoint of this run, or that of another directory which it goes on from.
     pub(crate) fn last_good(&self) -> Option<PathBuf> {
-        self.progress.saved.last().map(|step| self.store.path(*step))
+        let own = self.progress.saved.last().map(|step| self.store.path(*step));
+        own.or_else(|| self.resumed_from.clone())
     }
 
     fn non_finite(&self, quantity: String, value: f64, learning_rate: f64, batches: Vec<String>) -> Error {

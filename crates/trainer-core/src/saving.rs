@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, expired};
 use crate::files::write_json;
@@ -69,13 +69,23 @@ impl<T: Task> Run<'_, T> {
         })?;
         let best = self.state.best_model_checkpoint.clone().zip(self.state.best_metric);
         if let Some((path, value)) = best.filter(|_| self.arguments.load_best_model_at_end) {
-            self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
-            self.emit(Event::BestLoaded { path, metric: self.best_metric.name, value })?;
+            self.load_best(path, value)?;
         }
         self.warn_of_unchanged_parameters()?;
         self.write_state()?;
         self.emit(Event::Finished { global_step })?;
         Ok(Outcome::Finished { state: self.state })
+    }
+
+    /// Loads the best parameters, or keeps the last ones if their checkpoint was damaged since it was saved: the last ones
+    /// may be saved nowhere.
+    fn load_best(&mut self, path: PathBuf, value: f64) -> Result<()> {
+        if let Err(reason) = checkpoint::verify_best(&path, &self.state) {
+            self.state.best_model_checkpoint = None;
+            return self.emit(Event::Warning(Warning::BestNotLoaded { path, reason }));
+        }
+        self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
+        self.emit(Event::BestLoaded { path, metric: self.best_metric.name, value })
     }
 
     pub(crate) fn write_checkpoint(&self, directory: &Path) -> Result<()> {

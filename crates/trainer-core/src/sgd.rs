@@ -27,7 +27,7 @@ impl Sgd {
     /// An optimizer for `parameters` with the arguments' momentum, weight decay and groups, before its first step.
     ///
     /// # Errors
-    /// [`Error::EmptyGroup`] for a group that no parameter is in.
+    /// [`Error::EmptyGroup`] for a group that no parameter is in, or only such as earlier groups have.
     pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
         let settings = ParameterSettings::of_each(arguments, parameters)?;
         let settings = parameters.iter().map(|(name, _)| name.to_owned()).zip(settings).collect();

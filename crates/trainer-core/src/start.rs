@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::audit::GradientAudit;
 use crate::checkpoint::{self, CheckpointStore};
@@ -46,6 +46,7 @@ impl<'a, T: Task> Run<'a, T> {
             },
             progress: Progress::new(&arguments, &plan),
             session: Session::begin(0, 0.0),
+            resumed_from: None,
             arguments,
             plan,
             parameters,
@@ -78,6 +79,7 @@ impl<'a, T: Task> Run<'a, T> {
         if let Some(reason) = found.progress.conflict(&self.arguments, &self.plan) {
             return Err(Error::Checkpoint { path: found.path, reason });
         }
+        let chosen_by = found.progress.arguments.best_metric_name().to_owned();
         let changes = found.progress.changes(&self.arguments);
         if !changes.is_empty() {
             self.emit(Event::Warning(Warning::ArgumentsChanged { changes }))?;
@@ -109,18 +111,45 @@ impl<'a, T: Task> Run<'a, T> {
             // Another directory's run continues in this one, whose checkpoints are not its own.
             self.progress.saved.clear();
         }
+        self.resumed_from = Some(found.path.clone());
+        self.restore_best(&found.path, best_model_checkpoint, &chosen_by)?;
+        self.emit(Event::Resumed { checkpoint: found.path, global_step })
+    }
 
-        // The directory may have been moved since.
-        if let (Some(recorded), Some(step)) = (best_model_checkpoint, best_global_step) {
-            let sibling = found.path.with_file_name(format!("checkpoint-{step}"));
-            self.state.best_model_checkpoint =
-                [sibling, recorded.clone()].into_iter().find(|path| path.is_dir());
-            if self.state.best_model_checkpoint.is_none() {
-                (self.state.best_metric, self.state.best_global_step) = (None, None);
-                self.emit(Event::Warning(Warning::BestCheckpointMissing { path: recorded }))?;
+    /// Finds the checkpoint of the best evaluation again, which was `recorded` when `resumed` was saved and was the best
+    /// by the metric `chosen_by`. Forgets an evaluation that cannot be the best of the run as it goes on.
+    fn restore_best(&mut self, resumed: &Path, recorded: Option<PathBuf>, chosen_by: &str) -> Result<()> {
+        let now = self.arguments.best_metric_name();
+        let evaluated = self.state.best_metric.is_some() || self.progress.without_improvement > 0;
+        if evaluated && chosen_by != now {
+            let reason = format!("the best was chosen by {chosen_by}, and now it is chosen by {now}");
+            return self.forget_best(Warning::BestForgotten { reason });
+        }
+        let Some(step) = self.state.best_global_step else { return Ok(()) };
+        let Some(recorded) = recorded else {
+            if !self.arguments.load_best_model_at_end {
+                return Ok(());
+            }
+            let reason = format!("the parameters of the best evaluation, after step {step}, were not saved");
+            return self.forget_best(Warning::BestForgotten { reason });
+        };
+        // The directory may have been moved since. And where another directory's run continues in this one, a
+        // checkpoint of that step may be of either.
+        let sibling = resumed.with_file_name(format!("checkpoint-{step}"));
+        for path in [&sibling, &recorded] {
+            if checkpoint::verify_best(path, &self.state).is_ok() {
+                self.state.best_model_checkpoint = Some(path.clone());
+                return Ok(());
             }
         }
-        self.emit(Event::Resumed { checkpoint: found.path, global_step })
+        self.forget_best(Warning::BestCheckpointMissing { path: recorded })
+    }
+
+    /// The next evaluation is the first that counts.
+    fn forget_best(&mut self, warning: Warning) -> Result<()> {
+        (self.state.best_metric, self.state.best_global_step) = (None, None);
+        self.progress.without_improvement = 0;
+        self.emit(Event::Warning(warning))
     }
 
     fn warn_of_earlier_checkpoints(&mut self) -> Result<()> {
@@ -133,23 +162,19 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     /// Evaluates one batch, looks for the metric that says which is the best, and saves a checkpoint that is thrown
-    /// away.
+    /// away: a run that is stopped saves one, whatever its arguments.
     fn rehearse(&mut self) -> Result<()> {
         if let Some(source) = self.evaluation {
             let values = evaluate_batches(self.task, source, 1)?.measured.values();
-            let name = &self.arguments.metric_for_best_model;
             let known = || values.iter().map(|(metric, _)| metric);
-            let wanted = name.strip_prefix("eval_").unwrap_or(name);
+            let wanted = self.arguments.best_metric_name();
             self.best_metric =
                 *known().find(|metric| metric.name == wanted).ok_or_else(|| Error::UnknownMetric {
-                    name: name.clone(),
+                    name: self.arguments.metric_for_best_model.clone(),
                     known: known().map(|metric| metric.name.to_owned()).collect(),
                 })?;
         }
-        if self.arguments.save_strategy != IntervalStrategy::No || self.arguments.load_best_model_at_end {
-            self.store.rehearse(|directory| self.write_checkpoint(directory))?;
-        }
-        Ok(())
+        self.store.rehearse(|directory| self.write_checkpoint(directory))
     }
 }
 

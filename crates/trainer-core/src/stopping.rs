@@ -14,8 +14,8 @@ impl EarlyStopping {
         Self { patience: arguments.early_stopping_patience, threshold: arguments.early_stopping_threshold }
     }
 
-    /// Evaluations in a row without improvement, after one that is better than the best by `improvement`; `None` for
-    /// the first of a run. An improvement that is not a number is none.
+    /// Evaluations in a row without improvement, after one that is better than the best by `improvement`; `None` where
+    /// there was no best before it. An improvement that is not a number is none.
     pub(crate) fn count(&self, before: usize, improvement: Option<f64>) -> usize {
         match improvement {
             None => 0,

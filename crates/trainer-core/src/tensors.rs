@@ -1,16 +1,32 @@
 //! Files of named tensors, read strictly.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use candle_core::Tensor;
 
+use crate::files::{io_error, sync, sync_directory};
 use crate::{Error, Result};
 
+/// Replaces the file at `path` by the tensors: under another name first, synced, then renamed.
 pub(crate) fn save(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
+    let partial = path.with_extension("safetensors.partial");
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path)
-        .map_err(|error| Error::Tensors { path: path.to_owned(), problems: vec![error.to_string()] })
+    let write = || -> io::Result<()> {
+        // What safetensors writes tensor by tensor is a temporary file, which nobody but its owner can read.
+        let permissions = File::create(&partial)?.metadata()?.permissions();
+        safetensors::serialize_to_file(tensors, Some(metadata), &partial).map_err(io::Error::other)?;
+        fs::set_permissions(&partial, permissions)?;
+        sync(&partial)?;
+        fs::rename(&partial, path)?;
+        path.parent().map_or(Ok(()), sync_directory)
+    };
+    write().map_err(io_error("write", path)).inspect_err(|_| {
+        // The error of writing is the one to report.
+        fs::remove_file(&partial).ok();
+    })
 }
 
 /// Reads exactly the tensors of `wanted`, with their shapes, types and devices.

@@ -82,7 +82,10 @@ impl Trainer {
         let plan = Plan::new(&self.arguments, train.batches_per_epoch())?;
         let mut run = Run::begin(self, task, evaluation, plan.clone())?;
 
-        while !run.is_over() {
+        if run.is_over() {
+            return run.finish();
+        }
+        loop {
             let steps_made = run.steps_made();
             let mut batches =
                 Epoch::new(train, "training", plan.epoch(steps_made), plan.first_batch(steps_made));
@@ -98,8 +101,10 @@ impl Trainer {
                 }
 
                 let last = step + 1 == plan.max_steps || run.out_of_time();
-                let improved = plan.evaluates_after(step + 1, last) && run.evaluate()?;
-                let over = last || run.has_converged();
+                let evaluates = plan.evaluates_after(step + 1, last);
+                let improved = evaluates && run.evaluate()?;
+                // The evaluation takes time too. A run that was not evaluated goes on for one more step, to end with one.
+                let over = last || run.has_converged() || evaluates && run.out_of_time();
                 let stop = run.stop_requested() && !over;
                 if plan.saves_after(step + 1, over) || run.keeps_best(improved) || stop {
                     run.save()?;
@@ -112,7 +117,6 @@ impl Trainer {
                 }
             }
         }
-        run.finish()
     }
 }
 
@@ -120,7 +124,7 @@ impl Trainer {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum Outcome {
-    /// All steps were made.
+    /// The run is over: all steps were made, its time was up, or evaluations had stopped getting better.
     Finished {
         /// The record of the run.
         state: TrainerState,

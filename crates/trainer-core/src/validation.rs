@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::{Error, IntervalStrategy, ParameterGroup, Result, TrainingArguments};
+use crate::{Error, IntervalStrategy, ParameterGroup, Result, SchedulerType, TrainingArguments};
 
 impl TrainingArguments {
     /// Checks every argument.
@@ -43,16 +43,25 @@ impl TrainingArguments {
             "above 0",
             &options.power,
         );
+        // The other schedules do not use it.
+        let (warmup, rule) = match self.lr_scheduler_type {
+            SchedulerType::WarmupStableDecay => {
+                (self.warmup_ratio, "at least 0 and at most 1 - warmup_ratio")
+            }
+            _ => (0.0, "in [0, 1]"),
+        };
         require(
-            options.decay_ratio >= 0.0 && options.decay_ratio + self.warmup_ratio.max(0.0) <= 1.0,
+            options.decay_ratio >= 0.0 && options.decay_ratio + warmup.max(0.0) <= 1.0,
             "lr_scheduler_kwargs.decay_ratio",
-            "at least 0 and at most 1 - warmup_ratio",
+            rule,
             &options.decay_ratio,
         );
         require(at_least_0(self.weight_decay), "weight_decay", "at least 0", &self.weight_decay);
         require((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "in [0, 1)", &self.adam_beta1);
         require((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "in [0, 1)", &self.adam_beta2);
-        require(at_least_0(self.adam_epsilon), "adam_epsilon", "at least 0", &self.adam_epsilon);
+        // It is added in f32, to a denominator that is 0 where all gradients were.
+        let epsilon = self.adam_epsilon as f32;
+        require(epsilon.is_finite() && epsilon > 0.0, "adam_epsilon", "above 0 as f32", &self.adam_epsilon);
         require((0.0..1.0).contains(&self.sgd_momentum), "sgd_momentum", "in [0, 1)", &self.sgd_momentum);
         let seconds = self.max_seconds.unwrap_or(1.0);
         require(seconds.is_finite() && seconds > 0.0, "max_seconds", "above 0", &seconds);
@@ -63,9 +72,10 @@ impl TrainingArguments {
             &self.early_stopping_threshold,
         );
         for ParameterGroup { name_contains, lr_ratio, weight_decay } in &self.parameter_groups {
-            let holds = at_least_0(*lr_ratio) && weight_decay.is_none_or(at_least_0);
-            let argument = format!("parameter_groups `{name_contains}`");
-            require(holds, &argument, "of a rate ratio and a weight decay of at least 0", lr_ratio);
+            let argument = |field| format!("parameter_groups `{name_contains}`: {field}");
+            require(at_least_0(*lr_ratio), &argument("lr_ratio"), "at least 0", lr_ratio);
+            let decay = weight_decay.unwrap_or(0.0);
+            require(at_least_0(decay), &argument("weight_decay"), "at least 0", &decay);
         }
         for (argument, count) in [
             ("max_steps", self.max_steps.unwrap_or(1)),

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use resume::Resume;
-pub(crate) use resume::find;
+pub(crate) use resume::{find, verify_best};
 pub(crate) use retention::expired;
 
 use crate::files::{io_error, sync_directory};

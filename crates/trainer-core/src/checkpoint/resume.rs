@@ -1,6 +1,8 @@
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::{CheckpointStore, ENGINE_STATE, TRAINER_STATE, manifest};
 use crate::files::read_json;
 use crate::progress::Progress;
@@ -58,4 +60,19 @@ fn open(path: &Path) -> Result<Found, String> {
     let state = read_json(&path.join(TRAINER_STATE)).map_err(|error| error.to_string())?;
     let progress = read_json(&path.join(ENGINE_STATE)).map_err(|error| error.to_string())?;
     Ok(Found { path: path.to_owned(), state, progress, skipped: Vec::new() })
+}
+
+/// Verifies that a directory is the undamaged checkpoint of the best evaluation in `state`, and not that of another run
+/// or of an earlier try of this one; the error says what is wrong with it.
+pub(crate) fn verify_best(path: &Path, state: &TrainerState) -> Result<(), String> {
+    let saved = open(path)?.state;
+    let log = state.log_history.get(..saved.log_history.len());
+    // The times in a log are no other run's. As JSON, as there what is not a number equals itself.
+    let same_run = log.is_some_and(|log| json!(log) == json!(saved.log_history));
+    let best = (state.best_global_step, state.best_metric);
+    if same_run && (Some(saved.global_step), saved.best_metric) == best && saved.best_global_step == best.0 {
+        Ok(())
+    } else {
+        Err("it is not of the run's best evaluation".to_owned())
+    }
 }

@@ -5,17 +5,22 @@ use std::fs;
 use std::path::Path;
 
 use super::common::{Mlp, Rows, arguments, contrary, random_rows, recorder, values};
-use trainer_core::{Event, IntervalStrategy, Trainer, TrainerState, TrainingArguments, evaluate};
+use trainer_core::{
+    BoxError, Error, Event, IntervalStrategy, Trainer, TrainerState, TrainingArguments, Warning, evaluate,
+};
 
 /// Three steps an epoch, three epochs unless the arguments say otherwise.
 fn train(arguments: TrainingArguments) -> (Mlp, TrainerState, Vec<Event>) {
-    let rows = Rows { rows: random_rows(1, 21), batch_size: 2, shuffle: Some(9) };
     let mlp = Mlp::new(5);
     let (sink, events) = recorder();
     let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(sink);
-    let outcome = trainer.fit(&mlp, &rows, Some(&evaluation())).unwrap();
+    let outcome = trainer.fit(&mlp, &rows(), Some(&evaluation())).unwrap();
     let events = events.lock().unwrap().clone();
     (mlp, outcome.state().clone(), events)
+}
+
+fn rows() -> Rows {
+    Rows { rows: random_rows(1, 21), batch_size: 2, shuffle: Some(9) }
 }
 
 /// Every evaluation is worse than the one before it.
@@ -80,6 +85,72 @@ fn the_parameters_of_the_best_evaluation_are_loaded_at_the_end() {
     for (name, variable) in &mlp.variables {
         assert_eq!(values(&saved[name]), values(variable), "{name}");
     }
+}
+
+#[test]
+fn best_parameters_that_were_damaged_are_not_loaded_and_the_last_ones_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (best, mlp) = (directory.path().join("checkpoint-3"), Mlp::new(5));
+    let file = best.join("parameters.safetensors");
+    let damage = move |event: &Event| -> Result<(), BoxError> {
+        if matches!(event, Event::Step(report) if report.global_step == 9) {
+            let mut content = fs::read(&file)?;
+            *content.last_mut().unwrap() ^= 1;
+            fs::write(&file, content)?;
+        }
+        Ok(())
+    };
+    let (sink, events) = recorder();
+    let trainer =
+        Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap().sink(damage).sink(sink);
+    let outcome = trainer.fit(&mlp, &rows(), Some(&evaluation())).unwrap();
+    let events = events.lock().unwrap();
+    let warning = events.iter().find_map(|event| match event {
+        Event::Warning(Warning::BestNotLoaded { path, reason }) => Some((path, reason)),
+        _ => None,
+    });
+    let (path, reason) = warning.unwrap();
+    assert_eq!(path, &best);
+    assert!(reason.contains("parameters.safetensors does not have the checksum"), "{reason}");
+    assert!(!events.iter().any(|event| matches!(event, Event::BestLoaded { .. })));
+    assert_eq!((outcome.state().best_global_step, &outcome.state().best_model_checkpoint), (Some(3), &None));
+    let last = directory.path().join("checkpoint-9/parameters.safetensors");
+    let last = candle_core::safetensors::load(last, &candle_core::Device::Cpu).unwrap();
+    assert_eq!(values(&last["l2.weight"]), values(&mlp.variables["l2.weight"]));
+}
+
+#[cfg(unix)]
+#[test]
+fn every_file_of_a_checkpoint_can_be_read_by_the_same_people() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let plain = directory.path().join("plain");
+    fs::write(&plain, "a file like any other").unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    train(TrainingArguments { max_steps: Some(3), ..arguments(directory.path()) });
+    let checkpoint = directory.path().join("checkpoint-3");
+    for name in names(&checkpoint) {
+        assert_eq!(mode(&checkpoint.join(&name)), mode(&plain), "{name}");
+    }
+}
+
+#[test]
+fn parameters_that_cannot_be_saved_leave_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (parameters, path) = (Mlp::new(5).parameters(), directory.path().join("model.safetensors"));
+    fs::create_dir_all(path.join("in the way")).unwrap();
+    let error = parameters.save(&path).unwrap_err();
+    assert!(
+        matches!(&error, Error::Io { action: "write", path: refused, .. } if *refused == path),
+        "{error}"
+    );
+    assert_eq!(names(directory.path()), set(&["model.safetensors"]));
+
+    fs::remove_dir_all(&path).unwrap();
+    parameters.save(&path).unwrap();
+    parameters.save(&path).unwrap();
+    parameters.load(&path).unwrap();
+    assert_eq!(names(directory.path()), set(&["model.safetensors"]));
 }
 
 #[test]

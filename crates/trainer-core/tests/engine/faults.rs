@@ -8,8 +8,8 @@ use super::common::{Batch, Mlp, Rows, arguments, random_rows, recorder, values};
 use candle_core::{DType, Device, Tensor, Var};
 use trainer_core::{
     AdamW, BatchSource, Batches, BoxError, Error, Event, Gradients, IntervalStrategy, LossSum, LossTotal,
-    OnNan, Optimizer, ParameterGroup, Parameters, SchedulerOptions, Sgd, StepContext, Task, Trainer,
-    TrainingArguments, Warning,
+    OnNan, Optimizer, ParameterGroup, Parameters, Resume, SchedulerOptions, SchedulerType, Sgd, StepContext,
+    Task, Trainer, TrainingArguments, Warning,
 };
 
 fn rows(count: usize) -> Rows {
@@ -54,7 +54,7 @@ fn all_invalid_arguments_are_listed() {
         parameter_groups: vec![ParameterGroup {
             name_contains: "lora_B".to_owned(),
             lr_ratio: -1.0,
-            weight_decay: None,
+            weight_decay: Some(-2.0),
         }],
         logging_steps: 0,
         load_best_model_at_end: true,
@@ -84,7 +84,8 @@ fn all_invalid_arguments_are_listed() {
         "lr_scheduler_kwargs.num_cycles",
         "lr_scheduler_kwargs.power",
         "lr_scheduler_kwargs.decay_ratio",
-        "parameter_groups `lora_B`",
+        "parameter_groups `lora_B`: lr_ratio must be at least 0, got -1",
+        "parameter_groups `lora_B`: weight_decay must be at least 0, got -2",
         "logging_steps",
         "load_best_model_at_end",
     ] {
@@ -95,6 +96,34 @@ fn all_invalid_arguments_are_listed() {
         );
     }
     TrainingArguments::default().validate().unwrap();
+}
+
+#[test]
+fn a_decay_ratio_limits_the_warmup_of_the_schedule_that_uses_it_alone() {
+    let issues = |lr_scheduler_type, decay_ratio| {
+        let lr_scheduler_kwargs = SchedulerOptions { decay_ratio, ..Default::default() };
+        let arguments = TrainingArguments {
+            warmup_ratio: 0.9,
+            lr_scheduler_type,
+            lr_scheduler_kwargs,
+            ..Default::default()
+        };
+        arguments.validate().map_err(|error| error.to_string())
+    };
+    issues(SchedulerType::Linear, 0.2).unwrap();
+    issues(SchedulerType::WarmupStableDecay, 0.1).unwrap();
+    let refusal = issues(SchedulerType::WarmupStableDecay, 0.2).unwrap_err();
+    assert!(refusal.contains("decay_ratio must be at least 0 and at most 1 - warmup_ratio"), "{refusal}");
+    let refusal = issues(SchedulerType::Linear, 1.5).unwrap_err();
+    assert!(refusal.contains("decay_ratio must be in [0, 1], got 1.5"), "{refusal}");
+}
+
+#[test]
+fn an_epsilon_that_is_nothing_in_f32_is_refused() {
+    for adam_epsilon in [0.0, 1e-60, 1e60, -1e-8] {
+        let error = TrainingArguments { adam_epsilon, ..Default::default() }.validate().unwrap_err();
+        assert!(error.to_string().contains("adam_epsilon must be above 0"), "{error}");
+    }
 }
 
 #[test]
@@ -289,6 +318,7 @@ fn no_more_steps_are_skipped_than_allowed() {
         (arguments.on_nan, arguments.max_skipped_steps) = (OnNan::Skip, 0);
     });
     assert!(message.starts_with("0 steps were skipped already") && message.contains("step 4: the loss"));
+    assert!(message.contains("last good checkpoint") && !message.contains("on_nan"), "{message}");
     assert_eq!(steps(&events), 3);
 }
 
@@ -302,7 +332,7 @@ fn a_skipped_step_leaves_no_trace_in_the_optimizer() {
         let arguments = TrainingArguments {
             on_nan,
             max_steps: Some(max_steps),
-            lr_scheduler_type: trainer_core::SchedulerType::Constant,
+            lr_scheduler_type: SchedulerType::Constant,
             eval_strategy: IntervalStrategy::No,
             load_best_model_at_end: false,
             ..arguments(&directory.path().join(format!("{max_steps}")))
@@ -364,6 +394,42 @@ fn a_group_without_parameters_is_an_error_that_lists_their_names() {
 }
 
 #[test]
+fn a_group_whose_parameters_are_all_in_earlier_groups_is_an_error() {
+    let (message, ..) = with_fault_and(Fault::NanEvaluation, |arguments| {
+        let group = |name: &str| ParameterGroup {
+            name_contains: name.to_owned(),
+            lr_ratio: 16.0,
+            weight_decay: None,
+        };
+        arguments.parameter_groups = vec![group("l1"), group("bias"), group("l1.weight")];
+    });
+    let expected = "parameter group `l1.weight` has no parameter that is not in an earlier group";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+#[test]
+fn an_optimizer_refuses_parameters_of_other_shapes() {
+    let parameters = |shape: &[usize]| {
+        let variable = Var::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        Parameters::new([("weight".to_owned(), variable)].into()).unwrap()
+    };
+    let (small, large) = (parameters(&[2, 3]), parameters(&[2, 4]));
+    let gradients = |parameters: &Parameters| {
+        let loss = parameters.iter().next().unwrap().1.as_tensor().sum_all().unwrap();
+        let mut gradients = Gradients::new();
+        gradients.accumulate(parameters, loss.backward().unwrap()).unwrap();
+        gradients
+    };
+    let mut optimizer = AdamW::new(&TrainingArguments::default(), &small).unwrap();
+    for (parameters, gradients) in [(&large, gradients(&large)), (&small, gradients(&large))] {
+        let refusal = optimizer.step(parameters, &gradients, 0.1).unwrap_err().to_string();
+        assert!(refusal.contains("`weight` of shape [2, 3], and was given shape [2, 4]"), "{refusal}");
+        assert!(parameters.iter().all(|(_, variable)| values(variable).iter().all(|value| *value == 0.0)));
+    }
+    optimizer.step(&small, &gradients(&small), 0.1).unwrap();
+}
+
+#[test]
 fn an_optimizer_refuses_what_it_was_not_made_for() {
     let parameters = |name: &str| {
         let variable = Var::from_tensor(&Tensor::ones(2, DType::F32, &Device::Cpu).unwrap()).unwrap();
@@ -398,6 +464,17 @@ fn nothing_is_updated_by_a_step_that_fails() {
     let error = Trainer::new(arguments, task.mlp.parameters()).unwrap().fit(&task, &rows(16), Some(&rows(4)));
     assert!(error.unwrap_err().to_string().contains("no checkpoint was saved yet"));
     assert_eq!(task.mlp.bits(), before);
+}
+
+#[test]
+fn a_run_that_goes_on_in_another_directory_names_the_checkpoint_it_came_from() {
+    let (_, _, first) = with_fault(Fault::NanLoss);
+    let (checkpoint, second) = (first.path().join("checkpoint-2"), tempfile::tempdir().unwrap());
+    let task = Faulty { mlp: Mlp::new(5), fault: Fault::NanLoss, step: 3 };
+    let trainer = Trainer::new(arguments(second.path()), task.mlp.parameters()).unwrap();
+    let trainer = trainer.resume(Resume::From(checkpoint.clone()));
+    let error = trainer.fit(&task, &rows(16), Some(&rows(4))).unwrap_err().to_string();
+    assert!(error.contains(&format!("last good checkpoint: {}", checkpoint.display())), "{error}");
 }
 
 #[test]
@@ -439,6 +516,15 @@ fn what_cannot_be_evaluated_or_saved_is_found_before_the_first_step() {
         assert_eq!(steps(&events), 0);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
     }
+}
+
+#[test]
+fn what_cannot_be_saved_is_found_before_the_first_step_of_a_run_that_saves_only_when_stopped() {
+    let (message, events, _directory) = with_fault_and(Fault::SaveError, |arguments| {
+        (arguments.save_strategy, arguments.load_best_model_at_end) = (IntervalStrategy::No, false);
+    });
+    assert!(message.contains("adapter cannot be saved"), "{message}");
+    assert_eq!(steps(&events), 0);
 }
 
 #[test]

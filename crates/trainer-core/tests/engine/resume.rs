@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::common::{self, Mlp, Rows, contrary, random_rows, recorder, stop_in_step, untimed};
 use trainer_core::{
-    BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, Outcome, Result, Resume, StepContext, Task,
-    Trainer, TrainingArguments, Warning,
+    BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, OptimizerType, Outcome, Result, Resume,
+    StepContext, Task, Trainer, TrainingArguments, Warning,
 };
 
 /// Eleven batches an epoch make three steps of four, the last one short; three epochs make nine.
@@ -50,12 +50,25 @@ fn train(arguments: &TrainingArguments, resume: Option<Resume>, stop_in: Option<
 }
 
 fn train_on(
-    (train, evaluation): (Rows, Rows),
+    data: (Rows, Rows),
     arguments: &TrainingArguments,
     resume: Option<Resume>,
     stop_in: Option<usize>,
 ) -> Result<Trained> {
     let mlp = model();
+    let (outcome, events) = train_task(&mlp, &mlp, data, arguments, resume, stop_in)?;
+    Ok(Trained { outcome, mlp, events })
+}
+
+/// Trains the network of a task.
+fn train_task(
+    task: &impl Task<Batch = common::Batch>,
+    mlp: &Mlp,
+    (train, evaluation): (Rows, Rows),
+    arguments: &TrainingArguments,
+    resume: Option<Resume>,
+    stop_in: Option<usize>,
+) -> Result<(Outcome, Vec<Event>)> {
     let (sink, events) = recorder();
     let (stopper, stop) = stop_in_step(stop_in.unwrap_or(usize::MAX));
     let mut trainer =
@@ -63,9 +76,9 @@ fn train_on(
     if let Some(resume) = resume {
         trainer = trainer.resume(resume);
     }
-    let outcome = trainer.fit(&mlp, &train, Some(&evaluation))?;
+    let outcome = trainer.fit(task, &train, Some(&evaluation))?;
     let events = events.lock().unwrap().clone();
-    Ok(Trained { outcome, mlp, events })
+    Ok((outcome, events))
 }
 
 fn file(directory: &Path, step: usize, name: &str) -> Vec<u8> {
@@ -74,19 +87,37 @@ fn file(directory: &Path, step: usize, name: &str) -> Vec<u8> {
 
 #[test]
 fn stopping_after_any_step_changes_nothing() {
-    stopping_after_any_step_changes_nothing_with(1);
+    stopping_after_any_step_changes_nothing_with(TrainingArguments::default());
 }
 
 #[test]
 fn stopping_after_any_step_changes_nothing_with_fused_micro_batches() {
     // Steps of four are passes of two and two, those of three passes of one and two.
-    stopping_after_any_step_changes_nothing_with(2);
+    stopping_after_any_step_changes_nothing_with(TrainingArguments {
+        fused_micro_batches: 2,
+        ..Default::default()
+    });
 }
 
-fn stopping_after_any_step_changes_nothing_with(fused_micro_batches: usize) {
+#[test]
+fn stopping_after_any_step_changes_nothing_with_momentum() {
+    stopping_after_any_step_changes_nothing_with(TrainingArguments {
+        optim: OptimizerType::Sgd,
+        sgd_momentum: 0.9,
+        ..Default::default()
+    });
+}
+
+fn stopping_after_any_step_changes_nothing_with(special: TrainingArguments) {
     let whole = tempfile::tempdir().unwrap();
     // Entries of the log span steps, epochs and interruptions.
-    let base = TrainingArguments { logging_steps: 2, fused_micro_batches, ..arguments(whole.path()) };
+    let base = TrainingArguments {
+        logging_steps: 2,
+        fused_micro_batches: special.fused_micro_batches,
+        optim: special.optim,
+        sgd_momentum: special.sgd_momentum,
+        ..arguments(whole.path())
+    };
     let uninterrupted = train(&base, None, None).unwrap();
     assert!(matches!(uninterrupted.outcome, Outcome::Finished { .. }));
 
@@ -228,7 +259,8 @@ fn a_crash_while_a_checkpoint_takes_the_place_of_another_loses_neither() {
     assert_eq!(resumed.bits(), whole.bits());
     // In the moment after, both are there, and the new one counts.
     fs::create_dir(directory.path().join(".checkpoint-9.replaced")).unwrap();
-    train(&arguments, Some(Resume::Newest), None).unwrap();
+    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
+    assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 9, .. })));
     assert!(!directory.path().join(".checkpoint-9.replaced").exists());
 }
 
@@ -237,7 +269,7 @@ fn another_optimizer_cannot_be_resumed() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = arguments(directory.path());
     train(&arguments, None, Some(4)).unwrap();
-    let other = TrainingArguments { optim: trainer_core::OptimizerType::Sgd, ..arguments };
+    let other = TrainingArguments { optim: OptimizerType::Sgd, ..arguments };
     let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
     assert!(error.contains("optim adamw_torch, now it is sgd"), "{error}");
 }
@@ -410,10 +442,14 @@ fn of_two_runs_in_one_directory_the_later_one_is_resumed() {
 
 /// An evaluation that is worse every time, so that the first checkpoint stays the best.
 fn train_worse(arguments: &TrainingArguments, resume: Option<Resume>, stop_in: Option<usize>) -> Trained {
-    let (train, _) = data();
-    let evaluation = Rows { rows: contrary(&train.rows), ..data().1 };
     let arguments = TrainingArguments { load_best_model_at_end: true, ..arguments.clone() };
-    train_on((train, evaluation), &arguments, resume, stop_in).unwrap()
+    train_on(worse(), &arguments, resume, stop_in).unwrap()
+}
+
+fn worse() -> (Rows, Rows) {
+    let (train, evaluation) = data();
+    let rows = contrary(&train.rows);
+    (train, Rows { rows, ..evaluation })
 }
 
 #[test]
@@ -439,15 +475,125 @@ fn a_moved_output_directory_keeps_its_best_checkpoint() {
 }
 
 #[test]
-fn a_lost_best_checkpoint_is_reported_and_a_new_best_found() {
-    let directory = tempfile::tempdir().unwrap();
-    let arguments = arguments(directory.path());
-    train_worse(&arguments, None, Some(5));
-    let best = directory.path().join("checkpoint-3");
+fn a_lost_or_damaged_best_checkpoint_is_reported_and_a_new_best_found() {
+    let lose = |checkpoint: &Path| fs::remove_dir_all(checkpoint).unwrap();
+    for damage in [lose, flip_a_bit, truncate, unfinish] {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = arguments(directory.path());
+        train_worse(&arguments, None, Some(5));
+        let best = directory.path().join("checkpoint-3");
+        damage(&best);
+        let resumed = train_worse(&arguments, Some(Resume::Newest), None);
+        assert_eq!(resumed.warnings(), [&Warning::BestCheckpointMissing { path: best }]);
+        assert_eq!(resumed.outcome.state().best_global_step, Some(6));
+    }
+}
+
+/// A network whose evaluations are all the same, so that the first stays the best, in every run.
+struct Unmoved {
+    mlp: Mlp,
+}
+
+impl Task for Unmoved {
+    type Batch = common::Batch;
+
+    fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        self.mlp.train_loss(batch, context)
+    }
+
+    fn eval_loss(&self, _batch: &Self::Batch) -> Result<LossTotal, BoxError> {
+        Ok(LossTotal { sum: 1.0, targets: 1 })
+    }
+
+    fn num_samples(&self, batch: &Self::Batch) -> usize {
+        self.mlp.num_samples(batch)
+    }
+}
+
+fn train_unmoved(arguments: &TrainingArguments, resume: Option<Resume>, stop_in: Option<usize>) -> Trained {
+    let task = Unmoved { mlp: model() };
+    let arguments = TrainingArguments { load_best_model_at_end: true, ..arguments.clone() };
+    let (outcome, events) = train_task(&task, &task.mlp, data(), &arguments, resume, stop_in).unwrap();
+    Trained { outcome, mlp: task.mlp, events }
+}
+
+#[test]
+fn the_best_checkpoint_is_never_that_of_another_run() {
+    let [whole, first, second] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let uninterrupted = train_unmoved(&arguments(whole.path()), None, None);
+    train_unmoved(&arguments(first.path()), None, Some(7));
+    // Another run, whose best has the same step and the same value.
+    let slower = TrainingArguments { learning_rate: 0.01, ..arguments(second.path()) };
+    train_unmoved(&slower, None, Some(4));
+
+    let named = Resume::From(first.path().join("checkpoint-6"));
+    train_unmoved(&arguments(second.path()), Some(named), Some(8));
+    let resumed = train_unmoved(&arguments(second.path()), Some(Resume::Newest), Some(8));
+    let best = first.path().join("checkpoint-3");
+    assert_eq!(resumed.outcome.state().best_model_checkpoint.as_ref(), Some(&best));
+    assert_eq!(resumed.warnings(), [] as [&Warning; 0]);
+    assert_eq!(resumed.bits(), uninterrupted.bits());
+
     fs::remove_dir_all(&best).unwrap();
-    let resumed = train_worse(&arguments, Some(Resume::Newest), None);
+    let resumed = train_unmoved(
+        &arguments(second.path()),
+        Some(Resume::From(second.path().join("checkpoint-8"))),
+        None,
+    );
     assert_eq!(resumed.warnings(), [&Warning::BestCheckpointMissing { path: best }]);
-    assert_eq!(resumed.outcome.state().best_global_step, Some(6));
+    assert_eq!(resumed.outcome.state().best_global_step, Some(9));
+}
+
+#[test]
+fn a_best_by_another_metric_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let patient = TrainingArguments {
+        num_train_epochs: 9.0,
+        early_stopping_patience: Some(2),
+        ..arguments(directory.path())
+    };
+    let first = train_worse(&patient, None, None);
+    assert_eq!((first.outcome.state().best_global_step, first.outcome.state().global_step), (Some(3), 9));
+
+    // The same metric by its other name.
+    let named =
+        |metric: &str| TrainingArguments { metric_for_best_model: metric.to_owned(), ..patient.clone() };
+    let resumed = train_worse(&named("eval_loss"), Some(Resume::Newest), None);
+    assert!(matches!(resumed.warnings()[..], [Warning::ArgumentsChanged { .. }]), "{:?}", resumed.warnings());
+    assert_eq!((resumed.outcome.state().best_global_step, resumed.outcome.state().global_step), (Some(3), 9));
+
+    let resumed = train_worse(&named("perplexity"), Some(Resume::Newest), None);
+    let warnings = resumed.warnings();
+    let [Warning::ArgumentsChanged { .. }, forgotten @ Warning::BestForgotten { .. }] = warnings[..] else {
+        panic!("{warnings:?}")
+    };
+    let expected = "looking for a new best: the best was chosen by loss, and now it is chosen by perplexity";
+    assert_eq!(forgotten.to_string(), expected);
+    // The first evaluation is the best again, and two worse ones follow.
+    assert_eq!(
+        (resumed.outcome.state().best_global_step, resumed.outcome.state().global_step),
+        (Some(12), 18)
+    );
+}
+
+#[test]
+fn a_best_that_was_not_saved_is_forgotten_where_the_best_is_to_be_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let unsaved = TrainingArguments { save_strategy: IntervalStrategy::No, ..arguments(directory.path()) };
+    let interrupted = train_on(worse(), &unsaved, None, Some(5)).unwrap();
+    assert_eq!(interrupted.outcome.state().best_global_step, Some(3));
+
+    let resumed = train_worse(&unsaved, Some(Resume::Newest), None);
+    let warnings = resumed.warnings();
+    let [Warning::ArgumentsChanged { .. }, forgotten @ Warning::BestForgotten { .. }] = warnings[..] else {
+        panic!("{warnings:?}")
+    };
+    assert!(forgotten.to_string().contains("after step 3, were not saved"), "{forgotten}");
+    let best = directory.path().join("checkpoint-6");
+    assert_eq!(resumed.outcome.state().best_model_checkpoint.as_ref(), Some(&best));
+    assert!(
+        resumed.events.iter().any(|event| matches!(event, Event::BestLoaded { path, .. } if *path == best))
+    );
 }
 
 #[test]

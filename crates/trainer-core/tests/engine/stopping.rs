@@ -6,8 +6,8 @@ use super::common::{
     Batch, CLASSES, Mlp, Rows, TARGETS, arguments, contrary, random_rows, recorder, stop_in_step,
 };
 use trainer_core::{
-    BoxError, Event, LogEntry, LossSum, LossTotal, Measured, Metric, Outcome, Ratio, Resume, StepContext,
-    Task, Trainer, TrainingArguments, evaluate,
+    BoxError, Event, IntervalStrategy, LogEntry, LossSum, LossTotal, Measured, Metric, Outcome, Ratio,
+    Resume, StepContext, Task, Trainer, TrainingArguments, Warning, evaluate,
 };
 
 /// A network of which the accuracy is measured too.
@@ -106,6 +106,60 @@ fn the_best_is_the_highest_where_higher_is_better() {
     }
 }
 
+/// A network of which the same is measured every time.
+struct Fixed {
+    mlp: Mlp,
+    loss: f64,
+    accuracy: f64,
+}
+
+impl Task for Fixed {
+    type Batch = Batch;
+
+    fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        self.mlp.train_loss(batch, context)
+    }
+
+    fn eval_loss(&self, _batch: &Batch) -> Result<LossTotal, BoxError> {
+        Ok(LossTotal { sum: self.loss, targets: 1 })
+    }
+
+    fn measure(&self, batch: &Batch) -> Result<Measured, BoxError> {
+        let ratio = Ratio { numerator: self.accuracy, denominator: 1.0 };
+        Ok(Measured::new(self.eval_loss(batch)?).with(Metric::TOKEN_ACCURACY, ratio))
+    }
+
+    fn num_samples(&self, batch: &Batch) -> usize {
+        self.mlp.num_samples(batch)
+    }
+}
+
+#[test]
+fn an_evaluation_is_the_best_only_where_loss_and_metric_are_finite_and_costs_patience_otherwise() {
+    for (loss, accuracy, culprit) in
+        [(f64::NAN, 0.5, "loss"), (1.0, f64::NAN, "token_accuracy"), (f64::INFINITY, f64::NAN, "loss")]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = TrainingArguments {
+            metric_for_best_model: Metric::TOKEN_ACCURACY.name.to_owned(),
+            ..patient(directory.path())
+        };
+        let task = Fixed { mlp: Mlp::new(5), loss, accuracy };
+        let (sink, events) = recorder();
+        let trainer = Trainer::new(arguments, task.mlp.parameters()).unwrap().sink(sink);
+        let outcome = trainer.fit(&task, &rows(), Some(&worse())).unwrap();
+        let state = outcome.state();
+        assert_eq!((state.best_metric, state.best_global_step), (None, None), "{culprit}");
+        assert_eq!(state.global_step, 9, "three evaluations are as many as the run is patient for");
+        let events = events.lock().unwrap();
+        let warned = events.iter().filter_map(|event| match event {
+            Event::Warning(Warning::EvaluationNotFinite { metric, .. }) => Some(*metric),
+            _ => None,
+        });
+        assert_eq!(warned.collect::<Vec<_>>(), [culprit; 3]);
+    }
+}
+
 fn patient(output_dir: &Path) -> TrainingArguments {
     TrainingArguments { num_train_epochs: 9.0, early_stopping_patience: Some(3), ..arguments(output_dir) }
 }
@@ -179,4 +233,37 @@ fn a_run_whose_time_is_up_evaluates_saves_and_ends() {
     // The seconds before a resume count.
     let (again, ..) = train(arguments, true, usize::MAX);
     assert_eq!(again.state().global_step, step);
+}
+
+/// A run that does not save when it evaluates, or not evaluate when it saves, and whose time is up in the one or the
+/// other at the end of an epoch.
+#[test]
+fn time_that_runs_out_between_two_steps_loses_neither_evaluation_nor_checkpoint() {
+    let (steps, epoch) = (IntervalStrategy::Steps, IntervalStrategy::Epoch);
+    for (eval_strategy, save_strategy, ends_after) in [(epoch, steps, 3), (steps, epoch, 4)] {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = TrainingArguments {
+            max_seconds: Some(1.0),
+            eval_strategy,
+            save_strategy,
+            load_best_model_at_end: false,
+            ..arguments(directory.path())
+        };
+        let mlp = Mlp::new(5);
+        let dawdle = |event: &Event| -> Result<(), BoxError> {
+            if matches!(event, Event::EvaluationStarted { .. } | Event::CheckpointSaved { .. }) {
+                std::thread::sleep(std::time::Duration::from_millis(1100));
+            }
+            Ok(())
+        };
+        let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(dawdle);
+        let outcome = trainer.fit(&mlp, &rows(), Some(&worse())).unwrap();
+        let state = outcome.state();
+        let step = state.global_step;
+        assert!(step <= ends_after, "{step}");
+        assert!(directory.path().join(format!("checkpoint-{step}")).is_dir(), "{step}");
+        let evaluated =
+            |entry: &LogEntry| matches!(entry, LogEntry::Evaluation { step: at, .. } if *at == step);
+        assert!(state.log_history.iter().any(evaluated), "{step}");
+    }
 }
