@@ -82,12 +82,14 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         let all = seconds(runs, &first, &config(base, TOKENS))?;
         let step = (all - begin) / (TOKENS - 1) as f64;
         println!("{name:>26} {:>9.1} ms a picture, {:.1} of it to the first token", 1e3 * all, 1e3 * begin);
+        // The memory that was measured is the host's.
+        let share = device.is_cpu().then(|| 100.0 * bytes / step / memory);
+        let share = share.map_or(String::new(), |share| format!(", {share:.0} % of the memory's speed"));
         println!(
-            "{:>26} {:>9.2} ms, {:.1} GB/s of weights, {:.0} % of the memory's speed",
+            "{:>26} {:>9.2} ms, {:.1} GB/s of weights{share}",
             "a step of it",
             1e3 * step,
-            bytes / step / 1e9,
-            100.0 * bytes / step / memory
+            bytes / step / 1e9
         );
     }
     let recipe = config(recipe(), TOKENS);

@@ -51,10 +51,11 @@ impl Layer {
         }
     }
 
-    /// Operations that the layer needs, forward and backward, without the gradient of its frozen weight.
-    fn flops(&self) -> f64 {
+    /// Operations that a variant of the layer needs, forward and backward, without the gradient of its frozen weight.
+    fn flops(&self, variant: &str) -> f64 {
         let (n_in, n_out) = (self.base.in_features(), self.base.out_features());
-        (4 * self.rows * n_in * n_out + 6 * self.rows * self.rank * (n_in + n_out)) as f64
+        let rank = if variant == BASE { 0 } else { self.rank };
+        (4 * self.rows * n_in * n_out + 6 * self.rows * rank * (n_in + n_out)) as f64
     }
 
     fn lora(&self) -> LoraWeights<'_> {
@@ -99,10 +100,12 @@ impl Layer {
 }
 
 type Variant = (&'static str, fn(&Layer) -> Result<Tensor>);
+/// The variant without an adapter.
+const BASE: &str = "base alone";
 const VARIANTS: [Variant; 4] = [
     ("in a graph", Layer::fused),
     ("unfused", Layer::unfused),
-    ("base alone", Layer::dense),
+    (BASE, Layer::dense),
     ("candle", Layer::candle),
 ];
 
@@ -133,16 +136,18 @@ fn main() -> Result<()> {
                 for &rank in ranks(rows, features) {
                     let layer = Layer::new(rows, features, rank, dtype, &device);
                     let runs = if quick { 1 } else { 15 };
-                    let cell = |seconds: Option<f64>| {
+                    let cell = |variant: &str, seconds: Option<f64>| {
                         let Some(seconds) = seconds else { return format!("{:>18}", "-") };
-                        let share = 100.0 * layer.flops() / seconds / peak;
-                        format!("{:>10.2} ({share:>3.0} %)", 1e3 * seconds)
+                        // The peak is the processor's.
+                        let share = 100.0 * layer.flops(variant) / seconds / peak;
+                        let share = if device.is_cpu() { format!("({share:>3.0} %)") } else { String::new() };
+                        format!("{:>10.2} {share:>7}", 1e3 * seconds)
                     };
-                    let in_graphs = VARIANTS.map(|(_, forward)| {
+                    let in_graphs = VARIANTS.map(|(name, forward)| {
                         let step = || forward(&layer)?.sum_all()?.backward().map(drop);
-                        cell(common::median_seconds(&device, runs, step).ok())
+                        cell(name, common::median_seconds(&device, runs, step).ok())
                     });
-                    let operation = cell(layer.operation(runs));
+                    let operation = cell("operation", layer.operation(runs));
                     let cells = in_graphs.join("");
                     println!("{rows:>6} {:>6} {:>6} {rank:>3}  {operation}{cells}", features.0, features.1);
                 }
@@ -156,8 +161,8 @@ fn main() -> Result<()> {
     for features in FEATURES {
         let layer = Layer::new(ROWS[0], features, 16, DType::F32, &device);
         let mut group = criterion.benchmark_group(format!("lora_matmul/{}x{}", features.0, features.1));
-        group.throughput(Throughput::Elements(layer.flops() as u64));
         for (name, forward) in VARIANTS {
+            group.throughput(Throughput::Elements(layer.flops(name) as u64));
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
                     let gradients = forward(&layer).unwrap().sum_all().unwrap().backward().unwrap();
