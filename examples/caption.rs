@@ -19,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::cli::{self, Decoding, Storage};
 use recipes::open;
+use recipes::terminal::{one_line, say};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             ExitCode::from(SKIPPED)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -90,9 +91,10 @@ fn run(options: &cli::Caption) -> Result<usize> {
         let captions = model.generate(&features, prompt.as_deref(), &config)?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
         for (&row, captions) in batch.rows().iter().zip(captions.chunks(config.num_return_sequences)) {
-            for (rank, Caption { ids, score }) in captions.iter().enumerate() {
+            let best = best(captions);
+            for (index, Caption { ids, score }) in captions.iter().enumerate() {
                 let text = pretrained.tokenizer.decode(ids, true)?;
-                if let Some(metadata) = metadata.as_mut().filter(|_| rank == 0) {
+                if let Some(metadata) = metadata.as_mut().filter(|_| index == best) {
                     metadata.add(row, &text)?;
                 }
                 let name = images.get(row).map(|path| path.display().to_string());
@@ -106,7 +108,10 @@ fn run(options: &cli::Caption) -> Result<usize> {
                 } else {
                     format!("{}: {text}", name.unwrap_or_else(|| format!("row {row}")))
                 };
-                bar.suspend(|| println!("{line}"));
+                let is_read = bar.suspend(|| say(&line));
+                if !is_read && metadata.is_none() {
+                    return Ok(skipped);
+                }
             }
         }
     }
@@ -115,6 +120,12 @@ fn run(options: &cli::Caption) -> Result<usize> {
         metadata.write()?;
     }
     Ok(skipped)
+}
+
+/// Which of a picture's captions has the highest score, the first of equals: drawn ones come in the order of their draws.
+fn best(captions: &[Caption]) -> usize {
+    let best = (0..captions.len()).rev().max_by(|a, b| captions[*a].score.total_cmp(&captions[*b].score));
+    best.unwrap_or(0)
 }
 
 /// The captions as `metadata.jsonl` of an image folder.
@@ -126,10 +137,13 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// Checks before the work that every picture lies in the file's folder.
+    /// Checks before the work that the file is a new one, and that every picture lies in its folder.
     fn new(path: &Path, images: &[PathBuf]) -> Result<Self> {
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let root = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
+        if path.exists() {
+            bail!("{} exists; the captions in it may be somebody's work: remove it, or choose another", path.display());
+        }
         let name = |image: &PathBuf| -> Result<Option<String>> {
             let Ok(image) = image.canonicalize() else { return Ok(None) };
             let Ok(inside) = image.strip_prefix(&root) else {

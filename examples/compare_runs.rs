@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use recipes::report::{Run, write_comparison};
+use recipes::terminal::{one_line, say};
 
 /// Compares finished runs of pokemon_finetune on one page.
 #[derive(Parser)]
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -36,9 +37,9 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let runs = options.runs.iter().map(|dir| Run::read(dir)).collect::<Result<Vec<_>>>()?;
     for run in &runs {
-        println!("{}\n{}", run.name, run.metrics);
+        say(format_args!("{}\n{}", run.name, run.metrics));
     }
     write_comparison(&runs, &options.output)?;
-    println!("written to {}", options.output.display());
+    say(format_args!("written to {}", options.output.display()));
     Ok(())
 }

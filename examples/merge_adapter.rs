@@ -13,6 +13,7 @@ use clap::Parser;
 use git_model::GitForCausalLm;
 use peft_lora::LoraBuilder;
 use recipes::hub::Location;
+use recipes::terminal::{one_line, say};
 use recipes::{open, save};
 use train_ops::TrainableBuilder;
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -58,6 +59,6 @@ fn run(options: &Options) -> Result<()> {
         merged += 1;
     }
     save::checkpoint(&weights, &pretrained.dir, &options.output_dir)?;
-    println!("merged {merged} layers; written to {}", options.output_dir.display());
+    say(format_args!("merged {merged} layers; written to {}", options.output_dir.display()));
     Ok(())
 }

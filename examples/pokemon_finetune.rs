@@ -26,9 +26,10 @@ use recipes::open::Pretrained;
 use recipes::report::{Report, Run, strip_svg, write_comparison};
 use recipes::results::{self, CaptionLine, Metrics};
 use recipes::task::{CaptionBatches, CaptionTask, rows_of_first_samples};
+use recipes::terminal::{one_line, say};
 use recipes::{open, plot, save, setup};
 use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
-use trainer_core::{BoxError, Outcome, Parameters, StopSignal, Trainer, TrainingArguments};
+use trainer_core::{BoxError, Event, Outcome, Parameters, StopSignal, Trainer, TrainingArguments};
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -39,16 +40,17 @@ const STRIP: usize = 4;
 fn main() -> ExitCode {
     let options = Finetune::from_command_line();
     let outcome = match options.sweep(std::env::args_os()) {
-        Ok(runs) if runs.is_empty() => {
-            Session::new(&options).and_then(|mut session| run(&options, &mut session))
-        }
+        Ok(runs) if runs.is_empty() => Session::new(&options).and_then(|mut session| {
+            let command = cli::command_line(std::env::args_os());
+            run(&options, &command, &mut session)
+        }),
         Ok(runs) => Session::new(&options).and_then(|mut session| sweep(&options, &runs, &mut session)),
         Err(error) => error.exit(),
     };
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
 /// What the runs of a sweep share.
 struct Session {
     threads: NonZero<usize>,
-    /// The signal of the run that Ctrl-C stops.
+    /// The signal of the run that Ctrl-C stops; requested where none is training, so that Ctrl-C ends at once.
     stop: Arc<Mutex<StopSignal>>,
     /// Whether other runs follow, which may need the features of other pictures.
     sweeps: bool,
@@ -71,7 +73,9 @@ impl Session {
             eprintln!("warning: this is a debug build, many times slower; use cargo run --release");
         }
         let threads = cli::use_threads(options.hardware.threads)?;
-        let stop = Arc::new(Mutex::new(StopSignal::new()));
+        let none = StopSignal::new();
+        none.request();
+        let stop = Arc::new(Mutex::new(none));
         let current = Arc::clone(&stop);
         ctrlc::set_handler(move || {
             let current = current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,8 +99,8 @@ impl Session {
 /// Runs a grid of options one after another, and compares what came out.
 fn sweep(options: &Finetune, runs: &[SweepRun], session: &mut Session) -> Result<ExitCode> {
     for (number, sweep) in (1..).zip(runs) {
-        println!("\nrun {number} of {}: {}", runs.len(), sweep.name);
-        if run(&sweep.options, session)? != ExitCode::SUCCESS {
+        say(format_args!("\nrun {number} of {}: {}", runs.len(), sweep.name));
+        if run(&sweep.options, &sweep.command, session)? != ExitCode::SUCCESS {
             return Ok(ExitCode::from(INTERRUPTED));
         }
     }
@@ -106,11 +110,11 @@ fn sweep(options: &Finetune, runs: &[SweepRun], session: &mut Session) -> Result
         .collect::<Result<Vec<_>>>()?;
     let page = options.data.output_dir.join("compare.html");
     write_comparison(&finished, &page)?;
-    println!("\n{} runs compared in {}", runs.len(), page.display());
+    say(format_args!("\n{} runs compared in {}", runs.len(), page.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
+fn run(options: &Finetune, command: &str, session: &mut Session) -> Result<ExitCode> {
     let Finetune { data, training, lora, hardware, run, .. } = options;
     let threads = session.threads;
     let device = cli::device(hardware.device)?;
@@ -120,7 +124,20 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     })?;
 
     // Opened before the long work, so that a folder that cannot be written to is found now.
-    let log = JsonLinesSink::append(&output_dir.join("log.jsonl"))?;
+    let log = output_dir.join("log.jsonl");
+    JsonLinesSink::append(&log)?;
+    let model = if let Location::Local(dir) = &data.model { Some(dir) } else { None };
+    for (flag, dir) in [("--init-adapter", lora.init_adapter.as_ref()), ("--model", model)] {
+        if let Some(dir) = dir
+            && training.resume.is_none()
+            && results::is_left_by_earlier(output_dir, dir)
+        {
+            bail!(
+                "{flag} {} is what an earlier run left, and a new run there removes it: choose another --output-dir",
+                dir.display()
+            );
+        }
+    }
 
     // What goes in: a pre-trained model, captioned pictures, and who learns from which.
     let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
@@ -152,19 +169,24 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let fused_micro_batches = options.fused_micro_batches(config, longest, adapted.vision_trains);
 
     let arguments = TrainingArguments { fused_micro_batches, ..options.training_arguments() };
+    // Now, and not after the features are computed.
+    arguments.validate()?;
     let counts = [&rows.train, &rows.validation, &rows.test].map(|rows| rows.len());
     let mut setup = vec![
         ("model".to_owned(), name.clone()),
         ("dataset".to_owned(), source.name()),
         ("split".to_owned(), format!("{} train, {} validation, {} test", counts[0], counts[1], counts[2])),
     ];
-    setup.extend(setup::rows(options, &arguments, &adapted));
+    setup.extend(setup::rows(options, &arguments, &adapted, rows.train.len()));
+    if let caption_data::Padding::MaxLength(tokens) = padding {
+        setup.push(("padding".to_owned(), format!("every caption to {tokens} tokens")));
+    }
     let cores = if threads.get() == 1 { "thread" } else { "threads" };
     let computed_on = format!("{}, {:?}, {threads} {cores}", hardware.device, hardware.dtype).to_lowercase();
     setup.push(("device".to_owned(), computed_on));
     setup.push(("output".to_owned(), output_dir.display().to_string()));
     for (name, value) in &setup {
-        println!("{name:>13}  {value}");
+        say(format_args!("{name:>13}  {value}"));
     }
 
     if adapted.vision_trains
@@ -193,9 +215,9 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
             for damage in store.damaged() {
                 eprintln!("warning: {damage}; what this run needs of it is computed again");
             }
-            println!("{:>13}  {store}", "features");
+            say(format_args!("{:>13}  {store}", "features"));
             if let Some(unneeded) = store.unneeded() {
-                println!("note: {unneeded}");
+                say(format_args!("note: {unneeded}"));
             }
             session.features = Some(Arc::new(store));
         }
@@ -226,7 +248,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         Captioner { model, tokenizer: &tokenizer, pictures: loader.clone(), features: features.clone() };
     let eval_captions = output_dir.join("eval_captions.jsonl");
     let before = training.resume.as_ref().and_then(|_| std::fs::read_to_string(&eval_captions).ok());
-    let sampled = Mutex::new(before.unwrap_or_default());
+    let sampled = Arc::new(Mutex::new(before.unwrap_or_default()));
     let save = |to: &Path| -> Result<(), BoxError> {
         // A checkpoint has its step in its name, also while it is being written. Step 0 is the rehearsal before training.
         let name = to.file_name().unwrap_or_default().to_string_lossy();
@@ -234,7 +256,7 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
         if let Some(count) = data.eval_captions.filter(|_| step > 0) {
             let rows = &rows.validation[..count.min(rows.validation.len())];
             let sample = Sample::take(&captioner, &source, rows)?;
-            print!("{sample}");
+            say(sample.to_string().trim_end());
             let mut lines = sampled.lock().unwrap_or_else(PoisonError::into_inner);
             lines.push_str(&format!("{}\n", sample.line(step)));
             recipes::files::replace(&eval_captions, lines.as_bytes())?;
@@ -253,10 +275,21 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     // Without an adapter to switch off, the base model is gone after the first step.
     let base = if adapter.is_none() { Some(judged("base")?) } else { None };
 
+    if training.resume.is_none() {
+        results::remove_earlier(output_dir)?;
+    }
+    let resumed = Arc::clone(&sampled);
     let stop = session.stop_signal();
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
-        .sink(log)
+        .sink(JsonLinesSink::append(&log)?)
+        .sink(move |event: &Event| -> Result<(), BoxError> {
+            if let Event::Resumed { global_step, .. } = event {
+                let mut lines = resumed.lock().unwrap_or_else(PoisonError::into_inner);
+                *lines = results::lines_until(*global_step, &lines);
+            }
+            Ok(())
+        })
         .stop_signal(stop.clone());
     for format in &run.report_to {
         trainer = match format {
@@ -273,8 +306,10 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let state = match trainer.fit(&task, &train, Some(&validation))? {
         Outcome::Finished { state } => state,
         Outcome::Interrupted { state, checkpoint } => {
+            // A sweep's command makes new runs.
+            let command = if session.sweeps { command } else { "the same command with" };
             eprintln!(
-                "stopped after step {} of {}, saved in {}; the same command with --resume goes on from there",
+                "stopped after step {} of {}, saved in {}; {command} --resume goes on from there",
                 state.global_step,
                 state.max_steps,
                 checkpoint.display()
@@ -300,12 +335,12 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let metrics = Metrics::new(&base_result, &adapted_result);
     results::write_metrics(output_dir, &metrics)?;
 
-    print!("\n{metrics}\n");
+    say(format_args!("\n{metrics}"));
     for line in lines.iter().take(5) {
-        println!(
+        say(format_args!(
             "row {}: {}\n  base     {}\n  adapted  {}",
             line.row, line.reference, line.base, line.adapter
-        );
+        ));
     }
     if data.dataset == Location::Embedded {
         print_share_named(&lines)?;
@@ -316,8 +351,8 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let effects = adapter.as_ref().map(|adapter| adapter.effect()).transpose()?.unwrap_or_default();
     let report = Report {
         title: "Captions before and after fine-tuning".to_owned(),
-        subtitle: setup::story(options, rows.train.len(), &state),
-        command: cli::command_line(),
+        subtitle: setup::story(options, &adapted, rows.train.len(), &state),
+        command: command.to_owned(),
         setup,
         history,
         metrics: metrics.rows(),
@@ -334,7 +369,10 @@ fn run(options: &Finetune, session: &mut Session) -> Result<ExitCode> {
     let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
     recipes::files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
     let model = if adapter.is_some() { "adapter/" } else { "model/" };
-    println!("\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}", output_dir.display());
+    say(format_args!(
+        "\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}",
+        output_dir.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -347,6 +385,9 @@ fn print_share_named(lines: &[CaptionLine]) -> Result<()> {
         base += usize::from(monster.names_creature_and_color(&line.base));
         adapted += usize::from(monster.names_creature_and_color(&line.adapter));
     }
-    println!("\ncaptions that name creature and colour: base {base}, adapted {adapted} of {}", lines.len());
+    say(format_args!(
+        "\ncaptions that name creature and colour: base {base}, adapted {adapted} of {}",
+        lines.len()
+    ));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, RgbImage};
 
-use crate::{Error, Result};
+use crate::{Error, Result, png};
 
 /// Turns the bytes of a picture file into upright RGB pixels, as `datasets` and Pillow do:
 /// `exif_transpose(Image.open(file)).convert("RGB")`.
@@ -20,8 +20,10 @@ use crate::{Error, Result};
 /// | 16-bit colour or with alpha | the high byte |
 /// | CMYK JPEG | `(255 - c)(255 - k) / 255`, without a colour profile |
 ///
-/// The pixels equal Pillow's exactly but for JPEG, whose decoder differs from libjpeg-turbo: by 1 or 2 of 255
-/// levels, and where colours are stored at a lower resolution by up to about 6, on average by less than a half.
+/// The pixels equal Pillow's exactly but for two kinds of files. The decoder of JPEG differs from libjpeg-turbo: by
+/// 1 or 2 of 255 levels, and where colours are stored at a lower resolution by up to about 6, on average by less than
+/// a half. And where the first frame of a GIF is smaller than its canvas, the rest is black; Pillow gives it the
+/// transparent colour of the palette, or the first.
 ///
 /// A picture that is cut short, broken, of an unknown kind or too large is an error, and so is a panic of a
 /// decoder.
@@ -82,14 +84,22 @@ impl ImageDecoder {
         if u64::from(width) * u64::from(height) > self.max_pixels {
             return Err(Error::TooManyPixels { width, height, max_pixels: self.max_pixels });
         }
-        let exif = decoder.exif_metadata().map_err(broken)?;
-        let orientation = match exif.as_deref().and_then(Orientation::from_exif_chunk) {
-            Some(orientation) => orientation,
-            None => xmp_orientation(&decoder.xmp_metadata().map_err(broken)?.unwrap_or_default()),
+        let (exif, xmp) = if format == ImageFormat::Png {
+            let metadata = png::Metadata::read(file, METADATA_BYTES);
+            (metadata.exif, metadata.xmp)
+        } else {
+            let exif = decoder.exif_metadata().map_err(broken)?.unwrap_or_default();
+            (exif, decoder.xmp_metadata().map_err(broken)?.unwrap_or_default())
         };
-        let color = decoder.color_type();
+        let orientation = Orientation::from_exif_chunk(&exif).unwrap_or_else(|| xmp_orientation(&xmp));
+        let mut color = decoder.color_type();
         let mut pixels = vec![0; decoder.total_bytes() as usize];
         decoder.read_image(&mut pixels).map_err(broken)?;
+        if color == ColorType::La16 && format == ImageFormat::Png && png::is_gray_without_alpha(file) {
+            // The decoder made an alpha channel of the level that the file calls transparent.
+            pixels = pixels.chunks_exact(4).flat_map(|p| [p[0], p[1]]).collect();
+            color = ColorType::L16;
+        }
 
         let rgb = RgbImage::from_raw(width, height, to_rgb(pixels, color)?);
         let rgb = rgb.ok_or_else(|| Error::Decode { why: "its pixels do not fill its frame".to_owned() })?;

@@ -39,6 +39,14 @@ pub enum Error {
         /// What was looked for, or what was found instead.
         why: String,
     },
+    /// A folder whose parquet files are not one whole training split.
+    #[error("{dataset}: {refusal}")]
+    Selection {
+        /// Its path.
+        dataset: String,
+        /// What is wrong.
+        refusal: crate::selection::Refusal,
+    },
     /// A dataset whose captions are all blank.
     #[error(
         "{dataset}: column `{column}` is empty in all {rows} rows; name the column that holds the captions"
@@ -90,6 +98,18 @@ pub enum Error {
         image: PathBuf,
         /// Where its caption should be.
         caption: PathBuf,
+    },
+    /// A caption in a text file whose picture is of a kind that is not read.
+    #[error(
+        "{} has no picture that can be read: {} is no PNG, JPEG, GIF, WebP or BMP file by its name; convert or \
+         rename it, or give the text another name",
+        caption.display(), other.display()
+    )]
+    UnreadPicture {
+        /// The text file.
+        caption: PathBuf,
+        /// The file of the same name beside it.
+        other: PathBuf,
     },
     /// Rows that cannot be divided as asked.
     #[error("cannot split {rows} rows: {why}")]

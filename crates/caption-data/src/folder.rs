@@ -1,12 +1,13 @@
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use image::RgbImage;
 use serde_json::{Map, Value};
 
-use crate::open::{has_extension, is_metadata, walk};
+use crate::open::{has_extension, name_in, walk};
 use crate::source::{fingerprint_of_file, row_of};
-use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
+use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions, selection};
 
 /// A folder of picture files with captions, laid out in one of the ways of Hugging Face's `imagefolder`:
 ///
@@ -16,7 +17,9 @@ use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
 ///
 /// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
 /// with metadata of its own. Rows are in the order of the metadata, or of the paths. Pictures that the
-/// metadata do not name are left out.
+/// metadata do not name are left out, and so are text files that have the name of no other file, and all that is
+/// not of the training split ([`selection`]): `test/0001.png` in this folder, though not in a folder `test` that is
+/// opened itself.
 #[derive(Debug)]
 pub struct ImageFolder {
     folder: PathBuf,
@@ -30,33 +33,34 @@ struct Row {
     caption: String,
 }
 
-/// Extensions of the pictures that [`ImageDecoder`] reads.
-const PICTURES: [&str; 7] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"];
-
 impl ImageFolder {
     /// Reads the captions of a folder and finds its pictures.
     ///
     /// # Errors
-    /// If a picture has no caption or a caption has no picture, if metadata are broken (the error names the
-    /// line), or if there is no row or no row with a caption.
+    /// If a picture has no caption, if the picture of a text file has an ending that is not read, if metadata are
+    /// broken (the error names the line), or if there is no row or no row with a caption.
     pub fn open(folder: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         let folder = folder.as_ref();
         let files = walk(folder)?;
+        let names: Vec<String> = files.iter().map(|file| name_in(folder, file)).collect();
+        let is_trained_on = selection::image_folder(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let is_trained_on = |file: &Path| is_trained_on(&name_in(folder, file));
+        let files: Vec<PathBuf> = files.into_iter().filter(|file| is_trained_on(file)).collect();
+        let metadata: Vec<&PathBuf> = files.iter().filter(|file| is_metadata(file)).collect();
         let mut rows = Vec::new();
-        if files.iter().any(|file| is_metadata(file)) {
-            for metadata in files.iter().filter(|file| is_metadata(file)) {
-                let both = metadata.file_name().is_some_and(|name| name == "metadata.csv")
-                    && metadata.with_extension("jsonl").exists();
-                if !both {
-                    read_metadata(metadata, &options.caption_column, &mut rows)?;
-                }
+        for file in &metadata {
+            let both = has_extension(file, &["csv"]) && metadata.contains(&&file.with_extension("jsonl"));
+            if !both {
+                read_metadata(file, &options.caption_column, is_trained_on, &mut rows)?;
             }
-        } else {
+        }
+        if metadata.is_empty() {
             read_text_files(&files, &mut rows)?;
         }
         let dataset = || folder.display().to_string();
         if rows.is_empty() {
-            let why = "expected parquet files, metadata.jsonl, metadata.csv, or pictures beside .txt files"
+            let why = "expected parquet files, metadata.jsonl, metadata.csv, or pictures beside .txt files, outside of \
+                       folders of held-out splits (such as test)"
                 .to_owned();
             return Err(Error::NoRows { dataset: dataset(), why });
         }
@@ -108,8 +112,23 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::UnreadableFile { error })
 }
 
+/// The text of a file, without the byte order mark that spreadsheets and editors of Windows begin it with.
+fn read_text(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+fn is_metadata(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| selection::is_metadata(&name.to_string_lossy()))
+}
+
+fn is_picture(path: &Path) -> bool {
+    selection::is_picture(&path.to_string_lossy())
+}
+
 fn read_text_files(files: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {
-    let images: Vec<&PathBuf> = files.iter().filter(|file| has_extension(file, &PICTURES)).collect();
+    let (images, others): (Vec<&PathBuf>, Vec<&PathBuf>) = files.iter().partition(|file| is_picture(file));
+    refuse_unread_pictures(&images, &others)?;
     let captions = |image: &Path| image.with_extension("txt");
     if !images.iter().any(|image| captions(image).exists()) {
         return Ok(());
@@ -119,23 +138,41 @@ fn read_text_files(files: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {
         if !path.exists() {
             return Err(Error::NoCaptionFile { image: image.clone(), caption: path });
         }
-        let text = fs::read_to_string(&path).map_err(|error| Error::Io { path, error })?;
-        rows.push(Row { image: image.clone(), caption: text.trim().to_owned() });
+        rows.push(Row { image: image.clone(), caption: read_text(&path)?.trim().to_owned() });
     }
     Ok(())
 }
 
-fn read_metadata(path: &Path, column: &str, rows: &mut Vec<Row>) -> Result<()> {
-    let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+/// Refuses text files that belong to a file which is no picture by its ending, such as `1.txt` beside `1.tif`.
+fn refuse_unread_pictures(images: &[&PathBuf], others: &[&PathBuf]) -> Result<()> {
+    let stem = |file: &&PathBuf| file.with_extension("");
+    let read: HashSet<PathBuf> = images.iter().map(stem).collect();
+    let (texts, unread): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        others.iter().partition(|file| has_extension(file, &["txt"]));
+    let unread: HashMap<PathBuf, &PathBuf> = unread.into_iter().map(|file| (stem(&file), file)).collect();
+    for caption in texts.into_iter().filter(|text| !read.contains(&stem(text))) {
+        if let Some(other) = unread.get(&stem(&caption)) {
+            return Err(Error::UnreadPicture { caption: caption.clone(), other: other.to_path_buf() });
+        }
+    }
+    Ok(())
+}
+
+/// Adds the rows of a metadata file whose pictures are trained on.
+fn read_metadata(
+    path: &Path,
+    column: &str,
+    is_trained_on: impl Fn(&Path) -> bool,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let text = read_text(path)?;
     let broken = |line: usize, why: String| Error::Metadata { path: path.to_owned(), line, why };
-    let text = text.trim_start_matches('\u{feff}'); // the byte order mark of spreadsheets
     let folder = path.parent().unwrap_or(path);
     let mut add = |line: usize, fields: &Map<String, Value>| {
         let field = |name: &str| {
-            let missing = || Error::MissingColumn {
-                path: path.to_owned(),
-                column: name.to_owned(),
-                available: fields.keys().cloned().collect(),
+            let missing = || {
+                let names = fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                broken(line, format!("no column `{name}`; there are: {names}"))
             };
             match fields.get(name).ok_or_else(missing)? {
                 Value::String(text) => Ok(text.as_str()),
@@ -150,6 +187,9 @@ fn read_metadata(path: &Path, column: &str, rows: &mut Vec<Row>) -> Result<()> {
             return Err(broken(line, format!("{} does not lie inside the folder", file_name.display())));
         }
         let image = folder.join(file_name);
+        if !is_trained_on(&image) {
+            return Ok(());
+        }
         if !image.is_file() {
             return Err(broken(line, format!("there is no file {}", image.display())));
         }

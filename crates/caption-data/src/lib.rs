@@ -4,7 +4,7 @@
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] finds out whether a path holds parquet files
 //!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]); [`drawings`] makes pictures in code;
-//!   [`Subset`] chooses rows.
+//!   [`Subset`] chooses rows. [`selection`] tells training files from those that are held out.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, as `datasets`, Pillow and
 //!   `CLIPImageProcessor` make them.
 //! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.
@@ -51,6 +51,7 @@ mod parquet_file;
 mod parquet_source;
 mod pcg64;
 mod pictures;
+mod png;
 mod prefetch;
 mod processor;
 mod processor_config;
@@ -61,6 +62,7 @@ mod subset;
 mod tokenizer;
 
 pub mod drawings;
+pub mod selection;
 
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding, TokenizedCaptions};
 pub use decode::ImageDecoder;

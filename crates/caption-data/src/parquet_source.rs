@@ -15,8 +15,9 @@ use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
 /// parquet file. Features and other metadata of Hugging Face in the file are not needed and not read.
 ///
 /// Captions are read when the dataset is opened. Pictures are read one row group at a time, when a row of it
-/// is asked for, and kept as they are in the file, not decoded: up to 1 GiB, after which the row group that
-/// was not used for the longest time goes.
+/// is asked for, and kept as they are in the file, not decoded. Of more than 1 GiB the row groups that were not
+/// used for the longest time go, but the one that is read is always there as a whole: a file whose row groups are
+/// larger takes the memory of its largest one.
 #[derive(Debug)]
 pub struct ParquetSource {
     name: String,
@@ -49,7 +50,7 @@ struct Pictures {
     paths: Option<Column>,
 }
 
-/// How many bytes of pictures are kept.
+/// How many bytes of pictures are kept, the row group that is read aside.
 const KEPT_BYTES: usize = 1 << 30;
 
 impl ParquetSource {

@@ -4,9 +4,10 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use twox_hash::XxHash3_128;
 
+use crate::source::row_of;
 use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
 
-/// What becomes of a row whose picture cannot be read.
+/// What becomes of a row whose picture cannot be read or processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBadImage {
     /// It ends the work: the error names the row.
@@ -33,7 +34,7 @@ impl PictureLoader {
     /// The pictures of some rows, in their order.
     ///
     /// # Errors
-    /// If a picture cannot be read and [`OnBadImage::Fail`] is the rule; if a row does not exist or a whole
+    /// If a picture cannot be read or processed and [`OnBadImage::Fail`] is the rule; if a row does not exist or a whole
     /// file cannot be read, always.
     pub fn load(&self, rows: &[usize]) -> Result<PictureBatch> {
         let mut batch = PictureBatch {
@@ -43,8 +44,9 @@ impl PictureLoader {
             processor: Arc::clone(&self.processor),
         };
         for &row in rows {
-            let image = self.source.image(row).and_then(|image| self.processor.resize_and_crop(&image));
-            match image {
+            let small =
+                |image| self.processor.resize_and_crop(&image).map_err(row_of(self.source.name(), row));
+            match self.source.image(row).and_then(small) {
                 Ok(image) => {
                     batch.rows.push(row);
                     batch.images.push(image);

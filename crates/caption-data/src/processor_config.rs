@@ -50,6 +50,18 @@ const PROCESSORS: [(&str, Defaults); 6] = [
     ("VideoMAEFeatureExtractor", VIDEO_MAE),
 ];
 
+/// Options that are not about pixels: which class reads the file, where it computes, and how its caller hands over
+/// pictures and takes tensors.
+const NO_STEPS: [&str; 7] = [
+    "processor_class",
+    "use_fast",
+    "model_input_names",
+    "device",
+    "input_data_format",
+    "return_tensors",
+    "disable_grouping",
+];
+
 impl Default for ProcessorConfig {
     fn default() -> Self {
         Self {
@@ -75,6 +87,7 @@ struct File {
     image_mean: Option<[f64; 3]>,
     image_std: Option<[f64; 3]>,
     do_convert_rgb: Option<bool>,
+    data_format: Option<String>,
     image_processor_type: Option<String>,
     feature_extractor_type: Option<String>,
     #[serde(flatten)]
@@ -110,10 +123,12 @@ impl ProcessorConfig {
             let supported = "true; pictures are always read as RGB";
             return Err(unsupported("do_convert_rgb", "false".to_owned(), supported));
         }
-        const IGNORED: [&str; 3] = ["processor_class", "use_fast", "model_input_names"];
+        if let Some(order) = file.data_format.filter(|order| order != "channels_first") {
+            return Err(unsupported("data_format", order, "channels_first"));
+        }
         for (option, value) in &file.others {
             let idle = matches!(value, Value::Null | Value::Bool(false));
-            if !idle && !option.starts_with('_') && !IGNORED.contains(&option.as_str()) {
+            if !idle && !option.starts_with('_') && !NO_STEPS.contains(&option.as_str()) {
                 return Err(unsupported(option, value.to_string(), "null; this processor has no such step"));
             }
         }

@@ -25,6 +25,10 @@ pub struct CaptionTokenizer {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Config {
+    /// Whether there is such a file.
+    #[serde(skip)]
+    exists: bool,
+    tokenizer_class: Option<String>,
     do_lower_case: Option<bool>,
     strip_accents: Option<bool>,
     tokenize_chinese_chars: Option<bool>,
@@ -40,7 +44,8 @@ struct Config {
 
 impl CaptionTokenizer {
     /// Reads the tokenizer of a checkpoint folder: `tokenizer.json`, or where only that exists `vocab.txt`,
-    /// and `tokenizer_config.json` if there is one.
+    /// and `tokenizer_config.json` if there is one. What that says of case, accents and Chinese characters holds
+    /// also where `tokenizer.json` says something else.
     ///
     /// # Errors
     /// If a file is missing or broken, if the vocabulary has no padding, start or end token, or if the
@@ -48,11 +53,18 @@ impl CaptionTokenizer {
     pub fn from_pretrained(checkpoint: impl AsRef<Path>) -> Result<Self> {
         let folder = checkpoint.as_ref();
         let (json, vocabulary) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
-        let config = Config::read(&folder.join("tokenizer_config.json"))?;
+        let config_path = folder.join("tokenizer_config.json");
+        let config = Config::read(&config_path)?;
         let path = if json.exists() || !vocabulary.exists() { &json } else { &vocabulary };
         let fail = |why| Error::Tokenizer { path: path.clone(), why };
         let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.clone(), error })?;
-        let text = if path == &json { text } else { bert(&text, &config).map_err(&fail)? };
+        let text = if path == &json {
+            let mut tokenizer = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+            config.override_normalizer(&mut tokenizer, &config_path)?;
+            tokenizer.to_string()
+        } else {
+            bert(&text, &config).map_err(&fail)?
+        };
         let mut tokenizer: Tokenizer =
             text.parse().map_err(|error: tokenizers::Error| fail(error.to_string()))?;
 
@@ -133,10 +145,49 @@ impl Config {
     fn read(path: &Path) -> Result<Self> {
         match fs::read(path) {
             Ok(text) => {
-                serde_json::from_slice(&text).map_err(|error| Error::Json { path: path.to_owned(), error })
+                let json = |error| Error::Json { path: path.to_owned(), error };
+                Ok(Self { exists: true, ..serde_json::from_slice(&text).map_err(json)? })
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(Error::Io { path: path.to_owned(), error }),
+        }
+    }
+
+    /// What transformers' `BertTokenizer` does to a text before it is cut into words.
+    fn normalizer(&self) -> Value {
+        json!({
+            "type": "BertNormalizer",
+            "clean_text": true,
+            "handle_chinese_chars": self.tokenize_chinese_chars.unwrap_or(true),
+            "strip_accents": self.strip_accents,
+            "lowercase": self.do_lower_case.unwrap_or(true),
+        })
+    }
+
+    /// Gives a `tokenizer.json` the normalizer of this file where transformers does, which is for its
+    /// `BertTokenizer`; other classes keep what `tokenizer.json` says.
+    fn override_normalizer(&self, tokenizer: &mut Value, path: &Path) -> Result<()> {
+        let is_bert = |class: &str| ["BertTokenizer", "BertTokenizerFast"].contains(&class);
+        if !self.exists || !self.tokenizer_class.as_deref().is_none_or(is_bert) {
+            return Ok(());
+        }
+        if tokenizer["normalizer"]["type"] == "BertNormalizer" {
+            tokenizer["normalizer"] = self.normalizer();
+            return Ok(());
+        }
+        let options = [
+            ("do_lower_case", self.do_lower_case),
+            ("strip_accents", self.strip_accents),
+            ("tokenize_chinese_chars", self.tokenize_chinese_chars),
+        ];
+        match options.into_iter().find_map(|(name, value)| Some((name, value?))) {
+            None => Ok(()),
+            Some((option, value)) => Err(Error::UnsupportedOption {
+                path: path.to_owned(),
+                option: option.to_owned(),
+                value: value.to_string(),
+                supported: "null, as the normalizer in tokenizer.json is no BertNormalizer",
+            }),
         }
     }
 }
@@ -172,13 +223,7 @@ fn bert(vocabulary: &str, config: &Config) -> std::result::Result<String, String
     let tokenizer = json!({
         "version": "1.0",
         "added_tokens": special.iter().filter_map(added).collect::<Vec<_>>(),
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": true,
-            "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true),
-            "strip_accents": config.strip_accents,
-            "lowercase": config.do_lower_case.unwrap_or(true),
-        },
+        "normalizer": config.normalizer(),
         "pre_tokenizer": { "type": "BertPreTokenizer" },
         "post_processor": {
             "type": "TemplateProcessing",

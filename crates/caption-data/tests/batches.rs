@@ -155,6 +155,25 @@ fn bad_pictures_fail_their_batch_or_are_skipped_and_listed() {
 }
 
 #[test]
+fn a_picture_that_cannot_be_processed_is_named_or_skipped_as_one_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("preprocessor_config.json"), r#"{"do_center_crop": false}"#).unwrap();
+    let processor = ImageProcessor::from_pretrained(folder.path()).unwrap();
+    for (name, height) in [("a", 2), ("line", 60_000)] {
+        fs::write(folder.path().join(format!("{name}.txt")), name).unwrap();
+        RgbImage::new(1, height).save(folder.path().join(format!("{name}.png"))).unwrap();
+    }
+    let source = open(folder.path(), &SourceOptions::default()).unwrap();
+    let loader = |rule| PictureLoader::new(Arc::clone(&source), processor.clone(), rule);
+
+    let text = loader(OnBadImage::Fail).load(&[0, 1]).unwrap_err().to_string();
+    let row = format!("row 1 of {}: ", folder.path().display());
+    assert!(text.starts_with(&row) && text.contains("1 x 60000 pixels would become"), "{text}");
+    let batch = loader(OnBadImage::Skip).load(&[0, 1]).unwrap();
+    assert!(batch.rows() == [0] && matches!(batch.skipped(), [Error::Row { row: 1, .. }]));
+}
+
+#[test]
 fn a_loader_serves_a_subset() {
     let subset = Arc::new(Subset::new(dataset("hub.parquet"), vec![6, 2]).unwrap());
     let batch = PictureLoader::new(subset, ImageProcessor::default(), OnBadImage::Fail).load(&[1]).unwrap();

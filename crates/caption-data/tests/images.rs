@@ -184,6 +184,18 @@ fn what_is_not_a_picture_is_named() {
     assert!(refusal(b"\x89PNG\r\n\x1a\n").contains("cannot be decoded"));
 }
 
+#[test]
+fn a_gif_whose_first_frame_is_smaller_than_its_canvas_is_black_around_it() {
+    let mut gif = read("p.gif");
+    gif[6..10].copy_from_slice(&[24, 0, 16, 0]);
+    let (image, frame) = (ImageDecoder::default().decode(&gif).unwrap(), decode("p.gif"));
+    assert_eq!(image.dimensions(), (24, 16));
+    for (x, y, pixel) in image.enumerate_pixels() {
+        let expected = frame.get_pixel_checked(x, y).map_or([0; 3], |pixel| pixel.0);
+        assert_eq!(pixel.0, expected, "column {x}, row {y}");
+    }
+}
+
 /// A PNG whose header promises far more than its few bytes hold.
 fn bomb(width: u32, height: u32) -> Vec<u8> {
     let mut png = read("rgb.png");
@@ -214,7 +226,8 @@ proptest! {
     #[test]
     fn damaged_pictures_never_panic(
         name in prop::sample::select(vec![
-            "p.png", "rgba16.png", "interlaced.png", "xmp_3.png", "444.jpg", "progressive.jpg", "cmyk.jpg",
+            "p.png", "rgba16.png", "interlaced.png", "xmp_3.png", "packed_xmp_8.png", "late_packed_profile_5.png",
+            "444.jpg", "progressive.jpg", "cmyk.jpg",
             "exif_6.jpg", "p.gif", "p.bmp", "lossy.webp", "rgba_lossless.webp",
         ]),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),

@@ -49,6 +49,36 @@ fn the_published_file_is_the_default() {
 }
 
 #[test]
+fn the_file_of_the_fast_processor_is_read() {
+    // As transformers 4.57 saves it.
+    let fast = json!({
+        "crop_size": { "height": 224, "width": 224 },
+        "data_format": "channels_first", "default_to_square": false, "device": null, "disable_grouping": null,
+        "do_center_crop": true, "do_convert_rgb": true, "do_normalize": true, "do_pad": null,
+        "do_rescale": true, "do_resize": true,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_processor_type": "CLIPImageProcessorFast",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "input_data_format": null, "pad_size": null, "resample": 3, "rescale_factor": 0.00392156862745098,
+        "return_tensors": null, "size": { "shortest_edge": 224 },
+    });
+    let image = picture(300, 260);
+    let default = ImageProcessor::default();
+    let same = |config: Value| {
+        let read = processor(config).unwrap();
+        assert_eq!(read.resize_and_crop(&image).unwrap(), default.resize_and_crop(&image).unwrap());
+        assert_eq!(read.normalize(&image), default.normalize(&image));
+    };
+    same(fast.clone());
+    // What its caller may have set changes no pixel either.
+    let mut set = fast;
+    set["device"] = json!("cuda");
+    set["disable_grouping"] = json!(true);
+    set["input_data_format"] = json!("channels_last");
+    set["return_tensors"] = json!("pt");
+    same(set);
+}
+
+#[test]
 fn processor_config_of_transformers_5_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let nested = json!({
@@ -158,6 +188,10 @@ fn unsupported_options_are_named() {
         (json!({ "size": "big" }), "`size` is \"big\""),
         (json!({ "crop_size": { "shortest_edge": 224 } }), "`crop_size` is"),
         (json!({ "do_pad": true }), "`do_pad` is true"),
+        (
+            json!({ "data_format": "channels_last" }),
+            "`data_format` is channels_last, supported: channels_first",
+        ),
         (json!({ "offset": 1.0 }), "`offset` is 1.0"),
         (json!({ "image_std": [0.5, 0.0, 0.5] }), "`image_std` is"),
     ];

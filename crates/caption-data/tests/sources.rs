@@ -286,7 +286,7 @@ fn nested_folders_have_metadata_of_their_own_and_another_caption_column_can_be_n
     let options = SourceOptions { caption_column: "label".into(), ..Default::default() };
     assert_rows(&ImageFolder::open(folder.path(), &options).unwrap(), 2);
     let text = refusal(open_folder(&folder));
-    assert!(text.contains("metadata.jsonl: no column `text`; there are: file_name, label"), "{text}");
+    assert!(text.contains("metadata.jsonl, line 1: no column `text`; there are: file_name, label"), "{text}");
 }
 
 #[test]
@@ -302,7 +302,11 @@ fn unusable_metadata_are_refused_with_the_line() {
             r#"{"file_name": "p.png", "text": ["a", "b"]}"#.to_owned(),
             r#"line 1: `text` must be a string, got ["a","b"]"#,
         ),
-        (r#"{"text": "a"}"#.to_owned(), "no column `file_name`; there are: text"),
+        (r#"{"text": "a"}"#.to_owned(), "line 1: no column `file_name`; there are: text"),
+        (
+            r#"{"file_name": "p.png", "text": "a"}"#.to_owned() + "\n" + r#"{"file_name": "p.png"}"#,
+            "metadata.jsonl, line 2: no column `text`; there are: file_name",
+        ),
         (r#"{"file_name": "p.png", "text": null}"#.to_owned(), "`text` is empty in all 1 rows"),
         ("\n".to_owned(), "no captioned pictures found"),
     ];
@@ -321,6 +325,24 @@ fn pictures_without_a_caption_file_are_refused() {
     assert!(text.contains("b.png has no caption: ") && text.contains("b.txt does not exist"), "{text}");
     let text = refusal(open_folder(&folder(&[], &["a.png", "b.png"])));
     assert!(text.contains("pictures beside .txt files"), "{text}");
+}
+
+#[test]
+fn a_caption_of_a_picture_that_is_not_read_is_refused_and_one_of_nothing_is_left_out() {
+    for other in ["b.tif", "b.avif", "b.jpe"] {
+        let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), (other, "")], &["a.png"])));
+        assert!(text.contains("b.txt has no picture that can be read: ") && text.contains(other), "{text}");
+        // Also where it is the only one.
+        assert!(refusal(open_folder(&folder(&[("b.txt", "b"), (other, "")], &[]))).contains(other));
+    }
+    let sidecar = [("a.txt", "picture 0"), ("a.json", "{}"), ("orphan.txt", "b")];
+    assert_rows(&*open_folder(&folder(&sidecar, &["a.png"])).unwrap(), 1);
+}
+
+#[test]
+fn captions_have_no_byte_order_mark() {
+    let folder = folder(&[("a.txt", "\u{feff}picture 0\r\n")], &["a.png"]);
+    assert_rows(&*open_folder(&folder).unwrap(), 1);
 }
 
 #[test]

@@ -73,9 +73,9 @@ fn fractions_that_are_not_exact_in_binary_do_not_move_a_row() {
     // 0.1 + 0.2 > 0.3, so ten rows would lose a fourth one.
     assert_eq!(sizes(10, [0.7, 0.1, 0.2]), [7, 1, 2]);
     assert_eq!(sizes(300, [0.7, 0.1, 0.2]), [210, 30, 60]);
-    for n in 10..20_000 {
-        let held_out = (0.2 * n as f64).ceil() as usize;
-        assert_eq!(n - (0.2 * n as f64 - 1e-9).ceil() as usize, n - held_out, "{n} rows");
+    for n in 10usize..2000 {
+        let held_out = (3 * n).div_ceil(10);
+        assert_eq!(sizes(n, [0.7, 0.1, 0.2])[0], n - held_out, "{n} rows");
     }
 }
 

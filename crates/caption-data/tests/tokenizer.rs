@@ -104,6 +104,55 @@ fn the_config_sets_length_case_and_clean_up() {
 }
 
 #[test]
+fn the_config_decides_on_case_accents_and_chinese_characters_in_both_layouts() {
+    let (json_layout, vocabulary_layout) = (checkpoint(), tempfile::tempdir().unwrap());
+    fs::copy(fixture("tokenizer/vocab.txt"), vocabulary_layout.path().join("vocab.txt")).unwrap();
+    // Ids of BertTokenizer of transformers 5.17 under each configuration, from both layouts.
+    for (config, ids) in [
+        (json!({}), vec![101, 2417, 2417, 1041, 1746, 1861, 102]),
+        (json!({ "do_lower_case": false }), vec![101, 100, 2417, 100, 1746, 1861, 102]),
+        (json!({ "strip_accents": false }), vec![101, 2417, 2417, 100, 1746, 1861, 102]),
+        (json!({ "tokenize_chinese_chars": false }), vec![101, 2417, 2417, 1041, 1746, 30387, 102]),
+    ] {
+        for folder in [&json_layout, &vocabulary_layout] {
+            fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            let tokenizer = CaptionTokenizer::from_pretrained(folder.path()).unwrap();
+            assert_eq!(tokenizer.encode("Red red \u{e9} \u{4e2d}\u{6587}").unwrap(), ids, "{config}");
+        }
+    }
+}
+
+#[test]
+fn only_a_bert_tokenizer_overrides_tokenizer_json_and_only_a_bert_normalizer() {
+    let folder = checkpoint();
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    tokenizer["normalizer"]["lowercase"] = json!(false);
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let config_path = folder.path().join("tokenizer_config.json");
+    let encode = |config: Value| {
+        fs::write(&config_path, config.to_string()).unwrap();
+        CaptionTokenizer::from_pretrained(folder.path()).map(|tokenizer| tokenizer.encode("Red").unwrap())
+    };
+    let (lower, upper) = ([101, 2417, 102], [101, 100, 102]);
+    assert_eq!(encode(json!({ "tokenizer_class": "BertTokenizerFast" })).unwrap(), lower);
+    let other = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true });
+    assert_eq!(encode(other).unwrap(), upper);
+    fs::remove_file(&config_path).unwrap();
+    assert_eq!(CaptionTokenizer::from_pretrained(folder.path()).unwrap().encode("Red").unwrap(), upper);
+
+    tokenizer["normalizer"] = json!({ "type": "Lowercase" });
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    assert_eq!(encode(json!({})).unwrap(), lower);
+    let text = encode(json!({ "do_lower_case": false })).unwrap_err().to_string();
+    assert!(
+        text.contains("tokenizer_config.json: `do_lower_case` is false")
+            && text.contains("no BertNormalizer"),
+        "{text}"
+    );
+}
+
+#[test]
 fn unusable_tokenizers_are_refused_with_the_file_and_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let refusal = || CaptionTokenizer::from_pretrained(folder.path()).unwrap_err().to_string();

@@ -13,7 +13,8 @@ use crate::ngrams::Matches;
 pub struct Bleu {
     /// Of the corpus. Not the mean of the captions'.
     pub corpus: [f64; 4],
-    /// Of each caption alone; 0 for n-grams that are longer than the caption.
+    /// Of each caption alone. Where it is shorter than n words, the terms against divisions by zero stand for the
+    /// precision of its n-grams, 1e-6: three words against themselves have BLEU-4 0.0316.
     pub each: Vec<[f64; 4]>,
 }
 

@@ -85,7 +85,8 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Whether less of the score with this key is better: true for losses and error rates.
+/// Whether less of the result with this key is better: of the scores true for error rates and repetition, and true
+/// for `test_loss` and `perplexity`, which are told beside them. False for every other key.
 pub fn lower_is_better(key: &str) -> bool {
     matches!(key, "wer" | "cer" | "exact_repeats" | "repeated_ngrams" | "test_loss" | "perplexity")
 }

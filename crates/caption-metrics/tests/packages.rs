@@ -1,7 +1,7 @@
 //! Scores are those of pycocoevalcap, sacreBLEU and jiwer: fixtures/make_scores.py.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use caption_metrics::{cider, error_rate, ptb, sacrebleu, score};
+use caption_metrics::{cider, error_rate, lower_is_better, ptb, sacrebleu, score};
 use serde_json::Value;
 
 /// What is asserted of every score, of corpora and of single captions.
@@ -80,7 +80,24 @@ fn cider_of_one_picture_is_nothing_and_few_pictures_warn() {
     let (many, references): (Vec<_>, Vec<_>) =
         (0..cider::FEW_PICTURES).map(|i| (format!("bird {i}"), vec![format!("bird {i}")])).unzip();
     let scores = score(&many, &references).unwrap();
-    assert_eq!((scores.warnings, scores.values["bleu_1"]), (vec![], scores.values["bleu_1"]));
+    assert_eq!(scores.warnings, []);
+    assert!((scores.values["bleu_1"] - 1.0).abs() <= BOUND, "{}", scores.values["bleu_1"]);
+}
+
+#[test]
+fn bleu_4_of_three_words_is_what_the_terms_against_division_by_zero_make_of_it() {
+    let words: Vec<String> = ["a", "red", "bird"].map(str::to_owned).into();
+    let bleu = caption_metrics::bleu::bleu(std::slice::from_ref(&words), &[vec![words.clone()]]).unwrap();
+    assert!((bleu.each[0][2] - 1.0).abs() <= BOUND && (bleu.each[0][3] - 0.0316).abs() <= 1e-4, "{bleu:?}");
+}
+
+#[test]
+fn less_is_better_of_error_rates_repetition_and_the_loss() {
+    let references: Vec<_> = (0..2).map(|i| vec![format!("picture {i}")]).collect();
+    let scores = score(&["a bird", "a bird"], &references).unwrap();
+    let lower: Vec<_> = scores.values.keys().copied().filter(|key| lower_is_better(key)).collect();
+    assert_eq!(lower, ["cer", "exact_repeats", "repeated_ngrams", "wer"]);
+    assert!(lower_is_better("test_loss") && lower_is_better("perplexity"));
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
 //!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
-//! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints.
+//! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints;
+//!   [`terminal`]: what is said meanwhile.
 
 pub mod adapt;
 pub mod captioning;
@@ -24,6 +25,7 @@ pub mod results;
 pub mod save;
 pub mod setup;
 pub mod task;
+pub mod terminal;
 
 /// The program in the README compiles and runs.
 #[cfg(doctest)]

@@ -131,6 +131,40 @@ fn several_captions_come_best_first_with_their_scores() {
     assert_eq!(texts(&best), [texts(&lines)[0], texts(&lines)[3]]);
 }
 
+/// Captions that are drawn come in the order of their draws.
+#[test]
+fn metadata_has_the_caption_of_the_highest_score() {
+    let tiny = Tiny::new();
+    let mut command = embedded("--json --do-sample --temperature 2 --num-return-sequences 4");
+    for row in 0..4 {
+        fs::write(tiny.path(&format!("{row}.png")), common::tiny::png(row)).unwrap();
+        command.arg(tiny.path(&format!("{row}.png")));
+    }
+    let path = tiny.path("metadata.jsonl");
+    let lines = said(command.arg("--metadata").arg(&path));
+    let written = json_lines(&fs::read_to_string(path).unwrap());
+    let score = |line: &Value| line["score"].as_f64().unwrap();
+    let best = |captions: &[Value]| {
+        captions.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap()["text"].clone()
+    };
+    let expected: Vec<_> = lines.chunks(4).map(best).collect();
+    assert_eq!(written.iter().map(|line| line["text"].clone()).collect::<Vec<_>>(), expected);
+    let first: Vec<_> = lines.chunks(4).map(|captions| captions[0]["text"].clone()).collect();
+    assert_ne!(first, expected, "the first is not always the best");
+}
+
+#[test]
+fn metadata_that_is_there_already_is_left_alone() {
+    let tiny = Tiny::new();
+    fs::write(tiny.path("0.png"), common::tiny::png(0)).unwrap();
+    let path = tiny.path("metadata.jsonl");
+    fs::write(&path, "somebody's work").unwrap();
+    let mut command = embedded("");
+    let refusal = run(command.arg(tiny.path("0.png")).arg("--metadata").arg(&path)).refusal(1);
+    assert!(refusal.contains("metadata.jsonl exists"), "{refusal}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's work");
+}
+
 #[test]
 fn bad_words_are_not_said() {
     let flags = "--dataset embedded --rows 0,1,2 --json";

@@ -69,6 +69,43 @@ fn what_asks_a_run_to_end_has_it_saved_too() {
 }
 
 #[test]
+fn a_signal_before_training_ends_at_once() {
+    let tiny = Tiny::new();
+    let mut child = tiny.finetune("out", RUN).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The set-up ends with the output folder; pictures are encoded after it.
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    while !text.contains(" output ") {
+        assert_ne!(stdout.read_line(&mut text).unwrap(), 0, "it ended during its set-up: {text}");
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended = Ended::new(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    assert!(!tiny.path("out/metrics.json").exists(), "it went on");
+}
+
+#[test]
+fn a_run_goes_on_when_nobody_reads_what_it_says() {
+    let tiny = Tiny::new();
+    let mut command = tiny.finetune("out", "--num-train-epochs 2 --eval-captions 1");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = Ended::new(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(tiny.path("out/report.html").is_file());
+}
+
+#[test]
+fn a_run_of_a_sweep_that_is_stopped_says_with_which_command_it_goes_on() {
+    let tiny = Tiny::new();
+    let ended = interrupt(&mut tiny.finetune("sweep", &format!("{RUN} --sweep r=2,4")), "-INT");
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    let folder = tiny.path("sweep/r-2");
+    let command = format!("--lora-r=2 --output-dir={} --resume goes on from there", folder.display());
+    assert!(ended.stderr.contains(&command) && !ended.stderr.contains("--sweep"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_finished_run_that_is_resumed_trains_no_more_and_writes_its_results_again() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.01")).stdout();

@@ -1,0 +1,102 @@
+//! The chunks of a PNG that Pillow goes by and its decoder does not give: metadata behind the pixels, and EXIF that
+//! ImageMagick wrote as text.
+
+use std::io::Read;
+
+use flate2::read::ZlibDecoder;
+
+/// EXIF and XMP of a PNG, the last of each as in Pillow; empty where there is none.
+#[derive(Debug, Default)]
+pub(crate) struct Metadata {
+    pub(crate) exif: Vec<u8>,
+    pub(crate) xmp: Vec<u8>,
+}
+
+impl Metadata {
+    /// Unpacks at most `max_bytes` of each text.
+    pub(crate) fn read(file: &[u8], max_bytes: u64) -> Self {
+        let (mut found, mut profile) = (Self::default(), Vec::new());
+        for (kind, data) in chunks(file) {
+            if kind == b"eXIf" {
+                found.exif = data.to_vec();
+            } else if let Some((key, text)) = Text::read(kind, data) {
+                match key {
+                    b"XML:com.adobe.xmp" => found.xmp = text.unpack(max_bytes),
+                    b"Raw profile type exif" => profile = unhex(&text.unpack(max_bytes)),
+                    _ => {}
+                }
+            }
+        }
+        if found.exif.is_empty() {
+            found.exif = profile;
+        }
+        if let Some(plain) = found.exif.strip_prefix(b"Exif\0\0") {
+            found.exif = plain.to_vec();
+        }
+        found
+    }
+}
+
+/// Whether the header says that pixels are levels of gray alone.
+pub(crate) fn is_gray_without_alpha(file: &[u8]) -> bool {
+    chunks(file).next().is_some_and(|(kind, header)| kind == b"IHDR" && header.get(9) == Some(&0))
+}
+
+/// Kind and content of the chunks, up to one that is cut short.
+fn chunks(file: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
+    let mut rest = file.get(8..).unwrap_or_default(); // behind the signature
+    std::iter::from_fn(move || {
+        let (length, tail) = rest.split_first_chunk()?;
+        let (kind, tail) = tail.split_first_chunk()?;
+        let (data, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        rest = tail.get(4..).unwrap_or_default(); // behind the checksum
+        Some((kind, data))
+    })
+}
+
+/// The text of a chunk, as it lies there.
+struct Text<'a> {
+    is_packed: bool,
+    bytes: &'a [u8],
+}
+
+impl<'a> Text<'a> {
+    /// A text chunk's key and text.
+    fn read(kind: &[u8; 4], data: &'a [u8]) -> Option<(&'a [u8], Self)> {
+        let (key, rest) = split_at_zero(data)?;
+        let (is_packed, bytes) = match kind {
+            b"tEXt" => (false, rest),
+            b"zTXt" => (true, rest.get(1..)?), // behind the method
+            b"iTXt" => {
+                // Whether it is packed, the method, the language, the key in that language.
+                let (_language, translated) = split_at_zero(rest.get(2..)?)?;
+                (rest[0] != 0, split_at_zero(translated)?.1)
+            }
+            _ => return None,
+        };
+        Some((key, Self { is_packed, bytes }))
+    }
+
+    fn unpack(&self, max_bytes: u64) -> Vec<u8> {
+        if !self.is_packed {
+            return self.bytes.to_vec();
+        }
+        let mut text = Vec::new();
+        // Of a broken text, what came before the break.
+        let _ = ZlibDecoder::new(self.bytes).take(max_bytes).read_to_end(&mut text);
+        text
+    }
+}
+
+fn split_at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|byte| *byte == 0)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+/// The bytes of a profile: an empty line, its kind, its length, and lines of hexadecimal digits.
+fn unhex(profile: &[u8]) -> Vec<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
+    let lines = profile.splitn(4, |byte| *byte == b'\n');
+    let digits: Vec<u8> = lines.skip(3).flatten().filter_map(digit).collect();
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}

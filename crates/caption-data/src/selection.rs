@@ -1,0 +1,175 @@
+//! Which of a dataset's files are trained on, told by their names alone: one rule for folders and for the hub.
+//!
+//! Paths are relative to the dataset and have `/` between their parts. A part belongs to a split where one of its
+//! words names one, as for `datasets`: `train`, `training`; `test`, `testing`, `eval`, `evaluation`, `validation`,
+//! `valid`, `val`, `dev`. All that is no letter stands between words: `train-00000-of-00002.parquet`,
+//! `pokemon_train.parquet` and `partial-train/0000.parquet` are training files. The innermost part with such a word
+//! decides, so `train-data/test.parquet` is held out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why files are not one whole training split.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// All files belong to splits that are not for training.
+    #[error(
+        "all parquet files are of held-out splits (such as test and validation); to read one of them, name the file"
+    )]
+    HeldOut,
+    /// Several folders hold a training split each.
+    #[error("several folders hold a training split ({}); name one of them", .0.join(", "))]
+    SeveralConfigurations(Vec<String>),
+    /// Numbered files with a gap, such as an interrupted download leaves.
+    #[error("of the {total} parts of `{set}` only {have} are there; get the others")]
+    Incomplete {
+        /// What the parts' names begin with.
+        set: String,
+        /// How many there are.
+        have: usize,
+        /// How many there should be.
+        total: usize,
+    },
+}
+
+/// The training split among parquet files, in their order.
+///
+/// These are the training files of the dataset or, where none says that it is one, all that are not held out. They
+/// must be of one configuration, that is lie in one folder (a split's own folder aside), and be all there. Of
+/// several configurations `default` is taken.
+///
+/// ```
+/// use caption_data::selection::parquet_files;
+///
+/// assert_eq!(parquet_files(&["test-0.parquet", "train-0.parquet"]), Ok(vec!["train-0.parquet"]));
+/// assert!(parquet_files(&["train-00000-of-00002.parquet"]).is_err());
+/// ```
+///
+/// # Errors
+/// If none is left, if they are of several configurations, or if one of several parts is missing.
+pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
+    let of = |wanted: Option<Split>| paths.iter().copied().filter(move |path| split_of(path) == wanted);
+    let training: Vec<&str> = of(Some(Split::Train)).collect();
+    let files = if training.is_empty() { of(None).collect() } else { training };
+    let mut configurations = BTreeMap::<_, Vec<&str>>::new();
+    for file in files {
+        configurations.entry(configuration(file)).or_default().push(file);
+    }
+    let files = match (configurations.remove("default"), configurations.len()) {
+        (Some(files), _) => files,
+        (None, 0) => return Err(Refusal::HeldOut),
+        (None, 1) => configurations.into_values().flatten().collect(),
+        (None, _) => {
+            let names = configurations.into_keys().map(|name| if name.is_empty() { "." } else { name });
+            return Err(Refusal::SeveralConfigurations(names.map(str::to_owned).collect()));
+        }
+    };
+    all_parts(&files)?;
+    Ok(files)
+}
+
+/// Which files of an image folder are trained on: pictures, their text files, and metadata.
+///
+/// Folders alone tell the split, since a picture may be called anything. What lies in a held-out folder is left
+/// out. Where pictures lie in training folders, so are those that do not, and their texts; metadata elsewhere, which
+/// may describe pictures of every folder, are left out only where training folders have their own.
+///
+/// ```
+/// use caption_data::selection::image_folder;
+///
+/// let paths = ["metadata.jsonl", "train/1.png", "test/1.png", "logo.png"];
+/// let is_trained_on = image_folder(&paths);
+/// assert_eq!(paths.map(is_trained_on), [true, true, false, false]);
+/// ```
+pub fn image_folder(paths: &[&str]) -> impl Fn(&str) -> bool + use<> {
+    let in_training = |kind: fn(&str) -> bool| {
+        paths.iter().any(|path| kind(path) && split_of(parent(path)) == Some(Split::Train))
+    };
+    let (pictures, metadata) = (in_training(is_picture), in_training(is_metadata));
+    move |path| match split_of(parent(path)) {
+        Some(split) => split == Split::Train,
+        None => !(if is_metadata(path) { metadata } else { pictures }),
+    }
+}
+
+/// Refuses numbered files with a gap, such as an interrupted download leaves.
+///
+/// Parts are numbered as in `train-00000-of-00002.parquet`, or as in `train/0000.parquet`, by four digits, where the
+/// last one that is there tells how many there should be.
+///
+/// # Errors
+/// If one is missing.
+pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
+    let mut sets = BTreeMap::<_, BTreeSet<usize>>::new();
+    for (set, index, total) in paths.iter().filter_map(|path| part(path)) {
+        sets.entry((set, total)).or_default().insert(index);
+    }
+    for ((set, total), indices) in sets {
+        let total = total.unwrap_or_else(|| indices.last().map_or(0, |last| last + 1));
+        if indices.len() < total {
+            let set = if set.is_empty() { "./" } else { set }.to_owned();
+            return Err(Refusal::Incomplete { set, have: indices.len(), total });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file has the extension of a picture that [`ImageDecoder`](crate::ImageDecoder) reads.
+pub fn is_picture(path: &str) -> bool {
+    ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"].contains(&extension(path).as_str())
+}
+
+/// Whether a file describes the pictures of its folder.
+pub fn is_metadata(path: &str) -> bool {
+    ["metadata.jsonl", "metadata.csv"].contains(&path.rsplit('/').next().unwrap_or(path))
+}
+
+/// What follows the last dot of a path, in lower case.
+pub fn extension(path: &str) -> String {
+    path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
+}
+
+/// The folder that a path lies in; empty for the dataset's own.
+pub fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    Train,
+    HeldOut,
+}
+
+fn split_of(path: &str) -> Option<Split> {
+    const TRAIN: [&str; 2] = ["train", "training"];
+    const HELD_OUT: [&str; 8] =
+        ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"];
+    path.rsplit('/').find_map(|part| {
+        let has = |names: &[&str]| {
+            let mut words = part.split(|c: char| !c.is_alphabetic());
+            words.any(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
+        };
+        if has(&TRAIN) { Some(Split::Train) } else { has(&HELD_OUT).then_some(Split::HeldOut) }
+    })
+}
+
+/// The folder that a configuration's files share, without the folder of the split.
+fn configuration(path: &str) -> &str {
+    let folder = parent(path);
+    let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
+    if split_of(last) == Some(Split::Train) { above } else { folder }
+}
+
+/// Reads `data/train-00001-of-00004-9f0c.parquet` as (`data/train`, 1, Some(4)) and `default/train/0001.parquet` as
+/// (`default/train/`, 1, None).
+fn part(path: &str) -> Option<(&str, usize, Option<usize>)> {
+    let stem = path.rsplit_once('.')?.0;
+    if let Some((left, right)) = stem.rsplit_once("-of-") {
+        let (set, index) = left.rsplit_once('-')?;
+        return Some((set, index.parse().ok()?, Some(right.split('-').next()?.parse().ok()?)));
+    }
+    let file = stem.rsplit('/').next()?;
+    // Other numbers, such as years, need not begin at 0.
+    let is_part = file.len() == 4 && file.starts_with('0');
+    Some((&stem[..stem.len() - file.len()], file.parse().ok().filter(|_| is_part)?, None))
+}

@@ -1,0 +1,203 @@
+//! Which files of a dataset are trained on, by their names, and that datasets on disk are opened so.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use caption_data::selection::{Refusal, image_folder, parquet_files};
+use caption_data::{CaptionSource, ImageFolder, SourceOptions, open};
+use common::fixture;
+use image::RgbImage;
+use tempfile::TempDir;
+
+#[test]
+fn training_files_are_told_from_held_out_ones_as_in_datasets() {
+    for (training, held_out) in [
+        ("pokemon_train.parquet", "pokemon_test.parquet"),
+        ("training-0.parquet", "test-0.parquet"),
+        ("train1.parquet", "val1.parquet"),
+        ("default/partial-train/0000.parquet", "default/partial-test/0000.parquet"),
+        ("data/train-00000-of-00001-9f0c.parquet", "data/validation-00000-of-00001-9f0c.parquet"),
+        ("Train/a.parquet", "Test/a.parquet"),
+        // The innermost name decides.
+        ("eval-prompts/train.parquet", "train-data/dev.parquet"),
+        // Not a split's, but the other one is held out.
+        ("data.parquet", "evaluation.parquet"),
+        ("trainers.parquet", "testing.parquet"),
+    ] {
+        assert_eq!(parquet_files(&[held_out, training]), Ok(vec![training]));
+        assert_eq!(parquet_files(&[held_out]), Err(Refusal::HeldOut), "{held_out}");
+    }
+    let all = ["attest.parquet", "contest.parquet"];
+    assert_eq!(parquet_files(&all), Ok(all.into()));
+}
+
+#[test]
+fn configurations_are_never_mixed() {
+    let several = parquet_files(&["en/train/0000.parquet", "fr/0000.parquet", "train.parquet"]);
+    assert_eq!(several, Err(Refusal::SeveralConfigurations(vec![".".into(), "en".into()])));
+    assert_eq!(
+        parquet_files(&["default/train-0.parquet", "fr/train-0.parquet"]),
+        Ok(vec!["default/train-0.parquet"])
+    );
+    let one = ["en/partial-train/0000.parquet", "en/train/0000.parquet"];
+    assert_eq!(parquet_files(&one), Ok(one.into()));
+}
+
+#[test]
+fn a_missing_part_is_noticed_and_numbers_of_other_kinds_are_not_parts() {
+    let incomplete = |set: &str, have, total| Err(Refusal::Incomplete { set: set.into(), have, total });
+    let counted = ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"];
+    assert_eq!(parquet_files(&counted), incomplete("train", 2, 3));
+    let twice = ["train-00000-of-00002-aaaa.parquet", "train-00000-of-00002-bbbb.parquet"];
+    assert_eq!(parquet_files(&twice), incomplete("train", 1, 2));
+    assert_eq!(parquet_files(&["train/0000.parquet", "train/0002.parquet"]), incomplete("train/", 2, 3));
+    assert_eq!(parquet_files(&["0001.parquet"]), incomplete("./", 1, 2));
+    for numbered in [["1.parquet", "3.parquet"], ["2019.parquet", "2021.parquet"]] {
+        assert_eq!(parquet_files(&numbered), Ok(numbered.into()));
+    }
+}
+
+#[test]
+fn folders_tell_the_split_of_pictures() {
+    let trained_on = |paths: &[&'static str]| -> Vec<&str> {
+        let is_trained_on = image_folder(paths);
+        paths.iter().copied().filter(|path| is_trained_on(path)).collect()
+    };
+    assert_eq!(
+        trained_on(&["train/a/1.png", "train/1.txt", "test/a/1.png", "b.png"]),
+        ["train/a/1.png", "train/1.txt"]
+    );
+    assert_eq!(trained_on(&["birds/1.png", "val2017/1.png", "test.png"]), ["birds/1.png", "test.png"]);
+    let own = ["metadata.csv", "train/metadata.csv", "train/1.png", "test/metadata.csv"];
+    assert_eq!(trained_on(&own), ["train/metadata.csv", "train/1.png"]);
+    let shared = ["metadata.csv", "train/1.png", "test/1.png"];
+    assert_eq!(trained_on(&shared), ["metadata.csv", "train/1.png"]);
+}
+
+// On disk
+
+/// A folder of files: parquet files of 3 rows, pictures of one pixel, texts.
+fn dataset(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if name.ends_with(".parquet") {
+            fs::copy(fixture("parquet/snapshot/data/train-00000-of-00003.parquet"), path).unwrap();
+        } else if name.ends_with(".png") {
+            RgbImage::new(1, 1).save(path).unwrap();
+        } else {
+            fs::write(path, text).unwrap();
+        }
+    }
+    folder
+}
+
+fn captions(path: &Path) -> Vec<String> {
+    let source = open(path, &SourceOptions::default()).unwrap();
+    (0..source.len()).map(|row| source.caption(row).unwrap()).collect()
+}
+
+fn refusal(folder: &TempDir) -> String {
+    open(folder.path(), &SourceOptions::default()).err().unwrap().to_string()
+}
+
+#[test]
+fn held_out_parquet_files_are_not_opened_with_the_training_files() {
+    for [training, held_out] in [
+        ["pokemon_train.parquet", "pokemon_test.parquet"],
+        ["partial-train/0.parquet", "partial-test/0.parquet"],
+    ] {
+        let folder = dataset(&[(training, ""), (held_out, "")]);
+        let source = open(folder.path(), &SourceOptions::default()).unwrap();
+        assert_eq!((source.len(), source.name()), (3, folder.path().join(training).display().to_string()));
+        // Unless that is what was asked for.
+        assert_eq!(captions(&folder.path().join(held_out)).len(), 3);
+    }
+}
+
+#[test]
+fn parquet_files_that_are_no_whole_training_split_are_refused() {
+    for (files, message) in [
+        (["test-0.parquet", "validation-0.parquet"], "all parquet files are of held-out splits"),
+        (["en/train.parquet", "fr/train.parquet"], "training split (en, fr); name one of them"),
+        (
+            ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"],
+            "of the 3 parts of `train` only 2 are there",
+        ),
+    ] {
+        let folder = dataset(&files.map(|file| (file, "")));
+        let text = refusal(&folder);
+        assert!(text.contains(message) && text.starts_with(&folder.path().display().to_string()), "{text}");
+    }
+}
+
+#[test]
+fn metadata_beside_parquet_files_do_not_hide_them() {
+    let folder = dataset(&[("data/train.parquet", ""), ("notes/metadata.csv", "file_name,text\n")]);
+    assert_eq!(captions(folder.path()).len(), 3);
+}
+
+const METADATA: &str = r#"{"file_name": "1.png", "text": "of its own folder"}"#;
+
+#[test]
+fn held_out_folders_of_pictures_are_not_opened_with_the_training_folder() {
+    let folder = dataset(&[
+        ("train/metadata.jsonl", METADATA),
+        ("train/1.png", ""),
+        ("test/metadata.jsonl", METADATA),
+        ("test/1.png", ""),
+    ]);
+    assert_eq!(captions(folder.path()), ["of its own folder"]);
+    assert_eq!(captions(&folder.path().join("test")).len(), 1);
+    let folder =
+        dataset(&[("a/1.txt", "train"), ("a/1.png", ""), ("val/1.txt", "held out"), ("val/1.png", "")]);
+    assert_eq!(captions(folder.path()), ["train"]);
+    let source = ImageFolder::open(folder.path(), &SourceOptions::default()).unwrap();
+    assert_eq!(source.len(), 1);
+    fs::remove_dir_all(folder.path().join("a")).unwrap();
+    assert!(refusal(&folder).contains("outside of folders of held-out splits"), "{}", refusal(&folder));
+}
+
+#[test]
+fn metadata_of_all_folders_give_the_rows_of_the_training_folder() {
+    let lines =
+        ["train", "test"].map(|split| format!(r#"{{"file_name": "{split}/1.png", "text": "{split}"}}"#));
+    // Of the other pictures not even the files need to be there.
+    let folder = dataset(&[("metadata.jsonl", &lines.join("\n")), ("train/1.png", "")]);
+    assert_eq!(captions(folder.path()), ["train"]);
+}
+
+// Links
+
+#[cfg(unix)]
+#[test]
+fn a_loop_of_links_gives_every_row_once() {
+    use std::os::unix::fs::symlink;
+    let folder = dataset(&[("a/1.txt", "one"), ("a/1.png", "")]);
+    symlink("..", folder.path().join("a/up")).unwrap();
+    symlink(folder.path(), folder.path().join("again")).unwrap();
+    assert_eq!(captions(folder.path()), ["one"]);
+}
+
+#[test]
+fn files_in_deep_folders_are_found() {
+    let deep = ["d"; 40].join("/");
+    let folder = dataset(&[(&format!("{deep}/1.txt"), "one"), (&format!("{deep}/1.png"), "")]);
+    assert_eq!(captions(folder.path()), ["one"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_matter_only_where_a_dataset_needs_them() {
+    use std::os::unix::fs::symlink;
+    let folder = dataset(&[("1.txt", "one"), ("1.png", "")]);
+    symlink("/there/is/no/such/file", folder.path().join("notes.md")).unwrap();
+    assert_eq!(captions(folder.path()), ["one"]);
+    symlink("/there/is/no/such/file", folder.path().join("2.png")).unwrap();
+    assert!(refusal(&folder).contains("2.png: "), "{}", refusal(&folder));
+}

@@ -1,0 +1,38 @@
+//! What the examples say to who started them.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// Prints a line to standard output. Returns whether that went well: not where its reader has gone, as `head` does when it has
+/// seen enough. What a run computes and writes should not be lost for that.
+pub fn say(line: impl Display) -> bool {
+    writeln!(io::stdout(), "{line}").is_ok()
+}
+
+/// An error with its causes in one line. Messages of libraries are whole, and many end with their cause already: each is said
+/// once.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || anyhow!("connection refused");
+        let whole = cause().context("cannot reach the hub (connection refused): check the network");
+        assert_eq!(one_line(&whole), "cannot reach the hub (connection refused): check the network");
+        let bare = Err::<(), _>(cause()).context("no dataset").unwrap_err();
+        assert_eq!(one_line(&bare), "no dataset: connection refused");
+    }
+}
