@@ -37,12 +37,10 @@ pub struct GitConfig {
     pub layer_norm_eps: f64,
     /// Whether the word embedding is the LM head's weight too.
     pub tie_word_embeddings: bool,
-    /// Token that padding is made of.
-    pub pad_token_id: u32,
     /// Token that a caption starts with.
     pub bos_token_id: u32,
-    /// Tokens that end a caption.
-    #[serde(deserialize_with = "one_or_many")]
+    /// Tokens that end a caption; none, `null` in the file, where nothing but the number of tokens does.
+    #[serde(deserialize_with = "token_ids")]
     pub eos_token_id: Vec<u32>,
     /// Frames that have a temporal embedding; `None` for models of single pictures.
     pub num_image_with_embedding: Option<usize>,
@@ -64,7 +62,6 @@ impl Default for GitConfig {
             max_position_embeddings: 1024,
             layer_norm_eps: 1e-12,
             tie_word_embeddings: false,
-            pad_token_id: 0,
             bos_token_id: 101,
             eos_token_id: vec![102],
             num_image_with_embedding: None,
@@ -176,18 +173,17 @@ fn activation<'de, D: serde::Deserializer<'de>>(
     })
 }
 
-/// Accepts `102` and `[102, 103]`.
-pub(crate) fn one_or_many<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<u32>, D::Error> {
+/// Accepts `102`, `[102, 103]` and `null`.
+fn token_ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<u32>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "eos_token_id must be a token id, a list of them, or null")]
     enum OneOrMany {
         One(u32),
         Many(Vec<u32>),
     }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(id) => vec![id],
-        OneOrMany::Many(ids) => ids,
+    Ok(match Option::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(OneOrMany::One(id)) => vec![id],
+        Some(OneOrMany::Many(ids)) => ids,
     })
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{FrozenLinear, LayerBuilder, LayerNorm, LinearLayer, TrainableLinear};
+use train_ops::{LayerBuilder, LayerNorm, LinearLayer, TrainableLinear};
 
 use crate::schema::{LM_HEAD, WORD_EMBEDDINGS};
 use crate::words::WordEmbedding;
@@ -36,7 +36,9 @@ impl Loader<'_> {
 
     /// The word embedding and the LM head, which may share a weight.
     pub(crate) fn words_and_head(&mut self) -> Result<(WordEmbedding, Arc<dyn LinearLayer>)> {
-        let stored = self.checkpoint.tensor(WORD_EMBEDDINGS, DType::F32, self.device)?;
+        // A tied weight is stored as the head's: builders know it again, and count it once, by its being one tensor.
+        let dtype = if self.checkpoint.tied() { self.dtype } else { DType::F32 };
+        let stored = self.checkpoint.tensor(WORD_EMBEDDINGS, dtype, self.device)?;
         let words = self.builder.parameter(WORD_EMBEDDINGS, stored.clone())?;
         let head = self.head(&words)?;
         // What the builder has not replaced is what the file has.
@@ -49,12 +51,14 @@ impl Loader<'_> {
         if !self.checkpoint.tied() {
             return self.linear(LM_HEAD);
         }
-        let bias = self.parameter(&format!("{LM_HEAD}.bias"))?;
-        Ok(if words.track_op() {
-            Arc::new(TrainableLinear::new(LM_HEAD, words.clone(), Some(bias))?)
-        } else {
-            Arc::new(FrozenLinear::new(LM_HEAD, words.clone(), Some(bias))?)
-        })
+        let bias = format!("{LM_HEAD}.bias");
+        if words.track_op() {
+            // One variable in two places; a builder would make another of it.
+            let bias = self.parameter(&bias)?;
+            return Ok(Arc::new(TrainableLinear::new(LM_HEAD, words.clone(), Some(bias))?));
+        }
+        let bias = self.checkpoint.tensor(&bias, DType::F32, self.device)?;
+        Ok(self.builder.linear(LM_HEAD, words.to_dtype(self.dtype)?, Some(bias))?)
     }
 }
 

@@ -19,7 +19,7 @@ pub const IGNORE_INDEX: i64 = -100;
 pub struct LoadOptions {
     /// Where the tensors live; the CPU by default.
     pub device: Device,
-    /// How the linear layers' weights are stored: f32, the default, or bf16. All else is f32.
+    /// How the linear layers' weights are stored, a tied head's with them: f32, the default, or bf16. All else is f32.
     pub dtype: DType,
     /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`.
     pub hidden_dropout: Option<f32>,
@@ -125,11 +125,14 @@ impl GitForCausalLm {
         if pixel_values.rank() != 5 {
             return vision.forward(pixel_values, pass);
         }
-        let frames = pixel_values.dim(1)?;
-        if frames == 0 || frames > self.temporal_embeddings.len() {
+        let (frames, most) = (pixel_values.dim(1)?, self.temporal_embeddings.len());
+        if frames == 0 || frames > most {
             return Err(Error::Shape {
                 input: "pixel_values of a video",
-                expected: format!("1 to {} frames in the second dimension", self.temporal_embeddings.len()),
+                expected: match most {
+                    0 => "(batch, channels, size, size), as this model takes single pictures".to_owned(),
+                    _ => format!("1 to {most} frames in the second dimension"),
+                },
                 got: pixel_values.dims().to_vec(),
             });
         }

@@ -19,7 +19,8 @@ impl WordEmbedding {
     pub(crate) fn rows(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor> {
         let ids = ids.flatten_all()?;
         match self {
-            Self::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?),
+            // That of a tied head may be bf16.
+            Self::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?.to_dtype(DType::F32)?),
             Self::File(file) => file.gather(&ids.to_dtype(DType::U32)?.to_vec1()?),
         }
     }

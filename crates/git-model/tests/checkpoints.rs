@@ -138,6 +138,10 @@ fn a_configuration_of_another_model_or_with_another_activation_is_refused() {
         (r#"{"model_type": "blip"}"#, r#"model_type is "blip""#),
         (r#"{"model_type": "git", "hidden_act": "relu"}"#, r#"activation "relu""#),
         (r#"{"model_type": "git", "num_attention_heads": 7}"#, "num_attention_heads is 7"),
+        (
+            r#"{"model_type": "git", "eos_token_id": "[SEP]"}"#,
+            "eos_token_id must be a token id, a list of them, or null",
+        ),
         (r#"{"model_type": "git", "hidden_size": "#, "not understood"),
     ] {
         std::fs::write(dir.path().join("config.json"), config).unwrap();

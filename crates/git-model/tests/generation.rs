@@ -104,6 +104,70 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
     }
 }
 
+/// The model of the golden checkpoint `image` with a changed configuration, and the features of its first two pictures.
+fn changed(change: impl Fn(&mut Value)) -> (GitForCausalLm, Tensor) {
+    let mut checkpoint = fixture_json("golden_generation.json")["checkpoints"]["image"].take();
+    checkpoint["eos_bias"].take();
+    change(&mut checkpoint);
+    let pictures: Vec<_> = (0..2).map(|picture| Golden::new(&checkpoint).picture(picture)).collect();
+    let model = model(&checkpoint, &mut FrozenBuilder);
+    let features = model.encode_images(&Tensor::cat(&pictures, 0).unwrap(), &Pass::inference()).unwrap();
+    (model, features)
+}
+
+#[test]
+fn without_an_end_token_captions_are_as_long_as_they_may_be() {
+    let (null, features) = changed(|checkpoint| {
+        checkpoint["config"]["eos_token_id"] = Value::Null;
+        checkpoint["config"]["pad_token_id"] = Value::Null;
+    });
+    let (usual, _) = changed(|_| ());
+    let default =
+        || GenerationConfig { max_new_tokens: 30, min_new_tokens: 3, ..GenerationConfig::default() };
+    for config in [
+        default(),
+        GenerationConfig { num_beams: 3, num_return_sequences: 3, ..default() },
+        GenerationConfig { num_beams: 2, early_stopping: EarlyStopping::Always, ..default() },
+        GenerationConfig { num_return_sequences: 2, sampling: Some(Sampling::default()), ..default() },
+    ] {
+        let captions = null.generate(&features, None, &config).unwrap();
+        assert_eq!(captions.len(), 2 * config.num_return_sequences);
+        assert!(captions.iter().all(|caption| caption.ids.len() == 31), "{captions:?}");
+        let none = GenerationConfig { eos_token_id: Some(Vec::new()), ..config };
+        assert_eq!(usual.generate(&features, None, &none).unwrap(), captions, "as an option");
+    }
+}
+
+#[test]
+fn an_end_token_of_the_model_that_its_vocabulary_lacks_is_refused() {
+    let (model, features) = changed(|checkpoint| {
+        checkpoint["config"]["vocab_size"] = 60.into();
+        checkpoint["config"]["bos_token_id"] = 1.into();
+        for name in ["git.embeddings.word_embeddings.weight", "output.weight", "output.bias"] {
+            checkpoint["tensors"][name][0] = 60.into();
+        }
+    });
+    let config = GenerationConfig { min_new_tokens: 1, ..GenerationConfig::default() };
+    let error = model.generate(&features, None, &config).unwrap_err().to_string();
+    assert_eq!(error, "generation: end token 102 is not in the model's vocabulary of 60");
+    let other = GenerationConfig { eos_token_id: Some(vec![2]), ..config };
+    assert_eq!(model.generate(&features, None, &other).unwrap().len(), 2);
+}
+
+#[test]
+fn a_prompt_that_does_not_begin_with_the_start_token_is_refused() {
+    let (model, features) = pictures("image", 1);
+    let generate = |prompt: &[u32]| model.generate(&features, Some(prompt), &GenerationConfig::default());
+    for (prompt, problem) in [
+        (&[5, 101][..], "the prompt must begin with the start token, 101, and not with 5"),
+        (&[], "the prompt is empty; it must hold at least the start token"),
+        (&[101, 999], "token 999 is not in the model's vocabulary of 128"),
+    ] {
+        assert_eq!(generate(prompt).unwrap_err().to_string(), format!("generation: {problem}"));
+    }
+    assert_eq!(generate(&[101, 5]).unwrap()[0].ids[..2], [101, 5]);
+}
+
 /// `make_options.py` says what the cases are; each is generated alone, and as the second picture of a batch.
 #[test]
 fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_without_an_adapter() {
@@ -234,6 +298,12 @@ fn options_that_contradict_each_other_are_named() {
         (GenerationConfig { num_return_sequences: 2, ..default() }, "num_return_sequences 2"),
         (GenerationConfig { num_return_sequences: 0, ..default() }, "num_return_sequences"),
         (GenerationConfig { min_new_tokens: 41, ..default() }, "min_new_tokens 41"),
+        (
+            GenerationConfig { max_new_tokens: 65, ..default() },
+            "max_new_tokens 65 after a prompt of 1 tokens needs 65 positions, but the model has 64",
+        ),
+        (GenerationConfig { max_new_tokens: usize::MAX, ..default() }, "positions"),
+        (GenerationConfig { eos_token_id: Some(vec![102, 999]), ..default() }, "end token 999"),
         (GenerationConfig { bad_words: vec![vec![]], ..default() }, "bad_words"),
         (GenerationConfig { bad_words: vec![vec![5, 999]], ..default() }, "999"),
         (GenerationConfig { num_beams: 2, ..sampling(Sampling::default()) }, "num_beams"),

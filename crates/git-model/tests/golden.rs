@@ -61,6 +61,7 @@ fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
         agree("projected", &model.project(&features, &pass).unwrap());
 
         let hidden_states = model.hidden_states(&features, &input_ids(&golden), &pass).unwrap();
+        agree("hidden", &hidden_states);
         let logits = model.logits(&hidden_states, &pass).unwrap();
         let expected = golden.tensor("logits");
         let error = max_error(&real_positions(&golden, &logits), &real_positions(&golden, expected));

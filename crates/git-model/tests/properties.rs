@@ -205,6 +205,46 @@ fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
     }
 }
 
+/// The same hidden states, so that what differs is the head's.
+#[test]
+fn weights_of_16_and_8_bits_are_those_of_a_tied_head_too() {
+    let (golden, exact) = model("tied");
+    let dir = tempfile::tempdir().unwrap();
+    golden.checkpoint().write(dir.path());
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert!(checkpoint.tied());
+    let options = LoadOptions { dtype: DType::BF16, ..LoadOptions::default() };
+    let bf16 = GitForCausalLm::load_with(&checkpoint, &mut FrozenBuilder, &options).unwrap();
+    let int8 = GitForCausalLm::load(&checkpoint, &mut Int8Builder).unwrap();
+    let pass = Pass::inference();
+    let features = exact.encode_images(&golden.pixel_values(), &pass).unwrap();
+    let ids = golden.tensor("input_ids").to_dtype(DType::U32).unwrap();
+    let hidden_states = exact.hidden_states(&features, &ids, &pass).unwrap();
+    let expected = exact.logits(&hidden_states, &pass).unwrap();
+    for (model, most) in [(bf16, 5e-3), (int8, 0.02)] {
+        let error = common::norm_error(&model.logits(&hidden_states, &pass).unwrap(), &expected);
+        assert!(error > 1e-4 && error < most, "{error}");
+    }
+}
+
+#[test]
+fn frames_that_a_model_does_not_take_are_refused_with_what_it_takes() {
+    for (case, frames, expected) in [
+        (
+            "tiny",
+            1,
+            "shape (batch, channels, size, size), as this model takes single pictures, got [1, 1, 3, ",
+        ),
+        ("video", 4, "shape 1 to 3 frames in the second dimension, got [1, 4, 3, "),
+    ] {
+        let (golden, model) = model(case);
+        let size = *golden.pixel_values().dims().last().unwrap();
+        let video = Tensor::zeros((1, frames, 3, size, size), DType::F32, &candle_core::Device::Cpu).unwrap();
+        let error = model.encode_images(&video, &Pass::inference()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{case}: {error}");
+    }
+}
+
 /// Gradients of a loss with dropout, of every trainable parameter by name.
 fn gradients(case: &str, gradient_checkpointing: bool) -> BTreeMap<String, Vec<f32>> {
     let golden = Golden::load(case);

@@ -1,4 +1,4 @@
-//! After a model is built: did every entry of the configuration select something?
+//! After a model is built: are the targets linear layers, and did every entry of the configuration select something?
 
 use std::collections::BTreeSet;
 
@@ -10,22 +10,31 @@ use crate::{Error, Result};
 /// How many of the model's names are shown where one was not found.
 const MAX_CANDIDATES: usize = 8;
 
-/// Fails where an entry of the configuration selects nothing, or what cannot be adapted. `adapted` are the paths of the
-/// layers that got an adapter.
-pub(crate) fn audit(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&str>) -> Result<()> {
-    let linear: BTreeSet<&str> = model.linear().iter().map(String::as_str).collect();
+/// Fails where the targets are what cannot be adapted, or the output layer is no layer.
+pub(crate) fn check_layers(targets: &Targets, model: &Inventory) -> Result<()> {
     let not_linear = targets_that_are_not_linear(targets, model)?;
     if !not_linear.is_empty() {
         return Err(Error::NotLinear(not_linear));
     }
-
-    let mut unmatched = Vec::new();
-    if let Some(output_layer) = targets.output_layer.as_deref().filter(|path| !linear.contains(path)) {
-        unmatched.push(not_among("output_layer", output_layer, "linear layer", &linear));
+    let linear = paths(model.linear());
+    match targets.output_layer.as_deref().filter(|path| !linear.contains(path)) {
+        Some(path) => Err(Error::Unmatched(vec![not_among("output_layer", path, "linear layer", &linear)])),
+        None => Ok(()),
     }
-    unmatched.extend(unmatched_entries("target_modules", &targets.targets, &linear)?);
+}
+
+/// Fails where an entry of the configuration selects nothing. `adapted` are the paths of the layers that got an adapter.
+pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&str>) -> Result<()> {
+    let linear = paths(model.linear());
+    // What else the targets select is excluded, or check_layers() had failed: those entries have done their work.
+    let others = selectable(&targets.targets, model);
+    let mut unmatched =
+        unmatched_entries("target_modules", &targets.targets, "linear layer", &linear, &others)?;
     if let Some(excluded) = &targets.excluded {
-        unmatched.extend(unmatched_entries("exclude_modules", excluded, &linear)?);
+        let mut others = model.other_modules();
+        others.extend(paths(model.parameters()));
+        let what = "module or parameter";
+        unmatched.extend(unmatched_entries("exclude_modules", excluded, what, &linear, &others)?);
     }
     if !unmatched.is_empty() {
         return Err(Error::Unmatched(unmatched));
@@ -40,45 +49,53 @@ pub(crate) fn audit(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&st
             unmatched.push(not_among(pattern.option, &pattern.text, "adapted layer", adapted));
         }
     }
-    match (unmatched.is_empty(), adapted.is_empty()) {
-        (false, _) => Err(Error::Unmatched(unmatched)),
-        (true, true) => Err(Error::NothingSelected),
-        (true, false) => Ok(()),
-    }
+    if unmatched.is_empty() { Ok(()) } else { Err(Error::Unmatched(unmatched)) }
+}
+
+fn paths(paths: &BTreeSet<String>) -> BTreeSet<&str> {
+    paths.iter().map(String::as_str).collect()
 }
 
 /// Modules and parameters that `target_modules` selects, are not excluded, and are no linear layers.
 fn targets_that_are_not_linear(targets: &Targets, model: &Inventory) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    if matches!(targets.targets, Selector::AllLinear) {
-        return Ok(found);
-    }
-    for module in model.other_modules() {
-        if targets.decide(module)? == Decision::Adapted {
-            found.push(module.to_owned());
+    for path in selectable(&targets.targets, model) {
+        if targets.decide(path)? == Decision::Adapted {
+            found.push(path.to_owned());
         }
-    }
-    if let Selector::Names(names) = &targets.targets {
-        let named = |path: &&String| names.iter().any(|name| is_named(path, name));
-        found.extend(model.parameters().iter().filter(named).cloned());
     }
     Ok(found)
 }
 
+/// What the targets may select besides linear layers. A parameter is no module, which is all that a regular expression is
+/// about; whoever names one means it.
+fn selectable<'a>(targets: &Selector, model: &'a Inventory) -> BTreeSet<&'a str> {
+    match targets {
+        Selector::AllLinear => BTreeSet::new(),
+        Selector::Regex(_) => model.other_modules(),
+        Selector::Names(_) => model.other_modules().into_iter().chain(paths(model.parameters())).collect(),
+    }
+}
+
+/// The entries that select neither a linear layer nor one of `others`.
 fn unmatched_entries(
     option: &'static str,
     selector: &Selector,
+    what: &'static str,
     linear: &BTreeSet<&str>,
+    others: &BTreeSet<&str>,
 ) -> Result<Vec<Unmatched>> {
     match selector {
         Selector::AllLinear => Ok(Vec::new()),
         Selector::Names(names) => Ok(names
             .iter()
-            .filter(|name| !linear.iter().any(|path| is_named(path, name)))
-            .map(|name| not_among(option, name, "linear layer", linear))
+            .filter(|name| !linear.iter().chain(others).any(|path| is_named(path, name)))
+            .map(|name| not_among(option, name, what, linear))
             .collect()),
-        Selector::Regex(pattern) if any_matches(pattern, linear)? => Ok(Vec::new()),
-        Selector::Regex(pattern) => Ok(vec![not_among(option, &pattern.text, "linear layer", linear)]),
+        Selector::Regex(pattern) if any_matches(pattern, linear)? || any_matches(pattern, others)? => {
+            Ok(Vec::new())
+        }
+        Selector::Regex(pattern) => Ok(vec![not_among(option, &pattern.text, what, linear)]),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use train_ops::{FrozenLinear, LayerBuilder, LinearLayer};
 
-use crate::audit::audit;
+use crate::audit::{check_entries, check_layers};
 use crate::files::AdapterFiles;
 use crate::inventory::Inventory;
 use crate::layer::Switch;
@@ -69,13 +69,17 @@ impl LoraBuilder {
     /// Hands out the adapter, after the model was built.
     ///
     /// # Errors
-    /// - [`Error::Unmatched`] if an entry of the configuration selects nothing; lists all of them.
+    /// - [`Error::Unmatched`] if an entry of the configuration selects nothing; lists all of them. Not of a configuration
+    ///   from files, where the weights say which layers there are.
     /// - [`Error::NotLinear`] if the targets select modules that are no linear layers.
     /// - [`Error::NothingSelected`] if no layer is left to adapt.
     /// - [`Error::Tensors`] and others if the weights of [`from_pretrained`](Self::from_pretrained) do not fit.
     pub fn finish(self) -> Result<Adapter> {
         let adapted: BTreeSet<&str> = self.layers.keys().map(String::as_str).collect();
-        audit(&self.targets, &self.model, &adapted)?;
+        check_layers(&self.targets, &self.model)?;
+        if self.files.is_none() {
+            check_entries(&self.targets, &self.model, &adapted)?;
+        }
         let mut config = self.config;
         if matches!(self.targets.targets, Selector::AllLinear) {
             // What "all" was depends on the model, so a file that says it has to name the layers. So does PEFT's.
@@ -85,6 +89,9 @@ impl LoraBuilder {
         let adapter = Adapter::new(config, self.layers, report, self.switch);
         if let Some(files) = self.files {
             adapter.set_weights(files)?;
+        }
+        if adapter.layers.is_empty() {
+            return Err(Error::NothingSelected);
         }
         Ok(adapter)
     }

@@ -105,12 +105,20 @@ impl LoraConfig {
     pub(crate) fn validate(&self) -> Result<()> {
         let refuse =
             |option, problem: &str| Err(Error::InvalidOption { option, problem: problem.to_owned() });
-        if self.r == 0 || self.rank_pattern.iter().any(|(_, r)| *r == 0) {
+        if self.r == 0 {
             return refuse("r", "a rank must be at least 1, got 0");
         }
-        let alphas = self.alpha_pattern.iter().map(|(_, alpha)| alpha).chain([&self.lora_alpha]);
-        if alphas.clone().any(|alpha| !alpha.is_finite() || *alpha == 0.0) {
-            return refuse("lora_alpha", "must be a number other than 0, or the adapter has no effect");
+        if let Some((pattern, _)) = self.rank_pattern.iter().find(|(_, rank)| *rank == 0) {
+            return refuse("rank_pattern", &format!("{pattern}: a rank must be at least 1, got 0"));
+        }
+        let no_alpha = |alpha: f64| !alpha.is_finite() || alpha == 0.0;
+        if no_alpha(self.lora_alpha) {
+            let problem = "must be a number other than 0, or the adapter has no effect";
+            return refuse("lora_alpha", &format!("{problem}; got {}", self.lora_alpha));
+        }
+        if let Some((pattern, alpha)) = self.alpha_pattern.iter().find(|(_, alpha)| no_alpha(*alpha)) {
+            let problem = "must be a number other than 0, or the layers' adapters have no effect";
+            return refuse("alpha_pattern", &format!("{pattern}: {problem}; got {alpha}"));
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return refuse("lora_dropout", &format!("must be in [0, 1), got {}", self.lora_dropout));
@@ -132,16 +140,14 @@ impl LoraConfig {
                 return refuse(option, "holds an empty name");
             }
         }
-        if matches!(self.target_modules, Modules::Regex(_))
-            && !(self.layers_to_transform.is_empty() && self.layers_pattern.is_empty())
-        {
+        if self.layers_to_transform.is_empty() && !self.layers_pattern.is_empty() {
+            return refuse("layers_pattern", "does nothing without layers_to_transform");
+        }
+        if matches!(self.target_modules, Modules::Regex(_)) && !self.layers_to_transform.is_empty() {
             return refuse(
                 "layers_to_transform",
                 "needs target_modules to be a list of names; a regular expression can select layers itself",
             );
-        }
-        if self.layers_to_transform.is_empty() && !self.layers_pattern.is_empty() {
-            return refuse("layers_pattern", "does nothing without layers_to_transform");
         }
         match self.task_type.as_deref() {
             None | Some("CAUSAL_LM" | "SEQ_2_SEQ_LM" | "FEATURE_EXTRACTION") => Ok(()),

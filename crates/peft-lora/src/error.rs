@@ -24,10 +24,10 @@ pub enum Error {
         .0.join(", ")
     )]
     NotLinear(Vec<String>),
-    /// The targets select layers, but the other options leave none of them.
+    /// The targets and the other options leave no layer.
     #[error(
-        "no layer is left to adapt: exclude_modules and layers_to_transform remove every one that \
-         target_modules selects"
+        "no layer is left to adapt: target_modules selects none that exclude_modules and \
+         layers_to_transform leave"
     )]
     NothingSelected,
 
@@ -152,7 +152,7 @@ pub struct Unmatched {
     pub option: &'static str,
     /// The entry that matched nothing, as it was given.
     pub pattern: String,
-    /// What it was looked for among: `linear layer` or `adapted layer`.
+    /// What it was looked for among: `linear layer`, `adapted layer`, ...
     pub what: &'static str,
     /// What the model has instead, the most similar first.
     pub candidates: Vec<String>,

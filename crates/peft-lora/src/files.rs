@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
+use tempfile::NamedTempFile;
 
 use crate::error::Misshapen;
 use crate::layer::is_finite;
@@ -80,7 +81,8 @@ impl AdapterFiles {
     }
 }
 
-/// Writes both files, the configuration last. Each is complete or not there.
+/// Writes both files. Each is complete or not there, and no configuration stands beside weights that are not its own: with
+/// another scale they would still open.
 pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<String, Var>) -> Result<()> {
     for (name, parameter) in parameters {
         if !is_finite(parameter.as_tensor())? {
@@ -89,17 +91,19 @@ pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<Strin
     }
     fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.to_owned(), source })?;
 
-    let weights_path = dir.join(WEIGHTS_FILE);
+    let (weights_path, config_path) = (dir.join(WEIGHTS_FILE), dir.join(CONFIG_FILE));
     // Readers in Python refuse files that do not name the framework.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let tensors = parameters.iter().map(|(name, parameter)| (name, parameter.as_tensor()));
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::from)?;
-    write_atomically(&weights_path, &bytes)?;
-
-    let config_path = dir.join(CONFIG_FILE);
     let json = serde_json::to_vec_pretty(config)
         .map_err(|source| Error::Config { path: config_path.clone(), source })?;
-    write_atomically(&config_path, &json)
+    // Both are on disk before anything that was there goes.
+    let weights = stage(&weights_path, &bytes)?;
+    let config = stage(&config_path, &json)?;
+    remove(&config_path)?;
+    put(weights, &weights_path)?;
+    put(config, &config_path)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -118,11 +122,9 @@ fn to_f32(path: &Path, name: &str, tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor)
 }
 
-/// Writes to a temporary file beside `path`, waits until it is on disk, and renames it: whoever reads `path` finds the
-/// old contents or the new ones.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let dir = path.parent().unwrap_or(Path::new("."));
+/// Writes to a temporary file beside `path`, and waits until it is on disk.
+fn stage(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+    let write = || -> io::Result<NamedTempFile> {
         let mut options = tempfile::Builder::new();
         #[cfg(unix)]
         {
@@ -130,14 +132,42 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
             use std::os::unix::fs::PermissionsExt;
             options.permissions(fs::Permissions::from_mode(0o666));
         }
-        let mut file = options.tempfile_in(dir)?;
+        let mut file = options.tempfile_in(folder(path))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(path)?;
-        // The rename itself is on disk once the folder is.
-        #[cfg(unix)]
-        fs::File::open(dir)?.sync_all()?;
-        Ok(())
+        Ok(file)
     };
     write().map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+/// Renames a temporary file to `path`: whoever reads `path` finds the old contents or the new ones.
+fn put(file: NamedTempFile, path: &Path) -> Result<()> {
+    let put = || -> io::Result<()> {
+        file.persist(path)?;
+        sync_folder(path)
+    };
+    put().map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+/// Removes the file at `path`, if there is one.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path).and_then(|()| sync_folder(path)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Write { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A file that was renamed or removed is so on disk once its folder is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    fs::File::open(folder(path))?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }

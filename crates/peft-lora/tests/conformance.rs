@@ -178,10 +178,10 @@ fn every_adapter_and_nothing_else_gets_a_gradient() {
             assert_eq!(gradient.dims(), var.dims());
             assert!(values(gradient).iter().any(|value| *value != 0.0), "{name}: zero for {parameter}");
         }
-        for layer in adapter.layers() {
-            assert!(gradients.get(&layer.base().weight().unwrap()).is_none(), "{name}");
-            assert!(layer.base().bias().is_none_or(|bias| gradients.get(bias).is_none()), "{name}");
-        }
+        // Candle keeps a gradient of every constant that one of its own products reads. Activations have three dimensions:
+        // what has two is of a parameter, or of a weight that was not to have any.
+        let matrices = gradients.get_ids().filter(|id| gradients.get_id(**id).unwrap().rank() == 2);
+        assert_eq!(matrices.count(), adapter.parameters().len(), "{name}");
         assert!(!net.infer(&ids()).track_op(), "{name}: inference records a graph");
     }
 }

@@ -46,7 +46,7 @@ fn every_other_entry_that_matches_nothing_is_named_too() {
         (config(r"blocks\.\d\.q"), r"target_modules: blocks\.\d\.q matches no linear layer"),
         (
             LoraConfig { exclude_modules: Some("key".into()), ..config(["query"]) },
-            "exclude_modules: key matches",
+            "exclude_modules: key matches no module or parameter; the model has key, ",
         ),
         (
             LoraConfig { rank_pattern: vec![("query".into(), 2), ("value".into(), 3)], ..config(["query"]) },
@@ -102,8 +102,54 @@ fn targets_that_are_no_linear_layers_are_refused() {
         assert!(matches!(error, Error::NotLinear(_)), "{error}");
         assert!(error.to_string().contains(&format!("can be adapted: {named}; name the layers")), "{error}");
     }
-    let excluded = LoraConfig { exclude_modules: Some("blocks.1|.*mlp".into()), ..config(r"blocks\.1.*") };
-    assert!(matches!(audit(excluded), Error::Unmatched(_)));
+}
+
+/// What the message of the test above says to do.
+#[test]
+fn targets_that_are_no_linear_layers_can_be_excluded() {
+    for (targets, excluded, layers) in [
+        (Modules::from(["query", "embed"]), Modules::from(["embed"]), 3),
+        (["query", "embed.weight"].into(), ["embed.weight"].into(), 3),
+        (["query", "mlp"].into(), ["blocks.0.mlp", "blocks.1.mlp", "blocks.2.mlp"].into(), 3),
+        (r"blocks\.1.*".into(), ["blocks.1", "blocks.1.mlp"].into(), 5),
+        (r"blocks\.1.*".into(), r"blocks\.1|.*mlp".into(), 5),
+    ] {
+        let (_, adapter) = adapted(LoraConfig { exclude_modules: Some(excluded), ..config(targets) });
+        assert_eq!(adapter.layers().count(), layers, "{:?}", adapter.config());
+    }
+}
+
+/// As in PEFT: the tensors say which layers there are.
+#[test]
+fn entries_of_files_that_select_nothing_are_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let (net, adapter) = adapted(config(["query", "value"]));
+    adapter.save(dir.path()).unwrap();
+    let idle = LoraConfig {
+        exclude_modules: Some(["lm_head"].into()),
+        rank_pattern: vec![("k_proj".into(), 2)],
+        alpha_pattern: vec![("k_proj".into(), 2.0)],
+        ..config(["query", "value", "q_proj"])
+    };
+    let path = dir.path().join("adapter_config.json");
+    fs::write(&path, serde_json::to_string(&idle).unwrap()).unwrap();
+    let mut builder = LoraBuilder::from_pretrained(dir.path()).unwrap();
+    let opened = Net::build(&mut builder, DType::F32).unwrap();
+    assert_eq!(builder.finish().unwrap().config(), &idle);
+    assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
+
+    // Weights without a layer are no adapter, and neither is a file without weights.
+    fs::write(&path, serde_json::to_string(&config(["q_proj"])).unwrap()).unwrap();
+    let opening = || {
+        let mut builder = LoraBuilder::from_pretrained(dir.path()).unwrap();
+        Net::build(&mut builder, DType::F32).unwrap();
+        builder.finish().unwrap_err()
+    };
+    let error = opening();
+    assert!(matches!(&error, Error::Tensors { unexpected, .. } if unexpected.len() == 12), "{error}");
+    rewrite_tensors(dir.path(), HashMap::clear);
+    let error = opening();
+    assert!(matches!(error, Error::NothingSelected), "{error}");
 }
 
 #[test]
@@ -117,10 +163,22 @@ fn options_that_make_no_sense_are_refused_before_a_model_is_built() {
     let regex = || config(".*");
     for (config, expected) in [
         (LoraConfig { r: 0, ..regex() }, "option r: a rank must be at least 1, got 0"),
-        (LoraConfig { rank_pattern: vec![("query".into(), 0)], ..regex() }, "option r: a rank"),
-        (LoraConfig { lora_alpha: 0.0, ..regex() }, "option lora_alpha: must be a number other than 0"),
+        (
+            LoraConfig { rank_pattern: vec![("key".into(), 2), ("query".into(), 0)], ..regex() },
+            "option rank_pattern: query: a rank must be at least 1, got 0",
+        ),
+        (
+            LoraConfig { lora_alpha: 0.0, ..regex() },
+            "option lora_alpha: must be a number other than 0, or the adapter has no effect; got 0",
+        ),
         (LoraConfig { lora_alpha: f64::NAN, ..regex() }, "option lora_alpha"),
-        (LoraConfig { alpha_pattern: vec![("query".into(), f64::INFINITY)], ..regex() }, "option lora_alpha"),
+        (
+            LoraConfig {
+                alpha_pattern: vec![("key".into(), 2.0), ("query".into(), f64::INFINITY)],
+                ..regex()
+            },
+            "option alpha_pattern: query: must be a number other than 0, or the layers' adapters have no effect; got inf",
+        ),
         (LoraConfig { lora_dropout: 1.0, ..regex() }, "option lora_dropout: must be in [0, 1), got 1"),
         (LoraConfig { lora_dropout: -0.1, ..regex() }, "option lora_dropout: must be in [0, 1), got -0.1"),
         (config(Modules::default()), "option target_modules: is empty; list names"),
@@ -139,6 +197,10 @@ fn options_that_make_no_sense_are_refused_before_a_model_is_built() {
         ),
         (
             LoraConfig { layers_pattern: vec!["blocks".into()], ..config(["query"]) },
+            "option layers_pattern: does nothing without layers_to_transform",
+        ),
+        (
+            LoraConfig { layers_pattern: vec!["blocks".into()], ..regex() },
             "option layers_pattern: does nothing without layers_to_transform",
         ),
         (
@@ -368,6 +430,23 @@ fn saving_again_replaces_both_files_and_leaves_no_others() {
     let opened = Net::build(&mut builder, DType::F32).unwrap();
     builder.finish().unwrap();
     assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
+}
+
+/// Weights of one run beside the configuration of another would open, and act with another strength.
+#[test]
+fn a_save_that_is_cut_off_leaves_no_configuration_beside_other_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    adapted(config(["query"])).1.save(dir.path()).unwrap();
+    let weights = dir.path().join("adapter_model.safetensors");
+    // The new weights cannot take the place of a folder that is not empty.
+    fs::remove_file(&weights).unwrap();
+    fs::create_dir(&weights).unwrap();
+    fs::write(weights.join("file"), "").unwrap();
+    let (_, adapter) = adapted(LoraConfig { lora_alpha: 9.0, ..config(["query"]) });
+    let error = adapter.save(dir.path()).unwrap_err();
+    assert!(matches!(&error, Error::Write { path, .. } if *path == weights), "{error}");
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["adapter_model.safetensors"], "neither the old configuration nor the new one");
 }
 
 #[test]

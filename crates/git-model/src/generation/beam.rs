@@ -20,8 +20,6 @@ pub(crate) struct BeamSearch<'a> {
     running: Vec<(Vec<u32>, f32)>,
     /// Finished captions, best first.
     finished: Vec<Caption>,
-    /// Whether a running beam may still become better than a finished caption; never true again once false.
-    improvable: bool,
     done: bool,
 }
 
@@ -37,15 +35,7 @@ impl<'a> BeamSearch<'a> {
     pub(crate) fn new(config: &'a GenerationConfig, eos: &'a [u32], prompt: &[u32]) -> Self {
         let mut running = vec![(prompt.to_vec(), NONE); config.num_beams];
         running[0].1 = 0.0;
-        Self {
-            config,
-            eos,
-            prompt: prompt.len(),
-            running,
-            finished: Vec::new(),
-            improvable: true,
-            done: false,
-        }
+        Self { config, eos, prompt: prompt.len(), running, finished: Vec::new(), done: false }
     }
 
     /// New tokens in each running sequence.
@@ -91,10 +81,6 @@ impl<'a> BeamSearch<'a> {
 
     /// Lets the captions that ended compete for the slots.
     fn finish(&mut self, ended: Vec<Caption>) {
-        let closed = self.slots_are_full() && self.config.early_stopping == EarlyStopping::Always;
-        if closed || !self.improvable {
-            return;
-        }
         self.finished.extend(ended);
         // Stable: among equals, the caption that finished first stays ahead.
         self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -137,9 +123,10 @@ impl Search for BeamSearch<'_> {
             Some(caption) if self.slots_are_full() => caption.score,
             _ => NONE,
         };
-        self.improvable &= best > worst;
+        // Whether a running beam may still become better than a finished caption.
+        let improvable = best > worst;
         let satisfied = self.slots_are_full() && self.config.early_stopping == EarlyStopping::Always;
-        self.done = !self.improvable || satisfied || all_end;
+        self.done = !improvable || satisfied || all_end;
         next.iter().map(|c| Step { parent: c.beam, token: c.token }).collect()
     }
 

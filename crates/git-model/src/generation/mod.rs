@@ -23,7 +23,8 @@ pub struct Caption {
     /// The token ids: the prompt (the start token if none was given), the new tokens, and the end token if it was reached.
     pub ids: Vec<u32>,
     /// The sum of the new tokens' log-probabilities `/ number of new tokens ^ length_penalty`, the end token counted, as
-    /// `sequences_scores` of transformers. Of a caption that was drawn, in the distributions it was drawn from.
+    /// `sequences_scores` of transformers. Without beams they are log-probabilities in the distributions that each token
+    /// was taken from: after penalties and forbidden tokens, and of a caption that was drawn, after temperature and cuts.
     pub score: f32,
 }
 
@@ -53,7 +54,7 @@ trait Search: Send {
     /// The best sequence so far.
     fn best(&self) -> &[u32];
 
-    /// What was found, best first.
+    /// What was found; of several, the best first.
     fn captions(&self) -> Vec<Caption>;
 }
 
@@ -71,13 +72,15 @@ struct Job<'a> {
 
 impl GitForCausalLm {
     /// Captions for a batch of pictures or videos, from [`encode_images`](Self::encode_images)' features
-    /// `(batch, tokens, _)`: `num_return_sequences` for the first, best first, then those of the second, and so on.
+    /// `(batch, tokens, _)`: `num_return_sequences` for the first, then those of the second, and so on. A picture's are
+    /// best first where they come of beams, and in the order of their draws where they are drawn.
     ///
     /// A caption continues `prompt`, whose first token must be the start token; `None` is the start token alone. A
     /// picture's captions do not depend on the others in the batch.
     ///
     /// # Errors
-    /// If the options contradict each other, or prompt and new tokens are more than the model has positions for.
+    /// If the options contradict each other, the prompt does not begin with the start token, a token is not in the
+    /// vocabulary, or prompt and new tokens are more than the model has positions for.
     pub fn generate(
         &self,
         image_features: &Tensor,
@@ -102,8 +105,8 @@ impl GitForCausalLm {
         config.check()?;
         let start = [self.config().bos_token_id];
         let prompt = prompt.unwrap_or(&start);
-        self.check_tokens(prompt, config)?;
         let eos = config.eos_token_id.as_ref().unwrap_or(&self.config().eos_token_id).as_slice();
+        self.check_tokens(prompt, eos, config)?;
         let pictures = image_features.dim(0)?;
         let mut jobs: Vec<Job<'_>> =
             (0..pictures).flat_map(|picture| jobs(picture, prompt, config, eos)).collect();
@@ -153,22 +156,38 @@ impl GitForCausalLm {
         Ok(jobs.iter().flat_map(|job| job.search.captions()).collect())
     }
 
-    fn check_tokens(&self, prompt: &[u32], config: &GenerationConfig) -> Result<()> {
-        let vocabulary = self.config().vocab_size;
-        if prompt.is_empty() {
-            return Err(Error::Generation(
-                "the prompt is empty; it must hold at least the start token".to_owned(),
+    fn check_tokens(&self, prompt: &[u32], eos: &[u32], config: &GenerationConfig) -> Result<()> {
+        let model = self.config();
+        let refuse = |problem| Err(Error::Generation(problem));
+        let start = model.bos_token_id;
+        match prompt.first() {
+            None => return refuse("the prompt is empty; it must hold at least the start token".to_owned()),
+            Some(first) if *first != start => {
+                return refuse(format!(
+                    "the prompt must begin with the start token, {start}, and not with {first}"
+                ));
+            }
+            Some(_) => {}
+        }
+        let mut given = prompt.iter().chain(eos).chain(config.bad_words.iter().flatten());
+        if let Some(id) = given.find(|id| **id as usize >= model.vocab_size) {
+            let end = if eos.contains(id) { "end " } else { "" };
+            return refuse(format!(
+                "{end}token {id} is not in the model's vocabulary of {}",
+                model.vocab_size
             ));
         }
-        let ends = config.eos_token_id.iter().flatten();
-        let given = prompt.iter().chain(ends).chain(config.bad_words.iter().flatten());
-        if let Some(id) = given.copied().find(|id| *id as usize >= vocabulary) {
-            let problem = format!("token {id} is not in the model's vocabulary of {vocabulary}");
-            return Err(Error::Generation(problem));
-        }
         // The last token is never fed back.
-        let (got, max) = (prompt.len() + config.max_new_tokens - 1, self.config().max_position_embeddings);
-        if got > max { Err(Error::TooLong { got, max }) } else { Ok(()) }
+        let got = prompt.len().saturating_add(config.max_new_tokens - 1);
+        let max = model.max_position_embeddings;
+        if got > max {
+            return refuse(format!(
+                "max_new_tokens {} after a prompt of {} tokens needs {got} positions, but the model has {max}",
+                config.max_new_tokens,
+                prompt.len()
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -116,7 +116,7 @@ pub struct Decoding {
     /// Never say these words or phrases: separated by commas, or one a flag
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     pub bad_words: Vec<String>,
-    /// Captions for each picture, best first; of beams at most as many as there are
+    /// Captions for each picture: of beams the best first and at most as many as there are, of draws any number
     #[arg(long, value_name = "CAPTIONS", default_value = "1", value_parser = count)]
     pub num_return_sequences: usize,
     /// A text that the caption continues, such as a question about the picture

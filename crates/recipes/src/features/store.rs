@@ -69,9 +69,8 @@ impl FeatureStore {
             Some(_) => pictures.fingerprint(row),
             None => Ok(row as u128),
         };
-        let known = sorted.into_iter().map(|row| Ok((row, fingerprint(row)?)));
-        let known = known.collect::<Result<BTreeMap<usize, u128>>>()?;
-        let rows: Vec<(usize, u128)> = rows.iter().map(|row| (*row, known[row])).collect();
+        let rows = sorted.into_iter().map(|row| Ok((row, fingerprint(row)?)));
+        let rows = rows.collect::<Result<Vec<(usize, u128)>>>()?;
 
         Self::fill(&rows, layout, model.device(), keep, |rows| {
             let bar = ProgressBar::new(rows.len() as u64)

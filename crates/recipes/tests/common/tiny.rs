@@ -82,6 +82,17 @@ impl Tiny {
         tensors(&self.checkpoint.join("model.safetensors"))
     }
 
+    /// Makes the word embedding the LM head's weight too.
+    pub fn tie_head(&self) {
+        let path = self.checkpoint.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["tie_word_embeddings"] = true.into();
+        fs::write(path, config.to_string()).unwrap();
+        let mut weights = self.weights();
+        weights.remove("output.weight").unwrap();
+        write_weights(&self.checkpoint, weights);
+    }
+
     /// Overwrites one weight of the checkpoint.
     pub fn set_weight(&self, name: &str, index: usize, value: f32) {
         let mut weights = self.weights();
