@@ -142,7 +142,10 @@ impl Metadata {
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let root = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
         if path.exists() {
-            bail!("{} exists; the captions in it may be somebody's work: remove it, or choose another", path.display());
+            bail!(
+                "{} exists; the captions in it may be somebody's work: remove it, or choose another",
+                path.display()
+            );
         }
         let name = |image: &PathBuf| -> Result<Option<String>> {
             let Ok(image) = image.canonicalize() else { return Ok(None) };

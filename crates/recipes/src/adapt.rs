@@ -28,6 +28,8 @@ pub struct Adapted {
     pub parameters: BTreeMap<String, Var>,
     /// Numbers in the model, those of the adapter included.
     pub total: usize,
+    /// Whether the text decoder changes in training, or the projection that hands it what the encoder sees.
+    pub text_trains: bool,
     /// Whether the vision encoder changes in training, so that nothing it computes can be kept.
     pub vision_trains: bool,
 }
@@ -50,7 +52,7 @@ impl Adapted {
 /// The checkpoint is closed when the model is built; a frozen word embedding stays in its file, and is read from there.
 ///
 /// # Errors
-/// If an adapter's targets match nothing, or reach into the encoder that `--tune` leaves alone.
+/// If an adapter's targets match nothing, or reach into the part of the model that `--tune` leaves alone.
 pub fn build(
     name: &str,
     checkpoint: Checkpoint,
@@ -81,14 +83,27 @@ pub fn build(
     if let Some(dir) = &options.init_adapter {
         adapter.load_weights(dir)?;
     }
-    let vision_trains = adapter.report().modules().iter().any(|module| module.path.starts_with(VISION));
-    if vision_trains && options.tune == Tune::Text {
+    let modules = adapter.report().modules();
+    let vision_trains = modules.iter().any(|module| module.path.starts_with(VISION));
+    let text_trains = modules.iter().any(|module| !module.path.starts_with(VISION));
+    let reached = match (text_trains, vision_trains) {
+        (true, true) => "both",
+        (true, false) => "text",
+        (false, _) => "vision",
+    };
+    // At least one part is reached: where the named one is not, the other one is.
+    let left_alone = match options.tune {
+        Tune::Text if vision_trains => Some(("vision encoder", "text")),
+        Tune::Vision if text_trains => Some(("text decoder", "vision")),
+        _ => None,
+    };
+    if let Some((part, tune)) = left_alone {
         bail!(
-            "the target modules reach into the vision encoder, which --tune text leaves alone: say --tune both"
+            "the target modules reach into the {part}, which --tune {tune} leaves alone: say --tune {reached}"
         );
     }
     let (parameters, total) = (adapter.parameters(), adapter.report().total_parameters());
-    Ok(Adapted { model, parameters, total, vision_trains, adapter: Some(adapter) })
+    Ok(Adapted { model, parameters, total, text_trains, vision_trains, adapter: Some(adapter) })
 }
 
 /// The model with every weight trainable.
@@ -97,7 +112,7 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
     let model = GitForCausalLm::load_with(checkpoint, &mut builder, load)?;
     let parameters = builder.finish();
     let total = parameters.values().map(|parameter| parameter.elem_count()).sum();
-    Ok(Adapted { model, adapter: None, parameters, total, vision_trains: true })
+    Ok(Adapted { model, adapter: None, parameters, total, text_trains: true, vision_trains: true })
 }
 
 /// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it.

@@ -26,42 +26,21 @@ pub struct Captioner<'a> {
     pub features: Option<Arc<FeatureStore>>,
 }
 
-/// A caption that was generated.
-pub struct Generated {
-    /// From the start token to the end token, if that was reached.
-    pub ids: Vec<u32>,
-    /// The caption without special tokens.
-    pub text: String,
-}
-
 impl Captioner<'_> {
     /// Captions of some rows in one batch.
-    ///
-    /// # Errors
-    /// If a picture cannot be read, or the decoding options contradict each other.
-    pub fn caption(
-        &self,
-        rows: &[usize],
-        prompt: Option<&[u32]>,
-        config: &GenerationConfig,
-    ) -> Result<Vec<Generated>> {
+    fn caption(&self, rows: &[usize], config: &GenerationConfig) -> Result<Vec<String>> {
         let features = match &self.features {
             Some(store) => store.batch(rows)?,
             None => encode(self.model, &self.pictures.load(rows)?.pixel_values(self.model.device())?)?,
         };
-        self.model
-            .generate(&features, prompt, config)?
-            .into_iter()
-            .map(|caption| {
-                Ok(Generated { text: self.tokenizer.decode(&caption.ids, true)?, ids: caption.ids })
-            })
-            .collect()
+        let captions = self.model.generate(&features, None, config)?;
+        captions.iter().map(|caption| Ok(self.tokenizer.decode(&caption.ids, true)?)).collect()
     }
 
     /// Captions of many rows, in batches, with a progress bar that carries `message`.
     ///
     /// # Errors
-    /// As [`caption`](Self::caption).
+    /// If a picture cannot be read, or the decoding options contradict each other.
     pub fn caption_all(
         &self,
         rows: &[usize],
@@ -73,7 +52,7 @@ impl Captioner<'_> {
             .with_message(message.to_owned());
         let mut captions = Vec::with_capacity(rows.len());
         for rows in rows.chunks(ENCODER_BATCH) {
-            captions.extend(self.caption(rows, None, config)?.into_iter().map(|caption| caption.text));
+            captions.extend(self.caption(rows, config)?);
             bar.inc(rows.len() as u64);
         }
         bar.finish_and_clear();

@@ -1,11 +1,11 @@
 //! What a run leaves behind besides its adapter: metrics, captions, curves, the report.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::path::Path;
+use std::{fmt, fs};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
 use caption_metrics::{SIGNATURES, lower_is_better, sacrebleu};
 use image::imageops::FilterType;
@@ -157,6 +157,59 @@ pub fn caption_lines(
         .collect()
 }
 
+/// What a run leaves in its folder besides checkpoints: results, which tell that it is done and so go first, and logs.
+const LEFT: [&str; 11] = [
+    "metrics.json",
+    "captions.jsonl",
+    "eval_captions.jsonl",
+    "report.html",
+    "loss.svg",
+    "loss.png",
+    "captions.svg",
+    "adapter",
+    "model",
+    "log.jsonl",
+    "log.csv",
+];
+
+/// Removes what an earlier run left in the folder `dir`, all but its checkpoints, so that it is not taken for what the
+/// next run leaves there.
+///
+/// # Errors
+/// If something cannot be removed; the message has the path.
+pub fn remove_earlier(dir: &Path) -> Result<()> {
+    for name in LEFT {
+        let path = dir.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether `path` is something that [`remove_earlier`] removes from the folder `dir`.
+pub fn is_left_by_earlier(dir: &Path, path: &Path) -> bool {
+    let same_or_in = |name: &str| match (path.canonicalize(), dir.join(name).canonicalize()) {
+        (Ok(path), Ok(left)) => path.starts_with(left),
+        _ => false,
+    };
+    LEFT.into_iter().any(same_or_in)
+}
+
+/// The lines of `eval_captions.jsonl` up to that of the checkpoint of `step`: a run that goes on from there makes the
+/// later ones again.
+pub fn lines_until(step: usize, lines: &str) -> String {
+    let is_kept = |line: &&str| {
+        let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        line.and_then(|line| line["step"].as_u64()).is_some_and(|of| of <= step as u64)
+    };
+    lines.lines().filter(is_kept).map(|line| format!("{line}\n")).collect()
+}
+
 /// Writes `metrics.json` to the folder `dir`.
 ///
 /// # Errors
@@ -235,6 +288,12 @@ mod tests {
             warnings(&told(&["few", "same"]), &told(&["few", "repeats"])),
             ["both models: few", "base model: same", "adapted model: repeats"]
         );
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_the_captions_up_to_its_checkpoint() {
+        let lines = "{\"step\":2}\n{\"step\":4}\n{\"step\":5}\n{\"step\":8}\n{\"st";
+        assert_eq!(lines_until(4, lines), "{\"step\":2}\n{\"step\":4}\n");
     }
 
     #[test]

@@ -4,22 +4,34 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 use peft_lora::{LoraConfig, Modules};
-use trainer_core::{LogEntry, OptimizerType, SchedulerType, TrainerState, TrainingArguments};
+use trainer_core::{
+    IntervalStrategy, LogEntry, OnNan, OptimizerType, SchedulerType, TrainerState, TrainingArguments,
+};
 
 use crate::adapt::Adapted;
-use crate::cli::{Finetune, Tune};
+use crate::cli::{Finetune, TargetModules};
 use crate::hub::Location;
 
-/// What is trained and how: every choice, also where it is the default.
-pub fn rows(options: &Finetune, arguments: &TrainingArguments, adapted: &Adapted) -> Vec<(String, String)> {
+/// What is trained and how: the main choices, also where they are the default, and all others that are not. The training
+/// split has `rows` rows.
+pub fn rows(
+    options: &Finetune,
+    arguments: &TrainingArguments,
+    adapted: &Adapted,
+    rows: usize,
+) -> Vec<(String, String)> {
     let pictures = options.training.per_device_train_batch_size;
     let batches = arguments.gradient_accumulation_steps;
-    let method = adapted.adapter.as_ref().map_or("every weight".to_owned(), |adapter| lora(adapter.config()));
+    let method = adapted.adapter.as_ref();
+    let method = method.map_or("every weight".to_owned(), |adapter| lora(options, adapter.config()));
     let epochs = match arguments.max_steps {
-        Some(steps) => format!("{}, at most {steps} steps", arguments.num_train_epochs),
+        Some(steps) => {
+            let epochs = epochs_after(steps, rows.div_ceil(pictures), batches);
+            format!("{} ({})", rounded(epochs, 2), counted(steps, "step", "steps"))
+        }
         None => arguments.num_train_epochs.to_string(),
     };
-    let rows = [
+    let mut rows = vec![
         ("trained", method),
         ("trainable", adapted.summary()),
         ("epochs", epochs),
@@ -28,27 +40,65 @@ pub fn rows(options: &Finetune, arguments: &TrainingArguments, adapted: &Adapted
             format!(
                 "{pictures} pictures x {batches} accumulated = {} a step, {} at a time",
                 pictures * batches,
-                counted(arguments.fused_micro_batches)
+                counted(arguments.fused_micro_batches, "batch", "batches")
             ),
         ),
         ("learning rate", rate(arguments)),
         ("optimizer", optimizer(arguments)),
+        ("evaluation", interval(arguments.eval_strategy, arguments.eval_steps)),
         ("seed", arguments.seed.to_string()),
     ];
+    rows.extend(unusual(options, arguments));
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// Choices that are told only where they are not the default.
+fn unusual(options: &Finetune, arguments: &TrainingArguments) -> Vec<(&'static str, String)> {
+    let Finetune { data, training, lora, hardware, run, .. } = options;
+    let skips = (arguments.on_nan == OnNan::Skip).then_some(arguments.max_skipped_steps);
+    let choices = [
+        ("first adapter", lora.init_adapter.as_ref().map(|dir| dir.display().to_string())),
+        ("model dropout", lora.hidden_dropout.map(|p| p.to_string())),
+        (
+            "labels",
+            Some(training.label_smoothing_factor).filter(|p| *p > 0.0).map(|p| format!("smoothed by {p}")),
+        ),
+        ("order", data.no_shuffle.then(|| "the same rows in the same order in every epoch".to_owned())),
+        ("checkpoints", run.save_strategy.map(|_| interval(arguments.save_strategy, arguments.save_steps))),
+        (
+            "ends early",
+            arguments.early_stopping_patience.map(|patience| {
+                let by = Some(arguments.early_stopping_threshold).filter(|by| *by > 0.0);
+                let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+                format!(
+                    "after {} without a loss that is lower{by}",
+                    counted(patience, "evaluation", "evaluations")
+                )
+            }),
+        ),
+        ("time", arguments.max_seconds.map(|seconds| format!("at most {}", duration(seconds)))),
+        ("not a number", skips.map(|limit| format!("up to {} skipped", counted(limit, "step", "steps")))),
+        (
+            "memory",
+            hardware
+                .gradient_checkpointing
+                .then(|| "layers are computed again in the backward pass".to_owned()),
+        ),
+    ];
+    choices.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
 /// For a reader who knows nothing of the run: which model was trained on which pictures, for how long, and when.
-pub fn story(options: &Finetune, pictures: usize, state: &TrainerState) -> String {
+pub fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &TrainerState) -> String {
     let model = match &options.data.model {
         Location::Embedded => "The small model that comes with this project".to_owned(),
         other => other.to_string(),
     };
-    let what = match options.lora.tune {
-        Tune::Text => "with LoRA adapters in its text decoder",
-        Tune::Vision => "with LoRA adapters in its vision encoder",
-        Tune::Both => "with LoRA adapters in its vision encoder and text decoder",
-        Tune::Full => "in all its weights",
+    let what = match (&adapted.adapter, adapted.text_trains, adapted.vision_trains) {
+        (None, ..) => "in all its weights",
+        (_, true, true) => "with LoRA adapters in its vision encoder and text decoder",
+        (_, false, true) => "with LoRA adapters in its vision encoder",
+        (_, _, false) => "with LoRA adapters in its text decoder",
     };
     let data = match &options.data.dataset {
         Location::Embedded => format!("{pictures} drawings of small monsters that this project makes itself"),
@@ -74,41 +124,80 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-fn counted(batches: usize) -> String {
-    if batches == 1 { "1 batch".to_owned() } else { format!("{batches} batches") }
+/// `1 batch`, `2 batches`.
+fn counted(count: usize, one: &str, more: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {more}") }
 }
 
-fn lora(config: &LoraConfig) -> String {
-    let modules = match &config.target_modules {
-        Modules::Names(names) => names.join(", "),
-        Modules::Regex(pattern) => pattern.clone(),
+fn rounded(number: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (number * scale).round() / scale
+}
+
+/// Epochs that some steps make, the last of each of which takes the batches that are left.
+fn epochs_after(steps: usize, batches: usize, accumulated: usize) -> f64 {
+    let steps_per_epoch = batches.div_ceil(accumulated).max(1);
+    let (whole, rest) = (steps / steps_per_epoch, steps % steps_per_epoch * accumulated);
+    whole as f64 + rest as f64 / batches.max(1) as f64
+}
+
+fn interval(strategy: IntervalStrategy, steps: usize) -> String {
+    match strategy {
+        IntervalStrategy::Epoch => "after every epoch".to_owned(),
+        IntervalStrategy::Steps => format!("after every {}", counted(steps, "step", "steps")),
+        IntervalStrategy::No => "never".to_owned(),
+    }
+}
+
+fn lora(options: &Finetune, config: &LoraConfig) -> String {
+    let modules = match (&options.lora.target_modules, &config.target_modules) {
+        // The adapter has the path of each.
+        (Some(TargetModules::AllLinear), _) => "all-linear".to_owned(),
+        (_, Modules::Names(names)) => names.join(", "),
+        (_, Modules::Regex(pattern)) => pattern.clone(),
     };
     format!("LoRA r {}, alpha {}, dropout {} on {modules}", config.r, config.lora_alpha, config.lora_dropout)
 }
 
 fn rate(arguments: &TrainingArguments) -> String {
+    let options = &arguments.lr_scheduler_kwargs;
     let schedule = match arguments.lr_scheduler_type {
-        SchedulerType::Linear => "linear",
-        SchedulerType::Cosine => "cosine",
-        SchedulerType::CosineWithRestarts => "cosine with restarts",
-        SchedulerType::Polynomial => "polynomial",
-        SchedulerType::Constant | SchedulerType::ConstantWithWarmup => "constant",
-        SchedulerType::WarmupStableDecay => "warmup-stable-decay",
+        SchedulerType::Linear => "linear schedule".to_owned(),
+        SchedulerType::Cosine => "cosine schedule".to_owned(),
+        SchedulerType::CosineWithRestarts => {
+            format!("cosine schedule in {}", counted(options.num_cycles, "wave", "waves"))
+        }
+        SchedulerType::Polynomial => format!("polynomial schedule of power {}", options.power),
+        SchedulerType::Constant | SchedulerType::ConstantWithWarmup => "constant schedule".to_owned(),
+        SchedulerType::WarmupStableDecay => {
+            format!("warmup-stable-decay schedule, falling in the last {}", percent(options.decay_ratio))
+        }
     };
-    let warmup = 100.0 * arguments.warmup_ratio;
-    format!("{:e}, {schedule} schedule, {warmup} % warm-up", arguments.learning_rate)
+    let end = Some(options.min_lr_rate).filter(|rate| *rate > 0.0);
+    let end = end.map(|rate| format!(" to {}", percent(rate))).unwrap_or_default();
+    format!("{:e}, {schedule}{end}, {} warm-up", arguments.learning_rate, percent(arguments.warmup_ratio))
+}
+
+/// A share as `7 %`.
+fn percent(share: f64) -> String {
+    format!("{} %", rounded(100.0 * share, 4))
 }
 
 fn optimizer(arguments: &TrainingArguments) -> String {
-    let name = match arguments.optim {
-        OptimizerType::AdamW => "AdamW",
-        OptimizerType::Sgd => "SGD",
+    let name = match (arguments.optim, arguments.sgd_momentum) {
+        (OptimizerType::AdamW, _) => "AdamW".to_owned(),
+        (OptimizerType::Sgd, 0.0) => "SGD".to_owned(),
+        (OptimizerType::Sgd, momentum) => format!("SGD, momentum {momentum}"),
     };
     let clipped = match arguments.max_grad_norm {
         0.0 => "gradients not clipped".to_owned(),
         norm => format!("gradients clipped to norm {norm}"),
     };
-    format!("{name}, weight decay {}, {clipped}", arguments.weight_decay)
+    let groups = arguments.parameter_groups.iter();
+    let groups: String = groups
+        .map(|group| format!(", {} at {} times the rate", group.name_contains, group.lr_ratio))
+        .collect();
+    format!("{name}, weight decay {}, {clipped}{groups}", arguments.weight_decay)
 }
 
 #[cfg(test)]

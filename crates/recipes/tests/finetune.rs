@@ -44,13 +44,87 @@ fn the_set_up_is_printed_before_anything_is_trained() {
     assert_eq!(line("split"), "12 train, 4 validation, 4 test");
     // Defaults are told too.
     assert_eq!(line("trained"), "LoRA r 16, alpha 32, dropout 0.05 on query, key, value, dense");
-    assert_eq!(line("epochs"), "15, at most 1 steps");
+    // Two batches are left for the second step of an epoch.
+    assert_eq!(line("epochs"), "0.67 (1 step)");
     assert_eq!(line("batch"), "2 pictures x 4 accumulated = 8 a step, 4 batches at a time");
     assert_eq!(line("learning rate"), "5e-5, linear schedule, 5 % warm-up");
     assert_eq!(line("optimizer"), "AdamW, weight decay 0, gradients clipped to norm 1");
+    assert_eq!(line("evaluation"), "after every epoch");
     assert_eq!(line("seed"), "42");
     assert_eq!(line("device"), "cpu, f32, 1 thread");
     assert_eq!(line("output"), tiny.path("out").display().to_string());
+}
+
+#[test]
+fn the_set_up_has_what_is_not_the_default_and_as_it_was_given() {
+    let tiny = Tiny::new();
+    let flags = "--num-train-epochs 1 --max-steps 9 --warmup-ratio 0.07 --label-smoothing-factor 0.1 --min-lr-rate 0.2 \
+         --loraplus-lr-ratio 4 --hidden-dropout 0.3 --eval-strategy steps --eval-steps 5 --padding max-length \
+         --tune both --target-modules all-linear";
+    let stdout = run(&mut tiny.finetune("out", flags)).stdout();
+    for line in [
+        "trained  LoRA r 16, alpha 32, dropout 0.05 on all-linear",
+        "epochs  4.67 (9 steps)",
+        "learning rate  5e-5, linear schedule to 20 %, 7 % warm-up",
+        "optimizer  AdamW, weight decay 0, gradients clipped to norm 1, lora_B at 4 times the rate",
+        "evaluation  after every 5 steps",
+        "model dropout  0.3",
+        "labels  smoothed by 0.1",
+    ] {
+        assert!(stdout.lines().any(|said| said.trim_start() == line), "no `{line}` in {stdout}");
+    }
+    assert!(stdout.contains("padding  every caption to "), "{stdout}");
+}
+
+#[test]
+fn a_new_run_removes_what_an_earlier_one_left_and_refuses_where_it_reads_that() {
+    let tiny = Tiny::new();
+    let adapter = tiny.path("out/adapter");
+    run(&mut tiny.finetune("out", "--max-steps 2 --eval-captions 1 --report-to csv")).stdout();
+    let before = contents(&tiny.path("out"));
+
+    let message = run(tiny.finetune("out", "--max-steps 2 --init-adapter").arg(&adapter)).refusal(1);
+    assert!(message.contains("--init-adapter") && message.contains("--output-dir"), "{message}");
+    // Nor is anything removed by a run that does not begin.
+    run(&mut tiny.finetune("out", "--max-steps 2 --target-modules quarry")).refusal(1);
+    assert_eq!(contents(&tiny.path("out")), before);
+
+    // A run that fails when it trains leaves nothing that could be taken for its results.
+    tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
+    tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 0, f32::NAN);
+    run(&mut tiny.finetune("out", "--max-steps 2 --eval-strategy no --report-to csv")).refusal(1);
+    let left =
+        ["metrics.json", "captions.jsonl", "eval_captions.jsonl", "report.html", "loss.svg", "loss.png"];
+    for name in left.into_iter().chain(["captions.svg", "adapter"]) {
+        assert!(before.iter().any(|(path, _)| path.starts_with(tiny.path("out").join(name))), "{name}");
+        assert!(!tiny.path("out").join(name).exists(), "{name}");
+    }
+    let events = json_lines(&fs::read_to_string(tiny.path("out/log.jsonl")).unwrap());
+    assert_eq!(events.iter().filter(|event| event["event"] == "started").count(), 1);
+    assert_eq!(fs::read_to_string(tiny.path("out/log.csv")).unwrap(), "step,metric,value\n");
+    assert!(tiny.path("out/checkpoint-2").is_dir(), "checkpoints are kept, with a warning");
+}
+
+#[test]
+fn a_checkpoint_that_is_made_again_has_one_line_of_captions() {
+    let tiny = Tiny::new();
+    let flags = "--num-train-epochs 3 --eval-captions 1 --save-total-limit 9";
+    run(&mut tiny.finetune("out", flags)).stdout();
+    let path = tiny.path("out/eval_captions.jsonl");
+    let once = fs::read_to_string(&path).unwrap();
+    assert_eq!(once.lines().count(), 3);
+    run(tiny.finetune("out", flags).arg("--resume").arg(tiny.path("out/checkpoint-2"))).stdout();
+    assert_eq!(fs::read_to_string(&path).unwrap(), once);
+}
+
+#[test]
+fn a_run_of_a_sweep_has_its_own_command_in_its_report() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("sweep", "--max-steps 1 --sweep r=2,4")).stdout();
+    for rank in [2, 4] {
+        let report = fs::read_to_string(tiny.path(&format!("sweep/r-{rank}/report.html"))).unwrap();
+        assert!(report.contains(&format!("--lora-r={rank}")) && !report.contains("--sweep"), "{rank}");
+    }
 }
 
 #[test]
@@ -157,12 +231,13 @@ fn an_adapter_learns_and_is_what_the_next_run_can_begin_with() {
 fn padding_to_the_maximum_changes_no_loss() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
-        run(&mut tiny.finetune(output, &format!("--num-train-epochs 2 --learning-rate 0.01 {flags}")))
-            .stdout();
-        steps(&tiny.path(output))
+        let flags = format!("--num-train-epochs 2 --learning-rate 0.01 {flags}");
+        let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
+        (steps(&tiny.path(output)), stdout.contains("padding  every caption to "))
     };
-    let longest = losses("longest", "");
-    let maximum = losses("maximum", "--padding max-length");
+    let (longest, pads_less) = losses("longest", "");
+    let (maximum, pads_all) = losses("maximum", "--padding max-length");
+    assert!(!pads_less && pads_all);
     close(&longest, &maximum, "loss", 1e-6);
     close(&longest, &maximum, "grad_norm", 1e-5);
 }
@@ -194,12 +269,13 @@ fn batches_that_run_together_change_no_loss() {
 fn kept_image_features_change_no_loss() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
-        run(&mut tiny.finetune(output, &format!("--num-train-epochs 2 --learning-rate 0.01 {flags}")))
-            .stdout();
-        steps(&tiny.path(output))
+        let flags = format!("--num-train-epochs 2 --learning-rate 0.01 {flags}");
+        let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
+        (steps(&tiny.path(output)), stdout.contains("features  20 encoded"))
     };
-    let kept = losses("kept", "");
-    let anew = losses("anew", "--no-feature-cache");
+    let (kept, encodes_once) = losses("kept", "");
+    let (anew, keeps) = losses("anew", "--no-feature-cache");
+    assert!(encodes_once && !keeps);
     close(&kept, &anew, "loss", 1e-6);
     close(&kept, &anew, "grad_norm", 1e-5);
 }
@@ -209,10 +285,12 @@ fn layers_that_are_computed_again_change_no_bit() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
         let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --tune both {flags}");
-        run(&mut tiny.finetune(output, &flags)).stdout();
-        steps(&tiny.path(output))
+        let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
+        (steps(&tiny.path(output)), stdout.contains("memory  layers are computed again"))
     };
-    let (plain, again) = (losses("plain", ""), losses("again", "--gradient-checkpointing"));
+    let (plain, keeps) = losses("plain", "");
+    let (again, computes) = losses("again", "--gradient-checkpointing");
+    assert!(!keeps && computes);
     assert_eq!(plain, again);
 }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::programs::{example, run};
-use common::tiny::tensors;
+use common::programs::{example, json_lines, run};
+use common::tiny::{Tiny, tensors};
 
 /// The number behind the last word `loss` of a line.
 fn loss(line: &str) -> f64 {
@@ -24,6 +24,56 @@ fn a_network_of_another_kind_learns_through_adapters_that_are_saved_and_merged()
     assert!(last < first / 5.0, "{stdout}");
     // Both are printed to four digits.
     assert!((line("saved in") - line("merged into")).abs() <= 1e-4, "{stdout}");
+}
+
+#[test]
+fn the_engine_teaches_a_model_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run(example("train_classifier").env("TMPDIR", folder.path()));
+    let said = ended.stderr.clone();
+    ended.stdout();
+    let last = said.lines().rev().find_map(|line| Some(line.split_once("accuracy ")?.1)).unwrap();
+    let accuracy: f64 = last.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(accuracy > 0.9, "{said}");
+}
+
+#[test]
+fn a_merged_model_says_what_the_model_says_with_its_adapter() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("out", "--num-train-epochs 3 --learning-rate 0.02")).stdout();
+    let mut merge = example("merge_adapter");
+    merge.arg("--model").arg(&tiny.checkpoint).arg("--adapter").arg(tiny.path("out/adapter"));
+    run(merge.arg("--output-dir").arg(tiny.path("merged"))).stdout();
+
+    let mut base = 0;
+    for line in json_lines(&fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap()) {
+        let mut caption = example("caption");
+        caption.args(["--threads", "1", "--json", "--rows", &line["row"].to_string(), "--model"]);
+        caption.arg(tiny.path("merged")).arg("--dataset").arg(&tiny.dataset);
+        let said = json_lines(&run(&mut caption).stdout());
+        assert_eq!(said[0]["text"], line["adapter"]);
+        base += usize::from(said[0]["text"] == line["base"]);
+    }
+    assert!(base < 4, "the adapter changes what is said");
+}
+
+#[test]
+fn runs_are_compared_on_a_page() {
+    let tiny = Tiny::new();
+    for (name, rank) in [("a", 2), ("b", 4)] {
+        run(&mut tiny.finetune(name, &format!("--max-steps 1 --lora-r {rank}"))).stdout();
+    }
+    let page = tiny.path("pages/compare.html");
+    let mut compare = example("compare_runs");
+    compare.args([tiny.path("a"), tiny.path("b")]).arg("--output").arg(&page);
+    let stdout = run(&mut compare).stdout();
+    assert!(stdout.contains(&format!("written to {}", page.display())), "{stdout}");
+    let html = fs::read_to_string(&page).unwrap();
+    for text in ["<h1>2 runs compared</h1>", ">a</th>", ">b</th>", ">Base model</th>"] {
+        assert!(html.contains(text), "no {text}");
+    }
+    let message = run(example("compare_runs").arg(tiny.path("none"))).refusal(1);
+    assert!(message.contains("finished run"), "{message}");
 }
 
 #[test]

@@ -168,6 +168,12 @@ fn runs_of_different_models_have_no_base_in_common() {
 }
 
 #[test]
+fn a_base_that_differs_in_its_last_bits_is_one_base() {
+    let html = compare_html(&[run("a", 4.0, 3.0, 0.5), run("b", 4.000001, 2.0, 0.25)]).unwrap();
+    assert!(html.contains(">Base model<") && html.contains("<td>4.000</td>"), "{html}");
+}
+
+#[test]
 fn a_folder_without_a_run_says_what_it_lacks() {
     let folder = tempfile::tempdir().unwrap();
     let message = format!("{:#}", Run::read(folder.path()).unwrap_err());

@@ -1,10 +1,13 @@
-/// The command that started this program, as a shell takes it: `cargo run --release --example NAME -- ...`.
-pub fn command_line() -> String {
-    let mut arguments = std::env::args();
+use std::ffi::OsString;
+use std::path::Path;
+
+/// A program's arguments, its name first, as a shell takes them: `cargo run --release --example NAME -- ...`.
+pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
+    let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
-    let name = std::path::Path::new(&program).file_stem().map(|name| name.to_string_lossy().into_owned());
-    let arguments: Vec<String> = arguments.map(|argument| quoted(&argument)).collect();
-    command(&name.unwrap_or_default(), &arguments)
+    let name = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy();
+    let arguments: Vec<String> = arguments.map(|argument| quoted(&argument.to_string_lossy())).collect();
+    command(&name, &arguments)
 }
 
 fn command(example: &str, arguments: &[String]) -> String {

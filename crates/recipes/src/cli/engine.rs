@@ -6,7 +6,7 @@ use trainer_core::{
 };
 
 use super::{
-    EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, ReportTo,
+    EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, ReportTo, SaveStrategy,
     values::{at_least_zero, count, positive, seconds, share},
 };
 use crate::fusing::Pass;
@@ -47,7 +47,7 @@ pub struct RunOptions {
     pub eval_steps: Option<usize>,
     /// When to save a checkpoint, besides that of every evaluation that is the best so far [default: --eval-strategy]
     #[arg(long, value_enum)]
-    pub save_strategy: Option<EvalStrategy>,
+    pub save_strategy: Option<SaveStrategy>,
     /// Steps between checkpoints with --save-strategy steps [default: --eval-steps]
     #[arg(long, value_name = "STEPS", value_parser = count)]
     pub save_steps: Option<usize>,
@@ -77,11 +77,6 @@ impl Finetune {
         let Self { training, optimizer, run, .. } = self;
         let defaults = TrainingArguments::default();
         let options = defaults.lr_scheduler_kwargs;
-        let every = |strategy| match strategy {
-            EvalStrategy::Epoch => IntervalStrategy::Epoch,
-            EvalStrategy::Steps => IntervalStrategy::Steps,
-            EvalStrategy::No => IntervalStrategy::No,
-        };
         let eval_steps = run.eval_steps.unwrap_or(training.logging_steps);
         let loraplus = optimizer.loraplus_lr_ratio.map(|lr_ratio| ParameterGroup {
             name_contains: "lora_B".to_owned(),
@@ -123,9 +118,9 @@ impl Finetune {
             },
             max_skipped_steps: run.max_skipped_steps.unwrap_or(defaults.max_skipped_steps),
             max_seconds: run.max_time,
-            eval_strategy: every(training.eval_strategy),
+            eval_strategy: self.eval_interval(),
             eval_steps,
-            save_strategy: every(run.save_strategy.unwrap_or(training.eval_strategy)),
+            save_strategy: self.save_interval(),
             save_steps: run.save_steps.unwrap_or(eval_steps),
             save_total_limit: training.save_total_limit,
             logging_steps: training.logging_steps,
@@ -134,6 +129,23 @@ impl Finetune {
             early_stopping_threshold: run.early_stopping_threshold.unwrap_or(0.0),
             seed: training.seed,
             ..defaults
+        }
+    }
+
+    fn eval_interval(&self) -> IntervalStrategy {
+        match self.training.eval_strategy {
+            EvalStrategy::Epoch => IntervalStrategy::Epoch,
+            EvalStrategy::Steps => IntervalStrategy::Steps,
+            EvalStrategy::No => IntervalStrategy::No,
+        }
+    }
+
+    fn save_interval(&self) -> IntervalStrategy {
+        match self.run.save_strategy {
+            Some(SaveStrategy::Epoch) => IntervalStrategy::Epoch,
+            Some(SaveStrategy::Steps) => IntervalStrategy::Steps,
+            Some(SaveStrategy::No) => IntervalStrategy::No,
+            None => self.eval_interval(),
         }
     }
 
@@ -150,10 +162,13 @@ impl Finetune {
 
     /// A flag of the engine that was given and would do nothing, and what it needs.
     pub(super) fn idle_engine_flag(&self) -> Option<(&'static str, &'static str)> {
-        let Self { training, optimizer, run, .. } = self;
+        let Self { data, training, optimizer, run, .. } = self;
         let schedule = training.lr_scheduler_type;
         let falls = schedule != LrSchedulerType::Constant;
-        let save_strategy = run.save_strategy.unwrap_or(training.eval_strategy);
+        let saves_steps = self.save_interval() == IntervalStrategy::Steps;
+        // The best evaluation so far is saved whatever --save-strategy says.
+        let evaluates = training.eval_strategy != EvalStrategy::No;
+        let saves = evaluates || self.save_interval() != IntervalStrategy::No;
         let needs = [
             (
                 training.fuse_accumulation != FuseAccumulation::Auto,
@@ -192,18 +207,20 @@ impl Finetune {
                 "--eval-steps",
                 "--eval-strategy steps",
             ),
+            (run.save_steps.is_some(), saves_steps, "--save-steps", "--save-strategy steps"),
             (
-                run.save_steps.is_some(),
-                save_strategy == EvalStrategy::Steps,
-                "--save-steps",
-                "--save-strategy steps",
+                training.save_total_limit.is_some(),
+                saves,
+                "--save-total-limit",
+                "checkpoints: --save-strategy or --eval-strategy",
             ),
             (
-                run.early_stopping_patience.is_some(),
-                training.eval_strategy != EvalStrategy::No,
-                "--early-stopping-patience",
-                "evaluations",
+                data.eval_captions.is_some(),
+                saves,
+                "--eval-captions",
+                "checkpoints: --save-strategy or --eval-strategy",
             ),
+            (run.early_stopping_patience.is_some(), evaluates, "--early-stopping-patience", "evaluations"),
             (
                 run.max_skipped_steps.is_some(),
                 run.on_nan == NanPolicy::Skip,

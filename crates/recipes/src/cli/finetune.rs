@@ -63,7 +63,8 @@ pub struct DataOptions {
     /// Take the training rows in their order in every epoch, instead of a new order each
     #[arg(long)]
     pub no_shuffle: bool,
-    /// Folder for the adapter, checkpoints, metrics, captions and the report
+    /// Folder for the adapter, checkpoints, metrics, captions and the report; without --resume, what an earlier run left in
+    /// it is removed when training begins, all but its checkpoints
     #[arg(long, value_name = "DIR", default_value = "runs/pokemon")]
     pub output_dir: PathBuf,
     /// Run every combination of some options' values, each in a folder below --output-dir, with the image features
@@ -305,6 +306,17 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_saving_speaks_of_saving() {
+        let help = Finetune::command().render_long_help().to_string();
+        let (_, from) = help.split_once("--save-strategy <").unwrap();
+        let (saving, _) = from.split_once("--save-steps <").unwrap();
+        assert!(
+            saving.contains("After every --save-steps steps") && !saving.contains("--eval-steps"),
+            "{saving}"
+        );
+    }
+
+    #[test]
     fn resume_takes_a_folder_or_finds_the_newest() {
         assert_eq!(parse("--resume").unwrap().training.resume, Some(Resume::Latest));
         assert_eq!(parse("--resume --seed 1").unwrap().training.resume, Some(Resume::Latest));
@@ -369,6 +381,9 @@ mod tests {
             ),
             ("--tune both --feature-cache-dir a", ["--feature-cache-dir", "encoder"]),
             ("--tune full --feature-cache-memory 1GB", ["--feature-cache-memory", "encoder"]),
+            ("--tune full --no-feature-cache", ["--no-feature-cache", "encoder"]),
+            ("--eval-strategy no --eval-captions 2", ["--eval-captions", "--save-strategy"]),
+            ("--eval-strategy no --save-total-limit 2", ["--save-total-limit", "--save-strategy"]),
         ] {
             let message = refusal(arguments);
             assert!(flags.iter().all(|flag| message.contains(flag)), "{arguments}: {message}");
@@ -377,6 +392,9 @@ mod tests {
         parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
         parse("--feature-cache-dir a --feature-cache-memory 0MB").unwrap();
         parse("--tune both --target-modules query --feature-cache-dir a").unwrap();
+        // The best evaluation is saved without a strategy to save by.
+        parse("--save-strategy no --eval-captions 2 --save-total-limit 2").unwrap();
+        parse("--eval-strategy no --save-strategy epoch --eval-captions 2 --save-total-limit 2").unwrap();
     }
 
     #[test]

@@ -50,7 +50,8 @@ impl Hardware {
     /// A flag about the features of the frozen encoder that was given.
     pub fn cache_flag(&self) -> Option<&'static str> {
         let dir = self.feature_cache_dir.as_ref().map(|_| "--feature-cache-dir");
-        dir.or(self.feature_cache_memory.map(|_| "--feature-cache-memory"))
+        let memory = self.feature_cache_memory.map(|_| "--feature-cache-memory");
+        dir.or(memory).or(self.no_feature_cache.then_some("--no-feature-cache"))
     }
 }
 

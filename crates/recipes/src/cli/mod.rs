@@ -32,5 +32,5 @@ pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{
     Dtype, EarlyStopping, EvalStrategy, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, Padding,
-    ReportTo, Resume, SplitFractions, TargetModules, Tune,
+    ReportTo, Resume, SaveStrategy, SplitFractions, TargetModules, Tune,
 };

@@ -1,11 +1,10 @@
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::CommandFactory as _;
 use clap::error::{Error, ErrorKind};
-use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::Finetune;
+use super::{Finetune, command_line};
 
 /// What may differ between the runs of a sweep: options of the training and the adapters, by their names in Hugging Face's
 /// classes. The model, the data and the split are those of all runs, which share the image features.
@@ -62,6 +61,8 @@ pub struct SweepRun {
     pub name: String,
     /// Its options, the output folder among them.
     pub options: Finetune,
+    /// The command that makes this run alone, and that `--resume` can be added to.
+    pub command: String,
 }
 
 impl Finetune {
@@ -80,24 +81,39 @@ impl Finetune {
                 "--sweep begins new runs: go on with one of its runs by --resume and its --output-dir";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
-        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let arguments = without(arguments, "--sweep");
+        let arguments = without(arguments, "--output-dir");
         grid(axes)
             .into_iter()
             .map(|point| {
                 let name = point.iter().map(|(name, value)| format!("{name}-{value}")).collect::<Vec<_>>();
-                // Parsed as if each value had been typed, so that every check of a flag is a check of a sweep.
+                // Parsed as if each run had been typed, so that every check of a flag is a check of a sweep.
                 let mut line = arguments.clone();
                 for (name, value) in &point {
                     let flag = if name == "r" { "lora_r" } else { name };
                     line.push(format!("--{}={value}", flag.replace('_', "-")).into());
                 }
-                let mut options = Self::from_arg_matches(&Self::command().try_get_matches_from(line)?)?;
-                options.data.sweep.clear();
-                options.data.output_dir = self.data.output_dir.join(PathBuf::from(name.join("_")));
-                Ok(SweepRun { name: name.join(" "), options })
+                let mut folder = OsString::from("--output-dir=");
+                folder.push(self.data.output_dir.join(name.join("_")));
+                line.push(folder);
+                let options = Self::from_arguments(line.clone())?;
+                Ok(SweepRun { name: name.join(" "), options, command: command_line(line) })
             })
             .collect()
     }
+}
+
+/// A command line without one of its flags and the values of that: there is nothing but flags and their values.
+fn without(arguments: impl IntoIterator<Item = OsString>, flag: &str) -> Vec<OsString> {
+    let mut inside = false;
+    let mut keep = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        if text.starts_with('-') {
+            inside = text == flag || text.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='));
+        }
+        !inside
+    };
+    arguments.into_iter().filter(|argument| keep(argument)).collect()
 }
 
 /// Every combination of the values.
@@ -132,8 +148,24 @@ mod tests {
         );
         let last = &runs[3].options;
         assert_eq!((last.lora.rank(), last.lora.alpha(), last.training.seed), (8, 32.0, 3));
-        assert_eq!(last.data.output_dir, PathBuf::from("runs/x/r-8_lora_alpha-32"));
+        assert_eq!(last.data.output_dir.to_str(), Some("runs/x/r-8_lora_alpha-32"));
         assert!(sweep("--seed 3").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_has_a_command_of_its_own_that_goes_on_with_it() {
+        for flags in [
+            "--output-dir runs/x --sweep r=4 seed=1,2 --no-shuffle",
+            "--sweep=r=4 --sweep=seed=1,2 --no-shuffle --output-dir=runs/x",
+        ] {
+            let runs = sweep(flags).unwrap();
+            let (_, own) = runs[1].command.split_once(" -- ").unwrap();
+            assert_eq!(own, "--no-shuffle --lora-r=4 --seed=2 --output-dir=runs/x/r-4_seed-2");
+            let again = format!("pokemon_finetune {own} --resume");
+            let again = Finetune::from_arguments(again.split(' ')).unwrap();
+            assert!(again.training.resume.is_some());
+            assert_eq!(again.data.output_dir, runs[1].options.data.output_dir);
+        }
     }
 
     #[test]
@@ -145,6 +177,7 @@ mod tests {
             ("--sweep r=4,x", "at least 1"),
             ("--sweep r=4,8 --lora-r 2", "--lora-r"),
             ("--sweep r=4,8 --resume", "--sweep begins new runs"),
+            ("--sweep lr_scheduler_type=linear,constant --min-lr-rate 0.1", "--min-lr-rate does nothing"),
         ] {
             let message = sweep(arguments).unwrap_err().to_string();
             assert!(message.contains(words), "{arguments}: {message}");

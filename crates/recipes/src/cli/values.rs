@@ -101,6 +101,17 @@ pub enum EvalStrategy {
     No,
 }
 
+/// When a checkpoint is saved, besides that of every evaluation that is the best so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SaveStrategy {
+    /// After every epoch
+    Epoch,
+    /// After every --save-steps steps
+    Steps,
+    /// At no other time
+    No,
+}
+
 /// When beam search stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EarlyStopping {

@@ -121,7 +121,6 @@ fn variants(wide: (u32, u32), narrow: (u32, u32)) -> [(&'static str, Style); 4] 
 
 /// One picture of the page in all its variants.
 pub(super) fn figure(
-    caption: &str,
     [wide, narrow]: [(u32, u32); 2],
     svg: impl Fn(Style) -> Result<String>,
 ) -> Result<Value> {
@@ -129,7 +128,7 @@ pub(super) fn figure(
         .into_iter()
         .map(|(class, style)| Ok(context! { class, svg => svg(style)? }))
         .collect::<Result<Vec<_>>>()?;
-    Ok(context! { caption, plots })
+    Ok(context! { plots })
 }
 
 /// The environment that both pages are made in: strict, escaping, with the filters.
@@ -193,7 +192,7 @@ impl Report {
             return Ok(None);
         }
         let sizes = [(960, 420), NARROW];
-        figure("Loss of training and validation", sizes, |style| loss_svg(&self.history, style)).map(Some)
+        figure(sizes, |style| loss_svg(&self.history, style)).map(Some)
     }
 
     /// Learning rate and gradient norm, half as wide.
@@ -208,7 +207,7 @@ impl Report {
             .map(|(name, points)| {
                 let curve = [Curve { name: String::new(), points }];
                 let sizes = [(480, 260), (NARROW.0, 240)];
-                figure(name, sizes, |style| lines_svg(name, Scale::Linear, &curve, style))
+                figure(sizes, |style| lines_svg(name, Scale::Linear, &curve, style))
             })
             .collect()
     }
