@@ -114,9 +114,12 @@ pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a file has the extension of a picture that [`ImageDecoder`](crate::ImageDecoder) reads.
+/// Extensions of the pictures that [`ImageDecoder`](crate::ImageDecoder) reads.
+pub const PICTURES: [&str; 7] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"];
+
+/// Whether a file has one of [`PICTURES`]' extensions.
 pub fn is_picture(path: &str) -> bool {
-    ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"].contains(&extension(path).as_str())
+    PICTURES.contains(&extension(path).as_str())
 }
 
 /// Whether a file describes the pictures of its folder.

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-
-/// Endings of the picture files that a folder is searched for.
-const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "bmp"];
+use caption_data::selection;
 
 /// The files that `names` stand for, in order: a folder for its pictures and those of its folders, sorted; a pattern with
 /// `*`, `?`, `[…]` or `**` for the pictures that match; anything else for itself.
@@ -28,7 +26,7 @@ pub fn expand(names: &[PathBuf]) -> Result<Vec<PathBuf>> {
             vec![name.clone()]
         };
         if found.is_empty() {
-            bail!("no pictures in {pattern}; they end in {}", ENDINGS.join(", "));
+            bail!("no pictures in {pattern}; they end in {}", selection::PICTURES.join(", "));
         }
         files.extend(found);
     }
@@ -50,8 +48,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 fn is_picture(path: &Path) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    selection::is_picture(&path.to_string_lossy())
 }
 
 #[cfg(test)]

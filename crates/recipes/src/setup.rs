@@ -13,12 +13,12 @@ use crate::cli::{Finetune, TargetModules};
 use crate::hub::Location;
 
 /// What is trained and how: the main choices, also where they are the default, and all others that are not. The training
-/// split has `rows` rows.
+/// split has `samples` rows.
 pub fn rows(
     options: &Finetune,
     arguments: &TrainingArguments,
     adapted: &Adapted,
-    rows: usize,
+    samples: usize,
 ) -> Vec<(String, String)> {
     let pictures = options.training.per_device_train_batch_size;
     let batches = arguments.gradient_accumulation_steps;
@@ -26,7 +26,7 @@ pub fn rows(
     let method = method.map_or("every weight".to_owned(), |adapter| lora(options, adapter.config()));
     let epochs = match arguments.max_steps {
         Some(steps) => {
-            let epochs = epochs_after(steps, rows.div_ceil(pictures), batches);
+            let epochs = epochs_after(steps, samples.div_ceil(pictures), batches);
             format!("{} ({})", rounded(epochs, 2), counted(steps, "step", "steps"))
         }
         None => arguments.num_train_epochs.to_string(),
