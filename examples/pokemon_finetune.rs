@@ -130,7 +130,7 @@ fn run(options: &Finetune, command: &str, session: &mut Session) -> Result<ExitC
     for (flag, dir) in [("--init-adapter", lora.init_adapter.as_ref()), ("--model", model)] {
         if let Some(dir) = dir
             && training.resume.is_none()
-            && results::is_left_by_earlier(output_dir, dir)
+            && results::is_result(output_dir, dir)
         {
             bail!(
                 "{flag} {} is what an earlier run left, and a new run there removes it: choose another --output-dir",
@@ -275,18 +275,24 @@ fn run(options: &Finetune, command: &str, session: &mut Session) -> Result<ExitC
     // Without an adapter to switch off, the base model is gone after the first step.
     let base = if adapter.is_none() { Some(judged("base")?) } else { None };
 
-    if training.resume.is_none() {
-        results::remove_earlier(output_dir)?;
+    let is_new = training.resume.is_none();
+    if is_new {
+        results::remove_earlier(output_dir, &results::LOGS)?;
     }
-    let resumed = Arc::clone(&sampled);
+    let (folder, resumed) = (output_dir.to_owned(), Arc::clone(&sampled));
     let stop = session.stop_signal();
     let mut trainer = Trainer::new(arguments, Parameters::new(adapted.parameters.clone())?)?
         .sink(ConsoleSink::new())
         .sink(JsonLinesSink::append(&log)?)
         .sink(move |event: &Event| -> Result<(), BoxError> {
-            if let Event::Resumed { global_step, .. } = event {
-                let mut lines = resumed.lock().unwrap_or_else(PoisonError::into_inner);
-                *lines = results::lines_until(*global_step, &lines);
+            match event {
+                // Everything that can fail before the first step has been tried: from here on the folder is this run's.
+                Event::Started { .. } if is_new => results::remove_earlier(&folder, &results::RESULTS)?,
+                Event::Resumed { global_step, .. } => {
+                    let mut lines = resumed.lock().unwrap_or_else(PoisonError::into_inner);
+                    *lines = results::lines_until(*global_step, &lines);
+                }
+                _ => {}
             }
             Ok(())
         })

@@ -157,8 +157,11 @@ pub fn caption_lines(
         .collect()
 }
 
-/// What a run leaves in its folder besides checkpoints: results, which tell that it is done and so go first, and logs.
-const LEFT: [&str; 11] = [
+/// Logs that a run adds to as it goes.
+pub const LOGS: [&str; 2] = ["log.jsonl", "log.csv"];
+
+/// What a run leaves in its folder besides checkpoints and logs; first what tells that it is done.
+pub const RESULTS: [&str; 9] = [
     "metrics.json",
     "captions.jsonl",
     "eval_captions.jsonl",
@@ -168,17 +171,15 @@ const LEFT: [&str; 11] = [
     "captions.svg",
     "adapter",
     "model",
-    "log.jsonl",
-    "log.csv",
 ];
 
-/// Removes what an earlier run left in the folder `dir`, all but its checkpoints, so that it is not taken for what the
-/// next run leaves there.
+/// Removes `names`, of [`LOGS`] or [`RESULTS`], from the folder `dir` where an earlier run left them, so that they are not
+/// taken for what the next run leaves there.
 ///
 /// # Errors
 /// If something cannot be removed; the message has the path.
-pub fn remove_earlier(dir: &Path) -> Result<()> {
-    for name in LEFT {
+pub fn remove_earlier(dir: &Path, names: &[&str]) -> Result<()> {
+    for name in names {
         let path = dir.join(name);
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
@@ -191,13 +192,13 @@ pub fn remove_earlier(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether `path` is something that [`remove_earlier`] removes from the folder `dir`.
-pub fn is_left_by_earlier(dir: &Path, path: &Path) -> bool {
+/// Whether `path` is in the results of an earlier run in the folder `dir`.
+pub fn is_result(dir: &Path, path: &Path) -> bool {
     let same_or_in = |name: &str| match (path.canonicalize(), dir.join(name).canonicalize()) {
         (Ok(path), Ok(left)) => path.starts_with(left),
         _ => false,
     };
-    LEFT.into_iter().any(same_or_in)
+    RESULTS.into_iter().any(same_or_in)
 }
 
 /// The lines of `eval_captions.jsonl` up to that of the checkpoint of `step`: a run that goes on from there makes the

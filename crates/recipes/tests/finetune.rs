@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caption_data::{CaptionSource, split};
 use common::programs::{contents, json, json_lines, run, steps};
@@ -88,6 +88,20 @@ fn a_new_run_removes_what_an_earlier_one_left_and_refuses_where_it_reads_that() 
     // Nor is anything removed by a run that does not begin.
     run(&mut tiny.finetune("out", "--max-steps 2 --target-modules quarry")).refusal(1);
     assert_eq!(contents(&tiny.path("out")), before);
+    let in_the_way = tiny.path("out/.checkpoint-0.partial");
+    fs::write(&in_the_way, "").unwrap();
+    run(&mut tiny.finetune("out", "--max-steps 2")).refusal(1);
+    fs::remove_file(&in_the_way).unwrap();
+    let is_log =
+        |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log."));
+    let results = |files: Vec<(PathBuf, Vec<u8>)>| {
+        files.into_iter().filter(|(path, _)| !is_log(path)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        results(contents(&tiny.path("out"))),
+        results(before.clone()),
+        "the rehearsal of saving failed"
+    );
 
     // A run that fails when it trains leaves nothing that could be taken for its results.
     tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
