@@ -19,6 +19,7 @@ use super::{Isa, PackedMatrix, Precision};
 pub(super) fn most_rows(b: &PackedMatrix) -> usize {
     match b.isa() {
         Isa::Avx512 { .. } if b.widening() > 1 => 48,
+        Isa::Avx2 if b.widening() > 1 => 16,
         _ => 4,
     }
 }
@@ -107,7 +108,7 @@ unsafe fn avx512(work: &FewRows, precision: Precision) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(work: &FewRows, precision: Precision) {
-    unsafe { panels::<super::simd::Avx2, 4, 4>(work, precision) }
+    unsafe { panels::<super::simd::Avx2, 4, 5>(work, precision) }
 }
 
 unsafe fn portable(work: &FewRows, precision: Precision) {
@@ -223,32 +224,18 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
                 }
                 S::prefetch(b.wrapping_add(AHEAD));
                 let vectors = [S::load(b), S::load(b.add(S::LANES))];
+                // What is widened is used up for all rows before the next of it is made, which spares registers.
                 if WIDEN == 4 {
-                    let quarters = [S::widen_bytes(vectors[0]), S::widen_bytes(vectors[1])];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        for k in 0..4 {
-                            let a = S::splat(a.add(row * work.a_stride + k));
-                            for (sum, quarters) in sums.iter_mut().zip(quarters) {
-                                *sum = S::multiply_add(a, quarters[k], *sum);
-                            }
-                        }
+                    let [first, second] = [S::widen_bytes(vectors[0]), S::widen_bytes(vectors[1])];
+                    for k in 0..4 {
+                        add_products::<S, ROWS>(a.add(k), work.a_stride, [first[k], second[k]], &mut sums);
                     }
                 } else if WIDEN == 2 {
-                    let halves = [S::widen(vectors[0]), S::widen(vectors[1])];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let a = a.add(row * work.a_stride);
-                        let (first, second) = (S::splat(a), S::splat(a.add(1)));
-                        for (sum, (low, high)) in sums.iter_mut().zip(halves) {
-                            *sum = S::multiply_add(second, high, S::multiply_add(first, low, *sum));
-                        }
-                    }
+                    let [first, second] = [S::widen(vectors[0]), S::widen(vectors[1])];
+                    add_products::<S, ROWS>(a, work.a_stride, [first.0, second.0], &mut sums);
+                    add_products::<S, ROWS>(a.add(1), work.a_stride, [first.1, second.1], &mut sums);
                 } else {
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let a = S::splat(a.add(row * work.a_stride));
-                        for (sum, vector) in sums.iter_mut().zip(vectors) {
-                            *sum = S::multiply_add(a, vector, *sum);
-                        }
-                    }
+                    add_products::<S, ROWS>(a, work.a_stride, vectors, &mut sums);
                 }
                 a = a.add(WIDEN);
                 b = b.add(2 * S::LANES);
@@ -267,6 +254,24 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
             // What the next units are added to.
             (from, from_stride) = (to.cast_const(), to_stride);
             sums = [[S::zero(); 2]; ROWS];
+        }
+    }
+}
+
+/// `sums += a b` for one `k` of each row.
+#[inline(always)]
+unsafe fn add_products<S: Simd, const ROWS: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: [S::Vector; 2],
+    sums: &mut [[S::Vector; 2]; ROWS],
+) {
+    for (row, sums) in sums.iter_mut().enumerate() {
+        unsafe {
+            let a = S::splat(a.add(row * a_stride));
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = S::multiply_add(a, b, *sum);
+            }
         }
     }
 }
