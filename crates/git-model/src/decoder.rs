@@ -1,10 +1,16 @@
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use train_ops::{
-    AttentionMask, DecodingRows, Dropout, KeyValueCache, Pass, TransformerLayer, cached_attention,
+    AttentionMask, DecodingRows, Dropout, KeyValueCache, LinearLayer, Pass, TransformerLayer,
+    cached_attention,
 };
 
 use crate::loader::Loader;
 use crate::{GitConfig, Result};
+
+/// Makes another layer of a linear one.
+pub(crate) type LayerMap = fn(&Arc<dyn LinearLayer>) -> train_ops::Result<Arc<dyn LinearLayer>>;
 
 /// GIT's decoder: BERT layers (post-norm) over image tokens followed by text.
 #[derive(Debug)]
@@ -49,14 +55,14 @@ impl Decoder {
             } else {
                 [layer.key.forward(&hidden_states, &pass)?, layer.value.forward(&hidden_states, &pass)?]
             };
-            caches.push(KeyValueCache::new(key, value, places)?);
+            caches.push(KeyValueCache::new(&key, &value, layer.heads, places)?);
         }
         Ok(caches)
     }
 
-    /// The layers as they are now, for the steps of a decoding.
-    pub(crate) fn snapshot(&self) -> Result<Self> {
-        let layers = self.layers.iter().map(|layer| layer.snapshot()).collect::<train_ops::Result<_>>()?;
+    /// The layers with each linear layer replaced by what `f` makes of it.
+    pub(crate) fn map_linear(&self, f: LayerMap) -> Result<Self> {
+        let layers = self.layers.iter().map(|layer| layer.map_linear(f)).collect::<train_ops::Result<_>>()?;
         Ok(Self { layers })
     }
 
@@ -74,7 +80,7 @@ impl Decoder {
             let value = layer.value.forward(&hidden_states, &pass)?;
             cache.write(&key, &value, rows)?;
             let query = layer.query.forward(&hidden_states, &pass)?;
-            let context = cached_attention(&query, cache, rows, layer.heads)?;
+            let context = cached_attention(&query, cache, rows)?;
             hidden_states = layer.after_attention(&context, &hidden_states, &pass)?;
         }
         Ok(hidden_states)

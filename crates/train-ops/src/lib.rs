@@ -56,7 +56,9 @@ pub use error::{Error, Result};
 pub use kernels::peak_flops;
 pub use layer::LinearLayer;
 pub use layer_norm::LayerNorm;
-pub use linear::{AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, lora_linear};
+pub use linear::{
+    AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, int8_snapshot, lora_linear, snapshot,
+};
 pub use mapped::MappedFile;
 pub use memory::{keep_freed_memory, release_memory};
 pub use pass::{Pass, sample_key};

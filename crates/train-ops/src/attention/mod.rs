@@ -141,7 +141,7 @@ impl Sizes {
 }
 
 /// Scores that a vector holds at most.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 struct AttentionOp {
     rows: AttentionRows,

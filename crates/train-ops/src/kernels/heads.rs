@@ -39,6 +39,12 @@ pub(crate) struct Panels {
     n: usize,
 }
 
+impl std::fmt::Debug for Panels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Panels({} x {}, {})", self.k, self.n, self.isa.name())
+    }
+}
+
 impl Panels {
     /// Room for nothing yet.
     pub(crate) fn new(isa: Isa) -> Self {

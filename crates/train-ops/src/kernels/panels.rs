@@ -45,33 +45,26 @@ impl PackedMatrix {
         n: usize,
         element: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
+        if precision == Precision::Int8 {
+            return Self::new(isa, Precision::F32, k, n, element).quantised();
+        }
         let width = isa.panel_width();
         let panel_stride = units(precision, k) * width;
         let mut data = Aligned::zeros(n.div_ceil(width) * panel_stride);
         let element = |row: usize, column: usize| if row < k { element(row, column) } else { 0.0 };
-        let scale =
-            |column: usize| (0..k).map(|row| element(row, column).abs()).fold(0.0, f32::max) / LARGEST;
-        let scales: Vec<f32> = match precision {
-            Precision::Int8 => (0..n).into_par_iter().map(scale).collect(),
-            _ => Vec::new(),
-        };
         data.par_chunks_mut(panel_stride.max(1)).enumerate().for_each(|(panel, data)| {
             // Column by column, as weights are stored by output and read along `k`.
             for column in 0..width.min(n - panel * width) {
                 let n = panel * width + column;
                 for (unit, row) in data.chunks_exact_mut(width).enumerate() {
                     row[column] = match precision {
-                        Precision::F32 => element(unit, n).to_bits(),
                         Precision::Bf16 => pair(element(2 * unit, n), element(2 * unit + 1, n)),
-                        Precision::Int8 => {
-                            let byte = |at: usize| whole(element(4 * unit + at, n), scales[n]) as u8;
-                            u32::from_le_bytes(std::array::from_fn(byte))
-                        }
+                        _ => element(unit, n).to_bits(),
                     };
                 }
             }
         });
-        Self { isa, precision, k, n, data, scales }
+        Self { isa, precision, k, n, data, scales: Vec::new() }
     }
 
     /// Packs `scale * b` in f32, for `b` `(k, n)` stored row by row.
@@ -104,6 +97,33 @@ impl PackedMatrix {
             }
         }
         Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+    }
+
+    /// The same matrix in whole numbers; see [`Precision::Int8`].
+    pub(crate) fn quantised(&self) -> Self {
+        if self.precision == Precision::Int8 {
+            return self.clone();
+        }
+        let width = self.isa.panel_width();
+        let panel_stride = units(Precision::Int8, self.k) * width;
+        let mut data = Aligned::zeros(self.n.div_ceil(width) * panel_stride);
+        let mut scales = vec![0.0; self.n];
+        let panels = data.par_chunks_mut(panel_stride.max(1)).zip(scales.par_chunks_mut(width));
+        panels.zip(self.data.par_chunks(self.panel_stride().max(1))).for_each(|((to, scales), panel)| {
+            let mut wide = Vec::new();
+            let panel = match self.precision {
+                Precision::Bf16 => {
+                    wide.resize(2 * panel.len(), 0);
+                    widen(panel, width, &mut wide);
+                    &wide
+                }
+                _ => panel,
+            };
+            let mut all = [0.0; WIDEST];
+            quantise(panel, &mut all[..width], to);
+            scales.copy_from_slice(&all[..scales.len()]);
+        });
+        Self { isa: self.isa, precision: Precision::Int8, k: self.k, n: self.n, data, scales }
     }
 
     /// The transpose, packed the same way; of whole numbers in f32, as their scales would be of its rows.
@@ -176,17 +196,42 @@ fn scale_to(row: &[f32], scale: f32, to: &mut [f32]) {
     }
 }
 
+/// The rows of a panel in f32 as units of four whole numbers times a scale for each column: its largest magnitude divided
+/// by [`LARGEST`].
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn quantise(panel: &[u32], scales: &mut [f32], to: &mut [u32]) {
+    let width = scales.len();
+    for row in panel.chunks_exact(width) {
+        for (scale, bits) in scales.iter_mut().zip(row) {
+            *scale = scale.max(f32::from_bits(*bits).abs());
+        }
+    }
+    for scale in scales.iter_mut() {
+        *scale /= LARGEST;
+    }
+    for (rows, units) in panel.chunks(4 * width).zip(to.chunks_exact_mut(width)) {
+        for (at, row) in rows.chunks_exact(width).enumerate() {
+            for ((unit, bits), scale) in units.iter_mut().zip(row).zip(scales.iter()) {
+                // The bits of the sum are those of ROUNDER and, below them, the nearest whole number. Of a column of
+                // zeros, 0 / 0 is made 0.
+                let number = (f32::from_bits(*bits) / scale).clamp(-LARGEST, LARGEST) + ROUNDER;
+                let byte = if *scale > 0.0 { number.to_bits() & 0xff } else { 0 };
+                *unit |= byte << (8 * at);
+            }
+        }
+    }
+}
+
+/// `1.5 * 2^23`, beside which an f32 has no room for a fraction.
+const ROUNDER: f32 = 12_582_912.0;
+/// The most columns that a panel has.
+const WIDEST: usize = 32;
+
 /// Rows of a panel that are filled at a time.
 const NEAR: usize = 64;
 const HIGH: u32 = 0xffff_0000;
 /// The largest whole number that a weight becomes.
 const LARGEST: f32 = 127.0;
-
-/// The nearest whole number of scales.
-fn whole(value: f32, scale: f32) -> i8 {
-    // Of a column of zeros, 0 / 0 is cast to 0.
-    (value / scale).round() as i8
-}
 
 /// Units along `k`.
 pub(super) fn units(precision: Precision, k: usize) -> usize {

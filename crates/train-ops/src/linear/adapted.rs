@@ -59,11 +59,17 @@ impl AdaptedLinear {
     }
 
     /// The layer as it is now, for many forward passes without a graph: its adapter is packed once and not in every pass.
-    /// `None` for a layer that has none, or is not in host memory.
-    pub fn snapshot(&self) -> Result<Option<Arc<dyn LinearLayer>>> {
-        let (Some(lora), Some(packed)) = (&self.lora, self.base.packed()) else { return Ok(None) };
+    /// `None` for one with an adapter that is not in host memory.
+    pub(super) fn snapshot(self) -> Result<Option<Arc<dyn LinearLayer>>> {
+        let Some(lora) = &self.lora else { return Ok(Some(Arc::new(self.base))) };
+        let Some(packed) = self.base.packed() else { return Ok(None) };
         let lora = lora.pack(&self.base, &packed)?;
-        Ok(Some(Arc::new(Snapshot { base: self.base.clone(), packed, lora })))
+        Ok(Some(Arc::new(Snapshot { base: self.base, packed, lora })))
+    }
+
+    /// The layer with its base in 8 bits.
+    pub(super) fn to_int8(&self) -> Self {
+        Self { base: self.base.to_int8(), lora: self.lora.clone() }
     }
 
     /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,

@@ -66,19 +66,25 @@ impl FrozenLinear {
         })
     }
 
-    /// As [`new`](Self::new), with the weight kept as 8-bit whole numbers times a scale for each row of it, its largest
-    /// magnitude / 127: no weight is off by more than half a scale. Activations and sums are f32. A quarter of the memory
-    /// of f32, which is what decoding waits for; on other devices than the CPU the weight stays what it is.
+    /// As [`new`](Self::new) and [`to_int8`](Self::to_int8), from the weight in f32.
     pub fn quantised(path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let on_host = weight.device().is_cpu();
         let weight = if on_host { weight.to_dtype(DType::F32)? } else { weight };
-        let mut layer = Self::new(path, weight, bias)?;
-        if let Weight::Packed(packed) = &layer.weight {
-            let (exact, n, k) = (&packed.forward, layer.out_features, layer.in_features);
-            let forward = PackedMatrix::new(exact.isa(), Precision::Int8, k, n, |k, n| exact.get(k, n));
-            layer.weight = Weight::Packed(Arc::new(Packed { forward, backward: OnceLock::new() }));
-        }
-        Ok(layer)
+        Ok(Self::new(path, weight, bias)?.to_int8())
+    }
+
+    /// The layer with its weight as 8-bit whole numbers times a scale for each row of it, its largest magnitude / 127: no
+    /// weight is off by more than half a scale. Activations and sums are f32. A quarter of the memory of f32, which is what
+    /// decoding waits for; on other devices than the CPU the weight stays what it is.
+    pub fn to_int8(&self) -> Self {
+        let weight = match &self.weight {
+            Weight::Plain(_) => self.weight.clone(),
+            Weight::Packed(packed) => Weight::Packed(Arc::new(Packed {
+                forward: packed.forward.quantised(),
+                backward: OnceLock::new(),
+            })),
+        };
+        Self { weight, ..self.clone() }
     }
 
     /// Dotted checkpoint path of the layer.

@@ -13,6 +13,7 @@ pub(crate) use adapted::{LoraGradients, RowLinear};
 pub use frozen::FrozenLinear;
 pub(crate) use frozen::Packed;
 pub use lora::{LoraWeights, lora_linear};
+pub use snapshot::{int8_snapshot, snapshot};
 pub use trainable::TrainableLinear;
 
 use crate::{Error, Result};

@@ -3,11 +3,33 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::adapted::PackedLora;
-use super::{FrozenLinear, Packed, check_input, with_last_dim};
+use super::{AdaptedLinear, FrozenLinear, Packed, check_input, with_last_dim};
 use crate::kernels::{Operand, Rows, Term};
 use crate::{Error, LinearLayer, Pass, Result, host};
 
-/// A frozen layer and an adapter as it was at one time; see [`AdaptedLinear::snapshot`](crate::AdaptedLinear::snapshot).
+/// `layer` as it is now, for many forward passes without a graph, as in decoding: an adapter is packed once and not in
+/// every pass. The layer itself if it is neither frozen nor adapted, or its adapter is not in host memory.
+///
+/// # Errors
+/// If the layer cannot be used in inference.
+pub fn snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
+    let adapted = layer.adapted(&Pass::inference())?;
+    let snapshot = adapted.map(AdaptedLinear::snapshot).transpose()?.flatten();
+    Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
+}
+
+/// A [`snapshot`] with the frozen weight in 8 bits ([`FrozenLinear::to_int8`]): nearly the same layer, from a quarter of
+/// the memory.
+///
+/// # Errors
+/// As [`snapshot`].
+pub fn int8_snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
+    let adapted = layer.adapted(&Pass::inference())?;
+    let snapshot = adapted.map(|adapted| adapted.to_int8().snapshot()).transpose()?.flatten();
+    Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
+}
+
+/// A frozen layer and an adapter as it was at one time.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) base: FrozenLinear,

@@ -129,23 +129,21 @@ impl TransformerLayer {
         if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, pass) }
     }
 
-    /// The layer as it is now, for many forward passes without a graph, as in decoding: adapters are packed once.
+    /// The layer with each linear layer replaced by what `f` makes of it, such as its [`snapshot`](crate::snapshot()).
     ///
     /// # Errors
-    /// If a linear layer cannot be used in inference.
-    pub fn snapshot(&self) -> Result<Self> {
-        let snapshot = |layer: &Arc<dyn LinearLayer>| -> Result<Arc<dyn LinearLayer>> {
-            let adapted = layer.adapted(&Pass::inference())?;
-            let snapshot = adapted.map(|layer| layer.snapshot()).transpose()?.flatten();
-            Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
-        };
+    /// Those of `f`.
+    pub fn map_linear(
+        &self,
+        f: impl Fn(&Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>>,
+    ) -> Result<Self> {
         Ok(Self {
-            query: snapshot(&self.query)?,
-            key: snapshot(&self.key)?,
-            value: snapshot(&self.value)?,
-            attention_output: snapshot(&self.attention_output)?,
-            intermediate: snapshot(&self.intermediate)?,
-            output: snapshot(&self.output)?,
+            query: f(&self.query)?,
+            key: f(&self.key)?,
+            value: f(&self.value)?,
+            attention_output: f(&self.attention_output)?,
+            intermediate: f(&self.intermediate)?,
+            output: f(&self.output)?,
             ..self.clone()
         })
     }
