@@ -10,10 +10,11 @@
 #[path = "common/mod.rs"]
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
-use git_model::{Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions};
+use git_model::{Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
 /// Tokens of a caption: random weights never say the end token, a trained model is kept from it.
@@ -64,22 +65,25 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         ..base
     };
     let (greedy, recipe) = (GenerationConfig::default, GenerationConfig::recipe);
-    let seconds = |runs: usize, pixels: &Tensor, config: &GenerationConfig| {
+    let seconds = |runs: usize, pixels: &Tensor, config: &GenerationConfig, draft: Option<&Draft>| {
         common::median_seconds(device, runs, || {
-            model.generate(&encode(pixels), None, config).unwrap();
+            let on_token = &mut |_: Progress<'_>| ControlFlow::Continue(());
+            model.generate_with(&encode(pixels), None, config, draft, on_token).unwrap();
             Ok(())
         })
     };
+    let has_draft = device.is_cpu() && !matches!(storage, Storage::Int8);
+    let draft = has_draft.then(|| model.draft().unwrap());
     println!("\n{storage:?}, {TOKENS} tokens, median of {runs}");
     let encoder = common::median_seconds(device, runs, || {
         encode(&first);
         Ok(())
     })?;
     println!("{:>26} {:>9.1} ms", "vision encoder", 1e3 * encoder);
-    let bytes = decoder_weights(&model) as f64 * storage as u8 as f64;
+    let bytes = model.decoder_weights() as f64 * storage as u8 as f64;
     for (name, base) in [("greedy", greedy()), ("2 beams (recipe)", recipe())] {
-        let begin = seconds(runs, &first, &config(base.clone(), 1))?;
-        let all = seconds(runs, &first, &config(base, TOKENS))?;
+        let begin = seconds(runs, &first, &config(base.clone(), 1), None)?;
+        let all = seconds(runs, &first, &config(base.clone(), TOKENS), None)?;
         let step = (all - begin) / (TOKENS - 1) as f64;
         println!("{name:>26} {:>9.1} ms a picture, {:.1} of it to the first token", 1e3 * all, 1e3 * begin);
         // The memory that was measured is the host's.
@@ -91,6 +95,10 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
             1e3 * step,
             bytes / step / 1e9
         );
+        if draft.is_some() {
+            let drafted = seconds(runs, &first, &config(base, TOKENS), draft.as_ref())?;
+            println!("{:>26} {:>9.1} ms a picture", "with a draft", 1e3 * drafted);
+        }
     }
     let recipe = config(recipe(), TOKENS);
     let one_by_one = common::median_seconds(device, 1, || {
@@ -99,7 +107,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         }
         Ok(())
     })?;
-    let together = seconds(1, &pixels, &recipe)?;
+    let together = seconds(1, &pixels, &recipe, None)?;
     println!(
         "{:>26} {:>9.2} pictures/s one by one, {:.2} in a batch: {:.2} times as many",
         format!("{batch} pictures (recipe)"),
@@ -108,13 +116,6 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         one_by_one / together
     );
     Ok(())
-}
-
-/// Weights that a decoding step reads once: of the decoder's layers and of the head.
-fn decoder_weights(model: &GitForCausalLm) -> usize {
-    let config = model.config();
-    let (width, inner) = (config.hidden_size, config.intermediate_size);
-    config.num_hidden_layers * (4 * width * width + 2 * width * inner) + width * config.vocab_size
 }
 
 /// How fast all threads together read memory that no cache holds.

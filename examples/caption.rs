@@ -6,6 +6,7 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use candle_core::DType;
 use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
-use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
+use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::cli::{self, Decoding, Storage};
-use recipes::open;
 use recipes::terminal::{one_line, say};
+use recipes::{captioning, open};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
@@ -61,6 +62,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
             model
         }
     };
+    let draft = captioning::draft(&model, options.dtype, options.draft)?;
     let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
         Some(location) => {
             let source = open::dataset(location, None)?;
@@ -88,7 +90,8 @@ fn run(options: &cli::Caption) -> Result<usize> {
             continue;
         }
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
-        let captions = model.generate(&features, prompt.as_deref(), &config)?;
+        let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+        let captions = model.generate_with(&features, prompt.as_deref(), &config, draft.as_ref(), go_on)?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
         for (&row, captions) in batch.rows().iter().zip(captions.chunks(config.num_return_sequences)) {
             let best = best(captions);

@@ -22,6 +22,7 @@
 mod checkpoint;
 mod config;
 mod decoder;
+mod decoding;
 mod error;
 mod generation;
 mod loader;
@@ -33,7 +34,8 @@ mod words;
 
 pub use checkpoint::Checkpoint;
 pub use config::{GitConfig, VisionConfig};
+pub use decoding::{Decoding, Draft};
 pub use error::{Error, Result};
 pub use generation::{Caption, EarlyStopping, GenerationConfig, Progress, Sampling};
-pub use model::{Decoding, GitForCausalLm, IGNORE_INDEX, LoadOptions};
+pub use model::{GitForCausalLm, IGNORE_INDEX, LoadOptions};
 pub use vision::VisionEncoder;

@@ -1,10 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{
-    DecodingRows, Dropout, KeyValueCache, LayerBuilder, LayerNorm, LinearLayer, Pass,
-    linear_cross_entropy_sum,
-};
+use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum};
 
 use crate::decoder::Decoder;
 use crate::loader::Loader;
@@ -50,11 +47,11 @@ pub struct GitForCausalLm {
     projection: Arc<dyn LinearLayer>,
     projection_norm: LayerNorm,
     word_embeddings: WordEmbedding,
-    position_embeddings: Tensor,
+    pub(crate) position_embeddings: Tensor,
     embeddings_norm: LayerNorm,
     embeddings_dropout: Dropout,
-    decoder: Decoder,
-    lm_head: Arc<dyn LinearLayer>,
+    pub(crate) decoder: Decoder,
+    pub(crate) lm_head: Arc<dyn LinearLayer>,
 }
 
 impl GitForCausalLm {
@@ -176,7 +173,10 @@ impl GitForCausalLm {
             });
         }
         let image = self.project(image_features, pass)?;
-        let text = self.embed(input_ids, 0, pass)?;
+        let length = input_ids.dim(1)?;
+        self.check_length(length)?;
+        let positions = pass.parameter(&self.position_embeddings).narrow(0, 0, length)?;
+        let text = self.embed(input_ids, &positions, pass)?;
         self.decoder.forward(&image, &text, pass)
     }
 
@@ -218,72 +218,19 @@ impl GitForCausalLm {
         Ok((loss, targets.len()))
     }
 
-    /// Word and position embeddings of `input_ids` `(batch, text)`, whose first column is text position `first`.
-    /// Positions count text alone; image tokens have none.
-    fn embed(&self, input_ids: &Tensor, first: usize, pass: &Pass) -> Result<Tensor> {
+    /// The embeddings of `input_ids` `(batch, text)`: those of the words and of their positions, `positions`, a shape that
+    /// `(batch, text, hidden)` can be broadcast from. Positions count text alone; image tokens have none.
+    pub(crate) fn embed(&self, input_ids: &Tensor, positions: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
-        let max = self.config.max_position_embeddings;
-        if first + length > max {
-            return Err(Error::TooLong { got: first + length, max });
-        }
         let words = self.word_embeddings.rows(input_ids, pass)?.reshape((batch, length, ()))?;
-        let positions = pass.parameter(&self.position_embeddings).narrow(0, first, length)?;
-        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(&positions)?, pass)?;
+        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(positions)?, pass)?;
         Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
     }
 
-    /// What [`next_logits`](Self::next_logits) goes on from: one sequence without text for each picture, whose keys and
-    /// values are computed here, and room for `places` text tokens of all sequences that come of them.
-    ///
-    /// [`generate`](Self::generate) does all of this; a search of another kind begins here.
-    pub fn begin_decoding(&self, image_features: &Tensor, places: usize) -> Result<Decoding> {
-        let image = self.project(image_features, &Pass::inference())?;
-        let rows = DecodingRows::new(image.dim(0)?);
-        Ok(Decoding { caches: self.decoder.caches(&image, places)?, decoder: self.decoder.snapshot()?, rows })
-    }
-
-    /// Logits after the last of `input_ids` `(sequences, new)`, which the sequences of `decoding` go on with:
-    /// `(sequences, vocab_size)`.
-    pub fn next_logits(&self, input_ids: &Tensor, decoding: &mut Decoding) -> Result<Tensor> {
-        let pass = Pass::inference();
-        let (sequences, new) = input_ids.dims2()?;
-        if sequences != decoding.rows.len() {
-            return Err(Error::Shape {
-                input: "input_ids",
-                expected: format!("({}, new tokens)", decoding.rows.len()),
-                got: input_ids.dims().to_vec(),
-            });
-        }
-        let text = self.embed(input_ids, decoding.rows.tokens(), &pass)?;
-        decoding.rows.extend(new);
-        let hidden_states = decoding.decoder.step(&text, &decoding.caches, &decoding.rows)?;
-        let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
-        self.logits(&last.contiguous()?, &pass)
-    }
-}
-
-/// Sequences in the middle of being decoded, with the keys and values of what they have said.
-#[derive(Debug)]
-pub struct Decoding {
-    /// As it was when the decoding began.
-    decoder: Decoder,
-    /// One for each layer.
-    caches: Vec<KeyValueCache>,
-    rows: DecodingRows,
-}
-
-impl Decoding {
-    /// Makes sequence `i` what sequence `parents[i]` was: sequences may go on in several ways, change places and end.
-    ///
-    /// # Errors
-    /// If there is no such sequence.
-    pub fn reorder(&mut self, parents: &[usize]) -> Result<()> {
-        let sequences = self.rows.len();
-        if let Some(parent) = parents.iter().find(|parent| **parent >= sequences) {
-            return Err(Error::Generation(format!("sequence {parent} of {sequences} does not exist")));
-        }
-        self.rows.reorder(parents);
-        Ok(())
+    /// Checks that there are positions for `length` tokens of text.
+    pub(crate) fn check_length(&self, length: usize) -> Result<()> {
+        let max = self.config.max_position_embeddings;
+        if length > max { Err(Error::TooLong { got: length, max }) } else { Ok(()) }
     }
 }
 

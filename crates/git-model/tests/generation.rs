@@ -7,13 +7,17 @@ mod common;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use common::adapters::GivenAdapters;
 use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
-use git_model::{Caption, Checkpoint, EarlyStopping, GenerationConfig, GitForCausalLm, Sampling};
+use git_model::{
+    Caption, Checkpoint, Draft, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress,
+    Sampling,
+};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, LayerBuilder, Pass};
+use train_ops::{FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, Pass};
 
 fn options(value: &Value) -> GenerationConfig {
     let mut config = GenerationConfig::default();
@@ -63,12 +67,134 @@ fn pictures(name: &str, count: u64) -> (GitForCausalLm, Tensor) {
     (model, features)
 }
 
+/// Captions by way of a draft.
+fn drafted(
+    model: &GitForCausalLm,
+    features: &Tensor,
+    prompt: Option<&[u32]>,
+    config: &GenerationConfig,
+    draft: &Draft,
+) -> Vec<Caption> {
+    let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+    model.generate_with(features, prompt, config, Some(draft), go_on).unwrap()
+}
+
+/// Guesses that are mostly right, mostly wrong, and those of other adapters, for every kind of search and from one picture,
+/// for which many steps are guessed, to so many that none is.
+#[test]
+fn a_draft_changes_nothing_to_the_last_bit_however_badly_it_guesses() {
+    let golden = fixture_json("golden_generation.json");
+    let checkpoint = &golden["checkpoints"]["image"];
+    let mut other = checkpoint.clone();
+    other["seed"] = 12345.into();
+    let wrong = model(&other, &mut FrozenBuilder).draft().unwrap();
+    let sampling = Sampling { temperature: 2.0, ..Sampling::default() };
+    let base = || GenerationConfig { max_new_tokens: 20, min_new_tokens: 8, ..GenerationConfig::default() };
+    let configs = [
+        base(),
+        GenerationConfig { num_beams: 2, ..GenerationConfig::recipe() },
+        GenerationConfig { num_beams: 4, num_return_sequences: 3, ..base() },
+        GenerationConfig { num_return_sequences: 2, sampling: Some(sampling), ..base() },
+        GenerationConfig { max_new_tokens: 1, min_new_tokens: 0, ..base() },
+    ];
+    for dtype in [DType::F32, DType::BF16] {
+        let dir = tempfile::tempdir().unwrap();
+        Golden::new(checkpoint).write(dir.path());
+        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let opened = Checkpoint::open(dir.path()).unwrap();
+        let model = GitForCausalLm::load_with(&opened, &mut FrozenBuilder, &options).unwrap();
+        let own = model.draft().unwrap();
+        for pictures in [1, 2, 5] {
+            let pictures: Vec<_> =
+                (0..pictures).map(|picture| Golden::new(checkpoint).picture(picture)).collect();
+            let pixels = Tensor::cat(&pictures, 0).unwrap();
+            let features = model.encode_images(&pixels, &Pass::inference()).unwrap();
+            for (config, prompt) in configs.iter().zip([None, Some(&[101, 7, 9][..]), None, None, None]) {
+                let alone = model.generate(&features, prompt, config).unwrap();
+                for draft in [&own, &wrong] {
+                    assert_eq!(drafted(&model, &features, prompt, config, draft), alone, "{config:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The head of a model, which notes of how many rows its products are, and cannot be made smaller: its draft is never wrong
+/// about it.
+#[derive(Debug)]
+struct NotingHead {
+    layer: FrozenLinear,
+    rows: Arc<Mutex<Vec<usize>>>,
+}
+
+impl LinearLayer for NotingHead {
+    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+        self.rows.lock().unwrap().push(xs.elem_count() / self.layer.in_features());
+        self.layer.forward(xs, pass)
+    }
+
+    fn parameters(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
+
+    fn in_features(&self) -> usize {
+        self.layer.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.layer.out_features()
+    }
+}
+
+/// Builds a frozen model with such a head.
+struct NotingBuilder(Arc<Mutex<Vec<usize>>>);
+
+impl LayerBuilder for NotingBuilder {
+    fn linear(
+        &mut self,
+        path: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> train_ops::Result<Arc<dyn LinearLayer>> {
+        let layer = FrozenLinear::new(path, weight, bias)?;
+        let rows = Arc::clone(&self.0);
+        Ok(if path == "output" { Arc::new(NotingHead { layer, rows }) } else { Arc::new(layer) })
+    }
+
+    fn parameter(&mut self, _path: &str, value: Tensor) -> train_ops::Result<Tensor> {
+        Ok(value)
+    }
+}
+
+#[test]
+fn tokens_that_are_guessed_are_read_at_once() {
+    let golden = fixture_json("golden_generation.json");
+    let checkpoint = &golden["checkpoints"]["image"];
+    let rows = Arc::new(Mutex::new(Vec::new()));
+    let model = model(checkpoint, &mut NotingBuilder(Arc::clone(&rows)));
+    let features = model.encode_images(&Golden::new(checkpoint).picture(0), &Pass::inference()).unwrap();
+    let draft = model.draft().unwrap();
+    let config = GenerationConfig { max_new_tokens: 26, min_new_tokens: 26, ..GenerationConfig::default() };
+    let products = |captions: Vec<Caption>| {
+        assert_eq!(captions[0].ids.len(), 27);
+        rows.lock().unwrap().drain(..).collect::<Vec<_>>()
+    };
+    assert_eq!(products(model.generate(&features, None, &config).unwrap()), [1; 26]);
+    // After the prompt, the model reads a token and three guesses, and each time one more, up to eight rows. The draft
+    // reads what comes before each of its guesses, of which the last is that nothing follows.
+    let products = products(drafted(&model, &features, None, &config, &draft));
+    let read_by_the_model: Vec<_> = products.iter().copied().filter(|rows| *rows > 1).collect();
+    assert_eq!(read_by_the_model, [4, 5, 6, 7, 3], "{products:?}");
+    assert_eq!(products.iter().filter(|rows| **rows == 1).count(), 1 + 3 + 4 + 5 + 6 + 3);
+}
+
 #[test]
 fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
     let golden = fixture_json("golden_generation.json");
     for (name, checkpoint) in golden["checkpoints"].as_object().unwrap() {
         let source = Golden::new(checkpoint);
         let model = model(checkpoint, &mut FrozenBuilder);
+        let draft = model.draft().unwrap();
         let features =
             |picture: u64| model.encode_images(&source.picture(picture), &Pass::inference()).unwrap();
         for (case, facts) in golden["cases"].as_object().unwrap() {
@@ -86,6 +212,8 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
                 let features = features(picture);
                 let generated = model.generate(&features, prompt.as_deref(), &config).unwrap();
                 assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
+                let drafted = drafted(&model, &features, prompt.as_deref(), &config, &draft);
+                assert_eq!(drafted, generated, "{case}, picture {picture} with a draft");
                 all_features.push(features);
             }
             if captions.iter().all(|caption| caption.get("prompt").is_none()) {
@@ -189,6 +317,7 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
             }
         };
         let model = model(checkpoint, builder);
+        let draft = model.draft().unwrap();
         let seed = group["picture_seed"].as_u64().unwrap();
         let features = |picture: u64| {
             let shape = shape(&checkpoint["picture_shape"]);
@@ -211,6 +340,7 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
             };
             let picture_features = features(picture);
             agree(&model.generate(&picture_features, prompt.as_deref(), &config).unwrap());
+            agree(&drafted(&model, &picture_features, prompt.as_deref(), &config, &draft));
             let batch = Tensor::cat(&[&features(picture + 1), &picture_features], 0).unwrap();
             let both = model.generate(&batch, prompt.as_deref(), &config).unwrap();
             agree(&both[config.num_return_sequences..]);
@@ -223,16 +353,17 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
 #[test]
 fn every_token_is_reported_as_it_comes() {
     let (model, features) = pictures("image", 3);
-    for config in [
-        GenerationConfig::default(),
-        GenerationConfig {
-            num_return_sequences: 2,
-            sampling: Some(Sampling::default()),
-            ..GenerationConfig::default()
-        },
-    ] {
+    let own = model.draft().unwrap();
+    let drawn = GenerationConfig {
+        num_return_sequences: 2,
+        sampling: Some(Sampling::default()),
+        ..GenerationConfig::default()
+    };
+    for (config, draft) in
+        [(GenerationConfig::default(), None), (GenerationConfig::default(), Some(&own)), (drawn, None)]
+    {
         let mut reported = vec![Vec::new(); 3 * config.num_return_sequences];
-        let captions = model.generate_with(&features, None, &config, &mut |progress| {
+        let captions = model.generate_with(&features, None, &config, draft, &mut |progress| {
             let sequence = progress.picture * config.num_return_sequences + progress.sequence;
             assert_eq!(progress.ids.len(), reported[sequence].len() + 2, "one more, after the start token");
             reported[sequence].push(*progress.ids.last().unwrap());
@@ -248,7 +379,7 @@ fn every_token_is_reported_as_it_comes() {
 fn the_last_report_of_a_beam_search_is_its_best_caption() {
     let (model, features) = pictures("image", 2);
     let mut last = vec![Vec::new(); 2];
-    let captions = model.generate_with(&features, None, &GenerationConfig::recipe(), &mut |progress| {
+    let captions = model.generate_with(&features, None, &GenerationConfig::recipe(), None, &mut |progress| {
         last[progress.picture] = progress.ids.to_vec();
         ControlFlow::Continue(())
     });
@@ -258,9 +389,10 @@ fn the_last_report_of_a_beam_search_is_its_best_caption() {
 #[test]
 fn a_report_can_end_the_captions_where_they_are() {
     let (model, features) = pictures("image", 1);
-    for beams in [1, 3] {
+    let own = model.draft().unwrap();
+    for (beams, draft) in [(1, None), (3, None), (1, Some(&own)), (3, Some(&own))] {
         let config = GenerationConfig { num_beams: beams, min_new_tokens: 10, ..GenerationConfig::default() };
-        let captions = model.generate_with(&features, None, &config, &mut |progress| {
+        let captions = model.generate_with(&features, None, &config, draft, &mut |progress| {
             if progress.ids.len() == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let captions = captions.unwrap();

@@ -4,15 +4,36 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader};
-use git_model::{GenerationConfig, GitForCausalLm};
+use git_model::{Draft, GenerationConfig, GitForCausalLm};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::{Drafting, Storage};
 use crate::features::{FeatureStore, encode};
 
 /// Pictures that the frozen encoder works on at a time.
 pub(crate) const ENCODER_BATCH: usize = 8;
 /// Batches of pictures that are decoded and resized ahead.
 pub(crate) const PREFETCH: usize = 4;
+
+/// Weights of f32, in bytes, that decoding waits for: more than what a processor's caches keep from one token to the next.
+const DRAFTED: usize = 64 << 20;
+
+/// A draft of `model`, whose weights are stored as `storage`, where `drafting` wants one.
+///
+/// # Errors
+/// As [`GitForCausalLm::draft`].
+pub fn draft(
+    model: &GitForCausalLm,
+    storage: Storage,
+    drafting: Drafting,
+) -> git_model::Result<Option<Draft>> {
+    let waits_for_memory = storage == Storage::F32 && size_of::<f32>() * model.decoder_weights() > DRAFTED;
+    match drafting {
+        Drafting::Always => model.draft().map(Some),
+        Drafting::Auto if waits_for_memory && model.device().is_cpu() => model.draft().map(Some),
+        Drafting::Auto | Drafting::Never => Ok(None),
+    }
+}
 
 /// A model that captions the rows of a dataset.
 pub struct Captioner<'a> {

@@ -40,6 +40,17 @@ fn rows_of_a_dataset_get_one_line_each_in_their_order() {
 }
 
 #[test]
+fn a_draft_leaves_captions_and_scores_as_they_are() {
+    let said = |draft: &str| {
+        let flags = format!("--dataset embedded --rows 5,0,3 --json --draft {draft}");
+        let mut lines = said(&mut embedded(&flags));
+        lines.iter_mut().for_each(|line| line["seconds"] = 0.into());
+        lines
+    };
+    assert_eq!(said("always"), said("never"));
+}
+
+#[test]
 fn json_lines_have_the_ids_from_the_start_token_to_the_end_token() {
     let lines = said(&mut embedded("--dataset embedded --rows 5,0 --json"));
     assert_eq!(lines.iter().map(|line| line["row"].as_u64().unwrap()).collect::<Vec<_>>(), [5, 0]);

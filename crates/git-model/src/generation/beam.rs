@@ -1,7 +1,8 @@
 use rayon::prelude::*;
 
 use super::processors::{log_softmax, process};
-use super::{Caption, EarlyStopping, GenerationConfig, Search, Step};
+use super::searches::{Search, Step};
+use super::{Caption, EarlyStopping, GenerationConfig};
 
 /// The score of what is not there: a beam that has not begun, a slot without a caption. Finite, as in transformers,
 /// so that differences of it are numbers.
@@ -12,6 +13,7 @@ const NONE: f32 = -1e9;
 /// Each step takes the `max(2, 1 + end tokens) * num_beams` best continuations of all beams. Those that end and rank
 /// among the first `num_beams` compete for the slots of finished captions with their score divided by
 /// `length ^ length_penalty`; the best that do not end go on.
+#[derive(Clone)]
 pub(crate) struct BeamSearch<'a> {
     config: &'a GenerationConfig,
     eos: &'a [u32],
@@ -148,5 +150,9 @@ impl Search for BeamSearch<'_> {
             score: self.config.normalised(*total, self.generated()),
         });
         self.finished.iter().cloned().chain(running).take(self.config.num_return_sequences).collect()
+    }
+
+    fn fork(&self) -> Box<dyn Search + '_> {
+        Box::new(self.clone())
     }
 }

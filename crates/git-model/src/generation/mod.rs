@@ -1,21 +1,22 @@
-//! Decoding of captions: greedy, sampling and beam search over cached keys and values.
+//! Decoding of captions: greedy, sampling and beam search over cached keys and values, by guesses where a draft makes them.
 
+mod ahead;
 mod beam;
 mod config;
 mod processors;
+mod searches;
 mod single;
 mod warpers;
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
-use rayon::prelude::*;
 
 pub use config::{EarlyStopping, GenerationConfig, Sampling};
 
-use self::beam::BeamSearch;
-use self::single::SingleSearch;
-use crate::{Error, GitForCausalLm, Result};
+use self::ahead::Ahead;
+use self::searches::Searches;
+use crate::{Draft, Error, GitForCausalLm, Result};
 
 /// What was generated for a picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,36 +41,6 @@ pub struct Progress<'a> {
     pub ids: &'a [u32],
 }
 
-/// The search for captions of one picture: which sequences it wants continued, and what it makes of their scores.
-trait Search: Send {
-    /// Sequences that it follows at a time.
-    fn rows(&self) -> usize;
-
-    /// Takes the logits that follow each of its sequences, `(rows, vocabulary)`, and may overwrite them; returns each new
-    /// sequence's last token and the row that it continues.
-    fn advance(&mut self, logits: &mut [f32]) -> Vec<Step>;
-
-    fn is_done(&self) -> bool;
-
-    /// The best sequence so far.
-    fn best(&self) -> &[u32];
-
-    /// What was found; of several, the best first.
-    fn captions(&self) -> Vec<Caption>;
-}
-
-struct Step {
-    parent: usize,
-    token: u32,
-}
-
-/// A search and what it is for.
-struct Job<'a> {
-    picture: usize,
-    sequence: usize,
-    search: Box<dyn Search + 'a>,
-}
-
 impl GitForCausalLm {
     /// Captions for a batch of pictures or videos, from [`encode_images`](Self::encode_images)' features
     /// `(batch, tokens, _)`: `num_return_sequences` for the first, then those of the second, and so on. A picture's are
@@ -87,11 +58,14 @@ impl GitForCausalLm {
         prompt: Option<&[u32]>,
         config: &GenerationConfig,
     ) -> Result<Vec<Caption>> {
-        self.generate_with(image_features, prompt, config, &mut |_| ControlFlow::Continue(()))
+        self.generate_with(image_features, prompt, config, None, &mut |_| ControlFlow::Continue(()))
     }
 
     /// As [`generate`](Self::generate), with a call for each token of each caption. [`ControlFlow::Break`] ends all
     /// captions of the batch where they are.
+    ///
+    /// With a [`draft`](Self::draft), captions of few pictures come faster and are the same. A draft of another model of the
+    /// same shape, or of other adapters, does no harm but guess badly.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -100,6 +74,7 @@ impl GitForCausalLm {
         image_features: &Tensor,
         prompt: Option<&[u32]>,
         config: &GenerationConfig,
+        draft: Option<&Draft>,
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Caption>> {
         config.check()?;
@@ -108,52 +83,31 @@ impl GitForCausalLm {
         let eos = config.eos_token_id.as_ref().unwrap_or(&self.config().eos_token_id).as_slice();
         self.check_tokens(prompt, eos, config)?;
         let pictures = image_features.dim(0)?;
-        let mut jobs: Vec<Job<'_>> =
-            (0..pictures).flat_map(|picture| jobs(picture, prompt, config, eos)).collect();
+        let mut searches = Searches::new(pictures, prompt, config, eos, self.config().vocab_size);
 
-        // The prompt is read once a picture. From then on there is a row for each sequence that is followed: those of the
-        // first job, those of the second, and so on; jobs that are done have none.
-        let mut rows: Vec<usize> = jobs.iter().flat_map(|job| vec![job.picture; job.search.rows()]).collect();
+        // The prompt is read once a picture. From then on there is a row for each sequence that is followed.
+        let rows = searches.pictures();
         let places = pictures * prompt.len() + rows.len() * (config.max_new_tokens - 1);
         let mut decoding = self.begin_decoding(image_features, places)?;
-        let mut input = vec![prompt.to_vec(); pictures];
-        let vocabulary = self.config().vocab_size;
-        while !input.is_empty() {
-            let new = input[0].len();
-            let ids = Tensor::from_vec(input.concat(), (input.len(), new), self.device())?;
-            let mut active: Vec<&mut Job<'_>> = jobs.iter_mut().filter(|job| !job.search.is_done()).collect();
-            let steps = train_ops::on_pool(|| -> Result<Vec<Vec<Step>>> {
-                let logits = self.next_logits(&ids, &mut decoding)?.to_dtype(DType::F32)?;
-                let mut logits = logits.flatten_all()?.to_vec1::<f32>()?;
-                if rows.len() * vocabulary != logits.len() {
-                    logits = rows
-                        .iter()
-                        .flat_map(|row| &logits[row * vocabulary..][..vocabulary])
-                        .copied()
-                        .collect();
-                }
-                Ok(advance(&mut active, &mut logits, vocabulary))
-            })?;
+        let ids = Tensor::from_vec(prompt.repeat(pictures), (pictures, prompt.len()), self.device())?;
+        let mut next = train_ops::on_pool(|| -> Result<_> {
+            let logits = self.next_logits(&ids, &mut decoding)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let mut logits: Vec<f32> = rows.iter().flat_map(|picture| &logits[*picture]).copied().collect();
+            Ok(searches.advance(&mut logits))
+        })?;
+        decoding.reorder(&rows)?;
+        decoding.reorder(&next.parents)?;
 
-            let mut parents = Vec::new();
-            let mut first = 0;
-            input.clear();
-            for (job, steps) in active.into_iter().zip(steps) {
-                let rows = &rows[first..first + job.search.rows()];
-                first += rows.len();
-                if !job.search.is_done() {
-                    parents.extend(steps.iter().map(|step| rows[step.parent]));
-                    input.extend(steps.iter().map(|step| vec![step.token]));
-                }
-                let Job { picture, sequence, ref search } = *job;
-                if on_token(Progress { picture, sequence, ids: search.best() }).is_break() {
-                    return Ok(jobs.iter().flat_map(|job| job.search.captions()).collect());
-                }
-            }
-            rows = (0..input.len()).collect();
-            decoding.reorder(&parents)?;
+        let mut ahead = Ahead::new(draft);
+        while searches.report(on_token).is_continue() && !next.tokens.is_empty() {
+            next = train_ops::on_pool(|| -> Result<_> {
+                let mut step = ahead.read(self, &searches, next, &decoding)?;
+                decoding.rows = step.rows;
+                Ok(searches.advance(&mut step.logits))
+            })?;
+            decoding.reorder(&next.parents)?;
         }
-        Ok(jobs.iter().flat_map(|job| job.search.captions()).collect())
+        Ok(searches.captions())
     }
 
     fn check_tokens(&self, prompt: &[u32], eos: &[u32], config: &GenerationConfig) -> Result<()> {
@@ -189,30 +143,4 @@ impl GitForCausalLm {
         }
         Ok(())
     }
-}
-
-/// What each job goes on with, from the logits of the sequences that it follows: those of the first job, then those of the
-/// second, and so on. No job knows of another, so that they look at their logits side by side.
-fn advance(jobs: &mut [&mut Job<'_>], mut logits: &mut [f32], vocabulary: usize) -> Vec<Vec<Step>> {
-    let of_jobs = jobs.iter_mut().map(|job| {
-        let (of_job, rest) = std::mem::take(&mut logits).split_at_mut(job.search.rows() * vocabulary);
-        logits = rest;
-        (job, of_job)
-    });
-    let of_jobs: Vec<_> = of_jobs.collect();
-    of_jobs.into_par_iter().map(|(job, logits)| job.search.advance(logits)).collect()
-}
-
-/// The searches for the captions of one picture.
-fn jobs<'a>(picture: usize, prompt: &[u32], config: &'a GenerationConfig, eos: &'a [u32]) -> Vec<Job<'a>> {
-    if config.num_beams > 1 {
-        let search = Box::new(BeamSearch::new(config, eos, prompt));
-        return vec![Job { picture, sequence: 0, search }];
-    }
-    let single = |sequence| -> Box<dyn Search + 'a> {
-        Box::new(SingleSearch::new(config, eos, prompt, sequence as u64))
-    };
-    (0..config.num_return_sequences)
-        .map(|sequence| Job { picture, sequence, search: single(sequence) })
-        .collect()
 }

@@ -1,10 +1,12 @@
 use train_ops::log_sum_exp;
 
 use super::processors::process;
+use super::searches::{Search, Step};
 use super::warpers::{candidates, draw};
-use super::{Caption, GenerationConfig, Search, Step};
+use super::{Caption, GenerationConfig};
 
 /// Greedy decoding or sampling of one sequence.
+#[derive(Clone)]
 pub(crate) struct SingleSearch<'a> {
     config: &'a GenerationConfig,
     eos: &'a [u32],
@@ -62,6 +64,10 @@ impl Search for SingleSearch<'_> {
     fn captions(&self) -> Vec<Caption> {
         let score = self.config.normalised(self.total, self.generated());
         vec![Caption { ids: self.ids.clone(), score }]
+    }
+
+    fn fork(&self) -> Box<dyn Search + '_> {
+        Box::new(self.clone())
     }
 }
 

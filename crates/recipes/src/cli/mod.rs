@@ -31,6 +31,6 @@ pub use hardware::{Hardware, TRAINED_ENCODER};
 pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{
-    Dtype, EarlyStopping, EvalStrategy, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, Padding,
-    ReportTo, Resume, SaveStrategy, SplitFractions, TargetModules, Tune,
+    Drafting, Dtype, EarlyStopping, EvalStrategy, FuseAccumulation, LrSchedulerType, NanPolicy, Optim,
+    Padding, ReportTo, Resume, SaveStrategy, SplitFractions, TargetModules, Tune,
 };

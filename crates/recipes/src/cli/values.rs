@@ -174,6 +174,18 @@ impl fmt::Display for SplitFractions {
     }
 }
 
+/// Whether weights of 8 bits guess what a model says next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Drafting {
+    /// Where it is faster: for weights of f32 that are more than a processor's caches hold
+    #[default]
+    Auto,
+    /// For weights of any size, and bf16
+    Always,
+    /// The model alone
+    Never,
+}
+
 /// How many micro-batches of a step go forward and backward together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FuseAccumulation {
