@@ -62,7 +62,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
             model
         }
     };
-    let draft = captioning::draft(&model, options.dtype, options.draft)?;
     let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
         Some(location) => {
             let source = open::dataset(location, None)?;
@@ -74,6 +73,8 @@ fn run(options: &cli::Caption) -> Result<usize> {
     let config = decoding(&options.decoding, &pretrained.tokenizer)?;
     let prompt =
         options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
+    let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
+    let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
     let bar = ProgressBar::new(rows.len() as u64)
         .with_style(ProgressStyle::with_template("captions {wide_bar} {pos}/{len}, {eta} left")?);

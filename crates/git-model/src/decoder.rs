@@ -60,6 +60,11 @@ impl Decoder {
         Ok(caches)
     }
 
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The layers with each linear layer replaced by what `f` makes of it.
     pub(crate) fn map_linear(&self, f: LayerMap) -> Result<Self> {
         let layers = self.layers.iter().map(|layer| layer.map_linear(f)).collect::<train_ops::Result<_>>()?;

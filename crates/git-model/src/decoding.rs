@@ -10,7 +10,7 @@ use crate::{Error, GitForCausalLm, Result};
 #[derive(Debug)]
 pub struct Decoding {
     pub(crate) rows: DecodingRows,
-    speaker: Speaker,
+    reader: DecoderWithHead,
     /// One for each layer.
     caches: Vec<KeyValueCache>,
 }
@@ -20,27 +20,51 @@ pub struct Decoding {
 /// A step of decoding takes as long as the weights take to come from memory, for one token of a caption or for several. So
 /// a quarter of the bytes says what the next tokens may be, and the whole model reads all of them in one step and says
 /// which are right (speculative decoding, Leviathan et al., 2023, <https://arxiv.org/abs/2211.17192>, here for every kind
-/// of search). What the guesses are has no influence on the captions, to the last bit; see
-/// [`generate_with`](GitForCausalLm::generate_with).
+/// of search); see [`generate_with`](GitForCausalLm::generate_with).
+///
+/// Of layers that are frozen, with adapters or without, in f32, bf16 or 8 bits, a row's results do not depend on the rows that
+/// are read with it, and so what the guesses are has no influence on the captions, to the last bit. A layer of another kind is
+/// its own draft, with nothing to gain, and may round several rows in another way than one.
 #[derive(Debug)]
 pub struct Draft {
-    speaker: Speaker,
+    reader: DecoderWithHead,
 }
 
-/// What says how sequences go on: a decoder and its head as they were at one time.
+/// A decoder and its head as they were at one time, trainable layers aside: those are as they are.
 #[derive(Debug)]
-struct Speaker {
+struct DecoderWithHead {
     decoder: Decoder,
     lm_head: Arc<dyn LinearLayer>,
 }
 
-impl Speaker {
+impl DecoderWithHead {
     fn of(model: &GitForCausalLm, layer: LayerMap) -> Result<Self> {
         Ok(Self { decoder: model.decoder.map_linear(layer)?, lm_head: layer(&model.lm_head)? })
     }
 }
 
 impl GitForCausalLm {
+    /// Checks that `draft` is of a model of this one's shape.
+    pub(crate) fn check_draft(&self, draft: &Draft) -> Result<()> {
+        let shape = |decoder: &Decoder, head: &dyn LinearLayer| {
+            (decoder.layers(), head.in_features(), head.out_features())
+        };
+        let of_draft = shape(&draft.reader.decoder, draft.reader.lm_head.as_ref());
+        let own = shape(&self.decoder, self.lm_head.as_ref());
+        if of_draft == own {
+            return Ok(());
+        }
+        let name = |(layers, hidden_size, vocabulary): (usize, usize, usize)| {
+            format!("{layers} layers, hidden size {hidden_size} and a vocabulary of {vocabulary}")
+        };
+        let problem = format!(
+            "the draft is of another model, which has {}; this one has {}",
+            name(of_draft),
+            name(own)
+        );
+        Err(Error::Generation(problem))
+    }
+
     /// What [`next_logits`](Self::next_logits) goes on from: one sequence without text for each picture, whose keys and
     /// values are computed here, and room for `places` text tokens of all sequences that come of them.
     ///
@@ -49,7 +73,7 @@ impl GitForCausalLm {
         let image = self.project(image_features, &Pass::inference())?;
         let rows = DecodingRows::new(image.dim(0)?);
         let caches = self.decoder.caches(&image, places)?;
-        Ok(Decoding { rows, speaker: Speaker::of(self, snapshot)?, caches })
+        Ok(Decoding { rows, reader: DecoderWithHead::of(self, snapshot)?, caches })
     }
 
     /// Logits after the last of `input_ids` `(sequences, new)`, which the sequences of `decoding` go on with:
@@ -65,7 +89,7 @@ impl GitForCausalLm {
         }
         self.check_length(decoding.rows.tokens() + new)?;
         decoding.rows.extend(new);
-        self.logits_of(&decoding.speaker, input_ids, &decoding.rows, &decoding.caches)
+        self.logits_of(&decoding.reader, input_ids, &decoding.rows, &decoding.caches)
     }
 
     /// The weights that a step of decoding multiplies with, in number: those of the decoder's layers and of the head.
@@ -84,7 +108,7 @@ impl GitForCausalLm {
             let problem = "a draft is for models on the CPU, where decoding waits for the weights";
             return Err(Error::Generation(problem.to_owned()));
         }
-        Ok(Draft { speaker: Speaker::of(self, int8_snapshot)? })
+        Ok(Draft { reader: DecoderWithHead::of(self, int8_snapshot)? })
     }
 
     /// Logits after the newest token of each of `rows`, which are those of `decoding` one token later or several: those of
@@ -96,15 +120,15 @@ impl GitForCausalLm {
         decoding: &Decoding,
         draft: Option<&Draft>,
     ) -> Result<Tensor> {
-        let speaker = draft.map_or(&decoding.speaker, |draft| &draft.speaker);
+        let reader = draft.map_or(&decoding.reader, |draft| &draft.reader);
         let input_ids = Tensor::new(tokens, self.device())?.unsqueeze(1)?;
-        self.logits_of(speaker, &input_ids, rows, &decoding.caches)
+        self.logits_of(reader, &input_ids, rows, &decoding.caches)
     }
 
     /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`.
     fn logits_of(
         &self,
-        speaker: &Speaker,
+        reader: &DecoderWithHead,
         input_ids: &Tensor,
         rows: &DecodingRows,
         caches: &[KeyValueCache],
@@ -116,9 +140,9 @@ impl GitForCausalLm {
         let positions = Tensor::new(positions, self.device())?;
         let positions = pass.parameter(&self.position_embeddings).index_select(&positions, 0)?;
         let text = self.embed(input_ids, &positions.reshape((sequences, new, ()))?, &pass)?;
-        let hidden_states = speaker.decoder.step(&text, caches, rows)?;
+        let hidden_states = reader.decoder.step(&text, caches, rows)?;
         let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
-        Ok(speaker.lm_head.forward(&last.contiguous()?, &pass)?)
+        Ok(reader.lm_head.forward(&last.contiguous()?, &pass)?)
     }
 }
 

@@ -119,6 +119,24 @@ fn a_draft_changes_nothing_to_the_last_bit_however_badly_it_guesses() {
     }
 }
 
+#[test]
+fn a_draft_of_another_shape_is_refused_with_both_shapes() {
+    let (model, features) = pictures("image", 1);
+    let dir = tempfile::tempdir().unwrap();
+    common::Golden::load("small").checkpoint().write(dir.path());
+    let small = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
+    let draft = small.draft().unwrap();
+    let sizes = |model: &GitForCausalLm| {
+        let (hidden_size, vocabulary) = (model.config().hidden_size, model.config().vocab_size);
+        format!("hidden size {hidden_size} and a vocabulary of {vocabulary}")
+    };
+    assert_ne!(sizes(&small), sizes(&model));
+    let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+    let config = GenerationConfig::default();
+    let error = model.generate_with(&features, None, &config, Some(&draft), go_on).unwrap_err().to_string();
+    assert!(error.contains(&sizes(&small)) && error.contains(&sizes(&model)), "{error}");
+}
+
 /// The head of a model, which notes of how many rows its products are, and cannot be made smaller: its draft is never wrong
 /// about it.
 #[derive(Debug)]
@@ -339,8 +357,10 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
                 }
             };
             let picture_features = features(picture);
-            agree(&model.generate(&picture_features, prompt.as_deref(), &config).unwrap());
-            agree(&drafted(&model, &picture_features, prompt.as_deref(), &config, &draft));
+            let generated = model.generate(&picture_features, prompt.as_deref(), &config).unwrap();
+            agree(&generated);
+            let drafted = drafted(&model, &picture_features, prompt.as_deref(), &config, &draft);
+            assert_eq!(drafted, generated, "{name}, {case} with a draft");
             let batch = Tensor::cat(&[&features(picture + 1), &picture_features], 0).unwrap();
             let both = model.generate(&batch, prompt.as_deref(), &config).unwrap();
             agree(&both[config.num_return_sequences..]);

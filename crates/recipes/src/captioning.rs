@@ -15,19 +15,25 @@ pub(crate) const ENCODER_BATCH: usize = 8;
 /// Batches of pictures that are decoded and resized ahead.
 pub(crate) const PREFETCH: usize = 4;
 
-/// Weights of f32, in bytes, that decoding waits for: more than what a processor's caches keep from one token to the next.
-const DRAFTED: usize = 64 << 20;
+/// What a processor's caches may keep of the weights from one token to the next, in bytes.
+const CACHES: usize = 64 << 20;
+/// Sequences that a draft helps: so many leave room for a guess in what the model reads at once.
+const DRAFTED: usize = 4;
 
-/// A draft of `model`, whose weights are stored as `storage`, where `drafting` wants one.
+/// A draft of `model`, whose weights are stored as `storage` and which follows so many `sequences` at a time, where `drafting`
+/// wants one.
 ///
 /// # Errors
 /// As [`GitForCausalLm::draft`].
 pub fn draft(
     model: &GitForCausalLm,
     storage: Storage,
+    sequences: usize,
     drafting: Drafting,
 ) -> git_model::Result<Option<Draft>> {
-    let waits_for_memory = storage == Storage::F32 && size_of::<f32>() * model.decoder_weights() > DRAFTED;
+    let waits_for_memory = storage == Storage::F32
+        && size_of::<f32>() * model.decoder_weights() > CACHES
+        && sequences <= DRAFTED;
     match drafting {
         Drafting::Always => model.draft().map(Some),
         Drafting::Auto if waits_for_memory && model.device().is_cpu() => model.draft().map(Some),

@@ -1,11 +1,11 @@
 //! Decoding of captions: greedy, sampling and beam search over cached keys and values, by guesses where a draft makes them.
 
-mod ahead;
 mod beam;
 mod config;
 mod processors;
 mod searches;
 mod single;
+mod speculation;
 mod warpers;
 
 use std::ops::ControlFlow;
@@ -14,8 +14,8 @@ use candle_core::{DType, Tensor};
 
 pub use config::{EarlyStopping, GenerationConfig, Sampling};
 
-use self::ahead::Ahead;
 use self::searches::Searches;
+use self::speculation::Speculation;
 use crate::{Draft, Error, GitForCausalLm, Result};
 
 /// What was generated for a picture.
@@ -64,11 +64,12 @@ impl GitForCausalLm {
     /// As [`generate`](Self::generate), with a call for each token of each caption. [`ControlFlow::Break`] ends all
     /// captions of the batch where they are.
     ///
-    /// With a [`draft`](Self::draft), captions of few pictures come faster and are the same. A draft of another model of the
-    /// same shape, or of other adapters, does no harm but guess badly.
+    /// With a [`draft`](Self::draft), captions come sooner where up to four sequences are followed at a time, beams counted, and
+    /// are the same; more sequences are followed without it. A draft of another model of the same shape, or of other adapters,
+    /// does no harm but guess badly.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate).
+    /// As [`generate`](Self::generate), and if the draft is of a model of another shape.
     pub fn generate_with(
         &self,
         image_features: &Tensor,
@@ -78,6 +79,7 @@ impl GitForCausalLm {
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Caption>> {
         config.check()?;
+        draft.map_or(Ok(()), |draft| self.check_draft(draft))?;
         let start = [self.config().bos_token_id];
         let prompt = prompt.unwrap_or(&start);
         let eos = config.eos_token_id.as_ref().unwrap_or(&self.config().eos_token_id).as_slice();
@@ -87,6 +89,7 @@ impl GitForCausalLm {
 
         // The prompt is read once a picture. From then on there is a row for each sequence that is followed.
         let rows = searches.pictures();
+        // Guesses need no more places: they end where captions must, and those that are wrong give theirs back.
         let places = pictures * prompt.len() + rows.len() * (config.max_new_tokens - 1);
         let mut decoding = self.begin_decoding(image_features, places)?;
         let ids = Tensor::from_vec(prompt.repeat(pictures), (pictures, prompt.len()), self.device())?;
@@ -98,10 +101,10 @@ impl GitForCausalLm {
         decoding.reorder(&rows)?;
         decoding.reorder(&next.parents)?;
 
-        let mut ahead = Ahead::new(draft);
+        let mut speculation = Speculation::new(draft);
         while searches.report(on_token).is_continue() && !next.tokens.is_empty() {
             next = train_ops::on_pool(|| -> Result<_> {
-                let mut step = ahead.read(self, &searches, next, &decoding)?;
+                let mut step = speculation.read(self, &searches, next, &decoding)?;
                 decoding.rows = step.rows;
                 Ok(searches.advance(&mut step.logits))
             })?;

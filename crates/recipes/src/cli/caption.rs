@@ -46,8 +46,8 @@ pub struct Caption {
     /// Pictures captioned together
     #[arg(long, value_name = "PICTURES", default_value = "1", value_parser = count, help_heading = "Hardware")]
     pub batch_size: usize,
-    /// Let a copy of the weights in 8 bits guess the next words, which the model reads at once and confirms or corrects: the same
-    /// captions, sooner where few are made at a time
+    /// Let a copy of the weights in 8 bits guess the next words, which the model reads at once and confirms or corrects (speculative
+    /// decoding): the same captions, sooner where up to four are followed at a time
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, help_heading = "Hardware")]
     pub draft: Drafting,
     /// How captions are found.

@@ -177,10 +177,10 @@ impl fmt::Display for SplitFractions {
 /// Whether weights of 8 bits guess what a model says next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Drafting {
-    /// Where it is faster: for weights of f32 that are more than a processor's caches hold
+    /// Where it is faster: up to four beams or draws at a time, weights of f32, and more of them than a processor's caches hold
     #[default]
     Auto,
-    /// For weights of any size, and bf16
+    /// With weights of bf16 and of any size too
     Always,
     /// The model alone
     Never,

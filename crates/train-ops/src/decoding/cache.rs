@@ -37,7 +37,7 @@ impl KeyValueCache {
     /// If the shapes are not those.
     pub fn new(key: &Tensor, value: &Tensor, heads: usize, places: usize) -> Result<Self> {
         let (pictures, prefix, width) = key.dims3()?;
-        if heads == 0 || !width.is_multiple_of(heads) {
+        if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
             return Err(Error::Shape {
                 path: "keys of a cache".to_owned(),
                 expected: format!("(pictures, tokens, a multiple of {heads} heads)"),
@@ -55,7 +55,7 @@ impl KeyValueCache {
         let text = [text()?, text()?];
         let image = [key.contiguous()?, value.contiguous()?];
         let image = match host::is_host_f32(key) && host::is_host_f32(value) {
-            true => Image::Packed(pack(&image, prefix, width, heads)?),
+            true => Image::Packed(pack(&image, [pictures, prefix, width], heads)?),
             false => Image::Plain(image),
         };
         Ok(Self { heads, pictures, prefix, width, image, text })
@@ -71,7 +71,7 @@ impl KeyValueCache {
         let Some(start) = start else {
             return Err(Error::Shape {
                 path: "new tokens of a cache".to_owned(),
-                expected: format!("({}, as many as the sequences got places for, {width})", rows.len()),
+                expected: format!("({}, tokens that were given places last, {width})", rows.len()),
                 got: key.dims().to_vec(),
             });
         };
@@ -85,8 +85,7 @@ impl KeyValueCache {
 /// The heads of keys and values `(pictures, prefix, width)`.
 fn pack(
     image: &[Tensor; 2],
-    prefix: usize,
-    width: usize,
+    [pictures, prefix, width]: [usize; 3],
     heads: usize,
 ) -> candle_core::Result<Vec<[Panels; 2]>> {
     let views = [&image[0], &image[1]].map(Tensor::storage_and_layout);
@@ -102,6 +101,5 @@ fn pack(
         packed_values.pack(columns(values.get(first..).unwrap_or_default()), 1.0);
         [packed_keys, packed_values]
     };
-    let pictures = keys.len().checked_div(of_picture).unwrap_or(0);
     Ok((0..pictures * heads).into_par_iter().map(head).collect())
 }

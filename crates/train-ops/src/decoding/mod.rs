@@ -50,9 +50,10 @@ pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRo
     }
 }
 
-/// A new token: the picture that it sees, and the places of the text that it sees.
+/// A new token: its number among those of all sequences, the picture that it sees, and the places of the text that it sees.
 #[derive(Clone, Copy)]
 struct Query<'a> {
+    number: usize,
     picture: usize,
     places: &'a [usize],
 }
@@ -66,22 +67,26 @@ fn over_packed(
     let shape = query.dims3()?;
     let (new, width, heads) = (shape.1, shape.2, cache.heads);
     let (head_dim, prefix) = (width / heads, cache.prefix);
-    let queries: Vec<Query<'_>> = rows
-        .rows
-        .iter()
-        .flat_map(|row| {
-            let past = row.places.len() - new;
-            (1..=new).map(move |token| Query { picture: row.picture, places: &row.places[..past + token] })
+    let queries = rows.rows.iter().enumerate().flat_map(|(at, row)| {
+        let past = row.places.len() - new;
+        (0..new).map(move |token| Query {
+            number: at * new + token,
+            picture: row.picture,
+            places: &row.places[..=past + token],
         })
-        .collect();
+    });
+    let mut queries: Vec<Query<'_>> = queries.collect();
+    // Those that see the same picture read its keys and values together.
+    queries.sort_by_key(|query| query.picture);
     let query = query.contiguous()?;
     let views = [&query, &cache.text[0], &cache.text[1]].map(Tensor::storage_and_layout);
     let [query, text_keys, text_values] = &views;
     let query = host::values(query)?;
+    let sorted: Vec<f32> =
+        queries.iter().flat_map(|own| &query[own.number * width..][..width]).copied().collect();
     let text = [host::values(text_keys)?, host::values(text_values)?];
     let stride = (prefix + rows.tokens()).next_multiple_of(LANES);
 
-    // Neighbours that see the same picture read its keys and values together.
     let mut tasks = Vec::new();
     let mut first = 0;
     for together in queries.chunk_by(|a, b| a.picture == b.picture) {
@@ -91,7 +96,7 @@ fn over_packed(
     let of_task = |scores: &mut Vec<f32>, &(first, together, head): &(usize, &[Query<'_>], usize)| {
         let [keys, values] = &image[together[0].picture * heads + head];
         let column = head * head_dim;
-        let query = &query[first * width + column..];
+        let query = &sorted[first * width + column..];
         scores.resize(together.len() * stride, 0.0);
         to_rows(scores, stride, prefix, Columns::new(query, together.len(), width, head_dim), keys);
         let text = text.map(|values| Text { values: &values[column.min(values.len())..], width, head_dim });
@@ -111,10 +116,9 @@ fn over_packed(
     };
     let contexts: Vec<Vec<f32>> = tasks.par_iter().map_init(Vec::new, of_task).collect();
     let mut context = vec![0.0; queries.len() * width];
-    for ((first, _, head), values) in tasks.iter().zip(&contexts) {
-        let rows = context[first * width..].chunks_exact_mut(width);
-        for (row, values) in rows.zip(values.chunks_exact(head_dim)) {
-            row[head * head_dim..][..head_dim].copy_from_slice(values);
+    for ((_, together, head), values) in tasks.iter().zip(&contexts) {
+        for (own, values) in together.iter().zip(values.chunks_exact(head_dim)) {
+            context[own.number * width + head * head_dim..][..head_dim].copy_from_slice(values);
         }
     }
     Tensor::from_vec(context, shape, &Device::Cpu)
@@ -209,30 +213,33 @@ mod tests {
     /// copies of all keys and values.
     #[test]
     fn it_is_attention_over_what_each_sequence_has_said() {
-        let (prefix, heads, width) = (7, 3, 3 * 20);
-        let image = [1, 2].map(|seed| values(seed, (2, prefix, width)));
-        let cache = KeyValueCache::new(&image[0], &image[1], heads, 20).unwrap();
-        let mut rows = DecodingRows::new(2);
-        for (step, parents) in
-            [(0, None), (1, Some(vec![0, 0, 1, 1])), (2, Some(vec![1, 0, 3, 3])), (3, Some(vec![2, 3]))]
-        {
-            if let Some(parents) = parents {
-                rows.reorder(&parents);
-            }
-            let new = if step == 0 { 2 } else { 1 };
-            rows.extend(new);
-            let of = |seed: u64| values(10 * step + seed, (rows.len(), new, width));
-            cache.write(&of(3), &of(4), &rows).unwrap();
-            let got = cached_attention(&of(5), &cache, &rows).unwrap();
+        let (heads, width) = (3, 3 * 20);
+        for prefix in [7, 0] {
+            let image = [1, 2].map(|seed| values(seed, (2, prefix, width)));
+            let cache = KeyValueCache::new(&image[0], &image[1], heads, 20).unwrap();
+            let mut rows = DecodingRows::new(2);
+            for (step, parents) in
+                [(0, None), (1, Some(vec![0, 0, 1, 1])), (2, Some(vec![1, 0, 3, 3])), (3, Some(vec![2, 3]))]
+            {
+                if let Some(parents) = parents {
+                    rows.reorder(&parents);
+                }
+                let new = if step == 0 { 2 } else { 1 };
+                rows.extend(new);
+                let of = |seed: u64| values(10 * step + seed, (rows.len(), new, width));
+                cache.write(&of(3), &of(4), &rows).unwrap();
+                let got = cached_attention(&of(5), &cache, &rows).unwrap();
 
-            let [key, value] = gather(&image, &cache.text, &rows).unwrap();
-            assert_eq!(key.dims(), [rows.len(), prefix + rows.tokens(), width]);
-            let first_query = prefix + rows.tokens() - new;
-            let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
-            let none = Dropout::new("", 0.0).unwrap();
-            let expected = attention(&of(5), &key, &value, heads, mask, &none, &Pass::inference()).unwrap();
-            for (got, expected) in list(&got).iter().zip(list(&expected)) {
-                assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
+                let [key, value] = gather(&image, &cache.text, &rows).unwrap();
+                assert_eq!(key.dims(), [rows.len(), prefix + rows.tokens(), width]);
+                let first_query = prefix + rows.tokens() - new;
+                let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
+                let none = Dropout::new("", 0.0).unwrap();
+                let expected =
+                    attention(&of(5), &key, &value, heads, mask, &none, &Pass::inference()).unwrap();
+                for (got, expected) in list(&got).iter().zip(list(&expected)) {
+                    assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
+                }
             }
         }
     }

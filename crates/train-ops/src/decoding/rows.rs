@@ -31,7 +31,7 @@ impl DecodingRows {
         let mut joined = Self::new(0);
         for step in steps {
             joined.rows.extend(step.rows.iter().cloned());
-            joined.used = step.used;
+            joined.used = joined.used.max(step.used);
         }
         joined
     }
@@ -57,6 +57,9 @@ impl DecodingRows {
     }
 
     /// Makes sequence `i` what sequence `parents[i]` was.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
     pub fn reorder(&mut self, parents: &[usize]) {
         self.rows = parents.iter().map(|parent| self.rows[*parent].clone()).collect();
     }

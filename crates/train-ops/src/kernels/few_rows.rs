@@ -15,7 +15,7 @@ use super::tile::{LINE, STRETCH};
 use super::{Isa, PackedMatrix, Precision};
 
 /// The most rows that are worked on this way with `b`: in f32 those of a tile that waits for memory anyway. What is widened
-/// is so for each tile of its rows, which is worth while up to some tiles, given registers for large ones.
+/// is so for each tile of its rows, which is worth while up to four tiles of them.
 pub(super) fn most_rows(b: &PackedMatrix) -> usize {
     match b.isa() {
         Isa::Avx512 { .. } if b.widening() > 1 => 48,
@@ -224,7 +224,7 @@ unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
                 }
                 S::prefetch(b.wrapping_add(AHEAD));
                 let vectors = [S::load(b), S::load(b.add(S::LANES))];
-                // What is widened is used up for all rows before the next of it is made, which spares registers.
+                // What is widened is used up by all rows before the next of it is needed, so that compilers can spare registers.
                 if WIDEN == 4 {
                     let [first, second] = [S::widen_bytes(vectors[0]), S::widen_bytes(vectors[1])];
                     for k in 0..4 {

@@ -101,9 +101,7 @@ impl PackedMatrix {
 
     /// The same matrix in whole numbers; see [`Precision::Int8`].
     pub(crate) fn quantised(&self) -> Self {
-        if self.precision == Precision::Int8 {
-            return self.clone();
-        }
+        assert!(self.precision != Precision::Int8, "whole numbers of whole numbers");
         let width = self.isa.panel_width();
         let panel_stride = units(Precision::Int8, self.k) * width;
         let mut data = Aligned::zeros(self.n.div_ceil(width) * panel_stride);

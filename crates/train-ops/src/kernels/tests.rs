@@ -98,6 +98,22 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 }
 
 #[test]
+fn whole_numbers_of_bf16_are_those_of_the_same_values_in_f32() {
+    for isa in Isa::supported() {
+        for (k, n) in [1, 2, 3, 5, 7, 301].into_iter().flat_map(|k| [1, 17, 33].map(|n| (k, n))) {
+            let b = values(2, k * n);
+            let short = PackedMatrix::new(isa, Precision::Bf16, k, n, |k, column| b[k * n + column]);
+            let wide = PackedMatrix::new(isa, Precision::F32, k, n, |k, column| short.get(k, column));
+            let (short, wide) = (short.quantised(), wide.quantised());
+            assert_eq!(short.scales(), wide.scales(), "{isa:?} ({k}, {n})");
+            for (k, n) in (0..k).flat_map(|k| (0..n).map(move |n| (k, n))) {
+                assert_eq!(short.get(k, n), wide.get(k, n), "{isa:?} at ({k}, {n})");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_row_of_an_adapted_layer_does_not_depend_on_the_rows_beside_it() {
     let (rows, k, n, rank) = (50, 1302, 70, 16);
     let (a, b, bias) = (values(1, rows * k), values(2, k * n), values(3, n));

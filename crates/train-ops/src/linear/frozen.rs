@@ -78,11 +78,13 @@ impl FrozenLinear {
     /// decoding waits for; on other devices than the CPU the weight stays what it is.
     pub fn to_int8(&self) -> Self {
         let weight = match &self.weight {
-            Weight::Plain(_) => self.weight.clone(),
-            Weight::Packed(packed) => Weight::Packed(Arc::new(Packed {
-                forward: packed.forward.quantised(),
-                backward: OnceLock::new(),
-            })),
+            Weight::Packed(packed) if packed.forward.precision() != Precision::Int8 => {
+                Weight::Packed(Arc::new(Packed {
+                    forward: packed.forward.quantised(),
+                    backward: OnceLock::new(),
+                }))
+            }
+            weight => weight.clone(),
         };
         Self { weight, ..self.clone() }
     }

@@ -66,3 +66,69 @@ impl LinearLayer for Snapshot {
         self.base.out_features()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{Dropout, LoraWeights, lora_linear, sample_key};
+
+    fn values(seed: u64, shape: (usize, usize)) -> Tensor {
+        let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let values: Vec<f32> = (0..(shape.0 * shape.1) as u64).map(value).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// A layer that hands out its base and its adapter.
+    #[derive(Clone, Debug)]
+    struct Adapted {
+        base: FrozenLinear,
+        a: Tensor,
+        b: Tensor,
+        dropout: Dropout,
+    }
+
+    impl Adapted {
+        fn lora(&self) -> LoraWeights<'_> {
+            LoraWeights { a: &self.a, b: &self.b, scale: 2.0, dropout: &self.dropout }
+        }
+    }
+
+    impl LinearLayer for Adapted {
+        fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
+            lora_linear(xs, &self.base, self.lora(), pass)
+        }
+
+        fn parameters(&self) -> Vec<Tensor> {
+            vec![self.a.clone(), self.b.clone()]
+        }
+
+        fn in_features(&self) -> usize {
+            self.base.in_features()
+        }
+
+        fn out_features(&self) -> usize {
+            self.base.out_features()
+        }
+
+        fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+            AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
+        }
+    }
+
+    #[test]
+    fn snapshots_are_the_layer_and_the_layer_with_its_weight_in_8_bits() {
+        let (k, n, rank, pass) = (70, 40, 4, Pass::inference());
+        let base = FrozenLinear::new("layer", values(1, (n, k)), None).unwrap();
+        let dropout = Dropout::new("layer", 0.5).unwrap();
+        let layer = Adapted { base, a: values(2, (rank, k)), b: values(3, (n, rank)), dropout };
+        let (xs, short) = (values(4, (3, k)), Adapted { base: layer.base.to_int8(), ..layer.clone() });
+        let rows = |layer: &dyn LinearLayer| layer.forward(&xs, &pass).unwrap().to_vec2::<f32>().unwrap();
+        let (exact, quantised) = (rows(&layer), rows(&short));
+        assert_ne!(exact, quantised);
+        let layer: Arc<dyn LinearLayer> = Arc::new(layer);
+        assert_eq!(rows(snapshot(&layer).unwrap().as_ref()), exact);
+        assert_eq!(rows(int8_snapshot(&layer).unwrap().as_ref()), quantised);
+    }
+}

@@ -9,14 +9,17 @@ use crate::{Decoding, Draft, GitForCausalLm, Result};
 /// Rows that are read about as fast as one, as they wait for the same weights.
 const MOST_ROWS: usize = 8;
 
-/// Reads the newest token of each sequence and, where there is a draft, those that probably follow it, so that the model
-/// has read them when they are said.
-pub(super) struct Ahead<'a> {
+/// Guesses that are made the first time.
+const FIRST_GUESSES: usize = 3;
+
+/// Speculative decoding: reads the newest token of each sequence and, where there is a draft, those that it takes to follow,
+/// so that the model has read them when they are said.
+pub(super) struct Speculation<'a> {
     draft: Option<&'a Draft>,
     /// Steps that were read and not yet asked for: guesses but for the first.
     read: VecDeque<ReadStep>,
     /// Guesses that were right since the model read last. The next time there is one more.
-    right: usize,
+    accepted: usize,
 }
 
 /// A step that the model has read.
@@ -28,9 +31,9 @@ pub(super) struct ReadStep {
     pub(super) logits: Vec<f32>,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> Speculation<'a> {
     pub(super) fn new(draft: Option<&'a Draft>) -> Self {
-        Self { draft, read: VecDeque::new(), right: 2 }
+        Self { draft, read: VecDeque::new(), accepted: FIRST_GUESSES - 1 }
     }
 
     /// The step in which the sequences of `decoding`, which `searches` follow, go on with the tokens of `next`.
@@ -42,12 +45,12 @@ impl<'a> Ahead<'a> {
         decoding: &Decoding,
     ) -> Result<ReadStep> {
         if let Some(step) = self.read.pop_front().filter(|step| step.next == next) {
-            self.right += 1;
+            self.accepted += 1;
             return Ok(step);
         }
-        let guesses = (MOST_ROWS / next.tokens.len()).saturating_sub(1).min(self.right + 1);
+        let guesses = (MOST_ROWS / next.tokens.len()).saturating_sub(1).min(self.accepted + 1);
         let mut steps = vec![ReadStep::new(next, decoding.rows.clone())];
-        if let Some(draft) = self.draft {
+        if let Some(draft) = self.draft.filter(|_| guesses > 0) {
             guess(model, draft, searches, decoding, guesses, &mut steps)?;
         }
         let rows = DecodingRows::join(steps.iter().map(|step| &step.rows));
@@ -58,7 +61,7 @@ impl<'a> Ahead<'a> {
             step.logits = logits.split_off(logits.len() - step.next.tokens.len() * vocabulary);
         }
         let known = steps.remove(0);
-        self.right = 0;
+        self.accepted = 0;
         self.read = steps.into();
         Ok(known)
     }
