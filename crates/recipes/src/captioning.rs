@@ -91,3 +91,18 @@ impl Captioner<'_> {
 pub fn pictures(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> PictureLoader {
     PictureLoader::new(Arc::clone(source), processor.clone(), OnBadImage::Fail)
 }
+
+#[cfg(test)]
+mod tests {
+    use train_ops::FrozenBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_model_that_caches_hold_is_drafted_only_on_demand() {
+        let checkpoint = git_model::Checkpoint::open(crate::open::embedded_checkpoint()).unwrap();
+        let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
+        let drafted = |drafting| draft(&model, Storage::F32, 1, drafting).unwrap().is_some();
+        assert_eq!([Drafting::Auto, Drafting::Always, Drafting::Never].map(drafted), [false, true, false]);
+    }
+}

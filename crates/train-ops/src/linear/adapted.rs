@@ -68,8 +68,8 @@ impl AdaptedLinear {
     }
 
     /// The layer with its base in 8 bits.
-    pub(super) fn to_int8(&self) -> Self {
-        Self { base: self.base.to_int8(), lora: self.lora.clone() }
+    pub(super) fn into_int8(self) -> Self {
+        Self { base: self.base.to_int8(), ..self }
     }
 
     /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,

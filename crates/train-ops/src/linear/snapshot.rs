@@ -13,9 +13,7 @@ use crate::{Error, LinearLayer, Pass, Result, host};
 /// # Errors
 /// If the layer cannot be used in inference.
 pub fn snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
-    let adapted = layer.adapted(&Pass::inference())?;
-    let snapshot = adapted.map(AdaptedLinear::snapshot).transpose()?.flatten();
-    Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
+    snapshot_of(layer, |adapted| adapted)
 }
 
 /// A [`snapshot`] with the frozen weight in 8 bits ([`FrozenLinear::to_int8`]): nearly the same layer, from a quarter of
@@ -24,8 +22,15 @@ pub fn snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
 /// # Errors
 /// As [`snapshot`].
 pub fn int8_snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
+    snapshot_of(layer, AdaptedLinear::into_int8)
+}
+
+fn snapshot_of(
+    layer: &Arc<dyn LinearLayer>,
+    change: fn(AdaptedLinear) -> AdaptedLinear,
+) -> Result<Arc<dyn LinearLayer>> {
     let adapted = layer.adapted(&Pass::inference())?;
-    let snapshot = adapted.map(|adapted| adapted.to_int8().snapshot()).transpose()?.flatten();
+    let snapshot = adapted.map(|adapted| change(adapted).snapshot()).transpose()?.flatten();
     Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
 }
 
