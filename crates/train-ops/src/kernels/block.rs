@@ -39,6 +39,8 @@ impl Block {
                 #[cfg(target_arch = "x86_64")]
                 (Isa::Avx512 { .. }, _) => avx512(self),
                 #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, Precision::Bf16) => avx2_bf16(self),
+                #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, _) => avx2(self),
                 _ => portable(self),
             }
@@ -49,29 +51,35 @@ impl Block {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn avx512_bf16(block: &Block) {
-    unsafe { tiles::<super::simd::Avx512Bf16, 14>(block) }
+    unsafe { tiles::<super::simd::Avx512Bf16, 14, 1>(block) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn avx512(block: &Block) {
-    unsafe { tiles::<super::simd::Avx512, 14>(block) }
+    unsafe { tiles::<super::simd::Avx512, 14, 1>(block) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(block: &Block) {
-    unsafe { tiles::<super::simd::Avx2, 6>(block) }
+    unsafe { tiles::<super::simd::Avx2, 6, 1>(block) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_bf16(block: &Block) {
+    unsafe { tiles::<super::simd::Avx2, 6, 2>(block) }
 }
 
 unsafe fn portable(block: &Block) {
-    unsafe { tiles::<Portable, 4>(block) }
+    unsafe { tiles::<Portable, 4, 1>(block) }
 }
 
 /// Panel by panel, so that a panel stays in a near cache while the rows pass by; meanwhile the next one is fetched, a part
 /// of it with each tile.
 #[inline(always)]
-unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
+unsafe fn tiles<S: Simd, const ROWS: usize, const WIDEN: usize>(block: &Block) {
     let width = 2 * S::LANES;
     // Tiles of nearly as many rows each: one of a row or two would wait for its own sums.
     let count = block.rows.div_ceil(ROWS).max(1);
@@ -104,18 +112,18 @@ unsafe fn tiles<S: Simd, const ROWS: usize>(block: &Block) {
                 let from = block.from.add(row * block.from_stride + column).cast::<u32>();
                 let to = block.to.add(row * block.to_stride + column).cast::<u32>();
                 if columns == width {
-                    work.run::<S, ROWS, 2>(from, block.from_stride, to, block.to_stride);
+                    work.run::<S, ROWS, 2, WIDEN>(from, block.from_stride, to, block.to_stride);
                 } else if columns == S::LANES {
-                    work.run::<S, ROWS, 1>(from, block.from_stride, to, block.to_stride);
+                    work.run::<S, ROWS, 1, WIDEN>(from, block.from_stride, to, block.to_stride);
                 } else {
                     let sums = edge.as_mut_ptr();
                     for row in 0..rows {
                         from.add(row * block.from_stride).copy_to(sums.add(row * width), columns);
                     }
                     if columns <= S::LANES {
-                        work.run::<S, ROWS, 1>(sums, width, sums, width);
+                        work.run::<S, ROWS, 1, WIDEN>(sums, width, sums, width);
                     } else {
-                        work.run::<S, ROWS, 2>(sums, width, sums, width);
+                        work.run::<S, ROWS, 2, WIDEN>(sums, width, sums, width);
                     }
                     for row in 0..rows {
                         sums.add(row * width).copy_to(to.add(row * block.to_stride), columns);
@@ -140,7 +148,7 @@ struct Tile {
 impl Tile {
     /// Computes it; it has at most `ROWS` rows.
     #[inline(always)]
-    unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
         &self,
         from: *const u32,
         from_stride: usize,
@@ -153,7 +161,7 @@ impl Tile {
                     // The comparison is between constants: tiles of more rows than registers are never made.
                     $($n if $n <= ROWS => unsafe {
                         let first = self.first.as_ref();
-                        tile::<S, $n, VECTORS>(first, &self.factors, self.ahead, from, from_stride, to, to_stride)
+                        tile::<S, $n, VECTORS, WIDEN>(first, &self.factors, self.ahead, from, from_stride, to, to_stride)
                     },)*
                     _ => {}
                 }

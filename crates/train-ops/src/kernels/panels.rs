@@ -176,6 +176,12 @@ impl PackedMatrix {
         }
     }
 
+    /// Whether panels become f32 in a place of their own before many rows pass by, and not in registers with each tile: of
+    /// AVX2's vector units those that shift are free while two others multiply.
+    pub(super) fn is_widened_aside(&self) -> bool {
+        self.widening() > 1 && !(self.isa == Isa::Avx2 && self.precision == Precision::Bf16)
+    }
+
     /// Units from one panel to the next.
     pub(super) fn panel_stride(&self) -> usize {
         units(self.precision, self.k) * self.isa.panel_width()

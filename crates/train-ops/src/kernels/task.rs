@@ -145,9 +145,9 @@ impl Task<'_> {
                 true => b.panels_from(panels)[end * width..].as_ptr(),
                 false => b.panels_from(0).as_ptr().wrapping_add(following * b.panel_stride()),
             };
-            match per_unit {
-                1 => unsafe { block.run(isa, b.precision()) },
-                _ => unsafe { self.run_widened(block, b, begin..end, wide) },
+            match b.is_widened_aside() {
+                false => unsafe { block.run(isa, b.precision()) },
+                true => unsafe { self.run_widened(block, b, begin..end, wide) },
             }
             (block.first, block.from, block.from_stride) = (None, to, self.n);
         }
@@ -169,7 +169,7 @@ impl Task<'_> {
             a = masked.values();
         }
         Factors {
-            units: units.len() * b.widening(),
+            units: if b.is_widened_aside() { units.len() * b.widening() } else { units.len() },
             a: a.as_ptr().cast(),
             a_stride,
             a_step: 1,

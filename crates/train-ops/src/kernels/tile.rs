@@ -85,7 +85,8 @@ pub(super) const LINE: usize = 16;
 /// ```
 ///
 /// The same of `first`, if it is there, of whose elements those count that are kept: a dropout mask of a product costs an
-/// instruction while its sums are in registers. They go on to be those of the other factors.
+/// instruction while its sums are in registers. They go on to be those of the other factors, whose `b` has pairs of bf16 where
+/// `WIDEN` is 2: each becomes two rows of f32, for the next two units of `a`.
 ///
 /// # Safety
 /// - The processor has the instruction set `S`.
@@ -93,7 +94,7 @@ pub(super) const LINE: usize = 16;
 ///   `ROWS` rows of `VECTORS * LANES`, `from_stride` and `to_stride` apart. `to` may be `from`.
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
     first: Option<&First>,
     factors: &Factors,
     ahead: Ahead,
@@ -110,7 +111,7 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
         let mut sums = [[S::zero(); VECTORS]; ROWS];
         if let Some(first) = first {
-            add_products::<S, ROWS, VECTORS>(&first.factors, Ahead { lines: 0, ..ahead }, &mut sums);
+            add_products::<S, ROWS, VECTORS, 1>(&first.factors, Ahead { lines: 0, ..ahead }, &mut sums);
             if !first.kept.is_null() {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (at, sum) in sums.iter_mut().enumerate() {
@@ -120,7 +121,7 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 }
             }
         }
-        add_products::<S, ROWS, VECTORS>(factors, ahead, &mut sums);
+        add_products::<S, ROWS, VECTORS, WIDEN>(factors, ahead, &mut sums);
         for (row, sums) in sums.into_iter().enumerate() {
             let (from, to) = (from.add(row * from_stride), to.add(row * to_stride));
             for (at, sum) in sums.into_iter().enumerate() {
@@ -137,7 +138,7 @@ pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
 /// As for [`tile`].
 #[inline(always)]
 #[allow(unsafe_code)]
-unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
+unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
     factors: &Factors,
     ahead: Ahead,
     sums: &mut [[S::Vector; VECTORS]; ROWS],
@@ -159,24 +160,33 @@ unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 ahead = ahead.wrapping_add(LINE);
             }
             for _ in 0..stretch {
-                let mut vectors = [S::zero(); VECTORS];
-                for (at, vector) in vectors.iter_mut().enumerate() {
-                    *vector = S::load(b.add(at * S::LANES));
+                for part in 0..WIDEN {
+                    let mut vectors = [S::zero(); VECTORS];
+                    for (at, vector) in vectors.iter_mut().enumerate() {
+                        let loaded = S::load(b.add(at * S::LANES));
+                        *vector = match (WIDEN, part) {
+                            (1, _) => loaded,
+                            (_, 0) => S::widen(loaded).0,
+                            _ => S::widen(loaded).1,
+                        };
+                    }
+                    // Row by row without a loop, which compilers would keep for so many rows, and the sums in memory.
+                    macro_rules! rows {
+                        ($($row:literal)*) => {
+                            $(if let Some(sums) = sums.get_mut($row) {
+                                let a = S::splat(thirds[$row / 3].wrapping_add($row % 3 * a_stride + part));
+                                for (sum, vector) in sums.iter_mut().zip(vectors) {
+                                    *sum = S::multiply_add(a, vector, *sum);
+                                }
+                            })*
+                        };
+                    }
+                    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                    // Pairs are loaded once more for their second halves, which would not find a register until then.
+                    b = if WIDEN > 1 { S::opaque(b) } else { b };
                 }
-                // Row by row without a loop, which compilers would keep for so many rows, and the sums in memory.
-                macro_rules! rows {
-                    ($($row:literal)*) => {
-                        $(if let Some(sums) = sums.get_mut($row) {
-                            let a = S::splat(thirds[$row / 3].wrapping_add($row % 3 * a_stride));
-                            for (sum, vector) in sums.iter_mut().zip(vectors) {
-                                *sum = S::multiply_add(a, vector, *sum);
-                            }
-                        })*
-                    };
-                }
-                rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
                 for third in &mut thirds[..ROWS.div_ceil(3)] {
-                    *third = S::opaque(third.wrapping_add(a_step));
+                    *third = S::opaque(third.wrapping_add(WIDEN * a_step));
                 }
                 b = b.wrapping_add(b_step);
             }
