@@ -90,6 +90,15 @@ pub enum Error {
     /// A decoding option without a meaning.
     #[error("generation: {0}")]
     Generation(String),
+    /// Logits that are not numbers, by which no token can be chosen.
+    #[error(
+        "generation: the logits after {tokens} tokens are not numbers: the weights, an adapter or the image features hold NaN or \
+         infinity, or a sum left the range of f32; compare with other files, or another picture"
+    )]
+    NotNumbers {
+        /// Tokens of the longest caption so far, the start token counted.
+        tokens: usize,
+    },
     /// A layer could not be built or applied.
     #[error(transparent)]
     Layer(#[from] train_ops::Error),

@@ -250,6 +250,24 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
     }
 }
 
+#[test]
+fn logits_that_are_not_numbers_are_an_error_and_no_caption() {
+    let (model, features) = pictures("image", 2);
+    let draft = model.draft().unwrap();
+    let (_, tokens, width) = features.dims3().unwrap();
+    let mut broken = vec![0.0; 2 * tokens * width];
+    broken[tokens * width] = f32::NAN;
+    let broken = (&features + Tensor::from_vec(broken, features.dims(), features.device()).unwrap()).unwrap();
+    for num_beams in [1, 2] {
+        let config = GenerationConfig { num_beams, ..GenerationConfig::default() };
+        for draft in [None, Some(&draft)] {
+            let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+            let error = model.generate_with(&broken, None, &config, draft, go_on).unwrap_err();
+            assert!(matches!(error, git_model::Error::NotNumbers { tokens: 1 }), "{error}");
+        }
+    }
+}
+
 /// The model of the golden checkpoint `image` with a changed configuration, and the features of its first two pictures.
 fn changed(change: impl Fn(&mut Value)) -> (GitForCausalLm, Tensor) {
     let mut checkpoint = fixture_json("golden_generation.json")["checkpoints"]["image"].take();

@@ -51,7 +51,8 @@ impl GitForCausalLm {
     ///
     /// # Errors
     /// If the options contradict each other, the prompt does not begin with the start token, a token is not in the
-    /// vocabulary, or prompt and new tokens are more than the model has positions for.
+    /// vocabulary, or prompt and new tokens are more than the model has positions for; and if the model's logits are not
+    /// numbers.
     pub fn generate(
         &self,
         image_features: &Tensor,
@@ -96,6 +97,7 @@ impl GitForCausalLm {
         let mut next = train_ops::on_pool(|| -> Result<_> {
             let logits = self.next_logits(&ids, &mut decoding)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             let mut logits: Vec<f32> = rows.iter().flat_map(|picture| &logits[*picture]).copied().collect();
+            check_numbers(&logits, prompt.len())?;
             Ok(searches.advance(&mut logits))
         })?;
         decoding.reorder(&rows)?;
@@ -106,6 +108,7 @@ impl GitForCausalLm {
             next = train_ops::on_pool(|| -> Result<_> {
                 let mut step = speculation.read(self, &searches, next, &decoding)?;
                 decoding.rows = step.rows;
+                check_numbers(&step.logits, decoding.rows.tokens())?;
                 Ok(searches.advance(&mut step.logits))
             })?;
             decoding.reorder(&next.parents)?;
@@ -146,4 +149,17 @@ impl GitForCausalLm {
         }
         Ok(())
     }
+}
+
+/// Refuses `logits` of which the best cannot be told.
+fn check_numbers(logits: &[f32], tokens: usize) -> Result<()> {
+    match are_numbers(logits) {
+        true => Ok(()),
+        false => Err(Error::NotNumbers { tokens }),
+    }
+}
+
+/// Whether no value is NaN or infinite. All are looked at, which vectors do faster than to stop at the first.
+fn are_numbers(values: &[f32]) -> bool {
+    values.iter().fold(true, |all, value| all & value.is_finite())
 }

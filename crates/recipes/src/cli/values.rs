@@ -177,10 +177,11 @@ impl fmt::Display for SplitFractions {
 /// Whether weights of 8 bits guess what a model says next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Drafting {
-    /// Where it is faster: up to four beams or draws at a time, weights of f32, and more of them than a processor's caches hold
+    /// Where it is faster: up to four beams or draws at a time with weights of f32, one with bf16, and more weights than a
+    /// processor's caches hold
     #[default]
     Auto,
-    /// With weights of bf16 and of any size too
+    /// With any size and number of f32 or bf16 too
     Always,
     /// The model alone
     Never,

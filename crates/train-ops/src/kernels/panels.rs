@@ -201,13 +201,14 @@ fn scale_to(row: &[f32], scale: f32, to: &mut [f32]) {
 }
 
 /// The rows of a panel in f32 as units of four whole numbers times a scale for each column: its largest magnitude divided
-/// by [`LARGEST`].
+/// by [`LARGEST`]. A column with NaN has the scale NaN, so that its products are NaN as they would be without whole numbers.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
 fn quantise(panel: &[u32], scales: &mut [f32], to: &mut [u32]) {
     let width = scales.len();
     for row in panel.chunks_exact(width) {
         for (scale, bits) in scales.iter_mut().zip(row) {
-            *scale = scale.max(f32::from_bits(*bits).abs());
+            let magnitude = f32::from_bits(*bits).abs();
+            *scale = if magnitude > *scale || magnitude.is_nan() { magnitude } else { *scale };
         }
     }
     for scale in scales.iter_mut() {

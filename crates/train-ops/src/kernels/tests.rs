@@ -55,7 +55,8 @@ fn check(isa: Isa, precision: Precision, (rows, k, n): (usize, usize, usize)) {
 fn products_of_all_small_shapes_are_right_on_every_instruction_set() {
     for isa in Isa::supported() {
         for precision in PRECISIONS {
-            for rows in 1..=2 * isa.tile_rows() + 1 {
+            // The last two are no few rows for any instruction set.
+            for rows in (1..=2 * isa.tile_rows() + 1).chain([17, 49]) {
                 for k in [1, 2, 3, 7] {
                     for n in 1..=2 * isa.panel_width() + 1 {
                         check(isa, precision, (rows, k, n));
@@ -108,6 +109,23 @@ fn whole_numbers_of_bf16_are_those_of_the_same_values_in_f32() {
             assert_eq!(short.scales(), wide.scales(), "{isa:?} ({k}, {n})");
             for (k, n) in (0..k).flat_map(|k| (0..n).map(move |n| (k, n))) {
                 assert_eq!(short.get(k, n), wide.get(k, n), "{isa:?} at ({k}, {n})");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_not_hidden_by_whole_numbers() {
+    for isa in Isa::supported() {
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (k, n) = (9, 40);
+            let mut b = values(2, k * n);
+            b[4 * n + 35] = broken;
+            let packed =
+                PackedMatrix::new(isa, Precision::F32, k, n, |k, column| b[k * n + column]).quantised();
+            let ys = times(&vec![1.0; k], &packed, Start::Zero);
+            for (column, y) in ys.iter().zip(packed.scales()).map(|(sum, scale)| sum * scale).enumerate() {
+                assert_eq!(y.is_finite(), column != 35, "{isa:?} {broken} in column {column}");
             }
         }
     }
