@@ -55,7 +55,7 @@ fn check(isa: Isa, precision: Precision, (rows, k, n): (usize, usize, usize)) {
 fn products_of_all_small_shapes_are_right_on_every_instruction_set() {
     for isa in Isa::supported() {
         for precision in PRECISIONS {
-            // The last two are no few rows for any instruction set.
+            // The last two are more than the few rows of AVX2, and of AVX-512.
             for rows in (1..=2 * isa.tile_rows() + 1).chain([17, 49]) {
                 for k in [1, 2, 3, 7] {
                     for n in 1..=2 * isa.panel_width() + 1 {
