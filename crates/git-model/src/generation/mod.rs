@@ -159,7 +159,8 @@ fn check_numbers(logits: &[f32], tokens: usize) -> Result<()> {
     }
 }
 
-/// Whether no value is NaN or infinite. All are looked at, which vectors do faster than to stop at the first.
+/// Whether no value is NaN or +∞; -∞, of a bias for instance, forbids a token. All are looked at, which vectors do faster than
+/// to stop at the first.
 fn are_numbers(values: &[f32]) -> bool {
-    values.iter().fold(true, |all, value| all & value.is_finite())
+    values.iter().fold(true, |all, value| all & (*value < f32::INFINITY))
 }

@@ -86,7 +86,7 @@ pub(super) const LINE: usize = 16;
 ///
 /// The same of `first`, if it is there, of whose elements those count that are kept: a dropout mask of a product costs an
 /// instruction while its sums are in registers. They go on to be those of the other factors, whose `b` has pairs of bf16 where
-/// `WIDEN` is 2: each becomes two rows of f32, for the next two units of `a`.
+/// `WIDEN` is 2: each becomes two rows of f32, for the next two units of `a`, whose `a_step` is 1.
 ///
 /// # Safety
 /// - The processor has the instruction set `S`.
