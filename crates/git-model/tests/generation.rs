@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use common::adapters::GivenAdapters;
 use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
 use git_model::{
@@ -250,22 +250,55 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
     }
 }
 
+/// The model of the golden checkpoint `image` with another first number in a row of a tensor, and the features of its first
+/// two pictures.
+fn with_number(name: &str, row: usize, number: f32) -> (GitForCausalLm, Tensor) {
+    let dir = tempfile::tempdir().unwrap();
+    Golden::new(&fixture_json("golden_generation.json")["checkpoints"]["image"]).write(dir.path());
+    let file = dir.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    let tensor = &tensors[name];
+    let mut values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    let width = values.len() / tensor.dims()[0];
+    values[row * width] = number;
+    let changed = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).unwrap();
+    tensors.insert(name.to_owned(), changed);
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let model = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
+    let (_, features) = pictures("image", 2);
+    (model, features)
+}
+
 #[test]
 fn logits_that_are_not_numbers_are_an_error_and_no_caption() {
-    let (model, features) = pictures("image", 2);
-    let draft = model.draft().unwrap();
-    let (_, tokens, width) = features.dims3().unwrap();
-    let mut broken = vec![0.0; 2 * tokens * width];
-    broken[tokens * width] = f32::NAN;
-    let broken = (&features + Tensor::from_vec(broken, features.dims(), features.device()).unwrap()).unwrap();
-    for num_beams in [1, 2] {
-        let config = GenerationConfig { num_beams, ..GenerationConfig::default() };
-        for draft in [None, Some(&draft)] {
-            let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-            let error = model.generate_with(&broken, None, &config, draft, go_on).unwrap_err();
-            assert!(matches!(error, git_model::Error::NotNumbers { tokens: 1 }), "{error}");
+    let positions = "git.embeddings.position_embeddings.weight";
+    for position in [0, 3] {
+        for number in [f32::NAN, f32::INFINITY] {
+            let (broken, features) = with_number(positions, position, number);
+            let own = broken.draft().unwrap();
+            for (num_beams, draft) in [(1, None), (1, Some(&own)), (2, None), (2, Some(&own))] {
+                let config = GenerationConfig { num_beams, min_new_tokens: 8, ..GenerationConfig::default() };
+                let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+                let error = broken.generate_with(&features, None, &config, draft, go_on).unwrap_err();
+                let of_position =
+                    matches!(error, git_model::Error::NotNumbers { tokens } if tokens == position + 1);
+                assert!(of_position, "{number} at {position}: {error}");
+            }
         }
     }
+}
+
+#[test]
+fn a_bias_of_minus_infinity_forbids_a_token() {
+    let (usual, features) = pictures("image", 2);
+    let default = GenerationConfig::default();
+    let token = usual.generate(&features, None, &default).unwrap()[0].ids[1];
+    let ids = |captions: Vec<Caption>| captions.into_iter().map(|caption| caption.ids).collect::<Vec<_>>();
+    let without = GenerationConfig { bad_words: vec![vec![token]], ..default.clone() };
+    let expected = ids(usual.generate(&features, None, &without).unwrap());
+    let (biased, _) = with_number("output.bias", token as usize, f32::NEG_INFINITY);
+    assert_eq!(ids(biased.generate(&features, None, &default).unwrap()), expected);
+    assert_eq!(ids(drafted(&biased, &features, None, &default, &biased.draft().unwrap())), expected);
 }
 
 /// The model of the golden checkpoint `image` with a changed configuration, and the features of its first two pictures.

@@ -80,7 +80,9 @@ impl GitForCausalLm {
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Caption>> {
         config.check()?;
-        draft.map_or(Ok(()), |draft| self.check_draft(draft))?;
+        if let Some(draft) = draft {
+            self.check_draft(draft)?;
+        }
         let start = [self.config().bos_token_id];
         let prompt = prompt.unwrap_or(&start);
         let eos = config.eos_token_id.as_ref().unwrap_or(&self.config().eos_token_id).as_slice();

@@ -181,7 +181,7 @@ pub enum Drafting {
     /// processor's caches hold
     #[default]
     Auto,
-    /// With any size and number of f32 or bf16 too
+    /// For weights of f32 or bf16, however many
     Always,
     /// The model alone
     Never,
