@@ -276,10 +276,18 @@ fn logits_that_are_not_numbers_are_an_error_and_no_caption() {
         for number in [f32::NAN, f32::INFINITY] {
             let (broken, features) = with_number(positions, position, number);
             let own = broken.draft().unwrap();
-            for (num_beams, draft) in [(1, None), (1, Some(&own)), (2, None), (2, Some(&own))] {
-                let config = GenerationConfig { num_beams, min_new_tokens: 8, ..GenerationConfig::default() };
+            let default = || GenerationConfig { min_new_tokens: 8, ..GenerationConfig::default() };
+            let searches = [
+                default(),
+                GenerationConfig { num_beams: 2, ..default() },
+                GenerationConfig {
+                    sampling: Some(Sampling { top_k: 5, top_p: 0.9, min_p: 0.1, ..Sampling::default() }),
+                    ..default()
+                },
+            ];
+            for (config, draft) in searches.iter().flat_map(|config| [(config, None), (config, Some(&own))]) {
                 let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-                let error = broken.generate_with(&features, None, &config, draft, go_on).unwrap_err();
+                let error = broken.generate_with(&features, None, config, draft, go_on).unwrap_err();
                 let of_position =
                     matches!(error, git_model::Error::NotNumbers { tokens } if tokens == position + 1);
                 assert!(of_position, "{number} at {position}: {error}");

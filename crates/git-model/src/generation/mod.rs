@@ -153,16 +153,11 @@ impl GitForCausalLm {
     }
 }
 
-/// Refuses `logits` of which the best cannot be told.
+/// Refuses `logits` of which the best cannot be told, those with NaN or +∞; -∞, of a bias for instance, forbids a token.
 fn check_numbers(logits: &[f32], tokens: usize) -> Result<()> {
-    match are_numbers(logits) {
+    // All are looked at, which vectors do faster than to stop at the first.
+    match logits.iter().fold(true, |all, logit| all & (*logit < f32::INFINITY)) {
         true => Ok(()),
         false => Err(Error::NotNumbers { tokens }),
     }
-}
-
-/// Whether no value is NaN or +∞; -∞, of a bias for instance, forbids a token. All are looked at, which vectors do faster than
-/// to stop at the first.
-fn are_numbers(values: &[f32]) -> bool {
-    values.iter().fold(true, |all, value| all & (*value < f32::INFINITY))
 }
