@@ -39,7 +39,7 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
     let dir = match location {
         Location::Embedded => embedded_checkpoint(),
         Location::Local(dir) => dir.clone(),
-        Location::Hub(id) => Hub::from_env()?.model_dir(id)?,
+        Location::Hub(id) => Hub::from_env()?.model_dir(id)?.folder,
     };
     let checkpoint = Checkpoint::open(&dir)?;
     let tokenizer = CaptionTokenizer::from_pretrained(&dir)?;
@@ -73,7 +73,7 @@ pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn Cap
         Location::Embedded => Arc::new(DrawingSource::default()),
         Location::Local(path) => caption_data::open(path, &options)?,
         Location::Hub(id) => {
-            let opened: Arc<dyn CaptionSource> = match Hub::from_env()?.dataset_files(id)? {
+            let opened: Arc<dyn CaptionSource> = match Hub::from_env()?.dataset_files(id)?.files {
                 DatasetFiles::Parquet(files) => Arc::new(ParquetSource::open(&files, &options)?),
                 DatasetFiles::ImageFolder(folder) => Arc::new(ImageFolder::open(folder, &options)?),
             };
@@ -94,6 +94,6 @@ pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     match location {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
         Location::Local(dir) => Ok(dir.clone()),
-        Location::Hub(id) => Hub::from_env()?.adapter_dir(id).context("the adapter"),
+        Location::Hub(id) => Ok(Hub::from_env()?.adapter_dir(id).context("the adapter")?.folder),
     }
 }

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -9,7 +9,8 @@ use super::{Error, Result};
 /// Where a model, a dataset or an adapter comes from, as the command line names it.
 ///
 /// The rule, in this order: the word `embedded`; an existing local path; a hub id `owner/name`, if need be with
-/// `@revision`. A folder that is called `embedded` is reached as `./embedded`.
+/// `@revision` (a branch, a tag or a commit). A folder that is called `embedded` is reached as `./embedded`. An empty
+/// folder with the name of a hub id is an error, as it can only be in the way.
 ///
 /// ```
 /// use recipes::hub::{Location, RepoId};
@@ -34,15 +35,14 @@ impl FromStr for Location {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        if text == "embedded" {
-            Ok(Self::Embedded)
-        } else if Path::new(text).exists() {
-            Ok(Self::Local(text.into()))
-        } else if let Some(id) = RepoId::parse(text) {
-            Ok(Self::Hub(id))
-        } else {
-            let folder = std::env::current_dir().unwrap_or_else(|_| ".".into());
-            Err(Error::NoSuchLocation { text: text.into(), folder })
+        let folder = || std::env::current_dir().unwrap_or_else(|_| ".".into());
+        let path = Path::new(text);
+        match RepoId::parse(text) {
+            _ if text == "embedded" => Ok(Self::Embedded),
+            Some(id) if is_empty_folder(path) => Err(Error::EmptyFolder { id, folder: folder() }),
+            _ if path.exists() => Ok(Self::Local(text.into())),
+            Some(id) => Ok(Self::Hub(id)),
+            None => Err(Error::NoSuchLocation { text: text.into(), folder: folder() }),
         }
     }
 }
@@ -74,8 +74,7 @@ impl RepoId {
             None => (text, None),
         };
         let (owner, model) = name.split_once('/')?;
-        let revision_is_sound = revision.is_none_or(|r| r.split('/').all(is_word));
-        (is_word(owner) && is_word(model) && revision_is_sound)
+        (is_word(owner) && is_word(model) && revision.is_none_or(is_revision))
             .then(|| Self { name: name.into(), revision: revision.map(str::to_owned) })
     }
 }
@@ -94,6 +93,17 @@ impl fmt::Display for RepoId {
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// What Git allows as the name of a branch or a tag. As a path it leads nowhere but down.
+fn is_revision(text: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock");
+    let is_allowed = |c: char| !c.is_control() && !c.is_whitespace() && !"~^:?*[\\@".contains(c);
+    !text.contains("..") && text.chars().all(is_allowed) && text.split('/').all(is_part)
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 #[cfg(test)]
@@ -118,9 +128,29 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_is_what_git_allows_and_is_printed_as_it_was_read() {
+        for text in ["a/b@v1.0+cu118", "a/b@feature/x", "a/b@refs/pr/3", "a/b@0f3cc6e", "a/b@gr\u{fc}n"] {
+            assert_eq!(text.parse::<Location>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_that_hides_a_hub_id_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("git-base");
+        fs::create_dir(&empty).unwrap();
+        // A path that can be no hub id is left to whoever opens it.
+        assert_eq!(empty.to_str().unwrap().parse::<Location>().unwrap(), Location::Local(empty.clone()));
+        assert!(is_empty_folder(&empty));
+        fs::write(empty.join("config.json"), "{}").unwrap();
+        assert!(!is_empty_folder(&empty) && !is_empty_folder(&empty.join("config.json")));
+    }
+
+    #[test]
     fn what_is_neither_path_nor_id_says_what_was_looked_for() {
         for text in [
-            "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x", "-a/b",
+            "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x",
+            "-a/b", "a/b@x y", "a/b@/x", "a/b@x@y", "a/b@.x",
         ] {
             let message = text.parse::<Location>().unwrap_err().to_string();
             assert!(message.contains(&format!("`{text}`")) && message.contains("owner/name"), "{message}");
