@@ -64,7 +64,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
     };
     let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
         Some(location) => {
-            let source = open::dataset(location, None)?;
+            let source = open::dataset(location, None)?.source;
             let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
             (source, rows)
         }

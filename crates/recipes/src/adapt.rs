@@ -47,6 +47,14 @@ impl Adapted {
     }
 }
 
+/// The model that an adapter is of, as the adapter's configuration names it.
+pub struct BaseModel<'a> {
+    /// The name or the path.
+    pub name: &'a str,
+    /// The commit, where the hub has it.
+    pub revision: Option<&'a str>,
+}
+
 /// Builds the model with what `--tune` and the adapter's options ask for.
 ///
 /// The checkpoint is closed when the model is built; a frozen word embedding stays in its file, and is read from there.
@@ -54,7 +62,7 @@ impl Adapted {
 /// # Errors
 /// If an adapter's targets match nothing, or reach into the part of the model that `--tune` leaves alone.
 pub fn build(
-    name: &str,
+    base: &BaseModel<'_>,
     checkpoint: Checkpoint,
     options: &LoraOptions,
     seed: u64,
@@ -76,7 +84,7 @@ pub fn build(
         }
         return full(&checkpoint, &load);
     }
-    let mut builder = LoraBuilder::new(config(name, options)?)?.output_layer("output").seed(seed);
+    let mut builder = LoraBuilder::new(config(base, options)?)?.output_layer("output").seed(seed);
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &load)?;
     drop(checkpoint);
     let adapter = builder.finish()?;
@@ -116,7 +124,7 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
 }
 
 /// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it.
-fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
+fn config(base: &BaseModel<'_>, options: &LoraOptions) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
         let mut config = read_config(dir)?;
@@ -136,6 +144,9 @@ fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
             bail!("--target-modules disagrees with the adapter in {}: leave it out", dir.display());
         }
         config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
+        if config.base_model_name_or_path.as_deref() == Some(base.name) && base.revision.is_some() {
+            config.revision = base.revision.map(str::to_owned);
+        }
         return Ok(config);
     }
     let default: Vec<&str> = match options.tune {
@@ -149,7 +160,8 @@ fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
         lora_dropout: options.dropout(),
         target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
         task_type: Some("CAUSAL_LM".to_owned()),
-        base_model_name_or_path: Some(name.to_owned()),
+        base_model_name_or_path: Some(base.name.to_owned()),
+        revision: base.revision.map(str::to_owned),
         ..LoraConfig::default()
     })
 }

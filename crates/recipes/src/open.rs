@@ -10,12 +10,14 @@ use caption_data::{
 use git_model::Checkpoint;
 use monster_drawings::DrawingSource;
 
-use crate::hub::{DatasetFiles, Hub, Location};
+use crate::hub::{DatasetFiles, Fetched, FetchedDataset, Hub, Location};
 
 /// Everything that a checkpoint's folder holds.
 pub struct Pretrained {
-    /// The name that it was asked for by.
+    /// The name that it was asked for by, without a revision.
     pub name: String,
+    /// The commit that was opened, where it came from the hub.
+    pub commit: Option<String>,
     /// The folder.
     pub dir: PathBuf,
     /// The weights and their configuration.
@@ -24,6 +26,14 @@ pub struct Pretrained {
     pub tokenizer: CaptionTokenizer,
     /// Pictures to pixel values.
     pub processor: ImageProcessor,
+}
+
+/// Captioned pictures, and where they came from.
+pub struct Dataset {
+    /// The pictures with their captions.
+    pub source: Arc<dyn CaptionSource>,
+    /// The commit that was opened, where they came from the hub.
+    pub commit: Option<String>,
 }
 
 /// The folder of the small checkpoint in this repository.
@@ -36,10 +46,16 @@ pub fn embedded_checkpoint() -> PathBuf {
 /// # Errors
 /// If it is not there, damaged, or its parts do not fit each other.
 pub fn pretrained(location: &Location) -> Result<Pretrained> {
-    let dir = match location {
-        Location::Embedded => embedded_checkpoint(),
-        Location::Local(dir) => dir.clone(),
-        Location::Hub(id) => Hub::from_env()?.model_dir(id)?.folder,
+    let (name, dir, commit) = match location {
+        Location::Embedded => (location.to_string(), embedded_checkpoint(), None),
+        Location::Local(dir) => {
+            check_hidden(location, &dir.join("config.json"))?;
+            (location.to_string(), dir.clone(), None)
+        }
+        Location::Hub(id) => {
+            let Fetched { folder, commit } = Hub::from_env()?.model_dir(id)?;
+            (id.name.clone(), folder, Some(commit))
+        }
     };
     let checkpoint = Checkpoint::open(&dir)?;
     let tokenizer = CaptionTokenizer::from_pretrained(&dir)?;
@@ -60,30 +76,33 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
             dir.display()
         );
     }
-    Ok(Pretrained { name: location.to_string(), dir, checkpoint, tokenizer, processor })
+    Ok(Pretrained { name, commit, dir, checkpoint, tokenizer, processor })
 }
 
 /// Opens the first `subset` rows of a dataset, downloading it if it is on the hub.
 ///
 /// # Errors
 /// If it is not there, or has no usable rows.
-pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn CaptionSource>> {
+pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Dataset> {
     let options = SourceOptions::default();
+    let mut commit = None;
     let source: Arc<dyn CaptionSource> = match location {
         Location::Embedded => Arc::new(DrawingSource::default()),
         Location::Local(path) => caption_data::open(path, &options)?,
         Location::Hub(id) => {
-            let opened: Arc<dyn CaptionSource> = match Hub::from_env()?.dataset_files(id)?.files {
+            let fetched: FetchedDataset = Hub::from_env()?.dataset_files(id)?;
+            commit = Some(fetched.commit);
+            match fetched.files {
                 DatasetFiles::Parquet(files) => Arc::new(ParquetSource::open(&files, &options)?),
                 DatasetFiles::ImageFolder(folder) => Arc::new(ImageFolder::open(folder, &options)?),
-            };
-            opened
+            }
         }
     };
-    Ok(match subset {
+    let source = match subset {
         Some(count) if count < source.len() => Arc::new(Subset::first(source, count)),
         _ => source,
-    })
+    };
+    Ok(Dataset { source, commit })
 }
 
 /// The folder of an adapter, downloaded if it is on the hub.
@@ -93,7 +112,24 @@ pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn Cap
 pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     match location {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
-        Location::Local(dir) => Ok(dir.clone()),
+        Location::Local(dir) => {
+            check_hidden(location, &dir.join("adapter_config.json"))?;
+            Ok(dir.clone())
+        }
         Location::Hub(id) => Ok(Hub::from_env()?.adapter_dir(id).context("the adapter")?.folder),
     }
+}
+
+/// Refuses a local folder without the `needed` file where the hub may be meant.
+fn check_hidden(location: &Location, needed: &Path) -> Result<()> {
+    if let Some(id) = location.hidden_id()
+        && !needed.exists()
+    {
+        bail!(
+            "there is no {}, and a local folder comes before a repository of the hub with the same name: rename or \
+             remove the folder `{id}` to use the hub's",
+            needed.display()
+        );
+    }
+    Ok(())
 }

@@ -6,12 +6,14 @@ use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, Split, Token
 use git_model::Checkpoint;
 
 use crate::cli::Finetune;
-use crate::open::{self, Pretrained};
+use crate::open::{self, Dataset, Pretrained};
 
 /// A pre-trained model's companions, captioned pictures, and their split.
 pub struct Inputs {
-    /// The name that the model was asked for by.
+    /// The name that the model was asked for by, without a revision.
     pub name: String,
+    /// The commit of the model, where it came from the hub.
+    pub commit: Option<String>,
     /// The folder of the checkpoint.
     pub dir: PathBuf,
     /// Captions to ids and back.
@@ -20,6 +22,8 @@ pub struct Inputs {
     pub processor: ImageProcessor,
     /// The captioned pictures.
     pub source: Arc<dyn CaptionSource>,
+    /// The commit of the dataset, where it came from the hub.
+    pub source_commit: Option<String>,
     /// Rows for training, validation and test.
     pub rows: Split,
     /// The captions as ids.
@@ -34,11 +38,13 @@ impl Inputs {
     /// If something is not there, damaged, or does not fit the rest.
     pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
         let data = &options.data;
-        let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
-        let source = open::dataset(&data.dataset, Some(data.subset))?;
+        let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =
+            open::pretrained(&data.model)?;
+        let Dataset { source, commit: source_commit } = open::dataset(&data.dataset, Some(data.subset))?;
         let shares = [data.split.train, data.split.validation, data.split.test];
         let rows = split(source.len(), shares, data.split_seed)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
-        Ok((checkpoint, Self { name, dir, tokenizer, processor, source, rows, captions }))
+        let inputs = Self { name, commit, dir, tokenizer, processor, source, source_commit, rows, captions };
+        Ok((checkpoint, inputs))
     }
 }

@@ -7,7 +7,7 @@ use git_model::Checkpoint;
 use trainer_core::TrainingArguments;
 
 use super::{Inputs, Session};
-use crate::adapt::{self, Adapted};
+use crate::adapt::{self, Adapted, BaseModel};
 use crate::cli::{self, Finetune};
 use crate::features::encoder_fingerprint;
 use crate::setup;
@@ -49,7 +49,8 @@ impl Plan {
             }
             _ => None,
         };
-        let adapted = adapt::build(&inputs.name, checkpoint, lora, training.seed, &device, hardware)?;
+        let base = BaseModel { name: &inputs.name, revision: inputs.commit.as_deref() };
+        let adapted = adapt::build(&base, checkpoint, lora, training.seed, &device, hardware)?;
         train_ops::release_memory();
         if adapted.vision_trains
             && let Some(flag) = hardware.cache_flag()

@@ -47,6 +47,16 @@ impl FromStr for Location {
     }
 }
 
+impl Location {
+    /// The hub id that a local path hides, as it has the same name.
+    pub fn hidden_id(&self) -> Option<RepoId> {
+        match self {
+            Self::Local(path) => RepoId::parse(path.to_str()?),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -116,7 +126,10 @@ mod tests {
         let path = folder.path().to_str().unwrap();
         assert_eq!(path.parse::<Location>().unwrap(), Location::Local(path.into()));
         // The tests run in the crate's folder, where `src/hub` looks like an id and is a folder.
-        assert_eq!("src/hub".parse::<Location>().unwrap(), Location::Local("src/hub".into()));
+        let local = "src/hub".parse::<Location>().unwrap();
+        assert_eq!(local, Location::Local("src/hub".into()));
+        assert_eq!(local.hidden_id().unwrap().to_string(), "src/hub");
+        assert_eq!("./src/hub".parse::<Location>().unwrap().hidden_id(), None);
     }
 
     #[test]

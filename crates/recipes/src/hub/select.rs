@@ -22,6 +22,10 @@ const COMPANIONS: [&str; 11] = [
     "vocab.json",
 ];
 
+/// Extensions of pictures that whoever opens an image folder may not read.
+const UNREAD_PICTURES: [&str; 10] =
+    ["tif", "tiff", "avif", "heic", "heif", "jxl", "svg", "jp2", "psd", "xcf"];
+
 /// A checkpoint's files: the small ones first, the weights last, so that weights in the cache mean that all is there.
 pub(super) fn model_files(listing: &Listing) -> Result<Vec<String>> {
     listing.require("config.json", "config.json")?;
@@ -65,7 +69,8 @@ pub(super) fn adapter_files(listing: &Listing) -> Result<Vec<String>> {
 /// Downloaded in this order, the first part comes last: a cache that has it has all of them, although names such as
 /// `0000.parquet` do not say how many there are.
 pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
-    let parquet = listing.names.iter().map(String::as_str).filter(|name| extension(name) == "parquet");
+    let is_table = |name: &&str| extension(name) == "parquet" && !is_metadata(name);
+    let parquet = listing.names.iter().map(String::as_str).filter(is_table);
     let parquet: Vec<&str> = parquet.collect();
     if parquet.is_empty() {
         return Ok(None);
@@ -76,34 +81,36 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     Ok(Some(files))
 }
 
-/// The files of captioned images: what is read of them is decided as in a local folder, by whoever opens the snapshot's.
-/// The images come first, so that captions in the cache mean that their images are there.
+/// The files of captioned images. Which of them are rows is decided by whoever opens the snapshot's folder, as for a local
+/// one; pictures that cannot be read come along so that they can be reported. The pictures come first, so that captions in
+/// the cache mean that their pictures are there.
 pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     let names: Vec<&str> = listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name)).collect();
     let is_trained_on = selection::image_folder(&names);
     let files: Vec<&str> = names.into_iter().filter(|name| is_trained_on(name)).collect();
-    let texts: HashSet<&str> = files.iter().filter(|name| is_text(name)).map(|name| stem(name)).collect();
-    // A file that has a caption and is no picture by its name comes along, so that whoever opens the folder can say so.
-    let is_captioned = |name: &str| !is_text(name) && texts.contains(stem(name));
-    let (pictures, others): (Vec<&str>, Vec<&str>) =
-        files.iter().copied().partition(|name| is_picture(name) || is_captioned(name));
-    let captions: Vec<&str> = others.into_iter().filter(|name| is_text(name) || is_metadata(name)).collect();
-    let has_captions =
-        captions.iter().any(|name| is_metadata(name)) || pictures.iter().any(|name| is_captioned(name));
-    if pictures.is_empty() || !has_captions {
+    let captioned = stems_of_texts(&files);
+    let is_picture = |name: &str| {
+        let is_captioned = !is_text(name) && captioned.contains(stem(name));
+        is_picture(name) || UNREAD_PICTURES.contains(&extension(name).as_str()) || is_captioned
+    };
+    let (pictures, others): (Vec<&str>, Vec<&str>) = files.into_iter().partition(|name| is_picture(name));
+    let captions = others.into_iter().filter(|name| is_text(name) || is_description(name));
+    let has_captions = |name: &&str| is_description(name) || captioned.contains(stem(name));
+    let files: Vec<&str> = pictures.iter().copied().chain(captions).collect();
+    if pictures.is_empty() || !files.iter().any(has_captions) {
         return Err(listing.lacks(
             "parquet files, or images with captions (metadata.jsonl, metadata.csv or same-name .txt files)",
         ));
     }
-    Ok(pictures.into_iter().chain(captions).map(str::to_owned).collect())
+    Ok(files.into_iter().map(str::to_owned).collect())
 }
 
 /// Whether captions lie in text files beside their pictures, and not in metadata.
 pub(super) fn has_text_files(listing: &Listing) -> bool {
-    let texts: HashSet<&str> =
-        listing.names.iter().filter(|name| is_text(name)).map(|name| stem(name)).collect();
-    let mut pictures = listing.names.iter().filter(|name| is_picture(name));
-    pictures.any(|name| texts.contains(stem(name))) && !listing.names.iter().any(|name| is_metadata(name))
+    let names: Vec<&str> = listing.names.iter().map(String::as_str).collect();
+    let captioned = stems_of_texts(&names);
+    let is_captioned = |name: &&str| is_picture(name) && captioned.contains(stem(name));
+    names.iter().any(is_captioned) && !names.iter().any(|name| is_description(name))
 }
 
 impl Listing {
@@ -138,8 +145,18 @@ impl Listing {
     }
 }
 
+/// Whether a file is a caption if a picture has the same name.
 fn is_text(name: &str) -> bool {
-    extension(name) == "txt"
+    ["txt", "caption"].contains(&extension(name).as_str())
+}
+
+fn stems_of_texts<'a>(names: &[&'a str]) -> HashSet<&'a str> {
+    names.iter().filter(|name| is_text(name)).map(|name| stem(name)).collect()
+}
+
+/// Whether a file describes the pictures of its folder.
+fn is_description(name: &str) -> bool {
+    is_metadata(name) || name.rsplit('/').next() == Some("metadata.json")
 }
 
 /// A path without the extension of its file.

@@ -169,6 +169,16 @@ impl HubServer {
         self.put(kind, name, "main", Revision { files, ..Revision::default() });
     }
 
+    /// A copy of a revision.
+    pub fn get(&self, kind: &str, name: &str, revision: &str) -> Revision {
+        self.state().repositories[&(kind.into(), name.into(), revision.into())].clone()
+    }
+
+    /// The commit of a revision.
+    pub fn commit_of(&self, kind: &str, name: &str, revision: &str) -> String {
+        commit(&self.get(kind, name, revision))
+    }
+
     /// What was asked for so far; forgets it.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
