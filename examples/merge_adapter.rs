@@ -20,10 +20,10 @@ use train_ops::TrainableBuilder;
 /// Merges a LoRA adapter into its model.
 #[derive(Parser)]
 struct Options {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     model: Location,
-    /// The adapter: a local folder or a hub id
+    /// The adapter: a local folder or a hub id[@REVISION]
     #[arg(long, value_name = "NAME")]
     adapter: Location,
     /// Folder for the merged checkpoint

@@ -35,7 +35,7 @@ fn a_model_is_downloaded_once_and_only_what_is_needed_of_it() {
         "tokenizer_config.json",
         "vocab.txt",
     ];
-    assert_eq!(names(&folder), wanted);
+    assert_eq!(names(folder), wanted);
     for (name, bytes) in MODEL.iter().filter(|(name, _)| wanted.contains(name)) {
         assert_eq!(fs::read(folder.join(name)).unwrap(), *bytes, "{name}");
     }
@@ -362,7 +362,8 @@ fn a_gated_repository_names_the_page_where_to_ask() {
     let files = MODEL.iter().map(|(name, bytes)| ((*name).into(), bytes.to_vec())).collect();
     server.put("models", "big/gated", "main", Revision { files, private: None, gated: true });
     let error = hub(&server, cache.path()).model_dir(&id("big/gated")).unwrap_err();
-    assert!(matches!(&error, Error::Refused { status: 403, file: Some(file), .. } if file == "config.json"));
+    let Error::Refused(refusal) = &error else { panic!("{error}") };
+    assert_eq!((refusal.status, refusal.file.as_deref()), (403, Some("config.json")));
     let message = error.to_string();
     let page = format!("log in at {}/big/gated, accept its licence", server.endpoint());
     assert!(message.contains(&page) && message.contains("set HF_TOKEN"), "{message}");

@@ -272,7 +272,7 @@ fn headers_without_an_etag_are_no_hubs() {
     server.add("models", "a/b", "main", MODEL);
     server.refuse("resolve/", "200 OK", &[], 1);
     let message = hub(&server, cache.path()).model_dir(&id("a/b")).unwrap_err().to_string();
-    assert!(message.contains("lack the ETag") && message.contains("HF_ENDPOINT"), "{message}");
+    assert!(message.contains("lack an ETag") && message.contains("HF_ENDPOINT"), "{message}");
 }
 
 #[test]

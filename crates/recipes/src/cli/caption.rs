@@ -31,10 +31,10 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub rows: Option<Vec<usize>>,
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     pub model: Location,
-    /// A LoRA adapter: a local folder or a hub id
+    /// A LoRA adapter: a local folder or a hub id[@REVISION]
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     pub adapter: Option<Location>,
     /// How the weights are stored

@@ -42,10 +42,11 @@ pub struct Finetune {
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Model and data")]
 pub struct DataOptions {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     pub model: Location,
-    /// The captioned pictures: `embedded`, a parquet file, a folder, or a hub id such as reach-vb/pokemon-blip-captions
+    /// The captioned pictures: `embedded`, a parquet file, a folder, or a hub id such as
+    /// reach-vb/pokemon-blip-captions[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     pub dataset: Location,
     /// Use the first so many rows of the dataset, or all if it has fewer

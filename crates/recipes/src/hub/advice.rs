@@ -1,46 +1,46 @@
 //! What to do about an HTTP status, in words.
 
-use std::{io, time::Duration};
+use std::{fmt, io, time::Duration};
 
-use super::{Error, Repository};
+use super::{Repository, error::of_file};
 
-/// Who refused what, and how.
-struct Refusal<'a> {
-    repo: &'a Repository,
-    endpoint: &'a str,
-    status: u16,
-    code: &'a str,
-    is_file: bool,
-    is_hub: bool,
-    with_token: bool,
-    wait: Option<Duration>,
+/// An HTTP error: who refused what, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The repository asked for.
+    pub repo: Repository,
+    /// The file asked for; `None` when it was the repository's list of files.
+    pub file: Option<String>,
+    /// The address that was asked, without its query.
+    pub url: Box<str>,
+    /// The hub's address.
+    pub endpoint: String,
+    /// Whether the hub itself answered, and not a host that it redirected to.
+    pub is_hub: bool,
+    /// The HTTP status, 400 to 599.
+    pub status: u16,
+    /// What the hub calls the error, such as `GatedRepo`; empty if it does not say.
+    pub code: String,
+    /// How long the server asked to wait.
+    pub wait: Option<Duration>,
+    /// Whether the user has a token.
+    pub with_token: bool,
 }
 
-/// What to do about [`Error::Refused`].
-pub(super) fn refusal(error: &Error) -> String {
-    let Error::Refused { repo, file, endpoint, is_hub, status, code, wait, with_token, .. } = error else {
-        return String::new();
-    };
-    let refusal = Refusal {
-        repo,
-        endpoint,
-        code,
-        status: *status,
-        is_file: file.is_some(),
-        is_hub: *is_hub,
-        with_token: *with_token,
-        wait: *wait,
-    };
-    refusal.advice()
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { repo, file, url, status, .. } = self;
+        write!(f, "{repo}{}: {url} answered {status}: {}", of_file(file), self.advice())
+    }
 }
 
-impl Refusal<'_> {
+impl Refusal {
     /// The hub answers 401 rather than 404 to a stranger who asks for what does not exist, and 404 for what is private,
     /// so that names do not leak: the words have to cover both, unless it gives a reason.
     fn advice(&self) -> String {
-        let (id, endpoint) = (&self.repo.id, self.endpoint);
+        let (id, endpoint) = (&self.repo.id, &self.endpoint);
         let local = "no local path has that name either";
-        match (self.status, self.code) {
+        match (self.status, self.code.as_str()) {
             (429, _) => format!("too many requests: {}, or set HF_TOKEN, which raises the limit", self.later()),
             (500.., _) => {
                 format!("the server has a problem: {}, or set HF_ENDPOINT to a mirror, or pass a local folder", self.later())
@@ -63,7 +63,7 @@ impl Refusal<'_> {
                  read it ({local})"
             ),
             (403, _) => format!("access is not granted: {}", self.gated()),
-            (404, _) if self.is_file => "the file is not there".into(),
+            (404, _) if self.file.is_some() => "the file is not there".into(),
             (404, _) => format!(
                 "no such repository or revision: check the spelling of `{id}` ({local}); a private one needs HF_TOKEN"
             ),

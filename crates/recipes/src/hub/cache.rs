@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Repository;
-use super::http::Failure;
+use super::failure::Failure;
 
 /// The part of the cache that belongs to one repository.
 #[derive(Debug)]
@@ -50,12 +50,10 @@ impl RepoCache {
             return Ok(());
         }
         let path = self.root.join("refs").join(revision);
-        let written = parent_of(&path).and_then(|folder| {
-            let file = tempfile::Builder::new().prefix(".ref").tempfile_in(folder)?;
-            fs::write(file.path(), commit)?;
-            file.persist(&path).map_err(|error| error.error)?;
-            Ok(())
-        });
+        let new = self.root.join("refs").join(format!("{revision}.{}.tmp", std::process::id()));
+        // Under another name first, so that nobody reads half a commit.
+        let written =
+            parent_of(&path).and_then(|_| fs::write(&new, commit)).and_then(|()| fs::rename(&new, &path));
         written.or_else(
             |source| if is_read_only(&source) { Ok(()) } else { Err(Failure::Disk { path, source }) },
         )

@@ -101,7 +101,8 @@ impl Hub {
         if id.revision.is_none() && !has_text_files {
             let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
             match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
-                Err(Error::NotCached { .. } | Error::Refused { status: 404, .. }) => {}
+                Err(Error::NotCached { .. }) => {}
+                Err(Error::Refused(refusal)) if refusal.status == 404 => {}
                 converted => {
                     if let Some(parquet) = parquet(&converted?)? {
                         return Ok(parquet);

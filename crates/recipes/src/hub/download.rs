@@ -9,8 +9,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use ureq::http::Uri;
 
+use super::address::shown;
 use super::cache::{RepoCache, parent_of};
-use super::http::{Failure, Http, Reply, cut, retried};
+use super::failure::{Failure, cut, retried};
+use super::http::{Http, Reply};
 
 const CHUNK: usize = 1 << 18;
 /// The pause before a download that stood still after some bytes is taken up again.
@@ -48,6 +50,7 @@ impl RemoteFile<'_> {
                 bar.tick();
             };
             let _lock = cache.lock(&facts.etag, waiting)?;
+            bar.set_message(self.name.to_owned());
             if !blob.exists() {
                 self.download(&facts, &blob, &bar)?;
                 is_new = true;
@@ -71,7 +74,9 @@ impl RemoteFile<'_> {
             !etag.is_empty() && !etag.starts_with('.') && !etag.contains(['/', '\\', ':', '\0'])
         };
         let Some(etag) = etag.filter(is_name) else {
-            return Err(reply.strange("its headers lack the ETag, which names the content of a file".into()));
+            return Err(
+                reply.strange("its headers lack an ETag that could name the content of the file".into())
+            );
         };
         let linked = reply.header("X-Linked-Size").and_then(|size| size.parse().ok());
         Ok(Facts { etag, size: linked, url: target.unwrap_or(reply.url) })
@@ -134,7 +139,7 @@ impl RemoteFile<'_> {
             file.set_len(0).map_err(disk)?;
             let source =
                 io::Error::new(io::ErrorKind::UnexpectedEof, "another range came than was asked for");
-            return Err(Failure::Cut { url: reply.url, source });
+            return Err(Failure::Cut { url: shown(&reply.url), source });
         }
         if !continues {
             // The server has no ranges and begins at the beginning.
@@ -162,12 +167,12 @@ impl RemoteFile<'_> {
                     io::ErrorKind::UnexpectedEof,
                     format!("the connection ended after {length} of {size} bytes"),
                 );
-                Err(Failure::Cut { url, source })
+                Err(Failure::Cut { url: shown(&url), source })
             }
             Some(size) if length > size => {
                 file.set_len(0).map_err(disk)?;
                 Err(Failure::NotAHub {
-                    url,
+                    url: shown(&url),
                     problem: format!("{length} bytes came, and the hub says {size}"),
                 })
             }
@@ -180,7 +185,7 @@ impl RemoteFile<'_> {
             return ProgressBar::hidden();
         }
         let template = "{msg} [{elapsed_precise}] [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} ({eta})";
-        let bar = ProgressBar::new(0).with_message(self.name.to_owned());
+        let bar = ProgressBar::new(0);
         match ProgressStyle::with_template(template) {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,

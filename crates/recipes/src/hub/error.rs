@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::repository::Repository;
-use super::{advice, location::RepoId};
+use super::{advice, advice::Refusal, location::RepoId};
 
 /// The result of looking something up on the hub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,8 +17,8 @@ pub enum Error {
     /// The text names nothing on this machine and cannot be a hub id.
     #[error(
         "`{text}` is no file or folder{place}, and no hub id either: give a path that exists, `embedded`, or owner/name \
-         such as microsoft/git-base",
-        place = beside(text, folder)
+         such as microsoft/git-base{hint}",
+        place = beside(text, folder), hint = page(text)
     )]
     NoSuchLocation {
         /// What the user gave.
@@ -61,28 +61,9 @@ pub enum Error {
         origin: String,
     },
 
-    /// The hub answered with an HTTP error.
-    #[error("{repo}{file}: {url} answered {status}: {advice}", file = of_file(file), advice = advice::refusal(self))]
-    Refused {
-        /// The repository asked for.
-        repo: Repository,
-        /// The file asked for; `None` when it was the repository's list of files.
-        file: Option<String>,
-        /// The address that was asked, without its query.
-        url: String,
-        /// The hub's address.
-        endpoint: String,
-        /// Whether the hub itself answered, and not a host that it redirected to.
-        is_hub: bool,
-        /// The HTTP status, 400 to 599.
-        status: u16,
-        /// What the hub calls the error, such as `GatedRepo`; empty if it does not say.
-        code: String,
-        /// How long the server asked to wait.
-        wait: Option<Duration>,
-        /// Whether the user has a token.
-        with_token: bool,
-    },
+    /// The hub, or a host that it redirected to, answered with an HTTP error.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
 
     /// No connection to the hub, or to a host that it redirects to.
     #[error(
@@ -93,7 +74,7 @@ pub enum Error {
         /// The repository asked for.
         repo: Repository,
         /// The address that was asked, without its query.
-        url: String,
+        url: Box<str>,
         /// Whether the cache knows the repository.
         cached: bool,
         /// What the HTTP client said.
@@ -112,7 +93,7 @@ pub enum Error {
         /// The file asked for; `None` when it was the repository's list of files.
         file: Option<String>,
         /// The address that was asked, without its query.
-        url: String,
+        url: Box<str>,
         /// How long the client waited.
         timeout: Duration,
     },
@@ -129,7 +110,7 @@ pub enum Error {
         /// The file asked for; `None` when it was the repository's list of files.
         file: Option<String>,
         /// The address that was asked, without its query.
-        url: String,
+        url: Box<str>,
         /// What happened at the last attempt.
         source: io::Error,
     },
@@ -146,9 +127,9 @@ pub enum Error {
         /// The file asked for; `None` when it was the repository's list of files.
         file: Option<String>,
         /// The address that was asked, without its query.
-        url: String,
+        url: Box<str>,
         /// What is wrong with the answer.
-        problem: String,
+        problem: Box<str>,
     },
 
     /// The file is a pointer of Git LFS, uploaded in place of what it points to.
@@ -249,12 +230,24 @@ pub enum Error {
     },
 }
 
+/// The id in the address of a page of the hub.
+fn page(text: &str) -> String {
+    let Some((_, address)) = text.split_once("://") else { return String::new() };
+    let parts: Vec<&str> = address.split(['/', '?', '#']).skip(1).collect();
+    match parts.as_slice() {
+        ["datasets" | "models", owner, name, ..] | [owner, name, ..] => {
+            format!(" (of this page, `{owner}/{name}`)")
+        }
+        _ => String::new(),
+    }
+}
+
 /// Where a path that is not a whole one was looked for.
 fn beside(text: &str, folder: &Path) -> String {
     if Path::new(text).is_absolute() { String::new() } else { format!(" in {}", folder.display()) }
 }
 
-fn of_file(file: &Option<String>) -> String {
+pub(super) fn of_file(file: &Option<String>) -> String {
     file.as_ref().map(|name| format!(", file {name}")).unwrap_or_default()
 }
 

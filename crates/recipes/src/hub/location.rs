@@ -169,4 +169,17 @@ mod tests {
             assert!(message.contains(&format!("`{text}`")) && message.contains("owner/name"), "{message}");
         }
     }
+
+    #[test]
+    fn the_address_of_a_page_is_no_id_and_holds_one() {
+        for (text, id) in [
+            ("https://huggingface.co/microsoft/git-base", "`microsoft/git-base`"),
+            ("https://huggingface.co/microsoft/git-base/tree/main", "`microsoft/git-base`"),
+            ("https://huggingface.co/datasets/reach-vb/pokemon", "`reach-vb/pokemon`"),
+            ("hf://datasets/reach-vb/pokemon", "owner/name"),
+        ] {
+            let message = text.parse::<Location>().unwrap_err().to_string();
+            assert!(message.contains(id), "{message}");
+        }
+    }
 }

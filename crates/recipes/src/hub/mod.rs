@@ -16,18 +16,22 @@
 //! # Ok::<(), recipes::hub::Error>(())
 //! ```
 
+mod address;
 mod advice;
 mod cache;
 mod client;
 mod config;
 mod download;
+mod environment;
 mod error;
+mod failure;
 mod http;
 mod location;
 mod repository;
 mod select;
 mod snapshot;
 
+pub use advice::Refusal;
 pub use client::{DatasetFiles, Fetched, FetchedDataset, Hub};
 pub use config::HubConfig;
 pub use error::{Error, Result};

@@ -5,11 +5,14 @@ use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
+use ureq::http::Uri;
 
+use super::address::shown;
 use super::cache::{self, RepoCache, is_read_only};
 use super::download::RemoteFile;
-use super::http::{Failure, Http, cut, retried};
-use super::{Error, Hub, Repository, Result};
+use super::failure::{Failure, cut, retried};
+use super::http::Http;
+use super::{Error, Hub, Refusal, Repository, Result};
 
 /// The first bytes of the small files that Git keeps in place of large ones.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -63,11 +66,14 @@ impl Hub {
         let url = reply.url.clone();
         reply.reader()?.read_to_end(&mut text).map_err(|error| cut(&url, error))?;
         let info: Info = serde_json::from_slice(&text).map_err(|error| Failure::NotAHub {
-            url: url.clone(),
+            url: shown(&url),
             problem: format!("no list of files came: {error}"),
         })?;
         if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_alphanumeric()) {
-            return Err(Failure::NotAHub { url, problem: format!("`{}` is no commit", info.sha) });
+            return Err(Failure::NotAHub {
+                url: shown(&url),
+                problem: format!("`{}` is no commit", info.sha),
+            });
         }
         Ok(info)
     }
@@ -85,39 +91,35 @@ impl Hub {
         Ok(Snapshot { hub: self, listing, commit, cache })
     }
 
-    fn address(&self, path: &str) -> Result<ureq::http::Uri, Failure> {
+    fn address(&self, path: &str) -> Result<Uri, Failure> {
         let text = format!("{}/{path}", self.config.endpoint);
-        text.parse().map_err(|_| Failure::NotAHub {
-            url: ureq::http::Uri::default(),
-            problem: format!("{text} is no web address"),
-        })
+        text.parse()
+            .map_err(|_| Failure::NotAHub { url: text.into(), problem: "it is no web address".into() })
     }
 
     /// Turns a failure into an error that says what was asked for and what to do.
     pub(super) fn explain(&self, repo: &Repository, file: Option<&str>, failure: Failure) -> Error {
         let (repo, file, endpoint) = (repo.clone(), file.map(str::to_owned), self.config.endpoint.clone());
-        let from_hub = |url| self.http.as_ref().is_some_and(|http| http.is_hub(url));
+        let with_token = self.config.token.is_some();
         match failure {
-            Failure::Refused { url, status, code, wait } => Error::Refused {
-                is_hub: from_hub(&url),
-                url: shown(&url),
-                with_token: self.config.token.is_some(),
+            Failure::Refused { url, is_hub, status, code, wait } => Error::Refused(Box::new(Refusal {
                 repo,
                 file,
+                url,
                 endpoint,
+                is_hub,
                 status,
                 code,
                 wait,
-            },
+                with_token,
+            })),
             Failure::Unreachable { url, source } => {
                 let cached = self.cached(&repo).is_ok();
-                Error::Unreachable { url: shown(&url), repo, cached, source: Box::new(source) }
+                Error::Unreachable { repo, url, cached, source }
             }
-            Failure::Silent { url } => {
-                Error::Stalled { url: shown(&url), repo, file, timeout: self.config.timeout }
-            }
-            Failure::Cut { url, source } => Error::Cut { url: shown(&url), repo, file, source },
-            Failure::NotAHub { url, problem } => Error::NotAHub { url: shown(&url), repo, file, problem },
+            Failure::Silent { url } => Error::Stalled { repo, file, url, timeout: self.config.timeout },
+            Failure::Cut { url, source } => Error::Cut { repo, file, url, source },
+            Failure::NotAHub { url, problem } => Error::NotAHub { repo, file, url, problem: problem.into() },
             Failure::Disk { path, source } if is_read_only(&source) => {
                 Error::ReadOnlyCache { repo, file, path, source }
             }
@@ -160,10 +162,4 @@ impl Snapshot<'_> {
 fn is_lfs_pointer(path: &Path) -> bool {
     let mut start = [0; LFS_POINTER.len()];
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == LFS_POINTER
-}
-
-/// An address without its query, which may hold a signature.
-fn shown(url: &ureq::http::Uri) -> String {
-    let text = url.to_string();
-    text.split('?').next().unwrap_or_default().to_owned()
 }
