@@ -307,6 +307,24 @@ fn text_files_are_read_although_the_hub_converted_their_images_without_them() {
 }
 
 #[test]
+fn a_part_that_the_hub_converted_of_a_large_dataset_is_not_taken_for_the_whole() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let part: &[(&str, &[u8])] = &[("default/partial-train/0000.parquet", b"PAR1 a part")];
+    server.add("datasets", "a/images", "main", &[("1.jpg", &[1; 50]), ("metadata.jsonl", b"{}")]);
+    server.add("datasets", "a/csv", "main", &[("train.csv", b"x")]);
+    for name in ["a/images", "a/csv"] {
+        server.add("datasets", name, "refs/convert/parquet", part);
+    }
+    let hub = hub(&server, cache.path());
+    let files = hub.dataset_files(&id("a/images")).unwrap().files;
+    assert!(matches!(files, DatasetFiles::ImageFolder(_)), "{files:?}");
+    let message = hub.dataset_files(&id("a/csv")).unwrap_err().to_string();
+    assert!(message.contains("only a part") && message.contains("a/csv@refs/convert/parquet"), "{message}");
+    let files = hub.dataset_files(&id("a/csv@refs/convert/parquet")).unwrap().files;
+    assert!(matches!(&files, DatasetFiles::Parquet(files) if files.len() == 1), "{files:?}");
+}
+
+#[test]
 fn a_captioned_file_that_is_no_picture_is_not_left_out_in_silence() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let files: &[(&str, &[u8])] =

@@ -84,7 +84,7 @@ impl Hub {
     /// their captions.
     ///
     /// # Errors
-    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`].
+    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
     pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
         let main = match self.snapshot(&Repository::new(Kind::Dataset, id)) {
             // The cache may have the converted files alone.
@@ -98,21 +98,37 @@ impl Hub {
         }
         // The hub converts pictures and metadata, and leaves captions in text files behind.
         let has_text_files = main.as_ref().is_ok_and(|main| select::has_text_files(&main.listing));
-        if id.revision.is_none() && !has_text_files {
-            let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
-            match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
-                Err(Error::NotCached { .. }) => {}
-                Err(Error::Refused(refusal)) if refusal.status == 404 => {}
-                converted => {
-                    if let Some(parquet) = parquet(&converted?)? {
-                        return Ok(parquet);
-                    }
-                }
+        let mut part = None;
+        if id.revision.is_none()
+            && !has_text_files
+            && let Some(converted) = self.converted(id)?
+        {
+            part = select::converted_part(&converted.listing);
+            if part.is_none()
+                && let Some(parquet) = parquet(&converted)?
+            {
+                return Ok(parquet);
             }
         }
         let main = main?;
-        let folder = main.fetch(&select::image_folder(&main.listing)?)?;
+        let names = match (select::image_folder(&main.listing), part) {
+            (Err(Error::Lacks { repo, .. }), Some(part)) => {
+                return Err(Error::PartlyConverted { repo, part, revision: CONVERTED });
+            }
+            (names, _) => names?,
+        };
+        let folder = main.fetch(&names)?;
         Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit })
+    }
+
+    /// What the hub converted to parquet, if it did.
+    fn converted(&self, id: &RepoId) -> Result<Option<Snapshot<'_>>> {
+        let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
+        match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
+            Err(Error::NotCached { .. }) => Ok(None),
+            Err(Error::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            converted => converted.map(Some),
+        }
     }
 
     fn folder(&self, repo: &Repository, choose: impl Fn(&Listing) -> Result<Vec<String>>) -> Result<Fetched> {

@@ -203,6 +203,21 @@ pub enum Error {
         configurations: Vec<String>,
     },
 
+    /// The dataset is in a format that is not read, and the hub converted only the first part of it to parquet.
+    #[error(
+        "{repo} is not in a format that is read here, and the hub converted only a part of it to parquet ({part}): \
+         download and convert it, or give {name}@{revision} to use that part",
+        name = repo.id.name
+    )]
+    PartlyConverted {
+        /// The repository asked for.
+        repo: Repository,
+        /// The folder of the part.
+        part: String,
+        /// The branch that holds it.
+        revision: &'static str,
+    },
+
     /// A file is not in the cache, and the cache cannot be written to.
     #[error(
         "{repo}{file}: cannot be kept in the cache, {path}: {source}; set HF_HUB_CACHE to a folder that you may write \

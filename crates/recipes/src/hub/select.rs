@@ -81,6 +81,13 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     Ok(Some(files))
 }
 
+/// The folder of a dataset that the hub found too large to convert as a whole, such as `default/partial-train`.
+pub(super) fn converted_part(listing: &Listing) -> Option<String> {
+    let folders = listing.names.iter().filter_map(|name| Some(name.rsplit_once('/')?.0));
+    let mut parts = folders.filter(|folder| folder.split('/').any(|part| part.starts_with("partial-")));
+    parts.next().map(str::to_owned)
+}
+
 /// The files of captioned images. Which of them are rows is decided by whoever opens the snapshot's folder, as for a local
 /// one; pictures that cannot be read come along so that they can be reported. The pictures come first, so that captions in
 /// the cache mean that their pictures are there.
