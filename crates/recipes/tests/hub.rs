@@ -54,7 +54,7 @@ fn a_model_is_downloaded_once_and_only_what_is_needed_of_it() {
 #[test]
 fn a_checkpoint_comes_with_all_that_its_tokenizer_and_processor_consist_of() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
-    // What transformers 5 saves, and what older versions do.
+    // Files that transformers 5 saves, and those of older versions.
     let newer: &[&str] = &[
         "config.json",
         "generation_config.json",
@@ -174,7 +174,7 @@ fn a_revision_is_a_branch_or_a_commit() {
     let offline = offline(cache.path());
     assert_eq!(offline.model_dir(&id("a/b@v2")).unwrap(), fetched);
     assert_eq!(offline.model_dir(&id(&format!("a/b@{}", fetched.commit))).unwrap(), fetched);
-    // What the branch has is no dataset; that it was found is what counts here.
+    // The branch was found, and holds no dataset.
     assert!(matches!(hub.dataset_files(&id("a/d@refs/pr/3")), Err(Error::Lacks { .. })));
     let message = hub.model_dir(&id("a/b@v3")).unwrap_err().to_string();
     assert!(message.contains("404") && message.contains("no branch, tag or commit `v3`"), "{message}");
@@ -399,7 +399,7 @@ fn a_misspelt_name_is_said_to_be_one() {
 }
 
 #[test]
-fn no_connection_is_told_with_what_can_be_done() {
+fn without_a_connection_the_message_says_what_can_be_done() {
     let cache = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = format!("http://127.0.0.1:{port}");
@@ -445,6 +445,8 @@ fn offline_a_second_run_needs_no_hub() {
         message.contains("model a/other is not in the cache") && message.contains("HF_HUB_OFFLINE"),
         "{message}"
     );
+    let other = offline.model_dir(&id("a/b@v2")).unwrap_err().to_string();
+    assert!(other.contains("other revisions of it: main"), "{other}");
     // It may as well be a path with a mistake in it.
     let here = std::env::current_dir().unwrap();
     assert!(message.contains(&format!("no such file or folder in {}", here.display())), "{message}");
@@ -488,7 +490,7 @@ fn a_name_that_leads_out_of_the_cache_is_never_followed() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_hub_is_told_apart() {
+fn an_endpoint_that_is_no_hub_is_called_so() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let portal = std::thread::spawn(move || {

@@ -57,7 +57,7 @@ fn what_python_downloaded_is_found() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let fetched = hub(&server, cache.path()).model_dir(&id("a/b")).unwrap();
-    // What huggingface_hub writes besides.
+    // Files that huggingface_hub writes besides.
     let root = cache.path().join("models--a--b");
     fs::create_dir_all(root.join(".no_exist").join(&fetched.commit)).unwrap();
     fs::write(root.join(".no_exist").join(&fetched.commit).join("model.msgpack"), "").unwrap();

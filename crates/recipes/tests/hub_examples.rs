@@ -70,7 +70,7 @@ fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_c
     // The adapter names the model as Python's PEFT looks it up.
     let config = json(&tiny.path("online/adapter/adapter_config.json"));
     assert_eq!(config["base_model_name_or_path"], MODEL);
-    // What the branches stand for today is written down.
+    // The commits that the branches stand for are written down.
     assert_eq!(config["revision"], model);
     assert!(stdout.contains(&format!("{MODEL}, commit {model}")), "{stdout}");
     assert!(stdout.contains(&format!("{DATASET}, commit {data}")), "{stdout}");

@@ -3,7 +3,7 @@
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::http::{Uri, uri::Scheme};
 
-/// What a `Location` header may hold by mistake and an address may not.
+/// Characters that `Location` headers hold by mistake, and that addresses cannot hold.
 const NOT_IN_ADDRESSES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');
 
 /// Scheme, host and port of an address.

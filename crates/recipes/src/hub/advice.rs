@@ -1,4 +1,4 @@
-//! What to do about an HTTP status, in words.
+//! Advice for the reader of an error.
 
 use std::{fmt, io, time::Duration};
 
@@ -19,7 +19,7 @@ pub struct Refusal {
     pub is_hub: bool,
     /// The HTTP status, 400 to 599.
     pub status: u16,
-    /// What the hub calls the error, such as `GatedRepo`; empty if it does not say.
+    /// The hub's name for the error, such as `GatedRepo`; empty if it gives none.
     pub code: String,
     /// How long the server asked to wait.
     pub wait: Option<Duration>,
@@ -100,7 +100,7 @@ impl Refusal {
     }
 }
 
-/// What to do about a cache that cannot be read or written.
+/// Advice about a cache that cannot be read or written.
 pub(super) fn disk(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -43,6 +43,11 @@ impl RepoCache {
         commit.map_or_else(|_| revision.to_owned(), |commit| commit.trim().to_owned())
     }
 
+    /// The branches and tags that the cache knows.
+    pub(super) fn revisions(&self) -> Vec<String> {
+        files(&self.root.join("refs")).unwrap_or_default()
+    }
+
     /// Notes the commit that a revision points to. Nothing is written where that is known already, and a cache that
     /// cannot be written to stays as it is: the files are there.
     pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<(), Failure> {

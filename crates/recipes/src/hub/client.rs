@@ -121,7 +121,7 @@ impl Hub {
         Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit })
     }
 
-    /// What the hub converted to parquet, if it did.
+    /// The parquet copy of a dataset that the hub made, if it made one.
     fn converted(&self, id: &RepoId) -> Result<Option<Snapshot<'_>>> {
         let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
         match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {

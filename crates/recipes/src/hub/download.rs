@@ -27,7 +27,7 @@ pub(super) struct RemoteFile<'a> {
     pub(super) progress: bool,
 }
 
-/// What the hub says of a file before it sends it.
+/// The headers that describe a file.
 struct Facts {
     /// The name of the content.
     etag: String,
@@ -89,7 +89,7 @@ impl RemoteFile<'_> {
         let partial = PathBuf::from(partial);
         let disk = |source| Failure::Disk { path: partial.clone(), source };
         parent_of(&partial).map_err(disk)?;
-        // What a signature opens now may be closed at the next attempt.
+        // A signed address may have expired by the next attempt, which therefore asks the hub again.
         let (mut url, mut failures) = (&facts.url, 0);
         loop {
             let before = length(&partial);
@@ -126,7 +126,7 @@ impl RemoteFile<'_> {
         let mut file = OpenOptions::new().create(true).append(true).open(partial).map_err(disk)?;
         let mut offset = file.metadata().map_err(disk)?.len();
         if facts.size.is_some_and(|size| offset >= size) {
-            // Of a process that was killed at the last moment, or damaged.
+            // Left by a process that was killed at the last moment, or damaged.
             offset = 0;
             file.set_len(0).map_err(disk)?;
         }
@@ -146,8 +146,8 @@ impl RemoteFile<'_> {
             offset = 0;
             file.set_len(0).map_err(disk)?;
         }
-        let told = range.map_or_else(|| reply.length(), |(_, total)| total);
-        let size = facts.size.or(told);
+        let announced = range.map_or_else(|| reply.length(), |(_, total)| total);
+        let size = facts.size.or(announced);
         bar.set_length(size.unwrap_or(0));
         bar.set_position(offset);
         let (url, is_compressed) = (reply.url.clone(), reply.is_compressed());

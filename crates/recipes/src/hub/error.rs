@@ -21,7 +21,7 @@ pub enum Error {
         place = beside(text, folder), hint = page(text)
     )]
     NoSuchLocation {
-        /// What the user gave.
+        /// The text that the user gave.
         text: String,
         /// Where relative paths begin.
         folder: PathBuf,
@@ -45,7 +45,9 @@ pub enum Error {
     NoCacheFolder,
 
     /// HF_ENDPOINT is not a web address.
-    #[error("HF_ENDPOINT is `{endpoint}`, which is no web address: it must begin with https:// or http://")]
+    #[error(
+        "HF_ENDPOINT is `{endpoint}`, which is no web address: it must be https:// or http:// and a host, such as https://huggingface.co"
+    )]
     BadEndpoint {
         /// The value of HF_ENDPOINT.
         endpoint: String,
@@ -54,7 +56,7 @@ pub enum Error {
     /// The access token holds characters that cannot be sent.
     #[error(
         "the access token in {origin} holds spaces, quotation marks or other characters that no token has: copy it \
-         again from the hub's page settings/tokens"
+         again from https://huggingface.co/settings/tokens"
     )]
     BadToken {
         /// The variable or the file that holds it.
@@ -77,7 +79,7 @@ pub enum Error {
         url: Box<str>,
         /// Whether the cache knows the repository.
         cached: bool,
-        /// What the HTTP client said.
+        /// The HTTP client's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
@@ -111,7 +113,7 @@ pub enum Error {
         file: Option<String>,
         /// The address that was asked, without its query.
         url: Box<str>,
-        /// What happened at the last attempt.
+        /// The error of the last attempt.
         source: io::Error,
     },
 
@@ -128,7 +130,7 @@ pub enum Error {
         file: Option<String>,
         /// The address that was asked, without its query.
         url: Box<str>,
-        /// What is wrong with the answer.
+        /// The fault of the answer.
         problem: Box<str>,
     },
 
@@ -151,8 +153,8 @@ pub enum Error {
     #[error(
         "{repo} is not in the cache {cache}, nothing can be downloaded as HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is \
          set, and there is no such file or folder in {beside} either: check the spelling, unset the variable to \
-         download it, or give a path that exists",
-        cache = cache.display(), beside = beside.display()
+         download it, or give a path that exists{known}",
+        cache = cache.display(), beside = beside.display(), known = known(revisions)
     )]
     NotCached {
         /// The repository asked for.
@@ -161,6 +163,8 @@ pub enum Error {
         cache: PathBuf,
         /// Where relative paths begin.
         beside: PathBuf,
+        /// The branches and tags of the repository that the cache has.
+        revisions: Vec<String>,
     },
 
     /// Part of a set of numbered files is missing.
@@ -183,7 +187,7 @@ pub enum Error {
     Lacks {
         /// The repository asked for.
         repo: Repository,
-        /// What was looked for.
+        /// The files that were looked for.
         wanted: &'static str,
         /// The files that are there.
         found: Vec<String>,
@@ -231,7 +235,7 @@ pub enum Error {
         file: Option<String>,
         /// The path that cannot be written.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
 
@@ -240,7 +244,7 @@ pub enum Error {
     Cache {
         /// The file or folder concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -251,7 +255,7 @@ fn page(text: &str) -> String {
     let parts: Vec<&str> = address.split(['/', '?', '#']).skip(1).collect();
     match parts.as_slice() {
         ["datasets" | "models", owner, name, ..] | [owner, name, ..] => {
-            format!(" (of this page, `{owner}/{name}`)")
+            format!("; the id in this address is `{owner}/{name}`")
         }
         _ => String::new(),
     }
@@ -268,6 +272,14 @@ pub(super) fn of_file(file: &Option<String>) -> String {
 
 fn place(offline: bool) -> &'static str {
     if offline { "in the cache (HF_HUB_OFFLINE is set: unset it to download the rest)" } else { "there" }
+}
+
+fn known(revisions: &[String]) -> String {
+    if revisions.is_empty() {
+        String::new()
+    } else {
+        format!("; the cache has other revisions of it: {}", list(revisions))
+    }
 }
 
 fn list(names: &[String]) -> String {

@@ -1,4 +1,4 @@
-//! What can go wrong with a request, and whether it helps to repeat it.
+//! Failures of requests, and whether it helps to repeat them.
 
 use std::io;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Res
     }
 }
 
-/// What a body means that cannot be read to its end.
+/// The failure of a body that cannot be read to its end.
 pub(super) fn cut(url: &Uri, error: io::Error) -> Failure {
     match ureq::Error::from(error) {
         ureq::Error::Timeout(_) => Failure::Silent { url: shown(url) },
@@ -67,7 +67,7 @@ pub(super) fn cut(url: &Uri, error: io::Error) -> Failure {
     }
 }
 
-/// What a failed request means.
+/// The failure of a request.
 pub(super) fn failure(url: &Uri, error: ureq::Error) -> Failure {
     use io::ErrorKind as K;
     let url = shown(url);

@@ -23,7 +23,7 @@ use super::{Error, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// What this repository brings along: no file and no network needed.
+    /// The model or the drawings that come with this project, without a network.
     Embedded,
     /// A file or a folder on this machine.
     Local(PathBuf),
@@ -99,13 +99,13 @@ impl fmt::Display for RepoId {
     }
 }
 
-/// What the hub allows on either side of the slash. A leading dot or hyphen is a path or a flag gone astray.
+/// Whether the hub allows a name on either side of the slash. A leading dot or hyphen is a path or a flag gone astray.
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-/// What Git allows as the name of a branch or a tag. As a path it leads nowhere but down.
+/// Whether Git allows a name for a branch or a tag. Such a name, taken as a path, stays inside its folder.
 fn is_revision(text: &str) -> bool {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock");
     let is_allowed = |c: char| !c.is_control() && !c.is_whitespace() && !"~^:?*[\\@".contains(c);

@@ -4,19 +4,19 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::RepoId;
 
-/// What an address holds as it is between slashes (RFC 3986, unreserved).
+/// Characters that are escaped between the slashes of an address: all but the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A repository of the hub and what is wanted of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// What it holds.
+    /// The kind of its content.
     pub kind: Kind,
     /// Its name and revision.
     pub id: RepoId,
 }
 
-/// What a repository holds.
+/// The kind of a repository's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A checkpoint.

@@ -171,7 +171,7 @@ fn stem(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
-/// What a folder's reader passes over: `.gitattributes`, `.cache/`.
+/// Whether readers of folders skip a file: `.gitattributes`, `.cache/`.
 fn is_hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.'))
 }

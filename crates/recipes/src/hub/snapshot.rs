@@ -34,7 +34,7 @@ pub(super) struct Snapshot<'a> {
     cache: RepoCache,
 }
 
-/// What the hub says of a revision.
+/// The hub's description of a revision.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
@@ -84,7 +84,8 @@ impl Hub {
         let folder = cache.snapshot(&commit);
         if !folder.is_dir() {
             let beside = std::env::current_dir().unwrap_or_else(|_| ".".into());
-            return Err(Error::NotCached { repo: repo.clone(), cache: self.config.cache.clone(), beside });
+            let (repo, revisions) = (repo.clone(), cache.revisions());
+            return Err(Error::NotCached { repo, cache: self.config.cache.clone(), beside, revisions });
         }
         let names = cache::files(&folder).map_err(|source| Error::Cache { path: folder, source })?;
         let listing = Listing { repo: repo.clone(), names, offline: true };

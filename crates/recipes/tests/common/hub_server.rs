@@ -88,7 +88,7 @@ pub enum Redirect {
 /// An answer in place of the right one.
 #[derive(Debug, Clone)]
 struct Fault {
-    /// What the paths have in common that it is given to.
+    /// Paths that contain this text get the answer.
     path: String,
     status: &'static str,
     headers: Vec<String>,
@@ -179,7 +179,7 @@ impl HubServer {
         commit(&self.get(kind, name, revision))
     }
 
-    /// What was asked for so far; forgets it.
+    /// Returns the requests so far, and forgets them.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
     }
@@ -244,14 +244,14 @@ enum Flow {
     Stop,
 }
 
-/// What a request is about.
+/// An answer to a request.
 struct Answer {
     status: &'static str,
     headers: Vec<String>,
     body: Vec<u8>,
     /// Whether the body is a file's, which may be cut.
     is_download: bool,
-    /// How the end of the body is told.
+    /// How the client finds the end of the body.
     end: End,
 }
 
@@ -361,7 +361,7 @@ fn answer(request: &Request, state: &mut State) -> Answer {
     let Some((name, rest)) = rest.split_once(marker) else {
         return Answer::refusal("404 Not Found", "NoSuchPage");
     };
-    // A stranger is told 401 where someone with a token is told 404.
+    // A stranger gets 401 where someone with a token gets 404.
     let unknown = if request.authorization.is_some() { "404 Not Found" } else { "401 Unauthorized" };
     let known = |((k, n, _), _): &(&(String, String, String), &Revision)| k == kind && n == name;
     if !state.repositories.iter().any(|entry| known(&entry)) {
