@@ -104,17 +104,18 @@ fn a_partial_file_of_a_killed_run_does_no_harm() {
     let hub = hub(&server, cache.path());
     let weights = hub.model_dir(&id("a/b")).unwrap().folder.join("model.safetensors");
     let blob = fs::canonicalize(&weights).unwrap();
-    // Half of it, all of it but damaged, and more than that.
-    for partial in [vec![7; 2500], vec![0; 5000], vec![0; 6000]] {
+    // Half of it; half of it, damaged; all of it, damaged; and more than that.
+    for (partial, is_resumed) in
+        [(vec![7; 2500], true), (vec![0; 2500], true), (vec![0; 5000], false), (vec![0; 6000], false)]
+    {
         fs::remove_file(&weights).unwrap();
         fs::remove_file(&blob).unwrap();
-        let length = partial.len();
         fs::write(blob.with_extension("incomplete"), partial).unwrap();
         server.take_requests();
         hub.model_dir(&id("a/b")).unwrap();
         assert_eq!(fs::read(&weights).unwrap(), [7; 5000]);
         let resumed = server.take_requests().iter().any(|r| r.range.as_deref() == Some("bytes=2500-"));
-        assert_eq!(resumed, length == 2500);
+        assert_eq!(resumed, is_resumed);
     }
 }
 

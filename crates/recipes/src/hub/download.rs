@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest as _, Sha256};
 use ureq::http::Uri;
 
 use super::address::shown;
@@ -33,6 +34,8 @@ struct Facts {
     etag: String,
     /// The number of bytes, if the hub says it of the file itself and not of one answer.
     size: Option<u64>,
+    /// Whether the name is the SHA-256 of the content, as it is for all large files of the hub.
+    is_sha256: bool,
     /// The address of the content, if need be with a signature that expires.
     url: Uri,
 }
@@ -78,8 +81,11 @@ impl RemoteFile<'_> {
                 reply.strange("its headers lack an ETag that could name the content of the file".into())
             );
         };
-        let linked = reply.header("X-Linked-Size").and_then(|size| size.parse().ok());
-        Ok(Facts { etag, size: linked, url: target.unwrap_or(reply.url) })
+        let is_sha256 = reply.header("X-Linked-ETag").is_some()
+            && etag.len() == 64
+            && etag.bytes().all(|c| c.is_ascii_hexdigit());
+        let size = reply.header("X-Linked-Size").and_then(|size| size.parse().ok());
+        Ok(Facts { etag, size, is_sha256, url: target.unwrap_or(reply.url) })
     }
 
     /// Downloads until the blob is whole. What came of it stays beside it for the next attempt, or the next run.
@@ -176,6 +182,15 @@ impl RemoteFile<'_> {
                     problem: format!("{length} bytes came, and the hub says {size}"),
                 })
             }
+            _ if facts.is_sha256 && sha256(partial).map_err(disk)? != facts.etag.to_ascii_lowercase() => {
+                // Damaged on the way, or in a part that an earlier run left. The next attempt begins anew.
+                file.set_len(0).map_err(disk)?;
+                let source = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "its bytes do not have the SHA-256 that the hub states",
+                );
+                Err(Failure::Cut { url: shown(&url), source })
+            }
             _ => file.sync_all().map_err(disk),
         }
     }
@@ -209,6 +224,17 @@ fn copy(reader: &mut dyn Read, file: &mut File, bar: &ProgressBar) -> Result<(),
         };
         file.write_all(&chunk[..count]).map_err(CopyError::Write)?;
         bar.inc(count as u64);
+    }
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            count => hash.update(&chunk[..count]),
+        }
     }
 }
 

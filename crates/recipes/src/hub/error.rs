@@ -100,9 +100,9 @@ pub enum Error {
         timeout: Duration,
     },
 
-    /// The connection ended too early, again and again.
+    /// The bytes did not all come, or were damaged on the way, again and again.
     #[error(
-        "{repo}{file}: the connection to {url} was cut several times ({source}): run again to continue where it \
+        "{repo}{file}: the download from {url} failed several times ({source}): run again to continue where it \
          stopped, or set HF_ENDPOINT to a mirror",
         file = of_file(file)
     )]

@@ -23,7 +23,7 @@ pub(super) enum Failure {
     Unreachable { url: Box<str>, source: Box<ureq::Error> },
     /// A server that was reached and then sent nothing.
     Silent { url: Box<str> },
-    /// The connection ended too early.
+    /// The connection ended too early, or the bytes are damaged.
     Cut { url: Box<str>, source: io::Error },
     /// The answer is not one that a hub gives.
     NotAHub { url: Box<str>, problem: String },
