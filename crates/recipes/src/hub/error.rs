@@ -160,9 +160,9 @@ pub enum Error {
         /// The repository asked for.
         repo: Repository,
         /// The cache that was searched.
-        cache: PathBuf,
+        cache: Box<Path>,
         /// Where relative paths begin.
-        beside: PathBuf,
+        beside: Box<Path>,
         /// The branches and tags of the repository that the cache has.
         revisions: Vec<String>,
     },

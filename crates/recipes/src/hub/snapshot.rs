@@ -83,9 +83,10 @@ impl Hub {
         let commit = cache.commit(repo.revision());
         let folder = cache.snapshot(&commit);
         if !folder.is_dir() {
-            let beside = std::env::current_dir().unwrap_or_else(|_| ".".into());
+            let beside = std::env::current_dir().unwrap_or_else(|_| ".".into()).into();
             let (repo, revisions) = (repo.clone(), cache.revisions());
-            return Err(Error::NotCached { repo, cache: self.config.cache.clone(), beside, revisions });
+            let cache = self.config.cache.clone().into();
+            return Err(Error::NotCached { repo, cache, beside, revisions });
         }
         let names = cache::files(&folder).map_err(|source| Error::Cache { path: folder, source })?;
         let listing = Listing { repo: repo.clone(), names, offline: true };
