@@ -144,6 +144,9 @@ pub enum Error {
     /// A caption that is null, empty or white space.
     #[error("the caption is blank; write one or leave the row out")]
     BlankCaption,
+    /// A prompt that is null, empty or white space.
+    #[error("the prompt is blank; write one or leave the row out")]
+    BlankPrompt,
     /// A caption that is not UTF-8.
     #[error("the caption is not UTF-8 text")]
     CaptionEncoding,
@@ -243,6 +246,14 @@ pub enum Error {
         tokens: usize,
         /// Length of the batch.
         max: usize,
+    },
+    /// A caption that is shorter than the prompt that it should begin with.
+    #[error("a caption of {caption} tokens cannot begin with a prompt of {tokens}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the caption, those of the prompt included.
+        caption: usize,
     },
     /// Captions and rows of a batch that do not belong together.
     #[error("a batch of {captions} captions was given {rows} rows")]
