@@ -10,7 +10,7 @@ use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, lfs};
 
 /// Where the picture and the caption of a row are in a parquet file.
 #[derive(Debug)]
@@ -125,11 +125,12 @@ impl Column {
 
 fn reader(path: &Path) -> Result<Reader> {
     let file = File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    lfs::check_start(path, &file)?;
     guarded(path, || SerializedFileReader::new(file))
 }
 
 /// Names the file in errors, and makes an error of a panic on malformed bytes.
-fn guarded<T>(path: &Path, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
+pub(crate) fn guarded<T>(path: &Path, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
     let panicked = || Err(parquet::errors::ParquetError::General("the reader panicked on it".to_owned()));
     let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| panicked());
     result.map_err(|error| Error::Parquet { path: path.to_owned(), error })

@@ -6,7 +6,7 @@ use image::RgbImage;
 
 use crate::parquet_file::{Column, ParquetFile};
 use crate::source::{fingerprint_of_file, row_of};
-use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
+use crate::{CaptionSource, Error, ImageDecoder, LeftOut, Result, SourceOptions};
 
 /// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them.
 ///
@@ -27,6 +27,7 @@ pub struct ParquetSource {
     /// One for each row; blank where the file has null.
     captions: Vec<String>,
     decoder: ImageDecoder,
+    left_out: LeftOut,
     cache: Mutex<Cache>,
 }
 
@@ -91,7 +92,14 @@ impl ParquetSource {
                 rows: captions.len(),
             });
         }
-        Ok(Self { name, files, groups, captions, decoder: options.decoder.clone(), cache: Mutex::default() })
+        let (decoder, left_out, cache) = (options.decoder.clone(), LeftOut::default(), Mutex::default());
+        Ok(Self { name, files, groups, captions, decoder, left_out, cache })
+    }
+
+    /// The same with a report of what was found beside its files and is not used.
+    #[must_use]
+    pub fn with_left_out(self, left_out: LeftOut) -> Self {
+        Self { left_out, ..self }
     }
 
     fn check(&self, row: usize) -> Result<()> {
@@ -168,5 +176,9 @@ impl CaptionSource for ParquetSource {
 
     fn fingerprint(&self, row: usize) -> Result<u128> {
         self.with_file(row, |bytes| Ok(fingerprint_of_file(bytes)))
+    }
+
+    fn left_out(&self) -> LeftOut {
+        self.left_out.clone()
     }
 }
