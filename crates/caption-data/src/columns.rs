@@ -44,13 +44,22 @@ pub(crate) struct Columns {
 
 /// Names of a caption column, after `text`. Upper and lower case are one.
 const CAPTIONS: [&str; 12] = [
-    "caption", "captions", "prompt", "prompts", "description", "descriptions", "texts", "sentence", "sentences",
-    "alt_text", "answer", "answers",
+    "caption",
+    "captions",
+    "prompt",
+    "prompts",
+    "description",
+    "descriptions",
+    "texts",
+    "sentence",
+    "sentences",
+    "alt_text",
+    "answer",
+    "answers",
 ];
 
 /// Names of a column of file names in metadata, after `file_name`.
-const FILE_NAMES: [&str; 7] =
-    ["filename", "file", "image", "img", "image_file", "image_path", "path"];
+const FILE_NAMES: [&str; 7] = ["filename", "file", "image", "img", "image_file", "image_path", "path"];
 
 impl Columns {
     /// The columns of a table whose pictures are in it: those that `options` name, else `image` and `text`, else the one
@@ -67,7 +76,9 @@ impl Columns {
         };
         let pictures = of_kind(ColumnKind::Picture);
         let choice = Choice { path, role: ColumnRole::Image, names: &names };
-        let image = match named(options.image_column.as_deref(), "image", &pictures) {
+        // A column `image` that holds something else has an error of its own.
+        let first = if pictures.is_empty() { &names } else { &pictures };
+        let image = match named(options.image_column.as_deref(), "image", first) {
             Some(name) => choice.there(name)?,
             None => choice.only(pictures)?,
         };

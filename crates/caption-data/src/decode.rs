@@ -109,6 +109,9 @@ impl ImageDecoder {
     }
 }
 
+/// The kinds of pictures that are read, for messages.
+pub(crate) const KINDS: &str = "PNG, JPEG, GIF, WebP, BMP, TIFF, ICO, PNM, TGA or QOI";
+
 /// Four 16-bit channels.
 const MAX_BYTES_PER_PIXEL: u64 = 8;
 

@@ -30,7 +30,11 @@ impl Inspection {
     ///
     /// # Errors
     /// If the operating system gives no thread. A row that cannot be used is none: it is in [`bad`](Self::bad).
-    pub fn new(source: Arc<dyn CaptionSource>, workers: usize, mut progress: impl FnMut(usize)) -> Result<Self> {
+    pub fn new(
+        source: Arc<dyn CaptionSource>,
+        workers: usize,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Self> {
         let rows: Vec<usize> = (0..source.len()).collect();
         let chunks: Vec<Vec<usize>> = rows.chunks(Self::CHUNK).map(<[usize]>::to_vec).collect();
         let read = move |rows: Vec<usize>| Ok(rows.into_iter().map(|row| picture(&*source, row)).collect());

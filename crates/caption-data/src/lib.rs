@@ -43,12 +43,19 @@
 //! ```
 
 mod captions;
+mod columns;
 mod decode;
 mod error;
 mod folder;
+mod folder_files;
 mod inspection;
+mod left_out;
+mod lenient_json;
+mod lfs;
+mod metadata;
 mod open;
 mod parquet_file;
+mod parquet_schema;
 mod parquet_source;
 mod pcg64;
 mod pictures;
@@ -60,18 +67,24 @@ mod resize;
 mod source;
 mod split;
 mod subset;
+mod text_encoding;
+mod texts;
 mod tokenized;
 mod tokenizer;
+mod walk;
 
 pub mod drawings;
 pub mod selection;
 
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
+pub use columns::ColumnRole;
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
 pub use folder::ImageFolder;
 pub use image::RgbImage;
 pub use inspection::{BadRow, Inspection};
+pub use left_out::{LeftOut, LeftOutGroup, LeftOutReason};
+pub use metadata::RecordPlace;
 pub use open::{SourceOptions, open};
 pub use parquet_source::ParquetSource;
 pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
@@ -82,3 +95,4 @@ pub use split::{Split, split, split_by_picture, train_test_split};
 pub use subset::Subset;
 pub use tokenized::{TokenCuts, TokenizedCaptions};
 pub use tokenizer::{CaptionTokenizer, Encoded};
+pub use walk::{Pictures, pictures_of};

@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::LeftOutReason;
+
 /// Why files are not one whole training split.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -82,14 +84,27 @@ pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
 /// assert_eq!(paths.map(is_trained_on), [true, true, false, false]);
 /// ```
 pub fn image_folder(paths: &[&str]) -> impl Fn(&str) -> bool + use<> {
+    let why = why_not_of_image_folder(paths);
+    move |path| why(path).is_none()
+}
+
+/// As [`image_folder`], with the reason why a file is left out: `None` for a file that is trained on.
+pub fn why_not_of_image_folder(paths: &[&str]) -> impl Fn(&str) -> Option<LeftOutReason> + use<> {
     let in_training = |kind: fn(&str) -> bool| {
         paths.iter().any(|path| kind(path) && split_of(parent(path)) == Some(Split::Train))
     };
     let (pictures, metadata) = (in_training(is_picture), in_training(is_metadata));
     move |path| match split_of(parent(path)) {
-        Some(split) => split == Split::Train,
-        None => !(if is_metadata(path) { metadata } else { pictures }),
+        Some(Split::Train) => None,
+        Some(Split::HeldOut) => held_out(parent(path)),
+        None if if is_metadata(path) { metadata } else { pictures } => Some(LeftOutReason::OutsideOfTraining),
+        None => None,
     }
+}
+
+/// Why a parquet or Arrow file is left out that [`parquet_files`] did not choose.
+pub fn why_not_of_tables(path: &str) -> LeftOutReason {
+    held_out(path).unwrap_or(LeftOutReason::OutsideOfTraining)
 }
 
 /// Refuses numbered files with a gap, such as an interrupted download leaves.
@@ -115,16 +130,31 @@ pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
 }
 
 /// Extensions of the pictures that [`ImageDecoder`](crate::ImageDecoder) reads.
-pub const PICTURES: [&str; 7] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"];
+pub const PICTURES: [&str; 23] = [
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "gif", "webp", "bmp", "dib", "tif", "tiff", "ico", "pnm",
+    "pbm", "pgm", "ppm", "pam", "tga", "icb", "vda", "vst", "qoi",
+];
+
+/// Extensions of pictures that are not read, and are reported where they are found.
+pub const UNREAD_PICTURES: [&str; 25] = [
+    "avif", "heic", "heif", "jxl", "svg", "svgz", "jp2", "j2k", "jpx", "psd", "xcf", "eps", "pcx", "dds",
+    "exr", "hdr", "icns", "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2",
+];
+
+/// Extensions of the text files beside pictures that hold their captions; of several, the first is read.
+pub const CAPTIONS: [&str; 2] = ["txt", "caption"];
 
 /// Whether a file has one of [`PICTURES`]' extensions.
 pub fn is_picture(path: &str) -> bool {
     PICTURES.contains(&extension(path).as_str())
 }
 
+/// The names of files that describe the pictures of their folder; of several in one folder, the first is read.
+pub const METADATA: [&str; 3] = ["metadata.jsonl", "metadata.csv", "metadata.parquet"];
+
 /// Whether a file describes the pictures of its folder.
 pub fn is_metadata(path: &str) -> bool {
-    ["metadata.jsonl", "metadata.csv"].contains(&path.rsplit('/').next().unwrap_or(path))
+    METADATA.contains(&path.rsplit('/').next().unwrap_or(path))
 }
 
 /// What follows the last dot of a path, in lower case.
@@ -144,16 +174,36 @@ enum Split {
 }
 
 fn split_of(path: &str) -> Option<Split> {
+    path.rsplit('/').find_map(|part| Some(split_word(part)?.0))
+}
+
+/// The split that a part of a path names, and the word that names it.
+fn split_word(part: &str) -> Option<(Split, &str)> {
     const TRAIN: [&str; 2] = ["train", "training"];
     const HELD_OUT: [&str; 8] =
         ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"];
-    path.rsplit('/').find_map(|part| {
-        let has = |names: &[&str]| {
-            let mut words = part.split(|c: char| !c.is_alphabetic());
-            words.any(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
-        };
-        if has(&TRAIN) { Some(Split::Train) } else { has(&HELD_OUT).then_some(Split::HeldOut) }
-    })
+    let find = |names: &[&str]| {
+        let mut words = part.split(|c: char| !c.is_alphabetic());
+        words.find(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
+    };
+    let training = find(&TRAIN).map(|word| (Split::Train, word));
+    training.or_else(|| find(&HELD_OUT).map(|word| (Split::HeldOut, word)))
+}
+
+/// Why a path is of a held-out split, if it is.
+fn held_out(path: &str) -> Option<LeftOutReason> {
+    let mut rest = path;
+    loop {
+        let (above, part) = rest.rsplit_once('/').unwrap_or(("", rest));
+        match split_word(part) {
+            Some((Split::Train, _)) => return None,
+            Some((Split::HeldOut, word)) => {
+                return Some(LeftOutReason::OtherSplit { part: rest.to_owned(), word: word.to_owned() });
+            }
+            None if above.is_empty() => return None,
+            None => rest = above,
+        }
+    }
 }
 
 /// The folder that a configuration's files share, without the folder of the split.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use twox_hash::XxHash3_128;
 
-use crate::{Error, Result};
+use crate::{Error, LeftOut, Result};
 
 /// Captioned images, numbered from 0: what every dataset of this crate is.
 ///
@@ -62,6 +62,12 @@ pub trait CaptionSource: Send + Sync {
         // The seed keeps pictures of the same bytes and other proportions apart.
         Ok(XxHash3_128::oneshot_with_seed(image.width().into(), image.as_raw()))
     }
+
+    /// The files and rows that were found beside those of the dataset and are not used, with the reasons. Default:
+    /// nothing.
+    fn left_out(&self) -> LeftOut {
+        LeftOut::default()
+    }
 }
 
 /// The fingerprint of a picture that is decoded from these bytes.
@@ -102,5 +108,9 @@ impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
 
     fn fingerprint(&self, row: usize) -> Result<u128> {
         (**self).fingerprint(row)
+    }
+
+    fn left_out(&self) -> LeftOut {
+        (**self).left_out()
     }
 }

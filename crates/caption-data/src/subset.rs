@@ -1,6 +1,6 @@
 use image::RgbImage;
 
-use crate::{CaptionSource, Error, Result};
+use crate::{CaptionSource, Error, LeftOut, Result};
 
 /// Chosen rows of another dataset, numbered anew from 0.
 ///
@@ -65,5 +65,9 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
 
     fn fingerprint(&self, row: usize) -> Result<u128> {
         self.source.fingerprint(self.row(row)?)
+    }
+
+    fn left_out(&self) -> LeftOut {
+        self.source.left_out()
     }
 }

@@ -1,6 +1,44 @@
-//! What a value of a caption or prompt column says.
+//! What the values of caption and prompt columns say.
 
 use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// What a row says beside its picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowTexts {
+    /// Without blank ones.
+    pub(crate) captions: Vec<String>,
+    /// `None` in a dataset without prompts.
+    pub(crate) prompt: Option<String>,
+}
+
+impl RowTexts {
+    /// All captions, of which there is at least one.
+    pub(crate) fn captions(&self) -> Result<&[String]> {
+        if self.captions.is_empty() { Err(Error::BlankCaption) } else { Ok(&self.captions) }
+    }
+
+    /// The prompt, which is not blank.
+    pub(crate) fn prompt(&self) -> Result<Option<&str>> {
+        match self.prompt.as_deref() {
+            Some(prompt) if prompt.trim().is_empty() => Err(Error::BlankPrompt),
+            prompt => Ok(prompt),
+        }
+    }
+}
+
+/// The prompt that a value holds; blank where there is none.
+///
+/// # Errors
+/// As [`texts`], and if it holds several.
+pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::Result<String, String> {
+    let mut texts = texts(value, labels)?;
+    match texts.len() {
+        0 | 1 => Ok(texts.pop().unwrap_or_default()),
+        count => Err(format!("{count} prompts for one row")),
+    }
+}
 
 /// What such a column may hold.
 pub(crate) const TEXTS: &str = "text, numbers, class labels or lists of these";
@@ -10,7 +48,7 @@ pub(crate) const TEXTS: &str = "text, numbers, class labels or lists of these";
 ///
 /// # Errors
 /// If the value has no obvious text: the message says what it is.
-pub(crate) fn texts(value: &Value, labels: Option<&[String]>) -> Result<Vec<String>, String> {
+pub(crate) fn texts(value: &Value, labels: Option<&[String]>) -> std::result::Result<Vec<String>, String> {
     let mut texts = Vec::new();
     match value {
         Value::Array(values) => values.iter().try_for_each(|value| one(value, labels, &mut texts))?,
@@ -21,7 +59,7 @@ pub(crate) fn texts(value: &Value, labels: Option<&[String]>) -> Result<Vec<Stri
 }
 
 /// Adds the text of a value that is no list.
-fn one(value: &Value, labels: Option<&[String]>, texts: &mut Vec<String>) -> Result<(), String> {
+fn one(value: &Value, labels: Option<&[String]>, texts: &mut Vec<String>) -> std::result::Result<(), String> {
     match (value, labels) {
         (Value::Null, _) => {}
         (Value::String(text), _) => texts.push(text.clone()),
@@ -42,6 +80,7 @@ fn one(value: &Value, labels: Option<&[String]>, texts: &mut Vec<String>) -> Res
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that fails panics")]
 mod tests {
     use serde_json::json;
 

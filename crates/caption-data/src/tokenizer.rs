@@ -149,7 +149,8 @@ impl CaptionTokenizer {
     pub fn limited_to(mut self, positions: usize) -> Result<Self> {
         let max_length = self.max_length.unwrap_or(usize::MAX).min(positions);
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
-        let too_few = |error: tokenizers::Error| Error::Encode { caption: String::new(), why: error.to_string() };
+        let too_few =
+            |error: tokenizers::Error| Error::Encode { caption: String::new(), why: error.to_string() };
         self.tokenizer.with_truncation(Some(truncation)).map_err(too_few)?;
         self.max_length = Some(max_length);
         Ok(self)

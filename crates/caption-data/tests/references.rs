@@ -54,7 +54,8 @@ fn tokenizer() -> CaptionTokenizer {
 
 #[test]
 fn evaluation_takes_every_caption_of_a_row_and_training_one() {
-    let source = rows(&[(None, &["a red bird", "a bird"]), (None, &["a cat"]), (None, &["one", "two", "three"])]);
+    let source =
+        rows(&[(None, &["a red bird", "a bird"]), (None, &["a cat"]), (None, &["one", "two", "three"])]);
     let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
     assert_eq!([0, 1, 2, 3].map(|row| captions.references(row)), [2, 1, 3, 0]);
     let all = captions.all(&[2, 0]);
@@ -119,7 +120,10 @@ fn batches_of_prompts_are_merged_with_their_prompts() {
     );
     assert_eq!(both.target_tokens(), 2 + 2);
     let short = CaptionBatch::new(vec![0], vec![vec![1, 2]], 9, Padding::Longest).unwrap();
-    assert!(matches!(short.clone().with_prompts(vec![3]), Err(Error::PromptTooLong { tokens: 3, caption: 2 })));
+    assert!(matches!(
+        short.clone().with_prompts(vec![3]),
+        Err(Error::PromptTooLong { tokens: 3, caption: 2 })
+    ));
     assert!(matches!(short.with_prompts(vec![]), Err(Error::BatchLengths { .. })));
 }
 

@@ -92,7 +92,11 @@ fn impossible_splits_are_refused() {
     assert!(message(train_test_split(1, 0.5, 0).map(|_| ())).contains("1 of them would be held out"));
     assert!(message(train_test_split(0, 0.5, 0).map(|_| ())).contains("cannot split 0 rows"));
     for (rows, fractions, words) in [
-        (2, [0.8, 0.1, 0.1], "cannot split 2 rows: each of the 3 parts of [0.8, 0.1, 0.1] needs at least one"),
+        (
+            2,
+            [0.8, 0.1, 0.1],
+            "cannot split 2 rows: each of the 3 parts of [0.8, 0.1, 0.1] needs at least one",
+        ),
         (1, [0.8, 0.2, 0.0], "cannot split 1 rows: each of the 2 parts"),
         (0, [1.0, 0.0, 0.0], "cannot split 0 rows: each of the 1 parts"),
         (10, [0.8, 0.1, 0.2], "add up to 1, got [0.8, 0.1, 0.2]"),
@@ -145,10 +149,7 @@ fn each_part_of_a_tiny_dataset_has_a_row_where_there_are_as_many_rows_as_parts()
     }
     // From 6 rows on, datasets can do it: the second train_test_split(test_size=0.5, seed=42) of the two or more held out.
     let parts = split(9, [0.8, 0.1, 0.1], 42).unwrap();
-    assert_eq!(
-        parts,
-        Split { train: vec![7, 2, 4, 6, 1, 5, 8], validation: vec![3], test: vec![0] }
-    );
+    assert_eq!(parts, Split { train: vec![7, 2, 4, 6, 1, 5, 8], validation: vec![3], test: vec![0] });
     // Rounding would leave nothing to train on, or nothing to validate on.
     assert_eq!(split(10, [0.02, 0.96, 0.02], 1).unwrap().train.len(), 1);
     assert_eq!(split(100, [0.8, 0.001, 0.199], 1).unwrap().validation.len(), 1);
