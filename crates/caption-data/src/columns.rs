@@ -38,7 +38,8 @@ pub(crate) enum ColumnKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub(crate) image: String,
-    pub(crate) caption: String,
+    /// `None` where captions are not read.
+    pub(crate) caption: Option<String>,
     pub(crate) prompt: Option<String>,
 }
 
@@ -107,18 +108,18 @@ impl Columns {
         let prompt = options.prompt_column.as_deref();
         let prompt = prompt.map(|name| choice(ColumnRole::Prompt).there(name)).transpose()?;
         let choice = choice(ColumnRole::Caption);
-        let caption = match named(options.caption_column.as_deref(), "text", texts) {
-            Some(name) => choice.there(name)?,
+        let caption = || match named(options.caption_column.as_deref(), "text", texts) {
+            Some(name) => choice.there(name),
             None => {
                 let is_answer = |name: &str| name.to_lowercase().starts_with("answer");
                 let mut usual = usual(&CAPTIONS, texts);
                 // A question is no caption, and an answer is none without its question.
                 usual.retain(|name| Some(*name) != prompt && (prompt.is_some() || !is_answer(name)));
-                choice.only(usual)?
+                choice.only(usual)
             }
         };
-        let [image, caption] = [image, caption].map(str::to_owned);
-        Ok(Self { image, caption, prompt: prompt.map(str::to_owned) })
+        let caption = if options.no_captions { None } else { Some(caption()?.to_owned()) };
+        Ok(Self { image: image.to_owned(), caption, prompt: prompt.map(str::to_owned) })
     }
 }
 

@@ -61,7 +61,11 @@ impl ImageFolder {
         let mut files =
             if path.is_file() { FolderFiles::of_metadata(path)? } else { FolderFiles::find(path)? };
         let (mut rows, mut column) = (Vec::new(), String::new());
-        if files.metadata.is_empty() {
+        if files.metadata.is_empty() && options.no_captions {
+            let texts = RowTexts { captions: Vec::new(), prompt: None };
+            let row = |image: &PathBuf| Row { image: image.clone(), texts: texts.clone(), record: None };
+            rows = files.pictures.iter().map(row).collect();
+        } else if files.metadata.is_empty() {
             rows = rows_of_text_files(&mut files)?;
         } else {
             for path in files.metadata.clone() {
@@ -79,7 +83,7 @@ impl ImageFolder {
         if rows.is_empty() {
             return Err(Error::NoRows { dataset: name, why: nothing_found(&files) });
         }
-        if rows.iter().all(|row| row.texts.captions.is_empty()) {
+        if !options.no_captions && rows.iter().all(|row| row.texts.captions.is_empty()) {
             return Err(Error::NoCaptions { dataset: name, column, rows: rows.len() });
         }
         Ok(Self { name, rows, left_out: files.left_out, decoder: options.decoder.clone() })
@@ -210,7 +214,7 @@ fn rows_of_metadata(
             }
         }
     }
-    Ok((rows, columns.caption))
+    Ok((rows, columns.caption.unwrap_or_default()))
 }
 
 /// One row for each picture and prompt, with the captions of all rows that have these, in the place of the first.
@@ -245,8 +249,11 @@ fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Res
     let refused = |column: &str, found: String| {
         metadata.broken(record, format!("`{column}` must hold {TEXTS}, it holds {found}"))
     };
-    let captions =
-        texts::texts(value(&columns.caption), None).map_err(|found| refused(&columns.caption, found))?;
+    let captions = columns
+        .caption
+        .as_deref()
+        .map(|column| texts::texts(value(column), None).map_err(|found| refused(column, found)));
+    let captions = captions.transpose()?.unwrap_or_default();
     let prompt = columns
         .prompt
         .as_deref()

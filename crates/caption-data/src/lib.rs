@@ -42,6 +42,7 @@
 //! # }
 //! ```
 
+mod by_picture;
 mod captions;
 mod columns;
 mod decode;
@@ -75,6 +76,7 @@ mod walk;
 
 pub mod selection;
 
+pub use by_picture::ByPicture;
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
 pub use columns::ColumnRole;
 pub use decode::ImageDecoder;

@@ -19,6 +19,9 @@ pub struct SourceOptions {
     pub caption_column: Option<String>,
     /// The column that holds the prompts, which captions continue. The default is none.
     pub prompt_column: Option<String>,
+    /// Whether to read pictures and prompts alone: then no caption column is needed, no caption file either, and all captions
+    /// are blank. The default is not.
+    pub no_captions: bool,
     /// What reads the pictures.
     pub decoder: ImageDecoder,
 }

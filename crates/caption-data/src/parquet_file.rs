@@ -19,7 +19,7 @@ use crate::{Error, Result, SourceOptions, lfs, parquet_schema};
 pub(crate) struct ParquetFile {
     path: PathBuf,
     groups: usize,
-    pub(crate) caption: TextColumn,
+    pub(crate) caption: Option<TextColumn>,
     pub(crate) prompt: Option<TextColumn>,
     /// Numbers of the file's leaf columns.
     pictures: usize,
@@ -53,7 +53,7 @@ impl ParquetFile {
         Ok(Self {
             path: path.to_owned(),
             groups: reader.num_row_groups(),
-            caption: text(columns.caption),
+            caption: columns.caption.map(text),
             prompt: columns.prompt.map(text),
             pictures,
             paths,

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
-use serde_json::Value;
+use parquet::file::reader::FileReader as _;
 
 use crate::parquet_file::{Column, ParquetFile, Reader, TextColumn};
 use crate::source::{fingerprint_of_file, row_of};
@@ -83,8 +83,9 @@ impl ParquetSource {
         if texts.is_empty() {
             return Err(Error::NoRows { dataset: name, why: "the file has no rows".to_owned() });
         }
-        if texts.iter().all(|texts| texts.captions.is_empty()) {
-            let column = files.first().map(|file| file.caption.name.clone()).unwrap_or_default();
+        let caption = files.first().and_then(|file| file.caption.as_ref());
+        if let Some(column) = caption.filter(|_| texts.iter().all(|texts| texts.captions.is_empty())) {
+            let column = column.name.clone();
             return Err(Error::NoCaptions { dataset: name, column, rows: texts.len() });
         }
         let (decoder, left_out, cache) = (options.decoder.clone(), LeftOut::default(), Mutex::default());
@@ -205,17 +206,23 @@ fn row_texts(
         expected: TEXTS,
         found: format!("{found} in row {} (rows count from 0)", first_row + at),
     };
-    let prompts =
-        file.prompt.as_ref().map(|column| Ok::<_, Error>((column, checked(column)?))).transpose()?;
-    let captions = checked(&file.caption)?;
-    let rows = captions.iter().enumerate().map(|(at, value)| {
-        let captions = texts::texts(value, file.caption.labels.as_deref());
-        let captions = captions.map_err(|found| refused(&file.caption, at, found))?;
-        let prompt = prompts.as_ref().map(|(column, values)| {
-            let prompt = texts::prompt(values.get(at).unwrap_or(&Value::Null), column.labels.as_deref());
-            prompt.map_err(|found| refused(column, at, found))
-        });
-        Ok(RowTexts { captions, prompt: prompt.transpose()? })
-    });
-    rows.collect()
+    let column = |column: &Option<TextColumn>| column.as_ref().map(checked).transpose();
+    let (captions, prompts) = (column(&file.caption)?, column(&file.prompt)?);
+    let rows = reader.metadata().row_group(group).num_rows() as usize;
+    let row = |at: usize| {
+        let captions = match (&file.caption, &captions) {
+            (Some(column), Some(values)) => texts::texts(&values[at], column.labels.as_deref())
+                .map_err(|found| refused(column, at, found))?,
+            _ => Vec::new(),
+        };
+        let prompt = match (&file.prompt, &prompts) {
+            (Some(column), Some(values)) => Some(
+                texts::prompt(&values[at], column.labels.as_deref())
+                    .map_err(|found| refused(column, at, found))?,
+            ),
+            _ => None,
+        };
+        Ok(RowTexts { captions, prompt })
+    };
+    (0..rows).map(row).collect()
 }

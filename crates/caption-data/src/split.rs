@@ -113,7 +113,7 @@ pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
 ///
 /// ```
 /// let rows = caption_data::split_by_picture(&[7, 7, 8, 8, 9, 9], [0.4, 0.3, 0.3], 42)?;
-/// assert_eq!([rows.train, rows.validation, rows.test], [[2, 3], [4, 5], [0, 1]]);
+/// assert_eq!([rows.train, rows.validation, rows.test], [[0, 1], [4, 5], [2, 3]]);
 /// # Ok::<(), caption_data::Error>(())
 /// ```
 pub fn split_by_picture(pictures: &[u128], fractions: [f64; 3], seed: u64) -> Result<Split> {

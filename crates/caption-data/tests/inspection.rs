@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use caption_data::{Inspection, RgbImage, SourceOptions, Subset, open};
+use caption_data::{ImageProcessor, Inspection, RgbImage, SourceOptions, Subset, open};
 
 #[test]
 fn all_broken_rows_are_found_and_the_others_can_be_used() {
@@ -23,23 +23,30 @@ fn all_broken_rows_are_found_and_the_others_can_be_used() {
     fs::write(path("18.png".into()), "").unwrap();
     fs::write(path("20.txt".into()), " \n").unwrap();
     fs::remove_file(path("39.txt".into())).unwrap();
+    // A picture that would be too large when it is resized.
+    RgbImage::new(1, 60_000).save(path("30.png".into())).unwrap();
 
     let source = open(folder.path(), &SourceOptions::default()).unwrap();
+    fs::write(path("preprocessor_config.json".into()), r#"{"do_center_crop": false}"#).unwrap();
+    let processor = ImageProcessor::from_pretrained(folder.path()).unwrap();
     for workers in [1, 3] {
         let mut seen = 0;
-        let inspection = Inspection::new(Arc::clone(&source), workers, |rows| seen += rows).unwrap();
+        let inspection =
+            Inspection::new(Arc::clone(&source), processor.clone(), workers, |rows| seen += rows).unwrap();
         assert_eq!(seen, 40);
         let bad: Vec<usize> = inspection.bad.iter().map(|bad| bad.row).collect();
-        assert_eq!(bad, [3, 17, 18, 20, 39]);
-        for (bad, words) in inspection.bad.iter().zip(["03.png", "17.png", "empty", "blank", "39.txt"]) {
+        assert_eq!(bad, [3, 17, 18, 20, 30, 39]);
+        for (bad, words) in
+            inspection.bad.iter().zip(["03.png", "17.png", "empty", "blank", "13440000", "39.txt"])
+        {
             assert!(bad.error.to_string().contains(words), "{}", bad.error);
         }
         let pictures = &inspection.pictures;
         assert!(pictures[4] == pictures[5] && pictures[4] != pictures[6] && pictures[4].is_some());
 
         let usable = inspection.usable();
-        assert_eq!(usable.len(), 35);
+        assert_eq!(usable.len(), 34);
         let rest = Arc::new(Subset::new(Arc::clone(&source), usable).unwrap());
-        assert!(Inspection::new(rest, workers, |_| {}).unwrap().bad.is_empty());
+        assert!(Inspection::new(rest, processor.clone(), workers, |_| {}).unwrap().bad.is_empty());
     }
 }

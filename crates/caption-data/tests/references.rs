@@ -87,7 +87,7 @@ fn the_caption_of_an_epoch_depends_on_seed_epoch_and_row_alone_and_each_is_as_li
 }
 
 /// Captions drawn in the first epochs.
-const DRAWN: [usize; 6] = [0; 6];
+const DRAWN: [usize; 6] = [0, 0, 2, 2, 2, 0];
 
 #[test]
 fn a_prompt_stands_before_its_caption_and_is_no_target() {
@@ -133,8 +133,8 @@ fn what_is_cut_and_what_the_vocabulary_does_not_know_is_counted() {
     let tokenizer = tokenizer().limited_to(8).unwrap();
     let source = rows(&[
         (None, &[long, "a bird"]),
-        (None, &["日本語 🔥🔥"]),
-        (None, &["日本語 🔥🔥 a bird"]),
+        (None, &["🔥🔥"]),
+        (None, &["🔥🔥 a bird"]),
         (None, &["\u{200b}"]),
     ]);
     let captions = TokenizedCaptions::new(&source, &tokenizer).unwrap();
