@@ -42,11 +42,15 @@
 //! # }
 //! ```
 
+mod bert;
 mod captions;
 mod decode;
 mod error;
 mod folder;
 mod folder_files;
+mod gif;
+mod image_kind;
+mod jpeg;
 mod left_out;
 mod lenient_json;
 mod lfs;
@@ -66,6 +70,7 @@ mod split;
 mod subset;
 mod text_encoding;
 mod tokenizer;
+mod tokenizer_config;
 mod walk;
 
 pub mod drawings;
