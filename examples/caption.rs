@@ -14,11 +14,15 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use candle_core::DType;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
+    SourceOptions,
+};
 use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::cli::{self, Decoding, Storage};
+use recipes::pictures::with_flag;
 use recipes::terminal::{one_line, say};
 use recipes::{captioning, open};
 use serde_json::json;
@@ -44,7 +48,9 @@ fn main() -> ExitCode {
 /// Captions what the command line asks for; returns how many pictures could not be read.
 fn run(options: &cli::Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
-    let images = recipes::pictures::expand(&options.images)?;
+    let Pictures { paths: images, left_out, .. } = recipes::pictures::expand(&options.images)?;
+    left_out.groups().for_each(|group| eprintln!("left out: {group}"));
+    let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
@@ -64,11 +70,12 @@ fn run(options: &cli::Caption) -> Result<usize> {
     };
     let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
         Some(location) => {
-            let source = open::dataset(location, None)?;
+            let reading = SourceOptions { decoder, ..SourceOptions::default() };
+            let source = open::dataset(location, None, &reading)?;
             let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
             (source, rows)
         }
-        None => (Arc::new(Files(images.clone())), (0..images.len()).collect()),
+        None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
     let config = decoding(&options.decoding, &pretrained.tokenizer)?;
     let prompt =
@@ -219,14 +226,17 @@ fn prompt_ids(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>> {
 fn without_row(error: &caption_data::Error, images: &[PathBuf]) -> String {
     match error {
         caption_data::Error::Row { row, error, .. } if let Some(path) = images.get(*row) => {
-            format!("{}: {error}", path.display())
+            format!("{}: {}", path.display(), with_flag(error))
         }
-        error => error.to_string(),
+        error => with_flag(error),
     }
 }
 
 /// Picture files as a dataset without captions.
-struct Files(Vec<PathBuf>);
+struct Files {
+    paths: Vec<PathBuf>,
+    decoder: ImageDecoder,
+}
 
 impl CaptionSource for Files {
     fn name(&self) -> String {
@@ -234,7 +244,7 @@ impl CaptionSource for Files {
     }
 
     fn len(&self) -> usize {
-        self.0.len()
+        self.paths.len()
     }
 
     fn caption(&self, _row: usize) -> caption_data::Result<String> {
@@ -242,10 +252,10 @@ impl CaptionSource for Files {
     }
 
     fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
-        let path = &self.0[row];
+        let path = &self.paths[row];
         let decode = || {
             let file = std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
-            ImageDecoder::default().decode(&file)
+            self.decoder.decode(&file)
         };
         decode().map_err(|error| caption_data::Error::Row {
             dataset: path.display().to_string(),

@@ -63,19 +63,22 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
     Ok(Pretrained { name: location.to_string(), dir, checkpoint, tokenizer, processor })
 }
 
-/// Opens the first `subset` rows of a dataset, downloading it if it is on the hub.
+/// Opens the first `subset` rows of a dataset, downloading it if it is on the hub; `options` say how it is read.
 ///
 /// # Errors
 /// If it is not there, or has no usable rows.
-pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn CaptionSource>> {
-    let options = SourceOptions::default();
+pub fn dataset(
+    location: &Location,
+    subset: Option<usize>,
+    options: &SourceOptions,
+) -> Result<Arc<dyn CaptionSource>> {
     let source: Arc<dyn CaptionSource> = match location {
         Location::Embedded => Arc::new(DrawingSource::default()),
-        Location::Local(path) => caption_data::open(path, &options)?,
+        Location::Local(path) => caption_data::open(path, options)?,
         Location::Hub(id) => {
             let opened: Arc<dyn CaptionSource> = match Hub::from_env()?.dataset_files(id)? {
-                DatasetFiles::Parquet(files) => Arc::new(ParquetSource::open(&files, &options)?),
-                DatasetFiles::ImageFolder(folder) => Arc::new(ImageFolder::open(folder, &options)?),
+                DatasetFiles::Parquet(files) => Arc::new(ParquetSource::open(&files, options)?),
+                DatasetFiles::ImageFolder(folder) => Arc::new(ImageFolder::open(folder, options)?),
             };
             opened
         }

@@ -1,5 +1,6 @@
 use std::{ffi::OsString, path::PathBuf};
 
+use caption_data::ImageDecoder;
 use clap::{
     Args, CommandFactory as _, Parser,
     error::{Error, ErrorKind},
@@ -51,6 +52,9 @@ pub struct DataOptions {
     /// Use the first so many rows of the dataset, or all if it has fewer
     #[arg(long, value_name = "ROWS", default_value = "700", value_parser = count)]
     pub subset: usize,
+    /// Refuse pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS)]
+    pub max_image_pixels: u64,
     /// Shares of the rows for training, validation and test
     #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
     pub split: SplitFractions,

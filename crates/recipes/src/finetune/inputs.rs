@@ -2,7 +2,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions, split};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageDecoder, ImageProcessor, SourceOptions, Split, TokenizedCaptions,
+    split,
+};
 use git_model::Checkpoint;
 
 use crate::cli::Finetune;
@@ -35,7 +38,9 @@ impl Inputs {
     pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
         let data = &options.data;
         let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
-        let source = open::dataset(&data.dataset, Some(data.subset))?;
+        let decoder = ImageDecoder { max_pixels: data.max_image_pixels };
+        let reading = SourceOptions { decoder, ..SourceOptions::default() };
+        let source = open::dataset(&data.dataset, Some(data.subset), &reading)?;
         let shares = [data.split.train, data.split.validation, data.split.test];
         let rows = split(source.len(), shares, data.split_seed)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
