@@ -16,7 +16,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Tensor};
 use caption_data::{
-    CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage, SourceOptions,
+    CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
+    SourceOptions,
 };
 use git_model::{
     Caption, Draft, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling,
@@ -24,6 +25,7 @@ use git_model::{
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::cli::{self, Decoding, Storage};
+use recipes::pictures::with_flag;
 use recipes::terminal::{one_line, say};
 use recipes::{captioning, open};
 use serde_json::json;
@@ -49,7 +51,9 @@ fn main() -> ExitCode {
 /// Captions what the command line asks for; returns how many pictures could not be read.
 fn run(options: &cli::Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
-    let images = recipes::pictures::expand(&options.images)?;
+    let Pictures { paths: images, left_out, .. } = recipes::pictures::expand(&options.images)?;
+    left_out.groups().for_each(|group| eprintln!("left out: {group}"));
+    let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
@@ -71,15 +75,16 @@ fn run(options: &cli::Caption) -> Result<usize> {
         Some(location) => {
             let columns = SourceOptions {
                 image_column: options.image_column.clone(),
+                caption_column: None,
                 prompt_column: options.prompt_column.clone(),
                 no_captions: true,
-                ..SourceOptions::default()
+                decoder,
             };
             let source = open::dataset(location, &columns)?;
             let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
             (source, rows)
         }
-        None => (Arc::new(Files(images.clone())), (0..images.len()).collect()),
+        None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
     let config = decoding(&options.decoding, &pretrained.tokenizer)?;
     let prompts = Prompts::read(options, &pretrained.tokenizer, &source, &rows)?;
@@ -310,14 +315,17 @@ fn prompt_ids(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>> {
 fn without_row(error: &caption_data::Error, images: &[PathBuf]) -> String {
     match error {
         caption_data::Error::Row { row, error, .. } if let Some(path) = images.get(*row) => {
-            format!("{}: {error}", path.display())
+            format!("{}: {}", path.display(), with_flag(error))
         }
-        error => error.to_string(),
+        error => with_flag(error),
     }
 }
 
 /// Picture files as a dataset without captions.
-struct Files(Vec<PathBuf>);
+struct Files {
+    paths: Vec<PathBuf>,
+    decoder: ImageDecoder,
+}
 
 impl CaptionSource for Files {
     fn name(&self) -> String {
@@ -325,7 +333,7 @@ impl CaptionSource for Files {
     }
 
     fn len(&self) -> usize {
-        self.0.len()
+        self.paths.len()
     }
 
     fn caption(&self, _row: usize) -> caption_data::Result<String> {
@@ -333,10 +341,10 @@ impl CaptionSource for Files {
     }
 
     fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
-        let path = &self.0[row];
+        let path = &self.paths[row];
         let decode = || {
             let file = std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
-            ImageDecoder::default().decode(&file)
+            self.decoder.decode(&file)
         };
         decode().map_err(|error| caption_data::Error::Row {
             dataset: path.display().to_string(),

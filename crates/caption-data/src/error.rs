@@ -139,7 +139,7 @@ pub enum Error {
     #[error(
         "{} has no picture that can be read: {} is no {} file by its name; convert it to PNG or JPEG, rename it, or \
          give the text another name",
-        caption.display(), other.display(), crate::decode::KINDS
+        caption.display(), other.display(), crate::image_kind::KINDS
     )]
     UnreadPicture {
         /// The text file.
@@ -168,7 +168,7 @@ pub enum Error {
         len: usize,
     },
     /// A row that cannot be used, and why.
-    #[error("row {row} of {dataset} (rows count from 0): {error}")]
+    #[error("row {row} of {dataset}: {error}")]
     Row {
         /// Name of the dataset, or the row's file in it.
         dataset: String,
@@ -201,7 +201,7 @@ pub enum Error {
 
     // Pictures
     /// A picture that is of no kind that can be read.
-    #[error("not a {} picture: it begins with \"{start}\"", crate::decode::KINDS)]
+    #[error("not a {} picture: it begins with \"{start}\"", crate::image_kind::KINDS)]
     UnknownFormat {
         /// Its first bytes, escaped.
         start: String,

@@ -96,11 +96,11 @@ impl ImageFolder {
 }
 
 impl Row {
-    /// The picture's path, and the line of the metadata that names it.
+    /// The picture's path, and the line of the metadata that names it, which is not the number of the row.
     fn name(&self) -> String {
         match self.record {
             Some(place @ RecordPlace::Line(_)) => {
-                format!("{} ({place} of its metadata)", self.image.display())
+                format!("{} ({place} of its metadata; rows count from 0)", self.image.display())
             }
             _ => self.image.display().to_string(),
         }

@@ -42,6 +42,7 @@
 //! # }
 //! ```
 
+mod bert;
 mod by_picture;
 mod captions;
 mod columns;
@@ -49,7 +50,10 @@ mod decode;
 mod error;
 mod folder;
 mod folder_files;
+mod gif;
+mod image_kind;
 mod inspection;
+mod jpeg;
 mod left_out;
 mod lenient_json;
 mod lfs;
@@ -72,6 +76,7 @@ mod text_encoding;
 mod texts;
 mod tokenized;
 mod tokenizer;
+mod tokenizer_config;
 mod walk;
 
 pub mod selection;

@@ -61,7 +61,7 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     }
     let names: Vec<String> = tables.iter().map(|file| name_in(path, file)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let training = selection::parquet_files(&names)
+    let training = selection::local_parquet_files(&names)
         .map_err(|refusal| Error::Selection { dataset: path.display().to_string(), refusal })?;
     let mut left_out = left_out;
     for name in names.iter().filter(|name| !training.contains(name)) {

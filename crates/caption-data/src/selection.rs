@@ -50,6 +50,23 @@ pub enum Refusal {
 /// # Errors
 /// If none is left, if they are of several configurations, or if one of several parts is missing.
 pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
+    let files = training_files(paths)?;
+    all_parts(&files)?;
+    Ok(files)
+}
+
+/// As [`parquet_files`], of a folder that somebody filled: parts such as `0001.parquet` may be numbered from 1. In a
+/// download that was interrupted they may not, as nothing else tells that the first one is missing.
+///
+/// # Errors
+/// As [`parquet_files`].
+pub fn local_parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
+    let files = training_files(paths)?;
+    check_parts(&files, true)?;
+    Ok(files)
+}
+
+fn training_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     let of = |wanted: Option<Split>| paths.iter().copied().filter(move |path| split_of(path) == wanted);
     let training: Vec<&str> = of(Some(Split::Train)).collect();
     let files = if training.is_empty() { of(None).collect() } else { training };
@@ -57,17 +74,15 @@ pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     for file in files {
         configurations.entry(configuration(file)).or_default().push(file);
     }
-    let files = match (configurations.remove("default"), configurations.len()) {
-        (Some(files), _) => files,
-        (None, 0) => return Err(Refusal::HeldOut),
-        (None, 1) => configurations.into_values().flatten().collect(),
+    match (configurations.remove("default"), configurations.len()) {
+        (Some(files), _) => Ok(files),
+        (None, 0) => Err(Refusal::HeldOut),
+        (None, 1) => Ok(configurations.into_values().flatten().collect()),
         (None, _) => {
             let names = configurations.into_keys().map(|name| if name.is_empty() { "." } else { name });
-            return Err(Refusal::SeveralConfigurations(names.map(str::to_owned).collect()));
+            Err(Refusal::SeveralConfigurations(names.map(str::to_owned).collect()))
         }
-    };
-    all_parts(&files)?;
-    Ok(files)
+    }
 }
 
 /// Which files of an image folder are trained on: pictures, their text files, and metadata.
@@ -115,11 +130,19 @@ pub fn why_not_of_tables(path: &str) -> LeftOutReason {
 /// # Errors
 /// If one is missing.
 pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
+    check_parts(paths, false)
+}
+
+fn check_parts(paths: &[&str], may_begin_at_1: bool) -> Result<(), Refusal> {
     let mut sets = BTreeMap::<_, BTreeSet<usize>>::new();
     for (set, index, total) in paths.iter().filter_map(|path| part(path)) {
         sets.entry((set, total)).or_default().insert(index);
     }
     for ((set, total), indices) in sets {
+        let is_whole_from_1 = indices.first() == Some(&1) && indices.last() == Some(&indices.len());
+        if may_begin_at_1 && total.is_none() && is_whole_from_1 {
+            continue;
+        }
         let total = total.unwrap_or_else(|| indices.last().map_or(0, |last| last + 1));
         if indices.len() < total {
             let set = if set.is_empty() { "./" } else { set }.to_owned();

@@ -86,9 +86,13 @@ impl Walk<'_> {
             return Ok(());
         }
         self.above.push(real);
-        for entry in fs::read_dir(folder).map_err(at(folder))? {
-            let entry = entry.map_err(at(folder))?;
-            self.look_at(&entry.path(), &entry.file_name().to_string_lossy())?;
+        let entries: std::io::Result<Vec<_>> =
+            fs::read_dir(folder).map_err(at(folder))?.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut entries = entries.map_err(at(folder))?;
+        entries.sort();
+        for path in entries {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self.look_at(&path, &name)?;
         }
         self.above.pop();
         Ok(())

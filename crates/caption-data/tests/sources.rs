@@ -148,8 +148,7 @@ fn datasets_without_a_usable_row_are_refused() {
             .contains("no captioned pictures")
     );
     assert!(
-        refusal(open(fixture("splits.json"), &SourceOptions::default()))
-            .contains("neither a parquet file nor a folder")
+        refusal(open(fixture("splits.json"), &SourceOptions::default())).contains("splits.json, line 1: ")
     );
     assert!(
         refusal(open("there/is/no/such/file", &SourceOptions::default())).contains("there/is/no/such/file")
@@ -331,12 +330,12 @@ fn pictures_without_a_caption_file_are_refused() {
         "{text}"
     );
     let text = refusal(open_folder(&folder(&[], &["a.png", "b.png"])));
-    assert!(text.contains("pictures beside .txt files"), "{text}");
+    assert!(text.contains("pictures beside .txt or .caption files"), "{text}");
 }
 
 #[test]
 fn a_caption_of_a_picture_that_is_not_read_is_refused_and_one_of_nothing_is_left_out() {
-    for other in ["b.tif", "b.avif", "b.jpe"] {
+    for other in ["b.heic", "b.avif", "b.psd"] {
         let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), (other, "")], &["a.png"])));
         assert!(text.contains("b.txt has no picture that can be read: ") && text.contains(other), "{text}");
         // Also where it is the only one.

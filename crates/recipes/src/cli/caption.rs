@@ -1,5 +1,6 @@
 use std::{ffi::OsString, path::PathBuf};
 
+use caption_data::ImageDecoder;
 use clap::{
     Args, CommandFactory as _, Parser, ValueEnum,
     error::{Error, ErrorKind},
@@ -15,7 +16,8 @@ use crate::hub::Location;
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "caption", version)]
 pub struct Caption {
-    /// Pictures to caption: png, jpeg, gif, webp or bmp files, folders of them, or patterns such as 'art/*.png'
+    /// Pictures to caption: files (png, jpeg, gif, webp, bmp, tiff, ico, pnm, tga, qoi), folders of them, or patterns such as
+    /// 'art/*.png'
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
     pub images: Vec<PathBuf>,
     /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
@@ -49,6 +51,9 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub prompt_column: Option<String>,
+    /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
+    pub max_image_pixels: u64,
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     pub model: Location,

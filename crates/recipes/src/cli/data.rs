@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use caption_data::SourceOptions;
+use caption_data::{ImageDecoder, SourceOptions};
 
 use super::{Axis, EvalStrategy, Finetune, Padding, SplitFractions, values::count};
 use crate::hub::Location;
@@ -36,6 +36,9 @@ pub struct DataOptions {
     /// What to do where rows cannot be used: their picture is broken, or their caption empty
     #[arg(long, value_enum, default_value_t)]
     pub on_bad_row: OnBadRow,
+    /// Refuse pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS)]
+    pub max_image_pixels: u64,
     /// Shares of the rows for training, validation and test; 1,0,0 trains on all (with --eval-strategy no)
     #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
     pub split: SplitFractions,
@@ -102,13 +105,14 @@ impl DataOptions {
         self.subset.or_else(|| is_of_the_recipe.then_some(RECIPE_ROWS))
     }
 
-    /// Which columns of the dataset are read.
+    /// How the dataset is read.
     pub fn source_options(&self) -> SourceOptions {
         SourceOptions {
             image_column: self.image_column.clone(),
             caption_column: self.caption_column.clone(),
             prompt_column: self.prompt_column.clone(),
-            ..SourceOptions::default()
+            no_captions: false,
+            decoder: ImageDecoder { max_pixels: self.max_image_pixels },
         }
     }
 }
