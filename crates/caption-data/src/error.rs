@@ -30,6 +30,25 @@ pub enum Error {
         error: parquet::errors::ParquetError,
     },
 
+    /// An Arrow file is broken or cut short.
+    #[error("{}: {why}", path.display())]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// What its reader said.
+        why: String,
+    },
+    /// An Arrow file, in a build without the feature that reads them.
+    #[error(
+        "{} is an Arrow file, which this build does not read: build with `--features arrow`, or make a parquet file of \
+         the dataset, in Python with `datasets.load_from_disk(FOLDER).to_parquet(\"train.parquet\")`",
+        path.display()
+    )]
+    ArrowNotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
+
     // Datasets
     /// A dataset without rows, or nothing that is a dataset.
     #[error("{dataset}: no captioned pictures found; {why}")]
@@ -60,14 +79,36 @@ pub enum Error {
         rows: usize,
     },
     /// A file without a column that was asked for.
-    #[error("{}: no column `{column}`; there are: {}", path.display(), available.join(", "))]
+    #[error("{}: no column `{column}` for the {role}; there are: {}", path.display(), available.join(", "))]
     MissingColumn {
         /// The file.
         path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
         /// The column asked for.
         column: String,
         /// The columns it has.
         available: Vec<String>,
+    },
+    /// A file whose columns have no name that tells which of them to read.
+    #[error("{}: none of its columns is known to hold the {role}: {}; name it", path.display(), available.join(", "))]
+    NoColumn {
+        /// The file.
+        path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
+        /// The columns it has.
+        available: Vec<String>,
+    },
+    /// A file in which several columns could be the one to read.
+    #[error("{}: more than one column could hold the {role}: {}; name one of them", path.display(), candidates.join(", "))]
+    AmbiguousColumns {
+        /// The file.
+        path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
+        /// The columns that could.
+        candidates: Vec<String>,
     },
     /// A column that holds something else.
     #[error("{}: column `{column}` should hold {expected}, it holds {found}", path.display())]
@@ -107,18 +148,11 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// Pictures without a text file, in a folder where others have one.
-    #[error(
-        "{} has no caption: {} does not exist{}", image.display(), caption.display(),
-        if *more == 0 { String::new() } else { format!(" (nor do those of {more} other pictures)") }
-    )]
+    /// A picture without a text file, in a folder where others have one.
+    #[error("it has no caption: {} does not exist", caption.display())]
     NoCaptionFile {
-        /// The first picture.
-        image: PathBuf,
         /// Where its caption should be.
         caption: PathBuf,
-        /// How many other pictures have none.
-        more: usize,
     },
     /// A caption in a text file whose picture is of a kind that is not read.
     #[error(
@@ -165,6 +199,9 @@ pub enum Error {
     /// A caption that is null, empty or white space.
     #[error("the caption is blank; write one or leave the row out")]
     BlankCaption,
+    /// A prompt that is null, empty or white space.
+    #[error("the prompt is blank; write one or leave the row out")]
+    BlankPrompt,
     /// A caption that is not UTF-8.
     #[error("the caption is not UTF-8 text")]
     CaptionEncoding,
@@ -273,6 +310,14 @@ pub enum Error {
         tokens: usize,
         /// Length of the batch.
         max: usize,
+    },
+    /// A caption that is shorter than the prompt that it should begin with.
+    #[error("a caption of {caption} tokens cannot begin with a prompt of {tokens}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the caption, those of the prompt included.
+        caption: usize,
     },
     /// Captions and rows of a batch that do not belong together.
     #[error("a batch of {captions} captions was given {rows} rows")]

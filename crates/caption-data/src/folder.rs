@@ -1,14 +1,16 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use serde_json::Value;
 
+use crate::columns::Columns;
 use crate::folder_files::FolderFiles;
 use crate::metadata::{MetadataFile, Record};
 use crate::source::{fingerprint_of_file, row_of};
 use crate::text_encoding::read_text;
+use crate::texts::{self, RowTexts, TEXTS};
 use crate::{
     CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, RecordPlace, Result, SourceOptions, selection,
 };
@@ -20,6 +22,10 @@ use crate::{
 /// - `metadata.json`, one array of such objects;
 /// - without either, pictures with a caption in a text file of the same name: `0001.png` and `0001.txt` or
 ///   `0001.caption`.
+///
+/// A picture may have several captions: a list in the metadata, several records that name it (with the same prompt, where
+/// there are prompts), or several lines of its text file. It is one row then. [`SourceOptions`] says which columns of
+/// metadata are read where they have other names.
 ///
 /// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
 /// with metadata of its own. Text is UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the metadata, or
@@ -37,7 +43,7 @@ pub struct ImageFolder {
 #[derive(Debug)]
 struct Row {
     image: PathBuf,
-    caption: String,
+    texts: RowTexts,
     /// Where metadata name the picture; `None` where the caption has a file of its own.
     record: Option<RecordPlace>,
 }
@@ -47,19 +53,27 @@ impl ImageFolder {
     /// which other metadata are not read then.
     ///
     /// # Errors
-    /// If a picture has no caption, if the picture of a text file has an ending that is not read, if metadata are
-    /// broken (the error names the line), or if there is no row or no row with a caption.
+    /// If the picture of a text file has an ending that is not read, if metadata are broken (the error names the line), if
+    /// it is not clear which of their columns to read, or if there is no row or no row with a caption. A picture that is
+    /// not there, or that has no caption, is an error of its row.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         let path = path.as_ref();
         let mut files =
             if path.is_file() { FolderFiles::of_metadata(path)? } else { FolderFiles::find(path)? };
-        let mut rows = Vec::new();
-        if files.metadata.is_empty() {
+        let (mut rows, mut column) = (Vec::new(), String::new());
+        if files.metadata.is_empty() && options.no_captions {
+            let texts = RowTexts { captions: Vec::new(), prompt: None };
+            let row = |image: &PathBuf| Row { image: image.clone(), texts: texts.clone(), record: None };
+            rows = files.pictures.iter().map(row).collect();
+        } else if files.metadata.is_empty() {
             rows = rows_of_text_files(&mut files)?;
         } else {
             for path in files.metadata.clone() {
-                rows.extend(rows_of_metadata(&path, &options.caption_column, &mut files)?);
+                let (of_file, chosen) = rows_of_metadata(&path, options, &mut files)?;
+                rows.extend(of_file);
+                column = chosen;
             }
+            rows = with_references(rows);
             let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
             let unnamed: Vec<_> =
                 files.pictures.iter().filter(|path| !named.contains(path.as_path())).cloned().collect();
@@ -69,8 +83,7 @@ impl ImageFolder {
         if rows.is_empty() {
             return Err(Error::NoRows { dataset: name, why: nothing_found(&files) });
         }
-        if rows.iter().all(|row| row.caption.trim().is_empty()) {
-            let column = options.caption_column.clone();
+        if !options.no_captions && rows.iter().all(|row| row.texts.captions.is_empty()) {
             return Err(Error::NoCaptions { dataset: name, column, rows: rows.len() });
         }
         Ok(Self { name, rows, left_out: files.left_out, decoder: options.decoder.clone() })
@@ -93,6 +106,16 @@ impl Row {
         }
     }
 
+    fn captions(&self) -> Result<&[String]> {
+        let texts = selection::CAPTIONS.map(|extension| self.image.with_extension(extension));
+        match self.texts.captions() {
+            Err(_) if self.record.is_none() && !texts.iter().any(|text| text.exists()) => {
+                Err(Error::NoCaptionFile { caption: self.image.with_extension(selection::CAPTIONS[0]) })
+            }
+            captions => captions,
+        }
+    }
+
     fn read(&self) -> Result<Vec<u8>> {
         fs::read(&self.image).map_err(|error| Error::UnreadableFile { error })
     }
@@ -109,10 +132,17 @@ impl CaptionSource for ImageFolder {
 
     fn caption(&self, number: usize) -> Result<String> {
         let row = self.row(number)?;
-        match row.caption.trim() {
-            "" => Err(row_of(row.name(), number)(Error::BlankCaption)),
-            _ => Ok(row.caption.clone()),
-        }
+        row.captions().map(|captions| captions[0].clone()).map_err(row_of(row.name(), number))
+    }
+
+    fn captions(&self, number: usize) -> Result<Vec<String>> {
+        let row = self.row(number)?;
+        row.captions().map(<[String]>::to_vec).map_err(row_of(row.name(), number))
+    }
+
+    fn prompt(&self, number: usize) -> Result<Option<String>> {
+        let row = self.row(number)?;
+        row.texts.prompt().map(|prompt| prompt.map(str::to_owned)).map_err(row_of(row.name(), number))
     }
 
     fn image(&self, number: usize) -> Result<RgbImage> {
@@ -145,41 +175,88 @@ fn nothing_found(files: &FolderFiles) -> String {
 }
 
 fn rows_of_text_files(files: &mut FolderFiles) -> Result<Vec<Row>> {
-    let row = |(image, caption): (PathBuf, PathBuf)| {
-        Ok(Row { image, caption: read_text(&caption)?.trim().to_owned(), record: None })
+    let row = |(image, text): (PathBuf, Option<PathBuf>)| {
+        let text = text.map(|text| read_text(&text)).transpose()?.unwrap_or_default();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let texts = RowTexts { captions: lines.map(str::to_owned).collect(), prompt: None };
+        Ok(Row { image, texts, record: None })
     };
     files.captioned()?.into_iter().map(row).collect()
 }
 
-/// The rows of a metadata file whose pictures are trained on.
-fn rows_of_metadata(path: &Path, column: &str, files: &mut FolderFiles) -> Result<Vec<Row>> {
+/// The rows of a metadata file whose pictures are trained on, one for each record, and the column of their captions.
+fn rows_of_metadata(
+    path: &Path,
+    options: &SourceOptions,
+    files: &mut FolderFiles,
+) -> Result<(Vec<Row>, String)> {
     let metadata = MetadataFile::read(path)?;
+    let mut names = Vec::new();
+    for name in metadata.records.iter().flat_map(|record| record.fields.keys()) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
     let mut rows = Vec::new();
+    if metadata.records.is_empty() {
+        return Ok((rows, String::new()));
+    }
+    let columns = Columns::of_metadata(path, &names, options)?;
     for record in &metadata.records {
-        let (file_name, caption) = (text(&metadata, record, "file_name")?, text(&metadata, record, column)?);
-        let image = metadata.picture(record, file_name)?;
+        let image = metadata.picture(record, file_name(&metadata, record, &columns.image)?)?;
         match files.why_not(&image) {
             // Those that are there have been counted as files.
             Some(reason) if !image.exists() => files.leave_out(reason, &image),
             Some(_) => {}
-            None if !image.is_file() => {
-                return Err(metadata.broken(record, format!("there is no file {}", image.display())));
+            None => {
+                let texts = row_texts(&metadata, record, &columns)?;
+                rows.push(Row { image, texts, record: Some(record.place) });
             }
-            None => rows.push(Row { image, caption: caption.to_owned(), record: Some(record.place) }),
         }
     }
-    Ok(rows)
+    Ok((rows, columns.caption.unwrap_or_default()))
 }
 
-/// A field of a record that holds text; empty where it is null.
-fn text<'a>(metadata: &MetadataFile, record: &'a Record, name: &str) -> Result<&'a str> {
-    let missing = || {
-        let names: Vec<&str> = record.fields.keys().map(String::as_str).collect();
-        metadata.broken(record, format!("no column `{name}`; there are: {}", names.join(", ")))
-    };
-    match record.fields.get(name).ok_or_else(missing)? {
-        Value::String(text) => Ok(text),
-        Value::Null => Ok(""),
-        other => Err(metadata.broken(record, format!("`{name}` must be a string, got {other}"))),
+/// One row for each picture and prompt, with the captions of all rows that have these, in the place of the first.
+fn with_references(rows: Vec<Row>) -> Vec<Row> {
+    let mut places = HashMap::new();
+    let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let place = *places.entry((row.image.clone(), row.texts.prompt.clone())).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some(first) => first.texts.captions.extend(row.texts.captions),
+            None => merged.push(row),
+        }
     }
+    merged
+}
+
+/// The name of a record's picture file.
+fn file_name<'a>(metadata: &MetadataFile, record: &'a Record, column: &str) -> Result<&'a str> {
+    match record.fields.get(column) {
+        Some(Value::String(name)) => Ok(name),
+        None | Some(Value::Null) => {
+            let names: Vec<&str> = record.fields.keys().map(String::as_str).collect();
+            Err(metadata.broken(record, format!("no `{column}`; there are: {}", names.join(", "))))
+        }
+        Some(other) => Err(metadata.broken(record, format!("`{column}` must be a string, got {other}"))),
+    }
+}
+
+/// The captions and the prompt of a record. A field that it lacks is blank, as other records have it.
+fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Result<RowTexts> {
+    let value = |column: &str| record.fields.get(column).unwrap_or(&Value::Null);
+    let refused = |column: &str, found: String| {
+        metadata.broken(record, format!("`{column}` must hold {TEXTS}, it holds {found}"))
+    };
+    let captions = columns
+        .caption
+        .as_deref()
+        .map(|column| texts::texts(value(column), None).map_err(|found| refused(column, found)));
+    let captions = captions.transpose()?.unwrap_or_default();
+    let prompt = columns
+        .prompt
+        .as_deref()
+        .map(|column| texts::prompt(value(column), None).map_err(|found| refused(column, found)));
+    Ok(RowTexts { captions, prompt: prompt.transpose()? })
 }

@@ -91,9 +91,8 @@ impl FolderFiles {
     /// has one.
     ///
     /// # Errors
-    /// If some pictures have a text file and others have none, or if a text file belongs to a file that is no picture
-    /// by its name, such as `1.txt` beside `1.heic`.
-    pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, PathBuf)>> {
+    /// If a text file belongs to a file that is no picture by its name, such as `1.txt` beside `1.heic`.
+    pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
         let mut captions = HashMap::new();
         for extension in selection::CAPTIONS {
             let texts = self.others.iter().filter(|path| has_extension(path, &[extension]));
@@ -114,16 +113,9 @@ impl FolderFiles {
             self.left_out.add(LeftOutReason::NoPicture, name_in(&self.folder, caption));
         }
         let caption = |picture: &PathBuf| captions.get(&picture.with_extension("")).cloned();
-        let (with, without): (Vec<_>, Vec<_>) = self
-            .pictures
-            .iter()
-            .map(|picture| (picture, caption(picture)))
-            .partition(|(_, text)| text.is_some());
-        if let (false, [(first, _), more @ ..]) = (with.is_empty(), without.as_slice()) {
-            let (image, caption) = ((*first).clone(), first.with_extension(selection::CAPTIONS[0]));
-            return Err(Error::NoCaptionFile { image, caption, more: more.len() });
-        }
-        Ok(with.into_iter().filter_map(|(picture, text)| Some((picture.clone(), text?))).collect())
+        let with_texts = self.pictures.iter().map(|picture| (picture.clone(), caption(picture)));
+        let with_texts: Vec<_> = with_texts.collect();
+        Ok(if with_texts.iter().any(|(_, text)| text.is_some()) { with_texts } else { Vec::new() })
     }
 }
 

@@ -42,14 +42,19 @@
 //! # }
 //! ```
 
+#[cfg(feature = "arrow")]
+mod arrow_file;
 mod bert;
+mod by_picture;
 mod captions;
+mod columns;
 mod decode;
 mod error;
 mod folder;
 mod folder_files;
 mod gif;
 mod image_kind;
+mod inspection;
 mod jpeg;
 mod left_out;
 mod lenient_json;
@@ -57,6 +62,7 @@ mod lfs;
 mod metadata;
 mod open;
 mod parquet_file;
+mod parquet_schema;
 mod parquet_source;
 mod pcg64;
 mod pictures;
@@ -68,18 +74,24 @@ mod resize;
 mod source;
 mod split;
 mod subset;
+mod table;
 mod text_encoding;
+mod texts;
+mod tokenized;
 mod tokenizer;
 mod tokenizer_config;
 mod walk;
 
 pub mod selection;
 
-pub use captions::{CaptionBatch, IGNORE_INDEX, Padding, TokenizedCaptions};
+pub use by_picture::ByPicture;
+pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
+pub use columns::ColumnRole;
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
 pub use folder::ImageFolder;
 pub use image::RgbImage;
+pub use inspection::{BadRow, Inspection};
 pub use left_out::{LeftOut, LeftOutGroup, LeftOutReason};
 pub use metadata::RecordPlace;
 pub use open::{SourceOptions, open};
@@ -88,7 +100,8 @@ pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
 pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
 pub use source::CaptionSource;
-pub use split::{Split, split, train_test_split};
+pub use split::{Split, split, split_by_picture, train_test_split};
 pub use subset::Subset;
-pub use tokenizer::CaptionTokenizer;
+pub use tokenized::{TokenCuts, TokenizedCaptions};
+pub use tokenizer::{CaptionTokenizer, Encoded};
 pub use walk::{Pictures, pictures_of};

@@ -8,24 +8,22 @@ use crate::{
 };
 
 /// How a dataset on disk is read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// The column of a parquet file that holds the pictures. The default is `image`.
-    pub image_column: String,
-    /// The column of a parquet or metadata file that holds the captions. The default is `text`.
-    pub caption_column: String,
+    /// The column of a table that holds the pictures, or of metadata that holds the names of their files. The default is
+    /// `image`, else the only column with pictures; of metadata `file_name`, else the only one with another usual name.
+    pub image_column: Option<String>,
+    /// The column of a table or of metadata that holds the captions: texts, numbers, class labels, or lists of these, which
+    /// are several captions of one picture. The default is `text`, else the only column with another usual name, such as
+    /// `caption`, `prompt` or `description`.
+    pub caption_column: Option<String>,
+    /// The column that holds the prompts, which captions continue. The default is none.
+    pub prompt_column: Option<String>,
+    /// Whether to read pictures and prompts alone: then no caption column is needed, no caption file either, and all captions
+    /// are blank. The default is not.
+    pub no_captions: bool,
     /// What reads the pictures.
     pub decoder: ImageDecoder,
-}
-
-impl Default for SourceOptions {
-    fn default() -> Self {
-        Self {
-            image_column: "image".to_owned(),
-            caption_column: "text".to_owned(),
-            decoder: ImageDecoder::default(),
-        }
-    }
 }
 
 /// Opens a dataset by what lies at `path`:
@@ -33,6 +31,8 @@ impl Default for SourceOptions {
 /// - a parquet file: [`ParquetSource`];
 /// - a folder with parquet files, at any depth: [`ParquetSource`] of its training split, in the order of the
 ///   paths;
+/// - a folder that `save_to_disk` of `datasets` wrote: the same of its Arrow files, with the feature `arrow`;
+/// - a metadata file, such as `metadata.jsonl`: [`ImageFolder`] of the pictures that it names;
 /// - any other folder: [`ImageFolder`] of the pictures of its training split.
 ///
 /// [`selection`] says what belongs to the training split. A file or folder of another split is opened where `path`
@@ -48,16 +48,20 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
         if has_extension(path, &["jsonl", "csv", "json"]) || is_metadata(path) {
             return Ok(Arc::new(ImageFolder::open(path, options)?));
         }
-        if !has_extension(path, &["parquet"]) {
-            let why = "it is neither a parquet file, a metadata file (.jsonl, .csv or .json) nor a folder"
-                .to_owned();
+        if !has_extension(path, &["parquet", "arrow"]) {
+            let why =
+                "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
+                    .to_owned();
             return Err(Error::NoRows { dataset: path.display().to_string(), why });
         }
         return Ok(Arc::new(ParquetSource::open(&[path], options)?));
     }
     let Files { paths, left_out } = walk(path)?;
-    let is_table = |file: &Path| has_extension(file, &["parquet"]) && !is_metadata(file);
-    let (tables, others): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(|file| is_table(file));
+    let is_parquet = |file: &PathBuf| has_extension(file, &["parquet"]) && !is_metadata(file);
+    let (mut tables, mut others): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_parquet);
+    if tables.is_empty() {
+        (tables, others) = others.into_iter().partition(|file| is_saved_table(file));
+    }
     if tables.is_empty() {
         return Ok(Arc::new(ImageFolder::open(path, options)?));
     }
@@ -69,7 +73,8 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     for name in names.iter().filter(|name| !training.contains(name)) {
         left_out.add(selection::why_not_of_tables(name), *name);
     }
-    for file in others.iter().filter(|file| is_picture(file) || is_metadata(file)) {
+    let is_data = |file: &Path| is_picture(file) || is_metadata(file) || has_extension(file, &["arrow"]);
+    for file in others.iter().filter(|file| is_data(file)) {
         left_out.add(LeftOutReason::BesideTables, name_in(path, file));
     }
     let is_training = |(file, name): (_, &&str)| training.contains(name).then_some(file);
@@ -79,4 +84,16 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
 
 fn is_metadata(path: &Path) -> bool {
     path.file_name().is_some_and(|name| selection::is_metadata(&name.to_string_lossy()))
+}
+
+/// Whether a file is one of the Arrow files of a saved dataset: those that `state.json` beside it names, or all where there
+/// is no such file. Others are what `datasets` keeps of its computations.
+fn is_saved_table(file: &Path) -> bool {
+    let Some(name) = file.file_name().filter(|_| has_extension(file, &["arrow"])) else { return false };
+    let state = fs::read(file.with_file_name("state.json")).ok();
+    let state: Option<serde_json::Value> = state.and_then(|state| serde_json::from_slice(&state).ok());
+    match state.as_ref().and_then(|state| state["_data_files"].as_array()) {
+        Some(files) => files.iter().any(|file| file["filename"].as_str().is_some_and(|file| name == file)),
+        None => true,
+    }
 }

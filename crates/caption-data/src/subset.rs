@@ -51,6 +51,14 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
         self.source.caption(self.row(row)?)
     }
 
+    fn captions(&self, row: usize) -> Result<Vec<String>> {
+        self.source.captions(self.row(row)?)
+    }
+
+    fn prompt(&self, row: usize) -> Result<Option<String>> {
+        self.source.prompt(self.row(row)?)
+    }
+
     fn image(&self, row: usize) -> Result<RgbImage> {
         self.source.image(self.row(row)?)
     }

@@ -16,8 +16,18 @@ pub struct CaptionTokenizer {
     pad_id: u32,
     cls_id: u32,
     sep_id: u32,
+    unk_id: Option<u32>,
     max_length: Option<usize>,
     clean_up_spaces: bool,
+}
+
+/// A text as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// Whether the text has more tokens than [`CaptionTokenizer::max_length`] and lost the last ones.
+    pub is_cut: bool,
 }
 
 impl CaptionTokenizer {
@@ -60,6 +70,7 @@ impl CaptionTokenizer {
             pad_id: id("pad_token", "[PAD]")?,
             cls_id: id("cls_token", "[CLS]")?,
             sep_id: id("sep_token", "[SEP]")?,
+            unk_id: config.named("unk_token", "[UNK]").and_then(|token| tokenizer.token_to_id(token)),
             max_length,
             clean_up_spaces: options.clean_up_tokenization_spaces.unwrap_or(false),
             tokenizer,
@@ -78,11 +89,51 @@ impl CaptionTokenizer {
     /// # Errors
     /// If the tokenizer cannot encode it, which a BERT tokenizer always can.
     pub fn encode(&self, caption: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(caption, true);
-        Ok(encoding
-            .map_err(|error| Error::Encode { caption: caption.to_owned(), why: error.to_string() })?
-            .get_ids()
-            .to_vec())
+        self.encode_text(caption).map(|encoded| encoded.ids)
+    }
+
+    /// As [`encode`](Self::encode), and whether the caption was cut.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_text(&self, text: &str) -> Result<Encoded> {
+        let encoding = self.tokenizer.encode_fast(text, true);
+        let encoding =
+            encoding.map_err(|error| Error::Encode { caption: text.to_owned(), why: error.to_string() })?;
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), is_cut: !encoding.get_overflowing().is_empty() })
+    }
+
+    /// The ids of a text that the model continues: `[CLS]` and the text, without the `[SEP]` that would end it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_prompt(&self, text: &str) -> Result<Encoded> {
+        let mut encoded = self.encode_text(text)?;
+        if encoded.ids.last() == Some(&self.sep_id) {
+            encoded.ids.pop();
+        }
+        Ok(encoded)
+    }
+
+    /// Whether the vocabulary knows no word of a text, given as the ids of [`encode`](Self::encode): nothing stands between
+    /// `[CLS]` and `[SEP]` but unknown tokens.
+    pub fn is_unknown(&self, ids: &[u32]) -> bool {
+        let is_word = |id: &u32| ![Some(self.cls_id), Some(self.sep_id), self.unk_id].contains(&Some(*id));
+        !ids.iter().any(is_word)
+    }
+
+    /// The same tokenizer for a model with so many text positions: longer texts are cut to them.
+    ///
+    /// # Errors
+    /// If there are too few for the special tokens.
+    pub fn limited_to(mut self, positions: usize) -> Result<Self> {
+        let max_length = self.max_length.unwrap_or(usize::MAX).min(positions);
+        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        let too_few =
+            |error: tokenizers::Error| Error::Encode { caption: String::new(), why: error.to_string() };
+        self.tokenizer.with_truncation(Some(truncation)).map_err(too_few)?;
+        self.max_length = Some(max_length);
+        Ok(self)
     }
 
     /// The text of ids, as transformers' `decode`. Ids that the vocabulary does not have are left out.

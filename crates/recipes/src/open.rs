@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use caption_data::{
-    CaptionSource, CaptionTokenizer, ImageFolder, ImageProcessor, ParquetSource, SourceOptions, Subset,
+    CaptionSource, CaptionTokenizer, ColumnRole, ImageFolder, ImageProcessor, ParquetSource, SourceOptions,
 };
 use git_model::Checkpoint;
 use monster_drawings::DrawingSource;
@@ -42,7 +42,8 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
         Location::Hub(id) => Hub::from_env()?.model_dir(id)?,
     };
     let checkpoint = Checkpoint::open(&dir)?;
-    let tokenizer = CaptionTokenizer::from_pretrained(&dir)?;
+    let positions = checkpoint.config().max_position_embeddings;
+    let tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(positions)?;
     let processor = ImageProcessor::from_pretrained(&dir)?;
     let (words, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
     if words > rows {
@@ -63,30 +64,42 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
     Ok(Pretrained { name: location.to_string(), dir, checkpoint, tokenizer, processor })
 }
 
-/// Opens the first `subset` rows of a dataset, downloading it if it is on the hub; `options` say how it is read.
+/// Opens a dataset, downloading it if it is on the hub.
 ///
 /// # Errors
-/// If it is not there, or has no usable rows.
-pub fn dataset(
-    location: &Location,
-    subset: Option<usize>,
-    options: &SourceOptions,
-) -> Result<Arc<dyn CaptionSource>> {
-    let source: Arc<dyn CaptionSource> = match location {
-        Location::Embedded => Arc::new(DrawingSource::default()),
-        Location::Local(path) => caption_data::open(path, options)?,
-        Location::Hub(id) => {
-            let opened: Arc<dyn CaptionSource> = match Hub::from_env()?.dataset_files(id)? {
-                DatasetFiles::Parquet(files) => Arc::new(ParquetSource::open(&files, options)?),
-                DatasetFiles::ImageFolder(folder) => Arc::new(ImageFolder::open(folder, options)?),
-            };
-            opened
-        }
-    };
-    Ok(match subset {
-        Some(count) if count < source.len() => Arc::new(Subset::first(source, count)),
-        _ => source,
+/// If it is not there, has no usable rows, or if it is not clear which of its columns to read: the message names the flag.
+pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Arc<dyn CaptionSource>> {
+    let opened: caption_data::Result<Arc<dyn CaptionSource>> =
+        match location {
+            Location::Embedded => return Ok(Arc::new(DrawingSource::default())),
+            Location::Local(path) => caption_data::open(path, options),
+            Location::Hub(id) => match Hub::from_env()?.dataset_files(id)? {
+                DatasetFiles::Parquet(files) => ParquetSource::open(&files, options)
+                    .map(|source| Arc::new(source) as Arc<dyn CaptionSource>),
+                DatasetFiles::ImageFolder(folder) => ImageFolder::open(folder, options)
+                    .map(|source| Arc::new(source) as Arc<dyn CaptionSource>),
+            },
+        };
+    opened.map_err(|error| match column_flag(&error) {
+        Some(flag) => anyhow!("{error} ({flag} COLUMN)"),
+        None => error.into(),
     })
+}
+
+/// The flag that names the column that an error is about.
+fn column_flag(error: &caption_data::Error) -> Option<&'static str> {
+    use caption_data::Error;
+    match error {
+        Error::MissingColumn { role, .. }
+        | Error::NoColumn { role, .. }
+        | Error::AmbiguousColumns { role, .. } => Some(match role {
+            ColumnRole::Image => "--image-column",
+            ColumnRole::Caption => "--caption-column",
+            ColumnRole::Prompt => "--prompt-column",
+        }),
+        Error::NoCaptions { .. } => Some("--caption-column"),
+        _ => None,
+    }
 }
 
 /// The folder of an adapter, downloaded if it is on the hub.

@@ -33,6 +33,7 @@ pub fn rows(
         named("dataset", inputs.source.name()),
         named("split", split),
     ];
+    rows.extend(crate::setup_rows::rows(options, inputs));
     rows.extend(training(options, arguments, adapted, train.len()));
     if let Padding::MaxLength(tokens) = padding {
         rows.push(named("padding", format!("every caption to {tokens} tokens")));

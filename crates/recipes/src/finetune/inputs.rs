@@ -2,12 +2,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use caption_data::{
-    CaptionSource, CaptionTokenizer, ImageDecoder, ImageProcessor, SourceOptions, Split, TokenizedCaptions,
-    split,
-};
+use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions};
 use git_model::Checkpoint;
 
+use super::rows::Rows;
 use crate::cli::Finetune;
 use crate::open::{self, Pretrained};
 
@@ -23,8 +21,14 @@ pub struct Inputs {
     pub processor: ImageProcessor,
     /// The captioned pictures.
     pub source: Arc<dyn CaptionSource>,
+    /// The same number for rows of the dataset with the same picture.
+    pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
     pub rows: Split,
+    /// Rows that cannot be used and are left out.
+    pub skipped: Vec<BadRow>,
+    /// How many rows are left out as they come after the last that --subset uses.
+    pub beyond: usize,
     /// The captions as ids.
     pub captions: Arc<TokenizedCaptions>,
 }
@@ -38,12 +42,10 @@ impl Inputs {
     pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
         let data = &options.data;
         let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
-        let decoder = ImageDecoder { max_pixels: data.max_image_pixels };
-        let reading = SourceOptions { decoder, ..SourceOptions::default() };
-        let source = open::dataset(&data.dataset, Some(data.subset), &reading)?;
-        let shares = [data.split.train, data.split.validation, data.split.test];
-        let rows = split(source.len(), shares, data.split_seed)?;
+        let Rows { source, pictures, split: rows, skipped, beyond } = Rows::open(data, &processor)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
-        Ok((checkpoint, Self { name, dir, tokenizer, processor, source, rows, captions }))
+        let inputs =
+            Self { name, dir, tokenizer, processor, source, pictures, rows, skipped, beyond, captions };
+        Ok((checkpoint, inputs))
     }
 }
