@@ -30,6 +30,25 @@ pub enum Error {
         error: parquet::errors::ParquetError,
     },
 
+    /// An Arrow file is broken or cut short.
+    #[error("{}: {why}", path.display())]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// What its reader said.
+        why: String,
+    },
+    /// An Arrow file, in a build without the feature that reads them.
+    #[error(
+        "{} is an Arrow file, which this build does not read: build with `--features arrow`, or make a parquet file of \
+         the dataset, in Python with `datasets.load_from_disk(FOLDER).to_parquet(\"train.parquet\")`",
+        path.display()
+    )]
+    ArrowNotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
+
     // Datasets
     /// A dataset without rows, or nothing that is a dataset.
     #[error("{dataset}: no captioned pictures found; {why}")]

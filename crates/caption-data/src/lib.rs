@@ -43,6 +43,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "arrow")]
+mod arrow_file;
 mod bert;
 mod by_picture;
 mod captions;
@@ -73,6 +75,7 @@ mod resize;
 mod source;
 mod split;
 mod subset;
+mod table;
 mod text_encoding;
 mod texts;
 mod tokenized;

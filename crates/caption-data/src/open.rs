@@ -44,6 +44,8 @@ impl SourceOptions {
 /// - a parquet file: [`ParquetSource`];
 /// - a folder with parquet files, at any depth: [`ParquetSource`] of its training split, in the order of the
 ///   paths;
+/// - a folder that `save_to_disk` of `datasets` wrote: the same of its Arrow files, with the feature `arrow`;
+/// - a metadata file, such as `metadata.jsonl`: [`ImageFolder`] of the pictures that it names;
 /// - any other folder: [`ImageFolder`] of the pictures of its training split.
 ///
 /// [`selection`] says what belongs to the training split. A file or folder of another split is opened where `path`
@@ -59,16 +61,20 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
         if has_extension(path, &["jsonl", "csv", "json"]) || is_metadata(path) {
             return Ok(Arc::new(ImageFolder::open(path, options)?));
         }
-        if !has_extension(path, &["parquet"]) {
-            let why = "it is neither a parquet file, a metadata file (.jsonl, .csv or .json) nor a folder"
-                .to_owned();
+        if !has_extension(path, &["parquet", "arrow"]) {
+            let why =
+                "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
+                    .to_owned();
             return Err(Error::NoRows { dataset: path.display().to_string(), why });
         }
         return Ok(Arc::new(ParquetSource::open(&[path], options)?));
     }
     let Files { paths, left_out } = walk(path)?;
-    let is_table = |file: &Path| has_extension(file, &["parquet"]) && !is_metadata(file);
-    let (tables, others): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(|file| is_table(file));
+    let is_parquet = |file: &PathBuf| has_extension(file, &["parquet"]) && !is_metadata(file);
+    let (mut tables, mut others): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_parquet);
+    if tables.is_empty() {
+        (tables, others) = others.into_iter().partition(|file| is_saved_table(file));
+    }
     if tables.is_empty() {
         return Ok(Arc::new(ImageFolder::open(path, options)?));
     }
@@ -80,7 +86,8 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     for name in names.iter().filter(|name| !training.contains(name)) {
         left_out.add(selection::why_not_of_tables(name), *name);
     }
-    for file in others.iter().filter(|file| is_picture(file) || is_metadata(file)) {
+    let is_data = |file: &Path| is_picture(file) || is_metadata(file) || has_extension(file, &["arrow"]);
+    for file in others.iter().filter(|file| is_data(file)) {
         left_out.add(LeftOutReason::BesideTables, name_in(path, file));
     }
     let is_training = |(file, name): (_, &&str)| training.contains(name).then_some(file);
@@ -90,4 +97,16 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
 
 fn is_metadata(path: &Path) -> bool {
     path.file_name().is_some_and(|name| selection::is_metadata(&name.to_string_lossy()))
+}
+
+/// Whether a file is one of the Arrow files of a saved dataset: those that `state.json` beside it names, or all where there
+/// is no such file. Others are what `datasets` keeps of its computations.
+fn is_saved_table(file: &Path) -> bool {
+    let Some(name) = file.file_name().filter(|_| has_extension(file, &["arrow"])) else { return false };
+    let state = fs::read(file.with_file_name("state.json")).ok();
+    let state: Option<serde_json::Value> = state.and_then(|state| serde_json::from_slice(&state).ok());
+    match state.as_ref().and_then(|state| state["_data_files"].as_array()) {
+        Some(files) => files.iter().any(|file| file["filename"].as_str().is_some_and(|file| name == file)),
+        None => true,
+    }
 }

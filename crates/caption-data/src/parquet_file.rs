@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parquet::column::reader::ColumnReader;
-use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type as SchemaType;
 use serde_json::Value;
 
 use crate::columns::Columns;
+use crate::table::{Column, Table, TableReader, TextColumn};
 use crate::{Error, Result, SourceOptions, lfs, parquet_schema};
 
 /// Where the picture and the texts of a row are in a parquet file.
@@ -19,24 +19,14 @@ use crate::{Error, Result, SourceOptions, lfs, parquet_schema};
 pub(crate) struct ParquetFile {
     path: PathBuf,
     groups: usize,
-    pub(crate) caption: Option<TextColumn>,
-    pub(crate) prompt: Option<TextColumn>,
+    caption: Option<TextColumn>,
+    prompt: Option<TextColumn>,
     /// Numbers of the file's leaf columns.
     pictures: usize,
     paths: Option<usize>,
 }
 
-/// A column of captions or prompts.
-#[derive(Debug)]
-pub(crate) struct TextColumn {
-    pub(crate) name: String,
-    /// The number of its leaf, if it holds one string a row.
-    leaf: Option<usize>,
-    /// The names of class labels.
-    pub(crate) labels: Option<Vec<String>>,
-}
-
-pub(crate) type Reader = SerializedFileReader<File>;
+type Reader = SerializedFileReader<File>;
 
 impl ParquetFile {
     pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
@@ -59,40 +49,55 @@ impl ParquetFile {
             paths,
         })
     }
+}
 
-    pub(crate) fn path(&self) -> &Path {
+impl Table for ParquetFile {
+    fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn groups(&self) -> usize {
+    fn groups(&self) -> usize {
         self.groups
     }
 
-    /// A reader of its own for whoever reads: one file handle has only one position.
-    pub(crate) fn reader(&self) -> Result<Reader> {
-        reader(&self.path)
+    fn caption(&self) -> Option<&TextColumn> {
+        self.caption.as_ref()
     }
 
-    /// The values of a column of texts in one row group, one for each row; `None` for a string that is not UTF-8.
-    pub(crate) fn values(
-        &self,
-        reader: &Reader,
-        group: usize,
-        column: &TextColumn,
-    ) -> Result<Vec<Option<Value>>> {
+    fn prompt(&self) -> Option<&TextColumn> {
+        self.prompt.as_ref()
+    }
+
+    fn reader(&self) -> Result<Box<dyn TableReader + '_>> {
+        Ok(Box::new(OpenFile { file: self, reader: reader(&self.path)? }))
+    }
+}
+
+/// A parquet file that is being read.
+struct OpenFile<'a> {
+    file: &'a ParquetFile,
+    reader: Reader,
+}
+
+impl TableReader for OpenFile<'_> {
+    fn rows(&self, group: usize) -> Result<usize> {
+        Ok(self.reader.metadata().row_group(group).num_rows() as usize)
+    }
+
+    fn values(&self, group: usize, column: &TextColumn) -> Result<Vec<Option<Value>>> {
         if let Some(leaf) = column.leaf {
             let text = |text: Option<&[u8]>| match text {
                 Some(text) => str::from_utf8(text).ok().map(Value::from),
                 None => Some(Value::Null),
             };
-            return Ok(self.read(reader, group, leaf)?.iter().map(text).collect());
+            return Ok(self.read(group, leaf)?.iter().map(text).collect());
         }
-        guarded(&self.path, || {
-            let schema = reader.metadata().file_metadata().schema_descr().root_schema();
+        guarded(&self.file.path, || {
+            let schema = self.reader.metadata().file_metadata().schema_descr().root_schema();
             let field = schema.get_fields().iter().find(|field| field.name() == column.name);
             let fields = field.into_iter().cloned().collect();
             let projection = SchemaType::group_type_builder(schema.name()).with_fields(fields).build()?;
-            let group = reader.get_row_group(group)?;
+            let group = self.reader.get_row_group(group)?;
             let rows = RowIter::from_row_group(Some(projection), group.as_ref())?;
             let value = |row: parquet::record::Row| {
                 row.get_column_iter().next().map(|(_, field)| field.to_json_value())
@@ -101,61 +106,39 @@ impl ParquetFile {
         })
     }
 
-    pub(crate) fn pictures(&self, reader: &Reader, group: usize) -> Result<Column> {
-        self.read(reader, group, self.pictures)
-    }
-
-    pub(crate) fn paths(&self, reader: &Reader, group: usize) -> Result<Option<Column>> {
-        self.paths.map(|column| self.read(reader, group, column)).transpose()
-    }
-
-    fn read(&self, reader: &Reader, group: usize, column: usize) -> Result<Column> {
-        guarded(&self.path, || Column::read(reader, group, column))
+    fn pictures(&self, group: usize) -> Result<(Column, Option<Column>)> {
+        let paths = self.file.paths.map(|column| self.read(group, column)).transpose()?;
+        Ok((self.read(group, self.file.pictures)?, paths))
     }
 }
 
-/// One column of one row group: a byte string or null for each row. The strings are parts of the file's
-/// pages, not copies.
-#[derive(Debug)]
-pub(crate) struct Column {
-    rows: Vec<Option<ByteArray>>,
+impl OpenFile<'_> {
+    fn read(&self, group: usize, column: usize) -> Result<Column> {
+        guarded(&self.file.path, || read_column(&self.reader, group, column))
+    }
 }
 
-impl Column {
-    fn read(reader: &Reader, group: usize, column: usize) -> parquet::errors::Result<Self> {
-        let group = reader.get_row_group(group)?;
-        let expected = group.metadata().num_rows() as usize;
-        let present = group.metadata().column(column).column_descr().max_def_level();
-        let ColumnReader::ByteArrayColumnReader(mut column) = group.get_column_reader(column)? else {
-            return Err(parquet::errors::ParquetError::General("not a column of byte strings".to_owned()));
-        };
-        let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let (rows, _, _) = column.read_records(expected, Some(&mut levels), None, &mut values)?;
-        if rows != expected {
-            let message = format!("a row group should have {expected} rows and has {rows}");
-            return Err(parquet::errors::ParquetError::EOF(message));
-        }
-        // A level below the highest says that the value, or a struct around it, is null.
-        let mut values = values.into_iter();
-        let rows = if present == 0 {
-            values.map(Some).collect()
-        } else {
-            levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect()
-        };
-        Ok(Self { rows })
+/// One column of one row group. The strings are parts of the file's pages, not copies.
+fn read_column(reader: &Reader, group: usize, column: usize) -> parquet::errors::Result<Column> {
+    let group = reader.get_row_group(group)?;
+    let expected = group.metadata().num_rows() as usize;
+    let present = group.metadata().column(column).column_descr().max_def_level();
+    let ColumnReader::ByteArrayColumnReader(mut column) = group.get_column_reader(column)? else {
+        return Err(parquet::errors::ParquetError::General("not a column of byte strings".to_owned()));
+    };
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let (rows, _, _) = column.read_records(expected, Some(&mut levels), None, &mut values)?;
+    if rows != expected {
+        let message = format!("a row group should have {expected} rows and has {rows}");
+        return Err(parquet::errors::ParquetError::EOF(message));
     }
-
-    pub(crate) fn get(&self, row: usize) -> Option<&[u8]> {
-        self.rows.get(row)?.as_ref().map(ByteArray::data)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
-        (0..self.rows.len()).map(|row| self.get(row))
-    }
-
-    pub(crate) fn total_bytes(&self) -> usize {
-        self.iter().flatten().map(<[u8]>::len).sum()
-    }
+    // A level below the highest says that the value, or a struct around it, is null.
+    let mut values = values.into_iter();
+    Ok(Column::new(if present == 0 {
+        values.map(Some).collect()
+    } else {
+        levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect()
+    }))
 }
 
 fn reader(path: &Path) -> Result<Reader> {

@@ -31,7 +31,11 @@ pub(crate) fn columns(metadata: &FileMetaData) -> Vec<(String, ColumnKind)> {
 
 /// The names of a column of class labels, as `datasets` writes them into the file.
 pub(crate) fn labels(metadata: &FileMetaData, column: &str) -> Option<Vec<String>> {
-    let features = features(metadata);
+    labels_in(&features(metadata), column)
+}
+
+/// The names of a column of class labels among the features of a dataset.
+pub(crate) fn labels_in(features: &HashMap<String, Value>, column: &str) -> Option<Vec<String>> {
     let mut feature = features.get(column)?;
     // A list of labels is written as its element in a list, or under the key `feature`.
     while let Some(element) = feature.get("feature").or_else(|| feature.get(0)) {
@@ -77,7 +81,11 @@ pub(crate) fn leaf(schema: &SchemaDescriptor, name: &str, field: &[&str]) -> Opt
 /// The features of the dataset that `datasets` writes into the file.
 fn features(metadata: &FileMetaData) -> HashMap<String, Value> {
     let entries = metadata.key_value_metadata().into_iter().flatten();
-    let text = entries.filter(|entry| entry.key == "huggingface").find_map(|entry| entry.value.as_deref());
+    features_in(entries.filter(|entry| entry.key == "huggingface").find_map(|entry| entry.value.as_deref()))
+}
+
+/// The features of a dataset in the text that `datasets` writes under the key `huggingface`.
+pub(crate) fn features_in(text: Option<&str>) -> HashMap<String, Value> {
     let info: Option<Value> = text.and_then(|text| serde_json::from_str(text).ok());
     let features = info.and_then(|info| info["info"]["features"].as_object().cloned());
     features.unwrap_or_default().into_iter().collect()

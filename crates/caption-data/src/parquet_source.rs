@@ -3,14 +3,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
-use parquet::file::reader::FileReader as _;
 
-use crate::parquet_file::{Column, ParquetFile, Reader, TextColumn};
 use crate::source::{fingerprint_of_file, row_of};
+use crate::table::{self, Column, Table, TableReader, TextColumn};
 use crate::texts::{self, RowTexts, TEXTS};
 use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, SourceOptions};
 
-/// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them.
+/// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them, or in the Arrow files that
+/// `Dataset.save_to_disk` writes (with the feature `arrow`, whose record batches take the place of row groups).
 ///
 /// The picture column holds the bytes of picture files, either directly or as the field `bytes` of a struct
 /// (the hub's `Image` feature); where `bytes` is null, the struct's `path` names a file, relative to the
@@ -24,7 +24,7 @@ use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, 
 #[derive(Debug)]
 pub struct ParquetSource {
     name: String,
-    files: Vec<ParquetFile>,
+    files: Vec<Box<dyn Table>>,
     /// All row groups of all files, in order.
     groups: Vec<RowGroup>,
     /// One for each row.
@@ -69,7 +69,7 @@ impl ParquetSource {
         if paths.len() > 1 {
             name += &format!(" and {} more", paths.len() - 1);
         }
-        let open = |path: &dyn AsRef<Path>| ParquetFile::open(path.as_ref(), options);
+        let open = |path: &dyn AsRef<Path>| table::open(path.as_ref(), options);
         let files = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
         let (mut groups, mut texts) = (Vec::new(), Vec::new());
         for (file_number, file) in files.iter().enumerate() {
@@ -77,13 +77,13 @@ impl ParquetSource {
             for index in 0..file.groups() {
                 let first_row = texts.len();
                 groups.push(RowGroup { file: file_number, index, first_row });
-                texts.extend(row_texts(&name, first_row, file, &reader, index)?);
+                texts.extend(row_texts(&name, first_row, file.as_ref(), reader.as_ref(), index)?);
             }
         }
         if texts.is_empty() {
             return Err(Error::NoRows { dataset: name, why: "the file has no rows".to_owned() });
         }
-        let caption = files.first().and_then(|file| file.caption.as_ref());
+        let caption = files.first().and_then(|file| file.caption());
         if let Some(column) = caption.filter(|_| texts.iter().all(|texts| texts.captions.is_empty())) {
             let column = column.name.clone();
             return Err(Error::NoCaptions { dataset: name, column, rows: texts.len() });
@@ -120,10 +120,8 @@ impl ParquetSource {
                 let RowGroup { file, index, .. } = self.groups[group];
                 let file = &self.files[file];
                 let reader = file.reader()?;
-                Arc::new(Pictures {
-                    bytes: file.pictures(&reader, index)?,
-                    paths: file.paths(&reader, index)?,
-                })
+                let (bytes, paths) = reader.pictures(index)?;
+                Arc::new(Pictures { bytes, paths })
             }
         };
         cache.groups.push((group, Arc::clone(&pictures)));
@@ -197,12 +195,12 @@ impl CaptionSource for ParquetSource {
 fn row_texts(
     dataset: &str,
     first_row: usize,
-    file: &ParquetFile,
-    reader: &Reader,
+    file: &dyn Table,
+    reader: &dyn TableReader,
     group: usize,
 ) -> Result<Vec<RowTexts>> {
     let checked = |column: &TextColumn| {
-        let values = file.values(reader, group, column)?.into_iter().enumerate();
+        let values = reader.values(group, column)?.into_iter().enumerate();
         let bad_text = |at| row_of(dataset, first_row + at)(Error::CaptionEncoding);
         values.map(|(at, value)| value.ok_or_else(|| bad_text(at))).collect::<Result<Vec<_>>>()
     };
@@ -212,16 +210,16 @@ fn row_texts(
         expected: TEXTS,
         found: format!("{found} in row {} (rows count from 0)", first_row + at),
     };
-    let column = |column: &Option<TextColumn>| column.as_ref().map(checked).transpose();
-    let (captions, prompts) = (column(&file.caption)?, column(&file.prompt)?);
-    let rows = reader.metadata().row_group(group).num_rows() as usize;
+    let column = |column: Option<&TextColumn>| column.map(checked).transpose();
+    let (captions, prompts) = (column(file.caption())?, column(file.prompt())?);
+    let rows = reader.rows(group)?;
     let row = |at: usize| {
-        let (captions, blank) = match (&file.caption, &captions) {
+        let (captions, blank) = match (file.caption(), &captions) {
             (Some(column), Some(values)) => texts::texts(&values[at], column.labels.as_deref())
                 .map_err(|found| refused(column, at, found))?,
             _ => (Vec::new(), 0),
         };
-        let prompt = match (&file.prompt, &prompts) {
+        let prompt = match (file.prompt(), &prompts) {
             (Some(column), Some(values)) => Some(
                 texts::prompt(&values[at], column.labels.as_deref())
                     .map_err(|found| refused(column, at, found))?,

@@ -70,7 +70,7 @@ impl CaptionTokenizer {
             pad_id: id("pad_token", "[PAD]")?,
             cls_id: id("cls_token", "[CLS]")?,
             sep_id: id("sep_token", "[SEP]")?,
-            unk_id: id("unk_token", "[UNK]").ok(),
+            unk_id: config.named("unk_token", "[UNK]").and_then(|token| tokenizer.token_to_id(token)),
             max_length,
             clean_up_spaces: options.clean_up_tokenization_spaces.unwrap_or(false),
             tokenizer,
