@@ -100,22 +100,7 @@ impl ImageProcessor {
     /// memory.
     pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage> {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        if width == 0 || height == 0 {
-            return Err(Error::Decode { why: format!("a picture of {width} x {height} pixels has none") });
-        }
-        let (new_width, new_height) = match self.config.resize {
-            None => (width, height),
-            Some((Size::Exact { height, width }, _)) => (width, height),
-            Some((Size::ShortestEdge(edge), _)) => {
-                let long = |short, long| (edge as f64 * long as f64 / short as f64) as usize;
-                if width <= height { (edge, long(width, height)) } else { (long(height, width), edge) }
-            }
-        };
-        let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
-        if crop_height * crop_width > MAX_OUTPUT_PIXELS {
-            let why = format!("its {width} x {height} pixels would become {crop_width} x {crop_height}");
-            return Err(Error::Decode { why });
-        }
+        let [(new_width, new_height), (crop_width, crop_height)] = self.sizes(image)?;
         let (columns, left) = centre(new_width, crop_width);
         let (rows, top) = centre(new_height, crop_height);
 
@@ -134,6 +119,36 @@ impl ImageProcessor {
         let mut padded = RgbImage::new(crop_width as u32, crop_height as u32);
         imageops::replace(&mut padded, &inside, left as i64, top as i64);
         Ok(padded)
+    }
+
+    /// Whether a picture can be processed; resizes nothing.
+    ///
+    /// # Errors
+    /// As [`resize_and_crop`](Self::resize_and_crop).
+    pub fn check(&self, image: &RgbImage) -> Result<()> {
+        self.sizes(image).map(|_| ())
+    }
+
+    /// Width and height after resizing, and after cropping.
+    fn sizes(&self, image: &RgbImage) -> Result<[(usize, usize); 2]> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(Error::Decode { why: format!("a picture of {width} x {height} pixels has none") });
+        }
+        let (new_width, new_height) = match self.config.resize {
+            None => (width, height),
+            Some((Size::Exact { height, width }, _)) => (width, height),
+            Some((Size::ShortestEdge(edge), _)) => {
+                let long = |short, long| (edge as f64 * long as f64 / short as f64) as usize;
+                if width <= height { (edge, long(width, height)) } else { (long(height, width), edge) }
+            }
+        };
+        let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
+        if crop_height * crop_width > MAX_OUTPUT_PIXELS {
+            let why = format!("its {width} x {height} pixels would become {crop_width} x {crop_height}");
+            return Err(Error::Decode { why });
+        }
+        Ok([(new_width, new_height), (crop_width, crop_height)])
     }
 
     /// The values of resized pixels, `(3, height, width)` in a row.

@@ -26,6 +26,7 @@ pub mod report;
 pub mod results;
 pub mod save;
 pub mod setup;
+mod setup_rows;
 pub mod task;
 pub mod terminal;
 

@@ -37,6 +37,7 @@ pub fn rows(
         named("dataset", dataset),
         named("split", split),
     ];
+    rows.extend(crate::setup_rows::rows(options, inputs));
     rows.extend(training(options, arguments, adapted, train.len()));
     if let Padding::MaxLength(tokens) = padding {
         rows.push(named("padding", format!("every caption to {tokens} tokens")));

@@ -1,5 +1,6 @@
 use std::{ffi::OsString, path::PathBuf};
 
+use caption_data::ImageDecoder;
 use clap::{
     Args, CommandFactory as _, Parser, ValueEnum,
     error::{Error, ErrorKind},
@@ -15,7 +16,8 @@ use crate::hub::Location;
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "caption", version)]
 pub struct Caption {
-    /// Pictures to caption: png, jpeg, gif, webp or bmp files, folders of them, or patterns such as 'art/*.png'
+    /// Pictures to caption: files (png, jpeg, gif, webp, bmp, tiff, ico, pnm, tga, qoi), folders of them, or patterns such as
+    /// 'art/*.png'
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
     pub images: Vec<PathBuf>,
     /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
@@ -31,6 +33,27 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub rows: Option<Vec<usize>>,
+    /// The column of the dataset's pictures [default: `image`, else the only one with pictures]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "dataset",
+        conflicts_with = "images",
+        help_heading = "Input"
+    )]
+    pub image_column: Option<String>,
+    /// The column of the dataset's prompts, such as questions: each picture's caption continues its own
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "dataset",
+        conflicts_with_all = ["images", "prompt"],
+        help_heading = "Input"
+    )]
+    pub prompt_column: Option<String>,
+    /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
+    pub max_image_pixels: u64,
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     pub model: Location,
@@ -200,7 +223,7 @@ mod tests {
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
             no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
-            bad-words num-return-sequences prompt json metadata dataset rows";
+            bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -239,6 +262,7 @@ mod tests {
             "--dtype int8 --adapter me/lora",
             "--dtype int8 --draft always",
             "--min-p 0.1",
+            "--prompt-column question",
             "--num-return-sequences 3",
             "--do-sample --temperature 0",
         ] {

@@ -14,6 +14,7 @@
 
 mod caption;
 mod command_line;
+mod data;
 mod device;
 mod engine;
 mod finetune;
@@ -24,9 +25,10 @@ mod values;
 
 pub use caption::{Caption, Decoding, Storage};
 pub use command_line::command_line;
+pub use data::{DataOptions, OnBadRow, SplitBy};
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
-pub use finetune::{DataOptions, Finetune, LoraOptions, TrainingOptions};
+pub use finetune::{Finetune, LoraOptions, TrainingOptions};
 pub use hardware::{Hardware, TRAINED_ENCODER};
 pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;

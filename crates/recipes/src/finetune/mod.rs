@@ -16,6 +16,7 @@ mod inputs;
 mod plan;
 mod recipe;
 mod results;
+mod rows;
 mod session;
 mod training;
 
@@ -27,6 +28,7 @@ pub use inputs::Inputs;
 pub use plan::Plan;
 pub use recipe::Recipe;
 pub use results::Results;
+pub use rows::SKIPPED_ROWS;
 pub use session::{INTERRUPTED, Session, sweep};
 pub use training::Trained;
 

@@ -79,11 +79,7 @@ impl Plan {
 /// How captions are padded, and the length of the longest padded training caption in tokens.
 fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, usize) {
     match options.data.padding {
-        cli::Padding::Longest => {
-            let lengths =
-                inputs.rows.train.iter().filter_map(|row| inputs.captions.ids(*row)).map(<[u32]>::len);
-            (Padding::Longest, lengths.max().unwrap_or_default())
-        }
+        cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
         cli::Padding::MaxLength => {
             let positions = adapted.model.config().max_position_embeddings;
             let length = inputs.tokenizer.max_length().unwrap_or(positions).min(positions);

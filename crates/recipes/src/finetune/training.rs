@@ -5,6 +5,7 @@ use anyhow::Result;
 use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
 use trainer_core::{BoxError, Event, Outcome, Parameters, Resume, Trainer, TrainerState};
 
+use super::rows::{SKIPPED_ROWS, skipped_lines};
 use super::{Recipe, Session};
 use crate::cli::{self, ReportTo};
 use crate::judge::Sample;
@@ -32,20 +33,17 @@ impl Recipe<'_> {
             self.save_model(to)
         };
         let task = self.task(&save);
-        let train = self.batches(
-            &self.inputs.rows.train,
-            training.per_device_train_batch_size,
-            self.options.shuffle(),
-        );
-        let validation =
-            self.batches(&self.inputs.rows.validation, training.per_device_eval_batch_size, None);
+        let train = self.training_batches();
+        let validation = self.evaluation_batches(&self.inputs.rows.validation);
+        // Without rows there is nothing to evaluate on.
+        let validation = (!validation.rows.is_empty()).then_some(&validation);
 
         if training.resume.is_none() {
             results::remove_earlier(&self.folder.path, &results::LOGS)?;
         }
         let stop = session.stop_signal();
         let trainer = self.trainer(samples.clone())?.stop_signal(stop.clone());
-        let state = match trainer.fit(&task, &train, Some(&validation))? {
+        let state = match trainer.fit(&task, &train, validation.map(|batches| batches as _))? {
             Outcome::Finished { state } => state,
             Outcome::Interrupted { state, checkpoint } => {
                 // A sweep's command makes new runs.
@@ -70,13 +68,21 @@ impl Recipe<'_> {
         let parameters = Parameters::new(self.plan.adapted.parameters.clone())?;
         let is_new = self.options.training.resume.is_none();
         let folder = self.folder.path.clone();
+        let skipped = skipped_lines(&self.inputs.skipped);
         let mut trainer = Trainer::new(self.plan.arguments.clone(), parameters)?
             .sink(ConsoleSink::new())
             .sink(JsonLinesSink::append(&self.folder.log)?)
             .sink(move |event: &Event| -> Result<(), BoxError> {
                 match event {
                     // Everything that can fail before the first step has been tried: now the folder is this run's.
-                    Event::Started { .. } if is_new => results::remove_earlier(&folder, &results::RESULTS)?,
+                    Event::Started { .. } => {
+                        if is_new {
+                            results::remove_earlier(&folder, &results::RESULTS)?;
+                        }
+                        if !skipped.is_empty() {
+                            files::replace(&folder.join(SKIPPED_ROWS), skipped.as_bytes())?;
+                        }
+                    }
                     Event::Resumed { global_step, .. } => samples.truncate(*global_step),
                     _ => {}
                 }
