@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
-use caption_data::drawings::{DrawingSource, Style, vocabulary};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use clap::Parser;
 use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
+use monster_drawings::{DrawingSource, Style, vocabulary};
 use recipes::captioning::{Captioner, pictures};
 use recipes::hub::Location;
 use recipes::task::{CaptionBatches, CaptionTask};

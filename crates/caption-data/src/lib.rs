@@ -3,7 +3,7 @@
 //! What goes into the training of a captioning model, with the numbers of the Hugging Face stack:
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] finds out whether a path holds parquet files
-//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]); [`drawings`] makes pictures in code;
+//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]);
 //!   [`Subset`] chooses rows. [`selection`] tells training files from those that are held out.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, as `datasets`, Pillow and
 //!   `CLIPImageProcessor` make them.
@@ -61,7 +61,6 @@ mod split;
 mod subset;
 mod tokenizer;
 
-pub mod drawings;
 pub mod selection;
 
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding, TokenizedCaptions};

@@ -2,6 +2,7 @@
 //!
 //! The libraries know nothing of each other; here they meet:
 //!
+//! - [`finetune`]: the stages of a fine-tuning run, and the run itself;
 //! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
 //! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
@@ -14,6 +15,7 @@ pub mod captioning;
 pub mod cli;
 pub mod features;
 pub mod files;
+pub mod finetune;
 pub mod fusing;
 pub mod hub;
 pub mod judge;

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use caption_data::drawings::DrawingSource;
 use caption_data::{
     CaptionSource, CaptionTokenizer, ImageFolder, ImageProcessor, ParquetSource, SourceOptions, Subset,
 };
 use git_model::Checkpoint;
+use monster_drawings::DrawingSource;
 
 use crate::hub::{DatasetFiles, Hub, Location};
 

@@ -161,13 +161,12 @@ pub fn caption_lines(
 pub const LOGS: [&str; 2] = ["log.jsonl", "log.csv"];
 
 /// What a run leaves in its folder besides checkpoints and logs; first what tells that it is done.
-pub const RESULTS: [&str; 9] = [
+pub const RESULTS: [&str; 8] = [
     "metrics.json",
     "captions.jsonl",
     "eval_captions.jsonl",
     "report.html",
     "loss.svg",
-    "loss.png",
     "captions.svg",
     "adapter",
     "model",

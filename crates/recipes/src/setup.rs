@@ -1,7 +1,9 @@
 //! What a run is, in words: the set-up that is printed before it begins and listed in its report.
 
+use std::num::NonZero;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use caption_data::{Padding, Split};
 use chrono::DateTime;
 use peft_lora::{LoraConfig, Modules};
 use trainer_core::{
@@ -9,12 +11,41 @@ use trainer_core::{
 };
 
 use crate::adapt::Adapted;
-use crate::cli::{Finetune, TargetModules};
+use crate::cli::{Finetune, Hardware, TargetModules};
+use crate::finetune::Inputs;
 use crate::hub::Location;
 
-/// What is trained and how: the main choices, also where they are the default, and all others that are not. The training
-/// split has `samples` rows.
+/// The set-up in the order of reading: the inputs, what is trained and how (the main choices, also where they are the
+/// default, and all others where they are not), the hardware and the output folder.
 pub fn rows(
+    options: &Finetune,
+    arguments: &TrainingArguments,
+    inputs: &Inputs,
+    adapted: &Adapted,
+    padding: Padding,
+    threads: NonZero<usize>,
+) -> Vec<(String, String)> {
+    let Split { train, validation, test } = &inputs.rows;
+    let split = format!("{} train, {} validation, {} test", train.len(), validation.len(), test.len());
+    let named = |name: &str, value: String| (name.to_owned(), value);
+    let mut rows = vec![
+        named("model", inputs.name.clone()),
+        named("dataset", inputs.source.name()),
+        named("split", split),
+    ];
+    rows.extend(training(options, arguments, adapted, train.len()));
+    if let Padding::MaxLength(tokens) = padding {
+        rows.push(named("padding", format!("every caption to {tokens} tokens")));
+    }
+    let Hardware { device, dtype, .. } = &options.hardware;
+    let threads = counted(threads.get(), "thread", "threads");
+    rows.push(named("device", format!("{device}, {dtype:?}, {threads}").to_lowercase()));
+    rows.push(named("output", options.data.output_dir.display().to_string()));
+    rows
+}
+
+/// What is trained and how. The training split has `samples` rows.
+fn training(
     options: &Finetune,
     arguments: &TrainingArguments,
     adapted: &Adapted,

@@ -9,6 +9,16 @@ pub fn say(line: impl Display) -> bool {
     writeln!(io::stdout(), "{line}").is_ok()
 }
 
+/// Prints a line to standard error, as [`say`] does to standard output.
+pub fn say_error(line: impl Display) -> bool {
+    writeln!(io::stderr(), "{line}").is_ok()
+}
+
+/// Prints a warning to standard error.
+pub fn warn(warning: impl Display) -> bool {
+    say_error(format_args!("warning: {warning}"))
+}
+
 /// An error with its causes in one line. Messages of libraries are whole, and many end with their cause already: each is said
 /// once.
 pub fn one_line(error: &anyhow::Error) -> String {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use caption_data::drawings::{DrawingSource, Style};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use git_model::{GitForCausalLm, LoadOptions};
+use monster_drawings::{DrawingSource, Style};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
 use proptest::prelude::*;
 use recipes::captioning::pictures;

@@ -172,6 +172,11 @@ impl Finetune {
         let default = if self.data.model == Location::Embedded { 1e-3 } else { 5e-5 };
         self.training.learning_rate.unwrap_or(default)
     }
+
+    /// The seed of the order of the training rows; `None` for the same order in every epoch.
+    pub fn shuffle(&self) -> Option<u64> {
+        (!self.data.no_shuffle).then_some(self.training.seed)
+    }
 }
 
 impl LoraOptions {

@@ -1,0 +1,64 @@
+//! Fine-tuning as a sequence of stages, each a function or a type of its own:
+//!
+//! 1. [`OutputFolder::claim`]: a folder for the results that can be written to;
+//! 2. [`Inputs::open`]: the model, the dataset and its split;
+//! 3. [`Plan::new`]: the adapted model and the arguments of the training engine;
+//! 4. [`cache_features`]: the image features of a frozen vision encoder, computed once;
+//! 5. [`Recipe::train`]: the training run;
+//! 6. [`Recipe::judge`]: loss, captions and scores on the test split, before and after;
+//! 7. [`Results::write`]: metrics, captions, curves and the report.
+//!
+//! [`run`] does all of them. [`sweep`] does so for a grid of options.
+
+mod caching;
+mod folder;
+mod inputs;
+mod plan;
+mod recipe;
+mod results;
+mod session;
+mod training;
+
+use anyhow::Result;
+
+pub use caching::cache_features;
+pub use folder::OutputFolder;
+pub use inputs::Inputs;
+pub use plan::Plan;
+pub use recipe::Recipe;
+pub use results::Results;
+pub use session::{INTERRUPTED, Session, sweep};
+pub use training::Trained;
+
+use crate::cli::Finetune;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything is done and written.
+    Finished,
+    /// Stopped by a signal; `--resume` continues it.
+    Interrupted,
+}
+
+/// Runs all stages; `command` is the command line that the report shows.
+///
+/// # Errors
+/// If an input cannot be read or does not fit the others, if training fails, or if a result cannot be written.
+pub fn run(options: &Finetune, command: &str, session: &mut Session) -> Result<Ending> {
+    let folder = OutputFolder::claim(options)?;
+    let (checkpoint, inputs) = Inputs::open(options)?;
+    let mut plan = Plan::new(options, checkpoint, &inputs, session)?;
+    plan.print();
+    let features = cache_features(options, &inputs, &mut plan, session)?;
+    let recipe = Recipe::new(options, folder, inputs, plan, features);
+
+    let base = recipe.judge_base_beforehand()?;
+    let state = match recipe.train(command, session)? {
+        Trained::Finished(state) => state,
+        Trained::Interrupted => return Ok(Ending::Interrupted),
+    };
+    let results = recipe.judge(base)?;
+    results.write(&recipe, &state, command)?;
+    Ok(Ending::Finished)
+}

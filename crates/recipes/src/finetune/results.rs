@@ -1,0 +1,112 @@
+use anyhow::Result;
+use monster_drawings::DrawingSource;
+use trainer_core::TrainerState;
+
+use super::Recipe;
+use crate::hub::Location;
+use crate::judge::Judgement;
+use crate::report::{Report, strip_svg};
+use crate::results::{self, CaptionLine, Metrics};
+use crate::terminal::say;
+use crate::{files, plot, setup};
+
+/// Test pictures in `captions.svg`.
+const STRIP: usize = 4;
+
+/// Test captions that are printed.
+const PRINTED: usize = 5;
+
+/// Losses, scores and captions of the test split, before and after.
+pub struct Results {
+    base: Judgement,
+    adapted: Judgement,
+    lines: Vec<CaptionLine>,
+    metrics: Metrics,
+}
+
+impl Results {
+    pub(super) fn new(recipe: &Recipe<'_>, base: Judgement, adapted: Judgement) -> Result<Self> {
+        let inputs = &recipe.inputs;
+        let lines = results::caption_lines(&inputs.source, &inputs.rows.test, &base, &adapted)?;
+        let metrics = Metrics::new(&base, &adapted);
+        Ok(Self { base, adapted, lines, metrics })
+    }
+
+    /// Writes `captions.jsonl`, `metrics.json`, the curves and the report, and prints the main numbers.
+    ///
+    /// # Errors
+    /// If a file cannot be written, or a picture of the report cannot be read.
+    pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState, command: &str) -> Result<()> {
+        let output_dir = recipe.folder.path.as_path();
+        results::write_captions(output_dir, &self.lines)?;
+        results::write_metrics(output_dir, &self.metrics)?;
+        self.print(recipe)?;
+
+        let history = results::history(state);
+        plot::write(&history, output_dir)?;
+        let report = self.report(recipe, state, command, history)?;
+        report.write(&output_dir.join("report.html"))?;
+        let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
+        files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
+        let model = if recipe.plan.adapted.adapter.is_some() { "adapter/" } else { "model/" };
+        say(format_args!(
+            "\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}",
+            output_dir.display()
+        ));
+        Ok(())
+    }
+
+    fn print(&self, recipe: &Recipe<'_>) -> Result<()> {
+        say(format_args!("\n{}", self.metrics));
+        for line in self.lines.iter().take(PRINTED) {
+            say(format_args!(
+                "row {}: {}\n  base     {}\n  adapted  {}",
+                line.row, line.reference, line.base, line.adapter
+            ));
+        }
+        if recipe.options.data.dataset == Location::Embedded {
+            print_share_named(&self.lines)?;
+        }
+        Ok(())
+    }
+
+    fn report(
+        self,
+        recipe: &Recipe<'_>,
+        state: &TrainerState,
+        command: &str,
+        history: plot::History,
+    ) -> Result<Report> {
+        let adapted = &recipe.plan.adapted;
+        let effects = adapted.adapter.as_ref().map(|adapter| adapter.effect()).transpose()?;
+        let rouge = [self.base.scores.rouge_l.as_slice(), &self.adapted.scores.rouge_l];
+        Ok(Report {
+            title: "Captions before and after fine-tuning".to_owned(),
+            subtitle: setup::story(recipe.options, adapted, recipe.inputs.rows.train.len(), state),
+            command: command.to_owned(),
+            setup: recipe.plan.setup.clone(),
+            history,
+            metrics: self.metrics.rows(),
+            signatures: self.metrics.signatures.into_iter().collect(),
+            warnings: self.metrics.warnings,
+            effects: effects.unwrap_or_default().into_iter().collect(),
+            examples: results::gallery(&recipe.inputs.source, &self.lines, rouge)?,
+        })
+    }
+}
+
+/// Prints how many captions name the drawn creature and its colour.
+fn print_share_named(lines: &[CaptionLine]) -> Result<()> {
+    let drawings = DrawingSource::default();
+    let (mut base, mut adapted) = (0, 0);
+    for line in lines {
+        let monster = drawings.monster(line.row)?;
+        base += usize::from(monster.names_creature_and_color(&line.base));
+        adapted += usize::from(monster.names_creature_and_color(&line.adapter));
+    }
+    say(format_args!(
+        "\ncaptions that name creature and colour: base {base}, adapted {adapted} of {}",
+        lines.len()
+    ));
+    Ok(())
+}
