@@ -18,7 +18,7 @@ pub enum Error {
     /// Training arguments that make no sense; all of them.
     #[error("invalid training arguments: {}", issues.join("; "))]
     Arguments {
-        /// One sentence an issue, each naming its argument.
+        /// One sentence an issue, which begins with the name of its argument.
         issues: Vec<String>,
     },
     /// There is nothing to train.

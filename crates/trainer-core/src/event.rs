@@ -274,11 +274,11 @@ impl fmt::Display for Warning {
 /// An argument that a resumed run has another value of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ArgumentChange {
-    /// Its name in [`TrainingArguments`](crate::TrainingArguments).
+    /// Its name in [`TrainingArguments`](crate::TrainingArguments), as `lr_scheduler_kwargs.power` where it is part of another.
     pub name: String,
-    /// The value that the checkpoint was saved with, as JSON.
+    /// The value that the checkpoint was saved with; `none` where there was none.
     pub saved: String,
-    /// The value now, as JSON.
+    /// The value now.
     pub now: String,
 }
 

@@ -3,6 +3,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::plan::Plan;
 use crate::{ArgumentChange, Difference, Identity, LossTotal, TrainingArguments};
@@ -105,16 +106,28 @@ impl Progress {
     /// The arguments that differ now.
     pub(crate) fn changes(&self, arguments: &TrainingArguments) -> Vec<ArgumentChange> {
         const ABOUT_FILES: [&str; 2] = ["output_dir", "overwrite_output_dir"];
-        let [then, now] = [&self.arguments, arguments].map(|arguments| serde_json::json!(arguments));
-        let names = then.as_object().into_iter().flatten().map(|(name, _)| name);
-        names
-            .filter(|&name| !ABOUT_FILES.contains(&name.as_str()) && then[name] != now[name])
-            .map(|name| ArgumentChange {
-                name: name.clone(),
-                saved: then[name].to_string(),
-                now: now[name].to_string(),
-            })
-            .collect()
+        let [saved, now] = [&self.arguments, arguments].map(|arguments| serde_json::json!(arguments));
+        let mut changes = Vec::new();
+        compare("", &saved, &now, &mut changes);
+        changes.retain(|change| !ABOUT_FILES.contains(&change.name.as_str()));
+        changes
+    }
+}
+
+/// Collects the values that differ, by name: those of an object have its name and a dot before their own.
+fn compare(name: &str, saved: &Value, now: &Value, changes: &mut Vec<ArgumentChange>) {
+    if let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) {
+        for (key, saved) in saved {
+            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            compare(&name, saved, &now[key], changes);
+        }
+    } else if saved != now {
+        let [saved, now] = [saved, now].map(|value| match value {
+            Value::Null => "none".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
+        changes.push(ArgumentChange { name: name.to_owned(), saved, now });
     }
 }
 

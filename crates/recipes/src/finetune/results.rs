@@ -7,6 +7,7 @@ use crate::hub::Location;
 use crate::judge::Judgement;
 use crate::report::{Report, strip_svg};
 use crate::results::{self, CaptionLine, Metrics};
+use crate::run_folder::RunState;
 use crate::terminal::say;
 use crate::{files, plot, setup};
 
@@ -36,7 +37,7 @@ impl Results {
     ///
     /// # Errors
     /// If a file cannot be written, or a picture of the report cannot be read.
-    pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState, command: &str) -> Result<()> {
+    pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState) -> Result<()> {
         let output_dir = recipe.folder.path.as_path();
         results::write_captions(output_dir, &self.lines)?;
         results::write_metrics(output_dir, &self.metrics)?;
@@ -44,10 +45,11 @@ impl Results {
 
         let history = results::history(state);
         plot::write(&history, output_dir)?;
-        let report = self.report(recipe, state, command, history)?;
+        let report = self.report(recipe, state, history)?;
         report.write(&output_dir.join("report.html"))?;
         let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
         files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
+        recipe.folder.set_state(RunState::Finished)?;
         let model = if recipe.plan.adapted.adapter.is_some() { "adapter/" } else { "model/" };
         say(format_args!(
             "\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}",
@@ -70,20 +72,14 @@ impl Results {
         Ok(())
     }
 
-    fn report(
-        self,
-        recipe: &Recipe<'_>,
-        state: &TrainerState,
-        command: &str,
-        history: plot::History,
-    ) -> Result<Report> {
+    fn report(self, recipe: &Recipe<'_>, state: &TrainerState, history: plot::History) -> Result<Report> {
         let adapted = &recipe.plan.adapted;
         let effects = adapted.adapter.as_ref().map(|adapter| adapter.effect()).transpose()?;
         let rouge = [self.base.scores.rouge_l.as_slice(), &self.adapted.scores.rouge_l];
         Ok(Report {
             title: "Captions before and after fine-tuning".to_owned(),
             subtitle: setup::story(recipe.options, adapted, recipe.inputs.rows.train.len(), state),
-            command: command.to_owned(),
+            command: recipe.request.command.clone(),
             setup: recipe.plan.setup.clone(),
             history,
             metrics: self.metrics.rows(),

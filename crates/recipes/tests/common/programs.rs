@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 
 /// Settings of this machine that must not decide a test.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_ENDPOINT",
@@ -29,6 +29,7 @@ const SETTINGS: [&str; 12] = [
     "http_proxy",
     "https_proxy",
     "all_proxy",
+    "RAYON_NUM_THREADS",
 ];
 
 /// An example as cargo built it beside this test.
@@ -47,6 +48,13 @@ pub fn example(name: &str) -> Command {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
+    command
+}
+
+/// The main example, continuing a run with the flags that it was begun with.
+pub fn resume(folder: &Path) -> Command {
+    let mut command = example("pokemon_finetune");
+    command.arg("--resume").arg(folder);
     command
 }
 

@@ -76,7 +76,8 @@ impl CheckpointStore {
     /// for a directory with such a name that this engine did not write, and [`Error::ForeignFiles`] for files in a
     /// checkpoint that no run wrote.
     pub(crate) fn earlier(&self, overwrite: bool) -> Result<Vec<SavedCheckpoint>> {
-        let earlier = SavedCheckpoint::list(self.output_dir())?;
+        let mut earlier = SavedCheckpoint::list(self.output_dir())?;
+        earlier.sort_by_key(|checkpoint| checkpoint.step);
         self.require_own(earlier.iter().filter(|checkpoint| !checkpoint.is_of_this_engine()))?;
         if !earlier.is_empty() && !overwrite {
             let paths = earlier.into_iter().map(|checkpoint| checkpoint.path).collect();
@@ -91,7 +92,8 @@ impl CheckpointStore {
     /// # Errors
     /// [`Error::ForeignCheckpoints`].
     pub(crate) fn require_run(&self, name: &str) -> Result<()> {
-        let checkpoints = SavedCheckpoint::list(self.output_dir())?;
+        let mut checkpoints = SavedCheckpoint::list(self.output_dir())?;
+        checkpoints.sort_by_key(|checkpoint| checkpoint.step);
         self.require_own(checkpoints.iter().filter(|checkpoint| match &checkpoint.run {
             Some(run) => run.name != name,
             None => !checkpoint.is_of_this_engine(),

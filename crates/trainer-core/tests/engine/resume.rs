@@ -472,6 +472,7 @@ fn a_checkpoint_that_does_not_say_what_it_is_of_is_refused_where_that_matters() 
     let directory = tempfile::tempdir().unwrap();
     let arguments = arguments(directory.path());
     train(&arguments, None, Some(4)).unwrap();
+    fs::remove_dir_all(directory.path().join("checkpoint-3")).unwrap();
     // As earlier versions saved it.
     let state = directory.path().join("checkpoint-4/engine_state.json");
     let mut json: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
