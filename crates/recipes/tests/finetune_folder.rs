@@ -179,7 +179,7 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
         run(command.args(flags.split_whitespace()))
     };
     let first = run_here("--max-steps 3").stdout();
-    assert!(first.contains("output  runs/pokemon\n") && !first.contains("note:"), "{first}");
+    assert!(first.contains("output  runs/pokemon\n") && !first.contains("note: runs/"), "{first}");
     let second = run_here("--max-steps 1").stdout();
     assert_says(
         &second,
