@@ -38,9 +38,7 @@ impl Contents {
     /// If a file or a row cannot be read.
     pub fn read(inputs: &Inputs) -> Result<Self> {
         Ok(Self {
-            weights: files(&inputs.dir, |name| {
-                name == "config.json" || name.ends_with(".safetensors") || name.starts_with("pytorch_model")
-            })?,
+            weights: files(&inputs.dir, |name| name == "config.json" || is_weights(&inputs.dir, name))?,
             tokenizer: files(&inputs.dir, |name| {
                 name.starts_with("tokenizer")
                     || ["vocab.txt", "added_tokens.json", "special_tokens_map.json"].contains(&name)
@@ -97,6 +95,19 @@ pub fn of(
             let content = files(dir, |name| name.starts_with("adapter_"))?;
             Ok(identity.with_content(INIT_ADAPTER, dir.display(), content))
         }
+    }
+}
+
+/// Whether a file of a checkpoint's folder has the weights that are read, or some of them: a folder may have them in more than
+/// one form, of which the first counts.
+fn is_weights(dir: &Path, name: &str) -> bool {
+    let first = |name: &str| dir.join(name).is_file();
+    if first("model.safetensors") {
+        name == "model.safetensors"
+    } else if first("model.safetensors.index.json") {
+        name == "model.safetensors.index.json" || name.starts_with("model-") && name.ends_with(".safetensors")
+    } else {
+        name.starts_with("pytorch_model")
     }
 }
 

@@ -25,7 +25,7 @@ struct Shared {
     record: Mutex<Option<RunRecord>>,
     /// Whether this run replaces that run.
     replaces: bool,
-    _lock: FolderLock,
+    lock: FolderLock,
 }
 
 impl OutputFolder {
@@ -100,7 +100,7 @@ impl OutputFolder {
         // Before the features are computed; the engine looks again when training begins.
         let run = record.as_ref().map(|record| record.run.as_str());
         require_own_checkpoints(&path, if overwrite { run } else { continues })?;
-        let shared = Shared { record: Mutex::new(record), replaces: !is_own, _lock: lock };
+        let shared = Shared { record: Mutex::new(record), replaces: !is_own, lock };
         Ok(Self { path, shared: Arc::new(shared) })
     }
 
@@ -148,6 +148,7 @@ impl OutputFolder {
         (record.state, record.options) = (RunState::Running, options.clone());
         names.iter().for_each(|name| record.add(&self.path, name));
         record.write(&self.path)?;
+        self.shared.lock.stay();
         *shared = Some(record);
         Ok(())
     }

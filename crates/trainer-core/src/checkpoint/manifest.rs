@@ -42,7 +42,7 @@ pub(super) fn sync_all(directory: &Path) -> Result<()> {
         // All at once: a journaling file system then writes them together, in a fraction of the time.
         std::thread::scope(|scope| {
             let files: Vec<_> =
-                names.iter().map(|name| scope.spawn(|| sync(&directory.join(name)))).collect();
+                names.iter().map(|name| scope.spawn(move || sync(&directory.join(name)))).collect();
             let ended = |file: ScopedJoinHandle<'_, io::Result<()>>| {
                 file.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early")))
             };
