@@ -8,22 +8,28 @@
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
 //!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
 //! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints;
-//!   [`terminal`]: what is said meanwhile.
+//!   [`terminal`]: what is said meanwhile;
+//! - [`run_folder`]: whose the files of an output folder are; [`identity`]: what a run is; [`resume`]: which run is continued;
+//!   [`engine_words`]: the engine's messages in the words of the command line.
 
 pub mod adapt;
 pub mod captioning;
 pub mod cli;
+pub mod engine_words;
 pub mod features;
 pub mod files;
 pub mod finetune;
 pub mod fusing;
 pub mod hub;
+pub mod identity;
 pub mod judge;
 pub mod open;
 pub mod pictures;
 pub mod plot;
 pub mod report;
 pub mod results;
+pub mod resume;
+pub mod run_folder;
 pub mod save;
 pub mod setup;
 mod setup_rows;

@@ -45,7 +45,7 @@ pub fn rows(
     let Hardware { device, dtype, .. } = &options.hardware;
     let threads = counted(threads.get(), "thread", "threads");
     rows.push(named("device", format!("{device}, {dtype:?}, {threads}").to_lowercase()));
-    rows.push(named("output", options.data.output_dir.display().to_string()));
+    rows.push(named("output", arguments.output_dir.display().to_string()));
     rows
 }
 

@@ -14,9 +14,6 @@ use crate::open::{self, Dataset};
 /// Bad rows that a message names.
 const NAMED: usize = 20;
 
-/// The file in the output folder that lists skipped rows.
-pub const SKIPPED_ROWS: &str = "skipped_rows.jsonl";
-
 /// The rows of a dataset that a run uses: looked at, chosen and split.
 pub(super) struct Rows {
     /// The rows that can be used.
