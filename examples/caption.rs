@@ -15,10 +15,10 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use candle_core::DType;
 use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
-use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
+use git_model::{Caption, GitForCausalLm, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::cli::{self, Decoding, Storage};
+use recipes::cli::{self, Storage};
 use recipes::terminal::{one_line, say};
 use recipes::{captioning, open};
 use serde_json::json;
@@ -47,6 +47,16 @@ fn run(options: &cli::Caption) -> Result<usize> {
     let images = recipes::pictures::expand(&options.images)?;
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
+    let mut prompt =
+        options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
+    if let Some(start) = prompt.as_mut().and_then(|ids| ids.first_mut()) {
+        // As without a prompt: the tokenizer's is another where generation_config.json says so.
+        *start = pretrained.checkpoint.config().bos_token_id;
+    }
+    let bad_words = bad_words(&options.decoding.bad_words, &pretrained.tokenizer)?;
+    let length = prompt.as_ref().map_or(1, Vec::len);
+    let config = options.decoding.resolve(pretrained.checkpoint.generation(), length, bad_words);
+    let config = config.map_err(anyhow::Error::msg)?;
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
     let load = LoadOptions { dtype, ..LoadOptions::default() };
     let load =
@@ -70,9 +80,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
         }
         None => (Arc::new(Files(images.clone())), (0..images.len()).collect()),
     };
-    let config = decoding(&options.decoding, &pretrained.tokenizer)?;
-    let prompt =
-        options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
     let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
     let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
@@ -176,34 +183,10 @@ impl Metadata {
     }
 }
 
-fn decoding(options: &Decoding, tokenizer: &CaptionTokenizer) -> Result<GenerationConfig> {
-    let bad_words =
-        options.bad_words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
-    // What the tokenizer has no tokens for cannot be said anyway.
-    let bad_words = bad_words.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect::<Result<_>>()?;
-    Ok(GenerationConfig {
-        max_new_tokens: options.max_new_tokens,
-        min_new_tokens: options.min_new_tokens,
-        num_beams: options.num_beams,
-        length_penalty: options.length_penalty as f32,
-        early_stopping: match options.early_stopping {
-            cli::EarlyStopping::True => EarlyStopping::Always,
-            cli::EarlyStopping::False => EarlyStopping::Heuristic,
-            cli::EarlyStopping::Never => EarlyStopping::Never,
-        },
-        no_repeat_ngram_size: options.no_repeat_ngram_size,
-        repetition_penalty: options.repetition_penalty as f32,
-        eos_token_id: None,
-        bad_words,
-        num_return_sequences: options.num_return_sequences,
-        sampling: options.do_sample.then_some(Sampling {
-            temperature: options.temperature as f32,
-            top_k: options.top_k,
-            top_p: options.top_p as f32,
-            min_p: options.min_p as f32,
-            seed: options.seed,
-        }),
-    })
+/// The ids of words that are not said. What the tokenizer has no tokens for cannot be said anyway.
+fn bad_words(words: &[String], tokenizer: &CaptionTokenizer) -> Result<Vec<Vec<u32>>> {
+    let ids = words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
+    ids.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect()
 }
 
 /// The start token and the text, without the end token: the caption continues it.

@@ -10,6 +10,7 @@ use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
 use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
+use crate::folders;
 
 /// Linear layers of GIT's text decoder that the recipe adapts.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
@@ -119,6 +120,7 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
 fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
+        folders::check_adapter(dir, "--init-adapter")?;
         let mut config = read_config(dir)?;
         for (flag, given, found) in [
             ("--lora-r", options.lora_r.map(|r| r as f64), config.r as f64),

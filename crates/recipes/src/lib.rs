@@ -3,7 +3,8 @@
 //! The libraries know nothing of each other; here they meet:
 //!
 //! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
-//! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
+//! - [`open`]: checkpoints and datasets by location; [`folders`]: which folder was meant; [`adapt`]: which layers of a model are
+//!   trained; [`merge`]: an adapter added to its model;
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
 //!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
 //! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints;
@@ -14,9 +15,11 @@ pub mod captioning;
 pub mod cli;
 pub mod features;
 pub mod files;
+pub mod folders;
 pub mod fusing;
 pub mod hub;
 pub mod judge;
+pub mod merge;
 pub mod open;
 pub mod pictures;
 pub mod plot;

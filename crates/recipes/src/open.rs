@@ -10,6 +10,7 @@ use caption_data::{
 };
 use git_model::Checkpoint;
 
+use crate::folders;
 use crate::hub::{DatasetFiles, Hub, Location};
 
 /// Everything that a checkpoint's folder holds.
@@ -41,6 +42,7 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
         Location::Local(dir) => dir.clone(),
         Location::Hub(id) => Hub::from_env()?.model_dir(id)?,
     };
+    folders::check_checkpoint(&dir)?;
     let checkpoint = Checkpoint::open(&dir)?;
     let tokenizer = CaptionTokenizer::from_pretrained(&dir)?;
     let processor = ImageProcessor::from_pretrained(&dir)?;
@@ -56,8 +58,8 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
         && output != (size, size)
     {
         bail!(
-            "preprocessor_config.json in {} makes pictures of {output:?}, but config.json needs ({size}, {size})",
-            dir.display()
+            "{} makes pictures of {output:?}, but config.json needs ({size}, {size})",
+            ImageProcessor::file(&dir).display()
         );
     }
     Ok(Pretrained { name: location.to_string(), dir, checkpoint, tokenizer, processor })
@@ -93,7 +95,10 @@ pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn Cap
 pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     match location {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
-        Location::Local(dir) => Ok(dir.clone()),
+        Location::Local(dir) => {
+            folders::check_adapter(dir, "--adapter")?;
+            Ok(dir.clone())
+        }
         Location::Hub(id) => Hub::from_env()?.adapter_dir(id).context("the adapter"),
     }
 }

@@ -221,8 +221,8 @@ impl fmt::Display for Warning {
             Self::ZeroGradients { names } => {
                 write!(
                     f,
-                    "the gradient has been exactly zero in every step so far, so these do not learn: {}",
-                    names.join(", ")
+                    "the gradient of {} has been exactly zero in every step so far, so these do not learn",
+                    few(names)
                 )
             }
             Self::ParametersUnchanged { all: true, .. } => {
@@ -232,7 +232,7 @@ impl fmt::Display for Warning {
                 )
             }
             Self::ParametersUnchanged { names, .. } => {
-                write!(f, "these parameters are what they were before the first step: {}", names.join(", "))
+                write!(f, "{} are what they were before the first step; a longer run may reach them", few(names))
             }
             Self::StepSkipped { skipped, limit, reason, .. } => {
                 write!(f, "skipped, {skipped} of at most {limit}: {reason}")
@@ -279,6 +279,19 @@ impl fmt::Display for Warning {
     }
 }
 
+/// How many names a message lists before it counts the rest.
+const SHOWN: usize = 3;
+
+/// How many parameters there are, with the first of their names: `36 parameters (a, b, c and 33 more)`.
+fn few(names: &[String]) -> String {
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let (count, plural) = (names.len(), if names.len() == 1 { "" } else { "s" });
+    match count.saturating_sub(SHOWN) {
+        0 => format!("{count} parameter{plural} ({shown})"),
+        rest => format!("{count} parameters ({shown} and {rest} more)"),
+    }
+}
+
 /// Takes the events of a run: shows, writes or collects them.
 ///
 /// An error stops the run, as a log that silently misses entries is worse. Closures are sinks:
@@ -303,5 +316,22 @@ pub trait EventSink {
 impl<F: FnMut(&Event) -> Result<(), BoxError>> EventSink for F {
     fn event(&mut self, event: &Event) -> Result<(), BoxError> {
         self(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_counts_the_parameters_that_it_does_not_name() {
+        let names = |count: usize| (0..count).map(|layer| format!("{layer}.lora_A.weight")).collect();
+        let text = |count| Warning::ParametersUnchanged { names: names(count), all: false }.to_string();
+        assert!(text(36).starts_with(
+            "36 parameters (0.lora_A.weight, 1.lora_A.weight, 2.lora_A.weight and 33 more) are what they were"
+        ));
+        assert!(text(2).starts_with("2 parameters (0.lora_A.weight, 1.lora_A.weight) are what"));
+        let zero = Warning::ZeroGradients { names: names(1) }.to_string();
+        assert!(zero.contains("the gradient of 1 parameter (0.lora_A.weight) has been"), "{zero}");
     }
 }

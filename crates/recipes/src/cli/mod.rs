@@ -14,6 +14,7 @@
 
 mod caption;
 mod command_line;
+mod decoding;
 mod device;
 mod engine;
 mod finetune;
@@ -22,8 +23,9 @@ mod sweep;
 mod threads;
 mod values;
 
-pub use caption::{Caption, Decoding, Storage};
+pub use caption::{Caption, Storage};
 pub use command_line::command_line;
+pub use decoding::Decoding;
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
 pub use finetune::{DataOptions, Finetune, LoraOptions, TrainingOptions};
