@@ -118,7 +118,7 @@ fn with_type(json: Vec<u8>, dtype: DType) -> Result<Vec<u8>> {
     if !is_marked && dtype != DType::F32 {
         config["dtype"] = name.into();
     }
-    let mut set = |config: &mut Value| {
+    let set = |config: &mut Value| {
         for key in ["dtype", "torch_dtype"] {
             if let Some(value) = config.get_mut(key) {
                 *value = name.into();
