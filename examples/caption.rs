@@ -19,15 +19,14 @@ use caption_data::{
     CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
     SourceOptions,
 };
-use git_model::{
-    Caption, Draft, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling,
-};
+use git_model::{Caption, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::cli::{self, Decoding, Storage};
+use recipes::captioning;
+use recipes::cli::{self, Storage};
+use recipes::open::{self, Pretrained};
 use recipes::pictures::with_flag;
 use recipes::terminal::{one_line, say};
-use recipes::{captioning, open};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
@@ -56,21 +55,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
     let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
-    let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
-    let load = LoadOptions { dtype, ..LoadOptions::default() };
-    let load =
-        |builder: &mut dyn LayerBuilder| GitForCausalLm::load_with(&pretrained.checkpoint, builder, &load);
-    let model = match &options.adapter {
-        None if options.dtype == Storage::Int8 => load(&mut Int8Builder)?,
-        None => load(&mut FrozenBuilder)?,
-        Some(location) => {
-            let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(location)?)?;
-            let model = load(&mut lora)?;
-            // The model's layers share the weights that finish() reads from the adapter's files.
-            lora.finish()?;
-            model
-        }
-    };
     let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
         Some(location) => {
             let columns = SourceOptions {
@@ -86,8 +70,28 @@ fn run(options: &cli::Caption) -> Result<usize> {
         }
         None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
-    let config = decoding(&options.decoding, &pretrained.tokenizer)?;
-    let prompts = Prompts::read(options, &pretrained.tokenizer, &source, &rows)?;
+    let prompts = Prompts::read(options, &pretrained, &source, &rows)?;
+    let bad_words = bad_words(&options.decoding.bad_words, &pretrained.tokenizer)?;
+    let resolve = |prompt: usize| {
+        let config = options.decoding.resolve(pretrained.checkpoint.generation(), prompt, bad_words.clone());
+        config.map_err(anyhow::Error::msg)
+    };
+    let config = resolve(prompts.longest())?;
+    let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
+    let load = LoadOptions { dtype, ..LoadOptions::default() };
+    let load =
+        |builder: &mut dyn LayerBuilder| GitForCausalLm::load_with(&pretrained.checkpoint, builder, &load);
+    let model = match &options.adapter {
+        None if options.dtype == Storage::Int8 => load(&mut Int8Builder)?,
+        None => load(&mut FrozenBuilder)?,
+        Some(location) => {
+            let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(location)?)?;
+            let model = load(&mut lora)?;
+            // The model's layers share the weights that finish() reads from the adapter's files.
+            lora.finish()?;
+            model
+        }
+    };
     let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
     let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
@@ -106,7 +110,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
             continue;
         }
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
-        let captions = prompts.captions(batch.rows(), &model, &features, &config, draft.as_ref())?;
+        let captions = prompts.captions(batch.rows(), &model, &features, &resolve, draft.as_ref())?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
         for (&row, captions) in batch.rows().iter().zip(&captions) {
             let best = best(captions);
@@ -156,14 +160,19 @@ impl Prompts {
     /// Reads --prompt, or the prompts of the rows with --prompt-column; says which are too long.
     fn read(
         options: &cli::Caption,
-        tokenizer: &CaptionTokenizer,
+        pretrained: &Pretrained,
         source: &dyn CaptionSource,
         rows: &[usize],
     ) -> Result<Self> {
+        let tokenizer = &pretrained.tokenizer;
         let mut cut = 0;
         let mut ids = |text: &str| {
-            let prompt = tokenizer.encode_prompt(text)?;
+            let mut prompt = tokenizer.encode_prompt(text)?;
             cut += usize::from(prompt.is_cut);
+            if let Some(start) = prompt.ids.first_mut() {
+                // As without a prompt: the tokenizer's is another where generation_config.json says so.
+                *start = pretrained.checkpoint.config().bos_token_id;
+            }
             Ok::<_, caption_data::Error>(prompt.ids)
         };
         let prompts = if options.prompt_column.is_some() {
@@ -182,6 +191,14 @@ impl Prompts {
         Ok(prompts)
     }
 
+    /// Tokens of the longest prompt, the start token counted.
+    fn longest(&self) -> usize {
+        match self {
+            Self::One(prompt) => prompt.as_ref().map_or(1, Vec::len),
+            Self::Rows(prompts) => prompts.values().map(|(_, ids)| ids.len()).max().unwrap_or(1),
+        }
+    }
+
     /// The text of a row's own prompt, and the number of its tokens.
     fn of_row(&self, row: usize) -> Option<(&str, usize)> {
         match self {
@@ -190,21 +207,22 @@ impl Prompts {
         }
     }
 
-    /// The captions of the pictures of some rows, in their order. Rows with the same prompt are captioned together.
+    /// The captions of the pictures of some rows, in their order, decoded as `resolve` says for a prompt's length. Rows with
+    /// the same prompt are captioned together.
     fn captions(
         &self,
         rows: &[usize],
         model: &GitForCausalLm,
         features: &Tensor,
-        config: &GenerationConfig,
+        resolve: &dyn Fn(usize) -> Result<GenerationConfig>,
         draft: Option<&Draft>,
     ) -> Result<Vec<Vec<Caption>>> {
         let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        let per_picture = config.num_return_sequences;
         let prompts = match self {
             Self::One(prompt) => {
-                let captions = model.generate_with(features, prompt.as_deref(), config, draft, go_on)?;
-                return Ok(captions.chunks(per_picture).map(<[Caption]>::to_vec).collect());
+                let config = resolve(self.longest())?;
+                let captions = model.generate_with(features, prompt.as_deref(), &config, draft, go_on)?;
+                return Ok(captions.chunks(config.num_return_sequences).map(<[Caption]>::to_vec).collect());
             }
             Self::Rows(prompts) => rows.iter().map(|row| prompts.get(row).map(|(_, ids)| ids.as_slice())),
         };
@@ -212,9 +230,10 @@ impl Prompts {
         for (prompt, places) in captioning::by_prompt(prompts) {
             let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
             let features = features.index_select(&Tensor::new(index, features.device())?, 0)?;
-            let config = captioning::after_prompt(config, prompt.map_or(1, <[u32]>::len), model);
+            let length = prompt.map_or(1, <[u32]>::len);
+            let config = captioning::after_prompt(&resolve(length)?, length, model);
             let said = model.generate_with(&features, prompt, &config, draft, go_on)?;
-            for (place, said) in places.into_iter().zip(said.chunks(per_picture)) {
+            for (place, said) in places.into_iter().zip(said.chunks(config.num_return_sequences)) {
                 captions[place] = said.to_vec();
             }
         }
@@ -272,34 +291,10 @@ impl Metadata {
     }
 }
 
-fn decoding(options: &Decoding, tokenizer: &CaptionTokenizer) -> Result<GenerationConfig> {
-    let bad_words =
-        options.bad_words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
-    // What the tokenizer has no tokens for cannot be said anyway.
-    let bad_words = bad_words.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect::<Result<_>>()?;
-    Ok(GenerationConfig {
-        max_new_tokens: options.max_new_tokens,
-        min_new_tokens: options.min_new_tokens,
-        num_beams: options.num_beams,
-        length_penalty: options.length_penalty as f32,
-        early_stopping: match options.early_stopping {
-            cli::EarlyStopping::True => EarlyStopping::Always,
-            cli::EarlyStopping::False => EarlyStopping::Heuristic,
-            cli::EarlyStopping::Never => EarlyStopping::Never,
-        },
-        no_repeat_ngram_size: options.no_repeat_ngram_size,
-        repetition_penalty: options.repetition_penalty as f32,
-        eos_token_id: None,
-        bad_words,
-        num_return_sequences: options.num_return_sequences,
-        sampling: options.do_sample.then_some(Sampling {
-            temperature: options.temperature as f32,
-            top_k: options.top_k,
-            top_p: options.top_p as f32,
-            min_p: options.min_p as f32,
-            seed: options.seed,
-        }),
-    })
+/// The ids of words that are not said. What the tokenizer has no tokens for cannot be said anyway.
+fn bad_words(words: &[String], tokenizer: &CaptionTokenizer) -> Result<Vec<Vec<u32>>> {
+    let ids = words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
+    ids.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect()
 }
 
 /// The start token and the text, without the end token: the caption continues it.

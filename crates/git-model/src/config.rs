@@ -4,6 +4,7 @@ use std::path::Path;
 use serde::Deserialize;
 use train_ops::Activation;
 
+use crate::weights::LFS_POINTER;
 use crate::{Error, Result, schema};
 
 /// `config.json` of a GIT checkpoint; defaults are those of transformers' `GitConfig`, the base model.
@@ -125,6 +126,9 @@ impl GitConfig {
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if text.as_bytes().starts_with(LFS_POINTER) {
+            return Err(Error::LfsPointer { path: path.to_owned() });
+        }
         let config: Self =
             serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;
         config.check(path)?;

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use train_ops::Renaming;
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,6 +54,23 @@ pub enum Error {
         path: PathBuf,
         /// Why it cannot be used.
         reason: String,
+    },
+    /// A file is the pointer that Git leaves where a large file was not downloaded.
+    #[error("{} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of PyTorch cannot be read.
+    #[error(transparent)]
+    TorchFile(#[from] torch_files::Error),
+    /// The checkpoint's tensors are those of the model, but for a part that all of their names have or lack.
+    #[error("{} does not hold the weights of its config.json under their names: {renaming}", path.display())]
+    Renamed {
+        /// The folder.
+        path: PathBuf,
+        /// What the names have too much or too little.
+        renaming: Renaming,
     },
     /// The checkpoint's tensors are not those of the model that its configuration describes.
     #[error("{} does not hold the weights of its config.json:{}", path.display(), list(problems))]

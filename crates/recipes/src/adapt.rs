@@ -10,6 +10,7 @@ use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
 use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
+use crate::folders;
 
 /// Linear layers of GIT's text decoder that the recipe adapts.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
@@ -133,7 +134,11 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
 fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig>) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
-        let mut config = saved.map_or_else(|| read_config(dir), |saved| Ok(saved.clone()))?;
+        let read = || {
+            folders::check_adapter(dir, "--init-adapter")?;
+            read_config(dir)
+        };
+        let mut config = saved.map_or_else(read, |saved| Ok(saved.clone()))?;
         for (flag, given, found) in [
             ("--lora-r", options.lora_r.map(|r| r as f64), config.r as f64),
             ("--lora-alpha", options.lora_alpha, config.lora_alpha),

@@ -10,6 +10,7 @@ use caption_data::{
 use git_model::Checkpoint;
 use monster_drawings::DrawingSource;
 
+use crate::folders;
 use crate::hub::{DatasetFiles, Fetched, FetchedDataset, Hub, Location};
 
 /// Everything that a checkpoint's folder holds.
@@ -57,6 +58,7 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
             (id.name.clone(), folder, Some(commit))
         }
     };
+    folders::check_checkpoint(&dir)?;
     let checkpoint = Checkpoint::open(&dir)?;
     let positions = checkpoint.config().max_position_embeddings;
     let tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(positions)?;
@@ -73,8 +75,8 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
         && output != (size, size)
     {
         bail!(
-            "preprocessor_config.json in {} makes pictures of {output:?}, but config.json needs ({size}, {size})",
-            dir.display()
+            "{} makes pictures of {output:?}, but config.json needs ({size}, {size})",
+            ImageProcessor::file(&dir).display()
         );
     }
     Ok(Pretrained { name, commit, dir, checkpoint, tokenizer, processor })
@@ -143,6 +145,7 @@ pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
         Location::Local(dir) => {
             check_hidden(location, &dir.join("adapter_config.json"))?;
+            folders::check_adapter(dir, "--adapter")?;
             Ok(dir.clone())
         }
         Location::Hub(id) => Ok(Hub::from_env()?.adapter_dir(id).context("the adapter")?.folder),
