@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::draft::DecoderShape;
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,17 +89,37 @@ pub enum Error {
         /// `vocab_size`.
         vocabulary: usize,
     },
-    /// A decoding option without a meaning.
-    #[error("generation: {0}")]
-    Generation(String),
-    /// Logits that are not numbers, by which no token can be chosen.
+    /// Decoding options or a prompt that do not fit the model, or logits that are not numbers.
+    #[error(transparent)]
+    Generation(#[from] caption_generation::Error),
+    /// A draft of a model whose decoder has another shape.
+    #[error("the draft belongs to another model, which has {draft}; this model has {model}")]
+    DraftShape {
+        /// The shape of the draft.
+        draft: DecoderShape,
+        /// The shape of the model.
+        model: DecoderShape,
+    },
+    /// A draft of a model that is not on the CPU.
     #[error(
-        "generation: the logits after {tokens} tokens are not numbers: the weights, an adapter or the image features hold NaN or \
-         infinity, or a sum left the range of f32; compare with other files, or another picture"
+        "a draft needs a model on the CPU: 8-bit weights exist only there, where decoding waits for memory"
     )]
-    NotNumbers {
-        /// Tokens of the longest caption so far, the start token counted.
-        tokens: usize,
+    DraftDevice,
+    /// A live sequence that does not exist.
+    #[error("sequence {parent} (from 0) does not exist: {sequences} sequences are live")]
+    UnknownSequence {
+        /// The sequence.
+        parent: usize,
+        /// How many there are.
+        sequences: usize,
+    },
+    /// Steps to accept that were not verified.
+    #[error("{accepted} steps cannot be accepted: {steps} were verified, and at least 1 has to be accepted")]
+    UnknownStep {
+        /// Steps to accept.
+        accepted: usize,
+        /// Steps that were verified last.
+        steps: usize,
     },
     /// A layer could not be built or applied.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Captions against transformers' `generate` without its cache.
+//! Captions against transformers' `generate` without its cache, with and without speculative decoding.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
@@ -13,8 +13,8 @@ use candle_core::{DType, Device, Tensor};
 use common::adapters::GivenAdapters;
 use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
 use git_model::{
-    Caption, Checkpoint, Draft, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress,
-    Sampling,
+    Caption, Checkpoint, Draft, EarlyStopping, GenerationConfig, GenerationError, GitForCausalLm,
+    LoadOptions, Progress, Sampling,
 };
 use serde_json::Value;
 use train_ops::{FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, Pass};
@@ -67,22 +67,22 @@ fn pictures(name: &str, count: u64) -> (GitForCausalLm, Tensor) {
     (model, features)
 }
 
-/// Captions by way of a draft.
-fn drafted(
+/// Captions by speculative decoding.
+fn speculative(
     model: &GitForCausalLm,
     features: &Tensor,
     prompt: Option<&[u32]>,
     config: &GenerationConfig,
     draft: &Draft,
 ) -> Vec<Caption> {
-    let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-    model.generate_with(features, prompt, config, Some(draft), go_on).unwrap()
+    let on_token = &mut |_: Progress<'_>| ControlFlow::Continue(());
+    model.generate_with(features, prompt, config, Some(draft), on_token).unwrap()
 }
 
-/// Guesses that are mostly right, mostly wrong, and those of other adapters, for every kind of search and from one picture,
-/// for which many steps are guessed, to so many that none is.
+/// A draft that is mostly right and one that is mostly wrong, for every kind of search, and from one picture, where many steps
+/// are proposed, to so many pictures that none is.
 #[test]
-fn a_draft_changes_nothing_to_the_last_bit_however_badly_it_guesses() {
+fn a_draft_does_not_change_a_bit_of_a_caption_however_wrong_it_is() {
     let golden = fixture_json("golden_generation.json");
     let checkpoint = &golden["checkpoints"]["image"];
     let mut other = checkpoint.clone();
@@ -110,9 +110,9 @@ fn a_draft_changes_nothing_to_the_last_bit_however_badly_it_guesses() {
             let pixels = Tensor::cat(&pictures, 0).unwrap();
             let features = model.encode_images(&pixels, &Pass::inference()).unwrap();
             for (config, prompt) in configs.iter().zip([None, Some(&[101, 7, 9][..]), None, None, None]) {
-                let alone = model.generate(&features, prompt, config).unwrap();
+                let plain = model.generate(&features, prompt, config).unwrap();
                 for draft in [&own, &wrong] {
-                    assert_eq!(drafted(&model, &features, prompt, config, draft), alone, "{config:?}");
+                    assert_eq!(speculative(&model, &features, prompt, config, draft), plain, "{config:?}");
                 }
             }
         }
@@ -131,21 +131,21 @@ fn a_draft_of_another_shape_is_refused_with_both_shapes() {
         format!("hidden size {hidden_size} and a vocabulary of {vocabulary}")
     };
     assert_ne!(sizes(&small), sizes(&model));
-    let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
+    let on_token = &mut |_: Progress<'_>| ControlFlow::Continue(());
     let config = GenerationConfig::default();
-    let error = model.generate_with(&features, None, &config, Some(&draft), go_on).unwrap_err().to_string();
+    let error =
+        model.generate_with(&features, None, &config, Some(&draft), on_token).unwrap_err().to_string();
     assert!(error.contains(&sizes(&small)) && error.contains(&sizes(&model)), "{error}");
 }
 
-/// The head of a model, which notes of how many rows its products are, and cannot be made smaller: its draft is never wrong
-/// about it.
+/// A head that records the number of rows of each of its products. It is used in the draft as it is.
 #[derive(Debug)]
-struct NotingHead {
+struct RecordingHead {
     layer: FrozenLinear,
     rows: Arc<Mutex<Vec<usize>>>,
 }
 
-impl LinearLayer for NotingHead {
+impl LinearLayer for RecordingHead {
     fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
         self.rows.lock().unwrap().push(xs.elem_count() / self.layer.in_features());
         self.layer.forward(xs, pass)
@@ -165,9 +165,9 @@ impl LinearLayer for NotingHead {
 }
 
 /// Builds a frozen model with such a head.
-struct NotingBuilder(Arc<Mutex<Vec<usize>>>);
+struct RecordingBuilder(Arc<Mutex<Vec<usize>>>);
 
-impl LayerBuilder for NotingBuilder {
+impl LayerBuilder for RecordingBuilder {
     fn linear(
         &mut self,
         path: &str,
@@ -176,7 +176,7 @@ impl LayerBuilder for NotingBuilder {
     ) -> train_ops::Result<Arc<dyn LinearLayer>> {
         let layer = FrozenLinear::new(path, weight, bias)?;
         let rows = Arc::clone(&self.0);
-        Ok(if path == "output" { Arc::new(NotingHead { layer, rows }) } else { Arc::new(layer) })
+        Ok(if path == "output" { Arc::new(RecordingHead { layer, rows }) } else { Arc::new(layer) })
     }
 
     fn parameter(&mut self, _path: &str, value: Tensor) -> train_ops::Result<Tensor> {
@@ -185,11 +185,11 @@ impl LayerBuilder for NotingBuilder {
 }
 
 #[test]
-fn tokens_that_are_guessed_are_read_at_once() {
+fn the_model_verifies_all_proposed_tokens_in_one_pass() {
     let golden = fixture_json("golden_generation.json");
     let checkpoint = &golden["checkpoints"]["image"];
     let rows = Arc::new(Mutex::new(Vec::new()));
-    let model = model(checkpoint, &mut NotingBuilder(Arc::clone(&rows)));
+    let model = model(checkpoint, &mut RecordingBuilder(Arc::clone(&rows)));
     let features = model.encode_images(&Golden::new(checkpoint).picture(0), &Pass::inference()).unwrap();
     let draft = model.draft().unwrap();
     let config = GenerationConfig { max_new_tokens: 26, min_new_tokens: 26, ..GenerationConfig::default() };
@@ -198,11 +198,11 @@ fn tokens_that_are_guessed_are_read_at_once() {
         rows.lock().unwrap().drain(..).collect::<Vec<_>>()
     };
     assert_eq!(products(model.generate(&features, None, &config).unwrap()), [1; 26]);
-    // After the prompt, the model reads a token and three guesses, and each time one more, up to eight rows. The draft
-    // reads what comes before each of its guesses, of which the last is that nothing follows.
-    let products = products(drafted(&model, &features, None, &config, &draft));
-    let read_by_the_model: Vec<_> = products.iter().copied().filter(|rows| *rows > 1).collect();
-    assert_eq!(read_by_the_model, [4, 5, 6, 7, 3], "{products:?}");
+    // After the prompt, the model reads a token and three proposals, and each time one more, up to eight rows. The draft has
+    // a pass for each of its proposals; the last one is that nothing follows.
+    let products = products(speculative(&model, &features, None, &config, &draft));
+    let verified: Vec<_> = products.iter().copied().filter(|rows| *rows > 1).collect();
+    assert_eq!(verified, [4, 5, 6, 7, 3], "{products:?}");
     assert_eq!(products.iter().filter(|rows| **rows == 1).count(), 1 + 3 + 4 + 5 + 6 + 3);
 }
 
@@ -230,8 +230,8 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
                 let features = features(picture);
                 let generated = model.generate(&features, prompt.as_deref(), &config).unwrap();
                 assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
-                let drafted = drafted(&model, &features, prompt.as_deref(), &config, &draft);
-                assert_eq!(drafted, generated, "{case}, picture {picture} with a draft");
+                let speculative = speculative(&model, &features, prompt.as_deref(), &config, &draft);
+                assert_eq!(speculative, generated, "{case}, picture {picture} with a draft");
                 all_features.push(features);
             }
             if captions.iter().all(|caption| caption.get("prompt").is_none()) {
@@ -250,7 +250,7 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
     }
 }
 
-/// The model of the golden checkpoint `image` with another first number in a row of a tensor, and the features of its first
+/// The model of the golden checkpoint `image` with the first number of a tensor's row replaced, and the features of its first
 /// two pictures.
 fn with_number(name: &str, row: usize, number: f32) -> (GitForCausalLm, Tensor) {
     let dir = tempfile::tempdir().unwrap();
@@ -286,11 +286,13 @@ fn logits_that_are_not_numbers_are_an_error_and_no_caption() {
                 },
             ];
             for (config, draft) in searches.iter().flat_map(|config| [(config, None), (config, Some(&own))]) {
-                let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-                let error = broken.generate_with(&features, None, config, draft, go_on).unwrap_err();
-                let of_position =
-                    matches!(error, git_model::Error::NotNumbers { tokens } if tokens == position + 1);
-                assert!(of_position, "{number} at {position}: {error}");
+                let on_token = &mut |_: Progress<'_>| ControlFlow::Continue(());
+                let error = broken.generate_with(&features, None, config, draft, on_token).unwrap_err();
+                let expected = GenerationError::NotNumbers { tokens: position + 1 };
+                assert!(
+                    matches!(&error, git_model::Error::Generation(error) if *error == expected),
+                    "{number} at {position}: {error}"
+                );
             }
         }
     }
@@ -306,7 +308,7 @@ fn a_bias_of_minus_infinity_forbids_a_token() {
     let expected = ids(usual.generate(&features, None, &without).unwrap());
     let (biased, _) = with_number("output.bias", token as usize, f32::NEG_INFINITY);
     assert_eq!(ids(biased.generate(&features, None, &default).unwrap()), expected);
-    assert_eq!(ids(drafted(&biased, &features, None, &default, &biased.draft().unwrap())), expected);
+    assert_eq!(ids(speculative(&biased, &features, None, &default, &biased.draft().unwrap())), expected);
 }
 
 /// The model of the golden checkpoint `image` with a changed configuration, and the features of its first two pictures.
@@ -344,7 +346,7 @@ fn without_an_end_token_captions_are_as_long_as_they_may_be() {
 }
 
 #[test]
-fn an_end_token_of_the_model_that_its_vocabulary_lacks_is_refused() {
+fn an_end_token_of_the_model_outside_its_vocabulary_is_refused() {
     let (model, features) = changed(|checkpoint| {
         checkpoint["config"]["vocab_size"] = 60.into();
         checkpoint["config"]["bos_token_id"] = 1.into();
@@ -365,15 +367,15 @@ fn a_prompt_that_does_not_begin_with_the_start_token_is_refused() {
     let generate = |prompt: &[u32]| model.generate(&features, Some(prompt), &GenerationConfig::default());
     for (prompt, problem) in [
         (&[5, 101][..], "the prompt must begin with the start token, 101, and not with 5"),
-        (&[], "the prompt is empty; it must hold at least the start token"),
-        (&[101, 999], "token 999 is not in the model's vocabulary of 128"),
+        (&[], "the prompt is empty; it must hold at least the start token, 101"),
+        (&[101, 999], "prompt token 999 is not in the model's vocabulary of 128"),
     ] {
         assert_eq!(generate(prompt).unwrap_err().to_string(), format!("generation: {problem}"));
     }
     assert_eq!(generate(&[101, 5]).unwrap()[0].ids[..2], [101, 5]);
 }
 
-/// `make_options.py` says what the cases are; each is generated alone, and as the second picture of a batch.
+/// `make_options.py` describes the cases; each is generated alone, and as the second picture of a batch.
 #[test]
 fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_without_an_adapter() {
     let golden = fixture_json("golden_options.json");
@@ -418,8 +420,8 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
             let picture_features = features(picture);
             let generated = model.generate(&picture_features, prompt.as_deref(), &config).unwrap();
             agree(&generated);
-            let drafted = drafted(&model, &picture_features, prompt.as_deref(), &config, &draft);
-            assert_eq!(drafted, generated, "{name}, {case} with a draft");
+            let speculative = speculative(&model, &picture_features, prompt.as_deref(), &config, &draft);
+            assert_eq!(speculative, generated, "{name}, {case} with a draft");
             let batch = Tensor::cat(&[&features(picture + 1), &picture_features], 0).unwrap();
             let both = model.generate(&batch, prompt.as_deref(), &config).unwrap();
             agree(&both[config.num_return_sequences..]);
@@ -430,7 +432,7 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
 }
 
 #[test]
-fn every_token_is_reported_as_it_comes() {
+fn every_token_is_reported_once_and_in_order() {
     let (model, features) = pictures("image", 3);
     let own = model.draft().unwrap();
     let drawn = GenerationConfig {
@@ -444,7 +446,11 @@ fn every_token_is_reported_as_it_comes() {
         let mut reported = vec![Vec::new(); 3 * config.num_return_sequences];
         let captions = model.generate_with(&features, None, &config, draft, &mut |progress| {
             let sequence = progress.picture * config.num_return_sequences + progress.sequence;
-            assert_eq!(progress.ids.len(), reported[sequence].len() + 2, "one more, after the start token");
+            assert_eq!(
+                progress.ids.len(),
+                reported[sequence].len() + 2,
+                "one more token each time, after the start token"
+            );
             reported[sequence].push(*progress.ids.last().unwrap());
             ControlFlow::Continue(())
         });
@@ -466,7 +472,7 @@ fn the_last_report_of_a_beam_search_is_its_best_caption() {
 }
 
 #[test]
-fn a_report_can_end_the_captions_where_they_are() {
+fn breaking_from_a_report_ends_the_captions_where_they_are() {
     let (model, features) = pictures("image", 1);
     let own = model.draft().unwrap();
     for (beams, draft) in [(1, None), (3, None), (1, Some(&own)), (3, Some(&own))] {

@@ -1,4 +1,4 @@
-//! What holds of GIT by construction.
+//! Properties that GIT has by construction.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
-use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX, LoadOptions};
+use git_model::{
+    CaptionDecoder, Checkpoint, GitForCausalLm, IGNORE_INDEX, LoadOptions, SpeculativeDecoder, Step,
+};
 use train_ops::{FrozenBuilder, Int8Builder, Pass, TrainableBuilder, sample_key};
 
 fn model(case: &str) -> (Golden, GitForCausalLm) {
@@ -161,11 +163,10 @@ fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
                     (0..new).map(|token| sample_key(9, step as u64, (3 * row + token) as u64) as u32 % 100),
                 );
             }
-            let of_all = |ids: Vec<&[u32]>| Tensor::new(ids.concat(), features.device()).unwrap();
-            let fed = of_all(sequences.iter().map(|(_, ids)| &ids[ids.len() - new..]).collect());
-            let cached =
-                model.next_logits(&fed.reshape((sequences.len(), new)).unwrap(), &mut decoding).unwrap();
-            let whole = of_all(sequences.iter().map(|(_, ids)| ids.as_slice()).collect());
+            let newest: Vec<&[u32]> = sequences.iter().map(|(_, ids)| &ids[ids.len() - new..]).collect();
+            let cached = decoding.append(&newest.concat()).unwrap();
+            let whole: Vec<&[u32]> = sequences.iter().map(|(_, ids)| ids.as_slice()).collect();
+            let whole = Tensor::new(whole.concat(), features.device()).unwrap();
             let length = sequences[0].1.len();
             let pictures: Vec<u32> = sequences.iter().map(|(picture, _)| *picture as u32).collect();
             let pictures = Tensor::new(pictures, features.device()).unwrap();
@@ -173,18 +174,46 @@ fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
             let whole = logits(&model, &features, &whole.reshape((sequences.len(), length)).unwrap());
             let whole = whole.i((.., length - 1)).unwrap();
             let largest = list(&whole).iter().fold(0f32, |m, x| m.max(x.abs()));
-            for (cached, whole) in list(&cached).iter().zip(list(&whole)) {
+            for (cached, whole) in cached.iter().zip(list(&whole)) {
                 assert!(
                     (cached - whole).abs() <= 1e-5 * largest,
                     "{case}, step {step}: {cached}, not {whole}"
                 );
             }
         }
-        assert!(decoding.reorder(&[2]).is_err());
-        assert!(
-            model.next_logits(&Tensor::new(&[[5u32]], features.device()).unwrap(), &mut decoding).is_err()
-        );
+        let error = decoding.reorder(&[0, 2]).unwrap_err().to_string();
+        assert_eq!(error, "sequence 2 (from 0) does not exist: 2 sequences are live");
+        for tokens in [&[][..], &[5], &[5, 6, 7]] {
+            let error = decoding.append(tokens).unwrap_err().to_string();
+            assert!(error.contains("input_ids: expected shape (2, new tokens)"), "{tokens:?}: {error}");
+        }
     }
+}
+
+#[test]
+fn steps_are_accepted_only_after_they_were_verified() {
+    let (golden, model) = model("tiny");
+    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let mut decoding = model.begin_decoding(&features.narrow(0, 0, 1).unwrap(), 8).unwrap();
+    decoding.append(&[101, 7]).unwrap();
+    let steps = [5, 6, 8].map(|token| Step { parents: vec![0], tokens: vec![token] });
+    for accepted in [0, 4] {
+        assert_eq!(decoding.verify(&steps).unwrap().len(), 3 * model.config().vocab_size);
+        let error = decoding.accept(accepted).unwrap_err().to_string();
+        let expected = format!("{accepted} steps cannot be accepted: 3 were verified");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    // The draft, here the model itself, and the verification of two steps leave the logits of plain decoding.
+    let drafted = decoding.draft_logits(&steps[..2]).unwrap();
+    let verified = decoding.verify(&steps).unwrap();
+    decoding.accept(2).unwrap();
+    let after_two = &verified[model.config().vocab_size..][..model.config().vocab_size];
+    assert_eq!(drafted, after_two);
+    let mut plain = model.begin_decoding(&features.narrow(0, 0, 1).unwrap(), 8).unwrap();
+    plain.append(&[101, 7]).unwrap();
+    plain.append(&[5]).unwrap();
+    assert_eq!(plain.append(&[6]).unwrap(), after_two);
+    assert_eq!(decoding.append(&[9]).unwrap(), plain.append(&[9]).unwrap());
 }
 
 #[test]

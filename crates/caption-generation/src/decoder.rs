@@ -1,0 +1,77 @@
+use crate::error::Error;
+
+/// One step of all live sequences (beams, or samples): afterwards, sequence `i` is the former sequence `parents[i]` followed
+/// by `tokens[i]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// For each sequence after the step, the sequence before it that it continues.
+    pub parents: Vec<usize>,
+    /// For each sequence after the step, its new token.
+    pub tokens: Vec<u32>,
+}
+
+/// A captioning model in the middle of decoding a batch of pictures: its live sequences, and the keys and values that it
+/// has cached for them.
+///
+/// A decoder begins with one sequence without tokens for each picture. How it looks at the pictures (a prefix of image
+/// tokens, cross-attention) is its own business. Calls come from a thread of rayon's pool.
+pub trait CaptionDecoder: Send {
+    /// The model's error; errors of this crate are converted to it.
+    type Error: From<Error> + Send;
+
+    /// Number of live sequences.
+    fn sequences(&self) -> usize;
+
+    /// Appends the same number of tokens to each live sequence, `tokens` being those of the first sequence, then those of
+    /// the second, and so on. Returns the logits that follow the last token of each sequence, one row of `vocab_size`
+    /// values after another.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Self::Error>;
+
+    /// Replaces the live sequences: the new sequence `i` is a copy of the old sequence `parents[i]`. There may be more or
+    /// fewer sequences afterwards.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn reorder(&mut self, parents: &[usize]) -> Result<(), Self::Error>;
+}
+
+/// A decoder with a draft model, for speculative decoding (Leviathan et al., 2023, <https://arxiv.org/abs/2211.17192>).
+///
+/// The draft is cheap and may be wrong. It proposes the next few steps; the model then reads all of them in one pass and
+/// says how many are right. The captions are those of plain decoding as long as the logits of
+/// [`verify`](Self::verify) are those of [`append`](CaptionDecoder::append), whatever the draft proposes.
+pub trait SpeculativeDecoder: CaptionDecoder {
+    /// The draft's logits after the last of `steps`, which follow one another from the live sequences: one row of
+    /// `vocab_size` values for each sequence of the last step. The live sequences stay as they are.
+    ///
+    /// Before each call of [`verify`](Self::verify), `steps` grows by one step from call to call.
+    ///
+    /// # Errors
+    /// Those of the draft model.
+    fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
+
+    /// The model's logits after each of `steps`, which follow one another from the live sequences, in one pass: the rows
+    /// of the first step's sequences, then those of the second step's, and so on. There is at least one step.
+    ///
+    /// The live sequences stay as they are until [`accept`](Self::accept).
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
+
+    /// Makes the live sequences those after the first `accepted` of the steps that were verified last, at least one, and
+    /// forgets the other steps.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn accept(&mut self, accepted: usize) -> Result<(), Self::Error>;
+
+    /// Rows that the model reads in one pass in about the time of one row, as it waits for the same weights: sequences
+    /// times steps of a call of [`verify`](Self::verify). 8, unless overridden.
+    fn max_rows(&self) -> usize {
+        8
+    }
+}

@@ -1,0 +1,78 @@
+use std::collections::VecDeque;
+
+use crate::batch::SearchBatch;
+use crate::decoder::{SpeculativeDecoder, Step};
+use crate::generator::check_logits;
+
+/// Steps that the draft proposes the first time.
+const FIRST_PROPOSALS: usize = 3;
+
+/// Speculative decoding: verifies each step of the searches together with the steps that a draft proposes to follow it,
+/// and serves the logits of those from memory if the searches then take them.
+pub(crate) struct Speculation {
+    vocab_size: usize,
+    /// Proposed steps that the model has read and the searches have not reached, with the logits after each.
+    ahead: VecDeque<(Step, Vec<f32>)>,
+    /// How many steps of the last verification the searches took; `None` before the first verification.
+    taken: Option<usize>,
+}
+
+impl Speculation {
+    pub(crate) fn new(vocab_size: usize) -> Self {
+        Self { vocab_size, ahead: VecDeque::new(), taken: None }
+    }
+
+    /// The model's logits after `step`, which `searches` have chosen.
+    pub(crate) fn logits<D: SpeculativeDecoder>(
+        &mut self,
+        decoder: &mut D,
+        searches: &SearchBatch<'_>,
+        step: Step,
+    ) -> Result<Vec<f32>, D::Error> {
+        if let Some((_, logits)) = self.ahead.pop_front().filter(|(proposed, _)| *proposed == step) {
+            self.taken = self.taken.map(|taken| taken + 1);
+            return Ok(logits);
+        }
+        if let Some(taken) = self.taken {
+            decoder.accept(taken)?;
+        }
+        let fitting = (decoder.max_rows() / step.tokens.len()).saturating_sub(1);
+        // One more than the draft got right the last time.
+        let proposals = fitting.min(self.taken.unwrap_or(FIRST_PROPOSALS));
+        let steps = self.propose(decoder, searches, step, proposals)?;
+        let rows = steps.iter().map(|step| step.tokens.len()).sum();
+        let mut logits = decoder.verify(&steps)?;
+        check_logits(&logits, rows, self.vocab_size)?;
+        self.ahead.clear();
+        self.taken = Some(1);
+        for step in steps.into_iter().skip(1).rev() {
+            let rest = logits.split_off(logits.len() - step.tokens.len() * self.vocab_size);
+            self.ahead.push_front((step, rest));
+        }
+        Ok(logits)
+    }
+
+    /// `step` and up to `proposals` steps that the draft expects to follow it.
+    fn propose<D: SpeculativeDecoder>(
+        &self,
+        decoder: &mut D,
+        searches: &SearchBatch<'_>,
+        step: Step,
+        proposals: usize,
+    ) -> Result<Vec<Step>, D::Error> {
+        let mut searches = searches.fork();
+        let mut steps = vec![step];
+        let mut rows = steps[0].tokens.len();
+        for _ in 0..proposals {
+            let mut logits = decoder.draft_logits(&steps)?;
+            check_logits(&logits, rows, self.vocab_size)?;
+            let next = searches.advance(&mut logits);
+            rows = next.tokens.len();
+            if rows == 0 {
+                break;
+            }
+            steps.push(next);
+        }
+        Ok(steps)
+    }
+}
