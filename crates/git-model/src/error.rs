@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use crate::draft::DecoderShape;
 
-/// What can go wrong in this crate.
+/// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +14,7 @@ pub enum Error {
         /// The file, or files of which one is needed.
         wanted: &'static str,
     },
-    /// A picture was to be encoded after [`release_image_encoder`](crate::GitForCausalLm::release_image_encoder).
+    /// A call of [`encode_images`](crate::GitForCausalLm::encode_images) after [`release_image_encoder`](crate::GitForCausalLm::release_image_encoder).
     #[error("the image encoder was released; load the model again to encode more pictures")]
     ImageEncoderReleased,
     /// A file cannot be read.
@@ -22,11 +22,11 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// A JSON file does not hold what it should.
+    /// A JSON file of another form.
     #[error("{} is not understood: {source}", path.display())]
     Json {
         /// The file.
@@ -44,7 +44,7 @@ pub enum Error {
         field: &'static str,
         /// Its value.
         got: String,
-        /// What would be accepted.
+        /// The values that are supported.
         supported: String,
     },
     /// A weights file is damaged.
@@ -55,7 +55,7 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
-    /// The checkpoint's tensors are not those of the model that its configuration describes.
+    /// The checkpoint's tensors do not fit its configuration.
     #[error("{} does not hold the weights of its config.json:{}", path.display(), list(problems))]
     Tensors {
         /// The file or folder.
@@ -68,15 +68,15 @@ pub enum Error {
     Shape {
         /// Which input.
         input: &'static str,
-        /// What the shape should have been.
+        /// The shape that it should have.
         expected: String,
-        /// The shape it has.
+        /// The shape that it has.
         got: Vec<usize>,
     },
-    /// A sequence of text that the model has no positions for.
+    /// A text with more tokens than the model has positions.
     #[error("{got} text tokens, but the model has positions for {max}; shorten the caption or the prompt")]
     TooLong {
-        /// Tokens asked for.
+        /// Tokens of the text.
         got: usize,
         /// `max_position_embeddings`.
         max: usize,

@@ -12,7 +12,7 @@ use train_ops::MappedFile;
 use crate::words::FileRows;
 use crate::{Error, Result};
 
-/// The tensors of a checkpoint by name, read when they are asked for: from `model.safetensors`, from the shards that
+/// The tensors of a checkpoint by name, read on demand from `model.safetensors`, from the shards that
 /// `model.safetensors.index.json` lists, or from `pytorch_model.bin`.
 pub(crate) enum Weights {
     Safetensors(Vec<SafetensorsFile>),
@@ -23,7 +23,7 @@ pub(crate) enum Weights {
 pub(crate) struct SafetensorsFile {
     path: PathBuf,
     data: Arc<MappedFile>,
-    /// Where the tensors' bytes begin.
+    /// Offset of the first tensor's bytes.
     start: usize,
     metadata: Metadata,
 }
@@ -63,7 +63,7 @@ impl Weights {
         }
     }
 
-    /// One tensor, converted to `dtype`; `None` if the file has none of that name.
+    /// The tensor called `name`, converted to `dtype`; `None` if there is none.
     pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         let tensor = match self {
             Self::Safetensors(files) => match find(files, name) {
@@ -85,7 +85,7 @@ impl Weights {
         Ok(tensor.map(|tensor| tensor.to_dtype(dtype)?.to_device(device)).transpose()?)
     }
 
-    /// The rows of one matrix where they are in a mapped file; `None` if none is mapped or has a matrix of that name.
+    /// The matrix called `name`, left in its memory-mapped file; `None` if there is no such matrix or no mapped file.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         let Self::Safetensors(files) = self else { return Ok(None) };
         let Some((file, info)) = find(files, name) else { return Ok(None) };
@@ -101,7 +101,7 @@ impl Weights {
     }
 }
 
-/// The file that has the tensor called `name`, and what it says of it.
+/// The file that has the tensor called `name`, and the tensor's entry in its header.
 fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a SafetensorsFile, &'a TensorInfo)> {
     files.iter().find_map(|file| Some((file, file.metadata.info(name)?)))
 }
@@ -109,7 +109,7 @@ fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a Safetensors
 impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
         let data = Arc::new(MappedFile::open(&path)?);
-        // deserialize() checks that the header describes the whole file; read_metadata() alone does not.
+        // Unlike read_metadata(), deserialize() checks that the header describes the whole file.
         let metadata = SafeTensors::deserialize(&data)
             .and_then(|_| SafeTensors::read_metadata(&data))
             .map_err(|error| Error::Damaged { path: path.clone(), reason: error.to_string() });
@@ -118,7 +118,7 @@ impl SafetensorsFile {
     }
 }
 
-/// Opens the files that an index names, and checks that each tensor is where the index says.
+/// Opens the files of an index, and checks that each has the tensors that the index lists for it.
 fn shards(index_path: &Path) -> Result<Vec<SafetensorsFile>> {
     #[derive(Deserialize)]
     struct Index {

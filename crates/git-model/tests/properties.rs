@@ -119,7 +119,7 @@ fn dropout_acts_in_training_alone_and_differs_between_steps() {
 
 #[test]
 fn labels_are_shifted_exactly_once() {
-    // A head that ignores its input and always says 7: right where the next token is 7, and nowhere else.
+    // A head that ignores its input and always predicts token 7.
     let golden = Golden::load("tiny");
     let mut tensors = golden.checkpoint().tensors();
     let zeros = tensors["output.weight"].zeros_like().unwrap();
@@ -143,7 +143,7 @@ fn labels_are_shifted_exactly_once() {
     assert_eq!(loss([101, 9, 7, 7]), 1e4, "with two shifts, the token after the start would be none");
 }
 
-/// A prompt, then sequences that fork, change places and end, over two pictures.
+/// A prompt, then sequences that fork, change order and end, over two pictures.
 #[test]
 fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
     for case in ["tiny", "video", "wide"] {
@@ -234,7 +234,7 @@ fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
     }
 }
 
-/// The same hidden states, so that what differs is the head's.
+/// From the same hidden states, so that all differences come from the head.
 #[test]
 fn weights_of_16_and_8_bits_are_those_of_a_tied_head_too() {
     let (golden, exact) = model("tied");
