@@ -118,7 +118,7 @@ fn scattered(picture: usize, ids: &[u32]) -> Vec<f32> {
 
 /// As [`scattered`], but another function of the tokens at every third position.
 fn sometimes_wrong(picture: usize, ids: &[u32]) -> Vec<f32> {
-    scattered(if ids.len() % 3 == 0 { picture + 1000 } else { picture }, ids)
+    scattered(if ids.len().is_multiple_of(3) { picture + 1000 } else { picture }, ids)
 }
 
 /// Almost always wrong.

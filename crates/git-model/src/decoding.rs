@@ -54,6 +54,13 @@ impl<'a> Decoding<'a> {
         let mut rows = self.rows.clone();
         let mut all = Vec::with_capacity(steps.len());
         for step in steps {
+            if step.tokens.len() != step.parents.len() {
+                return Err(Error::Shape {
+                    input: "tokens of a step",
+                    expected: format!("({}), one for each parent", step.parents.len()),
+                    got: vec![step.tokens.len()],
+                });
+            }
             reorder(&mut rows, &step.parents)?;
             rows.extend(1);
             all.push(rows.clone());
@@ -65,7 +72,7 @@ impl<'a> Decoding<'a> {
     /// the vocabulary's size after another. Keys and values of the tokens are written to the caches.
     fn logits(&self, layers: &DecoderWithHead, input_ids: &[u32], rows: &DecodingRows) -> Result<Vec<f32>> {
         let sequences = rows.len();
-        if sequences == 0 || input_ids.is_empty() || input_ids.len() % sequences != 0 {
+        if sequences == 0 || input_ids.is_empty() || !input_ids.len().is_multiple_of(sequences) {
             return Err(Error::Shape {
                 input: "input_ids",
                 expected: format!("({sequences}, new tokens)"),

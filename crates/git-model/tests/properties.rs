@@ -191,6 +191,32 @@ fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
 }
 
 #[test]
+fn steps_and_tokens_that_do_not_fit_a_decoding_are_errors() {
+    let (golden, model) = model("tiny");
+    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let one = features.narrow(0, 0, 1).unwrap();
+    let mut decoding = model.begin_decoding(&one, 2).unwrap();
+    assert!(decoding.append(&[101, 7, 8]).is_err(), "more tokens than cache slots");
+    assert!(decoding.append(&[101, 9999]).is_err(), "a token outside the vocabulary");
+    decoding.append(&[101]).unwrap();
+    for (parents, tokens) in
+        [(vec![0], vec![5, 6]), (vec![0, 0], vec![5]), (vec![1], vec![5]), (vec![], vec![])]
+    {
+        let step = Step { parents, tokens };
+        assert!(decoding.verify(std::slice::from_ref(&step)).is_err(), "{step:?}");
+        assert!(decoding.draft_logits(std::slice::from_ref(&step)).is_err(), "{step:?}");
+    }
+    assert_eq!(
+        decoding.append(&[5]).unwrap().len(),
+        model.config().vocab_size,
+        "refused steps change nothing"
+    );
+    let too_long = vec![5; model.config().max_position_embeddings + 1];
+    let error = model.begin_decoding(&one, too_long.len()).unwrap().append(&too_long).unwrap_err();
+    assert!(matches!(error, git_model::Error::TooLong { .. }), "{error}");
+}
+
+#[test]
 fn steps_are_accepted_only_after_they_were_verified() {
     let (golden, model) = model("tiny");
     let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
