@@ -126,6 +126,18 @@ fn wrong(picture: usize, ids: &[u32]) -> Vec<f32> {
     scattered(picture, ids).into_iter().map(|logit| -logit).collect()
 }
 
+/// As [`scattered`], but with three likely tokens only, so that beams often continue with the same tokens as one another.
+fn three_tokens(picture: usize, ids: &[u32]) -> Vec<f32> {
+    let likely = |token| [1, 2, END as usize].contains(&token);
+    let logits = scattered(picture, ids).into_iter().enumerate();
+    logits.map(|(token, logit)| if likely(token) { logit } else { -30.0 }).collect()
+}
+
+/// Proposes the tokens of [`three_tokens`], but often for other beams.
+fn three_tokens_of_another_picture(picture: usize, ids: &[u32]) -> Vec<f32> {
+    three_tokens(picture + 1000, ids)
+}
+
 /// A draft that is broken.
 fn not_numbers(_: usize, _: &[u32]) -> Vec<f32> {
     vec![f32::NAN; VOCAB_SIZE]
@@ -162,14 +174,20 @@ fn searches() -> Vec<GenerationConfig> {
 
 #[test]
 fn speculative_decoding_gives_the_captions_of_plain_decoding_whatever_the_draft_proposes() {
-    for (config, pictures) in
-        searches().iter().flat_map(|config| [1, 2, 3, 7].map(|pictures| (config, pictures)))
-    {
-        for prompt in [None, Some(&[START, 4, 2][..])] {
-            let plain = generate(&mut Toy::new(scattered, scattered, pictures), prompt, config);
-            assert_eq!(plain.len(), pictures * config.num_return_sequences);
-            for draft in [scattered, sometimes_wrong, wrong, not_numbers] {
-                let mut toy = Toy::new(scattered, draft, pictures);
+    let pairs: [(Logits, Logits); 5] = [
+        (scattered, scattered),
+        (scattered, sometimes_wrong),
+        (scattered, wrong),
+        (scattered, not_numbers),
+        (three_tokens, three_tokens_of_another_picture),
+    ];
+    let searches = searches();
+    for (config, (logits, draft)) in searches.iter().flat_map(|config| pairs.map(|pair| (config, pair))) {
+        for pictures in [1, 2, 3, 7] {
+            for prompt in [None, Some(&[START, 4, 2][..])] {
+                let plain = generate(&mut Toy::new(logits, logits, pictures), prompt, config);
+                assert_eq!(plain.len(), pictures * config.num_return_sequences);
+                let mut toy = Toy::new(logits, draft, pictures);
                 let model = model();
                 let generator = Generator::new(&model, prompt, config).unwrap();
                 let speculative = generator.generate_speculatively(&mut toy, &mut continue_always).unwrap();
