@@ -9,8 +9,8 @@ use crate::decoder::Step;
 use crate::search::{Continuation, Search};
 use crate::single::SingleSearch;
 
-/// The searches for the captions of a batch of pictures. Their live sequences are numbered through: first those of the
-/// first search, then those of the second, and so on; a search that is done has none.
+/// The searches for the captions of a batch of pictures. Indices of live sequences count those of the first search first,
+/// then those of the second, and so on; a search that is done has none.
 pub(crate) struct SearchBatch<'a> {
     entries: Vec<Entry<'a>>,
     vocab_size: usize,

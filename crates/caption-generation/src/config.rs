@@ -17,45 +17,45 @@ pub enum EarlyStopping {
 /// The default is greedy decoding of at most 40 tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
-    /// Most tokens to generate, the end token included. 40.
+    /// Most tokens to generate, the end token included. Default: 40.
     pub max_new_tokens: usize,
-    /// Tokens to generate before the end token is allowed. 0.
+    /// Tokens to generate before the end token is allowed. Default: 0.
     pub min_new_tokens: usize,
-    /// Number of beams; 1, the default, is greedy decoding or sampling.
+    /// Number of beams; 1 is greedy decoding or sampling. Default: 1.
     pub num_beams: usize,
-    /// A finished beam's log-probability is divided by its length to this power. 1.
+    /// A finished beam's log-probability is divided by its length to this power. Default: 1.
     pub length_penalty: f32,
-    /// When beam search stops. [`EarlyStopping::Heuristic`].
+    /// When beam search stops. Default: [`EarlyStopping::Heuristic`].
     pub early_stopping: EarlyStopping,
-    /// No n-gram of this size occurs twice; 0, the default, allows all.
+    /// No n-gram of this size occurs twice; 0 allows all. Default: 0.
     pub no_repeat_ngram_size: usize,
-    /// The logits of tokens that have occurred are divided by this if positive, and multiplied by it if negative. 1.
+    /// The logits of tokens that have occurred are divided by this if positive, and multiplied by it if negative. Default: 1.
     pub repetition_penalty: f32,
-    /// Tokens that end a caption; `None`, the default, for the model's own.
+    /// Tokens that end a caption; `None` for the model's own. Default: `None`.
     pub eos_token_id: Option<Vec<u32>>,
     /// Token sequences that must not occur, `bad_words_ids` of transformers: a token is forbidden where it would complete
     /// one. As there, a sequence applies once prompt and caption are as long as it is, and the end token alone cannot be
-    /// forbidden. Empty.
+    /// forbidden. Default: none.
     pub bad_words: Vec<Vec<u32>>,
-    /// Captions for each picture: with beams at most `num_beams`, with sampling any number. 1.
+    /// Captions for each picture: with beams at most `num_beams`, with sampling any number. Default: 1.
     pub num_return_sequences: usize,
-    /// Draws tokens at random instead of taking the best. `None`.
+    /// Draws tokens at random instead of taking the best. Default: `None`.
     pub sampling: Option<Sampling>,
 }
 
 /// How tokens are drawn: `do_sample` of transformers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// The logits are divided by this. 1.
+    /// The logits are divided by this. Default: 1.
     pub temperature: f32,
-    /// Draw from the best k tokens; 0 for all. 50, as transformers' default.
+    /// Draw from the best k tokens; 0 for all. Default: 50, as in transformers.
     pub top_k: usize,
-    /// Draw from the fewest best tokens that together have this probability. 1.
+    /// Draw from the fewest best tokens that together have this probability. Default: 1.
     pub top_p: f32,
-    /// Draw from the tokens that have at least this fraction of the best token's probability. 0.
+    /// Draw from the tokens that have at least this fraction of the best token's probability. Default: 0.
     pub min_p: f32,
     /// Seed of the draws. A draw depends on it, on the caption's index among those of its picture and on the position, and
-    /// not on the other pictures in the batch. 0.
+    /// not on the other pictures in the batch. Default: 0.
     pub seed: u64,
 }
 

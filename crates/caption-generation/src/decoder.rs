@@ -13,8 +13,8 @@ pub struct Step {
 /// A captioning model in the middle of decoding a batch of pictures: its live sequences, and the keys and values that it
 /// has cached for them.
 ///
-/// A decoder begins with one sequence without tokens for each picture. How it looks at the pictures (a prefix of image
-/// tokens, cross-attention) is its own business. Calls come from a thread of rayon's pool.
+/// A decoder begins with one sequence without tokens for each picture. How it sees the pictures (by a prefix of image tokens,
+/// or by cross-attention) is up to the implementation. Calls come from a thread of rayon's pool.
 pub trait CaptionDecoder: Send {
     /// The model's error; errors of this crate are converted to it.
     type Error: From<Error> + Send;
@@ -40,14 +40,15 @@ pub trait CaptionDecoder: Send {
 
 /// A decoder with a draft model, for speculative decoding (Leviathan et al., 2023, <https://arxiv.org/abs/2211.17192>).
 ///
-/// The draft is cheap and may be wrong. It proposes the next few steps; the model then reads all of them in one pass and
-/// says how many are right. The captions are those of plain decoding as long as the logits of
-/// [`verify`](Self::verify) are those of [`append`](CaptionDecoder::append), whatever the draft proposes.
+/// The draft is cheap and may be wrong. It proposes the next few steps; the model then reads all of them in one pass, which
+/// shows how many are right. Whatever the draft proposes, the captions are those of plain decoding if
+/// [`verify`](Self::verify) and [`append`](CaptionDecoder::append) give the same logits.
 pub trait SpeculativeDecoder: CaptionDecoder {
     /// The draft's logits after the last of `steps`, which follow one another from the live sequences: one row of
     /// `vocab_size` values for each sequence of the last step. The live sequences stay as they are.
     ///
-    /// Before each call of [`verify`](Self::verify), `steps` grows by one step from call to call.
+    /// Between two calls of [`verify`](Self::verify), each call has the steps of the call before and one more, so that a
+    /// draft with a cache of its own has to read the newest step only.
     ///
     /// # Errors
     /// Those of the draft model.
@@ -69,8 +70,8 @@ pub trait SpeculativeDecoder: CaptionDecoder {
     /// Those of the model.
     fn accept(&mut self, accepted: usize) -> Result<(), Self::Error>;
 
-    /// Rows that the model reads in one pass in about the time of one row, as it waits for the same weights: sequences
-    /// times steps of a call of [`verify`](Self::verify). 8, unless overridden.
+    /// The most rows (sequences times steps of a call of [`verify`](Self::verify)) that the model reads in about the time of
+    /// one row, because it waits for the weights. Default: 8.
     fn max_rows(&self) -> usize {
         8
     }

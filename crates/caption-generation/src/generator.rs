@@ -69,23 +69,24 @@ impl<'a> Generator<'a> {
         Ok(Self { config, eos, prompt, vocab_size: model.vocab_size })
     }
 
-    /// Most text tokens whose keys and values a decoder has to hold for a batch of so many `pictures`, over all sequences,
-    /// if it stores those of a token once however many sequences share it, and overwrites those of steps that were not
-    /// accepted.
+    /// The number of text tokens for which a decoder needs cache slots, all sequences of a batch of `pictures` together.
+    ///
+    /// It suffices if sequences with a common beginning share its slots, and if the slots of steps that were not accepted are
+    /// used again.
     pub fn cached_tokens(&self, pictures: usize) -> usize {
         let sequences = pictures * self.config.num_beams.max(self.config.num_return_sequences);
         pictures * self.prompt.len() + sequences * (self.config.max_new_tokens - 1)
     }
 
-    /// Captions for all pictures of a decoder at its beginning: `num_return_sequences` for the first picture, then those of
-    /// the second, and so on. With beams, a picture's captions are sorted best first; with sampling, in the order of their
+    /// Captions for the pictures of a new `decoder`: `num_return_sequences` for the first picture, then those of the second,
+    /// and so on. With beams, a picture's captions are sorted best first; with sampling, in the order of their
     /// draws.
     ///
     /// `on_token` is called for each new token of each caption; [`ControlFlow::Break`] ends all captions of the batch where
-    /// they are. The decoder cannot be used for another batch afterwards.
+    /// they are. Afterwards, the decoder's live sequences are unspecified.
     ///
     /// # Errors
-    /// Those of the decoder, and [`Error::NotNumbers`] and [`Error::LogitCount`] for what it returns.
+    /// Those of the decoder, and [`Error::NotNumbers`] or [`Error::LogitCount`] if its logits cannot be used.
     pub fn generate<D: CaptionDecoder>(
         &self,
         decoder: &mut D,
@@ -97,8 +98,8 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// The captions of [`generate`](Self::generate) by speculative decoding, which is faster while few sequences are live
-    /// at a time, so that the steps of a draft fit in [`max_rows`](SpeculativeDecoder::max_rows).
+    /// The captions of [`generate`](Self::generate), by speculative decoding. It is faster while so few sequences are live
+    /// that several steps fit in [`max_rows`](SpeculativeDecoder::max_rows).
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -138,7 +139,7 @@ impl<'a> Generator<'a> {
         Ok(searches.captions())
     }
 
-    /// Reads the prompt once for each picture, and gives the decoder a sequence for each that the searches follow.
+    /// Reads the prompt once for each picture, then makes one sequence of the decoder for each live sequence of the searches.
     fn read_prompt<D: CaptionDecoder>(
         &self,
         decoder: &mut D,
@@ -161,7 +162,7 @@ fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
 
-/// Refuses logits that are not a row for each sequence.
+/// Checks that there is a row of logits for each sequence.
 pub(crate) fn check_logits(logits: &[f32], sequences: usize, vocab_size: usize) -> Result<()> {
     match logits.len() == sequences * vocab_size {
         true => Ok(()),

@@ -7,19 +7,19 @@ use crate::generator::check_logits;
 /// Steps that the draft proposes the first time.
 const FIRST_PROPOSALS: usize = 3;
 
-/// Speculative decoding: verifies each step of the searches together with the steps that a draft proposes to follow it,
-/// and serves the logits of those from memory if the searches then take them.
+/// Speculative decoding: verifies each step of the searches together with the steps that a draft proposes after it. The
+/// logits of proposed steps are stored, and used if the searches then choose the same steps.
 pub(crate) struct Speculation {
     vocab_size: usize,
-    /// Proposed steps that the model has read and the searches have not reached, with the logits after each.
+    /// Proposed steps that were verified and that the searches have not reached, with the logits after each.
     ahead: VecDeque<(Step, Vec<f32>)>,
-    /// How many steps of the last verification the searches took; `None` before the first verification.
-    taken: Option<usize>,
+    /// Number of steps of the last verification that the searches have chosen; `None` before the first verification.
+    chosen: Option<usize>,
 }
 
 impl Speculation {
     pub(crate) fn new(vocab_size: usize) -> Self {
-        Self { vocab_size, ahead: VecDeque::new(), taken: None }
+        Self { vocab_size, ahead: VecDeque::new(), chosen: None }
     }
 
     /// The model's logits after `step`, which `searches` have chosen.
@@ -30,21 +30,21 @@ impl Speculation {
         step: Step,
     ) -> Result<Vec<f32>, D::Error> {
         if let Some((_, logits)) = self.ahead.pop_front().filter(|(proposed, _)| *proposed == step) {
-            self.taken = self.taken.map(|taken| taken + 1);
+            self.chosen = self.chosen.map(|chosen| chosen + 1);
             return Ok(logits);
         }
-        if let Some(taken) = self.taken {
-            decoder.accept(taken)?;
+        if let Some(chosen) = self.chosen {
+            decoder.accept(chosen)?;
         }
         let fitting = (decoder.max_rows() / step.tokens.len()).saturating_sub(1);
-        // One more than the draft got right the last time.
-        let proposals = fitting.min(self.taken.unwrap_or(FIRST_PROPOSALS));
+        // One more than were right the last time.
+        let proposals = fitting.min(self.chosen.unwrap_or(FIRST_PROPOSALS));
         let steps = self.propose(decoder, searches, step, proposals)?;
         let rows = steps.iter().map(|step| step.tokens.len()).sum();
         let mut logits = decoder.verify(&steps)?;
         check_logits(&logits, rows, self.vocab_size)?;
         self.ahead.clear();
-        self.taken = Some(1);
+        self.chosen = Some(1);
         for step in steps.into_iter().skip(1).rev() {
             let rest = logits.split_off(logits.len() - step.tokens.len() * self.vocab_size);
             self.ahead.push_front((step, rest));

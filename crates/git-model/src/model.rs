@@ -14,14 +14,14 @@ pub const IGNORE_INDEX: i64 = -100;
 /// How [`GitForCausalLm::load`] builds a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Device of the tensors. The CPU.
+    /// Device of the tensors. Default: the CPU.
     pub device: Device,
-    /// Type of the linear layers' weights, a tied head included: f32, the default, or bf16. Everything else is f32.
+    /// Type of the linear layers' weights, a tied head included: f32 or bf16. Everything else is f32. Default: f32.
     pub dtype: DType,
-    /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`, if given. `None`.
+    /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`. Default: `None`.
     pub hidden_dropout: Option<f32>,
     /// Stores only the input of each layer in training, and computes the layer again in the backward pass
-    /// ([`recompute`](train_ops::recompute)): the same gradients with less memory in more time. Off.
+    /// ([`recompute`](train_ops::recompute)): the same gradients with less memory in more time. Default: off.
     pub gradient_checkpointing: bool,
 }
 
