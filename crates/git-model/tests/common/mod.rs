@@ -8,6 +8,8 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub(crate) mod adapters;
+pub(crate) mod captions;
+pub(crate) mod models;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
