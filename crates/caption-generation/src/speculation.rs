@@ -60,8 +60,11 @@ impl Speculation {
         step: Step,
         proposals: usize,
     ) -> Result<Vec<Step>, D::Error> {
-        let mut searches = searches.fork();
         let mut steps = vec![step];
+        if proposals == 0 {
+            return Ok(steps);
+        }
+        let mut searches = searches.fork();
         let mut rows = steps[0].tokens.len();
         for _ in 0..proposals {
             let mut logits = decoder.draft_logits(&steps)?;
