@@ -14,7 +14,7 @@ const HEAD: &str = "output.weight";
 
 /// A GIT checkpoint in the Hugging Face layout: a folder with `config.json` and the weights.
 ///
-/// Opening it maps the weights into memory and checks every name and shape; tensors are read when a model is built.
+/// Opening it maps the weights into memory and checks every name and shape. Tensors are read when a model is built.
 pub struct Checkpoint {
     dir: PathBuf,
     config: GitConfig,
@@ -27,8 +27,8 @@ impl Checkpoint {
     /// Opens the checkpoint in the folder `dir`.
     ///
     /// # Errors
-    /// If a file is missing or damaged, the configuration is not one of GIT's, or the weights are not exactly those
-    /// that it describes: all missing, unexpected and misshapen tensors are listed.
+    /// If a file is missing or damaged, the configuration is not GIT's, or the weights are not exactly the ones that it
+    /// describes: the error lists all missing, unexpected and misshapen tensors.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         let config_path = dir.join("config.json");
@@ -96,6 +96,9 @@ impl Checkpoint {
     }
 
     /// The tensor called `name`, converted to `dtype`.
+    ///
+    /// # Errors
+    /// If the checkpoint has no tensor of that name, or it cannot be read.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         if let Some((stored, _)) = self.stored(name)?
             && let Some(tensor) = self.weights.tensor(&stored, dtype, device)?
@@ -105,7 +108,7 @@ impl Checkpoint {
         Err(self.mismatch(vec![format!("{name} is missing")]))
     }
 
-    /// The rows of the matrix called `name` where they are in the file; `None` where the file cannot be mapped.
+    /// The matrix called `name`, left in its file; `None` if the file is not memory-mapped.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         match self.weights.rows(name)? {
             None if self.tied && name == WORD_EMBEDDINGS => self.weights.rows(HEAD),
@@ -117,7 +120,7 @@ impl Checkpoint {
         Error::Tensors { path: self.dir.clone(), problems }
     }
 
-    /// Compares the file's tensors with those that the configuration asks for.
+    /// Compares the tensors of the file with the schema of the configuration.
     fn check(&mut self) -> Result<()> {
         let mut expected = schema::tensors(&self.config);
         let found = self.weights.shapes();
@@ -145,7 +148,7 @@ impl Checkpoint {
             return Err(self.mismatch(problems));
         }
         if self.tied && found.contains_key(HEAD) && found.contains_key(WORD_EMBEDDINGS) {
-            // As transformers does: a file that holds two different matrices is not tied, whatever its config says.
+            // As in transformers, a file with two different matrices is not tied, whatever its config says.
             let [words, head] =
                 [WORD_EMBEDDINGS, HEAD].map(|name| self.weights.tensor(name, DType::F32, &Device::Cpu));
             if let (Some(words), Some(head)) = (words?, head?) {

@@ -12,7 +12,7 @@ use train_ops::MappedFile;
 use crate::words::FileRows;
 use crate::{Error, Result};
 
-/// The tensors of a checkpoint by name, read when they are asked for: from one file or from the shards that an index lists.
+/// The tensors of a checkpoint by name, read on demand: from one file, or from the shards that an index lists.
 pub(crate) enum Weights {
     /// `model.safetensors`, or the shards of `model.safetensors.index.json`.
     Safetensors(Vec<SafetensorsFile>),
@@ -26,7 +26,7 @@ pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// One memory-mapped safetensors file.
 pub(crate) struct SafetensorsFile {
     data: Arc<MappedFile>,
-    /// Where the tensors' bytes begin.
+    /// Offset of the first tensor's bytes.
     start: usize,
     metadata: Metadata,
 }
@@ -77,7 +77,7 @@ impl Weights {
         })
     }
 
-    /// One tensor, converted to `dtype`; `None` if the files have none of that name.
+    /// The tensor called `name`, converted to `dtype`; `None` if there is none.
     pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         let tensor = match self {
             Self::Safetensors(files) => match find(files, name) {
@@ -100,7 +100,7 @@ impl Weights {
         Ok(tensor.map(|tensor| tensor.to_dtype(dtype)?.to_device(device)).transpose()?)
     }
 
-    /// The rows of one matrix where they are in a mapped file; `None` if none is mapped or has a matrix of that name.
+    /// The matrix called `name`, left in its memory-mapped file; `None` if there is no such matrix or no mapped file.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         let Self::Safetensors(files) = self else { return Ok(None) };
         let Some((file, info)) = find(files, name) else { return Ok(None) };
@@ -116,7 +116,7 @@ impl Weights {
     }
 }
 
-/// The file that has the tensor called `name`, and what it says of it.
+/// The file that has the tensor called `name`, and the tensor's entry in its header.
 fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a SafetensorsFile, &'a TensorInfo)> {
     files.iter().find_map(|file| Some((file, file.metadata.info(name)?)))
 }
@@ -127,7 +127,7 @@ impl SafetensorsFile {
         if data.starts_with(LFS_POINTER) {
             return Err(Error::LfsPointer { path });
         }
-        // deserialize() checks that the header describes the whole file; read_metadata() alone does not.
+        // Unlike read_metadata(), deserialize() checks that the header describes the whole file.
         let metadata = SafeTensors::deserialize(&data)
             .and_then(|_| SafeTensors::read_metadata(&data))
             .map_err(|error| Error::Damaged { path: path.clone(), reason: error.to_string() });
@@ -136,7 +136,7 @@ impl SafetensorsFile {
     }
 }
 
-/// Opens the files that an index names, and checks that each tensor is where the index says.
+/// Opens the files of an index, and checks that each has the tensors that the index lists for it.
 fn shards<F>(
     index_path: &Path,
     open: impl Fn(PathBuf) -> Result<F>,

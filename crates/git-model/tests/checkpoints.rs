@@ -1,4 +1,4 @@
-//! Every layout of a checkpoint's files opens; whatever is wrong with them is said.
+//! Checkpoints open in every layout of their files, and damaged or wrong files are errors that name the problem.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
@@ -55,7 +55,7 @@ fn shards_hold_the_same_model_as_one_file() {
         let same = one.tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
         assert_eq!(max_error(&read, &same), 0.0, "{name}");
     }
-    // An index that points at the other shard.
+    // An index that lists a tensor in the wrong shard.
     let elsewhere = shards[1].keys().next().unwrap();
     weight_map.insert(elsewhere.clone(), "model-0.safetensors".into());
     std::fs::write(index, json!({"weight_map": weight_map}).to_string()).unwrap();
@@ -254,7 +254,7 @@ fn a_tied_config_over_two_different_heads_is_not_tied() {
     let words = tensors["git.embeddings.word_embeddings.weight"].clone();
     tensors.insert("output.weight".into(), words.clone());
     save(dir.path(), &tensors);
-    assert!(Checkpoint::open(dir.path()).unwrap().tied(), "two equal matrices are one");
+    assert!(Checkpoint::open(dir.path()).unwrap().tied(), "the two matrices are equal");
     tensors.insert("output.weight".into(), (words * 2.0).unwrap());
     save(dir.path(), &tensors);
     assert!(!Checkpoint::open(dir.path()).unwrap().tied());

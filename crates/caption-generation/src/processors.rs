@@ -1,11 +1,9 @@
-//! Changes to the scores of the next token, in the order in which transformers applies them.
+//! Logits processors: penalties and forbidden tokens, in the order in which transformers applies them.
 
-use train_ops::log_sum_exp;
-
-use super::GenerationConfig;
+use crate::config::GenerationConfig;
 
 /// Applies repetition penalty, n-gram blocking, bad words and the minimum length to the `scores` of the token that
-/// follows `sequence`, of which the first `prompt` tokens were given.
+/// follows `sequence`, whose first `prompt` tokens are the prompt.
 pub(crate) fn process(
     config: &GenerationConfig,
     eos: &[u32],
@@ -40,7 +38,7 @@ fn penalise_repetition(sequence: &[u32], penalty: f32, scores: &mut [f32]) {
     }
 }
 
-/// Forbids every token that would complete an n-gram that the sequence already has.
+/// Forbids every token that would repeat an n-gram of the sequence.
 fn forbid_ngrams(sequence: &[u32], n: usize, scores: &mut [f32]) {
     if sequence.len() < n {
         return;
@@ -53,21 +51,15 @@ fn forbid_ngrams(sequence: &[u32], n: usize, scores: &mut [f32]) {
     }
 }
 
-/// Forbids the last token of `word` where the sequence ends in the tokens before it. The end token alone cannot be
-/// forbidden, or captions would not end.
+/// Forbids the last token of `word` where the sequence ends with the tokens before it. A `word` that is just the end token
+/// is ignored, or captions would not end.
 fn forbid_word(eos: &[u32], sequence: &[u32], word: &[u32], scores: &mut [f32]) {
     let Some((last, before)) = word.split_last() else { return };
     let ends_captions = before.is_empty() && eos.contains(last);
-    let counts = before.is_empty() || word.len() <= sequence.len();
-    if counts && !ends_captions && sequence.ends_with(before) {
+    let applies = before.is_empty() || word.len() <= sequence.len();
+    if applies && !ends_captions && sequence.ends_with(before) {
         scores[*last as usize] = f32::NEG_INFINITY;
     }
-}
-
-/// `log softmax`, in place.
-pub(crate) fn log_softmax(scores: &mut [f32]) {
-    let log_sum = log_sum_exp(scores);
-    scores.iter_mut().for_each(|score| *score -= log_sum);
 }
 
 #[cfg(test)]
@@ -75,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repetition_is_penalised_once_a_token_whatever_its_sign() {
+    fn repetition_penalty_is_applied_once_for_each_token_by_the_sign_of_its_logit() {
         let mut scores = [2.0, -2.0, 1.0];
         penalise_repetition(&[0, 1, 1, 0], 2.0, &mut scores);
         assert_eq!(scores, [1.0, -4.0, 1.0]);
     }
 
     #[test]
-    fn a_bad_word_is_forbidden_where_it_would_be_completed() {
+    fn the_last_token_of_a_bad_word_is_forbidden_after_the_tokens_before_it() {
         let forbidden = |sequence: &[u32], word: &[u32]| {
             let mut scores = [0.0; 5];
             forbid_word(&[4], sequence, word, &mut scores);
@@ -91,12 +83,16 @@ mod tests {
         assert_eq!(forbidden(&[0], &[3]), Some(3));
         assert_eq!(forbidden(&[0, 1, 2], &[1, 2, 3]), Some(3));
         assert_eq!(forbidden(&[0, 1, 1], &[1, 2, 3]), None);
-        assert_eq!(forbidden(&[1], &[1, 3]), None, "as transformers: the word is longer than what was said");
+        assert_eq!(
+            forbidden(&[1], &[1, 3]),
+            None,
+            "as in transformers: the word is longer than the sequence"
+        );
         assert_eq!(forbidden(&[0], &[4]), None, "captions end");
     }
 
     #[test]
-    fn a_token_that_completes_a_known_ngram_is_forbidden() {
+    fn tokens_that_would_repeat_an_ngram_are_forbidden() {
         let mut scores = [0.0; 5];
         forbid_ngrams(&[1, 2, 3, 1, 2], 3, &mut scores);
         assert_eq!(scores, [0.0, 0.0, 0.0, f32::NEG_INFINITY, 0.0]);

@@ -1,42 +1,53 @@
-//! Sampling: which tokens may be drawn, as transformers' logits warpers leave them, and the draw.
+//! Sampling: the candidates that transformers' logits warpers leave, and the draw of one of them.
 
-use super::Sampling;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-/// A token that may be drawn, and its weight: its probability as a share of the best token's.
+use crate::config::Sampling;
+
+/// A token that may be drawn, and its weight: its probability divided by the best token's.
 pub(crate) type Candidate = (u32, f64);
 
-/// What is left of `scores`, best first: temperature, then the best k, then the smallest set of best tokens that together
-/// have the probability `top_p`, then those of at least `min_p` times the best one's probability.
+/// The tokens that may be drawn, best first: after temperature, the best `top_k`, then the fewest best ones that together
+/// have the probability `top_p`, then those with at least `min_p` times the best one's probability.
 pub(crate) fn candidates(sampling: &Sampling, scores: &[f32]) -> Vec<Candidate> {
     let mut tokens: Vec<u32> = (0..scores.len() as u32).collect();
     let score = |token: &u32| scores[*token as usize];
     if sampling.top_k > 0 && sampling.top_k < tokens.len() {
         let mut ranked = scores.to_vec();
         let (_, last, _) = ranked.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.total_cmp(a));
-        // As in transformers, tokens as good as the last of k stay too.
+        // As in transformers, tokens as good as the last of the best k stay too.
         tokens.retain(|token| score(token) >= *last);
     }
     tokens.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let best = tokens.first().map_or(0.0, score);
     let weight = |token: &u32| f64::from((score(token) - best) / sampling.temperature).exp();
-    let mut left: Vec<Candidate> = tokens.iter().map(|token| (*token, weight(token))).collect();
+    let mut candidates: Vec<Candidate> = tokens.iter().map(|token| (*token, weight(token))).collect();
     if sampling.top_p < 1.0 {
-        let enough = f64::from(sampling.top_p) * total(&left);
+        let nucleus = f64::from(sampling.top_p) * total(&candidates);
         let mut before = 0.0;
-        let keep = left.iter().take_while(|(_, weight)| {
-            let kept = before < enough;
+        let kept = candidates.iter().take_while(|(_, weight)| {
+            let keep = before < nucleus;
             before += weight;
-            kept
+            keep
         });
-        let keep = keep.count().max(1);
-        left.truncate(keep);
+        let kept = kept.count().max(1);
+        candidates.truncate(kept);
     }
-    // The best token's weight is 1, and that of a forbidden one 0.
-    left.retain(|(_, weight)| *weight > 0.0 && *weight >= f64::from(sampling.min_p));
-    left
+    // The best token has weight 1, a forbidden one 0.
+    candidates.retain(|(_, weight)| *weight > 0.0 && *weight >= f64::from(sampling.min_p));
+    candidates
 }
 
-/// The token at `uniform`, in `[0, 1)`, of the candidates' cumulative distribution, and its log-probability there.
+/// A uniform number in `[0, 1)`: a function of the seed, the caption's index among those of its picture, and the position.
+pub(crate) fn uniform(seed: u64, sequence: u64, position: u64) -> f64 {
+    let scramble = |state| SplitMix64::seed_from_u64(state).next_u64();
+    let bits = scramble(scramble(scramble(seed) ^ sequence) ^ position);
+    // An f64 in [0, 1) holds 53 bits.
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// The token at `uniform`, in `[0, 1)`, of the candidates' cumulative distribution, and its log-probability.
 pub(crate) fn draw(candidates: &[Candidate], uniform: f64) -> (u32, f32) {
     let total = total(candidates);
     let log_probability = |weight: f64| (weight / total).ln() as f32;
@@ -61,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_follow_the_probabilities_of_the_tokens_that_are_left() {
+    fn draws_follow_the_probabilities_of_the_candidates() {
         let scores = [0.0f32, 0.5f32.ln(), 0.25f32.ln(), f32::NEG_INFINITY];
         let shares = |sampling: &Sampling| {
             let candidates = candidates(sampling, &scores);
@@ -72,7 +83,7 @@ mod tests {
             counts
         };
         let all = Sampling { top_k: 0, ..Sampling::default() };
-        // The logarithms are rounded, so a draw on the border may fall on either side.
+        // The logarithms are rounded, so that a draw on a border may fall on either side.
         let [first, second, third, never] = shares(&all);
         assert!(
             (first - 4000i32).abs() <= 1 && (second - 2000i32).abs() <= 1 && (third - 1000i32).abs() <= 1
@@ -82,7 +93,7 @@ mod tests {
         // 4/7 alone is below 0.6, so the second token is needed too.
         let [first, second, third, _] = shares(&Sampling { top_p: 0.6, ..all.clone() });
         assert!((first - 4667i32).abs() <= 1 && (second - 2333i32).abs() <= 1 && third == 0);
-        // 1, a half and a quarter of the best.
+        // The weights are 1, 1/2 and 1/4.
         let [_, second, third, _] = shares(&Sampling { min_p: 0.4, ..all.clone() });
         assert!((second - 2333i32).abs() <= 1 && third == 0);
         let cold = shares(&Sampling { temperature: 0.5, ..all });
@@ -90,18 +101,18 @@ mod tests {
     }
 
     #[test]
-    fn a_draw_knows_its_log_probability() {
+    fn a_draw_returns_the_log_probability_of_its_token() {
         let left = [(7, 1.0), (3, 0.5), (5, 0.5)];
         assert_eq!(draw(&left, 0.0), (7, 0.5f32.ln()));
         assert_eq!(draw(&left, 0.6), (3, 0.25f32.ln()));
         assert_eq!(draw(&left, 0.99), (5, 0.25f32.ln()));
     }
 
-    /// `make_warpers.py` says what the fixture holds.
+    /// `make_warpers.py` describes the fixture.
     #[test]
-    fn tokens_that_are_left_are_those_of_transformers_warpers() {
+    fn candidates_are_those_of_transformers_logits_warpers() {
         let golden: Value =
-            serde_json::from_str(include_str!("../../tests/fixtures/golden_warpers.json")).unwrap();
+            serde_json::from_str(include_str!("../tests/fixtures/golden_warpers.json")).unwrap();
         let rows: Vec<Vec<f32>> = serde_json::from_value(golden["scores"].clone()).unwrap();
         let cases = golden["cases"].as_array().unwrap();
         assert!(cases.len() >= 100);

@@ -1,9 +1,9 @@
-use train_ops::log_sum_exp;
-
-use super::processors::process;
-use super::searches::{Search, Step};
-use super::warpers::{candidates, draw};
-use super::{Caption, GenerationConfig};
+use crate::caption::Caption;
+use crate::config::GenerationConfig;
+use crate::processors::process;
+use crate::sampling::{candidates, draw, uniform};
+use crate::search::{Continuation, Search};
+use crate::softmax::log_sum_exp;
 
 /// Greedy decoding or sampling of one sequence.
 #[derive(Clone)]
@@ -11,30 +11,32 @@ pub(crate) struct SingleSearch<'a> {
     config: &'a GenerationConfig,
     eos: &'a [u32],
     ids: Vec<u32>,
+    /// Number of tokens of the prompt.
     prompt: usize,
     /// The sum of the new tokens' log-probabilities.
     total: f32,
-    /// Which of the picture's captions it is, for the draws.
-    sequence: u64,
+    /// Index among the captions sampled for the picture.
+    sequence: usize,
     done: bool,
 }
 
 impl<'a> SingleSearch<'a> {
-    pub(crate) fn new(config: &'a GenerationConfig, eos: &'a [u32], prompt: &[u32], sequence: u64) -> Self {
+    pub(crate) fn new(config: &'a GenerationConfig, eos: &'a [u32], prompt: &[u32], sequence: usize) -> Self {
         Self { config, eos, ids: prompt.to_vec(), prompt: prompt.len(), total: 0.0, sequence, done: false }
     }
 
+    /// Number of new tokens.
     fn generated(&self) -> usize {
         self.ids.len() - self.prompt
     }
 }
 
 impl Search for SingleSearch<'_> {
-    fn rows(&self) -> usize {
+    fn sequences(&self) -> usize {
         1
     }
 
-    fn advance(&mut self, scores: &mut [f32]) -> Vec<Step> {
+    fn advance(&mut self, scores: &mut [f32]) -> Vec<Continuation> {
         process(self.config, self.eos, &self.ids, self.prompt, scores);
         let (token, log_probability) = match &self.config.sampling {
             None => {
@@ -42,15 +44,14 @@ impl Search for SingleSearch<'_> {
                 (token, scores[token as usize] - log_sum_exp(scores))
             }
             Some(sampling) => {
-                let key = train_ops::sample_key(sampling.seed, self.sequence, self.generated() as u64);
-                // 53 bits, as many as a float in [0, 1) has.
-                draw(&candidates(sampling, scores), (key >> 11) as f64 / (1u64 << 53) as f64)
+                let uniform = uniform(sampling.seed, self.sequence as u64, self.generated() as u64);
+                draw(&candidates(sampling, scores), uniform)
             }
         };
         self.ids.push(token);
         self.total += log_probability;
         self.done = self.eos.contains(&token) || self.generated() >= self.config.max_new_tokens;
-        vec![Step { parent: 0, token }]
+        vec![Continuation { parent: 0, token }]
     }
 
     fn is_done(&self) -> bool {

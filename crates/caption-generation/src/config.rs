@@ -1,4 +1,4 @@
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// When beam search stops, as `early_stopping` of transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,47 +14,48 @@ pub enum EarlyStopping {
 
 /// How captions are decoded; names and meanings are those of transformers' `GenerationConfig`.
 ///
-/// The default is greedy decoding of at most 40 tokens; [`GenerationConfig::recipe`] is the published recipe.
-#[derive(Clone, Debug)]
+/// The default is greedy decoding of at most 40 tokens.
+#[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
-    /// Tokens to generate at most, the end token included. 40.
+    /// Most tokens to generate, the end token included. Default: 40.
     pub max_new_tokens: usize,
-    /// Tokens to generate before the end token is allowed. 0.
+    /// Tokens to generate before the end token is allowed. Default: 0.
     pub min_new_tokens: usize,
-    /// Beams; 1, the default, is greedy decoding or sampling.
+    /// Number of beams; 1 is greedy decoding or sampling. Default: 1.
     pub num_beams: usize,
-    /// Exponent of the length that a finished beam's log-probability is divided by. 1.
+    /// A finished beam's log-probability is divided by its length to this power. Default: 1.
     pub length_penalty: f32,
-    /// When beam search stops.
+    /// When beam search stops. Default: [`EarlyStopping::Heuristic`].
     pub early_stopping: EarlyStopping,
-    /// No n-gram of this size occurs twice; 0, the default, allows all.
+    /// No n-gram of this size occurs twice; 0 allows all. Default: 0.
     pub no_repeat_ngram_size: usize,
-    /// Tokens that occurred have positive scores divided, negative ones multiplied by this. 1.
+    /// The logits of tokens that have occurred are divided by this if positive, and multiplied by it if negative. Default: 1.
     pub repetition_penalty: f32,
-    /// Tokens that end a caption, instead of the model's.
+    /// Tokens that end a caption; `None` for the model's own. Default: `None`.
     pub eos_token_id: Option<Vec<u32>>,
-    /// Token sequences that never occur, `bad_words_ids` of transformers: a token is forbidden where it would complete
-    /// one. As there, a sequence counts once prompt and caption are as long as it is, and the end token alone never.
+    /// Token sequences that must not occur, `bad_words_ids` of transformers: a token is forbidden where it would complete
+    /// one. As there, a sequence applies once prompt and caption are as long as it is, and the end token alone cannot be
+    /// forbidden. Default: none.
     pub bad_words: Vec<Vec<u32>>,
-    /// Captions for each picture: of beams at most as many as there are, and of draws any number. 1.
+    /// Captions for each picture: with beams at most `num_beams`, with sampling any number. Default: 1.
     pub num_return_sequences: usize,
-    /// Draw tokens instead of taking the best.
+    /// Draws tokens at random instead of taking the best. Default: `None`.
     pub sampling: Option<Sampling>,
 }
 
 /// How tokens are drawn: `do_sample` of transformers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Scores are divided by this. 1.
+    /// The logits are divided by this. Default: 1.
     pub temperature: f32,
-    /// Draw from the best k tokens; 0 for all. 50, as transformers' default.
+    /// Draw from the best k tokens; 0 for all. Default: 50, as in transformers.
     pub top_k: usize,
-    /// Draw from the best tokens that together have this probability. 1.
+    /// Draw from the fewest best tokens that together have this probability. Default: 1.
     pub top_p: f32,
-    /// Draw from the tokens whose probability is at least this share of the best one's; 0 for all. 0.
+    /// Draw from the tokens that have at least this fraction of the best token's probability. Default: 0.
     pub min_p: f32,
-    /// The draws are a function of this, the caption's number among those of its picture, and the position: not of the
-    /// other pictures in the batch.
+    /// Seed of the draws. A draw depends on it, on the caption's index among those of its picture and on the position, and
+    /// not on the other pictures in the batch. Default: 0.
     pub seed: u64,
 }
 
@@ -83,7 +84,8 @@ impl Default for Sampling {
 }
 
 impl GenerationConfig {
-    /// The recipe's decoding: 2 beams, 40 new tokens, no repeated 2-gram, repetition penalty 1.15, early stopping.
+    /// Decoding of the published Pokémon recipe: 2 beams, 40 new tokens, no repeated 2-gram, repetition penalty 1.15, early
+    /// stopping.
     pub fn recipe() -> Self {
         Self {
             num_beams: 2,
@@ -94,10 +96,10 @@ impl GenerationConfig {
         }
     }
 
-    /// Checks that the options make sense alone and together.
+    /// Checks that each option is in its range and that they do not contradict each other.
     ///
     /// # Errors
-    /// Names every option that does not.
+    /// [`Error::Options`] with every problem.
     pub fn check(&self) -> Result<()> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, problem: String| {
@@ -131,10 +133,10 @@ impl GenerationConfig {
             require(top_p > 0.0 && top_p <= 1.0, format!("top_p must be in (0, 1], got {top_p}"));
             require((0.0..=1.0).contains(&min_p), format!("min_p must be in [0, 1], got {min_p}"));
         }
-        if problems.is_empty() { Ok(()) } else { Err(Error::Generation(problems.join("; "))) }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Options { problems }) }
     }
 
-    /// The score of a caption of so many new tokens whose log-probabilities add up to `total`.
+    /// The score of a caption of `length` new tokens whose log-probabilities add up to `total`.
     pub(crate) fn normalised(&self, total: f32, length: usize) -> f32 {
         total / (length as f32).powf(self.length_penalty)
     }
