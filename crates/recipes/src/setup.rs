@@ -37,6 +37,7 @@ pub fn rows(
         named("dataset", dataset),
         named("split", split),
     ];
+    rows.extend(crate::setup_rows::rows(options, inputs));
     rows.extend(training(options, arguments, adapted, train.len()));
     if let Padding::MaxLength(tokens) = padding {
         rows.push(named("padding", format!("every caption to {tokens} tokens")));
@@ -44,7 +45,7 @@ pub fn rows(
     let Hardware { device, dtype, .. } = &options.hardware;
     let threads = counted(threads.get(), "thread", "threads");
     rows.push(named("device", format!("{device}, {dtype:?}, {threads}").to_lowercase()));
-    rows.push(named("output", options.data.output_dir.display().to_string()));
+    rows.push(named("output", arguments.output_dir.display().to_string()));
     rows
 }
 

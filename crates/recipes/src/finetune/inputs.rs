@@ -2,11 +2,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions, split};
+use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions};
 use git_model::Checkpoint;
 
+use super::rows::Rows;
 use crate::cli::Finetune;
-use crate::open::{self, Dataset, Pretrained};
+use crate::open::{self, Pretrained};
 
 /// A pre-trained model's companions, captioned pictures, and their split.
 pub struct Inputs {
@@ -24,8 +25,14 @@ pub struct Inputs {
     pub source: Arc<dyn CaptionSource>,
     /// The commit of the dataset, where it came from the hub.
     pub source_commit: Option<String>,
+    /// The same number for rows of the dataset with the same picture.
+    pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
     pub rows: Split,
+    /// Rows that cannot be used and are left out.
+    pub skipped: Vec<BadRow>,
+    /// How many rows are left out as they come after the last that --subset uses.
+    pub beyond: usize,
     /// The captions as ids.
     pub captions: Arc<TokenizedCaptions>,
 }
@@ -40,11 +47,23 @@ impl Inputs {
         let data = &options.data;
         let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =
             open::pretrained(&data.model)?;
-        let Dataset { source, commit: source_commit } = open::dataset(&data.dataset, Some(data.subset))?;
-        let shares = [data.split.train, data.split.validation, data.split.test];
-        let rows = split(source.len(), shares, data.split_seed)?;
+        let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond } =
+            Rows::open(data, &processor)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
-        let inputs = Self { name, commit, dir, tokenizer, processor, source, source_commit, rows, captions };
+        let inputs = Self {
+            name,
+            commit,
+            dir,
+            tokenizer,
+            processor,
+            source,
+            source_commit,
+            pictures,
+            rows,
+            skipped,
+            beyond,
+            captions,
+        };
         Ok((checkpoint, inputs))
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 
 /// Settings of this machine that must not decide a test.
-const SETTINGS: [&str; 18] = [
+const SETTINGS: [&str; 19] = [
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_ENDPOINT",
@@ -35,6 +35,7 @@ const SETTINGS: [&str; 18] = [
     "http_proxy",
     "https_proxy",
     "all_proxy",
+    "RAYON_NUM_THREADS",
 ];
 
 /// An example as cargo built it beside this test.
@@ -53,6 +54,13 @@ pub fn example(name: &str) -> Command {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
+    command
+}
+
+/// The main example, continuing a run with the flags that it was begun with.
+pub fn resume(folder: &Path) -> Command {
+    let mut command = example("pokemon_finetune");
+    command.arg("--resume").arg(folder);
     command
 }
 
