@@ -49,16 +49,14 @@ pub fn embedded_checkpoint() -> PathBuf {
 pub fn pretrained(location: &Location) -> Result<Pretrained> {
     let (name, dir, commit) = match location {
         Location::Embedded => (location.to_string(), embedded_checkpoint(), None),
-        Location::Local(dir) => {
-            check_hidden(location, &dir.join("config.json"))?;
-            (location.to_string(), dir.clone(), None)
-        }
+        Location::Local(dir) => (location.to_string(), dir.clone(), None),
         Location::Hub(id) => {
             let Fetched { folder, commit } = Hub::from_env()?.model_dir(id)?;
             (id.name.clone(), folder, Some(commit))
         }
     };
     folders::check_checkpoint(&dir)?;
+    check_hidden(location, &dir.join("config.json"))?;
     let checkpoint = Checkpoint::open(&dir)?;
     let positions = checkpoint.config().max_position_embeddings;
     let tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(positions)?;
@@ -144,8 +142,8 @@ pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     match location {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
         Location::Local(dir) => {
-            check_hidden(location, &dir.join("adapter_config.json"))?;
             folders::check_adapter(dir, "--adapter")?;
+            check_hidden(location, &dir.join("adapter_config.json"))?;
             Ok(dir.clone())
         }
         Location::Hub(id) => Ok(Hub::from_env()?.adapter_dir(id).context("the adapter")?.folder),
@@ -158,8 +156,8 @@ fn check_hidden(location: &Location, needed: &Path) -> Result<()> {
         && !needed.exists()
     {
         bail!(
-            "there is no {}, and a local folder comes before a repository of the hub with the same name: rename or \
-             remove the folder `{id}` to use the hub's",
+            "there is no {}; where the hub's `{id}` is meant, rename or remove the local folder, which comes before a \
+             repository of the hub with the same name",
             needed.display()
         );
     }

@@ -325,6 +325,23 @@ fn a_part_that_the_hub_converted_of_a_large_dataset_is_not_taken_for_the_whole()
 }
 
 #[test]
+fn metadata_in_parquet_are_no_table_and_pictures_that_are_not_read_come_along_to_be_counted() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] = &[
+        ("1.png", &[1; 50]),
+        ("2.heic", &[2; 50]),
+        ("3.tiff", &[3; 50]),
+        ("LICENSE", b"MIT"),
+        ("metadata.parquet", b"PAR1"),
+        ("model.zip", &[4; 50]),
+    ];
+    server.add("datasets", "a/d", "main", files);
+    let files = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap().files;
+    let DatasetFiles::ImageFolder(folder) = files else { panic!("these are images") };
+    assert_eq!(below(&folder), ["1.png", "2.heic", "3.tiff", "metadata.parquet"]);
+}
+
+#[test]
 fn a_captioned_file_that_is_no_picture_is_not_left_out_in_silence() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let files: &[(&str, &[u8])] =

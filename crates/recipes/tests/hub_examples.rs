@@ -189,7 +189,8 @@ fn an_empty_folder_that_hides_a_hub_id_and_a_path_that_is_not_there_are_said_to_
     fs::write(tiny.path("microsoft/git-base/.gitattributes"), "").unwrap();
     let message = refused("microsoft/git-base", 1);
     assert!(
-        message.contains("no microsoft/git-base/config.json") && message.contains("the hub's"),
+        message.contains("no microsoft/git-base/config.json")
+            && message.contains("the hub's `microsoft/git-base`"),
         "{message}"
     );
 

@@ -2,29 +2,10 @@
 
 use std::collections::HashSet;
 
-use caption_data::selection::{self, Refusal, extension, is_metadata, is_picture};
+use caption_data::selection::{self, CAPTIONS, Refusal, UNREAD_PICTURES, extension, is_metadata, is_picture};
 
 use super::{Error, Result, snapshot::Listing};
-
-/// Files beside the weights that a checkpoint may have: those of the model, the generation, the processor and the
-/// tokenizer. transformers 5 saves a processor as `processor_config.json` alone.
-const COMPANIONS: [&str; 11] = [
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-];
-
-/// Extensions of pictures that whoever opens an image folder may not read.
-const UNREAD_PICTURES: [&str; 10] =
-    ["tif", "tiff", "avif", "heic", "heif", "jxl", "svg", "jp2", "psd", "xcf"];
+use crate::save::COMPANIONS;
 
 /// A checkpoint's files: the small ones first, the weights last, so that weights in the cache mean that all is there.
 pub(super) fn model_files(listing: &Listing) -> Result<Vec<String>> {
@@ -106,7 +87,7 @@ pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     let files: Vec<&str> = pictures.iter().copied().chain(captions).collect();
     if pictures.is_empty() || !files.iter().any(has_captions) {
         return Err(listing.lacks(
-            "parquet files, or images with captions (metadata.jsonl, metadata.csv or same-name .txt files)",
+            "parquet files, or images with captions (metadata.jsonl, .csv or .parquet, or same-name .txt or .caption files)",
         ));
     }
     Ok(files.into_iter().map(str::to_owned).collect())
@@ -154,7 +135,7 @@ impl Listing {
 
 /// Whether a file is a caption if a picture has the same name.
 fn is_text(name: &str) -> bool {
-    ["txt", "caption"].contains(&extension(name).as_str())
+    CAPTIONS.contains(&extension(name).as_str())
 }
 
 fn stems_of_texts<'a>(names: &[&'a str]) -> HashSet<&'a str> {
