@@ -164,6 +164,14 @@ fn the_begin_and_end_tokens_of_generation_config_count() {
     assert_eq!(tokens(r#"{"bos_token_id": 7, "eos_token_id": [3, 9]}"#), (7, vec![3, 9]));
     assert_eq!(tokens(r#"{"eos_token_id": 5}"#), (own.0, vec![5]));
     assert_eq!(tokens(r#"{"eos_token_id": null}"#), (own.0, vec![]));
+    // As transformers, which looks into config.json where there is no such file, and not where there is one.
+    let path = dir.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["num_beams"] = 3.into();
+    std::fs::write(path, config.to_string()).unwrap();
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().generation().num_beams, None);
+    std::fs::remove_file(dir.path().join("generation_config.json")).unwrap();
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().generation().num_beams, Some(3));
     for (json, words) in [
         (r#"{"eos_token_id": "[SEP]"}"#, r#"eos_token_id is "[SEP]""#),
         (r#"{"num_beams": -1}"#, "num_beams is -1"),

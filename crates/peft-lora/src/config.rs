@@ -9,8 +9,9 @@ use crate::{Error, Result, wire};
 /// What to adapt and how, with the option names, meanings and defaults of PEFT's `LoraConfig`.
 ///
 /// Serde reads and writes the contents of `adapter_config.json`. Options of PEFT that are not listed here are accepted
-/// while they hold null, false or their default, and are an error that names them otherwise: an adapter trained with,
-/// say, `use_dora` is not the plain LoRA that it would be read as. `inference_mode` is accepted and means nothing here:
+/// while they hold null, false or their default, or are details of an option that is not set (`corda_config` without
+/// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_dora` is not the plain LoRA
+/// that it would be read as. `inference_mode` is accepted and means nothing here:
 /// each [`Pass`](train_ops::Pass) says whether it trains.
 ///
 /// ```

@@ -1,5 +1,6 @@
 //! Folders that are not what they are given as: what they are, and which folder was meant.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,26 +24,9 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 pub fn check_checkpoint(dir: &Path) -> Result<()> {
     check_is_folder(dir, "--model")?;
     if !dir.join(CHECKPOINT).is_file() {
-        if dir.join(ADAPTER).is_file() {
-            let base = base_of(dir).unwrap_or_else(|| "the model that it was trained on".to_owned());
-            bail!("{} is an adapter and no checkpoint: give --model {base} --adapter {0}", dir.display());
-        }
-        if let Some(meant) = below(dir, CHECKPOINT) {
-            bail!("{} has no {CHECKPOINT}; the checkpoint is {}", dir.display(), listed(&meant));
-        }
-        if let Some(meant) = below(dir, ADAPTER) {
-            let base = base_of(&meant[0]).unwrap_or_else(|| "the model that it was trained on".to_owned());
-            bail!(
-                "{} has no {CHECKPOINT}, but an adapter: give --model {base} --adapter {}",
-                dir.display(),
-                listed(&meant)
-            );
-        }
-        // Whatever else it is, whoever opens it says what is missing.
-        return Ok(());
+        return no_checkpoint(dir);
     }
-    for name in COMPANIONS {
-        let path = dir.join(name);
+    for path in COMPANIONS.map(|name| dir.join(name)) {
         if fs::read(&path).is_ok_and(|bytes| bytes.starts_with(LFS_POINTER)) {
             bail!(
                 "{} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder",
@@ -66,6 +50,25 @@ pub fn check_checkpoint(dir: &Path) -> Result<()> {
         dir.display(),
         missing.join(" and ")
     )
+}
+
+/// Says which folder was meant where the one of `--model` has no `config.json`, if that can be told.
+fn no_checkpoint(dir: &Path) -> Result<()> {
+    let base =
+        |adapter: &Path| base_of(adapter).unwrap_or_else(|| "the model that it was trained on".to_owned());
+    if dir.join(ADAPTER).is_file() {
+        let base = base(dir);
+        bail!("{} is an adapter and no checkpoint: give --model {base} --adapter {0}", dir.display());
+    }
+    if let Some(meant) = below(dir, CHECKPOINT) {
+        bail!("{} has no {CHECKPOINT}; the checkpoint is {}", dir.display(), listed(&meant));
+    }
+    if let Some(meant) = below(dir, ADAPTER) {
+        let (base, meant) = (base(&meant[0]), listed(&meant));
+        bail!("{} has no {CHECKPOINT}, but an adapter: give --model {base} --adapter {meant}", dir.display());
+    }
+    // Whatever else it is, whoever opens it says what is missing.
+    Ok(())
 }
 
 /// Fails where the folder that `flag` gives is none of an adapter.
@@ -104,28 +107,31 @@ fn check_is_folder(path: &Path, flag: &str) -> Result<()> {
     }
 }
 
-/// The folders one or two below `dir` that have a file of this name, if there are any: those of the run itself before those of its
+/// The folders below `dir` that have a file of this name, or else those below them, if there are any: a run's own before those of its
 /// checkpoints, and of these the newest first.
 fn below(dir: &Path, name: &str) -> Option<Vec<PathBuf>> {
-    let folders = |dir: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
-    };
+    let children = subfolders(dir);
     let has = |path: &PathBuf| path.join(name).is_file();
-    let by_step = |path: &PathBuf| {
-        let text = path.to_string_lossy();
-        let step =
-            text.rsplit_once("checkpoint-").and_then(|(_, step)| step.split('/').next()?.parse::<u64>().ok());
-        std::cmp::Reverse(step)
-    };
-    let first = folders(dir);
-    let second: Vec<PathBuf> = first.iter().flat_map(|folder| folders(folder)).filter(has).collect();
-    let mut first: Vec<PathBuf> = first.into_iter().filter(has).collect();
-    if first.is_empty() {
-        first = second;
+    let mut found: Vec<PathBuf> = children.iter().filter(|path| has(path)).cloned().collect();
+    if found.is_empty() {
+        found = children.iter().flat_map(|child| subfolders(child)).filter(has).collect();
     }
-    first.sort_by_key(|path| (by_step(path).0.is_some(), by_step(path), path.clone()));
-    (!first.is_empty()).then_some(first)
+    found.sort_by_cached_key(|path| {
+        let step = step(path);
+        (step.is_some(), Reverse(step), path.clone())
+    });
+    (!found.is_empty()).then_some(found)
+}
+
+fn subfolders(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// The step of the checkpoint whose folder is in a path: `runs/x/checkpoint-40/adapter` is of step 40.
+fn step(path: &Path) -> Option<u64> {
+    let names = path.iter().rev().take(2);
+    names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).next()
 }
 
 /// The first of some folders, and how many more there are.

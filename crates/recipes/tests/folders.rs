@@ -126,7 +126,7 @@ fn an_adapter_on_a_tied_head_says_why_it_cannot_be_merged() {
     let tiny = Tiny::new();
     tiny.tie_head();
     let checkpoint = git_model::Checkpoint::open(&tiny.checkpoint).unwrap();
-    let config = LoraConfig { target_modules: ["query", "output"].into(), ..LoraConfig::default() };
+    let config = LoraConfig { target_modules: r".*\.query|output".into(), ..LoraConfig::default() };
     let mut builder = LoraBuilder::new(config).unwrap();
     git_model::GitForCausalLm::load(&checkpoint, &mut builder).unwrap();
     builder.finish().unwrap().save(tiny.path("out/adapter")).unwrap();
