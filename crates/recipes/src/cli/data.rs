@@ -111,7 +111,8 @@ impl DataOptions {
             image_column: self.image_column.clone(),
             caption_column: self.caption_column.clone(),
             prompt_column: self.prompt_column.clone(),
-            ..SourceOptions::default()
+            no_captions: false,
+            decoder: ImageDecoder { max_pixels: self.max_image_pixels },
         }
     }
 }
