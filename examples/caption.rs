@@ -75,6 +75,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
         Some(location) => {
             let columns = SourceOptions {
                 image_column: options.image_column.clone(),
+                caption_column: None,
                 prompt_column: options.prompt_column.clone(),
                 no_captions: true,
                 decoder,

@@ -110,6 +110,19 @@ pub enum Error {
         /// The columns that could.
         candidates: Vec<String>,
     },
+    /// A folder that has no columns, although one was asked for.
+    #[error(
+        "{}: no column `{column}` for the {role}: the captions are in text files, which have no columns; leave the name \
+         out, or write a metadata.jsonl", path.display()
+    )]
+    NoTable {
+        /// The folder.
+        path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
+        /// The column asked for.
+        column: String,
+    },
     /// A column that holds something else.
     #[error("{}: column `{column}` should hold {expected}, it holds {found}", path.display())]
     ColumnType {

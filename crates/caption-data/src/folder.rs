@@ -60,9 +60,12 @@ impl ImageFolder {
         let path = path.as_ref();
         let mut files =
             if path.is_file() { FolderFiles::of_metadata(path)? } else { FolderFiles::find(path)? };
+        if let Some((role, column)) = options.named_columns().next().filter(|_| files.metadata.is_empty()) {
+            return Err(Error::NoTable { path: path.to_owned(), role, column: column.to_owned() });
+        }
         let (mut rows, mut column) = (Vec::new(), String::new());
         if files.metadata.is_empty() && options.no_captions {
-            let texts = RowTexts { captions: Vec::new(), prompt: None };
+            let texts = RowTexts { captions: Vec::new(), blank: 0, prompt: None };
             let row = |image: &PathBuf| Row { image: image.clone(), texts: texts.clone(), record: None };
             rows = files.pictures.iter().map(row).collect();
         } else if files.metadata.is_empty() {
@@ -74,6 +77,10 @@ impl ImageFolder {
                 column = chosen;
             }
             rows = with_references(rows);
+            for row in &rows {
+                (0..row.texts.left_out())
+                    .for_each(|_| files.leave_out(LeftOutReason::BlankCaption, &row.image));
+            }
             let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
             let unnamed: Vec<_> =
                 files.pictures.iter().filter(|path| !named.contains(path.as_path())).cloned().collect();
@@ -178,7 +185,7 @@ fn rows_of_text_files(files: &mut FolderFiles) -> Result<Vec<Row>> {
     let row = |(image, text): (PathBuf, Option<PathBuf>)| {
         let text = text.map(|text| read_text(&text)).transpose()?.unwrap_or_default();
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let texts = RowTexts { captions: lines.map(str::to_owned).collect(), prompt: None };
+        let texts = RowTexts { captions: lines.map(str::to_owned).collect(), blank: 0, prompt: None };
         Ok(Row { image, texts, record: None })
     };
     files.captioned()?.into_iter().map(row).collect()
@@ -224,7 +231,10 @@ fn with_references(rows: Vec<Row>) -> Vec<Row> {
     for row in rows {
         let place = *places.entry((row.image.clone(), row.texts.prompt.clone())).or_insert(merged.len());
         match merged.get_mut(place) {
-            Some(first) => first.texts.captions.extend(row.texts.captions),
+            Some(first) => {
+                first.texts.captions.extend(row.texts.captions);
+                first.texts.blank += row.texts.blank;
+            }
             None => merged.push(row),
         }
     }
@@ -253,10 +263,10 @@ fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Res
         .caption
         .as_deref()
         .map(|column| texts::texts(value(column), None).map_err(|found| refused(column, found)));
-    let captions = captions.transpose()?.unwrap_or_default();
+    let (captions, blank) = captions.transpose()?.unwrap_or_default();
     let prompt = columns
         .prompt
         .as_deref()
         .map(|column| texts::prompt(value(column), None).map_err(|found| refused(column, found)));
-    Ok(RowTexts { captions, prompt: prompt.transpose()? })
+    Ok(RowTexts { captions, blank, prompt: prompt.transpose()? })
 }

@@ -25,6 +25,8 @@ pub enum LeftOutReason {
     Hidden,
     /// A picture that no metadata name and that has no caption file.
     NoCaption,
+    /// A blank caption of a picture that has others.
+    BlankCaption,
     /// A caption file without a picture of the same name.
     NoPicture,
     /// A picture or metadata file of a folder whose parquet or Arrow files are the dataset.
@@ -45,6 +47,7 @@ impl fmt::Display for LeftOutReason {
             }
             Self::Hidden => write!(f, "hidden"),
             Self::NoCaption => write!(f, "pictures without a caption"),
+            Self::BlankCaption => write!(f, "blank captions of pictures that have others"),
             Self::NoPicture => write!(f, "captions without a picture"),
             Self::BesideTables => write!(f, "not read beside parquet or Arrow files"),
             Self::OtherMetadata => write!(f, "not read beside another metadata file"),

@@ -4,7 +4,8 @@
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] finds out whether a path holds parquet files
 //!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]);
-//!   [`Subset`] chooses rows. [`selection`] tells training files from those that are held out.
+//!   [`Subset`] chooses rows, [`ByPicture`] puts those of one picture together, and [`Inspection`] finds those that cannot be
+//!   used. [`selection`] tells training files from those that are held out.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, as `datasets`, Pillow and
 //!   `CLIPImageProcessor` make them.
 //! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.

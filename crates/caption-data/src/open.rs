@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::walk::{Files, has_extension, is_picture, name_in, walk};
 use crate::{
-    CaptionSource, Error, ImageDecoder, ImageFolder, LeftOutReason, ParquetSource, Result, selection,
+    CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOutReason, ParquetSource, Result,
+    selection,
 };
 
 /// How a dataset on disk is read.
@@ -24,6 +25,18 @@ pub struct SourceOptions {
     pub no_captions: bool,
     /// What reads the pictures.
     pub decoder: ImageDecoder,
+}
+
+impl SourceOptions {
+    /// The columns that are named, each with what it should hold.
+    pub fn named_columns(&self) -> impl Iterator<Item = (ColumnRole, &str)> {
+        let columns = [
+            (ColumnRole::Image, &self.image_column),
+            (ColumnRole::Caption, &self.caption_column),
+            (ColumnRole::Prompt, &self.prompt_column),
+        ];
+        columns.into_iter().filter_map(|(role, column)| Some((role, column.as_deref()?)))
+    }
 }
 
 /// Opens a dataset by what lies at `path`:

@@ -7,7 +7,7 @@ use image::RgbImage;
 use crate::source::{fingerprint_of_file, row_of};
 use crate::table::{self, Column, Table, TableReader, TextColumn};
 use crate::texts::{self, RowTexts, TEXTS};
-use crate::{CaptionSource, Error, ImageDecoder, LeftOut, Result, SourceOptions};
+use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, SourceOptions};
 
 /// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them, or in the Arrow files that
 /// `Dataset.save_to_disk` writes (with the feature `arrow`, whose record batches take the place of row groups).
@@ -88,14 +88,20 @@ impl ParquetSource {
             let column = column.name.clone();
             return Err(Error::NoCaptions { dataset: name, column, rows: texts.len() });
         }
-        let (decoder, left_out, cache) = (options.decoder.clone(), LeftOut::default(), Mutex::default());
+        let mut left_out = LeftOut::default();
+        for (row, texts) in texts.iter().enumerate() {
+            (0..texts.left_out())
+                .for_each(|_| left_out.add(LeftOutReason::BlankCaption, format!("row {row}")));
+        }
+        let (decoder, cache) = (options.decoder.clone(), Mutex::default());
         Ok(Self { name, files, groups, texts, decoder, left_out, cache })
     }
 
     /// The same with a report of what was found beside its files and is not used.
     #[must_use]
-    pub fn with_left_out(self, left_out: LeftOut) -> Self {
-        Self { left_out, ..self }
+    pub fn with_left_out(mut self, left_out: LeftOut) -> Self {
+        self.left_out.extend(left_out);
+        self
     }
 
     fn check(&self, row: usize) -> Result<()> {
@@ -208,10 +214,10 @@ fn row_texts(
     let (captions, prompts) = (column(file.caption())?, column(file.prompt())?);
     let rows = reader.rows(group)?;
     let row = |at: usize| {
-        let captions = match (file.caption(), &captions) {
+        let (captions, blank) = match (file.caption(), &captions) {
             (Some(column), Some(values)) => texts::texts(&values[at], column.labels.as_deref())
                 .map_err(|found| refused(column, at, found))?,
-            _ => Vec::new(),
+            _ => (Vec::new(), 0),
         };
         let prompt = match (file.prompt(), &prompts) {
             (Some(column), Some(values)) => Some(
@@ -220,7 +226,7 @@ fn row_texts(
             ),
             _ => None,
         };
-        Ok(RowTexts { captions, prompt })
+        Ok(RowTexts { captions, blank, prompt })
     };
     (0..rows).map(row).collect()
 }

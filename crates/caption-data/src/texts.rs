@@ -9,6 +9,8 @@ use crate::{Error, Result};
 pub(crate) struct RowTexts {
     /// Without blank ones.
     pub(crate) captions: Vec<String>,
+    /// How many are blank.
+    pub(crate) blank: usize,
     /// `None` in a dataset without prompts.
     pub(crate) prompt: Option<String>,
 }
@@ -17,6 +19,11 @@ impl RowTexts {
     /// All captions, of which there is at least one.
     pub(crate) fn captions(&self) -> Result<&[String]> {
         if self.captions.is_empty() { Err(Error::BlankCaption) } else { Ok(&self.captions) }
+    }
+
+    /// How many blank captions are left out beside others; a row of blank captions alone cannot be used at all.
+    pub(crate) fn left_out(&self) -> usize {
+        if self.captions.is_empty() { 0 } else { self.blank }
     }
 
     /// The prompt, which is not blank.
@@ -33,7 +40,7 @@ impl RowTexts {
 /// # Errors
 /// As [`texts`], and if it holds several.
 pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::Result<String, String> {
-    let mut texts = texts(value, labels)?;
+    let (mut texts, _) = texts(value, labels)?;
     match texts.len() {
         0 | 1 => Ok(texts.pop().unwrap_or_default()),
         count => Err(format!("{count} prompts for one row")),
@@ -43,27 +50,33 @@ pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::R
 /// What such a column may hold.
 pub(crate) const TEXTS: &str = "text, numbers, class labels or lists of these";
 
-/// The texts of a value: none of null, one of a text or a number, and those of its elements of a list. Blank texts are left
-/// out. `labels` are the names of a column of class labels, which stand for its numbers; -1 is no label.
+/// The texts of a value that are not blank, and the number of those that are: one text of a text, a number or null, and those
+/// of its elements of a list. `labels` are the names of a column of class labels, which stand for its numbers; -1 is no
+/// label.
 ///
 /// # Errors
 /// If the value has no obvious text: the message says what it is.
-pub(crate) fn texts(value: &Value, labels: Option<&[String]>) -> std::result::Result<Vec<String>, String> {
+pub(crate) fn texts(
+    value: &Value,
+    labels: Option<&[String]>,
+) -> std::result::Result<(Vec<String>, usize), String> {
     let mut texts = Vec::new();
     match value {
         Value::Array(values) => values.iter().try_for_each(|value| one(value, labels, &mut texts))?,
         value => one(value, labels, &mut texts)?,
     }
+    let count = texts.len();
     texts.retain(|text: &String| !text.trim().is_empty());
-    Ok(texts)
+    let blank = count - texts.len();
+    Ok((texts, blank))
 }
 
 /// Adds the text of a value that is no list.
 fn one(value: &Value, labels: Option<&[String]>, texts: &mut Vec<String>) -> std::result::Result<(), String> {
     match (value, labels) {
-        (Value::Null, _) => {}
+        (Value::Null, _) => texts.push(String::new()),
         (Value::String(text), _) => texts.push(text.clone()),
-        (Value::Number(number), Some(_)) if number.as_i64() == Some(-1) => {}
+        (Value::Number(number), Some(_)) if number.as_i64() == Some(-1) => texts.push(String::new()),
         (Value::Number(number), Some(labels)) => {
             let label = number.as_u64().and_then(|number| labels.get(number as usize));
             texts.push(label.ok_or_else(|| format!("label {number} of {}", labels.len()))?.clone());
@@ -89,16 +102,17 @@ mod tests {
     #[test]
     fn texts_numbers_labels_and_lists_of_them_are_read() {
         let labels = ["cat".to_owned(), "dog".to_owned()];
-        let read = |value: Value| texts(&value, None).unwrap();
+        let read = |value: Value| texts(&value, None).unwrap().0;
         assert_eq!(read(json!("a cat")), ["a cat"]);
         assert_eq!(read(json!(7)), ["7"]);
         assert_eq!(read(json!(0.5)), ["0.5"]);
         assert_eq!(read(json!(["a cat", " ", null, "two"])), ["a cat", "two"]);
         assert_eq!(read(json!(null)), [""; 0]);
+        assert_eq!(texts(&json!(["a", " ", null]), None), Ok((vec!["a".to_owned()], 2)));
         assert_eq!(read(json!("  ")), [""; 0]);
-        assert_eq!(texts(&json!(1), Some(&labels)).unwrap(), ["dog"]);
-        assert_eq!(texts(&json!([1, 0]), Some(&labels)).unwrap(), ["dog", "cat"]);
-        assert_eq!(texts(&json!(-1), Some(&labels)).unwrap(), [""; 0]);
+        assert_eq!(texts(&json!(1), Some(&labels)).unwrap().0, ["dog"]);
+        assert_eq!(texts(&json!([1, 0]), Some(&labels)).unwrap().0, ["dog", "cat"]);
+        assert_eq!(texts(&json!(-1), Some(&labels)).unwrap().0, [""; 0]);
     }
 
     #[test]

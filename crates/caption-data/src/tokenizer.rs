@@ -130,7 +130,8 @@ impl CaptionTokenizer {
     /// If there are too few for the special tokens.
     pub fn limited_to(mut self, positions: usize) -> Result<Self> {
         let max_length = self.max_length.unwrap_or(usize::MAX).min(positions);
-        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        let settings = self.tokenizer.get_truncation().cloned().unwrap_or_default();
+        let truncation = TruncationParams { max_length, ..settings };
         let too_few =
             |error: tokenizers::Error| Error::Encode { caption: String::new(), why: error.to_string() };
         self.tokenizer.with_truncation(Some(truncation)).map_err(too_few)?;

@@ -164,3 +164,18 @@ fn records_without_a_caption_or_a_picture_are_errors_of_their_rows() {
     let text = refusal(source.image(2));
     assert!(text.contains("gone.png") && text.contains("line 3"), "{text}");
 }
+
+#[test]
+fn blank_captions_beside_others_are_counted_and_columns_need_a_table() {
+    let count =
+        |source: &dyn CaptionSource| source.left_out().groups().map(ToString::to_string).collect::<Vec<_>>();
+    let source = kinds(None, None).unwrap();
+    assert_eq!(count(&source), ["2: blank captions of pictures that have others (row 0, row 0)"]);
+    let records = folder("metadata.csv", "file_name,text\na.png,one\na.png,\n", &["a.png"]);
+    let source = open_folder(records.path()).unwrap();
+    assert_eq!(count(&source), ["1: blank captions of pictures that have others (a.png)"]);
+
+    let texts = folder("a.txt", "one", &["a.png"]);
+    let text = refusal(open(texts.path(), &options(None, None, Some("question"))));
+    assert!(text.contains("no column `question` for the prompts: the captions are in text files"), "{text}");
+}

@@ -71,7 +71,12 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
 pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Arc<dyn CaptionSource>> {
     let opened: caption_data::Result<Arc<dyn CaptionSource>> =
         match location {
-            Location::Embedded => return Ok(Arc::new(DrawingSource::default())),
+            Location::Embedded => {
+                return match options.named_columns().next() {
+                    Some((role, _)) => bail!("{} does nothing with the embedded dataset", flag(role)),
+                    None => Ok(Arc::new(DrawingSource::default())),
+                };
+            }
             Location::Local(path) => caption_data::open(path, options),
             Location::Hub(id) => match Hub::from_env()?.dataset_files(id)? {
                 DatasetFiles::Parquet(files) => ParquetSource::open(&files, options)
@@ -92,13 +97,19 @@ fn column_flag(error: &caption_data::Error) -> Option<&'static str> {
     match error {
         Error::MissingColumn { role, .. }
         | Error::NoColumn { role, .. }
-        | Error::AmbiguousColumns { role, .. } => Some(match role {
-            ColumnRole::Image => "--image-column",
-            ColumnRole::Caption => "--caption-column",
-            ColumnRole::Prompt => "--prompt-column",
-        }),
+        | Error::NoTable { role, .. }
+        | Error::AmbiguousColumns { role, .. } => Some(flag(*role)),
         Error::NoCaptions { .. } => Some("--caption-column"),
         _ => None,
+    }
+}
+
+/// The flag that names a column.
+fn flag(role: ColumnRole) -> &'static str {
+    match role {
+        ColumnRole::Image => "--image-column",
+        ColumnRole::Caption => "--caption-column",
+        ColumnRole::Prompt => "--prompt-column",
     }
 }
 

@@ -33,9 +33,6 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub rows: Option<Vec<usize>>,
-    /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
-    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
-    pub max_image_pixels: u64,
     /// The column of the dataset's pictures [default: `image`, else the only one with pictures]
     #[arg(
         long,
@@ -54,6 +51,9 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub prompt_column: Option<String>,
+    /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
+    pub max_image_pixels: u64,
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     pub model: Location,

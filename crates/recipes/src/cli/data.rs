@@ -105,7 +105,7 @@ impl DataOptions {
         self.subset.or_else(|| is_of_the_recipe.then_some(RECIPE_ROWS))
     }
 
-    /// Which columns of the dataset are read.
+    /// How the dataset is read.
     pub fn source_options(&self) -> SourceOptions {
         SourceOptions {
             image_column: self.image_column.clone(),

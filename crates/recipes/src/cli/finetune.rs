@@ -235,11 +235,11 @@ mod tests {
         assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
         assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
         let Finetune { data, training, lora, hardware, .. } = parse("").unwrap();
+        assert_eq!(data.most_rows(), Some(700));
         assert_eq!(
             (data.model, data.dataset, data.subset, data.split_seed),
             (Location::Embedded, Location::Embedded, None, 42)
         );
-        assert_eq!(data.most_rows(), Some(700));
         assert_eq!((data.split_by, data.on_bad_row), (SplitBy::Row, OnBadRow::Stop));
         let rows = |dataset: &str| parse(&format!("--dataset {dataset}")).unwrap().data.most_rows();
         assert_eq!(rows("reach-vb/pokemon-blip-captions"), Some(700));
