@@ -6,26 +6,23 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use caption_data::{
     CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
     SourceOptions,
 };
-use git_model::{
-    Caption, Draft, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling,
-};
+use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::cli::{self, Decoding, Storage};
 use recipes::pictures::with_flag;
+use recipes::prompts::Prompts;
 use recipes::terminal::{one_line, say};
 use recipes::{captioning, open};
 use serde_json::json;
@@ -87,7 +84,13 @@ fn run(options: &cli::Caption) -> Result<usize> {
         None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
     let config = decoding(&options.decoding, &pretrained.tokenizer)?;
-    let prompts = Prompts::read(options, &pretrained.tokenizer, &source, &rows)?;
+    let prompts = match &options.prompt_column {
+        Some(_) => Prompts::of_rows(&source, &rows, &pretrained.tokenizer)?,
+        None => Prompts::one(options.decoding.prompt.as_deref(), &pretrained.tokenizer)?,
+    };
+    if let Some(cut) = prompts.cut() {
+        eprintln!("warning: {cut}");
+    }
     let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
     let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
@@ -142,84 +145,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
         metadata.write()?;
     }
     Ok(skipped)
-}
-
-/// The prompts that captions continue.
-enum Prompts {
-    /// The same one for all pictures, or none.
-    One(Option<Vec<u32>>),
-    /// One for each row of a dataset, and its ids.
-    Rows(BTreeMap<usize, (String, Vec<u32>)>),
-}
-
-impl Prompts {
-    /// Reads --prompt, or the prompts of the rows with --prompt-column; says which are too long.
-    fn read(
-        options: &cli::Caption,
-        tokenizer: &CaptionTokenizer,
-        source: &dyn CaptionSource,
-        rows: &[usize],
-    ) -> Result<Self> {
-        let mut cut = 0;
-        let mut ids = |text: &str| {
-            let prompt = tokenizer.encode_prompt(text)?;
-            cut += usize::from(prompt.is_cut);
-            Ok::<_, caption_data::Error>(prompt.ids)
-        };
-        let prompts = if options.prompt_column.is_some() {
-            let prompt = |row: &usize| {
-                let text = source.prompt(*row)?.unwrap_or_default();
-                Ok((*row, (text.clone(), ids(&text)?)))
-            };
-            Self::Rows(rows.iter().map(prompt).collect::<Result<_>>()?)
-        } else {
-            Self::One(options.decoding.prompt.as_deref().map(ids).transpose()?)
-        };
-        if cut > 0 {
-            let most = tokenizer.max_length().unwrap_or_default().saturating_sub(1);
-            eprintln!("warning: {cut} of the prompts are cut to the {most} tokens that the model takes");
-        }
-        Ok(prompts)
-    }
-
-    /// The text of a row's own prompt, and the number of its tokens.
-    fn of_row(&self, row: usize) -> Option<(&str, usize)> {
-        match self {
-            Self::One(_) => None,
-            Self::Rows(prompts) => prompts.get(&row).map(|(text, ids)| (text.as_str(), ids.len())),
-        }
-    }
-
-    /// The captions of the pictures of some rows, in their order. Rows with the same prompt are captioned together.
-    fn captions(
-        &self,
-        rows: &[usize],
-        model: &GitForCausalLm,
-        features: &Tensor,
-        config: &GenerationConfig,
-        draft: Option<&Draft>,
-    ) -> Result<Vec<Vec<Caption>>> {
-        let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        let per_picture = config.num_return_sequences;
-        let prompts = match self {
-            Self::One(prompt) => {
-                let captions = model.generate_with(features, prompt.as_deref(), config, draft, go_on)?;
-                return Ok(captions.chunks(per_picture).map(<[Caption]>::to_vec).collect());
-            }
-            Self::Rows(prompts) => rows.iter().map(|row| prompts.get(row).map(|(_, ids)| ids.as_slice())),
-        };
-        let mut captions = vec![Vec::new(); rows.len()];
-        for (prompt, places) in captioning::by_prompt(prompts) {
-            let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
-            let features = features.index_select(&Tensor::new(index, features.device())?, 0)?;
-            let config = captioning::after_prompt(config, prompt.map_or(1, <[u32]>::len), model);
-            let said = model.generate_with(&features, prompt, &config, draft, go_on)?;
-            for (place, said) in places.into_iter().zip(said.chunks(per_picture)) {
-                captions[place] = said.to_vec();
-            }
-        }
-        Ok(captions)
-    }
 }
 
 /// Which of a picture's captions has the highest score, the first of equals: drawn ones come in the order of their draws.

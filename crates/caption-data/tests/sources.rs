@@ -148,7 +148,8 @@ fn datasets_without_a_usable_row_are_refused() {
             .contains("no captioned pictures")
     );
     assert!(
-        refusal(open(fixture("splits.json"), &SourceOptions::default())).contains("splits.json, line 1: ")
+        refusal(open(fixture("splits.json"), &SourceOptions::default()))
+            .contains("splits.json: none of its columns is known to hold the pictures: ")
     );
     assert!(
         refusal(open("there/is/no/such/file", &SourceOptions::default())).contains("there/is/no/such/file")

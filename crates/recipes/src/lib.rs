@@ -5,7 +5,7 @@
 //! - [`finetune`]: the stages of a fine-tuning run, and the run itself;
 //! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
 //! - [`open`]: checkpoints and datasets by location; [`adapt`]: which layers of a model are trained;
-//! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
+//! - [`prompts`]: what captions continue; [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
 //!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
 //! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints;
 //!   [`terminal`]: what is said meanwhile.
@@ -22,6 +22,7 @@ pub mod judge;
 pub mod open;
 pub mod pictures;
 pub mod plot;
+pub mod prompts;
 pub mod report;
 pub mod results;
 pub mod save;
