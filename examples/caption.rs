@@ -6,26 +6,25 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use caption_data::{
     CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
     SourceOptions,
 };
-use git_model::{Caption, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
+use git_model::{Caption, GitForCausalLm, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::captioning;
 use recipes::cli::{self, Storage};
 use recipes::open::{self, Pretrained};
 use recipes::pictures::with_flag;
+use recipes::prompts::Prompts;
 use recipes::terminal::{one_line, say};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
@@ -71,7 +70,15 @@ fn run(options: &cli::Caption) -> Result<usize> {
         }
         None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
-    let prompts = Prompts::read(options, &pretrained, &source, &rows)?;
+    // As without a prompt: the tokenizer's is another where generation_config.json says so.
+    let start = pretrained.checkpoint.config().bos_token_id;
+    let prompts = match &options.prompt_column {
+        Some(_) => Prompts::of_rows(&source, &rows, &pretrained.tokenizer, start)?,
+        None => Prompts::one(options.decoding.prompt.as_deref(), &pretrained.tokenizer, start)?,
+    };
+    if let Some(cut) = prompts.cut() {
+        eprintln!("warning: {cut}");
+    }
     let bad_words = bad_words(&options.decoding.bad_words, &pretrained.tokenizer)?;
     let resolve = |prompt: usize| {
         let config = options.decoding.resolve(pretrained.checkpoint.generation(), prompt, bad_words.clone());
@@ -147,99 +154,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
         metadata.write()?;
     }
     Ok(skipped)
-}
-
-/// The prompts that captions continue.
-enum Prompts {
-    /// The same one for all pictures, or none.
-    One(Option<Vec<u32>>),
-    /// One for each row of a dataset, and its ids.
-    Rows(BTreeMap<usize, (String, Vec<u32>)>),
-}
-
-impl Prompts {
-    /// Reads --prompt, or the prompts of the rows with --prompt-column; says which are too long.
-    fn read(
-        options: &cli::Caption,
-        pretrained: &Pretrained,
-        source: &dyn CaptionSource,
-        rows: &[usize],
-    ) -> Result<Self> {
-        let tokenizer = &pretrained.tokenizer;
-        let mut cut = 0;
-        let mut ids = |text: &str| {
-            let mut prompt = tokenizer.encode_prompt(text)?;
-            cut += usize::from(prompt.is_cut);
-            if let Some(start) = prompt.ids.first_mut() {
-                // As without a prompt: the tokenizer's is another where generation_config.json says so.
-                *start = pretrained.checkpoint.config().bos_token_id;
-            }
-            Ok::<_, caption_data::Error>(prompt.ids)
-        };
-        let prompts = if options.prompt_column.is_some() {
-            let prompt = |row: &usize| {
-                let text = source.prompt(*row)?.unwrap_or_default();
-                Ok((*row, (text.clone(), ids(&text)?)))
-            };
-            Self::Rows(rows.iter().map(prompt).collect::<Result<_>>()?)
-        } else {
-            Self::One(options.decoding.prompt.as_deref().map(ids).transpose()?)
-        };
-        if cut > 0 {
-            let most = tokenizer.max_length().unwrap_or_default().saturating_sub(1);
-            eprintln!("warning: {cut} of the prompts are cut to the {most} tokens that the model takes");
-        }
-        Ok(prompts)
-    }
-
-    /// Tokens of the longest prompt, the start token counted.
-    fn longest(&self) -> usize {
-        match self {
-            Self::One(prompt) => prompt.as_ref().map_or(1, Vec::len),
-            Self::Rows(prompts) => prompts.values().map(|(_, ids)| ids.len()).max().unwrap_or(1),
-        }
-    }
-
-    /// The text of a row's own prompt, and the number of its tokens.
-    fn of_row(&self, row: usize) -> Option<(&str, usize)> {
-        match self {
-            Self::One(_) => None,
-            Self::Rows(prompts) => prompts.get(&row).map(|(text, ids)| (text.as_str(), ids.len())),
-        }
-    }
-
-    /// The captions of the pictures of some rows, in their order, decoded as `resolve` says for a prompt's length. Rows with
-    /// the same prompt are captioned together.
-    fn captions(
-        &self,
-        rows: &[usize],
-        model: &GitForCausalLm,
-        features: &Tensor,
-        resolve: &dyn Fn(usize) -> Result<GenerationConfig>,
-        draft: Option<&Draft>,
-    ) -> Result<Vec<Vec<Caption>>> {
-        let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        let prompts = match self {
-            Self::One(prompt) => {
-                let config = resolve(self.longest())?;
-                let captions = model.generate_with(features, prompt.as_deref(), &config, draft, go_on)?;
-                return Ok(captions.chunks(config.num_return_sequences).map(<[Caption]>::to_vec).collect());
-            }
-            Self::Rows(prompts) => rows.iter().map(|row| prompts.get(row).map(|(_, ids)| ids.as_slice())),
-        };
-        let mut captions = vec![Vec::new(); rows.len()];
-        for (prompt, places) in captioning::by_prompt(prompts) {
-            let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
-            let features = features.index_select(&Tensor::new(index, features.device())?, 0)?;
-            let length = prompt.map_or(1, <[u32]>::len);
-            let config = captioning::after_prompt(&resolve(length)?, length, model);
-            let said = model.generate_with(&features, prompt, &config, draft, go_on)?;
-            for (place, said) in places.into_iter().zip(said.chunks(config.num_return_sequences)) {
-                captions[place] = said.to_vec();
-            }
-        }
-        Ok(captions)
-    }
 }
 
 /// Which of a picture's captions has the highest score, the first of equals: drawn ones come in the order of their draws.

@@ -147,7 +147,10 @@ fn datasets_without_a_usable_row_are_refused() {
         refusal(ParquetSource::open(&[] as &[&Path], &SourceOptions::default()))
             .contains("no captioned pictures")
     );
-    assert!(refusal(open(fixture("splits.json"), &SourceOptions::default())).contains("splits.json"));
+    assert!(
+        refusal(open(fixture("splits.json"), &SourceOptions::default()))
+            .contains("splits.json: none of its columns is known to hold the pictures: ")
+    );
     assert!(
         refusal(open("there/is/no/such/file", &SourceOptions::default())).contains("there/is/no/such/file")
     );

@@ -1,7 +1,5 @@
 //! From pictures to captions: a model with its tokenizer and its image processor.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -13,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::{Drafting, Storage};
 use crate::features::{FeatureStore, encode};
+use crate::prompts::{after_prompt, by_prompt};
 
 /// Pictures that the frozen encoder works on at a time.
 pub(crate) const ENCODER_BATCH: usize = 8;
@@ -116,31 +115,6 @@ impl Captioner<'_> {
     }
 }
 
-/// The places of equal prompts, in the order of the first of each: a model continues one prompt in a batch.
-pub fn by_prompt<P: Eq + Hash + Clone>(prompts: impl IntoIterator<Item = P>) -> Vec<(P, Vec<usize>)> {
-    let mut numbers = HashMap::new();
-    let mut groups: Vec<(P, Vec<usize>)> = Vec::new();
-    for (place, prompt) in prompts.into_iter().enumerate() {
-        let number = *numbers.entry(prompt.clone()).or_insert(groups.len());
-        match groups.get_mut(number) {
-            Some((_, places)) => places.push(place),
-            None => groups.push((prompt, vec![place])),
-        }
-    }
-    groups
-}
-
-/// Decoding options that fit behind a prompt of so many tokens: no more new tokens than the model has positions left.
-pub fn after_prompt(config: &GenerationConfig, prompt: usize, model: &GitForCausalLm) -> GenerationConfig {
-    // The last token is never fed back, so that it needs no position.
-    let left = (model.config().max_position_embeddings + 1).saturating_sub(prompt).max(1);
-    GenerationConfig {
-        max_new_tokens: config.max_new_tokens.min(left),
-        min_new_tokens: config.min_new_tokens.min(left),
-        ..config.clone()
-    }
-}
-
 /// The loader of a dataset's pictures; one that cannot be read is an error.
 pub fn pictures(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> PictureLoader {
     PictureLoader::new(Arc::clone(source), processor.clone(), OnBadImage::Fail)
@@ -151,12 +125,6 @@ mod tests {
     use train_ops::FrozenBuilder;
 
     use super::*;
-
-    #[test]
-    fn equal_prompts_are_found_in_the_order_of_the_first_of_each() {
-        let groups = by_prompt([Some("b"), None, Some("a"), Some("b"), None]);
-        assert_eq!(groups, [(Some("b"), vec![0, 3]), (None, vec![1, 4]), (Some("a"), vec![2])]);
-    }
 
     #[test]
     fn weights_that_are_waited_for_are_guessed_ahead_of() {

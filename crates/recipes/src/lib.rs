@@ -6,7 +6,7 @@
 //! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
 //! - [`open`]: checkpoints and datasets by location; [`folders`]: which folder was meant; [`adapt`]: which layers of a model are
 //!   trained; [`merge`]: an adapter added to its model;
-//! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
+//! - [`prompts`]: what captions continue; [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
 //!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
 //! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints;
 //!   [`terminal`]: what is said meanwhile;
@@ -29,6 +29,7 @@ pub mod merge;
 pub mod open;
 pub mod pictures;
 pub mod plot;
+pub mod prompts;
 pub mod report;
 pub mod results;
 pub mod resume;

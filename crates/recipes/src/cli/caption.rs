@@ -172,7 +172,7 @@ mod tests {
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
             no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
-            bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column";
+            bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column max-image-pixels";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
