@@ -92,7 +92,10 @@ fn a_name_that_is_taken_is_an_error_before_anything_is_done() {
         let message = run(&mut tiny.finetune("out", flags)).refusal(1);
         assert_says(
             &message,
-            &["no run wrote them: adapter, metrics.json, report.html; move them away", "--output-dir"],
+            &[
+                "no run.json lists them as those of a run: adapter, metrics.json, report.html; move them away",
+                "--output-dir",
+            ],
         );
     }
     let message = run(&mut tiny.finetune("out", "--tune full --report-to csv")).refusal(1);
@@ -222,7 +225,7 @@ fn a_sweep_is_written_where_there_is_room_for_all_of_it() {
     fs::create_dir_all(tiny.path("other/r-4")).unwrap();
     File::create(tiny.path("other/r-4/report.html")).unwrap();
     let message = run(&mut tiny.finetune("other", flags)).refusal(1);
-    assert_says(&message, &["r-4 has files", "report.html"]);
+    assert_says(&message, &["r-4 has files that this run would replace", "report.html"]);
     assert!(!tiny.path("other/r-2/checkpoint-1").exists());
 
     run(&mut tiny.finetune("sweep", &format!("{flags} --overwrite-output-dir"))).stdout();
