@@ -212,6 +212,20 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
 }
 
 #[test]
+fn a_run_without_checkpoints_cannot_be_resumed_and_says_why() {
+    let tiny = Tiny::new();
+    let mut command = example("pokemon_finetune");
+    command.current_dir(tiny.path("")).args(["--split", SPLIT, "--model", "checkpoint"]);
+    command.args(["--dataset", "drawings.parquet", "--max-steps", "1", "--eval-strategy", "no"]);
+    run(&mut command).stdout();
+    let message = run(example("pokemon_finetune").current_dir(tiny.path("")).arg("--resume")).refusal(1);
+    assert_says(
+        &message,
+        &["the run in runs/pokemon is finished and saved no checkpoint", "--save-strategy"],
+    );
+}
+
+#[test]
 fn a_sweep_is_written_where_there_is_room_for_all_of_it() {
     let tiny = Tiny::new();
     let flags = "--max-steps 1 --sweep r=2,4";
