@@ -64,14 +64,16 @@ pub fn of(
     let Finetune { data, training, optimizer, lora, hardware, .. } = options;
     let order = [&inputs.rows.train, &inputs.rows.validation, &inputs.rows.test];
     let hidden_dropout = lora.hidden_dropout.map_or("the checkpoint's own".to_owned(), |p| p.to_string());
+    let subset = data.most_rows().map_or("all rows".to_owned(), |rows| rows.to_string());
     let identity = Identity::new()
         .with_content("--model", &inputs.name, &contents.weights)
         .with_content("the tokenizer of --model", &inputs.name, &contents.tokenizer)
         .with_content("the image processor of --model", &inputs.name, &contents.processor)
         .with_content("--dataset", inputs.source.name(), &contents.dataset)
-        .with_content("--subset", data.subset, inputs.source.len().to_string())
+        .with_content("--subset", subset, inputs.source.len().to_string())
         .with("--split", data.split)
         .with("--split-seed", data.split_seed)
+        .with("--split-by", format!("{:?}", data.split_by).to_lowercase())
         .with_content("the rows of the splits", "", hash(format!("{order:?}").as_bytes()))
         .with("--padding", format!("{:?}", data.padding).to_lowercase())
         .with("--no-shuffle", data.no_shuffle)
@@ -145,8 +147,8 @@ fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> 
         .with_content("the adapter's configuration", "", hash(serde_json::to_string(&rest)?.as_bytes())))
 }
 
-/// A hash of the captions and pictures of all rows that are used, in the order of the dataset. Pictures that come with this
-/// program are known by its version: drawing them for a hash would take longer than the hash of a file.
+/// A hash of the captions, prompts and pictures of all rows that are used, in the order of the dataset. Pictures that come
+/// with this program are known by its version: drawing them takes longer than anything else here.
 fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let rows = &inputs.rows;
     let mut used: Vec<usize> =
@@ -160,7 +162,11 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
         } else {
             hasher.write(&source.fingerprint(*row)?.to_le_bytes());
         }
-        hasher.write(source.caption(*row)?.as_bytes());
+        for text in source.captions(*row)?.into_iter().chain(source.prompt(*row)?) {
+            // The length keeps apart texts that are the same when they are joined.
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text.as_bytes());
+        }
         Ok(hasher.finish_128())
     };
     let contents = used.par_iter().map(content).collect::<Result<Vec<u128>>>()?;

@@ -33,10 +33,13 @@ impl Request {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
         // What a run needs to be said is known when the run that is resumed is found.
-        if options.training.resume.is_none()
-            && let Some(idle) = options.idle_flag()
-        {
-            return Err(refusal(&idle.message));
+        if options.training.resume.is_none() {
+            if let Some(message) = options.split_conflict() {
+                return Err(refusal(&message));
+            }
+            if let Some(idle) = options.idle_flag() {
+                return Err(refusal(&idle.message));
+            }
         }
         Ok(Self { options, flags, command: command_line(arguments), resumed: None })
     }
@@ -58,6 +61,9 @@ impl Request {
                     continue;
                 }
                 return Err(refusal(&idle.message));
+            }
+            if let Some(message) = options.split_conflict() {
+                return Err(refusal(&message));
             }
             options.data.output_dir.clone_from(&self.options.data.output_dir);
             options.training.resume.clone_from(&self.options.training.resume);

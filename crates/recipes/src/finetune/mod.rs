@@ -18,6 +18,7 @@ mod place;
 mod plan;
 mod recipe;
 mod results;
+mod rows;
 mod session;
 mod training;
 
