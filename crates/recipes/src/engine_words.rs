@@ -41,7 +41,7 @@ pub fn error(error: trainer_core::Error) -> Error {
             path.display()
         ),
         NoCheckpoint { path, damaged } => anyhow!(
-            "no usable checkpoint in {} ({}): begin the run again with --overwrite-output-dir",
+            "no usable checkpoint in {} ({}): start the run again with --overwrite-output-dir",
             path.display(),
             damaged.join("; ")
         ),
@@ -50,17 +50,17 @@ pub fn error(error: trainer_core::Error) -> Error {
 }
 
 /// A refusal to continue from a checkpoint, with everything that differs. A difference that follows from another one is left
-/// out: with another --subset the rows are others too.
+/// out: another --subset also changes the rows.
 pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
-    let is_said = |difference: &&Difference| difference.saved != difference.now;
-    let said: Vec<&Difference> = differences.iter().filter(is_said).collect();
-    let told = if said.is_empty() { differences.iter().collect() } else { said };
-    let clauses: Vec<String> = told.iter().map(|difference| clause(difference)).collect();
-    let advice = if told.iter().all(|difference| difference.saved == difference.now) {
-        "to train on what is there now, begin a new run in another --output-dir"
+    let has_other_value = |difference: &&Difference| difference.saved != difference.now;
+    let mut shown: Vec<&Difference> = differences.iter().filter(has_other_value).collect();
+    let advice = if shown.is_empty() {
+        shown = differences.iter().collect();
+        "to train with the new content, start a new run with another --output-dir"
     } else {
-        "leave these flags out, or begin a new run in another --output-dir"
+        "leave these flags out, or start a new run with another --output-dir"
     };
+    let clauses: Vec<String> = shown.into_iter().map(clause).collect();
     anyhow!(
         "cannot resume from {checkpoint}, as the run would not be the same: {}; {advice}",
         clauses.join("; ")
@@ -77,12 +77,26 @@ fn clause(difference: &Difference) -> String {
     }
 }
 
-/// An issue of the engine's arguments, which begins with an argument's name, with the flag instead.
+/// An issue of the engine's arguments with flags in place of their names.
 fn named(issue: &str) -> String {
-    match issue.split_once(' ') {
-        Some((argument, rest)) => format!("{} {rest}", flag(argument)),
-        None => issue.to_owned(),
-    }
+    let word = |word: &str| {
+        let is_argument = word.contains('_') && !word.contains('`');
+        if is_argument { flag(word) } else { word.to_owned() }
+    };
+    issue.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// A change of an argument as one of a flag, with the flag's value.
+fn in_flags(change: &ArgumentChange) -> ArgumentChange {
+    let value = |text: &str| match change.name.as_str() {
+        // The only group that a flag makes.
+        "parameter_groups" => {
+            let groups: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+            groups[0]["lr_ratio"].as_f64().map_or("none".to_owned(), |ratio| ratio.to_string())
+        }
+        _ => text.to_owned(),
+    };
+    ArgumentChange { name: flag(&change.name), saved: value(&change.saved), now: value(&change.now) }
 }
 
 /// A sink that hands events on with flags in place of the engine's arguments.
@@ -91,8 +105,6 @@ pub struct InFlags<S>(pub S);
 impl<S: EventSink> EventSink for InFlags<S> {
     fn event(&mut self, event: &Event) -> Result<(), BoxError> {
         let Event::Warning(Warning::ArgumentsChanged { changes }) = event else { return self.0.event(event) };
-        let in_flags =
-            |change: &ArgumentChange| ArgumentChange { name: flag(&change.name), ..change.clone() };
         let changes = changes.iter().map(in_flags).collect();
         self.0.event(&Event::Warning(Warning::ArgumentsChanged { changes }))
     }
@@ -142,11 +154,18 @@ mod tests {
         let message = another_run("checkpoint-4", &with_subset).to_string();
         assert!(
             message.ends_with(
-                "same: --subset was 8 and is now 9; --seed was 1 and is now 2; leave these flags out, or \
-            begin a new run in another --output-dir"
+                "same: --subset was 8 and is now 9; --seed was 1 and is now 2; leave these flags out, or start a new run with another --output-dir"
             ),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_group_is_told_by_its_ratio() {
+        let groups = r#"[{"lr_ratio":4.0,"name_contains":"lora_B","weight_decay":null}]"#;
+        let name = "parameter_groups".to_owned();
+        let change = in_flags(&ArgumentChange { name, saved: "[]".to_owned(), now: groups.to_owned() });
+        assert_eq!(change.to_string(), "--loraplus-lr-ratio: none -> 4");
     }
 
     #[test]
@@ -154,5 +173,9 @@ mod tests {
         let arguments = TrainingArguments { warmup_ratio: 2.0, max_seconds: Some(0.0), ..Default::default() };
         let message = error(arguments.validate().unwrap_err()).to_string();
         assert_eq!(message, "--warmup-ratio must be in [0, 1], got 2; --max-time must be above 0, got 0");
+        let issue = "load_best_model_at_end needs evaluations, but eval_strategy is no";
+        assert_eq!(named(issue), "--eval-strategy needs evaluations, but --eval-strategy is no");
+        let issue = "lr_scheduler_kwargs.decay_ratio must be at most 1 - warmup_ratio, got 0.5";
+        assert_eq!(named(issue), "--lr-decay-ratio must be at most 1 - --warmup-ratio, got 0.5");
     }
 }

@@ -10,13 +10,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
 use peft_lora::{LoraConfig, Modules};
-use rayon::prelude::*;
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
 
 use crate::adapt::Adapted;
 use crate::cli::{Finetune, TargetModules};
 use crate::finetune::Inputs;
+use crate::hub::Location;
 use crate::resume::Resumed;
 
 /// Flag of the adapter that a run begins with, whose entry a resumed run takes over.
@@ -36,7 +36,7 @@ impl Contents {
     ///
     /// # Errors
     /// If a file or a row cannot be read.
-    pub fn read(inputs: &Inputs) -> Result<Self> {
+    pub fn read(options: &Finetune, inputs: &Inputs) -> Result<Self> {
         Ok(Self {
             weights: files(&inputs.dir, |name| name == "config.json" || is_weights(&inputs.dir, name))?,
             tokenizer: files(&inputs.dir, |name| {
@@ -44,7 +44,7 @@ impl Contents {
                     || ["vocab.txt", "added_tokens.json", "special_tokens_map.json"].contains(&name)
             })?,
             processor: files(&inputs.dir, |name| name.ends_with("processor_config.json"))?,
-            dataset: rows(inputs)?,
+            dataset: rows(inputs, options.data.dataset == Location::Embedded)?,
         })
     }
 }
@@ -146,25 +146,28 @@ fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> 
         .with_content("the adapter's configuration", "", hash(serde_json::to_string(&rest)?.as_bytes())))
 }
 
-/// A hash of the captions, prompts and pictures of all rows that are used, in the order of the dataset.
-fn rows(inputs: &Inputs) -> Result<String> {
+/// A hash of the captions, prompts and pictures of all rows that are used, in the order of the dataset. Pictures that come
+/// with this program are known by its version, those of files by the fingerprints that were taken when the rows were checked.
+fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let rows = &inputs.rows;
     let mut used: Vec<usize> =
         [&rows.train, &rows.validation, &rows.test].into_iter().flatten().copied().collect();
     used.sort_unstable();
+    let mut hasher = XxHash3_128::new();
+    if embedded {
+        hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
+    }
     let source: &dyn CaptionSource = &inputs.source;
-    let content = |row: &usize| -> Result<u128> {
-        let mut hasher = XxHash3_128::new();
-        hasher.write(&source.fingerprint(*row)?.to_le_bytes());
-        for text in source.captions(*row)?.into_iter().chain(source.prompt(*row)?) {
+    for row in used {
+        let picture = inputs.pictures.get(row).with_context(|| format!("row {row} was not checked"))?;
+        hasher.write(&picture.to_le_bytes());
+        for text in source.captions(row)?.into_iter().chain(source.prompt(row)?) {
             // The length keeps apart texts that are the same when they are joined.
             hasher.write(&(text.len() as u64).to_le_bytes());
             hasher.write(text.as_bytes());
         }
-        Ok(hasher.finish_128())
-    };
-    let contents = used.par_iter().map(content).collect::<Result<Vec<u128>>>()?;
-    Ok(hash(&contents.iter().flat_map(|content| content.to_le_bytes()).collect::<Vec<u8>>()))
+    }
+    Ok(format!("{:032x}", hasher.finish_128()))
 }
 
 /// A hash of the files of a folder whose names are `wanted`: their names and contents.

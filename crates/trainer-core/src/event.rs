@@ -232,7 +232,12 @@ impl fmt::Display for Warning {
                 )
             }
             Self::ParametersUnchanged { names, .. } => {
-                write!(f, "these parameters are what they were before the first step: {}", listed(names, ", "))
+                write!(
+                    f,
+                    "these parameters are what they were before the first step, which after few steps need not be wrong, as \
+                     a warm-up begins at learning rate 0: {}",
+                    listed(names, ", ")
+                )
             }
             Self::StepSkipped { skipped, limit, reason, .. } => {
                 write!(f, "skipped, {skipped} of at most {limit}: {reason}")

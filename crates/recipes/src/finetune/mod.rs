@@ -14,6 +14,7 @@ mod caching;
 mod folder;
 mod inputs;
 mod logs;
+mod place;
 mod plan;
 mod recipe;
 mod results;

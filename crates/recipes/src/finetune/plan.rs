@@ -76,7 +76,7 @@ impl Plan {
         arguments.validate().map_err(engine_words::error)?;
         let contents = match session.contents.take() {
             Some(contents) => contents,
-            None => Contents::read(inputs)?,
+            None => Contents::read(options, inputs)?,
         };
         let identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
         session.contents = Some(contents);
