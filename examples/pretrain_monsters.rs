@@ -18,7 +18,7 @@ use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
 use monster_drawings::{DrawingSource, Style, vocabulary};
 use recipes::captioning::{Captioner, pictures};
 use recipes::hub::Location;
-use recipes::task::{CaptionBatches, CaptionTask};
+use recipes::task::{CaptionBatches, CaptionTask, References};
 use recipes::{cli, files, open, save};
 use serde_json::json;
 use train_ops::{TrainableBuilder, sample_key};
@@ -69,6 +69,7 @@ fn main() -> Result<()> {
         captions,
         pictures: Some(loader.clone()),
         rows: (0..count).collect(),
+        references: References::All,
         batch_size: options.batch_size,
         padding: Padding::Longest,
         shuffle: None,
@@ -99,8 +100,13 @@ fn main() -> Result<()> {
         .fit(&task, &train, None)?;
     println!("last loss {:?}", outcome.state().log_history.last());
 
-    let captioner =
-        Captioner { model: &model, tokenizer: &pretrained.tokenizer, pictures: loader, features: None };
+    let captioner = Captioner {
+        model: &model,
+        tokenizer: &pretrained.tokenizer,
+        pictures: loader,
+        features: None,
+        prompts: None,
+    };
     let rows: Vec<usize> = (count..count + HELD_OUT).collect();
     let said = captioner.caption_all(&rows, &GenerationConfig::default(), "held-out captions")?;
     let mut right = 0;

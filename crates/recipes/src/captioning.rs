@@ -1,9 +1,13 @@
 //! From pictures to captions: a model with its tokenizer and its image processor.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use anyhow::Result;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader, TokenizedCaptions,
+};
 use git_model::{Draft, GenerationConfig, GitForCausalLm};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -58,20 +62,32 @@ pub struct Captioner<'a> {
     pub pictures: PictureLoader,
     /// What the encoder made of them, if that is kept.
     pub features: Option<Arc<FeatureStore>>,
+    /// The prompts that captions continue, in a dataset that has them.
+    pub prompts: Option<&'a TokenizedCaptions>,
 }
 
 impl Captioner<'_> {
-    /// Captions of some rows in one batch.
-    fn caption(&self, rows: &[usize], config: &GenerationConfig) -> Result<Vec<String>> {
+    /// Captions of some rows with the same prompt in one batch, without that prompt.
+    fn caption(
+        &self,
+        rows: &[usize],
+        prompt: Option<&[u32]>,
+        config: &GenerationConfig,
+    ) -> Result<Vec<String>> {
         let features = match &self.features {
             Some(store) => store.batch(rows)?,
             None => encode(self.model, &self.pictures.load(rows)?.pixel_values(self.model.device())?)?,
         };
-        let captions = self.model.generate(&features, None, config)?;
-        captions.iter().map(|caption| Ok(self.tokenizer.decode(&caption.ids, true)?)).collect()
+        let given = prompt.map_or(0, <[u32]>::len);
+        let captions = match prompt {
+            Some(_) => self.model.generate(&features, prompt, &after_prompt(config, given, self.model))?,
+            None => self.model.generate(&features, None, config)?,
+        };
+        captions.iter().map(|caption| Ok(self.tokenizer.decode(&caption.ids[given..], true)?)).collect()
     }
 
-    /// Captions of many rows, in batches, with a progress bar that carries `message`.
+    /// Captions of many rows, in batches, with a progress bar that carries `message`. Rows with prompts are captioned
+    /// together with those that have the same one, and their captions do not repeat it.
     ///
     /// # Errors
     /// If a picture cannot be read, or the decoding options contradict each other.
@@ -84,13 +100,44 @@ impl Captioner<'_> {
         let bar = ProgressBar::new(rows.len() as u64)
             .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
             .with_message(message.to_owned());
-        let mut captions = Vec::with_capacity(rows.len());
-        for rows in rows.chunks(ENCODER_BATCH) {
-            captions.extend(self.caption(rows, config)?);
-            bar.inc(rows.len() as u64);
+        let mut captions = vec![String::new(); rows.len()];
+        let prompt = |row: &usize| self.prompts.and_then(|prompts| prompts.prompt(*row));
+        for (prompt, places) in by_prompt(rows.iter().map(prompt)) {
+            for places in places.chunks(ENCODER_BATCH) {
+                let rows: Vec<usize> = places.iter().map(|place| rows[*place]).collect();
+                for (place, caption) in places.iter().zip(self.caption(&rows, prompt, config)?) {
+                    captions[*place] = caption;
+                }
+                bar.inc(rows.len() as u64);
+            }
         }
         bar.finish_and_clear();
         Ok(captions)
+    }
+}
+
+/// The places of equal prompts, in the order of the first of each: a model continues one prompt in a batch.
+pub fn by_prompt<P: Eq + Hash + Clone>(prompts: impl IntoIterator<Item = P>) -> Vec<(P, Vec<usize>)> {
+    let mut numbers = HashMap::new();
+    let mut groups: Vec<(P, Vec<usize>)> = Vec::new();
+    for (place, prompt) in prompts.into_iter().enumerate() {
+        let number = *numbers.entry(prompt.clone()).or_insert(groups.len());
+        match groups.get_mut(number) {
+            Some((_, places)) => places.push(place),
+            None => groups.push((prompt, vec![place])),
+        }
+    }
+    groups
+}
+
+/// Decoding options that fit behind a prompt of so many tokens: no more new tokens than the model has positions left.
+pub fn after_prompt(config: &GenerationConfig, prompt: usize, model: &GitForCausalLm) -> GenerationConfig {
+    // The last token is never fed back, so that it needs no position.
+    let left = (model.config().max_position_embeddings + 1).saturating_sub(prompt).max(1);
+    GenerationConfig {
+        max_new_tokens: config.max_new_tokens.min(left),
+        min_new_tokens: config.min_new_tokens.min(left),
+        ..config.clone()
     }
 }
 
@@ -104,6 +151,12 @@ mod tests {
     use train_ops::FrozenBuilder;
 
     use super::*;
+
+    #[test]
+    fn equal_prompts_are_found_in_the_order_of_the_first_of_each() {
+        let groups = by_prompt([Some("b"), None, Some("a"), Some("b"), None]);
+        assert_eq!(groups, [(Some("b"), vec![0, 3]), (None, vec![1, 4]), (Some("a"), vec![2])]);
+    }
 
     #[test]
     fn weights_that_are_waited_for_are_guessed_ahead_of() {

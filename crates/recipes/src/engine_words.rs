@@ -77,12 +77,26 @@ fn clause(difference: &Difference) -> String {
     }
 }
 
-/// An issue of the engine's arguments, which begins with an argument's name, with the flag instead.
+/// An issue of the engine's arguments with flags in place of their names.
 fn named(issue: &str) -> String {
-    match issue.split_once(' ') {
-        Some((argument, rest)) => format!("{} {rest}", flag(argument)),
-        None => issue.to_owned(),
-    }
+    let word = |word: &str| {
+        let is_argument = word.contains('_') && !word.contains('`');
+        if is_argument { flag(word) } else { word.to_owned() }
+    };
+    issue.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// A change of an argument as one of a flag, with the flag's value.
+fn in_flags(change: &ArgumentChange) -> ArgumentChange {
+    let value = |text: &str| match change.name.as_str() {
+        // The only group that a flag makes.
+        "parameter_groups" => {
+            let groups: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+            groups[0]["lr_ratio"].as_f64().map_or("none".to_owned(), |ratio| ratio.to_string())
+        }
+        _ => text.to_owned(),
+    };
+    ArgumentChange { name: flag(&change.name), saved: value(&change.saved), now: value(&change.now) }
 }
 
 /// A sink that hands events on with flags in place of the engine's arguments.
@@ -91,8 +105,6 @@ pub struct InFlags<S>(pub S);
 impl<S: EventSink> EventSink for InFlags<S> {
     fn event(&mut self, event: &Event) -> Result<(), BoxError> {
         let Event::Warning(Warning::ArgumentsChanged { changes }) = event else { return self.0.event(event) };
-        let in_flags =
-            |change: &ArgumentChange| ArgumentChange { name: flag(&change.name), ..change.clone() };
         let changes = changes.iter().map(in_flags).collect();
         self.0.event(&Event::Warning(Warning::ArgumentsChanged { changes }))
     }
@@ -150,9 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_told_by_its_ratio() {
+        let groups = r#"[{"lr_ratio":4.0,"name_contains":"lora_B","weight_decay":null}]"#;
+        let name = "parameter_groups".to_owned();
+        let change = in_flags(&ArgumentChange { name, saved: "[]".to_owned(), now: groups.to_owned() });
+        assert_eq!(change.to_string(), "--loraplus-lr-ratio: none -> 4");
+    }
+
+    #[test]
     fn issues_name_flags() {
         let arguments = TrainingArguments { warmup_ratio: 2.0, max_seconds: Some(0.0), ..Default::default() };
         let message = error(arguments.validate().unwrap_err()).to_string();
         assert_eq!(message, "--warmup-ratio must be in [0, 1], got 2; --max-time must be above 0, got 0");
+        let issue = "load_best_model_at_end needs evaluations, but eval_strategy is no";
+        assert_eq!(named(issue), "--eval-strategy needs evaluations, but --eval-strategy is no");
+        let issue = "lr_scheduler_kwargs.decay_ratio must be at most 1 - warmup_ratio, got 0.5";
+        assert_eq!(named(issue), "--lr-decay-ratio must be at most 1 - --warmup-ratio, got 0.5");
     }
 }

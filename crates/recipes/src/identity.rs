@@ -17,6 +17,7 @@ use twox_hash::XxHash3_128;
 use crate::adapt::Adapted;
 use crate::cli::{Finetune, TargetModules};
 use crate::finetune::Inputs;
+use crate::hub::Location;
 use crate::resume::Resumed;
 
 /// Flag of the adapter that a run begins with, whose entry a resumed run takes over.
@@ -36,17 +37,15 @@ impl Contents {
     ///
     /// # Errors
     /// If a file or a row cannot be read.
-    pub fn read(inputs: &Inputs) -> Result<Self> {
+    pub fn read(options: &Finetune, inputs: &Inputs) -> Result<Self> {
         Ok(Self {
-            weights: files(&inputs.dir, |name| {
-                name == "config.json" || name.ends_with(".safetensors") || name.starts_with("pytorch_model")
-            })?,
+            weights: files(&inputs.dir, |name| name == "config.json" || is_weights(&inputs.dir, name))?,
             tokenizer: files(&inputs.dir, |name| {
                 name.starts_with("tokenizer")
                     || ["vocab.txt", "added_tokens.json", "special_tokens_map.json"].contains(&name)
             })?,
             processor: files(&inputs.dir, |name| name.ends_with("processor_config.json"))?,
-            dataset: rows(inputs)?,
+            dataset: rows(inputs, options.data.dataset == Location::Embedded)?,
         })
     }
 }
@@ -65,14 +64,16 @@ pub fn of(
     let Finetune { data, training, optimizer, lora, hardware, .. } = options;
     let order = [&inputs.rows.train, &inputs.rows.validation, &inputs.rows.test];
     let hidden_dropout = lora.hidden_dropout.map_or("the checkpoint's own".to_owned(), |p| p.to_string());
+    let subset = data.most_rows().map_or("all rows".to_owned(), |rows| rows.to_string());
     let identity = Identity::new()
         .with_content("--model", &inputs.name, &contents.weights)
         .with_content("the tokenizer of --model", &inputs.name, &contents.tokenizer)
         .with_content("the image processor of --model", &inputs.name, &contents.processor)
         .with_content("--dataset", inputs.source.name(), &contents.dataset)
-        .with_content("--subset", data.subset, inputs.source.len().to_string())
+        .with_content("--subset", subset, inputs.source.len().to_string())
         .with("--split", data.split)
         .with("--split-seed", data.split_seed)
+        .with("--split-by", format!("{:?}", data.split_by).to_lowercase())
         .with_content("the rows of the splits", "", hash(format!("{order:?}").as_bytes()))
         .with("--padding", format!("{:?}", data.padding).to_lowercase())
         .with("--no-shuffle", data.no_shuffle)
@@ -97,6 +98,19 @@ pub fn of(
             let content = files(dir, |name| name.starts_with("adapter_"))?;
             Ok(identity.with_content(INIT_ADAPTER, dir.display(), content))
         }
+    }
+}
+
+/// Whether a file of a checkpoint's folder has the weights that are read, or some of them: a folder may have them in more than
+/// one form, of which the first counts.
+fn is_weights(dir: &Path, name: &str) -> bool {
+    let first = |name: &str| dir.join(name).is_file();
+    if first("model.safetensors") {
+        name == "model.safetensors"
+    } else if first("model.safetensors.index.json") {
+        name == "model.safetensors.index.json" || name.starts_with("model-") && name.ends_with(".safetensors")
+    } else {
+        name.starts_with("pytorch_model")
     }
 }
 
@@ -133,8 +147,9 @@ fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> 
         .with_content("the adapter's configuration", "", hash(serde_json::to_string(&rest)?.as_bytes())))
 }
 
-/// A hash of the captions and pictures of all rows that are used, in the order of the dataset.
-fn rows(inputs: &Inputs) -> Result<String> {
+/// A hash of the captions, prompts and pictures of all rows that are used, in the order of the dataset. Pictures that come
+/// with this program are known by its version: drawing them takes longer than anything else here.
+fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let rows = &inputs.rows;
     let mut used: Vec<usize> =
         [&rows.train, &rows.validation, &rows.test].into_iter().flatten().copied().collect();
@@ -142,8 +157,16 @@ fn rows(inputs: &Inputs) -> Result<String> {
     let source: &dyn CaptionSource = &inputs.source;
     let content = |row: &usize| -> Result<u128> {
         let mut hasher = XxHash3_128::new();
-        hasher.write(&source.fingerprint(*row)?.to_le_bytes());
-        hasher.write(source.caption(*row)?.as_bytes());
+        if embedded {
+            hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
+        } else {
+            hasher.write(&source.fingerprint(*row)?.to_le_bytes());
+        }
+        for text in source.captions(*row)?.into_iter().chain(source.prompt(*row)?) {
+            // The length keeps apart texts that are the same when they are joined.
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text.as_bytes());
+        }
         Ok(hasher.finish_128())
     };
     let contents = used.par_iter().map(content).collect::<Result<Vec<u128>>>()?;

@@ -12,7 +12,7 @@ use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
 use trainer_core::{LogEntry, LossTotal, TrainerState};
 
-use crate::cli::{Finetune, ReportTo, Tune};
+use crate::cli::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::files;
 use crate::judge::Judgement;
 use crate::plot::{self, History};
@@ -42,7 +42,8 @@ impl Metrics {
         };
         let mut signatures: BTreeMap<String, String> =
             SIGNATURES.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        signatures.insert("sacrebleu".to_owned(), sacrebleu::signature(&[[(); 1].to_vec()]));
+        let references: Vec<Vec<()>> = base.references.iter().map(|count| vec![(); *count]).collect();
+        signatures.insert("sacrebleu".to_owned(), sacrebleu::signature(&references));
         let warnings = warnings(&base.warnings(), &adapter.warnings());
         Self { base: finite(base), adapter: finite(adapter), signatures, warnings }
     }
@@ -131,12 +132,30 @@ pub fn loss_metrics(loss: LossTotal) -> BTreeMap<&'static str, f64> {
 pub struct CaptionLine {
     /// Row of the dataset.
     pub row: usize,
-    /// The dataset's caption.
+    /// The prompt that both models were given, in a dataset that has prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The dataset's caption; the first where it has several.
     pub reference: String,
+    /// All captions of the dataset where it has several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
     /// What the base model says.
     pub base: String,
     /// What the adapted model says.
     pub adapter: String,
+}
+
+impl CaptionLine {
+    /// The prompt and all references, as they are shown.
+    pub fn shown(&self) -> String {
+        let references =
+            if self.references.is_empty() { self.reference.clone() } else { self.references.join(" / ") };
+        match &self.prompt {
+            Some(prompt) => format!("{prompt} {references}"),
+            None => references,
+        }
+    }
 }
 
 /// The lines of `captions.jsonl`: some rows, their references, and what both models say of them.
@@ -153,10 +172,18 @@ pub fn caption_lines(
     rows.iter()
         .zip(said)
         .map(|(&row, (base, adapter))| {
-            Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter })
+            let (prompt, mut references) = (source.prompt(row)?, source.captions(row)?);
+            let reference = references[0].clone();
+            if references.len() == 1 {
+                references.clear();
+            }
+            Ok(CaptionLine { row, prompt, reference, references, base, adapter })
         })
         .collect()
 }
+
+/// The file in the output folder that lists skipped rows.
+pub const SKIPPED_ROWS: &str = "skipped_rows.jsonl";
 
 /// The names in its folder that a run of these options writes to while it trains.
 pub fn log_names(options: &Finetune) -> Vec<&'static str> {
@@ -166,6 +193,7 @@ pub fn log_names(options: &Finetune) -> Vec<&'static str> {
         ReportTo::Tensorboard => "tensorboard",
     }));
     names.extend(options.data.eval_captions.map(|_| "eval_captions.jsonl"));
+    names.extend((options.data.on_bad_row == OnBadRow::Skip).then_some(SKIPPED_ROWS));
     names
 }
 
@@ -246,7 +274,8 @@ pub fn gallery(
             let thumbnail = picture.resize(THUMBNAIL, THUMBNAIL, FilterType::Triangle);
             let mut image_png = Vec::new();
             thumbnail.write_to(&mut Cursor::new(&mut image_png), image::ImageFormat::Png)?;
-            let CaptionLine { row, reference, base, adapter } = line.clone();
+            let reference = line.shown();
+            let CaptionLine { row, base, adapter, .. } = line.clone();
             Ok(Example { row, image_png, reference, base, adapter, base_score, adapter_score })
         })
         .collect()

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use trainer_core::{SavedCheckpoint, SavedRun};
 
 use crate::cli::{Request, Resume};
-use crate::run_folder::{self, RunRecord, SavedOptions};
+use crate::run_folder::{self, RunRecord, RunState, SavedOptions};
 
 /// The run that a command continues.
 #[derive(Clone, Debug)]
@@ -125,6 +125,11 @@ fn newest_of(folder: &Path) -> Result<SavedCheckpoint> {
             folder.display(),
             sub_runs(folder)
         ),
+        Some(record) if record.state == RunState::Finished => bail!(
+            "the run in {} is finished and saved no checkpoint to continue from: --save-strategy and --eval-strategy say when \
+             checkpoints are saved",
+            folder.display()
+        ),
         Some(_) => bail!(
             "the run in {} was stopped before it had saved a checkpoint: begin it again with --overwrite-output-dir",
             folder.display()
@@ -176,7 +181,12 @@ fn default_runs() -> Vec<PathBuf> {
 }
 
 fn newest_default() -> Result<PathBuf> {
-    let newest = default_runs().into_iter().next();
+    // One without checkpoints is no choice, but better to speak of than none.
+    let begun = || {
+        let there = run_folder::defaults().take_while(|folder| folder.is_dir());
+        there.filter(|folder| folder.join(run_folder::RECORD).is_file()).last()
+    };
+    let newest = default_runs().into_iter().next().or_else(begun);
     newest.with_context(|| {
         format!(
             "there is no run to resume in {}: say which with --resume DIR, the folder of a run or of a checkpoint",

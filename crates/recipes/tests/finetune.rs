@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use caption_data::{CaptionSource, split};
 use common::programs::{contents, json, json_lines, resume, run, steps};
@@ -218,7 +218,9 @@ fn batches_that_run_together_change_no_loss() {
     let tiny = Tiny::new();
     for tune in ["--tune text", "--tune both", "--tune text --no-feature-cache"] {
         let losses = |output: &str, fuse: &str| {
-            let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --seed 5 {tune} {fuse}");
+            let flags = format!(
+                "--num-train-epochs 2 --learning-rate 0.01 --seed 5 --overwrite-output-dir {tune} {fuse}"
+            );
             let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
             let at_a_time = stdout.lines().find_map(|line| Some(line.split_once("8 a step, ")?.1.to_owned()));
             (steps(&tiny.path(output)), at_a_time.unwrap())

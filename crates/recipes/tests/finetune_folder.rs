@@ -5,7 +5,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use common::programs::{contents, example, json, json_lines, resume, run};
@@ -92,15 +92,15 @@ fn a_name_that_is_taken_is_an_error_before_anything_is_done() {
         let message = run(&mut tiny.finetune("out", flags)).refusal(1);
         assert_says(
             &message,
-            &["no run wrote them: adapter, metrics.json, report.html; move them away", "--output-dir"],
+            &[
+                "no run.json lists them as those of a run: adapter, metrics.json, report.html; move them away",
+                "--output-dir",
+            ],
         );
     }
     let message = run(&mut tiny.finetune("out", "--tune full --report-to csv")).refusal(1);
     assert_says(&message, &["log.csv, model, metrics.json, report.html"]);
-    let without_lock = |files: Vec<(PathBuf, Vec<u8>)>| -> Vec<(PathBuf, Vec<u8>)> {
-        files.into_iter().filter(|(path, _)| !path.ends_with(".run.lock")).collect()
-    };
-    assert_eq!(without_lock(contents(&out)), before);
+    assert_eq!(contents(&out), before);
 
     // What has no name of the run's is nobody's business.
     let other = tiny.path("other");
@@ -179,7 +179,7 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
         run(command.args(flags.split_whitespace()))
     };
     let first = run_here("--max-steps 3").stdout();
-    assert!(first.contains("output  runs/pokemon\n") && !first.contains("note:"), "{first}");
+    assert!(first.contains("output  runs/pokemon\n") && !first.contains("note: runs/"), "{first}");
     let second = run_here("--max-steps 1").stdout();
     assert_says(
         &second,
@@ -212,6 +212,20 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
 }
 
 #[test]
+fn a_run_without_checkpoints_cannot_be_resumed_and_says_why() {
+    let tiny = Tiny::new();
+    let mut command = example("pokemon_finetune");
+    command.current_dir(tiny.path("")).args(["--split", SPLIT, "--model", "checkpoint"]);
+    command.args(["--dataset", "drawings.parquet", "--max-steps", "1", "--eval-strategy", "no"]);
+    run(&mut command).stdout();
+    let message = run(example("pokemon_finetune").current_dir(tiny.path("")).arg("--resume")).refusal(1);
+    assert_says(
+        &message,
+        &["the run in runs/pokemon is finished and saved no checkpoint", "--save-strategy"],
+    );
+}
+
+#[test]
 fn a_sweep_is_written_where_there_is_room_for_all_of_it() {
     let tiny = Tiny::new();
     let flags = "--max-steps 1 --sweep r=2,4";
@@ -225,7 +239,7 @@ fn a_sweep_is_written_where_there_is_room_for_all_of_it() {
     fs::create_dir_all(tiny.path("other/r-4")).unwrap();
     File::create(tiny.path("other/r-4/report.html")).unwrap();
     let message = run(&mut tiny.finetune("other", flags)).refusal(1);
-    assert_says(&message, &["r-4 has files", "report.html"]);
+    assert_says(&message, &["r-4 has files that this run would replace", "report.html"]);
     assert!(!tiny.path("other/r-2/checkpoint-1").exists());
 
     run(&mut tiny.finetune("sweep", &format!("{flags} --overwrite-output-dir"))).stdout();

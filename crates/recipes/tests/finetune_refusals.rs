@@ -167,7 +167,10 @@ fn a_run_that_diverges_leaves_its_last_checkpoint_as_it_was() {
     // Matrices of 1e30: their product is infinite.
     let flags = "--max-steps 8 --learning-rate 1e30 --lr-scheduler-type constant";
     let message = run(resume(&tiny.path("out")).args(flags.split(' '))).refusal(1);
-    assert_says(&message, &["--learning-rate: 5e-5 -> 1e30", "--max-steps: 2 -> 8", "--lr-scheduler-type: "]);
+    assert_says(
+        &message,
+        &["--learning-rate: 5e-5 -> 1e30", "--max-steps: 2 -> 8", "--lr-scheduler-type: linear -> "],
+    );
     assert_says(&message, &["step 4", "at learning rate 1e30", "rows [", "nothing was updated"]);
     assert_says(&message, &["last good checkpoint", "checkpoint-2"]);
     assert_eq!(contents(&tiny.path("out/checkpoint-2")), before);

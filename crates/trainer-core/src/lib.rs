@@ -7,7 +7,7 @@
 //!   averaged over their targets, clipping by global norm, an [`Optimizer`], a [learning-rate schedule](LearningRateSchedule)
 //!   in optimizer steps, evaluation, logging, and the best parameters at the end.
 //! - **Checkpoints** are complete or do not exist. [`Trainer::resume`] continues from one, bit for bit as if the run had
-//!   never stopped; [`StopSignal`] stops a run so that it can be resumed.
+//!   never stopped, and refuses a run of another [`Identity`]; [`StopSignal`] stops a run so that it can be resumed.
 //! - **[`Event`]s** go to [`EventSink`]s: a progress bar, a log file, your own. The engine itself never prints.
 //! - **No silent faults**: a parameter without a gradient, a loss that is not finite, or an output directory that is not
 //!   writable ends the run before harm is done, with an [`Error`](enum@Error) that says where.

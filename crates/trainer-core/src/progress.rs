@@ -147,6 +147,8 @@ fn compare(name: &str, saved: &Value, now: &Value, changes: &mut Vec<ArgumentCha
         let [saved, now] = [saved, now].map(|value| match value {
             Value::Null => "none".to_owned(),
             Value::String(text) => text.clone(),
+            // In the shortest form: 5e-5, not 0.00005.
+            Value::Number(number) if number.is_f64() => format!("{:?}", number.as_f64().unwrap_or(f64::NAN)),
             other => other.to_string(),
         });
         changes.push(ArgumentChange { name: name.to_owned(), saved, now });

@@ -94,7 +94,12 @@ impl fmt::Display for Warning {
                 "training changed nothing: every parameter has its initial value; is the learning rate 0?",
             ),
             Self::ParametersUnchanged { names, .. } => {
-                write!(f, "these parameters still have their initial values: {}", listed(names, ", "))
+                write!(
+                    f,
+                    "these parameters still have their initial values, which after few steps need not be wrong, because a \
+                     warm-up begins at learning rate 0: {}",
+                    listed(names, ", ")
+                )
             }
             Self::StepSkipped { skipped, limit, reason, .. } => {
                 write!(f, "skipped, {skipped} of at most {limit}: {reason}")

@@ -3,8 +3,8 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, error::Error};
 
 use super::{
-    Axis, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Padding, Request,
-    Resume, RunOptions, SplitFractions, TRAINED_ENCODER, TargetModules, Tune,
+    DataOptions, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Request,
+    Resume, RunOptions, TRAINED_ENCODER, TargetModules, Tune,
     values::{at_least_zero, count, dropout, norm, positive, share, steps, whole},
 };
 use crate::hub::Location;
@@ -33,49 +33,6 @@ pub struct Finetune {
     /// On what it is computed.
     #[command(flatten)]
     pub hardware: Hardware,
-}
-
-/// What is read and written.
-#[derive(Debug, Clone, PartialEq, Args)]
-#[command(next_help_heading = "Model and data")]
-pub struct DataOptions {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
-    #[arg(long, value_name = "NAME", default_value = "embedded")]
-    pub model: Location,
-    /// The captioned pictures: `embedded`, a parquet file, a folder, or a hub id such as reach-vb/pokemon-blip-captions
-    #[arg(long, value_name = "NAME", default_value = "embedded")]
-    pub dataset: Location,
-    /// Use the first so many rows of the dataset, or all if it has fewer
-    #[arg(long, value_name = "ROWS", default_value = "700", value_parser = count)]
-    pub subset: usize,
-    /// Shares of the rows for training, validation and test
-    #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
-    pub split: SplitFractions,
-    /// Seed of the split: the same rows as `train_test_split` of Hugging Face's datasets draws
-    #[arg(long, value_name = "SEED", default_value_t = 42)]
-    pub split_seed: u64,
-    /// Pad the captions of a batch to its longest, or all to the model's maximum
-    #[arg(long, value_enum, default_value_t)]
-    pub padding: Padding,
-    /// Take the training rows in their order in every epoch, instead of a new order each
-    #[arg(long)]
-    pub no_shuffle: bool,
-    /// Folder for the adapter, checkpoints, metrics, captions and the report. Files that are in it stay, but for those of an
-    /// earlier run with --overwrite-output-dir [default: runs/pokemon, or the first of runs/pokemon-2, runs/pokemon-3, ...
-    /// that is free]
-    #[arg(long, value_name = "DIR")]
-    pub output_dir: Option<PathBuf>,
-    /// Replace the run that is in the output folder, finished or not: when training begins, the files that it wrote are
-    /// removed, and no others
-    #[arg(long, conflicts_with = "resume")]
-    pub overwrite_output_dir: bool,
-    /// Run every combination of some options' values, each in a folder below --output-dir, with the image features
-    /// computed once, and compare them on one page: --sweep r=4,8,16 lora_alpha=16,32
-    #[arg(long, value_name = "NAME=A,B", num_args = 1..)]
-    pub sweep: Vec<Axis>,
-    /// Caption so many validation pictures at each checkpoint: scores are printed, and kept in eval_captions.jsonl
-    #[arg(long, value_name = "PICTURES", value_parser = count)]
-    pub eval_captions: Option<usize>,
 }
 
 /// How long, how fast and in which order. A step is an optimizer step throughout.
@@ -262,7 +219,7 @@ impl IdleFlag {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::super::{DeviceArg, Dtype};
+    use super::super::{DeviceArg, Dtype, OnBadRow, Padding, SplitBy, SplitFractions};
     use super::*;
 
     fn parse(arguments: &str) -> Result<Finetune, Error> {
@@ -284,10 +241,17 @@ mod tests {
         assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
         assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
         let Finetune { data, training, lora, hardware, .. } = parse("").unwrap();
+        assert_eq!(data.most_rows(), Some(700));
         assert_eq!(
             (data.model, data.dataset, data.subset, data.split_seed),
-            (Location::Embedded, Location::Embedded, 700, 42)
+            (Location::Embedded, Location::Embedded, None, 42)
         );
+        assert_eq!((data.split_by, data.on_bad_row), (SplitBy::Row, OnBadRow::Stop));
+        let rows = |dataset: &str| parse(&format!("--dataset {dataset}")).unwrap().data.most_rows();
+        assert_eq!(rows("reach-vb/pokemon-blip-captions"), Some(700));
+        assert_eq!(rows("lambdalabs/pokemon-blip-captions@main"), Some(700));
+        assert_eq!((rows("someone/art"), rows("src")), (None, None));
+        assert_eq!(parse("--dataset src --subset 5").unwrap().data.most_rows(), Some(5));
         assert_eq!(data.split, SplitFractions { train: 0.8, validation: 0.1, test: 0.1 });
         assert_eq!((data.padding, data.no_shuffle), (Padding::Longest, false));
         assert_eq!((training.num_train_epochs, training.max_steps), (15.0, None));
@@ -310,7 +274,8 @@ mod tests {
 
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
-        let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
+        let designed = "model dataset image-column caption-column prompt-column output-dir subset on-bad-row split split-seed \
+            split-by num-train-epochs max-steps learning-rate \
             per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
             no-shuffle padding dtype device threads no-feature-cache feature-cache-dir feature-cache-memory fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
@@ -347,6 +312,15 @@ mod tests {
     fn nonsense_is_refused_with_the_flag_and_the_reason() {
         for (arguments, words) in [
             ("--split 0.8,0.1,0.2", "sum to 1"),
+            ("--split 0,0.5,0.5", "the first share, for training, must be above 0"),
+            ("--split 1,0,0", "leaves no rows for validation: give it a share, or use --eval-strategy no"),
+            ("--split 1,0,0 --eval-strategy steps", "--eval-strategy no"),
+            (
+                "--split 0.9,0,0.1 --eval-strategy no --save-strategy epoch --eval-captions 4",
+                "--eval-captions captions rows for validation",
+            ),
+            ("--split-by file", "[possible values: row, picture]"),
+            ("--on-bad-row ignore", "[possible values: stop, skip]"),
             ("--learning-rate=-1", "-1 must be above 0"),
             ("--learning-rate 0", "above 0"),
             ("--learning-rate nan", "above 0"),
@@ -418,6 +392,8 @@ mod tests {
             assert!(flags.iter().all(|flag| message.contains(flag)), "{arguments}: {message}");
         }
         parse("--tune full --max-steps 10 --resume").unwrap();
+        parse("--split 1,0,0 --eval-strategy no").unwrap();
+        parse("--split 0.9,0.1,0 --eval-captions 2").unwrap();
         parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
         parse("--feature-cache-dir a --feature-cache-memory 0MB").unwrap();
         parse("--tune both --target-modules query --feature-cache-dir a").unwrap();

@@ -34,6 +34,7 @@ struct Flag {
     /// None for a flag that takes none.
     values: Vec<Text>,
     /// Whether it was said, or has its default.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     given: bool,
 }
 

@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 
 use clap::error::{Error, ErrorKind};
-use clap::{Command, CommandFactory as _, FromArgMatches as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::{Finetune, Flags, command_line};
 use crate::resume::Resumed;
@@ -31,12 +31,15 @@ impl Request {
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let (options, flags) = read(&arguments)?;
+        let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
         // What a run needs to be said is known when the run that is resumed is found.
-        if options.training.resume.is_none()
-            && let Some(idle) = options.idle_flag()
-        {
-            return Err(refusal(&idle.message));
+        if options.training.resume.is_none() {
+            if let Some(message) = options.split_conflict() {
+                return Err(refusal(&message));
+            }
+            if let Some(idle) = options.idle_flag() {
+                return Err(refusal(&idle.message));
+            }
         }
         Ok(Self { options, flags, command: command_line(arguments), resumed: None })
     }
@@ -59,6 +62,9 @@ impl Request {
                 }
                 return Err(refusal(&idle.message));
             }
+            if let Some(message) = options.split_conflict() {
+                return Err(refusal(&message));
+            }
             options.data.output_dir.clone_from(&self.options.data.output_dir);
             options.training.resume.clone_from(&self.options.training.resume);
             let command = command_line(std::iter::once(program).chain(flags.given_arguments()));
@@ -68,21 +74,30 @@ impl Request {
 }
 
 fn read(arguments: &[OsString]) -> Result<(Finetune, Flags), Error> {
-    let command = command();
+    let command = Finetune::command();
     let matches = command.clone().try_get_matches_from(arguments)?;
     let options = Finetune::from_arg_matches(&matches)?;
     Ok((options, Flags::of(&command, &matches)))
 }
 
 fn refusal(message: &str) -> Error {
-    command().error(ErrorKind::ArgumentConflict, message)
+    Finetune::command().error(ErrorKind::ArgumentConflict, message)
 }
 
-/// The definition of the command line. A number below 0 is a value of the flag before it, which then says what it takes, and
-/// not a flag of its own.
-fn command() -> Command {
-    Finetune::command().mut_args(|argument| match argument.get_action() {
-        clap::ArgAction::Set | clap::ArgAction::Append => argument.allow_negative_numbers(true),
-        _ => argument,
-    })
+/// Attaches numbers below 0 to the flags before them, as `--max-steps=-1`: clap would take them for flags of their own, and a
+/// flag says what it takes.
+fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_number = |text: &str| text.starts_with('-') && text.parse::<f64>().is_ok();
+    let is_flag = |text: &str| text.starts_with("--") && text.len() > 2 && !text.contains('=');
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(flag) if is_flag(&flag.to_string_lossy()) && is_number(&argument.to_string_lossy()) => {
+                flag.push("=");
+                flag.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
 }

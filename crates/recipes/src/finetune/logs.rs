@@ -4,11 +4,13 @@ use anyhow::Result;
 use trainer_core::sinks::{CsvSink, JsonLinesSink, TensorBoardSink};
 use trainer_core::{BoxError, Event, EventSink};
 
+use super::rows::skipped_lines;
 use super::training::EvalCaptions;
 use super::{OutputFolder, Recipe};
 use crate::cli::ReportTo;
-use crate::results;
+use crate::results::SKIPPED_ROWS;
 use crate::run_folder::SavedOptions;
+use crate::{files, results};
 
 /// The logs of a run, which are opened with its first event: everything that can fail before training has been tried then, and
 /// the files of a run that this one replaces are removed.
@@ -20,6 +22,8 @@ pub(super) struct Logs {
     names: Vec<&'static str>,
     formats: Vec<ReportTo>,
     captions: EvalCaptions,
+    /// The lines of the file that lists skipped rows.
+    skipped: String,
     sinks: Vec<Box<dyn EventSink>>,
 }
 
@@ -32,6 +36,7 @@ impl Logs {
             names: results::log_names(recipe.options),
             formats: recipe.options.run.report_to.clone(),
             captions,
+            skipped: skipped_lines(&recipe.inputs.skipped),
             sinks: Vec::new(),
         }
     }
@@ -45,6 +50,9 @@ impl Logs {
                 ReportTo::Csv => Box::new(CsvSink::append(&path("log.csv"))?),
                 ReportTo::Tensorboard => Box::new(TensorBoardSink::new(&path("tensorboard"))?),
             });
+        }
+        if !self.skipped.is_empty() {
+            files::replace(&path(SKIPPED_ROWS), self.skipped.as_bytes())?;
         }
         // TensorBoard's files have names of their own.
         self.folder.add(&self.names)

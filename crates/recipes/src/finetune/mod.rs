@@ -14,9 +14,11 @@ mod caching;
 mod folder;
 mod inputs;
 mod logs;
+mod place;
 mod plan;
 mod recipe;
 mod results;
+mod rows;
 mod session;
 mod training;
 

@@ -7,7 +7,7 @@ use git_model::Checkpoint;
 use trainer_core::{Identity, TrainingArguments};
 
 use super::{Inputs, OutputFolder, Session};
-use crate::adapt::{self, Adapted};
+use crate::adapt::{self, Adapted, BaseModel};
 use crate::cli::{self, Finetune, Request};
 use crate::features::encoder_fingerprint;
 use crate::identity::{self, Contents};
@@ -54,8 +54,9 @@ impl Plan {
             }
             _ => None,
         };
+        let base = BaseModel { name: &inputs.name, revision: inputs.commit.as_deref() };
         let saved = resumed.as_ref().and_then(|resumed| resumed.options.adapter_config.as_ref());
-        let adapted = adapt::build(&inputs.name, checkpoint, lora, saved, training.seed, &device, hardware)?;
+        let adapted = adapt::build(&base, checkpoint, lora, saved, training.seed, &device, hardware)?;
         train_ops::release_memory();
         if adapted.vision_trains
             && let Some(flag) = hardware.cache_flag()
@@ -75,7 +76,7 @@ impl Plan {
         arguments.validate().map_err(engine_words::error)?;
         let contents = match session.contents.take() {
             Some(contents) => contents,
-            None => Contents::read(inputs)?,
+            None => Contents::read(options, inputs)?,
         };
         let identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
         session.contents = Some(contents);
@@ -95,11 +96,7 @@ impl Plan {
 /// How captions are padded, and the length of the longest padded training caption in tokens.
 fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, usize) {
     match options.data.padding {
-        cli::Padding::Longest => {
-            let lengths =
-                inputs.rows.train.iter().filter_map(|row| inputs.captions.ids(*row)).map(<[u32]>::len);
-            (Padding::Longest, lengths.max().unwrap_or_default())
-        }
+        cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
         cli::Padding::MaxLength => {
             let positions = adapted.model.config().max_position_embeddings;
             let length = inputs.tokenizer.max_length().unwrap_or(positions).min(positions);

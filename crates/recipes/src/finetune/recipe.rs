@@ -11,7 +11,7 @@ use crate::cli::{Finetune, Request};
 use crate::features::FeatureStore;
 use crate::judge::{Judge, Judgement};
 use crate::save;
-use crate::task::{CaptionBatches, CaptionTask};
+use crate::task::{CaptionBatches, CaptionTask, References};
 
 /// Everything that a run trains and judges with: the results of the stages before training.
 pub struct Recipe<'a> {
@@ -43,15 +43,33 @@ impl<'a> Recipe<'a> {
         Self { request, options: &request.options, folder, inputs, plan, features, loader }
     }
 
-    /// Batches of some rows, in a new order each epoch if there is a seed.
-    pub(super) fn batches(&self, rows: &[usize], batch_size: usize, shuffle: Option<u64>) -> CaptionBatches {
+    /// Batches of the rows to train on.
+    pub(super) fn training_batches(&self) -> CaptionBatches {
+        let training = &self.options.training;
+        CaptionBatches {
+            shuffle: self.options.shuffle(),
+            ..self.batches(
+                &self.inputs.rows.train,
+                training.per_device_train_batch_size,
+                References::Drawn(training.seed),
+            )
+        }
+    }
+
+    /// Batches of some rows to evaluate on, with all captions of each.
+    pub(super) fn evaluation_batches(&self, rows: &[usize]) -> CaptionBatches {
+        self.batches(rows, self.options.training.per_device_eval_batch_size, References::All)
+    }
+
+    fn batches(&self, rows: &[usize], batch_size: usize, references: References) -> CaptionBatches {
         CaptionBatches {
             captions: Arc::clone(&self.inputs.captions),
             pictures: self.features.is_none().then(|| self.loader.clone()),
             rows: rows.to_vec(),
+            references,
             batch_size,
             padding: self.plan.padding,
-            shuffle,
+            shuffle: None,
         }
     }
 
@@ -62,6 +80,7 @@ impl<'a> Recipe<'a> {
             tokenizer: &self.inputs.tokenizer,
             pictures: self.loader.clone(),
             features: self.features.clone(),
+            prompts: Some(&self.inputs.captions),
         }
     }
 
@@ -84,12 +103,16 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// Judges the base model before training where there will be no adapter to switch off afterwards.
+    /// Judges the base model before training where there will be no adapter to switch off afterwards, and where there are
+    /// test rows.
     ///
     /// # Errors
     /// If a picture cannot be read.
     pub fn judge_base_beforehand(&self) -> Result<Option<Judgement>> {
-        if self.plan.adapted.adapter.is_some() { Ok(None) } else { self.judge_model("base").map(Some) }
+        if self.plan.adapted.adapter.is_some() || self.inputs.rows.test.is_empty() {
+            return Ok(None);
+        }
+        self.judge_model("base").map(Some)
     }
 
     /// Judges the trained model and the base model on the test split; `base` is the latter's judgement if it is there
@@ -98,6 +121,9 @@ impl<'a> Recipe<'a> {
     /// # Errors
     /// If a picture cannot be read.
     pub fn judge(&self, base: Option<Judgement>) -> Result<Results> {
+        if self.inputs.rows.test.is_empty() {
+            return Ok(Results::untested());
+        }
         let adapted = self.judge_model("adapted")?;
         let base = match base {
             Some(base) => base,
@@ -117,8 +143,7 @@ impl<'a> Recipe<'a> {
             captions: &self.inputs.captions,
             source: &self.inputs.source,
         };
-        let batch_size = self.options.training.per_device_eval_batch_size;
-        let test = self.batches(&self.inputs.rows.test, batch_size, None);
+        let test = self.evaluation_batches(&self.inputs.rows.test);
         judge.judge(&test, &format!("captions of the {name} model"))
     }
 }

@@ -19,8 +19,8 @@ const PRINTED: usize = 5;
 
 /// Losses, scores and captions of the test split, before and after.
 pub struct Results {
-    base: Judgement,
-    adapted: Judgement,
+    /// Of the base model and the adapted one; `None` where no rows are for the test.
+    judgements: Option<[Judgement; 2]>,
     lines: Vec<CaptionLine>,
     metrics: Metrics,
 }
@@ -30,7 +30,12 @@ impl Results {
         let inputs = &recipe.inputs;
         let lines = results::caption_lines(&inputs.source, &inputs.rows.test, &base, &adapted)?;
         let metrics = Metrics::new(&base, &adapted);
-        Ok(Self { base, adapted, lines, metrics })
+        Ok(Self { judgements: Some([base, adapted]), lines, metrics })
+    }
+
+    /// The results of a run without test rows.
+    pub(super) fn untested() -> Self {
+        Self { judgements: None, lines: Vec::new(), metrics: Metrics::default() }
     }
 
     /// Writes `captions.jsonl`, `metrics.json`, the curves and the report, and prints the main numbers.
@@ -39,7 +44,10 @@ impl Results {
     /// If a file cannot be written, or a picture of the report cannot be read.
     pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState) -> Result<()> {
         let output_dir = recipe.folder.path.as_path();
-        results::write_captions(output_dir, &self.lines)?;
+        let is_tested = self.judgements.is_some();
+        if is_tested {
+            results::write_captions(output_dir, &self.lines)?;
+        }
         results::write_metrics(output_dir, &self.metrics)?;
         self.print(recipe)?;
 
@@ -47,23 +55,33 @@ impl Results {
         plot::write(&history, output_dir)?;
         let report = self.report(recipe, state, history)?;
         report.write(&output_dir.join("report.html"))?;
-        let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
-        files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
+        if is_tested {
+            let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
+            files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
+        }
         recipe.folder.set_state(RunState::Finished)?;
         let model = if recipe.plan.adapted.adapter.is_some() { "adapter/" } else { "model/" };
+        let captions = if is_tested { "captions.jsonl, " } else { "" };
         say(format_args!(
-            "\nwritten to {}: report.html, captions.jsonl, metrics.json, {model}",
+            "\nwritten to {}: report.html, {captions}metrics.json, {model}",
             output_dir.display()
         ));
         Ok(())
     }
 
     fn print(&self, recipe: &Recipe<'_>) -> Result<()> {
+        if self.judgements.is_none() {
+            say("\n--split leaves no rows for the test, so that no results were measured");
+            return Ok(());
+        }
         say(format_args!("\n{}", self.metrics));
         for line in self.lines.iter().take(PRINTED) {
             say(format_args!(
                 "row {}: {}\n  base     {}\n  adapted  {}",
-                line.row, line.reference, line.base, line.adapter
+                line.row,
+                line.shown(),
+                line.base,
+                line.adapter
             ));
         }
         if recipe.options.data.dataset == Location::Embedded {
@@ -75,7 +93,13 @@ impl Results {
     fn report(self, recipe: &Recipe<'_>, state: &TrainerState, history: plot::History) -> Result<Report> {
         let adapted = &recipe.plan.adapted;
         let effects = adapted.adapter.as_ref().map(|adapter| adapter.effect()).transpose()?;
-        let rouge = [self.base.scores.rouge_l.as_slice(), &self.adapted.scores.rouge_l];
+        let examples = match &self.judgements {
+            Some(judgements) => {
+                let rouge = judgements.each_ref().map(|judgement| judgement.scores.rouge_l.as_slice());
+                results::gallery(&recipe.inputs.source, &self.lines, rouge)?
+            }
+            None => Vec::new(),
+        };
         Ok(Report {
             title: "Captions before and after fine-tuning".to_owned(),
             subtitle: setup::story(recipe.options, adapted, recipe.inputs.rows.train.len(), state),
@@ -86,7 +110,7 @@ impl Results {
             signatures: self.metrics.signatures.into_iter().collect(),
             warnings: self.metrics.warnings,
             effects: effects.unwrap_or_default().into_iter().collect(),
-            examples: results::gallery(&recipe.inputs.source, &self.lines, rouge)?,
+            examples,
         })
     }
 }

@@ -38,19 +38,16 @@ impl Recipe<'_> {
             self.save_model(to)
         };
         let task = self.task(&save);
-        let train = self.batches(
-            &self.inputs.rows.train,
-            training.per_device_train_batch_size,
-            self.options.shuffle(),
-        );
-        let validation =
-            self.batches(&self.inputs.rows.validation, training.per_device_eval_batch_size, None);
+        let train = self.training_batches();
+        let validation = self.evaluation_batches(&self.inputs.rows.validation);
+        // Without rows there is nothing to evaluate on.
+        let validation = (!validation.rows.is_empty()).then_some(&validation);
 
         let stop = session.stop_signal();
         let logs = Logs::new(self, saved.clone(), samples.clone());
         let trainer = self.trainer(logs)?.stop_signal(stop.clone());
-        let outcome = trainer.fit(&task, &train, Some(&validation)).map_err(engine_words::error)?;
-        let state = match outcome {
+        let outcome = trainer.fit(&task, &train, validation.map(|batches| batches as _));
+        let state = match outcome.map_err(engine_words::error)? {
             Outcome::Finished { state } => state,
             Outcome::Interrupted { state, checkpoint } => {
                 self.folder.set_state(RunState::Interrupted)?;

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use peft_lora::LoraConfig;
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +32,16 @@ impl SavedOptions {
     /// If the file is not there or cannot be understood; the message has its path.
     pub fn of_checkpoint(checkpoint: &Path) -> Result<Self> {
         let path = checkpoint.join(OPTIONS);
-        let text = std::fs::read(&path).with_context(|| {
-            format!("cannot read the options of the run in {}; was it saved by this program?", path.display())
-        })?;
+        if !path.exists() {
+            // Without them it could be another run that is continued.
+            bail!(
+                "cannot resume from {}: it has no {OPTIONS}, in which this version keeps the run's options; an earlier version \
+                 saved it. --init-adapter {} begins a new run with its adapter",
+                checkpoint.display(),
+                checkpoint.join("adapter").display()
+            );
+        }
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 

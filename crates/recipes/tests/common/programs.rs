@@ -16,11 +16,17 @@ use std::{
 use serde_json::Value;
 
 /// Settings of this machine that must not decide a test.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 19] = [
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_ENDPOINT",
     "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "TRANSFORMERS_OFFLINE",
     "HF_HUB_OFFLINE",
     "XDG_CACHE_HOME",
     "HTTP_PROXY",

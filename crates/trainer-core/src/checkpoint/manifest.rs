@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,15 @@ pub(super) fn seal(directory: &Path) -> Result<()> {
 pub(super) fn sync_all(directory: &Path) -> Result<()> {
     let sync_all = || -> io::Result<()> {
         let names = files(directory)?;
-        names.iter().try_for_each(|name| sync(&directory.join(name)))?;
+        // In parallel: a journaling file system then writes them together, in a fraction of the time.
+        std::thread::scope(|scope| {
+            let files: Vec<_> =
+                names.iter().map(|name| scope.spawn(move || sync(&directory.join(name)))).collect();
+            let result = |file: ScopedJoinHandle<'_, io::Result<()>>| {
+                file.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+            };
+            files.into_iter().try_for_each(result)
+        })?;
         for folder in folders(&names) {
             sync_directory(&directory.join(folder))?;
         }
