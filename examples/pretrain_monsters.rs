@@ -82,18 +82,15 @@ fn main() -> Result<()> {
         save: &|_| Ok(()),
     };
     let arguments = TrainingArguments {
-        output_dir: scratch.path().join("run"),
         num_train_epochs: 1.0,
         learning_rate: options.learning_rate,
         lr_scheduler_type: SchedulerType::Cosine,
-        gradient_accumulation_steps: 1,
+        warmup_ratio: 0.05,
         weight_decay: 0.01,
-        eval_strategy: IntervalStrategy::No,
         save_strategy: IntervalStrategy::No,
-        load_best_model_at_end: false,
         logging_steps: 100,
         seed: options.seed,
-        ..TrainingArguments::default()
+        ..TrainingArguments::new(scratch.path().join("run"))
     };
     let outcome = Trainer::new(arguments, Parameters::new(parameters.clone())?)?
         .sink(ConsoleSink::new())

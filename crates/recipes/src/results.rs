@@ -250,7 +250,7 @@ pub fn history(state: &TrainerState) -> History {
         LogEntry::Evaluation { eval_loss, epoch, step, .. } => {
             Some(plot::LogEntry { step, epoch, eval_loss: Some(eval_loss), ..plot::LogEntry::default() })
         }
-        LogEntry::Summary { .. } => None,
+        _ => None,
     });
     History { entries: entries.collect(), best_step: state.best_global_step }
 }

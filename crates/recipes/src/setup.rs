@@ -216,6 +216,7 @@ fn rate(arguments: &TrainingArguments) -> String {
         SchedulerType::WarmupStableDecay => {
             format!("warmup-stable-decay schedule, falling in the last {}", percent(options.decay_ratio))
         }
+        other => format!("{other:?} schedule"),
     };
     let end = Some(options.min_lr_rate).filter(|rate| *rate > 0.0);
     let end = end.map(|rate| format!(" to {}", percent(rate))).unwrap_or_default();
@@ -232,6 +233,7 @@ fn optimizer(arguments: &TrainingArguments) -> String {
         (OptimizerType::AdamW, _) => "AdamW".to_owned(),
         (OptimizerType::Sgd, 0.0) => "SGD".to_owned(),
         (OptimizerType::Sgd, momentum) => format!("SGD, momentum {momentum}"),
+        (other, _) => other.to_string(),
     };
     let clipped = match arguments.max_grad_norm {
         0.0 => "gradients not clipped".to_owned(),

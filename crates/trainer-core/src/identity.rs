@@ -3,11 +3,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a run is, beyond its [`TrainingArguments`](crate::TrainingArguments): everything that the caller decides and that
-/// decides the run's numbers, such as the data, the frozen weights and the batch size.
+/// Everything outside the [`TrainingArguments`](crate::TrainingArguments) that determines a run's numbers, such as the
+/// data, the frozen weights and the batch size.
 ///
-/// A checkpoint keeps it, and [`Trainer::resume`](crate::Trainer::resume) refuses a run that differs in any entry. The
-/// engine only compares: keys and values are the caller's, and errors show them as they are.
+/// A checkpoint stores it, and [`Trainer::resume`](crate::Trainer::resume) refuses a run that differs in any entry. The
+/// caller chooses keys and values; the engine compares them, and errors show them.
 ///
 /// ```
 /// use trainer_core::Identity;
@@ -25,7 +25,7 @@ pub struct Identity(BTreeMap<String, Entry>);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     value: String,
-    /// Compared in place of the value where there is one.
+    /// If present, compared instead of the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fingerprint: Option<String>,
 }
@@ -40,19 +40,19 @@ impl Entry {
 }
 
 impl Identity {
-    /// An identity without entries.
+    /// Creates an identity without entries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds an entry that is compared by its value.
+    /// Adds an entry that is compared by value.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl fmt::Display) -> Self {
         self.0.insert(key.into(), Entry { value: value.to_string(), fingerprint: None });
         self
     }
 
-    /// Adds an entry that is compared by the fingerprint of its content; `value` is what errors show, such as a path.
+    /// Adds an entry that is compared by the fingerprint of its content. Errors show `value`, for example a path.
     #[must_use]
     pub fn with_content(
         mut self,
@@ -65,7 +65,7 @@ impl Identity {
         self
     }
 
-    /// Copies one entry of another identity, where it has that entry.
+    /// Copies an entry of another identity, if it has one with this key.
     #[must_use]
     pub fn with_entry_of(mut self, other: &Self, key: &str) -> Self {
         self.0.extend(other.0.get(key).map(|entry| (key.to_owned(), entry.clone())));
@@ -77,7 +77,7 @@ impl Identity {
         self.0.is_empty()
     }
 
-    /// Every entry of this identity, which was saved, that is another one in `now`, by key.
+    /// Compares this saved identity with the current one. Returns the differences, sorted by key.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let added = now.0.keys().filter(|key| !self.0.contains_key(*key));
         let mut keys: Vec<&String> = self.0.keys().chain(added).collect();
@@ -94,14 +94,14 @@ impl Identity {
     }
 }
 
-/// One thing in which a run differs from the one that was saved. [`Display`](fmt::Display) says it in a clause.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A difference between a saved run and the current one. [`Display`](fmt::Display) describes it in a clause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Key of the entry, or name of the training argument.
     pub key: String,
-    /// What the checkpoint has; `None` where it has no such entry.
+    /// Value in the checkpoint; `None` if it has no such entry.
     pub saved: Option<String>,
-    /// What the run has; `None` where it has no such entry. The same text as `saved` where only the content differs.
+    /// Value in the current run; `None` if it has no such entry. Equal to `saved` if only the content differs.
     pub now: Option<String>,
 }
 
@@ -122,38 +122,38 @@ impl fmt::Display for Difference {
 mod tests {
     use super::*;
 
-    fn told(saved: &Identity, now: &Identity) -> Vec<String> {
+    fn clauses(saved: &Identity, now: &Identity) -> Vec<String> {
         saved.differences(now).iter().map(Difference::to_string).collect()
     }
 
     #[test]
-    fn every_difference_is_told_with_both_values() {
+    fn every_difference_shows_both_values() {
         let saved = Identity::new().with("alpha", 32).with("order", "shuffled").with("old", "x");
         let now = Identity::new().with("alpha", 16).with("order", "shuffled").with("new", "y");
         assert_eq!(
-            told(&saved, &now),
+            clauses(&saved, &now),
             [
                 "alpha was 32 and is now 16",
                 "new was not given and is now y",
                 "old was x and is now not given"
             ]
         );
-        assert!(told(&saved, &saved).is_empty());
+        assert!(clauses(&saved, &saved).is_empty());
     }
 
     #[test]
-    fn content_counts_and_not_its_place() {
+    fn content_is_compared_and_paths_are_not() {
         let saved = Identity::new().with_content("data", "a", "1");
-        assert!(told(&saved, &Identity::new().with_content("data", "b", "1")).is_empty());
+        assert!(clauses(&saved, &Identity::new().with_content("data", "b", "1")).is_empty());
         let edited = Identity::new().with_content("data", "a", "2");
-        assert_eq!(told(&saved, &edited), ["the content of data (a) has changed"]);
+        assert_eq!(clauses(&saved, &edited), ["the content of data (a) has changed"]);
         let other = Identity::new().with_content("data", "b", "2");
-        assert_eq!(told(&saved, &other), ["data was a and is now b"]);
-        assert!(!told(&saved, &Identity::new().with("data", "a")).is_empty(), "a fingerprint is missing");
+        assert_eq!(clauses(&saved, &other), ["data was a and is now b"]);
+        assert!(!clauses(&saved, &Identity::new().with("data", "a")).is_empty(), "a fingerprint is missing");
     }
 
     #[test]
-    fn it_is_read_back_as_it_was_written() {
+    fn json_round_trips() {
         let identity = Identity::new().with("a", 1).with_content("b", "c", "d");
         let json = serde_json::to_string(&identity).unwrap();
         assert_eq!(json, r#"{"a":{"value":"1"},"b":{"value":"c","fingerprint":"d"}}"#);

@@ -6,45 +6,64 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::plan::Plan;
+use crate::schedule::BUILT_IN;
 use crate::{ArgumentChange, Difference, Identity, LossTotal, TrainingArguments};
 
-/// What a run must remember besides parameters, moments and [`TrainerState`](crate::TrainerState) in order to go on as
-/// if it had never stopped; `engine_state.json` in a checkpoint.
+/// Everything that an exact resume needs besides parameters, optimizer state and [`TrainerState`](crate::TrainerState);
+/// `engine_state.json` in a checkpoint.
 ///
-/// The position in the data is not among it: it follows from the number of steps.
+/// The position in the data is not part of it: it follows from the number of steps.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// Version of this crate that the run began with.
+    /// Version of this crate with which the run began.
     pub(crate) version: String,
-    /// A name that no other run has.
+    /// Unique name of the run.
     #[serde(default)]
     pub(crate) run: String,
-    /// What the caller says the run is; `None` in checkpoints of versions that did not ask.
+    /// The caller's identity of the run; `None` in checkpoints of versions that had none.
     #[serde(default)]
     pub(crate) identity: Option<Identity>,
-    /// When the checkpoint was saved, in nanoseconds since 1970: the newest of an output directory is the last one
-    /// written, which need not have the most steps if several runs shared the directory.
+    /// When the checkpoint was saved, in nanoseconds since 1970. The newest checkpoint of a directory is the one saved last,
+    /// not the one with the most steps.
     pub(crate) saved_at: u64,
     pub(crate) arguments: TrainingArguments,
+    /// Name of the optimizer; `None` in checkpoints of versions that had only those of the arguments.
+    #[serde(default)]
+    pub(crate) optimizer: Option<String>,
+    #[serde(default)]
+    pub(crate) schedule: ScheduleState,
     pub(crate) batches_per_epoch: usize,
     /// Loss since the last entry of the training log.
     pub(crate) since_log: LossTotal,
     /// Loss since the beginning of the run.
     pub(crate) total: LossTotal,
-    /// Steps of the checkpoints that the run has saved and not removed, in ascending order.
+    /// Steps of the run's checkpoints that still exist, in ascending order.
     pub(crate) saved: Vec<usize>,
-    /// Steps that were skipped as their loss or gradient was not finite.
+    /// Number of steps skipped because their loss or gradient was not finite.
     #[serde(default)]
     pub(crate) skipped: usize,
-    /// Evaluations in a row that did not improve on the best.
+    /// Number of evaluations in a row without improvement on the best.
     #[serde(default)]
     pub(crate) without_improvement: usize,
-    /// Seconds of training.
+    /// Duration of training in seconds.
     #[serde(default)]
     pub(crate) seconds: f64,
     /// Checksums of the parameters before the first step.
     #[serde(default)]
     pub(crate) initial: BTreeMap<String, u32>,
+}
+
+/// A learning-rate schedule as a checkpoint records it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ScheduleState {
+    pub(crate) name: String,
+    pub(crate) state: String,
+}
+
+impl Default for ScheduleState {
+    fn default() -> Self {
+        Self { name: BUILT_IN.to_owned(), state: String::new() }
+    }
 }
 
 impl Progress {
@@ -55,6 +74,8 @@ impl Progress {
             identity: Some(identity),
             saved_at: 0,
             arguments: arguments.clone(),
+            optimizer: None,
+            schedule: ScheduleState::default(),
             batches_per_epoch: plan.batches_per_epoch,
             since_log: LossTotal::default(),
             total: LossTotal::default(),
@@ -70,40 +91,41 @@ impl Progress {
         self.saved_at = nanoseconds();
     }
 
-    /// In what the run that was saved is not the run of these arguments, data and identity. What may change is not among it:
-    /// for how long and how fast a run trains, and when it evaluates and saves.
-    pub(crate) fn differences(
-        &self,
-        arguments: &TrainingArguments,
-        plan: &Plan,
-        identity: &Identity,
-    ) -> Vec<Difference> {
+    /// Compares this saved run with the `current` one. Returns everything that would change the run's numbers; its length,
+    /// its learning rate, and when it evaluates and saves may change.
+    pub(crate) fn differences(&self, current: &Self) -> Vec<Difference> {
         let difference = |key: &str, saved: &dyn fmt::Display, now: &dyn fmt::Display| {
             let (saved, now) = (saved.to_string(), now.to_string());
             (saved != now).then(|| Difference { key: key.to_owned(), saved: Some(saved), now: Some(now) })
         };
-        let then = &self.arguments;
+        let (then, now) = (&self.arguments, &current.arguments);
         let fixed = [
             difference(
                 "gradient_accumulation_steps",
                 &then.gradient_accumulation_steps,
-                &arguments.gradient_accumulation_steps,
+                &now.gradient_accumulation_steps,
             ),
-            difference("optim", &then.optim, &arguments.optim),
-            difference("seed", &then.seed, &arguments.seed),
+            difference("optim", &self.optimizer_name(), &current.optimizer_name()),
+            difference("schedule", &self.schedule.name, &current.schedule.name),
+            difference("seed", &then.seed, &now.seed),
         ];
         let mut differences: Vec<Difference> = fixed.into_iter().flatten().collect();
         let none = Identity::new();
-        differences.extend(self.identity.as_ref().unwrap_or(&none).differences(identity));
+        let [saved, identity] = [self, current].map(|run| run.identity.as_ref().unwrap_or(&none));
+        differences.extend(saved.differences(identity));
         if differences.is_empty() {
-            // Another batch size or other data say more, where they are known.
-            let batches = ("training batches per epoch", &self.batches_per_epoch, &plan.batches_per_epoch);
-            differences.extend(difference(batches.0, batches.1, batches.2));
+            // Only if nothing else differs: a changed batch size or dataset is the better explanation.
+            let batches = [self, current].map(|run| run.batches_per_epoch);
+            differences.extend(difference("training batches per epoch", &batches[0], &batches[1]));
         }
         differences
     }
 
-    /// The arguments that differ now.
+    fn optimizer_name(&self) -> String {
+        self.optimizer.clone().unwrap_or_else(|| self.arguments.optim.to_string())
+    }
+
+    /// Returns the arguments whose values differ.
     pub(crate) fn changes(&self, arguments: &TrainingArguments) -> Vec<ArgumentChange> {
         const ABOUT_FILES: [&str; 2] = ["output_dir", "overwrite_output_dir"];
         let [saved, now] = [&self.arguments, arguments].map(|arguments| serde_json::json!(arguments));
@@ -114,7 +136,7 @@ impl Progress {
     }
 }
 
-/// Collects the values that differ, by name: those of an object have its name and a dot before their own.
+/// Collects the values that differ. The name of a nested value is `outer.inner`.
 fn compare(name: &str, saved: &Value, now: &Value, changes: &mut Vec<ArgumentChange>) {
     if let (Some(saved), Some(now)) = (saved.as_object(), now.as_object()) {
         for (key, saved) in saved {
@@ -125,7 +147,7 @@ fn compare(name: &str, saved: &Value, now: &Value, changes: &mut Vec<ArgumentCha
         let [saved, now] = [saved, now].map(|value| match value {
             Value::Null => "none".to_owned(),
             Value::String(text) => text.clone(),
-            // As people write them: 5e-5.
+            // In the shortest form: 5e-5, not 0.00005.
             Value::Number(number) if number.is_f64() => format!("{:?}", number.as_f64().unwrap_or(f64::NAN)),
             other => other.to_string(),
         });

@@ -79,11 +79,8 @@ impl Finetune {
         let defaults = TrainingArguments::default();
         let options = defaults.lr_scheduler_kwargs;
         let eval_steps = run.eval_steps.unwrap_or(training.logging_steps);
-        let loraplus = optimizer.loraplus_lr_ratio.map(|lr_ratio| ParameterGroup {
-            name_contains: "lora_B".to_owned(),
-            lr_ratio,
-            weight_decay: None,
-        });
+        let loraplus = optimizer.loraplus_lr_ratio;
+        let loraplus = loraplus.map(|lr_ratio| ParameterGroup { lr_ratio, ..ParameterGroup::new("lora_B") });
         TrainingArguments {
             overwrite_output_dir: self.data.overwrite_output_dir,
             num_train_epochs: training.num_train_epochs,

@@ -403,15 +403,25 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_is_told_all_of_it() {
+    fn every_flag_of_the_engine_reaches_it() {
+        use trainer_core::{IntervalStrategy, TrainingArguments};
+
         let told = |arguments: &str| parse(arguments).unwrap().training_arguments();
-        let default = trainer_core::TrainingArguments {
+        // The recipe, where it differs from the engine's defaults.
+        let recipe = TrainingArguments {
+            num_train_epochs: 15.0,
             learning_rate: 1e-3,
+            warmup_ratio: 0.05,
+            gradient_accumulation_steps: 4,
+            eval_strategy: IntervalStrategy::Epoch,
             eval_steps: 1,
+            save_strategy: IntervalStrategy::Epoch,
             save_steps: 1,
+            logging_steps: 1,
+            load_best_model_at_end: true,
             ..Default::default()
         };
-        assert_eq!(told(""), default);
+        assert_eq!(told(""), recipe);
         let arguments = told(
             "--optim sgd --sgd-momentum 0.9 --loraplus-lr-ratio 16 --lr-scheduler-type cosine-with-restarts \
              --lr-num-cycles 3 --min-lr-rate 0.1 --eval-strategy steps --eval-steps 20 --save-strategy steps \

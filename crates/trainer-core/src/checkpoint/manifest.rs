@@ -1,4 +1,4 @@
-//! The completeness marker of a checkpoint: what belongs to it, with sizes and checksums.
+//! The manifest of a checkpoint, which marks it as complete: its files with sizes and checksums.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::files::{io_error, read_json, sync, sync_directory, write_json};
+use crate::text::with_causes;
 
 pub(super) const NAME: &str = "complete.json";
 
@@ -25,7 +26,7 @@ struct Fingerprint {
     crc32: u32,
 }
 
-/// Writes the manifest of all files that a directory holds.
+/// Writes the manifest of all files in a directory.
 pub(super) fn seal(directory: &Path) -> Result<()> {
     let seal = || -> io::Result<BTreeMap<String, Fingerprint>> {
         let names = files(directory)?;
@@ -35,18 +36,18 @@ pub(super) fn seal(directory: &Path) -> Result<()> {
     write_json(&directory.join(NAME), &Manifest { files })
 }
 
-/// Waits until all that a directory holds is on the disk: each file once, then the names.
+/// Syncs a directory to disk: each file once, then the names.
 pub(super) fn sync_all(directory: &Path) -> Result<()> {
     let sync_all = || -> io::Result<()> {
         let names = files(directory)?;
-        // All at once: a journaling file system then writes them together, in a fraction of the time.
+        // In parallel: a journaling file system then writes them together, in a fraction of the time.
         std::thread::scope(|scope| {
             let files: Vec<_> =
                 names.iter().map(|name| scope.spawn(move || sync(&directory.join(name)))).collect();
-            let ended = |file: ScopedJoinHandle<'_, io::Result<()>>| {
-                file.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early")))
+            let result = |file: ScopedJoinHandle<'_, io::Result<()>>| {
+                file.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
             };
-            files.into_iter().try_for_each(ended)
+            files.into_iter().try_for_each(result)
         })?;
         for folder in folders(&names) {
             sync_directory(&directory.join(folder))?;
@@ -56,7 +57,7 @@ pub(super) fn sync_all(directory: &Path) -> Result<()> {
     sync_all().map_err(io_error("sync", directory))
 }
 
-/// Reads every file of a sealed directory again; the error says what is wrong.
+/// Compares every file with the manifest. The error describes the damage.
 pub(super) fn verify(directory: &Path) -> Result<(), String> {
     let path = directory.join(NAME);
     if !directory.is_dir() {
@@ -64,24 +65,24 @@ pub(super) fn verify(directory: &Path) -> Result<(), String> {
     }
     if !path.exists() {
         return Err(format!(
-            "it has no {NAME}: writing it was never finished, or it is not a checkpoint of this engine"
+            "it has no {NAME}: saving it was never finished, or it is not a checkpoint of this engine"
         ));
     }
-    let manifest: Manifest = read_json(&path).map_err(|error| error.to_string())?;
+    let manifest: Manifest = read_json(&path).map_err(|error| with_causes(&error))?;
     for (name, sealed) in &manifest.files {
         let found = fingerprint(&directory.join(name)).map_err(|error| format!("{name}: {error}"))?;
         if found.bytes != sealed.bytes {
             return Err(format!("{name} has {} bytes instead of {}", found.bytes, sealed.bytes));
         }
         if found != *sealed {
-            return Err(format!("{name} does not have the checksum it was written with"));
+            return Err(format!("{name} does not have the checksum that was recorded when it was saved"));
         }
     }
     Ok(())
 }
 
-/// The files of a directory that its manifest does not list: somebody else put them there. None where there is no manifest
-/// that can be read, as it cannot be said then.
+/// Returns the files of a directory that its manifest does not list: the engine did not write them. Empty if there is no
+/// readable manifest to compare with.
 pub(super) fn unlisted(directory: &Path) -> io::Result<Vec<String>> {
     let Ok(manifest) = read_json::<Manifest>(&directory.join(NAME)) else { return Ok(Vec::new()) };
     let mut names = files(directory)?;
@@ -89,7 +90,7 @@ pub(super) fn unlisted(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Moves the files that the manifest of `from` does not list to the same places in `to`.
+/// Moves the files that the manifest of `from` does not list to the same relative paths in `to`.
 pub(super) fn move_unlisted(from: &Path, to: &Path) -> io::Result<()> {
     for name in unlisted(from)? {
         let path = to.join(&name);
@@ -117,7 +118,7 @@ fn files(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The directories that hold the files of these names.
+/// The directories that contain these files.
 fn folders(names: &[String]) -> Vec<PathBuf> {
     let parents = names.iter().flat_map(|name| Path::new(name).ancestors().skip(1));
     let mut folders: Vec<PathBuf> =

@@ -1,11 +1,10 @@
 //! Checkpoints: directories `checkpoint-STEP` that are complete or do not exist.
 //!
-//! A checkpoint is written under a name that nobody looks for, with a [manifest] of its files, their sizes and checksums.
-//! Then everything is synced once, and the directory is renamed. A crash at any moment leaves the checkpoints before it
-//! as they were; one in the moment in which a checkpoint takes the place of another of the same step is undone at the
-//! next start.
+//! A checkpoint is written under a temporary name, with a [manifest] of its files, their sizes and checksums. Then
+//! everything is synced once, and the directory is renamed. A crash at any moment leaves earlier checkpoints intact. If it
+//! happens while a checkpoint replaces another of the same step, the next start restores the old one.
 //!
-//! Files that somebody else put into a checkpoint are never removed.
+//! Files in a checkpoint that the engine did not write are never deleted.
 
 mod manifest;
 mod owner;
@@ -27,11 +26,11 @@ const PREFIX: &str = "checkpoint-";
 
 /// Values of the trainable parameters.
 pub(crate) const PARAMETERS: &str = "parameters.safetensors";
-/// Moments and step counts.
+/// State of the optimizer.
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 /// The public record, with Hugging Face's keys; also in the output directory itself.
 pub(crate) const TRAINER_STATE: &str = "trainer_state.json";
-/// What else an exact resume needs.
+/// Everything else that an exact resume needs.
 pub(crate) const ENGINE_STATE: &str = "engine_state.json";
 
 /// The checkpoints of an output directory.
@@ -41,7 +40,7 @@ pub(crate) struct CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// Creates the output directory, makes sure that it can be written to, and clears away what a crash left behind.
+    /// Creates the output directory, checks that it is writable, and cleans up after a crash.
     pub(crate) fn open(output_dir: &Path) -> Result<Self> {
         let refuse = |source| Error::OutputDir { path: output_dir.to_owned(), source };
         fs::create_dir_all(output_dir).map_err(refuse)?;
@@ -65,17 +64,17 @@ impl CheckpointStore {
         &self.output_dir
     }
 
-    /// Where the checkpoint of a step is, or would be.
+    /// The path of a step's checkpoint, whether or not it exists.
     pub(crate) fn path(&self, step: usize) -> PathBuf {
         self.output_dir.join(format!("{PREFIX}{step}"))
     }
 
-    /// All directories that are named as checkpoints are.
+    /// All directories with the name of a checkpoint.
     pub(crate) fn checkpoints(&self) -> Result<Vec<PathBuf>> {
         self.list(|name| step_of(name).is_some())
     }
 
-    /// Saves the files that `write` puts into the directory it is given.
+    /// Saves a checkpoint. `write` writes its files into the given directory.
     pub(crate) fn save(&self, step: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let (path, partial) = (self.path(step), self.write_partial(step, write)?);
         manifest::sync_all(&partial)?;
@@ -96,17 +95,17 @@ impl CheckpointStore {
         Ok(path)
     }
 
-    /// Writes everything that [`save`](Self::save) writes, and leaves no trace: what cannot be saved should fail before
-    /// hours of training and not after them.
+    /// Writes a checkpoint as [`save`](Self::save) does, and deletes it: a fault should show before hours of training, not
+    /// after.
     pub(crate) fn rehearse(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let partial = self.write_partial(0, write)?;
         fs::remove_dir_all(&partial).map_err(io_error("remove", &partial))
     }
 
-    /// Removes a checkpoint: its name first, as removing its files takes time in which the process can die.
+    /// Deletes a checkpoint. Renames it first: deleting its files takes time, during which the process could be killed.
     ///
     /// # Errors
-    /// [`Error::ForeignFiles`] where it holds files that no run wrote; then it stays.
+    /// [`Error::ForeignFiles`] if it contains files that no run wrote; it is kept then.
     pub(crate) fn remove(&self, step: usize) -> Result<()> {
         let (path, removed) = (self.path(step), self.output_dir.join(format!(".checkpoint-{step}.removed")));
         self.require_own_files(&path)?;
@@ -123,7 +122,7 @@ impl CheckpointStore {
         }
     }
 
-    /// The name of the checkpoint that a directory was moved out of the way for.
+    /// The path of the checkpoint whose predecessor was moved to `leftover`.
     fn replaced_by(&self, leftover: &Path) -> Option<PathBuf> {
         let step = leftover.file_name()?.to_str()?.strip_prefix(".checkpoint-")?.strip_suffix(".replaced")?;
         Some(self.path(step.parse().ok()?))
@@ -136,7 +135,7 @@ impl CheckpointStore {
         }
         fs::create_dir(&partial).map_err(io_error("create", &partial))?;
         write(&partial).and_then(|()| manifest::seal(&partial)).inspect_err(|_| {
-            // The error of writing is the one to report; what stays behind is cleared at the next start.
+            // Report the write error, not that of the clean-up: the next start cleans up too.
             fs::remove_dir_all(&partial).ok();
         })?;
         Ok(partial)
@@ -147,7 +146,7 @@ impl CheckpointStore {
     }
 }
 
-/// The directories in `dir` whose names are `wanted`, in the order of their names.
+/// The directories in `dir` whose names are `wanted`, sorted by name.
 fn list(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let entries = || fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>();
     let entries = entries().map_err(io_error("list", dir))?;
@@ -160,12 +159,12 @@ fn list(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The step of a checkpoint, by the name of its directory.
+/// Parses the step from the name of a checkpoint's directory.
 fn step_of(name: &str) -> Option<usize> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
 
-/// Whether a directory of this name is what a crash leaves while a checkpoint is saved or removed.
+/// Whether this is the name of a directory that a crash leaves behind while a checkpoint is saved or deleted.
 fn is_leftover(name: &str) -> bool {
     let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
     parts.is_some_and(|(checkpoint, state)| {

@@ -1,4 +1,4 @@
-//! Whose the checkpoints of an output directory are: a run replaces and removes none but its own.
+//! Which run owns the checkpoints of an output directory: a run replaces and deletes only its own.
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -8,37 +8,38 @@ use crate::files::read_json;
 use crate::progress::Progress;
 use crate::{Error, Identity, Result, TrainingArguments};
 
-/// A directory that is named as checkpoints are, and what it says of itself. Whether its files are whole is found out when
-/// it is resumed from.
-#[derive(Clone, Debug)]
+/// A directory with the name of a checkpoint, and its description. Its files are not verified; resuming does that.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SavedCheckpoint {
     /// The directory.
     pub path: PathBuf,
-    /// Optimizer steps made, by the directory's name.
+    /// Number of completed optimizer steps, from the directory's name.
     pub step: usize,
-    /// The run that saved it; `None` where that cannot be read.
+    /// The run that saved it; `None` if that cannot be read.
     pub run: Option<SavedRun>,
 }
 
 /// The run that saved a checkpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SavedRun {
-    /// The run's name, which no other run has, and which it keeps when it is resumed. Empty in checkpoints of early versions.
+    /// Unique name of the run, unchanged by a resume. Empty in checkpoints of early versions.
     pub name: String,
     /// When the checkpoint was saved, in nanoseconds since 1970.
     pub saved_at: u64,
-    /// The arguments that it was saved with.
+    /// The arguments of the run.
     pub arguments: TrainingArguments,
     /// The identity of the run; `None` in checkpoints of early versions.
     pub identity: Option<Identity>,
 }
 
 impl SavedCheckpoint {
-    /// The checkpoints of an output directory: those that cannot be read first, then the newest first. None where there is no
-    /// such directory.
+    /// Lists the checkpoints of an output directory: unreadable ones first, then the newest first. Empty if the directory
+    /// does not exist.
     ///
     /// # Errors
-    /// If the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     pub fn list(output_dir: &Path) -> Result<Vec<Self>> {
         if !output_dir.is_dir() {
             return Ok(Vec::new());
@@ -50,7 +51,7 @@ impl SavedCheckpoint {
         Ok(checkpoints)
     }
 
-    /// What the directory `path` says of itself; `None` if it is not named as checkpoints are.
+    /// Reads the description of one checkpoint; `None` if the directory does not have the name of a checkpoint.
     pub fn read(path: &Path) -> Option<Self> {
         let step = step_of(path.file_name()?.to_str()?)?;
         let run = read_json(&path.join(ENGINE_STATE)).ok().map(|progress: Progress| SavedRun {
@@ -62,18 +63,18 @@ impl SavedCheckpoint {
         Some(Self { path: path.to_owned(), step, run })
     }
 
-    /// Whether this engine wrote it, whole or not.
+    /// Whether this engine wrote it, complete or not.
     fn is_of_this_engine(&self) -> bool {
         [manifest::NAME, ENGINE_STATE].iter().any(|name| self.path.join(name).exists())
     }
 }
 
 impl CheckpointStore {
-    /// The checkpoints of an earlier run, which a new run replaces; none if the directory has none.
+    /// Returns the checkpoints of an earlier run, which a new run replaces.
     ///
     /// # Errors
-    /// Unless `overwrite` is set, [`Error::EarlierCheckpoints`] if there are any. In any case, [`Error::ForeignCheckpoints`]
-    /// for a directory with such a name that this engine did not write, and [`Error::ForeignFiles`] for files in a
+    /// [`Error::EarlierCheckpoints`] if there are any and `overwrite` is not set. [`Error::ForeignCheckpoints`] for a
+    /// directory with the name of a checkpoint that this engine did not write. [`Error::ForeignFiles`] for files in a
     /// checkpoint that no run wrote.
     pub(crate) fn earlier(&self, overwrite: bool) -> Result<Vec<SavedCheckpoint>> {
         let mut earlier = SavedCheckpoint::list(self.output_dir())?;
@@ -87,7 +88,7 @@ impl CheckpointStore {
         Ok(earlier)
     }
 
-    /// Makes sure that every checkpoint of the directory is one that the run of this name saved, or a damaged one.
+    /// Checks that every readable checkpoint of the directory was saved by the run with this name.
     ///
     /// # Errors
     /// [`Error::ForeignCheckpoints`].

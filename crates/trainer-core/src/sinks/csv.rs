@@ -6,18 +6,20 @@ use super::rewind::rewind;
 use super::scalars::scalars;
 use crate::{BoxError, Error, Event, EventSink, Result};
 
-/// Writes the curves of a run as comma-separated values with one number a line: `step,metric,value`.
+/// Writes the curves of a run as comma-separated values, one value per line: `step,metric,value`.
 ///
-/// The lines of an event are written at once, so that the file can be followed and survives a crash.
+/// The lines of an event are written immediately, so the file can be followed during the run and survives a crash.
 #[derive(Debug)]
 pub struct CsvSink {
     file: File,
 }
 
 impl CsvSink {
-    /// Appends to the file at `path`, which is created, with its directory and a heading, where it does not exist. The
-    /// numbers of a resumed run follow those up to the checkpoint that it resumes from: later ones are removed, as they come
-    /// again.
+    /// Opens the file at `path` to append to it, or creates it with its directory and a header. When a run resumes, lines after
+    /// its checkpoint are removed, because the run writes them again.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn append(path: &Path) -> Result<Self> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
@@ -43,8 +45,8 @@ impl EventSink for CsvSink {
     }
 }
 
-/// Whether a line is of a later step; the heading is of none.
+/// Whether a line belongs to a later step. The header does not.
 fn is_later(line: &str, step: usize) -> bool {
-    let of = line.split(',').next().and_then(|of| of.parse::<usize>().ok());
-    of.is_some_and(|of| of > step)
+    let own = line.split(',').next().and_then(|first| first.parse::<usize>().ok());
+    own.is_some_and(|own| own > step)
 }

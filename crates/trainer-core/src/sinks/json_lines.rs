@@ -7,17 +7,20 @@ use serde_json::Value;
 use super::rewind::rewind;
 use crate::{BoxError, Error, Event, EventSink, Result};
 
-/// Writes one JSON object a line for every event but [`Event::Step`], whose numbers come with [`Event::Log`].
+/// Writes every event as one line of JSON, except [`Event::Step`], whose numbers are part of [`Event::Log`].
 ///
-/// A line is written at once and in one piece, so that the file can be followed and survives a crash.
+/// Each line is written immediately and in one piece, so the file can be followed during the run and survives a crash.
 #[derive(Debug)]
 pub struct JsonLinesSink {
     file: File,
 }
 
 impl JsonLinesSink {
-    /// Appends to the file at `path`, which is created, with its directory, where it does not exist. The events of a
-    /// resumed run follow those up to the checkpoint that it resumes from: later ones are removed, as they come again.
+    /// Opens the file at `path` to append to it, or creates it with its directory. When a run resumes, lines after its
+    /// checkpoint are removed, because the run writes them again.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn append(path: &Path) -> Result<Self> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
@@ -43,11 +46,10 @@ impl EventSink for JsonLinesSink {
     }
 }
 
-/// Whether a line was written after the checkpoint of `step` was: one of a later step, of the end of the run, or one that is
-/// no event.
+/// Whether a line was written after the checkpoint of `step`: a later step, the end of the run, or an incomplete line.
 fn is_later(line: &str, step: usize) -> bool {
     let Ok(event) = serde_json::from_str::<Value>(line) else { return true };
-    let of = event["global_step"].as_u64().or_else(|| event["step"].as_u64());
+    let own = event["global_step"].as_u64().or_else(|| event["step"].as_u64());
     let ends = ["finished", "stopped_early"].contains(&event["event"].as_str().unwrap_or_default());
-    ends || event["train_loss"].is_number() || of.is_some_and(|of| of > step as u64)
+    ends || event["train_loss"].is_number() || own.is_some_and(|own| own > step as u64)
 }

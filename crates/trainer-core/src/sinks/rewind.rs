@@ -1,8 +1,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-/// Cuts a log of lines before the first one that `is_later` than the step that a run resumes from, as the run writes what
-/// follows again. Also cuts a last line that has no end: the process was ended while it wrote it.
+/// Truncates a log before the first line that `is_later` than the checkpoint of a resumed run, because the run writes these
+/// lines again. Also removes an unfinished last line, which a killed process leaves.
 pub(super) fn rewind(file: &mut File, is_later: impl Fn(&str) -> bool) -> io::Result<()> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0))?;

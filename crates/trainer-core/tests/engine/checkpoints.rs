@@ -1,4 +1,4 @@
-//! What is saved, when, and what is kept.
+//! When checkpoints are saved, what they contain, and which are kept.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -89,7 +89,7 @@ fn the_parameters_of_the_best_evaluation_are_loaded_at_the_end() {
 }
 
 #[test]
-fn best_parameters_that_were_damaged_are_not_loaded_and_the_last_ones_kept() {
+fn damaged_best_parameters_are_not_loaded_and_the_last_ones_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (best, mlp) = (directory.path().join("checkpoint-3"), Mlp::new(5));
     let file = best.join("parameters.safetensors");
@@ -122,7 +122,7 @@ fn best_parameters_that_were_damaged_are_not_loaded_and_the_last_ones_kept() {
 
 #[cfg(unix)]
 #[test]
-fn every_file_of_a_checkpoint_can_be_read_by_the_same_people() {
+fn every_file_of_a_checkpoint_has_the_usual_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let plain = directory.path().join("plain");
@@ -155,7 +155,7 @@ fn parameters_that_cannot_be_saved_leave_nothing_behind() {
 }
 
 #[test]
-fn the_last_parameters_stay_where_the_best_are_not_asked_for() {
+fn without_load_best_model_at_end_the_last_parameters_stay() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments { load_best_model_at_end: false, ..arguments(directory.path()) };
     let (mlp, state, _) = train(arguments);
@@ -166,7 +166,7 @@ fn the_last_parameters_stay_where_the_best_are_not_asked_for() {
 }
 
 #[test]
-fn a_limit_of_nothing_keeps_the_newest_and_the_best() {
+fn a_limit_of_zero_keeps_the_newest_and_the_best() {
     let directory = tempfile::tempdir().unwrap();
     let arguments =
         TrainingArguments { num_train_epochs: 5.0, save_total_limit: Some(0), ..arguments(directory.path()) };
@@ -191,7 +191,7 @@ fn refusal(arguments: TrainingArguments) -> Error {
 }
 
 #[test]
-fn a_new_run_does_not_replace_another_unless_it_is_told_to() {
+fn a_new_run_replaces_another_only_with_overwrite_output_dir() {
     let directory = tempfile::tempdir().unwrap();
     train(arguments(directory.path()));
     let short = TrainingArguments { num_train_epochs: 2.0, ..arguments(directory.path()) };
@@ -202,7 +202,7 @@ fn a_new_run_does_not_replace_another_unless_it_is_told_to() {
     let all = set(&["checkpoint-3", "checkpoint-6", "checkpoint-9", "trainer_state.json"]);
     assert_eq!(names(directory.path()), all);
 
-    // Nor does one that cannot begin.
+    // Nor does a run that cannot start.
     let overwrite = TrainingArguments { overwrite_output_dir: true, ..short };
     refusal(TrainingArguments { metric_for_best_model: "grace".to_owned(), ..overwrite.clone() });
     assert_eq!(names(directory.path()), all);
@@ -211,11 +211,11 @@ fn a_new_run_does_not_replace_another_unless_it_is_told_to() {
 }
 
 #[test]
-fn what_no_run_wrote_is_never_removed() {
+fn files_that_no_run_wrote_are_never_deleted() {
     let directory = tempfile::tempdir().unwrap();
     let overwrite = TrainingArguments { overwrite_output_dir: true, ..arguments(directory.path()) };
     let path = |name: &str| directory.path().join(name);
-    // A checkpoint of another program, at a step that the run would save.
+    // A checkpoint of another program, at a step at which the run would save.
     fs::create_dir(path("checkpoint-6")).unwrap();
     fs::write(path("checkpoint-6/trainer_state.json"), "{}").unwrap();
     let error = refusal(overwrite.clone());
@@ -228,21 +228,21 @@ fn what_no_run_wrote_is_never_removed() {
     assert!(path("checkpoint-6/trainer_state.json").exists());
     fs::remove_dir_all(path("checkpoint-6")).unwrap();
 
-    // Notes in a checkpoint of its own.
+    // Notes in a checkpoint of the engine.
     train(overwrite.clone());
     fs::create_dir(path("checkpoint-9/notes")).unwrap();
     fs::write(path("checkpoint-9/notes/mine.txt"), "keep me").unwrap();
     let error = refusal(overwrite);
     assert!(matches!(&error, Error::ForeignFiles { names, .. } if names == &["notes/mine.txt"]), "{error}");
     assert_eq!(fs::read_to_string(path("checkpoint-9/notes/mine.txt")).unwrap(), "keep me");
-    // Files that are named as a crash leaves its own, and are not.
+    // A directory with a name similar to those that a crash leaves behind.
     fs::create_dir(path(".checkpoint-notes")).unwrap();
     refusal(arguments(directory.path()));
     assert!(path(".checkpoint-notes").is_dir());
 }
 
 #[test]
-fn a_checkpoint_with_notes_in_it_is_kept_over_the_limit_and_when_it_is_saved_again() {
+fn notes_in_a_checkpoint_survive_the_limit_and_a_second_save() {
     let directory = tempfile::tempdir().unwrap();
     let note = directory.path().join("checkpoint-3/note.txt");
     let write = {
@@ -300,7 +300,7 @@ fn only_a_lack_of_room_is_called_one() {
 }
 
 #[test]
-fn an_improvement_is_saved_whenever_it_is_found() {
+fn an_improvement_is_saved_without_a_save_strategy() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
         eval_strategy: IntervalStrategy::Steps,
@@ -326,7 +326,7 @@ fn an_improvement_is_saved_whenever_it_is_found() {
 }
 
 #[test]
-fn what_a_crash_left_unfinished_is_cleared_away() {
+fn leftovers_of_a_crash_are_deleted() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir_all(directory.path().join(".checkpoint-2.partial/deep")).unwrap();
     fs::create_dir_all(directory.path().join("checkpoint-notes")).unwrap();
@@ -334,6 +334,6 @@ fn what_a_crash_left_unfinished_is_cleared_away() {
     assert_eq!(
         names(directory.path()),
         set(&["checkpoint-3", "checkpoint-notes", "trainer_state.json"]),
-        "and what is not the engine's is left alone"
+        "and other directories are kept"
     );
 }

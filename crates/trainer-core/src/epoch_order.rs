@@ -1,8 +1,8 @@
-/// The order of `n` rows in an epoch: a random permutation that is a function of `(seed, epoch, n)`.
+/// Returns the order of `n` rows in an epoch: a random permutation that depends only on `(seed, epoch, n)`.
 ///
-/// A Fisher-Yates shuffle from the back, drawing with the SplitMix64 generator (Steele, Lea and Flood, 2014) and
-/// Lemire's unbiased reduction (2019). This is part of the crate's promise: the same arguments give the same order in
-/// every version and on every machine.
+/// A Fisher-Yates shuffle from the back that draws with the SplitMix64 generator (Steele, Lea and Flood, 2014) and
+/// Lemire's unbiased reduction (2019). The order is part of the public interface: the same arguments yield the same order
+/// in every version and on every machine.
 ///
 /// ```
 /// use trainer_core::epoch_order;
@@ -30,8 +30,8 @@ impl SplitMix64 {
         value
     }
 
-    /// A uniform number below `bound`: the high half of a 128-bit product, where the few low halves that would favour
-    /// some results are drawn again.
+    /// Draws a uniform number below `bound`: the high half of a 128-bit product. Products whose low half would bias the
+    /// result are drawn again.
     fn below(&mut self, bound: u64) -> u64 {
         let biased = bound.wrapping_neg() % bound;
         loop {
@@ -58,7 +58,7 @@ mod tests {
     use super::epoch_order;
 
     #[test]
-    fn an_order_has_every_row_once() {
+    fn an_order_is_a_permutation() {
         for n in 0..40 {
             let mut order = epoch_order(7, 3, n);
             order.sort_unstable();
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_comes_first_equally_often() {
+    fn every_row_is_first_equally_often() {
         let mut counts = [0; 6];
         for epoch in 0..6000 {
             counts[epoch_order(42, epoch, 6)[0]] += 1;

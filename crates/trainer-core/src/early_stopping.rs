@@ -1,8 +1,8 @@
 use crate::TrainingArguments;
 
-/// Decides when evaluations have stopped getting better, as transformers' `EarlyStoppingCallback` does.
+/// Ends a run whose evaluations no longer improve, as transformers' `EarlyStoppingCallback` does.
 ///
-/// The decision is a function of the improvements seen; how many in a row were none is part of a checkpoint.
+/// Stateless: the number of evaluations in a row without improvement is passed in, and saved in checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct EarlyStopping {
     patience: Option<usize>,
@@ -14,8 +14,8 @@ impl EarlyStopping {
         Self { patience: arguments.early_stopping_patience, threshold: arguments.early_stopping_threshold }
     }
 
-    /// Evaluations in a row without improvement, after one that is better than the best by `improvement`; `None` where
-    /// there was no best before it. An improvement that is not a number is none.
+    /// Updates the number of evaluations in a row without improvement. `improvement` is how much better than the best the
+    /// newest one is; `None` for the first. NaN counts as no improvement.
     pub(crate) fn count(&self, before: usize, improvement: Option<f64>) -> usize {
         match improvement {
             None => 0,
@@ -53,13 +53,13 @@ mod tests {
     }
 
     #[test]
-    fn an_improvement_within_the_threshold_is_none() {
+    fn improvements_within_the_threshold_do_not_count() {
         assert_eq!(stopped_after(Some(2), 0.1, &[1.0, 0.95, 0.9, 0.5]), Some(2));
         assert_eq!(stopped_after(Some(2), 0.01, &[1.0, 0.95, 0.9, 0.5]), None);
     }
 
     #[test]
-    fn what_is_not_a_number_is_no_improvement() {
+    fn nan_is_no_improvement() {
         assert_eq!(stopped_after(Some(2), 0.0, &[1.0, f64::NAN, f64::NAN]), Some(2));
     }
 }
