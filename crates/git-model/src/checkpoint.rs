@@ -66,7 +66,7 @@ impl Checkpoint {
         Err(self.mismatch(vec![format!("{name} is missing")]))
     }
 
-    /// The rows of the matrix called `name` where they are in the file; `None` where the file cannot be mapped.
+    /// The rows of the matrix called `name`, to be read from the file; `None` if the file is not a safetensors file.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         match self.weights.rows(name)? {
             None if self.tied && name == WORD_EMBEDDINGS => self.weights.rows(&format!("{LM_HEAD}.weight")),

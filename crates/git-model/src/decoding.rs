@@ -152,11 +152,6 @@ impl Decoding {
     /// # Errors
     /// If there is no such sequence.
     pub fn reorder(&mut self, parents: &[usize]) -> Result<()> {
-        let sequences = self.rows.len();
-        if let Some(parent) = parents.iter().find(|parent| **parent >= sequences) {
-            return Err(Error::Generation(format!("sequence {parent} of {sequences} does not exist")));
-        }
-        self.rows.reorder(parents);
-        Ok(())
+        Ok(self.rows.reorder(parents)?)
     }
 }

@@ -57,8 +57,8 @@ pub struct GitForCausalLm {
 impl GitForCausalLm {
     /// Builds the model of a checkpoint on the CPU in f32; `builder` decides what each layer is.
     ///
-    /// A frozen word embedding stays in the checkpoint's file, which must not be changed as long as the model is used; see
-    /// [`MappedFile::open`](train_ops::MappedFile::open).
+    /// A frozen word embedding stays in the checkpoint's file, whose rows are read when they are needed. If the file is changed
+    /// in place while the model is used, the model computes with the changed rows, or fails if they are gone.
     pub fn load(checkpoint: &Checkpoint, builder: &mut dyn LayerBuilder) -> Result<Self> {
         Self::load_with(checkpoint, builder, &LoadOptions::default())
     }

@@ -1,10 +1,10 @@
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor, bail};
-use multiversion::multiversion;
+use cpu_kernels::{DropoutMask, Isa, RowStatistics, normalise, normalise_gradient};
 use rayon::prelude::*;
 
-use crate::dropout::Mask;
+use crate::attached::attach3;
 use crate::{Error, Pass, Result, host};
 
 /// Layer normalisation over the last dimension (Ba, Kiros and Hinton, 2016; as `torch.nn.LayerNorm`):
@@ -20,10 +20,14 @@ pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f32,
+    isa: Isa,
 }
 
 impl LayerNorm {
     /// From a weight and a bias of shape `(features)`.
+    ///
+    /// # Errors
+    /// If the shapes differ or have no elements.
     pub fn new(path: &str, weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
         if weight.rank() != 1 || weight.dims() != bias.dims() || weight.elem_count() == 0 {
             return Err(Error::Shape {
@@ -32,7 +36,7 @@ impl LayerNorm {
                 got: bias.dims().to_vec(),
             });
         }
-        Ok(Self { path: path.to_owned(), weight, bias, eps: eps as f32 })
+        Ok(Self { path: path.to_owned(), weight, bias, eps: eps as f32, isa: host::isa()? })
     }
 
     /// Size of the last dimension of the input.
@@ -52,14 +56,37 @@ impl LayerNorm {
         }
         let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
         if host::is_host_f32(xs) {
-            let op = LayerNormOp { eps: self.eps, statistics: OnceLock::new() };
+            let op = LayerNormOp { eps: self.eps, isa: self.isa, statistics: OnceLock::new() };
             return Ok(xs.contiguous()?.apply_op3(&weight, &bias, op)?);
         }
-        let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = centred.broadcast_div(&(variance + f64::from(self.eps))?.sqrt()?)?;
-        let (weight, bias) = (weight.to_dtype(xs.dtype())?, bias.to_dtype(xs.dtype())?);
-        Ok(normed.broadcast_mul(&weight)?.broadcast_add(&bias)?)
+        Ok(self.composed(xs, &weight, &bias)?)
+    }
+
+    /// The norm of candle's operations, for devices without a kernel.
+    fn composed(&self, xs: &Tensor, weight: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
+        let (x, dtype, parameter_dtype) = (xs.detach(), xs.dtype(), weight.dtype());
+        let [w, b] = [weight, bias].map(|parameter| parameter.detach().to_dtype(dtype));
+        let (w, b) = (w?, b?);
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let std = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(self.eps))?.sqrt()?;
+        let normed = centred.broadcast_div(&std)?;
+        let ys = normed.broadcast_mul(&w)?.broadcast_add(&b)?;
+        // The formulas of `LayerNormOp::bwd`.
+        let backward = move |dys: &Tensor, [of_xs, of_weight, of_bias]: [bool; 3]| {
+            let dxs = of_xs.then(|| {
+                let g = dys.broadcast_mul(&w)?;
+                let mean_g = g.mean_keepdim(D::Minus1)?;
+                let mean_gx = (&g * &normed)?.mean_keepdim(D::Minus1)?;
+                let along = normed.broadcast_mul(&mean_gx)?;
+                g.broadcast_sub(&mean_g)?.sub(&along)?.broadcast_div(&std)
+            });
+            let over_rows =
+                |values: Tensor| values.reshape(((), w.elem_count()))?.sum(0)?.to_dtype(parameter_dtype);
+            let dweight = of_weight.then(|| over_rows((dys * &normed)?));
+            let dbias = of_bias.then(|| over_rows(dys.clone()));
+            Ok([dxs.transpose()?, dweight.transpose()?, dbias.transpose()?])
+        };
+        attach3("layer_norm", [xs, weight, bias], ys, backward)
     }
 }
 
@@ -69,10 +96,10 @@ impl LayerNorm {
         [&self.weight, &self.bias].into_iter().filter(|tensor| tensor.track_op()).cloned().collect()
     }
 
-    /// Normalises rows of host memory. Returns what the backward pass needs.
+    /// Normalises rows of host memory. Returns their statistics for the backward pass.
     pub(crate) fn forward_rows(&self, xs: &[f32], ys: &mut [f32]) -> candle_core::Result<Statistics> {
         let (weight, bias) = (self.weight.storage_and_layout(), self.bias.storage_and_layout());
-        Ok(normalise_rows(xs, host::values(&weight)?, host::values(&bias)?, self.eps, ys))
+        Ok(normalise_rows(self.isa, xs, host::values(&weight)?, host::values(&bias)?, self.eps, ys))
     }
 
     /// Adds the gradient of the rows `xs` to `dxs`; see [`LayerNormOp`].
@@ -92,19 +119,19 @@ impl LayerNorm {
                 || vec![0.0; size],
                 |gradient, (dxs, xs, dys, statistics)| {
                     let gradient = &mut gradient[..xs.len()];
-                    normalise_backward(xs, weight, dys, statistics, gradient);
+                    normalise_gradient(self.isa, xs, weight, dys, statistics, gradient);
                     dxs.iter_mut().zip(gradient).for_each(|(dx, gradient)| *dx += *gradient);
                 },
             );
         Ok(())
     }
 
-    /// Makes `residual + mask ∘ sums` of `sums` and normalises that, the end of a block in BERT.
+    /// Replaces `sums` by `residual + mask ∘ sums` and normalises that, the end of a block in BERT.
     pub(crate) fn forward_residual_rows(
         &self,
         sums: &mut [f32],
         residual: &[f32],
-        mask: Option<&Mask>,
+        mask: Option<&DropoutMask>,
         ys: &mut [f32],
     ) -> candle_core::Result<Statistics> {
         let (weight, bias) = (self.weight.storage_and_layout(), self.bias.storage_and_layout());
@@ -119,18 +146,18 @@ impl LayerNorm {
             .enumerate()
             .for_each(|(task, ((ys, statistics), (sums, residual)))| {
                 add_masked(sums, residual, mask, task * ROWS, features);
-                normalise(sums, weight, bias, self.eps, ys, statistics);
+                normalise(self.isa, sums, weight, bias, self.eps, ys, statistics);
             });
         Ok(statistics)
     }
 
-    /// The gradient of the sums of [`forward_residual_rows`](Self::forward_residual_rows), which is that of the residual,
-    /// to `dsums`, and that of what the mask was applied to, to `dxs`.
+    /// The backward pass of [`forward_residual_rows`](Self::forward_residual_rows): `dsums`, the gradient of the sums and so of
+    /// the residual, and `dxs`, that of the values under the mask.
     pub(crate) fn backward_residual_rows(
         &self,
         sums: &[f32],
         statistics: &Statistics,
-        mask: Option<&Mask>,
+        mask: Option<&DropoutMask>,
         dys: &[f32],
         (dsums, dxs): (&mut [f32], &mut [f32]),
     ) -> candle_core::Result<()> {
@@ -144,7 +171,7 @@ impl LayerNorm {
             .into_par_iter()
             .enumerate()
             .for_each(|(task, ((dsums, dxs), (sums, dys, statistics)))| {
-                normalise_backward(sums, weight, dys, statistics, dsums);
+                normalise_gradient(self.isa, sums, weight, dys, statistics, dsums);
                 dxs.copy_from_slice(dsums);
                 apply_mask(dxs, mask, task * ROWS, features);
             });
@@ -153,10 +180,10 @@ impl LayerNorm {
 }
 
 /// Mean and `1 / sqrt(var + eps)` of each row.
-pub(crate) type Statistics = Vec<[f32; 2]>;
+pub(crate) type Statistics = Vec<RowStatistics>;
 
 /// Multiplies rows of `features`, the first of which is number `first`, by their mask.
-pub(crate) fn apply_mask(rows: &mut [f32], mask: Option<&Mask>, first: usize, features: usize) {
+pub(crate) fn apply_mask(rows: &mut [f32], mask: Option<&DropoutMask>, first: usize, features: usize) {
     let Some(mask) = mask else { return };
     for (index, row) in rows.chunks_exact_mut(features).enumerate() {
         mask.apply_part(first + index, 0, row);
@@ -167,7 +194,7 @@ pub(crate) fn apply_mask(rows: &mut [f32], mask: Option<&Mask>, first: usize, fe
 pub(crate) fn add_masked(
     sums: &mut [f32],
     residual: &[f32],
-    mask: Option<&Mask>,
+    mask: Option<&DropoutMask>,
     first: usize,
     features: usize,
 ) {
@@ -175,21 +202,29 @@ pub(crate) fn add_masked(
     sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual);
 }
 
-/// Normalises rows side by side.
-fn normalise_rows(xs: &[f32], weight: &[f32], bias: &[f32], eps: f32, ys: &mut [f32]) -> Statistics {
+/// Normalises rows in parallel.
+fn normalise_rows(
+    isa: Isa,
+    xs: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+    ys: &mut [f32],
+) -> Statistics {
     let size = ROWS * weight.len();
     let mut statistics = vec![[0.0; 2]; xs.len() / weight.len()];
     (ys.par_chunks_mut(size), xs.par_chunks(size), statistics.par_chunks_mut(ROWS))
         .into_par_iter()
-        .for_each(|(ys, xs, statistics)| normalise(xs, weight, bias, eps, ys, statistics));
+        .for_each(|(ys, xs, statistics)| normalise(isa, xs, weight, bias, eps, ys, statistics));
     statistics
 }
 
-/// Rows that one task normalises.
+/// Rows of a task.
 pub(crate) const ROWS: usize = 16;
 
 struct LayerNormOp {
     eps: f32,
+    isa: Isa,
     /// Mean and `1 / sqrt(var + eps)` of each row, kept from the forward pass.
     statistics: OnceLock<Statistics>,
 }
@@ -211,7 +246,7 @@ impl CustomOp3 for LayerNormOp {
         let xs = host::slice(xs, xs_layout)?;
         let (weight, bias) = (host::slice(weight, weight_layout)?, host::slice(bias, bias_layout)?);
         let mut ys = vec![0.0; xs.len()];
-        let _ = self.statistics.set(normalise_rows(xs, weight, bias, self.eps, &mut ys));
+        let _ = self.statistics.set(normalise_rows(self.isa, xs, weight, bias, self.eps, &mut ys));
         Ok((CpuStorage::F32(ys), xs_layout.shape().clone()))
     }
 
@@ -241,7 +276,9 @@ impl CustomOp3 for LayerNormOp {
                 statistics.par_chunks(ROWS),
             )
                 .into_par_iter()
-                .for_each(|(dxs, xs, dys, statistics)| normalise_backward(xs, w, dys, statistics, dxs));
+                .for_each(|(dxs, xs, dys, statistics)| {
+                    normalise_gradient(self.isa, xs, w, dys, statistics, dxs)
+                });
             Tensor::from_vec(dxs, xs.shape(), xs.device())
         });
 
@@ -262,64 +299,5 @@ impl CustomOp3 for LayerNormOp {
             (grad_weight, grad_bias) = (gradient(dw, weight)?, gradient(db, bias)?);
         }
         Ok((grad_xs.transpose()?, grad_weight, grad_bias))
-    }
-}
-
-/// `Σ f(x)` in 16 lanes, which compilers vectorise and which rounds less than a running sum.
-#[inline(always)]
-fn sum_of(xs: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    sum_of2(xs, xs, |x, _| f(x))
-}
-
-/// `Σ f(x, y)` in 16 lanes.
-#[inline(always)]
-fn sum_of2(xs: &[f32], ys: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let (xs, xs_rest) = xs.as_chunks::<16>();
-    let (ys, ys_rest) = ys.as_chunks::<16>();
-    let mut lanes = [0.0f32; 16];
-    for (xs, ys) in xs.iter().zip(ys) {
-        for lane in 0..16 {
-            lanes[lane] += f(xs[lane], ys[lane]);
-        }
-    }
-    let rest: f32 = xs_rest.iter().zip(ys_rest).map(|(&x, &y)| f(x, y)).sum();
-    lanes.iter().sum::<f32>() + rest
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn normalise(
-    xs: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
-    ys: &mut [f32],
-    statistics: &mut [[f32; 2]],
-) {
-    let n = weight.len();
-    for ((x, y), statistics) in xs.chunks_exact(n).zip(ys.chunks_exact_mut(n)).zip(statistics) {
-        let mean = sum_of(x, |x| x) / n as f32;
-        let variance = sum_of(x, |x| (x - mean) * (x - mean)) / n as f32;
-        let rstd = 1.0 / (variance + eps).sqrt();
-        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-            *y = (x - mean) * rstd * w + b;
-        }
-        *statistics = [mean, rstd];
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn normalise_backward(xs: &[f32], weight: &[f32], dys: &[f32], statistics: &[[f32; 2]], dxs: &mut [f32]) {
-    let n = weight.len();
-    for (((x, dy), dx), [mean, rstd]) in
-        xs.chunks_exact(n).zip(dys.chunks_exact(n)).zip(dxs.chunks_exact_mut(n)).zip(statistics)
-    {
-        for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
-            *dx = dy * w;
-        }
-        let mean_g = sum_of(dx, |g| g) / n as f32;
-        let mean_gx = sum_of2(dx, x, |g, x| g * (x - mean) * rstd) / n as f32;
-        for (dx, x) in dx.iter_mut().zip(x) {
-            *dx = (*dx - mean_g - (x - mean) * rstd * mean_gx) * rstd;
-        }
     }
 }

@@ -93,7 +93,7 @@ fn guess(
             break;
         }
         let mut rows = rows.clone();
-        rows.reorder(&next.parents);
+        rows.reorder(&next.parents)?;
         steps.push(ReadStep::new(next, rows));
     }
     Ok(())
