@@ -1,4 +1,4 @@
-/// What can go wrong in this crate.
+/// An error of this crate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     Avx512 { bf16: bool },
     /// AVX2 and FMA.
     Avx2,
-    /// What every processor can do.
+    /// Plain Rust, for every processor.
     Portable,
 }
 

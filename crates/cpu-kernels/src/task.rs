@@ -23,7 +23,7 @@ thread_local! {
 pub(crate) struct Task<'a> {
     pub(crate) rows: Range<usize>,
     pub(crate) columns: Range<usize>,
-    /// Strided of the whole result.
+    /// Columns of the whole result.
     pub(crate) n: usize,
     /// The row that all sums are initialised with, of the whole result's width; none to accumulate.
     pub(crate) init: Option<&'a [f32]>,

@@ -1,4 +1,4 @@
-/// What can go wrong in this crate.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -7,7 +7,7 @@ pub enum Error {
     Shape {
         /// Dotted path of the tensor, or the name of the operation's argument.
         path: String,
-        /// What the shape should have been, in words or numbers.
+        /// The shape that it should have, in words or numbers.
         expected: String,
         /// The shape it has.
         got: Vec<usize>,

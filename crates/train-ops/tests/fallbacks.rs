@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, Error, FrozenLinear, KeyValueCache,
-    LayerNorm, LinearLayer, LoraWeights, Pass, Result, TrainableLinear, TransformerLayer, attention,
-    cached_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
+    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, FrozenLinear, KeyValueCache, LayerNorm,
+    LinearLayer, LoraWeights, Pass, Result, TrainableLinear, TransformerLayer, attention, cached_attention,
+    cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 
 /// Fixed values in (-1, 1) without structure.
@@ -335,25 +335,5 @@ fn cached_attention_is_that_of_the_kernel() {
     assert_eq!(fallback.len(), kernel.len());
     for (fallback, kernel) in fallback.iter().zip(&kernel) {
         assert!((fallback - kernel).abs() < 1e-6, "kernel {kernel}, fallback {fallback}");
-    }
-}
-
-#[test]
-fn int8_is_made_of_every_type_on_the_cpu_and_refuses_activations_without_a_kernel() {
-    let weight = constant(1, &[4, 5], DType::F32);
-    let expected = list(&FrozenLinear::quantised("layer", weight.clone(), None).unwrap().weight().unwrap());
-    let plain = FrozenLinear::new("layer", weight.to_dtype(DType::F64).unwrap(), None).unwrap();
-    let int8 = plain.to_int8().unwrap();
-    assert_eq!(list(&int8.weight().unwrap()), expected);
-    assert_eq!(list(&int8.to_int8().unwrap().weight().unwrap()), expected);
-    let pass = Pass::inference();
-    assert!(int8.forward(&constant(2, &[3, 5], DType::F32), &pass).is_ok());
-    let xs = constant(2, &[3, 5], DType::F64);
-    let (a, b, dropout) =
-        (constant(3, &[1, 5], DType::F64), constant(4, &[4, 1], DType::F64), Dropout::new("", 0.0));
-    let lora = LoraWeights { a: &a, b: &b, scale: 1.0, dropout: &dropout.unwrap() };
-    for result in [int8.forward(&xs, &pass), lora_linear(&xs, &int8, lora, &pass)] {
-        let error = result.unwrap_err();
-        assert!(matches!(&error, Error::Int8 { path, dtype: DType::F64, .. } if path == "layer"), "{error}");
     }
 }

@@ -131,7 +131,7 @@ impl TransformerLayer {
     /// The layer with each linear layer replaced by the result of `f`, such as its [`snapshot`](crate::snapshot()).
     ///
     /// # Errors
-    /// Those of `f`.
+    /// The errors of `f`.
     pub fn map_linear(
         &self,
         f: impl Fn(&Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>>,
