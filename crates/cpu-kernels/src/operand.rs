@@ -103,25 +103,25 @@ const SMALL: usize = 8;
 const MIN_ROWS: usize = 16;
 
 for_each_isa! {
-/// Neighbours rounded to bf16 and packed in pairs.
-fn pair_up(isa: Isa, row: &[f32], words: &mut [f32]) {
-    let (pairs, rest) = row.as_chunks::<2>();
-    let (of_pairs, others) = words.split_at_mut(pairs.len());
-    for (word, [first, second]) in of_pairs.iter_mut().zip(pairs) {
-        *word = f32::from_bits(pair(*first, *second));
+    /// Neighbours rounded to bf16 and packed in pairs.
+    fn pair_up(isa: Isa, row: &[f32], words: &mut [f32]) {
+        let (pairs, rest) = row.as_chunks::<2>();
+        let (of_pairs, others) = words.split_at_mut(pairs.len());
+        for (word, [first, second]) in of_pairs.iter_mut().zip(pairs) {
+            *word = f32::from_bits(pair(*first, *second));
+        }
+        others.fill(0.0);
+        if let (Some(word), [first]) = (others.first_mut(), rest) {
+            *word = f32::from_bits(pair(*first, 0.0));
+        }
     }
-    others.fill(0.0);
-    if let (Some(word), [first]) = (others.first_mut(), rest) {
-        *word = f32::from_bits(pair(*first, 0.0));
-    }
-}
 
-/// Values rounded to bf16, in f32.
-fn round(isa: Isa, row: &[f32], to: &mut [f32]) {
-    let (of_row, others) = to.split_at_mut(row.len());
-    for (to, value) in of_row.iter_mut().zip(row) {
-        *to = bf16::from_f32(*value).to_f32();
+    /// Values rounded to bf16, in f32.
+    fn round(isa: Isa, row: &[f32], to: &mut [f32]) {
+        let (of_row, others) = to.split_at_mut(row.len());
+        for (to, value) in of_row.iter_mut().zip(row) {
+            *to = bf16::from_f32(*value).to_f32();
+        }
+        others.fill(0.0);
     }
-    others.fill(0.0);
-}
 }

@@ -209,30 +209,30 @@ pub(crate) fn pair(first: f32, second: f32) -> u32 {
 }
 
 for_each_isa! {
-fn scale_to(isa: Isa, row: &[f32], scale: f32, to: &mut [f32]) {
-    for (to, value) in to.iter_mut().zip(row) {
-        *to = scale * value;
-    }
-}
-
-/// Pairs as f32: each row of pairs becomes the row of its first values and the row of its second ones.
-pub(crate) fn widen(isa: Isa, pairs: &[u32], width: usize, wide: &mut [u32]) {
-    for (pairs, wide) in pairs.chunks_exact(width).zip(wide.chunks_exact_mut(2 * width)) {
-        let (first, second) = wide.split_at_mut(width);
-        for ((pair, first), second) in pairs.iter().zip(first).zip(second) {
-            (*first, *second) = (pair << 16, pair & HIGH_HALF);
+    fn scale_to(isa: Isa, row: &[f32], scale: f32, to: &mut [f32]) {
+        for (to, value) in to.iter_mut().zip(row) {
+            *to = scale * value;
         }
     }
-}
 
-/// int8 as f32: each row of words becomes four rows, one for each of their bytes.
-pub(crate) fn widen_bytes(isa: Isa, words: &[u32], width: usize, wide: &mut [u32]) {
-    for (words, wide) in words.chunks_exact(width).zip(wide.chunks_exact_mut(4 * width)) {
-        for (shift, wide) in [24, 16, 8, 0].into_iter().zip(wide.chunks_exact_mut(width)) {
-            for (word, wide) in words.iter().zip(wide) {
-                *wide = (((word << shift) as i32 >> 24) as f32).to_bits();
+    /// Pairs as f32: each row of pairs becomes the row of its first values and the row of its second ones.
+    pub(crate) fn widen(isa: Isa, pairs: &[u32], width: usize, wide: &mut [u32]) {
+        for (pairs, wide) in pairs.chunks_exact(width).zip(wide.chunks_exact_mut(2 * width)) {
+            let (first, second) = wide.split_at_mut(width);
+            for ((pair, first), second) in pairs.iter().zip(first).zip(second) {
+                (*first, *second) = (pair << 16, pair & HIGH_HALF);
             }
         }
     }
-}
+
+    /// int8 as f32: each row of words becomes four rows, one for each of their bytes.
+    pub(crate) fn widen_bytes(isa: Isa, words: &[u32], width: usize, wide: &mut [u32]) {
+        for (words, wide) in words.chunks_exact(width).zip(wide.chunks_exact_mut(4 * width)) {
+            for (shift, wide) in [24, 16, 8, 0].into_iter().zip(wide.chunks_exact_mut(width)) {
+                for (word, wide) in words.iter().zip(wide) {
+                    *wide = (((word << shift) as i32 >> 24) as f32).to_bits();
+                }
+            }
+        }
+    }
 }

@@ -37,31 +37,31 @@ impl PackedMatrix {
 }
 
 for_each_isa! {
-/// Quantises the rows of an f32 panel into words of four int8 and a scale for each column: its largest magnitude divided by
-/// [`LARGEST`]. A column with a NaN gets the scale NaN, so that its products are NaN as well.
-fn quantise(isa: Isa, panel: &[u32], scales: &mut [f32], to: &mut [u32]) {
-    let width = scales.len();
-    for row in panel.chunks_exact(width) {
-        for (scale, bits) in scales.iter_mut().zip(row) {
-            let magnitude = f32::from_bits(*bits).abs();
-            *scale = if magnitude > *scale || magnitude.is_nan() { magnitude } else { *scale };
+    /// Quantises the rows of an f32 panel into words of four int8 and a scale for each column: its largest magnitude divided by
+    /// [`LARGEST`]. A column with a NaN gets the scale NaN, so that its products are NaN as well.
+    fn quantise(isa: Isa, panel: &[u32], scales: &mut [f32], to: &mut [u32]) {
+        let width = scales.len();
+        for row in panel.chunks_exact(width) {
+            for (scale, bits) in scales.iter_mut().zip(row) {
+                let magnitude = f32::from_bits(*bits).abs();
+                *scale = if magnitude > *scale || magnitude.is_nan() { magnitude } else { *scale };
+            }
         }
-    }
-    for scale in scales.iter_mut() {
-        *scale /= LARGEST;
-    }
-    for (rows, words) in panel.chunks(4 * width).zip(to.chunks_exact_mut(width)) {
-        for (at, row) in rows.chunks_exact(width).enumerate() {
-            for ((word, bits), scale) in words.iter_mut().zip(row).zip(scales.iter()) {
-                // The low bits of the sum are the nearest integer, the others those of ROUNDER. In a column of zeros the
-                // quotient 0 / 0 becomes 0.
-                let number = (f32::from_bits(*bits) / scale).clamp(-LARGEST, LARGEST) + ROUNDER;
-                let byte = if *scale > 0.0 { number.to_bits() & 0xff } else { 0 };
-                *word |= byte << (8 * at);
+        for scale in scales.iter_mut() {
+            *scale /= LARGEST;
+        }
+        for (rows, words) in panel.chunks(4 * width).zip(to.chunks_exact_mut(width)) {
+            for (at, row) in rows.chunks_exact(width).enumerate() {
+                for ((word, bits), scale) in words.iter_mut().zip(row).zip(scales.iter()) {
+                    // The low bits of the sum are the nearest integer, the others those of ROUNDER. In a column of zeros the
+                    // quotient 0 / 0 becomes 0.
+                    let number = (f32::from_bits(*bits) / scale).clamp(-LARGEST, LARGEST) + ROUNDER;
+                    let byte = if *scale > 0.0 { number.to_bits() & 0xff } else { 0 };
+                    *word |= byte << (8 * at);
+                }
             }
         }
     }
-}
 }
 
 /// `1.5 * 2^23`: a sum with it has no bits for a fraction.

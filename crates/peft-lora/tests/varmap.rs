@@ -6,7 +6,7 @@
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{LayerBuilder, LinearLayer, Pass};
+use train_ops::{LayerBuilder, Pass};
 
 /// A `VarBuilder` of a `VarMap` hands out variables: norms and embeddings of them were trained beside the adapters.
 #[test]
