@@ -23,7 +23,6 @@ const BATCH: usize = 16;
 
 fn main() -> Result<()> {
     common::use_threads();
-    train_ops::keep_freed_memory();
     let device = common::device();
     let quick = std::env::args().any(|argument| argument == "--test");
     let dir = match std::env::var_os("GENERATE_CHECKPOINT") {

@@ -24,7 +24,6 @@ const BATCH: usize = 2;
 
 fn main() -> Result<()> {
     common::use_threads();
-    train_ops::keep_freed_memory();
     let device = common::device();
     let quick = std::env::args().any(|argument| argument == "--test");
     let dir = match std::env::var_os("GIT_STEP_CHECKPOINT") {
@@ -87,7 +86,7 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         Ok(())
     })?;
 
-    let peak = peak_flops(dtype == DType::BF16, 5);
+    let peak = peak_flops(dtype == DType::BF16, 5).expect("an instruction set of this processor");
     println!(
         "\n{dtype:?}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
         peak / 1e9

@@ -111,11 +111,10 @@ const VARIANTS: [Variant; 4] = [
 
 fn main() -> Result<()> {
     common::use_threads();
-    train_ops::keep_freed_memory();
     let device = common::device();
     let quick = std::env::args().any(|argument| argument == "--test");
     for dtype in [DType::F32, DType::BF16] {
-        let peak = peak_flops(dtype == DType::BF16, 5);
+        let peak = peak_flops(dtype == DType::BF16, 5).expect("an instruction set of this processor");
         println!("\n{dtype:?}, peak {:.0} GFLOP/s; forward + backward in ms, share of peak", peak / 1e9);
         println!(
             "{:>6} {:>6} {:>6} {:>3}  {}",

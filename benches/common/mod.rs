@@ -23,8 +23,7 @@ pub(crate) fn device() -> Device {
 /// As many threads as `BENCH_THREADS` says, 2 if it says nothing.
 pub(crate) fn use_threads() {
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok());
-    let threads = threads.or(std::num::NonZero::new(2)).expect("2 is not zero");
-    train_ops::use_threads(threads).expect("the first call");
+    recipes::cli::use_threads(Some(threads.unwrap_or(2))).expect("the first call");
 }
 
 /// Fixed values in (-1, 1) without structure.

@@ -108,7 +108,7 @@ impl Checkpoint {
         Err(self.mismatch(vec![format!("{name} is missing")]))
     }
 
-    /// The matrix called `name`, left in its file; `None` if the file is not memory-mapped.
+    /// The matrix called `name`, left in its file; `None` if the file is not a safetensors file.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         match self.weights.rows(name)? {
             None if self.tied && name == WORD_EMBEDDINGS => self.weights.rows(HEAD),

@@ -148,6 +148,5 @@ fn reorder(rows: &mut DecodingRows, parents: &[usize]) -> Result<()> {
     if let Some(parent) = parents.iter().find(|parent| **parent >= sequences) {
         return Err(Error::UnknownSequence { parent: *parent, sequences });
     }
-    rows.reorder(parents);
-    Ok(())
+    Ok(rows.reorder(parents)?)
 }

@@ -57,8 +57,8 @@ pub struct GitForCausalLm {
 impl GitForCausalLm {
     /// Builds the model of a checkpoint on the CPU in f32; `builder` decides whether layers are frozen, trainable or adapted.
     ///
-    /// A frozen word embedding stays in the checkpoint's file, which must not be changed while the model exists; see
-    /// [`MappedFile::open`](train_ops::MappedFile::open).
+    /// A frozen word embedding stays in the checkpoint's file, whose rows are read when they are needed. If the file is changed
+    /// in place while the model exists, the model computes with the changed rows, or fails if they are gone.
     ///
     /// # Errors
     /// If a tensor cannot be read, or the builder refuses a layer.

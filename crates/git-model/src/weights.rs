@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use torch_files::TorchFile;
-use train_ops::MappedFile;
+use train_ops::RandomAccessFile;
 
 use crate::words::FileRows;
 use crate::{Error, Result};
@@ -23,11 +23,11 @@ pub(crate) enum Weights {
 /// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
 pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// One memory-mapped safetensors file.
+/// One safetensors file, whose tensors are read one at a time.
 pub(crate) struct SafetensorsFile {
-    data: Arc<MappedFile>,
+    data: Arc<RandomAccessFile>,
     /// Offset of the first tensor's bytes.
-    start: usize,
+    start: u64,
     metadata: Metadata,
 }
 
@@ -85,11 +85,8 @@ impl Weights {
                 Some((file, info)) => {
                     let stored = DType::try_from(info.dtype)?;
                     let (start, end) = info.data_offsets;
-                    let range = file.start + start..file.start + end;
-                    let bytes = &file.data[range.clone()];
-                    let tensor = Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?;
-                    file.data.release(range);
-                    Some(tensor)
+                    let bytes = file.data.read(file.start + start as u64..file.start + end as u64)?;
+                    Some(Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?)
                 }
             },
             Self::Torch(files) => match files.iter().find(|file| file.dtype(name).is_some()) {
@@ -100,12 +97,12 @@ impl Weights {
         Ok(tensor.map(|tensor| tensor.to_dtype(dtype)?.to_device(device)).transpose()?)
     }
 
-    /// The matrix called `name`, left in its memory-mapped file; `None` if there is no such matrix or no mapped file.
+    /// The matrix called `name`, left in its safetensors file; `None` if there is no such matrix or no such file.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         let Self::Safetensors(files) = self else { return Ok(None) };
         let Some((file, info)) = find(files, name) else { return Ok(None) };
         let &[rows, width] = &info.shape[..] else { return Ok(None) };
-        let start = file.start + info.data_offsets.0;
+        let start = file.start + info.data_offsets.0 as u64;
         Ok(Some(FileRows {
             file: Arc::clone(&file.data),
             start,
@@ -121,18 +118,28 @@ fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a Safetensors
     files.iter().find_map(|file| Some((file, file.metadata.info(name)?)))
 }
 
+/// Bytes of the header's length, with which a file begins.
+const LENGTH: u64 = size_of::<u64>() as u64;
+
 impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
-        let data = Arc::new(MappedFile::open(&path)?);
-        if data.starts_with(LFS_POINTER) {
+        let data = Arc::new(RandomAccessFile::open(&path)?);
+        let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
+        if data.read(0..data.len().min(LFS_POINTER.len() as u64))? == LFS_POINTER {
             return Err(Error::LfsPointer { path });
         }
-        // Unlike read_metadata(), deserialize() checks that the header describes the whole file.
-        let metadata = SafeTensors::deserialize(&data)
-            .and_then(|_| SafeTensors::read_metadata(&data))
-            .map_err(|error| Error::Damaged { path: path.clone(), reason: error.to_string() });
-        let (header, metadata) = metadata?;
-        Ok(Self { data, start: header + 8, metadata })
+        let length = data.read(0..data.len().min(LENGTH))?;
+        let header = length.as_slice().try_into().map_or(0, u64::from_le_bytes);
+        let start = header.saturating_add(LENGTH).min(data.len());
+        let (_, metadata) =
+            SafeTensors::read_metadata(&data.read(0..start)?).map_err(|error| damaged(error.to_string()))?;
+        // The header must describe the whole file, as `SafeTensors::deserialize` checks for one in memory.
+        let described = start + metadata.data_len() as u64;
+        if described != data.len() {
+            let reason = format!("its header describes {described} bytes, the file has {}", data.len());
+            return Err(damaged(reason));
+        }
+        Ok(Self { data, start, metadata })
     }
 }
 

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{MappedFile, Pass};
+use train_ops::{Pass, RandomAccessFile};
 
 use crate::{Error, Result};
 
 /// The word embedding: a table with a row for each token, of which a batch needs a few.
 #[derive(Debug)]
 pub(crate) enum WordEmbedding {
-    /// A table in memory: trained, on another device, or from a file that is not memory-mapped.
+    /// A table in memory: trained, on another device, or from a file whose tensors cannot be read row by row.
     Table(Tensor),
     /// A frozen table, left in the checkpoint's file: it would take an eighth of git-base's memory.
     File(FileRows),
@@ -26,12 +26,12 @@ impl WordEmbedding {
     }
 }
 
-/// A matrix in a memory-mapped file, whose rows are read on demand and take no memory afterwards.
+/// A matrix in a file, whose rows are read on demand and not kept in memory.
 #[derive(Debug)]
 pub(crate) struct FileRows {
-    pub(crate) file: Arc<MappedFile>,
+    pub(crate) file: Arc<RandomAccessFile>,
     /// Offset of the matrix in bytes.
-    pub(crate) start: usize,
+    pub(crate) start: u64,
     pub(crate) rows: usize,
     pub(crate) width: usize,
     /// Type of the stored values.
@@ -41,16 +41,15 @@ pub(crate) struct FileRows {
 impl FileRows {
     fn gather(&self, ids: &[u32]) -> Result<Tensor> {
         let row = self.width * self.dtype.size_in_bytes();
-        let matrix = self.start..self.start + self.rows * row;
         let mut bytes = Vec::with_capacity(ids.len() * row);
         for id in ids {
             let index = *id as usize;
             if index >= self.rows {
                 return Err(Error::UnknownToken { id: *id, vocabulary: self.rows });
             }
-            bytes.extend_from_slice(&self.file[matrix.clone()][index * row..][..row]);
+            let start = self.start + (index * row) as u64;
+            self.file.read_to(start..start + row as u64, &mut bytes)?;
         }
-        self.file.release(matrix);
         let rows = Tensor::from_raw_buffer(&bytes, self.dtype, &[ids.len(), self.width], &Device::Cpu)?;
         Ok(rows.to_dtype(DType::F32)?)
     }

@@ -123,6 +123,7 @@ impl LayerBuilder for LoraBuilder {
 
     fn parameter(&mut self, path: &str, value: Tensor) -> train_ops::Result<Tensor> {
         self.model.add_parameter(path, &value)?;
-        Ok(value)
+        // A value that tracks gradients, of a `VarMap` for instance, would be trained.
+        Ok(value.detach())
     }
 }

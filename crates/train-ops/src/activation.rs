@@ -1,8 +1,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
-use multiversion::multiversion;
+use cpu_kernels::Isa;
 use rayon::prelude::*;
 
-use crate::math::{normal, sigmoid};
 use crate::{Result, host};
 
 /// An elementwise non-linearity, named as in `hidden_act` of a Hugging Face configuration.
@@ -36,7 +35,7 @@ impl Activation {
     /// ```
     pub fn forward(self, xs: &Tensor) -> Result<Tensor> {
         if host::is_host_f32(xs) {
-            return Ok(xs.contiguous()?.apply_op1(ActivationOp(self))?);
+            return Ok(xs.contiguous()?.apply_op1(ActivationOp { activation: self, isa: host::isa()? })?);
         }
         Ok(match self {
             Self::Gelu => xs.gelu_erf()?,
@@ -51,26 +50,29 @@ impl Activation {
 
 impl Activation {
     /// Applies it to values in host memory, on one thread.
-    pub(crate) fn apply(self, xs: &[f32], ys: &mut [f32]) {
+    pub(crate) fn apply(self, isa: Isa, xs: &[f32], ys: &mut [f32]) {
         match self {
-            Self::Gelu => gelu(xs, ys),
-            Self::QuickGelu => quick_gelu(xs, ys),
+            Self::Gelu => cpu_kernels::gelu(isa, xs, ys),
+            Self::QuickGelu => cpu_kernels::quick_gelu(isa, xs, ys),
         }
     }
 
-    /// The gradient of values `xs`, `dys` times the derivative, to `dxs`, on one thread.
-    pub(crate) fn gradient(self, xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
+    /// `dxs`, the gradient of the values `xs`, from that of the result, `dys`; on one thread.
+    pub(crate) fn gradient(self, isa: Isa, xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
         match self {
-            Self::Gelu => gelu_gradient(xs, dys, dxs),
-            Self::QuickGelu => quick_gelu_gradient(xs, dys, dxs),
+            Self::Gelu => cpu_kernels::gelu_gradient(isa, xs, dys, dxs),
+            Self::QuickGelu => cpu_kernels::quick_gelu_gradient(isa, xs, dys, dxs),
         }
     }
 }
 
-/// Values a task works on: large enough to pay for the hand-over, small enough to stay in the cache.
+/// Values of a task: enough to outweigh its scheduling, few enough to stay in the cache.
 const CHUNK: usize = 16 * 1024;
 
-struct ActivationOp(Activation);
+struct ActivationOp {
+    activation: Activation,
+    isa: Isa,
+}
 
 impl CustomOp1 for ActivationOp {
     fn name(&self) -> &'static str {
@@ -80,7 +82,9 @@ impl CustomOp1 for ActivationOp {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(storage, layout)?;
         let mut ys = vec![0.0; xs.len()];
-        ys.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(ys, xs)| self.0.apply(xs, ys));
+        ys.par_chunks_mut(CHUNK)
+            .zip(xs.par_chunks(CHUNK))
+            .for_each(|(ys, xs)| self.activation.apply(self.isa, xs, ys));
         Ok((CpuStorage::F32(ys), layout.shape().clone()))
     }
 
@@ -91,37 +95,7 @@ impl CustomOp1 for ActivationOp {
         let mut dxs = vec![0.0; x.len()];
         (dxs.par_chunks_mut(CHUNK), x.par_chunks(CHUNK), dys.par_chunks(CHUNK))
             .into_par_iter()
-            .for_each(|(dxs, xs, dys)| self.0.gradient(xs, dys, dxs));
+            .for_each(|(dxs, xs, dys)| self.activation.gradient(self.isa, xs, dys, dxs));
         Tensor::from_vec(dxs, xs.shape(), xs.device()).map(Some)
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn gelu(xs: &[f32], ys: &mut [f32]) {
-    for (y, &x) in ys.iter_mut().zip(xs) {
-        *y = x * normal(x).0;
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn gelu_gradient(xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
-    for (dx, (&x, dy)) in dxs.iter_mut().zip(xs.iter().zip(dys)) {
-        let (cdf, density) = normal(x);
-        *dx = dy * (cdf + x * density);
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn quick_gelu(xs: &[f32], ys: &mut [f32]) {
-    for (y, &x) in ys.iter_mut().zip(xs) {
-        *y = x * sigmoid(1.702 * x);
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn quick_gelu_gradient(xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
-    for (dx, (&x, dy)) in dxs.iter_mut().zip(xs.iter().zip(dys)) {
-        let s = sigmoid(1.702 * x);
-        *dx = dy * (s + 1.702 * x * s * (1.0 - s));
     }
 }

@@ -1,35 +1,41 @@
+//! Operations for devices without kernels: a value composed of candle's operations outside of the graph, and one node of the
+//! graph with a backward pass of our own. Candle's graph would compute gradients of constants too, and keep them.
+
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor, bail,
 };
 
-/// A value computed outside the graph, with a backward function of our own: how an operation gets just the gradient
-/// that is needed on devices where its forward pass is made of candle's operations.
-pub(crate) struct Attached<F> {
+/// A node with the value `value` and the argument `argument`; `backward` maps the gradient of the value to the argument's.
+pub(crate) fn attach<F>(name: &'static str, argument: &Tensor, value: Tensor, backward: F) -> Result<Tensor>
+where
+    F: Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
+{
+    argument.apply_op1(Attached { name, value: value.detach().contiguous()?, backward })
+}
+
+/// A node with three arguments. `backward` also gets which arguments need a gradient, and returns those.
+pub(crate) fn attach3<F>(
+    name: &'static str,
+    arguments: [&Tensor; 3],
+    value: Tensor,
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn(&Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
+{
+    let [first, second, third] = arguments;
+    first.apply_op3(second, third, Attached { name, value: value.detach().contiguous()?, backward })
+}
+
+struct Attached<F> {
     name: &'static str,
     value: Tensor,
     backward: F,
 }
 
-impl<F> Attached<F>
-where
-    F: Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
-{
-    /// `value` must be contiguous and not tracked; `backward` maps its gradient to the argument's.
-    pub(crate) fn new(name: &'static str, value: Tensor, backward: F) -> Self {
-        Self { name, value, backward }
-    }
-}
-
-impl<F> CustomOp1 for Attached<F>
-where
-    F: Fn(&Tensor) -> Result<Tensor>,
-{
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(&self, _arg: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+impl<F> Attached<F> {
+    fn on_cpu(&self) -> Result<(CpuStorage, Shape)> {
         match &*self.value.storage_and_layout().0 {
             Storage::Cpu(storage) => {
                 Ok((storage.try_clone(self.value.layout())?, self.value.shape().clone()))
@@ -38,7 +44,7 @@ where
         }
     }
 
-    fn cuda_fwd(&self, _arg: &CudaStorage, _layout: &Layout) -> Result<(CudaStorage, Shape)> {
+    fn on_cuda(&self) -> Result<(CudaStorage, Shape)> {
         match &*self.value.storage_and_layout().0 {
             Storage::Cuda(storage) => {
                 Ok((storage.try_clone(self.value.layout())?, self.value.shape().clone()))
@@ -47,7 +53,7 @@ where
         }
     }
 
-    fn metal_fwd(&self, _arg: &MetalStorage, _layout: &Layout) -> Result<(MetalStorage, Shape)> {
+    fn on_metal(&self) -> Result<(MetalStorage, Shape)> {
         match &*self.value.storage_and_layout().0 {
             Storage::Metal(storage) => {
                 Ok((storage.try_clone(self.value.layout())?, self.value.shape().clone()))
@@ -55,8 +61,81 @@ where
             _ => bail!("{}: value and argument are on different devices", self.name),
         }
     }
+}
 
-    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp1 for Attached<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.on_cpu()
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
+    }
+
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.on_metal()
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         (self.backward)(&grad.detach()).map(Some)
+    }
+}
+
+impl<F: Fn(&Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync> CustomOp3 for Attached<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.on_cpu()
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.on_metal()
+    }
+
+    fn bwd(
+        &self,
+        first: &Tensor,
+        second: &Tensor,
+        third: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let needed = [first, second, third].map(Tensor::track_op);
+        let [first, second, third] = (self.backward)(&grad.detach(), needed)?;
+        Ok((first, second, third))
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{Tensor, Var};
 
 use crate::{Error, FrozenLinear, LinearLayer, Result, TrainableLinear};
 
-/// Makes the layers of a model as the model asks for them, and so decides which parts are trained and how.
+/// Builds the layers that a model asks for, and so decides which parts are trained and how.
 ///
 /// Paths are those of the checkpoint, dotted and without `.weight`: `git.encoder.layer.0.attention.self.query`.
 pub trait LayerBuilder {
@@ -18,7 +18,7 @@ pub trait LayerBuilder {
     fn parameter(&mut self, path: &str, value: Tensor) -> Result<Tensor>;
 }
 
-/// Builds every layer frozen.
+/// Builds every layer frozen. Values that track gradients, those of a `VarMap` for instance, are cut off from the graph.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FrozenBuilder;
 
@@ -28,11 +28,11 @@ impl LayerBuilder for FrozenBuilder {
     }
 
     fn parameter(&mut self, _path: &str, value: Tensor) -> Result<Tensor> {
-        Ok(value)
+        Ok(value.detach())
     }
 }
 
-/// Builds every layer frozen, with linear weights of 8 bits: [`FrozenLinear::quantised`].
+/// Builds every layer frozen, with linear weights in int8: [`FrozenLinear::quantised`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Int8Builder;
 
@@ -42,25 +42,25 @@ impl LayerBuilder for Int8Builder {
     }
 
     fn parameter(&mut self, _path: &str, value: Tensor) -> Result<Tensor> {
-        Ok(value)
+        Ok(value.detach())
     }
 }
 
 /// Builds every layer trainable: full fine-tuning, or pre-training.
 ///
-/// [`finish`](Self::finish) hands out the variables by name, in the order of their names.
+/// [`finish`](Self::finish) returns the variables.
 #[derive(Debug, Default)]
 pub struct TrainableBuilder {
     parameters: BTreeMap<String, Var>,
 }
 
 impl TrainableBuilder {
-    /// A builder that has built nothing yet.
+    /// A builder without layers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The variables of all that was built, by checkpoint name (`….weight`, `….bias`).
+    /// All variables by their checkpoint names (`….weight`, `….bias`).
     pub fn finish(self) -> BTreeMap<String, Var> {
         self.parameters
     }

@@ -1,13 +1,11 @@
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor, bail};
-use multiversion::multiversion;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor, bail};
+use cpu_kernels::{Buffer, Init, Isa, Operand, Rows, Term, probabilities, product};
 use rayon::prelude::*;
 
-use crate::buffer::Buffer;
-use crate::kernels::{Operand, Rows, Start, Term, product};
-use crate::linear::Packed;
-use crate::math::exp;
+use crate::attached::attach;
+use crate::linear::PackedWeight;
 use crate::{Error, FrozenLinear, LinearLayer, Pass, Result, host};
 
 /// The sum of the cross entropies of rows of logits `z`, with a share `ε` of each target spread over the vocabulary of
@@ -52,25 +50,45 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32)
         return Err(Error::LabelSmoothing { got: label_smoothing });
     }
     if host::is_host_f32(logits) {
-        let op = CrossEntropyOp { targets: targets.to_vec(), label_smoothing, log_sum_exp: OnceLock::new() };
+        let isa = host::isa()?;
+        let op =
+            CrossEntropyOp { isa, targets: targets.to_vec(), label_smoothing, log_sum_exp: OnceLock::new() };
         return Ok(logits.contiguous()?.apply_op1(op)?);
     }
-    let logits = logits.to_dtype(candle_core::DType::F32)?;
-    let log_sum_exp = logits.log_sum_exp(D::Minus1)?;
-    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
-    let mut expected = logits.gather(&targets, 1)?.squeeze(1)?;
-    if label_smoothing > 0.0 {
-        let share = f64::from(label_smoothing);
-        expected = ((expected * (1.0 - share))? + (logits.mean(D::Minus1)? * share)?)?;
+    Ok(composed(logits, targets, label_smoothing)?)
+}
+
+/// The loss of candle's operations, for devices without a kernel: in f64 for logits in f64, else in f32.
+fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_core::Result<Tensor> {
+    let given = logits.dtype();
+    let dtype = if given == DType::F64 { DType::F64 } else { DType::F32 };
+    if targets.is_empty() {
+        return logits.to_dtype(dtype)?.sum_all();
     }
-    Ok((log_sum_exp - expected)?.sum_all()?)
+    let z = logits.detach().to_dtype(dtype)?;
+    let (share, vocabulary) = (f64::from(label_smoothing), z.dim(1)?);
+    let targets = Tensor::new(targets, z.device())?.unsqueeze(1)?;
+    let log_sum_exp = z.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
+    let mut expected = z.gather(&targets, 1)?;
+    if share > 0.0 {
+        expected = ((expected * (1.0 - share))? + (z.mean_keepdim(1)? * share)?)?;
+    }
+    let loss = (&log_sum_exp - expected)?.sum_all()?;
+    // The formula of `CrossEntropyOp::bwd`.
+    attach("cross_entropy", logits, loss, move |dloss| {
+        let softmax = z.broadcast_sub(&log_sum_exp)?.exp()?;
+        let on_targets = Tensor::full(1.0 - share, targets.shape(), z.device())?.to_dtype(dtype)?;
+        let expected = softmax.zeros_like()?.scatter_add(&targets, &on_targets, 1)?;
+        let dlogits = ((softmax - expected)? - share / vocabulary as f64)?;
+        dlogits.broadcast_mul(&dloss.to_dtype(dtype)?.reshape((1, 1))?)?.to_dtype(given)
+    })
 }
 
 /// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
 /// frozen and in host memory. `ε` is the [label smoothing](Pass::label_smoothing) of the pass.
 ///
-/// A loss is the end of a graph, so the gradient of `xs` is computed with it, from some rows of logits at a time, and the
-/// logits are let go. The backward pass only multiplies that gradient by the loss's own.
+/// A loss ends a graph, so the gradient of `xs` is computed with it, from a few rows of logits at a time, which are then
+/// dropped. The backward pass multiplies that gradient by the gradient of the loss.
 pub fn linear_cross_entropy_sum(
     xs: &Tensor,
     head: &dyn LinearLayer,
@@ -101,12 +119,12 @@ pub fn linear_cross_entropy_sum(
     }
 }
 
-/// Rows whose logits are in memory at a time.
+/// Rows whose logits are in memory at the same time.
 const ROWS: usize = 64;
 
 struct HeadOp {
     head: FrozenLinear,
-    packed: Arc<Packed>,
+    packed: Arc<PackedWeight>,
     targets: Vec<u32>,
     label_smoothing: f32,
     differentiable: bool,
@@ -122,9 +140,10 @@ impl CustomOp1 for HeadOp {
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(xs, layout)?;
         let (hidden, vocabulary) = (self.head.in_features(), self.head.out_features());
+        let isa = self.packed.forward.isa();
         let mut loss = 0.0;
         let mut grad_xs = vec![0.0; if self.differentiable { xs.len() } else { 0 }];
-        let mut places = grad_xs.chunks_mut(ROWS * hidden);
+        let mut gradients = grad_xs.chunks_mut(ROWS * hidden);
         for (xs, targets) in xs.chunks(ROWS * hidden).zip(self.targets.chunks(ROWS)) {
             let mut logits = Buffer::new(targets.len() * vocabulary);
             let xs = Operand::new(Rows::new(xs, hidden), &self.packed.forward);
@@ -132,20 +151,20 @@ impl CustomOp1 for HeadOp {
             let losses: Vec<f32> = (logits.par_chunks_mut(vocabulary), targets)
                 .into_par_iter()
                 .map(|(logits, target)| {
-                    let log_sum_exp = log_sum_exp(logits);
+                    let log_sum_exp = cpu_kernels::log_sum_exp(isa, logits);
                     let loss = log_sum_exp - expected(logits, *target, self.label_smoothing);
                     if self.differentiable {
-                        softmax(logits, log_sum_exp, self.label_smoothing / vocabulary as f32);
+                        probabilities(isa, logits, log_sum_exp, self.label_smoothing / vocabulary as f32);
                         logits[*target as usize] -= 1.0 - self.label_smoothing;
                     }
                     loss
                 })
                 .collect();
             loss += losses.into_iter().map(f64::from).sum::<f64>();
-            if let Some(place) = places.next() {
+            if let Some(gradient) = gradients.next() {
                 let dlogits = Operand::new(Rows::new(&logits, vocabulary), self.packed.backward());
                 let term = Term::new(&dlogits, self.packed.backward());
-                product(place, hidden, Start::Zero, &[term]);
+                product(gradient, hidden, Init::Zero, &[term]);
             }
         }
         let _ = self.grad_xs.set(grad_xs);
@@ -163,6 +182,7 @@ impl CustomOp1 for HeadOp {
 }
 
 struct CrossEntropyOp {
+    isa: Isa,
     targets: Vec<u32>,
     label_smoothing: f32,
     /// `log Σⱼ exp(logits[i, j])` of each row, kept from the forward pass.
@@ -177,7 +197,8 @@ impl CustomOp1 for CrossEntropyOp {
     fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let logits = host::slice(logits, layout)?;
         let vocabulary = layout.dims()[1];
-        let log_sum_exp: Vec<f32> = logits.par_chunks(vocabulary).map(log_sum_exp).collect();
+        let log_sum_exp: Vec<f32> =
+            logits.par_chunks(vocabulary).map(|logits| cpu_kernels::log_sum_exp(self.isa, logits)).collect();
         let loss: f64 = (logits.chunks(vocabulary).zip(&log_sum_exp).zip(&self.targets))
             .map(|((row, log_sum_exp), target)| {
                 f64::from(log_sum_exp - expected(row, *target, self.label_smoothing))
@@ -201,7 +222,7 @@ impl CustomOp1 for CrossEntropyOp {
             .into_par_iter()
             .for_each(|(dlogits, logits, target, log_sum_exp)| {
                 dlogits.copy_from_slice(logits);
-                softmax(dlogits, *log_sum_exp, self.label_smoothing / vocabulary as f32);
+                probabilities(self.isa, dlogits, *log_sum_exp, self.label_smoothing / vocabulary as f32);
                 dlogits[*target as usize] -= 1.0 - self.label_smoothing;
                 dlogits.iter_mut().for_each(|dlogit| *dlogit *= dloss);
             });
@@ -209,25 +230,10 @@ impl CustomOp1 for CrossEntropyOp {
     }
 }
 
-/// `log Σ exp(logits)`: what is taken from logits to make them log-probabilities.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+/// `log Σ exp(logits)`: logits minus this are log-probabilities.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let (blocks, rest) = logits.as_chunks::<16>();
-    let mut max = [f32::NEG_INFINITY; 16];
-    for block in blocks {
-        for lane in 0..16 {
-            max[lane] = max[lane].max(block[lane]);
-        }
-    }
-    let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = [0.0f32; 16];
-    for block in blocks {
-        for lane in 0..16 {
-            sum[lane] += exp(block[lane] - max);
-        }
-    }
-    let rest: f32 = rest.iter().map(|logit| exp(logit - max)).sum();
-    max + (sum.iter().sum::<f32>() + rest).ln()
+    // All instruction sets give the same bits, so that an unknown one need not be an error here.
+    cpu_kernels::log_sum_exp(Isa::active().unwrap_or_else(|_| Isa::portable()), logits)
 }
 
 /// The logit that the smoothed target expects, `(1 - ε) logits[target] + ε mean(logits)`.
@@ -238,12 +244,4 @@ fn expected(logits: &[f32], target: u32, label_smoothing: f32) -> f32 {
     }
     let mean = logits.iter().map(|logit| f64::from(*logit)).sum::<f64>() / logits.len() as f64;
     (1.0 - label_smoothing) * logit + label_smoothing * mean as f32
-}
-
-/// `exp(logits - log_sum_exp) - uniform`, in place.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax(logits: &mut [f32], log_sum_exp: f32, uniform: f32) {
-    for logit in logits {
-        *logit = exp(*logit - log_sum_exp) - uniform;
-    }
 }

@@ -1,14 +1,13 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
-use multiversion::multiversion;
-use rayon::prelude::*;
+use cpu_kernels::{DropoutMask, mix};
 
-use crate::pass::mix;
+use crate::attached::attach;
 use crate::{Error, Pass, Result, host};
 
 /// Inverted dropout at one place of a model: in training, an element is zeroed with probability `p` and the others are
 /// scaled by `1 / (1 - p)` (Srivastava et al., 2014; as `torch.nn.Dropout`). In inference, and for `p` 0, the identity.
 ///
-/// Masks are not stored: an element's fate is a hash of the sample's key ([`Pass`]), the layer's path, and the
+/// Masks are not stored: whether an element is dropped is a hash of the sample's key ([`Pass`]), the layer's path, and the
 /// element's place in the sample, computed again in the backward pass.
 #[derive(Clone, Debug)]
 pub struct Dropout {
@@ -42,16 +41,19 @@ impl Dropout {
         if host::is_host_f32(xs) {
             return Ok(xs.contiguous()?.apply_op1(DropoutOp(mask))?);
         }
+        // For devices without a kernel. The mask is a constant: a product in candle's graph would keep a gradient of it.
         let factors = Tensor::from_vec(mask.factors(xs.elem_count()), xs.shape(), xs.device())?;
-        Ok((xs * factors.to_dtype(xs.dtype())?)?)
+        let factors = factors.to_dtype(xs.dtype())?;
+        let ys = (xs.detach() * &factors)?;
+        Ok(attach("dropout", xs, ys, move |grad| grad * &factors)?)
     }
 
     /// The mask of this pass for a tensor of shape `dims`, or `None` where nothing is dropped.
-    pub(crate) fn mask(&self, dims: &[usize], pass: &Pass) -> Result<Option<Mask>> {
+    pub(crate) fn mask(&self, dims: &[usize], pass: &Pass) -> Result<Option<DropoutMask>> {
         let Some(keys) = pass.sample_keys().filter(|_| self.p > 0.0) else { return Ok(None) };
         let (Some(&first), Some(&features)) = (dims.first(), dims.last()) else { return Ok(None) };
         let rows = dims.iter().product::<usize>() / features.max(1);
-        // Of a vector, whose one dimension is its features, there is nothing to divide.
+        // The only dimension of a vector is its features, which cannot be divided among samples.
         if keys.is_empty() || first % keys.len() != 0 || rows % keys.len() != 0 {
             return Err(Error::Samples {
                 path: self.path.clone(),
@@ -59,130 +61,12 @@ impl Dropout {
                 samples: keys.len(),
             });
         }
-        Ok(Some(Mask {
-            streams: keys.iter().map(|key| mix(key ^ self.site)).collect(),
-            rows_per_sample: rows / keys.len(),
-            features,
-            threshold: (f64::from(self.p) * 2f64.powi(32)) as u32,
-            scale: 1.0 / (1.0 - self.p),
-        }))
+        let streams = keys.iter().map(|key| mix(key ^ self.site)).collect();
+        Ok(Some(DropoutMask::new(host::isa()?, streams, rows / keys.len(), features, self.p)))
     }
 }
 
-/// The dropout mask of one tensor in one pass: a function from element to 0 or `1 / (1 - p)`.
-#[derive(Clone, Debug)]
-pub(crate) struct Mask {
-    /// One stream for each sample.
-    streams: Vec<u64>,
-    rows_per_sample: usize,
-    features: usize,
-    threshold: u32,
-    scale: f32,
-}
-
-impl Mask {
-    /// Multiplies `values`, rows of `features`, by the mask.
-    pub(crate) fn apply(&self, values: &mut [f32]) {
-        let features = self.features.max(1);
-        values.par_chunks_mut(features).enumerate().for_each(|(row, values)| self.apply_part(row, 0, values));
-    }
-
-    /// Multiplies part of a row, counted over all samples, by the mask; `values` begin at column `first`. The row's number
-    /// in its sample, not its length, decides which mask that is, so that a longer row begins like a shorter one.
-    pub(crate) fn apply_part(&self, row: usize, first: usize, values: &mut [f32]) {
-        apply_key(self.key(row), first as u32, self.threshold, self.scale, values);
-    }
-
-    /// Which elements are kept, for as many rows as there are. For a pass that uses the mask more than once.
-    pub(crate) fn kept(&self, rows: usize) -> KeptBits {
-        let per_row = self.features.next_multiple_of(PADDED) / BITS;
-        let mut bits = vec![0; rows * per_row];
-        bits.par_chunks_mut(KEPT_ROWS * per_row.max(1)).enumerate().for_each(|(chunk, bits)| {
-            for (index, bits) in bits.chunks_exact_mut(per_row).enumerate() {
-                kept_of_key(self.key(chunk * KEPT_ROWS + index), self.threshold, bits);
-            }
-        });
-        KeptBits { bits, per_row }
-    }
-
-    /// What an element that is kept is multiplied by.
-    pub(crate) fn scale(&self) -> f32 {
-        self.scale
-    }
-
-    /// The key of a row, counted over all samples.
-    fn key(&self, row: usize) -> u64 {
-        mix(self.streams[row / self.rows_per_sample] ^ (row % self.rows_per_sample) as u64)
-    }
-
-    /// The mask as factors, for devices that take it as a tensor.
-    pub(crate) fn factors(&self, count: usize) -> Vec<f32> {
-        let mut factors = vec![1.0; count];
-        self.apply(&mut factors);
-        factors
-    }
-}
-
-/// Which elements of rows a mask keeps, a bit for each.
-pub(crate) struct KeptBits {
-    bits: Vec<u8>,
-    per_row: usize,
-}
-
-/// Elements whose bits make a byte.
-const BITS: usize = 8;
-/// Columns whose bits are there in every row, of which it may have fewer: those of the widest panel of a product.
-const PADDED: usize = 32;
-/// Rows whose bits a task makes.
-const KEPT_ROWS: usize = 16;
-
-impl KeptBits {
-    /// Whether there are bits for so many rows of so many columns.
-    pub(crate) fn covers(&self, rows: usize, columns: usize) -> bool {
-        self.per_row * BITS >= columns && self.bits.len() >= rows * self.per_row
-    }
-
-    /// The bits of a row and all that follow, from a column on that is a multiple of 8, and the bytes from row to row. The
-    /// first column is in the lowest bit.
-    pub(crate) fn from(&self, row: usize, first: usize) -> (&[u8], usize) {
-        (&self.bits[row * self.per_row + first / BITS..], self.per_row)
-    }
-}
-
-/// Multiplies the columns of a row, from `first` on, by its mask.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn apply_key(key: u64, first: u32, threshold: u32, scale: f32, values: &mut [f32]) {
-    let (low, high) = (key as u32, (key >> 32) as u32);
-    for (column, value) in (first..).zip(values) {
-        *value *= if hash(low, high, column) < threshold { 0.0 } else { scale };
-    }
-}
-
-/// The bits of the columns of a row that its mask keeps.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn kept_of_key(key: u64, threshold: u32, bits: &mut [u8]) {
-    let (low, high) = (key as u32, (key >> 32) as u32);
-    for (byte, bits) in (0..).zip(bits) {
-        let mut kept = 0u32;
-        for bit in 0..BITS as u32 {
-            let dropped = hash(low, high, BITS as u32 * byte + bit) < threshold;
-            kept |= if dropped { 0 } else { 1 << bit };
-        }
-        *bits = kept as u8;
-    }
-}
-
-/// 32 random bits for a column of a row. Two multiply and xor-shift rounds in 32 bits, which compilers vectorise; the
-/// second half of the key enters between them, so that no two rows are shifted copies of one another.
-#[inline(always)]
-fn hash(low: u32, high: u32, column: u32) -> u32 {
-    let mut h = column.wrapping_mul(0x9e37_79b1).wrapping_add(low);
-    h = (h ^ (h >> 16)).wrapping_mul(0x21f0_aaad) ^ high;
-    h = (h ^ (h >> 15)).wrapping_mul(0x735a_2d97);
-    h ^ (h >> 15)
-}
-
-struct DropoutOp(Mask);
+struct DropoutOp(DropoutMask);
 
 impl CustomOp1 for DropoutOp {
     fn name(&self) -> &'static str {

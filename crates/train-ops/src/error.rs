@@ -1,4 +1,4 @@
-/// What can go wrong in this crate.
+/// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -7,7 +7,7 @@ pub enum Error {
     Shape {
         /// Dotted path of the tensor, or the name of the operation's argument.
         path: String,
-        /// What the shape should have been, in words or numbers.
+        /// The shape that it should have, in words or numbers.
         expected: String,
         /// The shape it has.
         got: Vec<usize>,
@@ -47,21 +47,37 @@ pub enum Error {
         /// The share.
         got: f32,
     },
-    /// A file cannot be opened or mapped into memory.
-    #[error("cannot map {}: {source}", path.display())]
-    Map {
+    /// A file cannot be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
         /// The file.
         path: std::path::PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The pool of threads was set up before.
-    #[error("cannot set the number of threads: {source}; do it once, before anything is computed")]
-    Threads {
-        /// What the pool's builder said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+    /// The kernels' instruction set cannot be selected.
+    #[error(transparent)]
+    Isa(#[from] cpu_kernels::Error),
+    /// An int8 layer was asked for on a device without int8 kernels, or applied to activations that are not f32 on the CPU.
+    #[error(
+        "{path}: int8 weights need f32 activations on the CPU, got {dtype:?} on {device}; use f32 or bf16 weights"
+    )]
+    Int8 {
+        /// Dotted path of the layer.
+        path: String,
+        /// Type of the weight or the activations.
+        dtype: candle_core::DType,
+        /// Their device.
+        device: String,
+    },
+    /// A sequence was to continue one that does not exist.
+    #[error("sequence {parent} does not exist: {sequences} are being decoded")]
+    Sequence {
+        /// The number of the sequence that was asked for.
+        parent: usize,
+        /// Number of sequences.
+        sequences: usize,
     },
     /// The same checkpoint path was asked for twice.
     #[error("{path} was built twice; every layer and parameter of a model needs a path of its own")]
@@ -89,7 +105,7 @@ pub enum Error {
     },
     /// A snapshot of a layer was asked to train, or to work on another device or type.
     #[error(
-        "{path} is a snapshot for inference on f32 activations in host memory: use the layer it was made of"
+        "{path} is a snapshot, for inference on f32 activations in host memory: use the layer that it was made from"
     )]
     Snapshot {
         /// Dotted path of the layer.

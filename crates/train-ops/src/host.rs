@@ -1,8 +1,9 @@
-//! Tensors in host memory as slices, for the operations written by hand.
+//! Tensors in host memory as slices, for the operations that run on `cpu-kernels`.
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, bail};
+use cpu_kernels::Isa;
 
-/// What `tensor.storage_and_layout()` returns.
+/// The result of `tensor.storage_and_layout()`.
 pub(crate) type View<'a> = (StorageRef<'a>, &'a Layout);
 
 /// The values of a contiguous f32 tensor in host memory.
@@ -24,7 +25,12 @@ pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
     }
 }
 
-/// Whether the hand-written path serves this tensor; others are composed of candle's operations.
+/// Whether the kernels serve this tensor. For other devices and types each operation is composed of candle's.
 pub(crate) fn is_host_f32(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}
+
+/// The instruction set of the kernels.
+pub(crate) fn isa() -> crate::Result<Isa> {
+    Ok(Isa::active()?)
 }

@@ -4,7 +4,10 @@
 //! weights. The operations here do neither: everything that a training step reaches is differentiable, and nothing
 //! that is frozen ever gets a gradient.
 //!
-//! The crate also holds what the other crates meet at:
+//! On the CPU in f32 they run on [`cpu_kernels`]; on other devices and in other types they are composed of candle's
+//! operations, with the same backward passes.
+//!
+//! The crate also has the traits that connect the other crates:
 //!
 //! - [`LinearLayer`] and [`LayerBuilder`]: a model asks a builder for each of its layers by the layer's checkpoint
 //!   path, and the builder decides what it gets: a frozen layer, a trainable one, one with an adapter.
@@ -26,44 +29,39 @@
 mod activation;
 mod attached;
 mod attention;
-mod buffer;
 mod builder;
 mod cross_entropy;
 mod decoding;
 mod dropout;
 mod error;
+mod file;
+mod grad_proxy;
 mod host;
-mod kernels;
 mod layer;
 mod layer_norm;
 mod linear;
-mod mapped;
-mod math;
-mod memory;
 mod names;
 mod pass;
+mod pool;
 mod recompute;
-mod threads;
-mod tokens;
 mod transformer;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, attention};
 pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum, log_sum_exp};
 pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
-pub use kernels::peak_flops;
+pub use file::RandomAccessFile;
 pub use layer::LinearLayer;
 pub use layer_norm::LayerNorm;
 pub use linear::{
     AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, int8_snapshot, lora_linear, snapshot,
 };
-pub use mapped::MappedFile;
-pub use memory::{keep_freed_memory, release_memory};
 pub use names::Renaming;
 pub use pass::{Pass, sample_key};
+pub use pool::on_pool;
 pub use recompute::recompute;
-pub use threads::{on_pool, use_threads};
 pub use transformer::TransformerLayer;

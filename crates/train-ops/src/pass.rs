@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use cpu_kernels::mix;
 
 /// How one forward pass over a batch is run: for inference, or for training with dropout.
 ///
@@ -30,7 +31,7 @@ impl Pass {
         Self { label_smoothing, ..self }
     }
 
-    /// The share of each target that is spread over the vocabulary; 0 unless asked for.
+    /// The share of each target that is spread over the vocabulary; 0 by default.
     pub fn label_smoothing(&self) -> f32 {
         self.label_smoothing
     }
@@ -61,12 +62,4 @@ impl Pass {
 /// ```
 pub fn sample_key(seed: u64, step: u64, sample: u64) -> u64 {
     mix(mix(mix(seed) ^ step) ^ sample)
-}
-
-/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): a bijection that scatters neighbouring inputs.
-pub(crate) fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }

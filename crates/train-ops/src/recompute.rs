@@ -5,9 +5,9 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var, bail,
 };
 
-use crate::tokens::{Mailbox, Tokens};
+use crate::grad_proxy::{GradProxies, GradSink};
 
-/// Runs a segment of a model without keeping what it computes on the way, and runs it again in the backward pass:
+/// Runs a segment of a model without keeping its intermediate results, and runs it again in the backward pass:
 /// gradient checkpointing (Chen, Xu, Zhang and Guestrin, 2016, <https://arxiv.org/abs/1604.06174>). Values and gradients
 /// are those of `segment(xs)`; memory is that of its input and its result, for the price of one more forward pass.
 ///
@@ -48,21 +48,21 @@ where
             format!("a parameter of a recomputed segment is no variable, but computed: {computed:?}");
         return Err(candle_core::Error::Msg(message).into());
     }
-    let tokens = Tokens::new(parameters, xs.device())?;
+    let proxies = GradProxies::new(parameters, xs.device())?;
     let operation = Recompute {
         segment: move |xs: &Tensor| segment(xs).map_err(candle_core::Error::wrap),
         parameters: parameters.to_vec(),
-        mailbox: tokens.mailbox(),
+        sink: proxies.sink(),
         value: Mutex::new(Some(value)),
     };
-    Ok(xs.contiguous()?.apply_op2(&tokens.argument, operation)?)
+    Ok(xs.contiguous()?.apply_op2(&proxies.argument, operation)?)
 }
 
 struct Recompute<F> {
     segment: F,
     parameters: Vec<Tensor>,
-    mailbox: Mailbox,
-    /// What the first run gave, until it is handed on: the graph should not keep it twice.
+    sink: GradSink,
+    /// The result of the first run, until it is returned: the graph should not keep it twice.
     value: Mutex<Option<Tensor>>,
 }
 
@@ -119,7 +119,7 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp2 for Recompute<F> 
     fn bwd(
         &self,
         xs: &Tensor,
-        tokens: &Tensor,
+        proxies: &Tensor,
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -132,6 +132,6 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp2 for Recompute<F> 
             None if xs.track_op() => Some(xs.zeros_like()?),
             gradient => gradient,
         };
-        Ok((of_input, self.mailbox.leave(of_parameters, tokens)?))
+        Ok((of_input, self.sink.deliver(of_parameters, proxies)?))
     }
 }

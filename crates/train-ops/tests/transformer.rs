@@ -81,7 +81,7 @@ fn layer(norm_first: bool, one_operation: bool) -> TransformerLayer {
     layer_with(INNER, norm_first, one_operation)
 }
 
-/// With a perceptron of so many values.
+/// With an MLP of so many inner values.
 fn layer_with(inner: usize, norm_first: bool, one_operation: bool) -> TransformerLayer {
     let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
         Arc::new(Adapted::new(seed, n_in, n_out, one_operation))
@@ -99,12 +99,12 @@ fn layer_with(inner: usize, norm_first: bool, one_operation: bool) -> Transforme
         value: linear(3, WIDTH, WIDTH),
         attention_dropout: dropout("probabilities"),
         attention_output: linear(4, WIDTH, WIDTH),
-        attention_output_dropout: dropout("attended"),
+        attention_output_dropout: dropout("attention"),
         attention_norm: norm(50),
         intermediate: linear(5, WIDTH, inner),
         activation: Activation::Gelu,
         output: linear(6, inner, WIDTH),
-        output_dropout: dropout("perceptron"),
+        output_dropout: dropout("output"),
         output_norm: norm(60),
         recompute: false,
     }

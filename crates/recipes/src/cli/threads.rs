@@ -2,13 +2,16 @@ use std::env;
 use std::num::NonZero;
 use std::thread::available_parallelism;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 
 /// The variable that says how many threads programs with rayon use.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
 
 /// Sets the number of threads and returns it: `threads`, else what the variable `RAYON_NUM_THREADS` says, else all cores. Has
 /// memory kept between steps. Call it once, first thing in `main`.
+///
+/// The operations run on rayon's global pool. Candle's own elementwise operations would use a second pool, whose threads spin
+/// while they wait; two pools on the same cores slow each other down several times over, so that pool gets one thread.
 ///
 /// # Errors
 /// If something has been computed before, or the variable is not a number.
@@ -22,9 +25,33 @@ pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
         Some(threads) => threads.try_into()?,
         None => available_parallelism()?,
     };
-    train_ops::use_threads(threads)?;
+    disable_candles_pool();
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .build_global()
+        .context("cannot set the number of threads after something was computed")?;
     train_ops::keep_freed_memory();
     Ok(threads)
+}
+
+/// Gives candle's own pool one thread, through the environment variable that candle reads when it first computes.
+///
+/// Only while this process has one thread: another could read the environment at the same time, from C code that does not lock
+/// it. With more threads, and where their number is not known, candle keeps its pool; that costs speed alone.
+fn disable_candles_pool() {
+    if is_single_threaded() {
+        // SAFETY: no other thread exists that could access the environment.
+        #[allow(unsafe_code)]
+        unsafe {
+            env::set_var("CANDLE_NUM_THREADS", "1");
+        }
+    }
+}
+
+/// Whether this process is known to have one thread.
+fn is_single_threaded() -> bool {
+    let threads = || std::fs::read_dir("/proc/self/task").ok().map(Iterator::count);
+    cfg!(target_os = "linux") && threads() == Some(1)
 }
 
 /// What the variable says; as in rayon, 0 and nothing are all cores.
@@ -40,12 +67,21 @@ fn from_variable(text: &str) -> Result<Option<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::from_variable;
+    use super::*;
 
     #[test]
     fn the_variable_is_read_as_rayon_reads_it() {
         let read = |text| from_variable(text).map_err(|error| error.to_string());
         assert_eq!(["3", "0", ""].map(read), [Ok(Some(3)), Ok(None), Ok(None)]);
         assert!(read("all").unwrap_err().contains("RAYON_NUM_THREADS is `all`"));
+    }
+
+    #[test]
+    fn the_environment_is_left_alone_while_other_threads_run() {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || stopped.recv());
+        assert!(!is_single_threaded());
+        drop(stop);
+        let _ = other.join();
     }
 }

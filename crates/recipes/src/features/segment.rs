@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
-use train_ops::MappedFile;
+use train_ops::RandomAccessFile;
 use twox_hash::XxHash3_64;
 
 /// What the features of every picture look like.
@@ -29,7 +29,7 @@ impl Layout {
 const FINGERPRINT: usize = size_of::<u128>();
 const CHECKSUM: usize = size_of::<u64>();
 
-/// A file of features, mapped into memory and never changed. It is a safetensors file of three tensors:
+/// A file of features, read picture by picture and never changed. It is a safetensors file of three tensors:
 ///
 /// ```text
 /// features   (pictures, tokens, width)
@@ -37,7 +37,7 @@ const CHECKSUM: usize = size_of::<u64>();
 /// checksums  (pictures, 8) u8      of the features of each
 /// ```
 pub(super) struct Segment {
-    file: MappedFile,
+    file: RandomAccessFile,
     layout: Layout,
     /// Where the features begin.
     start: usize,
@@ -50,20 +50,21 @@ impl Segment {
     ///
     /// The features themselves are not read here: see [`is_intact`](Self::is_intact).
     pub(super) fn open(path: &Path, layout: Layout, encoder: u128) -> Result<Self> {
-        let file = MappedFile::open(path)?;
-        let Some(count) = count(&file) else { bail!("it is not a file of image features") };
+        let file = RandomAccessFile::open(path)?;
+        let length = usize::try_from(file.len())?;
+        let Some(count) = count(&file)? else { bail!("it is not a file of image features") };
         let body = (layout.bytes() + FINGERPRINT + CHECKSUM).checked_mul(count);
-        let Some(body) = body.filter(|body| *body < file.len()) else {
+        let Some(body) = body.filter(|body| *body < length) else {
             bail!("it ends before the features of its {count} pictures");
         };
         let header = header(layout, count, encoder);
-        if !file.starts_with(&header) {
+        if header.len() > length || file.read(0..header.len() as u64)? != header {
             bail!("it has the features of another encoder, or in another form");
         }
-        if file.len() != header.len() + body {
-            bail!("it has {} bytes instead of {}", file.len(), header.len() + body);
+        if length != header.len() + body {
+            bail!("it has {length} bytes instead of {}", header.len() + body);
         }
-        let tables = &file[header.len() + count * layout.bytes()..];
+        let tables = file.read((header.len() + count * layout.bytes()) as u64..file.len())?;
         let (pictures, checksums) = tables.split_at(count * FINGERPRINT);
         let pictures = pictures.as_chunks().0.iter().map(|bytes| u128::from_le_bytes(*bytes)).collect();
         let checksums = checksums.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
@@ -77,22 +78,19 @@ impl Segment {
 
     /// Whether the features of one picture are what was written.
     pub(super) fn is_intact(&self, index: usize) -> bool {
-        self.read(index, |bytes| checksum(self.pictures[index], bytes) == self.checksums[index])
+        self.read(index).is_ok_and(|bytes| checksum(self.pictures[index], &bytes) == self.checksums[index])
     }
 
     /// The features of one picture, `(tokens, width)`.
     pub(super) fn features(&self, index: usize, device: &Device) -> Result<Tensor> {
         let Layout { tokens, width, dtype } = self.layout;
-        Ok(self.read(index, |bytes| Tensor::from_raw_buffer(bytes, dtype, &[tokens, width], device))?)
+        Ok(Tensor::from_raw_buffer(&self.read(index)?, dtype, &[tokens, width], device)?)
     }
 
-    /// What `read` makes of the bytes of one picture, which take no memory any more after that.
-    fn read<T>(&self, index: usize, read: impl FnOnce(&[u8]) -> T) -> T {
-        let start = self.start + index * self.layout.bytes();
-        let range = start..start + self.layout.bytes();
-        let result = read(&self.file[range.clone()]);
-        self.file.release(range);
-        result
+    /// The bytes of the features of one picture.
+    fn read(&self, index: usize) -> train_ops::Result<Vec<u8>> {
+        let start = (self.start + index * self.layout.bytes()) as u64;
+        self.file.read(start..start + self.layout.bytes() as u64)
     }
 }
 
@@ -161,10 +159,17 @@ fn header(layout: Layout, pictures: usize, encoder: u128) -> Vec<u8> {
     [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
 }
 
-/// The number of pictures that a file claims to have.
-fn count(file: &[u8]) -> Option<usize> {
-    let (length, rest) = file.split_first_chunk()?;
-    let json = rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-    let json: Value = serde_json::from_slice(json).ok()?;
-    json["pictures"]["shape"][0].as_u64()?.try_into().ok()
+/// The number of pictures that a file claims to have; `None` if its header is not that of a safetensors file with pictures.
+fn count(file: &RandomAccessFile) -> train_ops::Result<Option<usize>> {
+    const LENGTH: u64 = size_of::<u64>() as u64;
+    if file.len() < LENGTH {
+        return Ok(None);
+    }
+    let length = file.read(0..LENGTH)?.try_into().map_or(0, u64::from_le_bytes);
+    let end = length.saturating_add(LENGTH);
+    if end > file.len() {
+        return Ok(None);
+    }
+    let json = serde_json::from_slice::<Value>(&file.read(LENGTH..end)?).ok();
+    Ok(json.and_then(|json| json["pictures"]["shape"][0].as_u64()?.try_into().ok()))
 }

@@ -1,16 +1,15 @@
+mod composed;
 mod rows;
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
+use cpu_kernels::{Buffer, LANES, Strided};
 
-use crate::buffer::Buffer;
-use crate::dropout::Mask;
-use crate::kernels::Columns;
 use crate::{Dropout, Error, Pass, Result, host};
 
-pub(crate) use rows::{AttentionRows, softmax};
+pub(crate) use rows::AttentionRows;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ impl AttentionMask {
         }
     }
 
-    /// Runs of queries with the number of keys that any of them sees, so that products leave out what is masked.
+    /// Ranges of queries, each with the number of keys that any of them sees, so that products leave out masked keys.
     fn blocks(self, queries: usize, keys: usize) -> Vec<(Range<usize>, usize)> {
         let split = match self {
             Self::Full => 0,
@@ -99,7 +98,7 @@ pub fn attention(
         let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
         return Ok(query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?);
     }
-    composed(query, key, value, sizes, mask, rows.dropout)
+    Ok(composed::attention([query, key, value], sizes, mask, rows.dropout)?)
 }
 
 /// Dropout rows are numbered `head * 2^20 + query`, so that the number does not depend on the sequence's length.
@@ -119,7 +118,7 @@ impl Sizes {
         self.heads * self.head_dim
     }
 
-    /// From one row of scores to the next: whole vectors.
+    /// From one row of scores to the next: a multiple of the vectors of softmax.
     fn stride(&self) -> usize {
         self.keys.next_multiple_of(LANES)
     }
@@ -134,14 +133,11 @@ impl Sizes {
     }
 
     /// The rows `rows` of that head.
-    fn head<'a>(&self, values: &'a [f32], tokens: usize, index: usize, rows: Range<usize>) -> Columns<'a> {
+    fn head<'a>(&self, values: &'a [f32], tokens: usize, index: usize, rows: Range<usize>) -> Strided<'a> {
         let first = self.first(tokens, index) + rows.start * self.width();
-        Columns::new(&values[first..], rows.len(), self.width(), self.head_dim)
+        Strided::new(&values[first..], rows.len(), self.width(), self.head_dim)
     }
 }
-
-/// Scores that a vector holds at most.
-pub(crate) const LANES: usize = 16;
 
 struct AttentionOp {
     rows: AttentionRows,
@@ -198,48 +194,9 @@ impl CustomOp3 for AttentionOp {
     }
 }
 
-/// Attention of candle's differentiable operations, for devices without an own kernel.
-fn composed(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
-    s: Sizes,
-    mask: AttentionMask,
-    dropout: Option<Mask>,
-) -> Result<Tensor> {
-    let split = |tensor: &Tensor, tokens: usize| {
-        tensor.reshape((s.batch, tokens, s.heads, s.head_dim))?.transpose(1, 2)?.contiguous()
-    };
-    let (q, k, v) = (split(query, s.queries)?, split(key, s.keys)?, split(value, s.keys)?);
-    // Softmax of short types is computed in f32.
-    let dtype = if query.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let scores = (q.matmul(&k.t()?)? * (1.0 / (s.head_dim as f64).sqrt()))?.to_dtype(dtype)?;
-    let bias: Vec<f32> = (0..s.queries)
-        .flat_map(|query| {
-            let visible = mask.visible(query, s.keys);
-            (0..s.keys).map(move |key| if key < visible { 0.0 } else { f32::MIN })
-        })
-        .collect();
-    let bias = Tensor::from_vec(bias, (s.queries, s.keys), query.device())?.to_dtype(dtype)?;
-    let scores = scores.broadcast_add(&bias)?;
-    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    let mut probabilities = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-    if let Some(mask) = dropout {
-        let mut factors = vec![1.0; s.batch * s.heads * s.queries * s.keys];
-        for (row, factors) in factors.chunks_exact_mut(s.keys).enumerate() {
-            let (index, query) = (row / s.queries, row % s.queries);
-            mask.apply_part((index << HEAD_BITS) + query, 0, factors);
-        }
-        let factors = Tensor::from_vec(factors, probabilities.shape(), query.device())?.to_dtype(dtype)?;
-        probabilities = (probabilities * factors)?;
-    }
-    let context = probabilities.to_dtype(value.dtype())?.matmul(&v)?;
-    Ok(context.transpose(1, 2)?.reshape((s.batch, s.queries, s.width()))?)
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
     use crate::sample_key;

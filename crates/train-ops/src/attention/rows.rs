@@ -2,27 +2,26 @@
 
 use std::cell::RefCell;
 
-use multiversion::multiversion;
+use cpu_kernels::{
+    Buffer, DropoutMask, Isa, Panels, SharedOutput, Strided, small_product, softmax, softmax_gradient,
+};
 use rayon::prelude::*;
 
-use super::{AttentionMask, HEAD_BITS, LANES, Sizes};
-use crate::buffer::Buffer;
-use crate::dropout::Mask;
-use crate::kernels::{Columns, Isa, Panels, Place, to_rows};
-use crate::math::exp;
-use crate::{Dropout, Pass, Result};
+use super::{AttentionMask, HEAD_BITS, Sizes};
+use crate::{Dropout, Pass, Result, host};
 
 /// Attention of one pass, on rows of host memory.
 pub(crate) struct AttentionRows {
+    isa: Isa,
     sizes: Sizes,
     mask: AttentionMask,
-    pub(super) dropout: Option<Mask>,
+    pub(super) dropout: Option<DropoutMask>,
 }
 
 thread_local! {
     /// Packed factors, and rows of scores.
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        panels: [Panels::new(Isa::active()), Panels::new(Isa::active())],
+        panels: [Panels::default(), Panels::default()],
         rows: [Vec::new(), Vec::new()],
     });
 }
@@ -36,7 +35,7 @@ impl AttentionRows {
     pub(crate) fn new(sizes: Sizes, mask: AttentionMask, dropout: &Dropout, pass: &Pass) -> Result<Self> {
         // The probabilities seen as (batch, heads * queries, keys): one dropout row for each head and query.
         let dropout = dropout.mask(&[sizes.batch, sizes.heads << HEAD_BITS, sizes.keys], pass)?;
-        Ok(Self { sizes, mask, dropout })
+        Ok(Self { isa: host::isa()?, sizes, mask, dropout })
     }
 
     /// Multiplies the probabilities of one head, or their gradient, by the dropout mask.
@@ -49,26 +48,26 @@ impl AttentionRows {
         }
     }
 
-    /// Computes `context` from queries, keys and values. Returns what the backward pass needs, if it is to be kept: softmax
-    /// of the scores before dropout, `(batch, heads, queries, keys)` in rows of [`Sizes::stride`], zero where masked.
+    /// Computes `context` from queries, keys and values. If `keep`, returns what the backward pass needs: the probabilities
+    /// before dropout, `(batch, heads, queries, keys)` in rows of [`Sizes::stride`], zero where masked.
     pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3], context: &mut [f32], keep: bool) -> Option<Buffer> {
         let s = self.sizes;
         assert!(
             context.len() == q.len() && q.len() == s.batch * s.queries * s.width(),
             "context of attention"
         );
-        let place = Place::all(context, s.width());
+        let output = SharedOutput::new(context, s.width());
         let (stride, size) = (s.stride(), s.queries * s.stride());
         let head =
             |index: usize, probabilities: &mut [f32], panels: &mut [Panels; 2], dropped: &mut Vec<f32>| {
                 let [keys, values] = panels;
-                let keys = keys.pack_transposed(s.head(k, s.keys, index, 0..s.keys), s.scale());
-                let values = values.pack(s.head(v, s.keys, index, 0..s.keys), 1.0);
+                let keys = keys.pack_transposed(self.isa, s.head(k, s.keys, index, 0..s.keys), s.scale());
+                let values = values.pack(self.isa, s.head(v, s.keys, index, 0..s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
                     let rows = &mut probabilities[block.start * stride..block.end * stride];
-                    to_rows(rows, stride, visible, s.head(q, s.queries, index, block.clone()), keys);
+                    small_product(rows, stride, visible, s.head(q, s.queries, index, block.clone()), keys);
                     for (query, row) in block.zip(rows.chunks_exact_mut(stride)) {
-                        softmax(row, self.mask.visible(query, s.keys));
+                        softmax(self.isa, row, self.mask.visible(query, s.keys));
                     }
                 }
                 let probabilities: &[f32] = if self.dropout.is_some() {
@@ -86,7 +85,7 @@ impl AttentionRows {
                     // other tasks work on other heads.
                     #[allow(unsafe_code)]
                     unsafe {
-                        place.put(first, Columns::new(rows, block.len(), stride, visible), values);
+                        output.write_product(first, Strided::new(rows, block.len(), stride, visible), values);
                     }
                 }
             };
@@ -110,8 +109,8 @@ impl AttentionRows {
     }
 
     /// With `P` the probabilities, `D` the dropout mask and `P' = D P`:
-    /// `dv = P'ᵀ do`, `dP' = do vᵀ`, `dS = (P' dP' - P rowsum(P' dP')) / sqrt(d)`, `dq = dS k`, `dk = dSᵀ q`. The mask is
-    /// in `P'` alone, so its random numbers are drawn once.
+    /// `dv = P'ᵀ do`, `dP' = do vᵀ`, `dS = (P' dP' - P rowsum(P' dP')) / sqrt(d)`, `dq = dS k`, `dk = dSᵀ q`. The mask enters
+    /// through `P'` alone and so is computed once.
     pub(crate) fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],
@@ -124,7 +123,7 @@ impl AttentionRows {
             (dq.len(), dk.len(), dv.len()) == (q.len(), k.len(), v.len()) && dcontext.len() == q.len(),
             "gradients of attention"
         );
-        let [dq, dk, dv] = [dq, dk, dv].map(|to| Place::all(to, s.width()));
+        let [dq, dk, dv] = [dq, dk, dv].map(|to| SharedOutput::new(to, s.width()));
         let (stride, size) = (s.stride(), s.queries * s.stride());
         probabilities.par_chunks(size.max(1)).enumerate().for_each(|(index, probabilities)| {
             SCRATCH.with_borrow_mut(|Scratch { panels: [panels, _], rows: [dropped, dscores] }| {
@@ -133,110 +132,42 @@ impl AttentionRows {
                 dropped.clear();
                 dropped.extend_from_slice(probabilities);
                 self.drop_out(index, dropped);
-                let columns = Columns::new(dropped, s.queries, stride, s.keys);
-                let packed = panels.pack(all(dcontext, s.queries), 1.0);
+                let columns = Strided::new(dropped, s.queries, stride, s.keys);
+                let packed = panels.pack(self.isa, all(dcontext, s.queries), 1.0);
                 // SAFETY (here and below): the first value of this head of a gradient, whose length was checked; other
                 // tasks work on other heads.
                 #[allow(unsafe_code)]
                 unsafe {
-                    dv.put_transposed(of_keys, columns, packed);
+                    dv.write_at_b(of_keys, columns, packed);
                 }
 
                 dscores.resize(size, 0.0);
-                let values = panels.pack_transposed(all(v, s.keys), 1.0);
+                let values = panels.pack_transposed(self.isa, all(v, s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
                     let rows = &mut dscores[block.start * stride..block.end * stride];
-                    to_rows(rows, stride, visible, s.head(dcontext, s.queries, index, block), values);
+                    small_product(rows, stride, visible, s.head(dcontext, s.queries, index, block), values);
                 }
                 let rows = dscores.chunks_exact_mut(stride).zip(probabilities.chunks_exact(stride));
                 for (query, ((dscores, p), dropped)) in rows.zip(dropped.chunks_exact(stride)).enumerate() {
-                    softmax_backward(p, dropped, dscores, self.mask.visible(query, s.keys), s.scale());
+                    let visible = self.mask.visible(query, s.keys);
+                    softmax_gradient(self.isa, p, dropped, dscores, visible, s.scale());
                 }
-                let keys = panels.pack(all(k, s.keys), 1.0);
+                let keys = panels.pack(self.isa, all(k, s.keys), 1.0);
                 for (block, visible) in self.mask.blocks(s.queries, s.keys) {
                     let rows = &dscores[block.start * stride..block.end * stride];
-                    let rows = Columns::new(rows, block.len(), stride, visible);
+                    let rows = Strided::new(rows, block.len(), stride, visible);
                     #[allow(unsafe_code)]
                     unsafe {
-                        dq.put(of_queries + block.start * s.width(), rows, keys);
+                        dq.write_product(of_queries + block.start * s.width(), rows, keys);
                     }
                 }
-                let queries = panels.pack(all(q, s.queries), 1.0);
-                let dscores = Columns::new(dscores, s.queries, stride, s.keys);
+                let queries = panels.pack(self.isa, all(q, s.queries), 1.0);
+                let dscores = Strided::new(dscores, s.queries, stride, s.keys);
                 #[allow(unsafe_code)]
                 unsafe {
-                    dk.put_transposed(of_keys, dscores, queries);
+                    dk.write_at_b(of_keys, dscores, queries);
                 }
             });
         });
     }
-}
-
-/// Softmax of the first `visible` values; the others become 0.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-pub(crate) fn softmax(row: &mut [f32], visible: usize) {
-    // Where the row is long enough, whole vectors: the last one ends in scores that are nothing beside the largest.
-    let used = visible.next_multiple_of(LANES).min(row.len());
-    row[visible..used].fill(f32::NEG_INFINITY);
-    let values = &mut row[..used];
-    // Not `f32::max`, which looks for NaN in both; one among the scores makes the row NaN below.
-    let larger = |max: f32, x: f32| if x > max { x } else { max };
-    let max = halve(lanes(values, values, f32::NEG_INFINITY, |max, x, _| larger(max, x)), larger);
-    for value in values.iter_mut() {
-        *value = exp(*value - max);
-    }
-    let scale = 1.0 / halve(lanes(values, values, 0.0, |sum, x, _| sum + x), |sum, x| sum + x);
-    row[visible..].fill(0.0);
-    for value in &mut row[..used] {
-        *value *= scale;
-    }
-}
-
-/// `scale * (P' dP' - P Σ P' dP')` of the first `visible` values, in place of `dP'`; the others become 0.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn softmax_backward(
-    probabilities: &[f32],
-    dropped: &[f32],
-    dprobabilities: &mut [f32],
-    visible: usize,
-    scale: f32,
-) {
-    dprobabilities[visible..].fill(0.0);
-    let used = visible.next_multiple_of(LANES).min(probabilities.len());
-    let (probabilities, dropped) = (&probabilities[..used], &dropped[..used]);
-    let dprobabilities = &mut dprobabilities[..used];
-    let mean = halve(lanes(dropped, dprobabilities, 0.0, |sum, p, dp| sum + p * dp), |sum, x| sum + x);
-    for (dp, (p, dropped)) in dprobabilities.iter_mut().zip(probabilities.iter().zip(dropped)) {
-        *dp = (dropped * *dp - p * mean) * scale;
-    }
-}
-
-/// Folds pairs of values in lanes, which compilers vectorise.
-#[inline(always)]
-fn lanes(xs: &[f32], ys: &[f32], first: f32, fold: impl Fn(f32, f32, f32) -> f32) -> [f32; LANES] {
-    let (xs, xs_rest) = xs.as_chunks::<LANES>();
-    let (ys, ys_rest) = ys.as_chunks::<LANES>();
-    let mut lanes = [first; LANES];
-    for (xs, ys) in xs.iter().zip(ys) {
-        for lane in 0..LANES {
-            lanes[lane] = fold(lanes[lane], xs[lane], ys[lane]);
-        }
-    }
-    for (lane, (x, y)) in lanes.iter_mut().zip(xs_rest.iter().zip(ys_rest)) {
-        *lane = fold(*lane, *x, *y);
-    }
-    lanes
-}
-
-/// Folds lanes into one, half of them at a time.
-#[inline(always)]
-fn halve(mut lanes: [f32; LANES], fold: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] = fold(lanes[lane], lanes[lane + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
 }

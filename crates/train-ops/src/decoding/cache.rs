@@ -1,46 +1,45 @@
 use candle_core::Tensor;
+use cpu_kernels::{Isa, Panels, Strided};
 use rayon::prelude::*;
 
 use super::DecodingRows;
-use crate::kernels::{Columns, Isa, Panels};
 use crate::{Error, Result, host};
 
-/// Keys and values of one attention layer in decoding: those of a picture's tokens once, whatever number of sequences
-/// look at it, and those of the text where [`DecodingRows`] has given them places.
+/// The key-value cache of one attention layer in decoding: keys and values of an image's tokens once, however many sequences
+/// see it, and those of text tokens in the slots that [`DecodingRows`] gives them.
 #[derive(Debug)]
 pub struct KeyValueCache {
     pub(super) heads: usize,
-    pub(super) pictures: usize,
-    /// A picture's tokens.
+    pub(super) images: usize,
+    /// Tokens of an image.
     pub(super) prefix: usize,
     pub(super) width: usize,
-    pub(super) image: Image,
-    /// `(places, width)`.
+    pub(super) image: ImageKeys,
+    /// `(slots, width)`.
     pub(super) text: [Tensor; 2],
 }
 
-/// Keys and values of the pictures.
+/// Keys and values of the images.
 #[derive(Debug)]
-pub(super) enum Image {
-    /// As products read them: the transposed keys, with the scale of attention in them, and the values of each head, those of
-    /// the first picture, then those of the second, and so on.
+pub(super) enum ImageKeys {
+    /// Packed: for each head of each image, the transposed keys, multiplied by the scale of attention, and the values.
     Packed(Vec<[Panels; 2]>),
-    /// `(pictures, prefix, width)`, on other devices and of other types.
+    /// `(images, prefix, width)`, on other devices and of other types.
     Plain([Tensor; 2]),
 }
 
 impl KeyValueCache {
-    /// From keys and values of the pictures, `(pictures, prefix, heads * head_dim)`, with room for `places` text tokens of
+    /// From keys and values of the images, `(images, prefix, heads * head_dim)`, with room for `slots` text tokens of
     /// all sequences together.
     ///
     /// # Errors
     /// If the shapes are not those.
-    pub fn new(key: &Tensor, value: &Tensor, heads: usize, places: usize) -> Result<Self> {
-        let (pictures, prefix, width) = key.dims3()?;
+    pub fn new(key: &Tensor, value: &Tensor, heads: usize, slots: usize) -> Result<Self> {
+        let (images, prefix, width) = key.dims3()?;
         if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
             return Err(Error::Shape {
                 path: "keys of a cache".to_owned(),
-                expected: format!("(pictures, tokens, a multiple of {heads} heads)"),
+                expected: format!("(images, tokens, a multiple of {heads} heads)"),
                 got: key.dims().to_vec(),
             });
         }
@@ -51,27 +50,27 @@ impl KeyValueCache {
                 got: value.dims().to_vec(),
             });
         }
-        let text = || Tensor::zeros((places, width), key.dtype(), key.device());
+        let text = || Tensor::zeros((slots, width), key.dtype(), key.device());
         let text = [text()?, text()?];
         let image = [key.contiguous()?, value.contiguous()?];
         let image = match host::is_host_f32(key) && host::is_host_f32(value) {
-            true => Image::Packed(pack(&image, [pictures, prefix, width], heads)?),
-            false => Image::Plain(image),
+            true => ImageKeys::Packed(pack(host::isa()?, &image, [images, prefix, width], heads)?),
+            false => ImageKeys::Plain(image),
         };
-        Ok(Self { heads, pictures, prefix, width, image, text })
+        Ok(Self { heads, images, prefix, width, image, text })
     }
 
-    /// Writes keys and values of new tokens, `(rows, new, width)`, to the places that `rows` gave them last.
+    /// Writes keys and values of new tokens, `(rows, new, width)`, to the slots that `rows` gave them last.
     ///
     /// # Errors
-    /// If these are not the tokens of all rows, or there is no room for them.
+    /// If these are not the newest tokens of all rows, or there are too few slots.
     pub fn write(&self, key: &Tensor, value: &Tensor, rows: &DecodingRows) -> Result<()> {
         let (count, new, width) = key.dims3()?;
         let start = rows.newest(new).filter(|_| count == rows.len());
         let Some(start) = start else {
             return Err(Error::Shape {
                 path: "new tokens of a cache".to_owned(),
-                expected: format!("({}, tokens that were given places last, {width})", rows.len()),
+                expected: format!("({}, tokens that were given slots last, {width})", rows.len()),
                 got: key.dims().to_vec(),
             });
         };
@@ -82,24 +81,25 @@ impl KeyValueCache {
     }
 }
 
-/// The heads of keys and values `(pictures, prefix, width)`.
+/// The heads of keys and values `(images, prefix, width)`.
 fn pack(
+    isa: Isa,
     image: &[Tensor; 2],
-    [pictures, prefix, width]: [usize; 3],
+    [images, prefix, width]: [usize; 3],
     heads: usize,
 ) -> candle_core::Result<Vec<[Panels; 2]>> {
     let views = [&image[0], &image[1]].map(Tensor::storage_and_layout);
     let [keys, values] = [host::values(&views[0])?, host::values(&views[1])?];
-    let (isa, head_dim) = (Isa::active(), width / heads);
+    let head_dim = width / heads;
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let of_picture = prefix * width;
+    let per_image = prefix * width;
     let head = |index: usize| {
-        let first = index / heads * of_picture + index % heads * head_dim;
-        let columns = |values| Columns::new(values, prefix, width, head_dim);
-        let [mut packed_keys, mut packed_values] = [Panels::new(isa), Panels::new(isa)];
-        packed_keys.pack_transposed(columns(keys.get(first..).unwrap_or_default()), scale);
-        packed_values.pack(columns(values.get(first..).unwrap_or_default()), 1.0);
+        let first = index / heads * per_image + index % heads * head_dim;
+        let columns = |values| Strided::new(values, prefix, width, head_dim);
+        let [mut packed_keys, mut packed_values] = [Panels::default(), Panels::default()];
+        packed_keys.pack_transposed(isa, columns(keys.get(first..).unwrap_or_default()), scale);
+        packed_values.pack(isa, columns(values.get(first..).unwrap_or_default()), 1.0);
         [packed_keys, packed_values]
     };
-    Ok((0..pictures * heads).into_par_iter().map(head).collect())
+    Ok((0..images * heads).into_par_iter().map(head).collect())
 }

@@ -1,34 +1,34 @@
-//! Decoding: sequences that grow by tokens, their keys and values, and attention over them.
+//! Decoding: sequences that grow token by token, their key-value cache, and attention over it.
 
 mod cache;
 mod rows;
 
 use candle_core::{Device, Tensor};
-use multiversion::multiversion;
+use cpu_kernels::{
+    Gathered, Isa, LANES, Panels, Strided, gathered_dots, gathered_sum, small_product, softmax,
+};
 use rayon::prelude::*;
 
 pub use cache::KeyValueCache;
 pub use rows::DecodingRows;
 
-use self::cache::Image;
-use crate::attention::{LANES, softmax};
-use crate::kernels::{Columns, Panels, to_rows};
+use self::cache::ImageKeys;
 use crate::{AttentionMask, Dropout, Error, Pass, Result, attention, host};
 
 /// Attention of the newest tokens of each sequence, `query` of shape `(rows, new, heads * head_dim)`, over the tokens of its
-/// picture and its own up to themselves: [`attention`] in inference, without a copy of what is cached.
+/// image and its own tokens up to themselves: [`attention`] in inference, without a copy of the cache.
 ///
 /// # Errors
-/// If these are not the newest tokens of `rows`, or these look at what is not in the cache. Of a cache that is not f32 in
-/// host memory, if the sequences are not of one length.
+/// If `query` has other tokens than the newest of `rows`, or `rows` refer to images or slots that the cache does not have. With a
+/// cache that is not f32 in host memory, also if the sequences differ in length.
 pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
     let (count, new, width) = query.dims3()?;
-    let places = cache.text[0].dim(0)?;
-    if rows.used > places || rows.rows.iter().any(|row| row.picture >= cache.pictures) {
+    let slots = cache.text[0].dim(0)?;
+    if rows.used > slots || rows.rows.iter().any(|row| row.image >= cache.images) {
         return Err(Error::Shape {
             path: "cache of cached_attention".to_owned(),
-            expected: format!("{} places, and every picture that a sequence looks at", rows.used),
-            got: vec![places, cache.pictures],
+            expected: format!("{} slots, and every image that a sequence refers to", rows.used),
+            got: vec![slots, cache.images],
         });
     }
     if count != rows.len() || rows.lengths().any(|tokens| tokens < new) || width != cache.width {
@@ -39,8 +39,8 @@ pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRo
         });
     }
     match &cache.image {
-        Image::Packed(image) => Ok(over_packed(query, image, cache, rows)?),
-        Image::Plain(image) => {
+        ImageKeys::Packed(image) => Ok(over_packed(host::isa()?, query, image, cache, rows)?),
+        ImageKeys::Plain(image) => {
             let [key, value] = gather(image, &cache.text, rows)?;
             let first_query = cache.prefix + rows.tokens() - new;
             let mask = AttentionMask::CausalAfterPrefix { prefix: cache.prefix, first_query };
@@ -50,15 +50,16 @@ pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRo
     }
 }
 
-/// A new token: its number among those of all sequences, the picture that it sees, and the places of the text that it sees.
+/// A new token: its number among the new tokens of all sequences, its image, and the slots of the text that it sees.
 #[derive(Clone, Copy)]
 struct Query<'a> {
     number: usize,
-    picture: usize,
-    places: &'a [usize],
+    image: usize,
+    slots: &'a [usize],
 }
 
 fn over_packed(
+    isa: Isa,
     query: &Tensor,
     image: &[[Panels; 2]],
     cache: &KeyValueCache,
@@ -68,16 +69,16 @@ fn over_packed(
     let (new, width, heads) = (shape.1, shape.2, cache.heads);
     let (head_dim, prefix) = (width / heads, cache.prefix);
     let queries = rows.rows.iter().enumerate().flat_map(|(at, row)| {
-        let past = row.places.len() - new;
+        let past = row.slots.len() - new;
         (0..new).map(move |token| Query {
             number: at * new + token,
-            picture: row.picture,
-            places: &row.places[..=past + token],
+            image: row.image,
+            slots: &row.slots[..=past + token],
         })
     });
     let mut queries: Vec<Query<'_>> = queries.collect();
-    // Those that see the same picture read its keys and values together.
-    queries.sort_by_key(|query| query.picture);
+    // Tokens of the same image read its keys and values together.
+    queries.sort_by_key(|query| query.image);
     let query = query.contiguous()?;
     let views = [&query, &cache.text[0], &cache.text[1]].map(Tensor::storage_and_layout);
     let [query, text_keys, text_values] = &views;
@@ -89,28 +90,28 @@ fn over_packed(
 
     let mut tasks = Vec::new();
     let mut first = 0;
-    for together in queries.chunk_by(|a, b| a.picture == b.picture) {
+    for together in queries.chunk_by(|a, b| a.image == b.image) {
         tasks.extend((0..heads).map(|head| (first, together, head)));
         first += together.len();
     }
     let of_task = |scores: &mut Vec<f32>, &(first, together, head): &(usize, &[Query<'_>], usize)| {
-        let [keys, values] = &image[together[0].picture * heads + head];
+        let [keys, values] = &image[together[0].image * heads + head];
         let column = head * head_dim;
         let query = &sorted[first * width + column..];
         scores.resize(together.len() * stride, 0.0);
-        to_rows(scores, stride, prefix, Columns::new(query, together.len(), width, head_dim), keys);
-        let text = text.map(|values| Text { values: &values[column.min(values.len())..], width, head_dim });
+        small_product(scores, stride, prefix, Strided::new(query, together.len(), width, head_dim), keys);
+        let text = text.map(|values| Gathered::new(&values[column.min(values.len())..], width, head_dim));
         for ((scores, own), query) in scores.chunks_exact_mut(stride).zip(together).zip(query.chunks(width)) {
-            scores_of_text(&query[..head_dim], text[0], own.places, &mut scores[prefix..]);
-            softmax(scores, prefix + own.places.len());
+            gathered_dots(isa, &query[..head_dim], text[0], own.slots, &mut scores[prefix..]);
+            softmax(isa, scores, prefix + own.slots.len());
         }
         let mut context = vec![0.0; together.len() * head_dim];
-        let of_image = Columns::new(scores, together.len(), stride, prefix);
-        to_rows(&mut context, head_dim, head_dim, of_image, values);
+        let of_image = Strided::new(scores, together.len(), stride, prefix);
+        small_product(&mut context, head_dim, head_dim, of_image, values);
         for ((context, own), scores) in
             context.chunks_exact_mut(head_dim).zip(together).zip(scores.chunks_exact(stride))
         {
-            add_text(&scores[prefix..], text[1], own.places, context);
+            gathered_sum(isa, &scores[prefix..], text[1], own.slots, context);
         }
         context
     };
@@ -124,55 +125,7 @@ fn over_packed(
     Tensor::from_vec(context, shape, &Device::Cpu)
 }
 
-/// The keys or the values of one head, for the tokens of the text by their places.
-#[derive(Clone, Copy)]
-struct Text<'a> {
-    values: &'a [f32],
-    width: usize,
-    head_dim: usize,
-}
-
-impl<'a> Text<'a> {
-    #[inline(always)]
-    fn at(self, place: usize) -> &'a [f32] {
-        &self.values[place * self.width..][..self.head_dim]
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2+fma"))]
-fn scores_of_text(query: &[f32], keys: Text<'_>, places: &[usize], scores: &mut [f32]) {
-    let scale = 1.0 / (keys.head_dim as f32).sqrt();
-    for (score, place) in scores.iter_mut().zip(places) {
-        *score = scale * dot(query, keys.at(*place));
-    }
-}
-
-/// `context += Σ score * value`.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2+fma"))]
-fn add_text(scores: &[f32], values: Text<'_>, places: &[usize], context: &mut [f32]) {
-    for (score, place) in scores.iter().zip(places) {
-        for (sum, value) in context.iter_mut().zip(values.at(*place)) {
-            *sum += score * value;
-        }
-    }
-}
-
-/// `Σ a b`, in lanes that compilers vectorise.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut lanes = [0.0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
-}
-
-/// Keys and values of all that the sequences have, `(rows, prefix + tokens, width)`.
+/// Keys and values of all tokens of the sequences, `(rows, prefix + tokens, width)`.
 fn gather(image: &[Tensor; 2], text: &[Tensor; 2], rows: &DecodingRows) -> Result<[Tensor; 2]> {
     if rows.lengths().any(|tokens| tokens != rows.tokens()) {
         return Err(Error::Shape {
@@ -182,12 +135,12 @@ fn gather(image: &[Tensor; 2], text: &[Tensor; 2], rows: &DecodingRows) -> Resul
         });
     }
     let device = image[0].device();
-    let pictures: Vec<u32> = rows.rows.iter().map(|row| row.picture as u32).collect();
-    let places: Vec<u32> = rows.rows.iter().flat_map(|row| &row.places).map(|place| *place as u32).collect();
-    let (pictures, places) = (Tensor::new(pictures, device)?, Tensor::new(places, device)?);
+    let images: Vec<u32> = rows.rows.iter().map(|row| row.image as u32).collect();
+    let slots: Vec<u32> = rows.rows.iter().flat_map(|row| &row.slots).map(|slot| *slot as u32).collect();
+    let (images, slots) = (Tensor::new(images, device)?, Tensor::new(slots, device)?);
     let gather = |image: &Tensor, text: &Tensor| {
-        let text = text.index_select(&places, 0)?.reshape((rows.len(), rows.tokens(), ()))?;
-        Tensor::cat(&[&image.index_select(&pictures, 0)?, &text], 1)
+        let text = text.index_select(&slots, 0)?.reshape((rows.len(), rows.tokens(), ()))?;
+        Tensor::cat(&[&image.index_select(&images, 0)?, &text], 1)
     };
     Ok([gather(&image[0], &text[0])?, gather(&image[1], &text[1])?])
 }
@@ -212,7 +165,7 @@ mod tests {
     /// A prompt of two tokens, then beams that fork, swap and end; the newest tokens' attention is that over gathered
     /// copies of all keys and values.
     #[test]
-    fn it_is_attention_over_what_each_sequence_has_said() {
+    fn it_is_attention_over_the_tokens_of_each_sequence() {
         let (heads, width) = (3, 3 * 20);
         for prefix in [7, 0] {
             let image = [1, 2].map(|seed| values(seed, (2, prefix, width)));
@@ -222,7 +175,7 @@ mod tests {
                 [(0, None), (1, Some(vec![0, 0, 1, 1])), (2, Some(vec![1, 0, 3, 3])), (3, Some(vec![2, 3]))]
             {
                 if let Some(parents) = parents {
-                    rows.reorder(&parents);
+                    rows.reorder(&parents).unwrap();
                 }
                 let new = if step == 0 { 2 } else { 1 };
                 rows.extend(new);
@@ -244,7 +197,7 @@ mod tests {
         }
     }
 
-    /// Beams over two pictures, step by step and then all steps as rows of one.
+    /// Beams over two images, step by step and then all steps as rows of one.
     #[test]
     fn steps_that_are_read_at_once_give_the_same_bits_as_one_by_one() {
         let (prefix, heads, width) = (37, 3, 3 * 20);
@@ -255,7 +208,7 @@ mod tests {
         let of = |seed: u64, rows: &DecodingRows| values(seed, (rows.len(), 1, width));
         let mut inputs = [Vec::new(), Vec::new(), Vec::new()];
         for (step, parents) in [vec![0, 0, 1, 1], vec![1, 0, 3, 3], vec![2, 0]].iter().enumerate() {
-            rows.reorder(parents);
+            rows.reorder(parents).unwrap();
             rows.extend(1);
             let [key, value, query] = [3, 4, 5].map(|seed| of(10 * step as u64 + seed, &rows));
             alone.write(&key, &value, &rows).unwrap();
@@ -270,15 +223,27 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_keeps_what_it_said_when_others_take_its_row() {
+    fn a_sequence_keeps_its_tokens_when_others_take_its_row() {
         let mut rows = DecodingRows::new(1);
         rows.extend(1);
-        rows.reorder(&[0, 0]);
+        rows.reorder(&[0, 0]).unwrap();
         rows.extend(1);
-        rows.reorder(&[1, 0]);
+        rows.reorder(&[1, 0]).unwrap();
         rows.extend(1);
-        assert_eq!(rows.rows[0].places, [0, 2, 3]);
-        assert_eq!(rows.rows[1].places, [0, 1, 4]);
+        assert_eq!(rows.rows[0].slots, [0, 2, 3]);
+        assert_eq!(rows.rows[1].slots, [0, 1, 4]);
+    }
+
+    #[test]
+    fn a_parent_that_does_not_exist_is_an_error_and_changes_nothing() {
+        let mut rows = DecodingRows::new(2);
+        rows.extend(1);
+        for parents in [vec![2], vec![0, 1, 2], vec![usize::MAX]] {
+            let error = rows.reorder(&parents).unwrap_err().to_string();
+            assert!(error.contains("2 are being decoded"), "{error}");
+        }
+        assert_eq!(rows.rows.iter().map(|row| row.slots.clone()).collect::<Vec<_>>(), [[0], [1]]);
+        assert!(DecodingRows::new(0).reorder(&[0]).is_err());
     }
 
     #[test]
@@ -291,13 +256,10 @@ mod tests {
         }
         let keys = values(1, (1, 3, 8));
         assert!(KeyValueCache::new(&keys, &keys, 3, 4).is_err(), "3 heads of 8");
-        let two_pictures = DecodingRows::new(2);
-        assert!(
-            cached_attention(&values(3, (2, 0, 8)), &cache, &two_pictures).is_err(),
-            "a picture too many"
-        );
+        let two_images = DecodingRows::new(2);
+        assert!(cached_attention(&values(3, (2, 0, 8)), &cache, &two_images).is_err(), "an image too many");
         rows.extend(4);
-        assert!(cached_attention(&values(3, (1, 1, 8)), &cache, &rows).is_err(), "5 tokens, 4 places");
+        assert!(cached_attention(&values(3, (1, 1, 8)), &cache, &rows).is_err(), "5 tokens, 4 slots");
     }
 
     #[test]

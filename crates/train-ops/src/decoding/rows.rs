@@ -1,32 +1,32 @@
-/// The sequences that are decoded together: which picture each looks at, and where the keys and values of its tokens are.
+use crate::{Error, Result};
+
+/// The sequences that are decoded together: the image that each sees, and the cache slots of the keys and values of its tokens.
 ///
-/// Keys and values of a token stay where they were written. A sequence is a list of places, so that a beam that goes on
-/// in two ways, or takes the place of another, costs two short lists instead of copies of what it has said.
+/// Keys and values of a token stay in their slot. A sequence is a list of slots, so that a beam that forks, or replaces another,
+/// costs a short list and no copies of keys and values.
 #[derive(Clone, Debug)]
 pub struct DecodingRows {
     pub(super) rows: Vec<Row>,
-    /// Places given out so far.
+    /// Number of slots in use.
     pub(super) used: usize,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    pub(super) picture: usize,
-    pub(super) places: Vec<usize>,
+    pub(super) image: usize,
+    pub(super) slots: Vec<usize>,
 }
 
 impl DecodingRows {
-    /// One sequence without text for each picture.
-    pub fn new(pictures: usize) -> Self {
-        Self { rows: (0..pictures).map(|picture| Row { picture, places: Vec::new() }).collect(), used: 0 }
+    /// One sequence without text for each image.
+    pub fn new(images: usize) -> Self {
+        Self { rows: (0..images).map(|image| Row { image, slots: Vec::new() }).collect(), used: 0 }
     }
 
-    /// The sequences of several steps that follow one another as rows of one: those of the first, then those of the second,
-    /// and so on. Each of `steps` is what the one before it became by [`reorder`](Self::reorder) and
-    /// [`extend`](Self::extend).
+    /// The sequences of several consecutive steps as rows of one step: those of the first, then those of the second, and so on.
+    /// Each of `steps` comes from the one before by [`reorder`](Self::reorder) and [`extend`](Self::extend).
     ///
-    /// A step's tokens are in the sequences of those after it, so that all of them can be read at once if the tokens are
-    /// known, as guessed ones are.
+    /// So a model reads all of these steps at once if their tokens are known, as in the verification of speculative decoding.
     pub fn join<'a>(steps: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut joined = Self::new(0);
         for step in steps {
@@ -48,7 +48,7 @@ impl DecodingRows {
 
     /// Text tokens of each sequence.
     pub fn lengths(&self) -> impl Iterator<Item = usize> {
-        self.rows.iter().map(|row| row.places.len())
+        self.rows.iter().map(|row| row.slots.len())
     }
 
     /// Text tokens of the longest sequence.
@@ -56,31 +56,34 @@ impl DecodingRows {
         self.lengths().max().unwrap_or(0)
     }
 
-    /// Makes sequence `i` what sequence `parents[i]` was.
+    /// Replaces sequence `i` by a copy of sequence `parents[i]`, for all sequences at once.
     ///
-    /// # Panics
-    /// If there is no such sequence.
-    pub fn reorder(&mut self, parents: &[usize]) {
-        self.rows = parents.iter().map(|parent| self.rows[*parent].clone()).collect();
+    /// # Errors
+    /// If there is no such sequence; then nothing changes.
+    pub fn reorder(&mut self, parents: &[usize]) -> Result<()> {
+        let sequences = self.rows.len();
+        let rows = parents
+            .iter()
+            .map(|&parent| self.rows.get(parent).cloned().ok_or(Error::Sequence { parent, sequences }));
+        self.rows = rows.collect::<Result<_>>()?;
+        Ok(())
     }
 
-    /// Gives places to `new` tokens of each sequence, those of the first one after another, then those of the second, and
-    /// so on.
+    /// Gives slots to `new` more tokens of each sequence: consecutive ones to the first sequence, then to the second, and so on.
     pub fn extend(&mut self, new: usize) {
         for row in &mut self.rows {
-            row.places.extend(self.used..self.used + new);
+            row.slots.extend(self.used..self.used + new);
             self.used += new;
         }
     }
 
-    /// The first of the places that the last `new` tokens of all sequences have, if each sequence has so many and theirs
-    /// follow one another.
+    /// The first slot of the last `new` tokens of all sequences, if each sequence has so many and their slots are consecutive.
     pub(super) fn newest(&self, new: usize) -> Option<usize> {
         let first = self.used.checked_sub(self.len() * new)?;
-        let mut places = first..;
+        let mut slots = first..;
         for row in &self.rows {
-            let newest = &row.places[row.places.len().checked_sub(new)?..];
-            if !newest.iter().copied().eq(places.by_ref().take(new)) {
+            let newest = &row.slots[row.slots.len().checked_sub(new)?..];
+            if !newest.iter().copied().eq(slots.by_ref().take(new)) {
                 return None;
             }
         }

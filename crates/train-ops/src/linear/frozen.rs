@@ -1,92 +1,100 @@
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
+use cpu_kernels::{Init, Operand, Precision, Rows, Term, product};
 use rayon::prelude::*;
 
-use super::{check_input, check_weights, with_last_dim};
-use crate::attached::Attached;
-use crate::kernels::{Isa, Operand, PackedMatrix, Precision, Rows, Start, Term, product};
-use crate::{AdaptedLinear, LinearLayer, Pass, Result, host};
+use super::{PackedWeight, check_input, check_weights, with_last_dim};
+use crate::attached::attach;
+use crate::{AdaptedLinear, Error, LinearLayer, Pass, Result, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
 /// The backward pass is `dx = dy W` and nothing else: candle's own product would also compute and keep `dW`, which is
 /// as much work again.
 ///
-/// On the CPU the weight, f32 or bf16, is packed in the order in which the forward pass reads it, and the tensor it came
-/// from is let go; the order of the backward pass is packed beside it when a gradient is first asked for. Sums are f32. A
-/// bf16 weight is multiplied by activations rounded to bf16.
+/// On the CPU a weight in f32 or bf16 is packed in the order in which the forward pass reads it, and its tensor is dropped. The
+/// first backward pass packs it again in its own order. Sums are f32. A bf16 weight is multiplied by activations rounded to
+/// bf16.
 #[derive(Clone, Debug)]
 pub struct FrozenLinear {
     path: String,
     weight: Weight,
     bias: Option<Tensor>,
-    out_features: usize,
-    in_features: usize,
+    pub(super) out_features: usize,
+    pub(super) in_features: usize,
 }
 
 #[derive(Clone, Debug)]
 enum Weight {
-    Packed(Arc<Packed>),
-    /// On other devices, and of other types.
+    Packed(Arc<PackedWeight>),
+    /// On another device, or of another type.
     Plain(Tensor),
-}
-
-/// A weight in the order of the forward pass, and of the backward pass once that is asked for.
-#[derive(Debug)]
-pub(crate) struct Packed {
-    /// `Wᵀ`, `(in_features, out_features)`.
-    pub(crate) forward: PackedMatrix,
-    backward: OnceLock<PackedMatrix>,
-}
-
-impl Packed {
-    /// `W`.
-    pub(crate) fn backward(&self) -> &PackedMatrix {
-        // Packed outside of the lock: a thread that waits for a part of it may work on something that asks for it too.
-        self.backward.get().unwrap_or_else(|| {
-            let packed = self.forward.transposed();
-            self.backward.get_or_init(|| packed)
-        })
-    }
 }
 
 impl FrozenLinear {
     /// From a weight of shape `(out_features, in_features)` and a bias of shape `(out_features)`. Gradients that the
     /// tensors may track are cut off.
+    ///
+    /// # Errors
+    /// If the shapes are not these, or are empty.
     pub fn new(path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (out_features, in_features) = check_weights(path, &weight, bias.as_ref())?;
         let bias = bias.map(|bias| bias.detach().to_dtype(DType::F32)?.contiguous()).transpose()?;
         Ok(Self {
             path: path.to_owned(),
-            weight: pack(weight.detach().contiguous()?),
+            weight: Weight::new(weight.detach().contiguous()?)?,
             bias,
             out_features,
             in_features,
         })
     }
 
-    /// As [`new`](Self::new) and [`to_int8`](Self::to_int8), from the weight in f32.
+    /// As [`new`](Self::new) and [`to_int8`](Self::to_int8).
+    ///
+    /// # Errors
+    /// As of these.
     pub fn quantised(path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let on_host = weight.device().is_cpu();
-        let weight = if on_host { weight.to_dtype(DType::F32)? } else { weight };
-        Ok(Self::new(path, weight, bias)?.to_int8())
+        let weight = if weight.device().is_cpu() { weight.to_dtype(DType::F32)? } else { weight };
+        Self::new(path, weight, bias)?.to_int8()
     }
 
-    /// The layer with its weight as 8-bit whole numbers times a scale for each row of it, its largest magnitude / 127: no
-    /// weight is off by more than half a scale. Activations and sums are f32. A quarter of the memory of f32, which is what
-    /// decoding waits for; on other devices than the CPU the weight stays what it is.
-    pub fn to_int8(&self) -> Self {
-        let weight = match &self.weight {
-            Weight::Packed(packed) if packed.forward.precision() != Precision::Int8 => {
-                Weight::Packed(Arc::new(Packed {
-                    forward: packed.forward.quantised(),
-                    backward: OnceLock::new(),
-                }))
+    /// The layer with an int8 weight and a scale for each of its rows, the row's largest magnitude / 127: no weight is off by
+    /// more than half a scale. Activations and sums are f32. Takes a quarter of the memory of f32, whose bandwidth limits
+    /// decoding.
+    ///
+    /// # Errors
+    /// If the weight is not on the CPU.
+    pub fn to_int8(&self) -> Result<Self> {
+        let quantised = match &self.weight {
+            Weight::Packed(packed) if packed.forward.precision() == Precision::Int8 => {
+                return Ok(self.clone());
             }
-            weight => weight.clone(),
+            Weight::Packed(packed) => packed.forward.quantised(),
+            Weight::Plain(weight) => {
+                let packed = match weight.device().is_cpu() {
+                    true => PackedWeight::from_tensor(&weight.to_dtype(DType::F32)?)?,
+                    false => None,
+                };
+                packed.ok_or_else(|| self.int8_error(weight))?.forward.quantised()
+            }
         };
-        Self { weight, ..self.clone() }
+        Ok(Self { weight: Weight::Packed(Arc::new(PackedWeight::new(quantised))), ..self.clone() })
+    }
+
+    fn int8_error(&self, tensor: &Tensor) -> Error {
+        let device = format!("{:?}", tensor.device().location());
+        Error::Int8 { path: self.path.clone(), dtype: tensor.dtype(), device }
+    }
+
+    /// Refuses activations without a kernel if the weight is int8.
+    pub(super) fn refuse_int8(&self, xs: &Tensor) -> Result<()> {
+        match &self.weight {
+            Weight::Packed(packed) if packed.forward.precision() == Precision::Int8 => {
+                Err(self.int8_error(xs))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Dotted checkpoint path of the layer.
@@ -97,6 +105,10 @@ impl FrozenLinear {
     /// The weight, of shape `(out_features, in_features)`, in the type [`dtype`](Self::dtype). On the CPU this makes a tensor of
     /// the packed values.
     pub fn weight(&self) -> Result<Tensor> {
+        Ok(self.weight_tensor()?)
+    }
+
+    fn weight_tensor(&self) -> candle_core::Result<Tensor> {
         let packed = match &self.weight {
             Weight::Plain(weight) => return Ok(weight.clone()),
             Weight::Packed(packed) => &packed.forward,
@@ -106,10 +118,10 @@ impl FrozenLinear {
             values.extend((0..self.in_features).map(|k| packed.get(k, n)));
         }
         let weight = Tensor::from_vec(values, (self.out_features, self.in_features), &Device::Cpu)?;
-        Ok(weight.to_dtype(self.dtype())?)
+        weight.to_dtype(self.dtype())
     }
 
-    /// The type that the weight is stored in; f32 for one that is quantised.
+    /// The type that the weight is stored in; f32 for int8.
     pub fn dtype(&self) -> DType {
         match &self.weight {
             Weight::Plain(weight) => weight.dtype(),
@@ -134,30 +146,30 @@ impl FrozenLinear {
     }
 
     /// The packed weight, if it is in host memory.
-    pub(crate) fn packed(&self) -> Option<Arc<Packed>> {
+    pub(crate) fn packed(&self) -> Option<Arc<PackedWeight>> {
         match &self.weight {
             Weight::Packed(packed) => Some(Arc::clone(packed)),
             Weight::Plain(_) => None,
         }
     }
 
-    /// `ys = terms + b` on the host; the first term is through the weight.
+    /// `ys = Σ terms + b` on the host; the first term is the product with the weight.
     pub(crate) fn sum(&self, ys: &mut [f32], terms: &[Term<'_>]) -> candle_core::Result<()> {
         let view = self.bias.as_ref().map(Tensor::storage_and_layout);
-        let start = match &view {
-            Some(view) => Start::Bias(host::values(view)?),
-            None => Start::Zero,
+        let init = match &view {
+            Some(view) => Init::Bias(host::values(view)?),
+            None => Init::Zero,
         };
         let n = self.out_features;
         let Some((first, rest)) = terms.split_first().filter(|(first, _)| !first.b.scales().is_empty())
         else {
-            product(ys, n, start, terms);
+            product(ys, n, init, terms);
             return Ok(());
         };
-        // Of whole numbers: their sums are scaled before anything is added to them.
-        product(ys, n, Start::Zero, &[*first]);
-        let bias = match start {
-            Start::Bias(bias) => bias,
+        // int8: dequantise the accumulator before bias and adapter.
+        product(ys, n, Init::Zero, &[*first]);
+        let bias = match init {
+            Init::Bias(bias) => bias,
             _ => &[],
         };
         ys.par_chunks_mut(n.max(1)).for_each(|ys| {
@@ -165,54 +177,44 @@ impl FrozenLinear {
             ys.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
         });
         if !rest.is_empty() {
-            product(ys, n, Start::Kept, rest);
+            product(ys, n, Init::Accumulate, rest);
         }
         Ok(())
     }
 
-    /// The layer by candle's operations, for devices without an own kernel.
-    pub(super) fn composed(&self, xs: &Tensor) -> Result<Tensor> {
-        let (weight, dtype) = (self.weight()?, self.dtype());
-        let flat = xs.detach().reshape(((), self.in_features))?.to_dtype(dtype)?;
-        let mut ys = flat.matmul(&weight.t()?)?.to_dtype(xs.dtype())?;
-        if let Some(bias) = &self.bias {
-            ys = ys.broadcast_add(&bias.to_dtype(xs.dtype())?)?;
+    /// `x Wᵀ + b` on tensors, `(rows, in_features)` to `(rows, out_features)`, for devices without kernels.
+    pub(super) fn forward_tensor(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
+        let ys = xs.to_dtype(self.dtype())?.matmul(&self.weight_tensor()?.t()?)?.to_dtype(xs.dtype())?;
+        match &self.bias {
+            Some(bias) => ys.broadcast_add(&bias.to_dtype(xs.dtype())?),
+            None => Ok(ys),
         }
-        let ys = ys.reshape(with_last_dim(xs.shape(), self.out_features))?;
-        let in_features = self.in_features;
-        let backward = move |grad: &Tensor| {
-            let flat = grad.reshape(((), weight.dim(0)?))?.to_dtype(dtype)?;
-            let grad_xs = flat.matmul(&weight)?.to_dtype(grad.dtype())?;
-            grad_xs.reshape(with_last_dim(grad.shape(), in_features))
+    }
+
+    /// `dy W` on tensors, `(rows, out_features)` to `(rows, in_features)`.
+    pub(super) fn backward_tensor(&self, dys: &Tensor) -> candle_core::Result<Tensor> {
+        dys.to_dtype(self.dtype())?.matmul(&self.weight_tensor()?)?.to_dtype(dys.dtype())
+    }
+
+    /// The layer of candle's operations.
+    fn composed(&self, xs: &Tensor) -> Result<Tensor> {
+        self.refuse_int8(xs)?;
+        let rows = xs.elem_count() / self.in_features;
+        let shape = with_last_dim(xs.shape(), self.out_features);
+        let ys = self.forward_tensor(&xs.detach().reshape((rows, self.in_features))?)?.reshape(shape)?;
+        let (layer, in_shape) = (self.clone(), xs.shape().clone());
+        let backward = move |dys: &Tensor| {
+            layer.backward_tensor(&dys.reshape((rows, layer.out_features))?)?.reshape(&in_shape)
         };
-        Ok(xs.contiguous()?.apply_op1(Attached::new("frozen_linear", ys, backward))?)
+        Ok(attach("frozen_linear", xs, ys, backward)?)
     }
 }
 
-/// Packs a contiguous weight that the kernels can work with; leaves others as they are.
-fn pack(weight: Tensor) -> Weight {
-    let packed = {
-        let (storage, layout) = weight.storage_and_layout();
-        let (Some((start, _)), &[n, k]) = (layout.contiguous_offsets(), layout.dims()) else {
-            return Weight::Plain(weight.clone());
-        };
-        match &*storage {
-            Storage::Cpu(CpuStorage::F32(data)) => {
-                Some(PackedMatrix::new(Isa::active(), Precision::F32, k, n, |row, column| {
-                    data[start + column * k + row]
-                }))
-            }
-            Storage::Cpu(CpuStorage::BF16(data)) => {
-                Some(PackedMatrix::new(Isa::active(), Precision::Bf16, k, n, |row, column| {
-                    data[start + column * k + row].to_f32()
-                }))
-            }
-            _ => None,
-        }
-    };
-    match packed {
-        Some(forward) => Weight::Packed(Arc::new(Packed { forward, backward: OnceLock::new() })),
-        None => Weight::Plain(weight),
+impl Weight {
+    /// A contiguous weight, packed if there are kernels for it.
+    fn new(weight: Tensor) -> Result<Self> {
+        let packed = PackedWeight::from_tensor(&weight)?;
+        Ok(packed.map_or(Self::Plain(weight), |packed| Self::Packed(Arc::new(packed))))
     }
 }
 
@@ -244,7 +246,7 @@ impl LinearLayer for FrozenLinear {
 
 struct FrozenLinearOp {
     layer: FrozenLinear,
-    packed: Arc<Packed>,
+    packed: Arc<PackedWeight>,
 }
 
 impl CustomOp1 for FrozenLinearOp {
@@ -268,72 +270,7 @@ impl CustomOp1 for FrozenLinearOp {
             Operand::new(Rows::new(host::values(&view)?, self.layer.out_features), self.packed.backward());
         let mut grad_xs = vec![0.0; xs.elem_count()];
         let term = Term::new(&dys, self.packed.backward());
-        product(&mut grad_xs, self.layer.in_features, Start::Zero, &[term]);
+        product(&mut grad_xs, self.layer.in_features, Init::Zero, &[term]);
         Tensor::from_vec(grad_xs, xs.shape(), xs.device()).map(Some)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sample_key;
-
-    fn uniform(seed: u64, shape: (usize, usize)) -> Tensor {
-        let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
-        let values: Vec<f32> = (0..(shape.0 * shape.1) as u64).map(value).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
-        tensor.to_vec2().unwrap()
-    }
-
-    /// A quantised weight is off by at most half a scale, `max |w| / 254`; of uniform weights that makes about 0.4 % of
-    /// the result.
-    #[test]
-    fn a_quantised_layer_is_within_half_a_scale_of_the_exact_one_in_every_weight() {
-        for (k, n) in [(300, 40), (7, 19), (1, 1), (64, 16)] {
-            let (weight, bias) = (uniform(1, (n, k)), uniform(2, (1, n)).squeeze(0).unwrap());
-            let exact = FrozenLinear::new("exact", weight.clone(), Some(bias.clone())).unwrap();
-            let layer = FrozenLinear::quantised("int8", weight.clone(), Some(bias)).unwrap();
-            for (kept, weight) in rows(&layer.weight().unwrap()).iter().zip(rows(&weight)) {
-                let largest = weight.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-                for (kept, weight) in kept.iter().zip(&weight) {
-                    assert!((kept - weight).abs() <= largest / 254.0 * 1.0001, "{kept}, not {weight}");
-                }
-            }
-            // A few rows, and more than a tile has: the same sums.
-            for batch in [1, 2, 4, 5, 30] {
-                let xs = uniform(3, (batch, k));
-                let pass = Pass::inference();
-                let got = rows(&layer.forward(&xs, &pass).unwrap());
-                let own = FrozenLinear::new("own", layer.weight().unwrap(), exact.bias().cloned()).unwrap();
-                let close = rows(&own.forward(&xs, &pass).unwrap());
-                for (got, close) in got.iter().flatten().zip(close.iter().flatten()) {
-                    assert!((got - close).abs() <= 2e-7 * (k as f32 + 2.0), "({k}, {n}): {got}, not {close}");
-                }
-                if k < 64 {
-                    continue;
-                }
-                let exact = rows(&exact.forward(&xs, &pass).unwrap());
-                let (mut error, mut norm) = (0.0, 0.0);
-                for (got, exact) in got.iter().flatten().zip(exact.iter().flatten()) {
-                    error += (got - exact).powi(2);
-                    norm += exact.powi(2);
-                }
-                assert!(
-                    (error / norm).sqrt() < 6e-3,
-                    "({k}, {n}): off by {} of the norm",
-                    (error / norm).sqrt()
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn rows_of_zeros_stay_zeros_when_quantised() {
-        let weight = Tensor::zeros((3, 5), DType::F32, &Device::Cpu).unwrap();
-        let layer = FrozenLinear::quantised("int8", weight, None).unwrap();
-        assert_eq!(rows(&layer.forward(&uniform(1, (2, 5)), &Pass::inference()).unwrap()), [[0.0; 3]; 2]);
     }
 }

@@ -1,106 +1,217 @@
-use std::sync::OnceLock;
+//! The mathematics of a linear layer with a low-rank adapter (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>):
+//!
+//! ```text
+//! forward     h = drop(x) Aᵀ       y = x Wᵀ + b + s h Bᵀ
+//! backward    dB = s dyᵀ h         dh = s dy B
+//!             dA = dhᵀ drop(x)     dx = dy W + dropᵀ(dh A)
+//! ```
+//!
+//! with `dropᵀ` the mask of `drop`. It is written twice: on rows of host memory for the kernels, and on tensors for other
+//! devices and types. Neither `dW` nor the full-size `B A` is ever computed.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
+use candle_core::{Result, Tensor};
+use cpu_kernels::{Buffer, DropoutMask, Init, Operand, PackedMatrix, Precision, Rows, Term, at_b, product};
+use rayon::prelude::*;
 
-use super::adapted::{AdaptedLinear, RowLinear};
-use super::{FrozenLinear, check_input, with_last_dim};
-use crate::buffer::Buffer;
-use crate::kernels::{Rows, Start};
-use crate::{Dropout, LinearLayer, Pass, Result, host};
+use super::{FrozenLinear, PackedWeight};
+use crate::{Dropout, Error, LoraWeights, host};
 
-/// The trainable part of a linear layer with a low-rank adapter.
-#[derive(Clone, Copy, Debug)]
-pub struct LoraWeights<'a> {
-    /// `A`, the down-projection, of shape `(r, in_features)`, f32.
-    pub a: &'a Tensor,
-    /// `B`, the up-projection, of shape `(out_features, r)`, f32.
-    pub b: &'a Tensor,
-    /// `s`, usually `lora_alpha / r`.
-    pub scale: f64,
-    /// Dropout on the input of `A`.
-    pub dropout: &'a Dropout,
+/// An adapter of one layer.
+#[derive(Clone, Debug)]
+pub(super) struct Lora {
+    pub(super) a: Tensor,
+    pub(super) b: Tensor,
+    rank: usize,
+    scale: f64,
+    pub(super) dropout: Dropout,
 }
 
-/// `y = x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ`: a frozen layer with a low-rank adapter (Hu et al., 2021,
-/// <https://arxiv.org/abs/2106.09685>; as PEFT's `lora.Linear`) as one operation.
-///
-/// `xs` has shape `(..., in_features)`. Backward computes, with `h = drop(x) Aᵀ` kept from the forward pass,
-///
-/// ```text
-/// dB = s dyᵀ h        dh = s dy B        dA = dhᵀ drop(x)        dx = dy W + dropᵀ(dh A)
-/// ```
-///
-/// and neither `dW` nor the full-size `B A`. Gradients flow to `xs`, `a` and `b` where these track them.
-pub fn lora_linear(xs: &Tensor, base: &FrozenLinear, lora: LoraWeights<'_>, pass: &Pass) -> Result<Tensor> {
-    check_input(base.path(), xs, base.in_features())?;
-    let layer = AdaptedLinear::new(base, Some(lora))?;
-    if host::is_host_f32(xs)
-        && let Some(rows) = layer.on_rows(xs.dims(), pass)?
-    {
-        let op = LoraLinearOp { rows, hidden: OnceLock::new() };
-        return Ok(xs.contiguous()?.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, op)?);
-    }
-    let dropped = lora.dropout.forward(xs, pass)?;
-    let flat = dropped.reshape(((), base.in_features()))?.to_dtype(lora.a.dtype())?;
-    let delta = (flat.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)? * lora.scale)?;
-    let delta = delta.reshape(with_last_dim(xs.shape(), base.out_features()))?.to_dtype(xs.dtype())?;
-    Ok((base.composed(xs)? + delta)?)
-}
+/// Gradients of an adapter's `A` and `B`.
+pub(crate) type LoraGradients = [Vec<f32>; 2];
 
-struct LoraLinearOp {
-    rows: RowLinear,
-    /// `h = drop(x) Aᵀ` of the forward pass, `(rows, r)`.
-    hidden: OnceLock<Buffer>,
-}
-
-impl CustomOp3 for LoraLinearOp {
-    fn name(&self) -> &'static str {
-        "lora_linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        _a: &CpuStorage,
-        _a_layout: &Layout,
-        _b: &CpuStorage,
-        _b_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let xs = host::slice(xs, xs_layout)?;
-        let shape = with_last_dim(xs_layout.shape(), self.rows.out_features());
-        let mut ys = vec![0.0; shape.elem_count()];
-        let xs = Rows::new(xs, self.rows.in_features());
-        let hidden = self.rows.forward(xs, &self.rows.operand(xs), &mut ys)?;
-        // An inference pass runs the op once and drops it; set() then only ever succeeds.
-        if let Some(hidden) = hidden {
-            let _ = self.hidden.set(hidden);
+impl Lora {
+    /// Checks that the shapes of `A` and `B` are `(r, in_features)` and `(out_features, r)` with an `r` of at least 1.
+    pub(super) fn new(base: &FrozenLinear, weights: LoraWeights<'_>) -> crate::Result<Self> {
+        let rank = weights.a.dims().first().copied().unwrap_or(0).max(1);
+        for (name, tensor, expected) in [
+            ("lora_A", weights.a, [rank, base.in_features]),
+            ("lora_B", weights.b, [base.out_features, rank]),
+        ] {
+            if tensor.dims() != expected {
+                return Err(Error::Shape {
+                    path: format!("{}.{name}.weight", base.path()),
+                    expected: format!("({}, {})", expected[0], expected[1]),
+                    got: tensor.dims().to_vec(),
+                });
+            }
         }
-        Ok((CpuStorage::F32(ys), shape))
+        Ok(Self {
+            a: weights.a.contiguous()?,
+            b: weights.b.contiguous()?,
+            rank,
+            scale: weights.scale,
+            dropout: weights.dropout.clone(),
+        })
     }
 
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (grad_view, xs_view) = (grad.storage_and_layout(), xs.storage_and_layout());
-        let (dys, x) = (host::values(&grad_view)?, host::values(&xs_view)?);
-        // The input of the first adapted layer may be frozen: then its gradient is not needed.
-        let mut dxs = xs.track_op().then(|| vec![0.0; x.len()]);
-        let place = dxs.as_mut().map(|dxs| (dxs.as_mut_slice(), Start::Zero));
-        let (x, dys) = (Rows::new(x, self.rows.in_features()), Rows::new(dys, self.rows.out_features()));
-        let Some([grad_a, grad_b]) = self.rows.backward(x, self.hidden.get(), dys, place)? else {
-            bail!("lora_linear: backward before forward")
-        };
-        let gradient = |values: Vec<f32>, of: &Tensor| {
-            of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose()
-        };
-        let dxs = dxs.map(|dxs| Tensor::from_vec(dxs, xs.shape(), xs.device())).transpose()?;
-        Ok((dxs, gradient(grad_a, a)?, gradient(grad_b, b)?))
+    /// `A` and `B` packed for the forward pass, the scale in `B`.
+    pub(super) fn pack(&self, weight: &PackedWeight) -> Result<PackedLora> {
+        let (isa, rank) = (weight.forward.isa(), self.rank);
+        let (a_view, b_view) = (self.a.storage_and_layout(), self.b.storage_and_layout());
+        let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
+        Ok(PackedLora {
+            a: PackedMatrix::from_columns(isa, weight.forward.k(), rank, a, 1.0),
+            b: PackedMatrix::from_columns(isa, rank, weight.forward.n(), b, self.scale as f32),
+        })
     }
+
+    /// The backward pass on rows, with the `h` of the forward pass: `dA` and `dB`, and `dx` where it is wanted, on top of its
+    /// [`Init`].
+    pub(super) fn backward(
+        &self,
+        weight: &PackedWeight,
+        mask: Option<&DropoutMask>,
+        (xs, h): (Rows<'_>, &Buffer),
+        dys: Rows<'_>,
+        dxs: Option<(&mut [f32], Init<'_>)>,
+    ) -> Result<LoraGradients> {
+        let (rows, rank, isa) = (xs.count(), self.rank, weight.forward.isa());
+        let (in_features, out_features) = (weight.forward.k(), weight.forward.n());
+        let (a_view, b_view) = (self.a.storage_and_layout(), self.b.storage_and_layout());
+        let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
+        let scale = self.scale as f32;
+
+        // Both sides read `dys`, and neither keeps two threads busy to its end.
+        let (grad_b, (bits, plain_dys, dh)) = rayon::join(
+            // dB = s dyᵀ h, computed as (hᵀ dy)ᵀ.
+            || transposed(&at_b(isa, (h, rank), dys, None), out_features, rank, scale),
+            || {
+                let bits = mask.map(|mask| mask.bits(rows));
+                // dh = s dy B, times the scale of the kept elements, once for both products below.
+                let kept_scale = scale * mask.map_or(1.0, DropoutMask::scale);
+                let b = PackedMatrix::from_rows(isa, out_features, rank, b, kept_scale);
+                let plain_dys = Operand::new(dys, &b);
+                let mut dh = Buffer::new(rows * rank);
+                product(&mut dh, rank, Init::Zero, &[Term::new(&plain_dys, &b)]);
+                (bits, plain_dys, dh)
+            },
+        );
+        // dx = dy W + dropᵀ(dh A).
+        let backward_xs = || {
+            let Some((dxs, init)) = dxs else { return };
+            let a = PackedMatrix::from_rows(isa, rank, in_features, a, 1.0);
+            let w = weight.backward();
+            let converted;
+            let operand = if w.precision() == Precision::F32 {
+                &plain_dys
+            } else {
+                converted = Operand::new(dys, w);
+                &converted
+            };
+            let dh = Operand::plain(Rows::new(&dh, rank));
+            let through_a = Term { product_mask: bits.as_ref(), ..Term::new(&dh, &a) };
+            product(dxs, in_features, init, &[Term::new(operand, w), through_a]);
+        };
+        // dA = dhᵀ drop(x).
+        let (grad_a, ()) = rayon::join(|| at_b(isa, (&dh, rank), xs, bits.as_ref()), backward_xs);
+        Ok([grad_a, grad_b])
+    }
+
+    /// `drop(x)` and `h` on tensors, for rows `(rows, in_features)` and the factors of their mask.
+    fn hidden(&self, xs: &Tensor, factors: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        let xs = xs.to_dtype(self.a.dtype())?;
+        let dropped = factors.map_or(Ok(xs.clone()), |factors| &xs * factors)?;
+        let h = dropped.matmul(&self.a.detach().t()?)?;
+        Ok((dropped, h))
+    }
+
+    /// The forward pass on tensors: `y`, from `(rows, in_features)` to `(rows, out_features)`.
+    pub(super) fn forward_tensor(
+        &self,
+        base: &FrozenLinear,
+        xs: &Tensor,
+        factors: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (_, h) = self.hidden(xs, factors)?;
+        let delta = (h.matmul(&self.b.detach().t()?)? * self.scale)?;
+        base.forward_tensor(xs)? + delta.to_dtype(xs.dtype())?
+    }
+
+    /// The backward pass on tensors, which computes `h` again: `dx`, `dA` and `dB`, those that are needed.
+    pub(super) fn backward_tensor(
+        &self,
+        base: &FrozenLinear,
+        xs: &Tensor,
+        factors: Option<&Tensor>,
+        dys: &Tensor,
+        [of_xs, of_a, of_b]: [bool; 3],
+    ) -> Result<[Option<Tensor>; 3]> {
+        let (dropped, h) = self.hidden(xs, factors)?;
+        let scaled_dys = (dys.to_dtype(self.a.dtype())? * self.scale)?;
+        let dh = scaled_dys.matmul(&self.b.detach())?;
+        let dxs = of_xs.then(|| {
+            let through_a = dh.matmul(&self.a.detach())?;
+            let through_a = factors.map_or(Ok(through_a.clone()), |factors| &through_a * factors)?;
+            base.backward_tensor(dys)? + through_a.to_dtype(dys.dtype())?
+        });
+        let grad_a = of_a.then(|| dh.t()?.matmul(&dropped));
+        let grad_b = of_b.then(|| scaled_dys.t()?.matmul(&h));
+        Ok([dxs.transpose()?, grad_a.transpose()?, grad_b.transpose()?])
+    }
+}
+
+/// An adapter's matrices packed for the forward pass: `Aᵀ` and `s Bᵀ`.
+#[derive(Debug)]
+pub(super) struct PackedLora {
+    a: PackedMatrix,
+    b: PackedMatrix,
+}
+
+impl PackedLora {
+    /// The forward pass on rows, to `ys`. `operand` has the rows converted for the layer's weight. Returns `h`.
+    pub(super) fn forward(
+        &self,
+        base: &FrozenLinear,
+        weight: &PackedWeight,
+        mask: Option<&DropoutMask>,
+        (xs, operand): (Rows<'_>, &Operand<'_>),
+        ys: &mut [f32],
+    ) -> Result<Buffer> {
+        let rank = self.a.n();
+        let own;
+        let for_a = match mask {
+            None if operand.fits(&self.a) => operand,
+            None => {
+                own = Operand::new(xs, &self.a);
+                &own
+            }
+            // Masked rows are copied anyway, a few at a time.
+            Some(_) => {
+                own = Operand::plain(xs);
+                &own
+            }
+        };
+        let mut h = Buffer::new(xs.count() * rank);
+        product(&mut h, rank, Init::Zero, &[Term { a_mask: mask, ..Term::new(for_a, &self.a) }]);
+        let for_b = Operand::plain(Rows::new(&h, rank));
+        base.sum(ys, &[Term::new(operand, &weight.forward), Term::new(&for_b, &self.b)])?;
+        Ok(h)
+    }
+}
+
+/// Rows of a gradient that are transposed by a task.
+const TRANSPOSED_ROWS: usize = 128;
+
+/// `scale * sumsᵀ` for `sums` `(rank, features)`.
+fn transposed(sums: &[f32], features: usize, rank: usize, scale: f32) -> Vec<f32> {
+    let mut result = vec![0.0; features * rank];
+    result.par_chunks_mut(TRANSPOSED_ROWS * rank.max(1)).enumerate().for_each(|(chunk, result)| {
+        let first = chunk * TRANSPOSED_ROWS;
+        for (column, sums) in sums.chunks_exact(features).enumerate() {
+            for (to, sum) in result[column..].iter_mut().step_by(rank).zip(&sums[first..]) {
+                *to = scale * sum;
+            }
+        }
+    });
+    result
 }

@@ -1,20 +1,23 @@
-//! Linear layers: frozen, frozen with a low-rank adapter, and trainable.
+//! Linear layers: frozen, frozen with a low-rank adapter, and trainable. [`lora`] has the mathematics of adapters.
 
 mod adapted;
 mod frozen;
 mod lora;
+mod operation;
 mod snapshot;
 mod trainable;
+mod weight;
 
 use candle_core::{Shape, Tensor};
 
 pub use adapted::AdaptedLinear;
-pub(crate) use adapted::{LoraGradients, RowLinear};
+pub(crate) use adapted::RowLinear;
 pub use frozen::FrozenLinear;
-pub(crate) use frozen::Packed;
-pub use lora::{LoraWeights, lora_linear};
+pub(crate) use lora::LoraGradients;
+pub use operation::{LoraWeights, lora_linear};
 pub use snapshot::{int8_snapshot, snapshot};
 pub use trainable::TrainableLinear;
+pub(crate) use weight::PackedWeight;
 
 use crate::{Error, Result};
 

@@ -2,44 +2,52 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::adapted::PackedLora;
-use super::{AdaptedLinear, FrozenLinear, Packed, check_input, with_last_dim};
-use crate::kernels::{Operand, Rows, Term};
+use cpu_kernels::{Operand, Rows};
+
+use super::lora::PackedLora;
+use super::{AdaptedLinear, FrozenLinear, PackedWeight, check_input, with_last_dim};
 use crate::{Error, LinearLayer, Pass, Result, host};
 
-/// `layer` as it is now, for many forward passes without a graph, as in decoding: an adapter is packed once and not in
-/// every pass. The layer itself if it is neither frozen nor adapted, or its adapter is not in host memory.
+/// A copy of `layer` as it is now, for many forward passes without a graph, as in decoding: an adapter is packed once and not
+/// in every pass. The layer itself if it is neither frozen nor adapted, or if its adapter is not in host memory.
 ///
 /// # Errors
 /// If the layer cannot be used in inference.
 pub fn snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
-    snapshot_of(layer, |adapted| adapted)
+    snapshot_with(layer, Ok)
 }
 
-/// A [`snapshot`] with the frozen weight in 8 bits ([`FrozenLinear::to_int8`]): nearly the same layer, from a quarter of
-/// the memory.
+/// A [`snapshot`] with the frozen weight in int8 ([`FrozenLinear::to_int8`]): nearly the same layer, from a quarter of the
+/// memory. The layer itself if it is neither frozen nor adapted.
 ///
 /// # Errors
-/// As [`snapshot`].
+/// As [`snapshot`] and [`FrozenLinear::to_int8`].
 pub fn int8_snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
-    snapshot_of(layer, AdaptedLinear::into_int8)
+    snapshot_with(layer, |layer| Ok(AdaptedLinear { base: layer.base.to_int8()?, ..layer }))
 }
 
-fn snapshot_of(
+fn snapshot_with(
     layer: &Arc<dyn LinearLayer>,
-    change: fn(AdaptedLinear) -> AdaptedLinear,
+    change: fn(AdaptedLinear) -> Result<AdaptedLinear>,
 ) -> Result<Arc<dyn LinearLayer>> {
-    let adapted = layer.adapted(&Pass::inference())?;
-    let snapshot = adapted.map(|adapted| change(adapted).snapshot()).transpose()?.flatten();
-    Ok(snapshot.unwrap_or_else(|| Arc::clone(layer)))
+    let Some(adapted) = layer.adapted(&Pass::inference())? else { return Ok(Arc::clone(layer)) };
+    let AdaptedLinear { base, lora } = change(adapted)?;
+    Ok(match (lora, base.packed()) {
+        (None, _) => Arc::new(base),
+        (Some(lora), Some(weight)) => {
+            let lora = lora.pack(&weight)?;
+            Arc::new(Snapshot { base, weight, lora })
+        }
+        (Some(_), None) => Arc::clone(layer),
+    })
 }
 
-/// A frozen layer and an adapter as it was at one time.
+/// A frozen layer and a copy of its adapter.
 #[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) base: FrozenLinear,
-    pub(super) packed: Arc<Packed>,
-    pub(super) lora: PackedLora,
+struct Snapshot {
+    base: FrozenLinear,
+    weight: Arc<PackedWeight>,
+    lora: PackedLora,
 }
 
 impl LinearLayer for Snapshot {
@@ -53,9 +61,8 @@ impl LinearLayer for Snapshot {
         let view = xs.storage_and_layout();
         let rows = Rows::new(host::values(&view)?, self.base.in_features());
         let mut ys = vec![0.0; shape.elem_count()];
-        let operand = Operand::new(rows, &self.packed.forward);
-        let through_base = Term::new(&operand, &self.packed.forward);
-        self.lora.add(&self.base, through_base, rows, None, &mut ys)?;
+        let operand = Operand::new(rows, &self.weight.forward);
+        self.lora.forward(&self.base, &self.weight, None, (rows, &operand), &mut ys)?;
         Ok(Tensor::from_vec(ys, shape, xs.device())?)
     }
 
@@ -123,12 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_are_the_layer_and_the_layer_with_its_weight_in_8_bits() {
+    fn snapshots_are_the_layer_and_the_layer_with_an_int8_weight() {
         let (k, n, rank, pass) = (70, 40, 4, Pass::inference());
         let base = FrozenLinear::new("layer", values(1, (n, k)), None).unwrap();
         let dropout = Dropout::new("layer", 0.5).unwrap();
         let layer = Adapted { base, a: values(2, (rank, k)), b: values(3, (n, rank)), dropout };
-        let (xs, short) = (values(4, (3, k)), Adapted { base: layer.base.to_int8(), ..layer.clone() });
+        let (xs, short) =
+            (values(4, (3, k)), Adapted { base: layer.base.to_int8().unwrap(), ..layer.clone() });
         let rows = |layer: &dyn LinearLayer| layer.forward(&xs, &pass).unwrap().to_vec2::<f32>().unwrap();
         let (exact, quantised) = (rows(&layer), rows(&short));
         assert_ne!(exact, quantised);

@@ -1,25 +1,36 @@
 //! The forward pass of a transformer layer.
 
+use candle_core::Result;
+use cpu_kernels::{Buffer, DropoutMask, Rows, leading_dimension};
 use rayon::prelude::*;
 
-use super::rows::{Kept, LayerRows};
-use crate::buffer::Buffer;
-use crate::dropout::Mask;
-use crate::kernels::{Rows, apart};
-use crate::layer_norm::{ROWS, add_masked};
+use super::rows::{LayerRows, Saved, SavedAttention, SavedMlp};
+use crate::layer_norm::{ROWS, Statistics, add_masked};
+
+/// The sum of residual and attention, with its statistics if its norm comes next; the input of the MLP, with the statistics of
+/// its norm if that comes first.
+type Attended = ((Buffer, Statistics), (Buffer, Statistics));
 
 impl LayerRows {
-    /// Computes `ys` from `xs`, and returns what the backward pass needs if it is to be kept.
-    pub(super) fn forward(
+    /// Computes `ys` from `xs`, and returns the activations for the backward pass if `keep`.
+    pub(super) fn forward(&self, xs: &[f32], ys: &mut [f32], keep: bool) -> Result<Option<Saved>> {
+        let (attention, probabilities, attended) = self.forward_attention(xs, ys.len(), keep)?;
+        let (attended, mlp_input) = self.forward_residual(xs, &attention, attended)?;
+        let mlp = self.forward_mlp(&attended.0, mlp_input, ys)?;
+        Ok(probabilities.map(|probabilities| Saved { attention, probabilities, attended, mlp }))
+    }
+
+    /// Attention with its linear layers, without the residual: its activations, the probabilities if `keep`, and its output of
+    /// `len` values.
+    fn forward_attention(
         &self,
         xs: &[f32],
-        ys: &mut [f32],
+        len: usize,
         keep: bool,
-    ) -> candle_core::Result<Option<Kept>> {
-        let (all, some) = (xs.len(), ys.len());
+    ) -> Result<(SavedAttention, Option<Buffer>, Buffer)> {
         let normed = match self.norm_first {
             true => {
-                let mut normed = Buffer::new(all);
+                let mut normed = Buffer::new(xs.len());
                 let statistics = self.attention_norm.forward_rows(xs, &mut normed)?;
                 Some((normed, statistics))
             }
@@ -28,15 +39,16 @@ impl LayerRows {
         let input = normed.as_ref().map_or(xs, |(normed, _)| normed);
         let (width, input_rows) = (self.width(), Rows::new(input, self.width()));
         let operand = self.key.operand(input_rows);
-        let (mut keys, mut values, mut queries) = (Buffer::new(all), Buffer::new(all), Buffer::new(some));
-        let asking = self.gather(input);
-        // Side by side, so that no thread waits for the last task of each.
+        let (mut keys, mut values) = (Buffer::new(xs.len()), Buffer::new(xs.len()));
+        let mut queries = Buffer::new(len);
+        let query_rows = self.gather_queries(input);
+        // In parallel, so that threads do not wait for the last task of each.
         let (hidden_query, (hidden_key, hidden_value)) = rayon::join(
-            || match &asking {
+            || match &query_rows {
                 None => self.query.forward(input_rows, &operand, &mut queries),
-                Some(asking) => {
-                    let asking = Rows::new(asking, width);
-                    self.query.forward(asking, &self.query.operand(asking), &mut queries)
+                Some(query_rows) => {
+                    let rows = Rows::new(query_rows, width);
+                    self.query.forward(rows, &self.query.operand(rows), &mut queries)
                 }
             },
             || {
@@ -49,71 +61,76 @@ impl LayerRows {
         let (hidden_query, hidden_key, hidden_value) = (hidden_query?, hidden_key?, hidden_value?);
         drop(operand);
 
-        let mut context = Buffer::new(some);
+        let mut context = Buffer::new(len);
         let probabilities = self.attention.forward([&queries, &keys, &values], &mut context, keep);
-        let mut attended = Buffer::new(some);
-        let found = Rows::new(&context, width);
-        let operand = self.attention_output.operand(found);
-        let hidden_attended = self.attention_output.forward(found, &operand, &mut attended)?;
+        let mut attended = Buffer::new(len);
+        let rows = Rows::new(&context, width);
+        let operand = self.attention_output.operand(rows);
+        let hidden_output = self.attention_output.forward(rows, &operand, &mut attended)?;
         drop(operand);
+        let hidden = [hidden_query, hidden_key, hidden_value, hidden_output];
+        let saved = SavedAttention { normed, query_rows, queries, keys, values, context, hidden };
+        Ok((saved, probabilities, attended))
+    }
 
-        let gathered = if self.norm_first { self.gather(xs) } else { None };
-        let residual = gathered.as_deref().or(asking.as_deref()).unwrap_or(xs);
-        let (mut read, mask) = (Buffer::new(some), self.attended_mask.as_ref());
-        let (attended_statistics, read_statistics) = if self.norm_first {
+    /// Adds the residual to the output of attention, and applies the norm that is next.
+    fn forward_residual(
+        &self,
+        xs: &[f32],
+        attention: &SavedAttention,
+        mut attended: Buffer,
+    ) -> Result<Attended> {
+        let gathered = if self.norm_first { self.gather_queries(xs) } else { None };
+        let residual = gathered.as_deref().or(attention.query_rows.as_deref()).unwrap_or(xs);
+        let (mut normed, mask) = (Buffer::new(attended.len()), self.attention_mask.as_ref());
+        if self.norm_first {
             self.add(&mut attended, residual, mask);
-            (Vec::new(), self.output_norm.forward_rows(&attended, &mut read)?)
-        } else {
-            let norm = &self.attention_norm;
-            (norm.forward_residual_rows(&mut attended, residual, mask, &mut read)?, Vec::new())
-        };
+            let statistics = self.output_norm.forward_rows(&attended, &mut normed)?;
+            return Ok(((attended, Vec::new()), (normed, statistics)));
+        }
+        let statistics =
+            self.attention_norm.forward_residual_rows(&mut attended, residual, mask, &mut normed)?;
+        Ok(((attended, statistics), (normed, Vec::new())))
+    }
 
-        let (count, inner_width) = (some / width, self.intermediate.out_features());
+    /// The MLP with its residual, to `ys`.
+    fn forward_mlp(
+        &self,
+        attended: &[f32],
+        (input, input_statistics): (Buffer, Statistics),
+        ys: &mut [f32],
+    ) -> Result<SavedMlp> {
+        let (count, inner_width) = (ys.len() / self.width(), self.intermediate.out_features());
         let mut inner = Buffer::new(count * inner_width);
-        let read_rows = Rows::new(&read, width);
-        let hidden_inner =
-            self.intermediate.forward(read_rows, &self.intermediate.operand(read_rows), &mut inner)?;
-        let mut activated = Buffer::new(count * apart(inner_width));
+        let rows = Rows::new(&input, self.width());
+        let hidden_inner = self.intermediate.forward(rows, &self.intermediate.operand(rows), &mut inner)?;
+        let stride = leading_dimension(inner_width);
+        let mut activated = Buffer::new(count * stride);
         activated
-            .par_chunks_mut(apart(inner_width))
+            .par_chunks_mut(stride)
             .zip(inner.par_chunks(inner_width))
             .with_min_len(ROWS)
-            .for_each(|(activated, inner)| self.activation.apply(inner, &mut activated[..inner_width]));
-        let activated_rows = Rows::apart(&activated, inner_width);
-        let operand = self.output.operand(activated_rows);
+            .for_each(|(to, inner)| self.activation.apply(self.isa, inner, &mut to[..inner_width]));
+        let rows = Rows::padded(&activated, inner_width);
+        let operand = self.output.operand(rows);
         let mask = self.output_mask.as_ref();
         let (hidden_output, sums) = if self.norm_first {
-            let hidden = self.output.forward(activated_rows, &operand, ys)?;
-            self.add(ys, &attended, mask);
+            let hidden = self.output.forward(rows, &operand, ys)?;
+            self.add(ys, attended, mask);
             (hidden, None)
         } else {
-            let mut sums = Buffer::new(some);
-            let hidden = self.output.forward(activated_rows, &operand, &mut sums)?;
-            let statistics = self.output_norm.forward_residual_rows(&mut sums, &read, mask, ys)?;
+            let mut sums = Buffer::new(ys.len());
+            let hidden = self.output.forward(rows, &operand, &mut sums)?;
+            let statistics = self.output_norm.forward_residual_rows(&mut sums, &input, mask, ys)?;
             (hidden, Some((sums, statistics)))
         };
         drop(operand);
-
-        Ok(probabilities.map(|probabilities| Kept {
-            normed,
-            asking,
-            queries,
-            keys,
-            values,
-            probabilities,
-            context,
-            attended: (attended, attended_statistics),
-            read,
-            read_statistics,
-            inner,
-            activated,
-            sums,
-            hidden: [hidden_query, hidden_key, hidden_value, hidden_attended, hidden_inner, hidden_output],
-        }))
+        let hidden = [hidden_inner, hidden_output];
+        Ok(SavedMlp { input, input_statistics, inner, activated, sums, hidden })
     }
 
     /// `sums = residual + mask ∘ sums`.
-    fn add(&self, sums: &mut [f32], residual: &[f32], mask: Option<&Mask>) {
+    fn add(&self, sums: &mut [f32], residual: &[f32], mask: Option<&DropoutMask>) {
         let size = ROWS * self.width();
         sums.par_chunks_mut(size)
             .zip(residual.par_chunks(size))

@@ -13,56 +13,55 @@ use crate::{
     Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, Result, attention, host, recompute,
 };
 
-/// A layer of a transformer (Vaswani et al., 2017): attention and a perceptron of two layers, each with a residual
+/// A layer of a transformer (Vaswani et al., 2017): attention and a feed-forward block (MLP) of two layers, each with a residual
 /// connection and a norm.
 ///
 /// ```text
-/// norm_first:  r = x + attention(norm(x))      y = r + perceptron(norm(r))          CLIP, as every recent transformer
-/// otherwise:   r = norm(x + attention(x))      y = norm(r + perceptron(r))          BERT
+/// norm_first:  r = x + attention(norm(x))      y = r + MLP(norm(r))          CLIP, as every recent transformer
+/// otherwise:   r = norm(x + attention(x))      y = norm(r + MLP(r))          BERT
 /// ```
 ///
-/// with dropout on what is added to a residual and on the attention's probabilities. A layer whose linear layers are frozen,
-/// with adapters or without, and in host memory is one operation of the graph: its backward pass is written by hand, sums
-/// gradients in place, and lets go of what it kept as it goes. All others are composed of this crate's operations, with the
-/// same result up to rounding.
+/// with dropout on the output of each branch and on the attention's probabilities. A layer whose linear layers are frozen, with
+/// adapters or without, and in host memory is one operation of the graph: its backward pass is written by hand, sums gradients
+/// in place, and frees activations as it uses them. All others are composed of this crate's operations, with the same result up
+/// to rounding.
 #[derive(Clone, Debug)]
 pub struct TransformerLayer {
     /// Number of attention heads.
     pub heads: usize,
-    /// Whether the norms come before attention and perceptron, as in CLIP, or after the sums, as in BERT.
+    /// Whether the norms come before attention and MLP, as in CLIP, or after the sums, as in BERT.
     pub norm_first: bool,
-    /// Makes queries.
+    /// Projects to queries.
     pub query: Arc<dyn LinearLayer>,
-    /// Makes keys.
+    /// Projects to keys.
     pub key: Arc<dyn LinearLayer>,
-    /// Makes values.
+    /// Projects to values.
     pub value: Arc<dyn LinearLayer>,
-    /// On the attention's probabilities.
+    /// Dropout on the attention's probabilities.
     pub attention_dropout: Dropout,
-    /// Puts the heads together.
+    /// Projects the concatenated heads.
     pub attention_output: Arc<dyn LinearLayer>,
-    /// On what attention adds to the residual.
+    /// Dropout on the output of attention.
     pub attention_output_dropout: Dropout,
     /// The norm of attention's input or sum.
     pub attention_norm: LayerNorm,
-    /// The perceptron's first layer.
+    /// The MLP's first layer.
     pub intermediate: Arc<dyn LinearLayer>,
     /// Its non-linearity.
     pub activation: Activation,
     /// Its second layer.
     pub output: Arc<dyn LinearLayer>,
-    /// On what the perceptron adds to the residual.
+    /// Dropout on the output of the MLP.
     pub output_dropout: Dropout,
-    /// The norm of the perceptron's input or sum.
+    /// The norm of the MLP's input or sum.
     pub output_norm: LayerNorm,
-    /// Gradient checkpointing: keeps nothing of a training pass but the layer's input, and computes the rest again in the
-    /// backward pass; see [`recompute`](crate::recompute).
+    /// Gradient checkpointing: a training pass saves only the layer's input, and its backward pass computes the rest again; see [`recompute`](crate::recompute).
     pub recompute: bool,
 }
 
 impl TransformerLayer {
-    /// The layer on `hidden_states` `(batch, tokens, features)`. With a mask whose first query is a later token, the result
-    /// has the tokens from that one on: the others are keys and values and nothing else.
+    /// The layer on `hidden_states` `(batch, tokens, features)`. With a mask whose first query is a later token, the result has
+    /// the tokens from that one on: the tokens before it are used as keys and values only.
     pub fn forward(&self, hidden_states: &Tensor, mask: AttentionMask, pass: &Pass) -> Result<Tensor> {
         if let Some(result) = self.as_operation(hidden_states, mask, pass)? {
             return Ok(result);
@@ -76,7 +75,7 @@ impl TransformerLayer {
         self.composed(hidden_states, mask, pass)
     }
 
-    /// The layer in inference, followed by the keys and the values of all that it saw: what a decoding begins with.
+    /// The layer in inference, followed by the keys and the values of all tokens, for a decoding to continue from.
     pub fn forward_with_keys(&self, hidden_states: &Tensor, mask: AttentionMask) -> Result<[Tensor; 3]> {
         match self.as_operation_with_keys(hidden_states, mask)? {
             Some(results) => Ok(results),
@@ -112,7 +111,7 @@ impl TransformerLayer {
         Ok([ys, key, value])
     }
 
-    /// The rest of the layer, from what attention found for each of the hidden states.
+    /// The rest of the layer, from the output of attention for each of the hidden states.
     pub fn after_attention(&self, context: &Tensor, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
         let attended = self.attention_output.forward(context, pass)?;
         let attended = (hidden_states + self.attention_output_dropout.forward(&attended, pass)?)?;
@@ -129,10 +128,10 @@ impl TransformerLayer {
         if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, pass) }
     }
 
-    /// The layer with each linear layer replaced by what `f` makes of it, such as its [`snapshot`](crate::snapshot()).
+    /// The layer with each linear layer replaced by the result of `f`, such as its [`snapshot`](crate::snapshot()).
     ///
     /// # Errors
-    /// Those of `f`.
+    /// The errors of `f`.
     pub fn map_linear(
         &self,
         f: impl Fn(&Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>>,
@@ -162,7 +161,7 @@ impl TransformerLayer {
         linear.chain(self.norms().into_iter().flat_map(LayerNorm::parameters)).collect()
     }
 
-    /// Whether the operation can be one on rows of host memory: the sizes fit, and no norm is trained.
+    /// Whether the layer can run as one operation on rows of host memory: the sizes fit, and no norm is trained.
     fn fits_rows(&self, hidden_states: &Tensor, first_query: usize, pass: &Pass) -> bool {
         let (Ok((_, tokens, width)), true) = (hidden_states.dims3(), host::is_host_f32(hidden_states)) else {
             return false;

@@ -3,8 +3,8 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor, bail};
 
 use super::TransformerLayer;
-use super::rows::{Kept, LayerRows};
-use crate::tokens::{Mailbox, Tokens};
+use super::rows::{LayerRows, Saved};
+use crate::grad_proxy::{GradProxies, GradSink};
 use crate::{AdaptedLinear, AttentionMask, Pass, Result, host, on_pool};
 
 impl TransformerLayer {
@@ -20,16 +20,16 @@ impl TransformerLayer {
             true => adapted.iter().flat_map(AdaptedLinear::parameters).cloned().collect(),
             false => Vec::new(),
         };
-        let tokens = Tokens::new(&parameters, hidden_states.device())?;
-        let differentiable = hidden_states.track_op() || tokens.argument.track_op();
+        let proxies = GradProxies::new(&parameters, hidden_states.device())?;
+        let differentiable = hidden_states.track_op() || proxies.argument.track_op();
         let operation = LayerOp {
             keep: differentiable && !self.recompute,
             rows,
             parameters,
-            mailbox: tokens.mailbox(),
-            kept: Mutex::new(None),
+            sink: proxies.sink(),
+            saved: Mutex::new(None),
         };
-        Ok(Some(hidden_states.contiguous()?.apply_op2(&tokens.argument, operation)?))
+        Ok(Some(hidden_states.contiguous()?.apply_op2(&proxies.argument, operation)?))
     }
 
     /// [`forward_with_keys`](Self::forward_with_keys) as one operation, where it can be one.
@@ -44,10 +44,10 @@ impl TransformerLayer {
         let xs = host::values(&view)?;
         let shape = Shape::from(rows.output_dims());
         let mut ys = vec![0.0; shape.elem_count()];
-        let Some(kept) = on_pool(|| rows.forward(xs, &mut ys, true))? else { return Ok(None) };
+        let Some(saved) = on_pool(|| rows.forward(xs, &mut ys, true))? else { return Ok(None) };
         let tensor = |values: &[f32]| Tensor::from_slice(values, hidden_states.shape(), &Device::Cpu);
-        let [key, value] = kept.keys_and_values();
-        Ok(Some([Tensor::from_vec(ys, shape, &Device::Cpu)?, tensor(key)?, tensor(value)?]))
+        let (keys, values) = (tensor(&saved.attention.keys)?, tensor(&saved.attention.values)?);
+        Ok(Some([Tensor::from_vec(ys, shape, &Device::Cpu)?, keys, values]))
     }
 
     /// The layer on rows of host memory and its linear layers, where it can work there.
@@ -71,10 +71,10 @@ struct LayerOp {
     rows: LayerRows,
     /// The adapters' matrices, in the order of the linear layers.
     parameters: Vec<Tensor>,
-    mailbox: Mailbox,
-    /// Whether the forward pass keeps what the backward pass needs; else that is computed again.
+    sink: GradSink,
+    /// Whether the forward pass saves its activations; if not, the backward pass runs it again.
     keep: bool,
-    kept: Mutex<Option<Kept>>,
+    saved: Mutex<Option<Saved>>,
 }
 
 impl CustomOp2 for LayerOp {
@@ -86,42 +86,42 @@ impl CustomOp2 for LayerOp {
         &self,
         xs: &CpuStorage,
         xs_layout: &Layout,
-        _tokens: &CpuStorage,
-        _tokens_layout: &Layout,
+        _proxies: &CpuStorage,
+        _proxies_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let xs = host::slice(xs, xs_layout)?;
         let shape = Shape::from(self.rows.output_dims());
         let mut ys = vec![0.0; shape.elem_count()];
-        let kept = on_pool(|| self.rows.forward(xs, &mut ys, self.keep))?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        let saved = on_pool(|| self.rows.forward(xs, &mut ys, self.keep))?;
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = saved;
         Ok((CpuStorage::F32(ys), shape))
     }
 
     fn bwd(
         &self,
         xs: &Tensor,
-        tokens: &Tensor,
+        proxies: &Tensor,
         ys: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (xs_view, grad_view) = (xs.storage_and_layout(), grad.storage_and_layout());
         let (x, dys) = (host::values(&xs_view)?, host::values(&grad_view)?);
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let kept = match kept {
-            Some(kept) => Some(kept),
+        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let saved = match saved {
+            Some(saved) => Some(saved),
             None if self.keep => bail!("transformer_layer: a second backward pass, or one before forward"),
             None => on_pool(|| self.rows.forward(x, &mut vec![0.0; ys.elem_count()], true))?,
         };
-        let Some(kept) = kept else { bail!("transformer_layer: nothing was kept") };
+        let Some(saved) = saved else { bail!("transformer_layer: no activations were saved") };
         let mut dxs = xs.track_op().then(|| vec![0.0; x.len()]);
-        let gradients = on_pool(|| self.rows.backward(x, kept, dys, dxs.as_deref_mut()))?;
+        let gradients = on_pool(|| self.rows.backward(x, saved, dys, dxs.as_deref_mut()))?;
         let gradients = gradients
             .into_iter()
             .zip(&self.parameters)
             .map(|(values, parameter)| Tensor::from_vec(values, parameter.shape(), &Device::Cpu).map(Some));
         let gradients = gradients.collect::<candle_core::Result<Vec<_>>>()?;
         let dxs = dxs.map(|dxs| Tensor::from_vec(dxs, xs.shape(), xs.device())).transpose()?;
-        Ok((dxs, self.mailbox.leave(gradients, tokens)?))
+        Ok((dxs, self.sink.deliver(gradients, proxies)?))
     }
 }

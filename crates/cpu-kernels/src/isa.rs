@@ -1,0 +1,169 @@
+use std::sync::OnceLock;
+
+use crate::{Error, Result};
+
+/// The environment variable that selects the instruction set of all kernels of the process: `avx512bf16`, `avx512`
+/// (without BF16 instructions), `avx2` or `portable`. Unset or empty, the processor's best is used.
+pub const ISA_VARIABLE: &str = "CPU_KERNELS_ISA";
+
+/// An instruction set that the kernels are compiled for, and that this processor has.
+///
+/// There is no other way to get one than the functions below, so its kernels may always be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// AVX-512 F, BW and VL, and AVX512-BF16 where `bf16` is set.
+    Avx512 { bf16: bool },
+    /// AVX2 and FMA.
+    Avx2,
+    /// Plain Rust, for every processor.
+    Portable,
+}
+
+impl Isa {
+    /// The instruction set of this process: the best that the processor has, or the one that [`ISA_VARIABLE`] names. The
+    /// variable is read once.
+    ///
+    /// # Errors
+    /// If the variable names a set that the processor does not have, or that does not exist.
+    pub fn active() -> Result<Self> {
+        static ACTIVE: OnceLock<Result<Isa>> = OnceLock::new();
+        ACTIVE.get_or_init(|| Self::named(&std::env::var_os(ISA_VARIABLE).unwrap_or_default())).clone()
+    }
+
+    fn named(name: &std::ffi::OsStr) -> Result<Self> {
+        let supported = Self::supported();
+        let found = match name.is_empty() {
+            true => supported.first(),
+            false => supported.iter().find(|isa| isa.name() == name),
+        };
+        found.copied().ok_or_else(|| Error::UnknownIsa {
+            variable: ISA_VARIABLE,
+            value: name.to_string_lossy().into_owned(),
+            supported: supported.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The instruction sets that this processor has, best first.
+    pub fn supported() -> Vec<Self> {
+        let mut kinds = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
+            if avx512 {
+                kinds.push(Kind::Avx512 { bf16: false });
+                if is_x86_feature_detected!("avx512bf16") {
+                    let best = if is_intel() { kinds.len() } else { 0 };
+                    kinds.insert(best, Kind::Avx512 { bf16: true });
+                }
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                kinds.push(Kind::Avx2);
+            }
+        }
+        kinds.push(Kind::Portable);
+        kinds.into_iter().map(Self).collect()
+    }
+
+    /// The instruction set that every processor has.
+    pub fn portable() -> Self {
+        Self(Kind::Portable)
+    }
+
+    /// The name, as in [`ISA_VARIABLE`].
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Avx512 { bf16: true } => "avx512bf16",
+            Kind::Avx512 { bf16: false } => "avx512",
+            Kind::Avx2 => "avx2",
+            Kind::Portable => "portable",
+        }
+    }
+
+    #[inline]
+    pub(crate) fn kind(self) -> Kind {
+        self.0
+    }
+
+    /// Columns of a panel: two vectors.
+    pub fn panel_width(self) -> usize {
+        match self.0 {
+            Kind::Avx512 { .. } => 32,
+            Kind::Avx2 | Kind::Portable => 16,
+        }
+    }
+
+    /// Rows of a tile: as many as leave registers for the operands.
+    pub fn tile_rows(self) -> usize {
+        match self.0 {
+            Kind::Avx512 { .. } => 14,
+            Kind::Avx2 => 6,
+            Kind::Portable => 4,
+        }
+    }
+
+    /// Words of `k` in one pass over a tile. More of them mean fewer reads and writes of the sums, but the panel of so many
+    /// words must stay in the second-level cache, from which tiles read 9 to 11 bytes a cycle.
+    pub(crate) fn depth(self) -> usize {
+        match self.0 {
+            Kind::Avx512 { .. } | Kind::Avx2 => 768,
+            Kind::Portable => 256,
+        }
+    }
+
+    /// Rows of a block, a multiple of [`tile_rows`](Self::tile_rows): with [`depth`](Self::depth) words each they take a
+    /// third to a half of the second-level cache, which is larger on processors with AVX-512, and leave room for panels and
+    /// result.
+    pub(crate) fn block_rows(self) -> usize {
+        match self.0 {
+            Kind::Avx512 { .. } => 224,
+            Kind::Avx2 => 96,
+            Kind::Portable => 144,
+        }
+    }
+
+    /// Whether there is an instruction that multiplies pairs of bf16.
+    pub fn has_bf16(self) -> bool {
+        matches!(self.0, Kind::Avx512 { bf16: true })
+    }
+}
+
+/// Whether the processor is Intel's, on which AVX512-BF16 is slower than widening bf16 to f32: it issues a product of pairs
+/// every second cycle at most, AMD's as often as an f32 product. Decided by the maker and not by a measurement, so that a
+/// processor computes the same bits in every run.
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    let maker = std::arch::x86_64::__cpuid(0);
+    [maker.ebx, maker.edx, maker.ecx] == [b"Genu", b"ineI", b"ntel"].map(|name| u32::from_le_bytes(*name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn an_instruction_set_that_the_processor_lacks_is_an_error_that_lists_the_others() {
+        for value in ["avx9", "AVX2", "portable ", "neon"] {
+            let error = Isa::named(OsStr::new(value)).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("CPU_KERNELS_ISA={value}:")) && error.contains("portable"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_supported_set_can_be_named_and_the_best_is_the_default() {
+        let supported = Isa::supported();
+        for isa in &supported {
+            assert_eq!(Isa::named(OsStr::new(isa.name())), Ok(*isa));
+        }
+        assert_eq!(Isa::named(OsStr::new("")), Ok(supported[0]));
+    }
+}

@@ -1,0 +1,238 @@
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::Isa;
+use crate::aligned::Aligned;
+use crate::dispatch::for_each_isa;
+use crate::isa::Kind;
+
+/// How the elements of a packed matrix are stored. Sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// bf16, two neighbours in `k` together, as AVX512-BF16 reads them. The other factor of a product is rounded to bf16
+    /// too, with every instruction set.
+    Bf16,
+    /// Integers from -127 to 127, four neighbours in `k` together, times a scale for each column. The other factor stays f32.
+    /// A product is one with the integers: the caller multiplies its columns by the scales.
+    Int8,
+}
+
+/// A `(k, n)` matrix in the order in which products read it: panels of [`Isa::panel_width`] columns, each row by row, the
+/// last one padded with zeros.
+#[derive(Clone)]
+pub struct PackedMatrix {
+    pub(crate) isa: Isa,
+    pub(crate) precision: Precision,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    pub(crate) data: Aligned,
+    /// One for each column of [`Precision::Int8`], else empty.
+    pub(crate) scales: Vec<f32>,
+}
+
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedMatrix({} x {}, {:?}, {})", self.k, self.n, self.precision, self.isa.name())
+    }
+}
+
+impl PackedMatrix {
+    /// Packs the matrix whose element in row `k` and column `n` is `element(k, n)`.
+    pub fn new(
+        isa: Isa,
+        precision: Precision,
+        k: usize,
+        n: usize,
+        element: impl Fn(usize, usize) -> f32 + Sync,
+    ) -> Self {
+        if precision == Precision::Int8 {
+            return Self::new(isa, Precision::F32, k, n, element).quantised();
+        }
+        let width = isa.panel_width();
+        let panel_stride = words(precision, k) * width;
+        let mut data = Aligned::zeros(n.div_ceil(width) * panel_stride);
+        let element = |row: usize, column: usize| if row < k { element(row, column) } else { 0.0 };
+        data.par_chunks_mut(panel_stride.max(1)).enumerate().for_each(|(panel, data)| {
+            // Column by column: weights are stored by output, so that `element` reads neighbours along `k`.
+            for column in 0..width.min(n - panel * width) {
+                let n = panel * width + column;
+                for (word, row) in data.chunks_exact_mut(width).enumerate() {
+                    row[column] = match precision {
+                        Precision::Bf16 => pair(element(2 * word, n), element(2 * word + 1, n)),
+                        _ => element(word, n).to_bits(),
+                    };
+                }
+            }
+        });
+        Self { isa, precision, k, n, data, scales: Vec::new() }
+    }
+
+    /// Packs `scale * b` in f32, for `b` `(k, n)` stored row by row.
+    ///
+    /// # Panics
+    /// If `b` has another length, or no columns.
+    pub fn from_rows(isa: Isa, k: usize, n: usize, b: &[f32], scale: f32) -> Self {
+        assert!(b.len() == k * n, "length of a matrix");
+        let width = isa.panel_width();
+        let mut data = Aligned::zeros(n.div_ceil(width) * k * width);
+        let panels = data.values_mut().chunks_exact_mut((k * width).max(1));
+        for (panel, first) in panels.zip((0..n).step_by(width)) {
+            let columns = width.min(n - first);
+            for (to, row) in panel.chunks_exact_mut(width).zip(b.chunks_exact(n)) {
+                scale_to(isa, &row[first..first + columns], scale, to);
+            }
+        }
+        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+    }
+
+    /// Packs `scale * bᵀ` in f32, for `b` `(n, k)` stored row by row.
+    ///
+    /// # Panics
+    /// If `b` has another length.
+    pub fn from_columns(isa: Isa, k: usize, n: usize, b: &[f32], scale: f32) -> Self {
+        assert!(b.len() == k * n, "length of a matrix");
+        let width = isa.panel_width();
+        let mut data = Aligned::zeros(n.div_ceil(width) * k * width);
+        let panels = data.values_mut().chunks_exact_mut((k * width).max(1));
+        for (panel, columns) in panels.zip(b.chunks(width * k.max(1))) {
+            // A few rows of the panel at a time, which stay in cache until all of their columns are written.
+            for (rows, begin) in panel.chunks_mut(ROWS_AT_A_TIME * width).zip((0..k).step_by(ROWS_AT_A_TIME))
+            {
+                for (column, values) in columns.chunks_exact(k).enumerate() {
+                    for (to, value) in rows[column..].iter_mut().step_by(width).zip(&values[begin..]) {
+                        *to = scale * value;
+                    }
+                }
+            }
+        }
+        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+    }
+
+    /// The transpose, in the same precision; that of an int8 matrix is in f32, because its scales would belong to rows.
+    pub fn transposed(&self) -> Self {
+        let precision = match self.precision {
+            Precision::Int8 => Precision::F32,
+            other => other,
+        };
+        Self::new(self.isa, precision, self.n, self.k, |k, n| self.get(n, k))
+    }
+
+    /// The element in row `k` and column `n`.
+    #[inline]
+    pub fn get(&self, k: usize, n: usize) -> f32 {
+        let width = self.isa.panel_width();
+        let at = |word: usize| self.data[(n / width) * self.panel_stride() + word * width + n % width];
+        match self.precision {
+            Precision::Int8 => f32::from(at(k / 4).to_le_bytes()[k % 4] as i8) * self.scales[n],
+            Precision::F32 => f32::from_bits(at(k)),
+            Precision::Bf16 => {
+                f32::from_bits(if k.is_multiple_of(2) { at(k / 2) << 16 } else { at(k / 2) & HIGH_HALF })
+            }
+        }
+    }
+
+    /// The instruction set whose products read the matrix.
+    #[inline]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// How the elements are stored.
+    #[inline]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Number of rows.
+    #[inline]
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Number of columns.
+    #[inline]
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// The factors that a product's columns must be multiplied by; empty unless the matrix is int8.
+    #[inline]
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Elements of a word that are widened to f32 before they are multiplied; 1 where words are multiplied as they are.
+    pub(crate) fn widening(&self) -> usize {
+        match self.precision {
+            Precision::Int8 => 4,
+            Precision::Bf16 if !self.isa.has_bf16() => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether blocks widen a panel to f32 in scratch memory, once for all rows, and not in registers for each tile. AVX2 widens
+    /// bf16 in registers: it has a vector unit for shifts that is free while the two others multiply.
+    pub(crate) fn is_widened_to_scratch(&self) -> bool {
+        self.widening() > 1 && !(self.isa.kind() == Kind::Avx2 && self.precision == Precision::Bf16)
+    }
+
+    /// Words from one panel to the next.
+    pub(crate) fn panel_stride(&self) -> usize {
+        words(self.precision, self.k) * self.isa.panel_width()
+    }
+
+    /// The panel that begins at column `panel * width`.
+    pub(crate) fn panels_from(&self, panel: usize) -> &[u32] {
+        &self.data[panel * self.panel_stride()..]
+    }
+}
+
+/// Rows of a panel that are filled at a time.
+const ROWS_AT_A_TIME: usize = 64;
+/// The bits of the second bf16 of a pair.
+const HIGH_HALF: u32 = 0xffff_0000;
+/// Words along `k`.
+pub(crate) fn words(precision: Precision, k: usize) -> usize {
+    match precision {
+        Precision::F32 => k,
+        Precision::Bf16 => k.div_ceil(2),
+        Precision::Int8 => k.div_ceil(4),
+    }
+}
+
+/// Two values rounded to bf16 in one word, the first in the low half.
+#[inline(always)]
+pub(crate) fn pair(first: f32, second: f32) -> u32 {
+    u32::from(bf16::from_f32(first).to_bits()) | u32::from(bf16::from_f32(second).to_bits()) << 16
+}
+
+for_each_isa! {
+    fn scale_to(isa: Isa, row: &[f32], scale: f32, to: &mut [f32]) {
+        for (to, value) in to.iter_mut().zip(row) {
+            *to = scale * value;
+        }
+    }
+
+    /// Pairs as f32: each row of pairs becomes the row of its first values and the row of its second ones.
+    pub(crate) fn widen(isa: Isa, pairs: &[u32], width: usize, wide: &mut [u32]) {
+        for (pairs, wide) in pairs.chunks_exact(width).zip(wide.chunks_exact_mut(2 * width)) {
+            let (first, second) = wide.split_at_mut(width);
+            for ((pair, first), second) in pairs.iter().zip(first).zip(second) {
+                (*first, *second) = (pair << 16, pair & HIGH_HALF);
+            }
+        }
+    }
+
+    /// int8 as f32: each row of words becomes four rows, one for each of their bytes.
+    pub(crate) fn widen_bytes(isa: Isa, words: &[u32], width: usize, wide: &mut [u32]) {
+        for (words, wide) in words.chunks_exact(width).zip(wide.chunks_exact_mut(4 * width)) {
+            for (shift, wide) in [24, 16, 8, 0].into_iter().zip(wide.chunks_exact_mut(width)) {
+                for (word, wide) in words.iter().zip(wide) {
+                    *wide = (((word << shift) as i32 >> 24) as f32).to_bits();
+                }
+            }
+        }
+    }
+}

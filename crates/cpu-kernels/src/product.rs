@@ -1,0 +1,133 @@
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::shares::Shares;
+use crate::skinny::max_rows;
+use crate::task::Task;
+use crate::{DropoutMask, Isa, MaskBits, Operand, PackedMatrix, Precision};
+
+/// How the sums of a product are initialised.
+#[derive(Clone, Copy, Debug)]
+pub enum Init<'a> {
+    /// With zero.
+    Zero,
+    /// With a bias: the same row for every row of the result.
+    Bias(&'a [f32]),
+    /// With the values of the result: the product is added to them.
+    Accumulate,
+}
+
+/// One of the products that are summed: `a b`, with dropout masks where they are given.
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a> {
+    /// `(rows, k)`.
+    pub a: &'a Operand<'a>,
+    /// `(k, n)`.
+    pub b: &'a PackedMatrix,
+    /// A mask of `a`, for a `b` in f32.
+    pub a_mask: Option<&'a DropoutMask>,
+    /// A mask of `a b`, for a `b` in f32, without its scale.
+    pub product_mask: Option<&'a MaskBits>,
+}
+
+impl<'a> Term<'a> {
+    /// `a b`.
+    pub fn new(a: &'a Operand<'a>, b: &'a PackedMatrix) -> Self {
+        Self { a, b, a_mask: None, product_mask: None }
+    }
+}
+
+/// Panels of blocks for each thread, at least: with fewer, threads wait longer for the last one to finish.
+const PANELS: usize = 12;
+/// Column ranges for each thread of a skinny product, which is short.
+const SKINNY_RANGES: usize = 4;
+
+/// `to = init + Σ product_mask ∘ ((a_mask ∘ a) b)` over one or more terms, for a result with rows of `n` values.
+///
+/// A product with an int8 matrix is one with its integers: multiply its columns by [`PackedMatrix::scales`].
+///
+/// # Panics
+/// If shapes do not agree, if matrices are packed for different instruction sets, or if there is a mask of a product with a
+/// matrix that is not f32.
+pub fn product(to: &mut [f32], n: usize, init: Init<'_>, terms: &[Term<'_>]) {
+    let rows = to.len() / n.max(1);
+    assert!(to.len() == rows * n && !terms.is_empty(), "result of a product");
+    let isa = terms[0].b.isa();
+    for term in terms {
+        assert!(term.a.rows() == rows && term.b.n() == n && term.a.fits(term.b), "shapes of a product");
+        assert!(term.b.isa() == isa, "instruction sets of a product");
+        let masked = term.a_mask.is_some() || term.product_mask.is_some();
+        assert!(!masked || term.b.precision() == Precision::F32, "a mask with a matrix that is not f32");
+        assert!(term.product_mask.is_none_or(|mask| mask.covers(rows, n)), "mask of a product");
+    }
+    if to.is_empty() {
+        return;
+    }
+    let zeros = match init {
+        Init::Zero => vec![0.0; n],
+        _ => Vec::new(),
+    };
+    let init = match init {
+        Init::Zero => Some(zeros.as_slice()),
+        Init::Bias(bias) => Some(bias),
+        Init::Accumulate => None,
+    };
+    assert!(init.is_none_or(|init| init.len() == n), "bias of a product");
+    let skinny = rows <= max_rows(terms[0].b)
+        && terms.iter().all(|term| term.product_mask.is_none() && term.a_mask.is_none());
+    let shared = SharedPointer(to.as_mut_ptr());
+    let task =
+        |rows: Range<usize>, columns: Range<usize>| Task { rows, columns, n, init, result: shared.pointer() };
+    if skinny {
+        let width = skinny_columns(isa, n);
+        (0..n.div_ceil(width)).into_par_iter().for_each(|range| {
+            let columns = range * width..n.min((range + 1) * width);
+            // SAFETY: the rectangle lies within the result and overlaps no other.
+            #[allow(unsafe_code)]
+            unsafe {
+                task(0..rows, columns).run_skinny(terms)
+            }
+        });
+        return;
+    }
+    let (height, width) = (block_rows(isa, rows, n), isa.panel_width());
+    Shares::new(rows.div_ceil(height), n.div_ceil(width)).work(|block, panels| {
+        let rows = block * height..rows.min((block + 1) * height);
+        let columns = panels.start * width..n.min(panels.end * width);
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            task(rows, columns).run(terms)
+        }
+    });
+}
+
+/// Rows of a block of the result: as many as fit the cache, and fewer where there would not be enough panels for all
+/// threads.
+fn block_rows(isa: Isa, rows: usize, n: usize) -> usize {
+    let blocks = (PANELS * rayon::current_num_threads()).div_ceil(n.div_ceil(isa.panel_width()));
+    rows.div_ceil(rows.div_ceil(isa.block_rows()).max(blocks)).next_multiple_of(isa.tile_rows())
+}
+
+/// Columns of a task of a skinny product: each thread gets a few long ranges.
+fn skinny_columns(isa: Isa, n: usize) -> usize {
+    n.div_ceil(SKINNY_RANGES * rayon::current_num_threads()).next_multiple_of(isa.panel_width())
+}
+
+/// The pointer to a result that tasks write disjoint parts of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedPointer(pub(crate) *mut f32);
+
+// SAFETY: tasks write to parts that do not overlap; nothing else accesses the result while they run.
+#[allow(unsafe_code)]
+unsafe impl Send for SharedPointer {}
+#[allow(unsafe_code)]
+unsafe impl Sync for SharedPointer {}
+
+impl SharedPointer {
+    #[inline]
+    pub(crate) fn pointer(&self) -> *mut f32 {
+        self.0
+    }
+}

@@ -1,0 +1,279 @@
+//! Skinny products, of a few rows, as in decoding: each weight is used only a few times, so memory bandwidth is the limit.
+//!
+//! A task reads the panels of its columns once, in the order of their addresses, and widens bf16 and int8 in registers. The
+//! sums are computed in the order of [`product`](crate::product()): the same bits.
+
+// SAFETY (of every block in this file): the caller of `Skinny::run` vouches for the pointers in `Skinny` and their extents.
+// Rows of a tile and columns of a panel lie within them; the last panel, if the result has fewer columns, goes through an
+// array with room for the largest tile.
+#![allow(unsafe_code)]
+
+use crate::isa::Kind;
+use crate::simd::{Portable, Simd};
+use crate::tile::{LINE, PREFETCH_INTERVAL};
+use crate::{Isa, PackedMatrix, Precision};
+
+/// The most rows for which this is faster than blocks: in f32, those of one tile that is bound by memory. Where `b` is widened,
+/// once for each tile, up to four tiles.
+pub(crate) fn max_rows(b: &PackedMatrix) -> usize {
+    match b.isa().kind() {
+        Kind::Avx512 { .. } if b.widening() > 1 => 48,
+        Kind::Avx2 if b.widening() > 1 => 16,
+        _ => 4,
+    }
+}
+
+/// The most rows of a tile: their sums and the widened vectors stay in registers.
+const TILE: usize = 12;
+
+/// `to = from + (begin + a b)` for at most [`max_rows`] rows of `a` and some panels of `b`.
+#[derive(Clone, Copy)]
+pub(crate) struct Skinny {
+    pub(crate) rows: usize,
+    /// Columns of the result; the last panel may be wider.
+    pub(crate) columns: usize,
+    /// Words of a panel's column, and how many of them are summed before the sum is added to the result.
+    pub(crate) words: usize,
+    pub(crate) depth: usize,
+    /// `rows` rows of `words` words, or of two or four times as many where pairs or bytes are widened.
+    pub(crate) a: *const u32,
+    pub(crate) a_stride: usize,
+    /// Panels of `words` rows of the panel width.
+    pub(crate) b: *const u32,
+    pub(crate) sums: Sums,
+}
+
+/// Initial values of the sums, and their destination. Rows are `..._stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    /// The sums continue from these, for whole panels; null for zeros.
+    pub(crate) begin: *const f32,
+    pub(crate) begin_stride: usize,
+    /// The first sums are added to these; a stride of 0 repeats one row.
+    pub(crate) from: *const f32,
+    pub(crate) from_stride: usize,
+    pub(crate) to: *mut f32,
+    pub(crate) to_stride: usize,
+}
+
+impl Sums {
+    /// The same from another row and column on.
+    fn at(&self, row: usize, column: usize) -> Self {
+        Self {
+            begin: match self.begin.is_null() {
+                true => self.begin,
+                false => self.begin.wrapping_add(row * self.begin_stride + column),
+            },
+            from: self.from.wrapping_add(row * self.from_stride + column),
+            to: self.to.wrapping_add(row * self.to_stride + column),
+            ..*self
+        }
+    }
+}
+
+impl Skinny {
+    /// Computes the product.
+    ///
+    /// # Safety
+    /// As for [`Block::run`](crate::block::Block::run).
+    pub(crate) unsafe fn run(&self, isa: Isa, precision: Precision) {
+        unsafe {
+            match (isa.kind(), precision) {
+                #[cfg(target_arch = "x86_64")]
+                (Kind::Avx512 { bf16: true }, Precision::Bf16) => avx512_bf16(self),
+                #[cfg(target_arch = "x86_64")]
+                (Kind::Avx512 { .. }, precision) => avx512(self, precision),
+                #[cfg(target_arch = "x86_64")]
+                (Kind::Avx2, precision) => avx2(self, precision),
+                _ => portable(self, precision),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn avx512_bf16(work: &Skinny) {
+    // The instruction multiplies pairs: nothing is widened.
+    unsafe { panels::<crate::simd::Avx512Bf16, TILE, 8>(work, Precision::F32) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn avx512(work: &Skinny, precision: Precision) {
+    unsafe { panels::<crate::simd::Avx512, TILE, 8>(work, precision) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(work: &Skinny, precision: Precision) {
+    unsafe { panels::<crate::simd::Avx2, 4, 5>(work, precision) }
+}
+
+unsafe fn portable(work: &Skinny, precision: Precision) {
+    unsafe { panels::<Portable, 4, 4>(work, precision) }
+}
+
+/// With tiles of up to `ROWS` rows, or `BYTE_ROWS` for int8, whose widening takes more registers.
+#[inline(always)]
+unsafe fn panels<S: Simd, const ROWS: usize, const BYTE_ROWS: usize>(work: &Skinny, precision: Precision) {
+    unsafe {
+        match precision {
+            Precision::F32 => panel_by_panel::<S, ROWS, 1>(work),
+            Precision::Bf16 => panel_by_panel::<S, ROWS, 2>(work),
+            Precision::Int8 => panel_by_panel::<S, BYTE_ROWS, 4>(work),
+        }
+    }
+}
+
+/// Each panel for all rows, up to `ROWS` at a time, while it is in cache. Tiles prefetch the next panel.
+#[inline(always)]
+unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &Skinny) {
+    let width = 2 * S::LANES;
+    let count = work.rows.div_ceil(ROWS).max(1);
+    let (rows_of_all, longer) = (work.rows / count, work.rows % count);
+    // A single tile is bound by its own reads; of several, each prefetches a part of the next panel.
+    let lines = if count == 1 { 0 } else { (work.words * width).div_ceil(LINE).div_ceil(count) };
+    let ahead_lines = lines.div_ceil(work.words.div_ceil(PREFETCH_INTERVAL).max(1));
+    let mut b = work.b;
+    // Room for a whole panel where the result has fewer columns.
+    let mut edge = [0.0f32; TILE * 32];
+    let mut first = 0;
+    while first < work.columns {
+        let columns = width.min(work.columns - first);
+        let mut row = 0;
+        for index in 0..count {
+            let rows = rows_of_all + usize::from(index < longer);
+            unsafe {
+                let ahead = (b.wrapping_add(work.words * width + index * lines * LINE), ahead_lines);
+                let a = work.a.add(row * work.a_stride);
+                let sums = work.sums.at(row, first);
+                if columns == width {
+                    tile_of_rows::<S, ROWS, WIDEN>(rows, work, a, b, sums, ahead);
+                } else {
+                    let (from, to) = (edge.as_ptr(), edge.as_mut_ptr());
+                    for row in 0..rows {
+                        sums.from.add(row * sums.from_stride).copy_to(to.add(row * width), columns);
+                    }
+                    let aside = Sums { from, from_stride: width, to, to_stride: width, ..sums };
+                    tile_of_rows::<S, ROWS, WIDEN>(rows, work, a, b, aside, ahead);
+                    for row in 0..rows {
+                        to.add(row * width).copy_to(sums.to.add(row * sums.to_stride), columns);
+                    }
+                }
+            }
+            row += rows;
+        }
+        b = b.wrapping_add(work.words * width);
+        first += columns;
+    }
+}
+
+/// A panel for `rows` rows, at most `ROWS`.
+#[inline(always)]
+unsafe fn tile_of_rows<S: Simd, const ROWS: usize, const WIDEN: usize>(
+    rows: usize,
+    work: &Skinny,
+    a: *const u32,
+    b: *const u32,
+    sums: Sums,
+    ahead: (*const u32, usize),
+) {
+    macro_rules! rows_of {
+        ($($n:literal)*) => {
+            match rows {
+                // A comparison of constants: no code is generated for more rows than fit the registers.
+                $($n if $n <= ROWS => unsafe {
+                    panel::<S, $n, WIDEN>(work, a, b, sums, ahead)
+                },)*
+                _ => debug_assert!(false, "more rows than a tile has"),
+            }
+        };
+    }
+    rows_of!(1 2 3 4 5 6 7 8 9 10 11 12)
+}
+
+/// One panel, all of `k`.
+#[inline(always)]
+unsafe fn panel<S: Simd, const ROWS: usize, const WIDEN: usize>(
+    work: &Skinny,
+    mut a: *const u32,
+    mut b: *const u32,
+    Sums { begin, begin_stride, mut from, mut from_stride, to, to_stride }: Sums,
+    (mut ahead, ahead_lines): (*const u32, usize),
+) {
+    unsafe {
+        let mut sums = [[S::zero(); 2]; ROWS];
+        if !begin.is_null() {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::load(begin.add(row * begin_stride + at * S::LANES).cast());
+                }
+            }
+        }
+        let mut left = work.words;
+        loop {
+            let depth = left.min(work.depth);
+            for word in 0..depth {
+                if word.is_multiple_of(PREFETCH_INTERVAL) {
+                    for _ in 0..ahead_lines {
+                        S::prefetch_far(ahead);
+                        ahead = ahead.wrapping_add(LINE);
+                    }
+                }
+                S::prefetch(b.wrapping_add(AHEAD));
+                let vectors = [S::load(b), S::load(b.add(S::LANES))];
+                // A widened vector is used by all rows before the next one is needed, which saves registers.
+                if WIDEN == 4 {
+                    let [first, second] = [S::widen_bytes(vectors[0]), S::widen_bytes(vectors[1])];
+                    for k in 0..4 {
+                        add_products::<S, ROWS>(a.add(k), work.a_stride, [first[k], second[k]], &mut sums);
+                    }
+                } else if WIDEN == 2 {
+                    let [first, second] = [S::widen(vectors[0]), S::widen(vectors[1])];
+                    add_products::<S, ROWS>(a, work.a_stride, [first.0, second.0], &mut sums);
+                    add_products::<S, ROWS>(a.add(1), work.a_stride, [first.1, second.1], &mut sums);
+                } else {
+                    add_products::<S, ROWS>(a, work.a_stride, vectors, &mut sums);
+                }
+                a = a.add(WIDEN);
+                b = b.add(2 * S::LANES);
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                let (from, to) = (from.add(row * from_stride), to.add(row * to_stride).cast::<u32>());
+                for (at, sum) in sums.into_iter().enumerate() {
+                    let from = S::load(from.cast::<u32>().add(at * S::LANES));
+                    S::store(to.add(at * S::LANES), S::add(from, sum));
+                }
+            }
+            left -= depth;
+            if left == 0 {
+                break;
+            }
+            // The sums of the next words are added to the result so far.
+            (from, from_stride) = (to.cast_const(), to_stride);
+            sums = [[S::zero(); 2]; ROWS];
+        }
+    }
+}
+
+/// `sums += a b` for one `k` of each row.
+#[inline(always)]
+unsafe fn add_products<S: Simd, const ROWS: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: [S::Vector; 2],
+    sums: &mut [[S::Vector; 2]; ROWS],
+) {
+    for (row, sums) in sums.iter_mut().enumerate() {
+        unsafe {
+            let a = S::splat(a.add(row * a_stride));
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = S::multiply_add(a, b, *sum);
+            }
+        }
+    }
+}
+
+/// Prefetch distance in words, 2 KiB: the hardware prefetcher stops at the ends of pages.
+const AHEAD: usize = 512;
