@@ -230,12 +230,6 @@ impl CustomOp1 for CrossEntropyOp {
     }
 }
 
-/// `log Σ exp(logits)`: logits minus this are log-probabilities.
-pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    // All instruction sets give the same bits, so that an unknown one need not be an error here.
-    cpu_kernels::log_sum_exp(Isa::active().unwrap_or_else(|_| Isa::portable()), logits)
-}
-
 /// The logit that the smoothed target expects, `(1 - ε) logits[target] + ε mean(logits)`.
 fn expected(logits: &[f32], target: u32, label_smoothing: f32) -> f32 {
     let logit = logits[target as usize];

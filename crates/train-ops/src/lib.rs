@@ -50,7 +50,7 @@ pub use activation::Activation;
 pub use attention::{AttentionMask, attention};
 pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
-pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum, log_sum_exp};
+pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
 pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
