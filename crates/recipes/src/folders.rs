@@ -130,8 +130,7 @@ fn subfolders(dir: &Path) -> Vec<PathBuf> {
 
 /// The step of the checkpoint whose folder is in a path: `runs/x/checkpoint-40/adapter` is of step 40.
 fn step(path: &Path) -> Option<u64> {
-    let names = path.iter().rev().take(2);
-    names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).next()
+    path.iter().rev().take(2).find_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok())
 }
 
 /// The first of some folders, and how many more there are.

@@ -201,7 +201,7 @@ impl Decoding {
                 "{draws} follows one caption at a time, and {beams} as many: give --num-beams 1, or --do-sample=false"
             ));
         }
-        if config.sampling.is_none() && config.num_return_sequences > config.num_beams {
+        if config.sampling.is_none() && config.num_return_sequences > config.num_beams.max(1) {
             return Err(format!("{several} is more than {beams}: give more --num-beams, or fewer captions"));
         }
         config.check().map_err(|error| match file.path().file_name() {
