@@ -1,22 +1,21 @@
 //! The columns that are read of an Arrow file, as `datasets` saves it: a stream of record batches.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{Float64Type, Int32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::{MessageHeader, root_as_message};
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_schema::{ArrowError, DataType};
 use serde_json::Value;
 
-use crate::columns::{ColumnKind, Columns};
+use crate::arrow_columns::{bytes_of, columns, is_picture, value};
+use crate::columns::Columns;
 use crate::parquet_schema::{features_in, labels_in};
 use crate::table::{Column, Table, TableReader, TextColumn};
 use crate::{Error, Result, SourceOptions, lfs};
@@ -41,7 +40,7 @@ impl ArrowFile {
         let Index { head, batches } = guarded(path, || Index::read(&mut file))?;
         let schema = guarded(path, || {
             let mut decoder = StreamDecoder::new();
-            decoder.decode(&mut Buffer::from(head.clone()))?;
+            decoder.decode(&mut Buffer::from([head.as_slice(), &END].concat()))?;
             decoder.schema().ok_or_else(|| ArrowError::IpcError("the file has no schema".to_owned()))
         })?;
         let features = features_in(schema.metadata().get("huggingface").map(String::as_str));
@@ -66,12 +65,12 @@ impl ArrowFile {
         let (offset, length) = self.batches[index];
         let mut file = open(&self.path)?;
         guarded(&self.path, || {
-            let mut bytes = vec![0; length];
+            let mut stream = self.head.clone();
+            stream.resize(self.head.len() + length, 0);
             file.seek(SeekFrom::Start(offset))?;
-            file.read_exact(&mut bytes)?;
-            let mut decoder = StreamDecoder::new();
-            decoder.decode(&mut Buffer::from(self.head.clone()))?;
-            let batch = decoder.decode(&mut Buffer::from(bytes))?;
+            file.read_exact(&mut stream[self.head.len()..])?;
+            stream.extend(END);
+            let batch = StreamDecoder::new().decode(&mut Buffer::from(stream))?;
             batch.ok_or_else(|| ArrowError::IpcError("a record batch is not whole".to_owned()))
         })
     }
@@ -161,6 +160,9 @@ impl TableReader for OpenFile<'_> {
     }
 }
 
+/// The end of a stream. The decoder takes a message in when something follows it.
+const END: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+
 /// Where the parts of a file are.
 struct Index {
     head: Vec<u8>,
@@ -217,73 +219,4 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> std::result::Result<T, ArrowEr
     let panicked = || Err(ArrowError::IpcError("the reader panicked on it".to_owned()));
     let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| panicked());
     result.map_err(|error| Error::Arrow { path: path.to_owned(), why: error.to_string() })
-}
-
-/// The columns of a file, each with what it may be read for.
-fn columns(schema: &Schema, features: &HashMap<String, Value>) -> Vec<(String, ColumnKind)> {
-    let kind = |field: &Field| {
-        let is_audio = features.get(field.name()).is_some_and(|feature| feature["_type"] == "Audio");
-        if is_picture(field) && !is_audio {
-            ColumnKind::Picture
-        } else if is_text(field.data_type()) {
-            ColumnKind::Text
-        } else {
-            ColumnKind::Other
-        }
-    };
-    schema.fields().iter().map(|field| (field.name().clone(), kind(field))).collect()
-}
-
-fn is_picture(field: &Field) -> bool {
-    let is_bytes =
-        |kind: &DataType| matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
-    match field.data_type() {
-        DataType::Struct(fields) => {
-            fields.iter().any(|field| field.name() == "bytes" && is_bytes(field.data_type()))
-        }
-        kind => is_bytes(kind),
-    }
-}
-
-/// Whether a column holds text, numbers or lists of these.
-fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::List(element) | DataType::LargeList(element) => is_text(element.data_type()),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        kind => matches!(kind, DataType::Int32 | DataType::Int64 | DataType::Float64),
-    }
-}
-
-/// A value of a column that [`is_text`]; null for others.
-fn value(array: &dyn Array, row: usize) -> Value {
-    if array.is_null(row) {
-        return Value::Null;
-    }
-    let list = |list: ArrayRef| (0..list.len()).map(|at| value(&list, at)).collect();
-    match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().value(row).into(),
-        DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
-        DataType::Utf8View => array.as_string_view().value(row).into(),
-        DataType::Int32 => array.as_primitive::<Int32Type>().value(row).into(),
-        DataType::Int64 => array.as_primitive::<Int64Type>().value(row).into(),
-        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).into(),
-        DataType::List(_) => list(array.as_list::<i32>().value(row)),
-        DataType::LargeList(_) => list(array.as_list::<i64>().value(row)),
-        _ => Value::Null,
-    }
-}
-
-/// A byte string or text of a row.
-fn bytes_of(array: &ArrayRef, row: usize) -> Option<&[u8]> {
-    if array.is_null(row) {
-        return None;
-    }
-    match array.data_type() {
-        DataType::Binary => Some(array.as_binary::<i32>().value(row)),
-        DataType::LargeBinary => Some(array.as_binary::<i64>().value(row)),
-        DataType::BinaryView => Some(array.as_binary_view().value(row)),
-        DataType::Utf8 => Some(array.as_string::<i32>().value(row).as_bytes()),
-        DataType::LargeUtf8 => Some(array.as_string::<i64>().value(row).as_bytes()),
-        _ => None,
-    }
 }

@@ -44,6 +44,8 @@
 //! ```
 
 #[cfg(feature = "arrow")]
+mod arrow_columns;
+#[cfg(feature = "arrow")]
 mod arrow_file;
 mod bert;
 mod by_picture;
