@@ -17,14 +17,15 @@ use caption_data::{
     CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
     SourceOptions,
 };
-use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Sampling};
+use git_model::{Caption, GitForCausalLm, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::cli::{self, Decoding, Storage};
+use recipes::captioning;
+use recipes::cli::{self, Storage};
+use recipes::open;
 use recipes::pictures::with_flag;
 use recipes::prompts::Prompts;
 use recipes::terminal::{one_line, say};
-use recipes::{captioning, open};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
@@ -53,6 +54,35 @@ fn run(options: &cli::Caption) -> Result<usize> {
     let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
+    let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
+        Some(location) => {
+            let columns = SourceOptions {
+                image_column: options.image_column.clone(),
+                caption_column: None,
+                prompt_column: options.prompt_column.clone(),
+                no_captions: true,
+                decoder,
+            };
+            let source = open::dataset(location, &columns)?.source;
+            let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
+            (source, rows)
+        }
+        None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
+    };
+    let (tokenizer, start) = (&pretrained.tokenizer, pretrained.checkpoint.config().bos_token_id);
+    let prompts = match &options.prompt_column {
+        Some(_) => Prompts::of_rows(&source, &rows, tokenizer, start)?,
+        None => Prompts::one(options.decoding.prompt.as_deref(), tokenizer, start)?,
+    };
+    if let Some(cut) = prompts.cut() {
+        eprintln!("warning: {cut}");
+    }
+    let bad_words = bad_words(&options.decoding.bad_words, &pretrained.tokenizer)?;
+    let resolve = |prompt: usize| {
+        let config = options.decoding.resolve(pretrained.checkpoint.generation(), prompt, bad_words.clone());
+        config.map_err(anyhow::Error::msg)
+    };
+    let config = resolve(prompts.longest())?;
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
     let load = LoadOptions { dtype, ..LoadOptions::default() };
     let load =
@@ -68,29 +98,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
             model
         }
     };
-    let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
-        Some(location) => {
-            let columns = SourceOptions {
-                image_column: options.image_column.clone(),
-                caption_column: None,
-                prompt_column: options.prompt_column.clone(),
-                no_captions: true,
-                decoder,
-            };
-            let source = open::dataset(location, &columns)?;
-            let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
-            (source, rows)
-        }
-        None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
-    };
-    let config = decoding(&options.decoding, &pretrained.tokenizer)?;
-    let prompts = match &options.prompt_column {
-        Some(_) => Prompts::of_rows(&source, &rows, &pretrained.tokenizer)?,
-        None => Prompts::one(options.decoding.prompt.as_deref(), &pretrained.tokenizer)?,
-    };
-    if let Some(cut) = prompts.cut() {
-        eprintln!("warning: {cut}");
-    }
     let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
     let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
@@ -109,7 +116,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
             continue;
         }
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
-        let captions = prompts.captions(batch.rows(), &model, &features, &config, draft.as_ref())?;
+        let captions = prompts.captions(batch.rows(), &model, &features, &resolve, draft.as_ref())?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
         for (&row, captions) in batch.rows().iter().zip(&captions) {
             let best = best(captions);
@@ -197,34 +204,10 @@ impl Metadata {
     }
 }
 
-fn decoding(options: &Decoding, tokenizer: &CaptionTokenizer) -> Result<GenerationConfig> {
-    let bad_words =
-        options.bad_words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
-    // What the tokenizer has no tokens for cannot be said anyway.
-    let bad_words = bad_words.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect::<Result<_>>()?;
-    Ok(GenerationConfig {
-        max_new_tokens: options.max_new_tokens,
-        min_new_tokens: options.min_new_tokens,
-        num_beams: options.num_beams,
-        length_penalty: options.length_penalty as f32,
-        early_stopping: match options.early_stopping {
-            cli::EarlyStopping::True => EarlyStopping::Always,
-            cli::EarlyStopping::False => EarlyStopping::Heuristic,
-            cli::EarlyStopping::Never => EarlyStopping::Never,
-        },
-        no_repeat_ngram_size: options.no_repeat_ngram_size,
-        repetition_penalty: options.repetition_penalty as f32,
-        eos_token_id: None,
-        bad_words,
-        num_return_sequences: options.num_return_sequences,
-        sampling: options.do_sample.then_some(Sampling {
-            temperature: options.temperature as f32,
-            top_k: options.top_k,
-            top_p: options.top_p as f32,
-            min_p: options.min_p as f32,
-            seed: options.seed,
-        }),
-    })
+/// The ids of words that are not said. What the tokenizer has no tokens for cannot be said anyway.
+fn bad_words(words: &[String], tokenizer: &CaptionTokenizer) -> Result<Vec<Vec<u32>>> {
+    let ids = words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
+    ids.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect()
 }
 
 /// The start token and the text, without the end token: the caption continues it.

@@ -11,12 +11,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use recipes::cli::{self, Finetune};
+use recipes::cli::Request;
 use recipes::finetune::{self, Ending, INTERRUPTED, Session};
+use recipes::resume::Resumed;
 use recipes::terminal::one_line;
 
 fn main() -> ExitCode {
-    match finetune(&Finetune::from_command_line()) {
+    match finetune(Request::from_command_line()) {
         Ok(Ending::Finished) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
@@ -26,12 +27,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn finetune(options: &Finetune) -> Result<Ending> {
-    let runs = options.sweep(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let mut session = Session::new(options)?;
-    if runs.is_empty() {
-        finetune::run(options, &cli::command_line(std::env::args_os()), &mut session)
-    } else {
-        finetune::sweep(options, &runs, &mut session)
+fn finetune(request: Request) -> Result<Ending> {
+    let request = Resumed::find(request)?;
+    if request.options.data.sweep.is_empty() {
+        return finetune::run(&request, &mut Session::new(&request.options)?);
     }
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // A value that a flag does not take is found before anything is done.
+    let runs = request.options.sweep(arguments.clone(), "".as_ref());
+    runs.unwrap_or_else(|error| error.exit());
+    finetune::sweep(&request, arguments, &mut Session::new(&request.options)?)
 }

@@ -68,6 +68,7 @@ fn main() -> Result<()> {
     let validation = (10..15).map(batch).collect::<Result<Vec<_>>>()?;
     let arguments = TrainingArguments {
         output_dir: std::env::temp_dir().join("train_classifier"),
+        overwrite_output_dir: true,
         num_train_epochs: 60.0,
         gradient_accumulation_steps: 1,
         learning_rate: 0.05,

@@ -1,7 +1,9 @@
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use image::{RgbImage, imageops};
+use serde_json::Value;
 use twox_hash::XxHash3_128;
 
 use crate::processor_config::{ProcessorConfig, Size};
@@ -56,20 +58,30 @@ impl ImageProcessor {
         Self { config, values }
     }
 
-    /// Reads the processor of a checkpoint folder: its `preprocessor_config.json`, or the `image_processor`
-    /// in the `processor_config.json` that transformers 5 writes instead.
+    /// Reads the processor of a checkpoint folder from its [`file`](Self::file).
     ///
     /// # Errors
     /// If there is no such file, or as [`from_file`](Self::from_file).
     pub fn from_pretrained(checkpoint: impl AsRef<Path>) -> Result<Self> {
+        Self::from_file(Self::file(checkpoint))
+    }
+
+    /// The file that describes the processor of a checkpoint folder, as transformers 5 chooses it: `processor_config.json` where
+    /// that holds an `image_processor`, and else `preprocessor_config.json`, which need not exist.
+    pub fn file(checkpoint: impl AsRef<Path>) -> PathBuf {
         let folder = checkpoint.as_ref();
         let nested = folder.join("processor_config.json");
         let flat = folder.join("preprocessor_config.json");
-        Self::from_file(if nested.exists() && !flat.exists() { nested } else { flat })
+        // One that is not JSON is named by whoever reads it.
+        let counts = fs::read(&nested).is_ok_and(|text| {
+            let value = serde_json::from_slice::<Value>(&text);
+            value.map_or(true, |value| value.get("image_processor").is_some())
+        });
+        if counts { nested } else { flat }
     }
 
-    /// Reads a `preprocessor_config.json`, of the processors `CLIPImageProcessor` and
-    /// `VideoMAEImageProcessor`. What it leaves out has the value that transformers gives it.
+    /// Reads a `preprocessor_config.json`, or the `image_processor` in a `processor_config.json`, of the processors
+    /// `CLIPImageProcessor` and `VideoMAEImageProcessor`. What it leaves out has the value that transformers gives it.
     ///
     /// # Errors
     /// If the file cannot be read, or asks for something that this processor does not do: the error names the

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use caption_data::{CaptionSource, CaptionTokenizer};
+use caption_data::{CaptionSource, CaptionTokenizer, Encoded};
 use git_model::{Caption, Draft, GenerationConfig, GitForCausalLm, Progress};
 
 /// The prompts of pictures.
@@ -44,26 +44,32 @@ impl fmt::Display for Cut {
 }
 
 impl Prompts {
-    /// One prompt for all pictures, or none.
+    /// One prompt for all pictures, or none. It begins with the model's `start` token, which may be another than the
+    /// tokenizer's.
     ///
     /// # Errors
     /// If the tokenizer cannot encode it.
-    pub fn one(prompt: Option<&str>, tokenizer: &CaptionTokenizer) -> Result<Self> {
-        let prompt = prompt.map(|prompt| tokenizer.encode_prompt(prompt)).transpose()?;
+    pub fn one(prompt: Option<&str>, tokenizer: &CaptionTokenizer, start: u32) -> Result<Self> {
+        let prompt = prompt.map(|prompt| encode(prompt, tokenizer, start)).transpose()?;
         let is_cut = prompt.as_ref().is_some_and(|prompt| prompt.is_cut);
         let kind = Kind::One(prompt.map(|prompt| prompt.ids));
         Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer) })
     }
 
-    /// The prompts of some rows of a dataset.
+    /// The prompts of some rows of a dataset, which begin with the model's `start` token.
     ///
     /// # Errors
     /// If one cannot be read, is blank, or cannot be encoded.
-    pub fn of_rows(source: &dyn CaptionSource, rows: &[usize], tokenizer: &CaptionTokenizer) -> Result<Self> {
+    pub fn of_rows(
+        source: &dyn CaptionSource,
+        rows: &[usize],
+        tokenizer: &CaptionTokenizer,
+        start: u32,
+    ) -> Result<Self> {
         let (mut prompts, mut cut) = (BTreeMap::new(), 0);
         for &row in rows {
             let text = source.prompt(row)?.unwrap_or_default();
-            let prompt = tokenizer.encode_prompt(&text)?;
+            let prompt = encode(&text, tokenizer, start)?;
             cut += usize::from(prompt.is_cut);
             prompts.insert(row, (text, prompt.ids));
         }
@@ -75,6 +81,14 @@ impl Prompts {
         Some(self.cut).filter(|cut| cut.prompts > 0)
     }
 
+    /// Tokens of the longest prompt, the start token counted.
+    pub fn longest(&self) -> usize {
+        match &self.kind {
+            Kind::One(prompt) => prompt.as_ref().map_or(1, Vec::len),
+            Kind::Rows(prompts) => prompts.values().map(|(_, ids)| ids.len()).max().unwrap_or(1),
+        }
+    }
+
     /// The text of a row's own prompt and the number of its tokens; `None` where all pictures have the same.
     pub fn of_row(&self, row: usize) -> Option<(&str, usize)> {
         match &self.kind {
@@ -83,25 +97,25 @@ impl Prompts {
         }
     }
 
-    /// Captions of the pictures of some rows, in their order, behind their prompts. Rows with the same prompt are captioned
-    /// together, and a batch of others has the captions that each would have alone.
+    /// Captions of the pictures of some rows, in their order, behind their prompts, decoded as `resolve` says for a prompt's
+    /// length. Rows with the same prompt are captioned together, and each has the captions that it would have alone.
     ///
     /// # Errors
-    /// As [`GitForCausalLm::generate_with`].
+    /// Those of `resolve`, and as [`GitForCausalLm::generate_with`].
     pub fn captions(
         &self,
         rows: &[usize],
         model: &GitForCausalLm,
         features: &Tensor,
-        config: &GenerationConfig,
+        resolve: &dyn Fn(usize) -> Result<GenerationConfig>,
         draft: Option<&Draft>,
     ) -> Result<Vec<Vec<Caption>>> {
         let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        let per_picture = config.num_return_sequences;
         let prompts = match &self.kind {
             Kind::One(prompt) => {
-                let captions = model.generate_with(features, prompt.as_deref(), config, draft, go_on)?;
-                return Ok(captions.chunks(per_picture).map(<[Caption]>::to_vec).collect());
+                let config = resolve(self.longest())?;
+                let captions = model.generate_with(features, prompt.as_deref(), &config, draft, go_on)?;
+                return Ok(captions.chunks(config.num_return_sequences).map(<[Caption]>::to_vec).collect());
             }
             Kind::Rows(prompts) => rows.iter().map(|row| prompts.get(row).map(|(_, ids)| ids.as_slice())),
         };
@@ -109,9 +123,10 @@ impl Prompts {
         for (prompt, places) in by_prompt(prompts) {
             let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
             let features = features.index_select(&Tensor::new(index, features.device())?, 0)?;
-            let config = after_prompt(config, prompt.map_or(1, <[u32]>::len), model);
+            let length = prompt.map_or(1, <[u32]>::len);
+            let config = after_prompt(&resolve(length)?, length, model);
             let of_prompt = model.generate_with(&features, prompt, &config, draft, go_on)?;
-            for (place, of_picture) in places.into_iter().zip(of_prompt.chunks(per_picture)) {
+            for (place, of_picture) in places.into_iter().zip(of_prompt.chunks(config.num_return_sequences)) {
                 captions[place] = of_picture.to_vec();
             }
         }
@@ -124,6 +139,15 @@ impl Cut {
         // [SEP] is counted in the tokenizer's maximum, and is no part of a prompt.
         Self { prompts, of, max_tokens: tokenizer.max_length().unwrap_or_default().saturating_sub(1) }
     }
+}
+
+/// A prompt as ids from the `start` token on.
+fn encode(text: &str, tokenizer: &CaptionTokenizer, start: u32) -> Result<Encoded> {
+    let mut prompt = tokenizer.encode_prompt(text)?;
+    if let Some(first) = prompt.ids.first_mut() {
+        *first = start;
+    }
+    Ok(prompt)
 }
 
 /// The places of equal prompts, in the order of the first of each: a model continues one prompt in a batch.

@@ -28,9 +28,13 @@ pub fn rows(
     let Split { train, validation, test } = &inputs.rows;
     let split = format!("{} train, {} validation, {} test", train.len(), validation.len(), test.len());
     let named = |name: &str, value: String| (name.to_owned(), value);
+    let dataset = match &options.data.dataset {
+        Location::Hub(id) => at_commit(id.to_string(), inputs.source_commit.as_deref()),
+        _ => inputs.source.name(),
+    };
     let mut rows = vec![
-        named("model", inputs.name.clone()),
-        named("dataset", inputs.source.name()),
+        named("model", at_commit(options.data.model.to_string(), inputs.commit.as_deref())),
+        named("dataset", dataset),
         named("split", split),
     ];
     rows.extend(crate::setup_rows::rows(options, inputs));
@@ -41,7 +45,7 @@ pub fn rows(
     let Hardware { device, dtype, .. } = &options.hardware;
     let threads = counted(threads.get(), "thread", "threads");
     rows.push(named("device", format!("{device}, {dtype:?}, {threads}").to_lowercase()));
-    rows.push(named("output", options.data.output_dir.display().to_string()));
+    rows.push(named("output", arguments.output_dir.display().to_string()));
     rows
 }
 
@@ -145,6 +149,14 @@ pub fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &Tra
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let day = DateTime::from_timestamp_secs(now.as_secs().cast_signed()).unwrap_or_default().date_naive();
     format!("{model}, fine-tuned {what} on {data}: {steps} steps{took}, finished on {day} (UTC).")
+}
+
+/// `microsoft/git-base, commit 0f3c...`: what was asked for on the hub, and what it stood for.
+fn at_commit(name: String, commit: Option<&str>) -> String {
+    match commit {
+        Some(commit) => format!("{name}, commit {commit}"),
+        None => name,
+    }
 }
 
 /// Seconds as `45 s`, `12 min` or `3.5 h`.

@@ -3,7 +3,8 @@
 use caption_data::{CaptionSource as _, TokenCuts};
 
 use crate::cli::{Finetune, SplitBy};
-use crate::finetune::{Inputs, SKIPPED_ROWS};
+use crate::finetune::Inputs;
+use crate::results::SKIPPED_ROWS;
 
 /// Lines of the set-up about the rows: several captions, everything that is left out, and pictures in several parts of the
 /// split. None for a dataset that is used as it is.

@@ -40,6 +40,7 @@ mod linear;
 mod mapped;
 mod math;
 mod memory;
+mod names;
 mod pass;
 mod recompute;
 mod threads;
@@ -61,6 +62,7 @@ pub use linear::{
 };
 pub use mapped::MappedFile;
 pub use memory::{keep_freed_memory, release_memory};
+pub use names::Renaming;
 pub use pass::{Pass, sample_key};
 pub use recompute::recompute;
 pub use threads::{on_pool, use_threads};

@@ -21,6 +21,9 @@ use crate::{OptimizerType, ParameterGroup, SchedulerOptions, SchedulerType};
 pub struct TrainingArguments {
     /// Where checkpoints and `trainer_state.json` are written. Default `trainer_output`.
     pub output_dir: PathBuf,
+    /// Remove the checkpoints that an earlier run left in `output_dir` when a new run begins to train there, which is refused
+    /// otherwise. Means nothing to a run that is resumed. Default false.
+    pub overwrite_output_dir: bool,
     /// Passes over the training data; may be fractional. Ignored where `max_steps` is given. Default 15.
     pub num_train_epochs: f64,
     /// Steps to make in all. Default: as many as `num_train_epochs` needs.
@@ -101,6 +104,7 @@ impl Default for TrainingArguments {
     fn default() -> Self {
         Self {
             output_dir: PathBuf::from("trainer_output"),
+            overwrite_output_dir: false,
             num_train_epochs: 15.0,
             max_steps: None,
             learning_rate: 5e-5,

@@ -1,4 +1,8 @@
+use std::io::ErrorKind;
 use std::path::PathBuf;
+
+use crate::Difference;
+use crate::names::listed;
 
 /// An error from code that the engine calls: a task, a batch source or a sink.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -14,7 +18,7 @@ pub enum Error {
     /// Training arguments that make no sense; all of them.
     #[error("invalid training arguments: {}", issues.join("; "))]
     Arguments {
-        /// One sentence an issue, each naming its argument.
+        /// One sentence an issue, which begins with the name of its argument.
         issues: Vec<String>,
     },
     /// There is nothing to train.
@@ -56,7 +60,7 @@ pub enum Error {
     /// A group of parameters that is empty.
     #[error(
         "parameter group `{name_contains}` has no parameter that is not in an earlier group; the names are {}",
-        names.join(", ")
+        listed(names, ", ")
     )]
     EmptyGroup {
         /// The text that names of the group contain.
@@ -177,7 +181,7 @@ pub enum Error {
     #[error(
         "step {step}: no gradient reached {}; an operation between them and the loss is not differentiable, \
          or they are not used (nothing was updated)",
-        names.join(", ")
+        listed(names, ", ")
     )]
     MissingGradients {
         /// The optimizer step.
@@ -186,9 +190,10 @@ pub enum Error {
         names: Vec<String>,
     },
     /// The loss or the gradient norm is NaN or infinite. The step was not taken.
+    /// [`OnNan::Skip`](crate::OnNan::Skip) passes over such steps.
     #[error(
         "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {}); nothing was updated; \
-         look at this batch, lower the learning rate, or pass over such steps with on_nan skip; {}",
+         look at this batch, or lower the learning rate; {}",
         batches.join("; "),
         last_good(checkpoint)
     )]
@@ -207,10 +212,10 @@ pub enum Error {
         checkpoint: Option<PathBuf>,
     },
 
-    /// More steps were not finite than may be skipped.
+    /// More steps were not finite than [`max_skipped_steps`](crate::TrainingArguments::max_skipped_steps) allows.
     #[error(
-        "{skipped} steps were skipped already, as many as max_skipped_steps allows; {reason}; nothing was updated; look \
-         at this batch, or lower the learning rate; {}",
+        "{skipped} steps were skipped already, and no more may be; {reason}; nothing was updated; look at this batch, \
+         or lower the learning rate; {}",
         last_good(checkpoint)
     )]
     TooManySkipped {
@@ -243,9 +248,9 @@ pub enum Error {
     },
     /// A checkpoint, or the record of the run, could not be saved.
     #[error(
-        "cannot save the state of step {step}: {source}; what was saved before is as it was: {}; make room, and \
-         resume from it",
-        last_good(checkpoint)
+        "cannot save the state of step {step}: {source}; what was saved before is as it was: {}{}",
+        last_good(checkpoint),
+        room(source)
     )]
     Save {
         /// The optimizer step.
@@ -263,6 +268,53 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A checkpoint of another run than the one that is to be resumed from it.
+    #[error(
+        "cannot resume from {}, as the run would not be the same: {}",
+        path.display(),
+        differences.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    AnotherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Everything that decides the run's numbers and differs.
+        differences: Vec<Difference>,
+    },
+    /// A new run in a directory with checkpoints.
+    #[error(
+        "the output directory {} holds checkpoints of an earlier run: {}; resume it, choose another directory, or set \
+         overwrite_output_dir",
+        path.display(),
+        listed(&names(paths), ", ")
+    )]
+    EarlierCheckpoints {
+        /// The output directory.
+        path: PathBuf,
+        /// The checkpoints.
+        paths: Vec<PathBuf>,
+    },
+    /// Directories that have the names of checkpoints and are not the run's own, so that it can neither replace nor keep them.
+    #[error(
+        "{} in the output directory {} {} not of this run: move {} away, or choose another directory",
+        listed(&names(paths), ", "),
+        path.display(),
+        if paths.len() == 1 { "is" } else { "are" },
+        if paths.len() == 1 { "it" } else { "them" }
+    )]
+    ForeignCheckpoints {
+        /// The output directory.
+        path: PathBuf,
+        /// The directories.
+        paths: Vec<PathBuf>,
+    },
+    /// A checkpoint that cannot be removed, as there is something in it that no run wrote.
+    #[error("{} holds files that no run wrote: {}", path.display(), listed(names, ", "))]
+    ForeignFiles {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The files, relative to it.
+        names: Vec<String>,
+    },
     /// Resuming was asked for and there is nothing to resume from.
     #[error(
         "no usable checkpoint in {}{}; start without resuming, or name a checkpoint",
@@ -276,7 +328,7 @@ pub enum Error {
         damaged: Vec<String>,
     },
     /// A file of tensors does not hold exactly the tensors that are wanted.
-    #[error("{}: {}", path.display(), problems.join("; "))]
+    #[error("{}: {}", path.display(), listed(problems, "; "))]
     Tensors {
         /// The file.
         path: PathBuf,
@@ -294,6 +346,23 @@ fn last_good(checkpoint: &Option<PathBuf>) -> String {
         Some(path) => format!("last good checkpoint: {}", path.display()),
         None => "no checkpoint was saved yet".to_owned(),
     }
+}
+
+/// What to do if a file could not be saved for want of room.
+fn room(source: &Error) -> &'static str {
+    let Error::Io { source, .. } = source else { return "" };
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; make room, and resume from it"
+        }
+        _ => "",
+    }
+}
+
+/// The last part of each path.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    paths.iter().map(name).collect()
 }
 
 fn list_damaged(damaged: &[String]) -> String {

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::names::listed;
 use crate::{BoxError, LogEntry, Metric};
 
 /// Something that happened in a run. The engine reports everything so, and prints nothing.
@@ -12,8 +13,10 @@ use crate::{BoxError, LogEntry, Metric};
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// Training begins.
+    /// Training begins. Everything that can fail before the first step has been tried.
     Started {
+        /// The run's name, which no other run has, and which it keeps when it is resumed.
+        run: String,
         /// Trainable numbers.
         trainable_parameters: usize,
         /// Steps already made by the run that is resumed, else 0.
@@ -47,6 +50,8 @@ pub enum Event {
     CheckpointSaved {
         /// Its directory.
         path: PathBuf,
+        /// Steps made.
+        global_step: usize,
         /// Whether it has the best evaluation so far.
         best: bool,
     },
@@ -180,8 +185,8 @@ pub enum Warning {
     },
     /// The resumed run had other arguments.
     ArgumentsChanged {
-        /// One `name: old -> new` each.
-        changes: Vec<String>,
+        /// Every argument that is another one now.
+        changes: Vec<ArgumentChange>,
     },
     /// The best checkpoint of the resumed run is gone or damaged, or another one is in its place; a new best is looked
     /// for.
@@ -201,11 +206,6 @@ pub enum Warning {
         /// What is wrong with it.
         reason: String,
     },
-    /// The output directory holds checkpoints of an earlier run.
-    EarlierCheckpoints {
-        /// Their directories.
-        paths: Vec<PathBuf>,
-    },
     /// A checkpoint that is no longer kept could not be removed.
     CheckpointNotRemoved {
         /// Its directory.
@@ -222,7 +222,7 @@ impl fmt::Display for Warning {
                 write!(
                     f,
                     "the gradient has been exactly zero in every step so far, so these do not learn: {}",
-                    names.join(", ")
+                    listed(names, ", ")
                 )
             }
             Self::ParametersUnchanged { all: true, .. } => {
@@ -232,7 +232,7 @@ impl fmt::Display for Warning {
                 )
             }
             Self::ParametersUnchanged { names, .. } => {
-                write!(f, "these parameters are what they were before the first step: {}", names.join(", "))
+                write!(f, "these parameters are what they were before the first step: {}", listed(names, ", "))
             }
             Self::StepSkipped { skipped, limit, reason, .. } => {
                 write!(f, "skipped, {skipped} of at most {limit}: {reason}")
@@ -245,7 +245,8 @@ impl fmt::Display for Warning {
             }
             Self::CheckpointSkipped { path, reason } => write!(f, "skipped {}: {reason}", path.display()),
             Self::ArgumentsChanged { changes } => {
-                write!(f, "the run goes on with other arguments than it began with: {}", changes.join(", "))
+                let changes: Vec<_> = changes.iter().map(ArgumentChange::to_string).collect();
+                write!(f, "the run continues with changed arguments: {}", changes.join(", "))
             }
             Self::BestCheckpointMissing { path } => {
                 write!(
@@ -263,19 +264,27 @@ impl fmt::Display for Warning {
                     path.display()
                 )
             }
-            Self::EarlierCheckpoints { paths } => {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                write!(
-                    f,
-                    "the output directory holds checkpoints of an earlier run, which are replaced where the steps are \
-                     the same and else left alone: {}",
-                    paths.join(", ")
-                )
-            }
             Self::CheckpointNotRemoved { path, reason } => {
                 write!(f, "cannot remove {}: {reason}", path.display())
             }
         }
+    }
+}
+
+/// An argument that a resumed run has another value of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ArgumentChange {
+    /// Its name in [`TrainingArguments`](crate::TrainingArguments), as `lr_scheduler_kwargs.power` where it is part of another.
+    pub name: String,
+    /// The value that the checkpoint was saved with; `none` where there was none.
+    pub saved: String,
+    /// The value now.
+    pub now: String,
+}
+
+impl fmt::Display for ArgumentChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.name, self.saved, self.now)
     }
 }
 

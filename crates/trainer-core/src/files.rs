@@ -14,14 +14,13 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-/// Replaces the file at `path` by `value` as indented JSON: under another name first, synced, then renamed.
+/// Replaces the file at `path` by `value` as indented JSON: under another name first, then renamed. It survives the end of
+/// the process; one who needs it to survive a loss of power calls [`sync_file`] as well.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let partial = path.with_extension("json.partial");
     let write = || -> io::Result<()> {
         fs::write(&partial, serde_json::to_vec_pretty(value)?)?;
-        sync(&partial)?;
-        fs::rename(&partial, path)?;
-        path.parent().map_or(Ok(()), sync_directory)
+        fs::rename(&partial, path)
     };
     write().map_err(io_error("write", path))
 }
@@ -29,6 +28,12 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let read = || -> io::Result<T> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
     read().map_err(io_error("read", path))
+}
+
+/// Waits until the content and the name of a file are on the disk.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    let synced = sync(path).and_then(|()| path.parent().map_or(Ok(()), sync_directory));
+    synced.map_err(io_error("sync", path))
 }
 
 /// Waits until the content of a file is on the disk.

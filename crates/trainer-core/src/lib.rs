@@ -7,7 +7,7 @@
 //!   micro-batches and averaged over their targets, clipping by global norm, [`AdamW`], a learning-rate [`Schedule`]
 //!   in optimizer steps, evaluation, logging, and the best parameters at the end.
 //! - **Checkpoints** are complete or do not exist. [`Trainer::resume`] continues from one as if the run had never
-//!   stopped, bit for bit; [`StopSignal`] stops a run so that it can be.
+//!   stopped, bit for bit, or refuses a run of another [`Identity`]; [`StopSignal`] stops a run so that it can be.
 //! - **[`Event`]s** go to [`EventSink`]s: a progress bar, a log file, your own. The engine itself never prints.
 //! - **It refuses to go wrong silently**: a parameter that gets no gradient, a loss that is not a number, an output
 //!   directory that cannot be written to stop the run before any harm is done, with an [`Error`] that says where.
@@ -80,8 +80,10 @@ mod files;
 mod gradients;
 mod group;
 mod groups;
+mod identity;
 mod memory;
 mod metric;
+mod names;
 mod optimizer;
 mod order;
 mod parameters;
@@ -105,13 +107,14 @@ mod workers;
 
 pub use adamw::AdamW;
 pub use arguments::{IntervalStrategy, OnNan, TrainingArguments};
-pub use checkpoint::Resume;
+pub use checkpoint::{Resume, SavedCheckpoint, SavedRun};
 pub use data::{BatchSource, Batches};
 pub use error::{BoxError, Error, Result};
 pub use evaluation::{Evaluation, evaluate};
-pub use event::{Event, EventSink, StepReport, Throughput, Warning};
+pub use event::{ArgumentChange, Event, EventSink, StepReport, Throughput, Warning};
 pub use gradients::{Gradients, Norms};
 pub use groups::ParameterGroup;
+pub use identity::{Difference, Identity};
 pub use memory::resident_bytes;
 pub use metric::{Direction, Measured, Metric, Ratio, Unit};
 pub use optimizer::{Optimizer, OptimizerType};

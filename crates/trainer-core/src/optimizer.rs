@@ -16,7 +16,8 @@ pub trait Optimizer: fmt::Debug {
     /// [`Error::ParameterShape`](crate::Error::ParameterShape) for one that the optimizer was not made for.
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()>;
 
-    /// Writes the state, by the names of the parameters, to a safetensors file.
+    /// Writes the state, by the names of the parameters, to a safetensors file. The engine syncs it with the rest of a
+    /// checkpoint.
     fn save(&self, path: &Path) -> Result<()>;
 
     /// Restores what [`save`](Self::save) wrote.

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use crate::files::sync_file;
 use crate::slices::with_slice;
 use crate::{Error, Result, tensors};
 
@@ -55,8 +56,14 @@ impl Parameters {
         checksums.collect()
     }
 
-    /// Writes the values of all parameters to a safetensors file.
+    /// Writes the values of all parameters to a safetensors file, and waits until it is on the disk.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.write(path)?;
+        sync_file(path)
+    }
+
+    /// Writes the values of all parameters to a safetensors file that somebody else syncs.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         tensors::save(
             path,
             self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())),

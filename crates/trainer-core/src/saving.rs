@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, expired};
-use crate::files::write_json;
+use crate::files::{sync_file, write_json};
 use crate::run::Run;
 use crate::{Error, Event, LogEntry, Outcome, Result, Task, Warning};
 
@@ -21,7 +21,7 @@ impl<T: Task> Run<'_, T> {
         let path = self.store.save(step, |directory| self.write_checkpoint(directory));
         let path = path.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
         self.write_state()?;
-        self.emit(Event::CheckpointSaved { path, best })?;
+        self.emit(Event::CheckpointSaved { path, global_step: step, best })?;
 
         let (best, limit) = (self.state.best_global_step, self.arguments.save_total_limit);
         for step in expired(&self.progress.saved, best, limit) {
@@ -42,6 +42,7 @@ impl<T: Task> Run<'_, T> {
     pub(crate) fn interrupt(mut self) -> Result<Outcome> {
         let global_step = self.state.global_step;
         let checkpoint = self.store.path(global_step);
+        sync_file(&self.state_path())?;
         self.emit(Event::Interrupted { checkpoint: checkpoint.clone(), global_step })?;
         Ok(Outcome::Interrupted { state: self.state, checkpoint })
     }
@@ -73,6 +74,7 @@ impl<T: Task> Run<'_, T> {
         }
         self.warn_of_unchanged_parameters()?;
         self.write_state()?;
+        sync_file(&self.state_path())?;
         self.emit(Event::Finished { global_step })?;
         Ok(Outcome::Finished { state: self.state })
     }
@@ -89,7 +91,7 @@ impl<T: Task> Run<'_, T> {
     }
 
     pub(crate) fn write_checkpoint(&self, directory: &Path) -> Result<()> {
-        self.parameters.save(&directory.join(checkpoint::PARAMETERS))?;
+        self.parameters.write(&directory.join(checkpoint::PARAMETERS))?;
         self.optimizer.save(&directory.join(checkpoint::OPTIMIZER))?;
         write_json(&directory.join(checkpoint::TRAINER_STATE), &self.state)?;
         write_json(&directory.join(checkpoint::ENGINE_STATE), &self.progress)?;
@@ -97,13 +99,18 @@ impl<T: Task> Run<'_, T> {
         saved.map_err(|source| Error::SaveModel { path: directory.to_owned(), source })
     }
 
+    /// Writes the record to the output directory. Checkpoints have their own, so the disk is not waited for.
     pub(crate) fn write_state(&self) -> Result<()> {
-        let written = write_json(&self.store.output_dir().join(checkpoint::TRAINER_STATE), &self.state);
+        let written = write_json(&self.state_path(), &self.state);
         written.map_err(|error| Error::Save {
             step: self.state.global_step,
             source: Box::new(error),
             checkpoint: self.last_good(),
         })
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.store.output_dir().join(checkpoint::TRAINER_STATE)
     }
 
     /// A run that ends where it began has trained nothing, however well its loss looked.

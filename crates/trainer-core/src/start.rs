@@ -1,15 +1,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::audit::GradientAudit;
-use crate::checkpoint::{self, CheckpointStore};
+use crate::checkpoint::{self, CheckpointStore, Found};
 use crate::evaluation::evaluate_batches;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::run::{Run, Session};
 use crate::stopping::EarlyStopping;
 use crate::{
-    BatchSource, Error, Event, IntervalStrategy, Metric, OptimizerType, Result, Resume, Schedule, Task,
-    Trainer, TrainerState, Warning,
+    BatchSource, Error, Event, Identity, IntervalStrategy, Metric, OptimizerType, Result, Resume, Schedule,
+    Task, Trainer, TrainerState, Warning,
 };
 
 impl<'a, T: Task> Run<'a, T> {
@@ -20,7 +20,7 @@ impl<'a, T: Task> Run<'a, T> {
         evaluation: Option<&'a dyn BatchSource<Batch = T::Batch>>,
         plan: Plan,
     ) -> Result<Self> {
-        let Trainer { arguments, parameters, sinks, stop, resume, workers } = trainer;
+        let Trainer { arguments, parameters, sinks, stop, resume, identity, workers } = trainer;
         let strategy = arguments.eval_strategy;
         let evaluation = evaluation.filter(|_| strategy != IntervalStrategy::No);
         if strategy != IntervalStrategy::No && evaluation.is_none() {
@@ -44,7 +44,7 @@ impl<'a, T: Task> Run<'a, T> {
                 save_steps: arguments.save_steps,
                 ..Default::default()
             },
-            progress: Progress::new(&arguments, &plan),
+            progress: Progress::new(&arguments, &plan, identity),
             session: Session::begin(0, 0.0),
             resumed_from: None,
             arguments,
@@ -53,16 +53,21 @@ impl<'a, T: Task> Run<'a, T> {
             stop,
             sinks,
         };
+        let mut earlier = Vec::new();
         match resume {
             Some(resume) => run.restore(&resume)?,
             None => {
                 run.progress.initial = run.parameters.checksums()?;
-                run.warn_of_earlier_checkpoints()?;
+                earlier = run.store.earlier(run.arguments.overwrite_output_dir)?;
             }
         }
         run.rehearse()?;
+        for checkpoint in earlier {
+            run.store.remove(checkpoint.step)?;
+        }
         run.session = Session::begin(run.state.global_step, run.progress.seconds);
         run.emit(Event::Started {
+            run: run.progress.run.clone(),
             trainable_parameters: run.parameters.element_count(),
             global_step: run.state.global_step,
             max_steps: run.plan.max_steps,
@@ -72,13 +77,12 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     fn restore(&mut self, resume: &Resume) -> Result<()> {
-        let found = checkpoint::find(&self.store, resume)?;
-        for (path, reason) in found.skipped {
+        let mut found = checkpoint::find(&self.store, resume)?;
+        for (path, reason) in std::mem::take(&mut found.skipped) {
             self.emit(Event::Warning(Warning::CheckpointSkipped { path, reason }))?;
         }
-        if let Some(reason) = found.progress.conflict(&self.arguments, &self.plan) {
-            return Err(Error::Checkpoint { path: found.path, reason });
-        }
+        self.require_same_run(&found)?;
+        self.store.require_run(&found.progress.run)?;
         let chosen_by = found.progress.arguments.best_metric_name().to_owned();
         let changes = found.progress.changes(&self.arguments);
         if !changes.is_empty() {
@@ -105,7 +109,8 @@ impl<'a, T: Task> Run<'a, T> {
             log_history,
             ..std::mem::take(&mut self.state)
         };
-        self.progress = Progress { arguments: self.arguments.clone(), ..found.progress };
+        let (arguments, identity) = (self.arguments.clone(), self.progress.identity.take());
+        self.progress = Progress { arguments, identity, ..found.progress };
         self.progress.saved.retain(|step| self.store.path(*step).is_dir());
         if !is_same(&found.path, &self.store.path(global_step)) {
             // Another directory's run continues in this one, whose checkpoints are not its own.
@@ -114,6 +119,26 @@ impl<'a, T: Task> Run<'a, T> {
         self.resumed_from = Some(found.path.clone());
         self.restore_best(&found.path, best_model_checkpoint, &chosen_by)?;
         self.emit(Event::Resumed { checkpoint: found.path, global_step })
+    }
+
+    /// Refuses a checkpoint of a run whose numbers would be others.
+    fn require_same_run(&self, found: &Found) -> Result<()> {
+        let (progress, none) = (&found.progress, Identity::new());
+        let identity = self.progress.identity.as_ref().unwrap_or(&none);
+        if progress.identity.is_none() && !identity.is_empty() {
+            // To take it on trust would be to continue another run without a word.
+            let reason = format!(
+                "version {} saved it without saying on what it was trained, so that it cannot be known whether this is the \
+                 same run",
+                progress.version
+            );
+            return Err(Error::Checkpoint { path: found.path.clone(), reason });
+        }
+        let differences = progress.differences(&self.arguments, &self.plan, identity);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::AnotherRun { path: found.path.clone(), differences })
     }
 
     /// Finds the checkpoint of the best evaluation again, which was `recorded` when `resumed` was saved and was the best
@@ -150,15 +175,6 @@ impl<'a, T: Task> Run<'a, T> {
         (self.state.best_metric, self.state.best_global_step) = (None, None);
         self.progress.without_improvement = 0;
         self.emit(Event::Warning(warning))
-    }
-
-    fn warn_of_earlier_checkpoints(&mut self) -> Result<()> {
-        let paths = self.store.checkpoints()?;
-        if paths.is_empty() {
-            Ok(())
-        } else {
-            self.emit(Event::Warning(Warning::EarlierCheckpoints { paths }))
-        }
     }
 
     /// Evaluates one batch, looks for the metric that says which is the best, and saves a checkpoint that is thrown

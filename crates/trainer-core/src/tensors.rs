@@ -7,10 +7,10 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
-use crate::files::{io_error, sync, sync_directory};
+use crate::files::io_error;
 use crate::{Error, Result};
 
-/// Replaces the file at `path` by the tensors: under another name first, synced, then renamed.
+/// Replaces the file at `path` by the tensors: under another name first, then renamed. Nothing waits for the disk.
 pub(crate) fn save(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
     let partial = path.with_extension("safetensors.partial");
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -19,9 +19,7 @@ pub(crate) fn save(path: &Path, tensors: impl IntoIterator<Item = (String, Tenso
         let permissions = File::create(&partial)?.metadata()?.permissions();
         safetensors::serialize_to_file(tensors, Some(metadata), &partial).map_err(io::Error::other)?;
         fs::set_permissions(&partial, permissions)?;
-        sync(&partial)?;
-        fs::rename(&partial, path)?;
-        path.parent().map_or(Ok(()), sync_directory)
+        fs::rename(&partial, path)
     };
     write().map_err(io_error("write", path)).inspect_err(|_| {
         // The error of writing is the one to report.

@@ -4,8 +4,8 @@ use crate::data::Epoch;
 use crate::plan::Plan;
 use crate::run::Run;
 use crate::{
-    BatchSource, EventSink, Parameters, Result, Resume, SingleProcess, StopSignal, Task, TrainerState,
-    TrainingArguments, Workers,
+    BatchSource, EventSink, Identity, Parameters, Result, Resume, SingleProcess, StopSignal, Task,
+    TrainerState, TrainingArguments, Workers,
 };
 
 /// Trains the parameters of a task.
@@ -17,6 +17,7 @@ pub struct Trainer {
     pub(crate) sinks: Vec<Box<dyn EventSink>>,
     pub(crate) stop: StopSignal,
     pub(crate) resume: Option<Resume>,
+    pub(crate) identity: Identity,
     pub(crate) workers: Box<dyn Workers>,
 }
 
@@ -33,6 +34,7 @@ impl Trainer {
             sinks: Vec::new(),
             stop: StopSignal::new(),
             resume: None,
+            identity: Identity::new(),
             workers: Box::new(SingleProcess),
         })
     }
@@ -51,11 +53,20 @@ impl Trainer {
         self
     }
 
-    /// Continues an interrupted run instead of beginning one, exactly as it would have gone on: the same numbers to
-    /// the last bit on the CPU with the same number of threads.
+    /// Continues an interrupted run instead of beginning one, exactly as it would have continued: the same numbers to
+    /// the last bit on the CPU with the same number of threads. A run that is not the same is refused: one of another
+    /// [`identity`](Self::identity), optimizer, seed or number of batches.
     #[must_use]
     pub fn resume(mut self, resume: Resume) -> Self {
         self.resume = Some(resume);
+        self
+    }
+
+    /// Says what the run is, beyond its arguments: checkpoints keep it, and only a run of the same identity can be resumed
+    /// from them. Default: nothing.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
         self
     }
 

@@ -11,7 +11,7 @@ use crate::hub::Location;
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Model and data")]
 pub struct DataOptions {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     pub model: Location,
     /// The captioned pictures: `embedded`, a hub id such as reach-vb/pokemon-blip-captions, or a path: a parquet file, a
@@ -54,10 +54,15 @@ pub struct DataOptions {
     /// Take the training rows in their order in every epoch, instead of a new order each
     #[arg(long)]
     pub no_shuffle: bool,
-    /// Folder for the adapter, checkpoints, metrics, captions and the report; without --resume, what an earlier run left in
-    /// it is removed when training begins, all but its checkpoints
-    #[arg(long, value_name = "DIR", default_value = "runs/pokemon")]
-    pub output_dir: PathBuf,
+    /// Folder for the adapter, checkpoints, metrics, captions and the report. Files that are in it stay, but for those of an
+    /// earlier run with --overwrite-output-dir [default: runs/pokemon, or the first of runs/pokemon-2, runs/pokemon-3, ...
+    /// that is free]
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Replace the run that is in the output folder, finished or not: when training begins, the files that it wrote are
+    /// removed, and no others
+    #[arg(long, conflicts_with = "resume")]
+    pub overwrite_output_dir: bool,
     /// Run every combination of some options' values, each in a folder below --output-dir, with the image features
     /// computed once, and compare them on one page: --sweep r=4,8,16 lora_alpha=16,32
     #[arg(long, value_name = "NAME=A,B", num_args = 1..)]

@@ -1,14 +1,11 @@
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{
-    Args, CommandFactory as _, Parser,
-    error::{Error, ErrorKind},
-};
+use clap::{Args, Parser, error::Error};
 
 use super::{
-    DataOptions, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Resume,
-    RunOptions, TRAINED_ENCODER, TargetModules, Tune,
-    values::{at_least_zero, count, dropout, positive, share},
+    DataOptions, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Request,
+    Resume, RunOptions, TRAINED_ENCODER, TargetModules, Tune,
+    values::{at_least_zero, count, dropout, norm, positive, share, steps, whole},
 };
 use crate::hub::Location;
 
@@ -46,7 +43,7 @@ pub struct TrainingOptions {
     #[arg(long, value_name = "EPOCHS", default_value = "15", value_parser = positive)]
     pub num_train_epochs: f64,
     /// Stop after so many steps, whatever --num-train-epochs says
-    #[arg(long, value_name = "STEPS", value_parser = count)]
+    #[arg(long, value_name = "STEPS", value_parser = steps)]
     pub max_steps: Option<usize>,
     /// The highest learning rate, which is reached at the end of the warm-up [default: 5e-5; 1e-3 for the embedded
     /// model, whose layers are six times narrower]
@@ -75,7 +72,7 @@ pub struct TrainingOptions {
     #[arg(long, value_name = "DECAY", default_value = "0", value_parser = at_least_zero)]
     pub weight_decay: f64,
     /// Scale gradients down to this norm over all trainable parameters; 0 leaves them as they are
-    #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = at_least_zero)]
+    #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = norm)]
     pub max_grad_norm: f64,
     /// Share of each target that is spread over the whole vocabulary, in training only
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = dropout)]
@@ -84,7 +81,7 @@ pub struct TrainingOptions {
     #[arg(long, value_enum, default_value_t)]
     pub eval_strategy: EvalStrategy,
     /// Keep so many checkpoints besides the newest and the best; all if not given
-    #[arg(long, value_name = "CHECKPOINTS")]
+    #[arg(long, value_name = "CHECKPOINTS", value_parser = whole)]
     pub save_total_limit: Option<usize>,
     /// Steps between two lines of the training log
     #[arg(long, value_name = "STEPS", default_value = "1", value_parser = count)]
@@ -92,7 +89,10 @@ pub struct TrainingOptions {
     /// Seed of the adapters' first weights, of dropout and of the order of the training rows
     #[arg(long, value_name = "SEED", default_value_t = 42)]
     pub seed: u64,
-    /// Go on from a checkpoint: the newest in --output-dir, or the one named
+    /// Continue a run that was stopped, with the flags that it was begun with: from its newest checkpoint if DIR is its
+    /// folder, or from the checkpoint DIR; without DIR the run in --output-dir, else the newest in runs/pokemon,
+    /// runs/pokemon-2, ... Flags given besides may change how long and how fast it trains, and when it evaluates, saves and
+    /// ends
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "latest")]
     pub resume: Option<Resume>,
 }
@@ -120,7 +120,7 @@ pub struct LoraOptions {
     pub target_modules: Option<TargetModules>,
     /// Begin with the adapter in this folder instead of a new one; what --lora-r, --lora-alpha and --target-modules say
     /// besides must agree with it, and --lora-dropout replaces its dropout
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR")]
     pub init_adapter: Option<PathBuf>,
     /// Probability for the checkpoint's two dropouts (hidden states and attention), instead of its own
     #[arg(long, value_name = "P", value_parser = dropout)]
@@ -159,44 +159,34 @@ impl LoraOptions {
 }
 
 impl Finetune {
-    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
-    pub fn from_command_line() -> Self {
-        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit())
-    }
-
     /// Reads a command line, the program's name first, and refuses flags that would do nothing.
     ///
     /// # Errors
-    /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
-    pub fn from_arguments(
-        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    ) -> Result<Self, Error> {
-        let options = Self::try_parse_from(arguments)?;
-        if let Some(message) = options.split_conflict() {
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        if let Some((flag, need)) = options.idle_engine_flag() {
-            let message = format!("{flag} does nothing without {need}");
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        if let Some(flag) = options.idle_cache_flag() {
-            let message =
-                format!("{flag} does nothing where the vision encoder is trained: {TRAINED_ENCODER}");
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        match options.idle_flag() {
-            Some(flag) => {
-                let message = format!(
-                    "{flag} does nothing with --tune full, which trains every weight without adapters"
-                );
-                Err(Self::command().error(ErrorKind::ArgumentConflict, message))
-            }
-            None => Ok(options),
-        }
+    /// As [`Request::parse`].
+    pub fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        Request::parse(arguments).map(|request| request.options)
+    }
+
+    /// A flag that was given and would do nothing.
+    pub(super) fn idle_flag(&self) -> Option<IdleFlag> {
+        let engine = || {
+            let (flag, need) = self.idle_engine_flag()?;
+            Some(IdleFlag::new(flag, &format!("does nothing without {need}")))
+        };
+        let cache = || {
+            let flag = self.idle_cache_flag()?;
+            let reason = format!("does nothing where the vision encoder is trained: {TRAINED_ENCODER}");
+            Some(IdleFlag::new(flag, &reason))
+        };
+        let lora = || {
+            let reason = "does nothing with --tune full, which trains every weight without adapters";
+            Some(IdleFlag::new(self.idle_lora_flag()?, reason))
+        };
+        engine().or_else(cache).or_else(lora)
     }
 
     /// A flag of the adapters that was given although there are none.
-    fn idle_flag(&self) -> Option<&'static str> {
+    fn idle_lora_flag(&self) -> Option<&'static str> {
         let LoraOptions { tune, lora_r, lora_alpha, lora_dropout, target_modules, init_adapter, .. } =
             &self.lora;
         let given = [
@@ -211,8 +201,24 @@ impl Finetune {
     }
 }
 
+/// A flag that was given and would do nothing.
+pub(super) struct IdleFlag {
+    /// Its name, without dashes.
+    pub(super) name: &'static str,
+    /// Why, in a sentence that names it.
+    pub(super) message: String,
+}
+
+impl IdleFlag {
+    fn new(flag: &'static str, reason: &str) -> Self {
+        Self { name: flag.trim_start_matches('-'), message: format!("{flag} {reason}") }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::super::{DeviceArg, Dtype, OnBadRow, Padding, SplitBy, SplitFractions};
     use super::*;
 
@@ -274,7 +280,7 @@ mod tests {
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
             no-shuffle padding dtype device threads no-feature-cache feature-cache-dir feature-cache-memory fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
             label-smoothing-factor gradient-checkpointing optim sgd-momentum loraplus-lr-ratio min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
-            early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions max-image-pixels";
+            overwrite-output-dir early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions max-image-pixels";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Finetune::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -334,6 +340,16 @@ mod tests {
             ("--max-time 90", "90s, 45m or 2h"),
             ("--max-time 0h", "above 0"),
             ("--on-nan ignore", "[possible values: stop, skip]"),
+            // Numbers below 0 belong to the flag before them.
+            ("--max-steps -1", "at least 1; leave the flag out for Hugging Face's -1"),
+            ("--max-grad-norm -1", "-1 must be at least 0; 0 turns clipping off, as -1 does in Hugging Face"),
+            ("--learning-rate -1e-3", "-1e-3 must be above 0"),
+            ("--num-train-epochs -1", "above 0"),
+            ("--save-total-limit -1", "at least 0; leave the flag out to have no limit"),
+            ("--logging-steps -5", "at least 1"),
+            ("--warmup-ratio -0.1", "between 0 and 1"),
+            ("--seed -1", "--seed"),
+            ("--eval-captions -1", "at least 1"),
         ] {
             let message = refusal(arguments);
             assert!(message.contains(words), "{arguments}: {message}");
@@ -345,7 +361,7 @@ mod tests {
         for (arguments, flags) in [
             ("--tune full --lora-r 8", ["--lora-r", "--tune full"]),
             ("--tune full --target-modules query", ["--target-modules", "--tune full"]),
-            ("--init-adapter a --resume", ["--init-adapter", "--resume"]),
+            ("--overwrite-output-dir --resume", ["--overwrite-output-dir", "--resume"]),
             ("--tune full --loraplus-lr-ratio 4", ["--loraplus-lr-ratio", "--tune full"]),
             ("--sgd-momentum 0.9", ["--sgd-momentum", "--optim sgd"]),
             ("--min-lr-rate 0.1 --lr-scheduler-type constant", ["--min-lr-rate", "falls"]),
@@ -390,7 +406,6 @@ mod tests {
     fn the_engine_is_told_all_of_it() {
         let told = |arguments: &str| parse(arguments).unwrap().training_arguments();
         let default = trainer_core::TrainingArguments {
-            output_dir: "runs/pokemon".into(),
             learning_rate: 1e-3,
             eval_steps: 1,
             save_steps: 1,

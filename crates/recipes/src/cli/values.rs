@@ -247,6 +247,32 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     bounded(text, "above 0", |x| x > 0.0)
 }
 
+/// A norm to clip gradients to, or 0.
+pub(super) fn norm(text: &str) -> Result<f64, String> {
+    at_least_zero(text).map_err(|why| match text.starts_with('-') {
+        true => format!("{why}; 0 turns clipping off, as -1 does in Hugging Face's Trainer"),
+        false => why,
+    })
+}
+
+/// A number of steps to make in all.
+pub(super) fn steps(text: &str) -> Result<usize, String> {
+    count(text).map_err(|why| match text.starts_with('-') {
+        true => {
+            format!("{why}; leave the flag out for Hugging Face's -1, with which --num-train-epochs decides")
+        }
+        false => why,
+    })
+}
+
+/// A whole number, which may be 0: a limit that is none where the flag is left out.
+pub(super) fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| match text.starts_with('-') {
+        true => "must be a whole number of at least 0; leave the flag out to have no limit".into(),
+        false => "must be a whole number of at least 0".into(),
+    })
+}
+
 /// A finite number of at least 0.
 pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
     bounded(text, "at least 0", |x| x >= 0.0)

@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Inputs, Plan, Session};
+use super::{Inputs, OutputFolder, Plan, Session};
 use crate::captioning::pictures;
-use crate::cli::{EvalStrategy, Finetune};
+use crate::cli::{EvalStrategy, Finetune, Request};
 use crate::features::{FeatureStore, Keep};
 use crate::task::rows_of_first_samples;
 use crate::terminal::{say, warn};
@@ -15,11 +15,13 @@ use crate::terminal::{say, warn};
 /// # Errors
 /// If a picture cannot be read, or the cache cannot be written.
 pub fn cache_features(
-    options: &Finetune,
+    request: &Request,
+    folder: &OutputFolder,
     inputs: &Inputs,
     plan: &mut Plan,
     session: &mut Session,
 ) -> Result<Option<Arc<FeatureStore>>> {
+    let options = &request.options;
     if plan.adapted.vision_trains || options.hardware.no_feature_cache {
         return Ok(None);
     }
@@ -28,7 +30,7 @@ pub fn cache_features(
         let keep = Keep {
             memory: options.hardware.feature_memory(),
             between_runs: plan.between_runs.take(),
-            scratch: options.data.output_dir.clone(),
+            scratch: folder.path.clone(),
         };
         let loader = pictures(&inputs.source, &inputs.processor);
         let store = FeatureStore::new(&plan.adapted.model, &loader, &rows, plan.dtype, &keep)?;

@@ -11,8 +11,10 @@ use crate::open::{self, Pretrained};
 
 /// A pre-trained model's companions, captioned pictures, and their split.
 pub struct Inputs {
-    /// The name that the model was asked for by.
+    /// The name that the model was asked for by, without a revision.
     pub name: String,
+    /// The commit of the model, where it came from the hub.
+    pub commit: Option<String>,
     /// The folder of the checkpoint.
     pub dir: PathBuf,
     /// Captions to ids and back.
@@ -21,6 +23,8 @@ pub struct Inputs {
     pub processor: ImageProcessor,
     /// The captioned pictures.
     pub source: Arc<dyn CaptionSource>,
+    /// The commit of the dataset, where it came from the hub.
+    pub source_commit: Option<String>,
     /// The same number for rows of the dataset with the same picture.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
@@ -41,11 +45,25 @@ impl Inputs {
     /// If something is not there, damaged, or does not fit the rest.
     pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
         let data = &options.data;
-        let Pretrained { name, dir, checkpoint, tokenizer, processor } = open::pretrained(&data.model)?;
-        let Rows { source, pictures, split: rows, skipped, beyond } = Rows::open(data, &processor)?;
+        let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =
+            open::pretrained(&data.model)?;
+        let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond } =
+            Rows::open(data, &processor)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
-        let inputs =
-            Self { name, dir, tokenizer, processor, source, pictures, rows, skipped, beyond, captions };
+        let inputs = Self {
+            name,
+            commit,
+            dir,
+            tokenizer,
+            processor,
+            source,
+            source_commit,
+            pictures,
+            rows,
+            skipped,
+            beyond,
+            captions,
+        };
         Ok((checkpoint, inputs))
     }
 }

@@ -7,7 +7,7 @@ use trainer_core::BoxError;
 
 use super::{Inputs, OutputFolder, Plan, Results};
 use crate::captioning::{Captioner, pictures};
-use crate::cli::Finetune;
+use crate::cli::{Finetune, Request};
 use crate::features::FeatureStore;
 use crate::judge::{Judge, Judgement};
 use crate::save;
@@ -15,7 +15,9 @@ use crate::task::{CaptionBatches, CaptionTask, References};
 
 /// Everything that a run trains and judges with: the results of the stages before training.
 pub struct Recipe<'a> {
-    /// The command line's options.
+    /// What is to be done.
+    pub request: &'a Request,
+    /// The request's options.
     pub options: &'a Finetune,
     /// The folder of the results.
     pub folder: OutputFolder,
@@ -31,14 +33,14 @@ pub struct Recipe<'a> {
 impl<'a> Recipe<'a> {
     /// Puts the stages' results together.
     pub fn new(
-        options: &'a Finetune,
+        request: &'a Request,
         folder: OutputFolder,
         inputs: Inputs,
         plan: Plan,
         features: Option<Arc<FeatureStore>>,
     ) -> Self {
         let loader = pictures(&inputs.source, &inputs.processor);
-        Self { options, folder, inputs, plan, features, loader }
+        Self { request, options: &request.options, folder, inputs, plan, features, loader }
     }
 
     /// Batches of the rows to train on.

@@ -7,6 +7,7 @@ use crate::hub::Location;
 use crate::judge::Judgement;
 use crate::report::{Report, strip_svg};
 use crate::results::{self, CaptionLine, Metrics};
+use crate::run_folder::RunState;
 use crate::terminal::say;
 use crate::{files, plot, setup};
 
@@ -41,7 +42,7 @@ impl Results {
     ///
     /// # Errors
     /// If a file cannot be written, or a picture of the report cannot be read.
-    pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState, command: &str) -> Result<()> {
+    pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState) -> Result<()> {
         let output_dir = recipe.folder.path.as_path();
         let is_tested = self.judgements.is_some();
         if is_tested {
@@ -52,12 +53,13 @@ impl Results {
 
         let history = results::history(state);
         plot::write(&history, output_dir)?;
-        let report = self.report(recipe, state, command, history)?;
+        let report = self.report(recipe, state, history)?;
         report.write(&output_dir.join("report.html"))?;
         if is_tested {
             let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
             files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
         }
+        recipe.folder.set_state(RunState::Finished)?;
         let model = if recipe.plan.adapted.adapter.is_some() { "adapter/" } else { "model/" };
         let captions = if is_tested { "captions.jsonl, " } else { "" };
         say(format_args!(
@@ -88,13 +90,7 @@ impl Results {
         Ok(())
     }
 
-    fn report(
-        self,
-        recipe: &Recipe<'_>,
-        state: &TrainerState,
-        command: &str,
-        history: plot::History,
-    ) -> Result<Report> {
+    fn report(self, recipe: &Recipe<'_>, state: &TrainerState, history: plot::History) -> Result<Report> {
         let adapted = &recipe.plan.adapted;
         let effects = adapted.adapter.as_ref().map(|adapter| adapter.effect()).transpose()?;
         let examples = match &self.judgements {
@@ -107,7 +103,7 @@ impl Results {
         Ok(Report {
             title: "Captions before and after fine-tuning".to_owned(),
             subtitle: setup::story(recipe.options, adapted, recipe.inputs.rows.train.len(), state),
-            command: command.to_owned(),
+            command: recipe.request.command.clone(),
             setup: recipe.plan.setup.clone(),
             history,
             metrics: self.metrics.rows(),

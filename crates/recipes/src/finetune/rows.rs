@@ -9,18 +9,17 @@ use serde_json::json;
 
 use crate::cli::{DataOptions, OnBadRow, SplitBy};
 use crate::hub::Location;
-use crate::open;
+use crate::open::{self, Dataset};
 
 /// Bad rows that a message names.
 const NAMED: usize = 20;
-
-/// The file in the output folder that lists skipped rows.
-pub const SKIPPED_ROWS: &str = "skipped_rows.jsonl";
 
 /// The rows of a dataset that a run uses: looked at, chosen and split.
 pub(super) struct Rows {
     /// The rows that can be used.
     pub source: Arc<dyn CaptionSource>,
+    /// The commit of the dataset, where it came from the hub.
+    pub commit: Option<String>,
     /// The same number for rows with the same picture.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
@@ -38,7 +37,7 @@ impl Rows {
     /// If the dataset is not there or has no usable rows, if a row cannot be used and `--on-bad-row stop` is the rule, or if
     /// there are too few rows for the split.
     pub(super) fn open(data: &DataOptions, processor: &ImageProcessor) -> Result<Self> {
-        let all = open::dataset(&data.dataset, &data.source_options())?;
+        let Dataset { source: all, commit } = open::dataset(&data.dataset, &data.source_options())?;
         let count = data.most_rows().map_or(all.len(), |most| most.min(all.len()));
         let beyond = all.len() - count;
         let source: Arc<dyn CaptionSource> =
@@ -66,7 +65,7 @@ impl Rows {
             SplitBy::Row => split(source.len(), shares, data.split_seed)?,
             SplitBy::Picture => split_by_picture(&pictures, shares, data.split_seed)?,
         };
-        Ok(Self { source, pictures, split, skipped: bad, beyond })
+        Ok(Self { source, commit, pictures, split, skipped: bad, beyond })
     }
 }
 
@@ -109,7 +108,11 @@ fn refusal(bad: &[BadRow], rows: usize, on_bad_row: OnBadRow) -> String {
         OnBadRow::Stop => "mend them, or leave them out with --on-bad-row skip",
         OnBadRow::Skip => "no row is left to train on",
     };
-    format!("{} of {rows} rows cannot be used:{}{more}\n{advice}", bad.len(), named.concat())
+    format!(
+        "{} of {rows} rows cannot be used (rows count from 0):{}{more}\n{advice}",
+        bad.len(),
+        named.concat()
+    )
 }
 
 #[cfg(test)]
@@ -126,7 +129,10 @@ mod tests {
         };
         let bad: Vec<BadRow> = (0..30).map(bad).collect();
         let text = refusal(&bad, 90, OnBadRow::Stop);
-        assert!(text.starts_with("30 of 90 rows cannot be used:\n  row 0 of a"), "{text}");
+        assert!(
+            text.starts_with("30 of 90 rows cannot be used (rows count from 0):\n  row 0 of a"),
+            "{text}"
+        );
         assert!(text.contains("row 19 of a") && !text.contains("row 20 of a"), "{text}");
         assert!(text.contains("and 10 more") && text.ends_with("--on-bad-row skip"), "{text}");
         assert!(!refusal(&bad[..20], 90, OnBadRow::Skip).contains("more"));

@@ -1,13 +1,17 @@
+use std::ffi::OsString;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use peft_lora::LoraConfig;
 use trainer_core::StopSignal;
 
-use super::{Ending, run};
-use crate::cli::{self, Finetune, SweepRun};
+use super::{Ending, OutputFolder, run_in};
+use crate::cli::{self, Finetune, Request};
 use crate::features::FeatureStore;
+use crate::identity::Contents;
 use crate::report::{Run, write_comparison};
+use crate::run_folder::{RunState, SavedOptions};
 use crate::terminal::{say, say_error, warn};
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
@@ -22,6 +26,8 @@ pub struct Session {
     pub(super) sweeps: bool,
     /// Image features, once they are computed.
     pub(super) features: Option<Arc<FeatureStore>>,
+    /// Fingerprints of the model and the dataset, once they are read.
+    pub(super) contents: Option<Contents>,
 }
 
 impl Session {
@@ -46,7 +52,7 @@ impl Session {
             current.request();
             say_error("finishing this step, then saving; Ctrl-C once more ends at once");
         })?;
-        Ok(Self { threads, stop, sweeps: !options.data.sweep.is_empty(), features: None })
+        Ok(Self { threads, stop, sweeps: !options.data.sweep.is_empty(), features: None, contents: None })
     }
 
     /// The signal of a new run.
@@ -57,23 +63,45 @@ impl Session {
     }
 }
 
-/// Runs a grid of options one after another, and compares the results on one page.
+/// Runs a grid of options one after another, and compares the results on one page. `arguments` is the command line that
+/// `request` was read from.
 ///
 /// # Errors
-/// Those of [`run`], and if the page cannot be written.
-pub fn sweep(options: &Finetune, runs: &[SweepRun], session: &mut Session) -> Result<Ending> {
-    for (number, sweep) in (1..).zip(runs) {
+/// Those of [`run`](super::run), and if the page cannot be written. Folders that cannot be had are found before the first run
+/// begins.
+pub fn sweep(request: &Request, arguments: Vec<OsString>, session: &mut Session) -> Result<Ending> {
+    let options = &request.options;
+    let folder = OutputFolder::claim_for_sweep(options)?;
+    let runs = options.sweep(arguments, &folder.path)?;
+    let folders = runs.iter().map(|sweep| OutputFolder::claim(&sweep.request)).collect::<Result<Vec<_>>>()?;
+    folder.begin("sweep", &saved_options(request, None)?, true, &["compare.html"])?;
+
+    for (number, (sweep, folder)) in (1..).zip(runs.iter().zip(&folders)) {
         say(format_args!("\nrun {number} of {}: {}", runs.len(), sweep.name));
-        if run(&sweep.options, &sweep.command, session)? == Ending::Interrupted {
+        if run_in(folder.clone(), &sweep.request, session)? == Ending::Interrupted {
+            folder.set_state(RunState::Interrupted)?;
             return Ok(Ending::Interrupted);
         }
     }
-    let finished = runs
-        .iter()
-        .map(|sweep| Ok(Run { name: sweep.name.clone(), ..Run::read(&sweep.options.data.output_dir)? }))
-        .collect::<Result<Vec<_>>>()?;
-    let page = options.data.output_dir.join("compare.html");
-    write_comparison(&finished, &page)?;
+    let finished = runs.iter().zip(&folders);
+    let finished =
+        finished.map(|(sweep, folder)| Ok(Run { name: sweep.name.clone(), ..Run::read(&folder.path)? }));
+    let page = folder.path.join("compare.html");
+    write_comparison(&finished.collect::<Result<Vec<_>>>()?, &page)?;
+    folder.set_state(RunState::Finished)?;
     say(format_args!("\n{} runs compared in {}", runs.len(), page.display()));
     Ok(Ending::Finished)
+}
+
+/// What a run was asked to do, as its folder and its checkpoints keep it.
+pub(super) fn saved_options(request: &Request, adapter_config: Option<LoraConfig>) -> Result<SavedOptions> {
+    // Its relative paths start where the run was begun, or are absolute if it is resumed from elsewhere.
+    let directory = std::env::current_dir()?;
+    Ok(SavedOptions {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        command: request.command.clone(),
+        directory,
+        flags: request.flags.clone(),
+        adapter_config,
+    })
 }

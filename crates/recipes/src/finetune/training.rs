@@ -2,15 +2,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use trainer_core::sinks::{ConsoleSink, CsvSink, JsonLinesSink, TensorBoardSink};
-use trainer_core::{BoxError, Event, Outcome, Parameters, Resume, Trainer, TrainerState};
+use trainer_core::sinks::ConsoleSink;
+use trainer_core::{BoxError, Outcome, Parameters, Resume, Trainer, TrainerState};
 
-use super::rows::{SKIPPED_ROWS, skipped_lines};
+use super::logs::Logs;
+use super::session::saved_options;
 use super::{Recipe, Session};
-use crate::cli::{self, ReportTo};
+use crate::engine_words::{self, InFlags};
 use crate::judge::Sample;
+use crate::run_folder::{OPTIONS, RunState};
 use crate::terminal::{say, say_error};
-use crate::{files, results};
+use crate::{cli, files, results};
 
 /// How training ended.
 pub enum Trained {
@@ -25,11 +27,14 @@ impl Recipe<'_> {
     ///
     /// # Errors
     /// Those of [`Trainer::fit`], and if the trained weights cannot be saved.
-    pub fn train(&self, command: &str, session: &Session) -> Result<Trained> {
+    pub fn train(&self, session: &Session) -> Result<Trained> {
         let training = &self.options.training;
         let samples = EvalCaptions::new(&self.folder.path, training.resume.is_some());
+        let adapter_config = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.config().clone());
+        let saved = saved_options(self.request, adapter_config)?;
         let save = |to: &Path| -> Result<(), BoxError> {
             self.caption_checkpoint(to, &samples)?;
+            std::fs::write(to.join(OPTIONS), serde_json::to_vec_pretty(&saved)?)?;
             self.save_model(to)
         };
         let task = self.task(&save);
@@ -38,69 +43,48 @@ impl Recipe<'_> {
         // Without rows there is nothing to evaluate on.
         let validation = (!validation.rows.is_empty()).then_some(&validation);
 
-        if training.resume.is_none() {
-            results::remove_earlier(&self.folder.path, &results::LOGS)?;
-        }
         let stop = session.stop_signal();
-        let trainer = self.trainer(samples.clone())?.stop_signal(stop.clone());
-        let state = match trainer.fit(&task, &train, validation.map(|batches| batches as _))? {
+        let logs = Logs::new(self, saved.clone(), samples.clone());
+        let trainer = self.trainer(logs)?.stop_signal(stop.clone());
+        let outcome = trainer.fit(&task, &train, validation.map(|batches| batches as _));
+        let state = match outcome.map_err(engine_words::error)? {
             Outcome::Finished { state } => state,
             Outcome::Interrupted { state, checkpoint } => {
-                // A sweep's command makes new runs.
-                let command = if session.sweeps { command } else { "the same command with" };
+                self.folder.set_state(RunState::Interrupted)?;
                 say_error(format_args!(
-                    "stopped after step {} of {}, saved in {}; {command} --resume goes on from there",
+                    "stopped after step {} of {}, saved in {}; continue with: {}",
                     state.global_step,
                     state.max_steps,
-                    checkpoint.display()
+                    checkpoint.display(),
+                    cli::example_command(&["--resume".as_ref(), self.folder.path.as_os_str()])
                 ));
                 return Ok(Trained::Interrupted);
             }
         };
         // No step is left to finish, so that Ctrl-C ends at once from here on.
         stop.request();
+        let names = results::result_names(self.options);
+        self.folder.add(&names)?;
         self.save_model(&self.folder.path).map_err(|error| anyhow::anyhow!(error))?;
+        self.folder.add(&names)?;
         Ok(Trained::Finished(state))
     }
 
     /// The engine with its sinks.
-    fn trainer(&self, samples: EvalCaptions) -> Result<Trainer> {
+    fn trainer(&self, logs: Logs) -> Result<Trainer> {
         let parameters = Parameters::new(self.plan.adapted.parameters.clone())?;
-        let is_new = self.options.training.resume.is_none();
-        let folder = self.folder.path.clone();
-        let skipped = skipped_lines(&self.inputs.skipped);
-        let mut trainer = Trainer::new(self.plan.arguments.clone(), parameters)?
-            .sink(ConsoleSink::new())
-            .sink(JsonLinesSink::append(&self.folder.log)?)
-            .sink(move |event: &Event| -> Result<(), BoxError> {
-                match event {
-                    // Everything that can fail before the first step has been tried: now the folder is this run's.
-                    Event::Started { .. } => {
-                        if is_new {
-                            results::remove_earlier(&folder, &results::RESULTS)?;
-                        }
-                        if !skipped.is_empty() {
-                            files::replace(&folder.join(SKIPPED_ROWS), skipped.as_bytes())?;
-                        }
-                    }
-                    Event::Resumed { global_step, .. } => samples.truncate(*global_step),
-                    _ => {}
-                }
-                Ok(())
-            });
-        for format in &self.options.run.report_to {
-            trainer = match format {
-                ReportTo::Csv => trainer.sink(CsvSink::append(&self.folder.path.join("log.csv"))?),
-                ReportTo::Tensorboard => {
-                    trainer.sink(TensorBoardSink::new(&self.folder.path.join("tensorboard"))?)
-                }
-            };
-        }
-        Ok(match &self.options.training.resume {
-            None => trainer,
-            Some(cli::Resume::Latest) => trainer.resume(Resume::Newest),
-            Some(cli::Resume::From(dir)) => trainer.resume(Resume::From(dir.clone())),
-        })
+        let trainer = Trainer::new(self.plan.arguments.clone(), parameters)
+            .map_err(engine_words::error)?
+            .identity(self.plan.identity.clone())
+            .sink(InFlags(ConsoleSink::new()))
+            .sink(logs);
+        let Some(resumed) = &self.request.resumed else { return Ok(trainer) };
+        let is_elsewhere = resumed.folder != self.folder.path;
+        Ok(trainer.resume(match &resumed.checkpoint {
+            Some(checkpoint) => Resume::From(checkpoint.clone()),
+            None if is_elsewhere => Resume::From(resumed.newest.clone()),
+            None => Resume::Newest,
+        }))
     }
 
     /// Captions some validation pictures at a checkpoint, where `--eval-captions` asks for it.
@@ -121,7 +105,7 @@ impl Recipe<'_> {
 
 /// The lines of `eval_captions.jsonl`, one for each checkpoint.
 #[derive(Clone)]
-struct EvalCaptions {
+pub(super) struct EvalCaptions {
     path: PathBuf,
     lines: Arc<Mutex<String>>,
 }
@@ -136,7 +120,7 @@ impl EvalCaptions {
     }
 
     /// Keeps the lines up to the checkpoint that a run is resumed from.
-    fn truncate(&self, global_step: usize) {
+    pub(super) fn truncate(&self, global_step: usize) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         *lines = results::lines_until(global_step, &lines);
     }

@@ -1,19 +1,23 @@
 //! Checkpoints: directories `checkpoint-STEP` that are complete or do not exist.
 //!
-//! A checkpoint is written under a name that nobody looks for, every file is synced, the [manifest] with their sizes
-//! and checksums comes last, and then the directory is renamed. A crash at any moment leaves the checkpoints before it
+//! A checkpoint is written under a name that nobody looks for, with a [manifest] of its files, their sizes and checksums.
+//! Then everything is synced once, and the directory is renamed. A crash at any moment leaves the checkpoints before it
 //! as they were; one in the moment in which a checkpoint takes the place of another of the same step is undone at the
 //! next start.
+//!
+//! Files that somebody else put into a checkpoint are never removed.
 
 mod manifest;
+mod owner;
 mod resume;
 mod retention;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use owner::{SavedCheckpoint, SavedRun};
 pub use resume::Resume;
-pub(crate) use resume::{find, verify_best};
+pub(crate) use resume::{Found, find, verify_best};
 pub(crate) use retention::expired;
 
 use crate::files::{io_error, sync_directory};
@@ -41,11 +45,11 @@ impl CheckpointStore {
     pub(crate) fn open(output_dir: &Path) -> Result<Self> {
         let refuse = |source| Error::OutputDir { path: output_dir.to_owned(), source };
         fs::create_dir_all(output_dir).map_err(refuse)?;
-        let probe = output_dir.join(".write-probe");
+        let probe = output_dir.join(format!(".write-probe-{}", std::process::id()));
         fs::write(&probe, b"probe").and_then(|()| fs::remove_file(&probe)).map_err(refuse)?;
 
         let store = Self { output_dir: output_dir.to_owned() };
-        for leftover in store.list(|name| name.starts_with(".checkpoint-"))? {
+        for leftover in store.list(is_leftover)? {
             if let Some(path) = store.replaced_by(&leftover)
                 && !path.exists()
             {
@@ -68,12 +72,13 @@ impl CheckpointStore {
 
     /// All directories that are named as checkpoints are.
     pub(crate) fn checkpoints(&self) -> Result<Vec<PathBuf>> {
-        self.list(|name| name.strip_prefix(PREFIX).is_some_and(|step| step.parse::<usize>().is_ok()))
+        self.list(|name| step_of(name).is_some())
     }
 
     /// Saves the files that `write` puts into the directory it is given.
     pub(crate) fn save(&self, step: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let (path, partial) = (self.path(step), self.write_partial(step, write)?);
+        manifest::sync_all(&partial)?;
         let replaced = self.output_dir.join(format!(".checkpoint-{step}.replaced"));
         let publish = || {
             if path.exists() {
@@ -81,13 +86,17 @@ impl CheckpointStore {
             }
             fs::rename(&partial, &path)?;
             sync_directory(&self.output_dir)?;
-            if replaced.exists() { fs::remove_dir_all(&replaced) } else { Ok(()) }
+            if !replaced.exists() {
+                return Ok(());
+            }
+            manifest::move_unlisted(&replaced, &path)?;
+            fs::remove_dir_all(&replaced)
         };
         publish().map_err(io_error("save", &path))?;
         Ok(path)
     }
 
-    /// Does everything that [`save`](Self::save) does, and leaves no trace: what cannot be saved should fail before
+    /// Writes everything that [`save`](Self::save) writes, and leaves no trace: what cannot be saved should fail before
     /// hours of training and not after them.
     pub(crate) fn rehearse(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let partial = self.write_partial(0, write)?;
@@ -95,10 +104,23 @@ impl CheckpointStore {
     }
 
     /// Removes a checkpoint: its name first, as removing its files takes time in which the process can die.
+    ///
+    /// # Errors
+    /// [`Error::ForeignFiles`] where it holds files that no run wrote; then it stays.
     pub(crate) fn remove(&self, step: usize) -> Result<()> {
         let (path, removed) = (self.path(step), self.output_dir.join(format!(".checkpoint-{step}.removed")));
+        self.require_own_files(&path)?;
         let remove = || fs::rename(&path, &removed).and_then(|()| fs::remove_dir_all(&removed));
         remove().map_err(io_error("remove", &path))
+    }
+
+    fn require_own_files(&self, checkpoint: &Path) -> Result<()> {
+        let names = manifest::unlisted(checkpoint).map_err(io_error("list", checkpoint))?;
+        if names.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::ForeignFiles { path: checkpoint.to_owned(), names })
+        }
     }
 
     /// The name of the checkpoint that a directory was moved out of the way for.
@@ -121,14 +143,32 @@ impl CheckpointStore {
     }
 
     fn list(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
-        let entries = || fs::read_dir(&self.output_dir)?.collect::<std::io::Result<Vec<_>>>();
-        let entries = entries().map_err(io_error("list", &self.output_dir))?;
-        let mut paths: Vec<_> = entries
-            .iter()
-            .filter(|entry| entry.file_name().to_str().is_some_and(&wanted) && entry.path().is_dir())
-            .map(|entry| entry.path())
-            .collect();
-        paths.sort();
-        Ok(paths)
+        list(&self.output_dir, wanted)
     }
+}
+
+/// The directories in `dir` whose names are `wanted`, in the order of their names.
+fn list(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let entries = || fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>();
+    let entries = entries().map_err(io_error("list", dir))?;
+    let mut paths: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.file_name().to_str().is_some_and(&wanted) && entry.path().is_dir())
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// The step of a checkpoint, by the name of its directory.
+fn step_of(name: &str) -> Option<usize> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Whether a directory of this name is what a crash leaves while a checkpoint is saved or removed.
+fn is_leftover(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(checkpoint, state)| {
+        step_of(checkpoint).is_some() && ["partial", "replaced", "removed"].contains(&state)
+    })
 }

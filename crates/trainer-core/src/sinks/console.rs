@@ -115,7 +115,7 @@ impl EventSink for ConsoleSink {
                 let speed = format!("{train_samples_per_second:.1} samples/s");
                 self.line(format!("trained for {runtime}: {speed}, mean loss {train_loss:.4}"))
             }
-            Event::CheckpointSaved { path, best } => {
+            Event::CheckpointSaved { path, best, .. } => {
                 let best = if *best { " (best so far)" } else { "" };
                 self.line(format!("saved {}{best}", path.display()))
             }

@@ -3,6 +3,7 @@
 mod console;
 mod csv;
 mod json_lines;
+mod rewind;
 mod scalars;
 mod tensorboard;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::common::{Mlp, Rows, arguments, contrary, random_rows, recorder, values};
 use trainer_core::{
-    BoxError, Error, Event, IntervalStrategy, Trainer, TrainerState, TrainingArguments, Warning, evaluate,
+    BoxError, Error, Event, IntervalStrategy, Resume, Trainer, TrainerState, TrainingArguments, Warning,
+    evaluate,
 };
 
 /// Three steps an epoch, three epochs unless the arguments say otherwise.
@@ -182,21 +183,103 @@ fn a_limit_of_nothing_keeps_the_newest_and_the_best() {
     assert_eq!(removed, ["checkpoint-6", "checkpoint-9", "checkpoint-12"]);
 }
 
+/// Tries to begin a run.
+fn refusal(arguments: TrainingArguments) -> Error {
+    let mlp = Mlp::new(5);
+    let trainer = Trainer::new(arguments, mlp.parameters()).unwrap();
+    trainer.fit(&mlp, &rows(), Some(&evaluation())).unwrap_err()
+}
+
 #[test]
-fn checkpoints_of_another_run_are_not_counted_or_removed() {
+fn a_new_run_does_not_replace_another_unless_it_is_told_to() {
     let directory = tempfile::tempdir().unwrap();
-    train(TrainingArguments { num_train_epochs: 4.0, ..arguments(directory.path()) });
-    let limit = TrainingArguments {
+    train(arguments(directory.path()));
+    let short = TrainingArguments { num_train_epochs: 2.0, ..arguments(directory.path()) };
+    let error = refusal(short.clone());
+    assert!(matches!(&error, Error::EarlierCheckpoints { paths, .. } if paths.len() == 3), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("checkpoint-3, checkpoint-6, checkpoint-9; resume it"), "{message}");
+    let all = set(&["checkpoint-3", "checkpoint-6", "checkpoint-9", "trainer_state.json"]);
+    assert_eq!(names(directory.path()), all);
+
+    // Nor does one that cannot begin.
+    let overwrite = TrainingArguments { overwrite_output_dir: true, ..short };
+    refusal(TrainingArguments { metric_for_best_model: "grace".to_owned(), ..overwrite.clone() });
+    assert_eq!(names(directory.path()), all);
+    train(overwrite);
+    assert_eq!(names(directory.path()), set(&["checkpoint-3", "checkpoint-6", "trainer_state.json"]));
+}
+
+#[test]
+fn what_no_run_wrote_is_never_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let overwrite = TrainingArguments { overwrite_output_dir: true, ..arguments(directory.path()) };
+    let path = |name: &str| directory.path().join(name);
+    // A checkpoint of another program, at a step that the run would save.
+    fs::create_dir(path("checkpoint-6")).unwrap();
+    fs::write(path("checkpoint-6/trainer_state.json"), "{}").unwrap();
+    let error = refusal(overwrite.clone());
+    assert!(
+        matches!(&error, Error::ForeignCheckpoints { paths, .. } if paths == &[path("checkpoint-6")]),
+        "{error}"
+    );
+    let words = "checkpoint-6 in the output directory";
+    assert!(error.to_string().contains(words) && error.to_string().contains("move it away"), "{error}");
+    assert!(path("checkpoint-6/trainer_state.json").exists());
+    fs::remove_dir_all(path("checkpoint-6")).unwrap();
+
+    // Notes in a checkpoint of its own.
+    train(overwrite.clone());
+    fs::create_dir(path("checkpoint-9/notes")).unwrap();
+    fs::write(path("checkpoint-9/notes/mine.txt"), "keep me").unwrap();
+    let error = refusal(overwrite);
+    assert!(matches!(&error, Error::ForeignFiles { names, .. } if names == &["notes/mine.txt"]), "{error}");
+    assert_eq!(fs::read_to_string(path("checkpoint-9/notes/mine.txt")).unwrap(), "keep me");
+    // Files that are named as a crash leaves its own, and are not.
+    fs::create_dir(path(".checkpoint-notes")).unwrap();
+    refusal(arguments(directory.path()));
+    assert!(path(".checkpoint-notes").is_dir());
+}
+
+#[test]
+fn a_checkpoint_with_notes_in_it_is_kept_over_the_limit_and_when_it_is_saved_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let note = directory.path().join("checkpoint-3/note.txt");
+    let write = {
+        let note = note.clone();
+        move |event: &Event| -> Result<(), BoxError> {
+            if matches!(event, Event::CheckpointSaved { global_step: 3, .. }) {
+                fs::write(&note, "keep me")?;
+            }
+            Ok(())
+        }
+    };
+    let limited = TrainingArguments {
         save_total_limit: Some(0),
+        eval_strategy: IntervalStrategy::No,
         load_best_model_at_end: false,
         ..arguments(directory.path())
     };
-    train(TrainingArguments { eval_strategy: IntervalStrategy::No, num_train_epochs: 2.0, ..limit });
-    assert_eq!(
-        names(directory.path()),
-        set(&["checkpoint-6", "checkpoint-9", "checkpoint-12", "trainer_state.json"]),
-        "3 and 6 were replaced by the second run's, and its 3 was then removed"
-    );
+    let (mlp, (sink, events)) = (Mlp::new(5), recorder());
+    let trainer = Trainer::new(limited.clone(), mlp.parameters()).unwrap().sink(write).sink(sink);
+    let _finished = trainer.fit(&mlp, &rows(), None).unwrap();
+    let kept = events.lock().unwrap().iter().find_map(|event| match event {
+        Event::Warning(Warning::CheckpointNotRemoved { path, reason }) => {
+            Some((path.clone(), reason.clone()))
+        }
+        _ => None,
+    });
+    let (path, reason) = kept.unwrap();
+    assert!(path.ends_with("checkpoint-3") && reason.contains("note.txt"), "{reason}");
+    assert_eq!(names(directory.path()), set(&["checkpoint-3", "checkpoint-9", "trainer_state.json"]));
+
+    let last = directory.path().join("checkpoint-9/note.txt");
+    fs::write(&last, "keep me too").unwrap();
+    let resume = Resume::From(directory.path().join("checkpoint-3"));
+    let trainer = Trainer::new(limited, mlp.parameters()).unwrap().resume(resume);
+    let _finished = trainer.fit(&mlp, &rows(), None).unwrap();
+    assert_eq!(fs::read_to_string(last).unwrap(), "keep me too");
+    assert!(!directory.path().join(".checkpoint-9.replaced").exists());
 }
 
 #[test]

@@ -358,7 +358,8 @@ fn training_that_changes_nothing_is_reported() {
     let warnings = |learning_rate| {
         let (sink, events) = recorder();
         let mlp = Mlp::new(5);
-        let arguments = TrainingArguments { learning_rate, ..arguments(directory.path()) };
+        let output_dir = directory.path().join(format!("{learning_rate}"));
+        let arguments = TrainingArguments { learning_rate, ..arguments(&output_dir) };
         let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(sink);
         let _finished = trainer.fit(&mlp, &rows(16), Some(&rows(4))).unwrap();
         let events = events.lock().unwrap();

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::common::{self, Mlp, Rows, contrary, random_rows, recorder, stop_in_step, untimed};
+use serde_json::Value;
 use trainer_core::{
-    BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, OptimizerType, Outcome, Result, Resume,
-    StepContext, Task, Trainer, TrainingArguments, Warning,
+    ArgumentChange, BoxError, Error, Event, Identity, IntervalStrategy, LossSum, LossTotal, OptimizerType,
+    Outcome, Result, Resume, SavedCheckpoint, StepContext, Task, Trainer, TrainingArguments, Warning,
 };
 
 /// Eleven batches an epoch make three steps of four, the last one short; three epochs make nine.
@@ -271,7 +272,7 @@ fn another_optimizer_cannot_be_resumed() {
     train(&arguments, None, Some(4)).unwrap();
     let other = TrainingArguments { optim: OptimizerType::Sgd, ..arguments };
     let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
-    assert!(error.contains("optim adamw_torch, now it is sgd"), "{error}");
+    assert!(error.contains("optim was adamw_torch and is now sgd"), "{error}");
 }
 
 #[test]
@@ -407,13 +408,16 @@ fn other_data_or_accumulation_cannot_be_resumed() {
 
     let other = TrainingArguments { gradient_accumulation_steps: 2, ..arguments.clone() };
     let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
-    assert!(error.contains("gradient_accumulation_steps 4, now it is 2"), "{error}");
+    assert!(error.contains("gradient_accumulation_steps was 4 and is now 2"), "{error}");
+    let other = TrainingArguments { seed: 7, ..other };
+    let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
+    assert!(error.contains("was 4 and is now 2; seed was ") && error.contains("and is now 7"), "{error}");
 
     let mlp = model();
     let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().resume(Resume::Newest);
     let fewer = Rows { rows: random_rows(1, 16), batch_size: 2, shuffle: Some(9) };
     let error = trainer.fit(&mlp, &fewer, Some(&fewer)).unwrap_err().to_string();
-    assert!(error.contains("11 training batches an epoch, now there are 8"), "{error}");
+    assert!(error.contains("training batches per epoch was 11 and is now 8"), "{error}");
 }
 
 #[test]
@@ -423,21 +427,99 @@ fn changed_arguments_are_allowed_and_reported() {
     train(&arguments, None, None).unwrap();
     let longer = TrainingArguments { num_train_epochs: 4.0, ..arguments };
     let resumed = train(&longer, Some(Resume::Newest), None).unwrap();
-    let changes = vec!["num_train_epochs: 3.0 -> 4.0".to_owned()];
-    assert_eq!(resumed.warnings(), [&Warning::ArgumentsChanged { changes }]);
+    let change = ArgumentChange {
+        name: "num_train_epochs".to_owned(),
+        saved: "3.0".to_owned(),
+        now: "4.0".to_owned(),
+    };
+    assert_eq!(change.to_string(), "num_train_epochs: 3.0 -> 4.0");
+    assert_eq!(resumed.warnings(), [&Warning::ArgumentsChanged { changes: vec![change] }]);
     assert_eq!(resumed.outcome.state().global_step, 12);
 }
 
+/// Resumes with this identity from a checkpoint that was saved with that one.
+fn resume_as(saved: Identity, now: Identity) -> Result<Outcome> {
+    let directory = tempfile::tempdir().unwrap();
+    let ((rows, evaluation), mlp) = (data(), model());
+    let trainer = || Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap();
+    let (stopper, stop) = stop_in_step(4);
+    let first = trainer().identity(saved).sink(stopper).stop_signal(stop);
+    let _interrupted = first.fit(&mlp, &rows, Some(&evaluation)).unwrap();
+    trainer().identity(now).resume(Resume::Newest).fit(&mlp, &rows, Some(&evaluation))
+}
+
 #[test]
-fn of_two_runs_in_one_directory_the_later_one_is_resumed() {
+fn a_run_of_another_identity_is_refused_with_all_that_differs() {
+    let identity = |alpha: f64, data: &str| {
+        Identity::new().with("alpha", alpha).with("rank", 4).with_content("rows", "rows.txt", data)
+    };
+    assert!(resume_as(identity(32.0, "aa"), identity(32.0, "aa")).is_ok());
+
+    let error = resume_as(identity(32.0, "aa"), identity(16.0, "bb")).unwrap_err();
+    let Error::AnotherRun { path, differences } = &error else { panic!("{error}") };
+    assert!(path.ends_with("checkpoint-4"));
+    assert_eq!(differences.iter().map(|difference| &*difference.key).collect::<Vec<_>>(), ["alpha", "rows"]);
+    let words = "checkpoint-4, as the run would not be the same: alpha was 32 and is now 16; the content of rows \
+                 (rows.txt) has changed";
+    assert!(error.to_string().ends_with(words), "{error}");
+
+    assert!(matches!(resume_as(Identity::new(), identity(1.0, "a")), Err(Error::AnotherRun { .. })));
+    assert!(matches!(resume_as(identity(1.0, "a"), Identity::new()), Err(Error::AnotherRun { .. })));
+}
+
+#[test]
+fn a_checkpoint_that_does_not_say_what_it_is_of_is_refused_where_that_matters() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = arguments(directory.path());
-    train(&arguments, None, None).unwrap();
-    let second = train(&arguments, None, Some(4)).unwrap();
-    let earlier = |step: usize| directory.path().join(format!("checkpoint-{step}"));
-    assert_eq!(second.warnings(), [&Warning::EarlierCheckpoints { paths: [3, 6, 9].map(earlier).to_vec() }]);
-    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
-    assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 4, .. })));
+    train(&arguments, None, Some(4)).unwrap();
+    fs::remove_dir_all(directory.path().join("checkpoint-3")).unwrap();
+    // As earlier versions saved it.
+    let state = directory.path().join("checkpoint-4/engine_state.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    for name in ["identity", "run"] {
+        json.as_object_mut().unwrap().remove(name).unwrap();
+    }
+    json["arguments"].as_object_mut().unwrap().remove("overwrite_output_dir").unwrap();
+    fs::write(&state, serde_json::to_vec_pretty(&json).unwrap()).unwrap();
+    seal_again(&directory.path().join("checkpoint-4"), "engine_state.json");
+
+    let ((rows, evaluation), mlp) = (data(), model());
+    let trainer = || Trainer::new(arguments.clone(), mlp.parameters()).unwrap().resume(Resume::Newest);
+    let error = trainer().identity(Identity::new().with("alpha", 32)).fit(&mlp, &rows, Some(&evaluation));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("checkpoint-4: version ") && error.contains("same run"), "{error}");
+    assert!(trainer().fit(&mlp, &rows, Some(&evaluation)).is_ok(), "whoever has no identity compares none");
+}
+
+/// Has the manifest of a checkpoint list a file as it is now.
+fn seal_again(checkpoint: &Path, name: &str) {
+    let path = checkpoint.join("complete.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let bytes = fs::read(checkpoint.join(name)).unwrap();
+    let crc32 = crc32fast::hash(&bytes);
+    manifest["files"][name] = serde_json::json!({ "bytes": bytes.len(), "crc32": crc32 });
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn a_run_keeps_its_name_and_no_other_run_has_it() {
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let name = |trained: &Trained| {
+        trained.events.iter().find_map(|event| match event {
+            Event::Started { run, .. } => Some(run.clone()),
+            _ => None,
+        })
+    };
+    let begun = train(&arguments(first.path()), None, Some(4)).unwrap();
+    let resumed = train(&arguments(first.path()), Some(Resume::Newest), None).unwrap();
+    let other = train(&arguments(second.path()), None, Some(4)).unwrap();
+    assert_eq!(name(&begun), name(&resumed));
+    assert_ne!(name(&begun), name(&other));
+    let saved = SavedCheckpoint::list(first.path()).unwrap();
+    assert_eq!(saved.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [9, 6, 4, 3]);
+    assert!(
+        saved.iter().all(|checkpoint| checkpoint.run.as_ref().map(|run| &run.name) == name(&begun).as_ref())
+    );
 }
 
 /// An evaluation that is worse every time, so that the first checkpoint stays the best.
@@ -518,13 +600,10 @@ fn train_unmoved(arguments: &TrainingArguments, resume: Option<Resume>, stop_in:
 }
 
 #[test]
-fn the_best_checkpoint_is_never_that_of_another_run() {
+fn the_best_checkpoint_may_be_in_the_directory_that_a_run_came_from() {
     let [whole, first, second] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let uninterrupted = train_unmoved(&arguments(whole.path()), None, None);
     train_unmoved(&arguments(first.path()), None, Some(7));
-    // Another run, whose best has the same step and the same value.
-    let slower = TrainingArguments { learning_rate: 0.01, ..arguments(second.path()) };
-    train_unmoved(&slower, None, Some(4));
 
     let named = Resume::From(first.path().join("checkpoint-6"));
     train_unmoved(&arguments(second.path()), Some(named), Some(8));
@@ -598,15 +677,24 @@ fn a_best_that_was_not_saved_is_forgotten_where_the_best_is_to_be_loaded() {
 
 #[test]
 fn a_run_that_continues_in_another_directory_touches_nothing_there() {
-    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [first, second, empty] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let whole = train(&arguments(first.path()), None, None).unwrap();
     train(&arguments(second.path()), None, Some(5)).unwrap();
     let named = Resume::From(first.path().join("checkpoint-6"));
-    let limited = TrainingArguments { save_total_limit: Some(0), ..arguments(second.path()) };
-    let resumed = train(&limited, Some(named), None).unwrap();
-    assert_eq!(resumed.bits(), whole.bits());
+    let limited = |output_dir: &Path| TrainingArguments {
+        save_total_limit: Some(0),
+        overwrite_output_dir: true,
+        ..arguments(output_dir)
+    };
+    let error = train(&limited(second.path()), Some(named.clone()), None).err().unwrap();
+    assert!(matches!(&error, Error::ForeignCheckpoints { paths, .. } if paths.len() == 2), "{error}");
+    assert!(error.to_string().starts_with("checkpoint-3, checkpoint-5 in the output directory"), "{error}");
     let checkpoints = [3, 5, 9].map(|step| second.path().join(format!("checkpoint-{step}")).is_dir());
-    assert_eq!(checkpoints, [true; 3], "two of the directory's own run, and the resumed run's last");
+    assert_eq!(checkpoints, [true, true, false]);
+
+    let resumed = train(&limited(empty.path()), Some(named), None).unwrap();
+    assert_eq!(resumed.bits(), whole.bits());
+    assert!(first.path().join("checkpoint-9").is_dir(), "what it came from is not its own");
 }
 
 #[test]

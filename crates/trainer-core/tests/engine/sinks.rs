@@ -164,6 +164,46 @@ fn csv_lines_hold_every_curve_and_grow_on_resume() {
     }
 }
 
+#[test]
+fn logs_have_each_step_once_after_a_resume_from_an_older_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lines, table) = (directory.path().join("log.jsonl"), directory.path().join("log.csv"));
+    let output_dir = directory.path().join("run");
+    let ((rows, evaluation), mlp) = (rows(), Mlp::new(5));
+    let trainer = || {
+        let trainer = Trainer::new(arguments(&output_dir), mlp.parameters()).unwrap();
+        trainer.sink(JsonLinesSink::append(&lines).unwrap()).sink(CsvSink::append(&table).unwrap())
+    };
+    let _ = trainer().fit(&mlp, &rows, Some(&evaluation)).unwrap();
+    let whole = fs::read_to_string(&table).unwrap();
+    // A line that the process was killed in, too.
+    for (path, torn) in [(&lines, "{\"event\": \"lo"), (&table, "6,train/lo")] {
+        fs::OpenOptions::new().append(true).open(path).unwrap().write_all(torn.as_bytes()).unwrap();
+    }
+    let from = |step: usize| Resume::From(output_dir.join(format!("checkpoint-{step}")));
+    for step in [4, 2, 6] {
+        let _ = trainer().resume(from(step)).fit(&mlp, &rows, Some(&evaluation)).unwrap();
+        let log = fs::read_to_string(&lines).unwrap();
+        let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let steps_of = |key: &str| -> Vec<u64> {
+            let logged = events.iter().filter(|event| event[key].is_number());
+            logged.map(|event| event["step"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(steps_of("loss"), [1, 2, 3, 4, 5, 6], "from {step}");
+        assert_eq!((steps_of("eval_loss"), steps_of("train_loss")), (vec![2, 4, 6], vec![6]), "from {step}");
+        let of_kind = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
+        let saved: Vec<_> =
+            of_kind("checkpoint_saved").iter().map(|event| event["global_step"].clone()).collect();
+        assert_eq!(saved, [2, 4, 6], "from {step}");
+        assert_eq!(of_kind("finished").len(), 1);
+
+        let keys = |text: &str| -> Vec<String> {
+            text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
+        };
+        assert_eq!(keys(&fs::read_to_string(&table).unwrap()), keys(&whole), "from {step}");
+    }
+}
+
 /// Writes what `fixtures/check_tensorboard.py` compares, where `TENSORBOARD_DIR` says where to.
 #[test]
 fn every_process_writes_an_event_file_of_its_own() {

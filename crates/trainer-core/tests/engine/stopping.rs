@@ -93,7 +93,7 @@ fn the_best_is_the_highest_where_higher_is_better() {
         let arguments = TrainingArguments {
             metric_for_best_model: name.to_owned(),
             num_train_epochs: 6.0,
-            ..arguments(directory.path())
+            ..arguments(&directory.path().join(name))
         };
         let task = Measuring(Mlp::new(5));
         let trainer = Trainer::new(arguments, task.0.parameters()).unwrap();
