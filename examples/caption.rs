@@ -6,7 +6,7 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,6 +64,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
                 decoder,
             };
             let source = open::dataset(location, &columns)?.source;
+            source.left_out().groups().for_each(|group| eprintln!("left out: {group}"));
             let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
             (source, rows)
         }
@@ -180,11 +181,20 @@ impl Metadata {
             );
         }
         let name = |image: &PathBuf| -> Result<Option<String>> {
-            let Ok(image) = image.canonicalize() else { return Ok(None) };
-            let Ok(inside) = image.strip_prefix(&root) else {
-                bail!("{} is not below {}, the folder of --metadata", image.display(), root.display())
+            let Ok(real) = image.canonicalize() else { return Ok(None) };
+            // A picture in a linked folder lies below this one by its name alone.
+            let Some(inside) = inside(folder, image)?.or_else(|| Some(real.strip_prefix(&root).ok()?.into()))
+            else {
+                bail!("{} is not below {}, the folder of --metadata", real.display(), root.display())
             };
-            Ok(Some(inside.to_string_lossy().replace('\\', "/")))
+            let parts = inside.iter().map(|part| part.to_str()).collect::<Option<Vec<_>>>();
+            let parts = parts.with_context(|| {
+                format!(
+                    "the name of {} is not UTF-8, so --metadata cannot name it: rename it",
+                    image.display()
+                )
+            })?;
+            Ok(Some(parts.join("/")))
         };
         Ok(Self {
             path: path.to_owned(),
@@ -202,6 +212,15 @@ impl Metadata {
     fn write(&self) -> Result<()> {
         recipes::files::replace(&self.path, &self.lines)
     }
+}
+
+/// The path of a file from a folder, if the paths of both say that it is below.
+fn inside(folder: &Path, file: &Path) -> Result<Option<PathBuf>> {
+    let (folder, file) = (std::path::absolute(folder)?, std::path::absolute(file)?);
+    let inside = file.strip_prefix(folder).ok();
+    Ok(inside
+        .filter(|inside| !inside.components().any(|part| part == Component::ParentDir))
+        .map(Path::to_owned))
 }
 
 /// The ids of words that are not said. What the tokenizer has no tokens for cannot be said anyway.

@@ -2,7 +2,9 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{
+    ColorType, DynamicImage, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits, RgbImage,
+};
 
 use crate::image_kind::kind_of;
 use crate::{Error, Result, gif, jpeg, png};
@@ -24,8 +26,8 @@ use crate::{Error, Result, gif, jpeg, png};
 ///
 /// The pixels equal Pillow's exactly but for JPEG, whose decoder differs from libjpeg-turbo: by 1 or 2 of 255 levels, and
 /// where colours are stored at a lower resolution by up to about 6, on average by less than a half; and by 1 for CMYK
-/// TIFF, TGA of 15 bits and PNM of 16 bits a colour. As in Pillow, bytes before a marker of a JPEG that belong to nothing
-/// are stepped over, and a PNG may end behind its pixels.
+/// TIFF, BMP and TGA of 16 bits a pixel, and PNM of 16 bits a colour. As in Pillow, bytes of a JPEG that belong to no
+/// segment are stepped over, and a PNG may end behind its pixels. TIFF with a palette, or of gray with alpha, is an error.
 ///
 /// A picture that is cut short, broken, of an unknown kind or too large is an error, and so is a panic of a
 /// decoder.
@@ -90,7 +92,6 @@ impl ImageDecoder {
 
     /// Decodes with the decoder of a format.
     fn decode_with(&self, file: &[u8], format: ImageFormat) -> Result<RgbImage> {
-        let broken = |error: image::ImageError| Error::Decode { why: error.to_string() };
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::no_limits();
         limits.max_alloc =
@@ -125,6 +126,14 @@ const MAX_BYTES_PER_PIXEL: u64 = 8;
 
 /// What text, colour profiles and previews of a picture may take, unpacked.
 const METADATA_BYTES: u64 = 32 << 20;
+
+fn broken(error: ImageError) -> Error {
+    let advice = match error {
+        ImageError::Unsupported(_) => "; convert it to PNG or JPEG",
+        _ => "",
+    };
+    Error::Decode { why: format!("{error}{advice}") }
+}
 
 /// How a picture is to be turned, by its EXIF or else its XMP metadata.
 fn orientation(

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::walk::{Files, add_unread_pictures, has_extension, is_picture, name_in, walk};
 use crate::{Error, LeftOut, LeftOutReason, Result, selection};
 
+/// Why the file of a name is left out; `None` if it is not.
+type WhyNot = dyn Fn(&str) -> Option<LeftOutReason>;
+
 /// The files of a folder's training split.
 pub(crate) struct FolderFiles {
     folder: PathBuf,
@@ -16,7 +19,7 @@ pub(crate) struct FolderFiles {
     pub(crate) metadata: Vec<PathBuf>,
     /// All other files.
     others: Vec<PathBuf>,
-    why_not: Box<dyn Fn(&str) -> Option<LeftOutReason>>,
+    why_not: Box<WhyNot>,
     pub(crate) left_out: LeftOut,
 }
 

@@ -42,10 +42,9 @@ impl fmt::Display for LeftOutReason {
                 write!(f, "in a held-out split, because the name `{part}` has the word \"{word}\"")
             }
             Self::OutsideOfTraining => write!(f, "outside of the training split"),
-            Self::UnreadKind { extension } => match conversion(extension) {
-                Some(kind) => write!(f, "{kind} pictures are not read; convert them to PNG or JPEG"),
-                None => write!(f, ".{extension} pictures are not read; convert them to PNG or JPEG"),
-            },
+            Self::UnreadKind { extension } => {
+                write!(f, "{} pictures are not read; convert them to PNG or JPEG", kind(extension))
+            }
             Self::Hidden => write!(f, "hidden"),
             Self::NoCaption => write!(f, "pictures without a caption"),
             Self::BlankCaption => write!(f, "blank captions of pictures that have others"),
@@ -56,14 +55,13 @@ impl fmt::Display for LeftOutReason {
     }
 }
 
-/// The name of a kind of picture that is known and not read, by its extension.
-pub(crate) fn conversion(extension: &str) -> Option<&'static str> {
+/// What pictures with an extension are called.
+fn kind(extension: &str) -> String {
     match extension {
-        "avif" => Some("AVIF"),
-        "heic" | "heif" => Some("HEIC"),
-        "jxl" => Some("JPEG XL"),
-        "svg" | "svgz" => Some("SVG"),
-        _ => None,
+        "heic" | "heif" => "HEIC".to_owned(),
+        "jxl" => "JPEG XL".to_owned(),
+        "svgz" => "SVG".to_owned(),
+        other => other.to_uppercase(),
     }
 }
 

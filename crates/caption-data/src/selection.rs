@@ -153,15 +153,15 @@ fn check_parts(paths: &[&str], may_begin_at_1: bool) -> Result<(), Refusal> {
 }
 
 /// Extensions of the pictures that [`ImageDecoder`](crate::ImageDecoder) reads.
-pub const PICTURES: [&str; 23] = [
-    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "gif", "webp", "bmp", "dib", "tif", "tiff", "ico", "pnm",
-    "pbm", "pgm", "ppm", "pam", "tga", "icb", "vda", "vst", "qoi",
+pub const PICTURES: [&str; 22] = [
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "gif", "webp", "bmp", "tif", "tiff", "ico", "pnm", "pbm",
+    "pgm", "ppm", "pam", "tga", "icb", "vda", "vst", "qoi",
 ];
 
 /// Extensions of pictures that are not read, and are reported where they are found.
-pub const UNREAD_PICTURES: [&str; 25] = [
-    "avif", "heic", "heif", "jxl", "svg", "svgz", "jp2", "j2k", "jpx", "psd", "xcf", "eps", "pcx", "dds",
-    "exr", "hdr", "icns", "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2",
+pub const UNREAD_PICTURES: [&str; 26] = [
+    "avif", "heic", "heif", "jxl", "svg", "svgz", "jp2", "j2k", "jpx", "psd", "xcf", "eps", "dib", "pcx",
+    "dds", "exr", "hdr", "icns", "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2",
 ];
 
 /// Extensions of the text files beside pictures that hold their captions; of several, the first is read.

@@ -1,10 +1,10 @@
+use std::fs;
 use std::path::Path;
 
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
 
-use crate::text_encoding::read_text;
 use crate::tokenizer_config::TokenizerConfig;
-use crate::{Error, Result, bert};
+use crate::{Error, Result, bert, lfs};
 
 /// A checkpoint's BERT tokenizer: captions to ids and back, as transformers does it.
 ///
@@ -46,7 +46,9 @@ impl CaptionTokenizer {
         let path = if json.exists() || !vocabulary.exists() { &json } else { &vocabulary };
         let fail = |why| Error::Tokenizer { path: path.clone(), why };
         let read = if path == &json { bert::from_json } else { bert::from_vocabulary };
-        let mut tokenizer = read(path, &read_text(path)?, &config)?;
+        let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        lfs::check(path, text.as_bytes())?;
+        let mut tokenizer = read(path, &text, &config)?;
 
         // Padding is the batch's business; what the file says of it and of truncation is the setting of some
         // other use.

@@ -66,8 +66,8 @@ fn metadata_parquet_names_pictures_of_its_folder() {
     assert_rows(open_at(folder.path()), 3);
     assert_rows(open_at(folder.path().join("metadata.parquet")), 3);
     fs::remove_file(folder.path().join("1.png")).unwrap();
-    let text = refusal(open_at(folder.path()));
-    assert!(text.contains("metadata.parquet, row 1 (rows count from 0): there is no file"), "{text}");
+    let text = open_at(folder.path()).unwrap().image(1).unwrap_err().to_string();
+    assert!(text.starts_with("row 1 of ") && text.contains("1.png: its file cannot be read"), "{text}");
 }
 
 #[test]
@@ -76,9 +76,12 @@ fn an_array_of_objects_is_metadata_under_both_names() {
     for name in ["metadata.jsonl", "metadata.json"] {
         assert_rows(open_at(folder(&[(name, array.as_bytes())], &["0.png", "1.png"]).path()), 2);
     }
-    let broken = array.replace("1.png", "gone.png");
+    let broken = array.replace("1.png", "../1.png");
     let text = refusal(open_at(folder(&[("metadata.jsonl", broken.as_bytes())], &["0.png"]).path()));
-    assert!(text.contains("metadata.jsonl, row 1 (rows count from 0): there is no file"), "{text}");
+    assert!(
+        text.contains("metadata.jsonl, row 1 (rows count from 0): ../1.png does not lie inside"),
+        "{text}"
+    );
     let text = refusal(open_at(
         folder(&[("metadata.jsonl", b"[{\"file_name\": \"0.png\"},\n{]")], &["0.png"]).path(),
     ));
@@ -199,11 +202,9 @@ fn captions_lie_in_files_of_several_endings() {
         &["0.png", "1.PNG"],
     );
     assert_rows(open_at(both.path()), 2);
-    let text = refusal(open_at(folder(&[("0.caption", b"a")], &["0.png", "1.png", "2.png"]).path()));
-    assert!(
-        text.contains("1.png has no caption: ") && text.ends_with("(nor do those of 1 other pictures)"),
-        "{text}"
-    );
+    let source = open_at(folder(&[("0.caption", b"a")], &["0.png", "1.png"]).path()).unwrap();
+    let text = source.caption(1).unwrap_err().to_string();
+    assert!(text.contains("1.png: it has no caption: ") && text.ends_with("1.txt does not exist"), "{text}");
 }
 
 #[cfg(unix)]

@@ -18,7 +18,7 @@ fn folder(vocabulary: &[&str], files: &Map<String, Value>) -> TempDir {
     write("vocab.txt", &(vocabulary.join("\n") + "\n"));
     for (name, content) in files {
         let mut content = content.clone();
-        if name == "tokenizer.json" {
+        if name == "tokenizer.json" && content.is_object() {
             content["model"]["vocab"] = vocabulary
                 .iter()
                 .zip(0..)
@@ -83,6 +83,12 @@ fn folders_whose_ids_are_not_known_are_refused_with_the_option() {
         let text = refusal(json!({ "tokenizer_config.json": config }));
         assert!(text.contains(message), "{text}");
     }
+    // A byte-order mark is part of the first token, as for transformers.
+    let text = refusal(json!({ "vocab.txt": "\u{feff}[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n" }));
+    assert!(text.ends_with("vocab.txt: its vocabulary has no [PAD]"), "{text}");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let text = refusal(json!({ "tokenizer.json": pointer }));
+    assert!(text.contains("tokenizer.json is a Git LFS pointer"), "{text}");
     let text = refusal(json!({ "added_tokens.json": ["<x>"] }));
     assert!(text.contains("added_tokens.json: "), "{text}");
     let text = refusal(json!({ "special_tokens_map.json": "{" }));
