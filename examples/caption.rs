@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use recipes::captioning;
 use recipes::cli::{self, Storage};
-use recipes::open::{self, Pretrained};
+use recipes::open;
 use recipes::pictures::with_flag;
 use recipes::prompts::Prompts;
 use recipes::terminal::{one_line, say};
@@ -70,11 +70,10 @@ fn run(options: &cli::Caption) -> Result<usize> {
         }
         None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
-    // As without a prompt: the tokenizer's is another where generation_config.json says so.
-    let start = pretrained.checkpoint.config().bos_token_id;
+    let (tokenizer, start) = (&pretrained.tokenizer, pretrained.checkpoint.config().bos_token_id);
     let prompts = match &options.prompt_column {
-        Some(_) => Prompts::of_rows(&source, &rows, &pretrained.tokenizer, start)?,
-        None => Prompts::one(options.decoding.prompt.as_deref(), &pretrained.tokenizer, start)?,
+        Some(_) => Prompts::of_rows(&source, &rows, tokenizer, start)?,
+        None => Prompts::one(options.decoding.prompt.as_deref(), tokenizer, start)?,
     };
     if let Some(cut) = prompts.cut() {
         eprintln!("warning: {cut}");

@@ -166,7 +166,7 @@ mod tests {
         let dir = folder(&[]);
         let path = dir.path().join(OsStr::from_bytes(b"caf\xe9.png"));
         std::fs::write(&path, "").unwrap();
-        assert_eq!(expand(&[dir.path().into()]).unwrap().paths, [path.clone()]);
+        assert_eq!(expand(&[dir.path().into()]).unwrap().paths, std::slice::from_ref(&path));
         assert_eq!(expand(std::slice::from_ref(&path)).unwrap().paths, [path]);
     }
 

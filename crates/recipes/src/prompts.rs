@@ -44,18 +44,19 @@ impl fmt::Display for Cut {
 }
 
 impl Prompts {
-    /// One prompt for all pictures, or none; it begins with the token `start`.
+    /// One prompt for all pictures, or none. It begins with the model's `start` token, which may be another than the
+    /// tokenizer's.
     ///
     /// # Errors
     /// If the tokenizer cannot encode it.
     pub fn one(prompt: Option<&str>, tokenizer: &CaptionTokenizer, start: u32) -> Result<Self> {
-        let prompt = prompt.map(|prompt| encoded(prompt, tokenizer, start)).transpose()?;
+        let prompt = prompt.map(|prompt| encode(prompt, tokenizer, start)).transpose()?;
         let is_cut = prompt.as_ref().is_some_and(|prompt| prompt.is_cut);
         let kind = Kind::One(prompt.map(|prompt| prompt.ids));
         Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer) })
     }
 
-    /// The prompts of some rows of a dataset, each of which begins with the token `start`.
+    /// The prompts of some rows of a dataset, which begin with the model's `start` token.
     ///
     /// # Errors
     /// If one cannot be read, is blank, or cannot be encoded.
@@ -68,7 +69,7 @@ impl Prompts {
         let (mut prompts, mut cut) = (BTreeMap::new(), 0);
         for &row in rows {
             let text = source.prompt(row)?.unwrap_or_default();
-            let prompt = encoded(&text, tokenizer, start)?;
+            let prompt = encode(&text, tokenizer, start)?;
             cut += usize::from(prompt.is_cut);
             prompts.insert(row, (text, prompt.ids));
         }
@@ -80,7 +81,7 @@ impl Prompts {
         Some(self.cut).filter(|cut| cut.prompts > 0)
     }
 
-    /// Tokens of the longest prompt, the start token counted; 1 without a prompt.
+    /// Tokens of the longest prompt, the start token counted.
     pub fn longest(&self) -> usize {
         match &self.kind {
             Kind::One(prompt) => prompt.as_ref().map_or(1, Vec::len),
@@ -96,12 +97,11 @@ impl Prompts {
         }
     }
 
-    /// Captions of the pictures of some rows, in their order, behind their prompts. Rows with the same prompt are captioned
-    /// together, and a batch of others has the captions that each would have alone. `resolve` gives the decoding options for a
-    /// prompt's length.
+    /// Captions of the pictures of some rows, in their order, behind their prompts, decoded as `resolve` says for a prompt's
+    /// length. Rows with the same prompt are captioned together, and each has the captions that it would have alone.
     ///
     /// # Errors
-    /// As [`GitForCausalLm::generate_with`].
+    /// Those of `resolve`, and as [`GitForCausalLm::generate_with`].
     pub fn captions(
         &self,
         rows: &[usize],
@@ -141,8 +141,8 @@ impl Cut {
     }
 }
 
-/// A prompt as token ids that begin with `start`.
-fn encoded(text: &str, tokenizer: &CaptionTokenizer, start: u32) -> Result<Encoded> {
+/// A prompt as ids from the `start` token on.
+fn encode(text: &str, tokenizer: &CaptionTokenizer, start: u32) -> Result<Encoded> {
     let mut prompt = tokenizer.encode_prompt(text)?;
     if let Some(first) = prompt.ids.first_mut() {
         *first = start;

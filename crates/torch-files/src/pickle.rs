@@ -328,7 +328,7 @@ impl<R: BufRead> Machine<'_, R> {
 }
 
 fn pairs(items: Vec<Id>) -> Result<Vec<(Id, Id)>> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return damaged("a dictionary in it has a key without a value");
     }
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

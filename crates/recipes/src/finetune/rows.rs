@@ -108,7 +108,11 @@ fn refusal(bad: &[BadRow], rows: usize, on_bad_row: OnBadRow) -> String {
         OnBadRow::Stop => "mend them, or leave them out with --on-bad-row skip",
         OnBadRow::Skip => "no row is left to train on",
     };
-    format!("{} of {rows} rows cannot be used:{}{more}\n{advice}", bad.len(), named.concat())
+    format!(
+        "{} of {rows} rows cannot be used (rows count from 0):{}{more}\n{advice}",
+        bad.len(),
+        named.concat()
+    )
 }
 
 #[cfg(test)]
@@ -125,7 +129,10 @@ mod tests {
         };
         let bad: Vec<BadRow> = (0..30).map(bad).collect();
         let text = refusal(&bad, 90, OnBadRow::Stop);
-        assert!(text.starts_with("30 of 90 rows cannot be used:\n  row 0 of a"), "{text}");
+        assert!(
+            text.starts_with("30 of 90 rows cannot be used (rows count from 0):\n  row 0 of a"),
+            "{text}"
+        );
         assert!(text.contains("row 19 of a") && !text.contains("row 20 of a"), "{text}");
         assert!(text.contains("and 10 more") && text.ends_with("--on-bad-row skip"), "{text}");
         assert!(!refusal(&bad[..20], 90, OnBadRow::Skip).contains("more"));
