@@ -41,7 +41,7 @@ pub fn error(error: trainer_core::Error) -> Error {
             path.display()
         ),
         NoCheckpoint { path, damaged } => anyhow!(
-            "no usable checkpoint in {} ({}): begin the run again with --overwrite-output-dir",
+            "no usable checkpoint in {} ({}): start the run again with --overwrite-output-dir",
             path.display(),
             damaged.join("; ")
         ),
@@ -50,17 +50,17 @@ pub fn error(error: trainer_core::Error) -> Error {
 }
 
 /// A refusal to continue from a checkpoint, with everything that differs. A difference that follows from another one is left
-/// out: with another --subset the rows are others too.
+/// out: another --subset also changes the rows.
 pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
-    let is_said = |difference: &&Difference| difference.saved != difference.now;
-    let said: Vec<&Difference> = differences.iter().filter(is_said).collect();
-    let told = if said.is_empty() { differences.iter().collect() } else { said };
-    let clauses: Vec<String> = told.iter().map(|difference| clause(difference)).collect();
-    let advice = if told.iter().all(|difference| difference.saved == difference.now) {
-        "to train on what is there now, begin a new run in another --output-dir"
+    let has_other_value = |difference: &&Difference| difference.saved != difference.now;
+    let mut shown: Vec<&Difference> = differences.iter().filter(has_other_value).collect();
+    let advice = if shown.is_empty() {
+        shown = differences.iter().collect();
+        "to train with the new content, start a new run with another --output-dir"
     } else {
-        "leave these flags out, or begin a new run in another --output-dir"
+        "leave these flags out, or start a new run with another --output-dir"
     };
+    let clauses: Vec<String> = shown.into_iter().map(clause).collect();
     anyhow!(
         "cannot resume from {checkpoint}, as the run would not be the same: {}; {advice}",
         clauses.join("; ")
@@ -154,8 +154,7 @@ mod tests {
         let message = another_run("checkpoint-4", &with_subset).to_string();
         assert!(
             message.ends_with(
-                "same: --subset was 8 and is now 9; --seed was 1 and is now 2; leave these flags out, or \
-            begin a new run in another --output-dir"
+                "same: --subset was 8 and is now 9; --seed was 1 and is now 2; leave these flags out, or start a new run with another --output-dir"
             ),
             "{message}"
         );

@@ -10,7 +10,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
 use peft_lora::{LoraConfig, Modules};
-use rayon::prelude::*;
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
 
@@ -148,29 +147,27 @@ fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> 
 }
 
 /// A hash of the captions, prompts and pictures of all rows that are used, in the order of the dataset. Pictures that come
-/// with this program are known by its version: drawing them takes longer than anything else here.
+/// with this program are known by its version, those of files by the fingerprints that were taken when the rows were checked.
 fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let rows = &inputs.rows;
     let mut used: Vec<usize> =
         [&rows.train, &rows.validation, &rows.test].into_iter().flatten().copied().collect();
     used.sort_unstable();
+    let mut hasher = XxHash3_128::new();
+    if embedded {
+        hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
+    }
     let source: &dyn CaptionSource = &inputs.source;
-    let content = |row: &usize| -> Result<u128> {
-        let mut hasher = XxHash3_128::new();
-        if embedded {
-            hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
-        } else {
-            hasher.write(&source.fingerprint(*row)?.to_le_bytes());
-        }
-        for text in source.captions(*row)?.into_iter().chain(source.prompt(*row)?) {
+    for row in used {
+        let picture = inputs.pictures.get(row).with_context(|| format!("row {row} was not checked"))?;
+        hasher.write(&picture.to_le_bytes());
+        for text in source.captions(row)?.into_iter().chain(source.prompt(row)?) {
             // The length keeps apart texts that are the same when they are joined.
             hasher.write(&(text.len() as u64).to_le_bytes());
             hasher.write(text.as_bytes());
         }
-        Ok(hasher.finish_128())
-    };
-    let contents = used.par_iter().map(content).collect::<Result<Vec<u128>>>()?;
-    Ok(hash(&contents.iter().flat_map(|content| content.to_le_bytes()).collect::<Vec<u8>>()))
+    }
+    Ok(format!("{:032x}", hasher.finish_128()))
 }
 
 /// A hash of the files of a folder whose names are `wanted`: their names and contents.

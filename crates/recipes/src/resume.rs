@@ -117,7 +117,11 @@ fn newest_of(folder: &Path) -> Result<SavedCheckpoint> {
         bail!("cannot resume the run in {}: there is no such folder", folder.display());
     }
     if let Some(parent) = folder.parent().filter(|parent| has_checkpoints(parent)) {
-        bail!("{} is no run, but in one: --resume {}", folder.display(), parent.display());
+        bail!(
+            "{} is a folder inside a run: resume the run with --resume {}",
+            folder.display(),
+            parent.display()
+        );
     }
     match RunRecord::read(folder)? {
         Some(record) if record.sweep => bail!(
@@ -131,7 +135,7 @@ fn newest_of(folder: &Path) -> Result<SavedCheckpoint> {
             folder.display()
         ),
         Some(_) => bail!(
-            "the run in {} was stopped before it had saved a checkpoint: begin it again with --overwrite-output-dir",
+            "the run in {} was stopped before its first checkpoint: start it again with --overwrite-output-dir",
             folder.display()
         ),
         None => bail!("there is no run to resume in {}: it has no checkpoint-N", folder.display()),
@@ -181,7 +185,7 @@ fn default_runs() -> Vec<PathBuf> {
 }
 
 fn newest_default() -> Result<PathBuf> {
-    // One without checkpoints is no choice, but better to speak of than none.
+    // A run without checkpoints cannot be resumed, but the error should name it.
     let begun = || {
         let there = run_folder::defaults().take_while(|folder| folder.is_dir());
         there.filter(|folder| folder.join(run_folder::RECORD).is_file()).last()
@@ -189,7 +193,7 @@ fn newest_default() -> Result<PathBuf> {
     let newest = default_runs().into_iter().next().or_else(begun);
     newest.with_context(|| {
         format!(
-            "there is no run to resume in {}: say which with --resume DIR, the folder of a run or of a checkpoint",
+            "there is no run to resume in {}: name one with --resume DIR, the folder of a run or of a checkpoint",
             run_folder::DEFAULT
         )
     })

@@ -42,7 +42,7 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
     let message = run(&mut tiny.finetune("out", SHORT)).refusal(1);
     assert_says(
         &message,
-        &["has a finished run", "--output-dir", "--overwrite-output-dir", out.to_str().unwrap()],
+        &["holds a finished run", "--output-dir", "--overwrite-output-dir", out.to_str().unwrap()],
     );
     // Nor is anything removed by a run that reads what it would remove, or that does not begin.
     let overwrite = "--max-steps 2 --overwrite-output-dir";
@@ -71,7 +71,7 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
     let message = run(&mut tiny.finetune("out", SHORT)).refusal(1);
     assert_says(
         &message,
-        &["has a run that was stopped: choose another --output-dir", "--overwrite-output-dir"],
+        &["holds a run that was stopped: choose another --output-dir", "--overwrite-output-dir"],
     );
 }
 
@@ -93,7 +93,7 @@ fn a_name_that_is_taken_is_an_error_before_anything_is_done() {
         assert_says(
             &message,
             &[
-                "no run.json lists them as those of a run: adapter, metrics.json, report.html; move them away",
+                "no run is recorded to have written: adapter, metrics.json, report.html; move them away",
                 "--output-dir",
             ],
         );
@@ -166,7 +166,7 @@ fn two_runs_cannot_have_one_folder() {
     // A process that is gone holds nothing.
     run(&mut tiny.finetune("out", "--max-steps 1 --overwrite-output-dir")).stdout();
     let message = run(&mut tiny.finetune("out", SHORT)).refusal(1);
-    assert_says(&message, &["has a finished run"]);
+    assert_says(&message, &["holds a finished run"]);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
     assert_says(
         &second,
         &[
-            "note: runs/pokemon has a finished run, so this run is written to runs/pokemon-2",
+            "note: runs/pokemon holds a finished run, so this run is written to runs/pokemon-2",
             "output  runs/pokemon-2\n",
             "written to runs/pokemon-2: report.html",
         ],
@@ -231,15 +231,15 @@ fn a_sweep_is_written_where_there_is_room_for_all_of_it() {
     let flags = "--max-steps 1 --sweep r=2,4";
     run(&mut tiny.finetune("sweep", flags)).stdout();
     let message = run(&mut tiny.finetune("sweep", flags)).refusal(1);
-    assert_says(&message, &["has a finished sweep", "--overwrite-output-dir"]);
+    assert_says(&message, &["holds a finished sweep", "--overwrite-output-dir"]);
     let message = run(&mut tiny.finetune("sweep", "--max-steps 1 --overwrite-output-dir")).refusal(1);
-    assert_says(&message, &["has a sweep, which no single run replaces"]);
+    assert_says(&message, &["holds a sweep, and a single run cannot replace it"]);
 
     // The second run's folder is taken: found before the first run begins.
     fs::create_dir_all(tiny.path("other/r-4")).unwrap();
     File::create(tiny.path("other/r-4/report.html")).unwrap();
     let message = run(&mut tiny.finetune("other", flags)).refusal(1);
-    assert_says(&message, &["r-4 has files that this run would replace", "report.html"]);
+    assert_says(&message, &["r-4 contains files that this run would overwrite", "report.html"]);
     assert!(!tiny.path("other/r-2/checkpoint-1").exists());
 
     run(&mut tiny.finetune("sweep", &format!("{flags} --overwrite-output-dir"))).stdout();

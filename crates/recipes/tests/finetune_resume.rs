@@ -96,7 +96,7 @@ fn content_that_changed_under_the_same_name_is_refused() {
     let captions = || (0..20).map(|row| format!("a cat {row}").into_bytes()).collect::<Vec<_>>();
     write_columns(&tiny.dataset, (0..20).map(png).collect(), captions());
     let message = run(&mut resume(&folder)).refusal(1);
-    assert_says(&message, &["the content of --dataset (", "has changed", "begin a new run"]);
+    assert_says(&message, &["the content of --dataset (", "has changed", "start a new run"]);
     fs::write(&tiny.dataset, dataset).unwrap();
 
     let processor = tiny.checkpoint.join("preprocessor_config.json");
@@ -197,7 +197,7 @@ fn whatever_names_a_run_or_a_checkpoint_is_found_or_told() {
     let missing = refusal(&["--resume".as_ref(), "checkpoint-9".as_ref(), "--output-dir".as_ref(), &folder]);
     assert_says(&missing, &["--resume checkpoint-9:", "has checkpoint-2, checkpoint-4"]);
     let inside = refusal(&["--resume".as_ref(), &folder.join("adapter")]);
-    assert_says(&inside, &["is no run, but in one", &format!("--resume {shown}")]);
+    assert_says(&inside, &["is a folder inside a run", &format!("--resume {shown}")]);
     let other = refusal(&["--resume".as_ref(), &tiny.checkpoint]);
     assert_says(&other, &["there is no run to resume in", "it has no checkpoint-N"]);
 

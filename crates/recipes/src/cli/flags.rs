@@ -23,8 +23,8 @@ const MAKES_VOID: [(&str, &str); 5] = [
 /// Flags that take paths.
 const PATHS: [&str; 4] = ["dataset", "feature-cache-dir", "init-adapter", "model"];
 
-/// The flags of a command line by their names without dashes, as they were said or as their defaults are: to be saved, and
-/// said again by a run that is resumed.
+/// The flags of a command line by their names without dashes, as they were given or as their defaults are: saved with a run, and
+/// given again when it is resumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Flags(BTreeMap<String, Flag>);
@@ -33,7 +33,7 @@ pub struct Flags(BTreeMap<String, Flag>);
 struct Flag {
     /// None for a flag that takes none.
     values: Vec<Text>,
-    /// Whether it was said, or has its default.
+    /// Whether it was given; otherwise it has its default.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     given: bool,
 }
@@ -78,7 +78,7 @@ impl Flags {
         Self(command.get_arguments().filter_map(flag).collect())
     }
 
-    /// These flags, and the ones that were said `later` in their places.
+    /// These flags, and those given `later` in their places.
     #[must_use]
     pub fn with(&self, later: &Self) -> Self {
         let mut flags = self.clone();
@@ -87,12 +87,12 @@ impl Flags {
                 flags.0.remove(void);
             }
         }
-        let said = later.0.iter().filter(|(_, flag)| flag.given);
-        flags.0.extend(said.map(|(name, flag)| (name.clone(), flag.clone())));
+        let given = later.0.iter().filter(|(_, flag)| flag.given);
+        flags.0.extend(given.map(|(name, flag)| (name.clone(), flag.clone())));
         flags
     }
 
-    /// Whether a flag was said.
+    /// Whether a flag was given.
     pub fn is_given(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|flag| flag.given)
     }
@@ -113,9 +113,10 @@ impl Flags {
         let mut flags = self.clone();
         for name in PATHS {
             for value in flags.0.get_mut(name).into_iter().flat_map(|flag| &mut flag.values) {
-                // A hub id is no path; a folder for features need not be there yet.
+                // A hub id is not a path, nor is `embedded`; a folder for features may not exist yet.
                 let path = directory.join(value.as_ref());
-                if path.exists() || name == "feature-cache-dir" {
+                let is_path = path.exists() && value.as_ref() != "embedded";
+                if is_path || name == "feature-cache-dir" {
                     *value = path.into_os_string().into();
                 }
             }
@@ -128,7 +129,7 @@ impl Flags {
         self.0.iter().flat_map(|(name, flag)| arguments(name, flag)).collect()
     }
 
-    /// The flags that were said, as arguments of a program.
+    /// The flags that were given, as arguments of a program.
     pub fn given_arguments(&self) -> Vec<OsString> {
         let given = self.0.iter().filter(|(_, flag)| flag.given);
         given.flat_map(|(name, flag)| arguments(name, flag)).collect()
@@ -189,14 +190,16 @@ mod tests {
     #[test]
     fn relative_paths_start_from_where_the_run_was_begun() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("pictures")).unwrap();
+        for name in ["pictures", "embedded"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
         let text = r#"{"model": {"values": ["microsoft/git-base"], "given": true},
-            "dataset": {"values": ["pictures"], "given": true}}"#;
+            "init-adapter": {"values": ["embedded"]}, "dataset": {"values": ["pictures"], "given": true}}"#;
         let flags: Flags = serde_json::from_str(text).unwrap();
         let dataset = format!("--dataset={}", folder.path().join("pictures").display());
         assert_eq!(
             flags.anchored(folder.path()).arguments(),
-            [dataset.into(), OsString::from("--model=microsoft/git-base")]
+            [dataset.as_str(), "--init-adapter=embedded", "--model=microsoft/git-base"].map(OsString::from)
         );
     }
 }

@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::{Finetune, Flags, command_line};
 use crate::resume::Resumed;
 
-/// A command line of `pokemon_finetune`: what is to be done, and how it was said.
+/// A command line of `pokemon_finetune`: the options, and the flags as they were given.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The options.
@@ -32,7 +32,7 @@ impl Request {
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
-        // What a run needs to be said is known when the run that is resumed is found.
+        // With --resume the other flags are known when the run is found.
         if options.training.resume.is_none() {
             if let Some(message) = options.split_conflict() {
                 return Err(refusal(&message));
@@ -45,7 +45,7 @@ impl Request {
     }
 
     /// The request to continue a run that was begun with the flags `saved`, with those of this one in their places. A saved flag
-    /// that would do nothing beside those said now is left out.
+    /// that would do nothing beside those given now is left out.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).

@@ -81,17 +81,17 @@ impl OutputFolder {
         }
         if let Some(record) = record.as_ref().filter(|record| record.sweep != sweep) {
             let what = if record.sweep {
-                "a sweep, which no single run replaces"
+                "a sweep, and a single run cannot replace it"
             } else {
-                "a run, which no sweep replaces"
+                "a run, and a sweep cannot replace it"
             };
-            bail!("{} has {what}: choose another --output-dir", path.display());
+            bail!("{} holds {what}: choose another --output-dir", path.display());
         }
         let foreign = RunRecord::foreign(record.as_ref(), &path, names);
         if !foreign.is_empty() {
             bail!(
-                "{} has files that this run would replace, and no run.json lists them as those of a run: {}; move them away, or \
-                 choose another --output-dir",
+                "{} contains files that this run would overwrite and that no run is recorded to have written: {}; move them \
+                 away, or choose another --output-dir",
                 path.display(),
                 foreign.join(", ")
             );
@@ -120,7 +120,7 @@ impl OutputFolder {
                 && record.removes(&self.path, &path)
             {
                 bail!(
-                    "{flag} {} is of the run in the output folder, which --overwrite-output-dir removes: choose another \
+                    "{flag} {} belongs to the run in the output folder, which --overwrite-output-dir removes: choose another \
                      --output-dir",
                     path.display()
                 );

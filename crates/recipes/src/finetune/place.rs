@@ -54,11 +54,11 @@ pub(super) fn first_free() -> Result<(PathBuf, FolderLock)> {
 fn in_words(path: PathBuf) -> String {
     let shown = path.display();
     match RunRecord::read(&path) {
-        Ok(Some(record)) if record.state == RunState::Finished => format!("{shown} has a finished run"),
+        Ok(Some(record)) if record.state == RunState::Finished => format!("{shown} holds a finished run"),
         Ok(Some(_)) if matches!(FolderLock::acquire(&path), Ok(Locked::Elsewhere(_))) => {
             format!("another run is writing to {shown}")
         }
-        Ok(Some(_)) => format!("{shown} has a run that was stopped (--resume {shown} continues it)"),
+        Ok(Some(_)) => format!("{shown} holds a run that was stopped (--resume {shown} continues it)"),
         _ => format!("there are files in {shown}"),
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn earlier_run(path: &Path, record: &RunRecord) -> String {
     let what = if record.sweep { "sweep" } else { "run" };
     if record.state == RunState::Finished {
         return format!(
-            "{shown} has a finished {what}: choose another --output-dir, or replace it with --overwrite-output-dir"
+            "{shown} holds a finished {what}: choose another --output-dir, or replace it with --overwrite-output-dir"
         );
     }
     let newest =
@@ -81,7 +81,7 @@ pub(super) fn earlier_run(path: &Path, record: &RunRecord) -> String {
         (false, None) => "choose another --output-dir".to_owned(),
     };
     format!(
-        "{shown} has a {what} that was stopped{after}: {resume}, or replace it with --overwrite-output-dir"
+        "{shown} holds a {what} that was stopped{after}: {resume}, or replace it with --overwrite-output-dir"
     )
 }
 
@@ -102,7 +102,7 @@ pub(super) fn require_own_checkpoints(path: &Path, run: Option<&str>) -> Result<
         return Ok(());
     }
     bail!(
-        "{} has checkpoints that are not of this run: {}; move them away, or choose another --output-dir",
+        "{} contains checkpoints that are not of this run: {}; move them away, or choose another --output-dir",
         path.display(),
         foreign.join(", ")
     )

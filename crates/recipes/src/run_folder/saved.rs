@@ -9,7 +9,7 @@ use crate::cli::Flags;
 /// The file of [`SavedOptions`] in a checkpoint.
 pub const OPTIONS: &str = "options.json";
 
-/// What a run was asked to do, so that it can be resumed without saying it again.
+/// The options of a run, with which it is resumed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedOptions {
     /// Version of this program.
@@ -45,7 +45,7 @@ impl SavedOptions {
         serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 
-    /// The flags as they have to be said in `directory` now: relative paths start from where the run was begun.
+    /// The flags for a process in `directory`: relative paths are made absolute where the run was started elsewhere.
     pub fn flags_in(&self, directory: &Path) -> Flags {
         if self.directory == directory { self.flags.clone() } else { self.flags.anchored(&self.directory) }
     }

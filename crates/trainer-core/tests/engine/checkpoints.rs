@@ -283,6 +283,23 @@ fn notes_in_a_checkpoint_survive_the_limit_and_a_second_save() {
 }
 
 #[test]
+fn only_a_lack_of_room_is_called_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let output_dir = directory.path().join("run");
+    let gone = output_dir.clone();
+    let remove = move |event: &Event| -> Result<(), BoxError> {
+        if matches!(event, Event::Step(report) if report.global_step == 2) {
+            fs::remove_dir_all(&gone)?;
+        }
+        Ok(())
+    };
+    let mlp = Mlp::new(5);
+    let trainer = Trainer::new(arguments(&output_dir), mlp.parameters()).unwrap().sink(remove);
+    let error = trainer.fit(&mlp, &rows(), Some(&evaluation())).unwrap_err().to_string();
+    assert!(error.contains("cannot save the state of step 3") && !error.contains("make room"), "{error}");
+}
+
+#[test]
 fn an_improvement_is_saved_without_a_save_strategy() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
