@@ -12,9 +12,7 @@ use trainer_core::sinks::ConsoleSink;
 #[cfg(feature = "tensorboard")]
 use trainer_core::sinks::TensorBoardSink;
 use trainer_core::sinks::{CsvSink, JsonLinesSink};
-use trainer_core::{
-    BoxError, Error, Event, EventSink, IntervalStrategy, LogEntry, Resume, Trainer, TrainingArguments,
-};
+use trainer_core::{BoxError, Error, Event, EventSink, LogEntry, Resume, Trainer, TrainingArguments};
 
 fn rows() -> (Rows, Rows) {
     (
@@ -122,7 +120,7 @@ fn the_console_without_a_terminal_prints_about_fifty_lines_of_progress() {
     let buffer = Buffer::default();
     let arguments = TrainingArguments {
         num_train_epochs: 100.0,
-        save_strategy: IntervalStrategy::Steps,
+        save_strategy: trainer_core::IntervalStrategy::Steps,
         save_steps: 100,
         load_best_model_at_end: false,
         ..arguments(directory.path())
