@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::cli::{DataOptions, OnBadRow, SplitBy};
 use crate::hub::Location;
 use crate::open::{self, Dataset};
+use crate::pictures::with_flag;
 
 /// Bad rows that a message names.
 const NAMED: usize = 20;
@@ -99,7 +100,7 @@ fn by_picture(
 
 /// What is wrong with the first bad rows, how many there are, and what can be done.
 fn refusal(bad: &[BadRow], rows: usize, on_bad_row: OnBadRow) -> String {
-    let named: Vec<String> = bad.iter().take(NAMED).map(|bad| format!("\n  {}", bad.error)).collect();
+    let named: Vec<String> = bad.iter().take(NAMED).map(|bad| format!("\n  {}", with_flag(&bad.error))).collect();
     let more = match bad.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!("\n  and {more} more"),
