@@ -10,11 +10,11 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use candle_core::Device;
-use caption_data::drawings::DrawingSource;
 use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, ImageProcessor, TokenizedCaptions};
 use criterion::Criterion;
 use image::imageops::{FilterType, resize};
 use image::{ImageFormat, RgbImage};
+use monster_drawings::DrawingSource;
 
 /// Pictures of a batch.
 const PICTURES: usize = 8;

@@ -6,21 +6,26 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use candle_core::DType;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, RgbImage};
-use git_model::{Caption, EarlyStopping, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
+    SourceOptions,
+};
+use git_model::{Caption, GitForCausalLm, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::cli::{self, Decoding, Storage};
+use recipes::captioning;
+use recipes::cli::{self, Storage};
+use recipes::open::{self, Pretrained};
+use recipes::pictures::with_flag;
+use recipes::prompts::Prompts;
 use recipes::terminal::{one_line, say};
-use recipes::{captioning, open};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
@@ -44,9 +49,42 @@ fn main() -> ExitCode {
 /// Captions what the command line asks for; returns how many pictures could not be read.
 fn run(options: &cli::Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
-    let images = recipes::pictures::expand(&options.images)?;
+    let Pictures { paths: images, left_out, .. } = recipes::pictures::expand(&options.images)?;
+    left_out.groups().for_each(|group| eprintln!("left out: {group}"));
+    let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
     let pretrained = open::pretrained(&options.model)?;
+    let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
+        Some(location) => {
+            let columns = SourceOptions {
+                image_column: options.image_column.clone(),
+                caption_column: None,
+                prompt_column: options.prompt_column.clone(),
+                no_captions: true,
+                decoder,
+            };
+            let source = open::dataset(location, &columns)?.source;
+            source.left_out().groups().for_each(|group| eprintln!("left out: {group}"));
+            let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
+            (source, rows)
+        }
+        None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
+    };
+    // As without a prompt: the tokenizer's is another where generation_config.json says so.
+    let start = pretrained.checkpoint.config().bos_token_id;
+    let prompts = match &options.prompt_column {
+        Some(_) => Prompts::of_rows(&source, &rows, &pretrained.tokenizer, start)?,
+        None => Prompts::one(options.decoding.prompt.as_deref(), &pretrained.tokenizer, start)?,
+    };
+    if let Some(cut) = prompts.cut() {
+        eprintln!("warning: {cut}");
+    }
+    let bad_words = bad_words(&options.decoding.bad_words, &pretrained.tokenizer)?;
+    let resolve = |prompt: usize| {
+        let config = options.decoding.resolve(pretrained.checkpoint.generation(), prompt, bad_words.clone());
+        config.map_err(anyhow::Error::msg)
+    };
+    let config = resolve(prompts.longest())?;
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
     let load = LoadOptions { dtype, ..LoadOptions::default() };
     let load =
@@ -62,17 +100,6 @@ fn run(options: &cli::Caption) -> Result<usize> {
             model
         }
     };
-    let (source, rows): (Arc<dyn CaptionSource>, Vec<usize>) = match &options.dataset {
-        Some(location) => {
-            let source = open::dataset(location, None)?;
-            let rows = options.rows.clone().unwrap_or_else(|| (0..source.len()).collect());
-            (source, rows)
-        }
-        None => (Arc::new(Files(images.clone())), (0..images.len()).collect()),
-    };
-    let config = decoding(&options.decoding, &pretrained.tokenizer)?;
-    let prompt =
-        options.decoding.prompt.as_deref().map(|text| prompt_ids(&pretrained.tokenizer, text)).transpose()?;
     let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
     let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
@@ -91,10 +118,9 @@ fn run(options: &cli::Caption) -> Result<usize> {
             continue;
         }
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
-        let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
-        let captions = model.generate_with(&features, prompt.as_deref(), &config, draft.as_ref(), go_on)?;
+        let captions = prompts.captions(batch.rows(), &model, &features, &resolve, draft.as_ref())?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
-        for (&row, captions) in batch.rows().iter().zip(captions.chunks(config.num_return_sequences)) {
+        for (&row, captions) in batch.rows().iter().zip(&captions) {
             let best = best(captions);
             for (index, Caption { ids, score }) in captions.iter().enumerate() {
                 let text = pretrained.tokenizer.decode(ids, true)?;
@@ -104,6 +130,10 @@ fn run(options: &cli::Caption) -> Result<usize> {
                 let name = images.get(row).map(|path| path.display().to_string());
                 let line = if options.json {
                     let mut line = json!({ "ids": ids, "text": text, "score": score, "seconds": seconds });
+                    if let Some((prompt, tokens)) = prompts.of_row(row) {
+                        line["prompt"] = prompt.into();
+                        line["answer"] = pretrained.tokenizer.decode(&ids[tokens..], true)?.into();
+                    }
                     match name {
                         Some(image) => line["image"] = image.into(),
                         None => line["row"] = row.into(),
@@ -152,11 +182,20 @@ impl Metadata {
             );
         }
         let name = |image: &PathBuf| -> Result<Option<String>> {
-            let Ok(image) = image.canonicalize() else { return Ok(None) };
-            let Ok(inside) = image.strip_prefix(&root) else {
-                bail!("{} is not below {}, the folder of --metadata", image.display(), root.display())
+            let Ok(real) = image.canonicalize() else { return Ok(None) };
+            // A picture in a linked folder lies below this one by its name alone.
+            let Some(inside) = inside(folder, image)?.or_else(|| Some(real.strip_prefix(&root).ok()?.into()))
+            else {
+                bail!("{} is not below {}, the folder of --metadata", real.display(), root.display())
             };
-            Ok(Some(inside.to_string_lossy().replace('\\', "/")))
+            let parts = inside.iter().map(|part| part.to_str()).collect::<Option<Vec<_>>>();
+            let parts = parts.with_context(|| {
+                format!(
+                    "the name of {} is not UTF-8, so --metadata cannot name it: rename it",
+                    image.display()
+                )
+            })?;
+            Ok(Some(parts.join("/")))
         };
         Ok(Self {
             path: path.to_owned(),
@@ -176,34 +215,19 @@ impl Metadata {
     }
 }
 
-fn decoding(options: &Decoding, tokenizer: &CaptionTokenizer) -> Result<GenerationConfig> {
-    let bad_words =
-        options.bad_words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
-    // What the tokenizer has no tokens for cannot be said anyway.
-    let bad_words = bad_words.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect::<Result<_>>()?;
-    Ok(GenerationConfig {
-        max_new_tokens: options.max_new_tokens,
-        min_new_tokens: options.min_new_tokens,
-        num_beams: options.num_beams,
-        length_penalty: options.length_penalty as f32,
-        early_stopping: match options.early_stopping {
-            cli::EarlyStopping::True => EarlyStopping::Always,
-            cli::EarlyStopping::False => EarlyStopping::Heuristic,
-            cli::EarlyStopping::Never => EarlyStopping::Never,
-        },
-        no_repeat_ngram_size: options.no_repeat_ngram_size,
-        repetition_penalty: options.repetition_penalty as f32,
-        eos_token_id: None,
-        bad_words,
-        num_return_sequences: options.num_return_sequences,
-        sampling: options.do_sample.then_some(Sampling {
-            temperature: options.temperature as f32,
-            top_k: options.top_k,
-            top_p: options.top_p as f32,
-            min_p: options.min_p as f32,
-            seed: options.seed,
-        }),
-    })
+/// The path of a file from a folder, if the paths of both say that it is below.
+fn inside(folder: &Path, file: &Path) -> Result<Option<PathBuf>> {
+    let (folder, file) = (std::path::absolute(folder)?, std::path::absolute(file)?);
+    let inside = file.strip_prefix(folder).ok();
+    Ok(inside
+        .filter(|inside| !inside.components().any(|part| part == Component::ParentDir))
+        .map(Path::to_owned))
+}
+
+/// The ids of words that are not said. What the tokenizer has no tokens for cannot be said anyway.
+fn bad_words(words: &[String], tokenizer: &CaptionTokenizer) -> Result<Vec<Vec<u32>>> {
+    let ids = words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
+    ids.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect()
 }
 
 /// The start token and the text, without the end token: the caption continues it.
@@ -219,14 +243,17 @@ fn prompt_ids(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>> {
 fn without_row(error: &caption_data::Error, images: &[PathBuf]) -> String {
     match error {
         caption_data::Error::Row { row, error, .. } if let Some(path) = images.get(*row) => {
-            format!("{}: {error}", path.display())
+            format!("{}: {}", path.display(), with_flag(error))
         }
-        error => error.to_string(),
+        error => with_flag(error),
     }
 }
 
 /// Picture files as a dataset without captions.
-struct Files(Vec<PathBuf>);
+struct Files {
+    paths: Vec<PathBuf>,
+    decoder: ImageDecoder,
+}
 
 impl CaptionSource for Files {
     fn name(&self) -> String {
@@ -234,7 +261,7 @@ impl CaptionSource for Files {
     }
 
     fn len(&self) -> usize {
-        self.0.len()
+        self.paths.len()
     }
 
     fn caption(&self, _row: usize) -> caption_data::Result<String> {
@@ -242,10 +269,10 @@ impl CaptionSource for Files {
     }
 
     fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
-        let path = &self.0[row];
+        let path = &self.paths[row];
         let decode = || {
             let file = std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
-            ImageDecoder::default().decode(&file)
+            self.decoder.decode(&file)
         };
         decode().map_err(|error| caption_data::Error::Row {
             dataset: path.display().to_string(),

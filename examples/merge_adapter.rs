@@ -8,27 +8,39 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use clap::Parser;
-use git_model::GitForCausalLm;
-use peft_lora::LoraBuilder;
+use anyhow::{Result, bail};
+use candle_core::DType;
+use clap::{Parser, ValueEnum};
 use recipes::hub::Location;
+use recipes::merge::merge;
 use recipes::terminal::{one_line, say};
 use recipes::{open, save};
-use train_ops::TrainableBuilder;
 
 /// Merges a LoRA adapter into its model.
 #[derive(Parser)]
 struct Options {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     model: Location,
-    /// The adapter: a local folder or a hub id
+    /// The adapter: a local folder or a hub id[@REVISION]
     #[arg(long, value_name = "NAME")]
     adapter: Location,
     /// Folder for the merged checkpoint
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
+    /// How the weights are stored; as those of the checkpoint if not given. Sums are made in f32 in any case
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    /// 32 bits
+    F32,
+    /// bfloat16: 16 bits, with the range of f32
+    Bf16,
+    /// 16 bits, with numbers up to 65,504
+    F16,
 }
 
 fn main() -> ExitCode {
@@ -43,22 +55,34 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let pretrained = open::pretrained(&options.model)?;
-
-    // Every weight by its name in the checkpoint, in f32.
-    let mut weights = TrainableBuilder::new();
-    GitForCausalLm::load(&pretrained.checkpoint, &mut weights)?;
-    let weights = weights.finish();
-
-    let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(&options.adapter)?)?;
-    GitForCausalLm::load(&pretrained.checkpoint, &mut lora)?;
-    let adapter = lora.finish()?;
-    let mut merged = 0;
-    for layer in adapter.merged_weights() {
-        let (name, weight) = layer?;
-        weights.get(&name).with_context(|| format!("the checkpoint has no {name}"))?.set(&weight)?;
-        merged += 1;
-    }
-    save::checkpoint(&weights, &pretrained.dir, &options.output_dir)?;
-    say(format_args!("merged {merged} layers; written to {}", options.output_dir.display()));
+    check_output(options, &pretrained)?;
+    let dtype = options.dtype.map(|dtype| match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+    });
+    let merged = merge(&pretrained.checkpoint, &open::adapter_dir(&options.adapter)?, dtype)?;
+    save::tensors(&merged.tensors, &pretrained.dir, &options.output_dir)?;
+    say(format_args!("merged {} layers; written to {}", merged.layers, options.output_dir.display()));
     Ok(())
+}
+
+/// Refuses a folder whose files would be lost, or would be read as the merged checkpoint's own.
+fn check_output(options: &Options, pretrained: &open::Pretrained) -> Result<()> {
+    let output = &options.output_dir;
+    if let (Ok(output), Ok(base)) = (output.canonicalize(), pretrained.dir.canonicalize())
+        && output == base
+    {
+        bail!(
+            "--output-dir {} is the folder of the model itself: choose another",
+            options.output_dir.display()
+        );
+    }
+    let is_foreign = |name: &&&str| output.join(name).exists() && !pretrained.dir.join(name).exists();
+    match save::COMPANIONS.iter().find(is_foreign) {
+        Some(name) => {
+            bail!("--output-dir {} holds the {name} of another checkpoint: choose another", output.display())
+        }
+        None => Ok(()),
+    }
 }

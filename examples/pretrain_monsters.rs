@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
-use caption_data::drawings::{DrawingSource, Style, vocabulary};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use clap::Parser;
 use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
+use monster_drawings::{DrawingSource, Style, vocabulary};
 use recipes::captioning::{Captioner, pictures};
 use recipes::hub::Location;
-use recipes::task::{CaptionBatches, CaptionTask};
+use recipes::task::{CaptionBatches, CaptionTask, References};
 use recipes::{cli, files, open, save};
 use serde_json::json;
 use train_ops::{TrainableBuilder, sample_key};
@@ -69,6 +69,7 @@ fn main() -> Result<()> {
         captions,
         pictures: Some(loader.clone()),
         rows: (0..count).collect(),
+        references: References::All,
         batch_size: options.batch_size,
         padding: Padding::Longest,
         shuffle: None,
@@ -81,26 +82,28 @@ fn main() -> Result<()> {
         save: &|_| Ok(()),
     };
     let arguments = TrainingArguments {
-        output_dir: scratch.path().join("run"),
         num_train_epochs: 1.0,
         learning_rate: options.learning_rate,
         lr_scheduler_type: SchedulerType::Cosine,
-        gradient_accumulation_steps: 1,
+        warmup_ratio: 0.05,
         weight_decay: 0.01,
-        eval_strategy: IntervalStrategy::No,
         save_strategy: IntervalStrategy::No,
-        load_best_model_at_end: false,
         logging_steps: 100,
         seed: options.seed,
-        ..TrainingArguments::default()
+        ..TrainingArguments::new(scratch.path().join("run"))
     };
     let outcome = Trainer::new(arguments, Parameters::new(parameters.clone())?)?
         .sink(ConsoleSink::new())
         .fit(&task, &train, None)?;
     println!("last loss {:?}", outcome.state().log_history.last());
 
-    let captioner =
-        Captioner { model: &model, tokenizer: &pretrained.tokenizer, pictures: loader, features: None };
+    let captioner = Captioner {
+        model: &model,
+        tokenizer: &pretrained.tokenizer,
+        pictures: loader,
+        features: None,
+        prompts: None,
+    };
     let rows: Vec<usize> = (count..count + HELD_OUT).collect();
     let said = captioner.caption_all(&rows, &GenerationConfig::default(), "held-out captions")?;
     let mut right = 0;

@@ -1,77 +1,76 @@
-//! The training engine on a model of your own: on which of two spirals, wound into each other, does a point lie?
+//! The training engine on your own model: which of two intertwined spirals does a point belong to?
 //! `cargo run --release --example train_classifier`
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use trainer_core::sinks::ConsoleSink;
-use trainer_core::{BoxError, LossSum, LossTotal, Measured, Metric, Parameters, Ratio};
-use trainer_core::{StepContext, Task, Trainer, TrainingArguments};
+use trainer_core::{BoxError, InMemory, IntervalStrategy, LossSum, LossTotal, Measured, Metric, Parameters};
+use trainer_core::{Ratio, StepContext, Task, Trainer, TrainingArguments};
 
-type Batch = (Tensor, Tensor); // points `(samples, 2)`; their classes, 1 or -1, `(samples, 1)`
+type Sample = ([f32; 2], f32); // a point and its spiral, 1 or -1
 struct Network(BTreeMap<String, Var>);
 
 impl Network {
-    fn new() -> Result<Self> {
-        let variable = |(name, rows, columns): (&str, usize, usize)| {
-            let numbers = (0..rows * columns).map(|i| 0.5 * (0.7 * (i * i) as f32).sin()).collect();
-            Ok((name.to_owned(), Var::from_vec(numbers, (rows, columns), &Device::Cpu)?))
-        };
-        let shapes = [("hidden.weight", 2, 64), ("hidden.bias", 1, 64), ("output.weight", 64, 1)];
-        Ok(Self(shapes.into_iter().map(variable).collect::<Result<_>>()?))
-    }
-
-    /// How far each point is on the right side, `(samples, 1)`.
-    fn margins(&self, (points, classes): &Batch) -> Result<Tensor> {
+    /// One number per sample: above 0 if the network classifies it correctly.
+    fn margins(&self, samples: &[Sample]) -> Result<Tensor> {
+        let (points, classes): (Vec<_>, Vec<_>) = samples.iter().copied().unzip();
+        let points = Tensor::from_vec(points.concat(), (samples.len(), 2), &Device::Cpu)?;
+        let classes = Tensor::from_vec(classes, (samples.len(), 1), &Device::Cpu)?;
         let hidden = points.matmul(&self.0["hidden.weight"])?.broadcast_add(&self.0["hidden.bias"])?;
         Ok((hidden.tanh()?.matmul(&self.0["output.weight"])? * classes)?)
     }
 }
 
 impl Task for Network {
-    type Batch = Batch;
+    type Batch = Vec<Sample>;
 
-    fn train_loss(&self, batch: &Batch, _: &StepContext) -> Result<LossSum, BoxError> {
-        let losses = (self.margins(batch)?.neg()?.exp()? + 1.0)?.log()?;
-        Ok(LossSum { sum: losses.sum_all()?, targets: self.num_samples(batch) })
+    fn train_loss(&self, samples: &Vec<Sample>, _: &StepContext) -> Result<LossSum, BoxError> {
+        let losses = (self.margins(samples)?.neg()?.exp()? + 1.0)?.log()?;
+        Ok(LossSum { sum: losses.sum_all()?, targets: samples.len() })
     }
 
-    fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
-        let LossSum { sum, targets } = self.train_loss(batch, &StepContext::default())?;
-        Ok(LossTotal { sum: sum.to_scalar::<f32>()?.into(), targets })
+    fn eval_loss(&self, samples: &Vec<Sample>) -> Result<LossTotal, BoxError> {
+        Ok(self.train_loss(samples, &StepContext::default())?.total()?)
     }
 
-    fn measure(&self, batch: &Batch) -> Result<Measured, BoxError> {
-        let hits = self.margins(batch)?.gt(0f32)?.to_dtype(candle_core::DType::F64)?.sum_all()?;
-        let loss = self.eval_loss(batch)?;
-        let ratio = Ratio { numerator: hits.to_scalar()?, denominator: loss.targets as f64 };
-        Ok(Measured::new(loss).with(Metric::ACCURACY, ratio))
+    fn measure(&self, samples: &Vec<Sample>) -> Result<Measured, BoxError> {
+        let correct = self.margins(samples)?.gt(0f32)?.to_dtype(DType::F64)?.sum_all()?.to_scalar()?;
+        let accuracy = Ratio { numerator: correct, denominator: samples.len() as f64 };
+        Ok(Measured::new(self.eval_loss(samples)?).with(Metric::ACCURACY, accuracy))
     }
 
-    fn num_samples(&self, (points, _): &Batch) -> usize {
-        points.dims()[0]
+    fn num_samples(&self, samples: &Vec<Sample>) -> usize {
+        samples.len()
     }
 }
 
-/// Sixty-four points, at distances from the middle that no other batch has.
-fn batch(number: usize) -> Result<Batch> {
-    let radius = |i: usize| ((i * 37 + number) % 960) as f32 / 960.0;
-    let spiral = (0..64).map(radius).flat_map(|r| [r * (6.0 * r).sin(), r * (6.0 * r).cos()]);
-    let classes = (0..64).map(|i| if i % 2 == 0 { 1f32 } else { -1.0 });
-    let classes = Tensor::from_vec(classes.collect(), (64, 1), &Device::Cpu)?;
-    Ok((Tensor::from_vec(spiral.collect(), (64, 2), &Device::Cpu)?.broadcast_mul(&classes)?, classes))
+/// Samples alternate between the spirals, and move outwards.
+fn sample(index: usize) -> Sample {
+    let (radius, class) = (index as f32 / 960.0, if index.is_multiple_of(2) { 1.0 } else { -1.0 });
+    ([(6.0 * radius).sin(), (6.0 * radius).cos()].map(|coordinate| class * radius * coordinate), class)
 }
 
 fn main() -> Result<()> {
-    let network = Network::new()?;
-    let training = (0..10).map(batch).collect::<Result<Vec<_>>>()?;
-    let validation = (10..15).map(batch).collect::<Result<Vec<_>>>()?;
+    let variable = |(name, rows, columns): (&str, usize, usize)| {
+        let values = (0..rows * columns).map(|i| 0.5 * (0.7 * (i * i) as f32).sin()).collect();
+        Ok((name.to_owned(), Var::from_vec(values, (rows, columns), &Device::Cpu)?))
+    };
+    let shapes = [("hidden.weight", 2, 64), ("hidden.bias", 1, 64), ("output.weight", 64, 1)];
+    let network = Network(shapes.into_iter().map(variable).collect::<Result<_>>()?);
+
+    let (validation, training) = (0..960).partition::<Vec<usize>, _>(|index| index.is_multiple_of(3));
+    let samples = |indices: Vec<usize>| indices.into_iter().map(sample).collect();
+    let training = InMemory::new(samples(training), 64)?.shuffled(42);
+    let validation = InMemory::new(samples(validation), 64)?;
+
     let arguments = TrainingArguments {
-        output_dir: std::env::temp_dir().join("train_classifier"),
+        overwrite_output_dir: true,
         num_train_epochs: 60.0,
-        gradient_accumulation_steps: 1,
         learning_rate: 0.05,
-        ..Default::default()
+        warmup_ratio: 0.05,
+        eval_strategy: IntervalStrategy::Epoch,
+        ..TrainingArguments::new(std::env::temp_dir().join("train_classifier"))
     };
     let trainer = Trainer::new(arguments, Parameters::new(network.0.clone())?)?.sink(ConsoleSink::new());
     let _finished = trainer.fit(&network, &training, Some(&validation))?;

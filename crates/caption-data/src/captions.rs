@@ -1,6 +1,6 @@
 use candle_core::{Device, Tensor};
 
-use crate::{CaptionSource, CaptionTokenizer, Error, Result};
+use crate::{Error, Result};
 
 /// The label of a position that no loss is taken of: PyTorch's and transformers' `ignore_index`.
 pub const IGNORE_INDEX: i64 = -100;
@@ -13,53 +13,6 @@ pub enum Padding {
     Longest,
     /// This many tokens, whatever the captions are.
     MaxLength(usize),
-}
-
-/// Every caption of a dataset as token ids, from `[CLS]` to `[SEP]`.
-///
-/// Captions are small and are read in every epoch, so they are tokenized once and kept.
-#[derive(Debug, Clone)]
-pub struct TokenizedCaptions {
-    ids: Vec<Vec<u32>>,
-    pad_id: u32,
-}
-
-impl TokenizedCaptions {
-    /// Tokenizes all captions of a dataset.
-    ///
-    /// # Errors
-    /// If a caption cannot be read or is blank: the error names the row.
-    pub fn new(source: &dyn CaptionSource, tokenizer: &CaptionTokenizer) -> Result<Self> {
-        let ids =
-            (0..source.len()).map(|row| tokenizer.encode(&source.caption(row)?)).collect::<Result<_>>()?;
-        Ok(Self { ids, pad_id: tokenizer.pad_id() })
-    }
-
-    /// How many captions there are.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// The ids of a row's caption, without padding; nothing if there is no such row.
-    pub fn ids(&self, row: usize) -> Option<&[u32]> {
-        self.ids.get(row).map(Vec::as_slice)
-    }
-
-    /// The captions of some rows, in their order.
-    ///
-    /// # Errors
-    /// If there is no such row, or if a caption has more tokens than [`Padding::MaxLength`].
-    pub fn batch(&self, rows: &[usize], padding: Padding) -> Result<CaptionBatch> {
-        let dataset = || "the tokenized dataset".to_owned();
-        let missing = |row| Error::RowOutOfRange { dataset: dataset(), row, len: self.ids.len() };
-        let ids = |row: &usize| self.ids.get(*row).cloned().ok_or_else(|| missing(*row));
-        CaptionBatch::new(rows.to_vec(), rows.iter().map(ids).collect::<Result<_>>()?, self.pad_id, padding)
-    }
 }
 
 /// Captions of a batch, ready for the model. Plain numbers, so that it can cross threads; the tensors are
@@ -85,6 +38,8 @@ impl TokenizedCaptions {
 pub struct CaptionBatch {
     rows: Vec<usize>,
     ids: Vec<Vec<u32>>,
+    /// How many ids at the beginning of each caption are its prompt.
+    prompts: Vec<usize>,
     length: usize,
     pad_id: u32,
 }
@@ -105,7 +60,25 @@ impl CaptionBatch {
             Padding::MaxLength(max) if longest <= max => max,
             Padding::MaxLength(max) => return Err(Error::CaptionTooLong { tokens: longest, max }),
         };
-        Ok(Self { rows, ids, length, pad_id })
+        let prompts = vec![0; ids.len()];
+        Ok(Self { rows, ids, prompts, length, pad_id })
+    }
+
+    /// The same captions, of which so many ids at the beginning are a prompt, `[CLS]` included: they are given to the model
+    /// and are no targets. 0 for a caption without a prompt.
+    ///
+    /// # Errors
+    /// If there are not as many prompts as captions, or if a caption is shorter than its prompt.
+    pub fn with_prompts(self, prompts: Vec<usize>) -> Result<Self> {
+        let (captions, rows) = (prompts.len(), self.rows.len());
+        if captions != rows {
+            return Err(Error::BatchLengths { rows, captions });
+        }
+        let too_long = |(ids, prompt): &(&Vec<u32>, &usize)| **prompt > ids.len();
+        if let Some((ids, prompt)) = self.ids.iter().zip(&prompts).find(too_long) {
+            return Err(Error::PromptTooLong { tokens: *prompt, caption: ids.len() });
+        }
+        Ok(Self { prompts, ..self })
     }
 
     /// The captions of several batches of one dataset, in their order, padded to the longest of these batches; none of no
@@ -116,6 +89,7 @@ impl CaptionBatch {
         for batch in batches {
             all.rows.extend_from_slice(&batch.rows);
             all.ids.extend_from_slice(&batch.ids);
+            all.prompts.extend_from_slice(&batch.prompts);
             all.length = all.length.max(batch.length);
         }
         Some(all)
@@ -141,9 +115,10 @@ impl CaptionBatch {
         self.length
     }
 
-    /// How many tokens the model is taught to predict: all of every caption but its first, `[SEP]` included.
+    /// How many tokens the model is taught to predict: all of every caption but its first or its prompt, `[SEP]` included.
     pub fn target_tokens(&self) -> usize {
-        self.ids.iter().map(|ids| ids.len().saturating_sub(1)).sum()
+        let targets = |(ids, prompt): (&Vec<u32>, &usize)| ids.len().saturating_sub((*prompt).max(1));
+        self.ids.iter().zip(&self.prompts).map(targets).sum()
     }
 
     /// Token ids, u32 of shape `(batch, length)`; short captions are filled up at their end.
@@ -151,17 +126,18 @@ impl CaptionBatch {
     /// # Errors
     /// If the tensor cannot be made.
     pub fn input_ids(&self, device: &Device) -> Result<Tensor> {
-        self.tensor(self.pad_id, |id| id, device)
+        self.tensor(self.pad_id, |id, _| id, device)
     }
 
-    /// What the model is taught, i64 of shape `(batch, length)`: the ids, [`IGNORE_INDEX`] on padding.
+    /// What the model is taught, i64 of shape `(batch, length)`: the ids, [`IGNORE_INDEX`] on prompts and padding.
     /// `[SEP]` is a target like any other, so that the model learns to stop. They stand at their tokens' own
     /// positions: the loss shifts them, once.
     ///
     /// # Errors
     /// If the tensor cannot be made.
     pub fn labels(&self, device: &Device) -> Result<Tensor> {
-        self.tensor(IGNORE_INDEX, i64::from, device)
+        let label = |id, is_prompt| if is_prompt { IGNORE_INDEX } else { i64::from(id) };
+        self.tensor(IGNORE_INDEX, label, device)
     }
 
     /// One on tokens, zero on padding, u8 of shape `(batch, length)`.
@@ -169,18 +145,18 @@ impl CaptionBatch {
     /// # Errors
     /// If the tensor cannot be made.
     pub fn attention_mask(&self, device: &Device) -> Result<Tensor> {
-        self.tensor(0, |_| 1u8, device)
+        self.tensor(0, |_, _| 1u8, device)
     }
 
     fn tensor<T: candle_core::WithDType>(
         &self,
         padding: T,
-        value: impl Fn(u32) -> T,
+        value: impl Fn(u32, bool) -> T,
         device: &Device,
     ) -> Result<Tensor> {
         let mut values = Vec::with_capacity(self.ids.len() * self.length);
-        for ids in &self.ids {
-            values.extend(ids.iter().map(|id| value(*id)));
+        for (ids, prompt) in self.ids.iter().zip(&self.prompts) {
+            values.extend(ids.iter().enumerate().map(|(at, id)| value(*id, at < *prompt)));
             values.extend(std::iter::repeat_n(padding, self.length - ids.len()));
         }
         Ok(Tensor::from_vec(values, (self.ids.len(), self.length), device)?)

@@ -2,14 +2,18 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{
+    ColorType, DynamicImage, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits, RgbImage,
+};
 
-use crate::{Error, Result, png};
+use crate::image_kind::kind_of;
+use crate::{Error, Result, gif, jpeg, png};
 
 /// Turns the bytes of a picture file into upright RGB pixels, as `datasets` and Pillow do:
 /// `exif_transpose(Image.open(file)).convert("RGB")`.
 ///
-/// PNG, JPEG, GIF (its first frame), WebP and BMP are read. What becomes of the modes that are not RGB:
+/// PNG, JPEG, GIF (its first frame), WebP, BMP, TIFF, ICO, PNM, TGA and QOI are read. What becomes of the modes that are
+/// not RGB:
 ///
 /// | file | pixels |
 /// |---|---|
@@ -20,10 +24,10 @@ use crate::{Error, Result, png};
 /// | 16-bit colour or with alpha | the high byte |
 /// | CMYK JPEG | `(255 - c)(255 - k) / 255`, without a colour profile |
 ///
-/// The pixels equal Pillow's exactly but for two kinds of files. The decoder of JPEG differs from libjpeg-turbo: by
-/// 1 or 2 of 255 levels, and where colours are stored at a lower resolution by up to about 6, on average by less than
-/// a half. And where the first frame of a GIF is smaller than its canvas, the rest is black; Pillow gives it the
-/// transparent colour of the palette, or the first.
+/// The pixels equal Pillow's exactly but for JPEG, whose decoder differs from libjpeg-turbo: by 1 or 2 of 255 levels, and
+/// where colours are stored at a lower resolution by up to about 6, on average by less than a half; and by 1 for CMYK
+/// TIFF, BMP and TGA of 16 bits a pixel, and PNM of 16 bits a colour. As in Pillow, bytes of a JPEG that belong to no
+/// segment are stepped over, and a PNG may end behind its pixels. TIFF with a palette, or of gray with alpha, is an error.
 ///
 /// A picture that is cut short, broken, of an unknown kind or too large is an error, and so is a panic of a
 /// decoder.
@@ -43,18 +47,21 @@ use crate::{Error, Result, png};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDecoder {
-    /// Larger pictures are refused by their header, before memory is taken for them. The default is 64
-    /// million.
+    /// Larger pictures are refused by their header, before memory is taken for them. The default is
+    /// [`PILLOWS_MAX_PIXELS`](Self::PILLOWS_MAX_PIXELS).
     pub max_pixels: u64,
 }
 
 impl Default for ImageDecoder {
     fn default() -> Self {
-        Self { max_pixels: 64_000_000 }
+        Self { max_pixels: Self::PILLOWS_MAX_PIXELS }
     }
 }
 
 impl ImageDecoder {
+    /// The largest picture that Pillow opens: twice its `MAX_IMAGE_PIXELS`.
+    pub const PILLOWS_MAX_PIXELS: u64 = 2 * 89_478_485;
+
     /// Decodes a picture file.
     ///
     /// # Errors
@@ -68,11 +75,23 @@ impl ImageDecoder {
     }
 
     fn decode_unguarded(&self, file: &[u8]) -> Result<RgbImage> {
-        let broken = |error: image::ImageError| Error::Decode { why: error.to_string() };
-        let format = guess_format(file)?;
-        if format == ImageFormat::Jpeg && !jpeg_is_complete(file) {
-            return Err(Error::Decode { why: "the JPEG is cut short: it has no end marker".to_owned() });
+        match kind_of(file)? {
+            ImageFormat::Gif => gif::decode(file, self.max_pixels),
+            ImageFormat::Jpeg => {
+                let file = jpeg::without_stray_bytes(file);
+                if !jpeg::is_complete(&file) {
+                    let why = "the JPEG is cut short: it has no end marker".to_owned();
+                    return Err(Error::Decode { why });
+                }
+                self.decode_with(&file, ImageFormat::Jpeg)
+            }
+            ImageFormat::Png => self.decode_with(&png::with_end(file), ImageFormat::Png),
+            format => self.decode_with(file, format),
         }
+    }
+
+    /// Decodes with the decoder of a format.
+    fn decode_with(&self, file: &[u8], format: ImageFormat) -> Result<RgbImage> {
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::no_limits();
         limits.max_alloc =
@@ -84,14 +103,7 @@ impl ImageDecoder {
         if u64::from(width) * u64::from(height) > self.max_pixels {
             return Err(Error::TooManyPixels { width, height, max_pixels: self.max_pixels });
         }
-        let (exif, xmp) = if format == ImageFormat::Png {
-            let metadata = png::Metadata::read(file, METADATA_BYTES);
-            (metadata.exif, metadata.xmp)
-        } else {
-            let exif = decoder.exif_metadata().map_err(broken)?.unwrap_or_default();
-            (exif, decoder.xmp_metadata().map_err(broken)?.unwrap_or_default())
-        };
-        let orientation = Orientation::from_exif_chunk(&exif).unwrap_or_else(|| xmp_orientation(&xmp));
+        let orientation = orientation(file, format, &mut decoder).map_err(broken)?;
         let mut color = decoder.color_type();
         let mut pixels = vec![0; decoder.total_bytes() as usize];
         decoder.read_image(&mut pixels).map_err(broken)?;
@@ -115,29 +127,31 @@ const MAX_BYTES_PER_PIXEL: u64 = 8;
 /// What text, colour profiles and previews of a picture may take, unpacked.
 const METADATA_BYTES: u64 = 32 << 20;
 
-fn guess_format(file: &[u8]) -> Result<ImageFormat> {
-    if file.is_empty() {
-        return Err(Error::Decode { why: "the file is empty".to_owned() });
-    }
-    let format = image::guess_format(file).ok().filter(ImageFormat::reading_enabled);
-    format.ok_or_else(|| Error::UnknownFormat { start: file[..file.len().min(8)].escape_ascii().to_string() })
+fn broken(error: ImageError) -> Error {
+    let advice = match error {
+        ImageError::Unsupported(_) => "; convert it to PNG or JPEG",
+        _ => "",
+    };
+    Error::Decode { why: format!("{error}{advice}") }
 }
 
-/// Whether an end marker follows the picture's data, without which Pillow calls a JPEG truncated. The decoder
-/// would paint the missing part gray.
-fn jpeg_is_complete(file: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    let mut at = 2; // behind the start marker
-    // Previews have end markers of their own: step over the segments that hold them.
-    while let Some(&[0xFF, marker, ref rest @ ..]) = file.get(at..) {
-        match (marker, rest) {
-            (START_OF_SCAN, _) => return rest.windows(2).any(|pair| pair == [0xFF, 0xD9]),
-            (0xFF, _) => at += 1, // padding
-            (_, &[high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-            _ => return false,
-        }
+/// How a picture is to be turned, by its EXIF or else its XMP metadata.
+fn orientation(
+    file: &[u8],
+    format: ImageFormat,
+    decoder: &mut impl image::ImageDecoder,
+) -> image::ImageResult<Orientation> {
+    if format == ImageFormat::Tiff {
+        return decoder.orientation(); // a tag of its own
     }
-    false
+    let (exif, xmp) = if format == ImageFormat::Png {
+        let metadata = png::Metadata::read(file, METADATA_BYTES);
+        (metadata.exif, metadata.xmp)
+    } else {
+        let exif = decoder.exif_metadata()?.unwrap_or_default();
+        (exif, decoder.xmp_metadata()?.unwrap_or_default())
+    };
+    Ok(Orientation::from_exif_chunk(&exif).unwrap_or_else(|| xmp_orientation(&xmp)))
 }
 
 /// The orientation that XMP metadata name, which Pillow goes by where EXIF has none.

@@ -30,6 +30,25 @@ pub enum Error {
         error: parquet::errors::ParquetError,
     },
 
+    /// An Arrow file is broken or cut short.
+    #[error("{}: {why}", path.display())]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// What its reader said.
+        why: String,
+    },
+    /// An Arrow file, in a build without the feature that reads them.
+    #[error(
+        "{} is an Arrow file, which this build does not read: build with `--features arrow`, or make a parquet file of \
+         the dataset, in Python with `datasets.load_from_disk(FOLDER).to_parquet(\"train.parquet\")`",
+        path.display()
+    )]
+    ArrowNotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
+
     // Datasets
     /// A dataset without rows, or nothing that is a dataset.
     #[error("{dataset}: no captioned pictures found; {why}")]
@@ -60,14 +79,49 @@ pub enum Error {
         rows: usize,
     },
     /// A file without a column that was asked for.
-    #[error("{}: no column `{column}`; there are: {}", path.display(), available.join(", "))]
+    #[error("{}: no column `{column}` for the {role}; there are: {}", path.display(), available.join(", "))]
     MissingColumn {
         /// The file.
         path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
         /// The column asked for.
         column: String,
         /// The columns it has.
         available: Vec<String>,
+    },
+    /// A file whose columns have no name that tells which of them to read.
+    #[error("{}: none of its columns is known to hold the {role}: {}; name it", path.display(), available.join(", "))]
+    NoColumn {
+        /// The file.
+        path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
+        /// The columns it has.
+        available: Vec<String>,
+    },
+    /// A file in which several columns could be the one to read.
+    #[error("{}: more than one column could hold the {role}: {}; name one of them", path.display(), candidates.join(", "))]
+    AmbiguousColumns {
+        /// The file.
+        path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
+        /// The columns that could.
+        candidates: Vec<String>,
+    },
+    /// A folder that has no columns, although one was asked for.
+    #[error(
+        "{}: no column `{column}` for the {role}: the captions are in text files, which have no columns; leave the name \
+         out, or write a metadata.jsonl", path.display()
+    )]
+    NoTable {
+        /// The folder.
+        path: PathBuf,
+        /// What the column should hold.
+        role: crate::ColumnRole,
+        /// The column asked for.
+        column: String,
     },
     /// A column that holds something else.
     #[error("{}: column `{column}` should hold {expected}, it holds {found}", path.display())]
@@ -81,29 +135,43 @@ pub enum Error {
         /// What it holds.
         found: String,
     },
-    /// A line of a metadata file that cannot be used.
-    #[error("{}, line {line}: {why}", path.display())]
+    /// A record of a metadata file that cannot be used.
+    #[error("{}, {place}: {why}", path.display())]
     Metadata {
         /// The metadata file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
+        /// Where the record stands in it.
+        place: crate::RecordPlace,
         /// What is wrong with it.
         why: String,
     },
-    /// A picture without its text file, in a folder where others have one.
-    #[error("{} has no caption: {} does not exist", image.display(), caption.display())]
+    /// A text file in an encoding that is not read.
+    #[error("{}, line {line}: not UTF-8 text: {why}; save the file as UTF-8", path.display())]
+    TextEncoding {
+        /// The file.
+        path: PathBuf,
+        /// The first line that is not UTF-8, counted from 1.
+        line: usize,
+        /// What it holds instead.
+        why: String,
+    },
+    /// A file of a dataset that was cloned without Git LFS.
+    #[error("{} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A picture without a text file, in a folder where others have one.
+    #[error("it has no caption: {} does not exist", caption.display())]
     NoCaptionFile {
-        /// The picture.
-        image: PathBuf,
         /// Where its caption should be.
         caption: PathBuf,
     },
     /// A caption in a text file whose picture is of a kind that is not read.
     #[error(
-        "{} has no picture that can be read: {} is no PNG, JPEG, GIF, WebP or BMP file by its name; convert or \
-         rename it, or give the text another name",
-        caption.display(), other.display()
+        "{} has no picture that can be read: {} is no {} file by its name; convert it to PNG or JPEG, rename it, or \
+         give the text another name",
+        caption.display(), other.display(), crate::image_kind::KINDS
     )]
     UnreadPicture {
         /// The text file.
@@ -144,6 +212,9 @@ pub enum Error {
     /// A caption that is null, empty or white space.
     #[error("the caption is blank; write one or leave the row out")]
     BlankCaption,
+    /// A prompt that is null, empty or white space.
+    #[error("the prompt is blank; write one or leave the row out")]
+    BlankPrompt,
     /// A caption that is not UTF-8.
     #[error("the caption is not UTF-8 text")]
     CaptionEncoding,
@@ -153,16 +224,25 @@ pub enum Error {
         /// What the operating system said.
         error: std::io::Error,
     },
+    /// A picture that was cloned without Git LFS.
+    #[error("the picture is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")]
+    LfsPointerPicture,
     /// A row with neither the bytes of a picture nor the path of one.
     #[error("there is no picture: its bytes are null")]
     NoPicture,
 
     // Pictures
     /// A picture that is of no kind that can be read.
-    #[error("not a PNG, JPEG, GIF, WebP or BMP picture: it begins with \"{start}\"")]
+    #[error("not a {} picture: it begins with \"{start}\"", crate::image_kind::KINDS)]
     UnknownFormat {
         /// Its first bytes, escaped.
         start: String,
+    },
+    /// A picture of a kind that is known and not read.
+    #[error("{kind} pictures are not read; convert it to PNG or JPEG")]
+    UnreadFormat {
+        /// The kind, such as `AVIF`.
+        kind: &'static str,
     },
     /// A picture that is broken or cut short.
     #[error("the picture cannot be decoded: {why}")]
@@ -243,6 +323,14 @@ pub enum Error {
         tokens: usize,
         /// Length of the batch.
         max: usize,
+    },
+    /// A caption that is shorter than the prompt that it should begin with.
+    #[error("a caption of {caption} tokens cannot begin with a prompt of {tokens}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the caption, those of the prompt included.
+        caption: usize,
     },
     /// Captions and rows of a batch that do not belong together.
     #[error("a batch of {captions} captions was given {rows} rows")]

@@ -1,77 +1,99 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::open::{has_extension, name_in, walk};
+use crate::columns::Columns;
+use crate::folder_files::FolderFiles;
+use crate::metadata::{MetadataFile, Record};
 use crate::source::{fingerprint_of_file, row_of};
-use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions, selection};
+use crate::text_encoding::read_text;
+use crate::texts::{self, RowTexts, TEXTS};
+use crate::{
+    CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, RecordPlace, Result, SourceOptions, selection,
+};
 
 /// A folder of picture files with captions, laid out in one of the ways of Hugging Face's `imagefolder`:
 ///
 /// - `metadata.jsonl`, one object a line: `{"file_name": "0001.png", "text": "a red bird"}`;
-/// - `metadata.csv` with the columns `file_name` and `text`;
-/// - without either, pictures with a caption in a text file of the same name: `0001.png` and `0001.txt`.
+/// - `metadata.csv` or `metadata.parquet` with the columns `file_name` and `text`;
+/// - `metadata.json`, one array of such objects;
+/// - without either, pictures with a caption in a text file of the same name: `0001.png` and `0001.txt` or
+///   `0001.caption`.
+///
+/// A picture may have several captions: a list in the metadata, several records that name it (with the same prompt, where
+/// there are prompts), or several lines of its text file. It is one row then. [`SourceOptions`] says which columns of
+/// metadata are read where they have other names.
 ///
 /// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
-/// with metadata of its own. Rows are in the order of the metadata, or of the paths. Pictures that the
-/// metadata do not name are left out, and so are text files that have the name of no other file, and all that is
-/// not of the training split ([`selection`]): `test/0001.png` in this folder, though not in a folder `test` that is
-/// opened itself.
+/// with metadata of its own. Text is UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the metadata, or
+/// of the paths. Pictures that the metadata do not name are left out, and so are text files that have the name of no
+/// other file, and all that is not of the training split ([`selection`]): `test/0001.png` in this folder, though not in
+/// a folder `test` that is opened itself. [`left_out`](CaptionSource::left_out) says what was.
 #[derive(Debug)]
 pub struct ImageFolder {
-    folder: PathBuf,
+    name: String,
     rows: Vec<Row>,
+    left_out: LeftOut,
     decoder: ImageDecoder,
 }
 
 #[derive(Debug)]
 struct Row {
     image: PathBuf,
-    caption: String,
+    texts: RowTexts,
+    /// Where metadata name the picture; `None` where the caption has a file of its own.
+    record: Option<RecordPlace>,
 }
 
 impl ImageFolder {
-    /// Reads the captions of a folder and finds its pictures.
+    /// Reads the captions of a folder and finds its pictures. The path of a metadata file stands for its folder, of
+    /// which other metadata are not read then.
     ///
     /// # Errors
-    /// If a picture has no caption, if the picture of a text file has an ending that is not read, if metadata are
-    /// broken (the error names the line), or if there is no row or no row with a caption.
-    pub fn open(folder: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
-        let folder = folder.as_ref();
-        let files = walk(folder)?;
-        let names: Vec<String> = files.iter().map(|file| name_in(folder, file)).collect();
-        let is_trained_on = selection::image_folder(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let is_trained_on = |file: &Path| is_trained_on(&name_in(folder, file));
-        let files: Vec<PathBuf> = files.into_iter().filter(|file| is_trained_on(file)).collect();
-        let metadata: Vec<&PathBuf> = files.iter().filter(|file| is_metadata(file)).collect();
-        let mut rows = Vec::new();
-        for file in &metadata {
-            let both = has_extension(file, &["csv"]) && metadata.contains(&&file.with_extension("jsonl"));
-            if !both {
-                read_metadata(file, &options.caption_column, is_trained_on, &mut rows)?;
+    /// If the picture of a text file has an ending that is not read, if metadata are broken (the error names the line), if
+    /// it is not clear which of their columns to read, or if there is no row or no row with a caption. A picture that is
+    /// not there, or that has no caption, is an error of its row.
+    pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let mut files =
+            if path.is_file() { FolderFiles::of_metadata(path)? } else { FolderFiles::find(path)? };
+        if let Some((role, column)) = options.named_columns().next().filter(|_| files.metadata.is_empty()) {
+            return Err(Error::NoTable { path: path.to_owned(), role, column: column.to_owned() });
+        }
+        let (mut rows, mut column) = (Vec::new(), String::new());
+        if files.metadata.is_empty() && options.no_captions {
+            let texts = RowTexts { captions: Vec::new(), blank: 0, prompt: None };
+            let row = |image: &PathBuf| Row { image: image.clone(), texts: texts.clone(), record: None };
+            rows = files.pictures.iter().map(row).collect();
+        } else if files.metadata.is_empty() {
+            rows = rows_of_text_files(&mut files)?;
+        } else {
+            for path in files.metadata.clone() {
+                let (of_file, chosen) = rows_of_metadata(&path, options, &mut files)?;
+                rows.extend(of_file);
+                column = chosen;
             }
+            rows = with_references(rows);
+            for row in &rows {
+                (0..row.texts.left_out())
+                    .for_each(|_| files.leave_out(LeftOutReason::BlankCaption, &row.image));
+            }
+            let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
+            let unnamed: Vec<_> =
+                files.pictures.iter().filter(|path| !named.contains(path.as_path())).cloned().collect();
+            unnamed.iter().for_each(|path| files.leave_out(LeftOutReason::NoCaption, path));
         }
-        if metadata.is_empty() {
-            read_text_files(&files, &mut rows)?;
-        }
-        let dataset = || folder.display().to_string();
+        let name = path.display().to_string();
         if rows.is_empty() {
-            let why = "expected parquet files, metadata.jsonl, metadata.csv, or pictures beside .txt files, outside of \
-                       folders of held-out splits (such as test)"
-                .to_owned();
-            return Err(Error::NoRows { dataset: dataset(), why });
+            return Err(Error::NoRows { dataset: name, why: nothing_found(&files) });
         }
-        if rows.iter().all(|row| row.caption.trim().is_empty()) {
-            return Err(Error::NoCaptions {
-                dataset: dataset(),
-                column: options.caption_column.clone(),
-                rows: rows.len(),
-            });
+        if !options.no_captions && rows.iter().all(|row| row.texts.captions.is_empty()) {
+            return Err(Error::NoCaptions { dataset: name, column, rows: rows.len() });
         }
-        Ok(Self { folder: folder.to_owned(), rows, decoder: options.decoder.clone() })
+        Ok(Self { name, rows, left_out: files.left_out, decoder: options.decoder.clone() })
     }
 
     fn row(&self, row: usize) -> Result<&Row> {
@@ -80,138 +102,171 @@ impl ImageFolder {
     }
 }
 
+impl Row {
+    /// The picture's path, and the line of the metadata that names it, which is not the number of the row.
+    fn name(&self) -> String {
+        match self.record {
+            Some(place @ RecordPlace::Line(_)) => {
+                format!("{} ({place} of its metadata; rows count from 0)", self.image.display())
+            }
+            _ => self.image.display().to_string(),
+        }
+    }
+
+    fn captions(&self) -> Result<&[String]> {
+        let texts = selection::CAPTIONS.map(|extension| self.image.with_extension(extension));
+        match self.texts.captions() {
+            Err(_) if self.record.is_none() && !texts.iter().any(|text| text.exists()) => {
+                Err(Error::NoCaptionFile { caption: self.image.with_extension(selection::CAPTIONS[0]) })
+            }
+            captions => captions,
+        }
+    }
+
+    fn read(&self) -> Result<Vec<u8>> {
+        fs::read(&self.image).map_err(|error| Error::UnreadableFile { error })
+    }
+}
+
 impl CaptionSource for ImageFolder {
     fn name(&self) -> String {
-        self.folder.display().to_string()
+        self.name.clone()
     }
 
     fn len(&self) -> usize {
         self.rows.len()
     }
 
-    fn caption(&self, row: usize) -> Result<String> {
-        let Row { image, caption } = self.row(row)?;
-        match caption.trim() {
-            "" => Err(row_of(image.display(), row)(Error::BlankCaption)),
-            _ => Ok(caption.clone()),
-        }
+    fn caption(&self, number: usize) -> Result<String> {
+        let row = self.row(number)?;
+        row.captions().map(|captions| captions[0].clone()).map_err(row_of(row.name(), number))
     }
 
-    fn image(&self, row: usize) -> Result<RgbImage> {
-        let path = &self.row(row)?.image;
-        read(path).and_then(|bytes| self.decoder.decode(&bytes)).map_err(row_of(path.display(), row))
+    fn captions(&self, number: usize) -> Result<Vec<String>> {
+        let row = self.row(number)?;
+        row.captions().map(<[String]>::to_vec).map_err(row_of(row.name(), number))
     }
 
-    fn fingerprint(&self, row: usize) -> Result<u128> {
-        let path = &self.row(row)?.image;
-        read(path).map(|bytes| fingerprint_of_file(&bytes)).map_err(row_of(path.display(), row))
+    fn prompt(&self, number: usize) -> Result<Option<String>> {
+        let row = self.row(number)?;
+        row.texts.prompt().map(|prompt| prompt.map(str::to_owned)).map_err(row_of(row.name(), number))
+    }
+
+    fn image(&self, number: usize) -> Result<RgbImage> {
+        let row = self.row(number)?;
+        row.read().and_then(|bytes| self.decoder.decode(&bytes)).map_err(row_of(row.name(), number))
+    }
+
+    fn fingerprint(&self, number: usize) -> Result<u128> {
+        let row = self.row(number)?;
+        row.read().map(|bytes| fingerprint_of_file(&bytes)).map_err(row_of(row.name(), number))
+    }
+
+    fn left_out(&self) -> LeftOut {
+        self.left_out.clone()
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::UnreadableFile { error })
-}
-
-/// The text of a file, without the byte order mark that spreadsheets and editors of Windows begin it with.
-fn read_text(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-fn is_metadata(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| selection::is_metadata(&name.to_string_lossy()))
-}
-
-fn is_picture(path: &Path) -> bool {
-    selection::is_picture(&path.to_string_lossy())
-}
-
-fn read_text_files(files: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {
-    let (images, others): (Vec<&PathBuf>, Vec<&PathBuf>) = files.iter().partition(|file| is_picture(file));
-    refuse_unread_pictures(&images, &others)?;
-    let captions = |image: &Path| image.with_extension("txt");
-    if !images.iter().any(|image| captions(image).exists()) {
-        return Ok(());
+/// What was looked for, and what was found instead.
+fn nothing_found(files: &FolderFiles) -> String {
+    let mut why = format!(
+        "expected parquet files, {}, or pictures beside .{} files, outside of folders of held-out splits (such as test)",
+        selection::METADATA.join(", "),
+        selection::CAPTIONS.join(" or .")
+    );
+    if !files.left_out.is_empty() {
+        let groups: Vec<String> = files.left_out.groups().map(ToString::to_string).collect();
+        why += &format!("; left out are {}", groups.join("; "));
     }
-    for image in images {
-        let path = captions(image);
-        if !path.exists() {
-            return Err(Error::NoCaptionFile { image: image.clone(), caption: path });
-        }
-        rows.push(Row { image: image.clone(), caption: read_text(&path)?.trim().to_owned() });
-    }
-    Ok(())
+    why
 }
 
-/// Refuses text files that belong to a file which is no picture by its ending, such as `1.txt` beside `1.tif`.
-fn refuse_unread_pictures(images: &[&PathBuf], others: &[&PathBuf]) -> Result<()> {
-    let stem = |file: &&PathBuf| file.with_extension("");
-    let read: HashSet<PathBuf> = images.iter().map(stem).collect();
-    let (texts, unread): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        others.iter().partition(|file| has_extension(file, &["txt"]));
-    let unread: HashMap<PathBuf, &PathBuf> = unread.into_iter().map(|file| (stem(&file), file)).collect();
-    for caption in texts.into_iter().filter(|text| !read.contains(&stem(text))) {
-        if let Some(other) = unread.get(&stem(&caption)) {
-            return Err(Error::UnreadPicture { caption: caption.clone(), other: other.to_path_buf() });
-        }
-    }
-    Ok(())
-}
-
-/// Adds the rows of a metadata file whose pictures are trained on.
-fn read_metadata(
-    path: &Path,
-    column: &str,
-    is_trained_on: impl Fn(&Path) -> bool,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let text = read_text(path)?;
-    let broken = |line: usize, why: String| Error::Metadata { path: path.to_owned(), line, why };
-    let folder = path.parent().unwrap_or(path);
-    let mut add = |line: usize, fields: &Map<String, Value>| {
-        let field = |name: &str| {
-            let missing = || {
-                let names = fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                broken(line, format!("no column `{name}`; there are: {names}"))
-            };
-            match fields.get(name).ok_or_else(missing)? {
-                Value::String(text) => Ok(text.as_str()),
-                Value::Null => Ok(""),
-                other => Err(broken(line, format!("`{name}` must be a string, got {other}"))),
-            }
-        };
-        let (file_name, caption) = (Path::new(field("file_name")?), field(column)?);
-        let inside =
-            file_name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if !inside {
-            return Err(broken(line, format!("{} does not lie inside the folder", file_name.display())));
-        }
-        let image = folder.join(file_name);
-        if !is_trained_on(&image) {
-            return Ok(());
-        }
-        if !image.is_file() {
-            return Err(broken(line, format!("there is no file {}", image.display())));
-        }
-        rows.push(Row { image, caption: caption.to_owned() });
-        Ok(())
+fn rows_of_text_files(files: &mut FolderFiles) -> Result<Vec<Row>> {
+    let row = |(image, text): (PathBuf, Option<PathBuf>)| {
+        let text = text.map(|text| read_text(&text)).transpose()?.unwrap_or_default();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let texts = RowTexts { captions: lines.map(str::to_owned).collect(), blank: 0, prompt: None };
+        Ok(Row { image, texts, record: None })
     };
-    if has_extension(path, &["csv"]) {
-        let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let at = |error: csv::Error| {
-            broken(error.position().map_or(1, |at| at.line() as usize), error.to_string())
-        };
-        let names = reader.headers().map_err(at)?.clone();
-        for record in reader.records() {
-            let record = record.map_err(at)?;
-            let fields = names.iter().map(str::to_owned).zip(record.iter().map(Value::from)).collect();
-            add(record.position().map_or(1, |at| at.line() as usize), &fields)?;
+    files.captioned()?.into_iter().map(row).collect()
+}
+
+/// The rows of a metadata file whose pictures are trained on, one for each record, and the column of their captions.
+fn rows_of_metadata(
+    path: &Path,
+    options: &SourceOptions,
+    files: &mut FolderFiles,
+) -> Result<(Vec<Row>, String)> {
+    let metadata = MetadataFile::read(path)?;
+    let mut names = Vec::new();
+    for name in metadata.records.iter().flat_map(|record| record.fields.keys()) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
         }
-        return Ok(());
     }
-    for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-        let fields = serde_json::from_str(text).map_err(|error| broken(line + 1, error.to_string()))?;
-        add(line + 1, &fields)?;
+    let mut rows = Vec::new();
+    if metadata.records.is_empty() {
+        return Ok((rows, String::new()));
     }
-    Ok(())
+    let columns = Columns::of_metadata(path, &names, options)?;
+    for record in &metadata.records {
+        let image = metadata.picture(record, file_name(&metadata, record, &columns.image)?)?;
+        match files.why_not(&image) {
+            // Those that are there have been counted as files.
+            Some(reason) if !image.exists() => files.leave_out(reason, &image),
+            Some(_) => {}
+            None => {
+                let texts = row_texts(&metadata, record, &columns)?;
+                rows.push(Row { image, texts, record: Some(record.place) });
+            }
+        }
+    }
+    Ok((rows, columns.caption.unwrap_or_default()))
+}
+
+/// One row for each picture and prompt, with the captions of all rows that have these, in the place of the first.
+fn with_references(rows: Vec<Row>) -> Vec<Row> {
+    let mut places = HashMap::new();
+    let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let place = *places.entry((row.image.clone(), row.texts.prompt.clone())).or_insert(merged.len());
+        match merged.get_mut(place) {
+            Some(first) => {
+                first.texts.captions.extend(row.texts.captions);
+                first.texts.blank += row.texts.blank;
+            }
+            None => merged.push(row),
+        }
+    }
+    merged
+}
+
+/// The name of a record's picture file.
+fn file_name<'a>(metadata: &MetadataFile, record: &'a Record, column: &str) -> Result<&'a str> {
+    match record.fields.get(column) {
+        Some(Value::String(name)) => Ok(name),
+        None | Some(Value::Null) => {
+            let names: Vec<&str> = record.fields.keys().map(String::as_str).collect();
+            Err(metadata.broken(record, format!("no `{column}`; there are: {}", names.join(", "))))
+        }
+        Some(other) => Err(metadata.broken(record, format!("`{column}` must be a string, got {other}"))),
+    }
+}
+
+/// The captions and the prompt of a record. A field that it lacks is blank, as other records have it.
+fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Result<RowTexts> {
+    let value = |column: &str| record.fields.get(column).unwrap_or(&Value::Null);
+    let refused = |column: &str, found: String| {
+        metadata.broken(record, format!("`{column}` must hold {TEXTS}, it holds {found}"))
+    };
+    let captions = columns
+        .caption
+        .as_deref()
+        .map(|column| texts::texts(value(column), None).map_err(|found| refused(column, found)));
+    let (captions, blank) = captions.transpose()?.unwrap_or_default();
+    let prompt = columns
+        .prompt
+        .as_deref()
+        .map(|column| texts::prompt(value(column), None).map_err(|found| refused(column, found)));
+    Ok(RowTexts { captions, blank, prompt: prompt.transpose()? })
 }

@@ -3,8 +3,9 @@
 //! What goes into the training of a captioning model, with the numbers of the Hugging Face stack:
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] finds out whether a path holds parquet files
-//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]); [`drawings`] makes pictures in code;
-//!   [`Subset`] chooses rows. [`selection`] tells training files from those that are held out.
+//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]);
+//!   [`Subset`] chooses rows, [`ByPicture`] puts those of one picture together, and [`Inspection`] finds those that cannot be
+//!   used. [`selection`] tells training files from those that are held out.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, as `datasets`, Pillow and
 //!   `CLIPImageProcessor` make them.
 //! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.
@@ -42,12 +43,27 @@
 //! # }
 //! ```
 
+#[cfg(feature = "arrow")]
+mod arrow_file;
+mod bert;
+mod by_picture;
 mod captions;
+mod columns;
 mod decode;
 mod error;
 mod folder;
+mod folder_files;
+mod gif;
+mod image_kind;
+mod inspection;
+mod jpeg;
+mod left_out;
+mod lenient_json;
+mod lfs;
+mod metadata;
 mod open;
 mod parquet_file;
+mod parquet_schema;
 mod parquet_source;
 mod pcg64;
 mod pictures;
@@ -59,22 +75,34 @@ mod resize;
 mod source;
 mod split;
 mod subset;
+mod table;
+mod text_encoding;
+mod texts;
+mod tokenized;
 mod tokenizer;
+mod tokenizer_config;
+mod walk;
 
-pub mod drawings;
 pub mod selection;
 
-pub use captions::{CaptionBatch, IGNORE_INDEX, Padding, TokenizedCaptions};
+pub use by_picture::ByPicture;
+pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
+pub use columns::ColumnRole;
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
 pub use folder::ImageFolder;
 pub use image::RgbImage;
+pub use inspection::{BadRow, Inspection};
+pub use left_out::{LeftOut, LeftOutGroup, LeftOutReason};
+pub use metadata::RecordPlace;
 pub use open::{SourceOptions, open};
 pub use parquet_source::ParquetSource;
 pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
 pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
 pub use source::CaptionSource;
-pub use split::{Split, split, train_test_split};
+pub use split::{Split, split, split_by_picture, train_test_split};
 pub use subset::Subset;
-pub use tokenizer::CaptionTokenizer;
+pub use tokenized::{TokenCuts, TokenizedCaptions};
+pub use tokenizer::{CaptionTokenizer, Encoded};
+pub use walk::{Pictures, pictures_of};

@@ -2,26 +2,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{CaptionSource, Error, ImageDecoder, ImageFolder, ParquetSource, Result, selection};
+use crate::walk::{Files, has_extension, is_picture, name_in, walk};
+use crate::{
+    CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOutReason, ParquetSource, Result,
+    selection,
+};
 
 /// How a dataset on disk is read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// The column of a parquet file that holds the pictures. The default is `image`.
-    pub image_column: String,
-    /// The column of a parquet or metadata file that holds the captions. The default is `text`.
-    pub caption_column: String,
+    /// The column of a table that holds the pictures, or of metadata that holds the names of their files. The default is
+    /// `image`, else the only column with pictures; of metadata `file_name`, else the only one with another usual name.
+    pub image_column: Option<String>,
+    /// The column of a table or of metadata that holds the captions: texts, numbers, class labels, or lists of these, which
+    /// are several captions of one picture. The default is `text`, else the only column with another usual name, such as
+    /// `caption`, `prompt` or `description`.
+    pub caption_column: Option<String>,
+    /// The column that holds the prompts, which captions continue. The default is none.
+    pub prompt_column: Option<String>,
+    /// Whether to read pictures and prompts alone: then no caption column is needed, no caption file either, and all captions
+    /// are blank. The default is not.
+    pub no_captions: bool,
     /// What reads the pictures.
     pub decoder: ImageDecoder,
 }
 
-impl Default for SourceOptions {
-    fn default() -> Self {
-        Self {
-            image_column: "image".to_owned(),
-            caption_column: "text".to_owned(),
-            decoder: ImageDecoder::default(),
-        }
+impl SourceOptions {
+    /// The columns that are named, each with what it should hold.
+    pub fn named_columns(&self) -> impl Iterator<Item = (ColumnRole, &str)> {
+        let columns = [
+            (ColumnRole::Image, &self.image_column),
+            (ColumnRole::Caption, &self.caption_column),
+            (ColumnRole::Prompt, &self.prompt_column),
+        ];
+        columns.into_iter().filter_map(|(role, column)| Some((role, column.as_deref()?)))
     }
 }
 
@@ -30,6 +44,8 @@ impl Default for SourceOptions {
 /// - a parquet file: [`ParquetSource`];
 /// - a folder with parquet files, at any depth: [`ParquetSource`] of its training split, in the order of the
 ///   paths;
+/// - a folder that `save_to_disk` of `datasets` wrote: the same of its Arrow files, with the feature `arrow`;
+/// - a metadata file, such as `metadata.jsonl`: [`ImageFolder`] of the pictures that it names;
 /// - any other folder: [`ImageFolder`] of the pictures of its training split.
 ///
 /// [`selection`] says what belongs to the training split. A file or folder of another split is opened where `path`
@@ -42,77 +58,55 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     let path = path.as_ref();
     let kind = fs::metadata(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     if kind.is_file() {
-        if !has_extension(path, &["parquet"]) {
-            let why = "it is neither a parquet file nor a folder".to_owned();
+        if has_extension(path, &["jsonl", "csv", "json"]) || is_metadata(path) {
+            return Ok(Arc::new(ImageFolder::open(path, options)?));
+        }
+        if !has_extension(path, &["parquet", "arrow"]) {
+            let why =
+                "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
+                    .to_owned();
             return Err(Error::NoRows { dataset: path.display().to_string(), why });
         }
         return Ok(Arc::new(ParquetSource::open(&[path], options)?));
     }
-    let files = walk(path)?;
-    let names: Vec<String> = files.iter().map(|file| name_in(path, file)).collect();
-    let parquet: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| selection::extension(name) == "parquet").collect();
-    if parquet.is_empty() {
+    let Files { paths, left_out } = walk(path)?;
+    let is_parquet = |file: &PathBuf| has_extension(file, &["parquet"]) && !is_metadata(file);
+    let (mut tables, mut others): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_parquet);
+    if tables.is_empty() {
+        (tables, others) = others.into_iter().partition(|file| is_saved_table(file));
+    }
+    if tables.is_empty() {
         return Ok(Arc::new(ImageFolder::open(path, options)?));
     }
-    let training = selection::parquet_files(&parquet)
+    let names: Vec<String> = tables.iter().map(|file| name_in(path, file)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let training = selection::local_parquet_files(&names)
         .map_err(|refusal| Error::Selection { dataset: path.display().to_string(), refusal })?;
-    let is_training = |(file, name): (_, &String)| training.contains(&name.as_str()).then_some(file);
-    let training: Vec<&PathBuf> = files.iter().zip(&names).filter_map(is_training).collect();
-    Ok(Arc::new(ParquetSource::open(&training, options)?))
-}
-
-/// A file's path in a dataset's folder, as [`selection`] reads it.
-pub(crate) fn name_in(dataset: &Path, file: &Path) -> String {
-    let inside = file.strip_prefix(dataset).unwrap_or(file);
-    inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
-}
-
-pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
-}
-
-/// All files under a folder but hidden ones, in the order of their paths.
-pub(crate) fn walk(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    walk_into(folder, &mut Vec::new(), &mut files)?;
-    files.sort();
-    Ok(files)
-}
-
-/// `above` are the real paths of the folders that this one lies in: a link to one of them is a loop.
-fn walk_into(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |error| Error::Io { path, error }
-    };
-    let real = fs::canonicalize(folder).map_err(at(folder))?;
-    if above.contains(&real) {
-        return Ok(());
+    let mut left_out = left_out;
+    for name in names.iter().filter(|name| !training.contains(name)) {
+        left_out.add(selection::why_not_of_tables(name), *name);
     }
-    above.push(real);
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let entry = entry.map_err(at(folder))?;
-        let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        }
-        // Follows links: the hub's cache holds links to files.
-        match fs::metadata(&path) {
-            Ok(kind) if kind.is_dir() => walk_into(&path, above, files)?,
-            Ok(_) => files.push(path),
-            // A link that leads nowhere.
-            Err(_) if path.is_symlink() && !is_of_a_dataset(&path) => {}
-            Err(error) => return Err(at(&path)(error)),
-        }
+    let is_data = |file: &Path| is_picture(file) || is_metadata(file) || has_extension(file, &["arrow"]);
+    for file in others.iter().filter(|file| is_data(file)) {
+        left_out.add(LeftOutReason::BesideTables, name_in(path, file));
     }
-    above.pop();
-    Ok(())
+    let is_training = |(file, name): (_, &&str)| training.contains(name).then_some(file);
+    let training: Vec<&PathBuf> = tables.iter().zip(&names).filter_map(is_training).collect();
+    Ok(Arc::new(ParquetSource::open(&training, options)?.with_left_out(left_out)))
 }
 
-/// Whether a dataset without this file would not be whole.
-fn is_of_a_dataset(path: &Path) -> bool {
-    let name = path.to_string_lossy();
-    selection::is_picture(&name) || selection::is_metadata(&name) || has_extension(path, &["parquet", "txt"])
+fn is_metadata(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| selection::is_metadata(&name.to_string_lossy()))
+}
+
+/// Whether a file is one of the Arrow files of a saved dataset: those that `state.json` beside it names, or all where there
+/// is no such file. Others are what `datasets` keeps of its computations.
+fn is_saved_table(file: &Path) -> bool {
+    let Some(name) = file.file_name().filter(|_| has_extension(file, &["arrow"])) else { return false };
+    let state = fs::read(file.with_file_name("state.json")).ok();
+    let state: Option<serde_json::Value> = state.and_then(|state| serde_json::from_slice(&state).ok());
+    match state.as_ref().and_then(|state| state["_data_files"].as_array()) {
+        Some(files) => files.iter().any(|file| file["filename"].as_str().is_some_and(|file| name == file)),
+        None => true,
+    }
 }

@@ -4,15 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 
-use crate::parquet_file::{Column, ParquetFile};
 use crate::source::{fingerprint_of_file, row_of};
-use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
+use crate::table::{self, Column, Table, TableReader, TextColumn};
+use crate::texts::{self, RowTexts, TEXTS};
+use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, SourceOptions};
 
-/// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them.
+/// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them, or in the Arrow files that
+/// `Dataset.save_to_disk` writes (with the feature `arrow`, whose record batches take the place of row groups).
 ///
 /// The picture column holds the bytes of picture files, either directly or as the field `bytes` of a struct
 /// (the hub's `Image` feature); where `bytes` is null, the struct's `path` names a file, relative to the
-/// parquet file. Features and other metadata of Hugging Face in the file are not needed and not read.
+/// parquet file. Captions are texts, numbers, class labels (whose names `datasets` writes into the file) or lists of these.
+/// [`SourceOptions`] says which columns are read.
 ///
 /// Captions are read when the dataset is opened. Pictures are read one row group at a time, when a row of it
 /// is asked for, and kept as they are in the file, not decoded. Of more than 1 GiB the row groups that were not
@@ -21,12 +24,13 @@ use crate::{CaptionSource, Error, ImageDecoder, Result, SourceOptions};
 #[derive(Debug)]
 pub struct ParquetSource {
     name: String,
-    files: Vec<ParquetFile>,
+    files: Vec<Box<dyn Table>>,
     /// All row groups of all files, in order.
     groups: Vec<RowGroup>,
-    /// One for each row; blank where the file has null.
-    captions: Vec<String>,
+    /// One for each row.
+    texts: Vec<RowTexts>,
     decoder: ImageDecoder,
+    left_out: LeftOut,
     cache: Mutex<Cache>,
 }
 
@@ -65,37 +69,43 @@ impl ParquetSource {
         if paths.len() > 1 {
             name += &format!(" and {} more", paths.len() - 1);
         }
-        let open = |path: &dyn AsRef<Path>| {
-            ParquetFile::open(path.as_ref(), &options.image_column, &options.caption_column)
-        };
+        let open = |path: &dyn AsRef<Path>| table::open(path.as_ref(), options);
         let files = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
-        let (mut groups, mut captions) = (Vec::new(), Vec::new());
+        let (mut groups, mut texts) = (Vec::new(), Vec::new());
         for (file_number, file) in files.iter().enumerate() {
             let reader = file.reader()?;
             for index in 0..file.groups() {
-                groups.push(RowGroup { file: file_number, index, first_row: captions.len() });
-                for caption in file.captions(&reader, index)?.iter() {
-                    let text = str::from_utf8(caption.unwrap_or_default());
-                    let text = text.map_err(|_| row_of(&name, captions.len())(Error::CaptionEncoding))?;
-                    captions.push(text.to_owned());
-                }
+                let first_row = texts.len();
+                groups.push(RowGroup { file: file_number, index, first_row });
+                texts.extend(row_texts(&name, first_row, file.as_ref(), reader.as_ref(), index)?);
             }
         }
-        if captions.is_empty() {
+        if texts.is_empty() {
             return Err(Error::NoRows { dataset: name, why: "the file has no rows".to_owned() });
         }
-        if captions.iter().all(|caption| caption.trim().is_empty()) {
-            return Err(Error::NoCaptions {
-                dataset: name,
-                column: options.caption_column.clone(),
-                rows: captions.len(),
-            });
+        let caption = files.first().and_then(|file| file.caption());
+        if let Some(column) = caption.filter(|_| texts.iter().all(|texts| texts.captions.is_empty())) {
+            let column = column.name.clone();
+            return Err(Error::NoCaptions { dataset: name, column, rows: texts.len() });
         }
-        Ok(Self { name, files, groups, captions, decoder: options.decoder.clone(), cache: Mutex::default() })
+        let mut left_out = LeftOut::default();
+        for (row, texts) in texts.iter().enumerate() {
+            (0..texts.left_out())
+                .for_each(|_| left_out.add(LeftOutReason::BlankCaption, format!("row {row}")));
+        }
+        let (decoder, cache) = (options.decoder.clone(), Mutex::default());
+        Ok(Self { name, files, groups, texts, decoder, left_out, cache })
+    }
+
+    /// The same with a report of what was found beside its files and is not used.
+    #[must_use]
+    pub fn with_left_out(mut self, left_out: LeftOut) -> Self {
+        self.left_out.extend(left_out);
+        self
     }
 
     fn check(&self, row: usize) -> Result<()> {
-        let len = self.captions.len();
+        let len = self.texts.len();
         if row < len { Ok(()) } else { Err(Error::RowOutOfRange { dataset: self.name(), row, len }) }
     }
 
@@ -110,10 +120,8 @@ impl ParquetSource {
                 let RowGroup { file, index, .. } = self.groups[group];
                 let file = &self.files[file];
                 let reader = file.reader()?;
-                Arc::new(Pictures {
-                    bytes: file.pictures(&reader, index)?,
-                    paths: file.paths(&reader, index)?,
-                })
+                let (bytes, paths) = reader.pictures(index)?;
+                Arc::new(Pictures { bytes, paths })
             }
         };
         cache.groups.push((group, Arc::clone(&pictures)));
@@ -151,15 +159,23 @@ impl CaptionSource for ParquetSource {
     }
 
     fn len(&self) -> usize {
-        self.captions.len()
+        self.texts.len()
     }
 
     fn caption(&self, row: usize) -> Result<String> {
         self.check(row)?;
-        match self.captions[row].trim() {
-            "" => Err(row_of(&self.name, row)(Error::BlankCaption)),
-            _ => Ok(self.captions[row].clone()),
-        }
+        self.texts[row].captions().map(|captions| captions[0].clone()).map_err(row_of(&self.name, row))
+    }
+
+    fn captions(&self, row: usize) -> Result<Vec<String>> {
+        self.check(row)?;
+        self.texts[row].captions().map(<[String]>::to_vec).map_err(row_of(&self.name, row))
+    }
+
+    fn prompt(&self, row: usize) -> Result<Option<String>> {
+        self.check(row)?;
+        let prompt = self.texts[row].prompt().map_err(row_of(&self.name, row))?;
+        Ok(prompt.map(str::to_owned))
     }
 
     fn image(&self, row: usize) -> Result<RgbImage> {
@@ -169,4 +185,48 @@ impl CaptionSource for ParquetSource {
     fn fingerprint(&self, row: usize) -> Result<u128> {
         self.with_file(row, |bytes| Ok(fingerprint_of_file(bytes)))
     }
+
+    fn left_out(&self) -> LeftOut {
+        self.left_out.clone()
+    }
+}
+
+/// The texts of all rows of a row group, of which the first is row `first_row` of the dataset.
+fn row_texts(
+    dataset: &str,
+    first_row: usize,
+    file: &dyn Table,
+    reader: &dyn TableReader,
+    group: usize,
+) -> Result<Vec<RowTexts>> {
+    let checked = |column: &TextColumn| {
+        let values = reader.values(group, column)?.into_iter().enumerate();
+        let bad_text = |at| row_of(dataset, first_row + at)(Error::CaptionEncoding);
+        values.map(|(at, value)| value.ok_or_else(|| bad_text(at))).collect::<Result<Vec<_>>>()
+    };
+    let refused = |column: &TextColumn, at: usize, found: String| Error::ColumnType {
+        path: file.path().to_owned(),
+        column: column.name.clone(),
+        expected: TEXTS,
+        found: format!("{found} in row {} (rows count from 0)", first_row + at),
+    };
+    let column = |column: Option<&TextColumn>| column.map(checked).transpose();
+    let (captions, prompts) = (column(file.caption())?, column(file.prompt())?);
+    let rows = reader.rows(group)?;
+    let row = |at: usize| {
+        let (captions, blank) = match (file.caption(), &captions) {
+            (Some(column), Some(values)) => texts::texts(&values[at], column.labels.as_deref())
+                .map_err(|found| refused(column, at, found))?,
+            _ => (Vec::new(), 0),
+        };
+        let prompt = match (file.prompt(), &prompts) {
+            (Some(column), Some(values)) => Some(
+                texts::prompt(&values[at], column.labels.as_deref())
+                    .map_err(|found| refused(column, at, found))?,
+            ),
+            _ => None,
+        };
+        Ok(RowTexts { captions, blank, prompt })
+    };
+    (0..rows).map(row).collect()
 }

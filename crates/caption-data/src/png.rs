@@ -1,8 +1,10 @@
-//! The chunks of a PNG that Pillow goes by and its decoder does not give: metadata behind the pixels, and EXIF that
-//! ImageMagick wrote as text.
+//! The chunks of a PNG that Pillow goes by and its decoder does not: metadata behind the pixels, EXIF that ImageMagick
+//! wrote as text, and an end that is not there.
 
+use std::borrow::Cow;
 use std::io::Read;
 
+use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
 /// EXIF and XMP of a PNG, the last of each as in Pillow; empty where there is none.
@@ -42,14 +44,65 @@ pub(crate) fn is_gray_without_alpha(file: &[u8]) -> bool {
     chunks(file).next().is_some_and(|(kind, header)| kind == b"IHDR" && header.get(9) == Some(&0))
 }
 
+/// The file with an end chunk, where it stops behind its pixels or within them. Whether all pixels are there shows when
+/// they are unpacked.
+pub(crate) fn with_end(file: &[u8]) -> Cow<'_, [u8]> {
+    let mut whole = SIGNATURE; // bytes of whole chunks
+    let mut pixels = Vec::new();
+    for (kind, data) in chunks(file) {
+        match kind {
+            b"IEND" => return Cow::Borrowed(file),
+            b"IDAT" => pixels.extend_from_slice(data),
+            _ => {}
+        }
+        whole += 12 + data.len();
+    }
+    let (before, cut) = file.split_at(whole.min(file.len()));
+    let mut ended = before.to_vec();
+    if let Some((length, rest)) = cut.split_first_chunk()
+        && let Some(data) = rest.strip_prefix(b"IDAT")
+    {
+        let data = &data[..data.len().min(u32::from_be_bytes(*length) as usize)];
+        pixels.extend_from_slice(data);
+        if !is_start_of_zlib(&pixels) {
+            return Cow::Borrowed(file); // damaged, and not only cut short
+        }
+        push_chunk(&mut ended, b"IDAT", data);
+    }
+    push_chunk(&mut ended, b"IEND", &[]);
+    Cow::Owned(ended)
+}
+
+/// Whether the bytes are a zlib stream as far as they go.
+fn is_start_of_zlib(bytes: &[u8]) -> bool {
+    match std::io::copy(&mut ZlibDecoder::new(bytes), &mut std::io::sink()) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+    }
+}
+
+fn push_chunk(file: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
+    let mut checksum = Crc::new();
+    checksum.update(kind);
+    checksum.update(data);
+    file.extend((data.len() as u32).to_be_bytes());
+    file.extend(kind);
+    file.extend(data);
+    file.extend(checksum.sum().to_be_bytes());
+}
+
+/// The bytes before the first chunk.
+const SIGNATURE: usize = 8;
+
 /// Kind and content of the chunks, up to one that is cut short.
 fn chunks(file: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
-    let mut rest = file.get(8..).unwrap_or_default(); // behind the signature
+    let mut rest = file.get(SIGNATURE..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (length, tail) = rest.split_first_chunk()?;
         let (kind, tail) = tail.split_first_chunk()?;
         let (data, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-        rest = tail.get(4..).unwrap_or_default(); // behind the checksum
+        let (_checksum, tail) = tail.split_at_checked(4)?;
+        rest = tail;
         Some((kind, data))
     })
 }

@@ -1,7 +1,9 @@
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use image::{RgbImage, imageops};
+use serde_json::Value;
 use twox_hash::XxHash3_128;
 
 use crate::processor_config::{ProcessorConfig, Size};
@@ -56,20 +58,30 @@ impl ImageProcessor {
         Self { config, values }
     }
 
-    /// Reads the processor of a checkpoint folder: its `preprocessor_config.json`, or the `image_processor`
-    /// in the `processor_config.json` that transformers 5 writes instead.
+    /// Reads the processor of a checkpoint folder from its [`file`](Self::file).
     ///
     /// # Errors
     /// If there is no such file, or as [`from_file`](Self::from_file).
     pub fn from_pretrained(checkpoint: impl AsRef<Path>) -> Result<Self> {
+        Self::from_file(Self::file(checkpoint))
+    }
+
+    /// The file that describes the processor of a checkpoint folder, as transformers 5 chooses it: `processor_config.json` where
+    /// that holds an `image_processor`, and else `preprocessor_config.json`, which need not exist.
+    pub fn file(checkpoint: impl AsRef<Path>) -> PathBuf {
         let folder = checkpoint.as_ref();
         let nested = folder.join("processor_config.json");
         let flat = folder.join("preprocessor_config.json");
-        Self::from_file(if nested.exists() && !flat.exists() { nested } else { flat })
+        // One that is not JSON is named by whoever reads it.
+        let counts = fs::read(&nested).is_ok_and(|text| {
+            let value = serde_json::from_slice::<Value>(&text);
+            value.map_or(true, |value| value.get("image_processor").is_some())
+        });
+        if counts { nested } else { flat }
     }
 
-    /// Reads a `preprocessor_config.json`, of the processors `CLIPImageProcessor` and
-    /// `VideoMAEImageProcessor`. What it leaves out has the value that transformers gives it.
+    /// Reads a `preprocessor_config.json`, or the `image_processor` in a `processor_config.json`, of the processors
+    /// `CLIPImageProcessor` and `VideoMAEImageProcessor`. What it leaves out has the value that transformers gives it.
     ///
     /// # Errors
     /// If the file cannot be read, or asks for something that this processor does not do: the error names the
@@ -100,22 +112,7 @@ impl ImageProcessor {
     /// memory.
     pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage> {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        if width == 0 || height == 0 {
-            return Err(Error::Decode { why: format!("a picture of {width} x {height} pixels has none") });
-        }
-        let (new_width, new_height) = match self.config.resize {
-            None => (width, height),
-            Some((Size::Exact { height, width }, _)) => (width, height),
-            Some((Size::ShortestEdge(edge), _)) => {
-                let long = |short, long| (edge as f64 * long as f64 / short as f64) as usize;
-                if width <= height { (edge, long(width, height)) } else { (long(height, width), edge) }
-            }
-        };
-        let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
-        if crop_height * crop_width > MAX_OUTPUT_PIXELS {
-            let why = format!("its {width} x {height} pixels would become {crop_width} x {crop_height}");
-            return Err(Error::Decode { why });
-        }
+        let [(new_width, new_height), (crop_width, crop_height)] = self.sizes(image)?;
         let (columns, left) = centre(new_width, crop_width);
         let (rows, top) = centre(new_height, crop_height);
 
@@ -134,6 +131,36 @@ impl ImageProcessor {
         let mut padded = RgbImage::new(crop_width as u32, crop_height as u32);
         imageops::replace(&mut padded, &inside, left as i64, top as i64);
         Ok(padded)
+    }
+
+    /// Whether a picture can be processed; resizes nothing.
+    ///
+    /// # Errors
+    /// As [`resize_and_crop`](Self::resize_and_crop).
+    pub fn check(&self, image: &RgbImage) -> Result<()> {
+        self.sizes(image).map(|_| ())
+    }
+
+    /// Width and height after resizing, and after cropping.
+    fn sizes(&self, image: &RgbImage) -> Result<[(usize, usize); 2]> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(Error::Decode { why: format!("a picture of {width} x {height} pixels has none") });
+        }
+        let (new_width, new_height) = match self.config.resize {
+            None => (width, height),
+            Some((Size::Exact { height, width }, _)) => (width, height),
+            Some((Size::ShortestEdge(edge), _)) => {
+                let long = |short, long| (edge as f64 * long as f64 / short as f64) as usize;
+                if width <= height { (edge, long(width, height)) } else { (long(height, width), edge) }
+            }
+        };
+        let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
+        if crop_height * crop_width > MAX_OUTPUT_PIXELS {
+            let why = format!("its {width} x {height} pixels would become {crop_width} x {crop_height}");
+            return Err(Error::Decode { why });
+        }
+        Ok([(new_width, new_height), (crop_width, crop_height)])
     }
 
     /// The values of resized pixels, `(3, height, width)` in a row.

@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::LeftOutReason;
+
 /// Why files are not one whole training split.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -48,6 +50,23 @@ pub enum Refusal {
 /// # Errors
 /// If none is left, if they are of several configurations, or if one of several parts is missing.
 pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
+    let files = training_files(paths)?;
+    all_parts(&files)?;
+    Ok(files)
+}
+
+/// As [`parquet_files`], of a folder that somebody filled: parts such as `0001.parquet` may be numbered from 1. In a
+/// download that was interrupted they may not, as nothing else tells that the first one is missing.
+///
+/// # Errors
+/// As [`parquet_files`].
+pub fn local_parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
+    let files = training_files(paths)?;
+    check_parts(&files, true)?;
+    Ok(files)
+}
+
+fn training_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     let of = |wanted: Option<Split>| paths.iter().copied().filter(move |path| split_of(path) == wanted);
     let training: Vec<&str> = of(Some(Split::Train)).collect();
     let files = if training.is_empty() { of(None).collect() } else { training };
@@ -55,17 +74,15 @@ pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     for file in files {
         configurations.entry(configuration(file)).or_default().push(file);
     }
-    let files = match (configurations.remove("default"), configurations.len()) {
-        (Some(files), _) => files,
-        (None, 0) => return Err(Refusal::HeldOut),
-        (None, 1) => configurations.into_values().flatten().collect(),
+    match (configurations.remove("default"), configurations.len()) {
+        (Some(files), _) => Ok(files),
+        (None, 0) => Err(Refusal::HeldOut),
+        (None, 1) => Ok(configurations.into_values().flatten().collect()),
         (None, _) => {
             let names = configurations.into_keys().map(|name| if name.is_empty() { "." } else { name });
-            return Err(Refusal::SeveralConfigurations(names.map(str::to_owned).collect()));
+            Err(Refusal::SeveralConfigurations(names.map(str::to_owned).collect()))
         }
-    };
-    all_parts(&files)?;
-    Ok(files)
+    }
 }
 
 /// Which files of an image folder are trained on: pictures, their text files, and metadata.
@@ -82,14 +99,27 @@ pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
 /// assert_eq!(paths.map(is_trained_on), [true, true, false, false]);
 /// ```
 pub fn image_folder(paths: &[&str]) -> impl Fn(&str) -> bool + use<> {
+    let why = why_not_of_image_folder(paths);
+    move |path| why(path).is_none()
+}
+
+/// As [`image_folder`], with the reason why a file is left out: `None` for a file that is trained on.
+pub fn why_not_of_image_folder(paths: &[&str]) -> impl Fn(&str) -> Option<LeftOutReason> + use<> {
     let in_training = |kind: fn(&str) -> bool| {
         paths.iter().any(|path| kind(path) && split_of(parent(path)) == Some(Split::Train))
     };
     let (pictures, metadata) = (in_training(is_picture), in_training(is_metadata));
     move |path| match split_of(parent(path)) {
-        Some(split) => split == Split::Train,
-        None => !(if is_metadata(path) { metadata } else { pictures }),
+        Some(Split::Train) => None,
+        Some(Split::HeldOut) => held_out(parent(path)),
+        None if if is_metadata(path) { metadata } else { pictures } => Some(LeftOutReason::OutsideOfTraining),
+        None => None,
     }
+}
+
+/// Why a parquet or Arrow file is left out that [`parquet_files`] did not choose.
+pub fn why_not_of_tables(path: &str) -> LeftOutReason {
+    held_out(path).unwrap_or(LeftOutReason::OutsideOfTraining)
 }
 
 /// Refuses numbered files with a gap, such as an interrupted download leaves.
@@ -100,11 +130,19 @@ pub fn image_folder(paths: &[&str]) -> impl Fn(&str) -> bool + use<> {
 /// # Errors
 /// If one is missing.
 pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
+    check_parts(paths, false)
+}
+
+fn check_parts(paths: &[&str], may_begin_at_1: bool) -> Result<(), Refusal> {
     let mut sets = BTreeMap::<_, BTreeSet<usize>>::new();
     for (set, index, total) in paths.iter().filter_map(|path| part(path)) {
         sets.entry((set, total)).or_default().insert(index);
     }
     for ((set, total), indices) in sets {
+        let is_whole_from_1 = indices.first() == Some(&1) && indices.last() == Some(&indices.len());
+        if may_begin_at_1 && total.is_none() && is_whole_from_1 {
+            continue;
+        }
         let total = total.unwrap_or_else(|| indices.last().map_or(0, |last| last + 1));
         if indices.len() < total {
             let set = if set.is_empty() { "./" } else { set }.to_owned();
@@ -115,16 +153,31 @@ pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
 }
 
 /// Extensions of the pictures that [`ImageDecoder`](crate::ImageDecoder) reads.
-pub const PICTURES: [&str; 7] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "jfif"];
+pub const PICTURES: [&str; 22] = [
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "gif", "webp", "bmp", "tif", "tiff", "ico", "pnm", "pbm",
+    "pgm", "ppm", "pam", "tga", "icb", "vda", "vst", "qoi",
+];
+
+/// Extensions of pictures that are not read, and are reported where they are found.
+pub const UNREAD_PICTURES: [&str; 26] = [
+    "avif", "heic", "heif", "jxl", "svg", "svgz", "jp2", "j2k", "jpx", "psd", "xcf", "eps", "dib", "pcx",
+    "dds", "exr", "hdr", "icns", "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2",
+];
+
+/// Extensions of the text files beside pictures that hold their captions; of several, the first is read.
+pub const CAPTIONS: [&str; 2] = ["txt", "caption"];
 
 /// Whether a file has one of [`PICTURES`]' extensions.
 pub fn is_picture(path: &str) -> bool {
     PICTURES.contains(&extension(path).as_str())
 }
 
+/// The names of files that describe the pictures of their folder; of several in one folder, the first is read.
+pub const METADATA: [&str; 3] = ["metadata.jsonl", "metadata.csv", "metadata.parquet"];
+
 /// Whether a file describes the pictures of its folder.
 pub fn is_metadata(path: &str) -> bool {
-    ["metadata.jsonl", "metadata.csv"].contains(&path.rsplit('/').next().unwrap_or(path))
+    METADATA.contains(&path.rsplit('/').next().unwrap_or(path))
 }
 
 /// What follows the last dot of a path, in lower case.
@@ -144,16 +197,36 @@ enum Split {
 }
 
 fn split_of(path: &str) -> Option<Split> {
+    path.rsplit('/').find_map(|part| Some(split_word(part)?.0))
+}
+
+/// The split that a part of a path names, and the word that names it.
+fn split_word(part: &str) -> Option<(Split, &str)> {
     const TRAIN: [&str; 2] = ["train", "training"];
     const HELD_OUT: [&str; 8] =
         ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"];
-    path.rsplit('/').find_map(|part| {
-        let has = |names: &[&str]| {
-            let mut words = part.split(|c: char| !c.is_alphabetic());
-            words.any(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
-        };
-        if has(&TRAIN) { Some(Split::Train) } else { has(&HELD_OUT).then_some(Split::HeldOut) }
-    })
+    let find = |names: &[&str]| {
+        let mut words = part.split(|c: char| !c.is_alphabetic());
+        words.find(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
+    };
+    let training = find(&TRAIN).map(|word| (Split::Train, word));
+    training.or_else(|| find(&HELD_OUT).map(|word| (Split::HeldOut, word)))
+}
+
+/// Why a path is of a held-out split, if it is.
+fn held_out(path: &str) -> Option<LeftOutReason> {
+    let mut rest = path;
+    loop {
+        let (above, part) = rest.rsplit_once('/').unwrap_or(("", rest));
+        match split_word(part) {
+            Some((Split::Train, _)) => return None,
+            Some((Split::HeldOut, word)) => {
+                return Some(LeftOutReason::OtherSplit { part: rest.to_owned(), word: word.to_owned() });
+            }
+            None if above.is_empty() => return None,
+            None => rest = above,
+        }
+    }
 }
 
 /// The folder that a configuration's files share, without the folder of the split.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use twox_hash::XxHash3_128;
 
-use crate::{Error, Result};
+use crate::{Error, LeftOut, Result};
 
 /// Captioned images, numbered from 0: what every dataset of this crate is.
 ///
@@ -22,11 +22,28 @@ pub trait CaptionSource: Send + Sync {
         self.len() == 0
     }
 
-    /// The caption of a row.
+    /// The caption of a row; the first where it has several.
     ///
     /// # Errors
-    /// If there is no such row, or if its caption cannot be read.
+    /// If there is no such row, if its caption cannot be read, or if it is blank.
     fn caption(&self, row: usize) -> Result<String>;
+
+    /// All captions of a row: references of one picture, in the order of the dataset, without blank ones and at least one.
+    /// Default: the one that [`caption`](Self::caption) gives.
+    ///
+    /// # Errors
+    /// As [`caption`](Self::caption).
+    fn captions(&self, row: usize) -> Result<Vec<String>> {
+        Ok(vec![self.caption(row)?])
+    }
+
+    /// The text that a row's captions continue, such as a question that they answer. Default: `None`, no such text.
+    ///
+    /// # Errors
+    /// If there is no such row, or if its prompt cannot be read.
+    fn prompt(&self, _row: usize) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// The picture of a row: decoded, turned upright as its EXIF orientation says, in RGB.
     ///
@@ -44,6 +61,12 @@ pub trait CaptionSource: Send + Sync {
         let image = self.image(row)?;
         // The seed keeps pictures of the same bytes and other proportions apart.
         Ok(XxHash3_128::oneshot_with_seed(image.width().into(), image.as_raw()))
+    }
+
+    /// The files and rows that were found beside those of the dataset and are not used, with the reasons. Default:
+    /// nothing.
+    fn left_out(&self) -> LeftOut {
+        LeftOut::default()
     }
 }
 
@@ -71,11 +94,23 @@ impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
         (**self).caption(row)
     }
 
+    fn captions(&self, row: usize) -> Result<Vec<String>> {
+        (**self).captions(row)
+    }
+
+    fn prompt(&self, row: usize) -> Result<Option<String>> {
+        (**self).prompt(row)
+    }
+
     fn image(&self, row: usize) -> Result<RgbImage> {
         (**self).image(row)
     }
 
     fn fingerprint(&self, row: usize) -> Result<u128> {
         (**self).fingerprint(row)
+    }
+
+    fn left_out(&self) -> LeftOut {
+        (**self).left_out()
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::{HashMap, HashSet};
+
 use crate::pcg64::Pcg64;
 use crate::{Error, Result};
 
@@ -34,44 +36,114 @@ pub fn train_test_split(n: usize, test_size: f64, seed: u64) -> Result<(Vec<usiz
             why: format!("the test size must be between 0 and 1, got {test_size}"),
         });
     }
-    cut(n, (test_size * n as f64).ceil() as usize, seed)
+    let test = (test_size * n as f64).ceil() as usize;
+    if test >= n {
+        let why = format!("{test} of them would be held out, which leaves none");
+        return Err(Error::Split { rows: n, why });
+    }
+    Ok(cut(n, test, seed))
 }
 
 /// Cuts rows `0..n` three ways, as the recipe does it with `datasets`: [`train_test_split`] holds out the
 /// validation and test parts together, and a second one with the same seed cuts what was held out into the
 /// two.
 ///
-/// `fractions` are those of train, validation and test; they must be positive and add up to 1.
+/// `fractions` are those of train, validation and test; they add up to 1. A part of fraction 0 is empty, and where both
+/// others are, all rows are trained on in their order. A part with a fraction above 0 gets at least one row, also where
+/// rounding would leave it none.
 ///
 /// # Errors
-/// If the fractions are not that, or if there are too few rows for each part to get one.
+/// If the fractions are not that, if none is left for training, or if there are fewer rows than parts.
 ///
 /// ```
-/// let split = caption_data::split(700, [0.8, 0.1, 0.1], 42)?;
-/// assert_eq!([split.train.len(), split.validation.len(), split.test.len()], [560, 70, 70]);
-/// assert_eq!(split.validation[..5], [596, 98, 519, 445, 345]);
-/// assert_eq!(split.test[..5], [429, 520, 77, 446, 151]);
+/// use caption_data::split;
+///
+/// let rows = split(700, [0.8, 0.1, 0.1], 42)?;
+/// assert_eq!([rows.train.len(), rows.validation.len(), rows.test.len()], [560, 70, 70]);
+/// assert_eq!(rows.validation[..5], [596, 98, 519, 445, 345]);
+/// assert_eq!(rows.test[..5], [429, 520, 77, 446, 151]);
+/// assert_eq!(split(3, [1.0, 0.0, 0.0], 42)?.train, [0, 1, 2]);
 /// # Ok::<(), caption_data::Error>(())
 /// ```
 pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
-    let [_, validation, test] = fractions;
+    let refuse = |why: String| Err(Error::Split { rows: n, why });
+    let [train, validation, test] = fractions;
     let sum: f64 = fractions.iter().sum();
-    if !fractions.iter().all(|f| *f > 0.0) || (sum - 1.0).abs() > 1e-6 {
-        return Err(Error::Split {
-            rows: n,
-            why: format!("the fractions must be positive and add up to 1, got {fractions:?}"),
-        });
+    let is_share = |fraction: f64| (0.0..=1.0).contains(&fraction);
+    if !fractions.into_iter().all(is_share) || (sum - 1.0).abs() > 1e-6 {
+        return refuse(format!("the fractions must be between 0 and 1 and add up to 1, got {fractions:?}"));
     }
-    // The second cut knows only what the first one held out; the message is about all rows.
-    let too_few = |_| Error::Split {
-        rows: n,
-        why: format!("fractions of {fractions:?} leave a part without any; use more rows or other fractions"),
-    };
-    let (train, held_out) = cut(n, share(n, validation + test), seed).map_err(too_few)?;
-    let (second, first) =
-        cut(held_out.len(), share(held_out.len(), test / (validation + test)), seed).map_err(too_few)?;
-    let pick = |rows: Vec<usize>| rows.into_iter().map(|row| held_out[row]).collect();
-    Ok(Split { validation: pick(second), test: pick(first), train })
+    if train == 0.0 {
+        return refuse(format!("the fraction for training must be above 0, got {fractions:?}"));
+    }
+    let parts = fractions.into_iter().filter(|fraction| *fraction > 0.0).count();
+    if n < parts {
+        return refuse(format!(
+            "each of the {parts} parts of {fractions:?} needs at least one; use more rows, or 0 for a part that you can \
+             do without"
+        ));
+    }
+    if parts == 1 {
+        return Ok(Split { train: (0..n).collect(), validation: Vec::new(), test: Vec::new() });
+    }
+    // `datasets` refuses what rounding leaves without a row, so that the bounds change no split of its own.
+    let held_out = share(n, validation + test).clamp(parts - 1, n - 1);
+    let (train, held_out) = cut(n, held_out, seed);
+    Ok(match (validation > 0.0, test > 0.0) {
+        (false, _) => Split { train, validation: Vec::new(), test: held_out },
+        (_, false) => Split { train, validation: held_out, test: Vec::new() },
+        _ => {
+            let count = held_out.len();
+            let of_test = share(count, test / (validation + test)).clamp(1, count - 1);
+            let (validation, test) = cut(count, of_test, seed);
+            let pick = |rows: Vec<usize>| rows.into_iter().map(|row| held_out[row]).collect();
+            Split { validation: pick(validation), test: pick(test), train }
+        }
+    })
+}
+
+/// Cuts rows three ways so that all rows of a picture come into the same part: [`split()`] of the pictures, each of which
+/// then stands for its rows. `pictures` has a number for each row, such as its
+/// [`fingerprint`](crate::CaptionSource::fingerprint), which rows of the same picture share.
+///
+/// Where no picture has two rows, the parts are those of [`split()`].
+///
+/// # Errors
+/// As [`split()`], of the pictures.
+///
+/// ```
+/// let rows = caption_data::split_by_picture(&[7, 7, 8, 8, 9, 9], [0.4, 0.3, 0.3], 42)?;
+/// assert_eq!([rows.train, rows.validation, rows.test], [[0, 1], [4, 5], [2, 3]]);
+/// # Ok::<(), caption_data::Error>(())
+/// ```
+pub fn split_by_picture(pictures: &[u128], fractions: [f64; 3], seed: u64) -> Result<Split> {
+    let mut numbers = HashMap::new();
+    let mut rows: Vec<Vec<usize>> = Vec::new();
+    for (row, picture) in pictures.iter().enumerate() {
+        let number = *numbers.entry(picture).or_insert(rows.len());
+        if number == rows.len() {
+            rows.push(Vec::new());
+        }
+        rows[number].push(row);
+    }
+    let Split { train, validation, test } = split(rows.len(), fractions, seed)?;
+    let rows_of = |part: Vec<usize>| part.into_iter().flat_map(|number| rows[number].clone()).collect();
+    Ok(Split { train: rows_of(train), validation: rows_of(validation), test: rows_of(test) })
+}
+
+impl Split {
+    /// How many rows of the validation part, and of the test part, have a picture that is trained on as well: measured on
+    /// them, a model looks better than it is. `pictures` has a number for each row, as for [`split_by_picture`].
+    ///
+    /// ```
+    /// let rows = caption_data::Split { train: vec![0, 1], validation: vec![2], test: vec![3] };
+    /// assert_eq!(rows.trained_on(&[5, 6, 7, 5]), [0, 1]);
+    /// ```
+    pub fn trained_on(&self, pictures: &[u128]) -> [usize; 2] {
+        let trained: HashSet<u128> = self.train.iter().map(|row| pictures[*row]).collect();
+        [&self.validation, &self.test]
+            .map(|rows| rows.iter().filter(|row| trained.contains(&pictures[**row])).count())
+    }
 }
 
 /// How many of `n` rows a fraction is, rounded up; rounding errors such as that of 0.1 + 0.2 do not count as
@@ -81,12 +153,8 @@ fn share(n: usize, fraction: f64) -> usize {
 }
 
 /// Shuffles rows `0..n` and cuts off the first `test`. Returns what is left, and what was cut off.
-fn cut(n: usize, test: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
-    if test >= n {
-        let why = format!("{test} of them would be held out, which leaves none");
-        return Err(Error::Split { rows: n, why });
-    }
+fn cut(n: usize, test: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let mut rows = Pcg64::new(seed).permutation(n);
     let train = rows.split_off(test);
-    Ok((train, rows))
+    (train, rows)
 }

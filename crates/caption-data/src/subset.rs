@@ -1,6 +1,6 @@
 use image::RgbImage;
 
-use crate::{CaptionSource, Error, Result};
+use crate::{CaptionSource, Error, LeftOut, Result};
 
 /// Chosen rows of another dataset, numbered anew from 0.
 ///
@@ -51,11 +51,23 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
         self.source.caption(self.row(row)?)
     }
 
+    fn captions(&self, row: usize) -> Result<Vec<String>> {
+        self.source.captions(self.row(row)?)
+    }
+
+    fn prompt(&self, row: usize) -> Result<Option<String>> {
+        self.source.prompt(self.row(row)?)
+    }
+
     fn image(&self, row: usize) -> Result<RgbImage> {
         self.source.image(self.row(row)?)
     }
 
     fn fingerprint(&self, row: usize) -> Result<u128> {
         self.source.fingerprint(self.row(row)?)
+    }
+
+    fn left_out(&self) -> LeftOut {
+        self.source.left_out()
     }
 }

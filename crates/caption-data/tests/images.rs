@@ -180,20 +180,8 @@ fn cut_pictures_are_errors_and_not_half_gray() {
 fn what_is_not_a_picture_is_named() {
     assert!(refusal(b"").contains("the file is empty"));
     assert!(refusal(b"<html><body>").contains(r#"begins with "<html><b""#));
-    assert!(refusal(b"II*\0\x08\0\0\0").contains("not a PNG, JPEG, GIF, WebP or BMP"));
+    assert!(refusal(b"II*\0\x08\0\0\0").contains("cannot be decoded"));
     assert!(refusal(b"\x89PNG\r\n\x1a\n").contains("cannot be decoded"));
-}
-
-#[test]
-fn a_gif_whose_first_frame_is_smaller_than_its_canvas_is_black_around_it() {
-    let mut gif = read("p.gif");
-    gif[6..10].copy_from_slice(&[24, 0, 16, 0]);
-    let (image, frame) = (ImageDecoder::default().decode(&gif).unwrap(), decode("p.gif"));
-    assert_eq!(image.dimensions(), (24, 16));
-    for (x, y, pixel) in image.enumerate_pixels() {
-        let expected = frame.get_pixel_checked(x, y).map_or([0; 3], |pixel| pixel.0);
-        assert_eq!(pixel.0, expected, "column {x}, row {y}");
-    }
 }
 
 /// A PNG whose header promises far more than its few bytes hold.
@@ -212,7 +200,7 @@ fn bomb(width: u32, height: u32) -> Vec<u8> {
 fn decompression_bombs_are_refused_by_their_header() {
     assert!(matches!(
         ImageDecoder::default().decode(&bomb(60_000, 60_000)),
-        Err(Error::TooManyPixels { width: 60_000, height: 60_000, max_pixels: 64_000_000 })
+        Err(Error::TooManyPixels { width: 60_000, height: 60_000, max_pixels: 178_956_970 })
     ));
     let strict = ImageDecoder { max_pixels: 20 * 14 - 1 };
     assert!(strict.decode(&read("rgb.png")).unwrap_err().to_string().contains("20 x 14"));

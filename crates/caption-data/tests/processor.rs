@@ -89,6 +89,29 @@ fn processor_config_of_transformers_5_is_read() {
     assert_eq!(ImageProcessor::from_pretrained(folder.path()).unwrap().output_size(), Some((32, 32)));
 }
 
+/// As transformers 5 reads a folder with both files: the nested one wins where it has an image processor.
+#[test]
+fn processor_config_wins_over_preprocessor_config_where_it_has_an_image_processor() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: Value| fs::write(folder.path().join(name), value.to_string()).unwrap();
+    write("preprocessor_config.json", json!({ "size": { "shortest_edge": 48 }, "crop_size": 48 }));
+    let size = || ImageProcessor::from_pretrained(folder.path()).map(|processor| processor.output_size());
+    write(
+        "processor_config.json",
+        json!({ "image_processor": { "crop_size": 32 }, "processor_class": "GitProcessor" }),
+    );
+    assert_eq!(size().unwrap(), Some((32, 32)));
+    assert_eq!(ImageProcessor::file(folder.path()), folder.path().join("processor_config.json"));
+    // As transformers 4 wrote it, for processors with options of their own.
+    write("processor_config.json", json!({ "processor_class": "GitProcessor" }));
+    assert_eq!(size().unwrap(), Some((48, 48)));
+    // And without the file that it needs beside it, nothing says how pictures are prepared.
+    fs::remove_file(folder.path().join("preprocessor_config.json")).unwrap();
+    assert!(size().unwrap_err().to_string().contains("preprocessor_config.json"));
+    fs::write(folder.path().join("processor_config.json"), "{").unwrap();
+    assert!(size().unwrap_err().to_string().contains("/processor_config.json"));
+}
+
 #[test]
 fn sizes_may_be_numbers_or_dictionaries() {
     for size in

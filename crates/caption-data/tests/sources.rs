@@ -56,8 +56,8 @@ fn every_way_to_store_bytes_and_strings_reads_the_same() {
         assert_rows(&*open_fixture(name).unwrap(), 5);
     }
     let options = SourceOptions {
-        image_column: "picture".into(),
-        caption_column: "caption".into(),
+        image_column: Some("picture".into()),
+        caption_column: Some("caption".into()),
         ..Default::default()
     };
     assert_rows(&ParquetSource::open(&[fixture("parquet/named.parquet")], &options).unwrap(), 5);
@@ -109,21 +109,22 @@ fn threads_read_a_parquet_file_together() {
 fn columns_that_are_missing_or_of_another_kind_are_named() {
     let text = refusal(open_fixture("no_caption_column.parquet"));
     assert!(
-        text.contains("no column `text`; there are: image, label")
+        text.contains("none of its columns is known to hold the captions: image, label; name it")
             && text.contains("no_caption_column.parquet"),
         "{text}"
     );
-    let options = SourceOptions { image_column: "img".into(), ..Default::default() };
+    let options = SourceOptions { image_column: Some("img".into()), ..Default::default() };
     let text = refusal(ParquetSource::open(&[fixture("parquet/hub.parquet")], &options));
-    assert!(text.contains("no column `img`; there are: image, text"), "{text}");
-    let text = refusal(open_fixture("caption_is_a_number.parquet"));
-    assert!(text.contains("column `text` should hold a string, it holds text INT64"), "{text}");
+    assert!(text.contains("no column `img` for the pictures; there are: image, text"), "{text}");
+    // A number has an obvious text.
+    let numbers = open_fixture("caption_is_a_number.parquet").unwrap();
+    assert_eq!([0, 1].map(|row| numbers.caption(row).unwrap()), ["0", "1"]);
     let text = refusal(open_fixture("image_is_a_number.parquet"));
     assert!(
         text.contains("column `image` should hold binary, or a struct with a binary field `bytes`"),
         "{text}"
     );
-    let options = SourceOptions { image_column: "text".into(), ..Default::default() };
+    let options = SourceOptions { image_column: Some("text".into()), ..Default::default() };
     let text = refusal(ParquetSource::open(&[fixture("parquet/hub.parquet")], &options));
     assert!(text.contains("strings (paths or addresses)"), "{text}");
 }
@@ -148,7 +149,7 @@ fn datasets_without_a_usable_row_are_refused() {
     );
     assert!(
         refusal(open(fixture("splits.json"), &SourceOptions::default()))
-            .contains("neither a parquet file nor a folder")
+            .contains("splits.json: none of its columns is known to hold the pictures: ")
     );
     assert!(
         refusal(open("there/is/no/such/file", &SourceOptions::default())).contains("there/is/no/such/file")
@@ -283,29 +284,31 @@ fn nested_folders_have_metadata_of_their_own_and_another_caption_column_can_be_n
     let one = (r"one/metadata.jsonl", r#"{"file_name": "p.png", "label": "picture 0"}"#);
     let two = ("two/metadata.csv", "file_name,label\np.png,picture 1\n");
     let folder = folder(&[one, two], &["one/p.png", "two/p.png"]);
-    let options = SourceOptions { caption_column: "label".into(), ..Default::default() };
+    let options = SourceOptions { caption_column: Some("label".into()), ..Default::default() };
     assert_rows(&ImageFolder::open(folder.path(), &options).unwrap(), 2);
     let text = refusal(open_folder(&folder));
-    assert!(text.contains("metadata.jsonl, line 1: no column `text`; there are: file_name, label"), "{text}");
+    assert!(
+        text.contains("metadata.jsonl: none of its columns is known to hold the captions: file_name, label"),
+        "{text}"
+    );
 }
 
 #[test]
 fn unusable_metadata_are_refused_with_the_line() {
     let cases = [
         (r#"{"file_name": "p.png", "text": "a"}"#.to_owned() + "\n{", "metadata.jsonl, line 2: "),
-        (r#"{"file_name": "gone.png", "text": "a"}"#.to_owned(), "metadata.jsonl, line 1: there is no file"),
         (
             r#"{"file_name": "../p.png", "text": "a"}"#.to_owned(),
             "line 1: ../p.png does not lie inside the folder",
         ),
         (
-            r#"{"file_name": "p.png", "text": ["a", "b"]}"#.to_owned(),
-            r#"line 1: `text` must be a string, got ["a","b"]"#,
+            r#"{"file_name": "p.png", "text": {"raw": "a"}}"#.to_owned(),
+            "line 1: `text` must hold text, numbers, class labels or lists of these, it holds a record of raw",
         ),
-        (r#"{"text": "a"}"#.to_owned(), "line 1: no column `file_name`; there are: text"),
+        (r#"{"text": "a"}"#.to_owned(), "is known to hold the pictures: text; name it"),
         (
-            r#"{"file_name": "p.png", "text": "a"}"#.to_owned() + "\n" + r#"{"file_name": "p.png"}"#,
-            "metadata.jsonl, line 2: no column `text`; there are: file_name",
+            r#"{"file_name": "p.png", "text": "a"}"#.to_owned() + "\n" + r#"{"text": "a"}"#,
+            "metadata.jsonl, line 2: no `file_name`; there are: text",
         ),
         (r#"{"file_name": "p.png", "text": null}"#.to_owned(), "`text` is empty in all 1 rows"),
         ("\n".to_owned(), "no captioned pictures found"),
@@ -321,15 +324,19 @@ fn unusable_metadata_are_refused_with_the_line() {
 
 #[test]
 fn pictures_without_a_caption_file_are_refused() {
-    let text = refusal(open_folder(&folder(&[("a.txt", "a")], &["a.png", "b.png"])));
-    assert!(text.contains("b.png has no caption: ") && text.contains("b.txt does not exist"), "{text}");
+    let source = open_folder(&folder(&[("a.txt", "a")], &["a.png", "b.png"])).unwrap();
+    let text = refusal(source.caption(1));
+    assert!(
+        text.contains("b.png") && text.contains("it has no caption: ") && text.contains("b.txt"),
+        "{text}"
+    );
     let text = refusal(open_folder(&folder(&[], &["a.png", "b.png"])));
-    assert!(text.contains("pictures beside .txt files"), "{text}");
+    assert!(text.contains("pictures beside .txt or .caption files"), "{text}");
 }
 
 #[test]
 fn a_caption_of_a_picture_that_is_not_read_is_refused_and_one_of_nothing_is_left_out() {
-    for other in ["b.tif", "b.avif", "b.jpe"] {
+    for other in ["b.heic", "b.avif", "b.psd"] {
         let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), (other, "")], &["a.png"])));
         assert!(text.contains("b.txt has no picture that can be read: ") && text.contains(other), "{text}");
         // Also where it is the only one.

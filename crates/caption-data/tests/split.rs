@@ -4,7 +4,7 @@
 
 mod common;
 
-use caption_data::{Error, split, train_test_split};
+use caption_data::{Error, Split, split, split_by_picture, train_test_split};
 use common::{fnv, json, numbers};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -91,10 +91,88 @@ fn impossible_splits_are_refused() {
     }
     assert!(message(train_test_split(1, 0.5, 0).map(|_| ())).contains("1 of them would be held out"));
     assert!(message(train_test_split(0, 0.5, 0).map(|_| ())).contains("cannot split 0 rows"));
-    let text = split(2, [0.8, 0.1, 0.1], 0).unwrap_err().to_string();
-    assert!(text.contains("cannot split 2 rows: fractions of [0.8, 0.1, 0.1]"), "{text}");
-    assert!(split(10, [0.8, 0.1, 0.2], 0).unwrap_err().to_string().contains("[0.8, 0.1, 0.2]"));
-    assert!(split(10, [0.9, 0.1, 0.0], 0).is_err());
+    for (rows, fractions, words) in [
+        (
+            2,
+            [0.8, 0.1, 0.1],
+            "cannot split 2 rows: each of the 3 parts of [0.8, 0.1, 0.1] needs at least one",
+        ),
+        (1, [0.8, 0.2, 0.0], "cannot split 1 rows: each of the 2 parts"),
+        (0, [1.0, 0.0, 0.0], "cannot split 0 rows: each of the 1 parts"),
+        (10, [0.8, 0.1, 0.2], "add up to 1, got [0.8, 0.1, 0.2]"),
+        (10, [1.2, -0.1, -0.1], "between 0 and 1"),
+        (10, [f64::NAN, 0.5, 0.5], "between 0 and 1"),
+        (10, [0.0, 0.5, 0.5], "for training must be above 0"),
+    ] {
+        let text = message(split(rows, fractions, 0).map(|_| ()));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_part_that_is_not_asked_for_is_empty_and_the_others_have_the_rows_of_datasets() {
+    // train_test_split(test_size=0.2, seed=42) of datasets 5.2.
+    let expected: [(usize, &[usize], &[usize]); 4] = [
+        (2, &[0], &[1]),
+        (5, &[2, 3, 1, 0], &[4]),
+        (7, &[6, 4, 1, 5, 0], &[3, 2]),
+        (9, &[7, 2, 4, 6, 1, 5, 8], &[3, 0]),
+    ];
+    for (n, train, held_out) in expected {
+        let parts = |fractions| split(n, fractions, 42).unwrap();
+        let of = |validation: &[usize], test: &[usize]| Split {
+            train: train.to_vec(),
+            validation: validation.to_vec(),
+            test: test.to_vec(),
+        };
+        assert_eq!(parts([0.8, 0.0, 0.2]), of(&[], held_out), "{n} rows");
+        assert_eq!(parts([0.8, 0.2, 0.0]), of(held_out, &[]), "{n} rows");
+    }
+}
+
+#[test]
+fn with_everything_for_training_every_row_is_trained_on_in_its_order() {
+    for n in 1..10 {
+        let parts = split(n, [1.0, 0.0, 0.0], 42).unwrap();
+        assert_eq!(parts, Split { train: (0..n).collect(), validation: vec![], test: vec![] });
+    }
+}
+
+#[test]
+fn each_part_of_a_tiny_dataset_has_a_row_where_there_are_as_many_rows_as_parts() {
+    for n in 3..10 {
+        let Split { train, validation, test } = split(n, [0.8, 0.1, 0.1], 42).unwrap();
+        assert!(!train.is_empty() && !validation.is_empty() && !test.is_empty(), "{n} rows");
+        let mut rows = [train, validation, test].concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..n).collect::<Vec<_>>());
+    }
+    // From 6 rows on, datasets can do it: the second train_test_split(test_size=0.5, seed=42) of the two or more held out.
+    let parts = split(9, [0.8, 0.1, 0.1], 42).unwrap();
+    assert_eq!(parts, Split { train: vec![7, 2, 4, 6, 1, 5, 8], validation: vec![3], test: vec![0] });
+    // Rounding would leave nothing to train on, or nothing to validate on.
+    assert_eq!(split(10, [0.02, 0.96, 0.02], 1).unwrap().train.len(), 1);
+    assert_eq!(split(100, [0.8, 0.001, 0.199], 1).unwrap().validation.len(), 1);
+}
+
+#[test]
+fn rows_of_one_picture_stay_together_and_are_counted_where_they_do_not() {
+    // Five captions a picture, as COCO has.
+    let pictures: Vec<u128> = (0..90).map(|row| row / 5).collect();
+    let rows = split(90, [0.8, 0.1, 0.1], 42).unwrap();
+    assert_eq!(rows.trained_on(&pictures), [9, 9]);
+
+    let together = split_by_picture(&pictures, [0.8, 0.1, 0.1], 42).unwrap();
+    assert_eq!(together.trained_on(&pictures), [0, 0]);
+    let of_pictures = split(18, [0.8, 0.1, 0.1], 42).unwrap();
+    let expand = |numbers: &[usize]| numbers.iter().flat_map(|n| 5 * n..5 * n + 5).collect::<Vec<_>>();
+    assert_eq!(together.test, expand(&of_pictures.test));
+    assert_eq!(together.train, expand(&of_pictures.train));
+
+    let distinct: Vec<u128> = (0..90).rev().collect();
+    assert_eq!(split_by_picture(&distinct, [0.8, 0.1, 0.1], 42).unwrap(), rows);
+    let error = split_by_picture(&[1, 1, 2, 2], [0.8, 0.1, 0.1], 42).unwrap_err().to_string();
+    assert!(error.contains("2 rows"), "{error}");
 }
 
 proptest! {

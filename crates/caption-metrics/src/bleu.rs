@@ -1,27 +1,27 @@
 //! BLEU-1 to 4 as pycocoevalcap 1.2 computes them.
 //!
-//! Clipped n-gram precisions p₁…pₙ of the whole corpus, their geometric mean, times the brevity penalty
-//! `exp(1 - r/c)` where the captions' length c is below that of the nearest references, r
-//! ([Papineni et al., 2002](https://aclanthology.org/P02-1040)). Without smoothing, but for terms of 1e-15 and 1e-9
-//! against divisions by zero.
+//! The geometric mean of the corpus' clipped n-gram precisions p₁…pₙ, times the brevity penalty `exp(1 - r/c)` if the
+//! captions' total length c is below the total length r of the nearest references
+//! ([Papineni et al., 2002](https://aclanthology.org/P02-1040)). There is no smoothing, but terms of 1e-15 and 1e-9 prevent
+//! divisions by zero.
 
 use crate::error::{Result, check};
 use crate::ngrams::Matches;
 
-/// BLEU of a corpus and of its captions; index 0 is BLEU-1. From 0 to 1, higher is better.
+/// BLEU of a corpus and of each caption, from 0 to 1, higher is better. Index 0 is BLEU-1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bleu {
-    /// Of the corpus. Not the mean of the captions'.
+    /// BLEU of the corpus, which is not the mean of the captions' BLEU.
     pub corpus: [f64; 4],
-    /// Of each caption alone. Where it is shorter than n words, the terms against divisions by zero stand for the
-    /// precision of its n-grams, 1e-6: three words against themselves have BLEU-4 0.0316.
+    /// BLEU of each caption alone. A caption of fewer than n words has an n-gram precision of 1e-6, from the terms that
+    /// prevent divisions by zero: three words against themselves have BLEU-4 0.0316.
     pub each: Vec<[f64; 4]>,
 }
 
-/// BLEU of captions, as words, against the references of each.
+/// BLEU of captions, split into words, against the references of each.
 ///
 /// # Errors
-/// If a caption has no references, or there are none.
+/// If a caption has no references, or there are no captions.
 pub fn bleu(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> Result<Bleu> {
     check(candidates, references)?;
     let mut corpus = Matches::default();

@@ -1,28 +1,28 @@
 //! CIDEr-D as pycocoevalcap 1.2 computes it (there it is called CIDEr).
 //!
-//! Captions and references become vectors of n-gram counts, weighted by the n-gram's rarity: the logarithm of the
-//! number of pictures over the number of pictures with a reference that has it. Their cosine similarity, with counts
-//! clipped to the reference's and a Gaussian penalty (σ = 6) on the difference in length, is averaged over n = 1 to 4
-//! and the references, and multiplied by 10 ([Vedantam et al., 2015](https://arxiv.org/abs/1411.5726)).
+//! Captions and references become vectors of n-gram counts, weighted by the n-gram's inverse document frequency: the
+//! logarithm of the number of pictures over the number of pictures with a reference that has it. Their cosine similarity,
+//! with counts clipped to the reference's and a Gaussian penalty (σ = 6) on the difference in length, is averaged over n = 1
+//! to 4 and the references, and multiplied by 10 ([Vedantam et al., 2015](https://arxiv.org/abs/1411.5726)).
 //!
-//! The rarities come from the references that are passed in. Of few pictures they mean little: with one picture every
-//! rarity, and so the score, is 0.
+//! Document frequencies are counted in the references that are passed in, so that scores of few pictures are not
+//! meaningful: with one picture, every weight and so the score is 0.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Result, check};
 use crate::ngrams::counts;
 
-/// Pictures below which CIDEr-D says little.
+/// With fewer pictures than this, CIDEr-D is not meaningful.
 pub const FEW_PICTURES: usize = 50;
 
-/// Numbers by n-gram, in an order: a sum over them has the same bits in every run.
+/// Weights by n-gram, sorted, so that a sum over them has the same bits in every run.
 type Weights<'a> = BTreeMap<&'a [String], f64>;
 
-/// CIDEr-D of each caption, from 0 to 10; the corpus has their mean.
+/// CIDEr-D of each caption, from 0 to 10. The score of the corpus is their mean.
 ///
 /// # Errors
-/// If a caption has no references, or there are none.
+/// If a caption has no references, or there are no captions.
 pub fn cider_d(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> Result<Vec<f64>> {
     check(candidates, references)?;
     let pictures = (candidates.len() as f64).ln();
@@ -51,7 +51,7 @@ pub fn cider_d(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> R
     Ok(scores)
 }
 
-/// The vector of a caption: counts times rarity.
+/// The vector of a caption: counts times inverse document frequency.
 fn weighted<'a>(words: &'a [String], n: usize, rarity: impl Fn(&[String]) -> f64) -> Weights<'a> {
     counts(words, n).into_iter().map(|(ngram, count)| (ngram, count as f64 * rarity(ngram))).collect()
 }
@@ -63,7 +63,7 @@ fn cosine(ours: &Weights<'_>, reference: &Weights<'_>) -> f64 {
     if norms == 0.0 { product } else { product / norms }
 }
 
-/// The package measures lengths in pairs of words.
+/// As in the package, lengths are counted in pairs of words.
 fn length_penalty(candidate: &[String], reference: &[String]) -> f64 {
     const SIGMA: f64 = 6.0;
     let pairs = |words: &[String]| words.len().saturating_sub(1) as f64;

@@ -1,27 +1,27 @@
-//! Signs of a model that says the same whatever it sees.
+//! Diversity of captions, which shows models that repeat themselves or ignore their pictures.
 
 use std::collections::HashMap;
 
 use crate::ngrams::counts;
 
-/// How varied captions are, whatever the references say.
+/// How varied captions are. References play no part in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diversity {
-    /// Different words over all words of all captions ([Li et al., 2016](https://aclanthology.org/N16-1014)).
+    /// Number of different words over the number of words, in all captions ([Li et al., 2016](https://aclanthology.org/N16-1014)).
     pub distinct_1: f64,
-    /// Different pairs of neighbouring words over all pairs.
+    /// Number of different pairs of neighbouring words over the number of pairs.
     pub distinct_2: f64,
-    /// Words a caption.
+    /// Mean number of words of a caption.
     pub mean_length: f64,
-    /// Share of the captions that an earlier picture has, word for word.
+    /// Fraction of the captions that are equal to the caption of an earlier picture.
     pub exact_repeats: f64,
-    /// Share of the captions that say some three words in a row twice, or a word twice without anything between.
+    /// Fraction of the captions with the same three words in a row twice, or with a word directly after itself.
     pub repeated_ngrams: f64,
-    /// The caption that most pictures share, as its words, and how many do; the first one of several.
+    /// The most frequent caption, as its words, and its number of pictures; the first of several. `None` without captions.
     pub most_common: Option<(String, usize)>,
 }
 
-/// The diversity of captions, as words. Shares and means of nothing are 0.
+/// The diversity of captions, split into words. Fractions and means of no captions are 0.
 pub fn diversity(captions: &[Vec<String>]) -> Diversity {
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let mut times: HashMap<&[String], usize> = HashMap::new();
@@ -68,14 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_ignores_its_pictures_shows() {
+    fn one_caption_for_all_pictures_has_low_diversity() {
         let same = diversity(&words(&["a red bird"; 4]));
         assert_eq!((same.exact_repeats, same.most_common), (0.75, Some(("a red bird".to_owned(), 4))));
         assert_eq!((same.distinct_1, same.distinct_2, same.mean_length), (0.25, 0.25, 3.0));
     }
 
     #[test]
-    fn repeated_ngrams_are_three_words_said_twice_or_a_stutter() {
+    fn repeated_ngrams_are_three_words_twice_or_a_word_after_itself() {
         let captions = ["a red bird a red bird", "a bird bird", "the red the red", "a b a c a d", ""];
         assert_eq!(diversity(&words(&captions)).repeated_ngrams, 0.4);
     }

@@ -1,22 +1,22 @@
-/// What can go wrong in this crate.
+/// The errors of this crate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// As many candidates as pictures are needed.
+    /// The numbers of candidates and of pictures differ.
     #[error("{candidates} candidates for {references} pictures with references; give one for each picture")]
     Lengths {
-        /// Captions to score.
+        /// Number of captions to score.
         candidates: usize,
-        /// Pictures that references were given for.
+        /// Number of pictures that have references.
         references: usize,
     },
     /// A picture without a reference.
     #[error("picture {picture} (from 0) has no reference; leave it out of both lists")]
     NoReference {
-        /// Its place in the list.
+        /// Its index in the list.
         picture: usize,
     },
-    /// Nothing to score.
+    /// No captions.
     #[error("there is no caption to score")]
     Empty,
 }

@@ -1,15 +1,15 @@
 //! Word and character error rate as jiwer 4 computes them.
 //!
-//! The edit distance (substitutions, deletions and insertions) from the references to the captions, summed over the
-//! corpus, over the length of the references. Lower is better, and more than 1 is possible. Upper case and punctuation
-//! count. If all references are empty, the rate is the number of insertions.
+//! The edit distance (substitutions, deletions and insertions) from the references to the captions, summed over the corpus
+//! and divided by the length of the references. Lower is better, and it may exceed 1. Case and punctuation matter. If all
+//! references are empty, the rate is the number of insertions.
 //!
-//! An error rate knows one reference a picture: with several, [`score`](crate::score) takes the first.
+//! An error rate has one reference for each picture: of several, [`score`](crate::score) uses the first.
 
 use crate::error::{Error, Result};
 use crate::whitespace::{is_space, strip};
 
-/// Word error rate of `(reference, caption)` pairs. Words are what is between spaces.
+/// Word error rate of `(reference, caption)` pairs. Words are separated by spaces.
 ///
 /// # Errors
 /// If there is no pair.
@@ -43,7 +43,7 @@ fn rate<'a, T: PartialEq>(
     }
 }
 
-/// jiwer's words: two or more of any white space become one space, then the text is split at spaces alone.
+/// jiwer's words: runs of two or more white-space characters become one space, then the text is split at spaces only.
 fn words(text: &str) -> Vec<String> {
     let mut spaced = String::with_capacity(text.len());
     let mut rest = text;

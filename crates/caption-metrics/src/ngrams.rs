@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-/// How often each n-gram of `n` words occurs.
+/// The number of occurrences of each n-gram of `n` words.
 pub(crate) fn counts<'a, W>(words: &'a [W], n: usize) -> HashMap<&'a [W], usize>
 where
     &'a [W]: std::hash::Hash + Eq,
@@ -12,16 +12,16 @@ where
     counts
 }
 
-/// What BLEU counts for one caption.
+/// The counts that BLEU is computed from, of a caption or summed over a corpus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Matches {
-    /// n-grams that a reference has too, each at most as often as in the reference that has it most; by n - 1.
+    /// Clipped number of n-grams, at index n - 1: each counts at most as often as in the reference with most of it.
     pub(crate) correct: [usize; 4],
-    /// All n-grams; by n - 1.
+    /// Number of n-grams, at index n - 1.
     pub(crate) total: [usize; 4],
-    /// Words of the caption.
+    /// Number of words.
     pub(crate) length: usize,
-    /// Words of the reference whose length is the nearest, the shorter one of two.
+    /// Number of words of the reference nearest in length; of two, the shorter.
     pub(crate) reference_length: usize,
 }
 

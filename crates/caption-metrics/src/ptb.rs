@@ -1,16 +1,15 @@
-//! Words as pycocoevalcap makes them: the Penn Treebank tokenizer of Stanford CoreNLP 3.4.1, lower case, without
-//! punctuation.
+//! The words of pycocoevalcap: the Penn Treebank tokenizer of Stanford CoreNLP 3.4.1, in lower case and without punctuation.
 //!
-//! This is a small scanner by hand for what captions hold, where the original is a grammar of some thousand rules: words
-//! with their inner hyphens, dots and apostrophes, contractions (`don't` is `do n't`, `cannot` is `can not`),
-//! possessives, numbers, abbreviations that keep their dot, brackets (`-lrb-`), emoticons, tags, addresses.
+//! The original is a grammar of about a thousand rules. This is a small hand-written scanner for the words of captions: words
+//! with inner hyphens, dots and apostrophes, contractions (`don't` is `do n't`, `cannot` is `can not`), possessives, numbers,
+//! abbreviations that keep their dot, brackets (`-lrb-`), emoticons, tags and addresses.
 //!
-//! Measured against the original: the same words for 700 captions of Pokémon drawings and for 5,000 random texts, two
-//! fifths of which are contractions, abbreviations, numbers, symbols and other difficulties; with a third of such texts
-//! glued together without their first space (`white20,000`, `isn'tpikachu`), 139 of 5,000 differ. Known to deviate:
-//! telephone numbers in brackets, tags with attributes, addresses with paths but no `http`, currency prefixes (`US$5`),
-//! apostrophes within unknown words (`s'more`), and `no.` at the end of a line, which there sees the next line. Letters
-//! outside the first Unicode plane are dropped by both.
+//! Compared with the original, it gives the same words for 700 captions of Pokémon drawings and for 5,000 random texts, of
+//! which two fifths are contractions, abbreviations, numbers, symbols and other difficulties. If the first space of such
+//! texts is removed (`white20,000`, `isn'tpikachu`), 139 of 5,000 differ. Known differences: telephone numbers in brackets,
+//! tags with attributes, addresses with paths but without `http`, currency prefixes (`US$5`), apostrophes within unknown
+//! words (`s'more`), and `no.` at the end of a line, where the original looks at the next line. Both drop letters outside the
+//! first Unicode plane.
 
 /// The words of a caption.
 ///
@@ -28,19 +27,20 @@ pub fn tokenize(caption: &str) -> Vec<String> {
     scanner.tokens.iter().map(|token| token.to_lowercase()).collect()
 }
 
-/// Abbreviations that keep their dot wherever they stand.
+/// Abbreviations that always keep their dot.
 const ABBREVIATIONS: &str = " jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri inc co cos \
     corp ltd plc dept univ intl jr sr bros esq mr mrs ms dr drs prof profs sen sens rep reps lt col gen gov govs adm rev \
     maj sgt cpl pvt mt capt st ste ave pres hon brig etc al vs est ";
 /// Abbreviations that keep their dot before a number.
 const BEFORE_NUMBERS: &str = " no nos fig figs p pp ";
-/// Words that are two.
+/// Single words that are split in two, and the length of the first part.
 const ASSIMILATED: [(&str, usize); 6] =
     [("cannot", 3), ("gonna", 3), ("gotta", 3), ("wanna", 3), ("gimme", 3), ("lemme", 3)];
-/// What stands after an apostrophe at the end of a word.
+/// The parts that may follow an apostrophe at the end of a word.
 const CLITICS: [&str; 6] = ["s", "m", "d", "ll", "re", "ve"];
 
-/// One spelling for each kind of quote, dash and dot; fractions spelled out; what the original cannot read as spaces.
+/// Normalises quotes, dashes and dots, writes fractions in digits, and replaces characters that the original cannot read by
+/// spaces.
 fn plain(caption: &str) -> Vec<char> {
     let mut text = caption.to_owned();
     for (entity, plain) in [("&amp;", "&"), ("&lt;", "< "), ("&gt;", " >"), ("&quot;", "\""), ("&nbsp;", " ")]
@@ -79,7 +79,7 @@ struct Scanner {
 }
 
 impl Scanner {
-    /// The character `ahead` of the place, or a space beyond the ends.
+    /// The character `ahead` characters from here, or a space beyond the end.
     fn peek(&self, ahead: usize) -> char {
         self.text.get(self.at + ahead).copied().unwrap_or(' ')
     }
@@ -99,7 +99,7 @@ impl Scanner {
         self.at += count;
     }
 
-    /// How many characters from `ahead` on satisfy `holds`.
+    /// The number of characters in a row, from `ahead` on, that satisfy `holds`.
     fn run(&self, ahead: usize, holds: impl Fn(char) -> bool) -> usize {
         self.text.iter().skip(self.at + ahead).take_while(|c| holds(**c)).count()
     }
@@ -121,7 +121,7 @@ impl Scanner {
         }
     }
 
-    /// Takes an address, tag or emoticon; the brackets of an emoticon have names as all brackets have.
+    /// Takes an address, tag or emoticon. The brackets of an emoticon become `-lrb-` and `-rrb-`, as all brackets.
     fn special(&mut self, length: usize) {
         let token: String = self.text[self.at..self.at + length].iter().collect();
         let token = if length <= 4 { token.replace('(', "-LRB-").replace(')', "-RRB-") } else { token };
@@ -169,7 +169,7 @@ impl Scanner {
         }
     }
 
-    /// A word or number with what belongs to it: hyphens and dots within, clitics and the dot of an abbreviation after.
+    /// Takes a word or number with inner hyphens and dots, then its clitic or the dot of an abbreviation.
     fn word(&mut self) {
         let length = self.word_length();
         let word: String = self.text[self.at..self.at + length].iter().collect::<String>().to_lowercase();
@@ -203,7 +203,7 @@ impl Scanner {
         self.push(length + more);
     }
 
-    /// Length of the word that begins here, without clitics.
+    /// Length of the word that begins here, without a clitic.
     fn word_length(&self) -> usize {
         let mut length = usize::from(!is_word(self.peek(0)));
         let mut part = length;
@@ -234,7 +234,7 @@ impl Scanner {
         }
     }
 
-    /// Whether the apostrophe `length` ahead is within a word, as in `o'clock`; its last part begins at `part`.
+    /// Whether the apostrophe at `length` is within a word, as in `o'clock`. The word's last part begins at `part`.
     fn apostrophe_joins(&self, part: usize, length: usize) -> bool {
         let word: String = self.text[self.at + part..self.at + length].iter().collect();
         let name = matches!(word.as_str(), "d" | "D" | "o" | "O" | "l" | "L" | "c" | "qu" | "n" | "ne" | "e");
@@ -242,7 +242,7 @@ impl Scanner {
         (name || ma_am) && self.peek(length + 1).is_alphabetic() && self.clitic(length + 1).is_none()
     }
 
-    /// Length of the clitic that stands `ahead`, if one does.
+    /// Length of the clitic that begins at `ahead`, if there is one.
     fn clitic(&self, ahead: usize) -> Option<usize> {
         let found =
             CLITICS.iter().find(|clitic| self.starts(ahead, clitic) && self.ends(ahead + clitic.len()));
@@ -273,7 +273,7 @@ impl Scanner {
             '{' => self.push_as("-LCB-", 1),
             '}' => self.push_as("-RCB-", 1),
             '\'' => self.apostrophe(),
-            // Punctuation: not a word, unless there is more of it than language needs.
+            // Punctuation is dropped, unless it is repeated more often than texts need.
             '.' | ',' | ':' | ';' | '"' | '`' => self.at += 1,
             '-' if same < 5 => self.at += same,
             '-' | '*' | '_' => self.push(same),
@@ -291,7 +291,7 @@ impl Scanner {
         }
     }
 
-    /// An apostrophe that does not follow a word: `'s`, `'n'`, `'90s`, `'tis`, or a quote.
+    /// Takes an apostrophe that does not follow a word: `'s`, `'n'`, `'90s`, `'tis`, or a quote.
     fn apostrophe(&mut self) {
         if let Some(clitic) = self.clitic(1) {
             self.push(1 + clitic);
@@ -307,12 +307,12 @@ impl Scanner {
     }
 }
 
-/// Letters and digits, without superscripts and other numbers that are symbols.
+/// Whether `c` is a letter or digit, but not a superscript or another number symbol.
 fn is_word(c: char) -> bool {
     c.is_alphabetic() || c.is_ascii_digit() || is_mark(c)
 }
 
-/// Combining marks of the scripts that need them.
+/// Whether `c` is a combining mark of a script that needs them.
 fn is_mark(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}' | '\u{93a}'..='\u{94f}' | '\u{e31}'..='\u{e4e}')
 }

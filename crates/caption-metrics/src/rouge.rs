@@ -1,16 +1,16 @@
 //! ROUGE-L as pycocoevalcap 1.2 computes it.
 //!
-//! With the longest common subsequence `l` of a caption of `c` words and a reference of `r` words, precision is `l/c`
-//! and recall `l/r`; each is the best over the references, and the score is their F-measure with β = 1.2
+//! If the longest common subsequence of a caption of `c` words and a reference of `r` words has `l` words, precision is `l/c`
+//! and recall is `l/r`. The score is the F-measure, with β = 1.2, of the best precision and the best recall over the references
 //! ([Lin, 2004](https://aclanthology.org/W04-1013)).
 
 use crate::error::{Result, check};
 
-/// ROUGE-L of each caption, from 0 to 1; the corpus has their mean. A caption without words counts as one empty word,
-/// as in the package.
+/// ROUGE-L of each caption, from 0 to 1. The score of the corpus is their mean. As in the package, a caption without words
+/// counts as one empty word.
 ///
 /// # Errors
-/// If a caption has no references, or there are none.
+/// If a caption has no references, or there are no captions.
 pub fn rouge_l(candidates: &[Vec<String>], references: &[Vec<Vec<String>>]) -> Result<Vec<f64>> {
     check(candidates, references)?;
     Ok(candidates.iter().zip(references).map(|(candidate, references)| one(candidate, references)).collect())

@@ -1,13 +1,13 @@
 //! BLEU as sacreBLEU 2.6 computes it: words of mteval-v13a, exponential smoothing, mixed case.
 //!
-//! [Post, 2018](https://aclanthology.org/W18-6319). The score goes from 0 to 100.
+//! See [Post, 2018](https://aclanthology.org/W18-6319). The score is between 0 and 100.
 
 use crate::error::{Result, check};
 use crate::ngrams::Matches;
 use crate::whitespace;
 
-/// The signature that sacreBLEU prints for these choices; `nrefs` is the number of references of each picture, or
-/// `var` where it varies.
+/// The signature that sacreBLEU prints for these options. `nrefs` is the number of references of each picture, or `var` if it
+/// varies.
 pub fn signature<R>(references: &[Vec<R>]) -> String {
     let mut counts = references.iter().map(Vec::len);
     let first = counts.next().unwrap_or(0);
@@ -15,10 +15,10 @@ pub fn signature<R>(references: &[Vec<R>]) -> String {
     format!("nrefs:{nrefs}|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0")
 }
 
-/// BLEU of a corpus of captions, untokenized, against the references of each.
+/// BLEU of a corpus of captions, as text, against the references of each.
 ///
 /// # Errors
-/// If a caption has no references, or there are none.
+/// If a caption has no references, or there are no captions.
 pub fn sacrebleu<S: AsRef<str>, R: AsRef<str>>(candidates: &[S], references: &[Vec<R>]) -> Result<f64> {
     check(candidates, references)?;
     let mut corpus = Matches::default();
@@ -40,7 +40,7 @@ fn from_matches(matches: &Matches) -> f64 {
     let mut logarithms = 0.0;
     for (correct, total) in matches.correct.into_iter().zip(matches.total) {
         if total == 0 {
-            // Captions too short for any 4-gram: undefined, and 0 by convention.
+            // No caption is long enough for a 4-gram: BLEU is undefined, and 0 by convention.
             return 0.0;
         }
         let correct = if correct == 0 {
@@ -54,7 +54,7 @@ fn from_matches(matches: &Matches) -> f64 {
     brevity * (logarithms / 4.0).exp()
 }
 
-/// The words of mteval-v13a.
+/// Splits a text into words as mteval-v13a does.
 pub fn tokenize_13a(line: &str) -> Vec<String> {
     let mut line = line
         .trim_end_matches(whitespace::is_space)

@@ -6,7 +6,7 @@ use crate::diversity::{Diversity, diversity};
 use crate::error::Result;
 use crate::{bleu, cider, error_rate, ptb, rouge, sacrebleu};
 
-/// How each score was computed, by its key; that of `sacrebleu` is [`sacrebleu::signature`].
+/// How each score is computed, by its key. The signature of `sacrebleu` is [`sacrebleu::signature`].
 pub const SIGNATURES: [(&str, &str); 7] = [
     (
         "bleu_1..bleu_4",
@@ -32,37 +32,37 @@ pub struct Scores {
     /// By key: `bleu_1` to `bleu_4`, `rouge_l`, `cider_d`, `sacrebleu`, `wer`, `cer`, `distinct_1`, `distinct_2`,
     /// `mean_length`, `exact_repeats` and `repeated_ngrams`.
     pub values: BTreeMap<&'static str, f64>,
-    /// CIDEr-D of each caption: what best and worst captions are told apart by.
+    /// CIDEr-D of each caption, by which captions can be ranked.
     pub cider_d: Vec<f64>,
     /// ROUGE-L of each caption.
     pub rouge_l: Vec<f64>,
-    /// How varied the captions are.
+    /// Diversity of the captions.
     pub diversity: Diversity,
-    /// What a reader of the scores should know.
+    /// Reasons why scores may be misleading.
     pub warnings: Vec<Warning>,
 }
 
-/// Something that makes a score say less than it seems to. [`Display`](fmt::Display) says it in a sentence.
+/// A reason why scores may be misleading. [`Display`](fmt::Display) gives a sentence.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// CIDEr-D weighs words by their rarity in the references, and these are too few for that.
+    /// There are too few references to weight words by their rarity, as CIDEr-D does.
     FewPictures {
-        /// How many there are.
+        /// Number of pictures.
         pictures: usize,
     },
     /// Many pictures share one caption.
     SameCaption {
         /// The caption's words.
         caption: String,
-        /// Pictures that have it.
+        /// Number of pictures that have it.
         pictures: usize,
-        /// Pictures in all.
+        /// Number of pictures in all.
         of: usize,
     },
-    /// Many captions repeat themselves.
+    /// Many captions repeat words.
     Repetition {
-        /// Share of the captions.
+        /// Fraction of the captions, from 0 to 1.
         share: f64,
     },
 }
@@ -72,8 +72,8 @@ impl fmt::Display for Warning {
         match self {
             Self::FewPictures { pictures } => write!(
                 f,
-                "CIDEr-D of {pictures} pictures means little, as it learns from their references which words are rare; \
-                 take {FEW_PICTURES} or more"
+                "CIDEr-D of {pictures} pictures is not meaningful: it learns from their references which words are rare; \
+                 score {FEW_PICTURES} pictures or more"
             ),
             Self::SameCaption { caption, pictures, of } => {
                 write!(f, "{pictures} of {of} pictures get the same caption: `{caption}`")
@@ -85,16 +85,16 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Whether less of the result with this key is better: of the scores true for error rates and repetition, and true
-/// for `test_loss` and `perplexity`, which are told beside them. False for every other key.
+/// Whether lower values are better for the result with this key: true for error rates, repetition, and `test_loss` and
+/// `perplexity`, which are reported with the scores, and false for every other key.
 pub fn lower_is_better(key: &str) -> bool {
     matches!(key, "wer" | "cer" | "exact_repeats" | "repeated_ngrams" | "test_loss" | "perplexity")
 }
 
-/// Scores `candidates`, one caption a picture, against the references of each picture.
+/// Scores `candidates`, one caption for each picture, against the references of each picture.
 ///
 /// # Errors
-/// If a caption has no references, or there are none.
+/// If a caption has no references, or there are no captions.
 pub fn score<S: AsRef<str>, R: AsRef<str>>(candidates: &[S], references: &[Vec<R>]) -> Result<Scores> {
     crate::error::check(candidates, references)?;
     let words: Vec<_> = candidates.iter().map(|caption| ptb::tokenize(caption.as_ref())).collect();

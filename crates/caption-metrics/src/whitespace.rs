@@ -1,4 +1,4 @@
-//! White space as Python sees it: that of Unicode, and the four separators of ASCII.
+//! White space as in Python: Unicode's, and the four separators of ASCII.
 
 /// `str.isspace` of Python for one character.
 pub(crate) fn is_space(c: char) -> bool {

@@ -1,10 +1,10 @@
-//! Scores are those of pycocoevalcap, sacreBLEU and jiwer: fixtures/make_scores.py.
+//! Scores against pycocoevalcap, sacreBLEU and jiwer; `fixtures/make_scores.py` describes the fixtures.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use caption_metrics::{cider, error_rate, lower_is_better, ptb, sacrebleu, score};
 use serde_json::Value;
 
-/// What is asserted of every score, of corpora and of single captions.
+/// Greatest difference of any score, of corpora and of single captions.
 const BOUND: f64 = 1e-6;
 
 fn fixture(name: &str) -> Value {
@@ -56,7 +56,7 @@ fn a_thousand_pairs_score_as_in_the_packages() {
     assert!(scored >= 1000, "{scored}");
 }
 
-/// The tokenizer is not the original; this is how near it comes on texts made of nothing but difficulties.
+/// The tokenizer is not a port of the original. These texts consist of difficulties only.
 #[test]
 fn words_are_those_of_the_treebank_tokenizer() {
     let golden = fixture("words.json");
@@ -73,7 +73,7 @@ fn words_are_those_of_the_treebank_tokenizer() {
 }
 
 #[test]
-fn cider_of_one_picture_is_nothing_and_few_pictures_warn() {
+fn cider_of_one_picture_is_0_and_few_pictures_give_a_warning() {
     let scores = score(&["a red bird"], &[vec!["a red bird"]]).unwrap();
     assert_eq!(scores.values["cider_d"], 0.0);
     assert!(scores.warnings[0].to_string().contains("1 pictures"), "{}", scores.warnings[0]);
@@ -85,14 +85,14 @@ fn cider_of_one_picture_is_nothing_and_few_pictures_warn() {
 }
 
 #[test]
-fn bleu_4_of_three_words_is_what_the_terms_against_division_by_zero_make_of_it() {
+fn bleu_4_of_three_words_comes_from_the_terms_that_prevent_divisions_by_zero() {
     let words: Vec<String> = ["a", "red", "bird"].map(str::to_owned).into();
     let bleu = caption_metrics::bleu::bleu(std::slice::from_ref(&words), &[vec![words.clone()]]).unwrap();
     assert!((bleu.each[0][2] - 1.0).abs() <= BOUND && (bleu.each[0][3] - 0.0316).abs() <= 1e-4, "{bleu:?}");
 }
 
 #[test]
-fn less_is_better_of_error_rates_repetition_and_the_loss() {
+fn lower_is_better_for_error_rates_repetition_and_the_loss() {
     let references: Vec<_> = (0..2).map(|i| vec![format!("picture {i}")]).collect();
     let scores = score(&["a bird", "a bird"], &references).unwrap();
     let lower: Vec<_> = scores.values.keys().copied().filter(|key| lower_is_better(key)).collect();
@@ -101,7 +101,7 @@ fn less_is_better_of_error_rates_repetition_and_the_loss() {
 }
 
 #[test]
-fn one_caption_for_all_pictures_and_stammering_warn() {
+fn one_caption_for_all_pictures_and_repeated_words_give_warnings() {
     let references: Vec<_> = (0..60).map(|i| vec![format!("picture {i}")]).collect();
     let same = score(&vec!["a bird bird"; 60], &references).unwrap();
     let words: Vec<_> = same.warnings.iter().map(ToString::to_string).collect();
@@ -112,7 +112,7 @@ fn one_caption_for_all_pictures_and_stammering_warn() {
 }
 
 #[test]
-fn lists_that_do_not_fit_are_refused() {
+fn lists_of_different_lengths_and_missing_references_are_refused() {
     let refusal = |candidates: &[&str], references: &[Vec<&str>]| {
         score(candidates, references).unwrap_err().to_string()
     };

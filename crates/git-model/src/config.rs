@@ -4,9 +4,10 @@ use std::path::Path;
 use serde::Deserialize;
 use train_ops::Activation;
 
+use crate::weights::LFS_POINTER;
 use crate::{Error, Result, schema};
 
-/// `config.json` of a GIT checkpoint; defaults are those of transformers' `GitConfig`, the base model.
+/// `config.json` of a GIT checkpoint. Defaults are those of transformers' `GitConfig`: the base model.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct GitConfig {
@@ -18,7 +19,7 @@ pub struct GitConfig {
     pub vocab_size: usize,
     /// Width of the decoder.
     pub hidden_size: usize,
-    /// Layers of the decoder.
+    /// Number of decoder layers.
     pub num_hidden_layers: usize,
     /// Attention heads of each decoder layer.
     pub num_attention_heads: usize,
@@ -27,22 +28,22 @@ pub struct GitConfig {
     /// `gelu` or `quick_gelu`.
     #[serde(deserialize_with = "activation")]
     pub hidden_act: Activation,
-    /// Dropout after the embeddings and after each dense layer that ends a block.
+    /// Dropout probability after the embeddings and after the last dense layer of each block.
     pub hidden_dropout_prob: f32,
-    /// Dropout on attention probabilities.
+    /// Dropout probability of attention probabilities.
     pub attention_probs_dropout_prob: f32,
-    /// Rows of the text position embedding.
+    /// Rows of the text position embedding: most text tokens in one sequence.
     pub max_position_embeddings: usize,
     /// Added to the variance in the decoder's layer norms.
     pub layer_norm_eps: f64,
-    /// Whether the word embedding is the LM head's weight too.
+    /// Whether the word embedding and the LM head share their weight.
     pub tie_word_embeddings: bool,
-    /// Token that a caption starts with.
+    /// Start token of every caption.
     pub bos_token_id: u32,
-    /// Tokens that end a caption; none, `null` in the file, where nothing but the number of tokens does.
+    /// Tokens that end a caption. If empty (`null` in the file), captions end at their greatest length.
     #[serde(deserialize_with = "token_ids")]
     pub eos_token_id: Vec<u32>,
-    /// Frames that have a temporal embedding; `None` for models of single pictures.
+    /// Number of video frames that have a temporal embedding; `None` for models of single pictures.
     pub num_image_with_embedding: Option<usize>,
 }
 
@@ -77,7 +78,7 @@ pub struct VisionConfig {
     pub hidden_size: usize,
     /// Width of its feed-forward layers.
     pub intermediate_size: usize,
-    /// Its layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
     /// Attention heads of each layer.
     pub num_attention_heads: usize,
@@ -92,7 +93,7 @@ pub struct VisionConfig {
     pub hidden_act: Activation,
     /// Added to the variance in the encoder's and the projection's layer norms.
     pub layer_norm_eps: f64,
-    /// Dropout on attention probabilities.
+    /// Dropout probability of attention probabilities.
     pub attention_dropout: f32,
 }
 
@@ -114,7 +115,7 @@ impl Default for VisionConfig {
 }
 
 impl VisionConfig {
-    /// Tokens that one picture becomes: its patches and the class token.
+    /// Number of tokens of one picture: its patches and the class token.
     pub fn tokens(&self) -> usize {
         (self.image_size / self.patch_size).pow(2) + 1
     }
@@ -122,16 +123,22 @@ impl VisionConfig {
 
 impl GitConfig {
     /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not JSON of this form, or describes a model that this crate does not implement.
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if text.as_bytes().starts_with(LFS_POINTER) {
+            return Err(Error::LfsPointer { path: path.to_owned() });
+        }
         let config: Self =
             serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;
         config.check(path)?;
         Ok(config)
     }
 
-    /// Name and shape of every tensor of a checkpoint with this configuration; a tied head is left out.
+    /// Name and shape of every tensor of a checkpoint with this configuration, without a tied head.
     pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
         schema::tensors(self)
     }
@@ -163,7 +170,7 @@ impl GitConfig {
     }
 }
 
-/// Reads the name of an activation.
+/// Reads an activation by its name.
 fn activation<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Activation, D::Error> {

@@ -9,7 +9,7 @@ use train_ops::{
 use crate::loader::Loader;
 use crate::{GitConfig, Result};
 
-/// Makes another layer of a linear one.
+/// Replaces a linear layer by another.
 pub(crate) type LayerMap = fn(&Arc<dyn LinearLayer>) -> train_ops::Result<Arc<dyn LinearLayer>>;
 
 /// GIT's decoder: BERT layers (post-norm) over image tokens followed by text.
@@ -26,10 +26,10 @@ impl Decoder {
         Ok(Self { layers })
     }
 
-    /// The hidden states of the text after the last layer, `(batch, text, hidden)`, from image tokens
+    /// The last layer's hidden states at the text positions, `(batch, text, hidden)`, from image tokens
     /// `(batch, image, hidden)` and embedded text `(batch, text, hidden)`.
     ///
-    /// Nothing reads the image tokens after the last layer's keys and values, so that layer works on text alone.
+    /// The last layer needs the image tokens for keys and values only, so it has queries at the text positions only.
     pub(crate) fn forward(&self, image: &Tensor, text: &Tensor, pass: &Pass) -> Result<Tensor> {
         let prefix = image.dim(1)?;
         let mut hidden_states = Tensor::cat(&[image, text], 1)?;
@@ -41,9 +41,9 @@ impl Decoder {
         Ok(hidden_states)
     }
 
-    /// A cache for each layer that holds the keys and values of image tokens `(pictures, image, hidden)`, with room for
-    /// `places` text tokens. Text never changes those of the image, so they are computed once for all steps and beams.
-    pub(crate) fn caches(&self, image: &Tensor, places: usize) -> Result<Vec<KeyValueCache>> {
+    /// A cache for each layer with the keys and values of image tokens `(pictures, image, hidden)` and slots for `slots`
+    /// text tokens. Image tokens do not see text, so their keys and values are computed once for all steps and beams.
+    pub(crate) fn caches(&self, image: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
         let pass = Pass::inference();
         let mut hidden_states = image.clone();
         let mut caches = Vec::with_capacity(self.layers.len());
@@ -55,7 +55,7 @@ impl Decoder {
             } else {
                 [layer.key.forward(&hidden_states, &pass)?, layer.value.forward(&hidden_states, &pass)?]
             };
-            caches.push(KeyValueCache::new(&key, &value, layer.heads, places)?);
+            caches.push(KeyValueCache::new(&key, &value, layer.heads, slots)?);
         }
         Ok(caches)
     }
@@ -65,13 +65,14 @@ impl Decoder {
         self.layers.len()
     }
 
-    /// The layers with each linear layer replaced by what `f` makes of it.
+    /// The decoder with `f` applied to each of its linear layers.
     pub(crate) fn map_linear(&self, f: LayerMap) -> Result<Self> {
         let layers = self.layers.iter().map(|layer| layer.map_linear(f)).collect::<train_ops::Result<_>>()?;
         Ok(Self { layers })
     }
 
-    /// The hidden states of new text `(rows, new, hidden)`, which `rows` has places for; its keys and values are cached.
+    /// The last layer's hidden states of new embedded text `(rows, new, hidden)`, the newest tokens of `rows`, whose keys and
+    /// values are written to `caches`.
     pub(crate) fn step(
         &self,
         text: &Tensor,
@@ -92,7 +93,7 @@ impl Decoder {
     }
 }
 
-/// A layer of BERT, at `path` in the checkpoint.
+/// A post-norm layer, at `path` in the checkpoint.
 fn load_layer(config: &GitConfig, path: &str, loader: &mut Loader<'_>) -> Result<TransformerLayer> {
     let attention = format!("{path}.attention");
     let dropout = |path: String| Dropout::new(&format!("{path}.dropout"), config.hidden_dropout_prob);

@@ -1,157 +1,152 @@
-use std::sync::Arc;
+use candle_core::{DType, Tensor};
+use caption_generation::{CaptionDecoder, SpeculativeDecoder, Step};
+use train_ops::{DecodingRows, KeyValueCache, Pass, snapshot};
 
-use candle_core::Tensor;
-use train_ops::{DecodingRows, KeyValueCache, LinearLayer, Pass, int8_snapshot, snapshot};
+use crate::draft::DecoderWithHead;
+use crate::{Draft, Error, GitForCausalLm, Result};
 
-use crate::decoder::{Decoder, LayerMap};
-use crate::{Error, GitForCausalLm, Result};
-
-/// Sequences in the middle of being decoded, with the keys and values of what they have said.
+/// Sequences in the middle of being decoded, with the keys and values of their tokens.
+///
+/// [`begin_decoding`](GitForCausalLm::begin_decoding) makes one; [`generate`](GitForCausalLm::generate) does so itself.
 #[derive(Debug)]
-pub struct Decoding {
-    pub(crate) rows: DecodingRows,
-    reader: DecoderWithHead,
+pub struct Decoding<'a> {
+    model: &'a GitForCausalLm,
+    layers: DecoderWithHead,
+    draft: Option<&'a Draft>,
+    rows: DecodingRows,
+    /// The rows after each step that was verified last.
+    verified: Vec<DecodingRows>,
     /// One for each layer.
     caches: Vec<KeyValueCache>,
 }
 
-/// The model's decoder and head with weights of 8 bits, to guess what the model says next.
-///
-/// A step of decoding takes as long as the weights take to come from memory, for one token of a caption or for several. So
-/// a quarter of the bytes says what the next tokens may be, and the whole model reads all of them in one step and says
-/// which are right (speculative decoding, Leviathan et al., 2023, <https://arxiv.org/abs/2211.17192>, here for every kind
-/// of search); see [`generate_with`](GitForCausalLm::generate_with).
-///
-/// Of layers that are frozen, with adapters or without, in f32, bf16 or 8 bits, a row's results do not depend on the rows that
-/// are read with it, and so what the guesses are has no influence on the captions, to the last bit. A layer of another kind is
-/// its own draft, with nothing to gain, and may round several rows in another way than one.
-#[derive(Debug)]
-pub struct Draft {
-    reader: DecoderWithHead,
-}
-
-/// A decoder and its head as they were at one time, trainable layers aside: those are as they are.
-#[derive(Debug)]
-struct DecoderWithHead {
-    decoder: Decoder,
-    lm_head: Arc<dyn LinearLayer>,
-}
-
-impl DecoderWithHead {
-    fn of(model: &GitForCausalLm, layer: LayerMap) -> Result<Self> {
-        Ok(Self { decoder: model.decoder.map_linear(layer)?, lm_head: layer(&model.lm_head)? })
-    }
-}
-
 impl GitForCausalLm {
-    /// Checks that `draft` is of a model of this one's shape.
-    pub(crate) fn check_draft(&self, draft: &Draft) -> Result<()> {
-        let shape = |decoder: &Decoder, head: &dyn LinearLayer| {
-            (decoder.layers(), head.in_features(), head.out_features())
-        };
-        let of_draft = shape(&draft.reader.decoder, draft.reader.lm_head.as_ref());
-        let own = shape(&self.decoder, self.lm_head.as_ref());
-        if of_draft == own {
-            return Ok(());
-        }
-        let name = |(layers, hidden_size, vocabulary): (usize, usize, usize)| {
-            format!("{layers} layers, hidden size {hidden_size} and a vocabulary of {vocabulary}")
-        };
-        let problem = format!(
-            "the draft is of another model, which has {}; this one has {}",
-            name(of_draft),
-            name(own)
-        );
-        Err(Error::Generation(problem))
-    }
-
-    /// What [`next_logits`](Self::next_logits) goes on from: one sequence without text for each picture, whose keys and
-    /// values are computed here, and room for `places` text tokens of all sequences that come of them.
+    /// Begins to decode: one sequence without text for each picture, whose keys and values are computed here, and cache
+    /// slots for `slots` text tokens of all sequences together.
     ///
-    /// [`generate`](Self::generate) does all of this; a search of another kind begins here.
-    pub fn begin_decoding(&self, image_features: &Tensor, places: usize) -> Result<Decoding> {
+    /// # Errors
+    /// If `image_features` are not `(batch, tokens, vision_hidden)`.
+    pub fn begin_decoding(&self, image_features: &Tensor, slots: usize) -> Result<Decoding<'_>> {
         let image = self.project(image_features, &Pass::inference())?;
-        let rows = DecodingRows::new(image.dim(0)?);
-        let caches = self.decoder.caches(&image, places)?;
-        Ok(Decoding { rows, reader: DecoderWithHead::of(self, snapshot)?, caches })
+        Ok(Decoding {
+            model: self,
+            layers: DecoderWithHead::of(self, snapshot)?,
+            draft: None,
+            rows: DecodingRows::new(image.dim(0)?),
+            verified: Vec::new(),
+            caches: self.decoder.caches(&image, slots)?,
+        })
+    }
+}
+
+impl<'a> Decoding<'a> {
+    /// Adds a draft for [`SpeculativeDecoder`]. Without one, the model is its own draft.
+    ///
+    /// # Errors
+    /// If the draft belongs to a model of another shape.
+    pub fn with_draft(self, draft: &'a Draft) -> Result<Self> {
+        self.model.check_draft(draft)?;
+        Ok(Self { draft: Some(draft), ..self })
     }
 
-    /// Logits after the last of `input_ids` `(sequences, new)`, which the sequences of `decoding` go on with:
-    /// `(sequences, vocab_size)`.
-    pub fn next_logits(&self, input_ids: &Tensor, decoding: &mut Decoding) -> Result<Tensor> {
-        let (sequences, new) = input_ids.dims2()?;
-        if sequences != decoding.rows.len() {
+    /// The rows after each of `steps`, which follow one another from the live sequences.
+    fn after(&self, steps: &[Step]) -> Result<Vec<DecodingRows>> {
+        let mut rows = self.rows.clone();
+        let mut all = Vec::with_capacity(steps.len());
+        for step in steps {
+            if step.tokens.len() != step.parents.len() {
+                return Err(Error::Shape {
+                    input: "tokens of a step",
+                    expected: format!("({}), one for each parent", step.parents.len()),
+                    got: vec![step.tokens.len()],
+                });
+            }
+            reorder(&mut rows, &step.parents)?;
+            rows.extend(1);
+            all.push(rows.clone());
+        }
+        Ok(all)
+    }
+
+    /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`, by way of `layers`; one row of
+    /// the vocabulary's size after another. Keys and values of the tokens are written to the caches.
+    fn logits(&self, layers: &DecoderWithHead, input_ids: &[u32], rows: &DecodingRows) -> Result<Vec<f32>> {
+        let sequences = rows.len();
+        if sequences == 0 || input_ids.is_empty() || !input_ids.len().is_multiple_of(sequences) {
             return Err(Error::Shape {
                 input: "input_ids",
-                expected: format!("({}, new tokens)", decoding.rows.len()),
-                got: input_ids.dims().to_vec(),
+                expected: format!("({sequences}, new tokens)"),
+                got: vec![input_ids.len()],
             });
         }
-        self.check_length(decoding.rows.tokens() + new)?;
-        decoding.rows.extend(new);
-        self.logits_of(&decoding.reader, input_ids, &decoding.rows, &decoding.caches)
-    }
-
-    /// The weights that a step of decoding multiplies with, in number: those of the decoder's layers and of the head.
-    pub fn decoder_weights(&self) -> usize {
-        let config = self.config();
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        config.num_hidden_layers * (4 * width * width + 2 * width * inner) + width * config.vocab_size
-    }
-
-    /// A draft of the model and its adapters as they are now, for [`generate_with`](Self::generate_with).
-    ///
-    /// # Errors
-    /// If the model is not in host memory: elsewhere there are no weights of 8 bits.
-    pub fn draft(&self) -> Result<Draft> {
-        if !self.device().is_cpu() {
-            let problem = "a draft is for models on the CPU, where decoding waits for the weights";
-            return Err(Error::Generation(problem.to_owned()));
-        }
-        Ok(Draft { reader: DecoderWithHead::of(self, int8_snapshot)? })
-    }
-
-    /// Logits after the newest token of each of `rows`, which are those of `decoding` one token later or several: those of
-    /// `draft`, if there is one. It leaves keys and values of its own behind until the model reads the same tokens.
-    pub(crate) fn newest_logits(
-        &self,
-        tokens: &[u32],
-        rows: &DecodingRows,
-        decoding: &Decoding,
-        draft: Option<&Draft>,
-    ) -> Result<Tensor> {
-        let reader = draft.map_or(&decoding.reader, |draft| &draft.reader);
-        let input_ids = Tensor::new(tokens, self.device())?.unsqueeze(1)?;
-        self.logits_of(reader, &input_ids, rows, &decoding.caches)
-    }
-
-    /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`.
-    fn logits_of(
-        &self,
-        reader: &DecoderWithHead,
-        input_ids: &Tensor,
-        rows: &DecodingRows,
-        caches: &[KeyValueCache],
-    ) -> Result<Tensor> {
+        let new = input_ids.len() / sequences;
+        self.model.check_length(rows.tokens())?;
         let pass = Pass::inference();
-        let (sequences, new) = input_ids.dims2()?;
-        let positions: Vec<u32> =
-            rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32).collect();
-        let positions = Tensor::new(positions, self.device())?;
-        let positions = pass.parameter(&self.position_embeddings).index_select(&positions, 0)?;
-        let text = self.embed(input_ids, &positions.reshape((sequences, new, ()))?, &pass)?;
-        let hidden_states = reader.decoder.step(&text, caches, rows)?;
+        let device = self.model.device();
+        let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
+        let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?;
+        let positions = pass.parameter(&self.model.position_embeddings).index_select(&positions, 0)?;
+        let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
+        let text = self.model.embed(&input_ids, &positions.reshape((sequences, new, ()))?, &pass)?;
+        let hidden_states = layers.decoder.step(&text, &self.caches, rows)?;
         let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
-        Ok(reader.lm_head.forward(&last.contiguous()?, &pass)?)
+        let logits = layers.lm_head.forward(&last.contiguous()?, &pass)?;
+        Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
 
-impl Decoding {
-    /// Makes sequence `i` what sequence `parents[i]` was: sequences may go on in several ways, change places and end.
-    ///
-    /// # Errors
-    /// If there is no such sequence.
-    pub fn reorder(&mut self, parents: &[usize]) -> Result<()> {
-        Ok(self.rows.reorder(parents)?)
+impl CaptionDecoder for Decoding<'_> {
+    type Error = Error;
+
+    fn sequences(&self) -> usize {
+        self.rows.len()
     }
+
+    fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut rows = self.rows.clone();
+        rows.extend(tokens.len() / rows.len().max(1));
+        let logits = self.logits(&self.layers, tokens, &rows)?;
+        self.rows = rows;
+        Ok(logits)
+    }
+
+    fn reorder(&mut self, parents: &[usize]) -> Result<()> {
+        reorder(&mut self.rows, parents)
+    }
+}
+
+impl SpeculativeDecoder for Decoding<'_> {
+    /// The draft writes its keys and values where the model writes its own when it reads the same tokens, so that it needs
+    /// no cache and leaves no trace.
+    fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
+        let layers = self.draft.map_or(&self.layers, |draft| &draft.layers);
+        match (steps.last(), self.after(steps)?.last()) {
+            (Some(step), Some(rows)) => self.logits(layers, &step.tokens, rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
+        let verified = self.after(steps)?;
+        let tokens: Vec<u32> = steps.iter().flat_map(|step| &step.tokens).copied().collect();
+        let logits = self.logits(&self.layers, &tokens, &DecodingRows::join(&verified))?;
+        self.verified = verified;
+        Ok(logits)
+    }
+
+    fn accept(&mut self, accepted: usize) -> Result<()> {
+        let verified = std::mem::take(&mut self.verified);
+        let steps = verified.len();
+        let last = accepted.checked_sub(1).and_then(|last| verified.into_iter().nth(last));
+        self.rows = last.ok_or(Error::UnknownStep { accepted, steps })?;
+        Ok(())
+    }
+}
+
+fn reorder(rows: &mut DecodingRows, parents: &[usize]) -> Result<()> {
+    let sequences = rows.len();
+    if let Some(parent) = parents.iter().find(|parent| **parent >= sequences) {
+        return Err(Error::UnknownSequence { parent: *parent, sequences });
+    }
+    Ok(rows.reorder(parents)?)
 }

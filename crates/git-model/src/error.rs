@@ -1,6 +1,10 @@
 use std::path::PathBuf;
 
-/// What can go wrong in this crate.
+use train_ops::Renaming;
+
+use crate::draft::DecoderShape;
+
+/// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,7 +16,7 @@ pub enum Error {
         /// The file, or files of which one is needed.
         wanted: &'static str,
     },
-    /// A picture was to be encoded after [`release_image_encoder`](crate::GitForCausalLm::release_image_encoder).
+    /// A call of [`encode_images`](crate::GitForCausalLm::encode_images) after [`release_image_encoder`](crate::GitForCausalLm::release_image_encoder).
     #[error("the image encoder was released; load the model again to encode more pictures")]
     ImageEncoderReleased,
     /// A file cannot be read.
@@ -20,11 +24,11 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// A JSON file does not hold what it should.
+    /// A JSON file of another form.
     #[error("{} is not understood: {source}", path.display())]
     Json {
         /// The file.
@@ -42,7 +46,7 @@ pub enum Error {
         field: &'static str,
         /// Its value.
         got: String,
-        /// What would be accepted.
+        /// The values that are supported.
         supported: String,
     },
     /// A weights file is damaged.
@@ -53,7 +57,24 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
-    /// The checkpoint's tensors are not those of the model that its configuration describes.
+    /// A file is the pointer that Git leaves where a large file was not downloaded.
+    #[error("{} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of PyTorch cannot be read.
+    #[error(transparent)]
+    TorchFile(#[from] torch_files::Error),
+    /// The checkpoint's tensors are those of the model, but for a part that all of their names have or lack.
+    #[error("{} does not hold the weights of its config.json under their names: {renaming}", path.display())]
+    Renamed {
+        /// The folder.
+        path: PathBuf,
+        /// What the names have too much or too little.
+        renaming: Renaming,
+    },
+    /// The checkpoint's tensors do not fit its configuration.
     #[error("{} does not hold the weights of its config.json:{}", path.display(), list(problems))]
     Tensors {
         /// The file or folder.
@@ -66,15 +87,15 @@ pub enum Error {
     Shape {
         /// Which input.
         input: &'static str,
-        /// What the shape should have been.
+        /// The shape that it should have.
         expected: String,
-        /// The shape it has.
+        /// The shape that it has.
         got: Vec<usize>,
     },
-    /// A sequence of text that the model has no positions for.
+    /// A text with more tokens than the model has positions.
     #[error("{got} text tokens, but the model has positions for {max}; shorten the caption or the prompt")]
     TooLong {
-        /// Tokens asked for.
+        /// Tokens of the text.
         got: usize,
         /// `max_position_embeddings`.
         max: usize,
@@ -87,17 +108,37 @@ pub enum Error {
         /// `vocab_size`.
         vocabulary: usize,
     },
-    /// A decoding option without a meaning.
-    #[error("generation: {0}")]
-    Generation(String),
-    /// Logits that are not numbers, by which no token can be chosen.
+    /// Decoding options or a prompt that do not fit the model, or logits that are not numbers.
+    #[error(transparent)]
+    Generation(#[from] caption_generation::Error),
+    /// A draft of a model whose decoder has another shape.
+    #[error("the draft belongs to another model, which has {draft}; this model has {model}")]
+    DraftShape {
+        /// The shape of the draft.
+        draft: DecoderShape,
+        /// The shape of the model.
+        model: DecoderShape,
+    },
+    /// A draft of a model that is not on the CPU.
     #[error(
-        "generation: the logits after {tokens} tokens are not numbers: the weights, an adapter or the image features hold NaN or \
-         infinity, or a sum left the range of f32; compare with other files, or another picture"
+        "a draft needs a model on the CPU: 8-bit weights exist only there, where decoding waits for memory"
     )]
-    NotNumbers {
-        /// Tokens of the longest caption so far, the start token counted.
-        tokens: usize,
+    DraftDevice,
+    /// A live sequence that does not exist.
+    #[error("sequence {parent} (from 0) does not exist: {sequences} sequences are live")]
+    UnknownSequence {
+        /// The sequence.
+        parent: usize,
+        /// How many there are.
+        sequences: usize,
+    },
+    /// Steps to accept that were not verified.
+    #[error("{accepted} steps cannot be accepted: {steps} were verified, and at least 1 has to be accepted")]
+    UnknownStep {
+        /// Steps to accept.
+        accepted: usize,
+        /// Steps that were verified last.
+        steps: usize,
     },
     /// A layer could not be built or applied.
     #[error(transparent)]

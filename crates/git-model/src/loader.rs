@@ -7,7 +7,7 @@ use crate::schema::{LM_HEAD, WORD_EMBEDDINGS};
 use crate::words::WordEmbedding;
 use crate::{Checkpoint, Result};
 
-/// Hands a checkpoint's tensors to a layer builder.
+/// Builds layers from a checkpoint's tensors by a layer builder.
 pub(crate) struct Loader<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) builder: &'a mut dyn LayerBuilder,
@@ -36,12 +36,12 @@ impl Loader<'_> {
 
     /// The word embedding and the LM head, which may share a weight.
     pub(crate) fn words_and_head(&mut self) -> Result<(WordEmbedding, Arc<dyn LinearLayer>)> {
-        // A tied weight is stored as the head's: builders know it again, and count it once, by its being one tensor.
+        // A tied weight has the head's dtype and is one tensor, which builders recognise and count once.
         let dtype = if self.checkpoint.tied() { self.dtype } else { DType::F32 };
         let stored = self.checkpoint.tensor(WORD_EMBEDDINGS, dtype, self.device)?;
         let words = self.builder.parameter(WORD_EMBEDDINGS, stored.clone())?;
         let head = self.head(&words)?;
-        // What the builder has not replaced is what the file has.
+        // If the builder returned the same tensor, the embedding can stay in its file.
         let unchanged = words.id() == stored.id() && !words.track_op() && self.device.is_cpu();
         let in_file = if unchanged { self.checkpoint.rows(WORD_EMBEDDINGS)? } else { None };
         Ok((in_file.map_or(WordEmbedding::Table(words), WordEmbedding::File), head))
@@ -53,7 +53,7 @@ impl Loader<'_> {
         }
         let bias = format!("{LM_HEAD}.bias");
         if words.track_op() {
-            // One variable in two places; a builder would make another of it.
+            // One variable in two layers; a builder would make a second one.
             let bias = self.parameter(&bias)?;
             return Ok(Arc::new(TrainableLinear::new(LM_HEAD, words.clone(), Some(bias))?));
         }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::schema;
 
-    /// Which of the two the word embedding of a small checkpoint is.
+    /// Whether the word embedding of a small checkpoint stays in its file.
     fn in_file(tied: bool, builder: &mut dyn LayerBuilder) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
@@ -100,9 +100,8 @@ mod tests {
         matches!(words, WordEmbedding::File(_))
     }
 
-    /// Beside the head, which has the same size, there is no table in memory unless it is trained.
     #[test]
-    fn a_frozen_word_embedding_stays_in_its_file() {
+    fn a_word_embedding_stays_in_its_file_unless_it_is_trained() {
         for tied in [false, true] {
             assert!(in_file(tied, &mut FrozenBuilder));
             assert!(!in_file(tied, &mut TrainableBuilder::new()));

@@ -8,20 +8,20 @@ use crate::loader::Loader;
 use crate::words::WordEmbedding;
 use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
 
-/// A label that is no target: padding, and whatever else should not be learnt.
+/// The label of positions without a target, such as padding.
 pub const IGNORE_INDEX: i64 = -100;
 
 /// How [`GitForCausalLm::load`] builds a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Where the tensors live; the CPU by default.
+    /// Device of the tensors. Default: the CPU.
     pub device: Device,
-    /// How the linear layers' weights are stored, a tied head's with them: f32, the default, or bf16. All else is f32.
+    /// Type of the linear layers' weights, a tied head included: f32 or bf16. Everything else is f32. Default: f32.
     pub dtype: DType,
-    /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`.
+    /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`. Default: `None`.
     pub hidden_dropout: Option<f32>,
-    /// Keeps nothing of a layer in training but its input, and computes the layer again in the backward pass
-    /// ([`recompute`](train_ops::recompute)): the same gradients, less memory, more time. Off by default.
+    /// Stores only the input of each layer in training, and computes the layer again in the backward pass
+    /// ([`recompute`](train_ops::recompute)): the same gradients with less memory in more time. Default: off.
     pub gradient_checkpointing: bool,
 }
 
@@ -34,14 +34,14 @@ impl Default for LoadOptions {
 /// Microsoft's GIT (Wang et al., 2022, <https://arxiv.org/abs/2205.14100>) with its language-modelling head, as
 /// transformers' `GitForCausalLM` computes it.
 ///
-/// Captioning is three steps, of which the first can be done once a picture when the encoder is frozen:
-/// [`encode_images`](Self::encode_images), [`project`](Self::project), and the decoder with text
-/// ([`hidden_states`](Self::hidden_states), [`loss`](Self::loss), [`generate`](Self::generate)).
+/// Captioning has three steps: [`encode_images`](Self::encode_images), [`project`](Self::project), and the decoder with text
+/// ([`hidden_states`](Self::hidden_states), [`loss`](Self::loss), [`generate`](Self::generate)). If the encoder is frozen, the
+/// first step is needed only once for each picture.
 #[derive(Debug)]
 pub struct GitForCausalLm {
     config: GitConfig,
     device: Device,
-    /// `None` once it was released.
+    /// `None` after [`release_image_encoder`](Self::release_image_encoder).
     vision: Option<VisionEncoder>,
     temporal_embeddings: Vec<Tensor>,
     projection: Arc<dyn LinearLayer>,
@@ -55,15 +55,21 @@ pub struct GitForCausalLm {
 }
 
 impl GitForCausalLm {
-    /// Builds the model of a checkpoint on the CPU in f32; `builder` decides what each layer is.
+    /// Builds the model of a checkpoint on the CPU in f32; `builder` decides whether layers are frozen, trainable or adapted.
     ///
     /// A frozen word embedding stays in the checkpoint's file, whose rows are read when they are needed. If the file is changed
-    /// in place while the model is used, the model computes with the changed rows, or fails if they are gone.
+    /// in place while the model exists, the model computes with the changed rows, or fails if they are gone.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, or the builder refuses a layer.
     pub fn load(checkpoint: &Checkpoint, builder: &mut dyn LayerBuilder) -> Result<Self> {
         Self::load_with(checkpoint, builder, &LoadOptions::default())
     }
 
-    /// Builds the model of a checkpoint.
+    /// As [`load`](Self::load), with options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_with(
         checkpoint: &Checkpoint,
         builder: &mut dyn LayerBuilder,
@@ -109,14 +115,17 @@ impl GitForCausalLm {
         &self.config
     }
 
-    /// Where the model lives.
+    /// The device of the model's tensors.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The vision encoder's features of pictures `(batch, channels, size, size)` or of video frames
-    /// `(batch, frames, channels, size, size)`: `(batch, tokens, vision_hidden)`, the frames' tokens one after another
-    /// with their temporal embeddings added.
+    /// The vision encoder's features, `(batch, tokens, vision_hidden)`, of pictures `(batch, channels, size, size)` or videos
+    /// `(batch, frames, channels, size, size)`. A video has the tokens of its frames one after another, with temporal
+    /// embeddings added.
+    ///
+    /// # Errors
+    /// If `pixel_values` has another shape, or the encoder was released.
     pub fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
         let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
         if pixel_values.rank() != 5 {
@@ -143,13 +152,17 @@ impl GitForCausalLm {
         Ok(Tensor::cat(&encoded, 1)?)
     }
 
-    /// Lets go of the vision encoder, half of the model's memory, when the features of every picture are known.
-    /// [`encode_images`](Self::encode_images) is an error from then on.
+    /// Frees the vision encoder, half of the model's memory, once the features of every picture are cached. After this,
+    /// [`encode_images`](Self::encode_images) is an error.
     pub fn release_image_encoder(&mut self) {
         self.vision = None;
     }
 
-    /// Image tokens for the decoder, `(batch, tokens, hidden)`, from [`encode_images`](Self::encode_images)' features.
+    /// Image tokens for the decoder, `(batch, tokens, hidden)`, from the features of
+    /// [`encode_images`](Self::encode_images).
+    ///
+    /// # Errors
+    /// If the features have another width.
     pub fn project(&self, image_features: &Tensor, pass: &Pass) -> Result<Tensor> {
         let projected = self.projection.forward(image_features, pass)?;
         Ok(self.projection_norm.forward(&projected, pass)?)
@@ -157,9 +170,12 @@ impl GitForCausalLm {
 
     /// The decoder's last hidden states at the text positions, `(batch, text, hidden)`.
     ///
-    /// `image_features` are those of [`encode_images`](Self::encode_images), one for each row of `input_ids`
-    /// `(batch, text)`. Image tokens see each other and no text; text sees the image and itself up to its own position.
+    /// `image_features` come from [`encode_images`](Self::encode_images), a picture for each row of `input_ids`
+    /// `(batch, text)`. Image tokens see each other and no text; a text token sees the image and the text up to itself.
     /// Padding belongs at the end of a row, where no real token sees it.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
     pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, pass: &Pass) -> Result<Tensor> {
         if image_features.rank() != 3 || image_features.dim(0)? != input_ids.dim(0)? {
             return Err(Error::Shape {
@@ -180,17 +196,23 @@ impl GitForCausalLm {
         self.decoder.forward(&image, &text, pass)
     }
 
-    /// Scores over the vocabulary, `(..., vocab_size)`, of hidden states `(..., hidden)`.
+    /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
+    ///
+    /// # Errors
+    /// If the hidden states have another width.
     pub fn logits(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
         Ok(self.lm_head.forward(hidden_states, pass)?)
     }
 
-    /// The sum of the cross entropies of all targets, and their number.
+    /// The sum of the cross entropies of all targets, and the number of targets.
     ///
-    /// `labels` `(batch, text)` are the input ids with [`IGNORE_INDEX`] where nothing is to be learnt. They are
-    /// shifted here, once: the logits at position `t` are compared with the label at `t + 1` of the same row. (Some
-    /// versions of transformers, 4.48.3 to 5.14, shift twice and so teach a model to say the token after next.)
-    /// Logits are computed at positions with a target only.
+    /// `labels` `(batch, text)` are the input ids, with [`IGNORE_INDEX`] at positions without a target. They are shifted
+    /// here, once: the logits at position `t` are compared with the label at `t + 1` of the same row. (Versions 4.48.3 to
+    /// 5.14 of transformers shift twice, and so train a model to predict the token after next.) Logits are computed only at
+    /// positions with a target.
+    ///
+    /// # Errors
+    /// As [`hidden_states`](Self::hidden_states), and if `labels` has another shape than `input_ids`.
     pub fn loss(
         &self,
         image_features: &Tensor,
@@ -218,8 +240,8 @@ impl GitForCausalLm {
         Ok((loss, targets.len()))
     }
 
-    /// The embeddings of `input_ids` `(batch, text)`: those of the words and of their positions, `positions`, a shape that
-    /// `(batch, text, hidden)` can be broadcast from. Positions count text alone; image tokens have none.
+    /// The embeddings of `input_ids` `(batch, text)`, from word embeddings and the position embeddings `positions`, which
+    /// broadcast to `(batch, text, hidden)`. Positions are counted over the text only; image tokens have none.
     pub(crate) fn embed(&self, input_ids: &Tensor, positions: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
         let words = self.word_embeddings.rows(input_ids, pass)?.reshape((batch, length, ()))?;
@@ -227,20 +249,20 @@ impl GitForCausalLm {
         Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
     }
 
-    /// Checks that there are positions for `length` tokens of text.
+    /// Checks that the model has positions for `length` text tokens.
     pub(crate) fn check_length(&self, length: usize) -> Result<()> {
         let max = self.config.max_position_embeddings;
         if length > max { Err(Error::TooLong { got: length, max }) } else { Ok(()) }
     }
 }
 
-/// Positions of the flattened `(batch, text)` logits that have a target, and those targets.
+/// The positions in the flattened `(batch, text)` logits that have a target, and the targets.
 fn shift_labels(labels: &[Vec<i64>]) -> (Vec<u32>, Vec<u32>) {
     let mut positions = Vec::new();
     let mut targets = Vec::new();
     for (row, labels) in labels.iter().enumerate() {
         for (position, next) in labels.iter().skip(1).enumerate() {
-            // Negative labels are no targets; IGNORE_INDEX is the usual one.
+            // A negative label is no target; usually it is IGNORE_INDEX.
             if let Ok(target) = u32::try_from(*next) {
                 positions.push((row * labels.len() + position) as u32);
                 targets.push(target);

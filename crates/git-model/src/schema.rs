@@ -1,4 +1,4 @@
-//! The tensors of a GIT checkpoint: which names, of which shapes.
+//! The names and shapes of the tensors of a GIT checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ pub(crate) const WORD_EMBEDDINGS: &str = "git.embeddings.word_embeddings.weight"
 pub(crate) const LM_HEAD: &str = "output";
 pub(crate) const VISION: &str = "git.image_encoder.vision_model";
 
-/// Buffers that older versions of transformers wrote; they hold `0, 1, 2, …` and nothing is lost without them.
+/// Buffers that older versions of transformers wrote. They hold `0, 1, 2, …` and are not needed.
 const BUFFERS: [&str; 2] =
     ["git.embeddings.position_ids", "git.image_encoder.vision_model.embeddings.position_ids"];
 
-/// Whether a tensor of the file carries no weights.
+/// Whether a tensor of the file is a buffer without weights.
 pub(crate) fn is_buffer(name: &str) -> bool {
     BUFFERS.contains(&name)
 }
@@ -22,7 +22,7 @@ pub(crate) fn canonical(name: &str) -> String {
     name.replace("img_temperal_embedding", "img_temporal_embedding")
 }
 
-/// Name and shape of every tensor that `config` asks for. A tied head is left out.
+/// Name and shape of every tensor of a checkpoint with the configuration `config`, without a tied head.
 pub(crate) fn tensors(config: &GitConfig) -> BTreeMap<String, Vec<usize>> {
     let mut schema = Schema(BTreeMap::new());
     let hidden = config.hidden_size;

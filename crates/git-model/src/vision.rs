@@ -5,8 +5,8 @@ use crate::loader::Loader;
 use crate::schema::VISION;
 use crate::{Error, Result, VisionConfig};
 
-/// GIT's image encoder: CLIP's vision transformer (Radford et al., 2021) up to and with its last layer norm, which it
-/// applies to every token.
+/// GIT's image encoder: CLIP's vision transformer (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>) with its last
+/// layer norm applied to every token.
 #[derive(Debug)]
 pub struct VisionEncoder {
     config: VisionConfig,
@@ -21,9 +21,9 @@ pub struct VisionEncoder {
 /// The convolution's kernel, stored as `(hidden, channels, patch, patch)`.
 #[derive(Debug)]
 enum PatchEmbedding {
-    /// As the linear layer that it is for a patch.
+    /// A linear layer over the values of a patch.
     Frozen(FrozenLinear),
-    /// As it is stored.
+    /// A variable of the stored shape.
     Trained(Tensor),
 }
 
@@ -60,6 +60,9 @@ impl VisionEncoder {
 
     /// Encodes `pixel_values` of shape `(batch, channels, image_size, image_size)` into
     /// `(batch, 1 + patches, hidden_size)`: the class token, then the patches row by row.
+    ///
+    /// # Errors
+    /// If `pixel_values` has another shape.
     pub fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (channels, size) = (self.config.num_channels, self.config.image_size);
         let batch = match pixel_values.dims() {
@@ -84,7 +87,7 @@ impl VisionEncoder {
         Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
     }
 
-    /// The convolution whose stride is its kernel, as one matrix product over the patches.
+    /// The patch convolution, whose stride is its kernel size, as one matrix product over the patches.
     fn embed_patches(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (batch, channels, _, _) = pixel_values.dims4()?;
         let patch = self.config.patch_size;

@@ -1,50 +1,54 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
+use torch_files::TorchFile;
 use train_ops::RandomAccessFile;
 
 use crate::words::FileRows;
 use crate::{Error, Result};
 
-/// The tensors of a checkpoint by name, read when they are asked for: from `model.safetensors`, from the shards that
-/// `model.safetensors.index.json` lists, or from `pytorch_model.bin`.
+/// The tensors of a checkpoint by name, read on demand: from one file, or from the shards that an index lists.
 pub(crate) enum Weights {
+    /// `model.safetensors`, or the shards of `model.safetensors.index.json`.
     Safetensors(Vec<SafetensorsFile>),
-    Pickle { path: PathBuf, tensors: PthTensors },
+    /// `pytorch_model.bin`, or the shards of `pytorch_model.bin.index.json`.
+    Torch(Vec<TorchFile>),
 }
+
+/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// One safetensors file, whose tensors are read one at a time.
 pub(crate) struct SafetensorsFile {
-    path: PathBuf,
     data: Arc<RandomAccessFile>,
-    /// Where the tensors' bytes begin.
+    /// Offset of the first tensor's bytes.
     start: u64,
     metadata: Metadata,
 }
 
 impl Weights {
+    /// Opens the first of a folder's files in the order in which transformers looks for them.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
-        let pickle = dir.join("pytorch_model.bin");
-        if single.is_file() {
-            return Ok(Self::Safetensors(vec![SafetensorsFile::open(single)?]));
+        let file = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
+        if let Some(path) = file("model.safetensors") {
+            Ok(Self::Safetensors(vec![SafetensorsFile::open(path)?]))
+        } else if let Some(index) = file("model.safetensors.index.json") {
+            let has = |file: &SafetensorsFile, name: &str| file.metadata.info(name).is_some();
+            Ok(Self::Safetensors(shards(&index, SafetensorsFile::open, has)?))
+        } else if let Some(path) = file("pytorch_model.bin") {
+            Ok(Self::Torch(vec![TorchFile::open(path)?]))
+        } else if let Some(index) = file("pytorch_model.bin.index.json") {
+            let has = |file: &TorchFile, name: &str| file.dtype(name).is_some();
+            Ok(Self::Torch(shards(&index, |path| Ok(TorchFile::open(path)?), has)?))
+        } else {
+            let wanted = "weights (model.safetensors or pytorch_model.bin, or the index of its shards)";
+            Err(Error::Missing { dir: dir.to_owned(), wanted })
         }
-        if index.is_file() {
-            return Ok(Self::Safetensors(shards(&index)?));
-        }
-        if pickle.is_file() {
-            let tensors = PthTensors::new(&pickle, None)
-                .map_err(|error| Error::Damaged { path: pickle.clone(), reason: error.to_string() })?;
-            return Ok(Self::Pickle { path: pickle, tensors });
-        }
-        let wanted = "model.safetensors, model.safetensors.index.json or pytorch_model.bin";
-        Err(Error::Missing { dir: dir.to_owned(), wanted })
     }
 
     /// Name and shape of every tensor.
@@ -55,15 +59,25 @@ impl Weights {
                 .flat_map(|file| file.metadata.tensors())
                 .map(|(name, info)| (name, info.shape.clone()))
                 .collect(),
-            Self::Pickle { tensors, .. } => tensors
-                .tensor_infos()
+            Self::Torch(files) => files
                 .iter()
-                .map(|(name, info)| (name.clone(), info.layout.dims().to_vec()))
+                .flat_map(TorchFile::shapes)
+                .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
                 .collect(),
         }
     }
 
-    /// One tensor, converted to `dtype`; `None` if the file has none of that name.
+    /// The type that a tensor is stored in; `None` if the files have none of that name.
+    pub(crate) fn dtype(&self, name: &str) -> Result<Option<DType>> {
+        Ok(match self {
+            Self::Safetensors(files) => {
+                find(files, name).map(|(_, info)| DType::try_from(info.dtype)).transpose()?
+            }
+            Self::Torch(files) => files.iter().find_map(|file| file.dtype(name)),
+        })
+    }
+
+    /// The tensor called `name`, converted to `dtype`; `None` if there is none.
     pub(crate) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         let tensor = match self {
             Self::Safetensors(files) => match find(files, name) {
@@ -75,15 +89,15 @@ impl Weights {
                     Some(Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?)
                 }
             },
-            Self::Pickle { path, tensors } => tensors
-                .get(name)
-                .map_err(|error| Error::Damaged { path: path.clone(), reason: format!("{name}: {error}") })?,
+            Self::Torch(files) => match files.iter().find(|file| file.dtype(name).is_some()) {
+                None => None,
+                Some(file) => file.tensor(name)?,
+            },
         };
         Ok(tensor.map(|tensor| tensor.to_dtype(dtype)?.to_device(device)).transpose()?)
     }
 
-    /// The rows of one matrix, read from its safetensors file when they are needed; `None` without a matrix of that name in such a
-    /// file.
+    /// The matrix called `name`, left in its safetensors file; `None` if there is no such matrix or no such file.
     pub(crate) fn rows(&self, name: &str) -> Result<Option<FileRows>> {
         let Self::Safetensors(files) = self else { return Ok(None) };
         let Some((file, info)) = find(files, name) else { return Ok(None) };
@@ -99,7 +113,7 @@ impl Weights {
     }
 }
 
-/// The file that has the tensor called `name`, and what it says of it.
+/// The file that has the tensor called `name`, and the tensor's entry in its header.
 fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a SafetensorsFile, &'a TensorInfo)> {
     files.iter().find_map(|file| Some((file, file.metadata.info(name)?)))
 }
@@ -111,6 +125,9 @@ impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
         let data = Arc::new(RandomAccessFile::open(&path)?);
         let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
+        if data.read(0..data.len().min(LFS_POINTER.len() as u64))? == LFS_POINTER {
+            return Err(Error::LfsPointer { path });
+        }
         let length = data.read(0..data.len().min(LENGTH))?;
         let header = length.as_slice().try_into().map_or(0, u64::from_le_bytes);
         let start = header.saturating_add(LENGTH).min(data.len());
@@ -119,17 +136,19 @@ impl SafetensorsFile {
         // The header must describe the whole file, as `SafeTensors::deserialize` checks for one in memory.
         let described = start + metadata.data_len() as u64;
         if described != data.len() {
-            return Err(damaged(format!(
-                "its header describes {described} bytes, the file has {}",
-                data.len()
-            )));
+            let reason = format!("its header describes {described} bytes, the file has {}", data.len());
+            return Err(damaged(reason));
         }
-        Ok(Self { path, data, start, metadata })
+        Ok(Self { data, start, metadata })
     }
 }
 
-/// Opens the files that an index names, and checks that each tensor is where the index says.
-fn shards(index_path: &Path) -> Result<Vec<SafetensorsFile>> {
+/// Opens the files of an index, and checks that each has the tensors that the index lists for it.
+fn shards<F>(
+    index_path: &Path,
+    open: impl Fn(PathBuf) -> Result<F>,
+    has: impl Fn(&F, &str) -> bool,
+) -> Result<Vec<F>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -138,24 +157,25 @@ fn shards(index_path: &Path) -> Result<Vec<SafetensorsFile>> {
         .map_err(|source| Error::Read { path: index_path.to_owned(), source })?;
     let index: Index =
         serde_json::from_str(&text).map_err(|source| Error::Json { path: index_path.to_owned(), source })?;
-    let mut names: Vec<&String> = index.weight_map.values().collect();
-    names.sort();
-    names.dedup();
-    let files = names
-        .into_iter()
-        .map(|name| SafetensorsFile::open(index_path.with_file_name(name)))
-        .collect::<Result<Vec<_>>>()?;
+    let refuse = |problems| Err(Error::Tensors { path: index_path.to_owned(), problems });
+    let names: BTreeSet<&String> = index.weight_map.values().collect();
+    let paths: Vec<(&String, PathBuf)> =
+        names.into_iter().map(|name| (name, index_path.with_file_name(name))).collect();
+    let missing: Vec<String> = paths
+        .iter()
+        .filter(|(_, path)| !path.is_file())
+        .map(|(name, _)| format!("the file {name} is not there; download it too"))
+        .collect();
+    if !missing.is_empty() {
+        return refuse(missing);
+    }
+    let files: BTreeMap<&String, F> =
+        paths.into_iter().map(|(name, path)| Ok((name, open(path)?))).collect::<Result<_>>()?;
     let problems: Vec<String> = index
         .weight_map
         .iter()
-        .filter(|(tensor, file)| {
-            !files.iter().any(|shard| shard.path.ends_with(file) && shard.metadata.info(tensor).is_some())
-        })
+        .filter(|(tensor, file)| !has(&files[*file], tensor))
         .map(|(tensor, file)| format!("{tensor} is not in {file}, where the index says it is"))
         .collect();
-    if problems.is_empty() {
-        Ok(files)
-    } else {
-        Err(Error::Tensors { path: index_path.to_owned(), problems })
-    }
+    if problems.is_empty() { Ok(files.into_values().collect()) } else { refuse(problems) }
 }

@@ -5,12 +5,12 @@ use train_ops::{Pass, RandomAccessFile};
 
 use crate::{Error, Result};
 
-/// The word embedding: a table with a row for each word, of which a batch needs a few.
+/// The word embedding: a table with a row for each token, of which a batch needs a few.
 #[derive(Debug)]
 pub(crate) enum WordEmbedding {
-    /// A trained one, one on another device, or one in a file whose tensors cannot be read row by row.
+    /// A table in memory: trained, on another device, or from a file whose tensors cannot be read row by row.
     Table(Tensor),
-    /// A frozen one stays in the checkpoint's file, as it would be an eighth of git-base's memory.
+    /// A frozen table, left in the checkpoint's file: it would take an eighth of git-base's memory.
     File(FileRows),
 }
 
@@ -19,22 +19,22 @@ impl WordEmbedding {
     pub(crate) fn rows(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor> {
         let ids = ids.flatten_all()?;
         match self {
-            // That of a tied head may be bf16.
+            // The table of a tied head may be bf16.
             Self::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?.to_dtype(DType::F32)?),
             Self::File(file) => file.gather(&ids.to_dtype(DType::U32)?.to_vec1()?),
         }
     }
 }
 
-/// The rows of a matrix in a file, read when they are needed and not kept in memory.
+/// A matrix in a file, whose rows are read on demand and not kept in memory.
 #[derive(Debug)]
 pub(crate) struct FileRows {
     pub(crate) file: Arc<RandomAccessFile>,
-    /// Where the matrix begins.
+    /// Offset of the matrix in bytes.
     pub(crate) start: u64,
     pub(crate) rows: usize,
     pub(crate) width: usize,
-    /// The type that it is stored in.
+    /// Type of the stored values.
     pub(crate) dtype: DType,
 }
 

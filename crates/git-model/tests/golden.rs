@@ -54,7 +54,7 @@ fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
             let error = max_error(&first, expected);
             assert!(error < 2e-5, "{case}: {name} differ by {error:e}");
         };
-        // Those of a video are recorded without the temporal embeddings that encode_images() adds.
+        // A video's features are recorded without the temporal embeddings that encode_images() adds.
         if case != "video" {
             agree("vision_features", &features);
         }

@@ -1,4 +1,4 @@
-//! What holds of GIT by construction.
+//! Properties that GIT has by construction.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
@@ -9,25 +9,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
+use common::models::{list, logits, model};
 use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX, LoadOptions};
 use train_ops::{FrozenBuilder, Int8Builder, Pass, TrainableBuilder, sample_key};
-
-fn model(case: &str) -> (Golden, GitForCausalLm) {
-    let golden = Golden::load(case);
-    let dir = tempfile::tempdir().unwrap();
-    golden.checkpoint().write(dir.path());
-    let model = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
-    (golden, model)
-}
-
-fn list(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn logits(model: &GitForCausalLm, features: &Tensor, ids: &Tensor) -> Tensor {
-    let pass = Pass::inference();
-    model.logits(&model.hidden_states(features, ids, &pass).unwrap(), &pass).unwrap()
-}
 
 #[test]
 fn a_token_changes_no_logits_before_it_and_all_from_it_on() {
@@ -117,7 +101,7 @@ fn dropout_acts_in_training_alone_and_differs_between_steps() {
 
 #[test]
 fn labels_are_shifted_exactly_once() {
-    // A head that ignores its input and always says 7: right where the next token is 7, and nowhere else.
+    // A head that ignores its input and always predicts token 7.
     let golden = Golden::load("tiny");
     let mut tensors = golden.checkpoint().tensors();
     let zeros = tensors["output.weight"].zeros_like().unwrap();
@@ -141,52 +125,6 @@ fn labels_are_shifted_exactly_once() {
     assert_eq!(loss([101, 9, 7, 7]), 1e4, "with two shifts, the token after the start would be none");
 }
 
-/// A prompt, then sequences that fork, change places and end, over two pictures.
-#[test]
-fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
-    for case in ["tiny", "video", "wide"] {
-        let (golden, model) = model(case);
-        let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
-        let features = features.narrow(0, 0, 2).unwrap();
-        let mut decoding = model.begin_decoding(&features, 2 * 3 + 4 * 5).unwrap();
-        let mut sequences: Vec<(usize, Vec<u32>)> = vec![(0, vec![]), (1, vec![])];
-        for (step, parents) in
-            [&[0, 1][..], &[0, 0, 1, 1], &[1, 0, 3, 3], &[3, 2, 1, 0], &[2, 0]].iter().enumerate()
-        {
-            decoding.reorder(parents).unwrap();
-            sequences = parents.iter().map(|parent| sequences[*parent].clone()).collect();
-            let new = if step == 0 { 3 } else { 1 };
-            for (row, (_, ids)) in sequences.iter_mut().enumerate() {
-                ids.extend(
-                    (0..new).map(|token| sample_key(9, step as u64, (3 * row + token) as u64) as u32 % 100),
-                );
-            }
-            let of_all = |ids: Vec<&[u32]>| Tensor::new(ids.concat(), features.device()).unwrap();
-            let fed = of_all(sequences.iter().map(|(_, ids)| &ids[ids.len() - new..]).collect());
-            let cached =
-                model.next_logits(&fed.reshape((sequences.len(), new)).unwrap(), &mut decoding).unwrap();
-            let whole = of_all(sequences.iter().map(|(_, ids)| ids.as_slice()).collect());
-            let length = sequences[0].1.len();
-            let pictures: Vec<u32> = sequences.iter().map(|(picture, _)| *picture as u32).collect();
-            let pictures = Tensor::new(pictures, features.device()).unwrap();
-            let features = features.index_select(&pictures, 0).unwrap();
-            let whole = logits(&model, &features, &whole.reshape((sequences.len(), length)).unwrap());
-            let whole = whole.i((.., length - 1)).unwrap();
-            let largest = list(&whole).iter().fold(0f32, |m, x| m.max(x.abs()));
-            for (cached, whole) in list(&cached).iter().zip(list(&whole)) {
-                assert!(
-                    (cached - whole).abs() <= 1e-5 * largest,
-                    "{case}, step {step}: {cached}, not {whole}"
-                );
-            }
-        }
-        assert!(decoding.reorder(&[2]).is_err());
-        assert!(
-            model.next_logits(&Tensor::new(&[[5u32]], features.device()).unwrap(), &mut decoding).is_err()
-        );
-    }
-}
-
 #[test]
 fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
     for case in ["tiny", "small", "wide"] {
@@ -205,7 +143,7 @@ fn logits_of_8_bit_weights_are_within_3_percent_of_the_norm() {
     }
 }
 
-/// The same hidden states, so that what differs is the head's.
+/// From the same hidden states, so that all differences come from the head.
 #[test]
 fn weights_of_16_and_8_bits_are_those_of_a_tied_head_too() {
     let (golden, exact) = model("tied");

@@ -9,8 +9,9 @@ use crate::{Error, Result, wire};
 /// What to adapt and how, with the option names, meanings and defaults of PEFT's `LoraConfig`.
 ///
 /// Serde reads and writes the contents of `adapter_config.json`. Options of PEFT that are not listed here are accepted
-/// while they hold null, false or their default, and are an error that names them otherwise: an adapter trained with,
-/// say, `use_dora` is not the plain LoRA that it would be read as. `inference_mode` is accepted and means nothing here:
+/// while they hold null, false or their default, or are details of an option that is not set (`corda_config` without
+/// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_dora` is not the plain LoRA
+/// that it would be read as. `inference_mode` is accepted and means nothing here:
 /// each [`Pass`](train_ops::Pass) says whether it trains.
 ///
 /// ```
@@ -223,7 +224,9 @@ impl From<&str> for Modules {
     }
 }
 
-/// How `A` and `B` begin. In JSON `true`, `false` and `"gaussian"`.
+/// How `A` and `B` begin. In JSON `true`, `false` and `"gaussian"`. Files may also name kinds that change nothing but the first `A`
+/// and `B`, which are read as [`Default`](Self::Default): `"eva"`, `"orthogonal"` and `"mica"`. Kinds that change the base's weights
+/// too are an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitLoraWeights {
     /// `A` uniform in `±1 / sqrt(in_features)` (Kaiming's with `a = sqrt(5)`) and `B` zero, so that training starts at
@@ -248,16 +251,36 @@ impl Serialize for InitLoraWeights {
 
 impl<'de> Deserialize<'de> for InitLoraWeights {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Bool(true) => Ok(Self::Default),
-            Value::Bool(false) => Ok(Self::Random),
-            Value::String(name) if name.eq_ignore_ascii_case("gaussian") => Ok(Self::Gaussian),
-            other => Err(D::Error::custom(format!(
-                "not supported: init_lora_weights = {other}; it can be true, false or \"gaussian\""
-            ))),
+        let value = Value::deserialize(deserializer)?;
+        let name = match &value {
+            Value::Bool(true) => return Ok(Self::Default),
+            Value::Bool(false) => return Ok(Self::Random),
+            Value::String(name) => name.to_ascii_lowercase(),
+            _ => String::new(),
+        };
+        if name == "gaussian" {
+            return Ok(Self::Gaussian);
         }
+        if FIRST_VALUES.contains(&name.as_str()) {
+            return Ok(Self::Default);
+        }
+        let changes_base = CHANGED_BASE.iter().any(|kind| name.starts_with(kind));
+        Err(D::Error::custom(if changes_base {
+            format!(
+                "not supported: init_lora_weights = {value}, which also changed the weights of the base, so that the adapter does \
+                 not fit the base as it is; convert it with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
+            )
+        } else {
+            format!("not supported: init_lora_weights = {value}; it can be true, false or \"gaussian\"")
+        }))
     }
 }
+
+/// Kinds of `init_lora_weights` that are nothing but other first values of `A` and `B`.
+const FIRST_VALUES: [&str; 3] = ["eva", "orthogonal", "mica"];
+
+/// What the names of those kinds begin with that change the base's weights.
+const CHANGED_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 /// The object in `adapter_config.json`: our options, and all others.
 #[derive(Serialize, Deserialize)]

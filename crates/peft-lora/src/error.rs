@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
+use train_ops::Renaming;
 
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +56,30 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The adapter's weights are in the pickle format only.
-    #[error(
-        "{path}: adapters stored as pickles are not read; save the adapter again with \
-         PEFT's save_pretrained, which writes adapter_model.safetensors"
-    )]
-    Pickle {
-        /// The pickle.
+    /// A file of PyTorch cannot be read.
+    #[error(transparent)]
+    TorchFile(#[from] torch_files::Error),
+    /// A file is the pointer that Git leaves where a large file was not downloaded.
+    #[error("{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder")]
+    LfsPointer {
+        /// The file.
         path: PathBuf,
+    },
+    /// The weight file's tensors are those of the model, but for a part that all of their names have or lack.
+    #[error("{path} does not fit the model by its names: {renaming}")]
+    Renamed {
+        /// The file.
+        path: PathBuf,
+        /// What the names have too much or too little.
+        renaming: Renaming,
+    },
+    /// The weight file holds several adapters.
+    #[error("{path} holds several adapters ({}), and is read where it holds one; save each to a folder of its own", names.join(", "))]
+    SeveralAdapters {
+        /// The file.
+        path: PathBuf,
+        /// Their names.
+        names: Vec<String>,
     },
     /// The weight file is damaged.
     #[error("{path} is not a complete safetensors file: {source}")]

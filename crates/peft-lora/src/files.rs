@@ -1,12 +1,14 @@
 //! The two files of an adapter, as PEFT writes and reads them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use tempfile::NamedTempFile;
+use torch_files::TorchFile;
+use train_ops::Renaming;
 
 use crate::error::Misshapen;
 use crate::layer::is_finite;
@@ -15,6 +17,8 @@ use crate::{Error, LoraConfig, Result};
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
+/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The name of a tensor in the weight file. PEFT wraps the model twice, and each wrapper adds a part to the path.
 pub(crate) fn tensor_name(path: &str, matrix: char) -> String {
@@ -38,25 +42,26 @@ impl AdapterFiles {
         let config = serde_json::from_slice(&json)
             .map_err(|source| Error::Config { path: config_path.clone(), source })?;
 
-        let weights_path = dir.join(WEIGHTS_FILE);
-        let pickle = dir.join(PICKLE_FILE);
-        if pickle.exists() && !weights_path.exists() {
-            return Err(Error::Pickle { path: pickle });
-        }
-        let bytes = read(&weights_path)?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-            .map_err(|source| Error::Safetensors { path: weights_path.clone(), source })?
+        let (weights_path, tensors) = read_tensors(dir)?;
+        let tensors = tensors
             .into_iter()
             .map(|(name, tensor)| {
                 let tensor = to_f32(&weights_path, &name, &tensor)?;
                 Ok((name, tensor))
             })
             .collect::<Result<_>>()?;
+        let tensors = without_adapter_name(tensors, &weights_path)?;
         Ok(Self { config, config_path, weights_path, tensors })
     }
 
     /// The tensors, if they are just those that `parameters` name, in the same shapes.
     pub(crate) fn tensors_for(&self, parameters: &BTreeMap<String, Var>) -> Result<Vec<(Var, Tensor)>> {
+        let found: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        let expected: Vec<&str> = parameters.keys().map(String::as_str).collect();
+        let renaming = Renaming::find(&found, &expected, |name| parameters.contains_key(name));
+        if let Some(renaming) = renaming {
+            return Err(Error::Renamed { path: self.weights_path.clone(), renaming });
+        }
         let missing: Vec<String> =
             parameters.keys().filter(|name| !self.tensors.contains_key(*name)).cloned().collect();
         let unexpected: Vec<String> =
@@ -104,6 +109,44 @@ pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<Strin
     remove(&config_path)?;
     put(weights, &weights_path)?;
     put(config, &config_path)
+}
+
+/// The tensors of an adapter's folder, and the file that they are in.
+fn read_tensors(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
+    let (path, pickle) = (dir.join(WEIGHTS_FILE), dir.join(PICKLE_FILE));
+    if pickle.exists() && !path.exists() {
+        let file = TorchFile::open(&pickle)?;
+        let names = file.shapes().map(|(name, _)| name);
+        let tensors = names.map(|name| Ok(file.tensor(name)?.map(|tensor| (name.to_owned(), tensor))));
+        let tensors = tensors.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        return Ok((pickle, tensors));
+    }
+    let bytes = read(&path)?;
+    if bytes.starts_with(LFS_POINTER) {
+        return Err(Error::LfsPointer { path });
+    }
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .map_err(|source| Error::Safetensors { path: path.clone(), source })?;
+    Ok((path, tensors.into_iter().collect()))
+}
+
+/// The tensors under the names that PEFT saves, where all have the adapter's name in them as they do inside a model:
+/// `….lora_A.default.weight`.
+fn without_adapter_name(tensors: BTreeMap<String, Tensor>, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let split = |name: &str| -> Option<(String, String)> {
+        let (layer, rest) = name.rsplit_once(".lora_")?;
+        let (matrix, adapter) = rest.strip_suffix(".weight")?.split_once('.')?;
+        Some((adapter.to_owned(), format!("{layer}.lora_{matrix}.weight")))
+    };
+    let Some(names) = tensors.keys().map(|name| split(name)).collect::<Option<Vec<_>>>() else {
+        return Ok(tensors);
+    };
+    let adapters: BTreeSet<&String> = names.iter().map(|(adapter, _)| adapter).collect();
+    if adapters.len() > 1 {
+        let names = adapters.into_iter().cloned().collect();
+        return Err(Error::SeveralAdapters { path: path.to_owned(), names });
+    }
+    Ok(names.into_iter().map(|(_, name)| name).zip(tensors.into_values()).collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -44,13 +44,27 @@ fn is_neutral(name: &str, value: &Value) -> bool {
         (_, Value::Object(items)) if items.is_empty() => true,
         ("peft_type", value) => value == "LORA",
         ("bias", value) => value == "none",
-        ("megatron_core", value) => value == "megatron.core",
-        ("qalora_group_size", value) => value == 16,
-        // Notes on the writer, and settings of its process: nothing that an adapter's output depends on.
-        ("peft_version" | "inference_mode" | "runtime_config", _) => true,
-        _ => false,
+        _ => NOTES.contains(&name) || IDLE.contains(&name),
     }
 }
+
+/// Notes on the writer, and settings of its process: nothing that an adapter's output depends on.
+const NOTES: [&str; 3] = ["peft_version", "inference_mode", "runtime_config"];
+
+/// Details of other options, which do nothing unless these ask for them, and then are an error of their own.
+const IDLE: [&str; 8] = [
+    // Of a kind of `init_lora_weights`.
+    "corda_config",
+    "eva_config",
+    "loftq_config",
+    "lora_ga_config",
+    // Of `megatron_config` and of `use_qalora`.
+    "megatron_core",
+    "qalora_group_size",
+    // Of layers that are no linear layers: PEFT sets the first to false for torch's, and the second is about embeddings.
+    "fan_in_fan_out",
+    "ensure_weight_tying",
+];
 
 /// `32` for 32.0, as Python writes an int: some readers take nothing else.
 fn number(value: impl Into<Value>) -> Value {

@@ -55,6 +55,20 @@ fn adapters_of_peft_give_its_outputs_gradients_and_merged_weights() {
     }
 }
 
+/// One adapter as a pickle in both layouts, with the names that it has inside a model, and with a configuration of how its training
+/// began. PEFT computes the same for all of them.
+#[test]
+fn other_files_of_an_adapter_give_its_outputs() {
+    let expected = tensors("expected.safetensors");
+    for name in ["zip", "legacy", "default", "eva"] {
+        let mut builder = LoraBuilder::from_pretrained(fixture("adapters_in_bins").join(name)).unwrap();
+        let net = Net::build(&mut builder, DType::F32).unwrap();
+        builder.finish().unwrap();
+        let error = difference(&net.infer(&ids()), &expected["alpha_is_not_r.output"]);
+        assert!(error < 1e-6, "{name}: {error:e}");
+    }
+}
+
 #[test]
 fn the_defaults_are_those_of_peft() {
     let json = std::fs::read_to_string(fixture("default_config.json")).unwrap();

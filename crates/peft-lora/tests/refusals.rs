@@ -246,8 +246,8 @@ fn options_of_peft_that_are_not_supported_are_named() {
     for (option, value) in [
         ("use_dora", "true"),
         ("bias", "\"all\""),
-        ("fan_in_fan_out", "true"),
         ("lora_bias", "true"),
+        ("use_qalora", "true"),
         ("modules_to_save", "[\"head\"]"),
         ("init_lora_weights", "\"pissa\""),
         ("peft_type", "\"IA3\""),
@@ -255,12 +255,20 @@ fn options_of_peft_that_are_not_supported_are_named() {
         ("target_parameters", "[\"experts\"]"),
         ("trainable_token_indices", "[1,2]"),
         ("alora_invocation_tokens", "[5]"),
-        ("qalora_group_size", "32"),
         ("kasa_config", "{\"beta\":0.1}"),
         ("an_option_of_the_future", "\"on\""),
     ] {
         let error = default_with(option, value).unwrap_err().to_string();
         assert!(error.contains("not supported") && error.contains(&format!("{option} = {value}")), "{error}");
+    }
+}
+
+/// PEFT changes the base's weights for these when it makes or opens such an adapter.
+#[test]
+fn kinds_of_initialisation_that_change_the_base_are_refused_with_the_reason() {
+    for kind in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga"] {
+        let error = default_with("init_lora_weights", &format!("\"{kind}\"")).unwrap_err().to_string();
+        assert!(error.contains(kind) && error.contains("changed the weights of the base"), "{error}");
     }
 }
 
@@ -276,6 +284,17 @@ fn options_of_other_versions_are_ignored_while_they_ask_for_nothing() {
         ("exclude_modules", "null"),
         ("inference_mode", "true"),
         ("peft_version", "\"0.99.0\""),
+        // How training began, and details of what is not asked for.
+        ("init_lora_weights", "\"eva\""),
+        ("init_lora_weights", "\"orthogonal\""),
+        ("init_lora_weights", "\"mica\""),
+        ("eva_config", "{\"rho\": 2.0}"),
+        ("corda_config", "{\"corda_method\": \"ipm\"}"),
+        ("lora_ga_config", "{\"direction\": \"ArB2r\"}"),
+        ("loftq_config", "{\"loftq_bits\": 4}"),
+        ("qalora_group_size", "32"),
+        ("fan_in_fan_out", "true"),
+        ("ensure_weight_tying", "true"),
     ] {
         assert_eq!(default_with(option, value).unwrap(), LoraConfig::default(), "{option}");
     }
@@ -340,7 +359,19 @@ fn missing_and_damaged_files_are_named() {
     let error = opening(|dir| {
         fs::rename(dir.join("adapter_model.safetensors"), dir.join("adapter_model.bin")).unwrap();
     });
-    assert!(matches!(error, Error::Pickle { .. }), "{error}");
+    assert!(
+        matches!(error, Error::TorchFile(_)) && error.to_string().contains("adapter_model.bin"),
+        "{error}"
+    );
+
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 5349\n";
+    for name in ["adapter_model.safetensors", "adapter_model.bin"] {
+        let error = opening(|dir| {
+            fs::remove_file(dir.join("adapter_model.safetensors")).unwrap();
+            fs::write(dir.join(name), pointer).unwrap();
+        });
+        assert!(error.to_string().contains("git lfs pull") && error.to_string().contains(name), "{error}");
+    }
 
     let error = opening(|dir| fs::write(dir.join("adapter_config.json"), "{\"r\": 4,\n").unwrap());
     assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("line 2"), "{error}");
@@ -382,6 +413,36 @@ fn all_tensors_that_do_not_fit_are_listed() {
     let error = opening(|dir| rewrite_tensors(dir, HashMap::clear));
     let Error::Tensors { missing, .. } = &error else { panic!("{error}") };
     assert_eq!(missing.len(), 12);
+}
+
+/// Gives all tensors of an adapter other names.
+fn renamed(rename: impl Fn(&str) -> String) -> Error {
+    opening(|dir| {
+        rewrite_tensors(dir, |tensors| {
+            *tensors = tensors.drain().map(|(name, tensor)| (rename(&name), tensor)).collect();
+        });
+    })
+}
+
+#[test]
+fn a_part_that_all_names_have_or_lack_is_named_as_such() {
+    for part in ["module.", "_orig_mod."] {
+        let error = renamed(|name| format!("{part}{name}")).to_string();
+        assert!(error.contains(&format!("all names have the part `{part}`")), "{error}");
+        let error = renamed(|name| name.replace("base_model.model.", &format!("base_model.model.{part}")));
+        assert!(error.to_string().contains(&format!("all names have the part `{part}`")), "{error}");
+    }
+    let error = renamed(|name| name.replace("base_model.model.", "")).to_string();
+    assert!(error.contains("all names lack `base_model.model.`"), "{error}");
+}
+
+#[test]
+fn a_file_of_several_adapters_names_them() {
+    let error = renamed(|name| {
+        let adapter = if name.contains("blocks.0") { "first" } else { "second" };
+        name.replace(".weight", &format!(".{adapter}.weight"))
+    });
+    assert!(error.to_string().contains("holds several adapters (first, second)"), "{error}");
 }
 
 #[test]

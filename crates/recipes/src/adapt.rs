@@ -10,6 +10,7 @@ use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
 use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
+use crate::folders;
 
 /// Linear layers of GIT's text decoder that the recipe adapts.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
@@ -47,16 +48,28 @@ impl Adapted {
     }
 }
 
+/// The model that an adapter is of, as the adapter's configuration names it.
+pub struct BaseModel<'a> {
+    /// The name or the path.
+    pub name: &'a str,
+    /// The commit, where the hub has it.
+    pub revision: Option<&'a str>,
+}
+
 /// Builds the model with what `--tune` and the adapter's options ask for.
+///
+/// An adapter that a run began with is not read again by one that is resumed: `saved` is the configuration that it had then,
+/// and its weights are those of the checkpoint.
 ///
 /// The checkpoint is closed when the model is built; a frozen word embedding stays in its file, and is read from there.
 ///
 /// # Errors
 /// If an adapter's targets match nothing, or reach into the part of the model that `--tune` leaves alone.
 pub fn build(
-    name: &str,
+    base: &BaseModel<'_>,
     checkpoint: Checkpoint,
     options: &LoraOptions,
+    saved: Option<&LoraConfig>,
     seed: u64,
     device: &Device,
     hardware: &Hardware,
@@ -76,11 +89,12 @@ pub fn build(
         }
         return full(&checkpoint, &load);
     }
-    let mut builder = LoraBuilder::new(config(name, options)?)?.output_layer("output").seed(seed);
+    let config = config(base, options, saved)?;
+    let mut builder = LoraBuilder::new(config)?.output_layer("output").seed(seed);
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &load)?;
     drop(checkpoint);
     let adapter = builder.finish()?;
-    if let Some(dir) = &options.init_adapter {
+    if let Some(dir) = options.init_adapter.as_ref().filter(|_| saved.is_none()) {
         adapter.load_weights(dir)?;
     }
     let modules = adapter.report().modules();
@@ -115,11 +129,16 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
     Ok(Adapted { model, adapter: None, parameters, total, text_trains: true, vision_trains: true })
 }
 
-/// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it.
-fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
+/// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it, as it was
+/// `saved` where the run is resumed.
+fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig>) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
-        let mut config = read_config(dir)?;
+        let read = || {
+            folders::check_adapter(dir, "--init-adapter")?;
+            read_config(dir)
+        };
+        let mut config = saved.map_or_else(read, |saved| Ok(saved.clone()))?;
         for (flag, given, found) in [
             ("--lora-r", options.lora_r.map(|r| r as f64), config.r as f64),
             ("--lora-alpha", options.lora_alpha, config.lora_alpha),
@@ -136,6 +155,9 @@ fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
             bail!("--target-modules disagrees with the adapter in {}: leave it out", dir.display());
         }
         config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
+        if config.base_model_name_or_path.as_deref() == Some(base.name) && base.revision.is_some() {
+            config.revision = base.revision.map(str::to_owned);
+        }
         return Ok(config);
     }
     let default: Vec<&str> = match options.tune {
@@ -149,7 +171,8 @@ fn config(name: &str, options: &LoraOptions) -> Result<LoraConfig> {
         lora_dropout: options.dropout(),
         target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
         task_type: Some("CAUSAL_LM".to_owned()),
-        base_model_name_or_path: Some(name.to_owned()),
+        base_model_name_or_path: Some(base.name.to_owned()),
+        revision: base.revision.map(str::to_owned),
         ..LoraConfig::default()
     })
 }

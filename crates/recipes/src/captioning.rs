@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use caption_data::{CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader};
+use caption_data::{
+    CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader, TokenizedCaptions,
+};
 use git_model::{Draft, GenerationConfig, GitForCausalLm};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::{Drafting, Storage};
 use crate::features::{FeatureStore, encode};
+use crate::prompts::{after_prompt, by_prompt};
 
 /// Pictures that the frozen encoder works on at a time.
 pub(crate) const ENCODER_BATCH: usize = 8;
@@ -58,20 +61,32 @@ pub struct Captioner<'a> {
     pub pictures: PictureLoader,
     /// What the encoder made of them, if that is kept.
     pub features: Option<Arc<FeatureStore>>,
+    /// The prompts that captions continue, in a dataset that has them.
+    pub prompts: Option<&'a TokenizedCaptions>,
 }
 
 impl Captioner<'_> {
-    /// Captions of some rows in one batch.
-    fn caption(&self, rows: &[usize], config: &GenerationConfig) -> Result<Vec<String>> {
+    /// Captions of some rows with the same prompt in one batch, without that prompt.
+    fn caption(
+        &self,
+        rows: &[usize],
+        prompt: Option<&[u32]>,
+        config: &GenerationConfig,
+    ) -> Result<Vec<String>> {
         let features = match &self.features {
             Some(store) => store.batch(rows)?,
             None => encode(self.model, &self.pictures.load(rows)?.pixel_values(self.model.device())?)?,
         };
-        let captions = self.model.generate(&features, None, config)?;
-        captions.iter().map(|caption| Ok(self.tokenizer.decode(&caption.ids, true)?)).collect()
+        let given = prompt.map_or(0, <[u32]>::len);
+        let captions = match prompt {
+            Some(_) => self.model.generate(&features, prompt, &after_prompt(config, given, self.model))?,
+            None => self.model.generate(&features, None, config)?,
+        };
+        captions.iter().map(|caption| Ok(self.tokenizer.decode(&caption.ids[given..], true)?)).collect()
     }
 
-    /// Captions of many rows, in batches, with a progress bar that carries `message`.
+    /// Captions of many rows, in batches, with a progress bar that carries `message`. Rows with prompts are captioned
+    /// together with those that have the same one, and their captions do not repeat it.
     ///
     /// # Errors
     /// If a picture cannot be read, or the decoding options contradict each other.
@@ -84,10 +99,16 @@ impl Captioner<'_> {
         let bar = ProgressBar::new(rows.len() as u64)
             .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
             .with_message(message.to_owned());
-        let mut captions = Vec::with_capacity(rows.len());
-        for rows in rows.chunks(ENCODER_BATCH) {
-            captions.extend(self.caption(rows, config)?);
-            bar.inc(rows.len() as u64);
+        let mut captions = vec![String::new(); rows.len()];
+        let prompt = |row: &usize| self.prompts.and_then(|prompts| prompts.prompt(*row));
+        for (prompt, places) in by_prompt(rows.iter().map(prompt)) {
+            for places in places.chunks(ENCODER_BATCH) {
+                let rows: Vec<usize> = places.iter().map(|place| rows[*place]).collect();
+                for (place, caption) in places.iter().zip(self.caption(&rows, prompt, config)?) {
+                    captions[*place] = caption;
+                }
+                bar.inc(rows.len() as u64);
+            }
         }
         bar.finish_and_clear();
         Ok(captions)

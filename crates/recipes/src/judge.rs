@@ -43,6 +43,8 @@ pub struct Judgement {
     pub captions: Vec<String>,
     /// How good that is.
     pub scores: Scores,
+    /// How many references each row has.
+    pub references: Vec<usize>,
 }
 
 impl Judge<'_> {
@@ -58,7 +60,8 @@ impl Judge<'_> {
         release_memory();
         let captions = self.captioner.caption_all(&test.rows, &GenerationConfig::recipe(), message)?;
         let scores = scored(self.source, &test.rows, &captions)?;
-        Ok(Judgement { loss, shuffled, captions, scores })
+        let references = test.rows.iter().map(|row| self.captions.references(*row)).collect();
+        Ok(Judgement { loss, shuffled, captions, scores, references })
     }
 
     /// The loss with every caption at the picture half the split away from its own: a model that looks at pictures finds
@@ -70,13 +73,15 @@ impl Judge<'_> {
         }
         let (model, mut others) = (self.task.model, test.rows.clone());
         others.rotate_left(count / 2);
+        let other: BTreeMap<usize, usize> = test.rows.iter().copied().zip(others).collect();
         let mut total = LossTotal::default();
-        for (rows, others) in test.rows.chunks(test.batch_size).zip(others.chunks(test.batch_size)) {
+        for captions in self.captions.all(&test.rows).chunks(test.batch_size) {
+            let others: Vec<usize> = captions.iter().map(|(row, _)| other[row]).collect();
             let features = match &self.task.features {
-                Some(store) => store.batch(others)?,
-                None => encode(model, &self.captioner.pictures.load(others)?.pixel_values(model.device())?)?,
+                Some(store) => store.batch(&others)?,
+                None => encode(model, &self.captioner.pictures.load(&others)?.pixel_values(model.device())?)?,
             };
-            let batch = self.captions.batch(rows, test.padding)?;
+            let batch = self.captions.batch_of(captions, test.padding)?;
             let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;
             let (sum, targets) =
                 model.loss(&features, &batch.input_ids(model.device())?, &labels, &Pass::inference())?;
@@ -122,9 +127,9 @@ impl Display for Sample {
     }
 }
 
-/// Scores of captions of some rows.
+/// Scores of captions of some rows, against all references of each.
 fn scored(source: &dyn CaptionSource, rows: &[usize], captions: &[String]) -> Result<Scores> {
-    let references = rows.iter().map(|row| Ok(vec![source.caption(*row)?])).collect::<Result<Vec<_>>>()?;
+    let references = rows.iter().map(|row| source.captions(*row)).collect::<Result<Vec<_>, _>>()?;
     Ok(score(captions, &references)?)
 }
 

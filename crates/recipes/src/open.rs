@@ -3,19 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
-use caption_data::drawings::DrawingSource;
+use anyhow::{Context as _, Result, anyhow, bail};
 use caption_data::{
-    CaptionSource, CaptionTokenizer, ImageFolder, ImageProcessor, ParquetSource, SourceOptions, Subset,
+    CaptionSource, CaptionTokenizer, ColumnRole, ImageFolder, ImageProcessor, ParquetSource, SourceOptions,
 };
 use git_model::Checkpoint;
+use monster_drawings::DrawingSource;
 
-use crate::hub::{DatasetFiles, Hub, Location};
+use crate::folders;
+use crate::hub::{DatasetFiles, Fetched, FetchedDataset, Hub, Location};
 
 /// Everything that a checkpoint's folder holds.
 pub struct Pretrained {
-    /// The name that it was asked for by.
+    /// The name that it was asked for by, without a revision.
     pub name: String,
+    /// The commit that was opened, where it came from the hub.
+    pub commit: Option<String>,
     /// The folder.
     pub dir: PathBuf,
     /// The weights and their configuration.
@@ -24,6 +27,14 @@ pub struct Pretrained {
     pub tokenizer: CaptionTokenizer,
     /// Pictures to pixel values.
     pub processor: ImageProcessor,
+}
+
+/// Captioned pictures, and where they came from.
+pub struct Dataset {
+    /// The pictures with their captions.
+    pub source: Arc<dyn CaptionSource>,
+    /// The commit that was opened, where they came from the hub.
+    pub commit: Option<String>,
 }
 
 /// The folder of the small checkpoint in this repository.
@@ -36,13 +47,19 @@ pub fn embedded_checkpoint() -> PathBuf {
 /// # Errors
 /// If it is not there, damaged, or its parts do not fit each other.
 pub fn pretrained(location: &Location) -> Result<Pretrained> {
-    let dir = match location {
-        Location::Embedded => embedded_checkpoint(),
-        Location::Local(dir) => dir.clone(),
-        Location::Hub(id) => Hub::from_env()?.model_dir(id)?,
+    let (name, dir, commit) = match location {
+        Location::Embedded => (location.to_string(), embedded_checkpoint(), None),
+        Location::Local(dir) => (location.to_string(), dir.clone(), None),
+        Location::Hub(id) => {
+            let Fetched { folder, commit } = Hub::from_env()?.model_dir(id)?;
+            (id.name.clone(), folder, Some(commit))
+        }
     };
+    folders::check_checkpoint(&dir)?;
+    check_hidden(location, &dir.join("config.json"))?;
     let checkpoint = Checkpoint::open(&dir)?;
-    let tokenizer = CaptionTokenizer::from_pretrained(&dir)?;
+    let positions = checkpoint.config().max_position_embeddings;
+    let tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(positions)?;
     let processor = ImageProcessor::from_pretrained(&dir)?;
     let (words, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
     if words > rows {
@@ -56,34 +73,65 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
         && output != (size, size)
     {
         bail!(
-            "preprocessor_config.json in {} makes pictures of {output:?}, but config.json needs ({size}, {size})",
-            dir.display()
+            "{} makes pictures of {output:?}, but config.json needs ({size}, {size})",
+            ImageProcessor::file(&dir).display()
         );
     }
-    Ok(Pretrained { name: location.to_string(), dir, checkpoint, tokenizer, processor })
+    Ok(Pretrained { name, commit, dir, checkpoint, tokenizer, processor })
 }
 
-/// Opens the first `subset` rows of a dataset, downloading it if it is on the hub.
+/// Opens a dataset, downloading it if it is on the hub.
 ///
 /// # Errors
-/// If it is not there, or has no usable rows.
-pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn CaptionSource>> {
-    let options = SourceOptions::default();
-    let source: Arc<dyn CaptionSource> = match location {
-        Location::Embedded => Arc::new(DrawingSource::default()),
-        Location::Local(path) => caption_data::open(path, &options)?,
+/// If it is not there, has no usable rows, or if it is not clear which of its columns to read: the message names the flag.
+pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> {
+    let mut commit = None;
+    let opened: caption_data::Result<Arc<dyn CaptionSource>> = match location {
+        Location::Embedded => {
+            if let Some((role, _)) = options.named_columns().next() {
+                bail!("{} does nothing with the embedded dataset", flag(role));
+            }
+            Ok(Arc::new(DrawingSource::default()))
+        }
+        Location::Local(path) => caption_data::open(path, options),
         Location::Hub(id) => {
-            let opened: Arc<dyn CaptionSource> = match Hub::from_env()?.dataset_files(id)? {
-                DatasetFiles::Parquet(files) => Arc::new(ParquetSource::open(&files, &options)?),
-                DatasetFiles::ImageFolder(folder) => Arc::new(ImageFolder::open(folder, &options)?),
-            };
-            opened
+            let fetched: FetchedDataset = Hub::from_env()?.dataset_files(id)?;
+            commit = Some(fetched.commit);
+            match fetched.files {
+                DatasetFiles::Parquet(files) => ParquetSource::open(&files, options)
+                    .map(|source| Arc::new(source) as Arc<dyn CaptionSource>),
+                DatasetFiles::ImageFolder(folder) => ImageFolder::open(folder, options)
+                    .map(|source| Arc::new(source) as Arc<dyn CaptionSource>),
+            }
         }
     };
-    Ok(match subset {
-        Some(count) if count < source.len() => Arc::new(Subset::first(source, count)),
-        _ => source,
-    })
+    let source = opened.map_err(|error| match column_flag(&error) {
+        Some(flag) => anyhow!("{error} ({flag} COLUMN)"),
+        None => error.into(),
+    })?;
+    Ok(Dataset { source, commit })
+}
+
+/// The flag that names the column that an error is about.
+fn column_flag(error: &caption_data::Error) -> Option<&'static str> {
+    use caption_data::Error;
+    match error {
+        Error::MissingColumn { role, .. }
+        | Error::NoColumn { role, .. }
+        | Error::NoTable { role, .. }
+        | Error::AmbiguousColumns { role, .. } => Some(flag(*role)),
+        Error::NoCaptions { .. } => Some("--caption-column"),
+        _ => None,
+    }
+}
+
+/// The flag that names a column.
+fn flag(role: ColumnRole) -> &'static str {
+    match role {
+        ColumnRole::Image => "--image-column",
+        ColumnRole::Caption => "--caption-column",
+        ColumnRole::Prompt => "--prompt-column",
+    }
 }
 
 /// The folder of an adapter, downloaded if it is on the hub.
@@ -93,7 +141,25 @@ pub fn dataset(location: &Location, subset: Option<usize>) -> Result<Arc<dyn Cap
 pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     match location {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
-        Location::Local(dir) => Ok(dir.clone()),
-        Location::Hub(id) => Hub::from_env()?.adapter_dir(id).context("the adapter"),
+        Location::Local(dir) => {
+            folders::check_adapter(dir, "--adapter")?;
+            check_hidden(location, &dir.join("adapter_config.json"))?;
+            Ok(dir.clone())
+        }
+        Location::Hub(id) => Ok(Hub::from_env()?.adapter_dir(id).context("the adapter")?.folder),
     }
+}
+
+/// Refuses a local folder without the `needed` file where the hub may be meant.
+fn check_hidden(location: &Location, needed: &Path) -> Result<()> {
+    if let Some(id) = location.hidden_id()
+        && !needed.exists()
+    {
+        bail!(
+            "there is no {}; where the hub's `{id}` is meant, rename or remove the local folder, which comes before a \
+             repository of the hub with the same name",
+            needed.display()
+        );
+    }
+    Ok(())
 }

@@ -1,11 +1,9 @@
-//! The learning curves of a run as pictures: `loss.svg`, `loss.png`, and those of the report.
+//! The learning curves of a run as SVG: `loss.svg` and those of the report.
 
 mod legend;
-mod letters;
 mod lines;
 mod loss;
 mod palette;
-mod png;
 mod scale;
 
 use std::fmt::Write as _;
@@ -93,23 +91,12 @@ pub fn loss_svg(history: &History, style: Style) -> Result<String> {
     Ok(svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", description(history)), 1))
 }
 
-/// The picture of [`loss_svg`] in pixels, two for each unit of `style`'s size: a PNG file.
-///
-/// # Errors
-/// As [`loss_svg`].
-pub fn loss_png(history: &History, style: Style) -> Result<Vec<u8>> {
-    let mut canvas = png::Canvas::new(style.size)?;
-    loss::draw(history, style, &(&mut canvas).into_drawing_area())?;
-    canvas.png()
-}
-
-/// Writes `loss.svg` and `loss.png` to the folder `dir`.
+/// Writes `loss.svg` to the folder `dir`.
 ///
 /// # Errors
 /// If a file cannot be written.
 pub fn write(history: &History, dir: &Path) -> Result<()> {
-    files::replace(&dir.join("loss.svg"), loss_svg(history, Style::default())?.as_bytes())?;
-    files::replace(&dir.join("loss.png"), &loss_png(history, Style::default())?)
+    files::replace(&dir.join("loss.svg"), loss_svg(history, Style::default())?.as_bytes())
 }
 
 impl History {

@@ -1,17 +1,18 @@
 //! What a run leaves behind besides its adapter: metrics, captions, curves, the report.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, ErrorKind};
+use std::fmt;
+use std::io::Cursor;
 use std::path::Path;
-use std::{fmt, fs};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use caption_data::CaptionSource;
 use caption_metrics::{SIGNATURES, lower_is_better, sacrebleu};
 use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
 use trainer_core::{LogEntry, LossTotal, TrainerState};
 
+use crate::cli::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::files;
 use crate::judge::Judgement;
 use crate::plot::{self, History};
@@ -41,7 +42,8 @@ impl Metrics {
         };
         let mut signatures: BTreeMap<String, String> =
             SIGNATURES.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        signatures.insert("sacrebleu".to_owned(), sacrebleu::signature(&[[(); 1].to_vec()]));
+        let references: Vec<Vec<()>> = base.references.iter().map(|count| vec![(); *count]).collect();
+        signatures.insert("sacrebleu".to_owned(), sacrebleu::signature(&references));
         let warnings = warnings(&base.warnings(), &adapter.warnings());
         Self { base: finite(base), adapter: finite(adapter), signatures, warnings }
     }
@@ -130,12 +132,30 @@ pub fn loss_metrics(loss: LossTotal) -> BTreeMap<&'static str, f64> {
 pub struct CaptionLine {
     /// Row of the dataset.
     pub row: usize,
-    /// The dataset's caption.
+    /// The prompt that both models were given, in a dataset that has prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The dataset's caption; the first where it has several.
     pub reference: String,
+    /// All captions of the dataset where it has several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
     /// What the base model says.
     pub base: String,
     /// What the adapted model says.
     pub adapter: String,
+}
+
+impl CaptionLine {
+    /// The prompt and all references, as they are shown.
+    pub fn shown(&self) -> String {
+        let references =
+            if self.references.is_empty() { self.reference.clone() } else { self.references.join(" / ") };
+        match &self.prompt {
+            Some(prompt) => format!("{prompt} {references}"),
+            None => references,
+        }
+    }
 }
 
 /// The lines of `captions.jsonl`: some rows, their references, and what both models say of them.
@@ -152,53 +172,35 @@ pub fn caption_lines(
     rows.iter()
         .zip(said)
         .map(|(&row, (base, adapter))| {
-            Ok(CaptionLine { row, reference: source.caption(row)?, base, adapter })
+            let (prompt, mut references) = (source.prompt(row)?, source.captions(row)?);
+            let reference = references[0].clone();
+            if references.len() == 1 {
+                references.clear();
+            }
+            Ok(CaptionLine { row, prompt, reference, references, base, adapter })
         })
         .collect()
 }
 
-/// Logs that a run adds to as it goes.
-pub const LOGS: [&str; 2] = ["log.jsonl", "log.csv"];
+/// The file in the output folder that lists skipped rows.
+pub const SKIPPED_ROWS: &str = "skipped_rows.jsonl";
 
-/// What a run leaves in its folder besides checkpoints and logs; first what tells that it is done.
-pub const RESULTS: [&str; 9] = [
-    "metrics.json",
-    "captions.jsonl",
-    "eval_captions.jsonl",
-    "report.html",
-    "loss.svg",
-    "loss.png",
-    "captions.svg",
-    "adapter",
-    "model",
-];
-
-/// Removes `names`, of [`LOGS`] or [`RESULTS`], from the folder `dir` where an earlier run left them, so that they are not
-/// taken for what the next run leaves there.
-///
-/// # Errors
-/// If something cannot be removed; the message has the path.
-pub fn remove_earlier(dir: &Path, names: &[&str]) -> Result<()> {
-    for name in names {
-        let path = dir.join(name);
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+/// The names in its folder that a run of these options writes to while it trains.
+pub fn log_names(options: &Finetune) -> Vec<&'static str> {
+    let mut names = vec!["trainer_state.json", "log.jsonl"];
+    names.extend(options.run.report_to.iter().map(|format| match format {
+        ReportTo::Csv => "log.csv",
+        ReportTo::Tensorboard => "tensorboard",
+    }));
+    names.extend(options.data.eval_captions.map(|_| "eval_captions.jsonl"));
+    names.extend((options.data.on_bad_row == OnBadRow::Skip).then_some(SKIPPED_ROWS));
+    names
 }
 
-/// Whether `path` is in the results of an earlier run in the folder `dir`.
-pub fn is_result(dir: &Path, path: &Path) -> bool {
-    let same_or_in = |name: &str| match (path.canonicalize(), dir.join(name).canonicalize()) {
-        (Ok(path), Ok(left)) => path.starts_with(left),
-        _ => false,
-    };
-    RESULTS.into_iter().any(same_or_in)
+/// The names in its folder that a run of these options writes to when it has trained.
+pub fn result_names(options: &Finetune) -> Vec<&'static str> {
+    let model = if options.lora.tune == Tune::Full { "model" } else { "adapter" };
+    vec![model, "metrics.json", "captions.jsonl", "loss.svg", "report.html", "captions.svg"]
 }
 
 /// The lines of `eval_captions.jsonl` up to that of the checkpoint of `step`: a run that goes on from there makes the
@@ -248,7 +250,7 @@ pub fn history(state: &TrainerState) -> History {
         LogEntry::Evaluation { eval_loss, epoch, step, .. } => {
             Some(plot::LogEntry { step, epoch, eval_loss: Some(eval_loss), ..plot::LogEntry::default() })
         }
-        LogEntry::Summary { .. } => None,
+        _ => None,
     });
     History { entries: entries.collect(), best_step: state.best_global_step }
 }
@@ -272,7 +274,8 @@ pub fn gallery(
             let thumbnail = picture.resize(THUMBNAIL, THUMBNAIL, FilterType::Triangle);
             let mut image_png = Vec::new();
             thumbnail.write_to(&mut Cursor::new(&mut image_png), image::ImageFormat::Png)?;
-            let CaptionLine { row, reference, base, adapter } = line.clone();
+            let reference = line.shown();
+            let CaptionLine { row, base, adapter, .. } = line.clone();
             Ok(Example { row, image_png, reference, base, adapter, base_score, adapter_score })
         })
         .collect()

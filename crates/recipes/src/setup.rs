@@ -1,7 +1,9 @@
 //! What a run is, in words: the set-up that is printed before it begins and listed in its report.
 
+use std::num::NonZero;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use caption_data::{Padding, Split};
 use chrono::DateTime;
 use peft_lora::{LoraConfig, Modules};
 use trainer_core::{
@@ -9,12 +11,46 @@ use trainer_core::{
 };
 
 use crate::adapt::Adapted;
-use crate::cli::{Finetune, TargetModules};
+use crate::cli::{Finetune, Hardware, TargetModules};
+use crate::finetune::Inputs;
 use crate::hub::Location;
 
-/// What is trained and how: the main choices, also where they are the default, and all others that are not. The training
-/// split has `samples` rows.
+/// The set-up in the order of reading: the inputs, what is trained and how (the main choices, also where they are the
+/// default, and all others where they are not), the hardware and the output folder.
 pub fn rows(
+    options: &Finetune,
+    arguments: &TrainingArguments,
+    inputs: &Inputs,
+    adapted: &Adapted,
+    padding: Padding,
+    threads: NonZero<usize>,
+) -> Vec<(String, String)> {
+    let Split { train, validation, test } = &inputs.rows;
+    let split = format!("{} train, {} validation, {} test", train.len(), validation.len(), test.len());
+    let named = |name: &str, value: String| (name.to_owned(), value);
+    let dataset = match &options.data.dataset {
+        Location::Hub(id) => at_commit(id.to_string(), inputs.source_commit.as_deref()),
+        _ => inputs.source.name(),
+    };
+    let mut rows = vec![
+        named("model", at_commit(options.data.model.to_string(), inputs.commit.as_deref())),
+        named("dataset", dataset),
+        named("split", split),
+    ];
+    rows.extend(crate::setup_rows::rows(options, inputs));
+    rows.extend(training(options, arguments, adapted, train.len()));
+    if let Padding::MaxLength(tokens) = padding {
+        rows.push(named("padding", format!("every caption to {tokens} tokens")));
+    }
+    let Hardware { device, dtype, .. } = &options.hardware;
+    let threads = counted(threads.get(), "thread", "threads");
+    rows.push(named("device", format!("{device}, {dtype:?}, {threads}").to_lowercase()));
+    rows.push(named("output", arguments.output_dir.display().to_string()));
+    rows
+}
+
+/// What is trained and how. The training split has `samples` rows.
+fn training(
     options: &Finetune,
     arguments: &TrainingArguments,
     adapted: &Adapted,
@@ -115,6 +151,14 @@ pub fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &Tra
     format!("{model}, fine-tuned {what} on {data}: {steps} steps{took}, finished on {day} (UTC).")
 }
 
+/// `microsoft/git-base, commit 0f3c...`: what was asked for on the hub, and what it stood for.
+fn at_commit(name: String, commit: Option<&str>) -> String {
+    match commit {
+        Some(commit) => format!("{name}, commit {commit}"),
+        None => name,
+    }
+}
+
 /// Seconds as `45 s`, `12 min` or `3.5 h`.
 fn duration(seconds: f64) -> String {
     match seconds {
@@ -172,6 +216,7 @@ fn rate(arguments: &TrainingArguments) -> String {
         SchedulerType::WarmupStableDecay => {
             format!("warmup-stable-decay schedule, falling in the last {}", percent(options.decay_ratio))
         }
+        other => format!("{other:?} schedule"),
     };
     let end = Some(options.min_lr_rate).filter(|rate| *rate > 0.0);
     let end = end.map(|rate| format!(" to {}", percent(rate))).unwrap_or_default();
@@ -188,6 +233,7 @@ fn optimizer(arguments: &TrainingArguments) -> String {
         (OptimizerType::AdamW, _) => "AdamW".to_owned(),
         (OptimizerType::Sgd, 0.0) => "SGD".to_owned(),
         (OptimizerType::Sgd, momentum) => format!("SGD, momentum {momentum}"),
+        (other, _) => other.to_string(),
     };
     let clipped = match arguments.max_grad_norm {
         0.0 => "gradients not clipped".to_owned(),

@@ -102,6 +102,15 @@ impl Task for CaptionTask<'_> {
     }
 }
 
+/// Which captions of a row go into its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum References {
+    /// One in each epoch, drawn by this seed, the epoch and the row: for training.
+    Drawn(u64),
+    /// All of them, one after another: for evaluation.
+    All,
+}
+
 /// The rows of one split as batches.
 pub struct CaptionBatches {
     /// The dataset's captions.
@@ -110,6 +119,8 @@ pub struct CaptionBatches {
     pub pictures: Option<PictureLoader>,
     /// Rows of the split.
     pub rows: Vec<usize>,
+    /// Which of their captions are taken. For rows with one caption, there is no difference.
+    pub references: References,
     /// Samples in a batch.
     pub batch_size: usize,
     /// How captions are padded.
@@ -129,11 +140,23 @@ pub fn rows_of_first_samples(rows: &[usize], shuffle: Option<u64>, samples: usiz
     }
 }
 
+impl CaptionBatches {
+    /// The captions of some rows in an epoch, each as its row and its number in the row.
+    fn captions_of(&self, rows: &[usize], epoch: usize) -> Vec<(usize, usize)> {
+        match self.references {
+            References::Drawn(seed) => {
+                rows.iter().map(|row| (*row, self.captions.drawn(*row, seed, epoch))).collect()
+            }
+            References::All => self.captions.all(rows),
+        }
+    }
+}
+
 impl BatchSource for CaptionBatches {
     type Batch = Batch;
 
     fn batches_per_epoch(&self) -> usize {
-        self.rows.len().div_ceil(self.batch_size)
+        self.captions_of(&self.rows, 0).len().div_ceil(self.batch_size)
     }
 
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Batch> {
@@ -143,21 +166,25 @@ impl BatchSource for CaptionBatches {
             }
             None => self.rows.clone(),
         };
-        let batches: Vec<Vec<usize>> =
-            rows.chunks(self.batch_size).skip(first_batch).map(<[usize]>::to_vec).collect();
-        match &self.pictures {
-            None => Box::new(batches.into_iter().map(|rows| {
-                let captions = self.captions.batch(&rows, self.padding)?;
-                Ok(Batch { captions, pictures: Vec::new() })
-            })),
-            Some(pictures) => match pictures.prefetch(batches, 1, PREFETCH) {
-                Err(error) => Box::new(std::iter::once(Err(error.into()))),
-                Ok(loaded) => Box::new(loaded.map(move |pictures| {
-                    let pictures = pictures?;
-                    let captions = self.captions.batch(pictures.rows(), self.padding)?;
-                    Ok(Batch { captions, pictures: vec![Arc::new(pictures)] })
-                })),
-            },
+        let captions = self.captions_of(&rows, epoch);
+        let batches: Vec<Vec<(usize, usize)>> =
+            captions.chunks(self.batch_size).skip(first_batch).map(<[_]>::to_vec).collect();
+        let batch = move |captions: Vec<(usize, usize)>, pictures| {
+            Ok(Batch { captions: self.captions.batch_of(&captions, self.padding)?, pictures })
+        };
+        let Some(pictures) = &self.pictures else {
+            return Box::new(batches.into_iter().map(move |captions| batch(captions, Vec::new())));
+        };
+        let rows = |captions: &Vec<(usize, usize)>| captions.iter().map(|(row, _)| *row).collect();
+        let rows: Vec<Vec<usize>> = batches.iter().map(rows).collect();
+        match pictures.prefetch(rows, 1, PREFETCH) {
+            Err(error) => Box::new(std::iter::once(Err(error.into()))),
+            Ok(loaded) => Box::new(
+                batches
+                    .into_iter()
+                    .zip(loaded)
+                    .map(move |(captions, pictures)| batch(captions, vec![Arc::new(pictures?)])),
+            ),
         }
     }
 }

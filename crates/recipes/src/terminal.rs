@@ -9,12 +9,28 @@ pub fn say(line: impl Display) -> bool {
     writeln!(io::stdout(), "{line}").is_ok()
 }
 
+/// Prints a line to standard error, as [`say`] does to standard output.
+pub fn say_error(line: impl Display) -> bool {
+    writeln!(io::stderr(), "{line}").is_ok()
+}
+
+/// Prints a warning to standard error.
+pub fn warn(warning: impl Display) -> bool {
+    say_error(format_args!("warning: {warning}"))
+}
+
 /// An error with its causes in one line. Messages of libraries are whole, and many end with their cause already: each is said
 /// once.
 pub fn one_line(error: &anyhow::Error) -> String {
-    let mut line = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !line.contains(&cause) {
+    let text = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(error) => crate::pictures::with_flag(error),
+        None => cause.to_string(),
+    };
+    let mut line = String::new();
+    for cause in error.chain().map(text) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
             line = format!("{line}: {cause}");
         }
     }

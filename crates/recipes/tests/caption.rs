@@ -235,3 +235,47 @@ fn what_cannot_be_captioned_is_named() {
     let adapter = tiny.path("out/adapter");
     says(embedded("--dataset embedded --rows 0 --adapter").arg(adapter), 1, &["lora_A", "16", "128"]);
 }
+
+/// A folder with a linked one, what systems and notebooks leave behind, and pictures of other kinds.
+#[cfg(unix)]
+#[test]
+fn a_folder_is_captioned_with_its_linked_folders_and_says_what_it_leaves_out() {
+    let (art, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let write = |name: &str, content: &[u8]| {
+        let path = art.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    let png = common::tiny::png(0);
+    for name in ["a.png", "._a.png", "__MACOSX/._a.png", ".ipynb_checkpoints/a-checkpoint.png", ".b.png"] {
+        write(name, &png);
+    }
+    write("b.avif", b"");
+    write("c.heic", b"");
+    fs::write(other.path().join("d.png"), &png).unwrap();
+    std::os::unix::fs::symlink(other.path(), art.path().join("linked")).unwrap();
+    let metadata = art.path().join("metadata.jsonl");
+    let ended = run(embedded("").arg(art.path()).arg("--metadata").arg(&metadata));
+    let (stdout, stderr) = (ended.stdout, ended.stderr);
+    assert_eq!(ended.code, Some(0), "{stderr}");
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    for line in [
+        "left out: 1: AVIF pictures are not read; convert them to PNG or JPEG (b.avif)",
+        "left out: 1: HEIC pictures are not read; convert them to PNG or JPEG (c.heic)",
+        "left out: 1: hidden (.b.png)",
+    ] {
+        assert!(stderr.contains(line), "{stderr}");
+    }
+    let names = json_lines(&fs::read_to_string(metadata).unwrap());
+    let names: Vec<&str> = names.iter().map(|line| line["file_name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a.png", "linked/d.png"]);
+}
+
+#[test]
+fn the_limit_of_pixels_has_a_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.png");
+    fs::write(&path, common::tiny::png(0)).unwrap();
+    let stderr = run(embedded("--max-image-pixels 100").arg(&path)).refusal(SKIPPED);
+    assert!(stderr.contains("more than 100;") && stderr.contains("(--max-image-pixels)"), "{stderr}");
+}

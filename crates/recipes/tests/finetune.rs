@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use caption_data::{CaptionSource, split};
-use common::programs::{contents, json, json_lines, run, steps};
+use common::programs::{contents, json, json_lines, resume, run, steps};
 use common::tiny::{ROWS, Tiny, drawings, tensors};
 use serde_json::Value;
 
@@ -77,49 +77,6 @@ fn the_set_up_has_what_is_not_the_default_and_as_it_was_given() {
 }
 
 #[test]
-fn a_new_run_removes_what_an_earlier_one_left_and_refuses_where_it_reads_that() {
-    let tiny = Tiny::new();
-    let adapter = tiny.path("out/adapter");
-    run(&mut tiny.finetune("out", "--max-steps 2 --eval-captions 1 --report-to csv")).stdout();
-    let before = contents(&tiny.path("out"));
-
-    let message = run(tiny.finetune("out", "--max-steps 2 --init-adapter").arg(&adapter)).refusal(1);
-    assert!(message.contains("--init-adapter") && message.contains("--output-dir"), "{message}");
-    // Nor is anything removed by a run that does not begin.
-    run(&mut tiny.finetune("out", "--max-steps 2 --target-modules quarry")).refusal(1);
-    assert_eq!(contents(&tiny.path("out")), before);
-    let in_the_way = tiny.path("out/.checkpoint-0.partial");
-    fs::write(&in_the_way, "").unwrap();
-    run(&mut tiny.finetune("out", "--max-steps 2")).refusal(1);
-    fs::remove_file(&in_the_way).unwrap();
-    let is_log =
-        |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log."));
-    let results = |files: Vec<(PathBuf, Vec<u8>)>| {
-        files.into_iter().filter(|(path, _)| !is_log(path)).collect::<Vec<_>>()
-    };
-    assert_eq!(
-        results(contents(&tiny.path("out"))),
-        results(before.clone()),
-        "the rehearsal of saving failed"
-    );
-
-    // A run that fails when it trains leaves nothing that could be taken for its results.
-    tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
-    tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 0, f32::NAN);
-    run(&mut tiny.finetune("out", "--max-steps 2 --eval-strategy no --report-to csv")).refusal(1);
-    let left =
-        ["metrics.json", "captions.jsonl", "eval_captions.jsonl", "report.html", "loss.svg", "loss.png"];
-    for name in left.into_iter().chain(["captions.svg", "adapter"]) {
-        assert!(before.iter().any(|(path, _)| path.starts_with(tiny.path("out").join(name))), "{name}");
-        assert!(!tiny.path("out").join(name).exists(), "{name}");
-    }
-    let events = json_lines(&fs::read_to_string(tiny.path("out/log.jsonl")).unwrap());
-    assert_eq!(events.iter().filter(|event| event["event"] == "started").count(), 1);
-    assert_eq!(fs::read_to_string(tiny.path("out/log.csv")).unwrap(), "step,metric,value\n");
-    assert!(tiny.path("out/checkpoint-2").is_dir(), "checkpoints are kept, with a warning");
-}
-
-#[test]
 fn a_checkpoint_that_is_made_again_has_one_line_of_captions() {
     let tiny = Tiny::new();
     let flags = "--num-train-epochs 3 --eval-captions 1 --save-total-limit 9";
@@ -127,7 +84,7 @@ fn a_checkpoint_that_is_made_again_has_one_line_of_captions() {
     let path = tiny.path("out/eval_captions.jsonl");
     let once = fs::read_to_string(&path).unwrap();
     assert_eq!(once.lines().count(), 3);
-    run(tiny.finetune("out", flags).arg("--resume").arg(tiny.path("out/checkpoint-2"))).stdout();
+    run(&mut resume(&tiny.path("out/checkpoint-2"))).stdout();
     assert_eq!(fs::read_to_string(&path).unwrap(), once);
 }
 
@@ -261,7 +218,9 @@ fn batches_that_run_together_change_no_loss() {
     let tiny = Tiny::new();
     for tune in ["--tune text", "--tune both", "--tune text --no-feature-cache"] {
         let losses = |output: &str, fuse: &str| {
-            let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --seed 5 {tune} {fuse}");
+            let flags = format!(
+                "--num-train-epochs 2 --learning-rate 0.01 --seed 5 --overwrite-output-dir {tune} {fuse}"
+            );
             let stdout = run(&mut tiny.finetune(output, &flags)).stdout();
             let at_a_time = stdout.lines().find_map(|line| Some(line.split_once("8 a step, ")?.1.to_owned()));
             (steps(&tiny.path(output)), at_a_time.unwrap())

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use common::programs::{Ended, json, json_lines, run, steps};
+use common::programs::{Ended, json, json_lines, resume, run, steps};
 use common::tiny::Tiny;
 
 /// Enough steps that the signal comes before the last of them.
@@ -45,7 +45,15 @@ fn an_interrupted_run_saves_and_resumes_to_the_same_losses() {
     assert!(checkpoint.join("adapter/adapter_model.safetensors").is_file());
     assert!(!tiny.path("halves/metrics.json").exists(), "it is not done");
 
-    let resumed = run(&mut tiny.finetune("halves", &format!("{RUN} --resume")));
+    assert_eq!(json(&tiny.path("halves/run.json"))["state"], "interrupted");
+    let command = format!(
+        "continue with: cargo run --release --example pokemon_finetune -- --resume {}",
+        tiny.path("halves").display()
+    );
+    assert!(ended.stderr.contains(&command), "{}", ended.stderr);
+
+    // The flags are those of the run.
+    let resumed = run(&mut resume(&tiny.path("halves")));
     assert!(resumed.stderr.contains(&format!("resumed after step {step} from")), "{}", resumed.stderr);
     resumed.stdout();
     // Every number of every step, to the last bit.
@@ -101,8 +109,20 @@ fn a_run_of_a_sweep_that_is_stopped_says_with_which_command_it_goes_on() {
     let ended = interrupt(&mut tiny.finetune("sweep", &format!("{RUN} --sweep r=2,4")), "-INT");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
     let folder = tiny.path("sweep/r-2");
-    let command = format!("--lora-r=2 --output-dir={} --resume goes on from there", folder.display());
+    let command = format!(
+        "continue with: cargo run --release --example pokemon_finetune -- --resume {}",
+        folder.display()
+    );
     assert!(ended.stderr.contains(&command) && !ended.stderr.contains("--sweep"), "{}", ended.stderr);
+    // The folder of the sweep is no run.
+    let message = run(&mut resume(&tiny.path("sweep"))).refusal(1);
+    assert!(
+        message.contains(&format!(
+            "is the folder of a sweep: continue one of its runs, --resume {}",
+            folder.display()
+        )),
+        "{message}"
+    );
 }
 
 #[test]
@@ -111,7 +131,7 @@ fn a_finished_run_that_is_resumed_trains_no_more_and_writes_its_results_again() 
     run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.01")).stdout();
     let before = fs::read(tiny.path("out/metrics.json")).unwrap();
     fs::remove_file(tiny.path("out/metrics.json")).unwrap();
-    run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.01 --resume")).stdout();
+    run(&mut resume(&tiny.path("out"))).stdout();
     assert_eq!(fs::read(tiny.path("out/metrics.json")).unwrap(), before);
     assert_eq!(steps(&tiny.path("out")).len(), 3);
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
-use common::programs::{Ended, contents, example, json, run, steps};
+use common::programs::{Ended, contents, example, json, resume, run, steps};
 use common::tiny::{SPLIT, Tiny, png, write_columns};
 
 /// A run on another dataset than the tiny one.
@@ -31,7 +31,7 @@ fn flags_that_make_no_sense_end_with_code_2_and_no_folder() {
         ("--learning-rte 1", ["--learning-rte", "--learning-rate"]),
         ("--lora-dropout 1", ["--lora-dropout", "below 1"]),
         ("--tune full --lora-r 8", ["--lora-r", "--tune full"]),
-        ("--resume --init-adapter a", ["--resume", "--init-adapter"]),
+        ("--resume --overwrite-output-dir", ["--resume", "--overwrite-output-dir"]),
     ] {
         assert_says(&run(&mut tiny.finetune("out", flags)).refusal(2), &words);
     }
@@ -138,28 +138,6 @@ fn a_dataset_that_is_broken_says_which_file_row_or_column() {
 }
 
 #[test]
-fn resuming_needs_a_whole_checkpoint_of_the_same_run() {
-    let tiny = Tiny::new();
-    let message = run(&mut tiny.finetune("out", "--resume")).refusal(1);
-    assert_says(&message, &["no usable checkpoint", tiny.path("out").to_str().unwrap()]);
-    let message = run(tiny.finetune("out", "--resume").arg(tiny.path("nothing"))).refusal(1);
-    assert_says(&message, &["cannot resume from", "nothing", "no such directory"]);
-
-    run(&mut tiny.finetune("out", "--num-train-epochs 1")).stdout();
-    let message = run(&mut tiny.finetune("out", "--resume --gradient-accumulation-steps 3")).refusal(1);
-    assert_says(&message, &["checkpoint-2", "gradient_accumulation_steps 4", "3"]);
-    let message = run(&mut tiny.finetune("out", "--resume --lora-r 8")).refusal(1);
-    assert_says(&message, &["checkpoint-2", "lora_A", "16", "8"]);
-
-    let parameters = tiny.path("out/checkpoint-2/parameters.safetensors");
-    let mut bytes = fs::read(&parameters).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&parameters, bytes).unwrap();
-    let message = run(&mut tiny.finetune("out", "--resume")).refusal(1);
-    assert_says(&message, &["no usable checkpoint", "parameters.safetensors", "checksum"]);
-}
-
-#[test]
 fn a_loss_that_is_not_a_number_stops_before_the_step_and_says_where() {
     let tiny = Tiny::new();
     tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
@@ -167,7 +145,16 @@ fn a_loss_that_is_not_a_number_stops_before_the_step_and_says_where() {
     let message = run(&mut tiny.finetune("out", "--max-steps 4 --eval-strategy no")).refusal(1);
     let words = ["step 1", "loss of micro-batch 1 of 4 is NaN", "learning rate 0e0", "batch: rows ["];
     assert_says(&message, &words);
-    assert_says(&message, &["nothing was updated", "no checkpoint was saved yet"]);
+    assert_says(
+        &message,
+        &["nothing was updated", "no checkpoint was saved yet", "--on-nan skip passes over"],
+    );
+    let message =
+        run(&mut tiny
+            .finetune("skip", "--max-steps 4 --eval-strategy no --on-nan skip --max-skipped-steps 1"));
+    let message = message.refusal(1);
+    assert_says(&message, &["1 steps were skipped already", "--max-skipped-steps allows more"]);
+    assert!(!message.contains("max_skipped_steps"), "{message}");
     assert!(!tiny.path("out/adapter").exists());
 }
 
@@ -178,8 +165,12 @@ fn a_run_that_diverges_leaves_its_last_checkpoint_as_it_was() {
     let before = contents(&tiny.path("out/checkpoint-2"));
 
     // Matrices of 1e30: their product is infinite.
-    let flags = "--max-steps 8 --resume --learning-rate 1e30 --lr-scheduler-type constant";
-    let message = run(&mut tiny.finetune("out", flags)).refusal(1);
+    let flags = "--max-steps 8 --learning-rate 1e30 --lr-scheduler-type constant";
+    let message = run(resume(&tiny.path("out")).args(flags.split(' '))).refusal(1);
+    assert_says(
+        &message,
+        &["--learning-rate: 5e-5 -> 1e30", "--max-steps: 2 -> 8", "--lr-scheduler-type: linear -> "],
+    );
     assert_says(&message, &["step 4", "at learning rate 1e30", "rows [", "nothing was updated"]);
     assert_says(&message, &["last good checkpoint", "checkpoint-2"]);
     assert_eq!(contents(&tiny.path("out/checkpoint-2")), before);

@@ -55,7 +55,7 @@ fn both_adapts_both() {
 fn the_report_tells_what_is_adapted_and_not_what_could_have_been() {
     let tiny = Tiny::new();
     for (modules, part) in [("query", "its text decoder"), ("q_proj", "its vision encoder")] {
-        let flags = format!("--tune both --target-modules {modules} --max-steps 1");
+        let flags = format!("--tune both --target-modules {modules} --max-steps 1 --overwrite-output-dir");
         run(&mut tiny.finetune("out", &flags)).stdout();
         let report = std::fs::read_to_string(tiny.path("out/report.html")).unwrap();
         assert!(report.contains(&format!("with LoRA adapters in {part} on ")), "{modules}");

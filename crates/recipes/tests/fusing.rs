@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use caption_data::drawings::{DrawingSource, Style};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use git_model::{GitForCausalLm, LoadOptions};
+use monster_drawings::{DrawingSource, Style};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
 use proptest::prelude::*;
 use recipes::captioning::pictures;
 use recipes::hub::Location;
 use recipes::open::{Pretrained, embedded_checkpoint, pretrained};
-use recipes::task::{CaptionBatches, CaptionTask};
+use recipes::task::{CaptionBatches, CaptionTask, References};
 use trainer_core::{BatchSource, BoxError, Gradients, Parameters, StepContext, Task};
 
 /// The embedded model with adapters that are not what they begin as, in the decoder or in both of its parts.
@@ -91,6 +91,7 @@ fn check(both: bool, rows: usize, batch_size: usize, fuse: usize, seed: u64, pad
         captions,
         pictures: Some(pictures(&source, &processor)),
         rows: (0..rows).collect(),
+        references: References::All,
         batch_size,
         padding,
         shuffle: None,

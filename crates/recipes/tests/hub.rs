@@ -6,47 +6,10 @@ mod common;
 
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 
+use caption_data::{CaptionSource, ImageFolder, SourceOptions};
+use common::hub_client::{MODEL, config, hub, id, offline};
 use common::hub_server::{HubServer, Revision, commit};
-use recipes::hub::{DatasetFiles, Error, Hub, HubConfig, Location, RepoId};
-
-const MODEL: &[(&str, &[u8])] = &[
-    (".gitattributes", b"*.safetensors filter=lfs"),
-    ("README.md", b"# a model"),
-    ("config.json", b"{\"model_type\": \"git\"}"),
-    ("generation_config.json", b"{}"),
-    ("model.safetensors", &[7; 5000]),
-    ("preprocessor_config.json", b"{\"size\": 224}"),
-    ("pytorch_model.bin", &[8; 5000]),
-    ("tokenizer.json", b"{\"model\": {}}"),
-    ("tokenizer_config.json", b"{\"do_lower_case\": true}"),
-    ("vocab.txt", b"[PAD]\n[UNK]"),
-];
-
-fn id(name: &str) -> RepoId {
-    match name.parse().unwrap() {
-        Location::Hub(id) => id,
-        other => panic!("{other} is no hub id"),
-    }
-}
-
-fn config(endpoint: &str, cache: &Path) -> HubConfig {
-    HubConfig {
-        endpoint: endpoint.into(),
-        cache: cache.into(),
-        token: None,
-        timeout: Duration::from_secs(60),
-        offline: false,
-        progress: false,
-    }
-}
-
-fn hub(server: &HubServer, cache: &Path) -> Hub {
-    Hub::new(config(&server.endpoint(), cache)).unwrap()
-}
-
-fn offline(cache: &Path) -> Hub {
-    Hub::new(HubConfig { offline: true, ..config("http://127.0.0.1:9", cache) }).unwrap()
-}
+use recipes::hub::{DatasetFiles, Error, FetchedDataset, Hub, HubConfig};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -61,7 +24,8 @@ fn a_model_is_downloaded_once_and_only_what_is_needed_of_it() {
     server.add("models", "microsoft/git-base", "main", MODEL);
     let hub = hub(&server, cache.path());
 
-    let folder = hub.model_dir(&id("microsoft/git-base")).unwrap();
+    let fetched = hub.model_dir(&id("microsoft/git-base")).unwrap();
+    let folder = &fetched.folder;
     let wanted = [
         "config.json",
         "generation_config.json",
@@ -69,31 +33,53 @@ fn a_model_is_downloaded_once_and_only_what_is_needed_of_it() {
         "preprocessor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "vocab.txt",
     ];
-    assert_eq!(names(&folder), wanted);
+    assert_eq!(names(folder), wanted);
     for (name, bytes) in MODEL.iter().filter(|(name, _)| wanted.contains(name)) {
         assert_eq!(fs::read(folder.join(name)).unwrap(), *bytes, "{name}");
     }
     let requests = server.take_requests();
     assert_eq!(requests[0].path, "/api/models/microsoft/git-base/revision/main");
     let asked = |path: &str| requests.iter().any(|request| request.path.starts_with(path));
-    assert!(asked("/microsoft/git-base/resolve/main/model.safetensors"));
+    let at_commit = format!("/microsoft/git-base/resolve/{}/model.safetensors", fetched.commit);
+    assert!(asked(&at_commit), "all files are of one commit, also where the branch moves meanwhile");
     assert!(asked("/cdn/models/microsoft/git-base/main/"));
     assert!(asked("/api/resolve-cache/models/microsoft/git-base/main/"));
 
-    assert_eq!(hub.model_dir(&id("microsoft/git-base")).unwrap(), folder);
+    assert_eq!(hub.model_dir(&id("microsoft/git-base")).unwrap(), fetched);
     assert_eq!(server.take_requests().len(), 1, "a second run asks for the list of files alone");
 }
 
 #[test]
-fn the_cache_is_laid_out_as_pythons() {
+fn a_checkpoint_comes_with_all_that_its_tokenizer_and_processor_consist_of() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
-    server.add("models", "a/b", "main", MODEL);
-    let folder = hub(&server, cache.path()).model_dir(&id("a/b")).unwrap();
-    let root = cache.path().join("models--a--b");
-    assert_eq!(names(&root), ["blobs", "refs", "snapshots"]);
-    let commit = fs::read_to_string(root.join("refs/main")).unwrap();
-    assert_eq!(folder, root.join("snapshots").join(commit));
+    // Files that transformers 5 saves, and those of older versions.
+    let newer: &[&str] = &[
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    let older: &[&str] = &[
+        "added_tokens.json",
+        "config.json",
+        "preprocessor_config.json",
+        "pytorch_model-00001-of-00002.bin",
+        "pytorch_model-00002-of-00002.bin",
+        "pytorch_model.bin.index.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ];
+    for (name, files) in [("a/newer", newer), ("a/older", older)] {
+        let files: Vec<(&str, &[u8])> = files.iter().map(|name| (*name, name.as_bytes())).collect();
+        server.add("models", name, "main", &files);
+        let folder = hub(&server, cache.path()).model_dir(&id(name)).unwrap().folder;
+        assert_eq!(names(&folder), files.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -101,19 +87,19 @@ fn a_moved_branch_gets_a_new_snapshot_and_keeps_the_old_one() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let hub = hub(&server, cache.path());
     server.add("models", "a/b", "main", MODEL);
-    let old = hub.model_dir(&id("a/b")).unwrap();
+    let old = hub.model_dir(&id("a/b")).unwrap().folder;
     let mut files = MODEL.to_vec();
     files[2].1 = b"{\"model_type\": \"git\", \"vocab_size\": 9}";
     server.add("models", "a/b", "main", &files);
-    let new = hub.model_dir(&id("a/b")).unwrap();
+    let new = hub.model_dir(&id("a/b")).unwrap().folder;
     assert_ne!(old, new);
     assert_eq!(fs::read(new.join("config.json")).unwrap(), files[2].1);
     assert_eq!(fs::read(old.join("config.json")).unwrap(), MODEL[2].1);
 
     // Back again: everything is there, and the cache must not go on pointing to the newer commit.
     server.add("models", "a/b", "main", MODEL);
-    assert_eq!(hub.model_dir(&id("a/b")).unwrap(), old);
-    assert_eq!(offline(cache.path()).model_dir(&id("a/b")).unwrap(), old);
+    assert_eq!(hub.model_dir(&id("a/b")).unwrap().folder, old);
+    assert_eq!(offline(cache.path()).model_dir(&id("a/b")).unwrap().folder, old);
 }
 
 #[test]
@@ -128,7 +114,7 @@ fn sharded_weights_come_with_every_shard_and_a_missing_one_is_named() {
     ];
     server.add("models", "a/sharded", "main", &files);
     let hub = hub(&server, cache.path());
-    assert_eq!(names(&hub.model_dir(&id("a/sharded")).unwrap()).len(), 5);
+    assert_eq!(names(&hub.model_dir(&id("a/sharded")).unwrap().folder).len(), 5);
     files.pop();
     server.add("models", "a/torn", "main", &files);
     let message = hub.model_dir(&id("a/torn")).unwrap_err().to_string();
@@ -162,14 +148,16 @@ fn an_adapter_is_its_config_and_its_weights() {
     server.add("models", "me/old", "main", &[("adapter_config.json", b"{}"), ("adapter_model.bin", b"x")]);
     let hub = hub(&server, cache.path());
     assert_eq!(
-        names(&hub.adapter_dir(&id("me/lora")).unwrap()),
+        names(&hub.adapter_dir(&id("me/lora")).unwrap().folder),
         ["adapter_config.json", "adapter_model.safetensors"]
     );
-    let message = hub.adapter_dir(&id("me/old")).unwrap_err().to_string();
-    assert!(
-        message.starts_with("adapter me/old lacks") && message.contains("adapter_model.bin"),
-        "{message}"
+    assert_eq!(
+        names(&hub.adapter_dir(&id("me/old")).unwrap().folder),
+        ["adapter_config.json", "adapter_model.bin"]
     );
+    server.add("models", "me/none", "main", &[("adapter_config.json", b"{}"), ("README.md", b"x")]);
+    let message = hub.adapter_dir(&id("me/none")).unwrap_err().to_string();
+    assert!(message.starts_with("adapter me/none lacks") && message.contains("README.md"), "{message}");
 }
 
 #[test]
@@ -178,11 +166,18 @@ fn a_revision_is_a_branch_or_a_commit() {
     let files = MODEL.iter().map(|(name, bytes)| ((*name).into(), bytes.to_vec())).collect();
     let branch = Revision { files, ..Revision::default() };
     server.put("models", "a/b", "v2", branch.clone());
+    server.put("datasets", "a/d", "refs/pr/3", branch.clone());
     let hub = hub(&server, cache.path());
-    let folder = hub.model_dir(&id("a/b@v2")).unwrap();
-    assert_eq!(hub.model_dir(&id(&format!("a/b@{}", commit(&branch)))).unwrap(), folder);
+    let fetched = hub.model_dir(&id("a/b@v2")).unwrap();
+    assert_eq!(fetched.commit, commit(&branch));
+    assert_eq!(hub.model_dir(&id(&format!("a/b@{}", fetched.commit))).unwrap(), fetched);
+    let offline = offline(cache.path());
+    assert_eq!(offline.model_dir(&id("a/b@v2")).unwrap(), fetched);
+    assert_eq!(offline.model_dir(&id(&format!("a/b@{}", fetched.commit))).unwrap(), fetched);
+    // The branch was found, and holds no dataset.
+    assert!(matches!(hub.dataset_files(&id("a/d@refs/pr/3")), Err(Error::Lacks { .. })));
     let message = hub.model_dir(&id("a/b@v3")).unwrap_err().to_string();
-    assert!(message.contains("404") && message.contains("`a/b@v3`"), "{message}");
+    assert!(message.contains("404") && message.contains("no branch, tag or commit `v3`"), "{message}");
 }
 
 #[test]
@@ -200,7 +195,7 @@ fn a_dataset_is_the_parquet_files_of_its_train_split_in_order() {
         ],
     );
     let DatasetFiles::Parquet(files) =
-        hub(&server, cache.path()).dataset_files(&id("reach-vb/pokemon-blip-captions")).unwrap()
+        hub(&server, cache.path()).dataset_files(&id("reach-vb/pokemon-blip-captions")).unwrap().files
     else {
         panic!("these are parquet files");
     };
@@ -216,38 +211,149 @@ fn a_dataset_in_another_format_is_taken_as_the_hub_converted_it() {
     let converted: &[(&str, &[u8])] =
         &[("default/train/0000.parquet", b"PAR1 0"), ("default/train/0001.parquet", b"PAR1 1")];
     server.add("datasets", "a/d", "refs/convert/parquet", converted);
-    let online = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap();
+    let online = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap().files;
     let DatasetFiles::Parquet(files) = &online else { panic!("these are parquet files") };
     assert_eq!(fs::read(&files[1]).unwrap(), b"PAR1 1");
-    assert_eq!(offline(cache.path()).dataset_files(&id("a/d")).unwrap(), online);
+    assert_eq!(offline(cache.path()).dataset_files(&id("a/d")).unwrap().files, online);
+}
+
+/// The files below a folder, links followed.
+fn below(folder: &Path) -> Vec<String> {
+    let root = folder.to_str().unwrap().to_owned() + "/";
+    let contents = common::programs::contents(folder);
+    contents.into_iter().map(|(path, _)| path.to_str().unwrap().strip_prefix(&root).unwrap().into()).collect()
 }
 
 #[test]
 fn a_dataset_of_plain_images_becomes_their_folder() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let files: &[(&str, &[u8])] = &[
+        (".cache/x.png", &[9; 50]),
+        ("README.md", b"# drawings"),
         ("test/x.png", &[9; 50]),
         ("train/0/cat.png", &[1; 50]),
         ("train/dog.png", &[2; 60]),
         ("train/metadata.jsonl", b"{}"),
     ];
     server.add("datasets", "a/folder", "main", files);
-    server.add(
-        "datasets",
-        "a/texts",
-        "main",
-        &[("1.jpg", &[1; 50]), ("1.txt", b"one"), ("2.jpg", &[2; 50]), ("2.txt", b"two")],
-    );
+    let FetchedDataset { files: DatasetFiles::ImageFolder(folder), .. } =
+        hub(&server, cache.path()).dataset_files(&id("a/folder")).unwrap()
+    else {
+        panic!("these are images")
+    };
+    assert_eq!(below(&folder), ["train/0/cat.png", "train/dog.png", "train/metadata.jsonl"]);
+    assert_eq!(fs::read(folder.join("train/0/cat.png")).unwrap(), [1; 50]);
+}
+
+/// Captions as the dataset at `path` has them on this machine, and as it has them when it comes from a hub.
+fn captions_here_and_there(path: &Path) -> [Vec<String>; 2] {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.add_folder("datasets", "a/d", path);
+    let captions =
+        |source: &dyn CaptionSource| (0..source.len()).map(|row| source.caption(row).unwrap()).collect();
+    let options = SourceOptions::default();
+    let here = caption_data::open(path, &options).unwrap();
+    let DatasetFiles::ImageFolder(folder) =
+        hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap().files
+    else {
+        panic!("these are images")
+    };
+    [captions(&here), captions(&ImageFolder::open(folder, &options).unwrap())]
+}
+
+#[test]
+fn metadata_of_several_folders_bring_all_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    for animal in ["cats", "dogs"] {
+        let folder = folder.path().join(animal);
+        fs::create_dir(&folder).unwrap();
+        let mut metadata = String::new();
+        for row in 0..12 {
+            fs::write(folder.join(format!("{row:02}.png")), format!("{animal} {row}")).unwrap();
+            metadata +=
+                &format!("{{\"file_name\": \"{row:02}.png\", \"text\": \"number {row} of the {animal}\"}}\n");
+        }
+        fs::write(folder.join("metadata.jsonl"), metadata).unwrap();
+    }
+    let [here, there] = captions_here_and_there(folder.path());
+    assert_eq!((there.len(), &there), (24, &here));
+    assert_eq!([&there[0], &there[23]], ["number 0 of the cats", "number 11 of the dogs"]);
+}
+
+#[test]
+fn text_files_of_several_folders_bring_all_their_rows() {
+    // Layout of kohya's trainers: the number says how often a folder is repeated.
+    let folder = tempfile::tempdir().unwrap();
+    for (name, rows) in [("10_girl", 16), ("5_boy", 8)] {
+        let folder = folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        for row in 0..rows {
+            fs::write(folder.join(format!("{row:02}.jpg")), format!("{name} {row}")).unwrap();
+            fs::write(folder.join(format!("{row:02}.txt")), format!("{name}, number {row}")).unwrap();
+        }
+    }
+    let [here, there] = captions_here_and_there(folder.path());
+    assert_eq!((there.len(), &there), (24, &here));
+    assert_eq!([&there[0], &there[23]], ["10_girl, number 0", "5_boy, number 7"]);
+}
+
+#[test]
+fn text_files_are_read_although_the_hub_converted_their_images_without_them() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.add("datasets", "a/d", "main", &[("1.jpg", &[1; 50]), ("1.txt", b"one")]);
+    server.add("datasets", "a/d", "refs/convert/parquet", &[("default/train/0000.parquet", b"PAR1 no text")]);
+    let files = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap().files;
+    assert!(matches!(files, DatasetFiles::ImageFolder(_)), "{files:?}");
+}
+
+#[test]
+fn a_part_that_the_hub_converted_of_a_large_dataset_is_not_taken_for_the_whole() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let part: &[(&str, &[u8])] = &[("default/partial-train/0000.parquet", b"PAR1 a part")];
+    server.add("datasets", "a/images", "main", &[("1.jpg", &[1; 50]), ("metadata.jsonl", b"{}")]);
+    server.add("datasets", "a/csv", "main", &[("train.csv", b"x")]);
+    for name in ["a/images", "a/csv"] {
+        server.add("datasets", name, "refs/convert/parquet", part);
+    }
     let hub = hub(&server, cache.path());
-    let DatasetFiles::ImageFolder(folder) = hub.dataset_files(&id("a/folder")).unwrap() else {
+    let files = hub.dataset_files(&id("a/images")).unwrap().files;
+    assert!(matches!(files, DatasetFiles::ImageFolder(_)), "{files:?}");
+    let message = hub.dataset_files(&id("a/csv")).unwrap_err().to_string();
+    assert!(message.contains("only a part") && message.contains("a/csv@refs/convert/parquet"), "{message}");
+    let files = hub.dataset_files(&id("a/csv@refs/convert/parquet")).unwrap().files;
+    assert!(matches!(&files, DatasetFiles::Parquet(files) if files.len() == 1), "{files:?}");
+}
+
+#[test]
+fn metadata_in_parquet_are_no_table_and_pictures_that_are_not_read_come_along_to_be_counted() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] = &[
+        ("1.png", &[1; 50]),
+        ("2.heic", &[2; 50]),
+        ("3.tiff", &[3; 50]),
+        ("LICENSE", b"MIT"),
+        ("metadata.parquet", b"PAR1"),
+        ("model.zip", &[4; 50]),
+    ];
+    server.add("datasets", "a/d", "main", files);
+    let files = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap().files;
+    let DatasetFiles::ImageFolder(folder) = files else { panic!("these are images") };
+    assert_eq!(below(&folder), ["1.png", "2.heic", "3.tiff", "metadata.parquet"]);
+}
+
+#[test]
+fn a_captioned_file_that_is_no_picture_is_not_left_out_in_silence() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] =
+        &[("1.jpg", &[1; 50]), ("1.txt", b"one"), ("2.xcf", &[2; 50]), ("2.txt", b"two")];
+    server.add("datasets", "a/d", "main", files);
+    let DatasetFiles::ImageFolder(folder) =
+        hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap().files
+    else {
         panic!("these are images")
     };
-    assert_eq!(names(&folder), ["0", "dog.png", "metadata.jsonl"]);
-    assert_eq!(fs::read(folder.join("0/cat.png")).unwrap(), [1; 50]);
-    let DatasetFiles::ImageFolder(folder) = hub.dataset_files(&id("a/texts")).unwrap() else {
-        panic!("these are images")
-    };
-    assert_eq!(names(&folder), ["1.jpg", "1.txt", "2.jpg", "2.txt"]);
+    assert_eq!(below(&folder), ["1.jpg", "1.txt", "2.txt", "2.xcf"]);
+    assert!(ImageFolder::open(folder, &SourceOptions::default()).is_err());
 }
 
 #[test]
@@ -282,7 +388,7 @@ fn a_private_repository_needs_its_token_and_the_message_says_so() {
     assert!(message.contains("401") && message.contains("set HF_TOKEN"), "{message}");
     let message = with_token(Some("hf_wrong")).unwrap_err().to_string();
     assert!(message.contains("404") && !message.contains("hf_wrong"), "{message}");
-    assert!(with_token(Some("hf_right")).unwrap().join("model.safetensors").exists());
+    assert!(with_token(Some("hf_right")).unwrap().folder.join("model.safetensors").exists());
 }
 
 #[test]
@@ -291,12 +397,11 @@ fn a_gated_repository_names_the_page_where_to_ask() {
     let files = MODEL.iter().map(|(name, bytes)| ((*name).into(), bytes.to_vec())).collect();
     server.put("models", "big/gated", "main", Revision { files, private: None, gated: true });
     let error = hub(&server, cache.path()).model_dir(&id("big/gated")).unwrap_err();
-    assert!(matches!(&error, Error::Refused { status: 403, file: Some(file), .. } if file == "config.json"));
+    let Error::Refused(refusal) = &error else { panic!("{error}") };
+    assert_eq!((refusal.status, refusal.file.as_deref()), (403, Some("config.json")));
     let message = error.to_string();
-    assert!(
-        message.contains(&format!("{}/big/gated", server.endpoint())) && message.contains("gated"),
-        "{message}"
-    );
+    let page = format!("log in at {}/big/gated, accept its licence", server.endpoint());
+    assert!(message.contains(&page) && message.contains("set HF_TOKEN"), "{message}");
 }
 
 #[test]
@@ -311,7 +416,7 @@ fn a_misspelt_name_is_said_to_be_one() {
 }
 
 #[test]
-fn no_connection_is_told_with_what_can_be_done() {
+fn without_a_connection_the_message_says_what_can_be_done() {
     let cache = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = format!("http://127.0.0.1:{port}");
@@ -339,27 +444,17 @@ fn a_hub_that_takes_the_connection_and_says_nothing_is_given_up() {
 }
 
 #[test]
-fn a_download_that_stands_still_in_its_middle_is_given_up() {
-    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
-    server.add("models", "a/b", "main", MODEL);
-    server.stall_downloads(1);
-    let config =
-        HubConfig { timeout: Duration::from_millis(500), ..config(&server.endpoint(), cache.path()) };
-    let error = Hub::new(config).unwrap().model_dir(&id("a/b")).unwrap_err();
-    assert!(matches!(&error, Error::Stalled { file: Some(file), .. } if file == "config.json"), "{error}");
-}
-
-#[test]
 fn offline_a_second_run_needs_no_hub() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     server.add("datasets", "a/d", "main", &[("data/train-00000-of-00001.parquet", b"PAR1")]);
     let online = hub(&server, cache.path());
-    let (model, data) = (online.model_dir(&id("a/b")).unwrap(), online.dataset_files(&id("a/d")).unwrap());
+    let (model, data) =
+        (online.model_dir(&id("a/b")).unwrap().folder, online.dataset_files(&id("a/d")).unwrap().files);
     server.take_requests();
     let offline = offline(cache.path());
-    assert_eq!(offline.model_dir(&id("a/b")).unwrap(), model);
-    assert_eq!(offline.dataset_files(&id("a/d")).unwrap(), data);
+    assert_eq!(offline.model_dir(&id("a/b")).unwrap().folder, model);
+    assert_eq!(offline.dataset_files(&id("a/d")).unwrap().files, data);
     assert_eq!(server.take_requests(), []);
 
     let message = offline.model_dir(&id("a/other")).unwrap_err().to_string();
@@ -367,6 +462,11 @@ fn offline_a_second_run_needs_no_hub() {
         message.contains("model a/other is not in the cache") && message.contains("HF_HUB_OFFLINE"),
         "{message}"
     );
+    let other = offline.model_dir(&id("a/b@v2")).unwrap_err().to_string();
+    assert!(other.contains("other revisions of it: main"), "{other}");
+    // It may as well be a path with a mistake in it.
+    let here = std::env::current_dir().unwrap();
+    assert!(message.contains(&format!("no such file or folder in {}", here.display())), "{message}");
 }
 
 #[test]
@@ -382,53 +482,13 @@ fn offline_a_half_downloaded_dataset_is_not_taken_for_a_whole_one() {
     );
     for name in ["a/counted", "a/plain"] {
         let hub = hub(&server, cache.path());
-        let DatasetFiles::Parquet(files) = hub.dataset_files(&id(name)).unwrap() else {
+        let DatasetFiles::Parquet(files) = hub.dataset_files(&id(name)).unwrap().files else {
             panic!("these are parquet files")
         };
         // What an interruption leaves: the last part comes first.
         fs::remove_file(&files[0]).unwrap();
         let message = offline(cache.path()).dataset_files(&id(name)).unwrap_err().to_string();
         assert!(message.contains("only 1 of 2") && message.contains("HF_HUB_OFFLINE"), "{message}");
-    }
-}
-
-#[test]
-fn a_cut_or_refused_download_goes_on_where_it_stopped() {
-    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
-    let weights: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
-    let mut files = MODEL.to_vec();
-    files[4].1 = &weights;
-    server.add("models", "a/b", "main", &files);
-    let hub = hub(&server, cache.path());
-    // All but the weights, so that the faults meet them alone.
-    let folder = hub.model_dir(&id("a/b")).unwrap();
-    let weights_file = folder.join("model.safetensors");
-    fs::remove_file(fs::canonicalize(&weights_file).unwrap()).unwrap();
-    fs::remove_file(&weights_file).unwrap();
-
-    server.take_requests();
-    server.cut_downloads(2);
-    server.fail_downloads(1);
-    hub.model_dir(&id("a/b")).unwrap();
-    assert_eq!(fs::read(&weights_file).unwrap(), weights);
-    let ranges: Vec<_> =
-        server.take_requests().into_iter().filter_map(|r| r.range).filter(|r| r.ends_with('-')).collect();
-    assert_eq!(ranges.last().unwrap(), "bytes=75000-");
-}
-
-#[test]
-fn a_complete_partial_file_of_a_killed_run_does_no_harm() {
-    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
-    server.add("models", "a/b", "main", MODEL);
-    let hub = hub(&server, cache.path());
-    let weights = hub.model_dir(&id("a/b")).unwrap().join("model.safetensors");
-    let blob = fs::canonicalize(&weights).unwrap();
-    for length in [5000, 6000] {
-        fs::remove_file(&weights).unwrap();
-        fs::remove_file(&blob).unwrap();
-        fs::write(blob.with_extension("part"), vec![0; length]).unwrap();
-        hub.model_dir(&id("a/b")).unwrap();
-        assert_eq!(fs::read(&weights).unwrap(), [7; 5000]);
     }
 }
 
@@ -447,7 +507,7 @@ fn a_name_that_leads_out_of_the_cache_is_never_followed() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_hub_is_told_apart() {
+fn an_endpoint_that_is_no_hub_is_called_so() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let portal = std::thread::spawn(move || {

@@ -58,16 +58,22 @@ fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_c
     let mut online = finetune(&tiny, "online");
     let stdout = run(online.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", TOKEN)).stdout();
     assert!(stdout.contains(MODEL) && stdout.contains("12 train, 4 validation, 4 test"), "{stdout}");
+    let [model, data] =
+        [("models", MODEL), ("datasets", DATASET)].map(|(kind, name)| server.commit_of(kind, name, "main"));
     let requests = server.take_requests();
     let downloads = requests.iter().filter(|request| request.path.contains("/resolve/")).count();
     assert!(downloads > 0);
     let named = |name: &str| requests.iter().any(|request| request.path.contains(name));
-    assert!(named("/microsoft/git-base/resolve/main/model.safetensors"), "{requests:?}");
-    assert!(named("/datasets/reach-vb/pokemon-blip-captions/resolve/main/data"), "{requests:?}");
+    assert!(named(&format!("/microsoft/git-base/resolve/{model}/model.safetensors")), "{requests:?}");
+    assert!(named(&format!("/datasets/reach-vb/pokemon-blip-captions/resolve/{data}/data")), "{requests:?}");
     assert!(!named("README.md") && !named("pytorch_model.bin"), "{requests:?}");
     // The adapter names the model as Python's PEFT looks it up.
     let config = json(&tiny.path("online/adapter/adapter_config.json"));
     assert_eq!(config["base_model_name_or_path"], MODEL);
+    // The commits that the branches stand for are written down.
+    assert_eq!(config["revision"], model);
+    assert!(stdout.contains(&format!("{MODEL}, commit {model}")), "{stdout}");
+    assert!(stdout.contains(&format!("{DATASET}, commit {data}")), "{stdout}");
 
     let mut online_captions = caption(&tiny);
     online_captions.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", TOKEN);
@@ -123,6 +129,75 @@ fn an_adapter_comes_from_the_hub_as_well() {
         texts(&run(&mut command).stdout())
     };
     assert_eq!(said("me/pokemon-lora"), said(tiny.path("out/adapter").to_str().unwrap()));
+}
+
+#[test]
+fn a_revision_pins_the_model_the_dataset_and_the_adapter() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    let tagged = |kind: &str, name: &str| {
+        let mut revision = server.get(kind, name, "main");
+        revision.private = None;
+        revision.files.insert("NOTES.md".into(), b"of the tag".to_vec());
+        server.put(kind, name, "v1.0", revision);
+        server.commit_of(kind, name, "v1.0")
+    };
+    let (model, data) = (tagged("models", MODEL), tagged("datasets", DATASET));
+    let mut pinned = example("pokemon_finetune");
+    pinned.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+    pinned.args(["--model", "microsoft/git-base@v1.0", "--dataset"]).arg(format!("{DATASET}@{data}"));
+    pinned
+        .args(["--split", SPLIT, "--threads", "1", "--max-steps", "2", "--output-dir"])
+        .arg(tiny.path("out"));
+    let stdout = run(&mut pinned).stdout();
+    assert!(stdout.contains(&format!("{MODEL}@v1.0, commit {model}")), "{stdout}");
+    assert!(stdout.contains(&format!("{DATASET}@{data}, commit {data}")), "{stdout}");
+    // The name alone, and the commit beside it, are what PEFT looks the model up by.
+    let config = json(&tiny.path("out/adapter/adapter_config.json"));
+    assert_eq!(
+        (&config["base_model_name_or_path"], &config["revision"]),
+        (&MODEL.into(), &model.clone().into())
+    );
+
+    server.add_folder("models", "me/lora", &tiny.path("out/adapter"));
+    let adapter = server.get("models", "me/lora", "main");
+    server.put("models", "me/lora", "best", adapter);
+    server.add("models", "me/lora", "main", &[("README.md", b"the adapter is in another branch")]);
+    let caption = |adapter: &str| {
+        let mut command = tiny.caption("--json --rows 0 --adapter");
+        command.arg(adapter).arg("--dataset").arg(&tiny.dataset);
+        command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+        run(&mut command)
+    };
+    assert_eq!(texts(&caption("me/lora@best").stdout()).len(), 1);
+    let message = caption("me/lora").refusal(1);
+    assert!(message.contains("adapter me/lora lacks"), "{message}");
+}
+
+#[test]
+fn an_empty_folder_that_hides_a_hub_id_and_a_path_that_is_not_there_are_said_to_be_so() {
+    let tiny = Tiny::new();
+    let refused = |model: &str, code: i32| {
+        let mut command = example("caption");
+        command.args(["--threads", "1", "--rows", "0", "--dataset", "embedded", "--model", model]);
+        command.current_dir(tiny.path("")).env("HF_HOME", tiny.path("hf"));
+        run(command.env("HF_HUB_OFFLINE", "1")).refusal(code)
+    };
+    fs::create_dir_all(tiny.path("microsoft/git-base")).unwrap();
+    let message = refused("microsoft/git-base", 2);
+    assert!(message.contains("`microsoft/git-base` is an empty folder"), "{message}");
+    fs::write(tiny.path("microsoft/git-base/.gitattributes"), "").unwrap();
+    let message = refused("microsoft/git-base", 1);
+    assert!(
+        message.contains("no microsoft/git-base/config.json")
+            && message.contains("the hub's `microsoft/git-base`"),
+        "{message}"
+    );
+
+    let message = refused("checkpoints/git-bass", 1);
+    let here = tiny.path("").canonicalize().unwrap();
+    let place = format!("no such file or folder in {}", here.display());
+    assert!(message.contains(&place) && message.contains("HF_HUB_OFFLINE"), "{message}");
 }
 
 #[test]

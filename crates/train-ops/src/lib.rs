@@ -40,6 +40,7 @@ mod host;
 mod layer;
 mod layer_norm;
 mod linear;
+mod names;
 mod pass;
 mod pool;
 mod recompute;
@@ -59,6 +60,7 @@ pub use layer_norm::LayerNorm;
 pub use linear::{
     AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, int8_snapshot, lora_linear, snapshot,
 };
+pub use names::Renaming;
 pub use pass::{Pass, sample_key};
 pub use pool::on_pool;
 pub use recompute::recompute;

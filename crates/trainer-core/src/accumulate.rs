@@ -1,44 +1,44 @@
 use crate::data::Epoch;
-use crate::group::{Group, NotFinite, number, ranges};
+use crate::micro_batches::{MicroBatches, NotFinite, ranges, scalar};
 use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, StepContext, Task, Workers};
 
-/// What the micro-batches of one optimizer step add up to.
+/// The sums over the micro-batches of one optimizer step.
 pub(crate) struct Accumulated {
-    /// Gradients of the mean loss over all targets of the step.
+    /// Gradients of the mean loss of all targets of the step.
     pub(crate) gradients: Gradients,
     pub(crate) loss: LossTotal,
     pub(crate) samples: usize,
-    /// What this worker's micro-batches are called in messages.
+    /// Descriptions of this worker's micro-batches, for messages.
     pub(crate) batches: Vec<String>,
-    /// The first of this worker's losses that is not finite.
+    /// This worker's first loss that is not finite.
     pub(crate) not_finite: Option<NotFinite>,
-    /// Whether any worker wants the run to stop, or to end.
+    /// Whether any worker wants to stop or end the run.
     pub(crate) votes: Votes,
 }
 
-/// What a worker cannot decide alone, as the others would wait for it for ever.
+/// Decisions that all workers must take together: if one left alone, the others would wait for it forever.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Votes {
     pub(crate) stop: bool,
     pub(crate) out_of_time: bool,
 }
 
-/// How a step is cut: into so many micro-batches, of which up to `fuse` go forward and backward together.
+/// How a step is split: into `count` micro-batches, up to `fuse` of them in one forward and backward pass.
 #[derive(Clone, Copy)]
-pub(crate) struct Cut {
+pub(crate) struct Split {
     pub(crate) count: usize,
     pub(crate) fuse: usize,
 }
 
-/// Runs the micro-batches of a step forward and backward, and sums what they give with that of the other workers.
+/// Runs the forward and backward passes of a step, and sums gradients and losses over micro-batches and workers.
 ///
-/// Their losses are summed, and divided by the targets of the whole step at the end. So cutting a step into other
-/// micro-batches does not change it; a mean of the micro-batches' means would.
+/// The sum is divided by the number of targets of the whole step, at the end. The step is therefore the same however it is
+/// split into micro-batches; a mean of the micro-batches' means would not be.
 pub(crate) fn accumulate<T: Task>(
     task: &T,
     parameters: &Parameters,
     batches: &mut Epoch<'_, T::Batch>,
-    Cut { count, fuse }: Cut,
+    Split { count, fuse }: Split,
     start: StepContext,
     workers: &dyn Workers,
     votes: Votes,
@@ -49,7 +49,7 @@ pub(crate) fn accumulate<T: Task>(
     let mut passes = Vec::new();
     for range in ranges(count, fuse) {
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
-        let mut group = Group::next(task, batches, range, context)?;
+        let mut group = MicroBatches::next(task, batches, range, context)?;
         let loss = group.train_loss(task)?;
         samples += group.samples;
         targets += loss.targets;
@@ -58,8 +58,8 @@ pub(crate) fn accumulate<T: Task>(
         passes.push((group, loss));
     }
 
-    // Read only now: on an accelerator, reading a number waits for all that was asked before it.
-    let losses = passes.iter().map(|(_, loss)| loss.as_ref().map_or(Ok(0.0), number));
+    // Read only now: on an accelerator, a read waits for all the work queued before it.
+    let losses = passes.iter().map(|(_, loss)| loss.as_ref().map_or(Ok(0.0), scalar));
     let losses = losses.collect::<Result<Vec<f64>>>()?;
     let loss: f64 = losses.iter().sum();
     let vote = |vote| f64::from(u8::from(vote));
@@ -72,15 +72,16 @@ pub(crate) fn accumulate<T: Task>(
         return Err(Error::NoTargets { place: format!("step {step}"), batches: names });
     }
     let not_finite = passes.iter().zip(&losses).find(|(_, loss)| !loss.is_finite());
-    let not_finite = not_finite.map(|((group, _), loss)| group.blame(task, *loss, count)).transpose()?;
+    let not_finite =
+        not_finite.map(|((group, _), loss)| group.find_non_finite(task, *loss, count)).transpose()?;
     gradients.scale(1.0 / targets as f64)?;
     let votes = Votes { stop: stop > 0.0, out_of_time: out_of_time > 0.0 };
     let loss = LossTotal { sum: loss, targets };
     Ok(Accumulated { gradients, loss, samples, batches: names, not_finite, votes })
 }
 
-/// Adds the gradients of one pass and returns its loss without the graph, which is freed here: only one is ever
-/// in memory.
+/// Adds the gradients of one pass and returns its loss without the graph. The graph is freed here, so that only one is in
+/// memory at a time.
 fn backward(
     loss: LossSum,
     step: usize,

@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{Device, Tensor, Var};
 
-use crate::groups::ParameterSettings;
+use crate::optimizer::{require_same_tensors, require_shape};
+use crate::parameter_group::ParameterSettings;
 use crate::slices::{with_slice, with_slice_mut};
-use crate::{Error, Gradients, Optimizer, Parameters, Result, TrainingArguments, tensors};
+use crate::{Error, Gradients, Optimizer, OptimizerType, Parameters, Result, TrainingArguments};
 
 /// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as `torch.optim.AdamW` computes it.
 ///
@@ -18,8 +18,8 @@ use crate::{Error, Gradients, Optimizer, Parameters, Result, TrainingArguments, 
 /// θ ← θ - η / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
 /// ```
 ///
-/// `m` is saved as `exp_avg` and `v` as `exp_avg_sq`, torch's names; both are f32 and begin at 0. A parameter
-/// without a gradient is left as it is: no decay, no change of its moments, no step counted.
+/// `m` is saved as `NAME.exp_avg`, `v` as `NAME.exp_avg_sq` (torch's names; f32, initially 0), and `t` as `NAME.step`. A
+/// parameter without a gradient is unchanged: no decay, no change of its moments, no step counted.
 #[derive(Debug)]
 pub struct AdamW {
     beta1: f64,
@@ -37,12 +37,12 @@ struct Moments {
 }
 
 impl AdamW {
-    /// An optimizer for `parameters` with the arguments' betas, epsilon, weight decay and groups, before its first step.
+    /// Creates an optimizer for `parameters` with the arguments' betas, epsilon, weight decay and groups.
     ///
     /// # Errors
-    /// [`Error::EmptyGroup`] for a group that no parameter is in, or only such as earlier groups have.
+    /// [`Error::EmptyGroup`] for a group without parameters, or whose parameters all belong to earlier groups.
     pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
-        let settings = ParameterSettings::of_each(arguments, parameters)?;
+        let settings = ParameterSettings::for_each(arguments, parameters)?;
         let moments = parameters.iter().zip(settings).map(|((name, variable), settings)| {
             let zeros = || variable.as_tensor().zeros_like();
             let moments = Moments { settings, exp_avg: zeros()?, exp_avg_sq: zeros()?, step: 0 };
@@ -55,31 +55,20 @@ impl AdamW {
             moments: moments.collect::<Result<_>>()?,
         })
     }
-
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = BTreeMap::new();
-        for (name, moments) in &self.moments {
-            let step = Tensor::new(moments.step, &Device::Cpu)?;
-            let tensors = [moments.exp_avg.clone(), moments.exp_avg_sq.clone(), step];
-            state.extend(Moments::names(name).into_iter().zip(tensors));
-        }
-        Ok(state)
-    }
 }
 
 impl Optimizer for AdamW {
+    fn name(&self) -> &str {
+        OptimizerType::AdamW.name()
+    }
+
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         for (name, parameter) in parameters.iter() {
             let Some(gradient) = gradients.get(name) else { continue };
-            let moments =
-                self.moments.get_mut(name).ok_or_else(|| Error::UnknownParameter(name.to_owned()))?;
-            let expected = moments.exp_avg.dims();
-            let mut given = [parameter.dims(), gradient.dims()].into_iter();
-            if let Some(got) = given.find(|dims| *dims != expected) {
-                let (expected, got) = (expected.to_vec(), got.to_vec());
-                return Err(Error::ParameterShape { name: name.to_owned(), expected, got });
-            }
-            let settings = moments.settings;
+            let unknown = || Error::UnknownParameter { name: name.to_owned() };
+            let moments = self.moments.get_mut(name).ok_or_else(unknown)?;
+            require_shape(name, &moments.settings.shape, parameter, gradient)?;
+            let settings = &moments.settings;
             let learning_rate = learning_rate * settings.lr_ratio;
             moments.step += 1;
             let t = moments.step as f64;
@@ -92,7 +81,7 @@ impl Optimizer for AdamW {
                 root_correction: (1.0 - self.beta2.powf(t)).sqrt(),
             };
             if parameter.device().is_cpu() {
-                update.in_one_pass(parameter, moments, gradient)?;
+                update.fused(parameter, moments, gradient)?;
             } else {
                 update.by_operations(parameter, moments, gradient)?;
             }
@@ -100,16 +89,22 @@ impl Optimizer for AdamW {
         Ok(())
     }
 
-    /// Writes moments and step counts to a safetensors file, as `NAME.exp_avg`, `NAME.exp_avg_sq` and `NAME.step`.
-    fn save(&self, path: &Path) -> Result<()> {
-        tensors::save(path, self.state()?)
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::new();
+        for (name, moments) in &self.moments {
+            let step = Tensor::new(moments.step, &Device::Cpu)?;
+            let tensors = [moments.exp_avg.clone(), moments.exp_avg_sq.clone(), step];
+            state.extend(Moments::names(name).into_iter().zip(tensors));
+        }
+        Ok(state)
     }
 
-    fn load(&mut self, path: &Path) -> Result<()> {
-        let state = tensors::load_like(path, &self.state()?)?;
+    fn set_state(&mut self, state: BTreeMap<String, Tensor>) -> Result<()> {
+        require_same_tensors(&state, &self.state()?)?;
         for (name, moments) in &mut self.moments {
             let [exp_avg, exp_avg_sq, step] = Moments::names(name).map(|name| &state[&name]);
-            (moments.exp_avg, moments.exp_avg_sq) = (exp_avg.clone(), exp_avg_sq.clone());
+            // Copies: steps update the moments in place, which must not change the caller's tensors.
+            (moments.exp_avg, moments.exp_avg_sq) = (exp_avg.copy()?, exp_avg_sq.copy()?);
             moments.step = step.to_scalar::<i64>()?;
         }
         Ok(())
@@ -122,7 +117,7 @@ impl Moments {
     }
 }
 
-/// The scalars of one parameter's step.
+/// The scalars of the update of one parameter.
 struct Update {
     beta1: f64,
     beta2: f64,
@@ -133,7 +128,7 @@ struct Update {
 }
 
 impl Update {
-    fn in_one_pass(&self, parameter: &Var, moments: &Moments, gradient: &Tensor) -> candle_core::Result<()> {
+    fn fused(&self, parameter: &Var, moments: &Moments, gradient: &Tensor) -> candle_core::Result<()> {
         let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
         let (rest1, rest2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let (epsilon, decay) = (self.epsilon as f32, self.decay as f32);
@@ -156,7 +151,7 @@ impl Update {
         })?
     }
 
-    /// The same with candle's operations, for devices whose memory cannot be reached from here.
+    /// The same with candle's operations, for devices other than the CPU.
     fn by_operations(
         &self,
         parameter: &Var,
@@ -175,9 +170,8 @@ impl Update {
 mod tests {
     use super::*;
 
-    /// The CPU's one pass and the operations for other devices are one formula.
     #[test]
-    fn both_ways_to_update_agree() {
+    fn the_fused_update_agrees_with_the_update_by_operations() {
         let values = |tensor: &Tensor| tensor.to_vec1::<f32>().unwrap();
         let update = Update {
             beta1: 0.9,
@@ -187,19 +181,19 @@ mod tests {
             step_size: 0.3,
             root_correction: 0.2,
         };
-        let updated = |way: &dyn Fn(&Var, &mut Moments, &Tensor)| {
+        let updated = |update: &dyn Fn(&Var, &mut Moments, &Tensor)| {
             let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
             let parameter = Var::from_tensor(&tensor([1.0, -2.0, 0.0])).unwrap();
             let (exp_avg, exp_avg_sq) = (tensor([0.1, -0.2, 0.0]), tensor([0.01, 0.5, 0.0]));
-            let settings = ParameterSettings { lr_ratio: 1.0, weight_decay: 0.0 };
+            let settings = ParameterSettings { lr_ratio: 1.0, weight_decay: 0.0, shape: vec![3] };
             let mut moments = Moments { settings, exp_avg, exp_avg_sq, step: 3 };
-            way(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
+            update(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
             [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
         };
-        let in_one_pass = updated(&|p, moments, g| update.in_one_pass(p, moments, g).unwrap());
+        let fused = updated(&|p, moments, g| update.fused(p, moments, g).unwrap());
         let by_operations = updated(&|p, moments, g| update.by_operations(p, moments, g).unwrap());
-        for (a, b) in in_one_pass.iter().zip(&by_operations) {
-            assert!((a - b).abs() <= 1e-6 * a.abs(), "{in_one_pass:?} is not {by_operations:?}");
+        for (a, b) in fused.iter().zip(&by_operations) {
+            assert!((a - b).abs() <= 1e-6 * a.abs(), "{fused:?} is not {by_operations:?}");
         }
     }
 }

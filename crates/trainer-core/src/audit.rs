@@ -2,18 +2,17 @@ use std::collections::BTreeSet;
 
 use crate::{Error, Gradients, Norms, Parameters, Result};
 
-/// Checks that training trains everything it says it trains.
+/// Checks that every trainable parameter is really trained.
 ///
-/// An operation without a backward pass cuts the graph silently, and a loss that falls all the same hides it.
-/// So every step demands a gradient for every parameter; and in the first steps a gradient that is present but exactly
-/// zero each time is reported.
+/// An operation without a backward pass cuts the graph silently, and the loss may still fall. Every step therefore
+/// requires a gradient for every parameter, and gradients that are exactly zero in all of the first steps are reported.
 ///
-/// Zero is what some parameters must begin with: while LoRA's B is 0, so is the gradient of A. And B stays 0 for as
-/// long as the learning rate is 0, as it is at the first step of a warm-up. Hence the verdict falls once
-/// [`Self::UPDATES`] steps have moved the parameters, one more than LoRA needs.
+/// Some gradients are zero at first for good reason: LoRA's A has none while B is 0, and B stays 0 while the learning rate
+/// is 0, as in the first step of a warm-up. The report therefore waits for [`Self::UPDATES`] steps at a learning rate
+/// above 0, one more than LoRA needs.
 #[derive(Debug)]
 pub(crate) struct GradientAudit {
-    /// Parameters that have had nothing but zero gradients; `None` when the verdict is out.
+    /// Parameters whose gradients were all zero so far; `None` once reported.
     silent: Option<BTreeSet<String>>,
     updates: usize,
 }
@@ -25,7 +24,7 @@ impl GradientAudit {
         Self { silent: Some(parameters.iter().map(|(name, _)| name.to_owned()).collect()), updates: 0 }
     }
 
-    /// An error that names every parameter without a gradient in the given step, from 1.
+    /// Returns an error that names every parameter without a gradient in `step` (from 1).
     pub(crate) fn require_gradients(
         step: usize,
         gradients: &Gradients,
@@ -35,8 +34,8 @@ impl GradientAudit {
         if names.is_empty() { Ok(()) } else { Err(Error::MissingGradients { step, names }) }
     }
 
-    /// Takes note of a step's gradients, before the step is taken at `learning_rate`. Returns, once in a run, the
-    /// parameters whose gradients have all been exactly zero.
+    /// Records the gradient norms of a step before it is taken at `learning_rate`. Returns, once in a run, the
+    /// parameters whose gradients were all exactly zero.
     pub(crate) fn observe(&mut self, norms: &Norms, learning_rate: f64) -> Vec<String> {
         let Some(silent) = &mut self.silent else { return Vec::new() };
         for (name, norm) in norms.iter() {

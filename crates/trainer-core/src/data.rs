@@ -3,20 +3,21 @@ use crate::{BoxError, Error, Result};
 /// The batches of an epoch, in order.
 pub type Batches<'a, B> = Box<dyn Iterator<Item = Result<B, BoxError>> + 'a>;
 
-/// Where batches come from.
+/// A data loader.
 ///
-/// The batches of an epoch are a function of the epoch's number alone, and can be entered anywhere: that is what lets
-/// a run resume without replaying what it has seen. [`epoch_order`](crate::epoch_order) gives such an order.
+/// The batches of an epoch depend only on the epoch's number, and iteration can start at any batch: a run can therefore
+/// resume without replaying the data. [`epoch_order`](crate::epoch_order) yields such an order.
 ///
-/// A `Vec` of batches is a source that has the same order every epoch, as evaluation wants it.
+/// - [`InMemory`](crate::InMemory) batches a list of samples and can shuffle it every epoch.
+/// - A `Vec` of batches is a source with the same order in every epoch, which suits evaluation.
 pub trait BatchSource {
-    /// What a [`Task`](crate::Task) takes.
+    /// The type that a [`Task`](crate::Task) takes.
     type Batch;
 
-    /// Batches in every epoch.
+    /// Returns the number of batches in every epoch.
     fn batches_per_epoch(&self) -> usize;
 
-    /// The batches of `epoch`, from 0, beginning with the one of index `first_batch`.
+    /// Returns the batches of `epoch` (from 0), starting at the batch with index `first_batch`.
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Self::Batch>;
 }
 
@@ -32,7 +33,7 @@ impl<B: Clone> BatchSource for Vec<B> {
     }
 }
 
-/// The batches of one epoch of a source, counted, with errors that say where they are from.
+/// The batches of one epoch, counted, with errors that name their position.
 pub(crate) struct Epoch<'a, B> {
     batches: Batches<'a, B>,
     role: &'static str,
@@ -57,7 +58,7 @@ impl<'a, B> Epoch<'a, B> {
         }
     }
 
-    /// The next batch, which the caller knows to be there.
+    /// Returns the next batch. The caller knows from the plan that there is one.
     pub(crate) fn next_batch(&mut self) -> Result<B> {
         let (role, epoch, batch) = (self.role, self.epoch, self.next);
         self.next += 1;

@@ -1,28 +1,36 @@
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
-/// An error from code that the engine calls: a task, a batch source or a sink.
+use crate::Difference;
+use crate::text::listed;
+
+/// An error from code that the engine calls: a task, a batch source, a sink. It becomes the source of an [`enum@Error`] that
+/// says where it occurred.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of an operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong in this crate. Steps are counted from 1, as in logs and checkpoint names.
+/// The errors of this crate. Steps are counted from 1, as in logs and checkpoint names.
+///
+/// A message does not repeat its cause, which is the error's [`source`](std::error::Error::source): print the whole chain,
+/// as `anyhow` does with `{:#}`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // What the caller asked for.
-    /// Training arguments that make no sense; all of them.
+    // Arguments, parameters and data.
+    /// Invalid training arguments; all of them.
     #[error("invalid training arguments: {}", issues.join("; "))]
     Arguments {
-        /// One sentence an issue, each naming its argument.
+        /// One sentence per issue; each begins with the name of its argument.
         issues: Vec<String>,
     },
     /// There is nothing to train.
     #[error("no trainable parameters; was every layer of the model built frozen?")]
     NoParameters,
-    /// A trainable parameter that is not stored as f32.
+    /// A trainable parameter that is not f32.
     #[error(
-        "trainable parameter {name} is {dtype:?}; trainable parameters must be F32, whatever the base is"
+        "trainable parameter {name} is {dtype:?}; trainable parameters must be F32, even if the frozen weights are not"
     )]
     ParameterDtype {
         /// Name of the parameter.
@@ -30,7 +38,13 @@ pub enum Error {
         /// Its data type.
         dtype: candle_core::DType,
     },
-    /// One variable under two names would be updated twice.
+    /// A name that occurs twice.
+    #[error("two trainable parameters are named {name}")]
+    DuplicateParameter {
+        /// The name.
+        name: String,
+    },
+    /// A variable with two names, which would be updated twice.
     #[error("trainable parameters {first} and {second} are the same variable; register it once")]
     SharedParameter {
         /// The first of the two names.
@@ -44,7 +58,7 @@ pub enum Error {
         /// `training` or `evaluation`.
         role: &'static str,
     },
-    /// Evaluation was asked for without data for it.
+    /// Evaluation was requested without evaluation data.
     #[error(
         "eval_strategy is {strategy} but there is no evaluation data; pass some, or set eval_strategy to no"
     )]
@@ -53,44 +67,71 @@ pub enum Error {
         strategy: crate::IntervalStrategy,
     },
 
-    /// A group of parameters that is empty.
+    /// A parameter group without parameters.
     #[error(
         "parameter group `{name_contains}` has no parameter that is not in an earlier group; the names are {}",
-        names.join(", ")
+        listed(names, ", ")
     )]
     EmptyGroup {
-        /// The text that names of the group contain.
+        /// The text that the names in the group should contain.
         name_contains: String,
         /// The names of all parameters.
         names: Vec<String>,
     },
-    /// An optimizer was given a gradient of a parameter that it has no state for.
-    #[error("the optimizer was not made for the parameter `{0}`; make one for all that are trained")]
-    UnknownParameter(String),
-    /// An optimizer was given a parameter, or a gradient, of another shape than it was made for.
+    /// A gradient of a parameter that the optimizer was not created for.
     #[error(
-        "the optimizer was made for the parameter `{name}` of shape {expected:?}, and was given shape {got:?}"
+        "the optimizer was not created for the parameter `{name}`; create one for all trainable parameters"
     )]
+    UnknownParameter {
+        /// Name of the parameter.
+        name: String,
+    },
+    /// A parameter or gradient whose shape is not the one that the optimizer was created for.
+    #[error("the optimizer expects shape {expected:?} for the parameter `{name}`, got {got:?}")]
     ParameterShape {
         /// Name of the parameter.
         name: String,
-        /// The shape that the optimizer has state for.
+        /// The shape that the optimizer was created for.
         expected: Vec<usize>,
         /// The other shape.
         got: Vec<usize>,
     },
-    /// The metric for the best model is not one that the task measures.
-    #[error("metric_for_best_model is {name}, which an evaluation does not measure; it measures {}", known.join(", "))]
+    /// A state that does not fit the optimizer.
+    #[error("the state does not fit the optimizer: {}", listed(problems, "; "))]
+    OptimizerState {
+        /// All missing, unexpected and misshapen tensors.
+        problems: Vec<String>,
+    },
+    /// An optimizer of the caller failed.
+    #[error("the optimizer failed")]
+    Optimizer {
+        /// The optimizer's error.
+        source: BoxError,
+    },
+    /// A schedule of the caller returned a learning rate that is negative or not finite.
+    #[error(
+        "step {step}: the schedule `{schedule}` returned the learning rate {value}, which must be at least 0"
+    )]
+    LearningRate {
+        /// The optimizer step.
+        step: usize,
+        /// Name of the schedule.
+        schedule: String,
+        /// The learning rate.
+        value: f64,
+    },
+    /// The metric for the best model is not one of the task's.
+    #[error("metric_for_best_model is {name}, but the metrics of an evaluation are {}", known.join(", "))]
     UnknownMetric {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The names of all metrics.
         known: Vec<String>,
     },
 
-    // What the task, the data and the sinks did.
+    // Tasks, data sources, workers and sinks.
     /// The task failed on a batch.
-    #[error("step {step}: {source} (batch: {batch})")]
+    #[error("step {step}: the task failed (batch: {batch})")]
     Task {
         /// The optimizer step.
         step: usize,
@@ -100,7 +141,7 @@ pub enum Error {
         source: BoxError,
     },
     /// The task failed on a batch of an evaluation.
-    #[error("evaluation: {source} (batch: {batch})")]
+    #[error("evaluation: the task failed (batch: {batch})")]
     Evaluation {
         /// The task's description of the batch.
         batch: String,
@@ -108,15 +149,15 @@ pub enum Error {
         source: BoxError,
     },
     /// The task could not save its model.
-    #[error("cannot save the model to {}: {source}", path.display())]
+    #[error("the task cannot save its model to {}", path.display())]
     SaveModel {
-        /// Directory that the task was asked to write to.
+        /// The target directory.
         path: PathBuf,
         /// The task's error.
         source: BoxError,
     },
-    /// A source could not produce a batch.
-    #[error("{role} data, epoch {epoch}, batch {batch}: {source}")]
+    /// A source could not yield a batch.
+    #[error("cannot load batch {batch} of the {role} data in epoch {epoch}")]
     Data {
         /// `training` or `evaluation`.
         role: &'static str,
@@ -127,57 +168,56 @@ pub enum Error {
         /// The source's error.
         source: BoxError,
     },
-    /// A source ended its epoch before the number of batches that it had announced.
-    #[error("{role} data, epoch {epoch}: ended after {got} of the {expected} batches it announced")]
+    /// A source ended an epoch early.
+    #[error("the {role} data ended after {got} of {expected} batches in epoch {epoch}")]
     ShortEpoch {
         /// `training` or `evaluation`.
         role: &'static str,
         /// Epoch, from 0.
         epoch: usize,
-        /// Batches announced.
+        /// Number of batches according to the source.
         expected: usize,
-        /// Batches delivered.
+        /// Number of batches it yielded.
         got: usize,
     },
     /// The gradients could not be summed over the workers.
-    #[error(
-        "step {step}: cannot sum gradients over workers: {source}; resume all of them from their checkpoints"
-    )]
+    #[error("step {step}: cannot sum gradients over workers; resume all of them from their checkpoints")]
     Workers {
         /// The optimizer step.
         step: usize,
         /// The error of the workers.
         source: BoxError,
     },
-    /// A sink could not take an event.
-    #[error("cannot record training events: {source}")]
+    /// A sink failed.
+    #[error("cannot record training events")]
     Sink {
         /// The sink's error.
         source: BoxError,
     },
 
-    // What the numbers say.
-    /// The loss is not one number.
+    // Losses and gradients.
+    /// The loss is not a scalar.
     #[error("step {step}: the loss must be a scalar, the sum over all targets; its shape is {shape:?}")]
     LossShape {
         /// The optimizer step.
         step: usize,
-        /// The shape that the task returned.
+        /// Its shape.
         shape: Vec<usize>,
     },
-    /// No batch of the step, or of the evaluation, had a target to learn from.
-    #[error("{place}: not one target in {}; are all labels masked?", batches.join("; "))]
+    /// A step or an evaluation without targets.
+    #[error("{place}: no targets in {}; are all labels masked?", batches.join("; "))]
     NoTargets {
         /// `step N` or `evaluation`.
         place: String,
         /// The task's descriptions of the batches.
         batches: Vec<String>,
     },
-    /// Trainable parameters that the loss does not reach.
+    /// Trainable parameters without a gradient.
     #[error(
-        "step {step}: no gradient reached {}; an operation between them and the loss is not differentiable, \
-         or they are not used (nothing was updated)",
-        names.join(", ")
+        "step {step}: no gradient reached {}; nothing was updated. Either the loss does not depend on them, or an \
+         operation between them and the loss has no backward pass. {}",
+        listed(names, ", "),
+        NO_BACKWARD_PASS
     )]
     MissingGradients {
         /// The optimizer step.
@@ -186,9 +226,10 @@ pub enum Error {
         names: Vec<String>,
     },
     /// The loss or the gradient norm is NaN or infinite. The step was not taken.
+    /// [`OnNan::Skip`](crate::OnNan::Skip) skips such steps instead.
     #[error(
         "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {}); nothing was updated; \
-         look at this batch, lower the learning rate, or pass over such steps with on_nan skip; {}",
+         inspect this batch, or lower the learning rate; {}",
         batches.join("; "),
         last_good(checkpoint)
     )]
@@ -201,22 +242,23 @@ pub enum Error {
         value: f64,
         /// Learning rate of the step.
         learning_rate: f64,
-        /// The task's descriptions of the batches that the quantity came from.
+        /// The task's descriptions of the batches that the quantity was computed from.
         batches: Vec<String>,
         /// The newest checkpoint of this run.
         checkpoint: Option<PathBuf>,
     },
 
-    /// More steps were not finite than may be skipped.
+    /// A step that would have been skipped, but [`max_skipped_steps`](crate::TrainingArguments::max_skipped_steps) were
+    /// already.
     #[error(
-        "{skipped} steps were skipped already, as many as max_skipped_steps allows; {reason}; nothing was updated; look \
-         at this batch, or lower the learning rate; {}",
+        "{skipped} steps were already skipped, and no more are allowed; {reason}; nothing was updated; inspect this \
+         batch, or lower the learning rate; {}",
         last_good(checkpoint)
     )]
     TooManySkipped {
-        /// Steps skipped before this one.
+        /// Number of steps skipped before this one.
         skipped: usize,
-        /// What was not finite in this one, at which learning rate, and in which batches.
+        /// The quantity that is not finite, with the learning rate and the batches.
         reason: String,
         /// The newest checkpoint of this run.
         checkpoint: Option<PathBuf>,
@@ -224,46 +266,93 @@ pub enum Error {
 
     // Files.
     /// The output directory cannot be written to.
-    #[error("cannot write to the output directory {}: {source}", path.display())]
+    #[error("cannot write to the output directory {}", path.display())]
     OutputDir {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// A file operation failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried: `read`, `write`, …
+        /// The operation: `read`, `write`, …
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A checkpoint, or the record of the run, could not be saved.
+    /// A checkpoint, or the run's `trainer_state.json`, could not be saved.
     #[error(
-        "cannot save the state of step {step}: {source}; what was saved before is as it was: {}; make room, and \
-         resume from it",
-        last_good(checkpoint)
+        "cannot save the state of step {step}; earlier checkpoints are intact; {}{}",
+        last_good(checkpoint),
+        room(source)
     )]
     Save {
         /// The optimizer step.
         step: usize,
-        /// Why.
+        /// The cause.
         source: Box<Error>,
         /// The newest checkpoint of this run.
         checkpoint: Option<PathBuf>,
     },
-    /// A checkpoint that is incomplete, damaged, or written for something else.
+    /// A checkpoint that is incomplete, damaged, or of an unknown run.
     #[error("cannot resume from {}: {reason}", path.display())]
     Checkpoint {
         /// The checkpoint.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it cannot be used.
         reason: String,
     },
-    /// Resuming was asked for and there is nothing to resume from.
+    /// A checkpoint of a different run.
+    #[error(
+        "cannot resume from {}, as the run would not be the same: {}",
+        path.display(),
+        differences.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    AnotherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All differences that would change the run's numbers.
+        differences: Vec<Difference>,
+    },
+    /// A new run in a directory that has checkpoints.
+    #[error(
+        "the output directory {} holds checkpoints of an earlier run: {}; resume it, choose another directory, or set \
+         overwrite_output_dir",
+        path.display(),
+        listed(&names(paths), ", ")
+    )]
+    EarlierCheckpoints {
+        /// The output directory.
+        path: PathBuf,
+        /// The checkpoints.
+        paths: Vec<PathBuf>,
+    },
+    /// Directories with the names of checkpoints that are not this run's; it must neither replace nor delete them.
+    #[error(
+        "{} in the output directory {} {} not of this run: move {} away, or choose another directory",
+        listed(&names(paths), ", "),
+        path.display(),
+        if paths.len() == 1 { "is" } else { "are" },
+        if paths.len() == 1 { "it" } else { "them" }
+    )]
+    ForeignCheckpoints {
+        /// The output directory.
+        path: PathBuf,
+        /// The directories.
+        paths: Vec<PathBuf>,
+    },
+    /// A checkpoint that must not be deleted because it contains files that no run wrote.
+    #[error("{} holds files that no run wrote, so it stays: {}", path.display(), listed(names, ", "))]
+    ForeignFiles {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The files, relative to it.
+        names: Vec<String>,
+    },
+    /// There is no checkpoint to resume from.
     #[error(
         "no usable checkpoint in {}{}; start without resuming, or name a checkpoint",
         path.display(),
@@ -272,28 +361,50 @@ pub enum Error {
     NoCheckpoint {
         /// The output directory.
         path: PathBuf,
-        /// The checkpoints that are there but cannot be used, and why.
+        /// The unusable checkpoints, each with the reason.
         damaged: Vec<String>,
     },
-    /// A file of tensors does not hold exactly the tensors that are wanted.
-    #[error("{}: {}", path.display(), problems.join("; "))]
+    /// A safetensors file whose tensors are not exactly the expected ones.
+    #[error("{}: {}", path.display(), listed(problems, "; "))]
     Tensors {
         /// The file.
         path: PathBuf,
-        /// Every missing, unexpected and misshapen tensor.
+        /// All missing, unexpected and misshapen tensors.
         problems: Vec<String>,
     },
 
-    /// An operation of candle failed.
+    /// A candle operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
+
+/// The usual reasons for a missing gradient, with their differentiable replacements.
+const NO_BACKWARD_PASS: &str = "In candle-nn these are LayerNorm and ops::layer_norm (use ops::layer_norm_slow), RmsNorm \
+    and ops::rms_norm (RmsNorm::forward_diff), ops::softmax_last_dim (ops::softmax), rope and rope_i (rope_slow, \
+    rope_i_slow), and ops::sdpa (matmul and ops::softmax)";
 
 fn last_good(checkpoint: &Option<PathBuf>) -> String {
     match checkpoint {
         Some(path) => format!("last good checkpoint: {}", path.display()),
         None => "no checkpoint was saved yet".to_owned(),
     }
+}
+
+/// Advice for an error caused by a full disk.
+fn room(source: &Error) -> &'static str {
+    let Error::Io { source, .. } = source else { return "" };
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; make room, and resume from it"
+        }
+        _ => "",
+    }
+}
+
+/// The last component of each path.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    paths.iter().map(name).collect()
 }
 
 fn list_damaged(damaged: &[String]) -> String {

@@ -1,29 +1,33 @@
 use std::time::Instant;
 
+use serde::Serialize;
+
 use crate::data::Epoch;
 use crate::{BatchSource, Error, LossTotal, Measured, Result, Task};
 
-/// What a task's loss is on some data, and what else it measures.
-#[derive(Clone, Debug, PartialEq)]
+/// The loss and metrics of a task on some data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Evaluation {
-    /// Summed over all targets of all batches.
+    /// Loss, summed over all targets.
     pub loss: LossTotal,
     /// The loss and all other metrics.
     pub measured: Measured,
-    /// Samples evaluated.
+    /// Number of samples.
     pub samples: usize,
-    /// Batches evaluated.
+    /// Number of batches.
     pub batches: usize,
-    /// Time it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// Runs a task over all batches of a source's first epoch, without dropout.
+/// Evaluates a task on all batches of a source's first epoch, without dropout.
 ///
-/// The loss is a mean over targets: unlike a mean over batches it does not depend on how samples are batched.
+/// The mean loss is over targets: unlike a mean over batches, it does not depend on how samples are batched.
 ///
 /// # Errors
-/// [`Error::NoBatches`] and [`Error::NoTargets`] for data that has none, and the errors of the task and the source.
+/// [`Error::NoBatches`] and [`Error::NoTargets`] for data without batches or targets, [`Error::Evaluation`] if the task
+/// fails, and [`Error::Data`] and [`Error::ShortEpoch`] if the source does.
 pub fn evaluate<T: Task>(task: &T, source: &dyn BatchSource<Batch = T::Batch>) -> Result<Evaluation> {
     let evaluation = evaluate_batches(task, source, source.batches_per_epoch())?;
     if evaluation.loss.targets == 0 {
@@ -33,7 +37,7 @@ pub fn evaluate<T: Task>(task: &T, source: &dyn BatchSource<Batch = T::Batch>) -
     Ok(evaluation)
 }
 
-/// Runs a task over the first `count` batches.
+/// Evaluates a task on the first `count` batches.
 pub(crate) fn evaluate_batches<T: Task>(
     task: &T,
     source: &dyn BatchSource<Batch = T::Batch>,
@@ -47,10 +51,10 @@ pub(crate) fn evaluate_batches<T: Task>(
     let mut batches = Epoch::new(source, "evaluation", 0, 0);
     for _ in 0..count {
         let batch = batches.next_batch()?;
-        let of_batch = task.measure(&batch);
-        let of_batch =
-            of_batch.map_err(|source| Error::Evaluation { batch: task.describe(&batch), source })?;
-        measured.merge(&of_batch);
+        let batch_measured = task.measure(&batch);
+        let batch_measured =
+            batch_measured.map_err(|source| Error::Evaluation { batch: task.describe(&batch), source })?;
+        measured.merge(&batch_measured);
         samples += task.num_samples(&batch);
     }
     let seconds = started.elapsed().as_secs_f64();

@@ -1,56 +1,59 @@
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, LogEntry, Metric};
+use crate::{BoxError, LogEntry, Metric, Warning};
 
-/// Something that happened in a run. The engine reports everything so, and prints nothing.
+/// Something that happened in a run. The engine reports everything as events, and prints nothing.
 ///
-/// As JSON an event is an object with its kind under `event`, in snake case.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// In JSON, an event is an object with its kind under `event`, in snake case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// Training begins.
+    /// Training begins. All checks before the first step have passed.
     Started {
-        /// Trainable numbers.
+        /// Unique name of the run, unchanged by a resume.
+        run: String,
+        /// Number of trainable scalars.
         trainable_parameters: usize,
-        /// Steps already made by the run that is resumed, else 0.
+        /// Number of completed steps: 0 unless the run is resumed.
         global_step: usize,
-        /// Steps in all.
+        /// Total number of steps.
         max_steps: usize,
-        /// Steps an epoch.
+        /// Steps per epoch.
         steps_per_epoch: usize,
     },
     /// The state of a checkpoint was restored.
     Resumed {
         /// The checkpoint.
         checkpoint: PathBuf,
-        /// Steps it had made.
+        /// Number of completed steps.
         global_step: usize,
     },
-    /// An optimizer step was made.
+    /// An optimizer step was completed.
     Step(StepReport),
     /// An entry was added to the log.
     Log(LogEntry),
-    /// How fast the run is; follows every entry of the training log.
+    /// The speed of the run; follows every entry of the training log.
     Throughput(Throughput),
     /// An evaluation begins.
     EvaluationStarted {
-        /// Steps made.
+        /// Number of completed steps.
         global_step: usize,
-        /// Batches to evaluate.
+        /// Number of batches to evaluate.
         batches: usize,
     },
     /// A checkpoint is complete.
     CheckpointSaved {
         /// Its directory.
         path: PathBuf,
-        /// Whether it has the best evaluation so far.
+        /// Number of completed steps.
+        global_step: usize,
+        /// Whether its evaluation is the best so far.
         best: bool,
     },
-    /// A checkpoint was removed, as more were kept than asked for.
+    /// A checkpoint was deleted because of `save_total_limit`.
     CheckpointRemoved {
         /// Its directory.
         path: PathBuf,
@@ -59,72 +62,74 @@ pub enum Event {
     BestLoaded {
         /// Its directory.
         path: PathBuf,
-        /// The metric that says which is the best.
-        metric: &'static str,
+        /// The metric that selects the best.
+        metric: String,
         /// Its value.
         value: f64,
     },
-    /// The run stopped on request; it can be resumed from the checkpoint.
+    /// The run stopped on request. It can be resumed from the checkpoint.
     Interrupted {
         /// Directory of the checkpoint.
         checkpoint: PathBuf,
-        /// Steps made.
+        /// Number of completed steps.
         global_step: usize,
     },
-    /// The run ends before all its steps were made, and not to be continued.
+    /// The run ends before its last step, for good.
     StoppedEarly {
-        /// Steps made.
+        /// Number of completed steps.
         global_step: usize,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The run is over.
     Finished {
-        /// Steps made.
+        /// Number of completed steps.
         global_step: usize,
     },
-    /// Something that may not be what the user wants, and does not stop the run.
+    /// Something is probably not as intended. The run continues.
     Warning(Warning),
 }
 
 /// One optimizer step.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StepReport {
-    /// Steps made, this one included.
+    /// Number of completed steps, including this one.
     pub global_step: usize,
-    /// Steps in all.
+    /// Total number of steps.
     pub max_steps: usize,
-    /// Epochs made, as a fraction.
+    /// Number of completed epochs, as a fraction.
     pub epoch: f64,
-    /// Mean loss of the step's targets.
+    /// Mean loss per target.
     pub loss: f64,
     /// Global norm of the gradients, before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Samples that the step learned from.
+    /// Number of samples.
     pub samples: usize,
-    /// Targets that the step learned from, such as tokens.
+    /// Number of targets, such as tokens.
     pub targets: usize,
-    /// Seconds that the step took, with the wait for its batches.
+    /// Duration in seconds, including data loading.
     pub seconds: f64,
 }
 
-/// How fast the steps since the last such report were, evaluations and checkpoints not counted.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The speed of the steps since the previous report, without evaluations and checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Throughput {
-    /// Steps made.
+    /// Number of completed steps.
     pub global_step: usize,
-    /// Samples a second.
+    /// Samples per second.
     pub samples_per_second: f64,
-    /// Targets a second.
+    /// Targets per second.
     pub tokens_per_second: f64,
-    /// Memory that the process has in use, in bytes, where the system tells.
+    /// Resident memory of the process in bytes, if the system reports it.
     pub memory: Option<u64>,
 }
 
 impl Throughput {
-    /// The numbers with their metrics.
+    /// Returns the values with their metrics.
     pub fn values(&self) -> Vec<(Metric, f64)> {
         let mut values = vec![
             (Metric::SAMPLES_PER_SECOND, self.samples_per_second),
@@ -135,153 +140,9 @@ impl Throughput {
     }
 }
 
-/// Something that may not be what the user wants. [`Display`](fmt::Display) says it in a sentence.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "warning", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Warning {
-    /// Parameters whose gradients have been exactly zero in every step so far.
-    ZeroGradients {
-        /// Their names.
-        names: Vec<String>,
-    },
-    /// Parameters that are what they were before the first step, to the last bit.
-    ParametersUnchanged {
-        /// Their names.
-        names: Vec<String>,
-        /// Whether these are all.
-        all: bool,
-    },
-    /// A step was not taken, as its loss or gradient norm was not finite.
-    StepSkipped {
-        /// The step, from 1.
-        step: usize,
-        /// Steps skipped so far, this one included.
-        skipped: usize,
-        /// Steps that may be skipped.
-        limit: usize,
-        /// What was not finite, at which learning rate, and in which batches.
-        reason: String,
-    },
-    /// The loss of an evaluation, or the metric that says which is the best, is NaN or infinite. It never counts as the
-    /// best.
-    EvaluationNotFinite {
-        /// Steps made.
-        global_step: usize,
-        /// What is not finite.
-        metric: &'static str,
-    },
-    /// A newer checkpoint was passed over.
-    CheckpointSkipped {
-        /// Its directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The resumed run had other arguments.
-    ArgumentsChanged {
-        /// One `name: old -> new` each.
-        changes: Vec<String>,
-    },
-    /// The best checkpoint of the resumed run is gone or damaged, or another one is in its place; a new best is looked
-    /// for.
-    BestCheckpointMissing {
-        /// Its directory.
-        path: PathBuf,
-    },
-    /// The best evaluation of the resumed run is of no use to it with its new arguments; a new best is looked for.
-    BestForgotten {
-        /// Why.
-        reason: String,
-    },
-    /// The best parameters could not be loaded at the end, which is with the last ones.
-    BestNotLoaded {
-        /// Directory of the best checkpoint.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The output directory holds checkpoints of an earlier run.
-    EarlierCheckpoints {
-        /// Their directories.
-        paths: Vec<PathBuf>,
-    },
-    /// A checkpoint that is no longer kept could not be removed.
-    CheckpointNotRemoved {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ZeroGradients { names } => {
-                write!(
-                    f,
-                    "the gradient has been exactly zero in every step so far, so these do not learn: {}",
-                    names.join(", ")
-                )
-            }
-            Self::ParametersUnchanged { all: true, .. } => {
-                f.write_str(
-                    "training changed nothing: every parameter is what it was before the first step; is the learning \
-                     rate 0?",
-                )
-            }
-            Self::ParametersUnchanged { names, .. } => {
-                write!(f, "these parameters are what they were before the first step: {}", names.join(", "))
-            }
-            Self::StepSkipped { skipped, limit, reason, .. } => {
-                write!(f, "skipped, {skipped} of at most {limit}: {reason}")
-            }
-            Self::EvaluationNotFinite { global_step, metric } => {
-                write!(
-                    f,
-                    "the {metric} of the evaluation after step {global_step} is not finite; it does not count as the best"
-                )
-            }
-            Self::CheckpointSkipped { path, reason } => write!(f, "skipped {}: {reason}", path.display()),
-            Self::ArgumentsChanged { changes } => {
-                write!(f, "the run goes on with other arguments than it began with: {}", changes.join(", "))
-            }
-            Self::BestCheckpointMissing { path } => {
-                write!(
-                    f,
-                    "the best checkpoint of the resumed run, {}, is gone, damaged or another run's; looking for a new \
-                     best",
-                    path.display()
-                )
-            }
-            Self::BestForgotten { reason } => write!(f, "looking for a new best: {reason}"),
-            Self::BestNotLoaded { path, reason } => {
-                write!(
-                    f,
-                    "the parameters are those of the last step, as the best ones cannot be loaded from {}: {reason}",
-                    path.display()
-                )
-            }
-            Self::EarlierCheckpoints { paths } => {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                write!(
-                    f,
-                    "the output directory holds checkpoints of an earlier run, which are replaced where the steps are \
-                     the same and else left alone: {}",
-                    paths.join(", ")
-                )
-            }
-            Self::CheckpointNotRemoved { path, reason } => {
-                write!(f, "cannot remove {}: {reason}", path.display())
-            }
-        }
-    }
-}
-
-/// Takes the events of a run: shows, writes or collects them.
+/// Receives the events of a run, to show, write or collect them.
 ///
-/// An error stops the run, as a log that silently misses entries is worse. Closures are sinks:
+/// An error stops the run: a log that silently lacks entries would be worse. A closure is a sink:
 ///
 /// ```
 /// use trainer_core::{BoxError, Event, EventSink};
@@ -295,12 +156,15 @@ impl fmt::Display for Warning {
 /// assert_eq!(steps, 0);
 /// # Ok::<(), BoxError>(())
 /// ```
-pub trait EventSink {
-    /// Takes one event. Events come in the order in which things happened.
+pub trait EventSink: Send {
+    /// Receives one event. Events arrive in the order in which they happened.
+    ///
+    /// # Errors
+    /// If the event cannot be recorded; the run ends with [`Error::Sink`](crate::Error::Sink).
     fn event(&mut self, event: &Event) -> Result<(), BoxError>;
 }
 
-impl<F: FnMut(&Event) -> Result<(), BoxError>> EventSink for F {
+impl<F: FnMut(&Event) -> Result<(), BoxError> + Send> EventSink for F {
     fn event(&mut self, event: &Event) -> Result<(), BoxError> {
         self(event)
     }

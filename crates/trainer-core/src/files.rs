@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, also after a crash.
+//! Atomic and durable file operations: after a crash, a file is complete or absent.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,19 +9,18 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// Names the action and the path in an I/O error.
+/// Adds the action and the path to an I/O error.
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-/// Replaces the file at `path` by `value` as indented JSON: under another name first, synced, then renamed.
+/// Replaces the file at `path` by `value` as indented JSON: writes under a temporary name, then renames. To survive a loss
+/// of power, and not only of the process, call [`sync_file`] afterwards.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let partial = path.with_extension("json.partial");
     let write = || -> io::Result<()> {
         fs::write(&partial, serde_json::to_vec_pretty(value)?)?;
-        sync(&partial)?;
-        fs::rename(&partial, path)?;
-        path.parent().map_or(Ok(()), sync_directory)
+        fs::rename(&partial, path)
     };
     write().map_err(io_error("write", path))
 }
@@ -31,18 +30,24 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     read().map_err(io_error("read", path))
 }
 
-/// Waits until the content of a file is on the disk.
+/// Syncs the content and the name of a file to disk.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    let synced = sync(path).and_then(|()| path.parent().map_or(Ok(()), sync_directory));
+    synced.map_err(io_error("sync", path))
+}
+
+/// Syncs the content of a file to disk.
 pub(crate) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Waits until the names in a directory are on the disk.
+/// Syncs the names in a directory to disk.
 #[cfg(unix)]
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     sync(if path.as_os_str().is_empty() { Path::new(".") } else { path })
 }
 
-/// Waits until the names in a directory are on the disk: other systems do not let a directory be opened for that.
+/// Does nothing: other systems cannot open a directory to sync it.
 #[cfg(not(unix))]
 pub(crate) fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())

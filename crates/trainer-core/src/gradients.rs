@@ -1,64 +1,107 @@
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
+use serde::Serialize;
 
 use crate::slices::with_slice;
 use crate::{Parameters, Result};
 
-/// The gradients of trainable parameters by name, summed over micro-batches.
+/// The gradients of trainable parameters, by name and summed over micro-batches.
 ///
-/// Holds no graph, and nothing of what candle's store keeps besides: gradients of frozen tensors.
+/// Without graphs, and without the gradients of frozen tensors that candle's store holds.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use trainer_core::Gradients;
+///
+/// let gradients = Gradients::from_iter([("weight".to_owned(), Tensor::new(&[3f32, 4.], &Device::Cpu)?)]);
+/// for (name, gradient) in gradients.iter() {
+///     println!("{name}: {gradient}");
+/// }
+/// assert_eq!(gradients.norms()?.global(), 5.0);
+/// # Ok::<(), trainer_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
-    /// No gradients yet.
+    /// Creates an empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds what one backward pass found, and drops the rest of the store.
+    /// Adds the gradients of one backward pass and drops the rest of the store.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if a gradient has another shape than the sum so far.
     pub fn accumulate(&mut self, parameters: &Parameters, mut store: GradStore) -> Result<()> {
         for (name, variable) in parameters.iter() {
-            // A gradient can carry a graph of its own, through the tensors that it was computed from.
-            let Some(gradient) = store.remove(variable).map(|gradient| gradient.detach()) else { continue };
-            let sum = match self.0.get(name) {
-                Some(sum) => (sum + gradient)?,
-                None => gradient,
-            };
-            self.0.insert(name.to_owned(), sum);
+            if let Some(gradient) = store.remove(variable) {
+                // A gradient can carry a graph of its own, through the tensors it was computed from.
+                self.add_one(name, gradient.detach())?;
+            }
         }
         Ok(())
     }
 
-    /// Adds other gradients; one that is missing counts as 0.
+    /// Adds other gradients. A missing one counts as 0.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if the shapes of two gradients differ.
     pub fn add(&mut self, other: &Self) -> Result<()> {
-        for (name, gradient) in &other.0 {
-            let sum = match self.0.get(name) {
-                Some(sum) => (sum + gradient)?,
-                None => gradient.clone(),
-            };
-            self.0.insert(name.clone(), sum);
+        other.0.iter().try_for_each(|(name, gradient)| self.add_one(name, gradient.clone()))
+    }
+
+    fn add_one(&mut self, name: &str, gradient: Tensor) -> Result<()> {
+        match self.0.entry(name.to_owned()) {
+            Entry::Vacant(entry) => {
+                entry.insert(gradient);
+            }
+            Entry::Occupied(mut sum) => {
+                let total = (sum.get() + gradient)?;
+                sum.insert(total);
+            }
         }
         Ok(())
     }
 
-    /// The gradient of a parameter, if any reached it.
+    /// Sets the gradient of a parameter and returns the one it replaces. The graph of the tensor is dropped.
+    pub fn insert(&mut self, name: impl Into<String>, gradient: Tensor) -> Option<Tensor> {
+        self.0.insert(name.into(), gradient.detach())
+    }
+
+    /// Returns the gradient of a parameter, if one reached it.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
     }
 
-    /// The names of the parameters that no gradient reached.
+    /// Iterates over names and gradients, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, gradient)| (name.as_str(), gradient))
+    }
+
+    /// The number of gradients.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no gradients.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the names of the parameters without a gradient.
     pub fn missing(&self, parameters: &Parameters) -> Vec<String> {
-        parameters
-            .iter()
-            .filter(|(name, _)| !self.0.contains_key(*name))
-            .map(|(name, _)| name.to_owned())
-            .collect()
+        let names = parameters.iter().map(|(name, _)| name);
+        names.filter(|name| !self.0.contains_key(*name)).map(str::to_owned).collect()
     }
 
     /// Multiplies every gradient by `factor`.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle).
     pub fn scale(&mut self, factor: f64) -> Result<()> {
         for gradient in self.0.values_mut() {
             *gradient = gradient.affine(factor, 0.0)?;
@@ -66,23 +109,35 @@ impl Gradients {
         Ok(())
     }
 
-    /// The Euclidean norm of each gradient.
+    /// Computes the Euclidean norm of each gradient.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) for a gradient that is not f32.
     pub fn norms(&self) -> Result<Norms> {
         let squares = sums_of_squares(self.0.values())?;
         let norms = self.0.keys().zip(squares).map(|(name, squares)| (name.clone(), squares.sqrt()));
         Ok(Norms(norms.collect()))
     }
 
-    /// Scales all gradients down together so that their global norm is at most `max_norm`, as
-    /// `torch.nn.utils.clip_grad_norm_` does: by `min(1, max_norm / (norm + 1e-6))`. A `max_norm` of 0 leaves them.
+    /// Scales all gradients down together to a global norm of at most `max_norm`, as
+    /// `torch.nn.utils.clip_grad_norm_` does: by `min(1, max_norm / (norm + 1e-6))`. A `max_norm` of 0 turns clipping off.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle).
     pub fn clip(&mut self, norm: f64, max_norm: f64) -> Result<()> {
         let coefficient = max_norm / (norm + 1e-6);
         if max_norm > 0.0 && coefficient < 1.0 { self.scale(coefficient) } else { Ok(()) }
     }
 }
 
+impl FromIterator<(String, Tensor)> for Gradients {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(gradients: I) -> Self {
+        Self(gradients.into_iter().map(|(name, gradient)| (name, gradient.detach())).collect())
+    }
+}
+
 /// The Euclidean norm of each gradient, by parameter name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Norms(BTreeMap<String, f64>);
 
 impl Norms {
@@ -91,7 +146,7 @@ impl Norms {
         self.0.values().map(|norm| norm * norm).sum::<f64>().sqrt()
     }
 
-    /// The norms with the names of their parameters.
+    /// Iterates over parameter names and norms, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, norm)| (name.as_str(), *norm))
     }
@@ -102,7 +157,7 @@ fn sums_of_squares<'a>(gradients: impl Iterator<Item = &'a Tensor> + Clone) -> R
         let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         return gradients.map(|gradient| Ok(with_slice(gradient, sum)?)).collect();
     }
-    // Read together: on an accelerator, every read waits for all that was asked before it.
+    // One transfer for all: on an accelerator, each read waits for all the work queued before it.
     let sums =
         gradients.map(|gradient| gradient.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
     Ok(Tensor::stack(&sums, 0)?.to_dtype(DType::F64)?.to_vec1()?)

@@ -1,22 +1,22 @@
-//! A training engine for candle models: loop, optimizer, schedule, checkpoints, metrics and events.
+//! A training engine for candle models: loop, optimizers, schedules, checkpoints, metrics and events.
 //!
-//! You bring a [`Task`], which turns a batch into a loss, and a [`BatchSource`], which has the batches. The engine
-//! does the rest, and does it the way `transformers.Trainer` counts and `torch.optim.AdamW` computes:
+//! Implement [`Task`], which turns a batch into a loss, and provide a [`BatchSource`], such as [`InMemory`]. The engine does
+//! the rest; it counts as `transformers.Trainer` does and computes as `torch.optim.AdamW` does:
 //!
-//! - **[`Trainer`]** runs the loop that [`TrainingArguments`] describe: [gradients](Gradients) summed over
-//!   micro-batches and averaged over their targets, clipping by global norm, [`AdamW`], a learning-rate [`Schedule`]
+//! - **[`Trainer`]** runs the loop described by [`TrainingArguments`]: [gradients](Gradients) summed over micro-batches and
+//!   averaged over their targets, clipping by global norm, an [`Optimizer`], a [learning-rate schedule](LearningRateSchedule)
 //!   in optimizer steps, evaluation, logging, and the best parameters at the end.
-//! - **Checkpoints** are complete or do not exist. [`Trainer::resume`] continues from one as if the run had never
-//!   stopped, bit for bit; [`StopSignal`] stops a run so that it can be.
+//! - **Checkpoints** are complete or do not exist. [`Trainer::resume`] continues from one, bit for bit as if the run had
+//!   never stopped, and refuses a run of another [`Identity`]; [`StopSignal`] stops a run so that it can be resumed.
 //! - **[`Event`]s** go to [`EventSink`]s: a progress bar, a log file, your own. The engine itself never prints.
-//! - **It refuses to go wrong silently**: a parameter that gets no gradient, a loss that is not a number, an output
-//!   directory that cannot be written to stop the run before any harm is done, with an [`Error`] that says where.
+//! - **No silent faults**: a parameter without a gradient, a loss that is not finite, or an output directory that is not
+//!   writable ends the run before harm is done, with an [`Error`](enum@Error) that says where.
+//!
+//! # Example
 //!
 //! A straight line through points:
 //!
 //! ```
-//! use std::collections::BTreeMap;
-//!
 //! use candle_core::{DType, Device, Tensor, Var};
 //! use trainer_core::{BoxError, LossSum, LossTotal, Outcome, Parameters, StepContext, Task, Trainer, TrainingArguments};
 //!
@@ -33,10 +33,8 @@
 //!         Ok(LossSum { sum: (prediction - y)?.sqr()?.sum_all()?, targets: y.elem_count() })
 //!     }
 //!
-//!     fn eval_loss(&self, (x, y): &Self::Batch) -> Result<LossTotal, BoxError> {
-//!         let (slope, intercept) = (self.slope.as_detached_tensor(), self.intercept.as_detached_tensor());
-//!         let error = (x.broadcast_mul(&slope)?.broadcast_add(&intercept)? - y)?.sqr()?.sum_all()?;
-//!         Ok(LossTotal { sum: error.to_scalar::<f32>()?.into(), targets: y.elem_count() })
+//!     fn eval_loss(&self, batch: &Self::Batch) -> Result<LossTotal, BoxError> {
+//!         Ok(self.train_loss(batch, &StepContext::default())?.total()?)
 //!     }
 //!
 //!     fn num_samples(&self, (x, _y): &Self::Batch) -> usize {
@@ -47,8 +45,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let zero = || Var::zeros((), DType::F32, &Device::Cpu);
 //! let line = Line { slope: zero()?, intercept: zero()? };
-//! let trainable = [("slope", &line.slope), ("intercept", &line.intercept)];
-//! let trainable = BTreeMap::from(trainable.map(|(name, variable)| (name.to_owned(), variable.clone())));
+//! let variables = [("slope", &line.slope), ("intercept", &line.intercept)];
+//! let parameters = Parameters::new(variables.map(|(name, variable)| (name.to_owned(), variable.clone())))?;
 //!
 //! let x = Tensor::arange(-4f32, 4f32, &Device::Cpu)?;
 //! let y = x.affine(2.0, 1.0)?;
@@ -56,71 +54,91 @@
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let output_dir = directory.path().join("line");
-//! let arguments =
-//!     TrainingArguments { output_dir, num_train_epochs: 4.0, learning_rate: 0.1, ..Default::default() };
-//! let outcome = Trainer::new(arguments, Parameters::new(trainable)?)?.fit(&line, &batches, Some(&batches))?;
+//! let arguments = TrainingArguments { learning_rate: 0.1, ..TrainingArguments::new(output_dir) };
+//! let outcome = Trainer::new(arguments, parameters)?.fit(&line, &batches, None)?;
 //!
-//! assert!(matches!(&outcome, Outcome::Finished { state } if state.global_step == 200));
+//! assert!(matches!(&outcome, Outcome::Finished { state } if state.global_step == 600));
 //! assert!((line.slope.to_scalar::<f32>()? - 2.0).abs() < 0.01);
 //! assert!((line.intercept.to_scalar::<f32>()? - 1.0).abs() < 0.01);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Cargo features
+//!
+//! - `progress`: `sinks::ConsoleSink`, a progress bar.
+//! - `tensorboard`: `sinks::TensorBoardSink`, event files.
+//! - `cuda`: candle on NVIDIA GPUs.
 
 mod accumulate;
 mod adamw;
 mod arguments;
 mod audit;
+mod best;
 mod checkpoint;
 mod data;
+mod early_stopping;
+mod epoch_order;
 mod error;
 mod evaluation;
 mod event;
 mod files;
 mod gradients;
-mod group;
-mod groups;
+mod identity;
+mod in_memory;
 mod memory;
 mod metric;
+mod micro_batches;
 mod optimizer;
-mod order;
+mod parameter_group;
 mod parameters;
 mod plan;
 mod progress;
+mod restore;
 mod run;
 mod saving;
 mod schedule;
+mod session;
 mod sgd;
 pub mod sinks;
 mod slices;
 mod start;
 mod state;
-mod stop;
-mod stopping;
+mod stop_signal;
 mod task;
 mod tensors;
+mod text;
 mod trainer;
 mod validation;
+mod warning;
 mod workers;
 
 pub use adamw::AdamW;
 pub use arguments::{IntervalStrategy, OnNan, TrainingArguments};
-pub use checkpoint::Resume;
+pub use checkpoint::{Resume, SavedCheckpoint, SavedRun};
 pub use data::{BatchSource, Batches};
+pub use epoch_order::epoch_order;
 pub use error::{BoxError, Error, Result};
 pub use evaluation::{Evaluation, evaluate};
-pub use event::{Event, EventSink, StepReport, Throughput, Warning};
+pub use event::{Event, EventSink, StepReport, Throughput};
 pub use gradients::{Gradients, Norms};
-pub use groups::ParameterGroup;
+pub use identity::{Difference, Identity};
+pub use in_memory::InMemory;
 pub use memory::resident_bytes;
 pub use metric::{Direction, Measured, Metric, Ratio, Unit};
 pub use optimizer::{Optimizer, OptimizerType};
-pub use order::epoch_order;
+pub use parameter_group::ParameterGroup;
 pub use parameters::Parameters;
-pub use schedule::{Schedule, SchedulerOptions, SchedulerType};
+pub use schedule::{LearningRateSchedule, Schedule, SchedulerOptions, SchedulerType};
 pub use sgd::Sgd;
 pub use state::{LogEntry, TrainerState};
-pub use stop::StopSignal;
+pub use stop_signal::StopSignal;
 pub use task::{LossSum, LossTotal, StepContext, Task};
 pub use trainer::{Outcome, Trainer};
+pub use warning::{ArgumentChange, Warning};
 pub use workers::{SingleProcess, Workers};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-/// Memory that the process has in use now, in bytes; `None` where the system does not say in `/proc`.
+/// Returns the resident memory of the process in bytes; `None` on systems without `/proc`.
 pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,38 +1,47 @@
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::LossTotal;
 
-/// Something that is measured: what it is called, what it is counted in, and which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// A metric: its name, its unit, and whether higher or lower is better.
+///
+/// ```
+/// use trainer_core::{Direction, Metric, Unit};
+///
+/// let recall = |k: usize| Metric::new(format!("recall_at_{k}"), Unit::Share, Direction::HigherIsBetter);
+/// assert_eq!(recall(5).name, "recall_at_5");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Metric {
     /// Name in snake case, without a prefix such as `eval_`.
-    pub name: &'static str,
-    /// What it is counted in.
+    pub name: Cow<'static, str>,
+    /// Unit of the values.
     pub unit: Unit,
     /// Which of two values is better.
     pub direction: Direction,
 }
 
-/// What a metric is counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The unit of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Unit {
-    /// Nats (natural logarithms) a target.
+    /// Nats per target.
     Nats,
-    /// A number without a unit, from 0.
+    /// A number of at least 0 without a unit.
     Number,
-    /// A share from 0 to 1.
+    /// A share, from 0 to 1.
     Share,
-    /// Things a second.
+    /// Items per second.
     PerSecond,
     /// Bytes.
     Bytes,
 }
 
 /// Which of two values is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// The lower one.
@@ -42,29 +51,33 @@ pub enum Direction {
 }
 
 impl Metric {
-    /// Mean cross-entropy of a target.
-    pub const LOSS: Self = Self::new("loss", Unit::Nats, Direction::LowerIsBetter);
-    /// `exp(loss)`: among how many equally likely targets the model hesitates.
-    pub const PERPLEXITY: Self = Self::new("perplexity", Unit::Number, Direction::LowerIsBetter);
-    /// Share of the targets that the model finds likeliest.
-    pub const TOKEN_ACCURACY: Self = Self::new("token_accuracy", Unit::Share, Direction::HigherIsBetter);
-    /// Share of the samples that are classified as they should be.
-    pub const ACCURACY: Self = Self::new("accuracy", Unit::Share, Direction::HigherIsBetter);
-    /// Training samples a second.
+    /// Mean cross-entropy per target.
+    pub const LOSS: Self = Self::constant("loss", Unit::Nats, Direction::LowerIsBetter);
+    /// `exp(loss)`.
+    pub const PERPLEXITY: Self = Self::constant("perplexity", Unit::Number, Direction::LowerIsBetter);
+    /// Share of targets to which the model gives the highest probability.
+    pub const TOKEN_ACCURACY: Self = Self::constant("token_accuracy", Unit::Share, Direction::HigherIsBetter);
+    /// Share of correctly classified samples.
+    pub const ACCURACY: Self = Self::constant("accuracy", Unit::Share, Direction::HigherIsBetter);
+    /// Training samples per second.
     pub const SAMPLES_PER_SECOND: Self =
-        Self::new("samples_per_second", Unit::PerSecond, Direction::HigherIsBetter);
-    /// Training targets a second.
+        Self::constant("samples_per_second", Unit::PerSecond, Direction::HigherIsBetter);
+    /// Training targets per second.
     pub const TOKENS_PER_SECOND: Self =
-        Self::new("tokens_per_second", Unit::PerSecond, Direction::HigherIsBetter);
-    /// Memory of the process.
-    pub const MEMORY: Self = Self::new("memory", Unit::Bytes, Direction::LowerIsBetter);
+        Self::constant("tokens_per_second", Unit::PerSecond, Direction::HigherIsBetter);
+    /// Resident memory of the process.
+    pub const MEMORY: Self = Self::constant("memory", Unit::Bytes, Direction::LowerIsBetter);
 
-    /// A metric of your own.
-    pub const fn new(name: &'static str, unit: Unit, direction: Direction) -> Self {
-        Self { name, unit, direction }
+    /// Defines a metric.
+    pub fn new(name: impl Into<Cow<'static, str>>, unit: Unit, direction: Direction) -> Self {
+        Self { name: name.into(), unit, direction }
     }
 
-    /// By how much `value` is better than `best`: above 0 where it is better, NaN where it is not a number.
+    const fn constant(name: &'static str, unit: Unit, direction: Direction) -> Self {
+        Self { name: Cow::Borrowed(name), unit, direction }
+    }
+
+    /// How much better `value` is than `best`: above 0 if it is better, NaN if either is.
     pub fn improvement(&self, value: f64, best: f64) -> f64 {
         match self.direction {
             Direction::LowerIsBetter => best - value,
@@ -85,25 +98,25 @@ impl fmt::Display for Unit {
     }
 }
 
-/// A quotient of two sums: all that is kept of a metric while batches pass by.
+/// A quotient of two sums: the running value of a metric.
 ///
-/// Sums of numerators and denominators, unlike means of means, do not depend on how samples are batched.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Sums of numerators and denominators do not depend on how samples are batched; means of means do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// Sum of what is counted, such as targets that were predicted.
+    /// For example the number of correctly predicted targets.
     pub numerator: f64,
-    /// Sum of what it is counted among, such as all targets.
+    /// For example the number of targets.
     pub denominator: f64,
 }
 
 impl Ratio {
-    /// The quotient; NaN if nothing was counted.
+    /// Returns the quotient; NaN if the denominator is 0 as well.
     pub fn value(&self) -> f64 {
         self.numerator / self.denominator
     }
 }
 
-/// What was measured on some batches: a loss, and whatever else a task counts. Only sums, never logits.
+/// The loss and metrics of some batches, as sums.
 ///
 /// ```
 /// use trainer_core::{LossTotal, Measured, Metric, Ratio};
@@ -115,9 +128,12 @@ impl Ratio {
 /// let mut all = batch(3.0, 1.0, 1);
 /// all.merge(&batch(3.0, 2.0, 5));
 /// let values: Vec<_> = all.values().into_iter().map(|(metric, value)| (metric.name, value)).collect();
-/// assert_eq!(values, [("loss", 1.0), ("perplexity", 1f64.exp()), ("token_accuracy", 0.5)]);
+/// assert_eq!(
+///     values,
+///     [("loss".into(), 1.0), ("perplexity".into(), 1f64.exp()), ("token_accuracy".into(), 0.5)]
+/// );
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Measured {
     /// The loss.
     pub loss: LossTotal,
@@ -125,40 +141,40 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// A loss and nothing else.
+    /// Creates a measurement with a loss and no further metrics.
     pub fn new(loss: LossTotal) -> Self {
         Self { loss, ratios: Vec::new() }
     }
 
-    /// The same with one more metric.
+    /// Adds a metric.
     #[must_use]
     pub fn with(mut self, metric: Metric, ratio: Ratio) -> Self {
-        self.add(metric, ratio);
+        self.add(&metric, ratio);
         self
     }
 
-    /// Adds what was measured on other batches.
+    /// Adds the sums of other batches.
     pub fn merge(&mut self, other: &Self) {
         self.loss += other.loss;
         for (metric, ratio) in &other.ratios {
-            self.add(*metric, *ratio);
+            self.add(metric, *ratio);
         }
     }
 
-    /// Loss, perplexity, and the task's metrics in the order in which they came.
+    /// Returns the loss, the perplexity, and the task's metrics in the order they were added.
     pub fn values(&self) -> Vec<(Metric, f64)> {
         let mut values = vec![(Metric::LOSS, self.loss.mean()), (Metric::PERPLEXITY, self.loss.perplexity())];
-        values.extend(self.ratios.iter().map(|(metric, ratio)| (*metric, ratio.value())));
+        values.extend(self.ratios.iter().map(|(metric, ratio)| (metric.clone(), ratio.value())));
         values
     }
 
-    fn add(&mut self, metric: Metric, ratio: Ratio) {
+    fn add(&mut self, metric: &Metric, ratio: Ratio) {
         match self.ratios.iter_mut().find(|(known, _)| known.name == metric.name) {
             Some((_, sum)) => {
                 sum.numerator += ratio.numerator;
                 sum.denominator += ratio.denominator;
             }
-            None => self.ratios.push((metric, ratio)),
+            None => self.ratios.push((metric.clone(), ratio)),
         }
     }
 }

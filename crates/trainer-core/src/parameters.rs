@@ -1,47 +1,75 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::PoisonError;
 
 use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarMap;
 
+use crate::files::sync_file;
 use crate::slices::with_slice;
 use crate::{Error, Result, tensors};
 
-/// The trainable parameters of a model by name, in the order of their names; all f32, and on one device.
+/// The trainable parameters of a model by name, in the order of the names; all f32.
 ///
-/// Everything the engine keeps about a parameter (gradient, moments, saved value) is kept under its name.
+/// The name identifies a parameter everywhere: its gradient, optimizer state and saved value.
 #[derive(Clone, Debug)]
 pub struct Parameters(BTreeMap<String, Var>);
 
 impl Parameters {
-    /// Registers variables for training.
+    /// Registers variables for training, for example a `BTreeMap<String, Var>`.
     ///
     /// # Errors
-    /// [`Error::NoParameters`] for an empty map, [`Error::ParameterDtype`] for a variable that is not f32, and
-    /// [`Error::SharedParameter`] where two names stand for one variable.
-    pub fn new(variables: BTreeMap<String, Var>) -> Result<Self> {
-        let mut names = HashMap::new();
-        for (name, variable) in &variables {
+    /// [`Error::NoParameters`] without variables, [`Error::ParameterDtype`] for a variable that is not f32,
+    /// [`Error::DuplicateParameter`] for a name that occurs twice, and [`Error::SharedParameter`] for a variable with two
+    /// names.
+    pub fn new(variables: impl IntoIterator<Item = (String, Var)>) -> Result<Self> {
+        let mut parameters = BTreeMap::new();
+        for (name, variable) in variables {
             if variable.dtype() != DType::F32 {
-                return Err(Error::ParameterDtype { name: name.clone(), dtype: variable.dtype() });
+                return Err(Error::ParameterDtype { name, dtype: variable.dtype() });
             }
+            if parameters.contains_key(&name) {
+                return Err(Error::DuplicateParameter { name });
+            }
+            parameters.insert(name, variable);
+        }
+        let mut names = HashMap::new();
+        for (name, variable) in &parameters {
             if let Some(first) = names.insert(variable.id(), name) {
                 return Err(Error::SharedParameter { first: first.clone(), second: name.clone() });
             }
         }
-        if variables.is_empty() { Err(Error::NoParameters) } else { Ok(Self(variables)) }
+        if parameters.is_empty() { Err(Error::NoParameters) } else { Ok(Self(parameters)) }
     }
 
-    /// The parameters with their names.
+    /// Registers all variables of a [`VarMap`] for training: those that
+    /// [`VarBuilder::from_varmap`](candle_nn::VarBuilder::from_varmap) has made. A `VarMap` iterates in random order;
+    /// here they are sorted by name, so that every run sums norms in the same order.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_var_map(variables: &VarMap) -> Result<Self> {
+        let variables = variables.data().lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Sorted, so that the same fault yields the same message every time.
+        Self::new(variables.into_iter().collect::<BTreeMap<_, _>>())
+    }
+
+    /// Iterates over names and variables, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.0.iter().map(|(name, variable)| (name.as_str(), variable))
     }
 
-    /// The number of trainable numbers, over all parameters.
+    /// Returns the parameter with this name.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.0.get(name)
+    }
+
+    /// The number of trainable scalars over all parameters.
     pub fn element_count(&self) -> usize {
         self.0.values().map(|variable| variable.elem_count()).sum()
     }
 
-    /// A checksum of the bits of each parameter.
+    /// Computes a checksum of the bits of each parameter.
     pub(crate) fn checksums(&self) -> Result<BTreeMap<String, u32>> {
         let checksum = |values: &[f32]| {
             let mut hasher = crc32fast::Hasher::new();
@@ -55,25 +83,33 @@ impl Parameters {
         checksums.collect()
     }
 
-    /// Writes the values of all parameters to a safetensors file.
+    /// Writes all values to a safetensors file and syncs it to disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; an existing file is then unchanged.
     pub fn save(&self, path: &Path) -> Result<()> {
-        tensors::save(
-            path,
-            self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())),
-        )
+        self.write(path)?;
+        sync_file(path)
+    }
+
+    /// Writes all values to a safetensors file. The caller syncs it.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        tensors::save(path, self.values())
     }
 
     /// Sets all parameters to the values that [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`Error::Tensors`] lists every tensor that is missing, unexpected or misshapen; then no parameter has changed.
+    /// [`Error::Tensors`] lists all missing, unexpected and misshapen tensors; no parameter is changed then.
     pub fn load(&self, path: &Path) -> Result<()> {
-        let wanted: BTreeMap<String, Tensor> =
-            self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect();
-        let values = tensors::load_like(path, &wanted)?;
+        let values = tensors::load_like(path, &self.values())?;
         for (name, variable) in self.iter() {
             variable.set(&values[name])?;
         }
         Ok(())
+    }
+
+    fn values(&self) -> BTreeMap<String, Tensor> {
+        self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
     }
 }

@@ -2,11 +2,11 @@ use std::ops::Range;
 
 use crate::{Error, IntervalStrategy, Result, TrainingArguments};
 
-/// What happens when: how the batches of the epochs make optimizer steps, and after which of them the run evaluates
-/// and saves. Counts as the Trainer of transformers does.
+/// The timetable of a run: which batches form each optimizer step, and after which steps the run evaluates and saves.
+/// Counts as transformers' Trainer does.
 ///
-/// An epoch of `n` batches makes `ceil(n / k)` steps of `k` batches; the last one takes what is left, so that no batch
-/// is lost and none crosses into the next epoch. A position in the run is therefore its number of steps alone.
+/// An epoch of `n` batches has `ceil(n / k)` steps of `k` batches; its last step takes the remaining ones, so that none is
+/// lost and none moves to the next epoch. The number of completed steps alone therefore determines the position in the data.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) batches_per_epoch: usize,
@@ -42,28 +42,28 @@ impl Plan {
         })
     }
 
-    /// The epoch, from 0, that the step after `done` steps belongs to.
+    /// The epoch (from 0) of the step that follows `done` completed steps.
     pub(crate) fn epoch(&self, done: usize) -> usize {
         done / self.steps_per_epoch
     }
 
-    /// Index within its epoch of the first batch of the step after `done` steps.
+    /// Index, within its epoch, of the first batch of the step that follows `done` completed steps.
     pub(crate) fn first_batch(&self, done: usize) -> usize {
         done % self.steps_per_epoch * self.accumulation
     }
 
-    /// How many batches the step after `done` steps takes.
+    /// Number of batches in the step that follows `done` completed steps.
     pub(crate) fn batches_of_step(&self, done: usize) -> usize {
         self.accumulation.min(self.batches_per_epoch - self.first_batch(done))
     }
 
-    /// The steps that are left in the current epoch after `done` steps, by index from 0.
+    /// Indices (from 0) of the steps that remain in the current epoch after `done` completed steps.
     pub(crate) fn rest_of_epoch(&self, done: usize) -> Range<usize> {
         let end = (self.epoch(done) + 1) * self.steps_per_epoch;
         done..end.min(self.max_steps)
     }
 
-    /// Epochs that `done` steps make, as a fraction.
+    /// Number of completed epochs, as a fraction, after `done` completed steps.
     pub(crate) fn epochs_after(&self, done: usize) -> f64 {
         self.epoch(done) as f64 + self.first_batch(done) as f64 / self.batches_per_epoch as f64
     }
@@ -72,7 +72,7 @@ impl Plan {
         done.is_multiple_of(self.logging_steps)
     }
 
-    /// Whether the run evaluates after `done` steps, which may be the `last` of the run before all are made.
+    /// Whether to evaluate after `done` completed steps. `last`: the run ends here, possibly before `max_steps`.
     pub(crate) fn evaluates_after(&self, done: usize, last: bool) -> bool {
         self.is_due(self.eval, done, last)
     }
@@ -106,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn the_recipe_makes_1050_steps() {
-        // 560 training pictures, 2 a batch, 4 batches a step, 15 epochs.
+    fn accumulation_and_epochs_determine_the_number_of_steps() {
+        // 560 training samples in batches of 2, 4 batches per step, 15 epochs.
         let plan = plan(280, 4, 15.0, None);
         assert_eq!((plan.steps_per_epoch, plan.max_steps, plan.num_train_epochs), (70, 1050, 15));
     }
 
     #[test]
-    fn the_last_step_of_an_epoch_takes_what_is_left() {
+    fn the_last_step_of_an_epoch_takes_the_remaining_batches() {
         let plan = plan(10, 4, 2.0, None);
         assert_eq!((plan.steps_per_epoch, plan.max_steps), (3, 6));
         let steps: Vec<_> =
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn max_steps_wins_over_epochs_and_may_end_within_one() {
+    fn max_steps_overrides_epochs_and_may_end_within_one() {
         let plan = plan(10, 4, 2.0, Some(4));
         assert_eq!((plan.max_steps, plan.num_train_epochs), (4, 2));
         assert_eq!(plan.rest_of_epoch(3), 3..4);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_recurs_also_happens_after_the_last_step() {
+    fn evaluation_and_saving_also_happen_after_the_last_step() {
         let mut plan = plan(10, 4, 2.0, Some(5));
         plan.eval = (IntervalStrategy::Steps, 2);
         plan.save = (IntervalStrategy::Epoch, 1);

@@ -1,13 +1,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, expired};
-use crate::files::write_json;
+use crate::files::{sync_file, write_json};
+use crate::progress::ScheduleState;
 use crate::run::Run;
+use crate::session::Totals;
+use crate::text::with_causes;
 use crate::{Error, Event, LogEntry, Outcome, Result, Task, Warning};
 
-/// What a run leaves on the disk, and how it ends.
+/// Saving checkpoints, and the end of the run.
 impl<T: Task> Run<'_, T> {
-    /// Saves a checkpoint and removes those that are no longer kept.
+    /// Saves a checkpoint and deletes those beyond `save_total_limit`.
     pub(crate) fn save(&mut self) -> Result<()> {
         let step = self.state.global_step;
         let best = self.state.best_global_step == Some(step);
@@ -16,12 +19,13 @@ impl<T: Task> Run<'_, T> {
         }
         let before = self.last_good();
         self.progress.saved.push(step);
-        self.progress.seconds = self.seconds();
+        self.progress.seconds = self.session.seconds();
         self.progress.stamp();
+        self.record_kinds();
         let path = self.store.save(step, |directory| self.write_checkpoint(directory));
         let path = path.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
         self.write_state()?;
-        self.emit(Event::CheckpointSaved { path, best })?;
+        self.emit(Event::CheckpointSaved { path, global_step: step, best })?;
 
         let (best, limit) = (self.state.best_global_step, self.arguments.save_total_limit);
         for step in expired(&self.progress.saved, best, limit) {
@@ -29,7 +33,7 @@ impl<T: Task> Run<'_, T> {
             let event = match self.store.remove(step) {
                 Ok(()) => Event::CheckpointRemoved { path },
                 Err(error) => {
-                    Event::Warning(Warning::CheckpointNotRemoved { path, reason: error.to_string() })
+                    Event::Warning(Warning::CheckpointNotRemoved { path, reason: with_causes(&error) })
                 }
             };
             self.progress.saved.retain(|saved| *saved != step);
@@ -42,11 +46,12 @@ impl<T: Task> Run<'_, T> {
     pub(crate) fn interrupt(mut self) -> Result<Outcome> {
         let global_step = self.state.global_step;
         let checkpoint = self.store.path(global_step);
+        sync_file(&self.state_path())?;
         self.emit(Event::Interrupted { checkpoint: checkpoint.clone(), global_step })?;
         Ok(Outcome::Interrupted { state: self.state, checkpoint })
     }
 
-    /// Ends a run that is over.
+    /// Ends a run that is complete.
     pub(crate) fn finish(mut self) -> Result<Outcome> {
         let global_step = self.state.global_step;
         if global_step < self.plan.max_steps {
@@ -58,7 +63,7 @@ impl<T: Task> Run<'_, T> {
             };
             self.emit(Event::StoppedEarly { global_step, reason })?;
         }
-        let (seconds, steps, samples) = self.session.totals(global_step);
+        let Totals { seconds, steps, samples } = self.session.totals(global_step);
         self.log(LogEntry::Summary {
             train_runtime: seconds,
             train_samples_per_second: samples as f64 / seconds,
@@ -73,23 +78,20 @@ impl<T: Task> Run<'_, T> {
         }
         self.warn_of_unchanged_parameters()?;
         self.write_state()?;
+        sync_file(&self.state_path())?;
         self.emit(Event::Finished { global_step })?;
         Ok(Outcome::Finished { state: self.state })
     }
 
-    /// Loads the best parameters, or keeps the last ones if their checkpoint was damaged since it was saved: the last ones
-    /// may be saved nowhere.
-    fn load_best(&mut self, path: PathBuf, value: f64) -> Result<()> {
-        if let Err(reason) = checkpoint::verify_best(&path, &self.state) {
-            self.state.best_model_checkpoint = None;
-            return self.emit(Event::Warning(Warning::BestNotLoaded { path, reason }));
-        }
-        self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
-        self.emit(Event::BestLoaded { path, metric: self.best_metric.name, value })
+    /// Records the kinds of optimizer and schedule, and the schedule's state, for the next checkpoint.
+    pub(crate) fn record_kinds(&mut self) {
+        self.progress.optimizer = Some(self.optimizer.name().to_owned());
+        self.progress.schedule =
+            ScheduleState { name: self.schedule.name().to_owned(), state: self.schedule.state() };
     }
 
     pub(crate) fn write_checkpoint(&self, directory: &Path) -> Result<()> {
-        self.parameters.save(&directory.join(checkpoint::PARAMETERS))?;
+        self.parameters.write(&directory.join(checkpoint::PARAMETERS))?;
         self.optimizer.save(&directory.join(checkpoint::OPTIMIZER))?;
         write_json(&directory.join(checkpoint::TRAINER_STATE), &self.state)?;
         write_json(&directory.join(checkpoint::ENGINE_STATE), &self.progress)?;
@@ -97,8 +99,9 @@ impl<T: Task> Run<'_, T> {
         saved.map_err(|source| Error::SaveModel { path: directory.to_owned(), source })
     }
 
+    /// Writes `trainer_state.json` to the output directory, without syncing it: checkpoints have their own.
     pub(crate) fn write_state(&self) -> Result<()> {
-        let written = write_json(&self.store.output_dir().join(checkpoint::TRAINER_STATE), &self.state);
+        let written = write_json(&self.state_path(), &self.state);
         written.map_err(|error| Error::Save {
             step: self.state.global_step,
             source: Box::new(error),
@@ -106,7 +109,11 @@ impl<T: Task> Run<'_, T> {
         })
     }
 
-    /// A run that ends where it began has trained nothing, however well its loss looked.
+    fn state_path(&self) -> PathBuf {
+        self.store.output_dir().join(checkpoint::TRAINER_STATE)
+    }
+
+    /// Warns of parameters that still have their initial values: they were not trained, even if the loss fell.
     fn warn_of_unchanged_parameters(&mut self) -> Result<()> {
         let now = self.parameters.checksums()?;
         let unchanged = now.iter().filter(|(name, sum)| self.progress.initial.get(*name) == Some(sum));

@@ -2,41 +2,105 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use crate::TrainingArguments;
+use crate::{BoxError, Metric, TrainingArguments};
 
-/// The shape of a learning-rate schedule, by the names of Hugging Face's `SchedulerType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The learning rate of every optimizer step.
+///
+/// [`TrainingArguments::lr_scheduler_type`] selects a built-in [`Schedule`];
+/// [`Trainer::schedule`](crate::Trainer::schedule) takes any other. A closure is a schedule without state:
+///
+/// ```
+/// use trainer_core::LearningRateSchedule;
+///
+/// let inverse_square_root = |step: usize, _max_steps: usize| 1e-3 / ((step + 1) as f64).sqrt();
+/// assert_eq!(inverse_square_root.learning_rate(3, 100), 5e-4);
+/// ```
+pub trait LearningRateSchedule: Send {
+    /// Names the kind of schedule. A checkpoint records it, and a run with another kind cannot resume from it.
+    fn name(&self) -> &str;
+
+    /// Returns the learning rate of the step with index `step` (from 0) of `max_steps`. It must be finite and at least 0.
+    fn learning_rate(&self, step: usize, max_steps: usize) -> f64;
+
+    /// Called after every evaluation with the metric that selects the best one, for schedules that depend on it. The value
+    /// may be NaN. Default: nothing.
+    fn evaluated(&mut self, _metric: &Metric, _value: f64) {}
+
+    /// Returns the state that a resumed run needs, as text in any format. Default: none.
+    fn state(&self) -> String {
+        String::new()
+    }
+
+    /// Restores the state that [`state`](Self::state) returned. Default: an error unless it is empty.
+    ///
+    /// # Errors
+    /// If the text is not a state of this schedule.
+    fn set_state(&mut self, state: &str) -> Result<(), BoxError> {
+        if state.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the schedule `{}` has no state, got {state:?}", self.name()).into())
+        }
+    }
+}
+
+impl<F: Fn(usize, usize) -> f64 + Send> LearningRateSchedule for F {
+    fn name(&self) -> &str {
+        "closure"
+    }
+
+    fn learning_rate(&self, step: usize, max_steps: usize) -> f64 {
+        self(step, max_steps)
+    }
+}
+
+impl LearningRateSchedule for Schedule {
+    fn name(&self) -> &str {
+        BUILT_IN
+    }
+
+    fn learning_rate(&self, step: usize, _max_steps: usize) -> f64 {
+        self.learning_rate(step)
+    }
+}
+
+/// The name of [`Schedule`], which may change its shape on resume, as all its arguments may.
+pub(crate) const BUILT_IN: &str = "built-in";
+
+/// The shape of a built-in schedule, with the names of Hugging Face's `SchedulerType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SchedulerType {
-    /// Rises during the warm-up, then falls linearly.
+    /// Warm-up, then linear decay.
     Linear,
-    /// Rises during the warm-up, then falls along half a cosine wave.
+    /// Warm-up, then decay along half a cosine wave.
     #[serde(alias = "cosine_with_min_lr")]
     Cosine,
-    /// Rises during the warm-up, then falls along half a cosine wave, several times over.
+    /// Warm-up, then repeated decay along half a cosine wave, each time from the peak.
     CosineWithRestarts,
-    /// Rises during the warm-up, then falls as a power of the steps that are left.
+    /// Warm-up, then decay as a power of the share of remaining steps.
     Polynomial,
-    /// The peak at every step; without a warm-up, as in transformers.
+    /// Constant, without a warm-up, as in transformers.
     Constant,
-    /// Rises during the warm-up, then stays at the peak.
+    /// Warm-up, then constant.
     ConstantWithWarmup,
-    /// Rises during the warm-up, stays at the peak, and falls along half a cosine wave at the end.
+    /// Warm-up, then constant, then decay along half a cosine wave.
     WarmupStableDecay,
 }
 
-/// What some schedules can be told besides; the names of Hugging Face's `lr_scheduler_kwargs`, but for shares where
-/// those are steps or rates.
+/// Options of individual schedules, with the names of Hugging Face's `lr_scheduler_kwargs`, but as shares instead of steps or
+/// rates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerOptions {
-    /// Where every schedule that falls ends, as a share of the peak. Default 0.
+    /// Final learning rate of the decaying schedules, as a share of the peak. Default 0.
     pub min_lr_rate: f64,
-    /// Waves of `cosine_with_restarts`. Default 1.
+    /// Number of waves of `cosine_with_restarts`. Default 1.
     pub num_cycles: usize,
-    /// The exponent of `polynomial`. Default 1.
+    /// Exponent of `polynomial`. Default 1.
     pub power: f64,
-    /// Share of all steps, rounded up, in which `warmup_stable_decay` falls. Default 0.2.
+    /// Share of all steps, rounded up, during which `warmup_stable_decay` decays. Default 0.2.
     pub decay_ratio: f64,
 }
 
@@ -46,18 +110,18 @@ impl Default for SchedulerOptions {
     }
 }
 
-/// The learning rate of every optimizer step.
+/// The built-in schedules.
 ///
 /// With peak `p`, lowest share `m`, `w` warm-up steps of `n` in all, and `x = (t - w) / (n - w)`, step `t` (from 0)
-/// runs at `p · t / w` during the warm-up, so that the first step runs at 0, and then at `p · (f (1 - m) + m)` with
+/// has the rate `p · t / w` during the warm-up (so the first step has rate 0), and then `p · (f (1 - m) + m)` with
 /// - linear: `f = 1 - x`;
 /// - cosine: `f = (1 + cos(π x)) / 2`;
-/// - cosine with `c` restarts: the same of the fraction of `c x`;
+/// - cosine with `c` restarts: the same of the fractional part of `c x`;
 /// - polynomial: `f = (1 - x)^power`;
 /// - warm-up, stable, decay: `f = 1`, and in the last `d` steps cosine with `x = (t - n + d) / d`. Here the warm-up
-///   begins at `p m`.
+///   starts at `p m`.
 ///
-/// The same values as `transformers.get_scheduler`.
+/// These are the values of `transformers.get_scheduler`.
 ///
 /// ```
 /// use trainer_core::{Schedule, SchedulerType};
@@ -76,30 +140,31 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of `total_steps` optimizer steps, the first `ceil(warmup_ratio · total_steps)` of them warm-up.
+    /// Creates a schedule of `total_steps` optimizer steps, of which the first `ceil(warmup_ratio · total_steps)` are the
+    /// warm-up.
     pub fn new(kind: SchedulerType, peak: f64, warmup_ratio: f64, total_steps: usize) -> Self {
         let warmup_steps = share(warmup_ratio, total_steps);
         Self { kind, peak, warmup_steps, total_steps, options: SchedulerOptions::default() }
     }
 
-    /// The same with other options.
+    /// Sets the options.
     #[must_use]
     pub fn with(self, options: SchedulerOptions) -> Self {
         Self { options, ..self }
     }
 
-    pub(crate) fn of(arguments: &TrainingArguments, total_steps: usize) -> Self {
+    pub(crate) fn from_arguments(arguments: &TrainingArguments, total_steps: usize) -> Self {
         let kind = arguments.lr_scheduler_type;
         Self::new(kind, arguments.learning_rate, arguments.warmup_ratio, total_steps)
             .with(arguments.lr_scheduler_kwargs)
     }
 
-    /// Optimizer steps in which the rate rises.
+    /// Number of warm-up steps.
     pub fn warmup_steps(&self) -> usize {
         self.warmup_steps
     }
 
-    /// The rate that the optimizer step with index `step`, from 0, runs at.
+    /// Returns the learning rate of the step with index `step`, from 0.
     pub fn learning_rate(&self, step: usize) -> f64 {
         self.peak * self.factor(step)
     }
@@ -120,7 +185,7 @@ impl Schedule {
         match self.kind {
             SchedulerType::Constant | SchedulerType::ConstantWithWarmup => 1.0,
             _ if step >= self.total_steps => lowest,
-            // Not `1 - progress`, which rounds otherwise than transformers does.
+            // Not `1 - progress`, which transformers would round differently.
             SchedulerType::Linear => from_lowest((self.total_steps - step) as f64 / decay_steps),
             SchedulerType::Cosine => from_lowest(half_wave(progress)),
             SchedulerType::CosineWithRestarts => {
@@ -139,7 +204,7 @@ impl Schedule {
     }
 }
 
-/// From 1 at 0 down to 0 at 1.
+/// Half a cosine wave, from 1 at progress 0 to 0 at progress 1.
 fn half_wave(progress: f64) -> f64 {
     0.5 * (1.0 + (PI * progress).cos())
 }

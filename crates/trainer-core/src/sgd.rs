@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::Tensor;
 
-use crate::groups::ParameterSettings;
-use crate::{Error, Gradients, Optimizer, Parameters, Result, TrainingArguments, tensors};
+use crate::optimizer::{require_same_tensors, require_shape};
+use crate::parameter_group::ParameterSettings;
+use crate::{Error, Gradients, Optimizer, OptimizerType, Parameters, Result, TrainingArguments};
 
 /// Stochastic gradient descent with momentum, as `torch.optim.SGD` computes it.
 ///
@@ -15,7 +15,7 @@ use crate::{Error, Gradients, Optimizer, Parameters, Result, TrainingArguments, 
 /// θ ← θ - η b
 /// ```
 ///
-/// `b` is saved as `momentum_buffer`, torch's name, and begins at 0; without momentum there is no state at all.
+/// `b` is saved as `momentum_buffer`, torch's name, and begins at 0. Without momentum there is no state.
 #[derive(Debug)]
 pub struct Sgd {
     momentum: f64,
@@ -24,12 +24,12 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// An optimizer for `parameters` with the arguments' momentum, weight decay and groups, before its first step.
+    /// Creates an optimizer for `parameters` with the arguments' momentum, weight decay and groups.
     ///
     /// # Errors
-    /// [`Error::EmptyGroup`] for a group that no parameter is in, or only such as earlier groups have.
+    /// [`Error::EmptyGroup`] for a group without parameters, or whose parameters all belong to earlier groups.
     pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
-        let settings = ParameterSettings::of_each(arguments, parameters)?;
+        let settings = ParameterSettings::for_each(arguments, parameters)?;
         let settings = parameters.iter().map(|(name, _)| name.to_owned()).zip(settings).collect();
         let momentum = arguments.sgd_momentum;
         let with_momentum = parameters.iter().filter(|_| momentum > 0.0);
@@ -41,10 +41,16 @@ impl Sgd {
 }
 
 impl Optimizer for Sgd {
+    fn name(&self) -> &str {
+        OptimizerType::Sgd.name()
+    }
+
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
         for (name, parameter) in parameters.iter() {
             let Some(gradient) = gradients.get(name) else { continue };
-            let settings = self.settings.get(name).ok_or_else(|| Error::UnknownParameter(name.to_owned()))?;
+            let settings =
+                self.settings.get(name).ok_or_else(|| Error::UnknownParameter { name: name.to_owned() })?;
+            require_shape(name, &settings.shape, parameter, gradient)?;
             let value = parameter.as_detached_tensor();
             let mut direction = (gradient + (&value * settings.weight_decay)?)?;
             if let Some(buffer) = self.buffers.get_mut(&buffer_name(name)) {
@@ -56,12 +62,13 @@ impl Optimizer for Sgd {
         Ok(())
     }
 
-    fn save(&self, path: &Path) -> Result<()> {
-        tensors::save(path, self.buffers.clone())
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(self.buffers.clone())
     }
 
-    fn load(&mut self, path: &Path) -> Result<()> {
-        self.buffers = tensors::load_like(path, &self.buffers)?;
+    fn set_state(&mut self, state: BTreeMap<String, Tensor>) -> Result<()> {
+        require_same_tensors(&state, &self.buffers)?;
+        self.buffers = state;
         Ok(())
     }
 }

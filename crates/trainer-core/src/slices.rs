@@ -1,4 +1,4 @@
-//! The elements of f32 tensors in CPU memory, without copies.
+//! Access to the elements of f32 CPU tensors without copies.
 
 use std::cell::Cell;
 
@@ -21,7 +21,7 @@ pub(crate) fn with_slice_mut<F: FnOnce(&mut [f32]) -> Result<()>>(tensor: &Tenso
     tensor.inplace_op1(&InPlace(Cell::new(Some(update))))
 }
 
-/// An in-place operation is called by shared reference, and exactly once: the cell hands over the closure.
+/// candle calls an in-place operation by shared reference, and exactly once: the cell yields the closure.
 struct InPlace<F>(Cell<Option<F>>);
 
 impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {

@@ -3,83 +3,84 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The public record of a run, written to `trainer_state.json` with Hugging Face's keys: tools that read the state of
-/// a `transformers.Trainer` read this one.
+/// The public record of a run, written to `trainer_state.json` with Hugging Face's keys: tools for the state of a
+/// `transformers.Trainer` can read it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// Step after which the best evaluation was made.
+    /// Step of the best evaluation.
     pub best_global_step: Option<usize>,
-    /// The best value of the metric for the best model.
+    /// Value of the metric that selects the best evaluation.
     pub best_metric: Option<f64>,
-    /// Checkpoint of the best evaluation, where one was saved.
+    /// Checkpoint of the best evaluation, if one was saved.
     pub best_model_checkpoint: Option<PathBuf>,
-    /// Epochs made, as a fraction.
+    /// Number of completed epochs, as a fraction.
     pub epoch: f64,
-    /// Optimizer steps made.
+    /// Number of completed optimizer steps.
     pub global_step: usize,
-    /// Optimizer steps that the run makes in all.
+    /// Total number of optimizer steps.
     pub max_steps: usize,
-    /// Epochs that the run makes in all, the last one perhaps in part.
+    /// Total number of epochs, rounded up.
     pub num_train_epochs: usize,
     /// Steps between entries of the training log.
     pub logging_steps: usize,
-    /// Steps between evaluations, where they go by steps.
+    /// Steps between evaluations, if the strategy is `steps`.
     pub eval_steps: usize,
-    /// Steps between checkpoints, where they go by steps.
+    /// Steps between checkpoints, if the strategy is `steps`.
     pub save_steps: usize,
-    /// All that was logged, in order.
+    /// All log entries, in order.
     pub log_history: Vec<LogEntry>,
 }
 
 /// One entry of the log, with the keys of `transformers.Trainer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum LogEntry {
-    /// The training steps since the last such entry.
+    /// The training steps since the previous entry of this kind.
     Train {
-        /// Mean loss of their targets.
+        /// Mean loss per target.
         loss: f64,
         /// Global norm of the gradients of the last step, before clipping.
         grad_norm: f64,
-        /// Learning rate that the last step ran at.
+        /// Learning rate of the last step.
         learning_rate: f64,
-        /// Epochs made.
+        /// Number of completed epochs.
         epoch: f64,
-        /// Steps made.
+        /// Number of completed steps.
         step: usize,
     },
     /// An evaluation.
     Evaluation {
-        /// Mean loss of the evaluation's targets. A loss that is not finite is `null` in JSON, and NaN when read.
+        /// Mean loss per target. A loss that is not finite is written as `null` and read as NaN.
         #[serde(deserialize_with = "nan_if_null")]
         eval_loss: f64,
-        /// Seconds.
+        /// Duration in seconds.
         eval_runtime: f64,
-        /// Samples a second.
+        /// Samples per second.
         eval_samples_per_second: f64,
-        /// Batches a second.
+        /// Batches per second.
         eval_steps_per_second: f64,
-        /// The other metrics, such as `eval_perplexity`; NaN and infinity are `null` in JSON, and NaN when read.
+        /// The other metrics, such as `eval_perplexity`. Values that are not finite are written as `null` and read as NaN.
         #[serde(flatten, deserialize_with = "metrics")]
         metrics: BTreeMap<String, f64>,
-        /// Epochs made.
+        /// Number of completed epochs.
         epoch: f64,
-        /// Steps made.
+        /// Number of completed steps.
         step: usize,
     },
-    /// The end of the run. Times and speeds are those of this process, from where it resumed if it did.
+    /// The end of the run. Times and speeds are those of this process, without the time before a resume.
     Summary {
-        /// Seconds, evaluations and checkpoints among them.
+        /// Duration in seconds, including evaluations and checkpoints.
         train_runtime: f64,
-        /// Training samples a second.
+        /// Training samples per second.
         train_samples_per_second: f64,
-        /// Optimizer steps a second.
+        /// Optimizer steps per second.
         train_steps_per_second: f64,
-        /// Mean loss of all targets of the run, of what came before a resume as well.
+        /// Mean loss per target over the whole run, including the steps before a resume.
         train_loss: f64,
-        /// Epochs made.
+        /// Number of completed epochs.
         epoch: f64,
-        /// Steps made.
+        /// Number of completed steps.
         step: usize,
     },
 }

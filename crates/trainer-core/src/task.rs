@@ -1,53 +1,54 @@
 use std::ops::AddAssign;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Measured};
+use crate::{BoxError, Measured, Result};
 
-/// What is trained: how a batch becomes a loss.
+/// The model and its objective: turns a batch into a loss.
 ///
-/// The engine never sees the model. It asks for losses, follows them back to the
+/// The engine never sees the model. It asks for losses, computes their gradients with respect to the
 /// [`Parameters`](crate::Parameters), and updates those.
 pub trait Task {
-    /// What one forward pass takes; made by a [`BatchSource`](crate::BatchSource).
+    /// The input of one forward pass, as a [`BatchSource`](crate::BatchSource) yields it.
     type Batch;
 
-    /// The loss of one micro-batch, differentiable in every trainable parameter.
+    /// Returns the loss of one micro-batch, differentiable in every trainable parameter.
     ///
-    /// Whatever is drawn at random, dropout first of all, must be a function of `context` and the sample's place in
-    /// the batch alone: then a resumed run repeats what the interrupted one would have done.
+    /// Anything random, such as dropout, must depend only on `context` and the sample's position in the batch: a
+    /// resumed run then repeats what the interrupted one would have done.
     fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError>;
 
-    /// One batch of the samples of several micro-batches of a step, in their order: its loss, its targets and all that
-    /// is drawn at random must be those of its parts together, but for rounding. Asked for where
+    /// Concatenates several micro-batches of a step, in order, into one batch. Its loss, targets and random draws must be
+    /// those of the parts, up to rounding. Called when
     /// [`fused_micro_batches`](crate::TrainingArguments::fused_micro_batches) is above 1. Default: an error.
     fn merge(&self, _batches: &[Self::Batch]) -> Result<Self::Batch, BoxError> {
         Err("this task cannot merge micro-batches: fused_micro_batches must be 1".into())
     }
 
-    /// The loss of one batch without dropout, and without leaving a graph behind.
+    /// Returns the loss of one batch without dropout. No graph is kept.
+    ///
+    /// A task without dropout can return `self.train_loss(batch, &StepContext::default())?.total()?`.
     fn eval_loss(&self, batch: &Self::Batch) -> Result<LossTotal, BoxError>;
 
-    /// The loss of one batch as [`eval_loss`](Self::eval_loss) has it, and what else should be known of it. Default:
-    /// the loss alone.
+    /// Returns the loss of one batch, as [`eval_loss`](Self::eval_loss) does, and further metrics. Default: the loss alone.
     ///
-    /// A metric is a pair of sums, so that nothing is kept of a batch, its logits least of all. Every batch should
+    /// A metric is a pair of sums, so that nothing else of a batch (its logits, above all) is kept. Every batch should
     /// have the same metrics.
     fn measure(&self, batch: &Self::Batch) -> Result<Measured, BoxError> {
         Ok(Measured::new(self.eval_loss(batch)?))
     }
 
-    /// The number of samples in a batch.
+    /// Returns the number of samples in a batch.
     fn num_samples(&self, batch: &Self::Batch) -> usize;
 
-    /// The batch in a few words for error messages, such as its row numbers. Default: the number of samples.
+    /// Describes the batch in a few words for error messages, for example by its row numbers. Default: the number of samples.
     fn describe(&self, batch: &Self::Batch) -> String {
         format!("{} samples", self.num_samples(batch))
     }
 
-    /// Writes the model in its own format into a checkpoint, for other programs to read. Default: nothing.
+    /// Writes the model into a checkpoint in its own format, for other programs to read. Default: nothing.
     ///
     /// The engine does not read these files: it saves and restores the trainable parameters itself.
     fn save_model(&self, _directory: &Path) -> Result<(), BoxError> {
@@ -55,31 +56,45 @@ pub trait Task {
     }
 }
 
-/// Where in the run a micro-batch is: all that a task may derive randomness from.
+/// The position of a micro-batch in the run: the only source of randomness that a task may use.
 ///
-/// Sample `i` of the micro-batch is sample `first_sample + i` of its step, however the step was cut into
-/// micro-batches. Where several [`Workers`](crate::Workers) share a step, worker `r` counts from `r · 2³²`. The fields are `u64` as that is what random keys are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Sample `i` of the micro-batch is sample `first_sample + i` of its step, however the step is split into micro-batches. If
+/// several [`Workers`](crate::Workers) share a step, worker `r` counts from `r · 2³²`. The fields are `u64` because they
+/// are meant as parts of a random key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StepContext {
     /// Seed of the run.
     pub seed: u64,
-    /// The optimizer step, from 0.
+    /// Index of the optimizer step, from 0.
     pub step: u64,
-    /// Samples of this step that came in micro-batches before this one.
+    /// Number of samples in the earlier micro-batches of this step.
     pub first_sample: u64,
 }
 
-/// The loss of a micro-batch as a sum, so that steps can be averaged over their targets: a mean of means would weigh
-/// the targets of short batches more.
+/// The loss of a micro-batch as a sum over its targets.
+///
+/// A sum, because a step is averaged over all of its targets: a mean of means would give the targets of short batches more
+/// weight.
 #[derive(Clone, Debug)]
 pub struct LossSum {
-    /// The sum of the losses of all targets: a scalar with its graph.
+    /// Sum of the losses of all targets: a scalar with its graph.
     pub sum: Tensor,
-    /// The number of targets: tokens that are predicted, or samples where each has one. A batch of none adds nothing.
+    /// Number of targets: predicted tokens, or samples if each has one. A batch with 0 targets adds nothing.
     pub targets: usize,
 }
 
-/// A sum of losses and the number of targets that it runs over.
+impl LossSum {
+    /// Reads the loss as a number, without its graph.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if the sum is not a scalar.
+    pub fn total(&self) -> Result<LossTotal> {
+        let sum = self.sum.to_dtype(DType::F64)?.to_scalar()?;
+        Ok(LossTotal { sum, targets: self.targets })
+    }
+}
+
+/// A sum of losses and its number of targets.
 ///
 /// ```
 /// use trainer_core::LossTotal;
@@ -97,12 +112,12 @@ pub struct LossTotal {
 }
 
 impl LossTotal {
-    /// The loss of an average target; NaN if there was none.
+    /// Returns the mean loss of a target; NaN without targets.
     pub fn mean(&self) -> f64 {
         self.sum / self.targets as f64
     }
 
-    /// `exp(mean)`.
+    /// Returns `exp(mean)`.
     pub fn perplexity(&self) -> f64 {
         self.mean().exp()
     }

@@ -1,43 +1,59 @@
-//! Files of named tensors, read strictly.
+//! Safetensors files, read strictly: exactly the expected tensors, or an error that lists all differences.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
-use crate::files::{io_error, sync, sync_directory};
+use crate::files::io_error;
 use crate::{Error, Result};
 
-/// Replaces the file at `path` by the tensors: under another name first, synced, then renamed.
+/// Replaces the file at `path`: writes under a temporary name, then renames. Does not sync.
 pub(crate) fn save(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
     let partial = path.with_extension("safetensors.partial");
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let write = || -> io::Result<()> {
-        // What safetensors writes tensor by tensor is a temporary file, which nobody but its owner can read.
+        // safetensors writes through a temporary file that only its owner can read: restore the usual permissions.
         let permissions = File::create(&partial)?.metadata()?.permissions();
         safetensors::serialize_to_file(tensors, Some(metadata), &partial).map_err(io::Error::other)?;
         fs::set_permissions(&partial, permissions)?;
-        sync(&partial)?;
-        fs::rename(&partial, path)?;
-        path.parent().map_or(Ok(()), sync_directory)
+        fs::rename(&partial, path)
     };
     write().map_err(io_error("write", path)).inspect_err(|_| {
-        // The error of writing is the one to report.
+        // Report the write error, not that of the clean-up.
         fs::remove_file(&partial).ok();
     })
 }
 
-/// Reads exactly the tensors of `wanted`, with their shapes, types and devices.
-pub(crate) fn load_like(path: &Path, wanted: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+/// Reads exactly the tensors of `expected`, with their shapes, types and devices.
+pub(crate) fn load_like(
+    path: &Path,
+    expected: &BTreeMap<String, Tensor>,
+) -> Result<BTreeMap<String, Tensor>> {
     let refuse = |problems| Error::Tensors { path: path.to_owned(), problems };
-    let mut found = candle_core::safetensors::load(path, &candle_core::Device::Cpu)
+    let found = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|error| refuse(vec![error.to_string()]))?;
+    let problems = differences(&found, expected);
+    if !problems.is_empty() {
+        return Err(refuse(problems));
+    }
+    let on_device = |(name, tensor): (String, Tensor)| {
+        let tensor = tensor.to_device(expected[&name].device())?;
+        Ok((name, tensor))
+    };
+    found.into_iter().map(on_device).collect()
+}
 
+/// Describes every missing, misshapen and unexpected tensor, in the order of their names.
+pub(crate) fn differences<'a>(
+    found: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+    expected: &BTreeMap<String, Tensor>,
+) -> Vec<String> {
+    let mut found: BTreeMap<&String, &Tensor> = found.into_iter().collect();
     let mut problems = Vec::new();
-    let mut loaded = BTreeMap::new();
-    for (name, like) in wanted {
+    for (name, like) in expected {
         match found.remove(name) {
             None => problems.push(format!("{name} is missing")),
             Some(tensor) if tensor.shape() != like.shape() || tensor.dtype() != like.dtype() => problems
@@ -48,12 +64,9 @@ pub(crate) fn load_like(path: &Path, wanted: &BTreeMap<String, Tensor>) -> Resul
                     like.dtype(),
                     like.dims()
                 )),
-            Some(tensor) => {
-                loaded.insert(name.clone(), tensor.to_device(like.device())?);
-            }
+            Some(_) => {}
         }
     }
-    let unexpected: BTreeMap<_, _> = found.into_iter().collect();
-    problems.extend(unexpected.keys().map(|name| format!("{name} is unexpected")));
-    if problems.is_empty() { Ok(loaded) } else { Err(refuse(problems)) }
+    problems.extend(found.keys().map(|name| format!("{name} is unexpected")));
+    problems
 }

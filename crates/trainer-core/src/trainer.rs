@@ -1,78 +1,112 @@
+use std::fmt;
 use std::path::PathBuf;
+
+use serde::Serialize;
 
 use crate::data::Epoch;
 use crate::plan::Plan;
 use crate::run::Run;
 use crate::{
-    BatchSource, EventSink, Parameters, Result, Resume, SingleProcess, StopSignal, Task, TrainerState,
-    TrainingArguments, Workers,
+    BatchSource, EventSink, Identity, LearningRateSchedule, Optimizer, Parameters, Result, Resume,
+    SingleProcess, StopSignal, Task, TrainerState, TrainingArguments, Workers,
 };
 
-/// Trains the parameters of a task.
-///
-/// The crate's documentation has a complete example.
+/// Trains the parameters of a task. The crate's documentation has a complete example.
 pub struct Trainer {
     pub(crate) arguments: TrainingArguments,
     pub(crate) parameters: Parameters,
+    pub(crate) optimizer: Option<Box<dyn Optimizer>>,
+    pub(crate) schedule: Option<Box<dyn LearningRateSchedule>>,
     pub(crate) sinks: Vec<Box<dyn EventSink>>,
     pub(crate) stop: StopSignal,
     pub(crate) resume: Option<Resume>,
+    pub(crate) identity: Identity,
     pub(crate) workers: Box<dyn Workers>,
 }
 
 impl Trainer {
-    /// A trainer of `parameters`.
+    /// Creates a trainer for `parameters`.
     ///
     /// # Errors
-    /// [`Error::Arguments`](crate::Error::Arguments) if the arguments make no sense.
+    /// [`Error::Arguments`](crate::Error::Arguments) for invalid arguments.
     pub fn new(arguments: TrainingArguments, parameters: Parameters) -> Result<Self> {
         arguments.validate()?;
         Ok(Self {
             arguments,
             parameters,
+            optimizer: None,
+            schedule: None,
             sinks: Vec::new(),
             stop: StopSignal::new(),
             resume: None,
+            identity: Identity::new(),
             workers: Box::new(SingleProcess),
         })
     }
 
-    /// Sends the events of the run to one more sink.
+    /// Sets the optimizer, instead of the one that [`TrainingArguments::optim`] selects; the arguments' betas, weight decay
+    /// and parameter groups then have no effect. It must have been created for the trainer's parameters.
+    #[must_use]
+    pub fn optimizer(mut self, optimizer: impl Optimizer + 'static) -> Self {
+        self.optimizer = Some(Box::new(optimizer));
+        self
+    }
+
+    /// Sets the learning-rate schedule, instead of the one that [`TrainingArguments::lr_scheduler_type`] selects; the
+    /// arguments' learning rate and warm-up then have no effect.
+    #[must_use]
+    pub fn schedule(mut self, schedule: impl LearningRateSchedule + 'static) -> Self {
+        self.schedule = Some(Box::new(schedule));
+        self
+    }
+
+    /// Adds a sink, which receives the events of the run.
     #[must_use]
     pub fn sink(mut self, sink: impl EventSink + 'static) -> Self {
         self.sinks.push(Box::new(sink));
         self
     }
 
-    /// Stops after the step in which this signal is raised.
+    /// Sets the signal that stops the run after the current step.
     #[must_use]
     pub fn stop_signal(mut self, stop: StopSignal) -> Self {
         self.stop = stop;
         self
     }
 
-    /// Continues an interrupted run instead of beginning one, exactly as it would have gone on: the same numbers to
-    /// the last bit on the CPU with the same number of threads.
+    /// Continues an earlier run instead of starting a new one. The result is bit-identical to that of an uninterrupted run,
+    /// on the CPU with the same number of threads. [`fit`](Self::fit) returns
+    /// [`Error::AnotherRun`](crate::Error::AnotherRun) if the [`identity`](Self::identity), the kind of optimizer or
+    /// schedule, the seed, the gradient accumulation or the number of batches differs.
     #[must_use]
     pub fn resume(mut self, resume: Resume) -> Self {
         self.resume = Some(resume);
         self
     }
 
-    /// Trains together with others. Default: alone.
+    /// Sets the identity of the run: everything besides the arguments that determines its numbers. Checkpoints store it, and
+    /// only a run with the same identity can resume from them. Default: empty.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// Makes this trainer one of several [`Workers`] that train together. Default: [`SingleProcess`].
     #[must_use]
     pub fn workers(mut self, workers: impl Workers + 'static) -> Self {
         self.workers = Box::new(workers);
         self
     }
 
-    /// Trains, and leaves the parameters as they are after the last step, or as they were at the best evaluation where [`TrainingArguments::load_best_model_at_end`] is set.
+    /// Trains. Afterwards the parameters are those of the last step, or of the best evaluation if
+    /// [`TrainingArguments::load_best_model_at_end`] is set.
     ///
-    /// Before the first step everything that can fail later is tried: the output directory is written to, one batch
-    /// is evaluated, and a checkpoint is saved and thrown away.
+    /// Everything that could fail later is tried before the first step: a write to the output directory, the evaluation of
+    /// one batch, and a checkpoint, which is then deleted.
     ///
     /// # Errors
-    /// All that [`Error`](crate::Error) lists. A step that fails leaves parameters and checkpoints as they were.
+    /// Any [`Error`](enum@crate::Error). A step that fails leaves parameters and checkpoints unchanged.
     pub fn fit<T: Task>(
         self,
         task: &T,
@@ -91,10 +125,10 @@ impl Trainer {
                 Epoch::new(train, "training", plan.epoch(steps_made), plan.first_batch(steps_made));
 
             for step in plan.rest_of_epoch(steps_made) {
-                let learning_rate = run.schedule.learning_rate(step);
+                let learning_rate = run.learning_rate()?;
                 match run.gradients(&mut batches, learning_rate) {
                     Ok((sum, grad_norm)) => {
-                        run.optimizer.step(&run.parameters, &sum.gradients, learning_rate)?;
+                        run.update(&sum, learning_rate)?;
                         run.record(&sum, grad_norm, learning_rate)?;
                     }
                     Err(error) => run.skip(error)?,
@@ -103,7 +137,7 @@ impl Trainer {
                 let last = step + 1 == plan.max_steps || run.out_of_time();
                 let evaluates = plan.evaluates_after(step + 1, last);
                 let improved = evaluates && run.evaluate()?;
-                // The evaluation takes time too. A run that was not evaluated goes on for one more step, to end with one.
+                // If time runs out between evaluations, one more step lets the run end evaluated.
                 let over = last || run.has_converged() || evaluates && run.out_of_time();
                 let stop = run.stop_requested() && !over;
                 if plan.saves_after(step + 1, over) || run.keeps_best(improved) || stop {
@@ -120,16 +154,29 @@ impl Trainer {
     }
 }
 
+impl fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trainer")
+            .field("arguments", &self.arguments)
+            .field("parameters", &self.parameters)
+            .field("optimizer", &self.optimizer)
+            .field("resume", &self.resume)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[must_use]
 pub enum Outcome {
-    /// The run is over: all steps were made, its time was up, or evaluations had stopped getting better.
+    /// The run is complete: all steps were taken, its time was up, or evaluations no longer improved.
     Finished {
         /// The record of the run.
         state: TrainerState,
     },
-    /// The run stopped on request. Training with [`Trainer::resume`] continues it.
+    /// The run stopped on request. [`Trainer::resume`] continues it.
     Interrupted {
         /// The record of the run so far.
         state: TrainerState,

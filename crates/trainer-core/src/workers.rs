@@ -1,34 +1,34 @@
 use crate::{BoxError, Gradients};
 
-/// The processes, or threads, that train one model together: each runs the whole loop on its own share of every step's
-/// samples, and this is the one place where they meet.
+/// Data-parallel training: several processes or threads that train one model together.
 ///
-/// The gradients of a step are summed over workers before they are divided by the targets of all, so that two workers
-/// on half batches make the step of one on whole ones. As all then apply the same update to the same parameters, they
-/// stay equal without ever exchanging them. Every worker needs
-/// - a [`BatchSource`](crate::BatchSource) of its own share, with the same number of batches as the others';
-/// - the same evaluation data, so that all decide alike;
-/// - an output directory of its own.
+/// Each worker runs the whole loop on its own share of every step's samples; [`sum`](Self::sum) is the only communication.
+/// The gradients of a step are summed over workers before they are divided by the targets of all, so two workers on half
+/// batches take the same step as one on whole batches. All apply the same update to the same parameters, which therefore
+/// stay equal without being exchanged. Every worker needs
+/// - a [`BatchSource`](crate::BatchSource) with its own share, and the same number of batches as the others;
+/// - the same evaluation data, so that all take the same decisions;
+/// - its own output directory.
 ///
-/// With dropout, workers draw masks of their own: `n` of them learn from the same samples as one does, under other masks.
-pub trait Workers {
-    /// This worker's number, from 0.
+/// Workers draw different dropout masks: with dropout, `n` workers that see the same samples differ from one.
+pub trait Workers: Send {
+    /// The number of this worker, from 0.
     fn rank(&self) -> usize;
 
-    /// How many there are.
+    /// The number of workers.
     fn count(&self) -> usize;
 
-    /// Replaces every gradient and every number by its sum over all workers, which must be the same for all to the
-    /// last bit. Waits for all of them.
+    /// Replaces every gradient and every number by its sum over all workers. Blocks until all have called it. The result
+    /// must be bit-identical for all.
     ///
-    /// A worker whose share had no targets has no gradients, which count as 0: see [`Gradients::add`].
+    /// A worker whose share had no targets has no gradients; they count as 0: see [`Gradients::add`].
     ///
     /// # Errors
-    /// If a worker is lost; that ends the run, to be resumed.
+    /// If a worker is lost. The run then ends, and can be resumed.
     fn sum(&self, gradients: &mut Gradients, numbers: &mut [f64]) -> Result<(), BoxError>;
 }
 
-/// A process that trains alone.
+/// Training in a single process. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SingleProcess;
 

@@ -1,5 +1,4 @@
-//! The engine keeps nothing of the steps that are past, and takes little time of its own. Alone in its process, so that
-//! the memory measured is its own.
+//! Memory and time of the engine itself. A test binary of its own, so that no other test uses memory in the process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(clippy::print_stderr, reason = "measurements and counts are for people")]
 #![allow(dead_code, reason = "the engine's other tests use more of what they share")]
@@ -20,7 +19,7 @@ use trainer_core::{
 /// One measurement at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Two thousand steps with an evaluation every forty, each of which adds to the log.
+/// Two thousand steps with an evaluation and a log entry every forty.
 #[test]
 fn memory_stays_flat() {
     let Some(_) = resident_bytes() else { return };
@@ -54,7 +53,7 @@ fn memory_stays_flat() {
     assert!(last <= 1.02 * first, "{measured:?}");
 }
 
-/// A task of the size of git-base's adapters that takes no time, so that what is measured is the engine.
+/// A task with as many parameters as git-base's adapters and almost no work of its own.
 struct Adapters {
     parameters: Vec<Var>,
 }
@@ -79,7 +78,7 @@ impl Task for Adapters {
     }
 }
 
-/// Prints what the engine adds to a step: everything but the loss and its backward pass.
+/// Prints the engine's share of a step: everything but the loss and its backward pass.
 #[test]
 #[ignore = "a measurement, not a check"]
 fn overhead() {
@@ -92,7 +91,7 @@ fn overhead() {
     let parameters: Vec<Var> =
         layers.flat_map(|(inputs, outputs)| [variable((16, inputs)), variable((outputs, 16))]).collect();
     let named = parameters.iter().enumerate().map(|(index, var)| (format!("{index:02}"), var.clone()));
-    let named = Parameters::new(named.collect()).unwrap();
+    let named = Parameters::new(named).unwrap();
     let count = named.element_count();
     let task = Adapters { parameters };
 

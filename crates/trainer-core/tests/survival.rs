@@ -1,5 +1,5 @@
-//! Nothing is lost when the process is killed at any moment, or the disk is full: child processes of this test train,
-//! and die.
+//! A run loses nothing if the process is killed at any moment or the disk is full: child processes of this test train and
+//! are killed.
 //!
 //! `KILLS=200 cargo test --release --workspace --test survival` kills 200 times instead of a few.
 #![cfg(unix)]
@@ -27,7 +27,7 @@ use trainer_core::{
 const DIRECTORY: &str = "SURVIVAL_DIRECTORY";
 const STEPS: usize = 60;
 
-/// Steps that save every time, so that most moments are within a save; dropout, shuffling and short last steps.
+/// Saves after every step, so that most kills hit a save; with dropout, shuffling and short last steps.
 fn train(directory: &Path) -> Result<(Outcome, Mlp), Error> {
     let arguments = TrainingArguments {
         max_steps: Some(STEPS),
@@ -52,11 +52,9 @@ fn train(directory: &Path) -> Result<(Outcome, Mlp), Error> {
         Ok(journal.write_all(line.as_bytes())?)
     };
     let mut trainer = Trainer::new(arguments, mlp.parameters())?.sink(write).stop_signal(StopSignal::new());
-    // As the first steps may be lost with all there is: then there is nothing to resume from.
-    let started = fs::read_to_string(directory.join("journal")).unwrap().contains("saved");
-    if started || checkpoints(directory).next().is_some() {
-        trainer = trainer.resume(Resume::Newest);
-    }
+    // Before the first checkpoint there may be nothing to resume from; afterwards there must be.
+    let has_saved = fs::read_to_string(directory.join("journal")).unwrap().contains("saved");
+    trainer = trainer.resume(if has_saved { Resume::Newest } else { Resume::NewestIfAny });
     let train = Rows { rows: random_rows(1, 21), batch_size: 2, shuffle: Some(9) };
     let evaluation = Rows { rows: random_rows(2, 7), batch_size: 4, shuffle: None };
     Ok((trainer.fit(&mlp, &train, Some(&evaluation))?, mlp))
@@ -69,7 +67,7 @@ fn checkpoints(directory: &Path) -> impl Iterator<Item = PathBuf> {
         .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("checkpoint-"))
 }
 
-/// What a child process does; nothing where this is not one.
+/// The work of a child process. Does nothing in the parent.
 #[test]
 fn child() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
@@ -77,7 +75,7 @@ fn child() {
         Ok((_, mlp)) => {
             fs::write(directory.join("bits.json"), serde_json::to_vec(&mlp.bits()).unwrap()).unwrap();
         }
-        Err(error) => fs::write(directory.join("error"), error.to_string()).unwrap(),
+        Err(error) => fs::write(directory.join("error"), common::message(&error)).unwrap(),
     }
 }
 
@@ -96,8 +94,8 @@ const PLAIN: &str = "exec \"$0\" \"$@\"";
 /// Files of at most 8 KiB, and an error instead of a signal for larger ones.
 const SMALL_FILES: &str = "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"";
 
-/// Parameters and log of the run that nobody disturbed.
-fn undisturbed() -> (BTreeMap<String, Vec<u32>>, TrainerState) {
+/// Parameters and log of a run without faults.
+fn uninterrupted() -> (BTreeMap<String, Vec<u32>>, TrainerState) {
     let directory = tempfile::tempdir().unwrap();
     let (outcome, mlp) = train(directory.path()).unwrap();
     (mlp.bits(), outcome.state().clone())
@@ -115,7 +113,7 @@ fn assert_equal(directory: &Path, (bits, state): &(BTreeMap<String, Vec<u32>>, T
     assert!(leftovers.is_empty(), "{leftovers:?}");
 }
 
-/// Every resume goes on from the last checkpoint that was reported saved, or a later one, and nothing is ever damaged.
+/// Checks that every resume starts from the last checkpoint reported as saved, or the one after it, without warnings.
 fn check_journal(directory: &Path) {
     let journal = fs::read_to_string(directory.join("journal")).unwrap();
     let mut saved = 0;
@@ -136,7 +134,7 @@ fn check_journal(directory: &Path) {
 #[test]
 fn a_run_killed_at_random_moments_loses_nothing() {
     let wanted: usize = std::env::var("KILLS").map_or(12, |kills| kills.parse().unwrap());
-    let expected = undisturbed();
+    let expected = uninterrupted();
     let (mut kills, mut runs, mut moments) = (0, 0, 0);
     while kills < wanted {
         let directory = tempfile::tempdir().unwrap();
@@ -181,5 +179,5 @@ fn a_full_disk_stops_a_run_that_can_be_resumed() {
     check_journal(directory.path());
     let journal = fs::read_to_string(directory.path().join("journal")).unwrap();
     assert!(journal.contains("resumed"), "{journal}");
-    assert_equal(directory.path(), &undisturbed());
+    assert_equal(directory.path(), &uninterrupted());
 }

@@ -1,4 +1,4 @@
-//! LoRA adapters with given weights, without the crate that makes them.
+//! LoRA adapters with given weights, without peft-lora.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 use train_ops::{Dropout, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, Pass, lora_linear};
 
-/// A layer builder that adapts what PEFT's suffixes match.
+/// A layer builder that adapts the layers whose paths end with a target, as PEFT does.
 pub(crate) struct GivenAdapters {
     targets: Vec<String>,
     scale: f64,

@@ -1,13 +1,15 @@
-//! Checkpoints and inputs of the golden fixtures, and what transformers makes of them.
+//! Checkpoints and inputs of the golden fixtures, and the results of transformers.
 //!
 //! No weights are committed: `fixtures/formula.py` defines every weight, pixel and adapter by its seed, name and
-//! index, and this module computes the same numbers, bit for bit. `fixtures/make_golden.py` says what a case
-//! holds, `fixtures/make_generation.py` the same of `golden_generation.json`.
+//! index, and this module computes the same numbers, bit for bit. `fixtures/make_golden.py` describes its cases,
+//! `fixtures/make_generation.py` those of `golden_generation.json`.
 
 // Each test binary compiles this module and uses a part of it; helpers of tests may panic.
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub(crate) mod adapters;
+pub(crate) mod captions;
+pub(crate) mod models;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

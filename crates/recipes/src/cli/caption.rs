@@ -1,21 +1,20 @@
 use std::{ffi::OsString, path::PathBuf};
 
+use caption_data::ImageDecoder;
 use clap::{
-    Args, CommandFactory as _, Parser, ValueEnum,
-    error::{Error, ErrorKind},
+    CommandFactory as _, Parser, ValueEnum,
+    error::{ContextKind, Error, ErrorKind},
 };
 
-use super::{
-    Drafting, EarlyStopping,
-    values::{count, finite, positive, positive_share, share},
-};
+use super::{Decoding, Drafting, values::count};
 use crate::hub::Location;
 
 /// Captions pictures with an image-captioning model (GIT), with or without a LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "caption", version)]
 pub struct Caption {
-    /// Pictures to caption: png, jpeg, gif, webp or bmp files, folders of them, or patterns such as 'art/*.png'
+    /// Pictures to caption: files (png, jpeg, gif, webp, bmp, tiff, ico, pnm, tga, qoi), folders of them, or patterns such as
+    /// 'art/*.png'
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
     pub images: Vec<PathBuf>,
     /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
@@ -31,10 +30,31 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub rows: Option<Vec<usize>>,
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
+    /// The column of the dataset's pictures [default: `image`, else the only one with pictures]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "dataset",
+        conflicts_with = "images",
+        help_heading = "Input"
+    )]
+    pub image_column: Option<String>,
+    /// The column of the dataset's prompts, such as questions: each picture's caption continues its own
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "dataset",
+        conflicts_with_all = ["images", "prompt"],
+        help_heading = "Input"
+    )]
+    pub prompt_column: Option<String>,
+    /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
+    pub max_image_pixels: u64,
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     pub model: Location,
-    /// A LoRA adapter: a local folder or a hub id
+    /// A LoRA adapter: a local folder or a hub id[@REVISION]
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     pub adapter: Option<Location>,
     /// How the weights are stored
@@ -74,60 +94,6 @@ pub enum Storage {
     Int8,
 }
 
-/// How captions are found, by the names and meanings of Hugging Face's GenerationConfig; the defaults are the recipe's.
-#[derive(Debug, Clone, PartialEq, Args)]
-#[command(next_help_heading = "Decoding")]
-pub struct Decoding {
-    /// Captions followed at a time; 1 takes the likeliest word each time. Default 2, and 1 with --do-sample
-    #[arg(long, value_name = "BEAMS", default_value = "2", default_value_if("do_sample", "true", "1"), value_parser = count)]
-    pub num_beams: usize,
-    /// Longest caption, in tokens
-    #[arg(long, value_name = "TOKENS", default_value = "40", value_parser = count)]
-    pub max_new_tokens: usize,
-    /// Shortest caption, in tokens, the end token not counted
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
-    pub min_new_tokens: usize,
-    /// Beams are compared by their log-probability / length^penalty: above 0 favours long captions, below 0 short ones
-    #[arg(long, value_name = "PENALTY", default_value = "1.0", value_parser = finite, allow_negative_numbers = true)]
-    pub length_penalty: f64,
-    /// Never say the same so many tokens in a row twice; 0 allows it
-    #[arg(long, value_name = "TOKENS", default_value_t = 2)]
-    pub no_repeat_ngram_size: usize,
-    /// Divides the scores of tokens that were said already, above 1 against repetition; 1 changes nothing
-    #[arg(long, value_name = "PENALTY", default_value = "1.15", value_parser = positive)]
-    pub repetition_penalty: f64,
-    /// When beam search stops
-    #[arg(long, value_enum, default_value_t)]
-    pub early_stopping: EarlyStopping,
-    /// Draw each word at random by its probability
-    #[arg(long)]
-    pub do_sample: bool,
-    /// Divides the scores before drawing: below 1 is bolder on the likely words, above 1 evens them out
-    #[arg(long, value_name = "T", default_value = "1.0", value_parser = positive, requires = "do_sample")]
-    pub temperature: f64,
-    /// Draw from the so many likeliest tokens; 0 from all
-    #[arg(long, value_name = "TOKENS", default_value_t = 50, requires = "do_sample")]
-    pub top_k: usize,
-    /// Draw from the likeliest tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value = "1.0", value_parser = positive_share, requires = "do_sample")]
-    pub top_p: f64,
-    /// Draw from the tokens that are at least this share as probable as the likeliest; 0 from all
-    #[arg(long, value_name = "P", default_value = "0", value_parser = share, requires = "do_sample")]
-    pub min_p: f64,
-    /// Seed of the draws
-    #[arg(long, value_name = "SEED", default_value_t = 42, requires = "do_sample")]
-    pub seed: u64,
-    /// Never say these words or phrases: separated by commas, or one a flag
-    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
-    pub bad_words: Vec<String>,
-    /// Captions for each picture: of beams the best first and at most as many as there are, of draws any number
-    #[arg(long, value_name = "CAPTIONS", default_value = "1", value_parser = count)]
-    pub num_return_sequences: usize,
-    /// A text that the caption continues, such as a question about the picture
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: Option<String>,
-}
-
 impl Caption {
     /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
     pub fn from_command_line() -> Self {
@@ -141,25 +107,37 @@ impl Caption {
     pub fn from_arguments(
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, Error> {
-        let options = Self::try_parse_from(arguments)?;
-        let Decoding { do_sample, num_beams, min_new_tokens, max_new_tokens, num_return_sequences, .. } =
-            options.decoding;
+        let options =
+            Self::try_parse_from(arguments).map_err(|error| known_elsewhere(&error).unwrap_or(error))?;
         let message = if options.dtype == Storage::Int8 && options.adapter.is_some() {
             "--dtype int8 is for a model without --adapter: merge the adapter into it first (merge_adapter)"
-                .into()
         } else if options.dtype == Storage::Int8 && options.draft == Drafting::Always {
-            "--draft always does nothing for --dtype int8, whose weights are those that guess".into()
-        } else if do_sample && num_beams > 1 {
-            format!("--do-sample follows one caption at a time: leave --num-beams {num_beams} out")
-        } else if min_new_tokens > max_new_tokens {
-            format!("--min-new-tokens {min_new_tokens} is more than --max-new-tokens {max_new_tokens}")
-        } else if !do_sample && num_return_sequences > num_beams {
-            format!("--num-return-sequences {num_return_sequences} is more than --num-beams {num_beams}")
+            "--draft always does nothing for --dtype int8, whose weights are those that guess"
         } else {
             return Ok(options);
         };
         Err(Self::command().error(ErrorKind::ArgumentConflict, message))
     }
+}
+
+/// Flags of other programs, and what says the same here.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("--max-length", "--max-new-tokens, which does not count the prompt"),
+    ("--min-length", "--min-new-tokens, which does not count the prompt"),
+    ("--max-tokens", "--max-new-tokens"),
+    ("--beam-size", "--num-beams"),
+    ("--beams", "--num-beams"),
+    ("--ngram-size", "--no-repeat-ngram-size"),
+    ("--bad-words-ids", "--bad-words, which takes words"),
+    ("--model-name-or-path", "--model"),
+];
+
+/// The error for a flag that another program has, which names the one that is meant.
+fn known_elsewhere(error: &Error) -> Option<Error> {
+    let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
+    let flag = flag.to_string().split('=').next()?.replace('_', "-");
+    let (_, meant) = ELSEWHERE.iter().find(|(other, _)| *other == flag)?;
+    Some(Caption::command().error(ErrorKind::UnknownArgument, format!("there is no {flag}: give {meant}")))
 }
 
 fn adapter(text: &str) -> Result<Location, String> {
@@ -183,24 +161,18 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_the_recipes_decoding() {
+    fn nothing_is_asked_for_where_no_flag_is_given() {
         let caption = parse("cat.png dog.png").unwrap();
         assert_eq!(caption.images, [PathBuf::from("cat.png"), PathBuf::from("dog.png")]);
         assert_eq!((caption.model, caption.adapter, caption.json), (Location::Embedded, None, false));
-        let d = caption.decoding;
-        assert_eq!((d.num_beams, d.max_new_tokens, d.min_new_tokens, d.no_repeat_ngram_size), (2, 40, 0, 2));
-        assert_eq!(
-            (d.length_penalty, d.repetition_penalty, d.early_stopping),
-            (1.0, 1.15, EarlyStopping::True)
-        );
-        assert!(!d.do_sample && d.prompt.is_none() && d.bad_words.is_empty() && d.num_return_sequences == 1);
+        assert_eq!(caption.decoding, Decoding::default());
     }
 
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
         let designed = "model adapter dtype threads batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
             no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
-            bad-words num-return-sequences prompt json metadata dataset rows";
+            bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column max-image-pixels";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Caption::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -221,29 +193,45 @@ mod tests {
     }
 
     #[test]
-    fn sampling_follows_one_caption_and_its_flags_need_it() {
+    fn what_no_checkpoint_can_make_sound_is_refused_before_anything_is_read() {
         let sampled =
             parse("cat.png --do-sample --temperature 0.7 --top-k 0 --top-p 0.9 --seed 3").unwrap().decoding;
-        parse("cat.png --do-sample --num-beams 1 --num-return-sequences 5 --min-p 0.1").unwrap();
-        assert_eq!(
-            (sampled.num_beams, sampled.temperature, sampled.top_k, sampled.top_p, sampled.seed),
-            (1, 0.7, 0, 0.9, 3)
-        );
+        assert_eq!((sampled.do_sample, sampled.temperature, sampled.top_k), (Some(true), Some(0.7), Some(0)));
+        assert_eq!(parse("--do-sample cat.png").unwrap().images, [PathBuf::from("cat.png")]);
+        assert_eq!(parse("cat.png --do-sample=false").unwrap().decoding.do_sample, Some(false));
         for arguments in [
-            "--temperature 0.7",
-            "--seed 1",
-            "--do-sample --num-beams 3",
-            "--min-new-tokens 41",
             "--do-sample --top-p 0",
             "--do-sample --min-p 2",
             "--dtype int8 --adapter me/lora",
             "--dtype int8 --draft always",
-            "--min-p 0.1",
-            "--num-return-sequences 3",
-            "--do-sample --temperature 0",
+            "--prompt-column question",
+            "--do-sample --temperature -1",
         ] {
             assert!(parse(&format!("cat.png {arguments}")).is_err(), "{arguments}");
         }
+    }
+
+    #[test]
+    fn temperature_0_says_what_is_meant_by_it() {
+        for arguments in ["--temperature 0", "--do-sample --temperature 0.0"] {
+            let message = parse(&format!("cat.png {arguments}")).unwrap_err().to_string();
+            assert!(message.contains("leave --temperature and --do-sample out"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_flag_of_another_program_is_answered_with_the_one_that_is_meant() {
+        for (flag, meant) in [
+            ("--max-length 20", "there is no --max-length: give --max-new-tokens"),
+            ("--max_length=20", "there is no --max-length: give --max-new-tokens"),
+            ("--min-length 3", "give --min-new-tokens"),
+            ("--beam-size 3", "give --num-beams"),
+        ] {
+            let message = parse(&format!("cat.png {flag}")).unwrap_err().to_string();
+            assert!(message.contains(meant), "{message}");
+        }
+        let unknown = parse("cat.png --no-such-flag").unwrap_err().to_string();
+        assert!(unknown.contains("--no-such-flag"), "{unknown}");
     }
 
     #[test]
@@ -258,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_penalty_may_be_negative_where_that_has_a_meaning() {
-        assert_eq!(parse("a.png --length-penalty -0.5").unwrap().decoding.length_penalty, -0.5);
+        assert_eq!(parse("a.png --length-penalty -0.5").unwrap().decoding.length_penalty, Some(-0.5));
         assert!(parse("a.png --repetition-penalty 0").is_err());
     }
 }

@@ -1,4 +1,4 @@
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// A program's arguments, its name first, as a shell takes them: `cargo run --release --example NAME -- ...`.
@@ -8,6 +8,12 @@ pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     let name = Path::new(&program).file_stem().unwrap_or_default().to_string_lossy();
     let arguments: Vec<String> = arguments.map(|argument| quoted(&argument.to_string_lossy())).collect();
     command(&name, &arguments)
+}
+
+/// The command that runs the main example with these arguments, as a shell takes it.
+pub fn example_command(arguments: &[&OsStr]) -> String {
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+    command_line(std::iter::once(OsString::from("pokemon_finetune")).chain(arguments))
 }
 
 fn command(example: &str, arguments: &[String]) -> String {

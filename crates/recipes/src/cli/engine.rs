@@ -7,7 +7,7 @@ use trainer_core::{
 
 use super::{
     EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, ReportTo, SaveStrategy,
-    values::{at_least_zero, count, positive, seconds, share},
+    values::{at_least_zero, count, positive, seconds, share, whole},
 };
 use crate::fusing::Pass;
 
@@ -55,7 +55,7 @@ pub struct RunOptions {
     #[arg(long, value_name = "EVALUATIONS", value_parser = count)]
     pub early_stopping_patience: Option<usize>,
     /// By how much a validation loss must fall below the best to count for --early-stopping-patience [default: 0]
-    #[arg(long, value_name = "LOSS", value_parser = at_least_zero, requires = "early_stopping_patience")]
+    #[arg(long, value_name = "LOSS", value_parser = at_least_zero)]
     pub early_stopping_threshold: Option<f64>,
     /// End after so much time of training, as 90s, 45m or 2h, what came before --resume included
     #[arg(long, value_name = "TIME", value_parser = seconds)]
@@ -64,7 +64,7 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value_t)]
     pub on_nan: NanPolicy,
     /// Steps that --on-nan skip may skip before it stops [default: 10]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = whole)]
     pub max_skipped_steps: Option<usize>,
     /// Write the learning curves here too, separated by commas: log.csv, tensorboard/
     #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',')]
@@ -72,19 +72,17 @@ pub struct RunOptions {
 }
 
 impl Finetune {
-    /// The command line as the training engine takes it, which runs no batches together unless it is told how many.
+    /// The command line as the training engine takes it, but for the output folder and how many batches run together: those are
+    /// known later.
     pub fn training_arguments(&self) -> TrainingArguments {
         let Self { training, optimizer, run, .. } = self;
         let defaults = TrainingArguments::default();
         let options = defaults.lr_scheduler_kwargs;
         let eval_steps = run.eval_steps.unwrap_or(training.logging_steps);
-        let loraplus = optimizer.loraplus_lr_ratio.map(|lr_ratio| ParameterGroup {
-            name_contains: "lora_B".to_owned(),
-            lr_ratio,
-            weight_decay: None,
-        });
+        let loraplus = optimizer.loraplus_lr_ratio;
+        let loraplus = loraplus.map(|lr_ratio| ParameterGroup { lr_ratio, ..ParameterGroup::new("lora_B") });
         TrainingArguments {
-            output_dir: self.data.output_dir.clone(),
+            overwrite_output_dir: self.data.overwrite_output_dir,
             num_train_epochs: training.num_train_epochs,
             max_steps: training.max_steps,
             learning_rate: self.learning_rate(),
@@ -221,6 +219,12 @@ impl Finetune {
                 "checkpoints: --save-strategy or --eval-strategy",
             ),
             (run.early_stopping_patience.is_some(), evaluates, "--early-stopping-patience", "evaluations"),
+            (
+                run.early_stopping_threshold.is_some(),
+                run.early_stopping_patience.is_some(),
+                "--early-stopping-threshold",
+                "--early-stopping-patience",
+            ),
             (
                 run.max_skipped_steps.is_some(),
                 run.on_nan == NanPolicy::Skip,

@@ -1,14 +1,11 @@
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{
-    Args, CommandFactory as _, Parser,
-    error::{Error, ErrorKind},
-};
+use clap::{Args, Parser, error::Error};
 
 use super::{
-    Axis, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Padding, Resume,
-    RunOptions, SplitFractions, TRAINED_ENCODER, TargetModules, Tune,
-    values::{at_least_zero, count, dropout, positive, share},
+    DataOptions, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Request,
+    Resume, RunOptions, TRAINED_ENCODER, TargetModules, Tune,
+    values::{at_least_zero, count, dropout, norm, positive, share, steps, whole},
 };
 use crate::hub::Location;
 
@@ -38,44 +35,6 @@ pub struct Finetune {
     pub hardware: Hardware,
 }
 
-/// What is read and written.
-#[derive(Debug, Clone, PartialEq, Args)]
-#[command(next_help_heading = "Model and data")]
-pub struct DataOptions {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base
-    #[arg(long, value_name = "NAME", default_value = "embedded")]
-    pub model: Location,
-    /// The captioned pictures: `embedded`, a parquet file, a folder, or a hub id such as reach-vb/pokemon-blip-captions
-    #[arg(long, value_name = "NAME", default_value = "embedded")]
-    pub dataset: Location,
-    /// Use the first so many rows of the dataset, or all if it has fewer
-    #[arg(long, value_name = "ROWS", default_value = "700", value_parser = count)]
-    pub subset: usize,
-    /// Shares of the rows for training, validation and test
-    #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
-    pub split: SplitFractions,
-    /// Seed of the split: the same rows as `train_test_split` of Hugging Face's datasets draws
-    #[arg(long, value_name = "SEED", default_value_t = 42)]
-    pub split_seed: u64,
-    /// Pad the captions of a batch to its longest, or all to the model's maximum
-    #[arg(long, value_enum, default_value_t)]
-    pub padding: Padding,
-    /// Take the training rows in their order in every epoch, instead of a new order each
-    #[arg(long)]
-    pub no_shuffle: bool,
-    /// Folder for the adapter, checkpoints, metrics, captions and the report; without --resume, what an earlier run left in
-    /// it is removed when training begins, all but its checkpoints
-    #[arg(long, value_name = "DIR", default_value = "runs/pokemon")]
-    pub output_dir: PathBuf,
-    /// Run every combination of some options' values, each in a folder below --output-dir, with the image features
-    /// computed once, and compare them on one page: --sweep r=4,8,16 lora_alpha=16,32
-    #[arg(long, value_name = "NAME=A,B", num_args = 1..)]
-    pub sweep: Vec<Axis>,
-    /// Caption so many validation pictures at each checkpoint: scores are printed, and kept in eval_captions.jsonl
-    #[arg(long, value_name = "PICTURES", value_parser = count)]
-    pub eval_captions: Option<usize>,
-}
-
 /// How long, how fast and in which order. A step is an optimizer step throughout.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Training")]
@@ -84,7 +43,7 @@ pub struct TrainingOptions {
     #[arg(long, value_name = "EPOCHS", default_value = "15", value_parser = positive)]
     pub num_train_epochs: f64,
     /// Stop after so many steps, whatever --num-train-epochs says
-    #[arg(long, value_name = "STEPS", value_parser = count)]
+    #[arg(long, value_name = "STEPS", value_parser = steps)]
     pub max_steps: Option<usize>,
     /// The highest learning rate, which is reached at the end of the warm-up [default: 5e-5; 1e-3 for the embedded
     /// model, whose layers are six times narrower]
@@ -113,7 +72,7 @@ pub struct TrainingOptions {
     #[arg(long, value_name = "DECAY", default_value = "0", value_parser = at_least_zero)]
     pub weight_decay: f64,
     /// Scale gradients down to this norm over all trainable parameters; 0 leaves them as they are
-    #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = at_least_zero)]
+    #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = norm)]
     pub max_grad_norm: f64,
     /// Share of each target that is spread over the whole vocabulary, in training only
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = dropout)]
@@ -122,7 +81,7 @@ pub struct TrainingOptions {
     #[arg(long, value_enum, default_value_t)]
     pub eval_strategy: EvalStrategy,
     /// Keep so many checkpoints besides the newest and the best; all if not given
-    #[arg(long, value_name = "CHECKPOINTS")]
+    #[arg(long, value_name = "CHECKPOINTS", value_parser = whole)]
     pub save_total_limit: Option<usize>,
     /// Steps between two lines of the training log
     #[arg(long, value_name = "STEPS", default_value = "1", value_parser = count)]
@@ -130,7 +89,10 @@ pub struct TrainingOptions {
     /// Seed of the adapters' first weights, of dropout and of the order of the training rows
     #[arg(long, value_name = "SEED", default_value_t = 42)]
     pub seed: u64,
-    /// Go on from a checkpoint: the newest in --output-dir, or the one named
+    /// Continue a run that was stopped, with the flags that it was begun with: from its newest checkpoint if DIR is its
+    /// folder, or from the checkpoint DIR; without DIR the run in --output-dir, else the newest in runs/pokemon,
+    /// runs/pokemon-2, ... Flags given besides may change how long and how fast it trains, and when it evaluates, saves and
+    /// ends
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "latest")]
     pub resume: Option<Resume>,
 }
@@ -158,7 +120,7 @@ pub struct LoraOptions {
     pub target_modules: Option<TargetModules>,
     /// Begin with the adapter in this folder instead of a new one; what --lora-r, --lora-alpha and --target-modules say
     /// besides must agree with it, and --lora-dropout replaces its dropout
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR")]
     pub init_adapter: Option<PathBuf>,
     /// Probability for the checkpoint's two dropouts (hidden states and attention), instead of its own
     #[arg(long, value_name = "P", value_parser = dropout)]
@@ -171,6 +133,11 @@ impl Finetune {
     pub fn learning_rate(&self) -> f64 {
         let default = if self.data.model == Location::Embedded { 1e-3 } else { 5e-5 };
         self.training.learning_rate.unwrap_or(default)
+    }
+
+    /// The seed of the order of the training rows; `None` for the same order in every epoch.
+    pub fn shuffle(&self) -> Option<u64> {
+        (!self.data.no_shuffle).then_some(self.training.seed)
     }
 }
 
@@ -192,41 +159,34 @@ impl LoraOptions {
 }
 
 impl Finetune {
-    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
-    pub fn from_command_line() -> Self {
-        Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit())
-    }
-
     /// Reads a command line, the program's name first, and refuses flags that would do nothing.
     ///
     /// # Errors
-    /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
-    pub fn from_arguments(
-        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    ) -> Result<Self, Error> {
-        let options = Self::try_parse_from(arguments)?;
-        if let Some((flag, need)) = options.idle_engine_flag() {
-            let message = format!("{flag} does nothing without {need}");
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        if let Some(flag) = options.idle_cache_flag() {
-            let message =
-                format!("{flag} does nothing where the vision encoder is trained: {TRAINED_ENCODER}");
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        match options.idle_flag() {
-            Some(flag) => {
-                let message = format!(
-                    "{flag} does nothing with --tune full, which trains every weight without adapters"
-                );
-                Err(Self::command().error(ErrorKind::ArgumentConflict, message))
-            }
-            None => Ok(options),
-        }
+    /// As [`Request::parse`].
+    pub fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        Request::parse(arguments).map(|request| request.options)
+    }
+
+    /// A flag that was given and would do nothing.
+    pub(super) fn idle_flag(&self) -> Option<IdleFlag> {
+        let engine = || {
+            let (flag, need) = self.idle_engine_flag()?;
+            Some(IdleFlag::new(flag, &format!("does nothing without {need}")))
+        };
+        let cache = || {
+            let flag = self.idle_cache_flag()?;
+            let reason = format!("does nothing where the vision encoder is trained: {TRAINED_ENCODER}");
+            Some(IdleFlag::new(flag, &reason))
+        };
+        let lora = || {
+            let reason = "does nothing with --tune full, which trains every weight without adapters";
+            Some(IdleFlag::new(self.idle_lora_flag()?, reason))
+        };
+        engine().or_else(cache).or_else(lora)
     }
 
     /// A flag of the adapters that was given although there are none.
-    fn idle_flag(&self) -> Option<&'static str> {
+    fn idle_lora_flag(&self) -> Option<&'static str> {
         let LoraOptions { tune, lora_r, lora_alpha, lora_dropout, target_modules, init_adapter, .. } =
             &self.lora;
         let given = [
@@ -241,9 +201,25 @@ impl Finetune {
     }
 }
 
+/// A flag that was given and would do nothing.
+pub(super) struct IdleFlag {
+    /// Its name, without dashes.
+    pub(super) name: &'static str,
+    /// Why, in a sentence that names it.
+    pub(super) message: String,
+}
+
+impl IdleFlag {
+    fn new(flag: &'static str, reason: &str) -> Self {
+        Self { name: flag.trim_start_matches('-'), message: format!("{flag} {reason}") }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::{DeviceArg, Dtype};
+    use clap::CommandFactory as _;
+
+    use super::super::{DeviceArg, Dtype, OnBadRow, Padding, SplitBy, SplitFractions};
     use super::*;
 
     fn parse(arguments: &str) -> Result<Finetune, Error> {
@@ -265,10 +241,17 @@ mod tests {
         assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
         assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
         let Finetune { data, training, lora, hardware, .. } = parse("").unwrap();
+        assert_eq!(data.most_rows(), Some(700));
         assert_eq!(
             (data.model, data.dataset, data.subset, data.split_seed),
-            (Location::Embedded, Location::Embedded, 700, 42)
+            (Location::Embedded, Location::Embedded, None, 42)
         );
+        assert_eq!((data.split_by, data.on_bad_row), (SplitBy::Row, OnBadRow::Stop));
+        let rows = |dataset: &str| parse(&format!("--dataset {dataset}")).unwrap().data.most_rows();
+        assert_eq!(rows("reach-vb/pokemon-blip-captions"), Some(700));
+        assert_eq!(rows("lambdalabs/pokemon-blip-captions@main"), Some(700));
+        assert_eq!((rows("someone/art"), rows("src")), (None, None));
+        assert_eq!(parse("--dataset src --subset 5").unwrap().data.most_rows(), Some(5));
         assert_eq!(data.split, SplitFractions { train: 0.8, validation: 0.1, test: 0.1 });
         assert_eq!((data.padding, data.no_shuffle), (Padding::Longest, false));
         assert_eq!((training.num_train_epochs, training.max_steps), (15.0, None));
@@ -291,12 +274,13 @@ mod tests {
 
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
-        let designed = "model dataset output-dir subset split split-seed num-train-epochs max-steps learning-rate \
+        let designed = "model dataset image-column caption-column prompt-column output-dir subset on-bad-row split split-seed \
+            split-by num-train-epochs max-steps learning-rate \
             per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
             max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
             no-shuffle padding dtype device threads no-feature-cache feature-cache-dir feature-cache-memory fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
             label-smoothing-factor gradient-checkpointing optim sgd-momentum loraplus-lr-ratio min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
-            early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions";
+            overwrite-output-dir early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions max-image-pixels";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
         let command = Finetune::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
@@ -328,6 +312,15 @@ mod tests {
     fn nonsense_is_refused_with_the_flag_and_the_reason() {
         for (arguments, words) in [
             ("--split 0.8,0.1,0.2", "sum to 1"),
+            ("--split 0,0.5,0.5", "the first share, for training, must be above 0"),
+            ("--split 1,0,0", "leaves no rows for validation: give it a share, or use --eval-strategy no"),
+            ("--split 1,0,0 --eval-strategy steps", "--eval-strategy no"),
+            (
+                "--split 0.9,0,0.1 --eval-strategy no --save-strategy epoch --eval-captions 4",
+                "--eval-captions captions rows for validation",
+            ),
+            ("--split-by file", "[possible values: row, picture]"),
+            ("--on-bad-row ignore", "[possible values: stop, skip]"),
             ("--learning-rate=-1", "-1 must be above 0"),
             ("--learning-rate 0", "above 0"),
             ("--learning-rate nan", "above 0"),
@@ -347,6 +340,16 @@ mod tests {
             ("--max-time 90", "90s, 45m or 2h"),
             ("--max-time 0h", "above 0"),
             ("--on-nan ignore", "[possible values: stop, skip]"),
+            // Numbers below 0 belong to the flag before them.
+            ("--max-steps -1", "at least 1; leave the flag out for Hugging Face's -1"),
+            ("--max-grad-norm -1", "-1 must be at least 0; 0 turns clipping off, as -1 does in Hugging Face"),
+            ("--learning-rate -1e-3", "-1e-3 must be above 0"),
+            ("--num-train-epochs -1", "above 0"),
+            ("--save-total-limit -1", "at least 0; leave the flag out to have no limit"),
+            ("--logging-steps -5", "at least 1"),
+            ("--warmup-ratio -0.1", "between 0 and 1"),
+            ("--seed -1", "--seed"),
+            ("--eval-captions -1", "at least 1"),
         ] {
             let message = refusal(arguments);
             assert!(message.contains(words), "{arguments}: {message}");
@@ -358,7 +361,7 @@ mod tests {
         for (arguments, flags) in [
             ("--tune full --lora-r 8", ["--lora-r", "--tune full"]),
             ("--tune full --target-modules query", ["--target-modules", "--tune full"]),
-            ("--init-adapter a --resume", ["--init-adapter", "--resume"]),
+            ("--overwrite-output-dir --resume", ["--overwrite-output-dir", "--resume"]),
             ("--tune full --loraplus-lr-ratio 4", ["--loraplus-lr-ratio", "--tune full"]),
             ("--sgd-momentum 0.9", ["--sgd-momentum", "--optim sgd"]),
             ("--min-lr-rate 0.1 --lr-scheduler-type constant", ["--min-lr-rate", "falls"]),
@@ -389,6 +392,8 @@ mod tests {
             assert!(flags.iter().all(|flag| message.contains(flag)), "{arguments}: {message}");
         }
         parse("--tune full --max-steps 10 --resume").unwrap();
+        parse("--split 1,0,0 --eval-strategy no").unwrap();
+        parse("--split 0.9,0.1,0 --eval-captions 2").unwrap();
         parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
         parse("--feature-cache-dir a --feature-cache-memory 0MB").unwrap();
         parse("--tune both --target-modules query --feature-cache-dir a").unwrap();
@@ -398,16 +403,25 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_is_told_all_of_it() {
+    fn every_flag_of_the_engine_reaches_it() {
+        use trainer_core::{IntervalStrategy, TrainingArguments};
+
         let told = |arguments: &str| parse(arguments).unwrap().training_arguments();
-        let default = trainer_core::TrainingArguments {
-            output_dir: "runs/pokemon".into(),
+        // The recipe, where it differs from the engine's defaults.
+        let recipe = TrainingArguments {
+            num_train_epochs: 15.0,
             learning_rate: 1e-3,
+            warmup_ratio: 0.05,
+            gradient_accumulation_steps: 4,
+            eval_strategy: IntervalStrategy::Epoch,
             eval_steps: 1,
+            save_strategy: IntervalStrategy::Epoch,
             save_steps: 1,
+            logging_steps: 1,
+            load_best_model_at_end: true,
             ..Default::default()
         };
-        assert_eq!(told(""), default);
+        assert_eq!(told(""), recipe);
         let arguments = told(
             "--optim sgd --sgd-momentum 0.9 --loraplus-lr-ratio 16 --lr-scheduler-type cosine-with-restarts \
              --lr-num-cycles 3 --min-lr-rate 0.1 --eval-strategy steps --eval-steps 20 --save-strategy steps \

@@ -17,7 +17,7 @@ pub struct Hardware {
     /// Type of the frozen weights and of the arithmetic with them
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Dtype,
-    /// Processor threads; all cores if not given
+    /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, value_name = "THREADS", value_parser = count)]
     pub threads: Option<usize>,
     /// Keep only the input of each layer that is trained through, and compute the layer again in the backward pass: the

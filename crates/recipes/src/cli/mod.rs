@@ -14,20 +14,28 @@
 
 mod caption;
 mod command_line;
+mod data;
+mod decoding;
 mod device;
 mod engine;
 mod finetune;
+mod flags;
 mod hardware;
+mod request;
 mod sweep;
 mod threads;
 mod values;
 
-pub use caption::{Caption, Decoding, Storage};
-pub use command_line::command_line;
+pub use caption::{Caption, Storage};
+pub use command_line::{command_line, example_command};
+pub use data::{DataOptions, OnBadRow, SplitBy};
+pub use decoding::Decoding;
 pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
-pub use finetune::{DataOptions, Finetune, LoraOptions, TrainingOptions};
+pub use finetune::{Finetune, LoraOptions, TrainingOptions};
+pub use flags::Flags;
 pub use hardware::{Hardware, TRAINED_ENCODER};
+pub use request::Request;
 pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;
 pub use values::{

@@ -1,10 +1,11 @@
 use std::ffi::OsString;
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::CommandFactory as _;
 use clap::error::{Error, ErrorKind};
 
-use super::{Finetune, command_line};
+use super::{Finetune, Request};
 
 /// What may differ between the runs of a sweep: options of the training and the adapters, by their names in Hugging Face's
 /// classes. The model, the data and the split are those of all runs, which share the image features.
@@ -55,30 +56,32 @@ impl FromStr for Axis {
 }
 
 /// One run of a sweep.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct SweepRun {
     /// What sets it apart: `r-4 lora_alpha-16`.
     pub name: String,
-    /// Its options, the output folder among them.
-    pub options: Finetune,
-    /// The command that makes this run alone, and that `--resume` can be added to.
-    pub command: String,
+    /// What makes this run alone, its output folder included.
+    pub request: Request,
 }
 
 impl Finetune {
-    /// The runs of `--sweep`: every combination of the values, each in a folder of its own below `--output-dir`; the last
+    /// The runs of `--sweep`: every combination of the values, each in a folder of its own below `output_dir`; the last
     /// axis runs fastest. None without `--sweep`.
     ///
     /// # Errors
     /// If a value is not one that its flag takes, or a flag is swept and given.
-    pub fn sweep(&self, arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<SweepRun>, Error> {
+    pub fn sweep(
+        &self,
+        arguments: impl IntoIterator<Item = OsString>,
+        output_dir: &Path,
+    ) -> Result<Vec<SweepRun>, Error> {
         let axes = &self.data.sweep;
         if axes.is_empty() {
             return Ok(Vec::new());
         }
         if self.training.resume.is_some() {
             let message =
-                "--sweep begins new runs: go on with one of its runs by --resume and its --output-dir";
+                "--sweep begins new runs: continue one of its runs with --resume and that run's folder";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         let arguments = without(arguments, "--sweep");
@@ -94,10 +97,9 @@ impl Finetune {
                     line.push(format!("--{}={value}", flag.replace('_', "-")).into());
                 }
                 let mut folder = OsString::from("--output-dir=");
-                folder.push(self.data.output_dir.join(name.join("_")));
+                folder.push(output_dir.join(name.join("_")));
                 line.push(folder);
-                let options = Self::from_arguments(line.clone())?;
-                Ok(SweepRun { name: name.join(" "), options, command: command_line(line) })
+                Ok(SweepRun { name: name.join(" "), request: Request::parse(line)? })
             })
             .collect()
     }
@@ -135,7 +137,8 @@ mod tests {
     fn sweep(arguments: &str) -> Result<Vec<SweepRun>, Error> {
         let arguments: Vec<OsString> =
             std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()).map(Into::into).collect();
-        Finetune::from_arguments(arguments.clone())?.sweep(arguments)
+        let options = Finetune::from_arguments(arguments.clone())?;
+        options.sweep(arguments, options.data.output_dir.as_deref().unwrap_or(Path::new("runs/pokemon")))
     }
 
     #[test]
@@ -146,9 +149,9 @@ mod tests {
             names,
             ["r-4 lora_alpha-16", "r-4 lora_alpha-32", "r-8 lora_alpha-16", "r-8 lora_alpha-32"]
         );
-        let last = &runs[3].options;
+        let last = &runs[3].request.options;
         assert_eq!((last.lora.rank(), last.lora.alpha(), last.training.seed), (8, 32.0, 3));
-        assert_eq!(last.data.output_dir.to_str(), Some("runs/x/r-8_lora_alpha-32"));
+        assert_eq!(last.data.output_dir.as_deref(), Some(Path::new("runs/x/r-8_lora_alpha-32")));
         assert!(sweep("--seed 3").unwrap().is_empty());
     }
 
@@ -159,12 +162,12 @@ mod tests {
             "--sweep=r=4 --sweep=seed=1,2 --no-shuffle --output-dir=runs/x",
         ] {
             let runs = sweep(flags).unwrap();
-            let (_, own) = runs[1].command.split_once(" -- ").unwrap();
+            let (_, own) = runs[1].request.command.split_once(" -- ").unwrap();
             assert_eq!(own, "--no-shuffle --lora-r=4 --seed=2 --output-dir=runs/x/r-4_seed-2");
             let again = format!("pokemon_finetune {own} --resume");
             let again = Finetune::from_arguments(again.split(' ')).unwrap();
             assert!(again.training.resume.is_some());
-            assert_eq!(again.data.output_dir, runs[1].options.data.output_dir);
+            assert_eq!(again.data.output_dir, runs[1].request.options.data.output_dir);
         }
     }
 

@@ -1,18 +1,27 @@
+use std::env;
 use std::num::NonZero;
 use std::thread::available_parallelism;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
-/// Sets the number of threads that compute, by default all cores, makes them one pool, and returns their number. Has freed
+/// The variable that says how many threads programs with rayon use.
+const VARIABLE: &str = "RAYON_NUM_THREADS";
+
+/// Sets the number of threads and returns it: `threads`, else what the variable `RAYON_NUM_THREADS` says, else all cores. Has
 /// memory kept between steps. Call it once, first thing in `main`.
 ///
 /// The operations run on rayon's global pool. Candle's own elementwise operations would use a second pool, whose threads spin
 /// while they wait; two pools on the same cores slow each other down several times over, so that pool gets one thread.
 ///
 /// # Errors
-/// If something has been computed before.
+/// If something has been computed before, or the variable is not a number.
 pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
-    let threads = match threads {
+    let given = match (threads, env::var_os(VARIABLE)) {
+        (Some(threads), _) => Some(threads),
+        (None, Some(text)) => from_variable(&text.to_string_lossy())?,
+        (None, None) => None,
+    };
+    let threads = match given {
         Some(threads) => threads.try_into()?,
         None => available_parallelism()?,
     };
@@ -25,7 +34,7 @@ pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
     Ok(threads)
 }
 
-/// Gives candle's own pool one thread, as the environment variable would that candle reads when it first computes.
+/// Gives candle's own pool one thread, through the environment variable that candle reads when it first computes.
 ///
 /// Only while this process has one thread: another could read the environment at the same time, from C code that does not lock
 /// it. With more threads, and where their number is not known, candle keeps its pool; that costs speed alone.
@@ -34,7 +43,7 @@ fn disable_candles_pool() {
         // SAFETY: no other thread exists that could access the environment.
         #[allow(unsafe_code)]
         unsafe {
-            std::env::set_var("CANDLE_NUM_THREADS", "1");
+            env::set_var("CANDLE_NUM_THREADS", "1");
         }
     }
 }
@@ -45,10 +54,27 @@ fn is_single_threaded() -> bool {
     cfg!(target_os = "linux") && threads() == Some(1)
 }
 
+/// What the variable says; as in rayon, 0 and nothing are all cores.
+fn from_variable(text: &str) -> Result<Option<usize>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let threads: usize = text.parse().map_err(|_| {
+        anyhow!("{VARIABLE} is `{text}`, which is not a number of threads; unset it, or use --threads")
+    })?;
+    Ok((threads > 0).then_some(threads))
+}
+
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_variable_is_read_as_rayon_reads_it() {
+        let read = |text| from_variable(text).map_err(|error| error.to_string());
+        assert_eq!(["3", "0", ""].map(read), [Ok(Some(3)), Ok(None), Ok(None)]);
+        assert!(read("all").unwrap_err().contains("RAYON_NUM_THREADS is `all`"));
+    }
 
     #[test]
     fn the_environment_is_left_alone_while_other_threads_run() {

@@ -141,7 +141,7 @@ impl FromStr for Resume {
     }
 }
 
-/// Shares of the rows for training, validation and test; they sum to 1.
+/// Shares of the rows for training, validation and test. They sum to 1, and all but the first may be 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SplitFractions {
     /// For training.
@@ -156,13 +156,16 @@ impl FromStr for SplitFractions {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<f64> = text.split(',').map(|part| positive(part.trim())).collect::<Result<_, _>>()?;
+        let parts: Vec<f64> = text.split(',').map(|part| share(part.trim())).collect::<Result<_, _>>()?;
         let [train, validation, test] = parts[..] else {
             return Err(format!("needs three shares: train,validation,test; got {}", parts.len()));
         };
         let sum = train + validation + test;
         if (sum - 1.0).abs() > 1e-6 {
             return Err(format!("the shares must sum to 1, and sum to {}", (sum * 1e6).round() / 1e6));
+        }
+        if train == 0.0 {
+            return Err("the first share, for training, must be above 0".into());
         }
         Ok(Self { train, validation, test })
     }
@@ -244,6 +247,32 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     bounded(text, "above 0", |x| x > 0.0)
 }
 
+/// A norm to clip gradients to, or 0.
+pub(super) fn norm(text: &str) -> Result<f64, String> {
+    at_least_zero(text).map_err(|why| match text.starts_with('-') {
+        true => format!("{why}; 0 turns clipping off, as -1 does in Hugging Face's Trainer"),
+        false => why,
+    })
+}
+
+/// A number of steps to make in all.
+pub(super) fn steps(text: &str) -> Result<usize, String> {
+    count(text).map_err(|why| match text.starts_with('-') {
+        true => {
+            format!("{why}; leave the flag out for Hugging Face's -1, with which --num-train-epochs decides")
+        }
+        false => why,
+    })
+}
+
+/// A whole number, which may be 0: a limit that is none where the flag is left out.
+pub(super) fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| match text.starts_with('-') {
+        true => "must be a whole number of at least 0; leave the flag out to have no limit".into(),
+        false => "must be a whole number of at least 0".into(),
+    })
+}
+
 /// A finite number of at least 0.
 pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
     bounded(text, "at least 0", |x| x >= 0.0)
@@ -310,17 +339,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_split_is_three_positive_shares_of_one() {
+    fn a_split_is_three_shares_of_one_and_something_is_trained_on() {
         let split: SplitFractions = "0.8, 0.1,0.1".parse().unwrap();
         assert_eq!((split.train, split.validation, split.test), (0.8, 0.1, 0.1));
         assert_eq!(split.to_string().parse::<SplitFractions>().unwrap(), split);
+        let all: SplitFractions = "1,0,0".parse().unwrap();
+        assert_eq!((all.train, all.validation, all.test), (1.0, 0.0, 0.0));
         for (text, words) in [
             ("0.8,0.2", "got 2"),
             ("0.8,0.1,0.2", "sum to 1.1"),
-            ("0.9,0.1,0", "0 must be above 0"),
-            ("1.2,-0.1,-0.1", "-0.1 must be above 0"),
+            ("0,0.5,0.5", "the first share, for training, must be above 0"),
+            ("1.2,-0.1,-0.1", "1.2 must be between 0 and 1"),
             ("0.8,0.1,x", "`x` is not a number"),
-            ("NaN,0.5,0.5", "NaN must be above 0"),
+            ("NaN,0.5,0.5", "NaN must be between 0 and 1"),
         ] {
             let message = text.parse::<SplitFractions>().unwrap_err();
             assert!(message.contains(words), "{text}: {message}");

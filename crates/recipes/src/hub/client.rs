@@ -1,12 +1,9 @@
 use std::{fmt, path::PathBuf};
 
-use hf_hub::{
-    Cache,
-    api::sync::{Api, ApiBuilder},
-};
-
 use super::{
-    Error, HubConfig, Kind, RepoId, Repository, Result, select,
+    Error, HubConfig, Kind, RepoId, Repository, Result,
+    http::Http,
+    select,
     snapshot::{Listing, Snapshot},
 };
 
@@ -17,7 +14,26 @@ const CONVERTED: &str = "refs/convert/parquet";
 pub struct Hub {
     pub(super) config: HubConfig,
     /// None when offline.
-    pub(super) api: Option<Api>,
+    pub(super) http: Option<Http>,
+}
+
+/// A folder with the files of a model or an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The commit that the files are of: what the branch or tag that was asked for stands for now.
+    pub commit: String,
+}
+
+/// A dataset's train split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedDataset {
+    /// Its files.
+    pub files: DatasetFiles,
+    /// The commit that the files are of. Where the hub converted the dataset to parquet, it is a commit of the branch
+    /// that holds the result.
+    pub commit: String,
 }
 
 /// The files of a dataset's train split.
@@ -41,34 +57,26 @@ impl Hub {
     /// A hub with an explicit configuration. Nothing is asked of the network yet.
     ///
     /// # Errors
-    /// [`Error::Client`] when the HTTP client cannot be set up.
+    /// [`Error::BadEndpoint`].
     pub fn new(config: HubConfig) -> Result<Self> {
-        if config.offline {
-            return Ok(Self { config, api: None });
-        }
-        let api = ApiBuilder::from_cache(Cache::new(config.cache.clone()))
-            .with_endpoint(config.endpoint.clone())
-            .with_token(config.token.clone())
-            .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(|source| Error::Client { source: source.into() })?;
-        Ok(Self { config, api: Some(api) })
+        let http = if config.offline { None } else { Some(Http::new(&config)?) };
+        Ok(Self { config, http })
     }
 
-    /// The folder of a checkpoint: config.json, the tokenizer, the weights, and the other configuration files that the
-    /// repository has. Safetensors are taken before pytorch_model.bin.
+    /// The folder of a checkpoint: config.json, the weights, and all files of the tokenizer, the processor and the
+    /// generation that the repository has. Safetensors are taken before pytorch_model.bin.
     ///
     /// # Errors
-    /// Every variant of [`Error`] but the first three; [`Error::Lacks`] names what is no checkpoint.
-    pub fn model_dir(&self, id: &RepoId) -> Result<PathBuf> {
+    /// If the repository cannot be reached or read, or is no checkpoint ([`Error::Lacks`]).
+    pub fn model_dir(&self, id: &RepoId) -> Result<Fetched> {
         self.folder(&Repository::new(Kind::Model, id), select::model_files)
     }
 
-    /// The folder of a LoRA adapter: adapter_config.json and adapter_model.safetensors.
+    /// The folder of a LoRA adapter: adapter_config.json with adapter_model.safetensors or else adapter_model.bin.
     ///
     /// # Errors
     /// As [`Hub::model_dir`].
-    pub fn adapter_dir(&self, id: &RepoId) -> Result<PathBuf> {
+    pub fn adapter_dir(&self, id: &RepoId) -> Result<Fetched> {
         self.folder(&Repository::new(Kind::Adapter, id), select::adapter_files)
     }
 
@@ -76,41 +84,61 @@ impl Hub {
     /// their captions.
     ///
     /// # Errors
-    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`].
-    pub fn dataset_files(&self, id: &RepoId) -> Result<DatasetFiles> {
+    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
+    pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
         let main = match self.snapshot(&Repository::new(Kind::Dataset, id)) {
             // The cache may have the converted files alone.
             Err(error @ Error::NotCached { .. }) => Err(error),
             main => Ok(main?),
         };
         if let Ok(main) = &main
-            && let Some(files) = parquet(main)?
+            && let Some(parquet) = parquet(main)?
         {
-            return Ok(DatasetFiles::Parquet(files));
+            return Ok(parquet);
         }
-        if id.revision.is_none() {
-            let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
-            match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
-                Err(Error::NotCached { .. } | Error::Refused { status: 404, .. }) => {}
-                converted => {
-                    if let Some(files) = parquet(&converted?)? {
-                        return Ok(DatasetFiles::Parquet(files));
-                    }
-                }
+        // The hub converts pictures and metadata, and leaves captions in text files behind.
+        let has_text_files = main.as_ref().is_ok_and(|main| select::has_text_files(&main.listing));
+        let mut part = None;
+        if id.revision.is_none()
+            && !has_text_files
+            && let Some(converted) = self.converted(id)?
+        {
+            part = select::converted_part(&converted.listing);
+            if part.is_none()
+                && let Some(parquet) = parquet(&converted)?
+            {
+                return Ok(parquet);
             }
         }
         let main = main?;
-        let (folder, names) = select::image_folder(&main.listing)?;
-        Ok(DatasetFiles::ImageFolder(main.fetch(&names)?.join(folder)))
+        let names = match (select::image_folder(&main.listing), part) {
+            (Err(Error::Lacks { repo, .. }), Some(part)) => {
+                return Err(Error::PartlyConverted { repo, part, revision: CONVERTED });
+            }
+            (names, _) => names?,
+        };
+        let folder = main.fetch(&names)?;
+        Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit })
     }
 
-    fn folder(&self, repo: &Repository, choose: impl Fn(&Listing) -> Result<Vec<String>>) -> Result<PathBuf> {
+    /// The parquet copy of a dataset that the hub made, if it made one.
+    fn converted(&self, id: &RepoId) -> Result<Option<Snapshot<'_>>> {
+        let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
+        match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
+            Err(Error::NotCached { .. }) => Ok(None),
+            Err(Error::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            converted => converted.map(Some),
+        }
+    }
+
+    fn folder(&self, repo: &Repository, choose: impl Fn(&Listing) -> Result<Vec<String>>) -> Result<Fetched> {
         let snapshot = self.snapshot(repo)?;
-        snapshot.fetch(&choose(&snapshot.listing)?)
+        let folder = snapshot.fetch(&choose(&snapshot.listing)?)?;
+        Ok(Fetched { folder, commit: snapshot.commit })
     }
 }
 
-/// By hand, because the client would show the token that it sends.
+/// By hand, because the client holds the token.
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Hub").field(&self.config).finish()
@@ -118,10 +146,10 @@ impl fmt::Debug for Hub {
 }
 
 /// The train split's parquet files in a snapshot; `None` if it has no parquet file.
-fn parquet(snapshot: &Snapshot<'_>) -> Result<Option<Vec<PathBuf>>> {
+fn parquet(snapshot: &Snapshot<'_>) -> Result<Option<FetchedDataset>> {
     let Some(names) = select::parquet_files(&snapshot.listing)? else { return Ok(None) };
     let folder = snapshot.fetch(&names)?;
     let mut files: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
     files.sort();
-    Ok(Some(files))
+    Ok(Some(FetchedDataset { files: DatasetFiles::Parquet(files), commit: snapshot.commit.clone() }))
 }

@@ -1,27 +1,35 @@
-use std::{env, fmt, fs, path::PathBuf, time::Duration};
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use super::environment::{expanded, user_home};
 use super::{Error, Result};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to reach the hub, and where to keep what comes from it.
 ///
-/// [`HubConfig::from_env`] reads the environment in one place, so that nothing else has to.
+/// [`HubConfig::from_env`] reads the environment in one place, with the variables and the order of Python's
+/// huggingface_hub. "The home folder" below is that of Hugging Face: HF_HOME, else `huggingface` in XDG_CACHE_HOME, else
+/// `~/.cache/huggingface`. Paths may begin with `~` and hold variables (`$HOME/models`).
 #[derive(Clone)]
 pub struct HubConfig {
     /// The hub's address without a trailing slash: HF_ENDPOINT, else `https://huggingface.co`.
     pub endpoint: String,
-    /// The folder of the downloads, shared with Python's huggingface_hub: HF_HUB_CACHE, else `hub` in the home folder
-    /// of Hugging Face. That one is HF_HOME, else `huggingface` in XDG_CACHE_HOME, else `~/.cache/huggingface`.
+    /// The folder of the downloads, shared with Python's huggingface_hub: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else
+    /// `hub` in the home folder.
     pub cache: PathBuf,
-    /// The access token: HF_TOKEN, else what `hf auth login` left in the file `token` in the home folder of Hugging Face.
-    /// The client sends it to the endpoint, and, in asking for a file's size, to the host that the endpoint redirects to.
+    /// The access token: HF_TOKEN, else HUGGING_FACE_HUB_TOKEN, else what `hf auth login` left in the file that
+    /// HF_TOKEN_PATH names, by default `token` in the home folder. None with HF_HUB_DISABLE_IMPLICIT_TOKEN. It is sent
+    /// to the endpoint alone.
     pub token: Option<String>,
-    /// How long a server may say nothing: HF_HUB_DOWNLOAD_TIMEOUT in seconds, else a minute.
+    /// How long a server may send nothing: HF_HUB_DOWNLOAD_TIMEOUT in seconds, else a minute.
     pub timeout: Duration,
-    /// Use the cache alone: HF_HUB_OFFLINE is `1`, `on`, `yes` or `true`.
+    /// Use the cache alone: HF_HUB_OFFLINE, else TRANSFORMERS_OFFLINE, is `1`, `on`, `yes` or `true`.
     pub offline: bool,
-    /// Show a bar for each download on the terminal; true by default.
+    /// Show a bar for each download on the terminal; true unless HF_HUB_DISABLE_PROGRESS_BARS is set.
     pub progress: bool,
 }
 
@@ -29,7 +37,7 @@ impl HubConfig {
     /// Reads the process's environment.
     ///
     /// # Errors
-    /// [`Error::NoCacheFolder`] and [`Error::BadEndpoint`].
+    /// [`Error::NoCacheFolder`], [`Error::BadEndpoint`] and [`Error::BadToken`].
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| env::var(name).ok())
     }
@@ -40,33 +48,55 @@ impl HubConfig {
     /// As [`HubConfig::from_env`].
     pub fn from_variables(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let variable = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-        let folder = |name: &str| variable(name).map(PathBuf::from);
+        let folder = |name: &str| variable(name).map(|text| PathBuf::from(expanded(&text, variable)));
+        let is_on = |value: Option<String>| {
+            value.is_some_and(|value| {
+                ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
+            })
+        };
 
         let home = folder("HF_HOME")
             .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-            .or_else(|| {
-                folder("HOME").or_else(|| folder("USERPROFILE")).map(|home| home.join(".cache/huggingface"))
-            });
-        let cache = folder("HF_HUB_CACHE").or_else(|| home.as_ref().map(|home| home.join("hub")));
+            .or_else(|| user_home(variable).map(|home| Path::new(&home).join(".cache/huggingface")));
+        let in_home = |name| home.as_ref().map(|home| home.join(name));
+        let cache =
+            folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| in_home("hub"));
 
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
             return Err(Error::BadEndpoint { endpoint });
         }
-        let token_file = || fs::read_to_string(home?.join("token")).ok();
-        let token = variable("HF_TOKEN").or_else(token_file).map(|token| token.trim().to_owned());
         let timeout = variable("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|seconds| seconds.parse().ok());
-        let offline = variable("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
-
+        let token = if is_on(variable("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
+            None
+        } else {
+            token(variable, folder("HF_TOKEN_PATH").or_else(|| in_home("token")))?
+        };
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: cache.ok_or(Error::NoCacheFolder)?,
-            token: token.filter(|token| !token.is_empty()),
+            token,
             timeout: timeout.filter(|seconds| *seconds > 0).map_or(TIMEOUT, Duration::from_secs),
-            offline: ["1", "on", "yes", "true"].contains(&offline.as_str()),
-            progress: true,
+            offline: is_on(variable("HF_HUB_OFFLINE").or_else(|| variable("TRANSFORMERS_OFFLINE"))),
+            progress: !is_on(variable("HF_HUB_DISABLE_PROGRESS_BARS")),
         })
     }
+}
+
+/// The token of the environment, or of the file that a log-in left.
+fn token(variable: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Result<Option<String>> {
+    let of_variable = |name: &str| Some((variable(name)?, name.to_owned()));
+    let of_file = || {
+        let file = file?;
+        Some((fs::read_to_string(&file).ok()?, format!("the file {}", file.display())))
+    };
+    let found = of_variable("HF_TOKEN").or_else(|| of_variable("HUGGING_FACE_HUB_TOKEN")).or_else(of_file);
+    let Some((text, origin)) = found else { return Ok(None) };
+    let token = text.replace(['\r', '\n'], "").trim().to_owned();
+    if !token.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Error::BadToken { origin });
+    }
+    Ok(Some(token).filter(|token| !token.is_empty()))
 }
 
 /// Written by hand so that a token never ends up in a log.
@@ -107,21 +137,49 @@ mod tests {
         assert_eq!(read(&variables).unwrap().cache, PathBuf::from("/xdg/huggingface/hub"));
         variables.push(("HF_HOME", "/hf"));
         assert_eq!(read(&variables).unwrap().cache, PathBuf::from("/hf/hub"));
+        variables.push(("HUGGINGFACE_HUB_CACHE", "/disk1/hub"));
+        assert_eq!(read(&variables).unwrap().cache, PathBuf::from("/disk1/hub"));
         variables.push(("HF_HUB_CACHE", "/disk2/hub"));
         assert_eq!(read(&variables).unwrap().cache, PathBuf::from("/disk2/hub"));
     }
 
     #[test]
-    fn the_token_comes_from_the_variable_or_else_from_the_file() {
+    fn paths_are_expanded() {
+        let variables = [("HOME", "/home/ada"), ("HF_HOME", "~/hf")];
+        assert_eq!(read(&variables).unwrap().cache, PathBuf::from("/home/ada/hf/hub"));
+    }
+
+    #[test]
+    fn the_token_comes_from_the_variables_or_else_from_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().to_str().unwrap();
-        fs::write(folder.path().join("token"), "hf_file\n").unwrap();
-        assert_eq!(read(&[("HF_HOME", home)]).unwrap().token.as_deref(), Some("hf_file"));
+        let other = folder.path().join("other-token");
+        fs::write(folder.path().join("token"), " hf_file\r\n").unwrap();
+        fs::write(&other, "hf_other\n").unwrap();
+        let mut variables = vec![("HF_HOME", home)];
+        let mut expect = |more: Option<(&'static str, &str)>, token: Option<&str>| {
+            let more: Option<(&str, String)> = more.map(|(name, value)| (name, value.to_owned()));
+            if let Some((name, value)) = more {
+                variables.push((name, value.leak()));
+            }
+            assert_eq!(read(&variables).unwrap().token.as_deref(), token, "{variables:?}");
+        };
+        expect(None, Some("hf_file"));
+        expect(Some(("HF_TOKEN_PATH", other.to_str().unwrap())), Some("hf_other"));
+        expect(Some(("HUGGING_FACE_HUB_TOKEN", "hf_older")), Some("hf_older"));
+        expect(Some(("HF_TOKEN", "hf_variable\n")), Some("hf_variable"));
+        expect(Some(("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")), None);
         assert_eq!(
-            read(&[("HF_HOME", home), ("HF_TOKEN", "hf_variable")]).unwrap().token.as_deref(),
-            Some("hf_variable")
+            read(&[("HF_HOME", home), ("HF_TOKEN", " "), ("HF_TOKEN_PATH", "/nowhere/token")]).unwrap().token,
+            None
         );
-        assert_eq!(read(&[("HF_HOME", home), ("HF_TOKEN", "")]).unwrap().token.as_deref(), Some("hf_file"));
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_hold_is_refused_without_being_shown() {
+        let error =
+            read(&[("HF_HOME", "/hf"), ("HF_TOKEN", "\u{201c}hf_secret\u{201d}")]).unwrap_err().to_string();
+        assert!(error.contains("HF_TOKEN") && !error.contains("hf_secret"), "{error}");
     }
 
     #[test]
@@ -147,6 +205,9 @@ mod tests {
                 "{value}"
             );
         }
+        let both =
+            |hub: &str| read(&[("HF_HOME", "/hf"), ("HF_HUB_OFFLINE", hub), ("TRANSFORMERS_OFFLINE", "1")]);
+        assert_eq!(["", "0"].map(|hub| both(hub).unwrap().offline), [true, false]);
     }
 
     #[test]

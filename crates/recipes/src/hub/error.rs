@@ -4,9 +4,8 @@ use std::{
     time::Duration,
 };
 
-use hf_hub::api::sync::ApiError;
-
 use super::repository::Repository;
+use super::{advice, advice::Refusal, location::RepoId};
 
 /// The result of looking something up on the hub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -18,12 +17,25 @@ pub enum Error {
     /// The text names nothing on this machine and cannot be a hub id.
     #[error(
         "`{text}` is no file or folder{place}, and no hub id either: give a path that exists, `embedded`, or owner/name \
-         such as microsoft/git-base",
-        place = beside(text, folder)
+         such as microsoft/git-base{hint}",
+        place = beside(text, folder), hint = page(text)
     )]
     NoSuchLocation {
-        /// What the user gave.
+        /// The text that the user gave.
         text: String,
+        /// Where relative paths begin.
+        folder: PathBuf,
+    },
+
+    /// An empty folder has the name of a hub repository.
+    #[error(
+        "`{id}` is an empty folder in {folder}, and a folder comes before a repository of the hub with the same name: \
+         remove the empty folder to use the hub's, or put the files into it",
+        folder = folder.display()
+    )]
+    EmptyFolder {
+        /// The name that both have.
+        id: RepoId,
         /// Where relative paths begin.
         folder: PathBuf,
     },
@@ -33,53 +45,48 @@ pub enum Error {
     NoCacheFolder,
 
     /// HF_ENDPOINT is not a web address.
-    #[error("HF_ENDPOINT is `{endpoint}`, which is no web address: it must begin with https:// or http://")]
+    #[error(
+        "HF_ENDPOINT is `{endpoint}`, which is no web address: it must be https:// or http:// and a host, such as https://huggingface.co"
+    )]
     BadEndpoint {
         /// The value of HF_ENDPOINT.
         endpoint: String,
     },
 
-    /// The HTTP client cannot be set up.
-    #[error("cannot set up the HTTP client: {source}")]
-    Client {
-        /// What it said.
-        source: Box<ApiError>,
-    },
-
-    /// The hub answered with an HTTP error.
-    #[error("{repo}{file}: {endpoint} answered {status}: {advice}", file = of_file(file), advice = advice(repo, *status, file.is_some(), *with_token, endpoint))]
-    Refused {
-        /// The repository asked for.
-        repo: Repository,
-        /// The file asked for; `None` when it was the repository's list of files.
-        file: Option<String>,
-        /// The hub's address.
-        endpoint: String,
-        /// The HTTP status, 400 to 599.
-        status: u16,
-        /// Whether a token was sent along.
-        with_token: bool,
-    },
-
-    /// No connection to the hub.
+    /// The access token holds characters that cannot be sent.
     #[error(
-        "{repo}: cannot reach {endpoint} ({source}): check the network, or set HF_ENDPOINT to a mirror, or pass a local folder{offline}",
+        "the access token in {origin} holds spaces, quotation marks or other characters that no token has: copy it \
+         again from https://huggingface.co/settings/tokens"
+    )]
+    BadToken {
+        /// The variable or the file that holds it.
+        origin: String,
+    },
+
+    /// The hub, or a host that it redirected to, answered with an HTTP error.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+
+    /// No connection to the hub, or to a host that it redirects to.
+    #[error(
+        "{repo}: cannot reach {url} ({source}): check the network, or set HF_ENDPOINT to a mirror, or pass a local folder{offline}",
         offline = if *cached { "; the cache has a copy, which HF_HUB_OFFLINE=1 uses" } else { "" }
     )]
     Unreachable {
         /// The repository asked for.
         repo: Repository,
-        /// The hub's address.
-        endpoint: String,
+        /// The address that was asked, without its query.
+        url: Box<str>,
         /// Whether the cache knows the repository.
         cached: bool,
-        /// What the HTTP client said.
-        source: Box<ApiError>,
+        /// The HTTP client's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// A server that was reached and then said nothing.
+    /// A server that was reached and then sent nothing.
     #[error(
-        "{repo}{file} from {endpoint}: not a byte came for {seconds} s; run again, give it more time with HF_HUB_DOWNLOAD_TIMEOUT, or set HF_ENDPOINT to a mirror",
+        "{repo}{file}: {url} sent nothing for {seconds} s: run again to continue, give it more time with \
+         HF_HUB_DOWNLOAD_TIMEOUT (in seconds), or set HF_ENDPOINT to a mirror",
         file = of_file(file), seconds = timeout.as_secs_f64()
     )]
     Stalled {
@@ -87,35 +94,77 @@ pub enum Error {
         repo: Repository,
         /// The file asked for; `None` when it was the repository's list of files.
         file: Option<String>,
-        /// The hub's address.
-        endpoint: String,
-        /// How long it was waited for.
+        /// The address that was asked, without its query.
+        url: Box<str>,
+        /// How long the client waited.
         timeout: Duration,
     },
 
-    /// A download began and did not come to its end, or the answer was not what a hub says.
-    #[error("{repo}{file} from {endpoint}: {source}: {advice}", file = of_file(file), advice = transfer_advice(source))]
-    Transfer {
+    /// The bytes did not all come, or were damaged on the way, again and again.
+    #[error(
+        "{repo}{file}: the download from {url} failed several times ({source}): run again to continue where it \
+         stopped, or set HF_ENDPOINT to a mirror",
+        file = of_file(file)
+    )]
+    Cut {
         /// The repository asked for.
         repo: Repository,
         /// The file asked for; `None` when it was the repository's list of files.
         file: Option<String>,
-        /// The hub's address.
-        endpoint: String,
-        /// What the HTTP client said.
-        source: Box<ApiError>,
+        /// The address that was asked, without its query.
+        url: Box<str>,
+        /// The error of the last attempt.
+        source: io::Error,
+    },
+
+    /// Something answered that is not a hub.
+    #[error(
+        "{repo}{file}: {url} is not what a hub answers: {problem}; check HF_ENDPOINT and the proxy (HTTPS_PROXY), or \
+         pass a local folder",
+        file = of_file(file)
+    )]
+    NotAHub {
+        /// The repository asked for.
+        repo: Repository,
+        /// The file asked for; `None` when it was the repository's list of files.
+        file: Option<String>,
+        /// The address that was asked, without its query.
+        url: Box<str>,
+        /// The fault of the answer.
+        problem: Box<str>,
+    },
+
+    /// The file is a pointer of Git LFS, uploaded in place of what it points to.
+    #[error(
+        "{repo}: {file} is a Git LFS pointer and not the file itself, which its owner has not uploaded: take another \
+         revision or repository, or put the file there ({path}; in a git clone, `git lfs pull` fetches it)",
+        path = path.display()
+    )]
+    LfsPointer {
+        /// The repository asked for.
+        repo: Repository,
+        /// The file's name there.
+        file: String,
+        /// The file in the cache.
+        path: PathBuf,
     },
 
     /// Offline, and the cache does not know the repository.
     #[error(
-        "{repo} is not in the cache {cache} and HF_HUB_OFFLINE is set: unset it to download, or pass a local folder",
-        cache = cache.display()
+        "{repo} is not in the cache {cache}, nothing can be downloaded as HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is \
+         set, and there is no such file or folder in {beside} either: check the spelling, unset the variable to \
+         download it, or give a path that exists{known}",
+        cache = cache.display(), beside = beside.display(), known = known(revisions)
     )]
     NotCached {
         /// The repository asked for.
         repo: Repository,
         /// The cache that was searched.
-        cache: PathBuf,
+        cache: Box<Path>,
+        /// Where relative paths begin.
+        beside: Box<Path>,
+        /// The branches and tags of the repository that the cache has.
+        revisions: Vec<String>,
     },
 
     /// Part of a set of numbered files is missing.
@@ -138,7 +187,7 @@ pub enum Error {
     Lacks {
         /// The repository asked for.
         repo: Repository,
-        /// What was looked for.
+        /// The files that were looked for.
         wanted: &'static str,
         /// The files that are there.
         found: Vec<String>,
@@ -158,21 +207,58 @@ pub enum Error {
         configurations: Vec<String>,
     },
 
-    /// Someone pushed to the repository between two of our downloads.
-    #[error("{repo} changed while it was downloaded: run again")]
-    Changed {
+    /// The dataset is in a format that is not read, and the hub converted only the first part of it to parquet.
+    #[error(
+        "{repo} is not in a format that is read here, and the hub converted only a part of it to parquet ({part}): \
+         download and convert it, or give {name}@{revision} to use that part",
+        name = repo.id.name
+    )]
+    PartlyConverted {
         /// The repository asked for.
         repo: Repository,
+        /// The folder of the part.
+        part: String,
+        /// The branch that holds it.
+        revision: &'static str,
+    },
+
+    /// A file is not in the cache, and the cache cannot be written to.
+    #[error(
+        "{repo}{file}: cannot be kept in the cache, {path}: {source}; set HF_HUB_CACHE to a folder that you may write \
+         to, or HF_HUB_OFFLINE=1 to use the files that the cache has",
+        file = of_file(file), path = path.display()
+    )]
+    ReadOnlyCache {
+        /// The repository asked for.
+        repo: Repository,
+        /// The file asked for; `None` when it was the note of the branch's commit.
+        file: Option<String>,
+        /// The path that cannot be written.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
     },
 
     /// The cache cannot be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("the cache, {path}: {source}{advice}", path = path.display(), advice = advice::disk(source))]
     Cache {
         /// The file or folder concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
+}
+
+/// The id in the address of a page of the hub.
+fn page(text: &str) -> String {
+    let Some((_, address)) = text.split_once("://") else { return String::new() };
+    let parts: Vec<&str> = address.split(['/', '?', '#']).skip(1).collect();
+    match parts.as_slice() {
+        ["datasets" | "models", owner, name, ..] | [owner, name, ..] => {
+            format!("; the id in this address is `{owner}/{name}`")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Where a path that is not a whole one was looked for.
@@ -180,12 +266,20 @@ fn beside(text: &str, folder: &Path) -> String {
     if Path::new(text).is_absolute() { String::new() } else { format!(" in {}", folder.display()) }
 }
 
-fn of_file(file: &Option<String>) -> String {
+pub(super) fn of_file(file: &Option<String>) -> String {
     file.as_ref().map(|name| format!(", file {name}")).unwrap_or_default()
 }
 
 fn place(offline: bool) -> &'static str {
     if offline { "in the cache (HF_HUB_OFFLINE is set: unset it to download the rest)" } else { "there" }
+}
+
+fn known(revisions: &[String]) -> String {
+    if revisions.is_empty() {
+        String::new()
+    } else {
+        format!("; the cache has other revisions of it: {}", list(revisions))
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -195,51 +289,4 @@ fn list(names: &[String]) -> String {
         text += &format!(" and {} more", names.len() - SHOWN);
     }
     if text.is_empty() { "nothing".into() } else { text }
-}
-
-/// Says an HTTP status in words. The hub answers 401 rather than 404 to a stranger who asks for what does not exist,
-/// and 404 for what is private, so that names do not leak: the words have to cover both.
-fn advice(repo: &Repository, status: u16, is_file: bool, with_token: bool, endpoint: &str) -> String {
-    let id = &repo.id.name;
-    match status {
-        401 if with_token => format!(
-            "the token (HF_TOKEN or the token file) is not valid there, or `{id}` does not exist; check both (no local path has that name either)"
-        ),
-        401 => format!(
-            "`{id}` does not exist, or is private or gated: check the spelling, or set HF_TOKEN to a token that may read it (no local path has that name either)"
-        ),
-        403 => format!(
-            "access is not granted: `{id}` is gated (ask for access at {endpoint}/{path}) or the token may not read it; set HF_TOKEN to one that may",
-            path = repo.web_path()
-        ),
-        404 if is_file => "the file is not there".into(),
-        404 => format!(
-            "no such repository or revision: check the spelling of `{repo_id}` (no local path has that name either); a private one needs HF_TOKEN",
-            repo_id = repo.id
-        ),
-        429 => "too many requests: wait a little, or set HF_TOKEN, which raises the limit".into(),
-        500.. => "the server has a problem: try again later, or set HF_ENDPOINT to a mirror, or pass a local folder".into(),
-        _ => "check that HF_ENDPOINT is a hub, or pass a local folder".into(),
-    }
-}
-
-fn transfer_advice(source: &ApiError) -> String {
-    match source {
-        ApiError::LockAcquisition(path) => {
-            format!(
-                "another process downloads it; wait for that one, or delete {} if there is none",
-                path.display()
-            )
-        }
-        ApiError::IoError(e) if e.kind() == io::ErrorKind::StorageFull => {
-            "free some space, or set HF_HOME to a folder on another disk".into()
-        }
-        ApiError::MissingHeader(_)
-        | ApiError::InvalidHeader(_)
-        | ApiError::ParseIntError(_)
-        | ApiError::RequestError(_) => {
-            "this is not what a hub answers: check HF_ENDPOINT and the proxy, or pass a local folder".into()
-        }
-        _ => "run again to continue where it stopped, or pass a local folder".into(),
-    }
 }

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -9,7 +9,8 @@ use super::{Error, Result};
 /// Where a model, a dataset or an adapter comes from, as the command line names it.
 ///
 /// The rule, in this order: the word `embedded`; an existing local path; a hub id `owner/name`, if need be with
-/// `@revision`. A folder that is called `embedded` is reached as `./embedded`.
+/// `@revision` (a branch, a tag or a commit). A folder that is called `embedded` is reached as `./embedded`. An empty
+/// folder with the name of a hub id is an error, as it can only be in the way.
 ///
 /// ```
 /// use recipes::hub::{Location, RepoId};
@@ -22,7 +23,7 @@ use super::{Error, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// What this repository brings along: no file and no network needed.
+    /// The model or the drawings that come with this project, without a network.
     Embedded,
     /// A file or a folder on this machine.
     Local(PathBuf),
@@ -34,15 +35,24 @@ impl FromStr for Location {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        if text == "embedded" {
-            Ok(Self::Embedded)
-        } else if Path::new(text).exists() {
-            Ok(Self::Local(text.into()))
-        } else if let Some(id) = RepoId::parse(text) {
-            Ok(Self::Hub(id))
-        } else {
-            let folder = std::env::current_dir().unwrap_or_else(|_| ".".into());
-            Err(Error::NoSuchLocation { text: text.into(), folder })
+        let folder = || std::env::current_dir().unwrap_or_else(|_| ".".into());
+        let path = Path::new(text);
+        match RepoId::parse(text) {
+            _ if text == "embedded" => Ok(Self::Embedded),
+            Some(id) if is_empty_folder(path) => Err(Error::EmptyFolder { id, folder: folder() }),
+            _ if path.exists() => Ok(Self::Local(text.into())),
+            Some(id) => Ok(Self::Hub(id)),
+            None => Err(Error::NoSuchLocation { text: text.into(), folder: folder() }),
+        }
+    }
+}
+
+impl Location {
+    /// The hub id that a local path hides, as it has the same name.
+    pub fn hidden_id(&self) -> Option<RepoId> {
+        match self {
+            Self::Local(path) => RepoId::parse(path.to_str()?),
+            _ => None,
         }
     }
 }
@@ -74,8 +84,7 @@ impl RepoId {
             None => (text, None),
         };
         let (owner, model) = name.split_once('/')?;
-        let revision_is_sound = revision.is_none_or(|r| r.split('/').all(is_word));
-        (is_word(owner) && is_word(model) && revision_is_sound)
+        (is_word(owner) && is_word(model) && revision.is_none_or(is_revision))
             .then(|| Self { name: name.into(), revision: revision.map(str::to_owned) })
     }
 }
@@ -90,10 +99,21 @@ impl fmt::Display for RepoId {
     }
 }
 
-/// What the hub allows on either side of the slash. A leading dot or hyphen is a path or a flag gone astray.
+/// Whether the hub allows a name on either side of the slash. A leading dot or hyphen is a path or a flag gone astray.
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// Whether Git allows a name for a branch or a tag. Such a name, taken as a path, stays inside its folder.
+fn is_revision(text: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock");
+    let is_allowed = |c: char| !c.is_control() && !c.is_whitespace() && !"~^:?*[\\@".contains(c);
+    !text.contains("..") && text.chars().all(is_allowed) && text.split('/').all(is_part)
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 #[cfg(test)]
@@ -106,7 +126,10 @@ mod tests {
         let path = folder.path().to_str().unwrap();
         assert_eq!(path.parse::<Location>().unwrap(), Location::Local(path.into()));
         // The tests run in the crate's folder, where `src/hub` looks like an id and is a folder.
-        assert_eq!("src/hub".parse::<Location>().unwrap(), Location::Local("src/hub".into()));
+        let local = "src/hub".parse::<Location>().unwrap();
+        assert_eq!(local, Location::Local("src/hub".into()));
+        assert_eq!(local.hidden_id().unwrap().to_string(), "src/hub");
+        assert_eq!("./src/hub".parse::<Location>().unwrap().hidden_id(), None);
     }
 
     #[test]
@@ -118,12 +141,45 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_is_what_git_allows_and_is_printed_as_it_was_read() {
+        for text in ["a/b@v1.0+cu118", "a/b@feature/x", "a/b@refs/pr/3", "a/b@0f3cc6e", "a/b@gr\u{fc}n"] {
+            assert_eq!(text.parse::<Location>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_that_hides_a_hub_id_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("git-base");
+        fs::create_dir(&empty).unwrap();
+        // A path that can be no hub id is left to whoever opens it.
+        assert_eq!(empty.to_str().unwrap().parse::<Location>().unwrap(), Location::Local(empty.clone()));
+        assert!(is_empty_folder(&empty));
+        fs::write(empty.join("config.json"), "{}").unwrap();
+        assert!(!is_empty_folder(&empty) && !is_empty_folder(&empty.join("config.json")));
+    }
+
+    #[test]
     fn what_is_neither_path_nor_id_says_what_was_looked_for() {
         for text in [
-            "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x", "-a/b",
+            "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x",
+            "-a/b", "a/b@x y", "a/b@/x", "a/b@x@y", "a/b@.x",
         ] {
             let message = text.parse::<Location>().unwrap_err().to_string();
             assert!(message.contains(&format!("`{text}`")) && message.contains("owner/name"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_a_page_is_no_id_and_holds_one() {
+        for (text, id) in [
+            ("https://huggingface.co/microsoft/git-base", "`microsoft/git-base`"),
+            ("https://huggingface.co/microsoft/git-base/tree/main", "`microsoft/git-base`"),
+            ("https://huggingface.co/datasets/reach-vb/pokemon", "`reach-vb/pokemon`"),
+            ("hf://datasets/reach-vb/pokemon", "owner/name"),
+        ] {
+            let message = text.parse::<Location>().unwrap_err().to_string();
+            assert!(message.contains(id), "{message}");
         }
     }
 }

@@ -10,22 +10,29 @@
 //! let folder = match "microsoft/git-base".parse()? {
 //!     Location::Embedded => unreachable!("the name says otherwise"),
 //!     Location::Local(folder) => folder,
-//!     Location::Hub(id) => Hub::from_env()?.model_dir(&id)?,
+//!     Location::Hub(id) => Hub::from_env()?.model_dir(&id)?.folder,
 //! };
 //! assert!(folder.join("config.json").exists());
 //! # Ok::<(), recipes::hub::Error>(())
 //! ```
 
+mod address;
+mod advice;
+mod cache;
 mod client;
 mod config;
+mod download;
+mod environment;
 mod error;
+mod failure;
+mod http;
 mod location;
 mod repository;
 mod select;
 mod snapshot;
-mod watch;
 
-pub use client::{DatasetFiles, Hub};
+pub use advice::Refusal;
+pub use client::{DatasetFiles, Fetched, FetchedDataset, Hub};
 pub use config::HubConfig;
 pub use error::{Error, Result};
 pub use location::{Location, RepoId};

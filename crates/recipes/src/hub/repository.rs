@@ -1,19 +1,22 @@
 use std::fmt;
 
-use hf_hub::{Repo, RepoType};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::RepoId;
+
+/// Characters that are escaped between the slashes of an address: all but the unreserved ones of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A repository of the hub and what is wanted of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// What it holds.
+    /// The kind of its content.
     pub kind: Kind,
     /// Its name and revision.
     pub id: RepoId,
 }
 
-/// What a repository holds.
+/// The kind of a repository's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A checkpoint.
@@ -33,18 +36,37 @@ impl Repository {
         self.id.revision.as_deref().unwrap_or("main")
     }
 
-    /// The name under which the hub's client knows the repository.
-    pub(super) fn repo(&self) -> Repo {
-        let kind = match self.kind {
-            Kind::Model | Kind::Adapter => RepoType::Model,
-            Kind::Dataset => RepoType::Dataset,
-        };
-        Repo::with_revision(self.id.name.clone(), kind, self.revision().into())
-    }
-
     /// The path of the repository's page on the hub.
     pub(super) fn web_path(&self) -> String {
-        self.repo().url()
+        match self.kind {
+            Kind::Model | Kind::Adapter => self.id.name.clone(),
+            Kind::Dataset => format!("datasets/{}", self.id.name),
+        }
+    }
+
+    /// The path of the description of a revision.
+    pub(super) fn info_path(&self) -> String {
+        let revision = utf8_percent_encode(self.revision(), RESERVED);
+        format!("api/{}/{}/revision/{revision}", self.kinds(), self.id.name)
+    }
+
+    /// The path of a file at a commit.
+    pub(super) fn file_path(&self, commit: &str, name: &str) -> String {
+        let name: Vec<_> =
+            name.split('/').map(|part| utf8_percent_encode(part, RESERVED).to_string()).collect();
+        format!("{}/resolve/{commit}/{}", self.web_path(), name.join("/"))
+    }
+
+    /// The name of the folder in which the cache keeps the repository.
+    pub(super) fn folder_name(&self) -> String {
+        format!("{}--{}", self.kinds(), self.id.name.replace('/', "--"))
+    }
+
+    fn kinds(&self) -> &'static str {
+        match self.kind {
+            Kind::Model | Kind::Adapter => "models",
+            Kind::Dataset => "datasets",
+        }
     }
 }
 
@@ -56,5 +78,24 @@ impl fmt::Display for Repository {
             Kind::Dataset => "dataset",
         };
         write!(f, "{kind} {}", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_folders_are_those_of_huggingface_hub() {
+        let id =
+            |revision: Option<&str>| RepoId { name: "a/b".into(), revision: revision.map(str::to_owned) };
+        let model = Repository::new(Kind::Model, &id(None));
+        assert_eq!(model.info_path(), "api/models/a/b/revision/main");
+        assert_eq!(model.file_path("0f", "sub dir/é#1.png"), "a/b/resolve/0f/sub%20dir/%C3%A9%231.png");
+        assert_eq!(model.folder_name(), "models--a--b");
+        let data = Repository::new(Kind::Dataset, &id(Some("refs/convert/parquet")));
+        assert_eq!(data.info_path(), "api/datasets/a/b/revision/refs%2Fconvert%2Fparquet");
+        assert_eq!(data.file_path("0f", "x"), "datasets/a/b/resolve/0f/x");
+        assert_eq!(data.folder_name(), "datasets--a--b");
     }
 }

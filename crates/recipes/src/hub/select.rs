@@ -1,48 +1,48 @@
 //! Which of a repository's files are needed: decisions alone, no network and no disk.
 
-use caption_data::selection::{self, Refusal, extension, is_metadata, is_picture, parent};
+use std::collections::HashSet;
+
+use caption_data::selection::{self, CAPTIONS, Refusal, UNREAD_PICTURES, extension, is_metadata, is_picture};
 
 use super::{Error, Result, snapshot::Listing};
+use crate::save::COMPANIONS;
 
 /// A checkpoint's files: the small ones first, the weights last, so that weights in the cache mean that all is there.
 pub(super) fn model_files(listing: &Listing) -> Result<Vec<String>> {
     listing.require("config.json", "config.json")?;
-    let mut files = listing.present(&[
-        "config.json",
-        "preprocessor_config.json",
-        "tokenizer_config.json",
-        "generation_config.json",
-        "tokenizer.json",
-    ]);
     if !listing.has("tokenizer.json") {
         listing.require("vocab.txt", "a tokenizer (tokenizer.json or vocab.txt)")?;
-        files.push("vocab.txt".into());
     }
-    if listing.has("model.safetensors") {
-        files.push("model.safetensors".into());
-    } else if listing.has("model.safetensors.index.json") {
-        let is_shard = |name: &&String| name.starts_with("model-") && name.ends_with(".safetensors");
-        let shards: Vec<&str> = listing.names.iter().filter(is_shard).map(String::as_str).collect();
-        selection::all_parts(&shards).map_err(|refusal| listing.refuse(refusal))?;
-        files.push("model.safetensors.index.json".into());
-        files.extend(shards.into_iter().map(str::to_owned));
-    } else {
-        listing.require(
-            "pytorch_model.bin",
-            "weights (model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin)",
-        )?;
-        files.push("pytorch_model.bin".into());
+    let mut files = listing.present(&COMPANIONS);
+    for (name, extension) in [("model", "safetensors"), ("pytorch_model", "bin")] {
+        let (whole, index) = (format!("{name}.{extension}"), format!("{name}.{extension}.index.json"));
+        if listing.has(&whole) {
+            files.push(whole);
+            return Ok(files);
+        }
+        if listing.has(&index) {
+            let (start, end) = (format!("{name}-"), format!(".{extension}"));
+            let is_shard = |name: &&str| name.starts_with(&start) && name.ends_with(&end);
+            let shards: Vec<&str> = listing.names.iter().map(String::as_str).filter(is_shard).collect();
+            selection::all_parts(&shards).map_err(|refusal| listing.refuse(refusal))?;
+            files.push(index);
+            files.extend(shards.into_iter().map(str::to_owned));
+            return Ok(files);
+        }
     }
-    Ok(files)
+    Err(listing.lacks(
+        "weights (model.safetensors or pytorch_model.bin, or the index.json of one of them with its shards)",
+    ))
 }
 
 /// An adapter's files.
 pub(super) fn adapter_files(listing: &Listing) -> Result<Vec<String>> {
-    let files = ["adapter_config.json", "adapter_model.safetensors"];
-    for file in files {
-        listing.require(file, "a LoRA adapter (adapter_config.json and adapter_model.safetensors)")?;
-    }
-    Ok(files.map(String::from).into())
+    let wanted = "a LoRA adapter (adapter_config.json, with adapter_model.safetensors or adapter_model.bin)";
+    listing.require("adapter_config.json", wanted)?;
+    let weights =
+        ["adapter_model.safetensors", "adapter_model.bin"].into_iter().find(|name| listing.has(name));
+    let weights = weights.ok_or_else(|| listing.lacks(wanted))?;
+    Ok(vec!["adapter_config.json".into(), weights.into()])
 }
 
 /// The parquet files of the train split, last part first; `None` if the repository has no parquet file at all.
@@ -50,7 +50,8 @@ pub(super) fn adapter_files(listing: &Listing) -> Result<Vec<String>> {
 /// Downloaded in this order, the first part comes last: a cache that has it has all of them, although names such as
 /// `0000.parquet` do not say how many there are.
 pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
-    let parquet = listing.names.iter().map(String::as_str).filter(|name| extension(name) == "parquet");
+    let is_table = |name: &&str| extension(name) == "parquet" && !is_metadata(name);
+    let parquet = listing.names.iter().map(String::as_str).filter(is_table);
     let parquet: Vec<&str> = parquet.collect();
     if parquet.is_empty() {
         return Ok(None);
@@ -61,27 +62,43 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     Ok(Some(files))
 }
 
-/// The folder of captioned images, and its files: the images first, so that captions in the cache mean images there.
-pub(super) fn image_folder(listing: &Listing) -> Result<(String, Vec<String>)> {
-    let wanted =
-        "parquet files, or images with captions (metadata.jsonl, metadata.csv or same-name .txt files)";
-    let names: Vec<&str> = listing.names.iter().map(String::as_str).collect();
+/// The folder of a dataset that the hub found too large to convert as a whole, such as `default/partial-train`.
+pub(super) fn converted_part(listing: &Listing) -> Option<String> {
+    let folders = listing.names.iter().filter_map(|name| Some(name.rsplit_once('/')?.0));
+    let mut parts = folders.filter(|folder| folder.split('/').any(|part| part.starts_with("partial-")));
+    parts.next().map(str::to_owned)
+}
+
+/// The files of captioned images. Which of them are rows is decided by whoever opens the snapshot's folder, as for a local
+/// one; pictures that cannot be read come along so that they can be reported. The pictures come first, so that captions in
+/// the cache mean that their pictures are there.
+pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
+    let names: Vec<&str> = listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name)).collect();
     let is_trained_on = selection::image_folder(&names);
-    let candidates: Vec<&str> = names.into_iter().filter(|name| is_trained_on(name)).collect();
-    let metadata = candidates.iter().copied().find(|name| is_metadata(name));
-    // Without metadata the captions lie beside their images, in whichever folder the first one is.
-    let beside = || candidates.iter().copied().find(|name| is_picture(name) && listing.has(&with_txt(name)));
-    let anchor = metadata.or_else(beside).ok_or_else(|| listing.lacks(wanted))?;
-    let folder = parent(anchor);
-    let (images, others): (Vec<&str>, Vec<&str>) =
-        candidates.into_iter().filter(|name| is_below(name, folder)).partition(|name| is_picture(name));
-    let captions = others
-        .into_iter()
-        .filter(|name| if metadata.is_some() { *name == anchor } else { extension(name) == "txt" });
-    if images.is_empty() {
-        return Err(listing.lacks(wanted));
+    let files: Vec<&str> = names.into_iter().filter(|name| is_trained_on(name)).collect();
+    let captioned = stems_of_texts(&files);
+    let is_picture = |name: &str| {
+        let is_captioned = !is_text(name) && captioned.contains(stem(name));
+        is_picture(name) || UNREAD_PICTURES.contains(&extension(name).as_str()) || is_captioned
+    };
+    let (pictures, others): (Vec<&str>, Vec<&str>) = files.into_iter().partition(|name| is_picture(name));
+    let captions = others.into_iter().filter(|name| is_text(name) || is_description(name));
+    let has_captions = |name: &&str| is_description(name) || captioned.contains(stem(name));
+    let files: Vec<&str> = pictures.iter().copied().chain(captions).collect();
+    if pictures.is_empty() || !files.iter().any(has_captions) {
+        return Err(listing.lacks(
+            "parquet files, or images with captions (metadata.jsonl, .csv or .parquet, or same-name .txt or .caption files)",
+        ));
     }
-    Ok((folder.to_owned(), images.iter().copied().chain(captions).map(str::to_owned).collect()))
+    Ok(files.into_iter().map(str::to_owned).collect())
+}
+
+/// Whether captions lie in text files beside their pictures, and not in metadata.
+pub(super) fn has_text_files(listing: &Listing) -> bool {
+    let names: Vec<&str> = listing.names.iter().map(String::as_str).collect();
+    let captioned = stems_of_texts(&names);
+    let is_captioned = |name: &&str| is_picture(name) && captioned.contains(stem(name));
+    names.iter().any(is_captioned) && !names.iter().any(|name| is_description(name))
 }
 
 impl Listing {
@@ -116,10 +133,26 @@ impl Listing {
     }
 }
 
-fn with_txt(name: &str) -> String {
-    name.rsplit_once('.').map(|(stem, _)| format!("{stem}.txt")).unwrap_or_default()
+/// Whether a file is a caption if a picture has the same name.
+fn is_text(name: &str) -> bool {
+    CAPTIONS.contains(&extension(name).as_str())
 }
 
-fn is_below(name: &str, folder: &str) -> bool {
-    folder.is_empty() || name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+fn stems_of_texts<'a>(names: &[&'a str]) -> HashSet<&'a str> {
+    names.iter().filter(|name| is_text(name)).map(|name| stem(name)).collect()
+}
+
+/// Whether a file describes the pictures of its folder.
+fn is_description(name: &str) -> bool {
+    is_metadata(name) || name.rsplit('/').next() == Some("metadata.json")
+}
+
+/// A path without the extension of its file.
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Whether readers of folders skip a file: `.gitattributes`, `.cache/`.
+fn is_hidden(name: &str) -> bool {
+    name.split('/').any(|part| part.starts_with('.'))
 }

@@ -1,7 +1,8 @@
 //! A hub on the loopback: models and datasets in the layout of the real one, with its redirects, headers and refusals.
 //!
 //! Small files are redirected to a path on the same host and large formats to another host, as the hub does with its
-//! cache and its content network. Every connection serves one request and is closed.
+//! cache and its content network; [`Ways`] has the other ways in which hubs and mirrors answer. Every connection serves
+//! one request and is closed.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -9,6 +10,8 @@
     reason = "each integration test uses its part, and may panic"
 )]
 
+use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     fs,
@@ -40,15 +43,68 @@ pub struct Revision {
     pub gated: bool,
 }
 
+/// How files are answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    /// Where small files are redirected to.
+    pub small: Redirect,
+    /// Where large formats are redirected to.
+    pub large: Redirect,
+    /// Whether ranges are honoured; else every answer is 200 with the whole file.
+    pub ranges: bool,
+    /// Whether files are sent compressed, in chunks and without a length, although nobody asks for that. Such a file
+    /// has no ranges.
+    pub gzip: bool,
+    /// Whether files come without a length: the end of the connection is the end of the file.
+    pub lengthless: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self {
+            small: Redirect::Relative,
+            large: Redirect::OtherHost,
+            ranges: true,
+            gzip: false,
+            lengthless: false,
+        }
+    }
+}
+
+/// Where a file is redirected to.
+#[derive(Debug, Clone, Copy)]
+pub enum Redirect {
+    /// Nowhere: the first answer has the bytes.
+    No,
+    /// To a path.
+    Relative,
+    /// To a whole address of the same host.
+    Absolute,
+    /// To this server by another name.
+    OtherHost,
+    /// To another port of this machine.
+    OtherPort(u16),
+}
+
+/// An answer in place of the right one.
+#[derive(Debug, Clone)]
+struct Fault {
+    /// Paths that contain this text get the answer.
+    path: String,
+    status: &'static str,
+    headers: Vec<String>,
+    left: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    ways: Ways,
+    faults: Vec<Fault>,
     /// By kind (`models`, `datasets`), name and revision.
     repositories: BTreeMap<(String, String, String), Revision>,
     requests: Vec<Request>,
     /// Downloads that are cut in their middle before one is served whole.
     cuts: usize,
-    /// Answers 503 to this many requests first.
-    hiccups: usize,
     /// Downloads that stand still in their middle before one is served whole.
     stalls: usize,
     /// The connections of those, which stay open.
@@ -114,7 +170,17 @@ impl HubServer {
         self.put(kind, name, "main", Revision { files, ..Revision::default() });
     }
 
-    /// What was asked for so far; forgets it.
+    /// A copy of a revision.
+    pub fn get(&self, kind: &str, name: &str, revision: &str) -> Revision {
+        self.state().repositories[&(kind.into(), name.into(), revision.into())].clone()
+    }
+
+    /// The commit of a revision.
+    pub fn commit_of(&self, kind: &str, name: &str, revision: &str) -> String {
+        commit(&self.get(kind, name, revision))
+    }
+
+    /// Returns the requests so far, and forgets them.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
     }
@@ -124,9 +190,19 @@ impl HubServer {
         self.state().cuts = count;
     }
 
-    /// Answers 503 to the next downloads.
-    pub fn fail_downloads(&self, count: usize) {
-        self.state().hiccups = count;
+    /// Answers with `status` and `headers` to the next requests for paths with `path` in them.
+    pub fn refuse(&self, path: &str, status: &'static str, headers: &[&str], count: usize) {
+        let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+        self.state().faults.push(Fault { path: path.into(), status, headers, left: count });
+    }
+
+    /// Answers in another way from now on.
+    pub fn answer(&self, ways: Ways) {
+        self.state().ways = ways;
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Sends half of the next downloads, and then nothing.
@@ -152,15 +228,12 @@ impl Drop for HubServer {
 
 /// The commit that a branch points to: different for every content, like a real one.
 pub fn commit(content: &Revision) -> String {
-    format!("{:0>40}", etag(format!("{:?}", content.files).as_bytes()))
+    etag(format!("{:?}", content.files).as_bytes())[..40].to_owned()
 }
 
-/// Stands in for the hash of a file (FNV-1a).
+/// The name of a content: its SHA-256, as of the large files of a real hub.
 fn etag(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(PartialEq, Eq)]
@@ -169,18 +242,27 @@ enum Flow {
     Stop,
 }
 
-/// What a request is about.
+/// An answer to a request.
 struct Answer {
     status: &'static str,
     headers: Vec<String>,
     body: Vec<u8>,
     /// Whether the body is a file's, which may be cut.
     is_download: bool,
+    /// How the client finds the end of the body.
+    end: End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Length,
+    Chunks,
+    Connection,
 }
 
 impl Answer {
     fn new(status: &'static str, headers: Vec<String>, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers, body: body.into(), is_download: false }
+        Self { status, headers, body: body.into(), is_download: false, end: End::Length }
     }
 
     fn refusal(status: &'static str, code: &str) -> Self {
@@ -194,17 +276,22 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Result<Flow, ()> {
         return Ok(Flow::Stop);
     }
     let mut state = state.lock().unwrap();
-    let answer = answer(&request, &mut state);
+    let mut answer = answer(&request, &mut state);
+    if answer.end == End::Chunks {
+        answer.body = chunks(&answer.body);
+    }
     state.requests.push(request.clone());
-    let mut text = format!(
-        "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n",
-        answer.status,
-        answer.body.len()
-    );
+    let mut text = format!("HTTP/1.1 {}\r\nConnection: close\r\n", answer.status);
+    match answer.end {
+        End::Length => text += &format!("Content-Length: {}\r\n", answer.body.len()),
+        End::Chunks => text += "Transfer-Encoding: chunked\r\n",
+        End::Connection => {}
+    }
     for header in &answer.headers {
         text += &format!("{header}\r\n");
     }
     text += "\r\n";
+    answer.is_download &= request.method != "HEAD";
     let mut sent = &answer.body[..];
     if answer.is_download && sent.len() > 1 && state.cuts > 0 {
         state.cuts -= 1;
@@ -243,12 +330,12 @@ fn read(stream: &TcpStream) -> Option<Request> {
 
 fn answer(request: &Request, state: &mut State) -> Answer {
     let path = request.path.split('?').next().unwrap_or_default().trim_start_matches('/').replace("%2F", "/");
+    if let Some(fault) = state.faults.iter_mut().find(|fault| fault.left > 0 && path.contains(&fault.path)) {
+        fault.left -= 1;
+        return Answer::new(fault.status, fault.headers.clone(), "refused");
+    }
     // /cdn/KIND/OWNER/NAME/ETAG and /cache/KIND/OWNER/NAME/ETAG hold the bytes.
     if let Some(rest) = path.strip_prefix("cdn/").or_else(|| path.strip_prefix("api/resolve-cache/")) {
-        if state.hiccups > 0 {
-            state.hiccups -= 1;
-            return Answer::refusal("503 Service Unavailable", "Overloaded");
-        }
         let (repository, tag) = rest.rsplit_once('/').unwrap_or(("", ""));
         let content = state
             .repositories
@@ -256,7 +343,7 @@ fn answer(request: &Request, state: &mut State) -> Answer {
             .find(|((kind, name, revision), _)| format!("{kind}/{name}/{revision}") == repository);
         let Some((_, content)) = content else { return Answer::refusal("404 Not Found", "EntryNotFound") };
         return match content.files.values().find(|bytes| etag(bytes) == tag) {
-            Some(bytes) => part_of(bytes, tag, &commit(content), request.range.as_deref()),
+            Some(bytes) => part_of(bytes, tag, &commit(content), request.range.as_deref(), state.ways),
             None => Answer::refusal("404 Not Found", "EntryNotFound"),
         };
     }
@@ -272,7 +359,7 @@ fn answer(request: &Request, state: &mut State) -> Answer {
     let Some((name, rest)) = rest.split_once(marker) else {
         return Answer::refusal("404 Not Found", "NoSuchPage");
     };
-    // A stranger is told 401 where someone with a token is told 404.
+    // A stranger gets 401 where someone with a token gets 404.
     let unknown = if request.authorization.is_some() { "404 Not Found" } else { "401 Unauthorized" };
     let known = |((k, n, _), _): &(&(String, String, String), &Revision)| k == kind && n == name;
     if !state.repositories.iter().any(|entry| known(&entry)) {
@@ -305,36 +392,61 @@ fn answer(request: &Request, state: &mut State) -> Answer {
         return Answer::refusal("404 Not Found", "EntryNotFound");
     };
     let tag = etag(bytes);
-    let mut headers = vec![format!("X-Repo-Commit: {}", commit(content))];
     let large =
         ["safetensors", "bin", "parquet", "png", "jpg"].iter().any(|extension| file.ends_with(extension));
+    let port = request.host.rsplit(':').next().unwrap_or_default();
+    let content_path = format!("cdn/{kind}/{name}/{branch}/{tag}?signature=1");
+    let location = match if large { state.ways.large } else { state.ways.small } {
+        Redirect::No => return part_of(bytes, &tag, &commit(content), request.range.as_deref(), state.ways),
+        Redirect::Relative => format!("/api/resolve-cache/{kind}/{name}/{branch}/{tag}?download=true"),
+        Redirect::Absolute => format!("http://{}/{content_path}", request.host),
+        Redirect::OtherHost => format!("http://localhost:{port}/{content_path}"),
+        Redirect::OtherPort(port) => format!("http://127.0.0.1:{port}/{content_path}"),
+    };
+    let mut headers = vec![format!("X-Repo-Commit: {}", commit(content)), format!("Location: {location}")];
     if large {
         headers.push(format!("X-Linked-ETag: \"{tag}\""));
         headers.push(format!("X-Linked-Size: {}", bytes.len()));
         headers.push("ETag: \"of-the-pointer\"".into());
-        let port = request.host.rsplit(':').next().unwrap_or_default();
-        headers
-            .push(format!("Location: http://localhost:{port}/cdn/{kind}/{name}/{branch}/{tag}?signature=1"));
         Answer::new("302 Found", headers, "redirect")
     } else {
         headers.push(format!("ETag: \"{tag}\""));
-        headers.push(format!("Location: /api/resolve-cache/{kind}/{name}/{branch}/{tag}?download=true"));
         Answer::new("307 Temporary Redirect", headers, "redirect")
     }
 }
 
 /// A file's bytes from `Range: bytes=FIRST-` or `bytes=FIRST-LAST` on.
-fn part_of(bytes: &[u8], tag: &str, commit: &str, range: Option<&str>) -> Answer {
-    let mut headers =
-        vec![format!("ETag: \"{tag}\""), format!("X-Repo-Commit: {commit}"), "Accept-Ranges: bytes".into()];
-    let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) else {
-        return Answer { is_download: true, ..Answer::new("200 OK", headers, bytes) };
+fn part_of(bytes: &[u8], tag: &str, commit: &str, range: Option<&str>, ways: Ways) -> Answer {
+    let mut headers = vec![format!("ETag: \"{tag}\""), format!("X-Repo-Commit: {commit}")];
+    if ways.gzip {
+        headers.push("Content-Encoding: gzip".into());
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(bytes).unwrap();
+        let packed = packed.finish().unwrap();
+        return Answer { is_download: true, end: End::Chunks, ..Answer::new("200 OK", headers, packed) };
+    }
+    let end = if ways.lengthless { End::Connection } else { End::Length };
+    let range = range.filter(|_| ways.ranges).and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let Some((first, last)) = range else {
+        return Answer { is_download: true, end, ..Answer::new("200 OK", headers, bytes) };
     };
     let first: usize = first.parse().unwrap();
-    let end = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
-    if first >= end {
+    let stop = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
+    if first >= stop {
         return Answer::refusal("416 Range Not Satisfiable", "Range");
     }
-    headers.push(format!("Content-Range: bytes {first}-{}/{}", end - 1, bytes.len()));
-    Answer { is_download: true, ..Answer::new("206 Partial Content", headers, &bytes[first..end]) }
+    headers.push(format!("Content-Range: bytes {first}-{}/{}", stop - 1, bytes.len()));
+    Answer { is_download: true, end, ..Answer::new("206 Partial Content", headers, &bytes[first..stop]) }
+}
+
+/// A body in chunks, as HTTP sends what it does not know the length of.
+fn chunks(body: &[u8]) -> Vec<u8> {
+    let mut sent = Vec::new();
+    for chunk in body.chunks(1000) {
+        sent.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        sent.extend(chunk);
+        sent.extend(b"\r\n");
+    }
+    sent.extend(b"0\r\n\r\n");
+    sent
 }

@@ -1,5 +1,6 @@
 //! What several integration tests share.
 
+pub mod hub_client;
 pub mod hub_server;
 pub mod programs;
 pub mod tiny;

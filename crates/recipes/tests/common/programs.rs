@@ -16,11 +16,17 @@ use std::{
 use serde_json::Value;
 
 /// Settings of this machine that must not decide a test.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 19] = [
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_ENDPOINT",
     "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "TRANSFORMERS_OFFLINE",
     "HF_HUB_OFFLINE",
     "XDG_CACHE_HOME",
     "HTTP_PROXY",
@@ -29,6 +35,7 @@ const SETTINGS: [&str; 12] = [
     "http_proxy",
     "https_proxy",
     "all_proxy",
+    "RAYON_NUM_THREADS",
 ];
 
 /// An example as cargo built it beside this test.
@@ -47,6 +54,13 @@ pub fn example(name: &str) -> Command {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
+    command
+}
+
+/// The main example, continuing a run with the flags that it was begun with.
+pub fn resume(folder: &Path) -> Command {
+    let mut command = example("pokemon_finetune");
+    command.arg("--resume").arg(folder);
     command
 }
 

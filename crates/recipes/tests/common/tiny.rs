@@ -17,11 +17,9 @@ use std::{
 };
 
 use candle_core::{Device, Tensor, safetensors};
-use caption_data::{
-    CaptionSource,
-    drawings::{DrawingSource, Style},
-};
+use caption_data::CaptionSource;
 use git_model::GitConfig;
+use monster_drawings::{DrawingSource, Style};
 use parquet::{
     data_type::{ByteArray, ByteArrayType},
     file::writer::SerializedFileWriter,

@@ -6,15 +6,20 @@ use serde_json::json;
 use super::{CheckpointStore, ENGINE_STATE, TRAINER_STATE, manifest};
 use crate::files::read_json;
 use crate::progress::Progress;
+use crate::text::with_causes;
 use crate::{Error, Result, TrainerState};
 
-/// What to resume from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which checkpoint to resume from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Resume {
-    /// The checkpoint of the output directory that was written last and is undamaged. Those passed over are reported
-    /// as [`Warning::CheckpointSkipped`](crate::Warning::CheckpointSkipped).
+    /// The newest undamaged checkpoint in the output directory. Damaged ones are skipped with a
+    /// [`Warning::CheckpointSkipped`](crate::Warning::CheckpointSkipped).
     Newest,
-    /// This checkpoint, or an error if it is damaged.
+    /// As [`Newest`](Self::Newest), but starts a new run if the output directory has no checkpoints: the same program then
+    /// starts a run and continues it.
+    NewestIfAny,
+    /// This checkpoint; an error if it is damaged.
     From(PathBuf),
 }
 
@@ -23,7 +28,7 @@ pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) state: TrainerState,
     pub(crate) progress: Progress,
-    /// Newer checkpoints that are not, and what is wrong with them.
+    /// Newer checkpoints that are damaged, with the damage.
     pub(crate) skipped: Vec<(PathBuf, String)>,
 }
 
@@ -31,12 +36,12 @@ pub(crate) struct Found {
 pub(crate) fn find(store: &CheckpointStore, resume: &Resume) -> Result<Found> {
     match resume {
         Resume::From(path) => open(path).map_err(|reason| Error::Checkpoint { path: path.clone(), reason }),
-        Resume::Newest => newest(store),
+        Resume::Newest | Resume::NewestIfAny => newest(store),
     }
 }
 
 fn newest(store: &CheckpointStore) -> Result<Found> {
-    // What has no readable date comes first, so that it is reported.
+    // Those without a readable date come first, so that they are reported.
     let saved_at = |path: &PathBuf| {
         read_json(&path.join(ENGINE_STATE)).map_or(u64::MAX, |progress: Progress| progress.saved_at)
     };
@@ -54,25 +59,25 @@ fn newest(store: &CheckpointStore) -> Result<Found> {
     Err(Error::NoCheckpoint { path: store.output_dir().to_owned(), damaged })
 }
 
-/// Verifies and reads a checkpoint; the error says what is wrong with it.
+/// Verifies and reads a checkpoint. The error describes the damage.
 fn open(path: &Path) -> Result<Found, String> {
     manifest::verify(path)?;
-    let state = read_json(&path.join(TRAINER_STATE)).map_err(|error| error.to_string())?;
-    let progress = read_json(&path.join(ENGINE_STATE)).map_err(|error| error.to_string())?;
+    let state = read_json(&path.join(TRAINER_STATE)).map_err(|error| with_causes(&error))?;
+    let progress = read_json(&path.join(ENGINE_STATE)).map_err(|error| with_causes(&error))?;
     Ok(Found { path: path.to_owned(), state, progress, skipped: Vec::new() })
 }
 
-/// Verifies that a directory is the undamaged checkpoint of the best evaluation in `state`, and not that of another run
-/// or of an earlier try of this one; the error says what is wrong with it.
+/// Verifies that a directory is the undamaged checkpoint of the best evaluation in `state`, and not one of another run or of
+/// an abandoned attempt of this run. The error gives the reason.
 pub(crate) fn verify_best(path: &Path, state: &TrainerState) -> Result<(), String> {
     let saved = open(path)?.state;
     let log = state.log_history.get(..saved.log_history.len());
-    // The times in a log are no other run's. As JSON, as there what is not a number equals itself.
+    // The measured times make each log unique. Compared as JSON, where NaN equals itself.
     let same_run = log.is_some_and(|log| json!(log) == json!(saved.log_history));
     let best = (state.best_global_step, state.best_metric);
     if same_run && (Some(saved.global_step), saved.best_metric) == best && saved.best_global_step == best.0 {
         Ok(())
     } else {
-        Err("it is not of the run's best evaluation".to_owned())
+        Err("it is not the checkpoint of the run's best evaluation".to_owned())
     }
 }

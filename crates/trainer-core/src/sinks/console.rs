@@ -5,8 +5,8 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::{BoxError, Event, EventSink, LogEntry, StepReport};
 
-/// Shows a run to the person who started it: a progress bar with loss, learning rate, samples a second and time left
-/// where standard error is a terminal, and about [`LINES`](Self::LINES) plain lines otherwise.
+/// Shows a run on standard error: a progress bar with loss, learning rate, samples per second and remaining time if that is a
+/// terminal, otherwise about [`LINES`](Self::LINES) plain lines.
 #[derive(Debug)]
 pub struct ConsoleSink {
     display: Display,
@@ -15,20 +15,20 @@ pub struct ConsoleSink {
 
 enum Display {
     Bar(ProgressBar),
-    Lines(Box<dyn Write>),
+    Lines(Box<dyn Write + Send>),
 }
 
 impl ConsoleSink {
-    /// Lines of training progress that a whole run shows where there is no progress bar.
+    /// Number of progress lines of a whole run without a progress bar.
     pub const LINES: usize = 50;
 
-    /// A progress bar on standard error, or plain lines where that is not a terminal.
+    /// Creates a progress bar on standard error, or plain lines if that is not a terminal.
     pub fn new() -> Self {
         if std::io::stderr().is_terminal() { Self::bar() } else { Self::lines(std::io::stderr()) }
     }
 
-    /// Plain lines, written to `writer`.
-    pub fn lines(writer: impl Write + 'static) -> Self {
+    /// Creates a sink that writes plain lines to `writer`.
+    pub fn lines(writer: impl Write + Send + 'static) -> Self {
         Self { display: Display::Lines(Box::new(writer)), speed: Speed::default() }
     }
 
@@ -37,6 +37,14 @@ impl ConsoleSink {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(0).with_style(style).with_finish(ProgressFinish::Abandon);
         Self { display: Display::Bar(bar), speed: Speed::default() }
+    }
+
+    fn start_bar(&self, global_step: usize, max_steps: usize) {
+        if let Display::Bar(bar) = &self.display {
+            bar.set_length(max_steps as u64);
+            bar.set_position(global_step as u64);
+            bar.reset_eta();
+        }
     }
 
     fn line(&mut self, line: String) -> Result<(), BoxError> {
@@ -80,66 +88,64 @@ impl Default for ConsoleSink {
 impl EventSink for ConsoleSink {
     fn event(&mut self, event: &Event) -> Result<(), BoxError> {
         match event {
-            Event::Started { trainable_parameters, global_step, max_steps, .. } => {
-                if let Display::Bar(bar) = &self.display {
-                    bar.set_length(*max_steps as u64);
-                    bar.set_position(*global_step as u64);
-                    bar.reset_eta();
-                }
-                let steps = max_steps.saturating_sub(*global_step);
-                self.line(format!(
-                    "training {} parameters for {} steps",
-                    Grouped(*trainable_parameters),
-                    Grouped(steps)
-                ))
-            }
-            Event::Resumed { checkpoint, global_step } => {
-                self.line(format!("resumed after step {global_step} from {}", checkpoint.display()))
-            }
-            Event::Step(report) => self.step(report),
+            Event::Step(report) => return self.step(report),
+            Event::Started { global_step, max_steps, .. } => self.start_bar(*global_step, *max_steps),
             Event::EvaluationStarted { batches, .. } => {
                 if let Display::Bar(bar) = &self.display {
                     bar.set_message(format!("evaluating {batches} batches"));
                 }
-                Ok(())
-            }
-            Event::Log(LogEntry::Evaluation { eval_loss, eval_runtime, metrics, epoch, step, .. }) => {
-                let metrics: String =
-                    metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
-                self.line(format!(
-                    "step {step}  epoch {epoch:.2}  eval_loss {eval_loss:.4}{metrics}  ({eval_runtime:.1} s)"
-                ))
-            }
-            Event::Log(LogEntry::Summary { train_runtime, train_samples_per_second, train_loss, .. }) => {
-                let runtime = Seconds(*train_runtime);
-                let speed = format!("{train_samples_per_second:.1} samples/s");
-                self.line(format!("trained for {runtime}: {speed}, mean loss {train_loss:.4}"))
-            }
-            Event::CheckpointSaved { path, best } => {
-                let best = if *best { " (best so far)" } else { "" };
-                self.line(format!("saved {}{best}", path.display()))
-            }
-            Event::BestLoaded { path, metric, value } => {
-                self.line(format!("loaded the best parameters, {metric} {value:.4}, from {}", path.display()))
-            }
-            Event::StoppedEarly { global_step, reason } => {
-                self.line(format!("ended after step {global_step}: {reason}"))
-            }
-            Event::Warning(warning) => self.line(format!("warning: {warning}")),
-            Event::Interrupted { checkpoint, global_step } => {
-                self.line(format!("stopped after step {global_step}; saved {}", checkpoint.display()))
             }
             Event::Finished { .. } => {
                 if let Display::Bar(bar) = &self.display {
                     bar.abandon();
                 }
-                Ok(())
             }
-            Event::Log(LogEntry::Train { .. }) | Event::Throughput(_) | Event::CheckpointRemoved { .. } => {
-                Ok(())
-            }
+            _ => {}
         }
+        line(event).map_or(Ok(()), |line| self.line(line))
     }
+}
+
+/// The line that an event adds below the progress, if any.
+fn line(event: &Event) -> Option<String> {
+    let line = match event {
+        Event::Started { trainable_parameters, global_step, max_steps, .. } => {
+            let steps = max_steps.saturating_sub(*global_step);
+            format!("training {} parameters for {} steps", Grouped(*trainable_parameters), Grouped(steps))
+        }
+        Event::Resumed { checkpoint, global_step } => {
+            format!("resumed after step {global_step} from {}", checkpoint.display())
+        }
+        Event::Log(LogEntry::Evaluation { eval_loss, eval_runtime, metrics, epoch, step, .. }) => {
+            let metrics: String =
+                metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+            format!("step {step}  epoch {epoch:.2}  eval_loss {eval_loss:.4}{metrics}  ({eval_runtime:.1} s)")
+        }
+        Event::Log(LogEntry::Summary { train_runtime, train_samples_per_second, train_loss, .. }) => {
+            let runtime = Seconds(*train_runtime);
+            let speed = format!("{train_samples_per_second:.1} samples/s");
+            format!("trained for {runtime}: {speed}, mean loss {train_loss:.4}")
+        }
+        Event::CheckpointSaved { path, best, .. } => {
+            let best = if *best { " (best so far)" } else { "" };
+            format!("saved {}{best}", path.display())
+        }
+        Event::BestLoaded { path, metric, value } => {
+            format!("loaded the best parameters, {metric} {value:.4}, from {}", path.display())
+        }
+        Event::StoppedEarly { global_step, reason } => format!("ended after step {global_step}: {reason}"),
+        Event::Warning(warning) => format!("warning: {warning}"),
+        Event::Interrupted { checkpoint, global_step } => {
+            format!("stopped after step {global_step}; saved {}", checkpoint.display())
+        }
+        Event::Step(_)
+        | Event::Log(LogEntry::Train { .. })
+        | Event::Throughput(_)
+        | Event::EvaluationStarted { .. }
+        | Event::CheckpointRemoved { .. }
+        | Event::Finished { .. } => return None,
+    };
+    Some(line)
 }
 
 impl fmt::Debug for Display {
@@ -151,7 +157,7 @@ impl fmt::Debug for Display {
     }
 }
 
-/// How fast the recent steps were; a step counts ever less as others follow.
+/// The speed of recent steps, as exponential moving sums.
 #[derive(Debug, Default)]
 struct Speed {
     steps: f64,
@@ -160,12 +166,12 @@ struct Speed {
 }
 
 impl Speed {
-    const MEMORY: f64 = 0.95;
+    const DECAY: f64 = 0.95;
 
     fn add(&mut self, step: &StepReport) {
-        self.steps = Self::MEMORY * self.steps + 1.0;
-        self.samples = Self::MEMORY * self.samples + step.samples as f64;
-        self.seconds = Self::MEMORY * self.seconds + step.seconds;
+        self.steps = Self::DECAY * self.steps + 1.0;
+        self.samples = Self::DECAY * self.samples + step.samples as f64;
+        self.seconds = Self::DECAY * self.seconds + step.seconds;
     }
 
     fn samples_per_second(&self) -> f64 {
@@ -177,7 +183,7 @@ impl Speed {
     }
 }
 
-/// Seconds, in words.
+/// A duration, such as `2 min 5 s`.
 struct Seconds(f64);
 
 impl fmt::Display for Seconds {
@@ -191,7 +197,7 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// A count with its thousands set apart.
+/// A number with separated thousands.
 struct Grouped(usize);
 
 impl fmt::Display for Grouped {

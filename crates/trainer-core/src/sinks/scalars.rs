@@ -1,7 +1,7 @@
 use crate::{Event, LogEntry};
 
-/// The numbers of an event that make curves, with the steps made: `train/loss`, `eval/loss` and so on, the names that
-/// Hugging Face's callback for TensorBoard gives them.
+/// The values of an event that belong to curves, with the number of completed steps. The names (`train/loss`, `eval/loss`, …)
+/// are those of Hugging Face's TensorBoard callback.
 pub(super) fn scalars(event: &Event) -> Option<(usize, Vec<(String, f64)>)> {
     let named =
         |values: &[(&str, f64)]| values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();

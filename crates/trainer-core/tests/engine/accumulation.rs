@@ -1,6 +1,6 @@
-//! How a step is cut into micro-batches must not matter.
+//! The way a step is split into micro-batches must not matter.
 
-use super::common::{Batch, Mlp, Row, Rows, arguments, batch, random_rows, values};
+use super::common::{Batch, Mlp, Row, Rows, arguments, batch, message, random_rows, values};
 use std::cell::RefCell;
 
 use candle_core::backprop::GradStore;
@@ -10,10 +10,10 @@ use trainer_core::{
     StepContext, Task, Trainer, TrainerState, TrainingArguments,
 };
 
-/// Trains for a step an epoch on micro-batches of the given sizes, and returns the log and the parameters.
+/// Trains for one step per epoch on micro-batches of the given sizes. Returns the log and the parameters.
 ///
-/// With SGD, which changes parameters by as much as gradients differ. AdamW divides a gradient by its own size: of one
-/// that is nearly zero the rounding, which cuts do change, would decide a whole step.
+/// With SGD, whose update is proportional to the gradient. AdamW divides a gradient by its own size, which would amplify the
+/// rounding error of a gradient near zero to a whole step.
 fn train(rows: &[Row], sizes: &[usize], dropout: f32) -> (TrainerState, Vec<f32>) {
     let mlp = Mlp::with_dropout(5, dropout);
     let state = train_fused(&mlp, &mlp, rows, sizes, 1).unwrap();
@@ -21,7 +21,7 @@ fn train(rows: &[Row], sizes: &[usize], dropout: f32) -> (TrainerState, Vec<f32>
     (state, parameters)
 }
 
-/// The same of any task that trains an `Mlp`, with up to `fuse` micro-batches in a pass.
+/// The same for any task that trains an `Mlp`, with up to `fuse` micro-batches per pass.
 fn train_fused(
     task: &impl Task<Batch = Batch>,
     mlp: &Mlp,
@@ -59,21 +59,21 @@ fn losses_and_norms(state: &TrainerState) -> Vec<f64> {
     state.log_history.iter().flat_map(numbers).collect()
 }
 
-fn assert_same_training(rows: &[Row], whole: &[usize], cut: &[usize], dropout: f32) {
-    let (whole, cut) = (train(rows, whole, dropout), train(rows, cut, dropout));
+fn assert_same_training(rows: &[Row], whole: &[usize], split: &[usize], dropout: f32) {
+    let (whole, split) = (train(rows, whole, dropout), train(rows, split, dropout));
     let close = |a: f64, b: f64| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
-    let (logged, expected) = (losses_and_norms(&cut.0), losses_and_norms(&whole.0));
+    let (logged, expected) = (losses_and_norms(&split.0), losses_and_norms(&whole.0));
     assert_eq!(logged.len(), 6, "three steps");
     for (got, expected) in logged.into_iter().zip(expected) {
         assert!(close(got, expected), "logged {got}, expected {expected}");
     }
-    for (got, expected) in cut.1.into_iter().zip(whole.1) {
+    for (got, expected) in split.1.into_iter().zip(whole.1) {
         assert!(close(got.into(), expected.into()), "parameter {got}, expected {expected}");
     }
 }
 
 #[test]
-fn four_batches_of_two_make_the_step_of_one_batch_of_eight() {
+fn four_batches_of_two_give_the_step_of_one_batch_of_eight() {
     assert_same_training(&random_rows(1, 8), &[8], &[2, 2, 2, 2], 0.0);
 }
 
@@ -92,8 +92,8 @@ fn a_micro_batch_without_targets_adds_nothing() {
 }
 
 #[test]
-fn two_batches_of_one_with_dropout_make_the_step_of_one_batch_of_two() {
-    // Has gradients that are nearly zero.
+fn two_batches_of_one_with_dropout_give_the_step_of_one_batch_of_two() {
+    // Some of its gradients are nearly zero.
     assert_same_training(&random_rows(0, 2), &[2], &[1, 1], 0.3);
 }
 
@@ -101,7 +101,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn any_cut_makes_the_same_step(seed in 0..1000u64, sizes in prop::collection::vec(1..5usize, 1..6)) {
+    fn any_split_gives_the_same_step(seed in 0..1000u64, sizes in prop::collection::vec(1..5usize, 1..6)) {
         let rows = random_rows(seed, sizes.iter().sum());
         prop_assume!(rows.iter().any(|row| row.labels.iter().any(|&label| label != -100)));
         assert_same_training(&rows, &[rows.len()], &sizes, 0.3);
@@ -110,7 +110,7 @@ proptest! {
 
 type Merge = fn(&Mlp, &[Batch]) -> Result<Batch, BoxError>;
 
-/// An `Mlp` that notes how many samples each of its passes had, and merges as it is told.
+/// An `Mlp` that records the number of samples of each pass, and merges with a given function.
 struct Watched {
     mlp: Mlp,
     passes: RefCell<Vec<usize>>,
@@ -149,7 +149,7 @@ impl Task for Watched {
 }
 
 #[test]
-fn micro_batches_are_fused_as_evenly_as_can_be() {
+fn micro_batches_are_fused_as_evenly_as_possible() {
     let rows = random_rows(1, 8);
     for (fuse, passes) in
         [(1, vec![2, 2, 2, 2]), (2, vec![4, 4]), (3, vec![4, 4]), (4, vec![8]), (9, vec![8])]
@@ -163,9 +163,9 @@ fn micro_batches_are_fused_as_evenly_as_can_be() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Losses as far as f32 goes, and every gradient, which is what SGD adds to a parameter.
+    /// Losses to f32 precision, and parameters, which SGD changes in proportion to their gradients.
     #[test]
-    fn fused_micro_batches_make_the_step_that_they_make_alone(
+    fn fused_micro_batches_give_the_step_of_separate_ones(
         seed in 0..1000u64,
         sizes in prop::collection::vec(1..4usize, 1..7),
         fuse in 2..7usize,
@@ -191,7 +191,7 @@ proptest! {
 }
 
 #[test]
-fn a_loss_that_is_not_a_number_is_found_among_those_that_were_fused() {
+fn a_nan_loss_is_located_among_fused_micro_batches() {
     let mut rows = random_rows(1, 8);
     for row in &mut rows {
         row.labels[0] = 1;
@@ -202,34 +202,34 @@ fn a_loss_that_is_not_a_number_is_found_among_those_that_were_fused() {
         let error = train_fused(&task, &task.mlp, &rows, &[2; 4], fuse).unwrap_err().to_string();
         let words = "step 1: the loss of micro-batch 3 of 4 is NaN";
         assert!(error.contains(words) && error.contains("rows 4, 5") && !error.contains("rows 2"), "{error}");
-        // The pass that it was in, and after that its micro-batches one by one.
+        // Its pass, and then the micro-batches of that pass one by one.
         assert_eq!(task.passes.take(), passes);
     }
 }
 
 #[test]
-fn merging_that_goes_wrong_says_where() {
+fn errors_of_merging_name_the_step_and_the_batches() {
     let rows = random_rows(1, 8);
-    let message = |merge| {
+    let refusal = |merge| {
         let task = Watched::new(merge);
-        train_fused(&task, &task.mlp, &rows, &[2; 4], 2).unwrap_err().to_string()
+        message(&train_fused(&task, &task.mlp, &rows, &[2; 4], 2).unwrap_err())
     };
-    let nan = message(|mlp, batches| {
+    let nan = refusal(|mlp, batches| {
         let merged = mlp.merge(batches)?;
         Ok(Batch { x: (&merged.x * f64::NAN)?, ..merged })
     });
     assert!(nan.contains("the loss of micro-batches 1 to 2 of 4 is NaN"), "{nan}");
     assert!(nan.contains("rows 0, 1; rows 2, 3"), "{nan}");
-    let lost = message(|_, batches| Ok(batches[0].clone()));
+    let lost = refusal(|_, batches| Ok(batches[0].clone()));
     assert_eq!(
         lost,
-        "step 1: micro-batches of 4 samples were merged into one of 2 (batch: rows 0, 1; rows 2, 3)"
+        "step 1: the task failed (batch: rows 0, 1; rows 2, 3): micro-batches of 4 samples were merged into one of 2"
     );
-    let refused = message(|_, _| Err("no two are alike".into()));
-    assert_eq!(refused, "step 1: no two are alike (batch: rows 0, 1; rows 2, 3)");
+    let refused = refusal(|_, _| Err("no two are alike".into()));
+    assert_eq!(refused, "step 1: the task failed (batch: rows 0, 1; rows 2, 3): no two are alike");
 }
 
-/// What the engine's gradients would be if it averaged the means of the micro-batches.
+/// The gradient norm if the engine averaged the means of the micro-batches.
 fn mean_of_means(mlp: &Mlp, batches: &[Batch], parameters: &Parameters) -> f64 {
     let context = StepContext { seed: 42, step: 0, first_sample: 0 };
     let mut sum = trainer_core::Gradients::new();
@@ -254,14 +254,11 @@ fn a_step_is_not_a_mean_of_means() {
     let mlp = Mlp::new(5);
     let wrong = mean_of_means(&mlp, &batches, &mlp.parameters());
     let right = losses_and_norms(&train(&rows, &[2, 2], 0.0).0)[1];
-    assert!(
-        (wrong - right).abs() > 0.05 * right,
-        "the example does not tell the two apart: {wrong}, {right}"
-    );
+    assert!((wrong - right).abs() > 0.05 * right, "the example does not distinguish them: {wrong}, {right}");
 }
 
 #[test]
-fn the_short_last_step_of_an_epoch_is_made_from_what_is_left() {
+fn the_last_step_of_an_epoch_takes_the_remaining_batches() {
     let source = Rows { rows: random_rows(4, 11), batch_size: 2, shuffle: None };
     assert_eq!(source.batches_per_epoch(), 6);
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is saved, when, and what is kept.
+//! When checkpoints are saved, what they contain, and which are kept.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::common::{Mlp, Rows, arguments, contrary, random_rows, recorder, values};
 use trainer_core::{
-    BoxError, Error, Event, IntervalStrategy, Trainer, TrainerState, TrainingArguments, Warning, evaluate,
+    BoxError, Error, Event, IntervalStrategy, Resume, Trainer, TrainerState, TrainingArguments, Warning,
+    evaluate,
 };
 
 /// Three steps an epoch, three epochs unless the arguments say otherwise.
@@ -88,7 +89,7 @@ fn the_parameters_of_the_best_evaluation_are_loaded_at_the_end() {
 }
 
 #[test]
-fn best_parameters_that_were_damaged_are_not_loaded_and_the_last_ones_kept() {
+fn damaged_best_parameters_are_not_loaded_and_the_last_ones_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (best, mlp) = (directory.path().join("checkpoint-3"), Mlp::new(5));
     let file = best.join("parameters.safetensors");
@@ -121,7 +122,7 @@ fn best_parameters_that_were_damaged_are_not_loaded_and_the_last_ones_kept() {
 
 #[cfg(unix)]
 #[test]
-fn every_file_of_a_checkpoint_can_be_read_by_the_same_people() {
+fn every_file_of_a_checkpoint_has_the_usual_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let plain = directory.path().join("plain");
@@ -154,7 +155,7 @@ fn parameters_that_cannot_be_saved_leave_nothing_behind() {
 }
 
 #[test]
-fn the_last_parameters_stay_where_the_best_are_not_asked_for() {
+fn without_load_best_model_at_end_the_last_parameters_stay() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments { load_best_model_at_end: false, ..arguments(directory.path()) };
     let (mlp, state, _) = train(arguments);
@@ -165,7 +166,7 @@ fn the_last_parameters_stay_where_the_best_are_not_asked_for() {
 }
 
 #[test]
-fn a_limit_of_nothing_keeps_the_newest_and_the_best() {
+fn a_limit_of_zero_keeps_the_newest_and_the_best() {
     let directory = tempfile::tempdir().unwrap();
     let arguments =
         TrainingArguments { num_train_epochs: 5.0, save_total_limit: Some(0), ..arguments(directory.path()) };
@@ -182,25 +183,124 @@ fn a_limit_of_nothing_keeps_the_newest_and_the_best() {
     assert_eq!(removed, ["checkpoint-6", "checkpoint-9", "checkpoint-12"]);
 }
 
-#[test]
-fn checkpoints_of_another_run_are_not_counted_or_removed() {
-    let directory = tempfile::tempdir().unwrap();
-    train(TrainingArguments { num_train_epochs: 4.0, ..arguments(directory.path()) });
-    let limit = TrainingArguments {
-        save_total_limit: Some(0),
-        load_best_model_at_end: false,
-        ..arguments(directory.path())
-    };
-    train(TrainingArguments { eval_strategy: IntervalStrategy::No, num_train_epochs: 2.0, ..limit });
-    assert_eq!(
-        names(directory.path()),
-        set(&["checkpoint-6", "checkpoint-9", "checkpoint-12", "trainer_state.json"]),
-        "3 and 6 were replaced by the second run's, and its 3 was then removed"
-    );
+/// Tries to begin a run.
+fn refusal(arguments: TrainingArguments) -> Error {
+    let mlp = Mlp::new(5);
+    let trainer = Trainer::new(arguments, mlp.parameters()).unwrap();
+    trainer.fit(&mlp, &rows(), Some(&evaluation())).unwrap_err()
 }
 
 #[test]
-fn an_improvement_is_saved_whenever_it_is_found() {
+fn a_new_run_replaces_another_only_with_overwrite_output_dir() {
+    let directory = tempfile::tempdir().unwrap();
+    train(arguments(directory.path()));
+    let short = TrainingArguments { num_train_epochs: 2.0, ..arguments(directory.path()) };
+    let error = refusal(short.clone());
+    assert!(matches!(&error, Error::EarlierCheckpoints { paths, .. } if paths.len() == 3), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("checkpoint-3, checkpoint-6, checkpoint-9; resume it"), "{message}");
+    let all = set(&["checkpoint-3", "checkpoint-6", "checkpoint-9", "trainer_state.json"]);
+    assert_eq!(names(directory.path()), all);
+
+    // Nor does a run that cannot start.
+    let overwrite = TrainingArguments { overwrite_output_dir: true, ..short };
+    refusal(TrainingArguments { metric_for_best_model: "grace".to_owned(), ..overwrite.clone() });
+    assert_eq!(names(directory.path()), all);
+    train(overwrite);
+    assert_eq!(names(directory.path()), set(&["checkpoint-3", "checkpoint-6", "trainer_state.json"]));
+}
+
+#[test]
+fn files_that_no_run_wrote_are_never_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let overwrite = TrainingArguments { overwrite_output_dir: true, ..arguments(directory.path()) };
+    let path = |name: &str| directory.path().join(name);
+    // A checkpoint of another program, at a step at which the run would save.
+    fs::create_dir(path("checkpoint-6")).unwrap();
+    fs::write(path("checkpoint-6/trainer_state.json"), "{}").unwrap();
+    let error = refusal(overwrite.clone());
+    assert!(
+        matches!(&error, Error::ForeignCheckpoints { paths, .. } if paths == &[path("checkpoint-6")]),
+        "{error}"
+    );
+    let words = "checkpoint-6 in the output directory";
+    assert!(error.to_string().contains(words) && error.to_string().contains("move it away"), "{error}");
+    assert!(path("checkpoint-6/trainer_state.json").exists());
+    fs::remove_dir_all(path("checkpoint-6")).unwrap();
+
+    // Notes in a checkpoint of the engine.
+    train(overwrite.clone());
+    fs::create_dir(path("checkpoint-9/notes")).unwrap();
+    fs::write(path("checkpoint-9/notes/mine.txt"), "keep me").unwrap();
+    let error = refusal(overwrite);
+    assert!(matches!(&error, Error::ForeignFiles { names, .. } if names == &["notes/mine.txt"]), "{error}");
+    assert_eq!(fs::read_to_string(path("checkpoint-9/notes/mine.txt")).unwrap(), "keep me");
+    // A directory with a name similar to those that a crash leaves behind.
+    fs::create_dir(path(".checkpoint-notes")).unwrap();
+    refusal(arguments(directory.path()));
+    assert!(path(".checkpoint-notes").is_dir());
+}
+
+#[test]
+fn notes_in_a_checkpoint_survive_the_limit_and_a_second_save() {
+    let directory = tempfile::tempdir().unwrap();
+    let note = directory.path().join("checkpoint-3/note.txt");
+    let write = {
+        let note = note.clone();
+        move |event: &Event| -> Result<(), BoxError> {
+            if matches!(event, Event::CheckpointSaved { global_step: 3, .. }) {
+                fs::write(&note, "keep me")?;
+            }
+            Ok(())
+        }
+    };
+    let limited = TrainingArguments {
+        save_total_limit: Some(0),
+        eval_strategy: IntervalStrategy::No,
+        load_best_model_at_end: false,
+        ..arguments(directory.path())
+    };
+    let (mlp, (sink, events)) = (Mlp::new(5), recorder());
+    let trainer = Trainer::new(limited.clone(), mlp.parameters()).unwrap().sink(write).sink(sink);
+    let _finished = trainer.fit(&mlp, &rows(), None).unwrap();
+    let kept = events.lock().unwrap().iter().find_map(|event| match event {
+        Event::Warning(Warning::CheckpointNotRemoved { path, reason }) => {
+            Some((path.clone(), reason.clone()))
+        }
+        _ => None,
+    });
+    let (path, reason) = kept.unwrap();
+    assert!(path.ends_with("checkpoint-3") && reason.contains("note.txt"), "{reason}");
+    assert_eq!(names(directory.path()), set(&["checkpoint-3", "checkpoint-9", "trainer_state.json"]));
+
+    let last = directory.path().join("checkpoint-9/note.txt");
+    fs::write(&last, "keep me too").unwrap();
+    let resume = Resume::From(directory.path().join("checkpoint-3"));
+    let trainer = Trainer::new(limited, mlp.parameters()).unwrap().resume(resume);
+    let _finished = trainer.fit(&mlp, &rows(), None).unwrap();
+    assert_eq!(fs::read_to_string(last).unwrap(), "keep me too");
+    assert!(!directory.path().join(".checkpoint-9.replaced").exists());
+}
+
+#[test]
+fn only_a_lack_of_room_is_called_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let output_dir = directory.path().join("run");
+    let gone = output_dir.clone();
+    let remove = move |event: &Event| -> Result<(), BoxError> {
+        if matches!(event, Event::Step(report) if report.global_step == 2) {
+            fs::remove_dir_all(&gone)?;
+        }
+        Ok(())
+    };
+    let mlp = Mlp::new(5);
+    let trainer = Trainer::new(arguments(&output_dir), mlp.parameters()).unwrap().sink(remove);
+    let error = trainer.fit(&mlp, &rows(), Some(&evaluation())).unwrap_err().to_string();
+    assert!(error.contains("cannot save the state of step 3") && !error.contains("make room"), "{error}");
+}
+
+#[test]
+fn an_improvement_is_saved_without_a_save_strategy() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
         eval_strategy: IntervalStrategy::Steps,
@@ -226,7 +326,7 @@ fn an_improvement_is_saved_whenever_it_is_found() {
 }
 
 #[test]
-fn what_a_crash_left_unfinished_is_cleared_away() {
+fn leftovers_of_a_crash_are_deleted() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir_all(directory.path().join(".checkpoint-2.partial/deep")).unwrap();
     fs::create_dir_all(directory.path().join("checkpoint-notes")).unwrap();
@@ -234,6 +334,6 @@ fn what_a_crash_left_unfinished_is_cleared_away() {
     assert_eq!(
         names(directory.path()),
         set(&["checkpoint-3", "checkpoint-notes", "trainer_state.json"]),
-        "and what is not the engine's is left alone"
+        "and other directories are kept"
     );
 }

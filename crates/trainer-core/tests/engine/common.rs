@@ -1,5 +1,5 @@
-//! A small network with everything a captioning task has: several targets a sample, some of them masked, and dropout
-//! that is a function of its place in the run.
+//! A small network with the properties of a captioning task: several targets per sample, some of them masked, and dropout
+//! that depends only on the position in the run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor, Var};
 use trainer_core::{
-    BatchSource, Batches, BoxError, Event, EventSink, LogEntry, LossSum, LossTotal, Parameters, StepContext,
-    StopSignal, Task, TrainerState, TrainingArguments, epoch_order,
+    BatchSource, Batches, BoxError, Event, EventSink, IntervalStrategy, LogEntry, LossSum, LossTotal,
+    Parameters, StepContext, StopSignal, Task, TrainerState, TrainingArguments, epoch_order,
 };
 
 pub(crate) const FEATURES: usize = 4;
@@ -61,7 +61,7 @@ impl BatchSource for Rows {
     }
 }
 
-/// Rows made from a seed; about two in five targets are masked.
+/// Rows drawn from a seed; about two in five targets are masked.
 pub(crate) fn random_rows(seed: u64, count: usize) -> Vec<Row> {
     let row = |number: usize| {
         let mut draws = (0..).map(|draw| uniform(&[seed, number as u64, draw]));
@@ -75,13 +75,13 @@ pub(crate) fn random_rows(seed: u64, count: usize) -> Vec<Row> {
     (0..count).map(row).collect()
 }
 
-/// The same rows with other classes: the better a model knows the one, the worse it knows the other.
+/// The same rows with other classes: the better a model fits the original, the worse it fits these.
 pub(crate) fn contrary(rows: &[Row]) -> Vec<Row> {
     let other = |&label: &i64| if label == -100 { label } else { (label + 1) % CLASSES as i64 };
     rows.iter().map(|row| Row { x: row.x.clone(), labels: row.labels.iter().map(other).collect() }).collect()
 }
 
-/// A number in [0, 1) that is a function of the key.
+/// A number in [0, 1) that depends only on the key.
 pub(crate) fn uniform(key: &[u64]) -> f32 {
     let mix = |mut x: u64| {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -188,7 +188,7 @@ impl Task for Mlp {
     }
 }
 
-/// Summed over the labels that are not -100, in a form that candle differentiates.
+/// Sum over the labels that are not -100, in operations with a backward pass.
 fn cross_entropy(logits: &Tensor, labels: &[i64]) -> candle_core::Result<LossSum> {
     let one_hot =
         labels.iter().flat_map(|&label| (0..CLASSES as i64).map(move |class| f32::from(class == label)));
@@ -202,17 +202,28 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Arguments that never wait for anything: short runs, a fast rate, and the given output directory.
+/// A short run with a high learning rate: steps of 4 micro-batches; evaluation, checkpoint and best parameters every epoch.
 pub(crate) fn arguments(output_dir: &Path) -> TrainingArguments {
     TrainingArguments {
-        output_dir: output_dir.to_owned(),
         num_train_epochs: 3.0,
         learning_rate: 0.05,
-        ..Default::default()
+        warmup_ratio: 0.05,
+        gradient_accumulation_steps: 4,
+        eval_strategy: IntervalStrategy::Epoch,
+        save_strategy: IntervalStrategy::Epoch,
+        logging_steps: 1,
+        load_best_model_at_end: true,
+        ..TrainingArguments::new(output_dir)
     }
 }
 
-/// A sink that keeps all events, and what it keeps.
+/// An error with its causes in one line.
+pub(crate) fn message(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A sink that records all events, and the recorded events.
 pub(crate) fn recorder() -> (impl EventSink + 'static, Arc<Mutex<Vec<Event>>>) {
     let events = Arc::new(Mutex::new(Vec::new()));
     let kept = events.clone();
@@ -223,7 +234,7 @@ pub(crate) fn recorder() -> (impl EventSink + 'static, Arc<Mutex<Vec<Event>>>) {
     (sink, events)
 }
 
-/// A sink that asks for a stop in the given step, and the signal it raises.
+/// A sink that requests a stop in the given step, and its signal.
 pub(crate) fn stop_in_step(step: usize) -> (impl EventSink + 'static, StopSignal) {
     let stop = StopSignal::new();
     let raise = stop.clone();
@@ -236,10 +247,9 @@ pub(crate) fn stop_in_step(step: usize) -> (impl EventSink + 'static, StopSignal
     (sink, stop)
 }
 
-/// The log without what no two runs share: how long things took.
+/// The log without the measured times.
 pub(crate) fn untimed(state: &TrainerState) -> Vec<LogEntry> {
     let untimed = |entry: &LogEntry| match entry.clone() {
-        LogEntry::Train { .. } => entry.clone(),
         LogEntry::Evaluation { eval_loss, metrics, epoch, step, .. } => LogEntry::Evaluation {
             eval_loss,
             metrics,
@@ -257,6 +267,7 @@ pub(crate) fn untimed(state: &TrainerState) -> Vec<LogEntry> {
             epoch,
             step,
         },
+        entry => entry,
     };
     state.log_history.iter().map(untimed).collect()
 }

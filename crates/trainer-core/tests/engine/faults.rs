@@ -1,10 +1,10 @@
-//! What goes wrong is found early, said clearly, and loses nothing.
+//! Faults are found early, described clearly, and lose nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::common::{Batch, Mlp, Rows, arguments, random_rows, recorder, values};
+use super::common::{Batch, Mlp, Rows, arguments, message, random_rows, recorder, values};
 use candle_core::{DType, Device, Tensor, Var};
 use trainer_core::{
     AdamW, BatchSource, Batches, BoxError, Error, Event, Gradients, IntervalStrategy, LossSum, LossTotal,
@@ -99,7 +99,7 @@ fn all_invalid_arguments_are_listed() {
 }
 
 #[test]
-fn a_decay_ratio_limits_the_warmup_of_the_schedule_that_uses_it_alone() {
+fn only_the_schedule_with_a_decay_ratio_limits_its_warmup() {
     let issues = |lr_scheduler_type, decay_ratio| {
         let lr_scheduler_kwargs = SchedulerOptions { decay_ratio, ..Default::default() };
         let arguments = TrainingArguments {
@@ -119,7 +119,7 @@ fn a_decay_ratio_limits_the_warmup_of_the_schedule_that_uses_it_alone() {
 }
 
 #[test]
-fn an_epsilon_that_is_nothing_in_f32_is_refused() {
+fn an_epsilon_that_is_zero_or_infinite_in_f32_is_refused() {
     for adam_epsilon in [0.0, 1e-60, 1e60, -1e-8] {
         let error = TrainingArguments { adam_epsilon, ..Default::default() }.validate().unwrap_err();
         assert!(error.to_string().contains("adam_epsilon must be above 0"), "{error}");
@@ -133,7 +133,7 @@ fn an_unknown_argument_in_a_file_is_refused_by_name() {
 }
 
 #[test]
-fn nothing_to_train_is_an_error() {
+fn a_model_without_parameters_is_an_error() {
     assert!(matches!(Parameters::new(BTreeMap::new()), Err(Error::NoParameters)));
 }
 
@@ -163,7 +163,7 @@ fn an_output_directory_that_cannot_be_written_is_found_before_training() {
 }
 
 #[test]
-fn data_that_is_not_there_is_named() {
+fn missing_data_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let mlp = Mlp::new(5);
     let trainer = || Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap();
@@ -179,7 +179,7 @@ fn data_that_is_not_there_is_named() {
     ));
 }
 
-// A task that misbehaves where it is told to, and is an `Mlp` otherwise.
+// An `Mlp` with a fault in one step.
 
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
@@ -196,7 +196,7 @@ enum Fault {
 struct Faulty {
     mlp: Mlp,
     fault: Fault,
-    /// The step, from 0, that the fault is in.
+    /// The step with the fault, from 0.
     step: u64,
 }
 
@@ -211,7 +211,7 @@ impl Task for Faulty {
         }
         let sum = match self.fault {
             Fault::NanLoss => (sum * f64::NAN)?,
-            // The derivative of a square root at 0 is infinite, and its value is not.
+            // A square root at 0: its derivative is infinite, its value is not.
             Fault::InfiniteGradient => {
                 let weight = self.mlp.variables["l2.bias"].as_tensor();
                 (sum + (weight - weight.detach())?.sqr()?.sum_all()?.sqrt()?)?
@@ -248,8 +248,7 @@ impl Task for Faulty {
     }
 }
 
-/// Trains with a fault in step 4 of 6, epochs being 2 steps long. Returns the error, the events and the output
-/// directory.
+/// Trains with a fault in step 4 of 6, with 2 steps per epoch. Returns the error, the events and the output directory.
 fn with_fault(fault: Fault) -> (String, Vec<Event>, tempfile::TempDir) {
     with_fault_and(fault, |_| {})
 }
@@ -265,7 +264,7 @@ fn with_fault_and(
     change(&mut arguments);
     let trainer = Trainer::new(arguments, task.mlp.parameters()).unwrap().sink(sink);
     let outcome = trainer.fit(&task, &rows(16), Some(&rows(4)));
-    let message = outcome.map_or_else(|error| error.to_string(), |_| "finished".to_owned());
+    let message = outcome.map_or_else(|error| message(&error), |_| "finished".to_owned());
     let events = events.lock().unwrap().clone();
     (message, events, directory)
 }
@@ -275,7 +274,7 @@ fn steps(events: &[Event]) -> usize {
 }
 
 #[test]
-fn a_loss_that_is_not_a_number_stops_before_the_update() {
+fn a_nan_loss_stops_the_run_before_the_update() {
     let (message, events, directory) = with_fault(Fault::NanLoss);
     let checkpoint = directory.path().join("checkpoint-2").display().to_string();
     for part in ["step 4", "loss of micro-batch 2 of 4 is NaN", "learning rate", "rows 10, 11", &checkpoint] {
@@ -285,7 +284,7 @@ fn a_loss_that_is_not_a_number_stops_before_the_update() {
 }
 
 #[test]
-fn a_gradient_that_is_not_finite_stops_before_the_update() {
+fn an_infinite_gradient_stops_the_run_before_the_update() {
     let (message, events, _directory) = with_fault(Fault::InfiniteGradient);
     for part in ["step 4", "gradient norm is NaN", "rows 8, 9; rows 10, 11", "checkpoint-2"] {
         assert!(message.contains(part), "no '{part}' in: {message}");
@@ -294,7 +293,7 @@ fn a_gradient_that_is_not_finite_stops_before_the_update() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_is_skipped_where_that_is_asked_for() {
+fn a_step_that_is_not_finite_is_skipped_with_on_nan_skip() {
     for fault in [Fault::NanLoss, Fault::InfiniteGradient] {
         let (message, events, _directory) = with_fault_and(fault, |arguments| arguments.on_nan = OnNan::Skip);
         assert_eq!(message, "finished");
@@ -317,15 +316,14 @@ fn no_more_steps_are_skipped_than_allowed() {
     let (message, events, _directory) = with_fault_and(Fault::NanLoss, |arguments| {
         (arguments.on_nan, arguments.max_skipped_steps) = (OnNan::Skip, 0);
     });
-    assert!(message.starts_with("0 steps were skipped already") && message.contains("step 4: the loss"));
+    assert!(message.starts_with("0 steps were already skipped") && message.contains("step 4: the loss"));
     assert!(message.contains("last good checkpoint") && !message.contains("on_nan"), "{message}");
     assert_eq!(steps(&events), 3);
 }
 
-/// The parameters after a run whose step 4 is skipped are those of a run that never had its gradients: moments,
-/// step counts and norms included.
+/// A run whose step 4 is skipped ends with the parameters, moments and step counts of a run of 3 steps.
 #[test]
-fn a_skipped_step_leaves_no_trace_in_the_optimizer() {
+fn a_skipped_step_does_not_change_the_optimizer() {
     let directory = tempfile::tempdir().unwrap();
     let run = |fault, on_nan, max_steps| {
         let task = Faulty { mlp: Mlp::new(5), fault, step: 3 };
@@ -353,12 +351,13 @@ fn a_skipped_step_leaves_no_trace_in_the_optimizer() {
 }
 
 #[test]
-fn training_that_changes_nothing_is_reported() {
+fn parameters_that_did_not_change_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     let warnings = |learning_rate| {
         let (sink, events) = recorder();
         let mlp = Mlp::new(5);
-        let arguments = TrainingArguments { learning_rate, ..arguments(directory.path()) };
+        let output_dir = directory.path().join(format!("{learning_rate}"));
+        let arguments = TrainingArguments { learning_rate, ..arguments(&output_dir) };
         let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(sink);
         let _finished = trainer.fit(&mlp, &rows(16), Some(&rows(4))).unwrap();
         let events = events.lock().unwrap();
@@ -373,13 +372,13 @@ fn training_that_changes_nothing_is_reported() {
 }
 
 #[test]
-fn a_metric_that_is_not_measured_is_found_before_the_first_step() {
+fn an_unknown_metric_is_found_before_the_first_step() {
     let (message, events, _directory) = with_fault_and(Fault::SaveError, |arguments| {
         arguments.metric_for_best_model = "eval_bleu".to_owned();
     });
     assert_eq!(
         message,
-        "metric_for_best_model is eval_bleu, which an evaluation does not measure; it measures loss, perplexity"
+        "metric_for_best_model is eval_bleu, but the metrics of an evaluation are loss, perplexity"
     );
     assert_eq!(steps(&events), 0);
 }
@@ -411,29 +410,40 @@ fn a_group_whose_parameters_are_all_in_earlier_groups_is_an_error() {
 fn an_optimizer_refuses_parameters_of_other_shapes() {
     let parameters = |shape: &[usize]| {
         let variable = Var::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-        Parameters::new([("weight".to_owned(), variable)].into()).unwrap()
+        Parameters::new([("weight".to_owned(), variable)]).unwrap()
     };
-    let (small, large) = (parameters(&[2, 3]), parameters(&[2, 4]));
     let gradients = |parameters: &Parameters| {
-        let loss = parameters.iter().next().unwrap().1.as_tensor().sum_all().unwrap();
-        let mut gradients = Gradients::new();
-        gradients.accumulate(parameters, loss.backward().unwrap()).unwrap();
-        gradients
+        let ones = parameters.iter().map(|(name, variable)| (name.to_owned(), variable.ones_like().unwrap()));
+        Gradients::from_iter(ones)
     };
-    let mut optimizer = AdamW::new(&TrainingArguments::default(), &small).unwrap();
-    for (parameters, gradients) in [(&large, gradients(&large)), (&small, gradients(&large))] {
-        let refusal = optimizer.step(parameters, &gradients, 0.1).unwrap_err().to_string();
-        assert!(refusal.contains("`weight` of shape [2, 3], and was given shape [2, 4]"), "{refusal}");
-        assert!(parameters.iter().all(|(_, variable)| values(variable).iter().all(|value| *value == 0.0)));
+    for index in 0..2 {
+        let (small, large) = (parameters(&[2, 3]), parameters(&[2, 4]));
+        let [adamw, sgd] = built_in_optimizers(&small);
+        let mut optimizer = if index == 0 { adamw } else { sgd };
+        for parameters in [&large, &small] {
+            let refusal = optimizer.step(parameters, &gradients(&large), 0.1).unwrap_err().to_string();
+            let expected = "expects shape [2, 3] for the parameter `weight`, got [2, 4]";
+            assert!(refusal.contains(expected), "{refusal}");
+            let is_unchanged = |variable: &Var| values(variable).iter().all(|value| *value == 0.0);
+            assert!(parameters.iter().all(|(_, variable)| is_unchanged(variable)), "{optimizer:?}");
+        }
+        optimizer.step(&small, &gradients(&small), 0.1).unwrap();
     }
-    optimizer.step(&small, &gradients(&small), 0.1).unwrap();
+}
+
+fn built_in_optimizers(parameters: &Parameters) -> [Box<dyn Optimizer>; 2] {
+    let arguments = TrainingArguments { sgd_momentum: 0.9, ..Default::default() };
+    [
+        Box::new(AdamW::new(&arguments, parameters).unwrap()),
+        Box::new(Sgd::new(&arguments, parameters).unwrap()),
+    ]
 }
 
 #[test]
-fn an_optimizer_refuses_what_it_was_not_made_for() {
+fn an_optimizer_refuses_parameters_that_it_was_not_created_for() {
     let parameters = |name: &str| {
         let variable = Var::from_tensor(&Tensor::ones(2, DType::F32, &Device::Cpu).unwrap()).unwrap();
-        Parameters::new([(name.to_owned(), variable)].into()).unwrap()
+        Parameters::new([(name.to_owned(), variable)]).unwrap()
     };
     let (known, other) = (parameters("known"), parameters("other"));
     let mut gradients = Gradients::new();
@@ -443,20 +453,17 @@ fn an_optimizer_refuses_what_it_was_not_made_for() {
             gradients.accumulate(parameters, loss.backward().unwrap()).unwrap();
         }
     }
-    let arguments = TrainingArguments::default();
-    let optimizers: [Box<dyn Optimizer>; 2] =
-        [Box::new(AdamW::new(&arguments, &known).unwrap()), Box::new(Sgd::new(&arguments, &known).unwrap())];
-    for mut optimizer in optimizers {
+    for mut optimizer in built_in_optimizers(&known) {
         let before = values(known.iter().next().unwrap().1);
         optimizer.step(&known, &gradients, 0.1).unwrap();
         assert_ne!(values(known.iter().next().unwrap().1), before, "{optimizer:?}");
         let refusal = optimizer.step(&other, &gradients, 0.1).unwrap_err();
-        assert!(matches!(&refusal, Error::UnknownParameter(name) if name == "other"), "{refusal}");
+        assert!(matches!(&refusal, Error::UnknownParameter { name } if name == "other"), "{refusal}");
     }
 }
 
 #[test]
-fn nothing_is_updated_by_a_step_that_fails() {
+fn a_failed_step_updates_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let task = Faulty { mlp: Mlp::new(5), fault: Fault::NanLoss, step: 0 };
     let before = task.mlp.bits();
@@ -467,7 +474,7 @@ fn nothing_is_updated_by_a_step_that_fails() {
 }
 
 #[test]
-fn a_run_that_goes_on_in_another_directory_names_the_checkpoint_it_came_from() {
+fn a_run_that_moved_to_another_directory_names_the_checkpoint_it_resumed_from() {
     let (_, _, first) = with_fault(Fault::NanLoss);
     let (checkpoint, second) = (first.path().join("checkpoint-2"), tempfile::tempdir().unwrap());
     let task = Faulty { mlp: Mlp::new(5), fault: Fault::NanLoss, step: 3 };
@@ -478,14 +485,14 @@ fn a_run_that_goes_on_in_another_directory_names_the_checkpoint_it_came_from() {
 }
 
 #[test]
-fn parameters_that_the_loss_does_not_reach_are_all_named() {
+fn all_parameters_without_a_gradient_are_named() {
     let (message, events, _directory) = with_fault(Fault::MissingGradients);
     assert!(message.contains("step 4") && message.contains("l1.bias, l1.weight, l2.weight;"), "{message}");
     assert_eq!(steps(&events), 3);
 }
 
 #[test]
-fn a_loss_that_is_not_one_number_is_refused() {
+fn a_loss_that_is_not_a_scalar_is_refused() {
     let (message, ..) = with_fault(Fault::NotAScalar);
     assert!(message.contains("scalar") && message.contains("[1]"), "{message}");
 }
@@ -499,15 +506,15 @@ fn a_task_that_cannot_merge_is_found_at_the_first_step() {
 }
 
 #[test]
-fn errors_of_the_task_say_where() {
+fn errors_of_the_task_name_the_step_and_the_batch() {
     let (message, ..) = with_fault(Fault::TaskError);
-    assert_eq!(message, "step 4: the task gave up (batch: rows 10, 11)");
+    assert_eq!(message, "step 4: the task failed (batch: rows 10, 11): the task gave up");
     let (message, ..) = with_fault(Fault::EvaluationError);
-    assert_eq!(message, "evaluation: no evaluation today (batch: rows 0, 1)");
+    assert_eq!(message, "evaluation: the task failed (batch: rows 0, 1): no evaluation today");
 }
 
 #[test]
-fn what_cannot_be_evaluated_or_saved_is_found_before_the_first_step() {
+fn failing_evaluation_and_saving_are_found_before_the_first_step() {
     for (fault, expected) in
         [(Fault::EvaluationError, "no evaluation"), (Fault::SaveError, "adapter cannot be saved")]
     {
@@ -519,7 +526,7 @@ fn what_cannot_be_evaluated_or_saved_is_found_before_the_first_step() {
 }
 
 #[test]
-fn what_cannot_be_saved_is_found_before_the_first_step_of_a_run_that_saves_only_when_stopped() {
+fn failing_saving_is_found_even_if_the_run_would_save_only_when_stopped() {
     let (message, events, _directory) = with_fault_and(Fault::SaveError, |arguments| {
         (arguments.save_strategy, arguments.load_best_model_at_end) = (IntervalStrategy::No, false);
     });
@@ -549,7 +556,7 @@ fn a_step_without_targets_is_an_error_that_names_its_batches() {
     assert!(error.contains("step 2") && error.contains("rows 8, 9; rows 10, 11; rows 12, 13"), "{error}");
 }
 
-// Data that misbehaves.
+// Data with a fault.
 
 struct Broken {
     error: bool,
@@ -570,13 +577,13 @@ impl BatchSource for Broken {
 }
 
 #[test]
-fn data_that_fails_or_ends_early_says_where() {
+fn data_errors_name_the_epoch_and_the_batch() {
     let directory = tempfile::tempdir().unwrap();
     let mlp = Mlp::new(5);
     let fit = |error| {
         let trainer = Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap();
-        trainer.fit(&mlp, &Broken { error }, Some(&rows(4))).unwrap_err().to_string()
+        message(&trainer.fit(&mlp, &Broken { error }, Some(&rows(4))).unwrap_err())
     };
-    assert_eq!(fit(true), "training data, epoch 0, batch 5: row 17 is not a picture");
-    assert_eq!(fit(false), "training data, epoch 0: ended after 5 of the 8 batches it announced");
+    assert_eq!(fit(true), "cannot load batch 5 of the training data in epoch 0: row 17 is not a picture");
+    assert_eq!(fit(false), "the training data ended after 5 of 8 batches in epoch 0");
 }

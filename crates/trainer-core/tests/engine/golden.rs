@@ -1,4 +1,4 @@
-//! Numbers of torch and transformers, from `../fixtures/reference.json`, which `make_reference.py` beside it writes.
+//! Comparison with torch and transformers. `../fixtures/make_reference.py` writes their numbers to `reference.json`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use trainer_core::{
     AdamW, Gradients, LogEntry, Optimizer, OptimizerType, Outcome, ParameterGroup, Parameters, Schedule,
-    SchedulerType, Sgd, Trainer, TrainingArguments, epoch_order,
+    SchedulerType, Trainer, TrainingArguments, epoch_order,
 };
 
 fn reference() -> Value {
@@ -39,7 +39,7 @@ fn variables(values: &Value) -> BTreeMap<String, Var> {
     values.iter().map(|(name, value)| (name.clone(), Var::from_tensor(&tensor(value)).unwrap())).collect()
 }
 
-/// Gradients as a backward pass would give them: those of a sum of products have the factors as gradients.
+/// Gradients from a backward pass through a sum of products, whose gradients are the factors.
 fn gradients(parameters: &Parameters, wanted: &BTreeMap<String, Tensor>) -> Gradients {
     let terms = parameters
         .iter()
@@ -63,7 +63,20 @@ fn assert_close<T: Copy + Into<f64>>(got: &[T], expected: &Value, tolerance: f64
 }
 
 #[test]
-fn epoch_orders_are_those_that_were_promised() {
+fn the_default_arguments_are_those_of_transformers() {
+    let ours = serde_json::to_value(TrainingArguments::default()).unwrap();
+    for (name, value) in reference()["defaults"].as_object().unwrap() {
+        match (&ours[name], value) {
+            (Value::Number(ours), Value::Number(value)) => {
+                assert_eq!(ours.as_f64(), value.as_f64(), "{name}")
+            }
+            (ours, value) => assert_eq!(ours, value, "{name}"),
+        }
+    }
+}
+
+#[test]
+fn epoch_orders_equal_the_recorded_ones() {
     for case in reference()["orders"].as_array().unwrap() {
         let order = epoch_order(read(&case["seed"]), read(&case["epoch"]), read(&case["n"]));
         assert_eq!(order, read::<Vec<usize>>(&case["order"]), "{case}");
@@ -71,7 +84,7 @@ fn epoch_orders_are_those_that_were_promised() {
 }
 
 #[test]
-fn learning_rates_are_those_of_transformers() {
+fn learning_rates_equal_those_of_transformers() {
     for case in reference()["schedules"].as_array().unwrap() {
         let kind: SchedulerType = read(&case["kind"]);
         let total = read(&case["total"]);
@@ -85,11 +98,11 @@ fn learning_rates_are_those_of_transformers() {
 }
 
 #[test]
-fn ten_steps_of_adamw_are_those_of_torch() {
+fn ten_steps_of_adamw_equal_those_of_torch() {
     let reference = &reference()["adamw"];
     let hyper = &reference["hyper"];
     let [adam_beta1, adam_beta2] = read(&hyper["betas"]);
-    // A group of all, as torch decays parameters of one dimension too.
+    // One group with all parameters, because torch decays one-dimensional parameters too.
     let all = ParameterGroup {
         name_contains: String::new(),
         lr_ratio: 1.0,
@@ -135,7 +148,7 @@ fn ten_steps_of_adamw_are_those_of_torch() {
 }
 
 #[test]
-fn parameter_groups_and_sgd_are_those_of_torch() {
+fn parameter_groups_and_sgd_equal_those_of_torch() {
     for (name, case) in reference()["optimizers"].as_object().unwrap() {
         let optim: OptimizerType = serde_json::from_value(name.as_str().into()).unwrap();
         let group = ParameterGroup {
@@ -152,10 +165,8 @@ fn parameter_groups_and_sgd_are_those_of_torch() {
         };
         let variables = variables(&case["initial"]);
         let parameters = Parameters::new(variables.clone()).unwrap();
-        let mut optimizer: Box<dyn Optimizer> = match optim {
-            OptimizerType::AdamW => Box::new(AdamW::new(&arguments, &parameters).unwrap()),
-            OptimizerType::Sgd => Box::new(Sgd::new(&arguments, &parameters).unwrap()),
-        };
+        let mut optimizer = OptimizerType::build(&arguments, &parameters).unwrap();
+        assert_eq!(optimizer.name(), name);
         for (index, step) in case["steps"].as_array().unwrap().iter().enumerate() {
             let wanted = step["gradients"].as_object().unwrap().iter();
             let wanted = wanted.map(|(name, value)| (name.clone(), tensor(value))).collect();
@@ -169,7 +180,7 @@ fn parameter_groups_and_sgd_are_those_of_torch() {
 }
 
 #[test]
-fn clipping_is_that_of_torch() {
+fn clipping_equals_that_of_torch() {
     for case in reference()["clipping"].as_array().unwrap() {
         let before = case["before"].as_array().unwrap();
         let wanted: BTreeMap<_, _> =
@@ -177,7 +188,7 @@ fn clipping_is_that_of_torch() {
         let zeros = wanted
             .iter()
             .map(|(name, g)| (name.clone(), Var::from_tensor(&g.zeros_like().unwrap()).unwrap()));
-        let mut gradients = gradients(&Parameters::new(zeros.collect()).unwrap(), &wanted);
+        let mut gradients = gradients(&Parameters::new(zeros).unwrap(), &wanted);
         let norm = gradients.norms().unwrap().global();
         assert_close(&[norm], &case["norm"], 1e-6, "norm");
         gradients.clip(norm, 1.0).unwrap();
@@ -188,9 +199,9 @@ fn clipping_is_that_of_torch() {
 }
 
 /// The whole loop against `transformers.Trainer`: accumulation with masked targets and a short last step in each
-/// epoch, warm-up, clipping, evaluation, logging, and the choice of the best checkpoint.
+/// epoch, warm-up, clipping, evaluation, logging, and the selection of the best checkpoint.
 #[test]
-fn a_run_logs_what_the_trainer_of_transformers_logs() {
+fn a_run_logs_the_same_as_the_trainer_of_transformers() {
     let reference = &reference()["trainer"];
     let rows = |name: &str| {
         let rows = reference[name].as_array().unwrap().iter();
@@ -205,7 +216,7 @@ fn a_run_logs_what_the_trainer_of_transformers_logs() {
     let mlp = Mlp { variables: variables(&reference["initial"]), dropout: 0.0 };
     let outcome =
         Trainer::new(arguments, mlp.parameters()).unwrap().fit(&mlp, &train, Some(&evaluation)).unwrap();
-    let Outcome::Finished { state } = outcome else { panic!("nobody asked for a stop") };
+    let Outcome::Finished { state } = outcome else { panic!("no stop was requested") };
 
     let expected = &reference["state"];
     let entries = expected["log_history"].as_array().unwrap();
@@ -216,8 +227,8 @@ fn a_run_logs_what_the_trainer_of_transformers_logs() {
         let close: &[(&str, f64)] = match entry {
             LogEntry::Train { .. } => &[("loss", 1e-5), ("grad_norm", 1e-5), ("learning_rate", 1e-12)],
             LogEntry::Evaluation { .. } => &[("eval_loss", 1e-5)],
-            // transformers averages the losses of the steps, the engine those of the targets.
-            LogEntry::Summary { .. } => &[("train_loss", 0.05)],
+            // transformers averages over steps, the engine over targets.
+            _ => &[("train_loss", 0.05)],
         };
         for &key in exact {
             assert_eq!(json[key], expected[key], "{key} of {expected}");
@@ -225,7 +236,7 @@ fn a_run_logs_what_the_trainer_of_transformers_logs() {
         for &(key, tolerance) in close {
             assert_close(&[json[key].as_f64().unwrap()], &expected[key], tolerance, key);
         }
-        // The number of floating-point operations is left out, which the engine cannot know, and perplexity is new.
+        // The engine does not know the number of floating-point operations, and adds the perplexity.
         let other = ["total_flos", "eval_perplexity"];
         let keys = |value: &Value| {
             value.as_object().unwrap().keys().filter(|key| !other.contains(&key.as_str())).cloned().collect()

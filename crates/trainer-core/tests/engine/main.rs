@@ -1,4 +1,4 @@
-//! The engine as its users meet it, on models small enough to reason about.
+//! The engine through its public interface, on small models.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -6,6 +6,7 @@ mod accumulation;
 mod audit;
 mod checkpoints;
 mod common;
+mod doors;
 mod faults;
 mod golden;
 mod resume;

@@ -1,13 +1,14 @@
-//! A resumed run is the run that was never interrupted.
+//! A resumed run equals the run that was never interrupted.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::common::{self, Mlp, Rows, contrary, random_rows, recorder, stop_in_step, untimed};
+use serde_json::Value;
 use trainer_core::{
-    BoxError, Error, Event, IntervalStrategy, LossSum, LossTotal, OptimizerType, Outcome, Result, Resume,
-    StepContext, Task, Trainer, TrainingArguments, Warning,
+    ArgumentChange, BoxError, Error, Event, Identity, IntervalStrategy, LossSum, LossTotal, OptimizerType,
+    Outcome, Result, Resume, SavedCheckpoint, StepContext, Task, Trainer, TrainingArguments, Warning,
 };
 
 /// Eleven batches an epoch make three steps of four, the last one short; three epochs make nine.
@@ -40,7 +41,7 @@ impl Trained {
     }
 }
 
-/// The last parameters at the end, so that they tell the whole run.
+/// Ends with the last parameters, so that they depend on the whole run.
 fn arguments(output_dir: &Path) -> TrainingArguments {
     TrainingArguments { load_best_model_at_end: false, ..common::arguments(output_dir) }
 }
@@ -92,7 +93,7 @@ fn stopping_after_any_step_changes_nothing() {
 
 #[test]
 fn stopping_after_any_step_changes_nothing_with_fused_micro_batches() {
-    // Steps of four are passes of two and two, those of three passes of one and two.
+    // A step of four has passes of two and two, one of three has passes of one and two.
     stopping_after_any_step_changes_nothing_with(TrainingArguments {
         fused_micro_batches: 2,
         ..Default::default()
@@ -176,7 +177,7 @@ fn a_crash_costs_only_the_steps_since_the_last_checkpoint() {
     };
     let trainer = Trainer::new(arguments.clone(), mlp.parameters()).unwrap().sink(crash);
     let error = trainer.fit(&mlp, &train_rows, Some(&evaluation)).unwrap_err();
-    assert!(error.to_string().contains("the power went out"), "{error}");
+    assert!(common::message(&error).contains("the power went out"), "{error}");
 
     let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
     let from = resumed.events.iter().find_map(|event| match event {
@@ -187,7 +188,7 @@ fn a_crash_costs_only_the_steps_since_the_last_checkpoint() {
     assert_eq!(resumed.bits(), uninterrupted.bits());
 }
 
-/// A network whose process dies in a micro-batch: as an error, which leaves as little behind.
+/// A network that fails in one micro-batch, which leaves as little behind as a killed process.
 struct Dying {
     mlp: Mlp,
     at: (u64, u64),
@@ -228,7 +229,7 @@ fn a_crash_in_any_micro_batch_changes_nothing() {
             let dying = Dying { mlp: model(), at: (step, first_sample) };
             let trainer = Trainer::new(arguments.clone(), dying.mlp.parameters()).unwrap();
             let (rows, evaluation) = data();
-            let error = trainer.fit(&dying, &rows, Some(&evaluation)).unwrap_err().to_string();
+            let error = common::message(&trainer.fit(&dying, &rows, Some(&evaluation)).unwrap_err());
             assert!(error.contains("the power went out"), "{error}");
 
             let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
@@ -246,18 +247,18 @@ fn a_crash_in_any_micro_batch_changes_nothing() {
 }
 
 #[test]
-fn a_crash_while_a_checkpoint_takes_the_place_of_another_loses_neither() {
+fn a_crash_while_a_checkpoint_replaces_another_loses_neither() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = arguments(directory.path());
     let whole = train(&arguments, None, None).unwrap();
-    // The old one is out of the way, and the new one, not yet in its place, is half written.
+    // The old one is moved away, and the new one, under its temporary name, is incomplete.
     fs::rename(directory.path().join("checkpoint-9"), directory.path().join(".checkpoint-9.replaced"))
         .unwrap();
     fs::create_dir(directory.path().join(".checkpoint-9.partial")).unwrap();
     let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
     assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 9, .. })));
     assert_eq!(resumed.bits(), whole.bits());
-    // In the moment after, both are there, and the new one counts.
+    // A moment later both exist, and the new one counts.
     fs::create_dir(directory.path().join(".checkpoint-9.replaced")).unwrap();
     let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
     assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 9, .. })));
@@ -265,13 +266,13 @@ fn a_crash_while_a_checkpoint_takes_the_place_of_another_loses_neither() {
 }
 
 #[test]
-fn another_optimizer_cannot_be_resumed() {
+fn a_run_with_another_optimizer_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = arguments(directory.path());
     train(&arguments, None, Some(4)).unwrap();
     let other = TrainingArguments { optim: OptimizerType::Sgd, ..arguments };
     let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
-    assert!(error.contains("optim adamw_torch, now it is sgd"), "{error}");
+    assert!(error.contains("optim was adamw_torch and is now sgd"), "{error}");
 }
 
 #[test]
@@ -338,8 +339,7 @@ fn a_damaged_newest_checkpoint_is_skipped_with_the_reason() {
     }
 }
 
-/// In every file, the marker of completeness among them: its first, middle and last byte with a bit flipped, and its
-/// first half alone.
+/// In every file, the manifest included: a flipped bit in the first, middle and last byte, and a truncation to half.
 #[test]
 fn no_damage_to_any_file_goes_unnoticed() {
     let directory = tempfile::tempdir().unwrap();
@@ -360,7 +360,7 @@ fn no_damage_to_any_file_goes_unnoticed() {
             bytes
         });
         for damaged in flipped.into_iter().chain([bytes[..bytes.len() / 2].to_vec()]) {
-            // The run before has saved its own again.
+            // The run before has saved the checkpoint again.
             for (name, bytes) in &intact {
                 fs::write(newest.join(name), bytes).unwrap();
             }
@@ -374,7 +374,7 @@ fn no_damage_to_any_file_goes_unnoticed() {
 }
 
 #[test]
-fn a_damaged_checkpoint_that_was_named_is_an_error() {
+fn a_damaged_checkpoint_that_is_named_is_an_error() {
     let (directory, arguments) = damaged(truncate);
     let named = directory.path().join("checkpoint-9");
     let Err(Error::Checkpoint { path, reason }) = train(&arguments, Some(Resume::From(named.clone())), None)
@@ -386,7 +386,7 @@ fn a_damaged_checkpoint_that_was_named_is_an_error() {
 }
 
 #[test]
-fn nothing_to_resume_from_is_an_error_that_says_what_is_there() {
+fn without_a_usable_checkpoint_the_error_lists_the_damaged_ones() {
     let directory = tempfile::tempdir().unwrap();
     let error = train(&arguments(directory.path()), Some(Resume::Newest), None).err().unwrap();
     assert!(matches!(error, Error::NoCheckpoint { .. }), "{error}");
@@ -400,20 +400,23 @@ fn nothing_to_resume_from_is_an_error_that_says_what_is_there() {
 }
 
 #[test]
-fn other_data_or_accumulation_cannot_be_resumed() {
+fn other_data_accumulation_or_seed_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = arguments(directory.path());
     train(&arguments, None, Some(4)).unwrap();
 
     let other = TrainingArguments { gradient_accumulation_steps: 2, ..arguments.clone() };
     let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
-    assert!(error.contains("gradient_accumulation_steps 4, now it is 2"), "{error}");
+    assert!(error.contains("gradient_accumulation_steps was 4 and is now 2"), "{error}");
+    let other = TrainingArguments { seed: 7, ..other };
+    let error = train(&other, Some(Resume::Newest), None).err().unwrap().to_string();
+    assert!(error.contains("was 4 and is now 2; seed was ") && error.contains("and is now 7"), "{error}");
 
     let mlp = model();
     let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().resume(Resume::Newest);
     let fewer = Rows { rows: random_rows(1, 16), batch_size: 2, shuffle: Some(9) };
     let error = trainer.fit(&mlp, &fewer, Some(&fewer)).unwrap_err().to_string();
-    assert!(error.contains("11 training batches an epoch, now there are 8"), "{error}");
+    assert!(error.contains("training batches per epoch was 11 and is now 8"), "{error}");
 }
 
 #[test]
@@ -423,24 +426,102 @@ fn changed_arguments_are_allowed_and_reported() {
     train(&arguments, None, None).unwrap();
     let longer = TrainingArguments { num_train_epochs: 4.0, ..arguments };
     let resumed = train(&longer, Some(Resume::Newest), None).unwrap();
-    let changes = vec!["num_train_epochs: 3.0 -> 4.0".to_owned()];
-    assert_eq!(resumed.warnings(), [&Warning::ArgumentsChanged { changes }]);
+    let change = ArgumentChange {
+        name: "num_train_epochs".to_owned(),
+        saved: "3.0".to_owned(),
+        now: "4.0".to_owned(),
+    };
+    assert_eq!(change.to_string(), "num_train_epochs: 3.0 -> 4.0");
+    assert_eq!(resumed.warnings(), [&Warning::ArgumentsChanged { changes: vec![change] }]);
     assert_eq!(resumed.outcome.state().global_step, 12);
 }
 
-#[test]
-fn of_two_runs_in_one_directory_the_later_one_is_resumed() {
+/// Saves a checkpoint with one identity and resumes from it with another.
+fn resume_as(saved: Identity, now: Identity) -> Result<Outcome> {
     let directory = tempfile::tempdir().unwrap();
-    let arguments = arguments(directory.path());
-    train(&arguments, None, None).unwrap();
-    let second = train(&arguments, None, Some(4)).unwrap();
-    let earlier = |step: usize| directory.path().join(format!("checkpoint-{step}"));
-    assert_eq!(second.warnings(), [&Warning::EarlierCheckpoints { paths: [3, 6, 9].map(earlier).to_vec() }]);
-    let resumed = train(&arguments, Some(Resume::Newest), None).unwrap();
-    assert!(resumed.events.iter().any(|event| matches!(event, Event::Resumed { global_step: 4, .. })));
+    let ((rows, evaluation), mlp) = (data(), model());
+    let trainer = || Trainer::new(arguments(directory.path()), mlp.parameters()).unwrap();
+    let (stopper, stop) = stop_in_step(4);
+    let first = trainer().identity(saved).sink(stopper).stop_signal(stop);
+    let _interrupted = first.fit(&mlp, &rows, Some(&evaluation)).unwrap();
+    trainer().identity(now).resume(Resume::Newest).fit(&mlp, &rows, Some(&evaluation))
 }
 
-/// An evaluation that is worse every time, so that the first checkpoint stays the best.
+#[test]
+fn a_run_of_another_identity_is_refused_with_all_that_differs() {
+    let identity = |alpha: f64, data: &str| {
+        Identity::new().with("alpha", alpha).with("rank", 4).with_content("rows", "rows.txt", data)
+    };
+    assert!(resume_as(identity(32.0, "aa"), identity(32.0, "aa")).is_ok());
+
+    let error = resume_as(identity(32.0, "aa"), identity(16.0, "bb")).unwrap_err();
+    let Error::AnotherRun { path, differences } = &error else { panic!("{error}") };
+    assert!(path.ends_with("checkpoint-4"));
+    assert_eq!(differences.iter().map(|difference| &*difference.key).collect::<Vec<_>>(), ["alpha", "rows"]);
+    let words = "checkpoint-4, as the run would not be the same: alpha was 32 and is now 16; the content of rows \
+                 (rows.txt) has changed";
+    assert!(error.to_string().ends_with(words), "{error}");
+
+    assert!(matches!(resume_as(Identity::new(), identity(1.0, "a")), Err(Error::AnotherRun { .. })));
+    assert!(matches!(resume_as(identity(1.0, "a"), Identity::new()), Err(Error::AnotherRun { .. })));
+}
+
+#[test]
+fn a_checkpoint_without_an_identity_is_refused_by_a_run_that_has_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = arguments(directory.path());
+    train(&arguments, None, Some(4)).unwrap();
+    fs::remove_dir_all(directory.path().join("checkpoint-3")).unwrap();
+    // As earlier versions saved it.
+    let state = directory.path().join("checkpoint-4/engine_state.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    for name in ["identity", "run", "optimizer", "schedule"] {
+        json.as_object_mut().unwrap().remove(name).unwrap();
+    }
+    json["arguments"].as_object_mut().unwrap().remove("overwrite_output_dir").unwrap();
+    fs::write(&state, serde_json::to_vec_pretty(&json).unwrap()).unwrap();
+    seal_again(&directory.path().join("checkpoint-4"), "engine_state.json");
+
+    let ((rows, evaluation), mlp) = (data(), model());
+    let trainer = || Trainer::new(arguments.clone(), mlp.parameters()).unwrap().resume(Resume::Newest);
+    let error = trainer().identity(Identity::new().with("alpha", 32)).fit(&mlp, &rows, Some(&evaluation));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("checkpoint-4: version ") && error.contains("same run"), "{error}");
+    assert!(trainer().fit(&mlp, &rows, Some(&evaluation)).is_ok(), "a run without an identity accepts it");
+}
+
+/// Updates the manifest of a checkpoint for a changed file.
+fn seal_again(checkpoint: &Path, name: &str) {
+    let path = checkpoint.join("complete.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let bytes = fs::read(checkpoint.join(name)).unwrap();
+    let crc32 = crc32fast::hash(&bytes);
+    manifest["files"][name] = serde_json::json!({ "bytes": bytes.len(), "crc32": crc32 });
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn a_run_has_a_unique_name_that_a_resume_keeps() {
+    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let name = |trained: &Trained| {
+        trained.events.iter().find_map(|event| match event {
+            Event::Started { run, .. } => Some(run.clone()),
+            _ => None,
+        })
+    };
+    let begun = train(&arguments(first.path()), None, Some(4)).unwrap();
+    let resumed = train(&arguments(first.path()), Some(Resume::Newest), None).unwrap();
+    let other = train(&arguments(second.path()), None, Some(4)).unwrap();
+    assert_eq!(name(&begun), name(&resumed));
+    assert_ne!(name(&begun), name(&other));
+    let saved = SavedCheckpoint::list(first.path()).unwrap();
+    assert_eq!(saved.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [9, 6, 4, 3]);
+    assert!(
+        saved.iter().all(|checkpoint| checkpoint.run.as_ref().map(|run| &run.name) == name(&begun).as_ref())
+    );
+}
+
+/// Trains with evaluations that become worse, so that the first checkpoint stays the best.
 fn train_worse(arguments: &TrainingArguments, resume: Option<Resume>, stop_in: Option<usize>) -> Trained {
     let arguments = TrainingArguments { load_best_model_at_end: true, ..arguments.clone() };
     train_on(worse(), &arguments, resume, stop_in).unwrap()
@@ -489,7 +570,7 @@ fn a_lost_or_damaged_best_checkpoint_is_reported_and_a_new_best_found() {
     }
 }
 
-/// A network whose evaluations are all the same, so that the first stays the best, in every run.
+/// A network whose evaluations are all equal, so that the first stays the best in every run.
 struct Unmoved {
     mlp: Mlp,
 }
@@ -518,13 +599,10 @@ fn train_unmoved(arguments: &TrainingArguments, resume: Option<Resume>, stop_in:
 }
 
 #[test]
-fn the_best_checkpoint_is_never_that_of_another_run() {
+fn the_best_checkpoint_may_be_in_the_directory_that_the_run_left() {
     let [whole, first, second] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let uninterrupted = train_unmoved(&arguments(whole.path()), None, None);
     train_unmoved(&arguments(first.path()), None, Some(7));
-    // Another run, whose best has the same step and the same value.
-    let slower = TrainingArguments { learning_rate: 0.01, ..arguments(second.path()) };
-    train_unmoved(&slower, None, Some(4));
 
     let named = Resume::From(first.path().join("checkpoint-6"));
     train_unmoved(&arguments(second.path()), Some(named), Some(8));
@@ -567,7 +645,8 @@ fn a_best_by_another_metric_is_forgotten() {
     let [Warning::ArgumentsChanged { .. }, forgotten @ Warning::BestForgotten { .. }] = warnings[..] else {
         panic!("{warnings:?}")
     };
-    let expected = "looking for a new best: the best was chosen by loss, and now it is chosen by perplexity";
+    let expected = "the next evaluation counts as the first: the best was selected by loss, and is now selected by \
+                    perplexity";
     assert_eq!(forgotten.to_string(), expected);
     // The first evaluation is the best again, and two worse ones follow.
     assert_eq!(
@@ -577,7 +656,7 @@ fn a_best_by_another_metric_is_forgotten() {
 }
 
 #[test]
-fn a_best_that_was_not_saved_is_forgotten_where_the_best_is_to_be_loaded() {
+fn a_best_that_was_not_saved_is_forgotten_if_the_best_is_to_be_loaded() {
     let directory = tempfile::tempdir().unwrap();
     let unsaved = TrainingArguments { save_strategy: IntervalStrategy::No, ..arguments(directory.path()) };
     let interrupted = train_on(worse(), &unsaved, None, Some(5)).unwrap();
@@ -597,20 +676,29 @@ fn a_best_that_was_not_saved_is_forgotten_where_the_best_is_to_be_loaded() {
 }
 
 #[test]
-fn a_run_that_continues_in_another_directory_touches_nothing_there() {
-    let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+fn a_run_that_moves_to_another_directory_changes_no_other_run_there() {
+    let [first, second, empty] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let whole = train(&arguments(first.path()), None, None).unwrap();
     train(&arguments(second.path()), None, Some(5)).unwrap();
     let named = Resume::From(first.path().join("checkpoint-6"));
-    let limited = TrainingArguments { save_total_limit: Some(0), ..arguments(second.path()) };
-    let resumed = train(&limited, Some(named), None).unwrap();
-    assert_eq!(resumed.bits(), whole.bits());
+    let limited = |output_dir: &Path| TrainingArguments {
+        save_total_limit: Some(0),
+        overwrite_output_dir: true,
+        ..arguments(output_dir)
+    };
+    let error = train(&limited(second.path()), Some(named.clone()), None).err().unwrap();
+    assert!(matches!(&error, Error::ForeignCheckpoints { paths, .. } if paths.len() == 2), "{error}");
+    assert!(error.to_string().starts_with("checkpoint-3, checkpoint-5 in the output directory"), "{error}");
     let checkpoints = [3, 5, 9].map(|step| second.path().join(format!("checkpoint-{step}")).is_dir());
-    assert_eq!(checkpoints, [true; 3], "two of the directory's own run, and the resumed run's last");
+    assert_eq!(checkpoints, [true, true, false]);
+
+    let resumed = train(&limited(empty.path()), Some(named), None).unwrap();
+    assert_eq!(resumed.bits(), whole.bits());
+    assert!(first.path().join("checkpoint-9").is_dir(), "the checkpoints it left are kept");
 }
 
 #[test]
-fn a_run_without_checkpoints_of_its_own_still_saves_when_stopped() {
+fn a_run_without_a_save_strategy_saves_when_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
         save_strategy: IntervalStrategy::No,

@@ -1,4 +1,4 @@
-//! Metrics of the task's own, and runs that end before all their steps are made.
+//! Metrics of the task, and runs that end before their last step.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use trainer_core::{
     Resume, StepContext, Task, Trainer, TrainingArguments, Warning, evaluate,
 };
 
-/// A network of which the accuracy is measured too.
+/// A network with accuracy as a metric.
 struct Measuring(Mlp);
 
 impl Task for Measuring {
@@ -42,7 +42,7 @@ fn rows() -> Rows {
     Rows { rows: random_rows(1, 21), batch_size: 2, shuffle: Some(9) }
 }
 
-/// Rows that are learned ever worse.
+/// Rows on which every evaluation is worse than the one before.
 fn worse() -> Rows {
     Rows { rows: contrary(&random_rows(1, 21)), batch_size: 4, shuffle: None }
 }
@@ -87,13 +87,13 @@ fn metrics_do_not_depend_on_the_batches() {
 }
 
 #[test]
-fn the_best_is_the_highest_where_higher_is_better() {
+fn the_best_is_the_highest_if_higher_is_better() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["token_accuracy", "eval_token_accuracy"] {
         let arguments = TrainingArguments {
             metric_for_best_model: name.to_owned(),
             num_train_epochs: 6.0,
-            ..arguments(directory.path())
+            ..arguments(&directory.path().join(name))
         };
         let task = Measuring(Mlp::new(5));
         let trainer = Trainer::new(arguments, task.0.parameters()).unwrap();
@@ -106,7 +106,7 @@ fn the_best_is_the_highest_where_higher_is_better() {
     }
 }
 
-/// A network of which the same is measured every time.
+/// A network whose measurements are constant.
 struct Fixed {
     mlp: Mlp,
     loss: f64,
@@ -135,13 +135,13 @@ impl Task for Fixed {
 }
 
 #[test]
-fn an_evaluation_is_the_best_only_where_loss_and_metric_are_finite_and_costs_patience_otherwise() {
+fn an_evaluation_that_is_not_finite_is_never_the_best_and_uses_up_patience() {
     for (loss, accuracy, culprit) in
         [(f64::NAN, 0.5, "loss"), (1.0, f64::NAN, "token_accuracy"), (f64::INFINITY, f64::NAN, "loss")]
     {
         let directory = tempfile::tempdir().unwrap();
         let arguments = TrainingArguments {
-            metric_for_best_model: Metric::TOKEN_ACCURACY.name.to_owned(),
+            metric_for_best_model: Metric::TOKEN_ACCURACY.name.into_owned(),
             ..patient(directory.path())
         };
         let task = Fixed { mlp: Mlp::new(5), loss, accuracy };
@@ -150,10 +150,10 @@ fn an_evaluation_is_the_best_only_where_loss_and_metric_are_finite_and_costs_pat
         let outcome = trainer.fit(&task, &rows(), Some(&worse())).unwrap();
         let state = outcome.state();
         assert_eq!((state.best_metric, state.best_global_step), (None, None), "{culprit}");
-        assert_eq!(state.global_step, 9, "three evaluations are as many as the run is patient for");
+        assert_eq!(state.global_step, 9, "the patience is three evaluations");
         let events = events.lock().unwrap();
         let warned = events.iter().filter_map(|event| match event {
-            Event::Warning(Warning::EvaluationNotFinite { metric, .. }) => Some(*metric),
+            Event::Warning(Warning::EvaluationNotFinite { metric, .. }) => Some(metric.as_str()),
             _ => None,
         });
         assert_eq!(warned.collect::<Vec<_>>(), [culprit; 3]);
@@ -188,13 +188,13 @@ fn reason(events: &[Event]) -> Option<&str> {
 fn a_run_ends_when_evaluations_stop_getting_better() {
     let directory = tempfile::tempdir().unwrap();
     let (outcome, _, events) = train(patient(directory.path()), false, usize::MAX);
-    // The best is the first of one an epoch, of three steps each; three worse ones follow.
+    // One evaluation per epoch of three steps. The first is the best; three worse ones follow.
     assert_eq!((outcome.state().best_global_step, outcome.state().global_step), (Some(3), 12));
     assert!(matches!(outcome, Outcome::Finished { .. }));
     assert_eq!(reason(&events), Some("loss did not improve in 3 evaluations"));
     assert!(directory.path().join("checkpoint-12").is_dir());
 
-    // What has ended so stays ended.
+    // A resume does not continue it.
     let (again, ..) = train(patient(directory.path()), true, usize::MAX);
     assert_eq!(again.state().global_step, 12);
 }
@@ -230,15 +230,14 @@ fn a_run_whose_time_is_up_evaluates_saves_and_ends() {
     assert!(directory.path().join(format!("checkpoint-{step}")).is_dir());
     assert!(matches!(outcome.state().log_history[step], LogEntry::Evaluation { .. }));
 
-    // The seconds before a resume count.
+    // The time before a resume counts.
     let (again, ..) = train(arguments, true, usize::MAX);
     assert_eq!(again.state().global_step, step);
 }
 
-/// A run that does not save when it evaluates, or not evaluate when it saves, and whose time is up in the one or the
-/// other at the end of an epoch.
+/// Time runs out at the end of an epoch, during an evaluation without a checkpoint or a checkpoint without an evaluation.
 #[test]
-fn time_that_runs_out_between_two_steps_loses_neither_evaluation_nor_checkpoint() {
+fn a_run_that_runs_out_of_time_ends_evaluated_and_saved() {
     let (steps, epoch) = (IntervalStrategy::Steps, IntervalStrategy::Epoch);
     for (eval_strategy, save_strategy, ends_after) in [(epoch, steps, 3), (steps, epoch, 4)] {
         let directory = tempfile::tempdir().unwrap();

@@ -8,26 +8,25 @@ use trainer_core::{
     BoxError, Gradients, IntervalStrategy, Outcome, Trainer, TrainerState, TrainingArguments, Workers,
 };
 
-/// Workers that are threads of one process. Each adds up what all have brought in the same order, so that the sums
-/// are the same to the last bit.
+/// Workers as threads of one process. Each sums all contributions in the same order, so the sums are bit-identical.
 #[derive(Clone)]
 struct Threads {
     rank: usize,
     shared: Arc<Shared>,
 }
 
-/// What one worker adds to the sums.
+/// One worker's summands.
 type Contribution = (Gradients, Vec<f64>);
 
 struct Shared {
-    brought: Mutex<Vec<Option<Contribution>>>,
+    contributions: Mutex<Vec<Option<Contribution>>>,
     all: Barrier,
 }
 
 impl Threads {
     fn new(count: usize) -> Vec<Self> {
-        let brought = Mutex::new(vec![None; count]);
-        let shared = Arc::new(Shared { brought, all: Barrier::new(count) });
+        let contributions = Mutex::new(vec![None; count]);
+        let shared = Arc::new(Shared { contributions, all: Barrier::new(count) });
         (0..count).map(|rank| Self { rank, shared: shared.clone() }).collect()
     }
 }
@@ -38,15 +37,15 @@ impl Workers for Threads {
     }
 
     fn count(&self) -> usize {
-        self.shared.brought.lock().unwrap().len()
+        self.shared.contributions.lock().unwrap().len()
     }
 
     fn sum(&self, gradients: &mut Gradients, numbers: &mut [f64]) -> Result<(), BoxError> {
-        self.shared.brought.lock().unwrap()[self.rank] = Some((gradients.clone(), numbers.to_vec()));
+        self.shared.contributions.lock().unwrap()[self.rank] = Some((gradients.clone(), numbers.to_vec()));
         self.shared.all.wait();
         *gradients = Gradients::new();
         numbers.fill(0.0);
-        for (others, theirs) in self.shared.brought.lock().unwrap().iter().flatten() {
+        for (others, theirs) in self.shared.contributions.lock().unwrap().iter().flatten() {
             gradients.add(others)?;
             numbers.iter_mut().zip(theirs).for_each(|(sum, number)| *sum += number);
         }
@@ -57,7 +56,7 @@ impl Workers for Threads {
 
 const SAMPLES: usize = 8;
 
-/// The same rows every epoch, of which each batch goes to the workers in equal parts.
+/// Trains on the same rows every epoch; each batch is divided equally among the workers.
 fn train(rows: &[Row], workers: usize, stop_in: usize) -> Vec<(TrainerState, Vec<f32>)> {
     let share = SAMPLES / workers;
     let work = |worker: Threads| {
@@ -72,7 +71,7 @@ fn train(rows: &[Row], workers: usize, stop_in: usize) -> Vec<(TrainerState, Vec
         };
         let mlp = Mlp::new(5);
         let evaluation = Rows { rows: random_rows(2, 6), batch_size: 3, shuffle: None };
-        // Only the last worker hears the signal.
+        // Only the last worker gets the signal.
         let (stopper, stop) =
             stop_in_step(if worker.rank + 1 == worker.count() { stop_in } else { usize::MAX });
         let trainer = Trainer::new(arguments, mlp.parameters()).unwrap().sink(stopper).stop_signal(stop);
@@ -84,7 +83,7 @@ fn train(rows: &[Row], workers: usize, stop_in: usize) -> Vec<(TrainerState, Vec
     in_threads(workers, work)
 }
 
-/// What every worker comes to, in the order of their ranks.
+/// The results of all workers, by rank.
 fn in_threads<R: Send>(workers: usize, work: impl Fn(Threads) -> R + Sync) -> Vec<R> {
     let work = &work;
     thread::scope(|scope| {
@@ -94,7 +93,7 @@ fn in_threads<R: Send>(workers: usize, work: impl Fn(Threads) -> R + Sync) -> Ve
     })
 }
 
-/// One worker's share may have no targets at all.
+/// Rows such that one worker's share has no targets at all.
 fn rows() -> Vec<Row> {
     let mut rows = random_rows(1, 4 * SAMPLES);
     rows[4..8].iter_mut().for_each(|row| row.labels.fill(-100));
@@ -103,7 +102,7 @@ fn rows() -> Vec<Row> {
 }
 
 #[test]
-fn workers_on_parts_of_the_batches_equal_one_on_whole_ones() {
+fn workers_on_parts_of_a_batch_equal_one_worker_on_the_whole() {
     let alone = &train(&rows(), 1, usize::MAX)[0];
     for count in [2, 4] {
         let together = train(&rows(), count, usize::MAX);
@@ -119,8 +118,8 @@ fn workers_on_parts_of_the_batches_equal_one_on_whole_ones() {
 }
 
 #[test]
-fn every_worker_has_dropout_of_its_own() {
-    // All train on the same rows. With the same masks, two of them would be one.
+fn every_worker_draws_its_own_dropout_masks() {
+    // All train on the same rows. With equal masks, two workers would equal one.
     let rows = random_rows(1, 4);
     let train = |workers: usize| {
         in_threads(workers, |worker| {
@@ -147,6 +146,6 @@ fn every_worker_has_dropout_of_its_own() {
 #[test]
 fn a_signal_to_one_worker_stops_all_after_the_same_step() {
     let together = train(&rows(), 2, 3);
-    // The last worker hears it in step 3, and all agree in step 4.
+    // The last worker gets it in step 3, and all agree in step 4.
     assert_eq!(together.iter().map(|(state, _)| state.global_step).collect::<Vec<_>>(), [4, 4]);
 }

@@ -1,4 +1,4 @@
-//! Event files as TensorBoard reads them: [records](record) of [protocol buffers](proto).
+//! TensorBoard event files: [records](record) of [protocol buffers](proto).
 
 mod proto;
 mod record;
@@ -14,15 +14,18 @@ use crate::{BoxError, Error, Event, EventSink, Result};
 
 /// Writes the curves of a run for TensorBoard: `tensorboard --logdir DIRECTORY`.
 ///
-/// Every process writes a file of its own, as TensorBoard expects it. A resumed run says so in its file, and what the
-/// run before it logged after the checkpoint is then no longer shown.
+/// Every process writes its own file, as TensorBoard expects. A resumed run marks the step at which it resumes, and
+/// TensorBoard then hides later values of the run before.
 #[derive(Debug)]
 pub struct TensorBoardSink {
     file: File,
 }
 
 impl TensorBoardSink {
-    /// Begins a file in `directory`, which is created where it does not exist.
+    /// Creates a file in `directory`, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn new(directory: &Path) -> Result<Self> {
         let io = |action, path: &Path| {
             let path = path.to_owned();

@@ -1,17 +1,17 @@
-//! The three messages of `tensorflow/core/util/event.proto` that are needed, as protocol buffers.
+//! The three messages of `tensorflow/core/util/event.proto` that the sink writes, as protocol buffers.
 
 /// The first event of every file.
 pub(super) fn file_version(wall_time: f64) -> Vec<u8> {
     [double(1, wall_time), bytes(3, b"brain.Event:2")].concat()
 }
 
-/// Says that a run goes on from `step`, so that what came at it and after it before counts no more.
+/// Marks a restart at `step`: TensorBoard discards earlier values at this step and later ones.
 pub(super) fn restart(wall_time: f64, step: usize) -> Vec<u8> {
     const START: u64 = 1;
     [double(1, wall_time), integer(2, step as u64), bytes(7, &integer(1, START))].concat()
 }
 
-/// The values of some curves at `step`.
+/// Values of several curves at `step`.
 pub(super) fn summary(wall_time: f64, step: usize, values: &[(String, f64)]) -> Vec<u8> {
     let value = |(tag, value): &(String, f64)| {
         bytes(1, &[bytes(1, tag.as_bytes()), float(2, *value as f32)].concat())
@@ -40,7 +40,7 @@ fn float(field: u64, value: f32) -> Vec<u8> {
     [key(field, 5), value.to_le_bytes().to_vec()].concat()
 }
 
-/// Seven bits a byte, the lowest first; the high bit says that more follow.
+/// Seven bits per byte, lowest first; the high bit marks that more bytes follow.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut encoded = Vec::new();
     while value >= 0x80 {
@@ -60,9 +60,9 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The bytes that TensorBoard's own classes and writer make of the same events: see `check_tensorboard.py golden`.
+    /// The fixture has the bytes that TensorBoard's own classes and writer produce: see `check_tensorboard.py golden`.
     #[test]
-    fn events_are_those_that_tensorboard_writes() {
+    fn events_equal_those_that_tensorboard_writes() {
         let values = [("train/loss".to_owned(), 0.25), ("eval/token_accuracy".to_owned(), 1.0 / 3.0)];
         let events = [file_version(1.5), restart(2.5, 300), summary(3.5, 70_000, &values)];
         let golden = include_str!("../../../tests/fixtures/tensorboard.hex");

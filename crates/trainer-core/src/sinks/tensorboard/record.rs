@@ -7,7 +7,7 @@ pub(super) fn record(data: &[u8]) -> Vec<u8> {
     [length.as_slice(), &checksum(&length), data, &checksum(data)].concat()
 }
 
-/// A checksum of data that holds checksums itself is masked.
+/// Masks a checksum, as the format demands: the data may contain checksums itself.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -26,7 +26,7 @@ mod tests {
 
     /// Test vectors of RFC 3720, appendix B.4.
     #[test]
-    fn checksums_are_those_of_the_standard() {
+    fn checksums_equal_those_of_the_standard() {
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);

@@ -1,0 +1,131 @@
+//! The files of an image folder: which are pictures, which describe them, and what is left out.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use crate::walk::{Files, add_unread_pictures, has_extension, is_picture, name_in, walk};
+use crate::{Error, LeftOut, LeftOutReason, Result, selection};
+
+/// Why the file of a name is left out; `None` if it is not.
+type WhyNot = dyn Fn(&str) -> Option<LeftOutReason>;
+
+/// The files of a folder's training split.
+pub(crate) struct FolderFiles {
+    folder: PathBuf,
+    pub(crate) pictures: Vec<PathBuf>,
+    /// At most one of each folder.
+    pub(crate) metadata: Vec<PathBuf>,
+    /// All other files.
+    others: Vec<PathBuf>,
+    why_not: Box<WhyNot>,
+    pub(crate) left_out: LeftOut,
+}
+
+impl FolderFiles {
+    /// Finds the files of a folder and chooses those of its training split.
+    pub(crate) fn find(folder: &Path) -> Result<Self> {
+        let Files { paths, left_out } = walk(folder)?;
+        let names: Vec<String> = paths.iter().map(|file| name_in(folder, file)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut this = Self {
+            folder: folder.to_owned(),
+            pictures: Vec::new(),
+            metadata: Vec::new(),
+            others: Vec::new(),
+            why_not: Box::new(selection::why_not_of_image_folder(&names)),
+            left_out,
+        };
+        for (path, name) in paths.into_iter().zip(names) {
+            match (this.why_not)(name) {
+                Some(reason) if is_picture(&path) => this.left_out.add(reason, name),
+                Some(_) => {}
+                None if is_picture(&path) => this.pictures.push(path),
+                None if selection::is_metadata(name) => this.metadata.push(path),
+                None => this.others.push(path),
+            }
+        }
+        add_unread_pictures(folder, &this.others, &mut this.left_out);
+        this.choose_metadata();
+        Ok(this)
+    }
+
+    /// The pictures that one metadata file describes, in its folder and in those below.
+    pub(crate) fn of_metadata(metadata: &Path) -> Result<Self> {
+        // A file that is named without a folder lies in the current one.
+        let folder = metadata.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        Ok(Self {
+            metadata: vec![folder.join(metadata.file_name().unwrap_or_default())],
+            ..Self::find(folder)?
+        })
+    }
+
+    /// Keeps one metadata file of each folder. Where there is none at all, files called `metadata.json` are taken that
+    /// hold an array.
+    fn choose_metadata(&mut self) {
+        if self.metadata.is_empty() {
+            self.metadata = self.others.iter().filter(|path| is_json_metadata(path)).cloned().collect();
+            return;
+        }
+        let rank = |path: &Path| selection::METADATA.iter().position(|name| path.ends_with(name));
+        let all = std::mem::take(&mut self.metadata);
+        for path in &all {
+            let of_its_folder = all.iter().filter(|other| other.parent() == path.parent());
+            if of_its_folder.min_by_key(|other| rank(other)) == Some(path) {
+                self.metadata.push(path.clone());
+            } else {
+                self.left_out.add(LeftOutReason::OtherMetadata, name_in(&self.folder, path));
+            }
+        }
+    }
+
+    /// Why a picture that metadata name is not trained on; `None` if it is.
+    pub(crate) fn why_not(&self, picture: &Path) -> Option<LeftOutReason> {
+        (self.why_not)(&name_in(&self.folder, picture))
+    }
+
+    /// Counts a file of this folder as left out.
+    pub(crate) fn leave_out(&mut self, reason: LeftOutReason, path: &Path) {
+        self.left_out.add(reason, name_in(&self.folder, path));
+    }
+
+    /// Each picture with the text file of the same name beside it, in the order of the pictures; empty if no picture
+    /// has one.
+    ///
+    /// # Errors
+    /// If a text file belongs to a file that is no picture by its name, such as `1.txt` beside `1.heic`.
+    pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
+        let mut captions = HashMap::new();
+        for extension in selection::CAPTIONS {
+            let texts = self.others.iter().filter(|path| has_extension(path, &[extension]));
+            for text in texts {
+                captions.entry(text.with_extension("")).or_insert_with(|| text.clone());
+            }
+        }
+        let stems: HashSet<PathBuf> = self.pictures.iter().map(|path| path.with_extension("")).collect();
+        let mut orphans: Vec<_> = captions.iter().filter(|(stem, _)| !stems.contains(*stem)).collect();
+        orphans.sort();
+        for (stem, caption) in orphans {
+            let is_beside = |other: &&PathBuf| {
+                !has_extension(other, &selection::CAPTIONS) && other.with_extension("") == *stem
+            };
+            if let Some(other) = self.others.iter().find(is_beside) {
+                return Err(Error::UnreadPicture { caption: caption.clone(), other: other.clone() });
+            }
+            self.left_out.add(LeftOutReason::NoPicture, name_in(&self.folder, caption));
+        }
+        let caption = |picture: &PathBuf| captions.get(&picture.with_extension("")).cloned();
+        let with_texts = self.pictures.iter().map(|picture| (picture.clone(), caption(picture)));
+        let with_texts: Vec<_> = with_texts.collect();
+        Ok(if with_texts.iter().any(|(_, text)| text.is_some()) { with_texts } else { Vec::new() })
+    }
+}
+
+/// Whether a file is called `metadata.json` and holds an array. Other programs keep objects under that name.
+fn is_json_metadata(path: &Path) -> bool {
+    let mut start = Vec::new();
+    path.ends_with("metadata.json")
+        && File::open(path).is_ok_and(|file| file.take(256).read_to_end(&mut start).is_ok())
+        && start.iter().find(|byte| byte.is_ascii_graphic()) == Some(&b'[')
+}

@@ -1,0 +1,47 @@
+//! The first frame of a GIF on its canvas.
+
+use std::io::Cursor;
+
+use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
+use image::{Rgb, RgbImage};
+
+use crate::{Error, Result};
+
+/// Decodes the first frame as Pillow does: around a frame that is smaller than the canvas the colour is the transparent
+/// one of the palette, or the first; a frame that reaches beyond the canvas makes it larger.
+pub(crate) fn decode(file: &[u8], max_pixels: u64) -> Result<RgbImage> {
+    let broken = |error: DecodingError| Error::Decode { why: error.to_string() };
+    let mut options = DecodeOptions::new();
+    options.set_color_output(ColorOutput::Indexed);
+    options.set_memory_limit(MemoryLimit::Unlimited); // sizes are checked below, before memory is taken
+    let mut decoder = options.read_info(Cursor::new(file)).map_err(broken)?;
+    let (mut width, mut height) = (u32::from(decoder.width()), u32::from(decoder.height()));
+    let no_frame = || Error::Decode { why: "the GIF has no frame".to_owned() };
+    let frame = decoder.next_frame_info().map_err(broken)?.ok_or_else(no_frame)?;
+    let (left, top) = (u32::from(frame.left), u32::from(frame.top));
+    let (columns, transparent, local) = (u32::from(frame.width), frame.transparent, frame.palette.clone());
+    width = width.max(left + columns);
+    height = height.max(top + u32::from(frame.height));
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(Error::TooManyPixels { width, height, max_pixels });
+    }
+
+    let mut indices = vec![0; decoder.buffer_size()];
+    decoder.read_into_buffer(&mut indices).map_err(broken)?;
+    let palette = local.as_deref().or(decoder.global_palette());
+    let color = |index: u8| match palette {
+        // Pillow's levels of gray, where there is no palette.
+        None => Rgb([index; 3]),
+        Some(palette) => {
+            let color = palette.chunks_exact(3).nth(index.into());
+            Rgb(color.map_or([0; 3], |color| [color[0], color[1], color[2]]))
+        }
+    };
+    let mut image = RgbImage::from_pixel(width, height, color(transparent.unwrap_or(0)));
+    for (y, row) in (top..).zip(indices.chunks_exact(columns.max(1) as usize)) {
+        for (x, index) in (left..).zip(row) {
+            image.put_pixel(x, y, color(*index));
+        }
+    }
+    Ok(image)
+}

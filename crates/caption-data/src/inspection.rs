@@ -1,0 +1,70 @@
+use std::sync::Arc;
+
+use crate::source::row_of;
+use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
+
+/// What was found when every row of a dataset was read: which rows cannot be used, and which picture each has.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The [fingerprint](CaptionSource::fingerprint) of each row's picture; `None` for rows that cannot be used.
+    pub pictures: Vec<Option<u128>>,
+    /// Rows that cannot be used, in ascending order.
+    pub bad: Vec<BadRow>,
+}
+
+/// A row that cannot be used.
+#[derive(Debug)]
+pub struct BadRow {
+    /// The row.
+    pub row: usize,
+    /// What is wrong with it; says which row of which file it is.
+    pub error: Error,
+}
+
+impl Inspection {
+    /// Rows that one thread reads at a time.
+    const CHUNK: usize = 16;
+
+    /// Reads the captions, the prompt and the picture of every row on `workers` threads, and decodes the pictures, which is
+    /// what it takes to be sure that `processor` can use them. `progress` is called with the number of rows that were read
+    /// since its last call.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread. A row that cannot be used is none: it is in [`bad`](Self::bad).
+    pub fn new(
+        source: Arc<dyn CaptionSource>,
+        processor: ImageProcessor,
+        workers: usize,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Self> {
+        let rows: Vec<usize> = (0..source.len()).collect();
+        let chunks: Vec<Vec<usize>> = rows.chunks(Self::CHUNK).map(<[usize]>::to_vec).collect();
+        let read = move |rows: Vec<usize>| {
+            Ok(rows.into_iter().map(|row| picture(&*source, &processor, row)).collect())
+        };
+        let chunks: Prefetch<Vec<Result<u128>>> = Prefetch::new(chunks, workers, 2 * workers, read)?;
+        let (mut pictures, mut bad) = (Vec::with_capacity(rows.len()), Vec::new());
+        for chunk in chunks {
+            let chunk = chunk?;
+            progress(chunk.len());
+            for picture in chunk {
+                let row = pictures.len();
+                pictures.push(picture.map_err(|error| bad.push(BadRow { row, error })).ok());
+            }
+        }
+        Ok(Self { pictures, bad })
+    }
+
+    /// The rows that can be used.
+    pub fn usable(&self) -> Vec<usize> {
+        (0..self.pictures.len()).filter(|row| self.pictures[*row].is_some()).collect()
+    }
+}
+
+/// Reads a whole row; returns the fingerprint of its picture.
+fn picture(source: &dyn CaptionSource, processor: &ImageProcessor, row: usize) -> Result<u128> {
+    source.captions(row)?;
+    source.prompt(row)?;
+    processor.check(&source.image(row)?).map_err(row_of(source.name(), row))?;
+    source.fingerprint(row)
+}

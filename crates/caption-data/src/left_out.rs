@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+
+/// Why a file or a row of a dataset is not used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum LeftOutReason {
+    /// The name of its folder or file has a word of a split that is not for training
+    /// ([`selection`](crate::selection)).
+    OtherSplit {
+        /// The folder or file with that name, relative to the dataset.
+        part: String,
+        /// The word, such as `test`.
+        word: String,
+    },
+    /// It lies outside of the folders or files that name the training split, where there are some.
+    OutsideOfTraining,
+    /// A picture of a kind that is not read.
+    UnreadKind {
+        /// Its extension, in lower case.
+        extension: String,
+    },
+    /// A picture whose name begins with a dot, or that lies in a folder whose name begins with a dot or with `__`.
+    Hidden,
+    /// A picture that no metadata name and that has no caption file.
+    NoCaption,
+    /// A blank caption of a picture that has others.
+    BlankCaption,
+    /// A caption file without a picture of the same name.
+    NoPicture,
+    /// A picture or metadata file of a folder whose parquet or Arrow files are the dataset.
+    BesideTables,
+    /// A metadata file beside another one of the same folder, which is read.
+    OtherMetadata,
+}
+
+impl fmt::Display for LeftOutReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherSplit { part, word } => {
+                write!(f, "in a held-out split, because the name `{part}` has the word \"{word}\"")
+            }
+            Self::OutsideOfTraining => write!(f, "outside of the training split"),
+            Self::UnreadKind { extension } => {
+                write!(f, "{} pictures are not read; convert them to PNG or JPEG", kind(extension))
+            }
+            Self::Hidden => write!(f, "hidden"),
+            Self::NoCaption => write!(f, "pictures without a caption"),
+            Self::BlankCaption => write!(f, "blank captions of pictures that have others"),
+            Self::NoPicture => write!(f, "captions without a picture"),
+            Self::BesideTables => write!(f, "not read beside parquet or Arrow files"),
+            Self::OtherMetadata => write!(f, "not read beside another metadata file"),
+        }
+    }
+}
+
+/// What pictures with an extension are called.
+fn kind(extension: &str) -> String {
+    match extension {
+        "heic" | "heif" => "HEIC".to_owned(),
+        "jxl" => "JPEG XL".to_owned(),
+        "svgz" => "SVG".to_owned(),
+        other => other.to_uppercase(),
+    }
+}
+
+/// What is not used of a dataset: how many files or rows, why, and a few of their names.
+///
+/// ```
+/// use caption_data::{LeftOut, LeftOutReason};
+///
+/// let mut left_out = LeftOut::default();
+/// left_out.add(LeftOutReason::Hidden, "art/.1.png");
+/// left_out.add(LeftOutReason::Hidden, "art/.2.png");
+/// assert_eq!(left_out.count(), 2);
+/// let lines: Vec<String> = left_out.groups().map(|group| group.to_string()).collect();
+/// assert_eq!(lines, ["2: hidden (art/.1.png, art/.2.png)"]);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftOut {
+    groups: BTreeMap<LeftOutReason, LeftOutGroup>,
+}
+
+/// Files or rows that are left out for one reason. Displayed as one line: how many, why, and a few names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOutGroup {
+    /// Why they are left out.
+    pub reason: LeftOutReason,
+    /// How many there are.
+    pub count: usize,
+    /// Names of the first [`LeftOut::EXAMPLES`] of them.
+    pub examples: Vec<String>,
+}
+
+impl LeftOut {
+    /// How many names are kept for each reason.
+    pub const EXAMPLES: usize = 3;
+
+    /// Counts one file or row.
+    pub fn add(&mut self, reason: LeftOutReason, name: impl Into<String>) {
+        let group = LeftOutGroup { reason: reason.clone(), count: 1, examples: vec![name.into()] };
+        self.add_group(reason, group);
+    }
+
+    /// Counts all that another report counts.
+    pub fn extend(&mut self, other: Self) {
+        other.groups.into_iter().for_each(|(reason, group)| self.add_group(reason, group));
+    }
+
+    fn add_group(&mut self, reason: LeftOutReason, group: LeftOutGroup) {
+        match self.groups.entry(reason) {
+            Entry::Vacant(place) => drop(place.insert(group)),
+            Entry::Occupied(mut place) => {
+                let sum = place.get_mut();
+                sum.count += group.count;
+                let room = Self::EXAMPLES.saturating_sub(sum.examples.len());
+                sum.examples.extend(group.examples.into_iter().take(room));
+            }
+        }
+    }
+
+    /// Whether everything is used.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// How many files and rows are left out, for whatever reason.
+    pub fn count(&self) -> usize {
+        self.groups.values().map(|group| group.count).sum()
+    }
+
+    /// The reasons, each with its count and names.
+    pub fn groups(&self) -> impl Iterator<Item = &LeftOutGroup> {
+        self.groups.values()
+    }
+}
+
+impl fmt::Display for LeftOutGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = if self.count > self.examples.len() { ", ..." } else { "" };
+        write!(f, "{}: {} ({}{more})", self.count, self.reason, self.examples.join(", "))
+    }
+}

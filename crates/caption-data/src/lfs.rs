@@ -1,0 +1,27 @@
+//! Git LFS pointers: the small text files that a clone without `git lfs` has in place of large files.
+
+use std::fs::File;
+use std::io::{Read, Seek as _};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Whether the bytes are a pointer and not the file.
+pub(crate) fn is_pointer(file: &[u8]) -> bool {
+    file.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
+/// # Errors
+/// If the bytes of the file at `path` are a pointer.
+pub(crate) fn check(path: &Path, file: &[u8]) -> Result<()> {
+    if is_pointer(file) { Err(Error::LfsPointer { path: path.to_owned() }) } else { Ok(()) }
+}
+
+/// As [`check`], of a file that is open and too large to be read as a whole. Leaves its position where it was.
+pub(crate) fn check_start(path: &Path, mut file: &File) -> Result<()> {
+    let io = |error| Error::Io { path: path.to_owned(), error };
+    let mut start = Vec::new();
+    Read::take(file, 64).read_to_end(&mut start).map_err(io)?;
+    file.rewind().map_err(io)?;
+    check(path, &start)
+}

@@ -1,0 +1,153 @@
+//! Metadata files of image folders, as records: a map of fields for each picture, and where it stands in its file.
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::{Map, Value};
+
+use crate::parquet_file::guarded;
+use crate::text_encoding::read_text;
+use crate::{Error, Result, lenient_json, lfs, selection};
+
+/// Where a record stands in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordPlace {
+    /// A line of a text file, counted from 1.
+    Line(usize),
+    /// A row of a parquet file or an element of a JSON array, counted from 0.
+    Row(usize),
+}
+
+impl fmt::Display for RecordPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "line {line}"),
+            Self::Row(row) => write!(f, "row {row} (rows count from 0)"),
+        }
+    }
+}
+
+/// What a metadata file says of one picture.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) place: RecordPlace,
+    /// All fields by their names. Those of a CSV file are strings, and NaN is null.
+    pub(crate) fields: Map<String, Value>,
+}
+
+/// A metadata file: `metadata.jsonl`, `.csv`, `.parquet` or `.json`.
+#[derive(Debug)]
+pub(crate) struct MetadataFile {
+    pub(crate) path: PathBuf,
+    pub(crate) records: Vec<Record>,
+}
+
+impl MetadataFile {
+    /// Reads all records of a file, by its extension. A `.jsonl` or `.json` file has one object a line, or is one array
+    /// of objects.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let records = match selection::extension(&path.to_string_lossy()).as_str() {
+            "parquet" => parquet(path)?,
+            "csv" => csv(path, &read_text(path)?)?,
+            _ => json(path, &read_text(path)?)?,
+        };
+        Ok(Self { path: path.to_owned(), records })
+    }
+
+    /// The file that a record's `file_name` stands for: relative to the metadata file's folder, inside it, with `/` or
+    /// `\` between its parts. Whether it exists is not looked at.
+    pub(crate) fn picture(&self, record: &Record, file_name: &str) -> Result<PathBuf> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        // `\` is part of a name on Linux, and stands between folders where the metadata were written on Windows.
+        let literal = folder.join(file_name).exists();
+        let name = if literal { file_name.to_owned() } else { file_name.replace('\\', "/") };
+        let mut inside = PathBuf::new();
+        for part in Path::new(&name).components() {
+            let is_inside = match part {
+                Component::Normal(part) => {
+                    inside.push(part);
+                    true
+                }
+                Component::CurDir => true,
+                Component::ParentDir => inside.pop(),
+                Component::RootDir | Component::Prefix(_) => false,
+            };
+            if !is_inside {
+                return Err(self.broken(record, format!("{file_name} does not lie inside the folder")));
+            }
+        }
+        Ok(folder.join(inside))
+    }
+
+    /// An error about a record.
+    pub(crate) fn broken(&self, record: &Record, why: String) -> Error {
+        broken(&self.path, record.place, why)
+    }
+}
+
+fn broken(path: &Path, place: RecordPlace, why: String) -> Error {
+    Error::Metadata { path: path.to_owned(), place, why }
+}
+
+fn json(path: &Path, text: &str) -> Result<Vec<Record>> {
+    let error =
+        |line: usize, error: serde_json::Error| broken(path, RecordPlace::Line(line), error.to_string());
+    if text.trim_start().starts_with('[') {
+        let records: Vec<_> = lenient_json::parse(text).map_err(|e| error(e.line(), e))?;
+        let record = |(row, fields)| Record { place: RecordPlace::Row(row), fields };
+        return Ok(records.into_iter().enumerate().map(record).collect());
+    }
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let record = |(i, line)| {
+        let fields = lenient_json::parse(line).map_err(|e| error(i + 1, e))?;
+        Ok(Record { place: RecordPlace::Line(i + 1), fields })
+    };
+    lines.map(record).collect()
+}
+
+fn csv(path: &Path, text: &str) -> Result<Vec<Record>> {
+    let line = |at: Option<&csv::Position>| RecordPlace::Line(at.map_or(1, |at| at.line() as usize));
+    let error = |error: csv::Error| broken(path, line(error.position()), error.to_string());
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(text.as_bytes());
+    let names = reader.headers().map_err(error)?.clone();
+    if let Some(separator) = other_separator(&names) {
+        let why = format!("its columns are separated by {separator}; save it with commas between them");
+        return Err(broken(path, RecordPlace::Line(1), why));
+    }
+    let mut records = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(error)?;
+        let fields = names.iter().map(str::to_owned).zip(record.iter().map(Value::from)).collect();
+        records.push(Record { place: line(record.position()), fields });
+    }
+    Ok(records)
+}
+
+/// What stands between the names of a CSV file's columns, if that is no comma.
+fn other_separator(names: &csv::StringRecord) -> Option<&'static str> {
+    let separators = [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars")];
+    let is_split_by = |separator: char| {
+        let name = |part: &str| part.trim().trim_matches('"') == "file_name";
+        names.iter().any(|field| field.contains(separator) && field.split(separator).any(name))
+    };
+    separators.into_iter().find_map(|(separator, name)| is_split_by(separator).then_some(name))
+}
+
+fn parquet(path: &Path) -> Result<Vec<Record>> {
+    let file = File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    lfs::check_start(path, &file)?;
+    guarded(path, || {
+        let reader = SerializedFileReader::new(file)?;
+        let mut records = Vec::new();
+        for (row, fields) in reader.get_row_iter(None)?.enumerate() {
+            let fields = match fields?.to_json_value() {
+                Value::Object(fields) => fields,
+                _ => Map::new(),
+            };
+            records.push(Record { place: RecordPlace::Row(row), fields });
+        }
+        Ok(records)
+    })
+}

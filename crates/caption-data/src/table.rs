@@ -1,0 +1,90 @@
+//! What parquet and Arrow files have in common: columns of rows in groups, which are read one at a time.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use parquet::data_type::ByteArray;
+use serde_json::Value;
+
+use crate::parquet_file::ParquetFile;
+use crate::walk::has_extension;
+use crate::{Result, SourceOptions};
+
+/// A file whose columns for pictures and texts are chosen.
+pub(crate) trait Table: Debug + Send + Sync {
+    fn path(&self) -> &Path;
+
+    /// How many groups of rows there are.
+    fn groups(&self) -> usize;
+
+    fn caption(&self) -> Option<&TextColumn>;
+
+    fn prompt(&self) -> Option<&TextColumn>;
+
+    /// A reader of its own for whoever reads: one file handle has only one position.
+    fn reader(&self) -> Result<Box<dyn TableReader + '_>>;
+}
+
+/// Reads groups of rows.
+pub(crate) trait TableReader {
+    /// How many rows a group has.
+    fn rows(&self, group: usize) -> Result<usize>;
+
+    /// The values of a column of texts, one for each row of a group; `None` for a string that is not UTF-8.
+    fn values(&self, group: usize, column: &TextColumn) -> Result<Vec<Option<Value>>>;
+
+    /// The bytes of the pictures of a group, and their paths where the file has some.
+    fn pictures(&self, group: usize) -> Result<(Column, Option<Column>)>;
+}
+
+/// A column of captions or prompts.
+#[derive(Debug)]
+pub(crate) struct TextColumn {
+    pub(crate) name: String,
+    /// The number of its leaf in a parquet file, if it holds one string a row.
+    pub(crate) leaf: Option<usize>,
+    /// The names of class labels.
+    pub(crate) labels: Option<Vec<String>>,
+}
+
+/// Byte strings of one group, each of which may be null.
+#[derive(Debug)]
+pub(crate) struct Column {
+    rows: Vec<Option<ByteArray>>,
+}
+
+impl Column {
+    pub(crate) fn new(rows: Vec<Option<ByteArray>>) -> Self {
+        Self { rows }
+    }
+
+    pub(crate) fn get(&self, row: usize) -> Option<&[u8]> {
+        self.rows.get(row)?.as_ref().map(ByteArray::data)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        (0..self.rows.len()).map(|row| self.get(row))
+    }
+
+    pub(crate) fn total_bytes(&self) -> usize {
+        self.iter().flatten().map(<[u8]>::len).sum()
+    }
+}
+
+/// Opens a parquet or Arrow file, by its extension.
+pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Box<dyn Table>> {
+    if has_extension(path, &["arrow"]) {
+        return arrow(path, options);
+    }
+    Ok(Box::new(ParquetFile::open(path, options)?))
+}
+
+#[cfg(feature = "arrow")]
+fn arrow(path: &Path, options: &SourceOptions) -> Result<Box<dyn Table>> {
+    Ok(Box::new(crate::arrow_file::ArrowFile::open(path, options)?))
+}
+
+#[cfg(not(feature = "arrow"))]
+fn arrow(path: &Path, _options: &SourceOptions) -> Result<Box<dyn Table>> {
+    Err(crate::Error::ArrowNotBuilt { path: path.to_owned() })
+}

@@ -1,0 +1,126 @@
+//! What the values of caption and prompt columns say.
+
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// What a row says beside its picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowTexts {
+    /// Without blank ones.
+    pub(crate) captions: Vec<String>,
+    /// How many are blank.
+    pub(crate) blank: usize,
+    /// `None` in a dataset without prompts.
+    pub(crate) prompt: Option<String>,
+}
+
+impl RowTexts {
+    /// All captions, of which there is at least one.
+    pub(crate) fn captions(&self) -> Result<&[String]> {
+        if self.captions.is_empty() { Err(Error::BlankCaption) } else { Ok(&self.captions) }
+    }
+
+    /// How many blank captions are left out beside others; a row of blank captions alone cannot be used at all.
+    pub(crate) fn left_out(&self) -> usize {
+        if self.captions.is_empty() { 0 } else { self.blank }
+    }
+
+    /// The prompt, which is not blank.
+    pub(crate) fn prompt(&self) -> Result<Option<&str>> {
+        match self.prompt.as_deref() {
+            Some(prompt) if prompt.trim().is_empty() => Err(Error::BlankPrompt),
+            prompt => Ok(prompt),
+        }
+    }
+}
+
+/// The prompt that a value holds; blank where there is none.
+///
+/// # Errors
+/// As [`texts`], and if it holds several.
+pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::Result<String, String> {
+    let (mut texts, _) = texts(value, labels)?;
+    match texts.len() {
+        0 | 1 => Ok(texts.pop().unwrap_or_default()),
+        count => Err(format!("{count} prompts for one row")),
+    }
+}
+
+/// What such a column may hold.
+pub(crate) const TEXTS: &str = "text, numbers, class labels or lists of these";
+
+/// The texts of a value that are not blank, and the number of those that are: one text of a text, a number or null, and those
+/// of its elements of a list. `labels` are the names of a column of class labels, which stand for its numbers; -1 is no
+/// label.
+///
+/// # Errors
+/// If the value has no obvious text: the message says what it is.
+pub(crate) fn texts(
+    value: &Value,
+    labels: Option<&[String]>,
+) -> std::result::Result<(Vec<String>, usize), String> {
+    let mut texts = Vec::new();
+    match value {
+        Value::Array(values) => values.iter().try_for_each(|value| one(value, labels, &mut texts))?,
+        value => one(value, labels, &mut texts)?,
+    }
+    let count = texts.len();
+    texts.retain(|text: &String| !text.trim().is_empty());
+    let blank = count - texts.len();
+    Ok((texts, blank))
+}
+
+/// Adds the text of a value that is no list.
+fn one(value: &Value, labels: Option<&[String]>, texts: &mut Vec<String>) -> std::result::Result<(), String> {
+    match (value, labels) {
+        (Value::Null, _) => texts.push(String::new()),
+        (Value::String(text), _) => texts.push(text.clone()),
+        (Value::Number(number), Some(_)) if number.as_i64() == Some(-1) => texts.push(String::new()),
+        (Value::Number(number), Some(labels)) => {
+            let label = number.as_u64().and_then(|number| labels.get(number as usize));
+            texts.push(label.ok_or_else(|| format!("label {number} of {}", labels.len()))?.clone());
+        }
+        (Value::Number(number), None) => texts.push(number.to_string()),
+        (Value::Bool(value), _) => return Err(format!("a truth value ({value})")),
+        (Value::Array(_), _) => return Err("a list of lists".to_owned()),
+        (Value::Object(fields), _) => {
+            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            return Err(format!("a record of {}", names.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that fails panics")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_numbers_labels_and_lists_of_them_are_read() {
+        let labels = ["cat".to_owned(), "dog".to_owned()];
+        let read = |value: Value| texts(&value, None).unwrap().0;
+        assert_eq!(read(json!("a cat")), ["a cat"]);
+        assert_eq!(read(json!(7)), ["7"]);
+        assert_eq!(read(json!(0.5)), ["0.5"]);
+        assert_eq!(read(json!(["a cat", " ", null, "two"])), ["a cat", "two"]);
+        assert_eq!(read(json!(null)), [""; 0]);
+        assert_eq!(texts(&json!(["a", " ", null]), None), Ok((vec!["a".to_owned()], 2)));
+        assert_eq!(read(json!("  ")), [""; 0]);
+        assert_eq!(texts(&json!(1), Some(&labels)).unwrap().0, ["dog"]);
+        assert_eq!(texts(&json!([1, 0]), Some(&labels)).unwrap().0, ["dog", "cat"]);
+        assert_eq!(texts(&json!(-1), Some(&labels)).unwrap().0, [""; 0]);
+    }
+
+    #[test]
+    fn what_has_no_obvious_text_is_refused_by_what_it_is() {
+        let refusal = |value: Value| texts(&value, None).unwrap_err();
+        assert_eq!(refusal(json!(true)), "a truth value (true)");
+        assert_eq!(refusal(json!([["a"]])), "a list of lists");
+        assert_eq!(refusal(json!({ "raw": "a", "id": 1 })), "a record of id, raw");
+        assert_eq!(texts(&json!(2), Some(&["cat".to_owned()])).unwrap_err(), "label 2 of 1");
+    }
+}

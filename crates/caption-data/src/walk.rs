@@ -1,0 +1,145 @@
+//! The files under a folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, LeftOut, LeftOutReason, Result, selection};
+
+/// All files under a folder that are looked at, and what is not.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    /// In the order of their paths.
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) left_out: LeftOut,
+}
+
+/// The pictures under a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Pictures {
+    /// Their files, in the order of the paths.
+    pub paths: Vec<PathBuf>,
+    /// Pictures that are hidden or of a kind that is not read.
+    pub left_out: LeftOut,
+}
+
+/// Finds the pictures of a folder and of the folders in it.
+///
+/// Links are followed. What is hidden, such as `.ipynb_checkpoints`, and folders whose names begin with `__`, such as
+/// `__MACOSX`, are left out.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn pictures_of(folder: impl AsRef<Path>) -> Result<Pictures> {
+    let Files { paths, mut left_out } = walk(folder.as_ref())?;
+    let (paths, others): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| is_picture(path));
+    add_unread_pictures(folder.as_ref(), &others, &mut left_out);
+    Ok(Pictures { paths, left_out })
+}
+
+/// Counts the pictures of kinds that are not read.
+pub(crate) fn add_unread_pictures(folder: &Path, files: &[PathBuf], left_out: &mut LeftOut) {
+    for file in files {
+        let name = name_in(folder, file);
+        let extension = selection::extension(&name);
+        if selection::UNREAD_PICTURES.contains(&extension.as_str()) {
+            left_out.add(LeftOutReason::UnreadKind { extension }, name);
+        }
+    }
+}
+
+/// A file's path in a dataset's folder, as [`selection`] reads it.
+pub(crate) fn name_in(dataset: &Path, file: &Path) -> String {
+    let inside = file.strip_prefix(dataset).unwrap_or(file);
+    inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+/// Whether a path has one of some extensions, which are in lower case.
+pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
+}
+
+pub(crate) fn is_picture(path: &Path) -> bool {
+    selection::is_picture(&path.to_string_lossy())
+}
+
+/// All files under a folder but hidden ones.
+pub(crate) fn walk(folder: &Path) -> Result<Files> {
+    let mut walk = Walk { root: folder, above: Vec::new(), files: Files::default() };
+    walk.enter(folder)?;
+    walk.files.paths.sort();
+    Ok(walk.files)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    /// The real paths of the folders that the current one lies in: a link to one of them is a loop.
+    above: Vec<PathBuf>,
+    files: Files,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, folder: &Path) -> Result<()> {
+        let real = fs::canonicalize(folder).map_err(at(folder))?;
+        if self.above.contains(&real) {
+            return Ok(());
+        }
+        self.above.push(real);
+        let entries: std::io::Result<Vec<_>> =
+            fs::read_dir(folder).map_err(at(folder))?.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut entries = entries.map_err(at(folder))?;
+        entries.sort();
+        for path in entries {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self.look_at(&path, &name)?;
+        }
+        self.above.pop();
+        Ok(())
+    }
+
+    fn look_at(&mut self, path: &Path, name: &str) -> Result<()> {
+        if name.starts_with('.') {
+            // `._1.png` is what macOS keeps beside `1.png` on other file systems.
+            if is_picture(path) && !name.starts_with("._") {
+                self.leave_out(LeftOutReason::Hidden, path);
+            }
+            return Ok(());
+        }
+        // Follows links: the hub's cache holds links to files.
+        match fs::metadata(path) {
+            Ok(kind) if kind.is_dir() && name.starts_with("__") => {
+                if !TOOLS.contains(&name) {
+                    self.leave_out(LeftOutReason::Hidden, path);
+                }
+            }
+            Ok(kind) if kind.is_dir() => self.enter(path)?,
+            Ok(_) => self.files.paths.push(path.to_owned()),
+            // A link that leads nowhere.
+            Err(_) if path.is_symlink() && !is_of_a_dataset(path) => {}
+            Err(error) => return Err(at(path)(error)),
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, reason: LeftOutReason, path: &Path) {
+        self.files.left_out.add(reason, name_in(self.root, path));
+    }
+}
+
+/// Folders that programs make, in which nobody keeps pictures.
+const TOOLS: [&str; 2] = ["__MACOSX", "__pycache__"];
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error::Io { path, error }
+}
+
+/// Whether a dataset without this file would not be whole.
+fn is_of_a_dataset(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    selection::is_picture(&name)
+        || selection::is_metadata(&name)
+        || has_extension(path, &["parquet", "arrow"])
+        || has_extension(path, &selection::CAPTIONS)
+}

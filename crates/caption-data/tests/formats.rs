@@ -1,0 +1,155 @@
+//! Rarer kinds of pictures, and files that are not quite whole, against Pillow (fixtures/make_formats.py).
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use caption_data::{Error, ImageDecoder, RgbImage};
+use common::{fixture, json};
+
+fn decode(name: &str) -> Result<RgbImage, Error> {
+    ImageDecoder::default().decode(&fs::read(fixture("formats").join(name)).unwrap())
+}
+
+/// Names of the fixtures that Pillow decodes, each with its pixels.
+fn expected() -> BTreeMap<String, RgbImage> {
+    let files = fs::read_dir(fixture("formats/expected")).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &std::path::Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    files.map(|path| (name(&path), image::open(&path).unwrap().into_rgb8())).collect()
+}
+
+/// The largest difference of two levels, or nothing if the pictures differ in size.
+fn difference(one: &RgbImage, other: &RgbImage) -> Option<u8> {
+    let levels = one.as_raw().iter().zip(other.as_raw());
+    (one.dimensions() == other.dimensions()).then(|| levels.map(|(a, b)| a.abs_diff(*b)).max().unwrap())
+}
+
+/// Files that Pillow decodes and this crate refuses, with what it says.
+const REFUSED: [(&str, &str); 6] = [
+    ("broken_idat_checksum.png", "CRC error"), // pixels that were damaged
+    ("float.tif", "convert it to PNG or JPEG"),
+    ("la.tif", "convert it to PNG or JPEG"),
+    ("l4.tif", "convert it to PNG or JPEG"),
+    ("p.tif", "convert it to PNG or JPEG"),
+    ("p.ico", "did not match expected size"),
+];
+
+/// Largest differences of levels, where they are not 0: decoders of JPEG, and of colours that have other than 8 bits,
+/// round otherwise.
+fn bound(name: &str) -> u8 {
+    match name {
+        "cmyk.tif" | "rgb15.tga" | "rgb565.bmp" | "wide.ppm" => 1,
+        name if name.ends_with(".jpg") => 2,
+        _ => 0,
+    }
+}
+
+#[test]
+fn every_kind_of_picture_has_pillows_pixels() {
+    let expected = expected();
+    assert!(expected.len() > 85, "{}", expected.len());
+    let mut wrong = Vec::new();
+    for (name, pixels) in &expected {
+        let refusal = REFUSED.iter().find(|(refused, _)| refused == name);
+        match (decode(name).map(|image| difference(&image, pixels)), refusal) {
+            (Ok(Some(difference)), None) if difference <= bound(name) => {}
+            (Err(error), Some((_, why))) if error.to_string().contains(why) => {}
+            (other, _) => wrong.push(format!("{name}: {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_pillow_refuses_is_refused() {
+    let refused = json("formats/manifest.json")["refused"].as_object().unwrap().clone();
+    for (name, why) in refused {
+        // Pillow has no PAM, and checks what is read past here.
+        if !["rgba.pam", "broken_text_checksum.png"].contains(&name.as_str()) {
+            assert!(decode(&name).is_err(), "{name}: {why}");
+        }
+    }
+}
+
+#[test]
+fn kinds_that_are_not_read_are_named_with_what_to_do() {
+    let avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf";
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+    let svg =
+        b"\xEF\xBB\xBF<?xml version=\"1.0\"?>\n<!-- a bird -->\n<svg xmlns=\"http://www.w3.org/2000/svg\"/>";
+    for (file, kind) in [
+        (avif.as_slice(), "AVIF"),
+        (heic.as_slice(), "HEIC"),
+        (b"\xFF\x0A\xFA\x7F", "JPEG XL"),
+        (b"\0\0\0\x0CJXL \x0D\x0A\x87\x0A", "JPEG XL"),
+        (b"\0\0\0\x0CjP  \x0D\x0A\x87\x0A", "JPEG 2000"),
+        (svg, "SVG"),
+        (b"  <svg width='3'></svg>", "SVG"),
+    ] {
+        let text = ImageDecoder::default().decode(file).unwrap_err().to_string();
+        assert_eq!(text, format!("{kind} pictures are not read; convert it to PNG or JPEG"));
+    }
+    // A film and a page of the web are none of these.
+    for file in [b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2".as_slice(), b"<html><svg></svg>"] {
+        let text = ImageDecoder::default().decode(file).unwrap_err().to_string();
+        assert!(
+            text.starts_with("not a PNG, JPEG, GIF, WebP, BMP, TIFF, ICO, PNM, TGA or QOI picture"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_is_no_picture_and_says_how_to_get_it() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let text = ImageDecoder::default().decode(pointer).unwrap_err().to_string();
+    assert!(text.contains("Git LFS pointer") && text.contains("`git lfs pull`"), "{text}");
+}
+
+#[test]
+fn the_limit_of_pixels_is_pillows() {
+    // Pillow warns above MAX_IMAGE_PIXELS and refuses above twice as many.
+    assert_eq!(ImageDecoder::default().max_pixels, 178_956_970);
+    let header = |width: u32, height: u32| {
+        let mut qoi = b"qoif".to_vec();
+        qoi.extend(width.to_be_bytes());
+        qoi.extend(height.to_be_bytes());
+        qoi.extend([3, 0]);
+        qoi
+    };
+    let refusal = |width, height| ImageDecoder::default().decode(&header(width, height)).unwrap_err();
+    assert!(matches!(refusal(13_378, 13_378), Error::TooManyPixels { width: 13_378, height: 13_378, .. }));
+    // As many as are allowed: the pixels are not there.
+    assert!(matches!(refusal(13_377, 13_377), Error::Decode { .. }));
+    let gif = fs::read(fixture("formats/small_frame.gif")).unwrap();
+    let strict = ImageDecoder { max_pixels: 11 * 9 - 1 };
+    assert!(matches!(
+        strict.decode(&gif),
+        Err(Error::TooManyPixels { width: 11, height: 9, max_pixels: 98 })
+    ));
+}
+
+#[test]
+fn damaged_pictures_of_every_kind_never_panic() {
+    // Each byte of the first 200 replaced in turn; a low limit makes damaged sizes cheap.
+    for entry in fs::read_dir(fixture("formats")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len().min(200) {
+            for byte in [0, 0xFF, whole[at] ^ 0x10] {
+                let mut file = whole.clone();
+                file[at] = byte;
+                let _ = ImageDecoder { max_pixels: 100_000 }.decode(&file);
+            }
+        }
+        for length in 0..whole.len().min(300) {
+            let _ = ImageDecoder { max_pixels: 100_000 }.decode(&whole[..length]);
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! Layouts that `datasets` reads (fixtures/make_layouts.py), texts as editors and spreadsheets write them, and what is left
+//! out of a folder.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use caption_data::{CaptionSource, ImageFolder, LeftOutReason, Result, RgbImage, SourceOptions, open};
+use common::fixture;
+use image::Rgb;
+use tempfile::TempDir;
+
+/// The picture of row `i`.
+fn picture(i: usize) -> RgbImage {
+    RgbImage::from_pixel(4 + i as u32, 3, Rgb([10 * i as u8, 20 * i as u8, 30 * i as u8]))
+}
+
+/// A folder of files with the given content, and of pictures, the first of which is that of row 0.
+fn folder(files: &[(&str, &[u8])], pictures: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    };
+    files.iter().for_each(|(name, content)| fs::write(at(name), content).unwrap());
+    for (i, name) in pictures.iter().enumerate() {
+        picture(i).save_with_format(at(name), image::ImageFormat::Png).unwrap();
+    }
+    folder
+}
+
+fn open_at(path: impl AsRef<Path>) -> Result<Arc<dyn CaptionSource>> {
+    open(path, &SourceOptions::default())
+}
+
+fn assert_rows(source: Result<Arc<dyn CaptionSource>>, len: usize) {
+    let source = source.unwrap();
+    assert_eq!(source.len(), len);
+    for row in 0..len {
+        assert_eq!(source.caption(row).unwrap(), format!("picture {row}"));
+        assert_eq!(source.image(row).unwrap(), picture(row), "row {row}");
+    }
+}
+
+fn refusal(source: Result<Arc<dyn CaptionSource>>) -> String {
+    source.err().unwrap().to_string()
+}
+
+fn left_out(folder: &TempDir) -> Vec<String> {
+    open_at(folder.path()).unwrap().left_out().groups().map(ToString::to_string).collect()
+}
+
+const JSONL: &str = "{\"file_name\": \"0.png\", \"text\": \"picture 0\"}\n{\"file_name\": \"1.png\", \"text\": \"picture 1\"}\n";
+
+// Metadata
+
+#[test]
+fn metadata_parquet_names_pictures_of_its_folder() {
+    let folder = folder(&[], &["0.png", "1.png", "2.png"]);
+    fs::copy(fixture("layouts/metadata.parquet"), folder.path().join("metadata.parquet")).unwrap();
+    assert_rows(open_at(folder.path()), 3);
+    assert_rows(open_at(folder.path().join("metadata.parquet")), 3);
+    fs::remove_file(folder.path().join("1.png")).unwrap();
+    let text = open_at(folder.path()).unwrap().image(1).unwrap_err().to_string();
+    assert!(text.starts_with("row 1 of ") && text.contains("1.png: its file cannot be read"), "{text}");
+}
+
+#[test]
+fn an_array_of_objects_is_metadata_under_both_names() {
+    let array = format!("[{}]", JSONL.trim().replace('\n', ",\n"));
+    for name in ["metadata.jsonl", "metadata.json"] {
+        assert_rows(open_at(folder(&[(name, array.as_bytes())], &["0.png", "1.png"]).path()), 2);
+    }
+    let broken = array.replace("1.png", "../1.png");
+    let text = refusal(open_at(folder(&[("metadata.jsonl", broken.as_bytes())], &["0.png"]).path()));
+    assert!(
+        text.contains("metadata.jsonl, row 1 (rows count from 0): ../1.png does not lie inside"),
+        "{text}"
+    );
+    let text = refusal(open_at(
+        folder(&[("metadata.jsonl", b"[{\"file_name\": \"0.png\"},\n{]")], &["0.png"]).path(),
+    ));
+    assert!(text.contains("metadata.jsonl, line 2: "), "{text}");
+    // What other programs call metadata.json is no list of pictures.
+    let other = folder(&[("metadata.json", b"{\"0.png\": {}}"), ("0.txt", b"picture 0")], &["0.png"]);
+    assert_rows(open_at(other.path()), 1);
+}
+
+#[test]
+fn numbers_that_are_none_do_not_matter_in_fields_that_are_not_used() {
+    let lines =
+        "{\"file_name\": \"0.png\", \"text\": \"picture 0\", \"score\": NaN, \"x\": [-Infinity, Infinity]}\n";
+    assert_rows(open_at(folder(&[("metadata.jsonl", lines.as_bytes())], &["0.png"]).path()), 1);
+}
+
+#[test]
+fn backslashes_stand_between_folders() {
+    for name in ["sub\\\\0.png", ".\\\\sub\\\\0.png", "sub/x/../0.png", "sub\\\\x\\\\..\\\\0.png"] {
+        let line = format!("{{\"file_name\": \"{name}\", \"text\": \"picture 0\"}}");
+        assert_rows(open_at(folder(&[("metadata.jsonl", line.as_bytes())], &["sub/0.png"]).path()), 1);
+    }
+    let csv = b"file_name,text\nsub\\0.png,picture 0\n";
+    assert_rows(open_at(folder(&[("metadata.csv", csv)], &["sub/0.png"]).path()), 1);
+    for name in ["..\\\\0.png", "sub\\\\..\\\\..\\\\0.png", "/0.png", "../0.png"] {
+        let line = format!("{{\"file_name\": \"{name}\", \"text\": \"picture 0\"}}");
+        let text = refusal(open_at(folder(&[("metadata.jsonl", line.as_bytes())], &["sub/0.png"]).path()));
+        assert!(text.contains("line 1: ") && text.contains("does not lie inside the folder"), "{text}");
+    }
+}
+
+#[test]
+fn a_backslash_may_be_part_of_a_name() {
+    let line = "{\"file_name\": \"a\\\\0.png\", \"text\": \"picture 0\"}";
+    assert_rows(open_at(folder(&[("metadata.jsonl", line.as_bytes())], &["a\\0.png"]).path()), 1);
+}
+
+#[test]
+fn the_path_of_a_metadata_file_stands_for_its_folder() {
+    let folder = folder(
+        &[("metadata.jsonl", JSONL.as_bytes()), ("captions.csv", b"file_name,text\n0.png,picture 0\n")],
+        &["0.png", "1.png", "2.png"],
+    );
+    assert_rows(open_at(folder.path().join("metadata.jsonl")), 2);
+    assert_rows(open_at(folder.path().join("captions.csv")), 1);
+    let source = open_at(folder.path().join("metadata.jsonl")).unwrap();
+    assert!(source.name().ends_with("metadata.jsonl"), "{}", source.name());
+    assert_eq!(source.left_out().count(), 1); // 2.png
+}
+
+#[test]
+fn other_separators_than_commas_are_named() {
+    for (table, message) in [
+        ("file_name;text\n0.png;picture 0\n", "line 1: its columns are separated by semicolons"),
+        ("\"file_name\";\"text\"\n0.png;picture 0, red\n", "separated by semicolons"),
+        ("text\tfile_name\npicture 0\t0.png\n", "separated by tabs"),
+    ] {
+        let text = refusal(open_at(folder(&[("metadata.csv", table.as_bytes())], &["0.png"]).path()));
+        assert!(text.contains("metadata.csv, ") && text.contains(message), "{text}");
+    }
+    // A semicolon elsewhere is a character like others, and spaces around names do not count.
+    let csv = "file_name, text, a;b\n0.png,picture 0,1;2\n";
+    assert_rows(open_at(folder(&[("metadata.csv", csv.as_bytes())], &["0.png"]).path()), 1);
+}
+
+// Encodings
+
+/// The text in UTF-16 with a byte-order mark.
+fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(bytes).collect()
+}
+
+#[test]
+fn utf16_with_a_byte_order_mark_is_read_everywhere() {
+    for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        let caption = utf16("picture 0\r\n", bytes);
+        assert_rows(open_at(folder(&[("0.txt", &caption)], &["0.png"]).path()), 1);
+        let lines = utf16(JSONL, bytes);
+        assert_rows(open_at(folder(&[("metadata.jsonl", &lines)], &["0.png", "1.png"]).path()), 2);
+        let table = utf16("file_name,text\n0.png,picture 0\n", bytes);
+        assert_rows(open_at(folder(&[("metadata.csv", &table)], &["0.png"]).path()), 1);
+        let emoji = utf16("a 🐉 dragon", bytes);
+        let source = open_at(folder(&[("0.txt", &emoji)], &["0.png"]).path()).unwrap();
+        assert_eq!(source.caption(0).unwrap(), "a 🐉 dragon");
+    }
+}
+
+#[test]
+fn other_encodings_are_refused_with_the_file_and_the_line() {
+    let without_mark: Vec<u8> = "picture 0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut cut = utf16("a\nb", u16::to_le_bytes);
+    cut.pop();
+    let lone = [0xFF, 0xFE, 0x0A, 0x00, 0x00, 0xD8];
+    for (content, message) in [
+        (b"a\ncaf\xe9".as_slice(), "0.txt, line 2: not UTF-8 text: byte 0xe9"),
+        (
+            &without_mark,
+            "0.txt, line 1: not UTF-8 text: it has zero bytes, like UTF-16 without a byte-order mark",
+        ),
+        (&cut, "0.txt, line 2: not UTF-8 text: its byte-order mark says UTF-16"),
+        (&lone, "0.txt, line 2: not UTF-8 text: its byte-order mark says UTF-16"),
+        (b"\xFF\xFE\0\0a\0\0\0", "0.txt, line 1: not UTF-8 text: it is UTF-32"),
+    ] {
+        let text = refusal(open_at(folder(&[("0.txt", content)], &["0.png"]).path()));
+        assert!(text.contains(message) && text.ends_with("save the file as UTF-8"), "{text}");
+    }
+}
+
+// Text files
+
+#[test]
+fn captions_lie_in_files_of_several_endings() {
+    for name in ["0.txt", "0.TXT", "0.caption", "0.Caption"] {
+        assert_rows(open_at(folder(&[(name, b"picture 0\n")], &["0.png"]).path()), 1);
+    }
+    let both = folder(
+        &[("0.caption", b"no"), ("0.txt", b"picture 0"), ("1.caption", b"picture 1")],
+        &["0.png", "1.PNG"],
+    );
+    assert_rows(open_at(both.path()), 2);
+    let source = open_at(folder(&[("0.caption", b"a")], &["0.png", "1.png"]).path()).unwrap();
+    let text = source.caption(1).unwrap_err().to_string();
+    assert!(text.contains("1.png: it has no caption: ") && text.ends_with("1.txt does not exist"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_utf8_have_captions() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = folder(&[], &[]);
+    for (i, stem) in [b"caf\xe8".as_slice(), b"caf\xe9"].into_iter().enumerate() {
+        let path = folder.path().join(OsStr::from_bytes(stem));
+        picture(i).save_with_format(path.with_extension("png"), image::ImageFormat::Png).unwrap();
+        fs::write(path.with_extension("txt"), format!("picture {i}")).unwrap();
+    }
+    assert_rows(open_at(folder.path()), 2);
+}
+
+// Git LFS
+
+#[test]
+fn git_lfs_pointers_are_named_wherever_they_lie() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n".as_slice();
+    for name in ["metadata.jsonl", "metadata.csv", "metadata.parquet", "0.txt", "train.parquet"] {
+        let text = refusal(open_at(folder(&[(name, pointer)], &["0.png"]).path()));
+        assert!(
+            text.contains(name) && text.contains("Git LFS pointer") && text.contains("`git lfs pull`"),
+            "{text}"
+        );
+    }
+    let folder = folder(&[("metadata.jsonl", JSONL.as_bytes()), ("1.png", pointer)], &["0.png"]);
+    let source = open_at(folder.path()).unwrap();
+    let text = source.image(1).unwrap_err().to_string();
+    assert!(
+        text.contains("1.png (line 2 of its metadata; rows count from 0): ")
+            && text.contains("`git lfs pull`"),
+        "{text}"
+    );
+}
+
+// Parquet
+
+#[test]
+fn brotli_is_unpacked() {
+    assert_rows(open_at(fixture("layouts/brotli.parquet")), 3);
+}
+
+#[test]
+fn parts_may_be_numbered_from_1() {
+    let whole = fs::read(fixture("layouts/brotli.parquet")).unwrap();
+    let files = |names: &[&str]| {
+        let files: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, whole.as_slice())).collect();
+        open_at(folder(&files, &[]).path()).map(|source| source.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(files(&["0001.parquet", "0002.parquet"]), Ok(6));
+    assert_eq!(files(&["train/0001.parquet", "train/0002.parquet", "test/0001.parquet"]), Ok(6));
+    assert_eq!(files(&["train-00001-of-00002.parquet", "train-00002-of-00002.parquet"]), Ok(6));
+    for gap in [["0001.parquet", "0003.parquet"], ["0002.parquet", "0003.parquet"]] {
+        let text = files(&gap).unwrap_err();
+        assert!(text.contains("of the 4 parts of `./` only 2 are there"), "{text}");
+    }
+    let text = files(&["train-00001-of-00003.parquet", "train-00003-of-00003.parquet"]).unwrap_err();
+    assert!(text.contains("of the 3 parts of `train` only 2 are there"), "{text}");
+}
+
+// What is left out
+
+#[test]
+fn what_a_folder_of_text_files_leaves_out_is_counted_with_the_reason() {
+    let files: [(&str, &[u8]); 8] = [
+        ("cats/0.txt", b"picture 0"),
+        ("cats/orphan.txt", b"no"),
+        ("cats/1.svg", b"<svg/>"),
+        ("test tubes/2.txt", b"no"),
+        ("dev boards/3.txt", b"no"),
+        ("__new/5.txt", b"no"),
+        ("__MACOSX/cats/._0.png", b""),
+        ("cats/._0.png", b""),
+    ];
+    let pictures = [
+        "cats/0.png",
+        "test tubes/2.png",
+        "test tubes/sub/3.png",
+        "dev boards/3.png",
+        "cats/.4.png",
+        "__new/5.png",
+    ];
+    assert_eq!(
+        left_out(&folder(&files, &pictures)),
+        [
+            "1: in a held-out split, because the name `dev boards` has the word \"dev\" (dev boards/3.png)",
+            "2: in a held-out split, because the name `test tubes` has the word \"test\" \
+             (test tubes/2.png, test tubes/sub/3.png)",
+            "1: SVG pictures are not read; convert them to PNG or JPEG (cats/1.svg)",
+            "2: hidden (__new, cats/.4.png)",
+            "1: captions without a picture (cats/orphan.txt)",
+        ]
+    );
+}
+
+#[test]
+fn what_metadata_leave_out_is_counted_with_the_reason() {
+    let lines = format!("{JSONL}{{\"file_name\": \"test/gone.png\", \"text\": \"no\"}}\n");
+    let files: [(&str, &[u8]); 3] =
+        [("metadata.jsonl", lines.as_bytes()), ("metadata.csv", b"no"), ("photo.heic", b"no")];
+    let folder = folder(&files, &["0.png", "1.png", "2.png", "test/3.png"]);
+    assert_eq!(
+        left_out(&folder),
+        [
+            "2: in a held-out split, because the name `test` has the word \"test\" (test/3.png, test/gone.png)",
+            "1: HEIC pictures are not read; convert them to PNG or JPEG (photo.heic)",
+            "1: pictures without a caption (2.png)",
+            "1: not read beside another metadata file (metadata.csv)",
+        ]
+    );
+    let source = ImageFolder::open(folder.path(), &SourceOptions::default()).unwrap();
+    let unread = LeftOutReason::UnreadKind { extension: "heic".to_owned() };
+    assert!(source.left_out().groups().any(|group| group.reason == unread && group.count == 1));
+}
+
+#[test]
+fn what_lies_beside_parquet_files_is_counted_with_the_reason() {
+    let whole = fs::read(fixture("layouts/brotli.parquet")).unwrap();
+    let files: [(&str, &[u8]); 4] = [
+        ("train.parquet", &whole),
+        ("my_test.parquet", &whole),
+        ("extra.parquet", &whole),
+        ("metadata.csv", b"no"),
+    ];
+    assert_eq!(
+        left_out(&folder(&files, &["0.png"])),
+        [
+            "1: in a held-out split, because the name `my_test.parquet` has the word \"test\" (my_test.parquet)",
+            "1: outside of the training split (extra.parquet)",
+            "2: not read beside parquet or Arrow files (0.png, metadata.csv)",
+        ]
+    );
+    let nothing = folder(&[("metadata.jsonl", JSONL.as_bytes())], &["0.png", "1.png"]);
+    assert!(left_out(&nothing).is_empty());
+}
+
+#[test]
+fn a_folder_where_all_is_left_out_says_why() {
+    let text = refusal(open_at(folder(&[("test/0.txt", b"picture 0")], &["test/0.png"]).path()));
+    assert!(text.contains("because the name `test` has the word \"test\" (test/0.png)"), "{text}");
+    let text = refusal(open_at(folder(&[("0.heic", b"no")], &[]).path()));
+    assert!(text.contains("HEIC pictures are not read; convert them to PNG or JPEG (0.heic)"), "{text}");
+}
+
+// Arrow
+
+#[cfg(not(feature = "arrow"))]
+#[test]
+fn arrow_files_say_how_to_read_them() {
+    let text = refusal(open_at(fixture("layouts/saved")));
+    assert!(text.contains("data-00000-of-00002.arrow is an Arrow file"), "{text}");
+    assert!(text.contains("--features arrow") && text.contains("to_parquet"), "{text}");
+}
+
+#[cfg(feature = "arrow")]
+mod arrow {
+    use super::*;
+
+    #[test]
+    fn saved_datasets_are_read_in_all_their_shards() {
+        assert_rows(open_at(fixture("layouts/saved")), 5);
+        let source = open_at(fixture("layouts/saved")).unwrap();
+        assert!(
+            (0..5).all(|row| source.fingerprint(row).unwrap() != source.fingerprint((row + 1) % 5).unwrap())
+        );
+    }
+
+    #[test]
+    fn of_a_saved_dictionary_the_training_split_is_read() {
+        assert_rows(open_at(fixture("layouts/saved_dict")), 3);
+        let source = open_at(fixture("layouts/saved_dict")).unwrap();
+        let left_out: Vec<String> = source.left_out().groups().map(ToString::to_string).collect();
+        assert_eq!(
+            left_out,
+            [
+                "1: in a held-out split, because the name `test` has the word \"test\" (test/data-00000-of-00001.arrow)"
+            ]
+        );
+        // A split that is named itself.
+        let test = open_at(fixture("layouts/saved_dict/test")).unwrap();
+        assert_eq!(
+            (test.len(), test.caption(0).unwrap(), test.image(0).unwrap()),
+            (2, "picture 3".to_owned(), picture(3))
+        );
+    }
+
+    #[test]
+    fn plain_bytes_and_large_strings_are_read_and_null_is_blank() {
+        let source = open_at(fixture("layouts/saved_strings")).unwrap();
+        assert_eq!((source.len(), source.caption(2).unwrap()), (3, "picture 2".to_owned()));
+        assert_eq!(source.image(1).unwrap(), picture(1));
+        assert!(source.caption(1).unwrap_err().to_string().contains("the caption is blank"));
+    }
+
+    /// A copy of the saved dataset.
+    fn copy() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(fixture("layouts/saved")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn what_datasets_keeps_of_its_computations_is_no_data_and_a_missing_shard_is_noticed() {
+        let folder = copy();
+        let shard = folder.path().join("data-00000-of-00002.arrow");
+        fs::copy(&shard, folder.path().join("cache-0123456789abcdef.arrow")).unwrap();
+        assert_rows(open_at(folder.path()), 5);
+        assert_eq!(open_at(folder.path()).unwrap().left_out().count(), 1);
+        fs::remove_file(&shard).unwrap();
+        let text = refusal(open_at(folder.path()));
+        assert!(text.contains("of the 2 parts of `data` only 1 are there"), "{text}");
+    }
+
+    #[test]
+    fn damaged_arrow_files_are_refused_and_never_panic() {
+        let folder = copy();
+        let shard = folder.path().join("data-00001-of-00002.arrow");
+        let whole = fs::read(&shard).unwrap();
+        for length in [0, 5, 100, whole.len() / 2, whole.len() - 100] {
+            fs::write(&shard, &whole[..length]).unwrap();
+            let text = refusal(open_at(&shard));
+            assert!(
+                text.contains("data-00001-of-00002.arrow: ") || text.contains("no rows"),
+                "{length}: {text}"
+            );
+        }
+        fs::write(&shard, b"not an Arrow file").unwrap();
+        assert!(refusal(open_at(&shard)).contains("not an Arrow stream"));
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            fs::write(&shard, &damaged).unwrap();
+            if let Ok(source) = open_at(&shard) {
+                (0..source.len().min(4)).for_each(|row| drop((source.caption(row), source.image(row))));
+            }
+        }
+    }
+}

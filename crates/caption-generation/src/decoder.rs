@@ -1,0 +1,78 @@
+use crate::error::Error;
+
+/// One step of all live sequences (beams, or samples): afterwards, sequence `i` is the former sequence `parents[i]` followed
+/// by `tokens[i]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// For each sequence after the step, the sequence before it that it continues.
+    pub parents: Vec<usize>,
+    /// For each sequence after the step, its new token.
+    pub tokens: Vec<u32>,
+}
+
+/// A captioning model in the middle of decoding a batch of pictures: its live sequences, and the keys and values that it
+/// has cached for them.
+///
+/// A decoder begins with one sequence without tokens for each picture. How it sees the pictures (by a prefix of image tokens,
+/// or by cross-attention) is up to the implementation. Calls come from a thread of rayon's pool.
+pub trait CaptionDecoder: Send {
+    /// The model's error; errors of this crate are converted to it.
+    type Error: From<Error> + Send;
+
+    /// Number of live sequences.
+    fn sequences(&self) -> usize;
+
+    /// Appends the same number of tokens to each live sequence, `tokens` being those of the first sequence, then those of
+    /// the second, and so on. Returns the logits that follow the last token of each sequence, one row of `vocab_size`
+    /// values after another.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Self::Error>;
+
+    /// Replaces the live sequences: the new sequence `i` is a copy of the old sequence `parents[i]`. There may be more or
+    /// fewer sequences afterwards.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn reorder(&mut self, parents: &[usize]) -> Result<(), Self::Error>;
+}
+
+/// A decoder with a draft model, for speculative decoding (Leviathan et al., 2023, <https://arxiv.org/abs/2211.17192>).
+///
+/// The draft is cheap and may be wrong. It proposes the next few steps; the model then reads all of them in one pass, which
+/// shows how many are right. Whatever the draft proposes, the captions are those of plain decoding if
+/// [`verify`](Self::verify) and [`append`](CaptionDecoder::append) give the same logits.
+pub trait SpeculativeDecoder: CaptionDecoder {
+    /// The draft's logits after the last of `steps`, which follow one another from the live sequences: one row of
+    /// `vocab_size` values for each sequence of the last step. The live sequences stay as they are.
+    ///
+    /// Between two calls of [`verify`](Self::verify), each call has the steps of the call before and one more, so that a
+    /// draft with a cache of its own has to read the newest step only.
+    ///
+    /// # Errors
+    /// Those of the draft model.
+    fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
+
+    /// The model's logits after each of `steps`, which follow one another from the live sequences, in one pass: the rows
+    /// of the first step's sequences, then those of the second step's, and so on. There is at least one step.
+    ///
+    /// The live sequences stay as they are until [`accept`](Self::accept).
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
+
+    /// Makes the live sequences those after the first `accepted` of the steps that were verified last, at least one, and
+    /// forgets the other steps.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn accept(&mut self, accepted: usize) -> Result<(), Self::Error>;
+
+    /// The most rows (sequences times steps of a call of [`verify`](Self::verify)) that the model reads in about the time of
+    /// one row, because it waits for the weights. Default: 8.
+    fn max_rows(&self) -> usize {
+        8
+    }
+}

@@ -1,0 +1,30 @@
+use crate::caption::Caption;
+
+/// The search for captions of one picture: it chooses the sequences to continue from the logits that follow them.
+pub(crate) trait Search: Send + Sync {
+    /// Number of its live sequences.
+    fn sequences(&self) -> usize;
+
+    /// Takes the logits that follow each live sequence, `(sequences, vocab_size)`, which it may overwrite, and returns how
+    /// each new live sequence continues an old one.
+    fn advance(&mut self, logits: &mut [f32]) -> Vec<Continuation>;
+
+    fn is_done(&self) -> bool;
+
+    /// The tokens of the best sequence so far.
+    fn best(&self) -> &[u32];
+
+    /// The captions found, best first.
+    fn captions(&self) -> Vec<Caption>;
+
+    /// An independent copy, with which a draft looks ahead.
+    fn fork(&self) -> Box<dyn Search + '_>;
+}
+
+/// A live sequence continued by a token.
+#[derive(Clone, Copy)]
+pub(crate) struct Continuation {
+    /// Index of the sequence among those of its search.
+    pub(crate) parent: usize,
+    pub(crate) token: u32,
+}

@@ -1,0 +1,94 @@
+#![doc = include_str!("../README.md")]
+
+mod error;
+
+use std::path::Path;
+
+use caption_data::{CaptionTokenizer, ImageDecoder, ImageProcessor};
+use git_model::{Checkpoint, GitForCausalLm};
+use train_ops::{FrozenBuilder, Pass};
+
+pub use caption_data::RgbImage;
+pub use error::{Error, Result};
+pub use git_model::GenerationConfig;
+
+/// A GIT model with its tokenizer and image processor.
+#[derive(Debug)]
+pub struct Captioner {
+    /// How captions are decoded; greedily by default. Of several captions for a picture, the first is used.
+    pub config: GenerationConfig,
+    model: GitForCausalLm,
+    tokenizer: CaptionTokenizer,
+    processor: ImageProcessor,
+}
+
+impl Captioner {
+    /// Opens the checkpoint in the folder `dir`, on the CPU in f32.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the files do not belong to one GIT model.
+    pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let model = GitForCausalLm::load(&Checkpoint::open(dir)?, &mut FrozenBuilder)?;
+        Self::new(model, CaptionTokenizer::from_pretrained(dir)?, ImageProcessor::from_pretrained(dir)?)
+    }
+
+    /// A captioner from a model on any device, with or without adapters, and from its tokenizer and image processor.
+    ///
+    /// # Errors
+    /// If the three do not fit each other.
+    pub fn new(
+        model: GitForCausalLm,
+        tokenizer: CaptionTokenizer,
+        processor: ImageProcessor,
+    ) -> Result<Self> {
+        let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
+        if tokens > vocab_size {
+            return Err(Error::Vocabulary { tokenizer: tokens, model: vocab_size });
+        }
+        let size = model.config().vision_config.image_size;
+        match processor.output_size() {
+            Some(output) if output != (size, size) => {
+                Err(Error::ImageSize { processor: output, model: size })
+            }
+            _ => Ok(Self { config: GenerationConfig::default(), model, tokenizer, processor }),
+        }
+    }
+
+    /// The caption of a picture file.
+    ///
+    /// # Errors
+    /// If the file is not a picture, or the options of [`config`](Self::config) do not fit the model.
+    pub fn caption(&self, picture: impl AsRef<Path>) -> Result<String> {
+        Ok(self.captions(&[picture])?.swap_remove(0))
+    }
+
+    /// The captions of picture files, in one batch.
+    ///
+    /// # Errors
+    /// As [`caption`](Self::caption).
+    pub fn captions(&self, pictures: &[impl AsRef<Path>]) -> Result<Vec<String>> {
+        let images = pictures.iter().map(|path| read(path.as_ref())).collect::<Result<Vec<_>>>()?;
+        self.caption_images(&images)
+    }
+
+    /// The captions of pictures in memory, in one batch.
+    ///
+    /// # Errors
+    /// As [`caption`](Self::caption).
+    pub fn caption_images(&self, images: &[RgbImage]) -> Result<Vec<String>> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pixels = self.processor.pixel_values(images, self.model.device())?;
+        let features = self.model.encode_images(&pixels, &Pass::inference())?;
+        let captions = self.model.generate(&features, None, &self.config)?;
+        let first = captions.iter().step_by(self.config.num_return_sequences);
+        first.map(|caption| Ok(self.tokenizer.decode(&caption.ids, true)?)).collect()
+    }
+}
+
+fn read(path: &Path) -> Result<RgbImage> {
+    let file = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    ImageDecoder::default().decode(&file).map_err(|source| Error::Picture { path: path.to_owned(), source })
+}

@@ -1,0 +1,204 @@
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{EarlyStopping, Error, GitConfig, Result};
+
+/// How a checkpoint asks to be decoded: what its `generation_config.json` sets, or its `config.json` where there is no such file,
+/// as transformers reads them. `None` is what the file leaves open.
+#[derive(Clone, Debug, Default)]
+pub struct GenerationDefaults {
+    /// Token that a caption starts with, instead of that of `config.json`.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a caption, instead of those of `config.json`; empty where the file says `null`.
+    pub eos_token_id: Option<Vec<u32>>,
+    /// Tokens of prompt and caption at most. [`max_new_tokens`](Self::max_new_tokens) comes before it.
+    pub max_length: Option<usize>,
+    /// Tokens to generate at most.
+    pub max_new_tokens: Option<usize>,
+    /// Tokens of prompt and caption before the end token is allowed. [`min_new_tokens`](Self::min_new_tokens) comes before it.
+    pub min_length: Option<usize>,
+    /// Tokens to generate before the end token is allowed.
+    pub min_new_tokens: Option<usize>,
+    /// Beams.
+    pub num_beams: Option<usize>,
+    /// Exponent of the length that a finished beam's log-probability is divided by.
+    pub length_penalty: Option<f32>,
+    /// When beam search stops.
+    pub early_stopping: Option<EarlyStopping>,
+    /// Size of the n-grams that do not occur twice; 0 allows all.
+    pub no_repeat_ngram_size: Option<usize>,
+    /// Divides the scores of tokens that occurred.
+    pub repetition_penalty: Option<f32>,
+    /// Token sequences that never occur.
+    pub bad_words: Option<Vec<Vec<u32>>>,
+    /// Captions for each picture.
+    pub num_return_sequences: Option<usize>,
+    /// Whether tokens are drawn.
+    pub do_sample: Option<bool>,
+    /// Divides the scores before drawing.
+    pub temperature: Option<f32>,
+    /// Tokens that are drawn from; 0 for all.
+    pub top_k: Option<usize>,
+    /// Probability of the tokens that are drawn from.
+    pub top_p: Option<f32>,
+    /// Share of the best token's probability below which none is drawn.
+    pub min_p: Option<f32>,
+    path: PathBuf,
+    /// Options that would change captions and are not implemented, with their values; and whether only draws feel them.
+    unsupported: Vec<(&'static str, String, bool)>,
+}
+
+/// Options of transformers that change captions and that this crate does not implement: the number that asks for nothing, besides
+/// null, false and an empty list, and whether only draws feel them. Options that are in neither list change no caption.
+const UNSUPPORTED: [(&str, Option<f64>, bool); 24] = [
+    ("begin_suppress_tokens", None, false),
+    ("constraints", None, false),
+    ("diversity_penalty", Some(0.0), false),
+    ("dola_layers", None, false),
+    ("encoder_no_repeat_ngram_size", Some(0.0), false),
+    ("encoder_repetition_penalty", Some(1.0), false),
+    ("epsilon_cutoff", Some(0.0), true),
+    ("eta_cutoff", Some(0.0), true),
+    ("exponential_decay_length_penalty", None, false),
+    ("force_words_ids", None, false),
+    ("forced_bos_token_id", None, false),
+    ("forced_eos_token_id", None, false),
+    ("guidance_scale", Some(1.0), false),
+    ("max_time", None, false),
+    ("num_beam_groups", Some(1.0), false),
+    ("penalty_alpha", Some(0.0), false),
+    ("renormalize_logits", None, false),
+    ("sequence_bias", None, false),
+    ("stop_strings", None, false),
+    ("suppress_tokens", None, false),
+    ("token_healing", None, false),
+    ("top_h", None, true),
+    ("typical_p", Some(1.0), true),
+    ("watermarking_config", None, false),
+];
+
+impl GenerationDefaults {
+    /// Reads what the checkpoint in the folder `dir` sets.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or an option has a value of another kind than it should.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let files = [dir.join("generation_config.json"), dir.join("config.json")];
+        let Some(path) = files.into_iter().find(|path| path.is_file()) else { return Ok(Self::default()) };
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let options =
+            serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+        Self::from_options(&Options { path, options })
+    }
+
+    fn from_options(file: &Options) -> Result<Self> {
+        let (integer, number) = ("a whole number of at least 0", "a number");
+        let tokens = "a token id, a list of them, or null";
+        // An option that says null is unset, but for the end token, where null is none.
+        let eos = match file.options.get("eos_token_id") {
+            Some(Value::Null) => Some(Vec::new()),
+            Some(Value::Array(_)) => file.get("eos_token_id", tokens)?,
+            _ => file.get("eos_token_id", tokens)?.map(|id| vec![id]),
+        };
+        let early_stopping = match file.options.get("early_stopping") {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(true)) => Some(EarlyStopping::Always),
+            Some(Value::Bool(false)) => Some(EarlyStopping::Heuristic),
+            Some(Value::String(text)) if text == "never" => Some(EarlyStopping::Never),
+            Some(other) => return Err(file.refuse("early_stopping", other, "true, false or \"never\"")),
+        };
+        Ok(Self {
+            bos_token_id: file.get("bos_token_id", "a token id")?,
+            eos_token_id: eos,
+            max_length: file.get("max_length", integer)?,
+            max_new_tokens: file.get("max_new_tokens", integer)?,
+            min_length: file.get("min_length", integer)?,
+            min_new_tokens: file.get("min_new_tokens", integer)?,
+            num_beams: file.get("num_beams", integer)?,
+            length_penalty: file.get("length_penalty", number)?,
+            early_stopping,
+            no_repeat_ngram_size: file.get("no_repeat_ngram_size", integer)?,
+            repetition_penalty: file.get("repetition_penalty", number)?,
+            bad_words: file.get("bad_words_ids", "a list of lists of token ids")?,
+            num_return_sequences: file.get("num_return_sequences", integer)?,
+            do_sample: file.get("do_sample", "true or false")?,
+            temperature: file.get("temperature", number)?,
+            top_k: file.get("top_k", integer)?,
+            top_p: file.get("top_p", number)?,
+            min_p: file.get("min_p", number)?,
+            unsupported: file.unsupported(),
+            path: file.path.clone(),
+        })
+    }
+
+    /// The file that was read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails where the file asks for something that would change captions and is not implemented. `sampling` is whether tokens are
+    /// drawn: some options change nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] names the first such option.
+    pub fn check_supported(&self, sampling: bool) -> Result<()> {
+        match self.unsupported.iter().find(|(_, _, draws)| sampling || !draws) {
+            None => Ok(()),
+            Some((field, got, _)) => {
+                let supported = "null (no such option is implemented)".to_owned();
+                Err(Error::Unsupported { path: self.path.clone(), field, got: got.clone(), supported })
+            }
+        }
+    }
+
+    /// Puts the begin and end tokens in the place of those of the configuration.
+    pub(crate) fn set_tokens(&self, config: &mut GitConfig) {
+        config.bos_token_id = self.bos_token_id.unwrap_or(config.bos_token_id);
+        if let Some(eos) = &self.eos_token_id {
+            config.eos_token_id.clone_from(eos);
+        }
+    }
+}
+
+/// The contents of a file.
+struct Options {
+    path: PathBuf,
+    options: Map<String, Value>,
+}
+
+impl Options {
+    /// The value of an option; `None` if it is missing or null.
+    fn get<T: DeserializeOwned>(&self, name: &'static str, supported: &str) -> Result<Option<T>> {
+        match self.options.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match serde_json::from_value(value.clone()) {
+                Ok(value) => Ok(Some(value)),
+                Err(_) => Err(self.refuse(name, value, supported)),
+            },
+        }
+    }
+
+    fn refuse(&self, field: &'static str, got: &Value, supported: &str) -> Error {
+        let supported = supported.to_owned();
+        Error::Unsupported { path: self.path.clone(), field, got: got.to_string(), supported }
+    }
+
+    fn unsupported(&self) -> Vec<(&'static str, String, bool)> {
+        let active = |name: &str, neutral: Option<f64>| {
+            self.options.get(name).filter(|value| match value {
+                Value::Null | Value::Bool(false) => false,
+                Value::Array(items) => !items.is_empty(),
+                Value::Object(items) => !items.is_empty(),
+                Value::Number(number) => neutral.is_none() || number.as_f64() != neutral,
+                _ => true,
+            })
+        };
+        UNSUPPORTED
+            .iter()
+            .filter_map(|(name, neutral, draws)| Some((*name, active(name, *neutral)?.to_string(), *draws)))
+            .collect()
+    }
+}

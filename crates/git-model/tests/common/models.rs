@@ -1,0 +1,27 @@
+//! Models of the golden cases of `make_golden.py`, and their logits.
+
+use candle_core::Tensor;
+use git_model::{Checkpoint, GitForCausalLm};
+use train_ops::{FrozenBuilder, Pass};
+
+use super::Golden;
+
+/// A golden case, and its model with frozen layers.
+pub(crate) fn model(case: &str) -> (Golden, GitForCausalLm) {
+    let golden = Golden::load(case);
+    let dir = tempfile::tempdir().unwrap();
+    golden.checkpoint().write(dir.path());
+    let model = GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), &mut FrozenBuilder).unwrap();
+    (golden, model)
+}
+
+/// The values of a tensor.
+pub(crate) fn list(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Logits at every position, without a cache.
+pub(crate) fn logits(model: &GitForCausalLm, features: &Tensor, ids: &Tensor) -> Tensor {
+    let pass = Pass::inference();
+    model.logits(&model.hidden_states(features, ids, &pass).unwrap(), &pass).unwrap()
+}

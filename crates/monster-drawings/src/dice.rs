@@ -1,0 +1,83 @@
+/// A stream of random numbers that is the same on every machine and in every version of this crate.
+///
+/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): the n-th number is a
+/// bijective mix of `start + n * GAMMA`. Integers alone decide what is sampled; the only floating-point operations
+/// are a division by a power of two and one multiplication and addition, all exactly rounded.
+pub(crate) struct Dice {
+    state: u64,
+}
+
+/// What a stream decides, so that no two decisions share one.
+#[derive(Clone, Copy)]
+pub(crate) enum Stream {
+    /// Which creature in which colour sits in which row.
+    Deal = 1,
+    /// Everything else about one row.
+    Row = 2,
+}
+
+const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+impl Dice {
+    /// The stream numbered `index` of its kind.
+    pub(crate) fn new(seed: u64, stream: Stream, index: u64) -> Self {
+        let state =
+            [seed, stream as u64, index].into_iter().fold(0, |state, word| mix(state ^ mix(word ^ GAMMA)));
+        Self { state }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(GAMMA);
+        mix(self.state)
+    }
+
+    /// A whole number in `0..n`; each is equally likely up to `n / 2^32`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (((self.next() >> 32) * n as u64) >> 32) as usize
+    }
+
+    /// One of `items`, which must not be empty.
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())]
+    }
+
+    /// True `percent` times in a hundred.
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    /// A number in `low..high`, uniform on 2^24 steps.
+    pub(crate) fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * ((self.next() >> 40) as f32 / 16_777_216.0)
+    }
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_published_generator() {
+        // The first outputs of SplitMix64 from state 1234567.
+        let mut dice = Dice { state: 1_234_567 };
+        let numbers: Vec<u64> = (0..3).map(|_| dice.next()).collect();
+        assert_eq!(
+            numbers,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
+    }
+
+    #[test]
+    fn every_side_comes_up_about_equally_often() {
+        let mut dice = Dice::new(1, Stream::Row, 2);
+        let mut counts = [0; 6];
+        (0..60_000).for_each(|_| counts[dice.below(6)] += 1);
+        assert!(counts.iter().all(|n| (9_600..10_400).contains(n)), "{counts:?}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Small monsters, drawn in code from a seed, with captions in two styles: a dataset that needs no network.
+//!
+//! Ten creatures in nine colours, each with one special feature, a face and a place to be, on white with a bold
+//! outline. A picture and its captions are pure functions of (seed, row), the same on every machine. A model
+//! pre-trained on the first style has something to learn from the second: to say the same in sentences.
+//!
+//! ```
+//! use caption_data::CaptionSource;
+//! use monster_drawings::{DrawingSource, Style};
+//!
+//! let source = DrawingSource::new(7, 700, Style::Second, 64);
+//! assert_eq!(source.image(0)?.dimensions(), (64, 64));
+//!
+//! let monster = source.monster(0)?;
+//! assert_eq!(source.caption(0)?, monster.caption(Style::Second));
+//! assert!(monster.names_creature_and_color(&source.caption(0)?));
+//! # Ok::<(), caption_data::Error>(())
+//! ```
+
+// What a monster is, and what is said of it.
+mod caption;
+mod color;
+mod creature;
+mod dice;
+mod feature;
+mod monster;
+mod source;
+
+// How it is drawn.
+mod adornments;
+mod bodies;
+mod face;
+mod headwear;
+mod scenery;
+mod shape;
+mod sketch;
+
+pub use caption::{Style, vocabulary};
+pub use color::Color;
+pub use creature::Creature;
+pub use feature::Feature;
+pub use monster::{Expression, Monster, Scene};
+pub use source::DrawingSource;

@@ -1,0 +1,328 @@
+use clap::Args;
+use git_model::{GenerationConfig, GenerationDefaults, Sampling};
+
+use super::EarlyStopping;
+use super::values::{count, finite, positive, positive_share, share};
+
+/// How captions are found, by the names and meanings of Hugging Face's GenerationConfig. An option that is not given is what the
+/// checkpoint's generation_config.json says, and else the recipe's default.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+#[command(
+    next_help_heading = "Decoding (what is not given is as the checkpoint's generation_config.json says, else the default)"
+)]
+pub struct Decoding {
+    /// Captions followed at a time; 1 takes the likeliest word each time [default: 2, and 1 with --do-sample]
+    #[arg(long, value_name = "BEAMS", value_parser = count)]
+    pub num_beams: Option<usize>,
+    /// Longest caption, in tokens, the prompt not counted [default: 40]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
+    pub max_new_tokens: Option<usize>,
+    /// Shortest caption, in tokens, the end token and the prompt not counted [default: 0]
+    #[arg(long, value_name = "TOKENS")]
+    pub min_new_tokens: Option<usize>,
+    /// Beams are compared by their log-probability / length^penalty: above 0 favours long captions, below 0 short ones [default: 1]
+    #[arg(long, value_name = "PENALTY", value_parser = finite, allow_negative_numbers = true)]
+    pub length_penalty: Option<f64>,
+    /// Never say the same so many tokens in a row twice; 0 allows it [default: 2]
+    #[arg(long, value_name = "TOKENS")]
+    pub no_repeat_ngram_size: Option<usize>,
+    /// Divides the scores of tokens that were said already, above 1 against repetition; 1 changes nothing [default: 1.15]
+    #[arg(long, value_name = "PENALTY", value_parser = positive)]
+    pub repetition_penalty: Option<f64>,
+    /// When beam search stops [default: true]
+    #[arg(long, value_enum)]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Draw each word at random by its probability, or do not with --do-sample=false [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub do_sample: Option<bool>,
+    /// Divides the scores before drawing: below 1 is bolder on the likely words, above 1 evens them out [default: 1]
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Draw from the so many likeliest tokens; 0 from all [default: 50]
+    #[arg(long, value_name = "TOKENS")]
+    pub top_k: Option<usize>,
+    /// Draw from the likeliest tokens that together reach this probability [default: 1]
+    #[arg(long, value_name = "P", value_parser = positive_share)]
+    pub top_p: Option<f64>,
+    /// Draw from the tokens that are at least this share as probable as the likeliest; 0 from all [default: 0]
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub min_p: Option<f64>,
+    /// Seed of the draws [default: 42]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// Never say these words or phrases: separated by commas, or one a flag
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    pub bad_words: Vec<String>,
+    /// Captions for each picture: of beams the best first and at most as many as there are, of draws any number [default: 1]
+    #[arg(long, value_name = "CAPTIONS", value_parser = count)]
+    pub num_return_sequences: Option<usize>,
+    /// A text that the caption continues, such as a question about the picture
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+}
+
+impl Decoding {
+    /// The options of the command line, completed by those of the checkpoint and of the recipe. `prompt` is the prompt's length in
+    /// tokens, the start token counted, and `bad_words` the ids of [`bad_words`](Self::bad_words).
+    ///
+    /// # Errors
+    /// If options contradict each other, or the checkpoint asks for what is not implemented. The message names the flag that helps.
+    pub fn resolve(
+        &self,
+        file: &GenerationDefaults,
+        prompt: usize,
+        bad_words: Vec<Vec<u32>>,
+    ) -> Result<GenerationConfig, String> {
+        let recipe = GenerationConfig::recipe();
+        let sampling = self.sampling(file)?;
+        file.check_supported(sampling.is_some()).map_err(|error| error.to_string())?;
+        let beams = if sampling.is_some() { 1 } else { recipe.num_beams };
+        let early_stopping = self.early_stopping.map(|early_stopping| match early_stopping {
+            EarlyStopping::True => git_model::EarlyStopping::Always,
+            EarlyStopping::False => git_model::EarlyStopping::Heuristic,
+            EarlyStopping::Never => git_model::EarlyStopping::Never,
+        });
+        let penalty = |flag: Option<f64>| flag.map(|penalty| penalty as f32);
+        let max_new_tokens = self.max_new_tokens(file, prompt, recipe.max_new_tokens)?;
+        let config = GenerationConfig {
+            max_new_tokens,
+            min_new_tokens: self.min_new_tokens(file, prompt, max_new_tokens)?,
+            num_beams: self.num_beams.or(file.num_beams).unwrap_or(beams),
+            length_penalty: penalty(self.length_penalty)
+                .or(file.length_penalty)
+                .unwrap_or(recipe.length_penalty),
+            early_stopping: early_stopping.or(file.early_stopping).unwrap_or(recipe.early_stopping),
+            no_repeat_ngram_size: self
+                .no_repeat_ngram_size
+                .or(file.no_repeat_ngram_size)
+                .unwrap_or(recipe.no_repeat_ngram_size),
+            repetition_penalty: penalty(self.repetition_penalty)
+                .or(file.repetition_penalty)
+                .unwrap_or(recipe.repetition_penalty),
+            // The checkpoint's configuration has those of its generation_config.json already.
+            eos_token_id: None,
+            bad_words: match &file.bad_words {
+                Some(words) if self.bad_words.is_empty() => words.clone(),
+                _ => bad_words,
+            },
+            num_return_sequences: self.num_return_sequences.or(file.num_return_sequences).unwrap_or(1),
+            sampling,
+        };
+        self.check(file, &config)?;
+        Ok(config)
+    }
+
+    /// How words are drawn, if they are.
+    fn sampling(&self, file: &GenerationDefaults) -> Result<Option<Sampling>, String> {
+        let flags = [
+            ("--temperature", self.temperature.is_some()),
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        if !self.do_sample.or(file.do_sample).unwrap_or(false) {
+            return match flags.iter().find(|(_, given)| *given) {
+                Some((flag, _)) => Err(format!("{flag} does nothing without --do-sample")),
+                None => Ok(None),
+            };
+        }
+        let default = Sampling::default();
+        let number = |flag: Option<f64>, file: Option<f32>, default: f32| {
+            flag.map(|number| number as f32).or(file).unwrap_or(default)
+        };
+        Ok(Some(Sampling {
+            temperature: number(self.temperature, file.temperature, default.temperature),
+            top_k: self.top_k.or(file.top_k).unwrap_or(default.top_k),
+            top_p: number(self.top_p, file.top_p, default.top_p),
+            min_p: number(self.min_p, file.min_p, default.min_p),
+            seed: self.seed.unwrap_or(42),
+        }))
+    }
+
+    fn max_new_tokens(
+        &self,
+        file: &GenerationDefaults,
+        prompt: usize,
+        default: usize,
+    ) -> Result<usize, String> {
+        if let Some(tokens) = self.max_new_tokens.or(file.max_new_tokens) {
+            return Ok(tokens);
+        }
+        match file.max_length {
+            None => Ok(default),
+            // It counts the prompt too.
+            Some(length) if length > prompt => Ok(length - prompt),
+            Some(length) => Err(format!(
+                "max_length {length} of {} leaves no token after a prompt of {prompt}: give --max-new-tokens",
+                file.path().display()
+            )),
+        }
+    }
+
+    fn min_new_tokens(&self, file: &GenerationDefaults, prompt: usize, most: usize) -> Result<usize, String> {
+        match self.min_new_tokens {
+            Some(tokens) if tokens > most => Err(format!(
+                "--min-new-tokens {tokens} is more than --max-new-tokens {most}, with which a caption ends"
+            )),
+            Some(tokens) => Ok(tokens),
+            None => {
+                let length = file.min_length.map_or(0, |length| length.saturating_sub(prompt));
+                // As transformers: captions end where they must.
+                Ok(file.min_new_tokens.unwrap_or(length).min(most))
+            }
+        }
+    }
+
+    /// Fails where options contradict each other; what is from the checkpoint's file is said to be.
+    fn check(&self, file: &GenerationDefaults, config: &GenerationConfig) -> Result<(), String> {
+        let named = |given: bool, flag: &str, name: &str, value: usize| match given {
+            true => format!("{flag} {value}"),
+            false => format!("{name} {value} of {}", file.path().display()),
+        };
+        let beams = named(
+            self.num_beams.is_some() || file.num_beams.is_none(),
+            "--num-beams",
+            "num_beams",
+            config.num_beams,
+        );
+        let several = named(
+            self.num_return_sequences.is_some(),
+            "--num-return-sequences",
+            "num_return_sequences",
+            config.num_return_sequences,
+        );
+        if config.sampling.is_some() && config.num_beams > 1 {
+            let draws = match self.do_sample {
+                Some(_) => "--do-sample".to_owned(),
+                None => format!("do_sample of {}", file.path().display()),
+            };
+            return Err(format!(
+                "{draws} follows one caption at a time, and {beams} as many: give --num-beams 1, or --do-sample=false"
+            ));
+        }
+        if config.sampling.is_none() && config.num_return_sequences > config.num_beams {
+            return Err(format!("{several} is more than {beams}: give more --num-beams, or fewer captions"));
+        }
+        config.check().map_err(|error| match file.path().file_name() {
+            Some(_) => format!("{error} (from {} or the command line)", file.path().display()),
+            None => error.to_string(),
+        })
+    }
+}
+
+/// A temperature: any number above 0.
+fn temperature(text: &str) -> Result<f64, String> {
+    if text.parse() == Ok(0.0) {
+        return Err("0 would always take the likeliest token: leave --temperature and --do-sample out".into());
+    }
+    positive(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Caption;
+
+    fn flags(arguments: &str) -> Decoding {
+        let arguments = ["caption", "a.png"].into_iter().chain(arguments.split_whitespace());
+        Caption::try_parse_from(arguments).unwrap().decoding
+    }
+
+    fn file(json: &str) -> GenerationDefaults {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("generation_config.json"), json).unwrap();
+        GenerationDefaults::read(folder.path()).unwrap()
+    }
+
+    fn resolve(arguments: &str, json: &str, prompt: usize) -> Result<GenerationConfig, String> {
+        flags(arguments).resolve(&file(json), prompt, Vec::new())
+    }
+
+    /// What git-base and the embedded model have: the tokens alone.
+    #[test]
+    fn a_file_of_tokens_alone_leaves_the_recipes_decoding() {
+        let json = r#"{"_from_model_config": true, "bos_token_id": 101, "eos_token_id": 102, "pad_token_id": 0,
+            "transformers_version": "4.27.0.dev0"}"#;
+        let (resolved, recipe) = (resolve("", json, 1).unwrap(), GenerationConfig::recipe());
+        assert_eq!(format!("{resolved:?}"), format!("{recipe:?}"));
+        let none = Decoding::default().resolve(&GenerationDefaults::default(), 1, Vec::new()).unwrap();
+        assert_eq!(format!("{none:?}"), format!("{recipe:?}"));
+    }
+
+    #[test]
+    fn each_option_is_the_flags_else_the_files_else_the_recipes() {
+        let json = r#"{"num_beams": 5, "length_penalty": 0.5, "no_repeat_ngram_size": 0, "early_stopping": "never",
+            "bad_words_ids": [[7, 8]], "num_return_sequences": 2}"#;
+        let config = resolve("--length-penalty -1", json, 1).unwrap();
+        assert_eq!((config.num_beams, config.length_penalty, config.no_repeat_ngram_size), (5, -1.0, 0));
+        assert_eq!((config.repetition_penalty, config.max_new_tokens), (1.15, 40));
+        assert_eq!(config.early_stopping, git_model::EarlyStopping::Never);
+        assert_eq!((config.bad_words, config.num_return_sequences), (vec![vec![7, 8]], 2));
+        let greedy = resolve("--num-beams 1 --num-return-sequences 1", json, 1).unwrap();
+        assert_eq!((greedy.num_beams, greedy.num_return_sequences), (1, 1));
+    }
+
+    /// As `_prepare_generated_length` of transformers 5.23: max_length and min_length count the prompt.
+    #[test]
+    fn lengths_of_the_file_count_the_prompt_and_new_tokens_do_not() {
+        let lengths = |arguments, json, prompt| {
+            let config = resolve(arguments, json, prompt).unwrap();
+            (config.min_new_tokens, config.max_new_tokens)
+        };
+        assert_eq!(lengths("", r#"{"max_length": 12, "min_length": 5}"#, 1), (4, 11));
+        assert_eq!(lengths("", r#"{"max_length": 12, "min_length": 5}"#, 6), (0, 6));
+        assert_eq!(lengths("", r#"{"max_length": 12, "max_new_tokens": 7, "min_new_tokens": 9}"#, 3), (7, 7));
+        assert_eq!(lengths("--max-new-tokens 30", r#"{"max_length": 12}"#, 1), (0, 30));
+        let error = resolve("", r#"{"max_length": 4}"#, 4).unwrap_err();
+        assert!(error.contains("max_length 4 of ") && error.contains("give --max-new-tokens"), "{error}");
+        assert!(resolve("--min-new-tokens 41", "{}", 1).unwrap_err().contains("--min-new-tokens 41 is more"));
+    }
+
+    #[test]
+    fn draws_of_the_file_follow_one_caption_and_can_be_turned_off() {
+        let json = r#"{"do_sample": true, "temperature": 0.7, "top_k": 5}"#;
+        let config = resolve("--top-p 0.9 --seed 3", json, 1).unwrap();
+        let sampling = config.sampling.unwrap();
+        assert_eq!((config.num_beams, sampling.temperature, sampling.top_k), (1, 0.7, 5));
+        assert_eq!((sampling.top_p, sampling.seed), (0.9, 3));
+        assert!(resolve("--do-sample=false", json, 1).unwrap().sampling.is_none());
+        let error = resolve("--num-beams 3", json, 1).unwrap_err();
+        assert!(error.contains("do_sample of ") && error.contains("--do-sample=false"), "{error}");
+        for flag in ["--temperature 0.7", "--top-k 3", "--seed 1", "--min-p 0.1"] {
+            let error = resolve(flag, "{}", 1).unwrap_err();
+            assert!(error.contains("does nothing without --do-sample"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_is_not_implemented_is_named() {
+        for (arguments, json, words) in [
+            (
+                "--do-sample --num-beams 3",
+                "{}",
+                "--do-sample follows one caption at a time, and --num-beams 3",
+            ),
+            ("--num-return-sequences 3", "{}", "--num-return-sequences 3 is more than --num-beams 2"),
+            ("", r#"{"num_return_sequences": 3}"#, "num_return_sequences 3 of "),
+            ("", r#"{"suppress_tokens": [5]}"#, "suppress_tokens is [5]"),
+            ("", r#"{"forced_eos_token_id": 3}"#, "forced_eos_token_id is 3"),
+            ("--do-sample", r#"{"typical_p": 0.5}"#, "typical_p is 0.5"),
+            ("", r#"{"num_beams": 0}"#, "num_beams must be at least 1"),
+        ] {
+            let error = resolve(arguments, json, 1).unwrap_err();
+            assert!(error.contains(words), "{arguments} {json}: {error}");
+        }
+        // Idle ones are in many files.
+        resolve(
+            "",
+            r#"{"typical_p": 0.5, "num_beam_groups": 1, "suppress_tokens": [], "guidance_scale": null}"#,
+            1,
+        )
+        .unwrap();
+    }
+}

@@ -1,0 +1,205 @@
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Command};
+use serde::{Deserialize, Serialize};
+
+/// Flags that belong to one command and not to the run that it begins or continues.
+const OF_THE_COMMAND: [&str; 6] =
+    ["help", "output-dir", "overwrite-output-dir", "resume", "sweep", "version"];
+
+/// Flags that a later flag makes void: a run of `--max-steps 10` that is resumed with `--num-train-epochs 30` is to make
+/// 30 epochs.
+const MAKES_VOID: [(&str, &str); 5] = [
+    ("num-train-epochs", "max-steps"),
+    ("no-feature-cache", "feature-cache-dir"),
+    ("no-feature-cache", "feature-cache-memory"),
+    ("feature-cache-dir", "no-feature-cache"),
+    ("feature-cache-memory", "no-feature-cache"),
+];
+
+/// Flags that take paths.
+const PATHS: [&str; 4] = ["dataset", "feature-cache-dir", "init-adapter", "model"];
+
+/// The flags of a command line by their names without dashes, as they were given or as their defaults are: saved with a run, and
+/// given again when it is resumed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Flags(BTreeMap<String, Flag>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Flag {
+    /// None for a flag that takes none.
+    values: Vec<Text>,
+    /// Whether it was given; otherwise it has its default.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    given: bool,
+}
+
+/// A value: text, but for paths that are none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Plain(String),
+    Raw(OsString),
+}
+
+impl From<OsString> for Text {
+    fn from(text: OsString) -> Self {
+        text.into_string().map_or_else(Self::Raw, Self::Plain)
+    }
+}
+
+impl AsRef<OsStr> for Text {
+    fn as_ref(&self) -> &OsStr {
+        match self {
+            Self::Plain(text) => text.as_ref(),
+            Self::Raw(text) => text,
+        }
+    }
+}
+
+impl Flags {
+    /// The flags of a command line that was read.
+    pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
+        let flag = |argument: &clap::Arg| {
+            let name = argument.get_long().filter(|name| !OF_THE_COMMAND.contains(name))?;
+            let id = argument.get_id().as_str();
+            let given = matches.value_source(id) == Some(ValueSource::CommandLine);
+            let values = if matches!(argument.get_action(), ArgAction::SetTrue) {
+                matches.get_flag(id).then(Vec::new)?
+            } else {
+                matches.get_raw(id)?.map(|value| Text::from(value.to_owned())).collect()
+            };
+            Some((name.to_owned(), Flag { values, given }))
+        };
+        Self(command.get_arguments().filter_map(flag).collect())
+    }
+
+    /// These flags, and those given `later` in their places.
+    #[must_use]
+    pub fn with(&self, later: &Self) -> Self {
+        let mut flags = self.clone();
+        for (name, void) in MAKES_VOID {
+            if later.is_given(name) {
+                flags.0.remove(void);
+            }
+        }
+        let given = later.0.iter().filter(|(_, flag)| flag.given);
+        flags.0.extend(given.map(|(name, flag)| (name.clone(), flag.clone())));
+        flags
+    }
+
+    /// Whether a flag was given.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|flag| flag.given)
+    }
+
+    /// The value of a flag that takes one.
+    pub fn value(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(name)?.values.first().map(AsRef::as_ref)
+    }
+
+    /// Takes a flag out; whether it was there.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
+    }
+
+    /// The flags with relative paths that start from `directory` made absolute.
+    #[must_use]
+    pub fn anchored(&self, directory: &Path) -> Self {
+        let mut flags = self.clone();
+        for name in PATHS {
+            for value in flags.0.get_mut(name).into_iter().flat_map(|flag| &mut flag.values) {
+                // A hub id is not a path, nor is `embedded`; a folder for features may not exist yet.
+                let path = directory.join(value.as_ref());
+                let is_path = path.exists() && value.as_ref() != "embedded";
+                if is_path || name == "feature-cache-dir" {
+                    *value = path.into_os_string().into();
+                }
+            }
+        }
+        flags
+    }
+
+    /// All flags as arguments of a program.
+    pub fn arguments(&self) -> Vec<OsString> {
+        self.0.iter().flat_map(|(name, flag)| arguments(name, flag)).collect()
+    }
+
+    /// The flags that were given, as arguments of a program.
+    pub fn given_arguments(&self) -> Vec<OsString> {
+        let given = self.0.iter().filter(|(_, flag)| flag.given);
+        given.flat_map(|(name, flag)| arguments(name, flag)).collect()
+    }
+}
+
+fn arguments(name: &str, flag: &Flag) -> Vec<OsString> {
+    let with_value = |value: &Text| {
+        let mut argument = OsString::from(format!("--{name}="));
+        argument.push(value);
+        argument
+    };
+    if flag.values.is_empty() {
+        vec![format!("--{name}").into()]
+    } else {
+        flag.values.iter().map(with_value).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Request;
+
+    fn flags(arguments: &str) -> Flags {
+        let arguments = std::iter::once("pokemon_finetune").chain(arguments.split_whitespace());
+        Request::parse(arguments).unwrap().flags
+    }
+
+    #[test]
+    fn what_is_saved_says_the_same_again() {
+        let line =
+            "--seed 7 --no-shuffle --report-to csv,tensorboard --split 0.6,0.2,0.2 --lora-r 4 --output-dir a";
+        let flags = flags(line);
+        let json = serde_json::to_string(&flags).unwrap();
+        let read: Flags = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, flags);
+        let arguments = std::iter::once("pokemon_finetune".into()).chain(read.arguments());
+        let again = Request::parse(arguments).unwrap().options;
+        let mut first = Request::parse(format!("pokemon_finetune {line}").split(' ')).unwrap().options;
+        first.data.output_dir = None;
+        assert_eq!(again, first);
+        let given = ["--lora-r=4", "--no-shuffle", "--report-to=csv", "--report-to=tensorboard", "--seed=7"];
+        let given: Vec<OsString> = given.into_iter().chain(["--split=0.6,0.2,0.2"]).map(Into::into).collect();
+        assert_eq!(flags.given_arguments(), given);
+    }
+
+    #[test]
+    fn later_flags_win_and_defaults_do_not() {
+        let run = flags("--seed 7 --max-steps 10 --no-feature-cache");
+        let later = flags("--num-train-epochs 3 --feature-cache-dir a --logging-steps 5");
+        let flags = run.with(&later);
+        let given = ["--feature-cache-dir=a", "--logging-steps=5", "--num-train-epochs=3", "--seed=7"];
+        assert_eq!(flags.given_arguments(), given.map(OsString::from));
+        assert!(!flags.arguments().contains(&"--seed=42".into()));
+    }
+
+    #[test]
+    fn relative_paths_start_from_where_the_run_was_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["pictures", "embedded"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let text = r#"{"model": {"values": ["microsoft/git-base"], "given": true},
+            "init-adapter": {"values": ["embedded"]}, "dataset": {"values": ["pictures"], "given": true}}"#;
+        let flags: Flags = serde_json::from_str(text).unwrap();
+        let dataset = format!("--dataset={}", folder.path().join("pictures").display());
+        assert_eq!(
+            flags.anchored(folder.path()).arguments(),
+            [dataset.as_str(), "--init-adapter=embedded", "--model=microsoft/git-base"].map(OsString::from)
+        );
+    }
+}

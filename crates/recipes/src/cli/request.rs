@@ -1,0 +1,103 @@
+use std::ffi::OsString;
+
+use clap::error::{Error, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::{Finetune, Flags, command_line};
+use crate::resume::Resumed;
+
+/// A command line of `pokemon_finetune`: the options, and the flags as they were given.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The options.
+    pub options: Finetune,
+    /// The flags, to be saved with the run.
+    pub flags: Flags,
+    /// The command line as a shell takes it, for reports.
+    pub command: String,
+    /// The run that is continued; found by [`Resumed::find`](crate::resume::Resumed::find).
+    pub resumed: Option<Resumed>,
+}
+
+impl Request {
+    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
+    pub fn from_command_line() -> Self {
+        Self::parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads a command line, the program's name first, and refuses flags that would do nothing.
+    ///
+    /// # Errors
+    /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
+    pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
+        // With --resume the other flags are known when the run is found.
+        if options.training.resume.is_none() {
+            if let Some(message) = options.split_conflict() {
+                return Err(refusal(&message));
+            }
+            if let Some(idle) = options.idle_flag() {
+                return Err(refusal(&idle.message));
+            }
+        }
+        Ok(Self { options, flags, command: command_line(arguments), resumed: None })
+    }
+
+    /// The request to continue a run that was begun with the flags `saved`, with those of this one in their places. A saved flag
+    /// that would do nothing beside those given now is left out.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn continuing(&self, saved: &Flags) -> Result<Self, Error> {
+        let program = OsString::from("pokemon_finetune");
+        let mut flags = saved.with(&self.flags);
+        loop {
+            let arguments: Vec<OsString> =
+                std::iter::once(program.clone()).chain(flags.arguments()).collect();
+            let (mut options, _) = read(&arguments)?;
+            if let Some(idle) = options.idle_flag() {
+                if !self.flags.is_given(idle.name) && flags.remove(idle.name) {
+                    continue;
+                }
+                return Err(refusal(&idle.message));
+            }
+            if let Some(message) = options.split_conflict() {
+                return Err(refusal(&message));
+            }
+            options.data.output_dir.clone_from(&self.options.data.output_dir);
+            options.training.resume.clone_from(&self.options.training.resume);
+            let command = command_line(std::iter::once(program).chain(flags.given_arguments()));
+            return Ok(Self { options, flags, command, resumed: None });
+        }
+    }
+}
+
+fn read(arguments: &[OsString]) -> Result<(Finetune, Flags), Error> {
+    let command = Finetune::command();
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    let options = Finetune::from_arg_matches(&matches)?;
+    Ok((options, Flags::of(&command, &matches)))
+}
+
+fn refusal(message: &str) -> Error {
+    Finetune::command().error(ErrorKind::ArgumentConflict, message)
+}
+
+/// Attaches numbers below 0 to the flags before them, as `--max-steps=-1`: clap would take them for flags of their own, and a
+/// flag says what it takes.
+fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_number = |text: &str| text.starts_with('-') && text.parse::<f64>().is_ok();
+    let is_flag = |text: &str| text.starts_with("--") && text.len() > 2 && !text.contains('=');
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(flag) if is_flag(&flag.to_string_lossy()) && is_number(&argument.to_string_lossy()) => {
+                flag.push("=");
+                flag.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}

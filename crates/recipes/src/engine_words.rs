@@ -1,0 +1,181 @@
+//! Messages of the training engine in the words of the command line: the engine names its arguments, and a user gave flags.
+
+use anyhow::{Error, anyhow};
+use trainer_core::{ArgumentChange, BoxError, Difference, Event, EventSink, Warning};
+
+/// Arguments whose flags have other names than theirs in kebab case.
+const RENAMED: [(&str, &str); 8] = [
+    ("fused_micro_batches", "--fuse-accumulation"),
+    ("load_best_model_at_end", "--eval-strategy"),
+    ("lr_scheduler_kwargs.decay_ratio", "--lr-decay-ratio"),
+    ("lr_scheduler_kwargs.min_lr_rate", "--min-lr-rate"),
+    ("lr_scheduler_kwargs.num_cycles", "--lr-num-cycles"),
+    ("lr_scheduler_kwargs.power", "--lr-power"),
+    ("max_seconds", "--max-time"),
+    ("parameter_groups", "--loraplus-lr-ratio"),
+];
+
+/// The flag of one of the engine's arguments.
+pub fn flag(argument: &str) -> String {
+    let renamed = RENAMED.iter().find(|(name, _)| *name == argument);
+    renamed.map_or_else(|| format!("--{}", argument.replace('_', "-")), |(_, flag)| (*flag).to_owned())
+}
+
+/// An error of the engine as an error of the command line, which names flags and says what to do.
+pub fn error(error: trainer_core::Error) -> Error {
+    use trainer_core::Error::{
+        AnotherRun, Arguments, EarlierCheckpoints, NoCheckpoint, NonFinite, TooManySkipped,
+    };
+    match &error {
+        Arguments { issues } => {
+            let issues: Vec<String> = issues.iter().map(|issue| named(issue)).collect();
+            anyhow!("{}", issues.join("; "))
+        }
+        AnotherRun { path, differences } => another_run(&path.display().to_string(), differences),
+        NonFinite { .. } => anyhow!("{error}; --on-nan skip passes over such steps"),
+        TooManySkipped { .. } => anyhow!("{error}; --max-skipped-steps allows more"),
+        EarlierCheckpoints { path, .. } => anyhow!(
+            "{} holds checkpoints of an earlier run: continue it with --resume {}, choose another --output-dir, or replace it \
+             with --overwrite-output-dir",
+            path.display(),
+            path.display()
+        ),
+        NoCheckpoint { path, damaged } => anyhow!(
+            "no usable checkpoint in {} ({}): start the run again with --overwrite-output-dir",
+            path.display(),
+            damaged.join("; ")
+        ),
+        _ => error.into(),
+    }
+}
+
+/// A refusal to continue from a checkpoint, with everything that differs. A difference that follows from another one is left
+/// out: another --subset also changes the rows.
+pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
+    let has_other_value = |difference: &&Difference| difference.saved != difference.now;
+    let mut shown: Vec<&Difference> = differences.iter().filter(has_other_value).collect();
+    let advice = if shown.is_empty() {
+        shown = differences.iter().collect();
+        "to train with the new content, start a new run with another --output-dir"
+    } else {
+        "leave these flags out, or start a new run with another --output-dir"
+    };
+    let clauses: Vec<String> = shown.into_iter().map(clause).collect();
+    anyhow!(
+        "cannot resume from {checkpoint}, as the run would not be the same: {}; {advice}",
+        clauses.join("; ")
+    )
+}
+
+fn clause(difference: &Difference) -> String {
+    let is_argument = difference.key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let key = if is_argument { flag(&difference.key) } else { difference.key.clone() };
+    match &difference.now {
+        // Something that has no name to show.
+        Some(now) if now.is_empty() => format!("{key} changed"),
+        _ => Difference { key, ..difference.clone() }.to_string(),
+    }
+}
+
+/// An issue of the engine's arguments with flags in place of their names.
+fn named(issue: &str) -> String {
+    let word = |word: &str| {
+        let is_argument = word.contains('_') && !word.contains('`');
+        if is_argument { flag(word) } else { word.to_owned() }
+    };
+    issue.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// A change of an argument as one of a flag, with the flag's value.
+fn in_flags(change: &ArgumentChange) -> ArgumentChange {
+    let value = |text: &str| match change.name.as_str() {
+        // The only group that a flag makes.
+        "parameter_groups" => {
+            let groups: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+            groups[0]["lr_ratio"].as_f64().map_or("none".to_owned(), |ratio| ratio.to_string())
+        }
+        _ => text.to_owned(),
+    };
+    ArgumentChange { name: flag(&change.name), saved: value(&change.saved), now: value(&change.now) }
+}
+
+/// A sink that hands events on with flags in place of the engine's arguments.
+pub struct InFlags<S>(pub S);
+
+impl<S: EventSink> EventSink for InFlags<S> {
+    fn event(&mut self, event: &Event) -> Result<(), BoxError> {
+        let Event::Warning(Warning::ArgumentsChanged { changes }) = event else { return self.0.event(event) };
+        let changes = changes.iter().map(in_flags).collect();
+        self.0.event(&Event::Warning(Warning::ArgumentsChanged { changes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use trainer_core::TrainingArguments;
+
+    use super::*;
+    use crate::cli::Finetune;
+
+    #[test]
+    fn every_argument_that_a_message_may_name_has_a_flag() {
+        let json = serde_json::to_value(TrainingArguments::default()).unwrap();
+        let command = Finetune::command();
+        let known: Vec<&str> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
+        let names = json.as_object().unwrap().iter().flat_map(|(name, value)| match value.as_object() {
+            Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
+            None => vec![name.clone()],
+        });
+        // No flag sets these.
+        let fixed = ["adam_beta1", "adam_beta2", "adam_epsilon", "metric_for_best_model"];
+        for name in names.filter(|name| !fixed.contains(&name.as_str())) {
+            assert!(known.contains(&flag(&name).trim_start_matches('-')), "{name}: {}", flag(&name));
+        }
+    }
+
+    #[test]
+    fn what_follows_from_another_difference_is_left_out() {
+        let difference = |key: &str, saved: &str, now: &str| Difference {
+            key: key.into(),
+            saved: Some(saved.into()),
+            now: Some(now.into()),
+        };
+        let rows = [difference("--dataset", "a", "a"), difference("the rows of the splits", "", "")];
+        let alone = another_run("checkpoint-4", &rows).to_string();
+        assert!(
+            alone.contains(
+                "the content of --dataset (a) has changed; the rows of the splits changed; to train"
+            ),
+            "{alone}"
+        );
+        let with_subset =
+            [rows.to_vec(), vec![difference("--subset", "8", "9"), difference("seed", "1", "2")]].concat();
+        let message = another_run("checkpoint-4", &with_subset).to_string();
+        assert!(
+            message.ends_with(
+                "same: --subset was 8 and is now 9; --seed was 1 and is now 2; leave these flags out, or start a new run with another --output-dir"
+            ),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_group_is_told_by_its_ratio() {
+        let groups = r#"[{"lr_ratio":4.0,"name_contains":"lora_B","weight_decay":null}]"#;
+        let name = "parameter_groups".to_owned();
+        let change = in_flags(&ArgumentChange { name, saved: "[]".to_owned(), now: groups.to_owned() });
+        assert_eq!(change.to_string(), "--loraplus-lr-ratio: none -> 4");
+    }
+
+    #[test]
+    fn issues_name_flags() {
+        let arguments = TrainingArguments { warmup_ratio: 2.0, max_seconds: Some(0.0), ..Default::default() };
+        let message = error(arguments.validate().unwrap_err()).to_string();
+        assert_eq!(message, "--warmup-ratio must be in [0, 1], got 2; --max-time must be above 0, got 0");
+        let issue = "load_best_model_at_end needs evaluations, but eval_strategy is no";
+        assert_eq!(named(issue), "--eval-strategy needs evaluations, but --eval-strategy is no");
+        let issue = "lr_scheduler_kwargs.decay_ratio must be at most 1 - warmup_ratio, got 0.5";
+        assert_eq!(named(issue), "--lr-decay-ratio must be at most 1 - --warmup-ratio, got 0.5");
+    }
+}

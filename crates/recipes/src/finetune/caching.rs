@@ -1,0 +1,63 @@
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::{Inputs, OutputFolder, Plan, Session};
+use crate::captioning::pictures;
+use crate::cli::{EvalStrategy, Finetune, Request};
+use crate::features::{FeatureStore, Keep};
+use crate::task::rows_of_first_samples;
+use crate::terminal::{say, warn};
+
+/// Computes the image features of all pictures that the run will see, and frees the encoder. `None` where the vision
+/// encoder is trained or `--no-feature-cache` is given: then each batch brings its pictures along.
+///
+/// # Errors
+/// If a picture cannot be read, or the cache cannot be written.
+pub fn cache_features(
+    request: &Request,
+    folder: &OutputFolder,
+    inputs: &Inputs,
+    plan: &mut Plan,
+    session: &mut Session,
+) -> Result<Option<Arc<FeatureStore>>> {
+    let options = &request.options;
+    if plan.adapted.vision_trains || options.hardware.no_feature_cache {
+        return Ok(None);
+    }
+    if session.features.is_none() {
+        let rows = rows_seen(options, inputs, session);
+        let keep = Keep {
+            memory: options.hardware.feature_memory(),
+            between_runs: plan.between_runs.take(),
+            scratch: folder.path.clone(),
+        };
+        let loader = pictures(&inputs.source, &inputs.processor);
+        let store = FeatureStore::new(&plan.adapted.model, &loader, &rows, plan.dtype, &keep)?;
+        for damage in store.damaged() {
+            warn(format_args!("{damage}; the features that this run needs are computed again"));
+        }
+        say(format_args!("{:>13}  {store}", "features"));
+        if let Some(unneeded) = store.unneeded() {
+            say(format_args!("note: {unneeded}"));
+        }
+        session.features = Some(Arc::new(store));
+    }
+    plan.adapted.model.release_image_encoder();
+    train_ops::release_memory();
+    Ok(session.features.clone())
+}
+
+/// The rows whose pictures the run reads; all runs of a sweep read the same.
+fn rows_seen(options: &Finetune, inputs: &Inputs, session: &Session) -> Vec<usize> {
+    let Finetune { data, training, .. } = options;
+    let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
+    let steps = training.max_steps.filter(|_| !session.sweeps);
+    let samples = steps.map_or(usize::MAX, |steps| steps * per_step);
+    let mut rows = rows_of_first_samples(&inputs.rows.train, options.shuffle(), samples);
+    if training.eval_strategy != EvalStrategy::No || data.eval_captions.is_some() || session.sweeps {
+        rows.extend(&inputs.rows.validation);
+    }
+    rows.extend(&inputs.rows.test);
+    rows
+}

@@ -1,0 +1,71 @@
+//! Fine-tuning as a sequence of stages, each a function or a type of its own:
+//!
+//! 1. [`OutputFolder::claim`]: a folder for the results, locked and writable, where nothing of anybody else is in the way;
+//! 2. [`Inputs::open`]: the model, the dataset and its split;
+//! 3. [`Plan::new`]: the adapted model, the arguments of the training engine, and what the run is;
+//! 4. [`cache_features`]: the image features of a frozen vision encoder, computed once;
+//! 5. [`Recipe::train`]: the training run;
+//! 6. [`Recipe::judge`]: loss, captions and scores on the test split, before and after;
+//! 7. [`Results::write`]: metrics, captions, curves and the report.
+//!
+//! [`run`] does all of them. [`sweep`] does so for a grid of options.
+
+mod caching;
+mod folder;
+mod inputs;
+mod logs;
+mod place;
+mod plan;
+mod recipe;
+mod results;
+mod rows;
+mod session;
+mod training;
+
+use anyhow::Result;
+
+pub use caching::cache_features;
+pub use folder::OutputFolder;
+pub use inputs::Inputs;
+pub use plan::Plan;
+pub use recipe::Recipe;
+pub use results::Results;
+pub use session::{INTERRUPTED, Session, sweep};
+pub use training::Trained;
+
+use crate::cli::Request;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything is done and written.
+    Finished,
+    /// Stopped by a signal; `--resume` continues it.
+    Interrupted,
+}
+
+/// Runs all stages.
+///
+/// # Errors
+/// If an input cannot be read or does not fit the others, if training fails, or if a result cannot be written.
+pub fn run(request: &Request, session: &mut Session) -> Result<Ending> {
+    run_in(OutputFolder::claim(request)?, request, session)
+}
+
+/// Runs all stages but the first.
+fn run_in(folder: OutputFolder, request: &Request, session: &mut Session) -> Result<Ending> {
+    let (checkpoint, inputs) = Inputs::open(&request.options)?;
+    let mut plan = Plan::new(request, &folder, checkpoint, &inputs, session)?;
+    plan.print();
+    let features = cache_features(request, &folder, &inputs, &mut plan, session)?;
+    let recipe = Recipe::new(request, folder, inputs, plan, features);
+
+    let base = recipe.judge_base_beforehand()?;
+    let state = match recipe.train(session)? {
+        Trained::Finished(state) => state,
+        Trained::Interrupted => return Ok(Ending::Interrupted),
+    };
+    let results = recipe.judge(base)?;
+    results.write(&recipe, &state)?;
+    Ok(Ending::Finished)
+}

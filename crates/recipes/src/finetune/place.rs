@@ -1,0 +1,109 @@
+//! Which folder a run gets, and why not another.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use trainer_core::SavedCheckpoint;
+
+use crate::run_folder::{self, FolderLock, Locked, RunRecord, RunState};
+use crate::terminal::say;
+
+/// Makes a folder and locks it.
+pub(super) fn locked(path: PathBuf) -> Result<(PathBuf, FolderLock)> {
+    std::fs::create_dir_all(&path).with_context(|| {
+        format!("cannot make the output folder {}; choose another with --output-dir", path.display())
+    })?;
+    match FolderLock::acquire(&path)? {
+        Locked::Here(lock) => Ok((path, lock)),
+        Locked::Elsewhere(pid) => {
+            let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            bail!("another run{pid} is writing to {}: choose another --output-dir", path.display())
+        }
+    }
+}
+
+/// The first of the default folders that nothing is in. Says what is in the one before, so that nobody looks for the results
+/// in the wrong place.
+pub(super) fn first_free() -> Result<(PathBuf, FolderLock)> {
+    let mut before = None;
+    for path in run_folder::defaults() {
+        if run_folder::is_free(&path) {
+            std::fs::create_dir_all(&path).with_context(|| {
+                format!("cannot make the output folder {}; choose another with --output-dir", path.display())
+            })?;
+            // Another run may take it in this moment.
+            if let Locked::Here(lock) = FolderLock::acquire(&path)?
+                && run_folder::is_free(&path)
+            {
+                if let Some(before) = before {
+                    say(format_args!(
+                        "note: {}, so this run is written to {}\n",
+                        in_words(before),
+                        path.display()
+                    ));
+                }
+                return Ok((path, lock));
+            }
+        }
+        before = Some(path);
+    }
+    bail!("every default output folder is taken; choose one with --output-dir")
+}
+
+/// What is in a folder that is not free.
+fn in_words(path: PathBuf) -> String {
+    let shown = path.display();
+    match RunRecord::read(&path) {
+        Ok(Some(record)) if record.state == RunState::Finished => format!("{shown} holds a finished run"),
+        Ok(Some(_)) if matches!(FolderLock::acquire(&path), Ok(Locked::Elsewhere(_))) => {
+            format!("another run is writing to {shown}")
+        }
+        Ok(Some(_)) => format!("{shown} holds a run that was stopped (--resume {shown} continues it)"),
+        _ => format!("there are files in {shown}"),
+    }
+}
+
+/// Why a new run cannot have the folder of another, and what can be done.
+pub(super) fn earlier_run(path: &Path, record: &RunRecord) -> String {
+    let shown = path.display();
+    let what = if record.sweep { "sweep" } else { "run" };
+    if record.state == RunState::Finished {
+        return format!(
+            "{shown} holds a finished {what}: choose another --output-dir, or replace it with --overwrite-output-dir"
+        );
+    }
+    let newest =
+        SavedCheckpoint::list(path).ok().and_then(|saved| saved.into_iter().map(|saved| saved.step).max());
+    let after = newest.map(|step| format!(" after step {step}")).unwrap_or_default();
+    let resume = match (record.sweep, newest) {
+        (true, _) => "continue its runs with --resume and the folder of each".to_owned(),
+        (false, Some(_)) => format!("continue it with --resume {shown}"),
+        (false, None) => "choose another --output-dir".to_owned(),
+    };
+    format!(
+        "{shown} holds a {what} that was stopped{after}: {resume}, or replace it with --overwrite-output-dir"
+    )
+}
+
+/// Makes sure that all checkpoints in a folder are of the run of this name, or damaged ones of it.
+pub(super) fn require_own_checkpoints(path: &Path, run: Option<&str>) -> Result<()> {
+    let mut saved = SavedCheckpoint::list(path)?;
+    saved.sort_by_key(|checkpoint| checkpoint.step);
+    let is_foreign = |saved: &&SavedCheckpoint| match &saved.run {
+        Some(by) => Some(by.name.as_str()) != run,
+        None => run.is_none(),
+    };
+    let foreign: Vec<String> = saved
+        .iter()
+        .filter(is_foreign)
+        .map(|saved| saved.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} contains checkpoints that are not of this run: {}; move them away, or choose another --output-dir",
+        path.display(),
+        foreign.join(", ")
+    )
+}

@@ -1,0 +1,117 @@
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use candle_core::DType;
+use caption_data::Padding;
+use git_model::Checkpoint;
+use trainer_core::{Identity, TrainingArguments};
+
+use super::{Inputs, OutputFolder, Session};
+use crate::adapt::{self, Adapted, BaseModel};
+use crate::cli::{self, Finetune, Request};
+use crate::features::encoder_fingerprint;
+use crate::identity::{self, Contents};
+use crate::terminal::say;
+use crate::{engine_words, setup};
+
+/// The adapted model, the engine's arguments, and the set-up in words.
+pub struct Plan {
+    /// The model and its trainable part.
+    pub adapted: Adapted,
+    /// The type of the frozen weights and of the cached features.
+    pub dtype: DType,
+    /// How captions are padded.
+    pub padding: Padding,
+    /// Arguments of the training engine.
+    pub arguments: TrainingArguments,
+    /// What decides the run's numbers.
+    pub identity: Identity,
+    /// The set-up, as it is printed and listed in the report: names and values.
+    pub setup: Vec<(String, String)>,
+    /// A folder that keeps features between runs, and the encoder's fingerprint.
+    pub(super) between_runs: Option<(PathBuf, u128)>,
+}
+
+impl Plan {
+    /// Builds the model with its adapter and decides how the run goes.
+    ///
+    /// # Errors
+    /// If the adapter does not fit the model, if options contradict each other, or if the run that is resumed is another one.
+    pub fn new(
+        request: &Request,
+        folder: &OutputFolder,
+        checkpoint: Checkpoint,
+        inputs: &Inputs,
+        session: &mut Session,
+    ) -> Result<Self> {
+        let Request { options, resumed, .. } = request;
+        let Finetune { lora, training, hardware, .. } = options;
+        let device = cli::device(hardware.device)?;
+        let dtype = adapt::storage(hardware.dtype);
+        let between_runs = match &hardware.feature_cache_dir {
+            Some(dir) if session.features.is_none() => {
+                Some((dir.clone(), encoder_fingerprint(&checkpoint, dtype, &device)?))
+            }
+            _ => None,
+        };
+        let base = BaseModel { name: &inputs.name, revision: inputs.commit.as_deref() };
+        let saved = resumed.as_ref().and_then(|resumed| resumed.options.adapter_config.as_ref());
+        let adapted = adapt::build(&base, checkpoint, lora, saved, training.seed, &device, hardware)?;
+        train_ops::release_memory();
+        if adapted.vision_trains
+            && let Some(flag) = hardware.cache_flag()
+        {
+            bail!("{flag} does nothing, as the vision encoder is trained: {}", cli::TRAINED_ENCODER);
+        }
+
+        let (padding, longest) = padding(options, inputs, &adapted);
+        let fused_micro_batches =
+            options.fused_micro_batches(adapted.model.config(), longest, adapted.vision_trains);
+        let arguments = TrainingArguments {
+            fused_micro_batches,
+            output_dir: folder.path.clone(),
+            ..options.training_arguments()
+        };
+        // Now, and not after the features are computed.
+        arguments.validate().map_err(engine_words::error)?;
+        let contents = match session.contents.take() {
+            Some(contents) => contents,
+            None => Contents::read(options, inputs)?,
+        };
+        let identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
+        session.contents = Some(contents);
+        refuse_another_run(request, &identity)?;
+        let setup = setup::rows(options, &arguments, inputs, &adapted, padding, session.threads);
+        Ok(Self { adapted, dtype, padding, arguments, identity, setup, between_runs })
+    }
+
+    /// Prints the set-up.
+    pub fn print(&self) {
+        for (name, value) in &self.setup {
+            say(format_args!("{name:>13}  {value}"));
+        }
+    }
+}
+
+/// How captions are padded, and the length of the longest padded training caption in tokens.
+fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, usize) {
+    match options.data.padding {
+        cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
+        cli::Padding::MaxLength => {
+            let positions = adapted.model.config().max_position_embeddings;
+            let length = inputs.tokenizer.max_length().unwrap_or(positions).min(positions);
+            (Padding::MaxLength(length), length)
+        }
+    }
+}
+
+/// Refuses to resume a run of another identity; the engine would do so when the features are computed.
+fn refuse_another_run(request: &Request, identity: &Identity) -> Result<()> {
+    let Some(resumed) = &request.resumed else { return Ok(()) };
+    let Some(saved) = &resumed.run.identity else { return Ok(()) };
+    let differences = saved.differences(identity);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(engine_words::another_run(&resumed.newest.display().to_string(), &differences))
+}

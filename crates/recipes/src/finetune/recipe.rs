@@ -1,0 +1,149 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use caption_data::PictureLoader;
+use trainer_core::BoxError;
+
+use super::{Inputs, OutputFolder, Plan, Results};
+use crate::captioning::{Captioner, pictures};
+use crate::cli::{Finetune, Request};
+use crate::features::FeatureStore;
+use crate::judge::{Judge, Judgement};
+use crate::save;
+use crate::task::{CaptionBatches, CaptionTask, References};
+
+/// Everything that a run trains and judges with: the results of the stages before training.
+pub struct Recipe<'a> {
+    /// What is to be done.
+    pub request: &'a Request,
+    /// The request's options.
+    pub options: &'a Finetune,
+    /// The folder of the results.
+    pub folder: OutputFolder,
+    /// The dataset and the model's companions.
+    pub inputs: Inputs,
+    /// The adapted model and the engine's arguments.
+    pub plan: Plan,
+    /// Cached image features.
+    pub features: Option<Arc<FeatureStore>>,
+    loader: PictureLoader,
+}
+
+impl<'a> Recipe<'a> {
+    /// Puts the stages' results together.
+    pub fn new(
+        request: &'a Request,
+        folder: OutputFolder,
+        inputs: Inputs,
+        plan: Plan,
+        features: Option<Arc<FeatureStore>>,
+    ) -> Self {
+        let loader = pictures(&inputs.source, &inputs.processor);
+        Self { request, options: &request.options, folder, inputs, plan, features, loader }
+    }
+
+    /// Batches of the rows to train on.
+    pub(super) fn training_batches(&self) -> CaptionBatches {
+        let training = &self.options.training;
+        CaptionBatches {
+            shuffle: self.options.shuffle(),
+            ..self.batches(
+                &self.inputs.rows.train,
+                training.per_device_train_batch_size,
+                References::Drawn(training.seed),
+            )
+        }
+    }
+
+    /// Batches of some rows to evaluate on, with all captions of each.
+    pub(super) fn evaluation_batches(&self, rows: &[usize]) -> CaptionBatches {
+        self.batches(rows, self.options.training.per_device_eval_batch_size, References::All)
+    }
+
+    fn batches(&self, rows: &[usize], batch_size: usize, references: References) -> CaptionBatches {
+        CaptionBatches {
+            captions: Arc::clone(&self.inputs.captions),
+            pictures: self.features.is_none().then(|| self.loader.clone()),
+            rows: rows.to_vec(),
+            references,
+            batch_size,
+            padding: self.plan.padding,
+            shuffle: None,
+        }
+    }
+
+    /// The model with its tokenizer and pictures.
+    pub(super) fn captioner(&self) -> Captioner<'_> {
+        Captioner {
+            model: &self.plan.adapted.model,
+            tokenizer: &self.inputs.tokenizer,
+            pictures: self.loader.clone(),
+            features: self.features.clone(),
+            prompts: Some(&self.inputs.captions),
+        }
+    }
+
+    /// The model as a task of the engine; `save` writes its trained part into a checkpoint's folder.
+    pub(super) fn task<'t>(&'t self, save: &'t dyn Fn(&Path) -> Result<(), BoxError>) -> CaptionTask<'t> {
+        CaptionTask {
+            model: &self.plan.adapted.model,
+            features: self.features.clone(),
+            vision_trains: self.plan.adapted.vision_trains,
+            label_smoothing: self.options.training.label_smoothing_factor as f32,
+            save,
+        }
+    }
+
+    /// Writes the adapter, or the whole model where every weight is trained, to a folder.
+    pub(super) fn save_model(&self, to: &Path) -> Result<(), BoxError> {
+        match &self.plan.adapted.adapter {
+            Some(adapter) => Ok(adapter.save(to.join("adapter"))?),
+            None => Ok(save::checkpoint(&self.plan.adapted.parameters, &self.inputs.dir, &to.join("model"))?),
+        }
+    }
+
+    /// Judges the base model before training where there will be no adapter to switch off afterwards, and where there are
+    /// test rows.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn judge_base_beforehand(&self) -> Result<Option<Judgement>> {
+        if self.plan.adapted.adapter.is_some() || self.inputs.rows.test.is_empty() {
+            return Ok(None);
+        }
+        self.judge_model("base").map(Some)
+    }
+
+    /// Judges the trained model and the base model on the test split; `base` is the latter's judgement if it is there
+    /// already.
+    ///
+    /// # Errors
+    /// If a picture cannot be read.
+    pub fn judge(&self, base: Option<Judgement>) -> Result<Results> {
+        if self.inputs.rows.test.is_empty() {
+            return Ok(Results::untested());
+        }
+        let adapted = self.judge_model("adapted")?;
+        let base = match base {
+            Some(base) => base,
+            None => {
+                let _base = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.disable());
+                self.judge_model("base")?
+            }
+        };
+        Results::new(self, base, adapted)
+    }
+
+    fn judge_model(&self, name: &str) -> Result<Judgement> {
+        let save = |to: &Path| self.save_model(to);
+        let judge = Judge {
+            task: &self.task(&save),
+            captioner: &self.captioner(),
+            captions: &self.inputs.captions,
+            source: &self.inputs.source,
+        };
+        let test = self.evaluation_batches(&self.inputs.rows.test);
+        judge.judge(&test, &format!("captions of the {name} model"))
+    }
+}

@@ -1,0 +1,134 @@
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use trainer_core::sinks::ConsoleSink;
+use trainer_core::{BoxError, Outcome, Parameters, Resume, Trainer, TrainerState};
+
+use super::logs::Logs;
+use super::session::saved_options;
+use super::{Recipe, Session};
+use crate::engine_words::{self, InFlags};
+use crate::judge::Sample;
+use crate::run_folder::{OPTIONS, RunState};
+use crate::terminal::{say, say_error};
+use crate::{cli, files, results};
+
+/// How training ended.
+pub enum Trained {
+    /// At its end, or early as an option asked for; the best weights are loaded.
+    Finished(TrainerState),
+    /// By a signal, with a checkpoint to resume from.
+    Interrupted,
+}
+
+impl Recipe<'_> {
+    /// Trains, writing checkpoints and logs, and saves the result.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::fit`], and if the trained weights cannot be saved.
+    pub fn train(&self, session: &Session) -> Result<Trained> {
+        let training = &self.options.training;
+        let samples = EvalCaptions::new(&self.folder.path, training.resume.is_some());
+        let adapter_config = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.config().clone());
+        let saved = saved_options(self.request, adapter_config)?;
+        let save = |to: &Path| -> Result<(), BoxError> {
+            self.caption_checkpoint(to, &samples)?;
+            std::fs::write(to.join(OPTIONS), serde_json::to_vec_pretty(&saved)?)?;
+            self.save_model(to)
+        };
+        let task = self.task(&save);
+        let train = self.training_batches();
+        let validation = self.evaluation_batches(&self.inputs.rows.validation);
+        // Without rows there is nothing to evaluate on.
+        let validation = (!validation.rows.is_empty()).then_some(&validation);
+
+        let stop = session.stop_signal();
+        let logs = Logs::new(self, saved.clone(), samples.clone());
+        let trainer = self.trainer(logs)?.stop_signal(stop.clone());
+        let outcome = trainer.fit(&task, &train, validation.map(|batches| batches as _));
+        let state = match outcome.map_err(engine_words::error)? {
+            Outcome::Finished { state } => state,
+            Outcome::Interrupted { state, checkpoint } => {
+                self.folder.set_state(RunState::Interrupted)?;
+                say_error(format_args!(
+                    "stopped after step {} of {}, saved in {}; continue with: {}",
+                    state.global_step,
+                    state.max_steps,
+                    checkpoint.display(),
+                    cli::example_command(&["--resume".as_ref(), self.folder.path.as_os_str()])
+                ));
+                return Ok(Trained::Interrupted);
+            }
+        };
+        // No step is left to finish, so that Ctrl-C ends at once from here on.
+        stop.request();
+        let names = results::result_names(self.options);
+        self.folder.add(&names)?;
+        self.save_model(&self.folder.path).map_err(|error| anyhow::anyhow!(error))?;
+        self.folder.add(&names)?;
+        Ok(Trained::Finished(state))
+    }
+
+    /// The engine with its sinks.
+    fn trainer(&self, logs: Logs) -> Result<Trainer> {
+        let parameters = Parameters::new(self.plan.adapted.parameters.clone())?;
+        let trainer = Trainer::new(self.plan.arguments.clone(), parameters)
+            .map_err(engine_words::error)?
+            .identity(self.plan.identity.clone())
+            .sink(InFlags(ConsoleSink::new()))
+            .sink(logs);
+        let Some(resumed) = &self.request.resumed else { return Ok(trainer) };
+        let is_elsewhere = resumed.folder != self.folder.path;
+        Ok(trainer.resume(match &resumed.checkpoint {
+            Some(checkpoint) => Resume::From(checkpoint.clone()),
+            None if is_elsewhere => Resume::From(resumed.newest.clone()),
+            None => Resume::Newest,
+        }))
+    }
+
+    /// Captions some validation pictures at a checkpoint, where `--eval-captions` asks for it.
+    fn caption_checkpoint(&self, checkpoint: &Path, samples: &EvalCaptions) -> Result<(), BoxError> {
+        // A checkpoint has its step in its name, also while it is being written. Step 0 is the rehearsal before training.
+        let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+        let step: usize = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+        if let Some(count) = self.options.data.eval_captions.filter(|_| step > 0) {
+            let rows = &self.inputs.rows.validation;
+            let rows = &rows[..count.min(rows.len())];
+            let sample = Sample::take(&self.captioner(), &self.inputs.source, rows)?;
+            say(sample.to_string().trim_end());
+            samples.add(&sample.line(step).to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// The lines of `eval_captions.jsonl`, one for each checkpoint.
+#[derive(Clone)]
+pub(super) struct EvalCaptions {
+    path: PathBuf,
+    lines: Arc<Mutex<String>>,
+}
+
+impl EvalCaptions {
+    /// Begins with the lines of the run that is resumed.
+    fn new(folder: &Path, is_resumed: bool) -> Self {
+        let path = folder.join("eval_captions.jsonl");
+        let before =
+            if is_resumed { std::fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
+        Self { path, lines: Arc::new(Mutex::new(before)) }
+    }
+
+    /// Keeps the lines up to the checkpoint that a run is resumed from.
+    pub(super) fn truncate(&self, global_step: usize) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        *lines = results::lines_until(global_step, &lines);
+    }
+
+    fn add(&self, line: &str) -> Result<()> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push_str(line);
+        lines.push('\n');
+        files::replace(&self.path, lines.as_bytes())
+    }
+}

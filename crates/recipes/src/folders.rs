@@ -1,0 +1,150 @@
+//! Folders that are not what they are given as: what they are, and which folder was meant.
+
+use std::cmp::Reverse;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use caption_data::ImageProcessor;
+use serde_json::Value;
+
+use crate::save::COMPANIONS;
+
+/// What an adapter's folder has.
+const ADAPTER: &str = "adapter_config.json";
+/// What a checkpoint's folder has.
+const CHECKPOINT: &str = "config.json";
+/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+/// Fails where the folder of `--model` is none of a checkpoint, or lacks what a checkpoint needs beside its weights.
+///
+/// # Errors
+/// Says which folder was meant, or which files are missing and where they come from.
+pub fn check_checkpoint(dir: &Path) -> Result<()> {
+    check_is_folder(dir, "--model")?;
+    if !dir.join(CHECKPOINT).is_file() {
+        return no_checkpoint(dir);
+    }
+    for path in COMPANIONS.map(|name| dir.join(name)) {
+        if fs::read(&path).is_ok_and(|bytes| bytes.starts_with(LFS_POINTER)) {
+            bail!(
+                "{} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder",
+                path.display()
+            );
+        }
+    }
+    let mut missing = Vec::new();
+    if !["tokenizer.json", "vocab.txt"].iter().any(|name| dir.join(name).is_file()) {
+        missing.push("a tokenizer (tokenizer.json or vocab.txt)");
+    }
+    if !ImageProcessor::file(dir).is_file() {
+        missing.push("an image processor (preprocessor_config.json or processor_config.json)");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} lacks {}: a Trainer without processing_class saves the model alone; copy these files from the model that was \
+         fine-tuned, or write them with processor.save_pretrained(\"{0}\")",
+        dir.display(),
+        missing.join(" and ")
+    )
+}
+
+/// Says which folder was meant where the one of `--model` has no `config.json`, if that can be told.
+fn no_checkpoint(dir: &Path) -> Result<()> {
+    let base =
+        |adapter: &Path| base_of(adapter).unwrap_or_else(|| "the model that it was trained on".to_owned());
+    if dir.join(ADAPTER).is_file() {
+        let base = base(dir);
+        bail!("{} is an adapter and no checkpoint: give --model {base} --adapter {0}", dir.display());
+    }
+    if let Some(meant) = below(dir, CHECKPOINT) {
+        bail!("{} has no {CHECKPOINT}; the checkpoint is {}", dir.display(), listed(&meant));
+    }
+    if let Some(meant) = below(dir, ADAPTER) {
+        let (base, meant) = (base(&meant[0]), listed(&meant));
+        bail!("{} has no {CHECKPOINT}, but an adapter: give --model {base} --adapter {meant}", dir.display());
+    }
+    // Whatever else it is, whoever opens it says what is missing.
+    Ok(())
+}
+
+/// Fails where the folder that `flag` gives is none of an adapter.
+///
+/// # Errors
+/// Says which folder was meant.
+pub fn check_adapter(dir: &Path, flag: &str) -> Result<()> {
+    check_is_folder(dir, flag)?;
+    if dir.join(ADAPTER).is_file() {
+        return Ok(());
+    }
+    if let Some(meant) = below(dir, ADAPTER) {
+        bail!(
+            "{} has no {ADAPTER}; the adapter is {}: give {flag} {}",
+            dir.display(),
+            listed(&meant),
+            meant[0].display()
+        );
+    }
+    if dir.join(CHECKPOINT).is_file() || below(dir, CHECKPOINT).is_some() {
+        bail!(
+            "{} has no {ADAPTER}: it holds a whole checkpoint and no adapter, which is given as --model",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+fn check_is_folder(path: &Path, flag: &str) -> Result<()> {
+    match path.parent().filter(|_| path.is_file()) {
+        Some(folder) => {
+            let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+            bail!("{} is a file: give {flag} the folder that it is in, {}", path.display(), folder.display())
+        }
+        None => Ok(()),
+    }
+}
+
+/// The folders below `dir` that have a file of this name, or else those below them, if there are any: a run's own before those of its
+/// checkpoints, and of these the newest first.
+fn below(dir: &Path, name: &str) -> Option<Vec<PathBuf>> {
+    let children = subfolders(dir);
+    let has = |path: &PathBuf| path.join(name).is_file();
+    let mut found: Vec<PathBuf> = children.iter().filter(|path| has(path)).cloned().collect();
+    if found.is_empty() {
+        found = children.iter().flat_map(|child| subfolders(child)).filter(has).collect();
+    }
+    found.sort_by_cached_key(|path| {
+        let step = step(path);
+        (step.is_some(), Reverse(step), path.clone())
+    });
+    (!found.is_empty()).then_some(found)
+}
+
+fn subfolders(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// The step of the checkpoint whose folder is in a path: `runs/x/checkpoint-40/adapter` is of step 40.
+fn step(path: &Path) -> Option<u64> {
+    let names = path.iter().rev().take(2);
+    names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).next()
+}
+
+/// The first of some folders, and how many more there are.
+fn listed(folders: &[PathBuf]) -> String {
+    match folders {
+        [one] => one.display().to_string(),
+        [first, rest @ ..] => format!("{} (or one of {} others)", first.display(), rest.len()),
+        [] => String::new(),
+    }
+}
+
+/// The model that an adapter says it was trained on.
+fn base_of(adapter: &Path) -> Option<String> {
+    let config: Value = serde_json::from_slice(&fs::read(adapter.join(ADAPTER)).ok()?).ok()?;
+    config["base_model_name_or_path"].as_str().map(str::to_owned)
+}

@@ -1,0 +1,111 @@
+//! Advice for the reader of an error.
+
+use std::{fmt, io, time::Duration};
+
+use super::{Repository, error::of_file};
+
+/// An HTTP error: who refused what, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The repository asked for.
+    pub repo: Repository,
+    /// The file asked for; `None` when it was the repository's list of files.
+    pub file: Option<String>,
+    /// The address that was asked, without its query.
+    pub url: Box<str>,
+    /// The hub's address.
+    pub endpoint: String,
+    /// Whether the hub itself answered, and not a host that it redirected to.
+    pub is_hub: bool,
+    /// The HTTP status, 400 to 599.
+    pub status: u16,
+    /// The hub's name for the error, such as `GatedRepo`; empty if it gives none.
+    pub code: String,
+    /// How long the server asked to wait.
+    pub wait: Option<Duration>,
+    /// Whether the user has a token.
+    pub with_token: bool,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { repo, file, url, status, .. } = self;
+        write!(f, "{repo}{}: {url} answered {status}: {}", of_file(file), self.advice())
+    }
+}
+
+impl Refusal {
+    /// The hub answers 401 rather than 404 to a stranger who asks for what does not exist, and 404 for what is private,
+    /// so that names do not leak: the words have to cover both, unless it gives a reason.
+    fn advice(&self) -> String {
+        let (id, endpoint) = (&self.repo.id, &self.endpoint);
+        let local = "no local path has that name either";
+        match (self.status, self.code.as_str()) {
+            (429, _) => format!("too many requests: {}, or set HF_TOKEN, which raises the limit", self.later()),
+            (500.., _) => {
+                format!("the server has a problem: {}, or set HF_ENDPOINT to a mirror, or pass a local folder", self.later())
+            }
+            _ if !self.is_hub => {
+                "the hub redirected the download to this host, which refuses it: run again to continue, and check the \
+                 proxy (HTTPS_PROXY) or set HF_ENDPOINT to a mirror if it happens again"
+                    .into()
+            }
+            (401 | 403, "GatedRepo") => self.gated(),
+            (404, "RevisionNotFound") => {
+                format!("`{}` has no branch, tag or commit `{}`: its page is {endpoint}/{}", id.name, self.repo.revision(), self.page())
+            }
+            (401, _) if self.with_token => format!(
+                "the access token (HF_TOKEN or the token file) is not valid there, or `{id}` does not exist; check both \
+                 ({local})"
+            ),
+            (401, _) => format!(
+                "`{id}` does not exist, or is private or gated: check the spelling, or set HF_TOKEN to a token that may \
+                 read it ({local})"
+            ),
+            (403, _) => format!("access is not granted: {}", self.gated()),
+            (404, _) if self.file.is_some() => "the file is not there".into(),
+            (404, _) => format!(
+                "no such repository or revision: check the spelling of `{id}` ({local}); a private one needs HF_TOKEN"
+            ),
+            _ => "check that HF_ENDPOINT is a hub, or pass a local folder".into(),
+        }
+    }
+
+    fn gated(&self) -> String {
+        let page = format!("{}/{}", self.endpoint, self.page());
+        if self.with_token {
+            format!(
+                "`{}` is gated, or the token may not read it: log in at {page}, accept its licence there, and set HF_TOKEN \
+                 to a token of that account that may read gated repositories",
+                self.repo.id.name
+            )
+        } else {
+            format!(
+                "`{}` is gated: log in at {page}, accept its licence there, and set HF_TOKEN to a token of that account \
+                 (from {}/settings/tokens)",
+                self.repo.id.name, self.endpoint
+            )
+        }
+    }
+
+    fn page(&self) -> String {
+        self.repo.web_path()
+    }
+
+    fn later(&self) -> String {
+        match self.wait.map(|wait| wait.as_secs()) {
+            Some(seconds @ 1..) => format!("run again in {seconds} s"),
+            _ => "run again later".into(),
+        }
+    }
+}
+
+/// Advice about a cache that cannot be read or written.
+pub(super) fn disk(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space, or set HF_HUB_CACHE to a folder on another disk, and run again to continue"
+        }
+        _ => "; set HF_HUB_CACHE to another folder, or remove what is in the way",
+    }
+}

@@ -1,0 +1,249 @@
+//! One file from the hub into the cache.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest as _, Sha256};
+use ureq::http::Uri;
+
+use super::address::shown;
+use super::cache::{RepoCache, parent_of};
+use super::failure::{Failure, cut, retried};
+use super::http::{Http, Reply};
+
+const CHUNK: usize = 1 << 18;
+/// The pause before a download that stood still after some bytes is taken up again.
+const BREATH: Duration = Duration::from_millis(500);
+
+/// A file that the hub has.
+pub(super) struct RemoteFile<'a> {
+    pub(super) http: &'a Http,
+    /// The address that stands for the file for ever, unlike those that it redirects to.
+    pub(super) url: Uri,
+    pub(super) name: &'a str,
+    pub(super) progress: bool,
+}
+
+/// The headers that describe a file.
+struct Facts {
+    /// The name of the content.
+    etag: String,
+    /// The number of bytes, if the hub says it of the file itself and not of one answer.
+    size: Option<u64>,
+    /// Whether the name is the SHA-256 of the content, as it is for all large files of the hub.
+    is_sha256: bool,
+    /// The address of the content, if need be with a signature that expires.
+    url: Uri,
+}
+
+impl RemoteFile<'_> {
+    /// Downloads the file into the snapshot of `commit`, unless the cache has its content from another commit.
+    pub(super) fn fetch(&self, cache: &RepoCache, commit: &str) -> Result<(), Failure> {
+        let facts = retried(|| self.facts())?;
+        let blob = cache.blob(&facts.etag);
+        let mut is_new = false;
+        if !blob.exists() {
+            let bar = self.bar();
+            let waiting = |lock: &Path| {
+                bar.set_message(format!("{}: another process downloads it ({})", self.name, lock.display()));
+                bar.tick();
+            };
+            let _lock = cache.lock(&facts.etag, waiting)?;
+            bar.set_message(self.name.to_owned());
+            if !blob.exists() {
+                self.download(&facts, &blob, &bar)?;
+                is_new = true;
+            }
+            bar.finish_and_clear();
+        }
+        cache.link(commit, self.name, &facts.etag, is_new)
+    }
+
+    /// Asks for the headers of the file: those of the hub's own answer, not of the storage that it redirects to.
+    fn facts(&self) -> Result<Facts, Failure> {
+        let says_what = |reply: &Reply, target: &Uri| {
+            reply.header("X-Linked-ETag").is_some()
+                || (reply.header("ETag").is_some() && !self.http.is_hub(target))
+        };
+        let reply = self.http.head(&self.url, says_what)?;
+        let target = reply.target()?;
+        let etag = reply.header("X-Linked-ETag").or_else(|| reply.header("ETag"));
+        let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_owned());
+        let is_name = |etag: &String| {
+            !etag.is_empty() && !etag.starts_with('.') && !etag.contains(['/', '\\', ':', '\0'])
+        };
+        let Some(etag) = etag.filter(is_name) else {
+            return Err(
+                reply.strange("its headers lack an ETag that could name the content of the file".into())
+            );
+        };
+        let is_sha256 = reply.header("X-Linked-ETag").is_some()
+            && etag.len() == 64
+            && etag.bytes().all(|c| c.is_ascii_hexdigit());
+        let size = reply.header("X-Linked-Size").and_then(|size| size.parse().ok());
+        Ok(Facts { etag, size, is_sha256, url: target.unwrap_or(reply.url) })
+    }
+
+    /// Downloads until the blob is whole. What came of it stays beside it for the next attempt, or the next run.
+    fn download(&self, facts: &Facts, blob: &Path, bar: &ProgressBar) -> Result<(), Failure> {
+        let mut partial = blob.as_os_str().to_owned();
+        partial.push(".incomplete");
+        let partial = PathBuf::from(partial);
+        let disk = |source| Failure::Disk { path: partial.clone(), source };
+        parent_of(&partial).map_err(disk)?;
+        // A signed address may have expired by the next attempt, which therefore asks the hub again.
+        let (mut url, mut failures) = (&facts.url, 0);
+        loop {
+            let before = length(&partial);
+            let failure = match self.attempt(url, facts, &partial, bar) {
+                Ok(()) => break,
+                Err(failure) => failure,
+            };
+            let came_further = length(&partial) > before;
+            if came_further {
+                failures = 0;
+            }
+            let pause = match failure {
+                Failure::Silent { .. } if came_further => Some(BREATH),
+                // It has too many bytes, or is of another file.
+                Failure::Refused { status: 416, .. } if before > 0 => {
+                    fs::remove_file(&partial).map_err(disk)?;
+                    Some(Duration::ZERO)
+                }
+                // The signature has expired.
+                Failure::Refused { status: 401 | 403, .. } if *url != self.url => Some(Duration::ZERO),
+                _ => failure.pause(failures),
+            };
+            let Some(pause) = pause else { return Err(failure) };
+            thread::sleep(pause);
+            failures += 1;
+            url = &self.url;
+        }
+        fs::rename(&partial, blob).map_err(disk)
+    }
+
+    /// One request for the bytes that are missing.
+    fn attempt(&self, url: &Uri, facts: &Facts, partial: &Path, bar: &ProgressBar) -> Result<(), Failure> {
+        let disk = |source| Failure::Disk { path: partial.to_owned(), source };
+        let mut file = OpenOptions::new().create(true).append(true).open(partial).map_err(disk)?;
+        let mut offset = file.metadata().map_err(disk)?.len();
+        if facts.size.is_some_and(|size| offset >= size) {
+            // Left by a process that was killed at the last moment, or damaged.
+            offset = 0;
+            file.set_len(0).map_err(disk)?;
+        }
+        let range = (offset > 0).then(|| format!("bytes={offset}-"));
+        let reply = self.http.get(url, range.as_deref())?;
+        let range = reply.header("Content-Range").and_then(content_range).filter(|_| reply.status == 206);
+        let continues = range.is_some_and(|(first, _)| first == offset) && !reply.is_compressed();
+        if reply.status == 206 && !continues {
+            // Not what was asked for: the next attempt is for the whole file.
+            file.set_len(0).map_err(disk)?;
+            let source =
+                io::Error::new(io::ErrorKind::UnexpectedEof, "another range came than was asked for");
+            return Err(Failure::Cut { url: shown(&reply.url), source });
+        }
+        if !continues {
+            // The server has no ranges and begins at the beginning.
+            offset = 0;
+            file.set_len(0).map_err(disk)?;
+        }
+        let announced = range.map_or_else(|| reply.length(), |(_, total)| total);
+        let size = facts.size.or(announced);
+        bar.set_length(size.unwrap_or(0));
+        bar.set_position(offset);
+        let (url, is_compressed) = (reply.url.clone(), reply.is_compressed());
+        let copied = copy(&mut reply.reader()?, &mut file, bar).map_err(|error| match error {
+            CopyError::Read(error) => cut(&url, error),
+            CopyError::Write(source) => disk(source),
+        });
+        if is_compressed && copied.is_err() {
+            // Bytes of the unpacked file are no place to take up the packed one.
+            file.set_len(0).map_err(disk)?;
+        }
+        copied?;
+        let length = file.metadata().map_err(disk)?.len();
+        match size {
+            Some(size) if length < size => {
+                let source = io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("the connection ended after {length} of {size} bytes"),
+                );
+                Err(Failure::Cut { url: shown(&url), source })
+            }
+            Some(size) if length > size => {
+                file.set_len(0).map_err(disk)?;
+                Err(Failure::NotAHub {
+                    url: shown(&url),
+                    problem: format!("{length} bytes came, and the hub says {size}"),
+                })
+            }
+            _ if facts.is_sha256 && sha256(partial).map_err(disk)? != facts.etag.to_ascii_lowercase() => {
+                // Damaged on the way, or in a part that an earlier run left. The next attempt begins anew.
+                file.set_len(0).map_err(disk)?;
+                let source = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "its bytes do not have the SHA-256 that the hub states",
+                );
+                Err(Failure::Cut { url: shown(&url), source })
+            }
+            _ => file.sync_all().map_err(disk),
+        }
+    }
+
+    fn bar(&self) -> ProgressBar {
+        if !self.progress {
+            return ProgressBar::hidden();
+        }
+        let template = "{msg} [{elapsed_precise}] [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} ({eta})";
+        let bar = ProgressBar::new(0);
+        match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}
+
+enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+fn copy(reader: &mut dyn Read, file: &mut File, bar: &ProgressBar) -> Result<(), CopyError> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = match reader.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(CopyError::Read(error)),
+        };
+        file.write_all(&chunk[..count]).map_err(CopyError::Write)?;
+        bar.inc(count as u64);
+    }
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let (mut file, mut hash) = (File::open(path)?, Sha256::new());
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            count => hash.update(&chunk[..count]),
+        }
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+/// The first byte and the size of the whole file in `bytes 5-9/10`.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    Some((range.split('-').next()?.trim().parse().ok()?, total.trim().parse().ok()))
+}

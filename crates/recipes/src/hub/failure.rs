@@ -1,0 +1,113 @@
+//! Failures of requests, and whether it helps to repeat them.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ureq::http::Uri;
+
+use super::address::shown;
+
+/// How often a request that may succeed later is repeated, and the first pause before that; each further one is doubled.
+const RETRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest time that a server may ask us to wait. Beyond it the user decides.
+const LONGEST_WAIT: Duration = Duration::from_secs(90);
+
+/// Why a file did not come. The caller adds the repository and the file, and says what to do.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// An HTTP status from 400 on.
+    Refused { url: Box<str>, is_hub: bool, status: u16, code: String, wait: Option<Duration> },
+    /// No connection, or none that can be trusted.
+    Unreachable { url: Box<str>, source: Box<ureq::Error> },
+    /// A server that was reached and then sent nothing.
+    Silent { url: Box<str> },
+    /// The connection ended too early, or the bytes are damaged.
+    Cut { url: Box<str>, source: io::Error },
+    /// The answer is not one that a hub gives.
+    NotAHub { url: Box<str>, problem: String },
+    /// The cache cannot be read or written.
+    Disk { path: PathBuf, source: io::Error },
+}
+
+impl Failure {
+    /// How long to wait before the request is repeated; `None` where that would not help, or was done `failures` times
+    /// and did not.
+    pub(super) fn pause(&self, failures: u32) -> Option<Duration> {
+        let usual = PAUSE * 2u32.pow(failures);
+        let pause = match self {
+            Self::Refused { status: 408 | 429 | 500 | 502..=504, wait, .. } => wait.unwrap_or(usual),
+            Self::Cut { .. } => usual,
+            _ => return None,
+        };
+        (failures < RETRIES && pause <= LONGEST_WAIT).then_some(pause)
+    }
+}
+
+/// Repeats a request as long as that may help.
+pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut failures = 0;
+    loop {
+        let failure = match request() {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        let Some(pause) = failure.pause(failures) else { return Err(failure) };
+        std::thread::sleep(pause);
+        failures += 1;
+    }
+}
+
+/// The failure of a body that cannot be read to its end.
+pub(super) fn cut(url: &Uri, error: io::Error) -> Failure {
+    match ureq::Error::from(error) {
+        ureq::Error::Timeout(_) => Failure::Silent { url: shown(url) },
+        error => Failure::Cut { url: shown(url), source: error.into_io() },
+    }
+}
+
+/// The failure of a request.
+pub(super) fn failure(url: &Uri, error: ureq::Error) -> Failure {
+    use io::ErrorKind as K;
+    let url = shown(url);
+    match error {
+        ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
+            Failure::Unreachable { url, source: Box::new(error) }
+        }
+        ureq::Error::Timeout(_) => Failure::Silent { url },
+        ureq::Error::Io(source)
+            if matches!(
+                source.kind(),
+                K::UnexpectedEof | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe
+            ) =>
+        {
+            Failure::Cut { url, source }
+        }
+        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) | ureq::Error::Http(_) => {
+            Failure::NotAHub { url, problem: error.to_string() }
+        }
+        source => Failure::Unreachable { url, source: Box::new(source) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passing_refusal_is_repeated_as_the_server_asks_and_not_for_ever() {
+        let refused = |status, wait: Option<u64>| Failure::Refused {
+            url: "https://hub.example/".into(),
+            is_hub: true,
+            status,
+            code: String::new(),
+            wait: wait.map(Duration::from_secs),
+        };
+        assert_eq!(refused(429, Some(7)).pause(0), Some(Duration::from_secs(7)));
+        assert_eq!(refused(503, None).pause(1), Some(Duration::from_secs(1)));
+        assert_eq!(refused(503, None).pause(RETRIES), None);
+        assert_eq!(refused(429, Some(3600)).pause(0), None);
+        assert_eq!(refused(404, Some(1)).pause(0), None);
+    }
+}

@@ -1,0 +1,54 @@
+//! An adapter added to the weights of its model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use candle_core::{DType, Device, Tensor};
+use git_model::{Checkpoint, GitForCausalLm};
+use peft_lora::LoraBuilder;
+
+use crate::save;
+
+/// The output layer, which may share its weight with the word embedding.
+const OUTPUT_LAYER: &str = "output";
+
+/// A model that needs no adapter any more.
+pub struct Merged {
+    /// Every weight by its name in a checkpoint.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// How many layers the adapter changed.
+    pub layers: usize,
+}
+
+/// Adds the adapter in the folder `adapter` to the weights of `checkpoint`. The sums are made in f32; each weight is stored in the
+/// type that it has in the checkpoint, or in `dtype`.
+///
+/// # Errors
+/// If the adapter does not fit the model or changes a weight that two layers share, or a sum does not fit its type.
+pub fn merge(checkpoint: &Checkpoint, adapter: &Path, dtype: Option<DType>) -> Result<Merged> {
+    let mut builder = LoraBuilder::from_pretrained(adapter)?;
+    GitForCausalLm::load(checkpoint, &mut builder)?;
+    let adapter = builder.finish()?;
+    if checkpoint.tied() && adapter.layers().any(|layer| layer.path() == OUTPUT_LAYER) {
+        bail!(
+            "the adapter cannot be merged: it changes the layer `{OUTPUT_LAYER}`, whose weight is the word embedding too \
+             (tie_word_embeddings), so that the model would also read other words; use it as it is, with caption --adapter"
+        );
+    }
+    let mut merged = adapter.merged_weights().collect::<peft_lora::Result<BTreeMap<_, _>>>()?;
+    let layers = merged.len();
+    let mut tensors = BTreeMap::new();
+    for (name, stored) in checkpoint.dtypes()? {
+        let tensor = match merged.remove(&name) {
+            Some(sum) => sum,
+            None => checkpoint.tensor(&name, stored, &Device::Cpu)?,
+        };
+        let tensor = save::fitted(&name, &tensor, dtype.unwrap_or(stored))?;
+        tensors.insert(name, tensor);
+    }
+    match merged.keys().next() {
+        None => Ok(Merged { tensors, layers }),
+        Some(name) => bail!("the checkpoint has no {name}, which the adapter changes"),
+    }
+}

@@ -1,0 +1,78 @@
+//! What a run uses of its dataset and what it does not, in words.
+
+use caption_data::{CaptionSource as _, TokenCuts};
+
+use crate::cli::{Finetune, SplitBy};
+use crate::finetune::Inputs;
+use crate::results::SKIPPED_ROWS;
+
+/// Lines of the set-up about the rows: several captions, everything that is left out, and pictures in several parts of the
+/// split. None for a dataset that is used as it is.
+pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    let mut line = |name: &str, value: String| rows.push((name.to_owned(), value));
+    let cuts = inputs.captions.cuts();
+    let count = inputs.source.len();
+    if cuts.captions > count {
+        let of = format!(
+            "{} of {count} rows; one of a row's is drawn each epoch, all are evaluated",
+            cuts.captions
+        );
+        line("captions", of);
+    }
+    if let Some(column) = &options.data.prompt_column {
+        line("prompts", format!("column `{column}`"));
+    }
+    for group in inputs.source.left_out().groups() {
+        line("left out", group.to_string());
+    }
+    if inputs.beyond > 0 {
+        let most = options.data.most_rows().unwrap_or_default();
+        line("left out", format!("{}: rows beyond the first {most} (--subset)", inputs.beyond));
+    }
+    if !inputs.skipped.is_empty() {
+        let skipped = inputs.skipped.len();
+        line("left out", format!("{skipped}: rows that cannot be used, listed in {SKIPPED_ROWS}"));
+    }
+    for words in cut(cuts) {
+        line("left out", words);
+    }
+    if let Some(words) = seen(options, inputs) {
+        line("note", words);
+    }
+    rows
+}
+
+/// What the model never sees of the texts.
+fn cut(cuts: TokenCuts) -> Vec<String> {
+    let max = cuts.max_tokens.unwrap_or_default();
+    let texts = [
+        (cuts.cut_captions, format!("captions cut to {max} tokens, all the model takes")),
+        (
+            cuts.cut_prompts,
+            format!("prompts cut, as {max} tokens are all the model takes of a prompt and its caption"),
+        ),
+        (
+            cuts.unknown_captions,
+            "captions without a word that the model's vocabulary has ([UNK] alone)".to_owned(),
+        ),
+    ];
+    let texts = texts.into_iter().filter(|(count, _)| *count > 0);
+    texts.map(|(count, words)| format!("{count} of {}: {words}", cuts.captions)).collect()
+}
+
+/// Which pictures are trained on and evaluated.
+fn seen(options: &Finetune, inputs: &Inputs) -> Option<String> {
+    let split = &inputs.rows;
+    let [validation, test] = split.trained_on(&inputs.pictures);
+    if validation + test == 0 {
+        return None;
+    }
+    debug_assert!(options.data.split_by == SplitBy::Row, "pictures are kept together");
+    Some(format!(
+        "{test} of {} test rows and {validation} of {} validation rows have a picture that is trained on too; \
+         --split-by picture keeps the rows of a picture together",
+        split.test.len(),
+        split.validation.len()
+    ))
+}
