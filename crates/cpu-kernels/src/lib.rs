@@ -68,5 +68,5 @@ pub use peak::peak_flops;
 pub use product::product;
 pub use rows::{Rows, leading_dimension};
 pub use small::{Panels, SharedOutput, Strided, small_product};
-pub use term::{Init, Term};
 pub use softmax::{LANES, log_sum_exp, probabilities, softmax, softmax_gradient};
+pub use term::{Init, Term};
