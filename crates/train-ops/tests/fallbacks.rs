@@ -102,9 +102,8 @@ fn check(name: &str, mut inputs: Vec<Input>, f: impl Fn(&[Tensor]) -> Tensor) {
             };
             let difference = (at(original + h) - at(original - h)) / (2.0 * h);
             inputs[index].values[element] = original;
-            // A whole layer, with its norms and a softmax, curves enough for an error of 2e-6 at this step.
             assert!(
-                (gradient - difference).abs() <= 5e-6 * gradient.abs().max(1.0),
+                (gradient - difference).abs() <= 1e-6 * gradient.abs().max(1.0),
                 "{name}, input {index}, element {element}: gradient {gradient}, difference {difference}"
             );
         }
