@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::aligned::Aligned;
 use crate::block::Block;
 use crate::masked_copy::MaskedCopy;
-use crate::product::SharedPointer;
+use crate::shared_pointer::SharedPointer;
 use crate::tile::Factors;
 use crate::{Isa, MaskBits, Precision, Rows};
 

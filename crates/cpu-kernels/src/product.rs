@@ -2,41 +2,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::shared_pointer::SharedPointer;
 use crate::shares::Shares;
 use crate::skinny::max_rows;
 use crate::task::Task;
-use crate::{DropoutMask, Isa, MaskBits, Operand, PackedMatrix, Precision};
-
-/// How the sums of a product are initialised.
-#[derive(Clone, Copy, Debug)]
-pub enum Init<'a> {
-    /// With zero.
-    Zero,
-    /// With a bias: the same row for every row of the result.
-    Bias(&'a [f32]),
-    /// With the values of the result: the product is added to them.
-    Accumulate,
-}
-
-/// One of the products that are summed: `a b`, with dropout masks where they are given.
-#[derive(Clone, Copy, Debug)]
-pub struct Term<'a> {
-    /// `(rows, k)`.
-    pub a: &'a Operand<'a>,
-    /// `(k, n)`.
-    pub b: &'a PackedMatrix,
-    /// A mask of `a`, for a `b` in f32.
-    pub a_mask: Option<&'a DropoutMask>,
-    /// A mask of `a b`, for a `b` in f32, without its scale.
-    pub product_mask: Option<&'a MaskBits>,
-}
-
-impl<'a> Term<'a> {
-    /// `a b`.
-    pub fn new(a: &'a Operand<'a>, b: &'a PackedMatrix) -> Self {
-        Self { a, b, a_mask: None, product_mask: None }
-    }
-}
+use crate::{Init, Isa, Precision, Term};
 
 /// Panels of blocks for each thread, at least: with fewer, threads wait longer for the last one to finish.
 const PANELS: usize = 12;
@@ -113,21 +83,4 @@ fn block_rows(isa: Isa, rows: usize, n: usize) -> usize {
 /// Columns of a task of a skinny product: each thread gets a few long ranges.
 fn skinny_columns(isa: Isa, n: usize) -> usize {
     n.div_ceil(SKINNY_RANGES * rayon::current_num_threads()).next_multiple_of(isa.panel_width())
-}
-
-/// The pointer to a result that tasks write disjoint parts of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SharedPointer(pub(crate) *mut f32);
-
-// SAFETY: tasks write to parts that do not overlap; nothing else accesses the result while they run.
-#[allow(unsafe_code)]
-unsafe impl Send for SharedPointer {}
-#[allow(unsafe_code)]
-unsafe impl Sync for SharedPointer {}
-
-impl SharedPointer {
-    #[inline]
-    pub(crate) fn pointer(&self) -> *mut f32 {
-        self.0
-    }
 }

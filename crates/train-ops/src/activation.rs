@@ -1,7 +1,10 @@
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use cpu_kernels::Isa;
 use rayon::prelude::*;
 
+use crate::attached::attach;
 use crate::{Result, host};
 
 /// An elementwise non-linearity, named as in `hidden_act` of a Hugging Face configuration.
@@ -38,7 +41,15 @@ impl Activation {
             return Ok(xs.contiguous()?.apply_op1(ActivationOp { activation: self, isa: host::isa()? })?);
         }
         Ok(match self {
-            Self::Gelu => xs.gelu_erf()?,
+            // Candle's own gradient rounds 1 / √(2π) to six digits.
+            Self::Gelu => {
+                let x = xs.detach();
+                attach("gelu", xs, x.gelu_erf()?, move |dys| {
+                    let cdf = (((&x * FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
+                    let density = ((x.sqr()? * -0.5)?.exp()? * (0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI))?;
+                    dys * (cdf + (&x * density)?)?
+                })?
+            }
             Self::QuickGelu => {
                 // σ(u) = (1 + tanh(u / 2)) / 2, of differentiable operations.
                 let sigmoid = (((xs * (1.702 / 2.0))?.tanh()? + 1.0)? * 0.5)?;
