@@ -100,7 +100,8 @@ fn by_picture(
 
 /// What is wrong with the first bad rows, how many there are, and what can be done.
 fn refusal(bad: &[BadRow], rows: usize, on_bad_row: OnBadRow) -> String {
-    let named: Vec<String> = bad.iter().take(NAMED).map(|bad| format!("\n  {}", with_flag(&bad.error))).collect();
+    let named: Vec<String> =
+        bad.iter().take(NAMED).map(|bad| format!("\n  {}", with_flag(&bad.error))).collect();
     let more = match bad.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!("\n  and {more} more"),
