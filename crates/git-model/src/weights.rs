@@ -3,7 +3,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use torch_files::TorchFile;
@@ -120,6 +119,8 @@ fn find<'a>(files: &'a [SafetensorsFile], name: &str) -> Option<(&'a Safetensors
 
 /// Bytes of the header's length, with which a file begins.
 const LENGTH: u64 = size_of::<u64>() as u64;
+/// Bytes of the longest header that is read, as in the safetensors library.
+const MAX_HEADER: u64 = 100_000_000;
 
 impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
@@ -130,10 +131,14 @@ impl SafetensorsFile {
         }
         let length = data.read(0..data.len().min(LENGTH))?;
         let header = length.as_slice().try_into().map_or(0, u64::from_le_bytes);
-        let start = header.saturating_add(LENGTH).min(data.len());
-        let (_, metadata) =
-            SafeTensors::read_metadata(&data.read(0..start)?).map_err(|error| damaged(error.to_string()))?;
-        // The header must describe the whole file, as `SafeTensors::deserialize` checks for one in memory.
+        if header == 0 || header > MAX_HEADER || LENGTH + header > data.len() {
+            return Err(damaged(format!("a header of {header} bytes does not fit {} bytes", data.len())));
+        }
+        let start = LENGTH + header;
+        // Checks the offsets, shapes and types of the tensors against one another.
+        let metadata: Metadata = serde_json::from_slice(&data.read(LENGTH..start)?)
+            .map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
+        // `SafeTensors::deserialize` would check this, for a file that is in memory.
         let described = start + metadata.data_len() as u64;
         if described != data.len() {
             let reason = format!("its header describes {described} bytes, the file has {}", data.len());
