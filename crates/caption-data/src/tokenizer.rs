@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
+use tokenizers::{Model as _, Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::tokenizer_config::TokenizerConfig;
 use crate::{Error, Result, bert, lfs};
@@ -13,6 +13,8 @@ use crate::{Error, Result, bert, lfs};
 #[derive(Debug, Clone)]
 pub struct CaptionTokenizer {
     tokenizer: Tokenizer,
+    /// Whether the last id is that of a mask token that is not in the vocabulary.
+    mask_is_added: bool,
     pad_id: u32,
     cls_id: u32,
     sep_id: u32,
@@ -68,7 +70,11 @@ impl CaptionTokenizer {
             let token = config.named(name, default).unwrap_or(default);
             tokenizer.token_to_id(token).ok_or_else(|| fail(bert::no_token(token)))
         };
+        let mask = config.named("mask_token", "[MASK]").unwrap_or("[MASK]");
+        let is_last =
+            tokenizer.token_to_id(mask).is_some_and(|id| id as usize + 1 == tokenizer.get_vocab_size(true));
         let this = Self {
+            mask_is_added: is_last && tokenizer.get_model().token_to_id(mask).is_none(),
             pad_id: id("pad_token", "[PAD]")?,
             cls_id: id("cls_token", "[CLS]")?,
             sep_id: id("sep_token", "[SEP]")?,
@@ -169,9 +175,11 @@ impl CaptionTokenizer {
         self.max_length
     }
 
-    /// How many ids there are.
+    /// How many rows a model's word embedding needs: one for each id, but for that of a mask token that the vocabulary
+    /// lacks. Such a token comes last, as in transformers, and no caption has it.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        let size = self.tokenizer.get_vocab_size(true);
+        size - usize::from(self.mask_is_added && size > 0)
     }
 }
 

@@ -16,6 +16,7 @@ const LENGTHS: [usize; 9] = [1, 3, 15, 16, 17, 31, 33, 64, 101];
 
 /// All results of one function for one length.
 type Results = Vec<f32>;
+type Function = Box<dyn Fn(Isa, usize) -> Results>;
 
 fn elementwise(f: fn(Isa, &[f32], &mut [f32])) -> impl Fn(Isa, usize) -> Results {
     move |isa, n| {
@@ -80,7 +81,7 @@ fn dropout(isa: Isa, n: usize) -> Results {
 
 #[test]
 fn all_instruction_sets_compute_the_same_bits() {
-    let functions: [(&str, Box<dyn Fn(Isa, usize) -> Results>); 9] = [
+    let functions: [(&str, Function); 9] = [
         ("gelu", Box::new(elementwise(gelu))),
         ("gelu_gradient", Box::new(gradient(gelu_gradient))),
         ("quick_gelu", Box::new(elementwise(quick_gelu))),

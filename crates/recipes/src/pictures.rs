@@ -38,9 +38,14 @@ pub fn expand(names: &[PathBuf]) -> Result<Pictures> {
     Ok(all)
 }
 
-/// The pictures that match a pattern. A `*` stands for no hidden file, as in a shell.
+/// The pictures that match a pattern. A `*` stands for no hidden file, as in a shell, unless the pattern names hidden files.
 fn matching(pattern: &str) -> Result<Pictures> {
-    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
+    let names_hidden = |part: &str| part.starts_with('.') && part.contains(['*', '?', '[']);
+    let options = MatchOptions {
+        // With this, the glob crate finds no hidden file at all, a leading dot in the pattern or not.
+        require_literal_leading_dot: !pattern.split(std::path::is_separator).any(names_hidden),
+        ..MatchOptions::default()
+    };
     let matches =
         glob::glob_with(pattern, options).with_context(|| format!("`{pattern}` is not a pattern"))?;
     let is_picture = |path: &PathBuf| path.is_file() && selection::is_picture(&path.to_string_lossy());

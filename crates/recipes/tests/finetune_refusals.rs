@@ -153,7 +153,7 @@ fn a_loss_that_is_not_a_number_stops_before_the_step_and_says_where() {
         run(&mut tiny
             .finetune("skip", "--max-steps 4 --eval-strategy no --on-nan skip --max-skipped-steps 1"));
     let message = message.refusal(1);
-    assert_says(&message, &["1 steps were skipped already", "--max-skipped-steps allows more"]);
+    assert_says(&message, &["the limit of skipped steps (1) is reached", "--max-skipped-steps allows more"]);
     assert!(!message.contains("max_skipped_steps"), "{message}");
     assert!(!tiny.path("out/adapter").exists());
 }

@@ -74,7 +74,7 @@ fn every_flag_that_decides_the_numbers_is_refused_with_both_values() {
         ("--per-device-train-batch-size 1", "--per-device-train-batch-size was 2 and is now 1"),
         ("--gradient-accumulation-steps 3", "--gradient-accumulation-steps was 4 and is now 3"),
         ("--optim sgd", "--optim was adamw and is now sgd"),
-        ("--subset 10", "--subset was 700 and is now 10"),
+        ("--subset 10", "--subset was all rows and is now 10"),
         ("--model embedded", "--model was "),
         ("--dataset embedded", "--dataset was "),
     ] {

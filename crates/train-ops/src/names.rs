@@ -31,7 +31,8 @@ impl Renaming {
         let all = |rename: &dyn Fn(&str) -> Option<String>| {
             found.iter().all(|name| rename(name).is_some_and(|name| is_expected(&name)))
         };
-        let wrapper = WRAPPERS.into_iter().find(|wrapper| all(&|name| Some(name.replace(wrapper, ""))));
+        let without = |name: &str, wrapper: &str| name.contains(wrapper).then(|| name.replace(wrapper, ""));
+        let wrapper = WRAPPERS.into_iter().find(|wrapper| all(&|name| without(name, wrapper)));
         let mut starts = first.match_indices('.').map(|(dot, _)| &first[..=dot]);
         let surplus =
             wrapper.or_else(|| starts.find(|start| all(&|name| name.strip_prefix(start).map(str::to_owned))));

@@ -251,7 +251,7 @@ pub enum Error {
     /// A step that would have been skipped, but [`max_skipped_steps`](crate::TrainingArguments::max_skipped_steps) were
     /// already.
     #[error(
-        "{skipped} steps were already skipped, and no more are allowed; {reason}; nothing was updated; inspect this \
+        "the limit of skipped steps ({skipped}) is reached; {reason}; nothing was updated; inspect this \
          batch, or lower the learning rate; {}",
         last_good(checkpoint)
     )]

@@ -45,7 +45,10 @@ fn no_more_steps_are_skipped_than_allowed() {
     let (message, events, _directory) = with_fault_and(Fault::NanLoss, |arguments| {
         (arguments.on_nan, arguments.max_skipped_steps) = (OnNan::Skip, 0);
     });
-    assert!(message.starts_with("0 steps were already skipped") && message.contains("step 4: the loss"));
+    assert!(
+        message.starts_with("the limit of skipped steps (0) is reached")
+            && message.contains("step 4: the loss")
+    );
     assert!(message.contains("last good checkpoint") && !message.contains("on_nan"), "{message}");
     assert_eq!(steps(&events), 3);
 }
