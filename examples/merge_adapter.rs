@@ -19,10 +19,10 @@ use recipes::{open, save};
 /// Merges a LoRA adapter into its model.
 #[derive(Parser)]
 struct Options {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     model: Location,
-    /// The adapter: a local folder or a hub id[@REVISION]
+    /// The adapter: a local folder, or a hub id, with @ and a revision behind it if need be
     #[arg(long, value_name = "NAME")]
     adapter: Location,
     /// Folder for the merged checkpoint

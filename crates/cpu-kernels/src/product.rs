@@ -15,7 +15,7 @@ const SKINNY_RANGES: usize = 4;
 
 /// `to = init + Σ product_mask ∘ ((a_mask ∘ a) b)` over one or more terms, for a result with rows of `n` values.
 ///
-/// A product with an int8 matrix is one with its integers: multiply its columns by [`PackedMatrix::scales`].
+/// A product with an int8 matrix is one with its integers: multiply its columns by [`PackedMatrix::scales`](crate::PackedMatrix::scales).
 ///
 /// # Panics
 /// If shapes do not agree, if matrices are packed for different instruction sets, or if there is a mask of a product with a

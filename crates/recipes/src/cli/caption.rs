@@ -51,10 +51,10 @@ pub struct Caption {
     /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
     #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
     pub max_image_pixels: u64,
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     pub model: Location,
-    /// A LoRA adapter: a local folder or a hub id[@REVISION]
+    /// A LoRA adapter: a local folder, or a hub id, with @ and a revision behind it if need be
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     pub adapter: Option<Location>,
     /// How the weights are stored

@@ -11,7 +11,7 @@ use crate::hub::Location;
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Model and data")]
 pub struct DataOptions {
-    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base[@REVISION]
+    /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     pub model: Location,
     /// The captioned pictures: `embedded`, a hub id such as reach-vb/pokemon-blip-captions, or a path: a parquet file, a
