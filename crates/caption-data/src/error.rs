@@ -35,7 +35,7 @@ pub enum Error {
     Arrow {
         /// The file.
         path: PathBuf,
-        /// What its reader said.
+        /// The error of the Arrow reader.
         why: String,
     },
     /// An Arrow file, in a build without the feature that reads them.

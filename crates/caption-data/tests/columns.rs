@@ -1,4 +1,5 @@
-//! Which columns are read, and what their values say. The parquet files are by `datasets` (fixtures/make_columns.py).
+//! Which columns are read, and how their values become texts. `datasets` wrote the parquet files
+//! (fixtures/make_columns.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -78,7 +79,7 @@ fn what_is_no_text_is_refused_by_what_it_is() {
 
 #[test]
 fn a_question_is_answered_by_the_answer() {
-    // Beside `captions` there is `answer` then, so that it must be named.
+    // With a prompt column, `answer` is a candidate too, so the caption column must be named.
     let error = kinds(None, Some("question")).err().unwrap();
     let Error::AmbiguousColumns { role: ColumnRole::Caption, candidates, .. } = &error else {
         panic!("{error}")
@@ -113,7 +114,7 @@ fn columns_of_metadata_are_chosen_alike() {
     let two =
         folder("metadata.jsonl", r#"{"file_name": "a.png", "caption": "a", "prompt": "b"}"#, &["a.png"]);
     assert!(refusal(open_folder(two.path())).contains("captions: caption, prompt"));
-    // `text` is first choice where it is there.
+    // `text` is the first choice if the file has it.
     let both = folder("metadata.jsonl", r#"{"file_name": "a.png", "caption": "a", "text": "b"}"#, &["a.png"]);
     assert_eq!(open_folder(both.path()).unwrap().caption(0).unwrap(), "b");
     let source = open(two.path(), &options(None, Some("caption"), Some("prompt"))).unwrap();

@@ -1,5 +1,5 @@
-//! Layouts that `datasets` reads (fixtures/make_layouts.py), texts as editors and spreadsheets write them, and what is left
-//! out of a folder.
+//! Layouts that `datasets` reads (fixtures/make_layouts.py), text files of editors and spreadsheets, and
+//! files of a folder that are left out.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -19,7 +19,7 @@ fn picture(i: usize) -> RgbImage {
     RgbImage::from_pixel(4 + i as u32, 3, Rgb([10 * i as u8, 20 * i as u8, 30 * i as u8]))
 }
 
-/// A folder of files with the given content, and of pictures, the first of which is that of row 0.
+/// A folder with the given files, and with pictures, the first of which is that of row 0.
 fn folder(files: &[(&str, &[u8])], pictures: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| {
@@ -86,7 +86,7 @@ fn an_array_of_objects_is_metadata_under_both_names() {
         folder(&[("metadata.jsonl", b"[{\"file_name\": \"0.png\"},\n{]")], &["0.png"]).path(),
     ));
     assert!(text.contains("metadata.jsonl, line 2: "), "{text}");
-    // What other programs call metadata.json is no list of pictures.
+    // Other programs use the name metadata.json for files that are no list of pictures.
     let other = folder(&[("metadata.json", b"{\"0.png\": {}}"), ("0.txt", b"picture 0")], &["0.png"]);
     assert_rows(open_at(other.path()), 1);
 }
@@ -142,7 +142,7 @@ fn other_separators_than_commas_are_named() {
         let text = refusal(open_at(folder(&[("metadata.csv", table.as_bytes())], &["0.png"]).path()));
         assert!(text.contains("metadata.csv, ") && text.contains(message), "{text}");
     }
-    // A semicolon elsewhere is a character like others, and spaces around names do not count.
+    // A semicolon elsewhere is an ordinary character, and spaces around names are ignored.
     let csv = "file_name, text, a;b\n0.png,picture 0,1;2\n";
     assert_rows(open_at(folder(&[("metadata.csv", csv.as_bytes())], &["0.png"]).path()), 1);
 }
@@ -268,7 +268,7 @@ fn parts_may_be_numbered_from_1() {
     assert!(text.contains("of the 3 parts of `train` only 2 are there"), "{text}");
 }
 
-// What is left out
+// Files that are left out
 
 #[test]
 fn what_a_folder_of_text_files_leaves_out_is_counted_with_the_reason() {
@@ -386,7 +386,7 @@ mod arrow {
                 "1: in a held-out split, because the name `test` has the word \"test\" (test/data-00000-of-00001.arrow)"
             ]
         );
-        // A split that is named itself.
+        // A split that is opened by its own path.
         let test = open_at(fixture("layouts/saved_dict/test")).unwrap();
         assert_eq!(
             (test.len(), test.caption(0).unwrap(), test.image(0).unwrap()),

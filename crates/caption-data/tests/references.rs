@@ -1,4 +1,4 @@
-//! Rows with several captions, and rows with prompts: how they become token ids and labels. Token ids are those of
+//! Rows with several captions, and rows with prompts: their token ids and labels. The expected ids are from
 //! transformers' tokenizer (fixtures/make_prompts.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -78,15 +78,16 @@ fn the_caption_of_an_epoch_depends_on_seed_epoch_and_row_alone_and_each_is_as_li
             counts[captions.drawn(row, 42, epoch)] += 1;
         }
     }
-    // 10,000 draws: five standard deviations of a fair one.
+    // 10,000 draws: the bound is five standard deviations of a fair draw.
     assert!(counts.iter().all(|count: &i32| (count - 2000).abs() < 200), "{counts:?}");
-    // Part of the promise: a resumed run draws what the interrupted one would have drawn, also in another version.
+    // These values must never change: a resumed run draws the same captions as the interrupted one, in later
+    // versions too.
     assert_eq!([0, 1, 2, 3, 4, 5].map(|epoch| captions.drawn(3, 42, epoch)), DRAWN);
     let single = TokenizedCaptions::new(&rows(&[(None, &["a"])]), &tokenizer()).unwrap();
     assert!((0..100).all(|epoch| single.drawn(0, 42, epoch) == 0));
 }
 
-/// Captions drawn in the first epochs.
+/// The captions drawn in the first epochs.
 const DRAWN: [usize; 6] = [0, 0, 2, 2, 2, 0];
 
 #[test]

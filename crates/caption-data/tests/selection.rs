@@ -1,4 +1,4 @@
-//! Which files of a dataset are trained on, by their names, and that datasets on disk are opened so.
+//! Which files of a dataset are trained on, by their names, and that datasets on disk follow this rule.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -24,7 +24,7 @@ fn training_files_are_told_from_held_out_ones_as_in_datasets() {
         ("Train/a.parquet", "Test/a.parquet"),
         // The innermost name decides.
         ("eval-prompts/train.parquet", "train-data/dev.parquet"),
-        // Not a split's, but the other one is held out.
+        // The first name belongs to no split, but the second is held out.
         ("data.parquet", "evaluation.parquet"),
         ("trainers.parquet", "testing.parquet"),
     ] {
@@ -80,7 +80,7 @@ fn folders_tell_the_split_of_pictures() {
 
 // On disk
 
-/// A folder of files: parquet files of 3 rows, pictures of one pixel, texts.
+/// A folder of files: parquet files of 3 rows, pictures of one pixel, and texts.
 fn dataset(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -115,7 +115,7 @@ fn held_out_parquet_files_are_not_opened_with_the_training_files() {
         let folder = dataset(&[(training, ""), (held_out, "")]);
         let source = open(folder.path(), &SourceOptions::default()).unwrap();
         assert_eq!((source.len(), source.name()), (3, folder.path().join(training).display().to_string()));
-        // Unless that is what was asked for.
+        // A held-out folder can be opened by its own path.
         assert_eq!(captions(&folder.path().join(held_out)).len(), 3);
     }
 }
@@ -167,7 +167,7 @@ fn held_out_folders_of_pictures_are_not_opened_with_the_training_folder() {
 fn metadata_of_all_folders_give_the_rows_of_the_training_folder() {
     let lines =
         ["train", "test"].map(|split| format!(r#"{{"file_name": "{split}/1.png", "text": "{split}"}}"#));
-    // Of the other pictures not even the files need to be there.
+    // The files of the other pictures need not even exist.
     let folder = dataset(&[("metadata.jsonl", &lines.join("\n")), ("train/1.png", "")]);
     assert_eq!(captions(folder.path()), ["train"]);
 }

@@ -1,4 +1,4 @@
-//! Rows of `datasets.Dataset.train_test_split`, recorded by fixtures/make_splits.py.
+//! Compared with rows of `datasets.Dataset.train_test_split`, recorded by fixtures/make_splits.py.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -41,7 +41,7 @@ fn permutations_are_numpys_for_all_kinds_of_seeds_and_lengths() {
             continue; // nothing would be left to train on
         }
         let seed = case["seed"].as_str().unwrap().parse().unwrap();
-        // One row in the test part, the rest in the train part: together the permutation.
+        // One row in the test part, the rest in the train part: together they are the permutation.
         let (train, test) = train_test_split(n, 0.5 / n as f64, seed).unwrap();
         let rows = [test, train].concat();
         assert_eq!(rows[..n.min(8)], numbers::<usize>(&case["first"]), "{n} rows, seed {seed}");
@@ -70,7 +70,7 @@ fn fractions_that_are_not_exact_in_binary_do_not_move_a_row() {
         let parts = split(n, fractions, 0).unwrap();
         [parts.train.len(), parts.validation.len(), parts.test.len()]
     };
-    // 0.1 + 0.2 > 0.3, so ten rows would lose a fourth one.
+    // In floating point 0.1 + 0.2 > 0.3, which must not take a fourth row out of ten.
     assert_eq!(sizes(10, [0.7, 0.1, 0.2]), [7, 1, 2]);
     assert_eq!(sizes(300, [0.7, 0.1, 0.2]), [210, 30, 60]);
     for n in 10usize..2000 {
@@ -111,7 +111,7 @@ fn impossible_splits_are_refused() {
 
 #[test]
 fn a_part_that_is_not_asked_for_is_empty_and_the_others_have_the_rows_of_datasets() {
-    // train_test_split(test_size=0.2, seed=42) of datasets 5.2.
+    // From train_test_split(test_size=0.2, seed=42) of datasets 5.2.
     let expected: [(usize, &[usize], &[usize]); 4] = [
         (2, &[0], &[1]),
         (5, &[2, 3, 1, 0], &[4]),
@@ -147,7 +147,8 @@ fn each_part_of_a_tiny_dataset_has_a_row_where_there_are_as_many_rows_as_parts()
         rows.sort_unstable();
         assert_eq!(rows, (0..n).collect::<Vec<_>>());
     }
-    // From 6 rows on, datasets can do it: the second train_test_split(test_size=0.5, seed=42) of the two or more held out.
+    // From 6 rows on, datasets makes the same split: a second train_test_split(test_size=0.5, seed=42) of the
+    // held-out rows.
     let parts = split(9, [0.8, 0.1, 0.1], 42).unwrap();
     assert_eq!(parts, Split { train: vec![7, 2, 4, 6, 1, 5, 8], validation: vec![3], test: vec![0] });
     // Rounding would leave nothing to train on, or nothing to validate on.
@@ -157,7 +158,7 @@ fn each_part_of_a_tiny_dataset_has_a_row_where_there_are_as_many_rows_as_parts()
 
 #[test]
 fn rows_of_one_picture_stay_together_and_are_counted_where_they_do_not() {
-    // Five captions a picture, as COCO has.
+    // Five captions per picture, as in COCO.
     let pictures: Vec<u128> = (0..90).map(|row| row / 5).collect();
     let rows = split(90, [0.8, 0.1, 0.1], 42).unwrap();
     assert_eq!(rows.trained_on(&pictures), [9, 9]);

@@ -1,4 +1,4 @@
-//! What every adapter must do, checked for a table of configurations.
+//! The requirements on every adapter, checked for a table of configurations.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -10,7 +10,7 @@ use common::{LINEAR_LAYERS, Net, adapted, adapted_as, config, difference, ids, l
 use peft_lora::{Adapter, InitLoraWeights, LoraBuilder, LoraConfig};
 use train_ops::{FrozenBuilder, Pass};
 
-/// Configurations that differ in what they adapt and how they scale it; their adapters are not no-ops.
+/// Configurations with different targets and scales. Their adapters have an effect from the start.
 fn table() -> Vec<(&'static str, LoraConfig)> {
     vec![
         ("one name", config(["query"])),
@@ -50,7 +50,7 @@ fn base_output() -> Tensor {
     Net::build(&mut FrozenBuilder, DType::F32).unwrap().infer(&ids())
 }
 
-/// Gradient descent by candle's own optimizer, far enough that every parameter changes.
+/// Gradient descent by candle's own optimizer, for enough steps that every parameter changes.
 fn train(net: &Net, adapter: &Adapter, steps: u64) {
     let mut optimizer = SGD::new(adapter.parameters().into_values().collect(), 0.05).unwrap();
     for step in 0..steps {
@@ -123,7 +123,7 @@ fn merged_weights_are_what_merging_uses() {
     assert_eq!(weights.len(), LINEAR_LAYERS - 1);
     adapter.merge().unwrap();
 
-    /// A checkpoint in which the merged weights have taken the place of the base's.
+    /// A checkpoint whose base weights are replaced by the merged ones.
     struct Merged(std::collections::HashMap<String, Tensor>);
     impl train_ops::LayerBuilder for Merged {
         fn linear(
@@ -178,8 +178,9 @@ fn every_adapter_and_nothing_else_gets_a_gradient() {
             assert_eq!(gradient.dims(), var.dims());
             assert!(values(gradient).iter().any(|value| *value != 0.0), "{name}: zero for {parameter}");
         }
-        // Candle keeps a gradient of every constant that one of its own products reads. Activations have three dimensions:
-        // what has two is of a parameter, or of a weight that was not to have any.
+        // Candle keeps a gradient of every constant operand of its own products. Activations have three
+        // dimensions. A gradient of two dimensions belongs to a parameter, or to a weight that must not get
+        // one.
         let matrices = gradients.get_ids().filter(|id| gradients.get_id(**id).unwrap().rank() == 2);
         assert_eq!(matrices.count(), adapter.parameters().len(), "{name}");
         assert!(!net.infer(&ids()).track_op(), "{name}: inference records a graph");
@@ -249,7 +250,7 @@ fn a_bf16_base_is_merged_in_f32_and_rounded_once() {
         assert_eq!(values(&layer.merged_weight().unwrap()), values(&expected));
     }
     adapter.merge().unwrap();
-    // bf16 has 8 bits: half a unit in the last place is 2^-9 of a weight.
+    // bf16 has 8 bits of precision: half a unit in the last place is 2^-9 of a weight.
     let error = difference(&net.infer(&ids()), &before);
     assert!(error > 0.0 && error < 2f32.powi(-8), "{error:e}");
     adapter.unmerge().unwrap();
@@ -308,7 +309,7 @@ fn the_update_is_the_scaled_product_of_b_and_a() {
         let b = [[1f32, 0., 0., 0.], [0., 1., 0., 1.], [1., 1., 1., 1.]];
         lora.a().set(&Tensor::new(&a, &device).unwrap()).unwrap();
         lora.b().set(&Tensor::new(&b, &device).unwrap()).unwrap();
-        // B A = [[1, 0], [0, 4], [3, 4]] by hand; x = (1, -1).
+        // Computed by hand: B A = [[1, 0], [0, 4], [3, 4]]; x = (1, -1).
         let s = scale as f32;
         let delta = lora.delta_weight().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(delta, [[s, 0.], [0., 4. * s], [3. * s, 4. * s]]);

@@ -1,4 +1,4 @@
-//! What is refused, and that the message says what to do.
+//! Inputs that are refused, with messages that say what to do.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -104,7 +104,7 @@ fn targets_that_are_no_linear_layers_are_refused() {
     }
 }
 
-/// What the message of the test above says to do.
+/// Follows the advice in the error message of the test above.
 #[test]
 fn targets_that_are_no_linear_layers_can_be_excluded() {
     for (targets, excluded, layers) in [
@@ -119,7 +119,7 @@ fn targets_that_are_no_linear_layers_can_be_excluded() {
     }
 }
 
-/// As in PEFT: the tensors say which layers there are.
+/// As in PEFT, the tensors of the files say which layers there are.
 #[test]
 fn entries_of_files_that_select_nothing_are_no_obstacle() {
     let dir = tempfile::tempdir().unwrap();
@@ -138,7 +138,7 @@ fn entries_of_files_that_select_nothing_are_no_obstacle() {
     assert_eq!(builder.finish().unwrap().config(), &idle);
     assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
 
-    // Weights without a layer are no adapter, and neither is a file without weights.
+    // Weights without a layer are not an adapter, and neither is a file without weights.
     fs::write(&path, serde_json::to_string(&config(["q_proj"])).unwrap()).unwrap();
     let opening = || {
         let mut builder = LoraBuilder::from_pretrained(dir.path()).unwrap();
@@ -263,7 +263,7 @@ fn options_of_peft_that_are_not_supported_are_named() {
     }
 }
 
-/// PEFT changes the base's weights for these when it makes or opens such an adapter.
+/// For these, PEFT changes the base's weights when it makes or opens an adapter.
 #[test]
 fn kinds_of_initialisation_that_change_the_base_are_refused_with_the_reason() {
     for kind in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga"] {
@@ -284,7 +284,7 @@ fn options_of_other_versions_are_ignored_while_they_ask_for_nothing() {
         ("exclude_modules", "null"),
         ("inference_mode", "true"),
         ("peft_version", "\"0.99.0\""),
-        // How training began, and details of what is not asked for.
+        // Initialisations, and details of options that are not set.
         ("init_lora_weights", "\"eva\""),
         ("init_lora_weights", "\"orthogonal\""),
         ("init_lora_weights", "\"mica\""),
@@ -316,13 +316,13 @@ fn values_of_the_wrong_type_are_refused() {
     }
 }
 
-/// A folder with a saved adapter that `damage` then changes, and the error of opening it.
+/// The error of opening a folder with a saved adapter, after `damage` has changed the folder.
 fn opening(damage: impl Fn(&Path)) -> Error {
     let dir = tempfile::tempdir().unwrap();
     adapted(config(["query", "value"])).1.save(dir.path()).unwrap();
     damage(dir.path());
 
-    // Into an adapter that exists it fails alike, and changes nothing.
+    // Loading it into an existing adapter fails alike, and changes nothing.
     let (net, adapter) = adapted(config(["query", "value"]));
     let before = values(&net.infer(&ids()));
     let error = adapter.load_weights(dir.path()).unwrap_err();
@@ -415,7 +415,7 @@ fn all_tensors_that_do_not_fit_are_listed() {
     assert_eq!(missing.len(), 12);
 }
 
-/// Gives all tensors of an adapter other names.
+/// The error of opening an adapter whose tensors are renamed.
 fn renamed(rename: impl Fn(&str) -> String) -> Error {
     opening(|dir| {
         rewrite_tensors(dir, |tensors| {
@@ -493,13 +493,13 @@ fn saving_again_replaces_both_files_and_leaves_no_others() {
     assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
 }
 
-/// Weights of one run beside the configuration of another would open, and act with another strength.
+/// Weights of one run beside the configuration of another could be opened, but with the wrong scale.
 #[test]
 fn a_save_that_is_cut_off_leaves_no_configuration_beside_other_weights() {
     let dir = tempfile::tempdir().unwrap();
     adapted(config(["query"])).1.save(dir.path()).unwrap();
     let weights = dir.path().join("adapter_model.safetensors");
-    // The new weights cannot take the place of a folder that is not empty.
+    // The new weights cannot replace a folder that is not empty.
     fs::remove_file(&weights).unwrap();
     fs::create_dir(&weights).unwrap();
     fs::write(weights.join("file"), "").unwrap();
