@@ -1,6 +1,6 @@
 //! Captions of the embedded checkpoint.
 
-// Helpers of tests may panic.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ fn checkpoint() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/git-monsters")
 }
 
-/// A disc of a colour on a background of another, of a size that has to be resized and cropped.
+/// A coloured disc on a background, in a size that has to be resized and cropped.
 fn disc(color: [u8; 3], background: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(90, 70, |x, y| {
         let inside = (f64::from(x) - 45.0).hypot(f64::from(y) - 35.0) < 25.0;

@@ -1,4 +1,5 @@
-//! Files of `torch.save` in both layouts; `fixtures/make_files.py` wrote them, and what torch read from them.
+//! Files of `torch.save` in both layouts. `fixtures/make_files.py` wrote them, and the values that torch
+//! reads from them.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -71,7 +72,7 @@ fn a_git_lfs_pointer_says_what_to_run() {
     );
 }
 
-/// Opens the file and reads all that it says it has.
+/// Opens the file and reads all of its tensors.
 fn read_all(path: &Path) -> Result<(), Error> {
     let file = TorchFile::open(path)?;
     let names: Vec<String> = file.shapes().map(|(name, _)| name.to_owned()).collect();
@@ -92,7 +93,7 @@ fn a_file_cut_anywhere_is_an_error() {
     }
 }
 
-/// Whatever a damaged file says, it is read or refused, and nothing panics.
+/// Whatever the damage, a file is read or refused, without a panic.
 #[test]
 fn a_file_with_a_changed_byte_never_panics() {
     let folder = tempfile::tempdir().unwrap();
@@ -108,13 +109,13 @@ fn a_file_with_a_changed_byte_never_panics() {
     }
 }
 
-/// A pickle between the magic number and nothing else.
+/// Replaces the pickle of the tensors in an older file.
 #[test]
 fn deep_nesting_and_self_reference_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep.bin");
     let head = &fs::read(fixture("legacy.bin")).unwrap();
-    // The magic number, the version and the machine end before the pickle of the tensors.
+    // The pickles of magic number, version and machine come before that of the tensors.
     let starts: Vec<usize> =
         (0..head.len() - 1).filter(|at| head[*at..].starts_with(b"\x80\x02")).take(4).collect();
     let head = &head[..starts[3]];
