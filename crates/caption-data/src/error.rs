@@ -75,7 +75,7 @@ pub enum Error {
         dataset: String,
         /// The column.
         column: String,
-        /// How many rows there are.
+        /// The number of rows.
         rows: usize,
     },
     /// A file without a column that was asked for.
@@ -182,7 +182,7 @@ pub enum Error {
     /// Rows that cannot be split as asked.
     #[error("cannot split {rows} rows: {why}")]
     Split {
-        /// How many rows there are.
+        /// The number of rows.
         rows: usize,
         /// What is wrong.
         why: String,
@@ -196,7 +196,7 @@ pub enum Error {
         dataset: String,
         /// The row asked for.
         row: usize,
-        /// How many rows there are.
+        /// The number of rows.
         len: usize,
     },
     /// A row that cannot be used, and why.
@@ -335,9 +335,9 @@ pub enum Error {
     /// A batch with different numbers of captions and rows.
     #[error("a batch of {captions} captions was given {rows} rows")]
     BatchLengths {
-        /// How many rows.
+        /// The number of rows.
         rows: usize,
-        /// How many captions.
+        /// The number of captions.
         captions: usize,
     },
 

@@ -88,7 +88,7 @@ pub struct LeftOut {
 pub struct LeftOutGroup {
     /// Why they are left out.
     pub reason: LeftOutReason,
-    /// How many there are.
+    /// The number of them.
     pub count: usize,
     /// The names of the first [`LeftOut::EXAMPLES`] of them.
     pub examples: Vec<String>,

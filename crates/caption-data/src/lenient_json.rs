@@ -43,7 +43,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn numbers_that_are_none_are_null_and_strings_stay() {
+    fn nan_and_infinity_are_null_and_strings_are_unchanged() {
         let text = r#"{"a": NaN, "b": [-Infinity, Infinity, 1], "c": "NaN \" NaN", "é\\": "\\", "NaN": NaN}"#;
         let expected =
             json!({ "a": null, "b": [null, null, 1], "c": "NaN \" NaN", "é\\": "\\", "NaN": null });

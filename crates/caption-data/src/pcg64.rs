@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn raw_output_is_numpys() {
+    fn raw_output_equals_numpys() {
         let mut rng = Pcg64::new(42);
         // np.random.default_rng(42).bit_generator.random_raw(6)
         let expected = [

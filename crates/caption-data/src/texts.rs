@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_obvious_text_is_refused_by_what_it_is() {
+    fn values_without_obvious_text_are_refused_with_their_type() {
         let refusal = |value: Value| texts(&value, None).unwrap_err();
         assert_eq!(refusal(json!(true)), "a truth value (true)");
         assert_eq!(refusal(json!([["a"]])), "a list of lists");

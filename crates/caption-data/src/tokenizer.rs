@@ -152,28 +152,28 @@ impl CaptionTokenizer {
         self.pad_id
     }
 
-    /// The id that every caption begins with.
+    /// The id at the beginning of every caption.
     pub fn cls_id(&self) -> u32 {
         self.cls_id
     }
 
-    /// The id that every caption ends with.
+    /// The id at the end of every caption.
     pub fn sep_id(&self) -> u32 {
         self.sep_id
     }
 
-    /// How many tokens the checkpoint says that a caption may have (`model_max_length`), if it does.
+    /// The maximum number of tokens of a caption (`model_max_length`), if the checkpoint sets one.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
     }
 
-    /// How many ids there are.
+    /// The number of ids.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 }
 
-/// What transformers does to decoded text where `clean_up_tokenization_spaces` is set.
+/// The clean-up that transformers applies to decoded text if `clean_up_tokenization_spaces` is set.
 fn clean_up_spaces(text: String) -> String {
     let joined =
         [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m")];

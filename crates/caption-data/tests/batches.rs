@@ -55,7 +55,7 @@ fn labels_are_the_ids_with_padding_ignored_and_the_end_token_kept() {
 }
 
 #[test]
-fn padding_to_a_maximum_fills_up_or_refuses() {
+fn padding_to_a_maximum_pads_shorter_captions_and_refuses_longer_ones() {
     let ids = || vec![vec![101, 7, 102]];
     let batch = CaptionBatch::new(vec![0], ids(), 8, Padding::MaxLength(5)).unwrap();
     assert_eq!(batch.input_ids(&Device::Cpu).unwrap().to_vec2::<u32>().unwrap(), [[101, 7, 102, 8, 8]]);
@@ -155,7 +155,7 @@ fn bad_pictures_fail_their_batch_or_are_skipped_and_listed() {
 }
 
 #[test]
-fn a_picture_that_cannot_be_processed_is_named_or_skipped_as_one_that_cannot_be_read() {
+fn unprocessable_pictures_are_reported_or_skipped_like_unreadable_ones() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("preprocessor_config.json"), r#"{"do_center_crop": false}"#).unwrap();
     let processor = ImageProcessor::from_pretrained(folder.path()).unwrap();
@@ -181,7 +181,7 @@ fn a_loader_serves_a_subset() {
 }
 
 #[test]
-fn a_fingerprint_knows_the_picture_and_what_is_done_with_it() {
+fn a_fingerprint_depends_on_the_picture_and_its_processing() {
     let folder = tempfile::tempdir().unwrap();
     let loader = |name: &str, config: &str| {
         let path = folder.path().join("preprocessor_config.json");
@@ -249,7 +249,7 @@ fn workers_work_at_the_same_time() {
 }
 
 #[test]
-fn an_error_or_a_panic_comes_at_its_own_place_and_the_rest_follows() {
+fn an_error_or_a_panic_keeps_its_position_and_later_items_still_arrive() {
     let make = |n: usize| match n {
         2 => Err(Error::NoPicture),
         4 => panic!("a bug"),

@@ -48,7 +48,7 @@ fn bound(name: &str) -> u8 {
 }
 
 #[test]
-fn every_kind_of_picture_has_pillows_pixels() {
+fn every_format_decodes_to_pillows_pixels() {
     let expected = expected();
     assert!(expected.len() > 85, "{}", expected.len());
     let mut wrong = Vec::new();
@@ -64,7 +64,7 @@ fn every_kind_of_picture_has_pillows_pixels() {
 }
 
 #[test]
-fn what_pillow_refuses_is_refused() {
+fn files_that_pillow_refuses_are_refused() {
     let refused = json("formats/manifest.json")["refused"].as_object().unwrap().clone();
     for (name, why) in refused {
         // Pillow does not read PAM, and it verifies a checksum that this crate skips.
@@ -75,7 +75,7 @@ fn what_pillow_refuses_is_refused() {
 }
 
 #[test]
-fn kinds_that_are_not_read_are_named_with_what_to_do() {
+fn unsupported_formats_are_named_with_advice() {
     let avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf";
     let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
     let svg =
@@ -103,14 +103,14 @@ fn kinds_that_are_not_read_are_named_with_what_to_do() {
 }
 
 #[test]
-fn a_git_lfs_pointer_is_no_picture_and_says_how_to_get_it() {
+fn a_git_lfs_pointer_is_an_error_with_advice() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let text = ImageDecoder::default().decode(pointer).unwrap_err().to_string();
     assert!(text.contains("Git LFS pointer") && text.contains("`git lfs pull`"), "{text}");
 }
 
 #[test]
-fn the_limit_of_pixels_is_pillows() {
+fn the_pixel_limit_is_pillows() {
     // Pillow warns above MAX_IMAGE_PIXELS and refuses above twice as many.
     assert_eq!(ImageDecoder::default().max_pixels, 178_956_970);
     let header = |width: u32, height: u32| {
@@ -133,7 +133,7 @@ fn the_limit_of_pixels_is_pillows() {
 }
 
 #[test]
-fn damaged_pictures_of_every_kind_never_panic() {
+fn damaged_pictures_of_every_format_never_panic() {
     // Replaces each of the first 200 bytes in turn; a low limit keeps damaged sizes cheap.
     for entry in fs::read_dir(fixture("formats")).unwrap() {
         let path = entry.unwrap().path();

@@ -154,7 +154,7 @@ fn refusal(file: &[u8]) -> String {
 }
 
 #[test]
-fn cut_pictures_are_errors_and_not_half_gray() {
+fn truncated_pictures_are_errors_and_not_half_gray() {
     for name in [
         "rgb.png",
         "p.png",
@@ -178,7 +178,7 @@ fn cut_pictures_are_errors_and_not_half_gray() {
 }
 
 #[test]
-fn what_is_not_a_picture_is_named() {
+fn files_that_are_not_pictures_are_reported() {
     assert!(refusal(b"").contains("the file is empty"));
     assert!(refusal(b"<html><body>").contains(r#"begins with "<html><b""#));
     assert!(refusal(b"II*\0\x08\0\0\0").contains("cannot be decoded"));

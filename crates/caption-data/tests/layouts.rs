@@ -92,14 +92,14 @@ fn an_array_of_objects_is_metadata_under_both_names() {
 }
 
 #[test]
-fn numbers_that_are_none_do_not_matter_in_fields_that_are_not_used() {
+fn nan_and_infinity_in_unused_fields_are_ignored() {
     let lines =
         "{\"file_name\": \"0.png\", \"text\": \"picture 0\", \"score\": NaN, \"x\": [-Infinity, Infinity]}\n";
     assert_rows(open_at(folder(&[("metadata.jsonl", lines.as_bytes())], &["0.png"]).path()), 1);
 }
 
 #[test]
-fn backslashes_stand_between_folders() {
+fn backslashes_separate_folders() {
     for name in ["sub\\\\0.png", ".\\\\sub\\\\0.png", "sub/x/../0.png", "sub\\\\x\\\\..\\\\0.png"] {
         let line = format!("{{\"file_name\": \"{name}\", \"text\": \"picture 0\"}}");
         assert_rows(open_at(folder(&[("metadata.jsonl", line.as_bytes())], &["sub/0.png"]).path()), 1);
@@ -120,7 +120,7 @@ fn a_backslash_may_be_part_of_a_name() {
 }
 
 #[test]
-fn the_path_of_a_metadata_file_stands_for_its_folder() {
+fn the_path_of_a_metadata_file_opens_its_folder() {
     let folder = folder(
         &[("metadata.jsonl", JSONL.as_bytes()), ("captions.csv", b"file_name,text\n0.png,picture 0\n")],
         &["0.png", "1.png", "2.png"],
@@ -133,7 +133,7 @@ fn the_path_of_a_metadata_file_stands_for_its_folder() {
 }
 
 #[test]
-fn other_separators_than_commas_are_named() {
+fn csv_separators_other_than_commas_are_refused_by_name() {
     for (table, message) in [
         ("file_name;text\n0.png;picture 0\n", "line 1: its columns are separated by semicolons"),
         ("\"file_name\";\"text\"\n0.png;picture 0, red\n", "separated by semicolons"),
@@ -193,7 +193,7 @@ fn other_encodings_are_refused_with_the_file_and_the_line() {
 // Text files
 
 #[test]
-fn captions_lie_in_files_of_several_endings() {
+fn caption_files_can_have_several_extensions() {
     for name in ["0.txt", "0.TXT", "0.caption", "0.Caption"] {
         assert_rows(open_at(folder(&[(name, b"picture 0\n")], &["0.png"]).path()), 1);
     }
@@ -209,7 +209,7 @@ fn captions_lie_in_files_of_several_endings() {
 
 #[cfg(unix)]
 #[test]
-fn names_that_are_no_utf8_have_captions() {
+fn file_names_need_not_be_utf8() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     let folder = folder(&[], &[]);
@@ -224,7 +224,7 @@ fn names_that_are_no_utf8_have_captions() {
 // Git LFS
 
 #[test]
-fn git_lfs_pointers_are_named_wherever_they_lie() {
+fn git_lfs_pointers_are_reported_everywhere() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n".as_slice();
     for name in ["metadata.jsonl", "metadata.csv", "metadata.parquet", "0.txt", "train.parquet"] {
         let text = refusal(open_at(folder(&[(name, pointer)], &["0.png"]).path()));
@@ -271,7 +271,7 @@ fn parts_may_be_numbered_from_1() {
 // Files that are left out
 
 #[test]
-fn what_a_folder_of_text_files_leaves_out_is_counted_with_the_reason() {
+fn files_left_out_of_a_text_file_folder_are_counted_by_reason() {
     let files: [(&str, &[u8]); 8] = [
         ("cats/0.txt", b"picture 0"),
         ("cats/orphan.txt", b"no"),
@@ -304,7 +304,7 @@ fn what_a_folder_of_text_files_leaves_out_is_counted_with_the_reason() {
 }
 
 #[test]
-fn what_metadata_leave_out_is_counted_with_the_reason() {
+fn files_left_out_by_metadata_are_counted_by_reason() {
     let lines = format!("{JSONL}{{\"file_name\": \"test/gone.png\", \"text\": \"no\"}}\n");
     let files: [(&str, &[u8]); 3] =
         [("metadata.jsonl", lines.as_bytes()), ("metadata.csv", b"no"), ("photo.heic", b"no")];
@@ -324,7 +324,7 @@ fn what_metadata_leave_out_is_counted_with_the_reason() {
 }
 
 #[test]
-fn what_lies_beside_parquet_files_is_counted_with_the_reason() {
+fn other_files_beside_parquet_files_are_counted_by_reason() {
     let whole = fs::read(fixture("layouts/brotli.parquet")).unwrap();
     let files: [(&str, &[u8]); 4] = [
         ("train.parquet", &whole),
@@ -345,7 +345,7 @@ fn what_lies_beside_parquet_files_is_counted_with_the_reason() {
 }
 
 #[test]
-fn a_folder_where_all_is_left_out_says_why() {
+fn a_folder_in_which_everything_is_left_out_gives_the_reason() {
     let text = refusal(open_at(folder(&[("test/0.txt", b"picture 0")], &["test/0.png"]).path()));
     assert!(text.contains("because the name `test` has the word \"test\" (test/0.png)"), "{text}");
     let text = refusal(open_at(folder(&[("0.heic", b"no")], &[]).path()));
@@ -356,7 +356,7 @@ fn a_folder_where_all_is_left_out_says_why() {
 
 #[cfg(not(feature = "arrow"))]
 #[test]
-fn arrow_files_say_how_to_read_them() {
+fn arrow_files_without_the_feature_are_an_error_with_advice() {
     let text = refusal(open_at(fixture("layouts/saved")));
     assert!(text.contains("data-00000-of-00002.arrow is an Arrow file"), "{text}");
     assert!(text.contains("--features arrow") && text.contains("to_parquet"), "{text}");
@@ -376,7 +376,7 @@ mod arrow {
     }
 
     #[test]
-    fn of_a_saved_dictionary_the_training_split_is_read() {
+    fn the_training_split_of_a_saved_dataset_dict_is_read() {
         assert_rows(open_at(fixture("layouts/saved_dict")), 3);
         let source = open_at(fixture("layouts/saved_dict")).unwrap();
         let left_out: Vec<String> = source.left_out().groups().map(ToString::to_string).collect();
@@ -413,7 +413,7 @@ mod arrow {
     }
 
     #[test]
-    fn what_datasets_keeps_of_its_computations_is_no_data_and_a_missing_shard_is_noticed() {
+    fn cache_files_of_datasets_are_ignored_and_a_missing_shard_is_an_error() {
         let folder = copy();
         let shard = folder.path().join("data-00000-of-00002.arrow");
         fs::copy(&shard, folder.path().join("cache-0123456789abcdef.arrow")).unwrap();

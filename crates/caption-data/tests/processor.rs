@@ -154,7 +154,7 @@ fn a_narrow_picture_costs_no_more_than_its_crop() {
 }
 
 #[test]
-fn steps_can_be_left_out() {
+fn processing_steps_can_be_disabled() {
     let image = picture(5, 4);
     let nothing =
         json!({ "do_resize": false, "do_center_crop": false, "do_rescale": false, "do_normalize": false });
@@ -168,7 +168,7 @@ fn steps_can_be_left_out() {
 }
 
 #[test]
-fn a_crop_larger_than_the_picture_is_filled_up_with_black_on_the_side_that_transformers_chooses() {
+fn a_crop_larger_than_the_picture_is_padded_with_black_as_in_transformers() {
     // Expected from transformers.image_transforms.center_crop. A picture of 4 x 5 (height x width) to 7 x 8:
     // 2 rows above, 1 below, 2 columns left, 1 right. A picture of 9 x 3 to 6 x 6: rows 1 to 6, 2 columns
     // left, 1 right.
@@ -246,7 +246,7 @@ fn broken_and_missing_files_are_named() {
 }
 
 #[test]
-fn pictures_of_different_sizes_are_no_batch() {
+fn pictures_of_different_sizes_cannot_be_batched() {
     let processor = processor(json!({ "do_center_crop": false })).unwrap();
     let text =
         processor.pixel_values(&[picture(10, 10), picture(10, 20)], &Device::Cpu).unwrap_err().to_string();

@@ -53,7 +53,7 @@ fn tokenizer() -> CaptionTokenizer {
 }
 
 #[test]
-fn evaluation_takes_every_caption_of_a_row_and_training_one() {
+fn evaluation_uses_all_captions_of_a_row_and_training_draws_one() {
     let source =
         rows(&[(None, &["a red bird", "a bird"]), (None, &["a cat"]), (None, &["one", "two", "three"])]);
     let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
@@ -68,7 +68,7 @@ fn evaluation_takes_every_caption_of_a_row_and_training_one() {
 }
 
 #[test]
-fn the_caption_of_an_epoch_depends_on_seed_epoch_and_row_alone_and_each_is_as_likely() {
+fn drawn_captions_depend_on_seed_epoch_and_row_and_are_uniform() {
     let five: Vec<&str> = vec!["a", "b", "c", "d", "e"];
     let source = rows(&vec![(None, five.as_slice()); 200]);
     let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
@@ -91,7 +91,7 @@ fn the_caption_of_an_epoch_depends_on_seed_epoch_and_row_alone_and_each_is_as_li
 const DRAWN: [usize; 6] = [0, 0, 2, 2, 2, 0];
 
 #[test]
-fn a_prompt_stands_before_its_caption_and_is_no_target() {
+fn a_prompt_precedes_its_caption_and_is_not_a_target() {
     let expected = json("prompts.json");
     for case in expected.as_array().unwrap() {
         let text = |key: &str| -> &'static str { case[key].as_str().unwrap().to_owned().leak() };
@@ -129,7 +129,7 @@ fn batches_of_prompts_are_merged_with_their_prompts() {
 }
 
 #[test]
-fn what_is_cut_and_what_the_vocabulary_does_not_know_is_counted() {
+fn truncated_and_unknown_captions_are_counted() {
     let long: &'static str = "a red bird on a tree ".repeat(3).leak();
     let tokenizer = tokenizer().limited_to(8).unwrap();
     let source = rows(&[

@@ -64,7 +64,7 @@ fn every_way_to_store_bytes_and_strings_reads_the_same() {
 }
 
 #[test]
-fn a_snapshot_of_the_hub_is_its_training_files_in_order() {
+fn a_hub_snapshot_opens_its_training_files_in_order() {
     let source = open_fixture("snapshot").unwrap();
     assert_rows(&*source, 7);
     assert!(source.name().ends_with("train-00000-of-00003.parquet and 2 more"), "{}", source.name());
@@ -80,7 +80,7 @@ fn a_snapshot_of_the_hub_is_its_training_files_in_order() {
 }
 
 #[test]
-fn pictures_that_are_only_paths_lie_beside_the_parquet_file() {
+fn picture_paths_are_relative_to_the_parquet_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(fixture("parquet/paths_only.parquet"), folder.path().join("data.parquet")).unwrap();
     let source = open(folder.path().join("data.parquet"), &SourceOptions::default()).unwrap();
@@ -106,7 +106,7 @@ fn threads_read_a_parquet_file_together() {
 }
 
 #[test]
-fn columns_that_are_missing_or_of_another_kind_are_named() {
+fn missing_columns_and_columns_of_the_wrong_type_are_named() {
     let text = refusal(open_fixture("no_caption_column.parquet"));
     assert!(
         text.contains("none of its columns is known to hold the captions: image, label; name it")
@@ -335,7 +335,7 @@ fn pictures_without_a_caption_file_are_refused() {
 }
 
 #[test]
-fn a_caption_of_a_picture_that_is_not_read_is_refused_and_one_of_nothing_is_left_out() {
+fn captions_of_unsupported_pictures_are_refused_and_captions_without_a_picture_left_out() {
     for other in ["b.heic", "b.avif", "b.psd"] {
         let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), (other, "")], &["a.png"])));
         assert!(text.contains("b.txt has no picture that can be read: ") && text.contains(other), "{text}");
@@ -368,7 +368,7 @@ fn a_broken_picture_of_a_folder_is_an_error_that_names_its_file() {
 // Fingerprints
 
 #[test]
-fn a_fingerprint_is_of_the_pictures_content_and_not_of_its_place() {
+fn a_fingerprint_depends_on_a_pictures_content_and_not_on_its_path() {
     let source = open_fixture("hub.parquet").unwrap();
     let fingerprints: Vec<u128> = (0..7).map(|row| source.fingerprint(row).unwrap()).collect();
     for (row, fingerprint) in fingerprints.iter().enumerate() {
@@ -424,7 +424,7 @@ impl CaptionSource for Painted {
 }
 
 #[test]
-fn pictures_without_a_file_are_known_by_their_pixels() {
+fn fingerprints_of_generated_pictures_hash_the_pixels() {
     let of = |width, height, level| RgbImage::from_pixel(width, height, Rgb([level; 3]));
     let source = Painted(vec![of(4, 3, 7), of(4, 3, 7), of(4, 3, 8), of(3, 4, 7), of(12, 1, 7)]);
     let fingerprints: Vec<u128> = (0..5).map(|row| source.fingerprint(row).unwrap()).collect();
@@ -437,7 +437,7 @@ fn pictures_without_a_file_are_known_by_their_pixels() {
 // Subsets
 
 #[test]
-fn a_subset_numbers_rows_anew_and_its_errors_do_not() {
+fn a_subset_renumbers_rows_but_its_errors_use_the_original_numbers() {
     let source = open_fixture("some_bad_rows.parquet").unwrap();
     let subset = Subset::new(Arc::clone(&source), vec![4, 3, 0]).unwrap();
     assert_eq!((subset.len(), subset.caption(0).unwrap()), (3, "cut short".to_owned()));

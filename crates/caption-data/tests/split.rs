@@ -17,7 +17,7 @@ fn assert_part(rows: &[usize], expected: &Value, what: &str) {
 }
 
 #[test]
-fn two_way_split_deals_the_rows_of_datasets() {
+fn two_way_splits_equal_those_of_datasets() {
     let cases = json("splits.json");
     let cases = cases["train_test"].as_array().unwrap();
     assert_eq!(cases.len(), 9 * 6 * 2);
@@ -54,7 +54,7 @@ fn permutations_are_numpys_for_all_kinds_of_seeds_and_lengths() {
 }
 
 #[test]
-fn three_way_split_deals_the_rows_of_the_recipe() {
+fn three_way_splits_equal_two_splits_of_datasets() {
     for case in json("splits.json")["train_validation_test"].as_array().unwrap() {
         let (n, seed) = (case["n"].as_u64().unwrap() as usize, case["seed"].as_u64().unwrap());
         let parts = split(n, [0.8, 0.1, 0.1], seed).unwrap();
@@ -110,7 +110,7 @@ fn impossible_splits_are_refused() {
 }
 
 #[test]
-fn a_part_that_is_not_asked_for_is_empty_and_the_others_have_the_rows_of_datasets() {
+fn parts_of_fraction_0_are_empty_and_the_others_equal_those_of_datasets() {
     // From train_test_split(test_size=0.2, seed=42) of datasets 5.2.
     let expected: [(usize, &[usize], &[usize]); 4] = [
         (2, &[0], &[1]),
@@ -131,7 +131,7 @@ fn a_part_that_is_not_asked_for_is_empty_and_the_others_have_the_rows_of_dataset
 }
 
 #[test]
-fn with_everything_for_training_every_row_is_trained_on_in_its_order() {
+fn with_a_training_fraction_of_1_all_rows_keep_their_order() {
     for n in 1..10 {
         let parts = split(n, [1.0, 0.0, 0.0], 42).unwrap();
         assert_eq!(parts, Split { train: (0..n).collect(), validation: vec![], test: vec![] });
@@ -178,7 +178,7 @@ fn rows_of_one_picture_stay_together_and_are_counted_where_they_do_not() {
 
 proptest! {
     #[test]
-    fn every_row_is_dealt_out_once(n in 10usize..3000, seed: u64, a in 0.05f64..0.9, b in 0.05f64..0.9) {
+    fn every_row_is_in_exactly_one_part(n in 10usize..3000, seed: u64, a in 0.05f64..0.9, b in 0.05f64..0.9) {
         let (validation, test) = (a * (1.0 - b), b * (1.0 - a).min(0.9));
         prop_assume!(validation + test < 0.9);
         let parts = split(n, [1.0 - validation - test, validation, test], seed);

@@ -31,7 +31,7 @@ fn discs() -> [RgbImage; 3] {
 }
 
 #[test]
-fn a_picture_file_has_the_caption_of_processor_model_and_tokenizer_one_after_another() {
+fn captions_equal_those_of_processor_model_and_tokenizer_in_sequence() {
     let dir = tempfile::tempdir().unwrap();
     let files = ["a.png", "b.bmp", "c.webp"].map(|name| dir.path().join(name));
     let images = discs();
@@ -58,7 +58,7 @@ fn a_picture_file_has_the_caption_of_processor_model_and_tokenizer_one_after_ano
 }
 
 #[test]
-fn files_that_are_no_pictures_and_parts_of_different_models_are_errors_that_say_so() {
+fn other_files_and_mismatched_parts_are_refused_with_the_reason() {
     let captioner = Captioner::from_pretrained(checkpoint()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let text = dir.path().join("notes.png");

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_the_published_generator() {
+    fn numbers_equal_those_of_the_published_generator() {
         // The first outputs of SplitMix64 from state 1234567.
         let mut dice = Dice { state: 1_234_567 };
         let numbers: Vec<u64> = (0..3).map(|_| dice.next()).collect();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn every_side_comes_up_about_equally_often() {
+    fn draws_are_about_uniform() {
         let mut dice = Dice::new(1, Stream::Row, 2);
         let mut counts = [0; 6];
         (0..60_000).for_each(|_| counts[dice.below(6)] += 1);

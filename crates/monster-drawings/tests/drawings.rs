@@ -88,7 +88,7 @@ fn every_round_of_90_rows_has_each_creature_in_each_color_once() {
 }
 
 #[test]
-fn faces_and_places_come_in_the_shares_they_should() {
+fn expressions_and_scenes_have_the_intended_shares() {
     let share = |is: &dyn Fn(&Monster) -> bool| monsters(4, MANY).filter(is).count() as f64 / MANY as f64;
     for (expression, expected) in [
         (Expression::Calm, 0.4),
@@ -130,7 +130,7 @@ fn both_captions_name_the_creature_and_its_color() {
 }
 
 #[test]
-fn a_caption_that_names_another_creature_or_color_is_told_apart() {
+fn captions_with_another_creature_or_color_do_not_match() {
     let monster = monsters(7, 90).find(|m| m.color == Color::Red && m.creature == Creature::Cat);
     let names = |caption| monster.as_ref().is_some_and(|monster| monster.names_creature_and_color(caption));
     assert!(names("a drawing of a Red cat, with white wings"));
@@ -156,7 +156,7 @@ fn captions_repeat_no_pair_of_words() {
 }
 
 #[test]
-fn captions_tell_what_can_be_seen_and_nothing_else() {
+fn captions_state_only_what_can_be_seen() {
     let mut seen = BTreeMap::new();
     for monster in monsters(9, MANY) {
         let told = if monster.scene == Scene::Plain { Some(monster.expression) } else { None };
@@ -263,7 +263,7 @@ fn nothing_is_cut_off_by_the_edge() {
 }
 
 #[test]
-fn pictures_of_all_sizes_show_the_same() {
+fn pictures_of_all_sizes_show_the_same_drawing() {
     for monster in monsters(15, 30) {
         let (small, large) = (monster.draw(64), monster.draw(256));
         let shrunk = image::imageops::resize(&large, 64, 64, image::imageops::FilterType::Triangle);
@@ -285,7 +285,7 @@ fn silhouette(monster: &Monster) -> Vec<f64> {
 }
 
 #[test]
-fn creatures_are_told_apart_by_their_silhouettes() {
+fn creatures_can_be_classified_by_their_silhouettes() {
     let plain = |seed| monsters(seed, 1_800).filter(|monster| monster.scene == Scene::Plain);
     let mut centroids: BTreeMap<&str, (Vec<f64>, f64)> = BTreeMap::new();
     for monster in plain(16) {
@@ -321,7 +321,7 @@ fn the_default_is_700_rows_of_sentences() -> caption_data::Result<()> {
 }
 
 #[test]
-fn a_row_past_the_end_is_an_error_that_tells_both_numbers() {
+fn a_row_past_the_end_is_an_error_with_both_numbers() {
     let source = DrawingSource::new(3, 20, Style::First, 64);
     for error in [source.image(20).err(), source.caption(20).err()] {
         assert!(matches!(error, Some(Error::RowOutOfRange { row: 20, len: 20, .. })), "{error:?}");

@@ -70,7 +70,7 @@ fn a_new_adapter_changes_nothing() {
 }
 
 #[test]
-fn a_random_adapter_acts_and_disabled_it_is_the_base_exactly() {
+fn a_random_adapter_has_an_effect_and_disabling_it_restores_the_base_exactly() {
     for (name, config) in table() {
         let (net, adapter) = adapted(config);
         let acting = net.infer(&ids());
@@ -117,7 +117,7 @@ fn merged_equals_unmerged_and_unmerging_is_exact() {
 }
 
 #[test]
-fn merged_weights_are_what_merging_uses() {
+fn merged_weights_equal_those_that_merge_sets() {
     let (net, adapter) = adapted(config("all-linear"));
     let weights: std::collections::HashMap<_, _> = adapter.merged_weights().map(Result::unwrap).collect();
     assert_eq!(weights.len(), LINEAR_LAYERS - 1);
@@ -147,7 +147,7 @@ fn merged_weights_are_what_merging_uses() {
 }
 
 #[test]
-fn saved_and_opened_it_is_the_same_adapter() {
+fn a_saved_adapter_opens_with_the_same_outputs() {
     for (name, config) in table() {
         let (net, adapter) = adapted(config.clone());
         train(&net, &adapter, 2);
@@ -188,7 +188,7 @@ fn every_adapter_and_nothing_else_gets_a_gradient() {
 }
 
 #[test]
-fn from_the_default_start_b_learns_first_and_then_a() {
+fn with_the_default_initialisation_b_gets_gradients_before_a() {
     let (net, adapter) =
         adapted(LoraConfig { init_lora_weights: InitLoraWeights::Default, ..config("all-linear") });
     let is_zero = |step| {
@@ -223,7 +223,7 @@ fn training_changes_every_adapter_and_leaves_the_base_alone() {
 }
 
 #[test]
-fn dropout_acts_in_training_alone_and_differs_between_layers_and_steps() {
+fn dropout_is_active_only_in_training_and_differs_between_layers_and_steps() {
     let plain = config(["query", "key"]);
     let (net, _) = adapted(LoraConfig { lora_dropout: 0.5, ..plain.clone() });
     let (reference, _) = adapted(plain);
@@ -320,7 +320,7 @@ fn the_update_is_the_scaled_product_of_b_and_a() {
 }
 
 #[test]
-fn the_start_is_a_function_of_seed_and_path_with_the_documented_spread() {
+fn initial_weights_depend_on_seed_and_path_and_have_the_documented_spread() {
     let build = |seed, init_lora_weights| {
         let config = LoraConfig {
             r: 64,

@@ -23,7 +23,7 @@ const ADAPTERS: [&str; 11] = [
 ];
 
 #[test]
-fn adapters_of_peft_give_its_outputs_gradients_and_merged_weights() {
+fn adapters_saved_by_peft_give_its_outputs_gradients_and_merged_weights() {
     let expected = tensors("expected.safetensors");
     for name in ADAPTERS {
         let mut builder = LoraBuilder::from_pretrained(fixture("adapters").join(name)).unwrap();
@@ -58,7 +58,7 @@ fn adapters_of_peft_give_its_outputs_gradients_and_merged_weights() {
 /// The same adapter as a pickle in both layouts, with the names that it has inside a model, and with a
 /// configuration that names another initialisation. PEFT computes the same outputs for all of them.
 #[test]
-fn other_files_of_an_adapter_give_its_outputs() {
+fn adapters_in_pickle_files_give_the_same_outputs() {
     let expected = tensors("expected.safetensors");
     for name in ["zip", "legacy", "default", "eva"] {
         let mut builder = LoraBuilder::from_pretrained(fixture("adapters_in_bins").join(name)).unwrap();
@@ -70,7 +70,7 @@ fn other_files_of_an_adapter_give_its_outputs() {
 }
 
 #[test]
-fn the_defaults_are_those_of_peft() {
+fn default_options_equal_pefts() {
     let json = std::fs::read_to_string(fixture("default_config.json")).unwrap();
     assert_eq!(serde_json::from_str::<LoraConfig>(&json).unwrap(), LoraConfig::default());
 }

@@ -65,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_keeps_what_a_layer_computes(
+    fn merging_preserves_a_layers_output(
         (rows, in_features, out_features, r) in (1usize..9, 1usize..40, 1usize..40, 1usize..20),
         lora_alpha in 0.1..40.0f64,
         seed in any::<u64>(),

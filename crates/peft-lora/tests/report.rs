@@ -10,7 +10,7 @@ use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::LayerBuilder;
 
 #[test]
-fn layers_that_differ_in_numbers_alone_share_a_row() {
+fn layers_that_differ_only_in_numbers_share_a_row() {
     let (_, adapter) = adapted(LoraConfig {
         rank_pattern: vec![("blocks.0.query".into(), 2)],
         ..config(["query", "value"])

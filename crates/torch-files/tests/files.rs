@@ -38,7 +38,7 @@ fn both_layouts_hold_the_tensors_that_torch_reads() {
 }
 
 #[test]
-fn a_call_of_the_system_is_refused_by_its_name() {
+fn a_call_of_a_system_function_is_refused_with_its_name() {
     for name in ["system.bin", "system_zip.bin"] {
         let error = refusal(fixture(name));
         assert!(matches!(&error, Error::Global { name, .. } if name == "posix.system"), "{error}");
@@ -47,20 +47,20 @@ fn a_call_of_the_system_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_training_programs_checkpoint_is_told_from_a_file_of_weights() {
+fn a_training_checkpoint_is_distinguished_from_a_weight_file() {
     let error = refusal(fixture("training.bin")).to_string();
     assert!(error.contains("more than tensors (epoch, state_dict)"), "{error}");
     assert!(error.contains("training.bin") && error.contains("safetensors"), "{error}");
 }
 
 #[test]
-fn a_type_that_is_not_read_is_named_with_its_tensor() {
+fn an_unsupported_type_is_reported_with_its_tensor() {
     let error = refusal(fixture("char.bin")).to_string();
     assert!(error.contains("weight: its numbers are of the type torch.CharStorage"), "{error}");
 }
 
 #[test]
-fn a_git_lfs_pointer_says_what_to_run() {
+fn a_git_lfs_pointer_is_an_error_with_the_command_to_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pytorch_model.bin");
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
