@@ -2,7 +2,8 @@
 //!
 //! A model that takes its layers from a [`train_ops::LayerBuilder`] can be adapted without changes. Build it
 //! with a
-//! [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` beside their frozen weight `W`.
+//! [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` beside their frozen
+//! weight `W`.
 //! The [`Adapter`] is the handle on all of them: their parameters, saving and loading, disabling, merging.
 //!
 //! ```
