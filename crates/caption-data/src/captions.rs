@@ -19,8 +19,8 @@ pub enum Padding {
 /// threads; the tensors are made where they are used.
 ///
 /// A batch holds no pictures: their features are usually computed once and then looked up by
-/// [`rows`](Self::rows). Otherwise, a [`PictureLoader`](crate::PictureLoader) gives the pixel values of the
-/// same rows.
+/// [`rows`](Self::rows). Without such a cache, a [`PictureLoader`](crate::PictureLoader) loads the pixel values
+/// of the same rows.
 ///
 /// ```
 /// use caption_data::{CaptionBatch, IGNORE_INDEX, Padding};

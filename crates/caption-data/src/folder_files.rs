@@ -94,7 +94,7 @@ impl FolderFiles {
     /// picture has one.
     ///
     /// # Errors
-    /// If a text file belongs to a file that is no picture by its name, such as `1.txt` beside `1.heic`.
+    /// If a text file belongs to a file without a picture's extension, such as `1.txt` beside `1.heic`.
     pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
         let mut captions = HashMap::new();
         for extension in selection::CAPTIONS {

@@ -14,14 +14,14 @@ pub enum LeftOutReason {
         /// The word, such as `test`.
         word: String,
     },
-    /// Some folders or files are named as the training split, and it is not in one of them.
+    /// It is outside of the folders or files that are named as the training split.
     OutsideOfTraining,
     /// A picture in an unsupported format.
     UnreadKind {
         /// Its extension, in lower case.
         extension: String,
     },
-    /// A picture whose name begins with a dot, or that lies in a folder whose name begins with a dot or with `__`.
+    /// A picture whose name begins with a dot, or whose folder's name begins with a dot or with `__`.
     Hidden,
     /// A picture that is not named in any metadata and has no caption file.
     NoCaption,

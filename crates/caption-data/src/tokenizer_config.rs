@@ -1,5 +1,5 @@
-//! The settings of a checkpoint's tokenizer beside its vocabulary: `tokenizer_config.json`, `special_tokens_map.json` and
-//! `added_tokens.json`, merged as transformers 5 merges them.
+//! The settings of a checkpoint's tokenizer apart from its vocabulary: `tokenizer_config.json`,
+//! `special_tokens_map.json` and `added_tokens.json`, merged as in transformers 5.
 
 use std::collections::BTreeMap;
 use std::fs;

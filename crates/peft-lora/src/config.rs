@@ -63,8 +63,8 @@ pub struct LoraConfig {
     /// names before it. So a list at the model's root, as in `blocks.3.query`, has to be named here.
     #[serde(with = "wire::one_or_many")]
     pub layers_pattern: Vec<String>,
-    /// Scale by `lora_alpha / sqrt(r)` instead (Kalajdzievski, 2023, <https://arxiv.org/abs/2312.03732>). Default
-    /// false.
+    /// Scale by `lora_alpha / sqrt(r)` instead (rsLoRA, Kalajdzievski, 2023, <https://arxiv.org/abs/2312.03732>).
+    /// Default false.
     pub use_rslora: bool,
     /// How to initialise `A` and `B`. Default [`InitLoraWeights::Default`].
     pub init_lora_weights: InitLoraWeights,

@@ -1,9 +1,9 @@
 //! Low-rank adaptation (LoRA) for any candle model, with PEFT's configuration and files.
 //!
 //! A model that takes its layers from a [`train_ops::LayerBuilder`] can be adapted without changes. Build it
-//! with a
-//! [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` beside their frozen
-//! weight `W`.
+//! with a [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` beside their
+//! frozen weight `W`.
+//!
 //! The [`Adapter`] is the handle on all of them: their parameters, saving and loading, disabling, merging.
 //!
 //! ```
