@@ -74,7 +74,7 @@ impl TokenizerConfig {
                 this.numbered.insert(number, token);
             }
             this.rename_additional();
-            return Ok(this); // what lies in other files is not read then
+            return Ok(this); // the other files are not read then
         }
         this.rename_additional();
         for (name, value) in
