@@ -1,4 +1,4 @@
-//! The kinds of columns of an Arrow file, and the values in them.
+//! Column types of an Arrow file, and how to read their values.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::columns::ColumnKind;
 
-/// The columns of a file, each with what it may be read for.
+/// The columns of a file, each with what it can be used for.
 pub(crate) fn columns(schema: &Schema, features: &HashMap<String, Value>) -> Vec<(String, ColumnKind)> {
     let kind = |field: &Field| {
         let is_audio = features.get(field.name()).is_some_and(|feature| feature["_type"] == "Audio");
@@ -45,7 +45,7 @@ fn is_text(kind: &DataType) -> bool {
     }
 }
 
-/// A value of a column that [`is_text`]; null for others.
+/// A value of a text column ([`is_text`]); null for columns of other types.
 pub(crate) fn value(array: &dyn Array, row: usize) -> Value {
     if array.is_null(row) {
         return Value::Null;
@@ -64,7 +64,7 @@ pub(crate) fn value(array: &dyn Array, row: usize) -> Value {
     }
 }
 
-/// A byte string or text of a row.
+/// The byte string or text of a row.
 pub(crate) fn bytes_of(array: &ArrayRef, row: usize) -> Option<&[u8]> {
     if array.is_null(row) {
         return None;

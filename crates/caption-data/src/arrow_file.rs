@@ -1,4 +1,4 @@
-//! The columns that are read of an Arrow file, as `datasets` saves it: a stream of record batches.
+//! Reads columns of an Arrow file, in the format in which `datasets` saves it: a stream of record batches.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -20,13 +20,13 @@ use crate::parquet_schema::{features_in, labels_in};
 use crate::table::{Column, Table, TableReader, TextColumn};
 use crate::{Error, Result, SourceOptions, lfs};
 
-/// Where the picture and the texts of a row are in an Arrow file.
+/// Where an Arrow file holds the picture and the texts of each row.
 #[derive(Debug)]
 pub(crate) struct ArrowFile {
     path: PathBuf,
-    /// The messages that every record batch needs: the schema, and dictionaries.
+    /// The messages that every record batch depends on: the schema and the dictionaries.
     head: Vec<u8>,
-    /// Where the record batches lie, and how many bytes they have.
+    /// Position and length in bytes of each record batch.
     batches: Vec<(u64, usize)>,
     caption: Option<TextColumn>,
     prompt: Option<TextColumn>,
@@ -104,7 +104,7 @@ impl Table for ArrowFile {
     }
 }
 
-/// An Arrow file that is being read.
+/// An Arrow file that is open for reading.
 struct OpenFile<'a> {
     file: &'a ArrowFile,
     /// The record batch that was read last.
@@ -148,7 +148,7 @@ impl TableReader for OpenFile<'_> {
                 _ => (Some(array), None),
             };
             let column = |field: &ArrayRef| {
-                // What a null struct holds does not count.
+                // The contents of a null struct are ignored.
                 let bytes = |row| bytes_of(field, row).filter(|_| array.is_valid(row));
                 Column::new(
                     (0..field.len()).map(|row| bytes(row).map(|bytes| bytes.to_vec().into())).collect(),
@@ -160,7 +160,7 @@ impl TableReader for OpenFile<'_> {
     }
 }
 
-/// The end of a stream. The decoder takes a message in when something follows it.
+/// The end-of-stream marker. The decoder accepts a message only once something follows it.
 const END: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
 
 /// Where the parts of a file are.
@@ -170,7 +170,8 @@ struct Index {
 }
 
 impl Index {
-    /// Reads the headers of all messages. A file of the random-access format holds a stream behind its signature.
+    /// Reads the headers of all messages. In a file of the random-access format the stream follows the
+    /// signature.
     fn read(file: &mut File) -> std::result::Result<Self, ArrowError> {
         const CONTINUATION: u32 = u32::MAX;
         let size = file.metadata()?.len();
@@ -214,7 +215,7 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })
 }
 
-/// Names the file in errors, and makes an error of a panic on malformed bytes.
+/// Adds the file's name to errors, and turns a panic on malformed bytes into an error.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> std::result::Result<T, ArrowError>) -> Result<T> {
     let panicked = || Err(ArrowError::IpcError("the reader panicked on it".to_owned()));
     let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| panicked());

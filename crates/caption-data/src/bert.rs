@@ -1,4 +1,5 @@
-//! transformers' `BertTokenizer`: made of a bare vocabulary, and what it changes of a `tokenizer.json`.
+//! transformers' `BertTokenizer`: built from a bare vocabulary, and the changes that it makes to a
+//! `tokenizer.json`.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer};
 use crate::tokenizer_config::TokenizerConfig;
 use crate::{Error, Result};
 
-/// The tokenizer of a vocabulary with one token a line, `vocab.txt`.
+/// The tokenizer for a `vocab.txt`, a vocabulary with one token per line.
 pub(crate) fn from_vocabulary(path: &Path, vocabulary: &str, config: &TokenizerConfig) -> Result<Tokenizer> {
     let fail = |why: String| Error::Tokenizer { path: path.to_owned(), why };
     let broken = |error: tokenizers::Error| fail(error.to_string());
@@ -18,7 +19,7 @@ pub(crate) fn from_vocabulary(path: &Path, vocabulary: &str, config: &TokenizerC
         vocabulary.lines().zip(0..).map(|(word, id)| (word.trim_end().to_owned(), id.into())).collect();
     let named = |name: &'static str, default: &'static str| {
         let token = config.named(name, default).ok_or_else(|| fail(format!("{name} is null")))?;
-        // A token that no file has would get an id that no caption was trained with.
+        // A token that is in no file would get an id that the model was never trained with.
         let is_there = ids.contains_key(token) || name != "unk_token" && config.mentions(name, token);
         if is_there { Ok(token) } else { Err(fail(no_token(token))) }
     };
@@ -54,8 +55,9 @@ pub(crate) fn from_vocabulary(path: &Path, vocabulary: &str, config: &TokenizerC
     Ok(tokenizer)
 }
 
-/// The tokenizer of a `tokenizer.json`. Where transformers reads it with its `BertTokenizer`, the normalizer is that of
-/// `tokenizer_config.json`, and tokens are added anew; other classes keep what the file says and add to it.
+/// The tokenizer for a `tokenizer.json`. If transformers would load the file with its `BertTokenizer` class,
+/// the normalizer follows `tokenizer_config.json` and the special tokens are added again. Other classes keep
+/// the file's settings and add to them.
 pub(crate) fn from_json(path: &Path, json: &str, config: &TokenizerConfig) -> Result<Tokenizer> {
     let fail = |why: String| Error::Tokenizer { path: path.to_owned(), why };
     let broken = |error: tokenizers::Error| fail(error.to_string());
@@ -105,7 +107,7 @@ fn check_class(config: &TokenizerConfig) -> Result<()> {
     })
 }
 
-/// What transformers' `BertTokenizer` does to a text before it is cut into words.
+/// The normalization that transformers' `BertTokenizer` applies before it splits a text into words.
 fn normalizer(config: &TokenizerConfig) -> Value {
     json!({
         "type": "BertNormalizer",

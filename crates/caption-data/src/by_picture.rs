@@ -4,19 +4,19 @@ use image::RgbImage;
 
 use crate::{CaptionSource, Error, LeftOut, Result};
 
-/// The rows of another dataset, where rows with the same picture and the same prompt are one row with all of their
-/// captions. Rows are in the order of the first of each, numbered anew from 0.
+/// Groups the rows of another dataset by picture: rows with the same picture and the same prompt become one
+/// row with all of their captions. Groups are numbered from 0, in the order in which they first occur.
 #[derive(Debug, Clone)]
 pub struct ByPicture<S> {
     source: S,
-    /// The rows of the other dataset that each row stands for.
+    /// The rows of the other dataset in each group.
     rows: Vec<Vec<usize>>,
     len: usize,
 }
 
 impl<S: CaptionSource> ByPicture<S> {
-    /// `pictures` has a number for each row of `source` that rows of the same picture share, such as its
-    /// [`fingerprint`](CaptionSource::fingerprint).
+    /// `pictures` holds a number for each row of `source`. Rows of the same picture have the same number, for
+    /// instance its [`fingerprint`](CaptionSource::fingerprint).
     ///
     /// # Errors
     /// If a prompt cannot be read.
@@ -33,7 +33,7 @@ impl<S: CaptionSource> ByPicture<S> {
         Ok(Self { source, rows, len: pictures.len() })
     }
 
-    /// The first row of the other dataset that each row stands for.
+    /// The first row of each group, as a row of the other dataset.
     pub fn first_rows(&self) -> Vec<usize> {
         self.rows.iter().map(|rows| rows[0]).collect()
     }

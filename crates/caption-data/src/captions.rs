@@ -2,25 +2,25 @@ use candle_core::{Device, Tensor};
 
 use crate::{Error, Result};
 
-/// The label of a position that no loss is taken of: PyTorch's and transformers' `ignore_index`.
+/// The label of a position that the loss ignores: the `ignore_index` of PyTorch and transformers.
 pub const IGNORE_INDEX: i64 = -100;
 
-/// To which length the captions of a batch are filled up.
+/// The length that the captions of a batch are padded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Padding {
-    /// The longest caption of the batch: no work is wasted.
+    /// The longest caption of the batch, so that no work is wasted.
     #[default]
     Longest,
-    /// This many tokens, whatever the captions are.
+    /// This many tokens, however long the captions are.
     MaxLength(usize),
 }
 
-/// Captions of a batch, ready for the model. Plain numbers, so that it can cross threads; the tensors are
-/// made where they are used.
+/// The captions of a batch, ready for the model. They are plain numbers, so that a batch can move between
+/// threads; the tensors are made where they are used.
 ///
-/// Pictures are not part of it: their features are usually computed once, and only looked up by
-/// [`rows`](Self::rows) after that. Where they are not, a [`PictureLoader`](crate::PictureLoader) gives the
-/// pixel values of the same rows.
+/// A batch holds no pictures: their features are usually computed once and then looked up by
+/// [`rows`](Self::rows). Without such a cache, a [`PictureLoader`](crate::PictureLoader) loads the pixel values
+/// of the same rows.
 ///
 /// ```
 /// use caption_data::{CaptionBatch, IGNORE_INDEX, Padding};
@@ -38,17 +38,17 @@ pub enum Padding {
 pub struct CaptionBatch {
     rows: Vec<usize>,
     ids: Vec<Vec<u32>>,
-    /// How many ids at the beginning of each caption are its prompt.
+    /// The length of each caption's prompt, in ids at its beginning.
     prompts: Vec<usize>,
     length: usize,
     pad_id: u32,
 }
 
 impl CaptionBatch {
-    /// Captions as ids without padding, and the rows of the dataset that they belong to.
+    /// A batch of captions, as ids without padding, with the dataset row that each belongs to.
     ///
     /// # Errors
-    /// If there are not as many captions as rows, or if a caption has more tokens than
+    /// If the numbers of captions and rows differ, or if a caption has more tokens than
     /// [`Padding::MaxLength`].
     pub fn new(rows: Vec<usize>, ids: Vec<Vec<u32>>, pad_id: u32, padding: Padding) -> Result<Self> {
         if rows.len() != ids.len() {
@@ -64,11 +64,12 @@ impl CaptionBatch {
         Ok(Self { rows, ids, prompts, length, pad_id })
     }
 
-    /// The same captions, of which so many ids at the beginning are a prompt, `[CLS]` included: they are given to the model
-    /// and are no targets. 0 for a caption without a prompt.
+    /// The same captions with prompts: `prompts[i]` is the number of ids at the beginning of caption `i` that
+    /// are its prompt, `[CLS]` included. The model reads them, but they are no targets. The number is 0 for a
+    /// caption without a prompt.
     ///
     /// # Errors
-    /// If there are not as many prompts as captions, or if a caption is shorter than its prompt.
+    /// If the numbers of prompts and captions differ, or if a caption is shorter than its prompt.
     pub fn with_prompts(self, prompts: Vec<usize>) -> Result<Self> {
         let (captions, rows) = (prompts.len(), self.rows.len());
         if captions != rows {
@@ -81,7 +82,7 @@ impl CaptionBatch {
         Ok(Self { prompts, ..self })
     }
 
-    /// The captions of several batches of one dataset, in their order, padded to the longest of these batches; none of no
+    /// Joins batches of one dataset in their order, padded to the longest of them. `None` if there are no
     /// batches.
     pub fn concat<'a>(batches: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
         let mut batches = batches.into_iter();
@@ -95,7 +96,7 @@ impl CaptionBatch {
         Some(all)
     }
 
-    /// Rows of the dataset, in the batch's order.
+    /// The rows of the dataset, in the batch's order.
     pub fn rows(&self) -> &[usize] {
         &self.rows
     }
@@ -105,23 +106,23 @@ impl CaptionBatch {
         &self.ids
     }
 
-    /// How many captions there are.
+    /// The number of captions.
     pub fn batch_size(&self) -> usize {
         self.ids.len()
     }
 
-    /// How many positions each caption has with its padding.
+    /// The number of positions of each caption, padding included.
     pub fn seq_len(&self) -> usize {
         self.length
     }
 
-    /// How many tokens the model is taught to predict: all of every caption but its first or its prompt, `[SEP]` included.
+    /// The number of targets: every token of a caption, `[SEP]` included, except its first or its prompt.
     pub fn target_tokens(&self) -> usize {
         let targets = |(ids, prompt): (&Vec<u32>, &usize)| ids.len().saturating_sub((*prompt).max(1));
         self.ids.iter().zip(&self.prompts).map(targets).sum()
     }
 
-    /// Token ids, u32 of shape `(batch, length)`; short captions are filled up at their end.
+    /// Token ids, u32 of shape `(batch, length)`; short captions are padded at their end.
     ///
     /// # Errors
     /// If the tensor cannot be made.
@@ -129,9 +130,9 @@ impl CaptionBatch {
         self.tensor(self.pad_id, |id, _| id, device)
     }
 
-    /// What the model is taught, i64 of shape `(batch, length)`: the ids, [`IGNORE_INDEX`] on prompts and padding.
-    /// `[SEP]` is a target like any other, so that the model learns to stop. They stand at their tokens' own
-    /// positions: the loss shifts them, once.
+    /// The targets, i64 of shape `(batch, length)`: the ids, with [`IGNORE_INDEX`] on prompts and padding.
+    /// `[SEP]` is a target like any other, so that the model learns to stop. Labels are not shifted: each is
+    /// at its own token's position, and the loss shifts them.
     ///
     /// # Errors
     /// If the tensor cannot be made.

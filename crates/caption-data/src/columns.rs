@@ -1,11 +1,11 @@
-//! Which columns of a dataset hold its pictures, captions and prompts.
+//! Finds the columns of a dataset that hold its pictures, captions and prompts.
 
 use std::fmt;
 use std::path::Path;
 
 use crate::{Error, Result, SourceOptions};
 
-/// What a column is read for.
+/// What a column is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnRole {
     /// The pictures, or the names of their files.
@@ -26,7 +26,7 @@ impl fmt::Display for ColumnRole {
     }
 }
 
-/// What a column may be read for, by its type.
+/// What a column can be used for, judging by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ColumnKind {
     Picture,
@@ -38,12 +38,12 @@ pub(crate) enum ColumnKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub(crate) image: String,
-    /// `None` where captions are not read.
+    /// `None` if captions are not read.
     pub(crate) caption: Option<String>,
     pub(crate) prompt: Option<String>,
 }
 
-/// Names of a caption column, after `text`. Upper and lower case are one.
+/// Names of a caption column, tried after `text`. Case is ignored.
 const CAPTIONS: [&str; 12] = [
     "caption",
     "captions",
@@ -59,12 +59,12 @@ const CAPTIONS: [&str; 12] = [
     "answers",
 ];
 
-/// Names of a column of file names in metadata, after `file_name`.
+/// Names of a column of file names in metadata, tried after `file_name`.
 const FILE_NAMES: [&str; 7] = ["filename", "file", "image", "img", "image_file", "image_path", "path"];
 
 impl Columns {
-    /// The columns of a table whose pictures are in it: those that `options` name, else `image` and `text`, else the one
-    /// column that is a picture and the one with another usual name for captions.
+    /// The columns of a table that holds its pictures. `options` may name them. By default they are `image`
+    /// and `text`, or else the only picture column and the only column with another usual name for captions.
     pub(crate) fn of_table(
         path: &Path,
         columns: &[(String, ColumnKind)],
@@ -77,7 +77,7 @@ impl Columns {
         };
         let pictures = of_kind(ColumnKind::Picture);
         let choice = Choice { path, role: ColumnRole::Image, names: &names };
-        // A column `image` that holds something else has an error of its own.
+        // A column `image` of another type has an error of its own.
         let first = if pictures.is_empty() { &names } else { &pictures };
         let image = match named(options.image_column.as_deref(), "image", first) {
             Some(name) => choice.there(name)?,
@@ -113,7 +113,7 @@ impl Columns {
             None => {
                 let is_answer = |name: &str| name.to_lowercase().starts_with("answer");
                 let mut usual = usual(&CAPTIONS, texts);
-                // A question is no caption, and an answer is none without its question.
+                // A question is no caption, and an answer is only one together with its question.
                 usual.retain(|name| Some(*name) != prompt && (prompt.is_some() || !is_answer(name)));
                 choice.only(usual)
             }
@@ -123,7 +123,7 @@ impl Columns {
     }
 }
 
-/// The column that was asked for, else the one that is tried first where it is there.
+/// The column that was asked for, or else the first choice if the file has it.
 fn named<'a>(wanted: Option<&'a str>, first: &'a str, there: &[&str]) -> Option<&'a str> {
     wanted.or_else(|| there.contains(&first).then_some(first))
 }
@@ -134,7 +134,7 @@ fn usual<'a>(usual: &[&str], names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(is_usual).collect()
 }
 
-/// The choice of a column among those of a file.
+/// Chooses one of a file's columns.
 struct Choice<'a> {
     path: &'a Path,
     role: ColumnRole,
@@ -142,7 +142,7 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    /// The column of a name.
+    /// The column with a given name.
     fn there(&self, name: &str) -> Result<&'a str> {
         let missing = || Error::MissingColumn {
             path: self.path.to_owned(),
@@ -153,7 +153,7 @@ impl<'a> Choice<'a> {
         self.names.iter().copied().find(|there| *there == name).ok_or_else(missing)
     }
 
-    /// The only candidate.
+    /// The only candidate; an error if there is none or more than one.
     fn only(&self, candidates: Vec<&'a str>) -> Result<&'a str> {
         let path = self.path.to_owned();
         match candidates[..] {

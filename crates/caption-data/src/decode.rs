@@ -9,11 +9,11 @@ use image::{
 use crate::image_kind::kind_of;
 use crate::{Error, Result, gif, jpeg, png};
 
-/// Turns the bytes of a picture file into upright RGB pixels, as `datasets` and Pillow do:
+/// Decodes a picture file to upright RGB pixels, as `datasets` and Pillow do:
 /// `exif_transpose(Image.open(file)).convert("RGB")`.
 ///
-/// PNG, JPEG, GIF (its first frame), WebP, BMP, TIFF, ICO, PNM, TGA and QOI are read. What becomes of the modes that are
-/// not RGB:
+/// The formats are PNG, JPEG, GIF (its first frame), WebP, BMP, TIFF, ICO, PNM, TGA and QOI. Colour modes
+/// other than RGB are converted:
 ///
 /// | file | pixels |
 /// |---|---|
@@ -24,12 +24,13 @@ use crate::{Error, Result, gif, jpeg, png};
 /// | 16-bit colour or with alpha | the high byte |
 /// | CMYK JPEG | `(255 - c)(255 - k) / 255`, without a colour profile |
 ///
-/// The pixels equal Pillow's exactly but for JPEG, whose decoder differs from libjpeg-turbo: by 1 or 2 of 255 levels, and
-/// where colours are stored at a lower resolution by up to about 6, on average by less than a half; and by 1 for CMYK
-/// TIFF, BMP and TGA of 16 bits a pixel, and PNM of 16 bits a colour. As in Pillow, bytes of a JPEG that belong to no
-/// segment are stepped over, and a PNG may end behind its pixels. TIFF with a palette, or of gray with alpha, is an error.
+/// The pixels equal Pillow's exactly, with these exceptions. JPEG: the decoder differs from libjpeg-turbo by
+/// 1 or 2 of 255 levels; with chroma subsampling by up to about 6, and by less than half a level on average.
+/// CMYK TIFF, BMP and TGA of 16 bits per pixel, and PNM of 16 bits per colour: by 1. As in Pillow, bytes
+/// between the segments of a JPEG are skipped, and a PNG may end right after its pixels. TIFF with a palette,
+/// and gray TIFF with alpha, are errors.
 ///
-/// A picture that is cut short, broken, of an unknown kind or too large is an error, and so is a panic of a
+/// A picture that is truncated, broken, too large or of an unknown format is an error, and so is a panic of a
 /// decoder.
 ///
 /// ```
@@ -47,8 +48,8 @@ use crate::{Error, Result, gif, jpeg, png};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDecoder {
-    /// Larger pictures are refused by their header, before memory is taken for them. The default is
-    /// [`PILLOWS_MAX_PIXELS`](Self::PILLOWS_MAX_PIXELS).
+    /// Pictures with more pixels are refused after reading their header, before memory is allocated for them.
+    /// The default is [`PILLOWS_MAX_PIXELS`](Self::PILLOWS_MAX_PIXELS).
     pub max_pixels: u64,
 }
 
@@ -65,11 +66,11 @@ impl ImageDecoder {
     /// Decodes a picture file.
     ///
     /// # Errors
-    /// If it is not a complete picture of a supported kind with at most [`max_pixels`](Self::max_pixels)
+    /// If it is not a complete picture of a supported format with at most [`max_pixels`](Self::max_pixels)
     /// pixels.
     pub fn decode(&self, file: &[u8]) -> Result<RgbImage> {
-        // A decoder's panic must not take the training run with it. Nothing outlives the call that could be
-        // left broken.
+        // A decoder's panic must not end the training run. Unwinding is safe here: no state outlives the call
+        // that a panic could leave inconsistent.
         catch_unwind(AssertUnwindSafe(|| self.decode_unguarded(file)))
             .unwrap_or_else(|_| Err(Error::Decode { why: "the decoder panicked on it".to_owned() }))
     }
@@ -108,7 +109,7 @@ impl ImageDecoder {
         let mut pixels = vec![0; decoder.total_bytes() as usize];
         decoder.read_image(&mut pixels).map_err(broken)?;
         if color == ColorType::La16 && format == ImageFormat::Png && png::is_gray_without_alpha(file) {
-            // The decoder made an alpha channel of the level that the file calls transparent.
+            // The decoder added an alpha channel, made from the level that the file declares transparent.
             pixels = pixels.chunks_exact(4).flat_map(|p| [p[0], p[1]]).collect();
             color = ColorType::L16;
         }
@@ -124,7 +125,7 @@ impl ImageDecoder {
 /// Four 16-bit channels.
 const MAX_BYTES_PER_PIXEL: u64 = 8;
 
-/// What text, colour profiles and previews of a picture may take, unpacked.
+/// The limit of memory for the unpacked text, colour profile and previews of a picture.
 const METADATA_BYTES: u64 = 32 << 20;
 
 fn broken(error: ImageError) -> Error {
@@ -135,7 +136,7 @@ fn broken(error: ImageError) -> Error {
     Error::Decode { why: format!("{error}{advice}") }
 }
 
-/// How a picture is to be turned, by its EXIF or else its XMP metadata.
+/// How to turn a picture upright: its EXIF orientation, or else that of its XMP metadata.
 fn orientation(
     file: &[u8],
     format: ImageFormat,
@@ -154,7 +155,7 @@ fn orientation(
     Ok(Orientation::from_exif_chunk(&exif).unwrap_or_else(|| xmp_orientation(&xmp)))
 }
 
-/// The orientation that XMP metadata name, which Pillow goes by where EXIF has none.
+/// The orientation in XMP metadata, which Pillow uses if EXIF has none.
 fn xmp_orientation(xmp: &[u8]) -> Orientation {
     const NAME: &[u8] = b"tiff:Orientation";
     for (at, _) in xmp.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME) {
@@ -165,7 +166,7 @@ fn xmp_orientation(xmp: &[u8]) -> Orientation {
     Orientation::NoTransforms
 }
 
-/// Pixels as a decoder gives them to 8-bit RGB, the way of Pillow's `convert("RGB")`.
+/// Converts decoded pixels to 8-bit RGB, like Pillow's `convert("RGB")`.
 fn to_rgb(pixels: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
     let gray = |level: u8| [level; 3];
     let high = |sample: &[u8]| (u16::from_ne_bytes([sample[0], sample[1]]) >> 8) as u8;

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// What can go wrong in this crate. Each message is complete: it says what caused it, where, and what to do.
+/// The errors of this crate. Each message is complete: it names the cause and the place, and says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -10,15 +10,15 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// A configuration file is not the JSON that it should be.
+    /// A configuration file that is not valid JSON, or not of the expected form.
     #[error("{}: {error}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why it cannot be read.
+        /// The position and the cause of the error.
         error: serde_json::Error,
     },
     /// A parquet file is broken or cut short.
@@ -26,7 +26,7 @@ pub enum Error {
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What its reader said.
+        /// The error of the parquet reader.
         error: parquet::errors::ParquetError,
     },
 
@@ -35,7 +35,7 @@ pub enum Error {
     Arrow {
         /// The file.
         path: PathBuf,
-        /// What its reader said.
+        /// The error of the Arrow reader.
         why: String,
     },
     /// An Arrow file, in a build without the feature that reads them.
@@ -66,7 +66,7 @@ pub enum Error {
         /// What is wrong.
         refusal: crate::selection::Refusal,
     },
-    /// A dataset whose captions are all blank.
+    /// A dataset in which all captions are blank.
     #[error(
         "{dataset}: column `{column}` is empty in all {rows} rows; name the column that holds the captions"
     )]
@@ -75,7 +75,7 @@ pub enum Error {
         dataset: String,
         /// The column.
         column: String,
-        /// How many rows there are.
+        /// The number of rows.
         rows: usize,
     },
     /// A file without a column that was asked for.
@@ -90,7 +90,7 @@ pub enum Error {
         /// The columns it has.
         available: Vec<String>,
     },
-    /// A file whose columns have no name that tells which of them to read.
+    /// A file in which no column has a name that identifies it.
     #[error("{}: none of its columns is known to hold the {role}: {}; name it", path.display(), available.join(", "))]
     NoColumn {
         /// The file.
@@ -107,7 +107,7 @@ pub enum Error {
         path: PathBuf,
         /// What the column should hold.
         role: crate::ColumnRole,
-        /// The columns that could.
+        /// The columns that could be meant.
         candidates: Vec<String>,
     },
     /// A folder that has no columns, although one was asked for.
@@ -123,16 +123,16 @@ pub enum Error {
         /// The column asked for.
         column: String,
     },
-    /// A column that holds something else.
+    /// A column of the wrong type.
     #[error("{}: column `{column}` should hold {expected}, it holds {found}", path.display())]
     ColumnType {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// What it should hold.
+        /// The expected type.
         expected: &'static str,
-        /// What it holds.
+        /// The type found.
         found: String,
     },
     /// A record of a metadata file that cannot be used.
@@ -145,14 +145,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// A text file in an encoding that is not read.
+    /// A text file in an unsupported encoding.
     #[error("{}, line {line}: not UTF-8 text: {why}; save the file as UTF-8", path.display())]
     TextEncoding {
         /// The file.
         path: PathBuf,
         /// The first line that is not UTF-8, counted from 1.
         line: usize,
-        /// What it holds instead.
+        /// The encoding or the bytes found instead.
         why: String,
     },
     /// A file of a dataset that was cloned without Git LFS.
@@ -161,13 +161,13 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A picture without a text file, in a folder where others have one.
+    /// A picture without a text file, in a folder in which other pictures have one.
     #[error("it has no caption: {} does not exist", caption.display())]
     NoCaptionFile {
         /// Where its caption should be.
         caption: PathBuf,
     },
-    /// A caption in a text file whose picture is of a kind that is not read.
+    /// A caption in a text file whose picture has an unsupported format.
     #[error(
         "{} has no picture that can be read: {} is no {} file by its name; convert it to PNG or JPEG, rename it, or \
          give the text another name",
@@ -179,10 +179,10 @@ pub enum Error {
         /// The file of the same name beside it.
         other: PathBuf,
     },
-    /// Rows that cannot be divided as asked.
+    /// Rows that cannot be split as asked.
     #[error("cannot split {rows} rows: {why}")]
     Split {
-        /// How many rows there are.
+        /// The number of rows.
         rows: usize,
         /// What is wrong.
         why: String,
@@ -196,7 +196,7 @@ pub enum Error {
         dataset: String,
         /// The row asked for.
         row: usize,
-        /// How many rows there are.
+        /// The number of rows.
         len: usize,
     },
     /// A row that cannot be used, and why.
@@ -221,7 +221,7 @@ pub enum Error {
     /// A picture's file that could not be read; the row's error has its path.
     #[error("its file cannot be read: {error}")]
     UnreadableFile {
-        /// What the operating system said.
+        /// The operating system's error.
         error: std::io::Error,
     },
     /// A picture that was cloned without Git LFS.
@@ -232,22 +232,22 @@ pub enum Error {
     NoPicture,
 
     // Pictures
-    /// A picture that is of no kind that can be read.
+    /// A picture whose format is unknown.
     #[error("not a {} picture: it begins with \"{start}\"", crate::image_kind::KINDS)]
     UnknownFormat {
         /// Its first bytes, escaped.
         start: String,
     },
-    /// A picture of a kind that is known and not read.
+    /// A picture in a known format that is not supported.
     #[error("{kind} pictures are not read; convert it to PNG or JPEG")]
     UnreadFormat {
-        /// The kind, such as `AVIF`.
+        /// The format, such as `AVIF`.
         kind: &'static str,
     },
-    /// A picture that is broken or cut short.
+    /// A picture that is broken or truncated.
     #[error("the picture cannot be decoded: {why}")]
     Decode {
-        /// What the decoder said.
+        /// The decoder's message.
         why: String,
     },
     /// A picture too large to be decoded safely.
@@ -263,7 +263,7 @@ pub enum Error {
         /// The limit.
         max_pixels: u64,
     },
-    /// Pictures that cannot be one tensor.
+    /// Pictures of different sizes, which cannot be one tensor.
     #[error(
         "pictures of one batch come out as {} x {} and {} x {} pixels; give the image processor a crop size",
         first.0, first.1, other.0, other.1
@@ -285,7 +285,7 @@ pub enum Error {
         option: String,
         /// Its value there.
         value: String,
-        /// What it may be.
+        /// The supported values.
         supported: &'static str,
     },
     /// A tokenizer file that cannot be used.
@@ -298,12 +298,12 @@ pub enum Error {
     },
 
     // Tokens and batches
-    /// A caption that the tokenizer refuses.
+    /// A caption that the tokenizer cannot encode.
     #[error("cannot tokenize {caption:?}: {why}")]
     Encode {
         /// The caption.
         caption: String,
-        /// What the tokenizer said.
+        /// The tokenizer's message.
         why: String,
     },
     /// Ids that the tokenizer cannot turn into text.
@@ -311,7 +311,7 @@ pub enum Error {
     DecodeIds {
         /// The ids.
         ids: Vec<u32>,
-        /// What the tokenizer said.
+        /// The tokenizer's message.
         why: String,
     },
     /// A caption longer than its batch.
@@ -332,12 +332,12 @@ pub enum Error {
         /// Tokens of the caption, those of the prompt included.
         caption: usize,
     },
-    /// Captions and rows of a batch that do not belong together.
+    /// A batch with different numbers of captions and rows.
     #[error("a batch of {captions} captions was given {rows} rows")]
     BatchLengths {
-        /// How many rows.
+        /// The number of rows.
         rows: usize,
-        /// How many captions.
+        /// The number of captions.
         captions: usize,
     },
 
@@ -345,10 +345,10 @@ pub enum Error {
     /// No thread could be started.
     #[error("cannot start a thread: {error}")]
     Thread {
-        /// What the operating system said.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// What a prefetching thread was asked to do panicked.
+    /// The function that a prefetching thread ran panicked.
     #[error("a prefetching thread panicked")]
     WorkerPanicked,
 

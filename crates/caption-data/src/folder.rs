@@ -15,23 +15,26 @@ use crate::{
     CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, RecordPlace, Result, SourceOptions, selection,
 };
 
-/// A folder of picture files with captions, laid out in one of the ways of Hugging Face's `imagefolder`:
+/// A folder of picture files with captions, in one of the layouts of Hugging Face's `imagefolder`:
 ///
-/// - `metadata.jsonl`, one object a line: `{"file_name": "0001.png", "text": "a red bird"}`;
+/// - `metadata.jsonl`, one object per line: `{"file_name": "0001.png", "text": "a red bird"}`;
 /// - `metadata.csv` or `metadata.parquet` with the columns `file_name` and `text`;
 /// - `metadata.json`, one array of such objects;
-/// - without either, pictures with a caption in a text file of the same name: `0001.png` and `0001.txt` or
+/// - without metadata, pictures with a caption in a text file of the same name: `0001.png` and `0001.txt` or
 ///   `0001.caption`.
 ///
-/// A picture may have several captions: a list in the metadata, several records that name it (with the same prompt, where
-/// there are prompts), or several lines of its text file. It is one row then. [`SourceOptions`] says which columns of
-/// metadata are read where they have other names.
+/// A picture can have several captions: a list in the metadata, several records with its name (and with the
+/// same prompt, if there are prompts), or several lines of its text file. All of them are in one row.
+/// [`SourceOptions`] names the columns of metadata, if they are not called as above.
 ///
 /// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
-/// with metadata of its own. Text is UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the metadata, or
-/// of the paths. Pictures that the metadata do not name are left out, and so are text files that have the name of no
-/// other file, and all that is not of the training split ([`selection`]): `test/0001.png` in this folder, though not in
-/// a folder `test` that is opened itself. [`left_out`](CaptionSource::left_out) says what was.
+/// with its own metadata. Text is UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the
+/// metadata, or of the paths.
+///
+/// These files are left out: pictures that the metadata do not name, text files without another file of their
+/// name, and all that is not in the training split ([`selection`]). For example, `test/0001.png` in this
+/// folder is left out, but not if the folder `test` itself is opened. [`left_out`](CaptionSource::left_out)
+/// lists them.
 #[derive(Debug)]
 pub struct ImageFolder {
     name: String,
@@ -44,18 +47,18 @@ pub struct ImageFolder {
 struct Row {
     image: PathBuf,
     texts: RowTexts,
-    /// Where metadata name the picture; `None` where the caption has a file of its own.
+    /// The metadata record that names the picture; `None` if the caption has a file of its own.
     record: Option<RecordPlace>,
 }
 
 impl ImageFolder {
-    /// Reads the captions of a folder and finds its pictures. The path of a metadata file stands for its folder, of
-    /// which other metadata are not read then.
+    /// Reads the captions of a folder and finds its pictures. The path of a metadata file opens its folder,
+    /// with that file as the only metadata.
     ///
     /// # Errors
-    /// If the picture of a text file has an ending that is not read, if metadata are broken (the error names the line), if
-    /// it is not clear which of their columns to read, or if there is no row or no row with a caption. A picture that is
-    /// not there, or that has no caption, is an error of its row.
+    /// If the picture of a text file has an unsupported extension, if metadata are broken (the error names
+    /// the line), if it is not clear which of their columns to read, or if there is no row or no row with a
+    /// caption. A picture that is missing, or that has no caption, is an error of its row.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         let path = path.as_ref();
         let mut files =
@@ -103,7 +106,7 @@ impl ImageFolder {
 }
 
 impl Row {
-    /// The picture's path, and the line of the metadata that names it, which is not the number of the row.
+    /// The picture's path, and the metadata line that names it, which is not the number of the row.
     fn name(&self) -> String {
         match self.record {
             Some(place @ RecordPlace::Line(_)) => {
@@ -191,7 +194,7 @@ fn rows_of_text_files(files: &mut FolderFiles) -> Result<Vec<Row>> {
     files.captioned()?.into_iter().map(row).collect()
 }
 
-/// The rows of a metadata file whose pictures are trained on, one for each record, and the column of their captions.
+/// The training rows of a metadata file, one for each record, and the column of their captions.
 fn rows_of_metadata(
     path: &Path,
     options: &SourceOptions,
@@ -212,7 +215,7 @@ fn rows_of_metadata(
     for record in &metadata.records {
         let image = metadata.picture(record, file_name(&metadata, record, &columns.image)?)?;
         match files.why_not(&image) {
-            // Those that are there have been counted as files.
+            // Those that exist have been counted as files already.
             Some(reason) if !image.exists() => files.leave_out(reason, &image),
             Some(_) => {}
             None => {
@@ -224,7 +227,7 @@ fn rows_of_metadata(
     Ok((rows, columns.caption.unwrap_or_default()))
 }
 
-/// One row for each picture and prompt, with the captions of all rows that have these, in the place of the first.
+/// Merges the rows with the same picture and prompt into the first of them, with the captions of all.
 fn with_references(rows: Vec<Row>) -> Vec<Row> {
     let mut places = HashMap::new();
     let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
@@ -253,7 +256,8 @@ fn file_name<'a>(metadata: &MetadataFile, record: &'a Record, column: &str) -> R
     }
 }
 
-/// The captions and the prompt of a record. A field that it lacks is blank, as other records have it.
+/// The captions and the prompt of a record. A field that it lacks counts as blank, since other records have
+/// it.
 fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Result<RowTexts> {
     let value = |column: &str| record.fields.get(column).unwrap_or(&Value::Null);
     let refused = |column: &str, found: String| {

@@ -1,4 +1,4 @@
-//! The files of an image folder: which are pictures, which describe them, and what is left out.
+//! The files of an image folder: pictures, files that describe them, and files that are left out.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use crate::walk::{Files, add_unread_pictures, has_extension, is_picture, name_in, walk};
 use crate::{Error, LeftOut, LeftOutReason, Result, selection};
 
-/// Why the file of a name is left out; `None` if it is not.
+/// The reason why a file is left out, by its name; `None` if it is used.
 type WhyNot = dyn Fn(&str) -> Option<LeftOutReason>;
 
 /// The files of a folder's training split.
 pub(crate) struct FolderFiles {
     folder: PathBuf,
     pub(crate) pictures: Vec<PathBuf>,
-    /// At most one of each folder.
+    /// At most one per folder.
     pub(crate) metadata: Vec<PathBuf>,
     /// All other files.
     others: Vec<PathBuf>,
@@ -53,7 +53,7 @@ impl FolderFiles {
 
     /// The pictures that one metadata file describes, in its folder and in those below.
     pub(crate) fn of_metadata(metadata: &Path) -> Result<Self> {
-        // A file that is named without a folder lies in the current one.
+        // The path of a file in the current folder has no folder part.
         let folder = metadata.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         Ok(Self {
             metadata: vec![folder.join(metadata.file_name().unwrap_or_default())],
@@ -61,8 +61,8 @@ impl FolderFiles {
         })
     }
 
-    /// Keeps one metadata file of each folder. Where there is none at all, files called `metadata.json` are taken that
-    /// hold an array.
+    /// Keeps one metadata file per folder. If there is none at all, files called `metadata.json` are used,
+    /// provided that they hold an array.
     fn choose_metadata(&mut self) {
         if self.metadata.is_empty() {
             self.metadata = self.others.iter().filter(|path| is_json_metadata(path)).cloned().collect();
@@ -80,7 +80,7 @@ impl FolderFiles {
         }
     }
 
-    /// Why a picture that metadata name is not trained on; `None` if it is.
+    /// The reason why a picture that metadata name is not trained on; `None` if it is.
     pub(crate) fn why_not(&self, picture: &Path) -> Option<LeftOutReason> {
         (self.why_not)(&name_in(&self.folder, picture))
     }
@@ -90,11 +90,11 @@ impl FolderFiles {
         self.left_out.add(reason, name_in(&self.folder, path));
     }
 
-    /// Each picture with the text file of the same name beside it, in the order of the pictures; empty if no picture
-    /// has one.
+    /// Each picture with the text file of the same name beside it, in the order of the pictures; empty if no
+    /// picture has one.
     ///
     /// # Errors
-    /// If a text file belongs to a file that is no picture by its name, such as `1.txt` beside `1.heic`.
+    /// If a text file belongs to a file without a picture's extension, such as `1.txt` beside `1.heic`.
     pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
         let mut captions = HashMap::new();
         for extension in selection::CAPTIONS {

@@ -7,8 +7,8 @@ use image::{Rgb, RgbImage};
 
 use crate::{Error, Result};
 
-/// Decodes the first frame as Pillow does: around a frame that is smaller than the canvas the colour is the transparent
-/// one of the palette, or the first; a frame that reaches beyond the canvas makes it larger.
+/// Decodes the first frame as Pillow does. A frame that is smaller than the canvas is surrounded by the
+/// palette's transparent colour, or by its first. A frame that reaches beyond the canvas enlarges it.
 pub(crate) fn decode(file: &[u8], max_pixels: u64) -> Result<RgbImage> {
     let broken = |error: DecodingError| Error::Decode { why: error.to_string() };
     let mut options = DecodeOptions::new();
@@ -30,7 +30,7 @@ pub(crate) fn decode(file: &[u8], max_pixels: u64) -> Result<RgbImage> {
     decoder.read_into_buffer(&mut indices).map_err(broken)?;
     let palette = local.as_deref().or(decoder.global_palette());
     let color = |index: u8| match palette {
-        // Pillow's levels of gray, where there is no palette.
+        // Without a palette, Pillow uses levels of gray.
         None => Rgb([index; 3]),
         Some(palette) => {
             let color = palette.chunks_exact(3).nth(index.into());

@@ -1,16 +1,16 @@
-//! What kind of picture a file is, by its bytes.
+//! The format of a picture file, by its bytes.
 
 use image::ImageFormat;
 
 use crate::{Error, Result, lfs};
 
-/// The kinds of pictures that are read, for messages.
+/// The supported formats, for messages.
 pub(crate) const KINDS: &str = "PNG, JPEG, GIF, WebP, BMP, TIFF, ICO, PNM, TGA or QOI";
 
-/// The kind of a picture file.
+/// The format of a picture file.
 ///
 /// # Errors
-/// If it is of no kind that is read.
+/// If the format is not supported.
 pub(crate) fn kind_of(file: &[u8]) -> Result<ImageFormat> {
     if file.is_empty() {
         return Err(Error::Decode { why: "the file is empty".to_owned() });
@@ -29,11 +29,12 @@ pub(crate) fn kind_of(file: &[u8]) -> Result<ImageFormat> {
         .ok_or_else(|| Error::UnknownFormat { start: start() })
 }
 
-/// The name of a kind that is known and not read.
+/// The name of a format that is known but not supported.
 fn unread(file: &[u8]) -> Option<&'static str> {
     let starts = |start: &[u8]| file.starts_with(start);
     if let Some(brands) = file.get(4..64.min(file.len())).and_then(|header| header.strip_prefix(b"ftyp")) {
-        // The main brand may be the general `mif1`, with the particular one among those that follow.
+        // The major brand may be the general `mif1`, with the specific one among the compatible brands that
+        // follow.
         let has = |names: &[&[u8]]| brands.chunks_exact(4).any(|brand| names.contains(&brand));
         return if has(&[b"avif", b"avis"]) {
             Some("AVIF")
@@ -58,12 +59,12 @@ fn is_svg(file: &[u8]) -> bool {
     text.starts_with(b"<svg") || is_xml && has_root()
 }
 
-/// Whether it is a TIFF with offsets of 8 bytes.
+/// Whether it is a BigTIFF, whose offsets have 8 bytes.
 fn is_big_tiff(file: &[u8]) -> bool {
     file.starts_with(b"II+\0") || file.starts_with(b"MM\0+")
 }
 
-/// Whether the header is one of a TGA, which has no signature: the test that Pillow makes.
+/// Whether the header is that of a TGA, which has no signature. This is Pillow's test.
 fn is_tga(file: &[u8]) -> bool {
     let Some(header) = file.first_chunk::<18>() else { return false };
     let [_, color_map, kind, .., depth, _] = *header;

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use crate::source::row_of;
 use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
 
-/// What was found when every row of a dataset was read: which rows cannot be used, and which picture each has.
+/// The result of reading every row of a dataset: the rows that cannot be used, and the picture of each other
+/// row.
 #[derive(Debug)]
 pub struct Inspection {
     /// The [fingerprint](CaptionSource::fingerprint) of each row's picture; `None` for rows that cannot be used.
@@ -17,20 +18,21 @@ pub struct Inspection {
 pub struct BadRow {
     /// The row.
     pub row: usize,
-    /// What is wrong with it; says which row of which file it is.
+    /// Why it cannot be used; names the row and its file.
     pub error: Error,
 }
 
 impl Inspection {
-    /// Rows that one thread reads at a time.
+    /// The number of rows that a thread reads at a time.
     const CHUNK: usize = 16;
 
-    /// Reads the captions, the prompt and the picture of every row on `workers` threads, and decodes the pictures, which is
-    /// what it takes to be sure that `processor` can use them. `progress` is called with the number of rows that were read
-    /// since its last call.
+    /// Reads the captions, the prompt and the picture of every row on `workers` threads. Pictures are decoded
+    /// too, the only way to be sure that `processor` can use them. `progress` is called with the number of
+    /// rows read since its last call.
     ///
     /// # Errors
-    /// If the operating system gives no thread. A row that cannot be used is none: it is in [`bad`](Self::bad).
+    /// If the operating system cannot start a thread. A row that cannot be used is no error: it is listed in
+    /// [`bad`](Self::bad).
     pub fn new(
         source: Arc<dyn CaptionSource>,
         processor: ImageProcessor,

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum LeftOutReason {
-    /// The name of its folder or file has a word of a split that is not for training
+    /// The name of its folder or file has a word for another split than training
     /// ([`selection`](crate::selection)).
     OtherSplit {
         /// The folder or file with that name, relative to the dataset.
@@ -14,24 +14,24 @@ pub enum LeftOutReason {
         /// The word, such as `test`.
         word: String,
     },
-    /// It lies outside of the folders or files that name the training split, where there are some.
+    /// It is outside of the folders or files that are named as the training split.
     OutsideOfTraining,
-    /// A picture of a kind that is not read.
+    /// A picture in an unsupported format.
     UnreadKind {
         /// Its extension, in lower case.
         extension: String,
     },
-    /// A picture whose name begins with a dot, or that lies in a folder whose name begins with a dot or with `__`.
+    /// A picture whose name begins with a dot, or whose folder's name begins with a dot or with `__`.
     Hidden,
-    /// A picture that no metadata name and that has no caption file.
+    /// A picture that is not named in any metadata and has no caption file.
     NoCaption,
-    /// A blank caption of a picture that has others.
+    /// A blank caption of a picture that has other captions.
     BlankCaption,
     /// A caption file without a picture of the same name.
     NoPicture,
-    /// A picture or metadata file of a folder whose parquet or Arrow files are the dataset.
+    /// A picture or metadata file in a folder whose dataset is in parquet or Arrow files.
     BesideTables,
-    /// A metadata file beside another one of the same folder, which is read.
+    /// A second metadata file of a folder; the first is read.
     OtherMetadata,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for LeftOutReason {
     }
 }
 
-/// What pictures with an extension are called.
+/// What to call pictures with a given extension.
 fn kind(extension: &str) -> String {
     match extension {
         "heic" | "heif" => "HEIC".to_owned(),
@@ -65,7 +65,7 @@ fn kind(extension: &str) -> String {
     }
 }
 
-/// What is not used of a dataset: how many files or rows, why, and a few of their names.
+/// The parts of a dataset that are not used: how many files or rows, why, and a few of their names.
 ///
 /// ```
 /// use caption_data::{LeftOut, LeftOutReason};
@@ -82,19 +82,20 @@ pub struct LeftOut {
     groups: BTreeMap<LeftOutReason, LeftOutGroup>,
 }
 
-/// Files or rows that are left out for one reason. Displayed as one line: how many, why, and a few names.
+/// Files or rows that are left out for the same reason. Displays as one line: the number, the reason and a
+/// few names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOutGroup {
     /// Why they are left out.
     pub reason: LeftOutReason,
-    /// How many there are.
+    /// The number of them.
     pub count: usize,
-    /// Names of the first [`LeftOut::EXAMPLES`] of them.
+    /// The names of the first [`LeftOut::EXAMPLES`] of them.
     pub examples: Vec<String>,
 }
 
 impl LeftOut {
-    /// How many names are kept for each reason.
+    /// The number of names kept for each reason.
     pub const EXAMPLES: usize = 3;
 
     /// Counts one file or row.
@@ -103,7 +104,7 @@ impl LeftOut {
         self.add_group(reason, group);
     }
 
-    /// Counts all that another report counts.
+    /// Adds the counts of another report.
     pub fn extend(&mut self, other: Self) {
         other.groups.into_iter().for_each(|(reason, group)| self.add_group(reason, group));
     }
@@ -125,7 +126,7 @@ impl LeftOut {
         self.groups.is_empty()
     }
 
-    /// How many files and rows are left out, for whatever reason.
+    /// The number of files and rows that are left out, for all reasons together.
     pub fn count(&self) -> usize {
         self.groups.values().map(|group| group.count).sum()
     }

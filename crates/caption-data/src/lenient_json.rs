@@ -1,15 +1,15 @@
-//! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` may stand for numbers, and are read as null.
+//! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` are accepted as numbers, and read as null.
 
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-/// Reads JSON that may have Python's names of numbers which are none.
+/// Parses JSON that may contain `NaN`, `Infinity` and `-Infinity`.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(&with_nulls(text))
 }
 
-/// The text with null in place of the names of numbers. Positions of errors stay as they are but for columns.
+/// The text with null in their place. The lines of error positions stay right, but columns may shift.
 fn with_nulls(text: &str) -> Cow<'_, str> {
     const NAMES: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
     if !NAMES.iter().any(|name| text.contains(name)) {
@@ -23,7 +23,7 @@ fn with_nulls(text: &str) -> Cow<'_, str> {
             rest = &rest[name.len()..];
             continue;
         }
-        // Behind a backslash comes a character that cannot end the string.
+        // The character after a backslash cannot end the string.
         let taken = match first {
             '\\' if in_string => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
             _ => first.len_utf8(),
@@ -43,7 +43,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn numbers_that_are_none_are_null_and_strings_stay() {
+    fn nan_and_infinity_are_null_and_strings_are_unchanged() {
         let text = r#"{"a": NaN, "b": [-Infinity, Infinity, 1], "c": "NaN \" NaN", "é\\": "\\", "NaN": NaN}"#;
         let expected =
             json!({ "a": null, "b": [null, null, 1], "c": "NaN \" NaN", "é\\": "\\", "NaN": null });

@@ -1,4 +1,4 @@
-//! Git LFS pointers: the small text files that a clone without `git lfs` has in place of large files.
+//! Git LFS pointers: the small text files that replace large files in a clone without `git lfs`.
 
 use std::fs::File;
 use std::io::{Read, Seek as _};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Whether the bytes are a pointer and not the file.
+/// Whether the bytes are a pointer instead of the file's contents.
 pub(crate) fn is_pointer(file: &[u8]) -> bool {
     file.starts_with(b"version https://git-lfs.github.com/spec/")
 }
@@ -17,7 +17,7 @@ pub(crate) fn check(path: &Path, file: &[u8]) -> Result<()> {
     if is_pointer(file) { Err(Error::LfsPointer { path: path.to_owned() }) } else { Ok(()) }
 }
 
-/// As [`check`], of a file that is open and too large to be read as a whole. Leaves its position where it was.
+/// As [`check`], for an open file that is too large to be read whole. Its position does not change.
 pub(crate) fn check_start(path: &Path, mut file: &File) -> Result<()> {
     let io = |error| Error::Io { path: path.to_owned(), error };
     let mut start = Vec::new();

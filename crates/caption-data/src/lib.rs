@@ -1,16 +1,17 @@
 //! Captioned images: sources, CLIP image processing, tokenizing, label masking, splits and batches.
 //!
-//! What goes into the training of a captioning model, with the numbers of the Hugging Face stack:
+//! This crate prepares the data for training a captioning model, and gives the same numbers as the Hugging
+//! Face stack:
 //!
-//! - [`CaptionSource`]: a dataset, row by row. [`open`] finds out whether a path holds parquet files
-//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]);
-//!   [`Subset`] chooses rows, [`ByPicture`] puts those of one picture together, and [`Inspection`] finds those that cannot be
-//!   used. [`selection`] tells training files from those that are held out.
-//! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, as `datasets`, Pillow and
-//!   `CLIPImageProcessor` make them.
+//! - [`CaptionSource`]: a dataset, row by row. [`open`] detects whether a path holds parquet files
+//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]). [`Subset`] chooses rows, [`ByPicture`]
+//!   groups the rows of one picture, and [`Inspection`] finds the rows that cannot be used. [`selection`]
+//!   tells training files from held-out ones.
+//! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, like `datasets`, Pillow and
+//!   `CLIPImageProcessor`.
 //! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.
-//! - [`train_test_split`] and [`split()`]: the rows that `datasets` deals out for a seed.
-//! - [`PictureLoader`] and [`Prefetch`]: decoding and resizing ahead of their use.
+//! - [`train_test_split`] and [`split()`]: the same rows as `datasets` chooses for a seed.
+//! - [`PictureLoader`] and [`Prefetch`]: decode and resize pictures before they are needed.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Metadata files of image folders, as records: a map of fields for each picture, and where it stands in its file.
+//! Metadata files of image folders, as records: a map of fields for each picture, and its position in the
+//! file.
 
 use std::fmt;
 use std::fs::File;
@@ -11,7 +12,7 @@ use crate::parquet_file::guarded;
 use crate::text_encoding::read_text;
 use crate::{Error, Result, lenient_json, lfs, selection};
 
-/// Where a record stands in its file.
+/// The position of a record in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordPlace {
     /// A line of a text file, counted from 1.
@@ -29,11 +30,11 @@ impl fmt::Display for RecordPlace {
     }
 }
 
-/// What a metadata file says of one picture.
+/// The entry of one picture in a metadata file.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) place: RecordPlace,
-    /// All fields by their names. Those of a CSV file are strings, and NaN is null.
+    /// All fields by name. Fields of a CSV file are strings, and NaN is null.
     pub(crate) fields: Map<String, Value>,
 }
 
@@ -45,8 +46,8 @@ pub(crate) struct MetadataFile {
 }
 
 impl MetadataFile {
-    /// Reads all records of a file, by its extension. A `.jsonl` or `.json` file has one object a line, or is one array
-    /// of objects.
+    /// Reads all records of a file; the extension tells the format. A `.jsonl` or `.json` file has one object
+    /// per line, or is one array of objects.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let records = match selection::extension(&path.to_string_lossy()).as_str() {
             "parquet" => parquet(path)?,
@@ -56,11 +57,11 @@ impl MetadataFile {
         Ok(Self { path: path.to_owned(), records })
     }
 
-    /// The file that a record's `file_name` stands for: relative to the metadata file's folder, inside it, with `/` or
-    /// `\` between its parts. Whether it exists is not looked at.
+    /// The path for a record's `file_name`: relative to the metadata file's folder, inside it, with `/` or
+    /// `\` between its parts. It need not exist.
     pub(crate) fn picture(&self, record: &Record, file_name: &str) -> Result<PathBuf> {
         let folder = self.path.parent().unwrap_or(&self.path);
-        // `\` is part of a name on Linux, and stands between folders where the metadata were written on Windows.
+        // On Linux, `\` can be part of a name; metadata written on Windows have it between folders.
         let literal = folder.join(file_name).exists();
         let name = if literal { file_name.to_owned() } else { file_name.replace('\\', "/") };
         let mut inside = PathBuf::new();
@@ -125,7 +126,7 @@ fn csv(path: &Path, text: &str) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// What stands between the names of a CSV file's columns, if that is no comma.
+/// The separator of a CSV file's columns, if it is not a comma.
 fn other_separator(names: &csv::StringRecord) -> Option<&'static str> {
     let separators = [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars")];
     let is_split_by = |separator: char| {

@@ -8,27 +8,28 @@ use crate::{
     selection,
 };
 
-/// How a dataset on disk is read.
+/// How to read a dataset on disk.
 #[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// The column of a table that holds the pictures, or of metadata that holds the names of their files. The default is
-    /// `image`, else the only column with pictures; of metadata `file_name`, else the only one with another usual name.
+    /// The column of pictures in a table, or of file names in metadata. The default in a table is `image`, or
+    /// else the only column of pictures. In metadata it is `file_name`, or else the only column with another
+    /// usual name.
     pub image_column: Option<String>,
-    /// The column of a table or of metadata that holds the captions: texts, numbers, class labels, or lists of these, which
-    /// are several captions of one picture. The default is `text`, else the only column with another usual name, such as
-    /// `caption`, `prompt` or `description`.
+    /// The column of captions, in a table or in metadata. Its values are texts, numbers, class labels, or
+    /// lists of these, which are several captions of one picture. The default is `text`, or else the only
+    /// column with another usual name, such as `caption`, `prompt` or `description`.
     pub caption_column: Option<String>,
-    /// The column that holds the prompts, which captions continue. The default is none.
+    /// The column of prompts, the texts that captions continue. The default is none.
     pub prompt_column: Option<String>,
-    /// Whether to read pictures and prompts alone: then no caption column is needed, no caption file either, and all captions
-    /// are blank. The default is not.
+    /// Read only pictures and prompts. Neither a caption column nor caption files are needed then, and all
+    /// captions are blank. The default is `false`.
     pub no_captions: bool,
-    /// What reads the pictures.
+    /// The decoder of the pictures.
     pub decoder: ImageDecoder,
 }
 
 impl SourceOptions {
-    /// The columns that are named, each with what it should hold.
+    /// The columns that are named here, each with its role.
     pub fn named_columns(&self) -> impl Iterator<Item = (ColumnRole, &str)> {
         let columns = [
             (ColumnRole::Image, &self.image_column),
@@ -39,20 +40,20 @@ impl SourceOptions {
     }
 }
 
-/// Opens a dataset by what lies at `path`:
+/// Opens the dataset at `path`, by what is there:
 ///
 /// - a parquet file: [`ParquetSource`];
 /// - a folder with parquet files, at any depth: [`ParquetSource`] of its training split, in the order of the
 ///   paths;
-/// - a folder that `save_to_disk` of `datasets` wrote: the same of its Arrow files, with the feature `arrow`;
+/// - a folder written by `save_to_disk` of `datasets`: the same for its Arrow files, with the feature
+///   `arrow`;
 /// - a metadata file, such as `metadata.jsonl`: [`ImageFolder`] of the pictures that it names;
 /// - any other folder: [`ImageFolder`] of the pictures of its training split.
 ///
-/// [`selection`] says what belongs to the training split. A file or folder of another split is opened where `path`
-/// names it itself.
+/// [`selection`] defines the training split. A file or folder of another split can be opened by its own path.
 ///
 /// # Errors
-/// If nothing is there that can be read or trained on, if the training split is not whole, or as
+/// If there is nothing to read or to train on, if the training split is incomplete, or as
 /// [`ParquetSource::open`] and [`ImageFolder::open`].
 pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn CaptionSource>> {
     let path = path.as_ref();
@@ -99,8 +100,8 @@ fn is_metadata(path: &Path) -> bool {
     path.file_name().is_some_and(|name| selection::is_metadata(&name.to_string_lossy()))
 }
 
-/// Whether a file is one of the Arrow files of a saved dataset: those that `state.json` beside it names, or all where there
-/// is no such file. Others are what `datasets` keeps of its computations.
+/// Whether a file is one of the Arrow files of a saved dataset: one that `state.json` beside it names, or any
+/// if there is no such file. Other Arrow files are caches of `datasets`.
 fn is_saved_table(file: &Path) -> bool {
     let Some(name) = file.file_name().filter(|_| has_extension(file, &["arrow"])) else { return false };
     let state = fs::read(file.with_file_name("state.json")).ok();

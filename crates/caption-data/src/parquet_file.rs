@@ -1,4 +1,4 @@
-//! The columns that are read of a parquet file.
+//! Reads columns of a parquet file.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,14 +14,14 @@ use crate::columns::Columns;
 use crate::table::{Column, Table, TableReader, TextColumn};
 use crate::{Error, Result, SourceOptions, lfs, parquet_schema};
 
-/// Where the picture and the texts of a row are in a parquet file.
+/// Where a parquet file holds the picture and the texts of each row.
 #[derive(Debug)]
 pub(crate) struct ParquetFile {
     path: PathBuf,
     groups: usize,
     caption: Option<TextColumn>,
     prompt: Option<TextColumn>,
-    /// Numbers of the file's leaf columns.
+    /// Indices of the file's leaf columns.
     pictures: usize,
     paths: Option<usize>,
 }
@@ -73,7 +73,7 @@ impl Table for ParquetFile {
     }
 }
 
-/// A parquet file that is being read.
+/// A parquet file that is open for reading.
 struct OpenFile<'a> {
     file: &'a ParquetFile,
     reader: Reader,
@@ -118,7 +118,7 @@ impl OpenFile<'_> {
     }
 }
 
-/// One column of one row group. The strings are parts of the file's pages, not copies.
+/// One column of one row group. The strings are slices of the file's pages, not copies.
 fn read_column(reader: &Reader, group: usize, column: usize) -> parquet::errors::Result<Column> {
     let group = reader.get_row_group(group)?;
     let expected = group.metadata().num_rows() as usize;
@@ -132,7 +132,7 @@ fn read_column(reader: &Reader, group: usize, column: usize) -> parquet::errors:
         let message = format!("a row group should have {expected} rows and has {rows}");
         return Err(parquet::errors::ParquetError::EOF(message));
     }
-    // A level below the highest says that the value, or a struct around it, is null.
+    // A definition level below the maximum means that the value, or a struct around it, is null.
     let mut values = values.into_iter();
     Ok(Column::new(if present == 0 {
         values.map(Some).collect()
@@ -147,7 +147,7 @@ fn reader(path: &Path) -> Result<Reader> {
     guarded(path, || SerializedFileReader::new(file))
 }
 
-/// Names the file in errors, and makes an error of a panic on malformed bytes.
+/// Adds the file's name to errors, and turns a panic on malformed bytes into an error.
 pub(crate) fn guarded<T>(path: &Path, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
     let panicked = || Err(parquet::errors::ParquetError::General("the reader panicked on it".to_owned()));
     let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| panicked());

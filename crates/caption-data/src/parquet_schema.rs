@@ -1,4 +1,4 @@
-//! What the schema of a parquet file says of its columns.
+//! Reads column types and class labels from the schema of a parquet file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::columns::ColumnKind;
 use crate::{Error, Result};
 
-/// The columns of a file, each with what it may be read for.
+/// The columns of a file, each with what it can be used for.
 pub(crate) fn columns(metadata: &FileMetaData) -> Vec<(String, ColumnKind)> {
     let (schema, features) = (metadata.schema_descr(), features(metadata));
     let fields = schema.root_schema().get_fields();
@@ -29,15 +29,15 @@ pub(crate) fn columns(metadata: &FileMetaData) -> Vec<(String, ColumnKind)> {
     columns.collect()
 }
 
-/// The names of a column of class labels, as `datasets` writes them into the file.
+/// The class names of a column of class labels, as `datasets` writes them into the file.
 pub(crate) fn labels(metadata: &FileMetaData, column: &str) -> Option<Vec<String>> {
     labels_in(&features(metadata), column)
 }
 
-/// The names of a column of class labels among the features of a dataset.
+/// The class names of a column of class labels, from the features of a dataset.
 pub(crate) fn labels_in(features: &HashMap<String, Value>, column: &str) -> Option<Vec<String>> {
     let mut feature = features.get(column)?;
-    // A list of labels is written as its element in a list, or under the key `feature`.
+    // For a list of labels, the element's feature is in a list or under the key `feature`.
     while let Some(element) = feature.get("feature").or_else(|| feature.get(0)) {
         feature = element;
     }
@@ -45,7 +45,7 @@ pub(crate) fn labels_in(features: &HashMap<String, Value>, column: &str) -> Opti
     Some(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
 }
 
-/// The leaf that holds the bytes of pictures, and the one that holds their paths.
+/// The leaf with the bytes of the pictures, and the leaf with their paths.
 pub(crate) fn pictures(path: &Path, schema: &SchemaDescriptor, name: &str) -> Result<(usize, Option<usize>)> {
     let refuse = |expected: &'static str, found: String| Error::ColumnType {
         path: path.to_owned(),
@@ -67,7 +67,7 @@ pub(crate) fn pictures(path: &Path, schema: &SchemaDescriptor, name: &str) -> Re
     Ok((bytes, leaf(schema, name, &["path"])))
 }
 
-/// The number of the leaf at `name.field`, if it holds one byte string a row.
+/// The index of the leaf at `name.field`, if it holds one byte string per row.
 pub(crate) fn leaf(schema: &SchemaDescriptor, name: &str, field: &[&str]) -> Option<usize> {
     schema.columns().iter().position(|leaf| {
         let parts = leaf.path().parts();
@@ -78,13 +78,13 @@ pub(crate) fn leaf(schema: &SchemaDescriptor, name: &str, field: &[&str]) -> Opt
     })
 }
 
-/// The features of the dataset that `datasets` writes into the file.
+/// The dataset features that `datasets` writes into the file.
 fn features(metadata: &FileMetaData) -> HashMap<String, Value> {
     let entries = metadata.key_value_metadata().into_iter().flatten();
     features_in(entries.filter(|entry| entry.key == "huggingface").find_map(|entry| entry.value.as_deref()))
 }
 
-/// The features of a dataset in the text that `datasets` writes under the key `huggingface`.
+/// The dataset features in the text that `datasets` writes under the key `huggingface`.
 pub(crate) fn features_in(text: Option<&str>) -> HashMap<String, Value> {
     let info: Option<Value> = text.and_then(|text| serde_json::from_str(text).ok());
     let features = info.and_then(|info| info["info"]["features"].as_object().cloned());

@@ -9,25 +9,26 @@ use crate::table::{self, Column, Table, TableReader, TextColumn};
 use crate::texts::{self, RowTexts, TEXTS};
 use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, SourceOptions};
 
-/// Captioned pictures in parquet files, as datasets of the Hugging Face hub have them, or in the Arrow files that
-/// `Dataset.save_to_disk` writes (with the feature `arrow`, whose record batches take the place of row groups).
+/// Captioned pictures in parquet files, the format of the Hugging Face hub's datasets. With the feature
+/// `arrow`, also in the Arrow files that `Dataset.save_to_disk` writes; their record batches are treated like
+/// row groups.
 ///
-/// The picture column holds the bytes of picture files, either directly or as the field `bytes` of a struct
-/// (the hub's `Image` feature); where `bytes` is null, the struct's `path` names a file, relative to the
-/// parquet file. Captions are texts, numbers, class labels (whose names `datasets` writes into the file) or lists of these.
-/// [`SourceOptions`] says which columns are read.
+/// The picture column holds the bytes of picture files, either directly or in the field `bytes` of a struct
+/// (the hub's `Image` feature). If `bytes` is null, the struct's `path` names a file, relative to the parquet
+/// file. Captions are texts, numbers, class labels (whose names `datasets` writes into the file) or lists of
+/// these. [`SourceOptions`] says which columns are read.
 ///
-/// Captions are read when the dataset is opened. Pictures are read one row group at a time, when a row of it
-/// is asked for, and kept as they are in the file, not decoded. Of more than 1 GiB the row groups that were not
-/// used for the longest time go, but the one that is read is always there as a whole: a file whose row groups are
-/// larger takes the memory of its largest one.
+/// Captions are read when the dataset is opened. Pictures are read one row group at a time, when one of its
+/// rows is requested. They are cached as in the file, not decoded. Beyond 1 GiB, the least recently used row
+/// groups are dropped, but the row group being read is always held whole: a file with larger row groups needs
+/// memory for its largest one.
 #[derive(Debug)]
 pub struct ParquetSource {
     name: String,
     files: Vec<Box<dyn Table>>,
-    /// All row groups of all files, in order.
+    /// The row groups of all files, in order.
     groups: Vec<RowGroup>,
-    /// One for each row.
+    /// One per row.
     texts: Vec<RowTexts>,
     decoder: ImageDecoder,
     left_out: LeftOut,
@@ -37,7 +38,7 @@ pub struct ParquetSource {
 #[derive(Debug)]
 struct RowGroup {
     file: usize,
-    /// Its number in the file.
+    /// Its index in the file.
     index: usize,
     first_row: usize,
 }
@@ -54,15 +55,15 @@ struct Pictures {
     paths: Option<Column>,
 }
 
-/// How many bytes of pictures are kept, the row group that is read aside.
+/// The size limit of the cache in bytes, not counting the row group that is being read.
 const KEPT_BYTES: usize = 1 << 30;
 
 impl ParquetSource {
     /// Opens parquet files as one dataset, in the given order.
     ///
     /// # Errors
-    /// If a file is not parquet, is cut short or lacks a column (the error names those that it has), if a
-    /// column is not what it should be, or if there is no row or no row with a caption.
+    /// If a file is not parquet, is truncated or lacks a column (the error names the columns that it has), if
+    /// a column has the wrong type, or if there is no row or no row with a caption.
     pub fn open(paths: &[impl AsRef<Path>], options: &SourceOptions) -> Result<Self> {
         let mut name =
             paths.first().map_or("no parquet files".to_owned(), |path| path.as_ref().display().to_string());
@@ -97,7 +98,7 @@ impl ParquetSource {
         Ok(Self { name, files, groups, texts, decoder, left_out, cache })
     }
 
-    /// The same with a report of what was found beside its files and is not used.
+    /// The same source, with a report of the files beside its own that are not used.
     #[must_use]
     pub fn with_left_out(mut self, left_out: LeftOut) -> Self {
         self.left_out.extend(left_out);
@@ -111,7 +112,7 @@ impl ParquetSource {
 
     /// The pictures of a row group, from the cache or from the file.
     fn pictures(&self, group: usize) -> Result<Arc<Pictures>> {
-        // Held while reading: whoever else waits most likely wants the same row group.
+        // Held while reading: another thread that waits most likely wants the same row group.
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let found = cache.groups.iter().position(|(number, _)| *number == group);
         let pictures = match found {
@@ -132,7 +133,7 @@ impl ParquetSource {
         Ok(pictures)
     }
 
-    /// What `read` makes of the bytes of a row's picture file.
+    /// Calls `read` with the bytes of a row's picture file.
     fn with_file<T>(&self, row: usize, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         self.check(row)?;
         let number = self.groups.partition_point(|group| group.first_row <= row) - 1;
@@ -191,7 +192,7 @@ impl CaptionSource for ParquetSource {
     }
 }
 
-/// The texts of all rows of a row group, of which the first is row `first_row` of the dataset.
+/// The texts of all rows of a row group; its first row is row `first_row` of the dataset.
 fn row_texts(
     dataset: &str,
     first_row: usize,

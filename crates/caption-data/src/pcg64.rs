@@ -1,7 +1,7 @@
-//! The generator behind `numpy.random.default_rng(seed)`, as far as `permutation` needs it.
+//! NumPy's generator behind `numpy.random.default_rng(seed)`, as far as `permutation` needs it.
 //!
-//! A seed becomes 256 bits of state by NumPy's `SeedSequence` (M. E. O'Neill's seed_seq without its flaws);
-//! the state drives PCG64, a 128-bit linear congruential generator with the XSL-RR output function (O'Neill,
+//! `SeedSequence` expands the seed to 256 bits of state (M. E. O'Neill's seed_seq without its flaws). The
+//! state drives PCG64, a 128-bit linear congruential generator with the XSL-RR output function (O'Neill,
 //! "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms for Random Number Generation",
 //! 2014).
 
@@ -11,7 +11,7 @@ const MULTIPLIER: u128 = 0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645;
 pub(crate) struct Pcg64 {
     state: u128,
     increment: u128,
-    /// The high half of the last 64-bit output, which NumPy hands out when it is asked for 32 bits again.
+    /// The high half of the last 64-bit output, which NumPy returns at the next request for 32 bits.
     spare: Option<u32>,
 }
 
@@ -44,7 +44,8 @@ impl Pcg64 {
         both as u32
     }
 
-    /// A number in `0..=max`: draws of as many bits as `max` has, until one is not above it.
+    /// A number in `0..=max`, by rejection: draws as many bits as `max` has, until the number is not above
+    /// it.
     fn up_to(&mut self, max: u64) -> u64 {
         let mask = u64::MAX.checked_shr(max.leading_zeros()).unwrap_or(0);
         loop {
@@ -65,7 +66,7 @@ impl Pcg64 {
     }
 }
 
-/// `SeedSequence(seed).generate_state(4, uint64)`, as PCG64 takes it: its initial state and its stream.
+/// `SeedSequence(seed).generate_state(4, uint64)`, as PCG64 uses it: its initial state and its stream.
 fn seed_sequence(seed: u64) -> [u128; 2] {
     let mut hash = 0x43B0_D7E5u32;
     let mut hashmix = |value: u32| {
@@ -91,7 +92,7 @@ fn seed_sequence(seed: u64) -> [u128; 2] {
         let value = value.wrapping_mul(hash);
         u128::from(value ^ value >> 16)
     });
-    // Two 64-bit halves, the high one first, each of two 32-bit words, the low one first.
+    // Two 64-bit halves, the high one first; each of two 32-bit words, the low one first.
     [(); 2].map(|()| {
         [64, 96, 0, 32].into_iter().fold(0, |state, shift| state | words.next().unwrap_or_default() << shift)
     })
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn raw_output_is_numpys() {
+    fn raw_output_equals_numpys() {
         let mut rng = Pcg64::new(42);
         // np.random.default_rng(42).bit_generator.random_raw(6)
         let expected = [

@@ -7,13 +7,13 @@ use twox_hash::XxHash3_128;
 use crate::source::row_of;
 use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
 
-/// What becomes of a row whose picture cannot be read or processed.
+/// What to do with a row whose picture cannot be read or processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBadImage {
-    /// It ends the work: the error names the row.
+    /// Return an error that names the row.
     #[default]
     Fail,
-    /// The batch goes without it and says so in [`PictureBatch::skipped`].
+    /// Leave the row out of the batch, and report it in [`PictureBatch::skipped`].
     Skip,
 }
 
@@ -26,16 +26,16 @@ pub struct PictureLoader {
 }
 
 impl PictureLoader {
-    /// A loader of the pictures of `source` for the model that `processor` belongs to.
+    /// A loader of the pictures of `source`, which prepares them with `processor` as its model needs them.
     pub fn new(source: Arc<dyn CaptionSource>, processor: ImageProcessor, on_bad_image: OnBadImage) -> Self {
         Self { source, processor: Arc::new(processor), on_bad_image }
     }
 
-    /// The pictures of some rows, in their order.
+    /// Loads the pictures of some rows, in their order.
     ///
     /// # Errors
-    /// If a picture cannot be read or processed and [`OnBadImage::Fail`] is the rule; if a row does not exist or a whole
-    /// file cannot be read, always.
+    /// With [`OnBadImage::Fail`], if a picture cannot be read or processed. Always if a row does not exist or
+    /// a whole file cannot be read.
     pub fn load(&self, rows: &[usize]) -> Result<PictureBatch> {
         let mut batch = PictureBatch {
             rows: Vec::with_capacity(rows.len()),
@@ -60,11 +60,11 @@ impl PictureLoader {
         Ok(batch)
     }
 
-    /// A hash of a row's picture and of what is done with it: rows that share it have the same pixel values, also in
-    /// another dataset. What was computed from them can be kept under this name.
+    /// A hash of a row's picture and of the processing. Rows with the same hash have the same pixel values,
+    /// also across datasets. It can be the key of a cache for results computed from them.
     ///
     /// # Errors
-    /// If there is no such row, or if its picture cannot be read; whether it can be decoded is not looked at.
+    /// If there is no such row, or if its picture cannot be read. The picture is not decoded.
     pub fn fingerprint(&self, row: usize) -> Result<u128> {
         let picture = self.source.fingerprint(row)?;
         Ok(XxHash3_128::oneshot(
@@ -72,11 +72,11 @@ impl PictureLoader {
         ))
     }
 
-    /// The pictures of many batches, each given by its rows: loaded by `workers` threads, up to `queue`
+    /// Loads the pictures of many batches, each given by its rows: on `workers` threads, up to `queue`
     /// batches ahead, in order.
     ///
     /// # Errors
-    /// If the operating system gives no thread.
+    /// If the operating system cannot start a thread.
     pub fn prefetch(
         &self,
         batches: impl IntoIterator<Item = Vec<usize>, IntoIter: Send + 'static>,
@@ -88,8 +88,8 @@ impl PictureLoader {
     }
 }
 
-/// Pictures of a batch, resized and cropped. They wait as 8-bit levels, a quarter of what their pixel values
-/// take.
+/// The pictures of a batch, resized and cropped. They are kept as 8-bit levels, a quarter of the size of
+/// their pixel values.
 #[derive(Debug)]
 pub struct PictureBatch {
     rows: Vec<usize>,
@@ -99,12 +99,12 @@ pub struct PictureBatch {
 }
 
 impl PictureBatch {
-    /// Rows of the dataset that the pictures are of, without those that were skipped.
+    /// The rows of the pictures in the dataset, without the skipped ones.
     pub fn rows(&self) -> &[usize] {
         &self.rows
     }
 
-    /// One error for each row that was skipped: an [`Error::Row`], which names it.
+    /// One error for each skipped row: an [`Error::Row`], which names it.
     pub fn skipped(&self) -> &[Error] {
         &self.skipped
     }

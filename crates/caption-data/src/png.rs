@@ -1,5 +1,5 @@
-//! The chunks of a PNG that Pillow goes by and its decoder does not: metadata behind the pixels, EXIF that ImageMagick
-//! wrote as text, and an end that is not there.
+//! The chunks of a PNG that Pillow reads and the decoder does not: metadata after the pixels, and EXIF that
+//! ImageMagick wrote as text. Also files without an end chunk, which Pillow accepts.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::io::Read;
 use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
-/// EXIF and XMP of a PNG, the last of each as in Pillow; empty where there is none.
+/// EXIF and XMP of a PNG, the last of each as in Pillow; empty if there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
     pub(crate) exif: Vec<u8>,
@@ -15,7 +15,7 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// Unpacks at most `max_bytes` of each text.
+    /// Reads the metadata; unpacks at most `max_bytes` of each text.
     pub(crate) fn read(file: &[u8], max_bytes: u64) -> Self {
         let (mut found, mut profile) = (Self::default(), Vec::new());
         for (kind, data) in chunks(file) {
@@ -39,13 +39,13 @@ impl Metadata {
     }
 }
 
-/// Whether the header says that pixels are levels of gray alone.
+/// Whether the header says that pixels are gray without alpha.
 pub(crate) fn is_gray_without_alpha(file: &[u8]) -> bool {
     chunks(file).next().is_some_and(|(kind, header)| kind == b"IHDR" && header.get(9) == Some(&0))
 }
 
-/// The file with an end chunk, where it stops behind its pixels or within them. Whether all pixels are there shows when
-/// they are unpacked.
+/// The file with an end chunk added, if it stops after its pixels or within them. Unpacking shows later
+/// whether all pixels are there.
 pub(crate) fn with_end(file: &[u8]) -> Cow<'_, [u8]> {
     let mut whole = SIGNATURE; // bytes of whole chunks
     let mut pixels = Vec::new();
@@ -73,7 +73,7 @@ pub(crate) fn with_end(file: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(ended)
 }
 
-/// Whether the bytes are a zlib stream as far as they go.
+/// Whether the bytes are a zlib stream, as far as they go.
 fn is_start_of_zlib(bytes: &[u8]) -> bool {
     match std::io::copy(&mut ZlibDecoder::new(bytes), &mut std::io::sink()) {
         Ok(_) => true,
@@ -94,7 +94,7 @@ fn push_chunk(file: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
 /// The bytes before the first chunk.
 const SIGNATURE: usize = 8;
 
-/// Kind and content of the chunks, up to one that is cut short.
+/// Type and content of the chunks, up to one that is truncated.
 fn chunks(file: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
     let mut rest = file.get(SIGNATURE..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -107,7 +107,7 @@ fn chunks(file: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
     })
 }
 
-/// The text of a chunk, as it lies there.
+/// The text of a chunk, as stored.
 struct Text<'a> {
     is_packed: bool,
     bytes: &'a [u8],
@@ -121,7 +121,7 @@ impl<'a> Text<'a> {
             b"tEXt" => (false, rest),
             b"zTXt" => (true, rest.get(1..)?), // behind the method
             b"iTXt" => {
-                // Whether it is packed, the method, the language, the key in that language.
+                // A flag for compression, the method, the language, and the translated key.
                 let (_language, translated) = split_at_zero(rest.get(2..)?)?;
                 (rest[0] != 0, split_at_zero(translated)?.1)
             }
@@ -135,7 +135,7 @@ impl<'a> Text<'a> {
             return self.bytes.to_vec();
         }
         let mut text = Vec::new();
-        // Of a broken text, what came before the break.
+        // A broken text counts up to the break.
         let _ = ZlibDecoder::new(self.bytes).take(max_bytes).read_to_end(&mut text);
         text
     }
@@ -146,7 +146,7 @@ fn split_at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// The bytes of a profile: an empty line, its kind, its length, and lines of hexadecimal digits.
+/// The bytes of a profile: an empty line, its type, its length, and lines of hexadecimal digits.
 fn unhex(profile: &[u8]) -> Vec<u8> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).map(|digit| digit as u8);
     let lines = profile.splitn(4, |byte| *byte == b'\n');

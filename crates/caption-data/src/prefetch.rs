@@ -7,11 +7,11 @@ use std::thread::{self, JoinHandle};
 
 use crate::{Error, Result};
 
-/// An iterator whose items are made ahead of their use, by worker threads, and come in order.
+/// An iterator whose items are made ahead of their use by worker threads, and arrive in order.
 ///
-/// At most `queue` items are made or being made before they are asked for, so memory stays bounded however
-/// slow the consumer is. An item that cannot be made is an error at its own place; the ones after it still
-/// come. Dropping the iterator stops the workers after the item that they are at.
+/// At most `queue` items are finished or in progress before they are requested, so memory stays bounded
+/// however slow the consumer is. An item that cannot be made is an error at its own place, and the items
+/// after it still arrive. Dropping the iterator stops the workers after their current items.
 ///
 /// ```
 /// use caption_data::Prefetch;
@@ -23,9 +23,9 @@ use crate::{Error, Result};
 pub struct Prefetch<T> {
     tasks: Box<dyn Iterator<Item = Task<T>> + Send>,
     queue: usize,
-    /// Where each item that was given to the workers will arrive, in order.
+    /// The receivers of the items in progress, in order.
     ahead: VecDeque<Receiver<Result<T>>>,
-    /// None once the iterator is being dropped, which ends the workers.
+    /// `None` while the iterator is being dropped, which ends the workers.
     to_workers: Option<Sender<Job<T>>>,
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
@@ -33,15 +33,15 @@ pub struct Prefetch<T> {
 
 type Task<T> = Box<dyn FnOnce() -> Result<T> + Send>;
 
-/// A task, and where its item goes.
+/// A task, and the channel for its item.
 type Job<T> = (Task<T>, Sender<Result<T>>);
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// Makes an item of each job with `make`, on `workers` threads and up to `queue` items ahead (at least
+    /// Makes one item of each job with `make`, on `workers` threads and up to `queue` items ahead (at least
     /// one of each). Work begins at once.
     ///
     /// # Errors
-    /// If the operating system gives no thread.
+    /// If the operating system cannot start a thread.
     pub fn new<J: Send + 'static>(
         jobs: impl IntoIterator<Item = J, IntoIter: Send + 'static>,
         workers: usize,
@@ -78,7 +78,7 @@ impl<T: Send + 'static> Prefetch<T> {
         while self.ahead.len() < self.queue {
             let (Some(task), Some(to_workers)) = (self.tasks.next(), &self.to_workers) else { return };
             let (to_consumer, item) = mpsc::channel();
-            // Workers live as long as this sender, so a task always finds one.
+            // Workers live as long as this sender, so a task is always received.
             let _ = to_workers.send((task, to_consumer));
             self.ahead.push_back(item);
         }
@@ -93,7 +93,7 @@ fn work<T>(tasks: &Mutex<Receiver<Job<T>>>, stop: &AtomicBool) {
             return;
         }
         let item = catch_unwind(AssertUnwindSafe(task)).unwrap_or(Err(Error::WorkerPanicked));
-        // A consumer that is gone does not want it.
+        // If the consumer is gone, the item is not needed.
         let _ = to_consumer.send(item);
     }
 }

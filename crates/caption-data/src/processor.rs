@@ -10,11 +10,11 @@ use crate::processor_config::{ProcessorConfig, Size};
 use crate::resize::resize_region;
 use crate::{Error, Result};
 
-/// Makes pixel values of pictures, as Hugging Face's `CLIPImageProcessor` does on Pillow, bit for bit.
+/// Turns pictures into pixel values, like Hugging Face's `CLIPImageProcessor` with Pillow, bit for bit.
 ///
-/// The steps, each as `preprocessor_config.json` says: resize so that the shorter edge has the given length
-/// (the longer one is truncated to whole pixels), cut out the centre (filled up with black where the picture
-/// is smaller), and turn each level into `(level * rescale_factor - mean) / std`. See
+/// The steps, each as set in `preprocessor_config.json`: resize so that the shorter edge has the given length
+/// (the longer one is truncated to whole pixels), crop the centre (padded with black if the picture is
+/// smaller), and map each level to `(level * rescale_factor - mean) / std`. See
 /// [`CLIPImageProcessor`](https://huggingface.co/docs/transformers/model_doc/clip#transformers.CLIPImageProcessor).
 ///
 /// [`Default`] has CLIP's values: bicubic to 224, crop to 224 x 224, CLIP's mean and standard deviation.
@@ -34,7 +34,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct ImageProcessor {
     config: ProcessorConfig,
-    /// What each of the 256 levels becomes, for red, green and blue.
+    /// A lookup table: the value of each of the 256 levels, for red, green and blue.
     values: [[f32; 256]; 3],
 }
 
@@ -66,13 +66,14 @@ impl ImageProcessor {
         Self::from_file(Self::file(checkpoint))
     }
 
-    /// The file that describes the processor of a checkpoint folder, as transformers 5 chooses it: `processor_config.json` where
-    /// that holds an `image_processor`, and else `preprocessor_config.json`, which need not exist.
+    /// The file that describes the processor of a checkpoint folder, chosen as by transformers 5:
+    /// `processor_config.json` if that holds an `image_processor`, or else `preprocessor_config.json`, which
+    /// need not exist.
     pub fn file(checkpoint: impl AsRef<Path>) -> PathBuf {
         let folder = checkpoint.as_ref();
         let nested = folder.join("processor_config.json");
         let flat = folder.join("preprocessor_config.json");
-        // One that is not JSON is named by whoever reads it.
+        // If it is not JSON, the code that reads it reports that.
         let counts = fs::read(&nested).is_ok_and(|text| {
             let value = serde_json::from_slice::<Value>(&text);
             value.map_or(true, |value| value.get("image_processor").is_some())
@@ -80,17 +81,18 @@ impl ImageProcessor {
         if counts { nested } else { flat }
     }
 
-    /// Reads a `preprocessor_config.json`, or the `image_processor` in a `processor_config.json`, of the processors
-    /// `CLIPImageProcessor` and `VideoMAEImageProcessor`. What it leaves out has the value that transformers gives it.
+    /// Reads a `preprocessor_config.json`, or the `image_processor` in a `processor_config.json`, of the
+    /// processors `CLIPImageProcessor` and `VideoMAEImageProcessor`. Missing options have transformers'
+    /// defaults.
     ///
     /// # Errors
-    /// If the file cannot be read, or asks for something that this processor does not do: the error names the
-    /// option.
+    /// If the file cannot be read, or sets something that this processor does not implement: the error names
+    /// the option.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self::new(ProcessorConfig::read(path.as_ref())?))
     }
 
-    /// Height and width of the pixel values; nothing if they are the picture's own.
+    /// Height and width of the pixel values; `None` if they are the picture's own.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.resize) {
             (Some(crop), _) => Some(crop),
@@ -99,13 +101,14 @@ impl ImageProcessor {
         }
     }
 
-    /// A hash of all that pixel values depend on besides the picture: the configuration, and the version of this code.
+    /// A hash of everything except the picture that pixel values depend on: the configuration, and the
+    /// version of this code.
     pub(crate) fn fingerprint(&self) -> u128 {
-        // Debug output has every field, those to come included, and every digit of every number.
+        // Debug output has every field, future ones included, and every digit of every number.
         XxHash3_128::oneshot(format!("{} {:?}", env!("CARGO_PKG_VERSION"), self.config).as_bytes())
     }
 
-    /// Resizes and crops: the levels that [`pixel_values`](Self::pixel_values) are made of.
+    /// Resizes and crops: gives the levels that [`pixel_values`](Self::pixel_values) are computed from.
     ///
     /// # Errors
     /// If the picture has no pixels, or if it is so long and narrow that without a crop it would not fit into
@@ -133,7 +136,7 @@ impl ImageProcessor {
         Ok(padded)
     }
 
-    /// Whether a picture can be processed; resizes nothing.
+    /// Whether a picture can be processed, without resizing it.
     ///
     /// # Errors
     /// As [`resize_and_crop`](Self::resize_and_crop).
@@ -163,7 +166,7 @@ impl ImageProcessor {
         Ok([(new_width, new_height), (crop_width, crop_height)])
     }
 
-    /// The values of resized pixels, `(3, height, width)` in a row.
+    /// The values of resized pixels in the layout `(3, height, width)`.
     pub fn normalize(&self, image: &RgbImage) -> Vec<f32> {
         let mut output = Vec::with_capacity(image.as_raw().len());
         for (channel, values) in self.values.iter().enumerate() {
@@ -176,14 +179,14 @@ impl ImageProcessor {
     /// Pixel values of pictures: an f32 tensor of shape `(pictures, 3, height, width)`.
     ///
     /// # Errors
-    /// If a picture has no pixels, or if the processor does not crop and the pictures come out in different
-    /// sizes.
+    /// If a picture has no pixels, or if the processor does not crop and the pictures have different sizes
+    /// after resizing.
     pub fn pixel_values(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
         let small = images.iter().map(|image| self.resize_and_crop(image)).collect::<Result<Vec<_>>>()?;
         self.stack(&small, device)
     }
 
-    /// The pixel values of pictures that are resized and cropped already.
+    /// The pixel values of pictures that are already resized and cropped.
     pub(crate) fn stack(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
         let (width, height) = images.first().map_or((0, 0), RgbImage::dimensions);
         if let Some(other) = images.iter().map(RgbImage::dimensions).find(|size| *size != (width, height)) {
@@ -194,11 +197,11 @@ impl ImageProcessor {
     }
 }
 
-/// A narrow picture whose short edge is blown up, and that is not cropped, can grow without bound.
+/// A narrow picture that is enlarged by its short edge and not cropped could grow without bound.
 const MAX_OUTPUT_PIXELS: usize = 64_000_000;
 
-/// The part of `length` samples that lies in a window of `window` over their centre, and where in the window
-/// it begins.
+/// The range of `length` samples inside a centred window of `window` samples, and where in the window it
+/// begins.
 fn centre(length: usize, window: usize) -> (std::ops::Range<usize>, usize) {
     if length >= window {
         let first = (length - window) / 2;

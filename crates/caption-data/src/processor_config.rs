@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::resize::Kernel;
 use crate::{Error, Result};
 
-/// What `preprocessor_config.json` asks for.
+/// The settings of a `preprocessor_config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProcessorConfig {
     pub(crate) resize: Option<(Size, Kernel)>,
@@ -24,7 +24,7 @@ pub(crate) enum Size {
     Exact { height: usize, width: usize },
 }
 
-/// What transformers takes where the file says nothing; all else has the same default in every processor.
+/// transformers' defaults that differ between processors; all others are the same everywhere.
 struct Defaults {
     kernel: Kernel,
     mean: [f64; 3],
@@ -39,8 +39,8 @@ const CLIP: Defaults = Defaults {
 
 const VIDEO_MAE: Defaults = Defaults { kernel: Kernel::Bilinear, mean: [0.5; 3], std: [0.5; 3] };
 
-/// Processors that do with a picture, or with each frame of a video, what
-/// [`ImageProcessor`](crate::ImageProcessor) does.
+/// Processors that do the same to a picture, or to each frame of a video, as
+/// [`ImageProcessor`](crate::ImageProcessor).
 const PROCESSORS: [(&str, Defaults); 6] = [
     ("CLIPImageProcessor", CLIP),
     ("CLIPImageProcessorFast", CLIP),
@@ -50,8 +50,8 @@ const PROCESSORS: [(&str, Defaults); 6] = [
     ("VideoMAEFeatureExtractor", VIDEO_MAE),
 ];
 
-/// Options that are not about pixels: which class reads the file, where it computes, and how its caller hands over
-/// pictures and takes tensors.
+/// Options that do not affect pixels: the class that reads the file, where it computes, and how its caller
+/// passes pictures and receives tensors.
 const NO_STEPS: [&str; 7] = [
     "processor_class",
     "use_fast",
@@ -73,7 +73,7 @@ impl Default for ProcessorConfig {
     }
 }
 
-/// The file as it lies on disk. Options that change nothing here are named so that they are known.
+/// The file as it is on disk. Options without an effect here are fields too, so that they are known.
 #[derive(Deserialize)]
 struct File {
     do_resize: Option<bool>,
@@ -184,5 +184,5 @@ fn read_size(value: &Value, number: impl Fn(usize) -> Size) -> Option<Size> {
     }
 }
 
-/// Larger than any vision encoder's input, small enough that pixel values fit into memory.
+/// Larger than any vision encoder's input, and small enough that pixel values fit into memory.
 const MAX_EDGE: u64 = 16_384;

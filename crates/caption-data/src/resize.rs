@@ -1,13 +1,14 @@
 //! Pillow's `Image.resize` for 8-bit RGB, bit for bit.
 //!
 //! An output sample is a weighted mean of the inputs around its centre. The weights are those of an
-//! interpolation kernel, stretched when the picture shrinks so that every input counts (antialiasing), and
-//! rounded to 22 fractional bits. The width is changed first and the height after that, with a rounding to 8
-//! bits in between; where a picture loses more than twice as many rows as columns, Pillow 13 begins with the
-//! height (older versions may not, which makes a difference of a few levels in such tall pictures).
+//! interpolation kernel, rounded to 22 fractional bits. When the picture shrinks, the kernel is stretched so
+//! that every input counts (antialiasing). The width is changed first and the height after that, with a
+//! rounding to 8 bits in between. If a picture loses more than twice as many rows as columns, Pillow 13
+//! begins with the height. Older versions may not, which makes a difference of a few levels in such tall
+//! pictures.
 //!
-//! Each output depends on its own inputs alone, so only the region that is asked for is computed: the centre
-//! of a 1 x 500 picture blown up to 224 x 112,000 costs no more than any other.
+//! Each output depends on its own inputs alone, so only the requested region is computed: the centre of a 1 x
+//! 500 picture enlarged to 224 x 112,000 costs no more than any other.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use image::RgbImage;
 /// Fractional bits of a weight: 32, less 8 for a level, less 2 for sums that overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// An interpolation kernel, by the number that Pillow's `Resampling` gives it.
+/// An interpolation kernel, by its number in Pillow's `Resampling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kernel {
     Bilinear = 2,
@@ -48,7 +49,7 @@ impl Kernel {
     }
 }
 
-/// Where one output sample reads its inputs, and with which weights.
+/// The inputs of one output sample, and their weights.
 struct Taps {
     first: usize,
     weights: Vec<i32>,
@@ -119,8 +120,8 @@ fn mix_columns(pixels: &[u8], stride: usize, taps: &[Taps]) -> Vec<u8> {
     output
 }
 
-/// Resamples every column of rows of `stride` samples, of which the first is row `first_row` of the picture:
-/// the pass that changes the height.
+/// Resamples every column: the pass that changes the height. Rows have `stride` samples; the first is row
+/// `first_row` of the picture.
 fn mix_rows(pixels: &[u8], stride: usize, taps: &[Taps], first_row: usize) -> Vec<u8> {
     let mut output = Vec::with_capacity(taps.len() * stride);
     let mut sums = vec![0; stride];
@@ -137,7 +138,7 @@ fn mix_rows(pixels: &[u8], stride: usize, taps: &[Taps], first_row: usize) -> Ve
     output
 }
 
-/// One half, which makes the shift of [`round`] round to the nearest.
+/// One half, so that the shift in [`round`] rounds to nearest.
 const ROUNDING: i32 = 1 << (PRECISION - 1);
 
 fn round(sum: i32) -> u8 {

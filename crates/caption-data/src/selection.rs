@@ -1,20 +1,20 @@
-//! Which of a dataset's files are trained on, told by their names alone: one rule for folders and for the hub.
+//! Decides by name alone which of a dataset's files are for training: one rule for folders and for the hub.
 //!
-//! Paths are relative to the dataset and have `/` between their parts. A part belongs to a split where one of its
-//! words names one, as for `datasets`: `train`, `training`; `test`, `testing`, `eval`, `evaluation`, `validation`,
-//! `valid`, `val`, `dev`. All that is no letter stands between words: `train-00000-of-00002.parquet`,
-//! `pokemon_train.parquet` and `partial-train/0000.parquet` are training files. The innermost part with such a word
-//! decides, so `train-data/test.parquet` is held out.
+//! Paths are relative to the dataset, with `/` between their parts. A part belongs to a split if one of its
+//! words is a name of the split, as in `datasets`: `train`, `training`; `test`, `testing`, `eval`,
+//! `evaluation`, `validation`, `valid`, `val`, `dev`. Every character that is not a letter separates words:
+//! `train-00000-of-00002.parquet`, `pokemon_train.parquet` and `partial-train/0000.parquet` are training
+//! files. The innermost part with such a word decides, so `train-data/test.parquet` is held out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::LeftOutReason;
 
-/// Why files are not one whole training split.
+/// Why files are not one complete training split.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// All files belong to splits that are not for training.
+    /// All files belong to held-out splits.
     #[error(
         "all parquet files are of held-out splits (such as test and validation); to read one of them, name the file"
     )]
@@ -22,23 +22,23 @@ pub enum Refusal {
     /// Several folders hold a training split each.
     #[error("several folders hold a training split ({}); name one of them", .0.join(", "))]
     SeveralConfigurations(Vec<String>),
-    /// Numbered files with a gap, such as an interrupted download leaves.
+    /// Numbered files with a gap, for instance after an interrupted download.
     #[error("of the {total} parts of `{set}` only {have} are there; get the others")]
     Incomplete {
-        /// What the parts' names begin with.
+        /// The common beginning of the files' names.
         set: String,
-        /// How many there are.
+        /// The number of files found.
         have: usize,
-        /// How many there should be.
+        /// The number of files expected.
         total: usize,
     },
 }
 
 /// The training split among parquet files, in their order.
 ///
-/// These are the training files of the dataset or, where none says that it is one, all that are not held out. They
-/// must be of one configuration, that is lie in one folder (a split's own folder aside), and be all there. Of
-/// several configurations `default` is taken.
+/// These are the files of the training split, or, if no file names it, all that are not held out. They must
+/// be complete and of one configuration, which means in one folder (apart from a split's own folder). If
+/// there are several configurations, `default` is chosen.
 ///
 /// ```
 /// use caption_data::selection::parquet_files;
@@ -48,15 +48,15 @@ pub enum Refusal {
 /// ```
 ///
 /// # Errors
-/// If none is left, if they are of several configurations, or if one of several parts is missing.
+/// If no file is left, if files are of several configurations, or if one of several parts is missing.
 pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     let files = training_files(paths)?;
     all_parts(&files)?;
     Ok(files)
 }
 
-/// As [`parquet_files`], of a folder that somebody filled: parts such as `0001.parquet` may be numbered from 1. In a
-/// download that was interrupted they may not, as nothing else tells that the first one is missing.
+/// As [`parquet_files`], for a folder that a user filled: parts such as `0001.parquet` may be numbered from
+/// 1. In a download they may not, since otherwise a missing first part would go unnoticed.
 ///
 /// # Errors
 /// As [`parquet_files`].
@@ -85,11 +85,12 @@ fn training_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     }
 }
 
-/// Which files of an image folder are trained on: pictures, their text files, and metadata.
+/// Decides which files of an image folder are for training: pictures, their text files, and metadata.
 ///
-/// Folders alone tell the split, since a picture may be called anything. What lies in a held-out folder is left
-/// out. Where pictures lie in training folders, so are those that do not, and their texts; metadata elsewhere, which
-/// may describe pictures of every folder, are left out only where training folders have their own.
+/// Only the names of folders tell the split, since a picture may have any name. Files in held-out folders are
+/// left out. If there are pictures in training folders, the pictures elsewhere are left out too, with their
+/// texts. Metadata elsewhere may describe pictures of every folder, and are left out only if training folders
+/// have their own.
 ///
 /// ```
 /// use caption_data::selection::image_folder;
@@ -117,18 +118,18 @@ pub fn why_not_of_image_folder(paths: &[&str]) -> impl Fn(&str) -> Option<LeftOu
     }
 }
 
-/// Why a parquet or Arrow file is left out that [`parquet_files`] did not choose.
+/// Why [`parquet_files`] did not choose a parquet or Arrow file.
 pub fn why_not_of_tables(path: &str) -> LeftOutReason {
     held_out(path).unwrap_or(LeftOutReason::OutsideOfTraining)
 }
 
-/// Refuses numbered files with a gap, such as an interrupted download leaves.
+/// Refuses numbered files with a gap, for instance after an interrupted download.
 ///
-/// Parts are numbered as in `train-00000-of-00002.parquet`, or as in `train/0000.parquet`, by four digits, where the
-/// last one that is there tells how many there should be.
+/// Parts are numbered as in `train-00000-of-00002.parquet`, or by four digits as in `train/0000.parquet`,
+/// where the last file present determines how many there should be.
 ///
 /// # Errors
-/// If one is missing.
+/// If a part is missing.
 pub fn all_parts(paths: &[&str]) -> Result<(), Refusal> {
     check_parts(paths, false)
 }
@@ -158,13 +159,14 @@ pub const PICTURES: [&str; 22] = [
     "pgm", "ppm", "pam", "tga", "icb", "vda", "vst", "qoi",
 ];
 
-/// Extensions of pictures that are not read, and are reported where they are found.
+/// Extensions of pictures in unsupported formats; such files are reported.
 pub const UNREAD_PICTURES: [&str; 26] = [
     "avif", "heic", "heif", "jxl", "svg", "svgz", "jp2", "j2k", "jpx", "psd", "xcf", "eps", "dib", "pcx",
     "dds", "exr", "hdr", "icns", "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2",
 ];
 
-/// Extensions of the text files beside pictures that hold their captions; of several, the first is read.
+/// Extensions of the text files beside pictures that hold their captions; if there are several, the first is
+/// read.
 pub const CAPTIONS: [&str; 2] = ["txt", "caption"];
 
 /// Whether a file has one of [`PICTURES`]' extensions.
@@ -172,7 +174,7 @@ pub fn is_picture(path: &str) -> bool {
     PICTURES.contains(&extension(path).as_str())
 }
 
-/// The names of files that describe the pictures of their folder; of several in one folder, the first is read.
+/// Names of the files that describe the pictures of their folder; if a folder has several, the first is read.
 pub const METADATA: [&str; 3] = ["metadata.jsonl", "metadata.csv", "metadata.parquet"];
 
 /// Whether a file describes the pictures of its folder.
@@ -180,12 +182,12 @@ pub fn is_metadata(path: &str) -> bool {
     METADATA.contains(&path.rsplit('/').next().unwrap_or(path))
 }
 
-/// What follows the last dot of a path, in lower case.
+/// The part of a path after its last dot, in lower case.
 pub fn extension(path: &str) -> String {
     path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
 }
 
-/// The folder that a path lies in; empty for the dataset's own.
+/// The folder that a path is in; empty for the dataset's own.
 pub fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
@@ -213,7 +215,7 @@ fn split_word(part: &str) -> Option<(Split, &str)> {
     training.or_else(|| find(&HELD_OUT).map(|word| (Split::HeldOut, word)))
 }
 
-/// Why a path is of a held-out split, if it is.
+/// Why a path is held out, if it is.
 fn held_out(path: &str) -> Option<LeftOutReason> {
     let mut rest = path;
     loop {
@@ -229,15 +231,15 @@ fn held_out(path: &str) -> Option<LeftOutReason> {
     }
 }
 
-/// The folder that a configuration's files share, without the folder of the split.
+/// The folder of a path's configuration: the path without its file and the folder of the split.
 fn configuration(path: &str) -> &str {
     let folder = parent(path);
     let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
     if split_of(last) == Some(Split::Train) { above } else { folder }
 }
 
-/// Reads `data/train-00001-of-00004-9f0c.parquet` as (`data/train`, 1, Some(4)) and `default/train/0001.parquet` as
-/// (`default/train/`, 1, None).
+/// Parses `data/train-00001-of-00004-9f0c.parquet` as (`data/train`, 1, Some(4)) and
+/// `default/train/0001.parquet` as (`default/train/`, 1, None).
 fn part(path: &str) -> Option<(&str, usize, Option<usize>)> {
     let stem = path.rsplit_once('.')?.0;
     if let Some((left, right)) = stem.rsplit_once("-of-") {

@@ -6,15 +6,15 @@ use twox_hash::XxHash3_128;
 
 use crate::{Error, LeftOut, Result};
 
-/// Captioned images, numbered from 0: what every dataset of this crate is.
+/// A dataset of captioned images, numbered from 0. Every dataset of this crate implements it.
 ///
 /// Rows are read on demand and by number, from any thread, so a source holds no decoded pictures. A row that
 /// cannot be used is an error that names the dataset and the row; reading it again gives the same error.
 pub trait CaptionSource: Send + Sync {
-    /// What the dataset is called in messages: the path it was read from, or what it was made by.
+    /// The dataset's name in messages: the path that it was read from, or its generator.
     fn name(&self) -> String;
 
-    /// How many rows there are.
+    /// The number of rows.
     fn len(&self) -> usize;
 
     /// Whether there are no rows.
@@ -22,14 +22,14 @@ pub trait CaptionSource: Send + Sync {
         self.len() == 0
     }
 
-    /// The caption of a row; the first where it has several.
+    /// The caption of a row; the first if it has several.
     ///
     /// # Errors
     /// If there is no such row, if its caption cannot be read, or if it is blank.
     fn caption(&self, row: usize) -> Result<String>;
 
-    /// All captions of a row: references of one picture, in the order of the dataset, without blank ones and at least one.
-    /// Default: the one that [`caption`](Self::caption) gives.
+    /// All captions of a row: the references of its picture, in the order of the dataset. There is at least
+    /// one, and none is blank. Default: the one that [`caption`](Self::caption) gives.
     ///
     /// # Errors
     /// As [`caption`](Self::caption).
@@ -37,7 +37,8 @@ pub trait CaptionSource: Send + Sync {
         Ok(vec![self.caption(row)?])
     }
 
-    /// The text that a row's captions continue, such as a question that they answer. Default: `None`, no such text.
+    /// The text that a row's captions continue, such as a question that they answer. Default: `None`, no
+    /// prompt.
     ///
     /// # Errors
     /// If there is no such row, or if its prompt cannot be read.
@@ -51,36 +52,36 @@ pub trait CaptionSource: Send + Sync {
     /// If there is no such row, or if its picture cannot be read or decoded.
     fn image(&self, row: usize) -> Result<RgbImage>;
 
-    /// A hash of the content that [`image`](Self::image) is made of: rows that share it have the same picture, in this
-    /// dataset and in every other of its kind. Default: a hash of the pixels; sources that read files hash those, and
-    /// decode nothing.
+    /// A hash of the content behind [`image`](Self::image). Rows with the same hash have the same picture, in
+    /// this dataset and in every other of its kind. Default: a hash of the pixels. Sources that read files
+    /// hash the files, and decode nothing.
     ///
     /// # Errors
     /// If there is no such row, or if its picture cannot be read.
     fn fingerprint(&self, row: usize) -> Result<u128> {
         let image = self.image(row)?;
-        // The seed keeps pictures of the same bytes and other proportions apart.
+        // With the width as the seed, pictures with the same bytes but other proportions differ.
         Ok(XxHash3_128::oneshot_with_seed(image.width().into(), image.as_raw()))
     }
 
-    /// The files and rows that were found beside those of the dataset and are not used, with the reasons. Default:
+    /// The files and rows found beside those of the dataset that are not used, with the reasons. Default:
     /// nothing.
     fn left_out(&self) -> LeftOut {
         LeftOut::default()
     }
 }
 
-/// The fingerprint of a picture that is decoded from these bytes.
+/// The fingerprint of the picture that is decoded from these bytes.
 pub(crate) fn fingerprint_of_file(bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot(bytes)
 }
 
-/// Names the row that an error is about.
+/// Adds to an error the row that it is about.
 pub(crate) fn row_of(dataset: impl Display, row: usize) -> impl FnOnce(Error) -> Error {
     move |error| Error::Row { dataset: dataset.to_string(), row, error: Box::new(error) }
 }
 
-/// Shared sources are sources, so that a prefetching thread can hold one.
+/// A shared source is a source too, so that a prefetching thread can hold it.
 impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
     fn name(&self) -> String {
         (**self).name()

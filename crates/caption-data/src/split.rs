@@ -3,19 +3,19 @@ use std::collections::{HashMap, HashSet};
 use crate::pcg64::Pcg64;
 use crate::{Error, Result};
 
-/// The rows of a dataset, dealt out three ways.
+/// The rows of a dataset, split three ways.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Rows to train on.
     pub train: Vec<usize>,
-    /// Rows that choose the best checkpoint.
+    /// Rows to choose the best checkpoint with.
     pub validation: Vec<usize>,
-    /// Rows that nothing was chosen by.
+    /// Rows for the final test, which influence no choice.
     pub test: Vec<usize>,
 }
 
-/// Shuffles rows `0..n` and cuts them in two: the rows of `datasets.Dataset.train_test_split(test_size,
-/// seed=seed)`, in its order.
+/// Shuffles rows `0..n` and splits them in two: the same rows in the same order as
+/// `datasets.Dataset.train_test_split(test_size, seed=seed)`.
 ///
 /// The test part takes the first `ceil(test_size * n)` rows of NumPy's `default_rng(seed).permutation(n)`,
 /// the train part the others. Returns `(train, test)`.
@@ -44,16 +44,16 @@ pub fn train_test_split(n: usize, test_size: f64, seed: u64) -> Result<(Vec<usiz
     Ok(cut(n, test, seed))
 }
 
-/// Cuts rows `0..n` three ways, as the recipe does it with `datasets`: [`train_test_split`] holds out the
-/// validation and test parts together, and a second one with the same seed cuts what was held out into the
-/// two.
+/// Splits rows `0..n` three ways, as is usual with `datasets`: one [`train_test_split`] holds out the
+/// validation and test parts together, and a second one with the same seed separates the two.
 ///
-/// `fractions` are those of train, validation and test; they add up to 1. A part of fraction 0 is empty, and where both
-/// others are, all rows are trained on in their order. A part with a fraction above 0 gets at least one row, also where
-/// rounding would leave it none.
+/// `fractions` are those of train, validation and test; they add up to 1. A part of fraction 0 is empty. If
+/// validation and test are both 0, all rows are trained on in their order. A part with a fraction above 0
+/// gets at least one row, even if rounding would leave it none.
 ///
 /// # Errors
-/// If the fractions are not that, if none is left for training, or if there are fewer rows than parts.
+/// If the fractions do not add up to 1 or are out of range, if none is left for training, or if there are
+/// fewer rows than parts.
 ///
 /// ```
 /// use caption_data::split;
@@ -86,7 +86,8 @@ pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
     if parts == 1 {
         return Ok(Split { train: (0..n).collect(), validation: Vec::new(), test: Vec::new() });
     }
-    // `datasets` refuses what rounding leaves without a row, so that the bounds change no split of its own.
+    // `datasets` refuses splits that rounding leaves empty, so these bounds change none of the splits that it
+    // makes.
     let held_out = share(n, validation + test).clamp(parts - 1, n - 1);
     let (train, held_out) = cut(n, held_out, seed);
     Ok(match (validation > 0.0, test > 0.0) {
@@ -102,14 +103,14 @@ pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
     })
 }
 
-/// Cuts rows three ways so that all rows of a picture come into the same part: [`split()`] of the pictures, each of which
-/// then stands for its rows. `pictures` has a number for each row, such as its
-/// [`fingerprint`](crate::CaptionSource::fingerprint), which rows of the same picture share.
+/// Splits rows three ways so that all rows of a picture are in the same part: [`split()`] is applied to the
+/// pictures, and each row follows its picture. `pictures` holds a number for each row. Rows of the same
+/// picture have the same number, for instance its [`fingerprint`](crate::CaptionSource::fingerprint).
 ///
-/// Where no picture has two rows, the parts are those of [`split()`].
+/// If no picture has two rows, the result is that of [`split()`].
 ///
 /// # Errors
-/// As [`split()`], of the pictures.
+/// As [`split()`] for the pictures.
 ///
 /// ```
 /// let rows = caption_data::split_by_picture(&[7, 7, 8, 8, 9, 9], [0.4, 0.3, 0.3], 42)?;
@@ -132,8 +133,9 @@ pub fn split_by_picture(pictures: &[u128], fractions: [f64; 3], seed: u64) -> Re
 }
 
 impl Split {
-    /// How many rows of the validation part, and of the test part, have a picture that is trained on as well: measured on
-    /// them, a model looks better than it is. `pictures` has a number for each row, as for [`split_by_picture`].
+    /// The numbers of rows in the validation and test parts whose picture is also in the train part. Such
+    /// rows make a model look better than it is. `pictures` holds a number for each row, as for
+    /// [`split_by_picture`].
     ///
     /// ```
     /// let rows = caption_data::Split { train: vec![0, 1], validation: vec![2], test: vec![3] };
@@ -146,13 +148,13 @@ impl Split {
     }
 }
 
-/// How many of `n` rows a fraction is, rounded up; rounding errors such as that of 0.1 + 0.2 do not count as
-/// a row.
+/// The number of rows in a fraction of `n`, rounded up. A rounding error, as of 0.1 + 0.2, does not add a
+/// row.
 fn share(n: usize, fraction: f64) -> usize {
     (fraction * n as f64 - 1e-9).ceil() as usize
 }
 
-/// Shuffles rows `0..n` and cuts off the first `test`. Returns what is left, and what was cut off.
+/// Shuffles rows `0..n` and takes off the first `test`. Returns the remaining rows, and those taken off.
 fn cut(n: usize, test: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let mut rows = Pcg64::new(seed).permutation(n);
     let train = rows.split_off(test);

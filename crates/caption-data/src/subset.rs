@@ -2,9 +2,9 @@ use image::RgbImage;
 
 use crate::{CaptionSource, Error, LeftOut, Result};
 
-/// Chosen rows of another dataset, numbered anew from 0.
+/// Chosen rows of another dataset, renumbered from 0.
 ///
-/// Errors of a row name it by its number in the whole dataset, where it can be looked up.
+/// Errors about a row use its number in the whole dataset, where it can be looked up.
 #[derive(Debug, Clone)]
 pub struct Subset<S> {
     source: S,
@@ -15,7 +15,7 @@ impl<S: CaptionSource> Subset<S> {
     /// The given rows, in the given order.
     ///
     /// # Errors
-    /// If there is no such row.
+    /// If a row does not exist.
     pub fn new(source: S, rows: Vec<usize>) -> Result<Self> {
         match rows.iter().find(|row| **row >= source.len()) {
             Some(&row) => Err(Error::RowOutOfRange { dataset: source.name(), row, len: source.len() }),

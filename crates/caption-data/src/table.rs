@@ -1,4 +1,4 @@
-//! What parquet and Arrow files have in common: columns of rows in groups, which are read one at a time.
+//! The common interface of parquet and Arrow files: columns of rows in groups, which are read one at a time.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -10,30 +10,30 @@ use crate::parquet_file::ParquetFile;
 use crate::walk::has_extension;
 use crate::{Result, SourceOptions};
 
-/// A file whose columns for pictures and texts are chosen.
+/// A file whose columns of pictures and texts are already chosen.
 pub(crate) trait Table: Debug + Send + Sync {
     fn path(&self) -> &Path;
 
-    /// How many groups of rows there are.
+    /// The number of row groups.
     fn groups(&self) -> usize;
 
     fn caption(&self) -> Option<&TextColumn>;
 
     fn prompt(&self) -> Option<&TextColumn>;
 
-    /// A reader of its own for whoever reads: one file handle has only one position.
+    /// Opens a new reader. Each caller needs its own, since a file handle has only one position.
     fn reader(&self) -> Result<Box<dyn TableReader + '_>>;
 }
 
 /// Reads groups of rows.
 pub(crate) trait TableReader {
-    /// How many rows a group has.
+    /// The number of rows in a group.
     fn rows(&self, group: usize) -> Result<usize>;
 
-    /// The values of a column of texts, one for each row of a group; `None` for a string that is not UTF-8.
+    /// The values of a text column, one for each row of a group; `None` for a string that is not UTF-8.
     fn values(&self, group: usize, column: &TextColumn) -> Result<Vec<Option<Value>>>;
 
-    /// The bytes of the pictures of a group, and their paths where the file has some.
+    /// The bytes of the pictures of a group, and their paths if the file has them.
     fn pictures(&self, group: usize) -> Result<(Column, Option<Column>)>;
 }
 
@@ -41,13 +41,13 @@ pub(crate) trait TableReader {
 #[derive(Debug)]
 pub(crate) struct TextColumn {
     pub(crate) name: String,
-    /// The number of its leaf in a parquet file, if it holds one string a row.
+    /// The index of its leaf in a parquet file, if it holds one string per row.
     pub(crate) leaf: Option<usize>,
     /// The names of class labels.
     pub(crate) labels: Option<Vec<String>>,
 }
 
-/// Byte strings of one group, each of which may be null.
+/// The byte strings of one group, each of which may be null.
 #[derive(Debug)]
 pub(crate) struct Column {
     rows: Vec<Option<ByteArray>>,

@@ -1,4 +1,4 @@
-//! Text files in UTF-8, and in UTF-16 where a byte-order mark says so.
+//! Text files in UTF-8, or in UTF-16 with a byte-order mark.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,8 @@ use crate::{Error, Result, lfs};
 /// The text of a file, without its byte-order mark.
 ///
 /// # Errors
-/// If the file cannot be read, is a Git LFS pointer, or is in another encoding. An encoding that shows only as zero
-/// bytes (UTF-16 without a byte-order mark) is an error too: captions would be full of them.
+/// If the file cannot be read, is a Git LFS pointer, or has another encoding. UTF-16 without a byte-order
+/// mark shows only as zero bytes, and is an error too: the captions would be full of zeros.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     lfs::check(path, &bytes)?;
@@ -28,7 +28,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 
 const UTF16: &str = "its byte-order mark says UTF-16, but its bytes are not";
 
-/// The text, or the line with the first character that is broken.
+/// The text, or the line of the first invalid character.
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> std::result::Result<String, usize> {
     let (pairs, rest) = bytes.as_chunks();
     let mut text = String::with_capacity(pairs.len());
@@ -51,7 +51,7 @@ fn utf8(bytes: Vec<u8>) -> std::result::Result<String, (usize, String)> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// The number of the line that comes behind this text, counted from 1.
+/// The number of the line that follows this text, counted from 1.
 fn lines(before: &[u8]) -> usize {
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }

@@ -1,27 +1,28 @@
-//! What the values of caption and prompt columns say.
+//! Extracts texts from the values of caption and prompt columns.
 
 use serde_json::Value;
 
 use crate::{Error, Result};
 
-/// What a row says beside its picture.
+/// The texts of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RowTexts {
     /// Without blank ones.
     pub(crate) captions: Vec<String>,
-    /// How many are blank.
+    /// The number of blank captions.
     pub(crate) blank: usize,
     /// `None` in a dataset without prompts.
     pub(crate) prompt: Option<String>,
 }
 
 impl RowTexts {
-    /// All captions, of which there is at least one.
+    /// All captions; an error if there is none.
     pub(crate) fn captions(&self) -> Result<&[String]> {
         if self.captions.is_empty() { Err(Error::BlankCaption) } else { Ok(&self.captions) }
     }
 
-    /// How many blank captions are left out beside others; a row of blank captions alone cannot be used at all.
+    /// The number of blank captions that are left out beside others. If all are blank, the row cannot be used
+    /// at all.
     pub(crate) fn left_out(&self) -> usize {
         if self.captions.is_empty() { 0 } else { self.blank }
     }
@@ -35,10 +36,10 @@ impl RowTexts {
     }
 }
 
-/// The prompt that a value holds; blank where there is none.
+/// The prompt in a value; blank if there is none.
 ///
 /// # Errors
-/// As [`texts`], and if it holds several.
+/// As [`texts`], and if the value holds several.
 pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::Result<String, String> {
     let (mut texts, _) = texts(value, labels)?;
     match texts.len() {
@@ -47,15 +48,15 @@ pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::R
     }
 }
 
-/// What such a column may hold.
+/// The supported types of such a column, for messages.
 pub(crate) const TEXTS: &str = "text, numbers, class labels or lists of these";
 
-/// The texts of a value that are not blank, and the number of those that are: one text of a text, a number or null, and those
-/// of its elements of a list. `labels` are the names of a column of class labels, which stand for its numbers; -1 is no
-/// label.
+/// The texts in a value that are not blank, and the number of blank ones. A text, a number or null gives one
+/// text; a list gives those of its elements. `labels` are the names of class labels: the value is then a
+/// label's number, and -1 means no label.
 ///
 /// # Errors
-/// If the value has no obvious text: the message says what it is.
+/// If it is not clear what the value's text is: the message describes the value.
 pub(crate) fn texts(
     value: &Value,
     labels: Option<&[String]>,
@@ -71,7 +72,7 @@ pub(crate) fn texts(
     Ok((texts, blank))
 }
 
-/// Adds the text of a value that is no list.
+/// Adds the text of a value that is not a list.
 fn one(value: &Value, labels: Option<&[String]>, texts: &mut Vec<String>) -> std::result::Result<(), String> {
     match (value, labels) {
         (Value::Null, _) => texts.push(String::new()),
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_obvious_text_is_refused_by_what_it_is() {
+    fn values_without_obvious_text_are_refused_with_their_type() {
         let refusal = |value: Value| texts(&value, None).unwrap_err();
         assert_eq!(refusal(json!(true)), "a truth value (true)");
         assert_eq!(refusal(json!([["a"]])), "a list of lists");

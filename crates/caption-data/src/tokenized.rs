@@ -2,13 +2,15 @@ use twox_hash::XxHash3_64;
 
 use crate::{CaptionBatch, CaptionSource, CaptionTokenizer, Error, Padding, Result};
 
-/// Every caption of a dataset as token ids, from `[CLS]` to `[SEP]`; behind the row's prompt, where it has one.
+/// Every caption of a dataset as token ids, from `[CLS]` to `[SEP]`, after the row's prompt if it has one.
 ///
-/// Captions are small and are read in every epoch, so they are tokenized once and kept. A row may have several, the
-/// references of one picture: training [draws](Self::drawn) one of them in each epoch, evaluation takes [all](Self::all).
+/// Captions are small and are read in every epoch, so they are tokenized once and kept. A row can have
+/// several, the references of its picture: training [draws](Self::drawn) one of them in each epoch,
+/// evaluation uses [all](Self::all).
 ///
-/// A prompt is what the model is given; the caption is what it should say then, as with GIT's checkpoints for questions:
-/// `[CLS] prompt caption [SEP]`, where the labels of `[CLS] prompt` are [`IGNORE_INDEX`](crate::IGNORE_INDEX).
+/// The model is given the prompt and should generate the caption, as GIT's checkpoints for questions do: the
+/// ids are `[CLS] prompt caption [SEP]`, and the labels of `[CLS] prompt` are
+/// [`IGNORE_INDEX`](crate::IGNORE_INDEX).
 #[derive(Debug, Clone)]
 pub struct TokenizedCaptions {
     rows: Vec<Row>,
@@ -18,37 +20,38 @@ pub struct TokenizedCaptions {
 
 #[derive(Debug, Clone)]
 struct Row {
-    /// `[CLS]` and the prompt; `None` where there is none.
+    /// `[CLS]` and the prompt; `None` without a prompt.
     prompt: Option<Vec<u32>>,
     references: Vec<Reference>,
 }
 
-/// A caption behind its prompt.
+/// A caption after its prompt.
 #[derive(Debug, Clone)]
 struct Reference {
     ids: Vec<u32>,
-    /// How many ids at the beginning are the prompt, `[CLS]` included; 0 where there is none.
+    /// The length of the prompt in ids, `[CLS]` included; 0 without a prompt.
     prompt: usize,
 }
 
-/// What of a dataset's texts the model never sees, because it has too many tokens or words that the vocabulary lacks.
+/// Counts the texts that the model does not see in full: they have too many tokens, or words that are not in
+/// the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenCuts {
-    /// All captions.
+    /// The number of all captions.
     pub captions: usize,
-    /// Captions that have too many tokens and lose the last ones.
+    /// Captions with too many tokens; they lose the last ones.
     pub cut_captions: usize,
-    /// Prompts that have too many tokens and lose the last ones.
+    /// Prompts with too many tokens; they lose the last ones.
     pub cut_prompts: usize,
-    /// The most tokens that a prompt and a caption may have together, `[CLS]` and `[SEP]` counted.
+    /// The maximum number of tokens of a prompt and a caption together, `[CLS]` and `[SEP]` included.
     pub max_tokens: Option<usize>,
-    /// Captions without a word that the vocabulary knows: nothing but `[UNK]`, or no token at all.
+    /// Captions without any word of the vocabulary: all tokens are `[UNK]`, or there are none.
     pub unknown_captions: usize,
 }
 
 impl TokenizedCaptions {
-    /// Tokenizes all captions and prompts of a dataset. Where a prompt and a caption have too many tokens together, the
-    /// caption stays as whole as it can and the prompt loses its last tokens.
+    /// Tokenizes all captions and prompts of a dataset. If a prompt and a caption have too many tokens
+    /// together, the prompt loses its last tokens, so that as much as possible of the caption is kept.
     ///
     /// # Errors
     /// If a caption cannot be read or is blank: the error names the row.
@@ -58,53 +61,54 @@ impl TokenizedCaptions {
         Ok(Self { rows: rows.collect::<Result<_>>()?, pad_id: tokenizer.pad_id(), cuts })
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The ids of a row's first caption behind its prompt, without padding; nothing if there is no such row.
+    /// The ids of a row's first caption after its prompt, without padding; `None` if there is no such row.
     pub fn ids(&self, row: usize) -> Option<&[u32]> {
         self.rows.get(row)?.references.first().map(|reference| reference.ids.as_slice())
     }
 
-    /// `[CLS]` and the ids of a row's prompt, for the model to continue; nothing if it has none, or if there is no such row.
+    /// `[CLS]` and the ids of a row's prompt, for the model to continue; `None` without a prompt, or if there
+    /// is no such row.
     pub fn prompt(&self, row: usize) -> Option<&[u32]> {
         self.rows.get(row)?.prompt.as_deref()
     }
 
-    /// How many captions a row has; none if there is no such row.
+    /// The number of captions of a row; 0 if there is no such row.
     pub fn references(&self, row: usize) -> usize {
         self.rows.get(row).map_or(0, |row| row.references.len())
     }
 
-    /// The most tokens of any caption of some rows, prompts included.
+    /// The number of tokens of the longest caption among some rows, prompts included.
     pub fn longest(&self, rows: &[usize]) -> usize {
         let references = rows.iter().filter_map(|row| self.rows.get(*row)).flat_map(|row| &row.references);
         references.map(|reference| reference.ids.len()).max().unwrap_or(0)
     }
 
-    /// What the model never sees of the dataset's texts.
+    /// Counts the texts that the model does not see in full.
     pub fn cuts(&self) -> TokenCuts {
         self.cuts
     }
 
-    /// Which of a row's captions is trained on in an epoch, from 0: the same for the same arguments, whatever was drawn
-    /// before, so that a resumed run draws as an uninterrupted one. Each is as likely as the others.
+    /// The index of the row's caption that is trained on in an epoch. It depends on the arguments alone, so a
+    /// resumed run draws the same captions as an uninterrupted one. All captions are equally likely.
     pub fn drawn(&self, row: usize, seed: u64, epoch: usize) -> usize {
         let count = self.references(row) as u128;
         let bytes = [(epoch as u64).to_le_bytes(), (row as u64).to_le_bytes()].concat();
         let random = u128::from(XxHash3_64::oneshot_with_seed(seed, &bytes));
-        // The high half of the product: a fair number below the count, but for a bias of count / 2^64.
+        // The high half of the product: a number below the count, uniform but for a bias of count / 2^64.
         ((random * count) >> 64) as usize
     }
 
-    /// All captions of some rows, each as its row and its number in the row.
+    /// All captions of some rows, each as its row and its index in the row.
     pub fn all(&self, rows: &[usize]) -> Vec<(usize, usize)> {
         rows.iter().flat_map(|row| (0..self.references(*row)).map(|caption| (*row, caption))).collect()
     }
@@ -117,10 +121,10 @@ impl TokenizedCaptions {
         self.batch_of(&rows.iter().map(|row| (*row, 0)).collect::<Vec<_>>(), padding)
     }
 
-    /// Some captions, each given as its row and its number in the row, in their order.
+    /// Some captions in the given order, each given as its row and its index in the row.
     ///
     /// # Errors
-    /// If there is no such row or caption, or if one has more tokens than [`Padding::MaxLength`].
+    /// If there is no such row or caption, or if a caption has more tokens than [`Padding::MaxLength`].
     pub fn batch_of(&self, captions: &[(usize, usize)], padding: Padding) -> Result<CaptionBatch> {
         let references: Vec<&Reference> = captions
             .iter()
@@ -159,7 +163,7 @@ impl Row {
             references.push(match &prompt {
                 None => Reference { ids: caption.ids, prompt: 0 },
                 Some(prompt) => {
-                    // Without the caption's own [CLS], which stands before the prompt.
+                    // Without the caption's own [CLS]: there is one before the prompt.
                     let caption = caption.ids.get(1..).unwrap_or_default();
                     let room = tokenizer.max_length().map_or(usize::MAX, |max| max - caption.len());
                     prompt_is_cut |= prompt.len() > room;

@@ -6,10 +6,10 @@ use tokenizers::{Model as _, Tokenizer, TruncationDirection, TruncationParams};
 use crate::tokenizer_config::TokenizerConfig;
 use crate::{Error, Result, bert, lfs};
 
-/// A checkpoint's BERT tokenizer: captions to ids and back, as transformers does it.
+/// The BERT tokenizer of a checkpoint: captions to ids and back, like transformers.
 ///
-/// A caption becomes `[CLS] its words' pieces [SEP]`. A caption with more tokens than the model takes loses
-/// its last pieces, or its first where `truncation_side` says so, and keeps its `[SEP]`.
+/// A caption becomes `[CLS]`, its word pieces and `[SEP]`. A caption with too many tokens for the model loses
+/// its last pieces, or its first if `truncation_side` says so, and keeps its `[SEP]`.
 #[derive(Debug, Clone)]
 pub struct CaptionTokenizer {
     tokenizer: Tokenizer,
@@ -28,15 +28,14 @@ pub struct CaptionTokenizer {
 pub struct Encoded {
     /// The ids.
     pub ids: Vec<u32>,
-    /// Whether the text has more tokens than [`CaptionTokenizer::max_length`] and lost the last ones.
+    /// Whether the text had more tokens than [`CaptionTokenizer::max_length`] and lost the last ones.
     pub is_cut: bool,
 }
 
 impl CaptionTokenizer {
-    /// Reads the tokenizer of a checkpoint folder: `tokenizer.json`, or where only that exists `vocab.txt`;
-    /// and `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, where they are. What
-    /// `tokenizer_config.json` says of case, accents and Chinese characters holds also where `tokenizer.json` says
-    /// something else.
+    /// Reads the tokenizer of a checkpoint folder: `tokenizer.json`, or else `vocab.txt`; and
+    /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, if they exist. For case,
+    /// accents and Chinese characters, `tokenizer_config.json` takes precedence over `tokenizer.json`.
     ///
     /// # Errors
     /// If a file is missing or broken, if the vocabulary has no padding, start or end token, or if the
@@ -52,8 +51,7 @@ impl CaptionTokenizer {
         lfs::check(path, text.as_bytes())?;
         let mut tokenizer = read(path, &text, &config)?;
 
-        // Padding is the batch's business; what the file says of it and of truncation is the setting of some
-        // other use.
+        // The batch does the padding. The file's own settings of padding and truncation are for another use.
         let options = &config.options;
         let max_length = options.model_max_length.filter(|n| *n < 1e20).map(|n| n as usize);
         let direction = match options.truncation_side.as_deref() {
@@ -95,12 +93,12 @@ impl CaptionTokenizer {
     /// The ids of a caption, from `[CLS]` to `[SEP]`, at most [`max_length`](Self::max_length) of them.
     ///
     /// # Errors
-    /// If the tokenizer cannot encode it, which a BERT tokenizer always can.
+    /// If the tokenizer cannot encode it, which cannot happen with a BERT tokenizer.
     pub fn encode(&self, caption: &str) -> Result<Vec<u32>> {
         self.encode_text(caption).map(|encoded| encoded.ids)
     }
 
-    /// As [`encode`](Self::encode), and whether the caption was cut.
+    /// As [`encode`](Self::encode), and whether the caption was truncated.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -111,7 +109,7 @@ impl CaptionTokenizer {
         Ok(Encoded { ids: encoding.get_ids().to_vec(), is_cut: !encoding.get_overflowing().is_empty() })
     }
 
-    /// The ids of a text that the model continues: `[CLS]` and the text, without the `[SEP]` that would end it.
+    /// The ids of a prompt: `[CLS]` and the text, without the `[SEP]` that would end it.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -123,14 +121,14 @@ impl CaptionTokenizer {
         Ok(encoded)
     }
 
-    /// Whether the vocabulary knows no word of a text, given as the ids of [`encode`](Self::encode): nothing stands between
-    /// `[CLS]` and `[SEP]` but unknown tokens.
+    /// Whether a text has no word of the vocabulary, given its ids from [`encode`](Self::encode): all tokens
+    /// between `[CLS]` and `[SEP]` are unknown.
     pub fn is_unknown(&self, ids: &[u32]) -> bool {
         let is_word = |id: &u32| ![Some(self.cls_id), Some(self.sep_id), self.unk_id].contains(&Some(*id));
         !ids.iter().any(is_word)
     }
 
-    /// The same tokenizer for a model with so many text positions: longer texts are cut to them.
+    /// The same tokenizer for a model with `positions` text positions: longer texts are truncated to them.
     ///
     /// # Errors
     /// If there are too few for the special tokens.
@@ -145,7 +143,7 @@ impl CaptionTokenizer {
         Ok(self)
     }
 
-    /// The text of ids, as transformers' `decode`. Ids that the vocabulary does not have are left out.
+    /// The text of ids, like transformers' `decode`. Ids that are not in the vocabulary are left out.
     ///
     /// # Errors
     /// If the tokenizer cannot decode them.
@@ -155,22 +153,22 @@ impl CaptionTokenizer {
         Ok(if self.clean_up_spaces { clean_up_spaces(text) } else { text })
     }
 
-    /// The id that fills up shorter captions of a batch.
+    /// The id that pads the shorter captions of a batch.
     pub fn pad_id(&self) -> u32 {
         self.pad_id
     }
 
-    /// The id that every caption begins with.
+    /// The id at the beginning of every caption.
     pub fn cls_id(&self) -> u32 {
         self.cls_id
     }
 
-    /// The id that every caption ends with.
+    /// The id at the end of every caption.
     pub fn sep_id(&self) -> u32 {
         self.sep_id
     }
 
-    /// How many tokens the checkpoint says that a caption may have (`model_max_length`), if it does.
+    /// The maximum number of tokens of a caption (`model_max_length`), if the checkpoint sets one.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
     }
@@ -183,7 +181,7 @@ impl CaptionTokenizer {
     }
 }
 
-/// What transformers does to decoded text where `clean_up_tokenization_spaces` is set.
+/// The clean-up that transformers applies to decoded text if `clean_up_tokenization_spaces` is set.
 fn clean_up_spaces(text: String) -> String {
     let joined =
         [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m")];

@@ -1,5 +1,5 @@
-//! The settings of a checkpoint's tokenizer beside its vocabulary: `tokenizer_config.json`, `special_tokens_map.json` and
-//! `added_tokens.json`, merged as transformers 5 merges them.
+//! The settings of a checkpoint's tokenizer apart from its vocabulary: `tokenizer_config.json`,
+//! `special_tokens_map.json` and `added_tokens.json`, merged as in transformers 5.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,18 +15,18 @@ use crate::{Error, Result};
 /// The settings of a tokenizer.
 #[derive(Debug, Default)]
 pub(crate) struct TokenizerConfig {
-    /// Where `tokenizer_config.json` lies, for messages.
+    /// The path of `tokenizer_config.json`, for messages.
     pub(crate) path: PathBuf,
     /// Whether there is such a file.
     pub(crate) exists: bool,
     pub(crate) options: Options,
     /// All settings, with those of `special_tokens_map.json`.
     merged: Map<String, Value>,
-    /// Tokens beside the vocabulary by their numbers, which tell their order and not always their ids.
+    /// Added tokens by their numbers in the file. The numbers give their order, but not always their ids.
     numbered: BTreeMap<u64, AddedToken>,
 }
 
-/// What is read of `tokenizer_config.json` beside its tokens.
+/// The settings that are read from `tokenizer_config.json`, apart from its tokens.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Options {
@@ -42,7 +42,8 @@ pub(crate) struct Options {
     added_tokens_decoder: Option<BTreeMap<u64, Value>>,
 }
 
-/// Tokens with a name, in the order in which they are added; and what transformers' `BertTokenizer` has in their place.
+/// Named special tokens in the order in which they are added, with the defaults of transformers'
+/// `BertTokenizer`.
 const NAMED: [(&str, Option<&str>); 7] = [
     ("bos_token", None),
     ("eos_token", None),
@@ -73,7 +74,7 @@ impl TokenizerConfig {
                 this.numbered.insert(number, token);
             }
             this.rename_additional();
-            return Ok(this); // what lies in other files is not read then
+            return Ok(this); // the other files are not read then
         }
         this.rename_additional();
         for (name, value) in
@@ -91,7 +92,7 @@ impl TokenizerConfig {
         Ok(this)
     }
 
-    /// Puts a setting of `special_tokens_map.json` in place of that of `tokenizer_config.json`.
+    /// Overrides a setting of `tokenizer_config.json` with that of `special_tokens_map.json`.
     fn merge(&mut self, name: String, mut value: Value) {
         if let Some(token) = value.as_object_mut().filter(|_| name != "extra_special_tokens") {
             token.insert("special".to_owned(), true.into());
@@ -104,7 +105,7 @@ impl TokenizerConfig {
         }
     }
 
-    /// Gives the additional special tokens of older files their newer name, where no tokens have it.
+    /// Renames the additional special tokens of older files to the newer name, if no tokens have that yet.
     fn rename_additional(&mut self) {
         let is_empty = |extra: &Value| match extra {
             Value::Array(list) => list.is_empty(),
@@ -118,7 +119,7 @@ impl TokenizerConfig {
         }
     }
 
-    /// The tokens that the files call special. Those that `special_tokens_map.json` calls additional are not among them.
+    /// The tokens that the files declare special, without the additional ones of `special_tokens_map.json`.
     fn special_names(&self) -> Vec<String> {
         let named = NAMED.iter().filter_map(|(name, _)| self.merged.get(*name));
         let tokens = named.chain(self.list("extra_special_tokens"));
@@ -129,21 +130,21 @@ impl TokenizerConfig {
         self.merged.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The token of that name, or the default where no file has it; `None` where it is null.
+    /// The token with that name, or the default if no file has one; `None` if it is null.
     pub(crate) fn named<'a>(&'a self, name: &str, default: &'a str) -> Option<&'a str> {
         self.merged.get(name).map_or(Some(default), content)
     }
 
-    /// Whether a file says that there is this token of that name.
+    /// Whether a file gives this token that name.
     pub(crate) fn mentions(&self, name: &str, token: &str) -> bool {
         self.merged.contains_key(name) || self.numbered.values().any(|added| added.content == token)
     }
 
-    /// The tokens to add to a vocabulary, in their order: those with numbers, those with names, then others. `of_json` are
-    /// those that `tokenizer.json` has, with their ids.
+    /// The tokens to add to a vocabulary, in their order: those with numbers, those with names, then others.
+    /// `of_json` are the tokens of `tokenizer.json`, with their ids.
     ///
     /// # Errors
-    /// If a token is not written as transformers does, or if the order of some that need ids is not known.
+    /// If a token is not written in transformers' form, or if tokens need new ids and their order is unknown.
     pub(crate) fn added_tokens(
         &self,
         of_json: impl IntoIterator<Item = (u64, AddedToken)>,
@@ -180,7 +181,7 @@ impl TokenizerConfig {
         Ok(tokens)
     }
 
-    /// A token whose name only this checkpoint has, such as `image_token`.
+    /// A token with a name of the checkpoint's own, such as `image_token`.
     fn other_names(&self) -> Result<Option<AddedToken>> {
         let is_other =
             |name: &str| name.ends_with("_token") && !NAMED.iter().any(|(known, _)| *known == name);
@@ -199,7 +200,7 @@ impl TokenizerConfig {
             [(name, value)] => {
                 added_token(value, true).map(Some).ok_or_else(|| self.unsupported(name, value))
             }
-            // Their ids would follow the order of the file, which is not kept.
+            // Their ids would follow the order of the file, which the parser does not keep.
             [_, (name, value), ..] => Err(self.unsupported(name, value)),
         }
     }
@@ -226,7 +227,8 @@ fn content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// A token with its flags. One that is special is looked for in the text as it is, unless it says otherwise.
+/// A token with its flags. A special token is matched in the text before normalization, unless its flags say
+/// otherwise.
 fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
     let flag = |name: &str| value.get(name).and_then(Value::as_bool);
     let special = is_special || flag("special").unwrap_or(false);
@@ -240,7 +242,7 @@ fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
     })
 }
 
-/// A file of JSON, if it is there.
+/// Reads a JSON file, if it exists.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, LeftOut, LeftOutReason, Result, selection};
 
-/// All files under a folder that are looked at, and what is not.
+/// The files under a folder, and those that are left out.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     /// In the order of their paths.
@@ -19,14 +19,14 @@ pub(crate) struct Files {
 pub struct Pictures {
     /// Their files, in the order of the paths.
     pub paths: Vec<PathBuf>,
-    /// Pictures that are hidden or of a kind that is not read.
+    /// Pictures that are hidden or in an unsupported format.
     pub left_out: LeftOut,
 }
 
-/// Finds the pictures of a folder and of the folders in it.
+/// Finds the pictures of a folder and its subfolders.
 ///
-/// Links are followed. What is hidden, such as `.ipynb_checkpoints`, and folders whose names begin with `__`, such as
-/// `__MACOSX`, are left out.
+/// Links are followed. Hidden files and folders, such as `.ipynb_checkpoints`, and folders whose names begin
+/// with `__`, such as `__MACOSX`, are left out.
 ///
 /// # Errors
 /// If a folder cannot be read.
@@ -37,7 +37,7 @@ pub fn pictures_of(folder: impl AsRef<Path>) -> Result<Pictures> {
     Ok(Pictures { paths, left_out })
 }
 
-/// Counts the pictures of kinds that are not read.
+/// Adds the pictures in unsupported formats.
 pub(crate) fn add_unread_pictures(folder: &Path, files: &[PathBuf], left_out: &mut LeftOut) {
     for file in files {
         let name = name_in(folder, file);
@@ -48,13 +48,13 @@ pub(crate) fn add_unread_pictures(folder: &Path, files: &[PathBuf], left_out: &m
     }
 }
 
-/// A file's path in a dataset's folder, as [`selection`] reads it.
+/// A file's path relative to its dataset's folder, in the form that [`selection`] reads.
 pub(crate) fn name_in(dataset: &Path, file: &Path) -> String {
     let inside = file.strip_prefix(dataset).unwrap_or(file);
     inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-/// Whether a path has one of some extensions, which are in lower case.
+/// Whether a path has one of the given extensions, which are in lower case.
 pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
@@ -64,7 +64,7 @@ pub(crate) fn is_picture(path: &Path) -> bool {
     selection::is_picture(&path.to_string_lossy())
 }
 
-/// All files under a folder but hidden ones.
+/// All files under a folder except hidden ones.
 pub(crate) fn walk(folder: &Path) -> Result<Files> {
     let mut walk = Walk { root: folder, above: Vec::new(), files: Files::default() };
     walk.enter(folder)?;
@@ -74,7 +74,7 @@ pub(crate) fn walk(folder: &Path) -> Result<Files> {
 
 struct Walk<'a> {
     root: &'a Path,
-    /// The real paths of the folders that the current one lies in: a link to one of them is a loop.
+    /// The real paths of the folders around the current one: a link to one of them is a loop.
     above: Vec<PathBuf>,
     files: Files,
 }
@@ -100,7 +100,7 @@ impl Walk<'_> {
 
     fn look_at(&mut self, path: &Path, name: &str) -> Result<()> {
         if name.starts_with('.') {
-            // `._1.png` is what macOS keeps beside `1.png` on other file systems.
+            // `._1.png` is a file of macOS's own beside `1.png` on other file systems.
             if is_picture(path) && !name.starts_with("._") {
                 self.leave_out(LeftOutReason::Hidden, path);
             }
@@ -115,7 +115,7 @@ impl Walk<'_> {
             }
             Ok(kind) if kind.is_dir() => self.enter(path)?,
             Ok(_) => self.files.paths.push(path.to_owned()),
-            // A link that leads nowhere.
+            // A broken link.
             Err(_) if path.is_symlink() && !is_of_a_dataset(path) => {}
             Err(error) => return Err(at(path)(error)),
         }
@@ -127,7 +127,7 @@ impl Walk<'_> {
     }
 }
 
-/// Folders that programs make, in which nobody keeps pictures.
+/// Folders that programs create; nobody keeps pictures in them.
 const TOOLS: [&str; 2] = ["__MACOSX", "__pycache__"];
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -135,7 +135,7 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |error| Error::Io { path, error }
 }
 
-/// Whether a dataset without this file would not be whole.
+/// Whether a dataset would be incomplete without this file.
 fn is_of_a_dataset(path: &Path) -> bool {
     let name = path.to_string_lossy();
     selection::is_picture(&name)

@@ -1,4 +1,4 @@
-//! From rows to what the model is given.
+//! From rows to the model's inputs.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -45,7 +45,7 @@ fn labels_are_the_ids_with_padding_ignored_and_the_end_token_kept() {
     assert_eq!(input_ids.to_vec2::<u32>().unwrap(), [[101, 102, 0, 0], [101, 5, 6, 102], [101, 0, 102, 0]]);
     let labels = batch.labels(&device).unwrap();
     assert_eq!((labels.dtype(), IGNORE_INDEX), (DType::I64, -100));
-    // A padding token inside a caption is a token like any other.
+    // A padding token inside a caption is an ordinary token.
     assert_eq!(
         labels.to_vec2::<i64>().unwrap(),
         [[101, 102, -100, -100], [101, 5, 6, 102], [101, 0, 102, -100]]
@@ -55,7 +55,7 @@ fn labels_are_the_ids_with_padding_ignored_and_the_end_token_kept() {
 }
 
 #[test]
-fn padding_to_a_maximum_fills_up_or_refuses() {
+fn padding_to_a_maximum_pads_shorter_captions_and_refuses_longer_ones() {
     let ids = || vec![vec![101, 7, 102]];
     let batch = CaptionBatch::new(vec![0], ids(), 8, Padding::MaxLength(5)).unwrap();
     assert_eq!(batch.input_ids(&Device::Cpu).unwrap().to_vec2::<u32>().unwrap(), [[101, 7, 102, 8, 8]]);
@@ -150,12 +150,12 @@ fn bad_pictures_fail_their_batch_or_are_skipped_and_listed() {
         skipped.len() == 2 && skipped[0].contains("row 2 of ") && skipped[1].contains("row 4 of "),
         "{skipped:?}"
     );
-    // A row that does not exist is a mistake of the program, not of the data.
+    // A row that does not exist is a bug of the caller, not bad data.
     assert!(matches!(loader(OnBadImage::Skip).load(&[0, 99]), Err(Error::RowOutOfRange { row: 99, .. })));
 }
 
 #[test]
-fn a_picture_that_cannot_be_processed_is_named_or_skipped_as_one_that_cannot_be_read() {
+fn unprocessable_pictures_are_reported_or_skipped_like_unreadable_ones() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("preprocessor_config.json"), r#"{"do_center_crop": false}"#).unwrap();
     let processor = ImageProcessor::from_pretrained(folder.path()).unwrap();
@@ -181,7 +181,7 @@ fn a_loader_serves_a_subset() {
 }
 
 #[test]
-fn a_fingerprint_knows_the_picture_and_what_is_done_with_it() {
+fn a_fingerprint_depends_on_the_picture_and_its_processing() {
     let folder = tempfile::tempdir().unwrap();
     let loader = |name: &str, config: &str| {
         let path = folder.path().join("preprocessor_config.json");
@@ -226,7 +226,7 @@ fn no_more_than_the_queue_is_made_ahead() {
     })
     .unwrap();
     for taken in 0..10 {
-        // Time for workers to run too far, if anything lets them.
+        // Time for the workers to run too far ahead, if nothing stops them.
         thread::sleep(Duration::from_millis(5));
         assert!(
             made.load(Ordering::SeqCst) <= taken + 3,
@@ -239,7 +239,7 @@ fn no_more_than_the_queue_is_made_ahead() {
 
 #[test]
 fn workers_work_at_the_same_time() {
-    // Each of the two waits for the other: one worker alone would never end.
+    // Each of the two waits for the other: with only one worker the test would never end.
     let both = Arc::new(Barrier::new(2));
     let items = Prefetch::new(0..2, 2, 2, move |n: u64| {
         both.wait();
@@ -249,7 +249,7 @@ fn workers_work_at_the_same_time() {
 }
 
 #[test]
-fn an_error_or_a_panic_comes_at_its_own_place_and_the_rest_follows() {
+fn an_error_or_a_panic_keeps_its_position_and_later_items_still_arrive() {
     let make = |n: usize| match n {
         2 => Err(Error::NoPicture),
         4 => panic!("a bug"),

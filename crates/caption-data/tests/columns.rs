@@ -1,4 +1,5 @@
-//! Which columns are read, and what their values say. The parquet files are by `datasets` (fixtures/make_columns.py).
+//! Which columns are read, and how their values become texts. `datasets` wrote the parquet files
+//! (fixtures/make_columns.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -41,7 +42,7 @@ fn open_folder(folder: &Path) -> Result<Arc<dyn CaptionSource>> {
 }
 
 #[test]
-fn the_only_picture_and_the_only_usual_caption_are_found_by_themselves() {
+fn the_only_picture_column_and_the_only_usual_caption_column_are_found() {
     let source = kinds(None, None).unwrap();
     assert_eq!(source.image(1).unwrap().dimensions(), (5, 3));
     assert_eq!(source.captions(0).unwrap(), ["a cat", "the cat"]);
@@ -66,7 +67,7 @@ fn numbers_class_labels_and_lists_are_captions() {
 }
 
 #[test]
-fn what_is_no_text_is_refused_by_what_it_is() {
+fn columns_without_text_are_refused_with_their_type() {
     for (column, words) in [("flag", "a truth value (true) in row 0"), ("record", "a record of id, raw")] {
         let text = refusal(kinds(Some(column), None));
         assert!(text.contains(&format!("column `{column}` should hold text, numbers")), "{text}");
@@ -77,8 +78,8 @@ fn what_is_no_text_is_refused_by_what_it_is() {
 }
 
 #[test]
-fn a_question_is_answered_by_the_answer() {
-    // Beside `captions` there is `answer` then, so that it must be named.
+fn with_a_prompt_column_the_answer_column_holds_captions() {
+    // With a prompt column, `answer` is a candidate too, so the caption column must be named.
     let error = kinds(None, Some("question")).err().unwrap();
     let Error::AmbiguousColumns { role: ColumnRole::Caption, candidates, .. } = &error else {
         panic!("{error}")
@@ -92,7 +93,7 @@ fn a_question_is_answered_by_the_answer() {
 }
 
 #[test]
-fn two_candidates_are_named() {
+fn ambiguous_columns_are_listed() {
     let path = fixture("columns/two_of_each.parquet");
     let text = refusal(open(&path, &SourceOptions::default()));
     assert!(text.contains("more than one column could hold the pictures: photo, mask; name one"), "{text}");
@@ -103,7 +104,7 @@ fn two_candidates_are_named() {
 }
 
 #[test]
-fn columns_of_metadata_are_chosen_alike() {
+fn columns_of_metadata_are_chosen_by_the_same_rules() {
     let lines = "file_name,description\na.png,a bird\n";
     let source = open_folder(folder("metadata.csv", lines, &["a.png"]).path()).unwrap();
     assert_eq!(source.caption(0).unwrap(), "a bird");
@@ -113,7 +114,7 @@ fn columns_of_metadata_are_chosen_alike() {
     let two =
         folder("metadata.jsonl", r#"{"file_name": "a.png", "caption": "a", "prompt": "b"}"#, &["a.png"]);
     assert!(refusal(open_folder(two.path())).contains("captions: caption, prompt"));
-    // `text` is first choice where it is there.
+    // `text` is the first choice if the file has it.
     let both = folder("metadata.jsonl", r#"{"file_name": "a.png", "caption": "a", "text": "b"}"#, &["a.png"]);
     assert_eq!(open_folder(both.path()).unwrap().caption(0).unwrap(), "b");
     let source = open(two.path(), &options(None, Some("caption"), Some("prompt"))).unwrap();
@@ -138,7 +139,7 @@ fn lists_records_and_lines_of_one_picture_are_its_captions() {
 }
 
 #[test]
-fn records_of_one_picture_with_other_prompts_are_rows_of_their_own() {
+fn records_of_one_picture_with_different_prompts_are_separate_rows() {
     let records = "file_name,question,answer\na.png,q1,one\na.png,q2,two\na.png,q1,three\n";
     let folder = folder("metadata.csv", records, &["a.png"]);
     let source = open(folder.path(), &options(None, None, Some("question"))).unwrap();

@@ -1,4 +1,4 @@
-//! Rarer kinds of pictures, and files that are not quite whole, against Pillow (fixtures/make_formats.py).
+//! Rarer formats of pictures, and incomplete files, compared with Pillow (fixtures/make_formats.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -14,20 +14,20 @@ fn decode(name: &str) -> Result<RgbImage, Error> {
     ImageDecoder::default().decode(&fs::read(fixture("formats").join(name)).unwrap())
 }
 
-/// Names of the fixtures that Pillow decodes, each with its pixels.
+/// The fixtures that Pillow decodes, each with its pixels.
 fn expected() -> BTreeMap<String, RgbImage> {
     let files = fs::read_dir(fixture("formats/expected")).unwrap().map(|entry| entry.unwrap().path());
     let name = |path: &std::path::Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
     files.map(|path| (name(&path), image::open(&path).unwrap().into_rgb8())).collect()
 }
 
-/// The largest difference of two levels, or nothing if the pictures differ in size.
+/// The largest difference between two levels; `None` if the pictures differ in size.
 fn difference(one: &RgbImage, other: &RgbImage) -> Option<u8> {
     let levels = one.as_raw().iter().zip(other.as_raw());
     (one.dimensions() == other.dimensions()).then(|| levels.map(|(a, b)| a.abs_diff(*b)).max().unwrap())
 }
 
-/// Files that Pillow decodes and this crate refuses, with what it says.
+/// Files that Pillow decodes and this crate refuses, with the error message.
 const REFUSED: [(&str, &str); 6] = [
     ("broken_idat_checksum.png", "CRC error"), // pixels that were damaged
     ("float.tif", "convert it to PNG or JPEG"),
@@ -37,8 +37,8 @@ const REFUSED: [(&str, &str); 6] = [
     ("p.ico", "did not match expected size"),
 ];
 
-/// Largest differences of levels, where they are not 0: decoders of JPEG, and of colours that have other than 8 bits,
-/// round otherwise.
+/// The largest difference allowed, if not 0: decoders of JPEG, and of colours with other than 8 bits, round
+/// differently.
 fn bound(name: &str) -> u8 {
     match name {
         "cmyk.tif" | "rgb15.tga" | "rgb565.bmp" | "wide.ppm" => 1,
@@ -48,7 +48,7 @@ fn bound(name: &str) -> u8 {
 }
 
 #[test]
-fn every_kind_of_picture_has_pillows_pixels() {
+fn every_format_decodes_to_pillows_pixels() {
     let expected = expected();
     assert!(expected.len() > 85, "{}", expected.len());
     let mut wrong = Vec::new();
@@ -64,10 +64,10 @@ fn every_kind_of_picture_has_pillows_pixels() {
 }
 
 #[test]
-fn what_pillow_refuses_is_refused() {
+fn files_that_pillow_refuses_are_refused() {
     let refused = json("formats/manifest.json")["refused"].as_object().unwrap().clone();
     for (name, why) in refused {
-        // Pillow has no PAM, and checks what is read past here.
+        // Pillow does not read PAM, and it verifies a checksum that this crate skips.
         if !["rgba.pam", "broken_text_checksum.png"].contains(&name.as_str()) {
             assert!(decode(&name).is_err(), "{name}: {why}");
         }
@@ -75,7 +75,7 @@ fn what_pillow_refuses_is_refused() {
 }
 
 #[test]
-fn kinds_that_are_not_read_are_named_with_what_to_do() {
+fn unsupported_formats_are_named_with_advice() {
     let avif = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf";
     let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
     let svg =
@@ -92,7 +92,7 @@ fn kinds_that_are_not_read_are_named_with_what_to_do() {
         let text = ImageDecoder::default().decode(file).unwrap_err().to_string();
         assert_eq!(text, format!("{kind} pictures are not read; convert it to PNG or JPEG"));
     }
-    // A film and a page of the web are none of these.
+    // A film and a web page are none of these.
     for file in [b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2".as_slice(), b"<html><svg></svg>"] {
         let text = ImageDecoder::default().decode(file).unwrap_err().to_string();
         assert!(
@@ -103,14 +103,14 @@ fn kinds_that_are_not_read_are_named_with_what_to_do() {
 }
 
 #[test]
-fn a_git_lfs_pointer_is_no_picture_and_says_how_to_get_it() {
+fn a_git_lfs_pointer_is_an_error_with_advice() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let text = ImageDecoder::default().decode(pointer).unwrap_err().to_string();
     assert!(text.contains("Git LFS pointer") && text.contains("`git lfs pull`"), "{text}");
 }
 
 #[test]
-fn the_limit_of_pixels_is_pillows() {
+fn the_pixel_limit_is_pillows() {
     // Pillow warns above MAX_IMAGE_PIXELS and refuses above twice as many.
     assert_eq!(ImageDecoder::default().max_pixels, 178_956_970);
     let header = |width: u32, height: u32| {
@@ -122,7 +122,7 @@ fn the_limit_of_pixels_is_pillows() {
     };
     let refusal = |width, height| ImageDecoder::default().decode(&header(width, height)).unwrap_err();
     assert!(matches!(refusal(13_378, 13_378), Error::TooManyPixels { width: 13_378, height: 13_378, .. }));
-    // As many as are allowed: the pixels are not there.
+    // The size is within the limit, but the pixels are missing.
     assert!(matches!(refusal(13_377, 13_377), Error::Decode { .. }));
     let gif = fs::read(fixture("formats/small_frame.gif")).unwrap();
     let strict = ImageDecoder { max_pixels: 11 * 9 - 1 };
@@ -133,8 +133,8 @@ fn the_limit_of_pixels_is_pillows() {
 }
 
 #[test]
-fn damaged_pictures_of_every_kind_never_panic() {
-    // Each byte of the first 200 replaced in turn; a low limit makes damaged sizes cheap.
+fn damaged_pictures_of_every_format_never_panic() {
+    // Replaces each of the first 200 bytes in turn; a low limit keeps damaged sizes cheap.
     for entry in fs::read_dir(fixture("formats")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

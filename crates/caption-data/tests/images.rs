@@ -1,4 +1,4 @@
-//! Decoding and processing, against what `datasets`, Pillow and `CLIPImageProcessor` made
+//! Decoding and processing, compared with `datasets`, Pillow and `CLIPImageProcessor`
 //! (fixtures/make_images.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -20,12 +20,12 @@ fn decode(name: &str) -> RgbImage {
     ImageDecoder::default().decode(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// What the script recorded for a file, an 8-bit RGB PNG.
+/// The expected pixels of a file, which the script saved as an 8-bit RGB PNG.
 fn expected(name: &str) -> RgbImage {
     image::open(fixture("images/expected").join(name)).unwrap().into_rgb8()
 }
 
-/// Largest and mean difference of levels.
+/// The largest and the mean difference of levels.
 fn difference(one: &RgbImage, other: &RgbImage) -> (u8, f64) {
     assert_eq!(one.dimensions(), other.dimensions());
     let differences: Vec<u8> = one.as_raw().iter().zip(other.as_raw()).map(|(a, b)| a.abs_diff(*b)).collect();
@@ -57,7 +57,8 @@ fn lossless_pictures_of_every_mode_and_orientation_decode_to_pillows_pixels() {
 
 #[test]
 fn lossy_pictures_decode_within_a_few_levels_of_libjpeg_turbo_and_as_libwebp() {
-    // Largest difference of a level, and mean over all. Upsampling of chroma differs more than the transform.
+    // The largest difference of a level, and the mean over all. Chroma upsampling differs more than the
+    // transform.
     let bounds = [
         ("444.jpg", 2, 0.02),
         ("422.jpg", 4, 0.2),
@@ -153,7 +154,7 @@ fn refusal(file: &[u8]) -> String {
 }
 
 #[test]
-fn cut_pictures_are_errors_and_not_half_gray() {
+fn truncated_pictures_are_errors_and_not_half_gray() {
     for name in [
         "rgb.png",
         "p.png",
@@ -177,7 +178,7 @@ fn cut_pictures_are_errors_and_not_half_gray() {
 }
 
 #[test]
-fn what_is_not_a_picture_is_named() {
+fn files_that_are_not_pictures_are_reported() {
     assert!(refusal(b"").contains("the file is empty"));
     assert!(refusal(b"<html><body>").contains(r#"begins with "<html><b""#));
     assert!(refusal(b"II*\0\x08\0\0\0").contains("cannot be decoded"));
@@ -205,7 +206,7 @@ fn decompression_bombs_are_refused_by_their_header() {
     let strict = ImageDecoder { max_pixels: 20 * 14 - 1 };
     assert!(strict.decode(&read("rgb.png")).unwrap_err().to_string().contains("20 x 14"));
     assert!(ImageDecoder { max_pixels: 20 * 14 }.decode(&read("rgb.png")).is_ok());
-    // The size is allowed but the data are not there.
+    // The size is within the limit, but the data are missing.
     assert!(refusal(&bomb(5_000, 5_000)).contains("cannot be decoded"));
 }
 
@@ -225,7 +226,7 @@ proptest! {
             let at = at.index(file.len());
             file[at] = byte;
         }
-        // Either a picture or an error; the limit is low so that a damaged header costs nothing.
+        // Either a picture or an error. The limit is low so that a damaged header costs nothing.
         let _ = ImageDecoder { max_pixels: 100_000 }.decode(&file);
     }
 }

@@ -1,4 +1,4 @@
-//! Every row is looked at before training begins, and all that cannot be used are known then.
+//! Every row is checked before training begins, so that all unusable rows are known by then.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -16,14 +16,14 @@ fn all_broken_rows_are_found_and_the_others_can_be_used() {
         picture.save(path(format!("{row:02}.png"))).unwrap();
         fs::write(path(format!("{row:02}.txt")), "a bird").unwrap();
     }
-    // A picture cut short, a text in place of one, an empty file, an empty caption, none at all.
+    // A truncated picture, a text in place of one, an empty file, an empty caption, no caption.
     let whole = fs::read(path("03.png".into())).unwrap();
     fs::write(path("03.png".into()), &whole[..whole.len() / 2]).unwrap();
     fs::write(path("17.png".into()), "no picture").unwrap();
     fs::write(path("18.png".into()), "").unwrap();
     fs::write(path("20.txt".into()), " \n").unwrap();
     fs::remove_file(path("39.txt".into())).unwrap();
-    // A picture that would be too large when it is resized.
+    // A picture that would be too large after resizing.
     RgbImage::new(1, 60_000).save(path("30.png".into())).unwrap();
 
     let source = open(folder.path(), &SourceOptions::default()).unwrap();

@@ -1,5 +1,5 @@
-//! Layouts that `datasets` reads (fixtures/make_layouts.py), texts as editors and spreadsheets write them, and what is left
-//! out of a folder.
+//! Layouts that `datasets` reads (fixtures/make_layouts.py), text files of editors and spreadsheets, and
+//! files of a folder that are left out.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -19,7 +19,7 @@ fn picture(i: usize) -> RgbImage {
     RgbImage::from_pixel(4 + i as u32, 3, Rgb([10 * i as u8, 20 * i as u8, 30 * i as u8]))
 }
 
-/// A folder of files with the given content, and of pictures, the first of which is that of row 0.
+/// A folder with the given files, and with pictures, the first of which is that of row 0.
 fn folder(files: &[(&str, &[u8])], pictures: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| {
@@ -86,20 +86,20 @@ fn an_array_of_objects_is_metadata_under_both_names() {
         folder(&[("metadata.jsonl", b"[{\"file_name\": \"0.png\"},\n{]")], &["0.png"]).path(),
     ));
     assert!(text.contains("metadata.jsonl, line 2: "), "{text}");
-    // What other programs call metadata.json is no list of pictures.
+    // Other programs use the name metadata.json for files that are no list of pictures.
     let other = folder(&[("metadata.json", b"{\"0.png\": {}}"), ("0.txt", b"picture 0")], &["0.png"]);
     assert_rows(open_at(other.path()), 1);
 }
 
 #[test]
-fn numbers_that_are_none_do_not_matter_in_fields_that_are_not_used() {
+fn nan_and_infinity_in_unused_fields_are_ignored() {
     let lines =
         "{\"file_name\": \"0.png\", \"text\": \"picture 0\", \"score\": NaN, \"x\": [-Infinity, Infinity]}\n";
     assert_rows(open_at(folder(&[("metadata.jsonl", lines.as_bytes())], &["0.png"]).path()), 1);
 }
 
 #[test]
-fn backslashes_stand_between_folders() {
+fn backslashes_separate_folders() {
     for name in ["sub\\\\0.png", ".\\\\sub\\\\0.png", "sub/x/../0.png", "sub\\\\x\\\\..\\\\0.png"] {
         let line = format!("{{\"file_name\": \"{name}\", \"text\": \"picture 0\"}}");
         assert_rows(open_at(folder(&[("metadata.jsonl", line.as_bytes())], &["sub/0.png"]).path()), 1);
@@ -120,7 +120,7 @@ fn a_backslash_may_be_part_of_a_name() {
 }
 
 #[test]
-fn the_path_of_a_metadata_file_stands_for_its_folder() {
+fn the_path_of_a_metadata_file_opens_its_folder() {
     let folder = folder(
         &[("metadata.jsonl", JSONL.as_bytes()), ("captions.csv", b"file_name,text\n0.png,picture 0\n")],
         &["0.png", "1.png", "2.png"],
@@ -133,7 +133,7 @@ fn the_path_of_a_metadata_file_stands_for_its_folder() {
 }
 
 #[test]
-fn other_separators_than_commas_are_named() {
+fn csv_separators_other_than_commas_are_refused_by_name() {
     for (table, message) in [
         ("file_name;text\n0.png;picture 0\n", "line 1: its columns are separated by semicolons"),
         ("\"file_name\";\"text\"\n0.png;picture 0, red\n", "separated by semicolons"),
@@ -142,7 +142,7 @@ fn other_separators_than_commas_are_named() {
         let text = refusal(open_at(folder(&[("metadata.csv", table.as_bytes())], &["0.png"]).path()));
         assert!(text.contains("metadata.csv, ") && text.contains(message), "{text}");
     }
-    // A semicolon elsewhere is a character like others, and spaces around names do not count.
+    // A semicolon elsewhere is an ordinary character, and spaces around names are ignored.
     let csv = "file_name, text, a;b\n0.png,picture 0,1;2\n";
     assert_rows(open_at(folder(&[("metadata.csv", csv.as_bytes())], &["0.png"]).path()), 1);
 }
@@ -193,7 +193,7 @@ fn other_encodings_are_refused_with_the_file_and_the_line() {
 // Text files
 
 #[test]
-fn captions_lie_in_files_of_several_endings() {
+fn caption_files_can_have_several_extensions() {
     for name in ["0.txt", "0.TXT", "0.caption", "0.Caption"] {
         assert_rows(open_at(folder(&[(name, b"picture 0\n")], &["0.png"]).path()), 1);
     }
@@ -209,7 +209,7 @@ fn captions_lie_in_files_of_several_endings() {
 
 #[cfg(unix)]
 #[test]
-fn names_that_are_no_utf8_have_captions() {
+fn file_names_need_not_be_utf8() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     let folder = folder(&[], &[]);
@@ -224,7 +224,7 @@ fn names_that_are_no_utf8_have_captions() {
 // Git LFS
 
 #[test]
-fn git_lfs_pointers_are_named_wherever_they_lie() {
+fn git_lfs_pointers_are_reported_everywhere() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n".as_slice();
     for name in ["metadata.jsonl", "metadata.csv", "metadata.parquet", "0.txt", "train.parquet"] {
         let text = refusal(open_at(folder(&[(name, pointer)], &["0.png"]).path()));
@@ -268,10 +268,10 @@ fn parts_may_be_numbered_from_1() {
     assert!(text.contains("of the 3 parts of `train` only 2 are there"), "{text}");
 }
 
-// What is left out
+// Files that are left out
 
 #[test]
-fn what_a_folder_of_text_files_leaves_out_is_counted_with_the_reason() {
+fn files_left_out_of_a_text_file_folder_are_counted_by_reason() {
     let files: [(&str, &[u8]); 8] = [
         ("cats/0.txt", b"picture 0"),
         ("cats/orphan.txt", b"no"),
@@ -304,7 +304,7 @@ fn what_a_folder_of_text_files_leaves_out_is_counted_with_the_reason() {
 }
 
 #[test]
-fn what_metadata_leave_out_is_counted_with_the_reason() {
+fn files_left_out_by_metadata_are_counted_by_reason() {
     let lines = format!("{JSONL}{{\"file_name\": \"test/gone.png\", \"text\": \"no\"}}\n");
     let files: [(&str, &[u8]); 3] =
         [("metadata.jsonl", lines.as_bytes()), ("metadata.csv", b"no"), ("photo.heic", b"no")];
@@ -324,7 +324,7 @@ fn what_metadata_leave_out_is_counted_with_the_reason() {
 }
 
 #[test]
-fn what_lies_beside_parquet_files_is_counted_with_the_reason() {
+fn other_files_beside_parquet_files_are_counted_by_reason() {
     let whole = fs::read(fixture("layouts/brotli.parquet")).unwrap();
     let files: [(&str, &[u8]); 4] = [
         ("train.parquet", &whole),
@@ -345,7 +345,7 @@ fn what_lies_beside_parquet_files_is_counted_with_the_reason() {
 }
 
 #[test]
-fn a_folder_where_all_is_left_out_says_why() {
+fn a_folder_in_which_everything_is_left_out_gives_the_reason() {
     let text = refusal(open_at(folder(&[("test/0.txt", b"picture 0")], &["test/0.png"]).path()));
     assert!(text.contains("because the name `test` has the word \"test\" (test/0.png)"), "{text}");
     let text = refusal(open_at(folder(&[("0.heic", b"no")], &[]).path()));
@@ -356,7 +356,7 @@ fn a_folder_where_all_is_left_out_says_why() {
 
 #[cfg(not(feature = "arrow"))]
 #[test]
-fn arrow_files_say_how_to_read_them() {
+fn arrow_files_without_the_feature_are_an_error_with_advice() {
     let text = refusal(open_at(fixture("layouts/saved")));
     assert!(text.contains("data-00000-of-00002.arrow is an Arrow file"), "{text}");
     assert!(text.contains("--features arrow") && text.contains("to_parquet"), "{text}");
@@ -376,7 +376,7 @@ mod arrow {
     }
 
     #[test]
-    fn of_a_saved_dictionary_the_training_split_is_read() {
+    fn the_training_split_of_a_saved_dataset_dict_is_read() {
         assert_rows(open_at(fixture("layouts/saved_dict")), 3);
         let source = open_at(fixture("layouts/saved_dict")).unwrap();
         let left_out: Vec<String> = source.left_out().groups().map(ToString::to_string).collect();
@@ -386,7 +386,7 @@ mod arrow {
                 "1: in a held-out split, because the name `test` has the word \"test\" (test/data-00000-of-00001.arrow)"
             ]
         );
-        // A split that is named itself.
+        // A split that is opened by its own path.
         let test = open_at(fixture("layouts/saved_dict/test")).unwrap();
         assert_eq!(
             (test.len(), test.caption(0).unwrap(), test.image(0).unwrap()),
@@ -413,7 +413,7 @@ mod arrow {
     }
 
     #[test]
-    fn what_datasets_keeps_of_its_computations_is_no_data_and_a_missing_shard_is_noticed() {
+    fn cache_files_of_datasets_are_ignored_and_a_missing_shard_is_an_error() {
         let folder = copy();
         let shard = folder.path().join("data-00000-of-00002.arrow");
         fs::copy(&shard, folder.path().join("cache-0123456789abcdef.arrow")).unwrap();

@@ -1,4 +1,4 @@
-//! What `preprocessor_config.json` may say.
+//! The options of `preprocessor_config.json`.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -50,7 +50,7 @@ fn the_published_file_is_the_default() {
 
 #[test]
 fn the_file_of_the_fast_processor_is_read() {
-    // As transformers 4.57 saves it.
+    // As written by transformers 4.57.
     let fast = json!({
         "crop_size": { "height": 224, "width": 224 },
         "data_format": "channels_first", "default_to_square": false, "device": null, "disable_grouping": null,
@@ -69,7 +69,7 @@ fn the_file_of_the_fast_processor_is_read() {
         assert_eq!(read.normalize(&image), default.normalize(&image));
     };
     same(fast.clone());
-    // What its caller may have set changes no pixel either.
+    // Options that the caller may have set change no pixel either.
     let mut set = fast;
     set["device"] = json!("cuda");
     set["disable_grouping"] = json!(true);
@@ -89,7 +89,7 @@ fn processor_config_of_transformers_5_is_read() {
     assert_eq!(ImageProcessor::from_pretrained(folder.path()).unwrap().output_size(), Some((32, 32)));
 }
 
-/// As transformers 5 reads a folder with both files: the nested one wins where it has an image processor.
+/// The rule of transformers 5 for a folder with both files: the nested one wins if it has an image processor.
 #[test]
 fn processor_config_wins_over_preprocessor_config_where_it_has_an_image_processor() {
     let folder = tempfile::tempdir().unwrap();
@@ -102,10 +102,10 @@ fn processor_config_wins_over_preprocessor_config_where_it_has_an_image_processo
     );
     assert_eq!(size().unwrap(), Some((32, 32)));
     assert_eq!(ImageProcessor::file(folder.path()), folder.path().join("processor_config.json"));
-    // As transformers 4 wrote it, for processors with options of their own.
+    // As written by transformers 4, for processors with options of their own.
     write("processor_config.json", json!({ "processor_class": "GitProcessor" }));
     assert_eq!(size().unwrap(), Some((48, 48)));
-    // And without the file that it needs beside it, nothing says how pictures are prepared.
+    // Without the file beside it, nothing says how to prepare pictures.
     fs::remove_file(folder.path().join("preprocessor_config.json")).unwrap();
     assert!(size().unwrap_err().to_string().contains("preprocessor_config.json"));
     fs::write(folder.path().join("processor_config.json"), "{").unwrap();
@@ -154,7 +154,7 @@ fn a_narrow_picture_costs_no_more_than_its_crop() {
 }
 
 #[test]
-fn steps_can_be_left_out() {
+fn processing_steps_can_be_disabled() {
     let image = picture(5, 4);
     let nothing =
         json!({ "do_resize": false, "do_center_crop": false, "do_rescale": false, "do_normalize": false });
@@ -168,9 +168,10 @@ fn steps_can_be_left_out() {
 }
 
 #[test]
-fn a_crop_larger_than_the_picture_is_filled_up_with_black_on_the_side_that_transformers_chooses() {
-    // transformers.image_transforms.center_crop of a 4 x 5 picture (height x width) to 7 x 8: 2 rows above, 1
-    // below, 2 columns left, 1 right. Of a 9 x 3 picture to 6 x 6: rows 1 to 6, 2 columns left, 1 right.
+fn a_crop_larger_than_the_picture_is_padded_with_black_as_in_transformers() {
+    // Expected from transformers.image_transforms.center_crop. A picture of 4 x 5 (height x width) to 7 x 8:
+    // 2 rows above, 1 below, 2 columns left, 1 right. A picture of 9 x 3 to 6 x 6: rows 1 to 6, 2 columns
+    // left, 1 right.
     let crop = |height, width| {
         processor(json!({ "do_resize": false, "crop_size": { "height": height, "width": width } })).unwrap()
     };
@@ -245,7 +246,7 @@ fn broken_and_missing_files_are_named() {
 }
 
 #[test]
-fn pictures_of_different_sizes_are_no_batch() {
+fn pictures_of_different_sizes_cannot_be_batched() {
     let processor = processor(json!({ "do_center_crop": false })).unwrap();
     let text =
         processor.pixel_values(&[picture(10, 10), picture(10, 20)], &Device::Cpu).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Rows with several captions, and rows with prompts: how they become token ids and labels. Token ids are those of
+//! Rows with several captions, and rows with prompts: their token ids and labels. The expected ids are from
 //! transformers' tokenizer (fixtures/make_prompts.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -53,7 +53,7 @@ fn tokenizer() -> CaptionTokenizer {
 }
 
 #[test]
-fn evaluation_takes_every_caption_of_a_row_and_training_one() {
+fn evaluation_uses_all_captions_of_a_row_and_training_draws_one() {
     let source =
         rows(&[(None, &["a red bird", "a bird"]), (None, &["a cat"]), (None, &["one", "two", "three"])]);
     let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
@@ -68,7 +68,7 @@ fn evaluation_takes_every_caption_of_a_row_and_training_one() {
 }
 
 #[test]
-fn the_caption_of_an_epoch_depends_on_seed_epoch_and_row_alone_and_each_is_as_likely() {
+fn drawn_captions_depend_on_seed_epoch_and_row_and_are_uniform() {
     let five: Vec<&str> = vec!["a", "b", "c", "d", "e"];
     let source = rows(&vec![(None, five.as_slice()); 200]);
     let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
@@ -78,19 +78,20 @@ fn the_caption_of_an_epoch_depends_on_seed_epoch_and_row_alone_and_each_is_as_li
             counts[captions.drawn(row, 42, epoch)] += 1;
         }
     }
-    // 10,000 draws: five standard deviations of a fair one.
+    // 10,000 draws: the bound is five standard deviations of a fair draw.
     assert!(counts.iter().all(|count: &i32| (count - 2000).abs() < 200), "{counts:?}");
-    // Part of the promise: a resumed run draws what the interrupted one would have drawn, also in another version.
+    // These values must never change: a resumed run draws the same captions as the interrupted one, in later
+    // versions too.
     assert_eq!([0, 1, 2, 3, 4, 5].map(|epoch| captions.drawn(3, 42, epoch)), DRAWN);
     let single = TokenizedCaptions::new(&rows(&[(None, &["a"])]), &tokenizer()).unwrap();
     assert!((0..100).all(|epoch| single.drawn(0, 42, epoch) == 0));
 }
 
-/// Captions drawn in the first epochs.
+/// The captions drawn in the first epochs.
 const DRAWN: [usize; 6] = [0, 0, 2, 2, 2, 0];
 
 #[test]
-fn a_prompt_stands_before_its_caption_and_is_no_target() {
+fn a_prompt_precedes_its_caption_and_is_not_a_target() {
     let expected = json("prompts.json");
     for case in expected.as_array().unwrap() {
         let text = |key: &str| -> &'static str { case[key].as_str().unwrap().to_owned().leak() };
@@ -128,7 +129,7 @@ fn batches_of_prompts_are_merged_with_their_prompts() {
 }
 
 #[test]
-fn what_is_cut_and_what_the_vocabulary_does_not_know_is_counted() {
+fn truncated_and_unknown_captions_are_counted() {
     let long: &'static str = "a red bird on a tree ".repeat(3).leak();
     let tokenizer = tokenizer().limited_to(8).unwrap();
     let source = rows(&[

@@ -1,4 +1,4 @@
-//! Which files of a dataset are trained on, by their names, and that datasets on disk are opened so.
+//! Which files of a dataset are trained on, by their names, and that datasets on disk follow this rule.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -14,7 +14,7 @@ use image::RgbImage;
 use tempfile::TempDir;
 
 #[test]
-fn training_files_are_told_from_held_out_ones_as_in_datasets() {
+fn training_and_held_out_files_are_distinguished_as_in_datasets() {
     for (training, held_out) in [
         ("pokemon_train.parquet", "pokemon_test.parquet"),
         ("training-0.parquet", "test-0.parquet"),
@@ -24,7 +24,7 @@ fn training_files_are_told_from_held_out_ones_as_in_datasets() {
         ("Train/a.parquet", "Test/a.parquet"),
         // The innermost name decides.
         ("eval-prompts/train.parquet", "train-data/dev.parquet"),
-        // Not a split's, but the other one is held out.
+        // The first name belongs to no split, but the second is held out.
         ("data.parquet", "evaluation.parquet"),
         ("trainers.parquet", "testing.parquet"),
     ] {
@@ -48,7 +48,7 @@ fn configurations_are_never_mixed() {
 }
 
 #[test]
-fn a_missing_part_is_noticed_and_numbers_of_other_kinds_are_not_parts() {
+fn a_missing_part_is_an_error_and_other_numbers_are_not_parts() {
     let incomplete = |set: &str, have, total| Err(Refusal::Incomplete { set: set.into(), have, total });
     let counted = ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"];
     assert_eq!(parquet_files(&counted), incomplete("train", 2, 3));
@@ -62,7 +62,7 @@ fn a_missing_part_is_noticed_and_numbers_of_other_kinds_are_not_parts() {
 }
 
 #[test]
-fn folders_tell_the_split_of_pictures() {
+fn folder_names_decide_the_split_of_pictures() {
     let trained_on = |paths: &[&'static str]| -> Vec<&str> {
         let is_trained_on = image_folder(paths);
         paths.iter().copied().filter(|path| is_trained_on(path)).collect()
@@ -80,7 +80,7 @@ fn folders_tell_the_split_of_pictures() {
 
 // On disk
 
-/// A folder of files: parquet files of 3 rows, pictures of one pixel, texts.
+/// A folder of files: parquet files of 3 rows, pictures of one pixel, and texts.
 fn dataset(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -115,13 +115,13 @@ fn held_out_parquet_files_are_not_opened_with_the_training_files() {
         let folder = dataset(&[(training, ""), (held_out, "")]);
         let source = open(folder.path(), &SourceOptions::default()).unwrap();
         assert_eq!((source.len(), source.name()), (3, folder.path().join(training).display().to_string()));
-        // Unless that is what was asked for.
+        // A held-out folder can be opened by its own path.
         assert_eq!(captions(&folder.path().join(held_out)).len(), 3);
     }
 }
 
 #[test]
-fn parquet_files_that_are_no_whole_training_split_are_refused() {
+fn parquet_files_without_a_complete_training_split_are_refused() {
     for (files, message) in [
         (["test-0.parquet", "validation-0.parquet"], "all parquet files are of held-out splits"),
         (["en/train.parquet", "fr/train.parquet"], "training split (en, fr); name one of them"),
@@ -164,10 +164,10 @@ fn held_out_folders_of_pictures_are_not_opened_with_the_training_folder() {
 }
 
 #[test]
-fn metadata_of_all_folders_give_the_rows_of_the_training_folder() {
+fn metadata_for_all_folders_give_only_rows_of_the_training_folder() {
     let lines =
         ["train", "test"].map(|split| format!(r#"{{"file_name": "{split}/1.png", "text": "{split}"}}"#));
-    // Of the other pictures not even the files need to be there.
+    // The files of the other pictures need not even exist.
     let folder = dataset(&[("metadata.jsonl", &lines.join("\n")), ("train/1.png", "")]);
     assert_eq!(captions(folder.path()), ["train"]);
 }
@@ -193,7 +193,7 @@ fn files_in_deep_folders_are_found() {
 
 #[cfg(unix)]
 #[test]
-fn links_that_lead_nowhere_matter_only_where_a_dataset_needs_them() {
+fn broken_links_are_errors_only_for_files_that_a_dataset_needs() {
     use std::os::unix::fs::symlink;
     let folder = dataset(&[("1.txt", "one"), ("1.png", "")]);
     symlink("/there/is/no/such/file", folder.path().join("notes.md")).unwrap();

@@ -1,5 +1,5 @@
-//! Datasets on disk: parquet files made by `datasets` and pyarrow (fixtures/make_parquet.py), and folders
-//! made here.
+//! Datasets on disk: parquet files written by `datasets` and pyarrow (fixtures/make_parquet.py), and folders
+//! that the tests write.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -17,7 +17,7 @@ use image::Rgb;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-/// The picture that every fixture has in row `i`.
+/// The picture of row `i` in every fixture.
 fn picture(i: usize) -> RgbImage {
     RgbImage::from_pixel(4 + i as u32, 3, Rgb([10 * i as u8, 20 * i as u8, 30 * i as u8]))
 }
@@ -50,8 +50,8 @@ fn a_parquet_file_of_the_hub_has_its_rows_over_several_row_groups() {
 
 #[test]
 fn every_way_to_store_bytes_and_strings_reads_the_same() {
-    // Plain binary in row groups of two, large binary and strings, the struct's fields the other way round
-    // with dictionary-encoded captions; zstd, gzip and lz4.
+    // Plain binary in row groups of two; large binary and strings; the struct's fields in reverse order, with
+    // dictionary-encoded captions. Compressed with zstd, gzip and lz4.
     for name in ["binary.parquet", "large.parquet", "path_first.parquet"] {
         assert_rows(&*open_fixture(name).unwrap(), 5);
     }
@@ -64,11 +64,11 @@ fn every_way_to_store_bytes_and_strings_reads_the_same() {
 }
 
 #[test]
-fn a_snapshot_of_the_hub_is_its_training_files_in_order() {
+fn a_hub_snapshot_opens_its_training_files_in_order() {
     let source = open_fixture("snapshot").unwrap();
     assert_rows(&*source, 7);
     assert!(source.name().ends_with("train-00000-of-00003.parquet and 2 more"), "{}", source.name());
-    // Without a training split, every file counts.
+    // Without a training split, all files are read.
     let folder = tempfile::tempdir().unwrap();
     let copy = |from: &str, to: &str| {
         fs::copy(fixture("parquet/snapshot/data").join(from), folder.path().join(to)).unwrap()
@@ -80,7 +80,7 @@ fn a_snapshot_of_the_hub_is_its_training_files_in_order() {
 }
 
 #[test]
-fn pictures_that_are_only_paths_lie_beside_the_parquet_file() {
+fn picture_paths_are_relative_to_the_parquet_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(fixture("parquet/paths_only.parquet"), folder.path().join("data.parquet")).unwrap();
     let source = open(folder.path().join("data.parquet"), &SourceOptions::default()).unwrap();
@@ -106,7 +106,7 @@ fn threads_read_a_parquet_file_together() {
 }
 
 #[test]
-fn columns_that_are_missing_or_of_another_kind_are_named() {
+fn missing_columns_and_columns_of_the_wrong_type_are_named() {
     let text = refusal(open_fixture("no_caption_column.parquet"));
     assert!(
         text.contains("none of its columns is known to hold the captions: image, label; name it")
@@ -116,7 +116,7 @@ fn columns_that_are_missing_or_of_another_kind_are_named() {
     let options = SourceOptions { image_column: Some("img".into()), ..Default::default() };
     let text = refusal(ParquetSource::open(&[fixture("parquet/hub.parquet")], &options));
     assert!(text.contains("no column `img` for the pictures; there are: image, text"), "{text}");
-    // A number has an obvious text.
+    // It is clear what the text of a number is.
     let numbers = open_fixture("caption_is_a_number.parquet").unwrap();
     assert_eq!([0, 1].map(|row| numbers.caption(row).unwrap()), ["0", "1"]);
     let text = refusal(open_fixture("image_is_a_number.parquet"));
@@ -191,7 +191,7 @@ fn a_truncated_parquet_file_is_refused() {
         let text = refusal(open(&path, &SourceOptions::default()));
         assert!(text.contains("cut.parquet: "), "{length}: {text}");
     }
-    // Cut after it was opened: the rows that are gone fail, with the file's name.
+    // Truncated after it was opened: reading the lost rows fails with the file's name.
     fs::write(&path, &whole).unwrap();
     let source = open(&path, &SourceOptions::default()).unwrap();
     fs::write(&path, &whole[..50]).unwrap();
@@ -269,7 +269,7 @@ fn text_files_of_the_same_name_are_captions_and_rows_are_sorted() {
         ("readme.txt", "no"),
         ("data.json", "{}"),
     ];
-    // By their paths, "10" comes before "2".
+    // In the order of paths, "10" comes before "2".
     let folder = folder(&texts, &["a/2.png", "a/10.png", "b.bmp"]);
     let source = open_folder(&folder).unwrap();
     assert_eq!(
@@ -335,11 +335,11 @@ fn pictures_without_a_caption_file_are_refused() {
 }
 
 #[test]
-fn a_caption_of_a_picture_that_is_not_read_is_refused_and_one_of_nothing_is_left_out() {
+fn captions_of_unsupported_pictures_are_refused_and_captions_without_a_picture_left_out() {
     for other in ["b.heic", "b.avif", "b.psd"] {
         let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), (other, "")], &["a.png"])));
         assert!(text.contains("b.txt has no picture that can be read: ") && text.contains(other), "{text}");
-        // Also where it is the only one.
+        // The same if it is the only one.
         assert!(refusal(open_folder(&folder(&[("b.txt", "b"), (other, "")], &[]))).contains(other));
     }
     let sidecar = [("a.txt", "picture 0"), ("a.json", "{}"), ("orphan.txt", "b")];
@@ -368,7 +368,7 @@ fn a_broken_picture_of_a_folder_is_an_error_that_names_its_file() {
 // Fingerprints
 
 #[test]
-fn a_fingerprint_is_of_the_pictures_content_and_not_of_its_place() {
+fn a_fingerprint_depends_on_a_pictures_content_and_not_on_its_path() {
     let source = open_fixture("hub.parquet").unwrap();
     let fingerprints: Vec<u128> = (0..7).map(|row| source.fingerprint(row).unwrap()).collect();
     for (row, fingerprint) in fingerprints.iter().enumerate() {
@@ -389,7 +389,7 @@ fn a_fingerprint_is_of_the_pictures_content_and_not_of_its_place() {
     };
     let before = read();
     assert!(before[0] == before[2] && before[0] != before[1]);
-    // A change of one bit, whether or not the picture can still be decoded.
+    // One bit changed, whether or not the picture can still be decoded.
     let mut changed = bytes;
     *changed.last_mut().unwrap() ^= 1;
     fs::write(folder.path().join("a.png"), &changed).unwrap();
@@ -402,7 +402,7 @@ fn a_fingerprint_is_of_the_pictures_content_and_not_of_its_place() {
     assert!(matches!(source.fingerprint(3), Err(Error::RowOutOfRange { row: 3, .. })));
 }
 
-/// A source of pictures that come from no file.
+/// A source of pictures that are not read from files.
 struct Painted(Vec<RgbImage>);
 
 impl CaptionSource for Painted {
@@ -424,7 +424,7 @@ impl CaptionSource for Painted {
 }
 
 #[test]
-fn pictures_without_a_file_are_known_by_their_pixels() {
+fn fingerprints_of_generated_pictures_hash_the_pixels() {
     let of = |width, height, level| RgbImage::from_pixel(width, height, Rgb([level; 3]));
     let source = Painted(vec![of(4, 3, 7), of(4, 3, 7), of(4, 3, 8), of(3, 4, 7), of(12, 1, 7)]);
     let fingerprints: Vec<u128> = (0..5).map(|row| source.fingerprint(row).unwrap()).collect();
@@ -437,7 +437,7 @@ fn pictures_without_a_file_are_known_by_their_pixels() {
 // Subsets
 
 #[test]
-fn a_subset_numbers_rows_anew_and_its_errors_do_not() {
+fn a_subset_renumbers_rows_but_its_errors_use_the_original_numbers() {
     let source = open_fixture("some_bad_rows.parquet").unwrap();
     let subset = Subset::new(Arc::clone(&source), vec![4, 3, 0]).unwrap();
     assert_eq!((subset.len(), subset.caption(0).unwrap()), (3, "cut short".to_owned()));

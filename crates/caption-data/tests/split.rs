@@ -1,4 +1,4 @@
-//! Rows of `datasets.Dataset.train_test_split`, recorded by fixtures/make_splits.py.
+//! Compared with rows of `datasets.Dataset.train_test_split`, recorded by fixtures/make_splits.py.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -17,7 +17,7 @@ fn assert_part(rows: &[usize], expected: &Value, what: &str) {
 }
 
 #[test]
-fn two_way_split_deals_the_rows_of_datasets() {
+fn two_way_splits_equal_those_of_datasets() {
     let cases = json("splits.json");
     let cases = cases["train_test"].as_array().unwrap();
     assert_eq!(cases.len(), 9 * 6 * 2);
@@ -41,7 +41,7 @@ fn permutations_are_numpys_for_all_kinds_of_seeds_and_lengths() {
             continue; // nothing would be left to train on
         }
         let seed = case["seed"].as_str().unwrap().parse().unwrap();
-        // One row in the test part, the rest in the train part: together the permutation.
+        // One row in the test part, the rest in the train part: together they are the permutation.
         let (train, test) = train_test_split(n, 0.5 / n as f64, seed).unwrap();
         let rows = [test, train].concat();
         assert_eq!(rows[..n.min(8)], numbers::<usize>(&case["first"]), "{n} rows, seed {seed}");
@@ -54,7 +54,7 @@ fn permutations_are_numpys_for_all_kinds_of_seeds_and_lengths() {
 }
 
 #[test]
-fn three_way_split_deals_the_rows_of_the_recipe() {
+fn three_way_splits_equal_two_splits_of_datasets() {
     for case in json("splits.json")["train_validation_test"].as_array().unwrap() {
         let (n, seed) = (case["n"].as_u64().unwrap() as usize, case["seed"].as_u64().unwrap());
         let parts = split(n, [0.8, 0.1, 0.1], seed).unwrap();
@@ -70,7 +70,7 @@ fn fractions_that_are_not_exact_in_binary_do_not_move_a_row() {
         let parts = split(n, fractions, 0).unwrap();
         [parts.train.len(), parts.validation.len(), parts.test.len()]
     };
-    // 0.1 + 0.2 > 0.3, so ten rows would lose a fourth one.
+    // In floating point 0.1 + 0.2 > 0.3, which must not take a fourth row out of ten.
     assert_eq!(sizes(10, [0.7, 0.1, 0.2]), [7, 1, 2]);
     assert_eq!(sizes(300, [0.7, 0.1, 0.2]), [210, 30, 60]);
     for n in 10usize..2000 {
@@ -110,8 +110,8 @@ fn impossible_splits_are_refused() {
 }
 
 #[test]
-fn a_part_that_is_not_asked_for_is_empty_and_the_others_have_the_rows_of_datasets() {
-    // train_test_split(test_size=0.2, seed=42) of datasets 5.2.
+fn parts_of_fraction_0_are_empty_and_the_others_equal_those_of_datasets() {
+    // From train_test_split(test_size=0.2, seed=42) of datasets 5.2.
     let expected: [(usize, &[usize], &[usize]); 4] = [
         (2, &[0], &[1]),
         (5, &[2, 3, 1, 0], &[4]),
@@ -131,7 +131,7 @@ fn a_part_that_is_not_asked_for_is_empty_and_the_others_have_the_rows_of_dataset
 }
 
 #[test]
-fn with_everything_for_training_every_row_is_trained_on_in_its_order() {
+fn with_a_training_fraction_of_1_all_rows_keep_their_order() {
     for n in 1..10 {
         let parts = split(n, [1.0, 0.0, 0.0], 42).unwrap();
         assert_eq!(parts, Split { train: (0..n).collect(), validation: vec![], test: vec![] });
@@ -147,7 +147,8 @@ fn each_part_of_a_tiny_dataset_has_a_row_where_there_are_as_many_rows_as_parts()
         rows.sort_unstable();
         assert_eq!(rows, (0..n).collect::<Vec<_>>());
     }
-    // From 6 rows on, datasets can do it: the second train_test_split(test_size=0.5, seed=42) of the two or more held out.
+    // From 6 rows on, datasets makes the same split: a second train_test_split(test_size=0.5, seed=42) of the
+    // held-out rows.
     let parts = split(9, [0.8, 0.1, 0.1], 42).unwrap();
     assert_eq!(parts, Split { train: vec![7, 2, 4, 6, 1, 5, 8], validation: vec![3], test: vec![0] });
     // Rounding would leave nothing to train on, or nothing to validate on.
@@ -157,7 +158,7 @@ fn each_part_of_a_tiny_dataset_has_a_row_where_there_are_as_many_rows_as_parts()
 
 #[test]
 fn rows_of_one_picture_stay_together_and_are_counted_where_they_do_not() {
-    // Five captions a picture, as COCO has.
+    // Five captions per picture, as in COCO.
     let pictures: Vec<u128> = (0..90).map(|row| row / 5).collect();
     let rows = split(90, [0.8, 0.1, 0.1], 42).unwrap();
     assert_eq!(rows.trained_on(&pictures), [9, 9]);
@@ -177,7 +178,7 @@ fn rows_of_one_picture_stay_together_and_are_counted_where_they_do_not() {
 
 proptest! {
     #[test]
-    fn every_row_is_dealt_out_once(n in 10usize..3000, seed: u64, a in 0.05f64..0.9, b in 0.05f64..0.9) {
+    fn every_row_is_in_exactly_one_part(n in 10usize..3000, seed: u64, a in 0.05f64..0.9, b in 0.05f64..0.9) {
         let (validation, test) = (a * (1.0 - b), b * (1.0 - a).min(0.9));
         prop_assume!(validation + test < 0.9);
         let parts = split(n, [1.0 - validation - test, validation, test], seed);

@@ -1,4 +1,4 @@
-//! Ids and texts, against transformers' `BertTokenizer` (fixtures/make_tokens.py).
+//! Ids and texts, compared with transformers' `BertTokenizer` (fixtures/make_tokens.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -11,8 +11,7 @@ use common::{fixture, json, numbers};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A checkpoint folder with the tokenizer of microsoft/git-base, as it was published: a tokenizer.json of 0.5
-/// MB.
+/// A checkpoint folder with the published tokenizer of microsoft/git-base: a tokenizer.json of 0.5 MB.
 fn checkpoint() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let vocabulary = fs::read_to_string(fixture("tokenizer/vocab.txt")).unwrap();
@@ -107,7 +106,7 @@ fn the_config_sets_length_case_and_clean_up() {
 fn the_config_decides_on_case_accents_and_chinese_characters_in_both_layouts() {
     let (json_layout, vocabulary_layout) = (checkpoint(), tempfile::tempdir().unwrap());
     fs::copy(fixture("tokenizer/vocab.txt"), vocabulary_layout.path().join("vocab.txt")).unwrap();
-    // Ids of BertTokenizer of transformers 5.17 under each configuration, from both layouts.
+    // The ids of transformers 5.17's BertTokenizer for each configuration, the same for both layouts.
     for (config, ids) in [
         (json!({}), vec![101, 2417, 2417, 1041, 1746, 1861, 102]),
         (json!({ "do_lower_case": false }), vec![101, 100, 2417, 100, 1746, 1861, 102]),

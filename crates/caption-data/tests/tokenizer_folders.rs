@@ -1,4 +1,4 @@
-//! Checkpoint folders with other tokenizer files beside the vocabulary, against transformers
+//! Checkpoint folders with further tokenizer files beside the vocabulary, compared with transformers
 //! (fixtures/make_tokenizer_folders.py).
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -83,7 +83,7 @@ fn folders_whose_ids_are_not_known_are_refused_with_the_option() {
         let text = refusal(json!({ "tokenizer_config.json": config }));
         assert!(text.contains(message), "{text}");
     }
-    // A byte-order mark is part of the first token, as for transformers.
+    // A byte-order mark becomes part of the first token, as in transformers.
     let text = refusal(json!({ "vocab.txt": "\u{feff}[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n" }));
     assert!(text.ends_with("vocab.txt: its vocabulary has no [PAD]"), "{text}");
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";

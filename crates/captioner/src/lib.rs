@@ -15,7 +15,8 @@ pub use git_model::GenerationConfig;
 /// A GIT model with its tokenizer and image processor.
 #[derive(Debug)]
 pub struct Captioner {
-    /// How captions are decoded; greedily by default. Of several captions for a picture, the first is used.
+    /// How captions are decoded; greedy by default. If this gives several captions for a picture, the first
+    /// is used.
     pub config: GenerationConfig,
     model: GitForCausalLm,
     tokenizer: CaptionTokenizer,
@@ -33,7 +34,7 @@ impl Captioner {
         Self::new(model, CaptionTokenizer::from_pretrained(dir)?, ImageProcessor::from_pretrained(dir)?)
     }
 
-    /// A captioner from a model on any device, with or without adapters, and from its tokenizer and image processor.
+    /// Joins a model, on any device and with or without adapters, with its tokenizer and image processor.
     ///
     /// # Errors
     /// If the three do not fit each other.

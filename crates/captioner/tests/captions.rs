@@ -1,6 +1,6 @@
 //! Captions of the embedded checkpoint.
 
-// Helpers of tests may panic.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ fn checkpoint() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/git-monsters")
 }
 
-/// A disc of a colour on a background of another, of a size that has to be resized and cropped.
+/// A coloured disc on a background, in a size that has to be resized and cropped.
 fn disc(color: [u8; 3], background: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(90, 70, |x, y| {
         let inside = (f64::from(x) - 45.0).hypot(f64::from(y) - 35.0) < 25.0;
@@ -31,7 +31,7 @@ fn discs() -> [RgbImage; 3] {
 }
 
 #[test]
-fn a_picture_file_has_the_caption_of_processor_model_and_tokenizer_one_after_another() {
+fn captions_equal_those_of_processor_model_and_tokenizer_in_sequence() {
     let dir = tempfile::tempdir().unwrap();
     let files = ["a.png", "b.bmp", "c.webp"].map(|name| dir.path().join(name));
     let images = discs();
@@ -58,7 +58,7 @@ fn a_picture_file_has_the_caption_of_processor_model_and_tokenizer_one_after_ano
 }
 
 #[test]
-fn files_that_are_no_pictures_and_parts_of_different_models_are_errors_that_say_so() {
+fn other_files_and_mismatched_parts_are_refused_with_the_reason() {
     let captioner = Captioner::from_pretrained(checkpoint()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let text = dir.path().join("notes.png");

@@ -77,7 +77,7 @@ impl Sketch<'_> {
         self.fill(self.accent, &shapes);
     }
 
-    /// Spots or stripes on the upper rim of a head that looks at us.
+    /// Spots or stripes on the upper rim of a head seen from the front.
     pub(crate) fn pattern_above_face(&mut self, head: Oval) {
         let shapes: [Shape; 3] = match self.monster.feature {
             Feature::Spots(_) => [(-0.6, -0.56, 3.2), (0.04, -0.74, 3.6), (0.64, -0.5, 3.4)]
@@ -99,7 +99,8 @@ impl Sketch<'_> {
     }
 }
 
-/// A band across an oval from rim to rim, bent as on something round; `middle` (-1 to 1) is where along the longer axis.
+/// A band across an oval from rim to rim, bent as on a round body; `middle` (-1 to 1) is its position on the
+/// longer axis.
 fn stripe(oval: Oval, middle: f32) -> Shape {
     const HALF_WIDTH: f32 = 0.12;
     const BEND: f32 = 0.2;

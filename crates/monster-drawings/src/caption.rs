@@ -5,15 +5,16 @@ use crate::creature::Creature;
 use crate::feature::Feature;
 use crate::monster::{Expression, Monster, Scene};
 
-/// A way to say what a drawing shows.
+/// A style of captions.
 ///
-/// The two styles tell the same facts in the same words, and differ in what goes where. So a model that has learned
-/// the first can be taught the second without touching its word embeddings: no word of it is new.
+/// Both styles state the same facts in the same words, in another order. So a model that has learned the
+/// first style can be taught the second without changing its word embeddings: no word is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Style {
-    /// Telegraphic, as on the label of an archive: `orange cat, belly white, an open mouth. cartoon`.
+    /// Telegraphic, as on an archive's label: `orange cat, belly white, an open mouth. cartoon`.
     First,
-    /// Sentences, as a captioning model says them: `a cartoon orange cat with a white belly and its mouth open`.
+    /// Sentences, as captioning models write them: `a cartoon orange cat with a white belly and its mouth
+    /// open`.
     Second,
 }
 
@@ -25,11 +26,11 @@ const WORDS: [&str; 43] = [
     "tail", "the", "two", "water", "wings", "with", ",", ".",
 ];
 
-/// The tokens that a BERT tokenizer needs, in the order of their ids.
+/// The special tokens that a BERT tokenizer needs, in the order of their ids.
 const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-/// Every token of a tokenizer for the captions of both styles, in the order of their ids: `[PAD]`, `[UNK]`, `[CLS]`,
-/// `[SEP]` and `[MASK]`, then all words and the punctuation in the order of the alphabet.
+/// All tokens of a tokenizer for the captions of both styles, in the order of their ids: `[PAD]`, `[UNK]`,
+/// `[CLS]`, `[SEP]` and `[MASK]`, then all words and the punctuation in alphabetical order.
 pub fn vocabulary() -> Vec<String> {
     let creatures = Creature::ALL.map(Creature::name);
     let colors = Color::ALL.map(Color::name);
@@ -38,10 +39,10 @@ pub fn vocabulary() -> Vec<String> {
 }
 
 impl Monster {
-    /// What the drawing shows, in lower case.
+    /// The caption of the drawing, in lower case.
     ///
-    /// A caption depends on nothing that cannot be seen, and repeats no pair of words, so decoding that forbids
-    /// repeated pairs (`no_repeat_ngram_size` 2) can say it.
+    /// A caption states only what can be seen. It repeats no pair of words, so that decoding with
+    /// `no_repeat_ngram_size` 2 can generate it.
     pub fn caption(&self, style: Style) -> String {
         match style {
             Style::First => self.label(),
@@ -49,9 +50,9 @@ impl Monster {
         }
     }
 
-    /// Whether a caption has the name of this monster's colour and, as the next word, that of its creature.
+    /// Whether a caption has the name of this monster's colour, directly followed by that of its creature.
     ///
-    /// Words are compared whole and in lower case. A colour that belongs to a feature does not count.
+    /// Words are compared whole and in lower case. A feature's colour does not count.
     pub fn names_creature_and_color(&self, caption: &str) -> bool {
         let words: Vec<String> = caption
             .split(|c: char| !c.is_alphanumeric())
@@ -118,7 +119,7 @@ impl Monster {
         }
     }
 
-    /// What the creature does where it is.
+    /// The posture of the creature in its place.
     fn posture(&self) -> &'static str {
         match (self.scene, self.creature) {
             (Scene::Water, _) => "swimming in",

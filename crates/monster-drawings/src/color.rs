@@ -19,7 +19,7 @@ pub enum Color {
 }
 
 impl Color {
-    /// Every colour: first the nine that a monster can have, then white and black, which only its features have.
+    /// Every colour: first the nine of monsters, then white and black, which only features have.
     pub const ALL: [Self; 11] = [
         Self::Red,
         Self::Orange,
@@ -57,7 +57,7 @@ impl Color {
         }
     }
 
-    /// What the colour looks like before shading and individual variation.
+    /// The colour before shading and individual variation.
     pub fn rgb(self) -> [u8; 3] {
         match self {
             Self::Red => [226, 58, 54],

@@ -3,7 +3,7 @@ use crate::feature::FeatureKind::{
 };
 use crate::monster::Scene::{self, Cloud, Grass, Plain, Water};
 
-/// What kind of animal a monster looks like.
+/// The kind of animal that a monster looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it all")]
 pub enum Creature {
@@ -20,7 +20,7 @@ pub enum Creature {
 }
 
 impl Creature {
-    /// Every creature, in the order of the alphabet.
+    /// Every creature, in alphabetical order.
     pub const ALL: [Self; 10] = [
         Self::Bird,
         Self::Butterfly,
@@ -50,12 +50,12 @@ impl Creature {
         }
     }
 
-    /// Whether it hovers in the air rather than sits on the ground.
+    /// Whether it hovers in the air instead of sitting on the ground.
     pub(crate) fn flies(self) -> bool {
         matches!(self, Self::Butterfly | Self::Fish | Self::Ghost)
     }
 
-    /// What the creature can be adorned with, as its body has a place for it.
+    /// The features that this creature's body has a place for.
     pub(crate) fn features(self) -> &'static [FeatureKind] {
         match self {
             Self::Bird => &[Belly, Belly, Wings, Spots, Stripes, Leaf, Flower, Crown, Hat, Horns],
@@ -71,7 +71,7 @@ impl Creature {
         }
     }
 
-    /// Where the creature can be. A plain background is the most frequent.
+    /// The places that the creature can be in. A plain background is the most frequent.
     pub(crate) fn scenes(self) -> &'static [Scene] {
         match self {
             Self::Butterfly | Self::Ghost => &[Plain, Plain, Grass, Cloud],

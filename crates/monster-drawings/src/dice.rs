@@ -1,16 +1,16 @@
 /// A stream of random numbers that is the same on every machine and in every version of this crate.
 ///
-/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): the n-th number is a
-/// bijective mix of `start + n * GAMMA`. Integers alone decide what is sampled; the only floating-point operations
-/// are a division by a power of two and one multiplication and addition, all exactly rounded.
+/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): the n-th number
+/// is a bijective mix of `start + n * GAMMA`. Samples depend on integers only. The only floating-point
+/// operations are a division by a power of two, one multiplication and one addition, all exactly rounded.
 pub(crate) struct Dice {
     state: u64,
 }
 
-/// What a stream decides, so that no two decisions share one.
+/// The purpose of a stream, so that no two decisions share one.
 #[derive(Clone, Copy)]
 pub(crate) enum Stream {
-    /// Which creature in which colour sits in which row.
+    /// The creature and colour of each row.
     Deal = 1,
     /// Everything else about one row.
     Row = 2,
@@ -19,7 +19,7 @@ pub(crate) enum Stream {
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Dice {
-    /// The stream numbered `index` of its kind.
+    /// The stream of this kind with number `index`.
     pub(crate) fn new(seed: u64, stream: Stream, index: u64) -> Self {
         let state =
             [seed, stream as u64, index].into_iter().fold(0, |state, word| mix(state ^ mix(word ^ GAMMA)));
@@ -31,7 +31,7 @@ impl Dice {
         mix(self.state)
     }
 
-    /// A whole number in `0..n`; each is equally likely up to `n / 2^32`.
+    /// An integer in `0..n`; the probabilities are equal up to `n / 2^32`.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (((self.next() >> 32) * n as u64) >> 32) as usize
     }
@@ -41,7 +41,7 @@ impl Dice {
         items[self.below(items.len())]
     }
 
-    /// True `percent` times in a hundred.
+    /// True with a probability of `percent` in a hundred.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_the_published_generator() {
+    fn numbers_equal_those_of_the_published_generator() {
         // The first outputs of SplitMix64 from state 1234567.
         let mut dice = Dice { state: 1_234_567 };
         let numbers: Vec<u64> = (0..3).map(|_| dice.next()).collect();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn every_side_comes_up_about_equally_often() {
+    fn draws_are_about_uniform() {
         let mut dice = Dice::new(1, Stream::Row, 2);
         let mut counts = [0; 6];
         (0..60_000).for_each(|_| counts[dice.below(6)] += 1);

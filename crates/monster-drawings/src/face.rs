@@ -5,7 +5,7 @@ use crate::sketch::Sketch;
 
 const WHITE: Rgb = [255, 255, 255];
 const PUPIL: Rgb = [36, 30, 44];
-/// The inside of a mouth.
+/// The colour of the inside of a mouth.
 pub(crate) const MOUTH: Rgb = [122, 34, 48];
 const TONGUE: Rgb = [238, 120, 130];
 const BLUSH: Rgb = [246, 124, 134];
@@ -41,7 +41,7 @@ impl Sketch<'_> {
         }
     }
 
-    /// A mouth whose middle is at a point, `width` wide when it is open.
+    /// A mouth with its middle at a point, `width` wide when it is open.
     pub(crate) fn mouth(&mut self, (x, y): Point, width: f32) {
         let half = width / 2.0;
         match self.monster.expression {
@@ -73,7 +73,7 @@ impl Sketch<'_> {
         }
     }
 
-    /// A rosy cheek, on those that have them.
+    /// A rosy cheek, for creatures that have them.
     pub(crate) fn blush(&mut self, (x, y): Point, size: f32) {
         if self.monster.build.cheeks {
             let rosy = blend(self.skin, BLUSH, 0.6);

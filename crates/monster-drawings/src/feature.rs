@@ -1,7 +1,7 @@
 use crate::color::Color;
 use crate::dice::Dice;
 
-/// What is special about a monster, with the colour that its caption names.
+/// A monster's special feature, with the colour that its caption names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Feature {
     /// A belly of another colour.
@@ -16,9 +16,9 @@ pub enum Feature {
     Hat(Color),
     /// Two horns on its head.
     Horns,
-    /// A pair of green leaves on its head, told as one.
+    /// A pair of green leaves on its head; captions call it a leaf.
     Leaf,
-    /// The shell on its back has another colour.
+    /// A shell of another colour on its back.
     Shell(Color),
     /// Spots all over.
     Spots(Color),
@@ -28,7 +28,7 @@ pub enum Feature {
     Wings(Color),
 }
 
-/// A feature whose colour has not been chosen yet.
+/// A kind of feature whose colour is not chosen yet.
 #[derive(Clone, Copy)]
 pub(crate) enum FeatureKind {
     Belly,
@@ -45,7 +45,7 @@ pub(crate) enum FeatureKind {
 }
 
 impl FeatureKind {
-    /// Gives the feature a colour that looks good on it and stands out on `skin`.
+    /// Chooses a colour that suits the feature and stands out on `skin`.
     pub(crate) fn color_for(self, skin: Color, dice: &mut Dice) -> Feature {
         use Color::{Black, Blue, Green, Orange, Pink, Purple, Red, White, Yellow};
         let mut of = |choices: &[Color]| {
@@ -70,7 +70,7 @@ impl FeatureKind {
 }
 
 impl Feature {
-    /// The colour that captions name, if they name one.
+    /// The colour that captions name, if any.
     pub fn color(self) -> Option<Color> {
         match self {
             Self::Belly(color)

@@ -11,8 +11,8 @@ const RUBY: Rgb = [230, 60, 80];
 const WHITE: Rgb = [255, 255, 255];
 
 impl Sketch<'_> {
-    /// What the monster wears on top of its head, at a point; `reach` is how far to either side horns sit, and
-    /// `size` is 1 for a head about 40 wide.
+    /// The feature on top of the monster's head, at a point. `reach` is the distance of horns to either side,
+    /// and `size` is 1 for a head about 40 wide.
     pub(crate) fn headwear(&mut self, (x, y): Point, reach: f32, size: f32) {
         let at = |u: f32, v: f32| (x + size * u, y + size * v);
         let trim = blend(self.accent, WHITE, 0.75);

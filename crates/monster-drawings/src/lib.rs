@@ -1,8 +1,9 @@
 //! Small monsters, drawn in code from a seed, with captions in two styles: a dataset that needs no network.
 //!
-//! Ten creatures in nine colours, each with one special feature, a face and a place to be, on white with a bold
-//! outline. A picture and its captions are pure functions of (seed, row), the same on every machine. A model
-//! pre-trained on the first style has something to learn from the second: to say the same in sentences.
+//! There are ten creatures in nine colours, each with one special feature, a facial expression and a place,
+//! on white with a bold outline. A picture and its captions are pure functions of (seed, row), the same on
+//! every machine. A model pre-trained on the first style can be fine-tuned on the second: it learns to say
+//! the same in sentences.
 //!
 //! ```
 //! use caption_data::CaptionSource;
@@ -17,7 +18,7 @@
 //! # Ok::<(), caption_data::Error>(())
 //! ```
 
-// What a monster is, and what is said of it.
+// The attributes of a monster, and its captions.
 mod caption;
 mod color;
 mod creature;
@@ -26,7 +27,7 @@ mod feature;
 mod monster;
 mod source;
 
-// How it is drawn.
+// The drawing of a monster.
 mod adornments;
 mod bodies;
 mod face;

@@ -8,10 +8,10 @@ use crate::dice::{Dice, Stream};
 use crate::feature::Feature;
 use crate::sketch::Sketch;
 
-/// What a monster's face does.
+/// The expression of a monster's face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expression {
-    /// Nothing that a caption would tell.
+    /// An expression that captions do not mention.
     Calm,
     /// A wide smile.
     Smiling,
@@ -21,7 +21,7 @@ pub enum Expression {
     EyesClosed,
 }
 
-/// Where a monster is.
+/// The place that a monster is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scene {
     /// White paper.
@@ -34,26 +34,26 @@ pub enum Scene {
     Cloud,
 }
 
-/// One drawn monster: everything that its captions tell, and how this individual differs from others like it.
+/// One drawn monster: everything that its captions say, and its individual variation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Monster {
-    /// What kind of animal it looks like.
+    /// The kind of animal that it looks like.
     pub creature: Creature,
-    /// The colour of most of it: one of [`Color::SKINS`].
+    /// Its main colour, one of [`Color::SKINS`].
     pub color: Color,
-    /// What is special about it.
+    /// Its special feature.
     pub feature: Feature,
-    /// What its face does. Captions tell it on plain backgrounds only.
+    /// The expression of its face. Captions mention it only on plain backgrounds.
     pub expression: Expression,
-    /// Where it is.
+    /// The place that it is in.
     pub scene: Scene,
     pub(crate) build: Build,
 }
 
-/// How one monster differs from others with the same caption.
+/// The individual variation of a monster among others with the same caption.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Build {
-    /// Width of the body, height of the body, size of the head, size of the eyes; 1 is usual.
+    /// Width of the body, height of the body, size of the head, size of the eyes; 1 is the usual value.
     pub(crate) width: f32,
     pub(crate) height: f32,
     pub(crate) head: f32,
@@ -61,7 +61,7 @@ pub(crate) struct Build {
     /// Eyes with a white around the pupil, instead of dark ones.
     pub(crate) round_eyes: bool,
     pub(crate) cheeks: bool,
-    /// What is added to red, green and blue.
+    /// Added to red, green and blue.
     tint: [f32; 3],
     mirrored: bool,
     scale: f32,
@@ -73,7 +73,8 @@ pub(crate) struct Build {
 impl Monster {
     /// The monster of a row: a pure function of its two arguments.
     ///
-    /// Rows are dealt in rounds of 90: the 90 rows from a multiple of 90 on show every creature in every colour once.
+    /// Rows come in rounds of 90: each block of 90 rows that begins at a multiple of 90 shows every creature
+    /// in every colour once.
     pub fn new(seed: u64, row: u64) -> Self {
         let (creature, color) = deal(seed, row);
         let mut dice = Dice::new(seed, Stream::Row, row);
@@ -92,7 +93,7 @@ impl Monster {
 
     /// Draws the monster on white, `size` pixels wide and high.
     ///
-    /// The pixels are the same on every machine. The picture is empty if `size` is 0 or absurdly large.
+    /// The pixels are the same on every machine. The picture is empty if `size` is 0 or far too large.
     pub fn draw(&self, size: u32) -> RgbImage {
         let Some(mut sketch) = Sketch::new(self, size) else { return RgbImage::new(0, 0) };
         sketch.on_the_board(Sketch::backdrop);
@@ -125,7 +126,7 @@ impl Build {
         [channel(0), channel(1), channel(2)]
     }
 
-    /// Scales, tilts and mirrors about the feet of the monster, then moves it.
+    /// Scales, tilts and mirrors the monster around its feet, then moves it.
     pub(crate) fn placement(&self) -> Transform {
         const FEET: (f32, f32) = (50.0, 90.0);
         // The rational parametrisation of the circle needs no sine or cosine.
@@ -137,8 +138,8 @@ impl Build {
     }
 }
 
-/// Which creature in which colour a row shows: each pair once in a round of as many rows as there are pairs, in an
-/// order that is shuffled anew for every round (Fisher and Yates).
+/// The creature and colour of a row: each pair once per round, with as many rows in a round as there are
+/// pairs, in an order that is shuffled for every round (Fisher-Yates).
 fn deal(seed: u64, row: u64) -> (Creature, Color) {
     const COLORS: usize = Color::SKINS.len();
     const PAIRS: usize = Creature::ALL.len() * COLORS;

@@ -12,7 +12,7 @@ const CLOUD: Rgb = [238, 243, 250];
 const CLOUD_EDGE: Rgb = [198, 210, 226];
 
 impl Sketch<'_> {
-    /// What is behind the monster.
+    /// Draws the scenery behind the monster.
     pub(crate) fn backdrop(&mut self) {
         match self.monster.scene {
             Scene::Plain => {
@@ -42,7 +42,7 @@ impl Sketch<'_> {
         }
     }
 
-    /// What is in front of the monster's feet.
+    /// Draws the scenery in front of the monster's feet.
     pub(crate) fn foreground(&mut self) {
         match self.monster.scene {
             Scene::Plain => {}

@@ -1,20 +1,20 @@
 use tiny_skia::{Path, PathBuilder, Rect, Transform};
 
-/// A place on the drawing board, which is 100 wide and 100 high; y points down.
+/// A point on the drawing board, which is 100 wide and 100 high; y points down.
 pub(crate) type Point = (f32, f32);
 
-/// Something to fill, or to draw as a line of some width.
+/// A shape to fill, or a line to draw with some width.
 ///
-/// Curves are quadratic throughout: they rasterise with nothing but exactly rounded operations, so a picture has
-/// the same pixels on every machine (cubic outlines would go through the platform's trigonometry).
+/// All curves are quadratic: they are rasterised with exactly rounded operations alone, so a picture has the
+/// same pixels on every machine (cubic outlines would depend on the platform's trigonometry).
 pub(crate) enum Shape {
     /// An ellipse, turned and moved.
     Oval(Oval, Transform),
-    /// What a closed path surrounds.
+    /// The inside of a closed path.
     Area(Path),
     /// A line of some width.
     Line(Path, f32),
-    /// Nothing: what a path without extent comes to.
+    /// Nothing: the result for a path without extent.
     Empty,
 }
 
@@ -24,7 +24,8 @@ impl Shape {
     }
 }
 
-/// An upright ellipse, and the frame of reference for what is drawn on it: (-1, 0) is its left end, (0, -1) its top.
+/// An upright ellipse, and the frame of reference for drawing on it: (-1, 0) is its left end, (0, -1) its
+/// top.
 #[derive(Clone, Copy)]
 pub(crate) struct Oval {
     pub(crate) x: f32,
@@ -59,7 +60,7 @@ impl Oval {
         Rect::from_xywh(self.x - rx, self.y - ry, 2.0 * rx, 2.0 * ry).and_then(PathBuilder::from_oval)
     }
 
-    /// The part of the oval that the light from the upper left does not reach: a crescent along the lower right.
+    /// The shaded part of the oval, with the light from the upper left: a crescent along the lower right.
     pub(crate) fn crescent(self) -> Shape {
         let mut path = PathBuilder::new();
         let to = |path: &mut PathBuilder, control: Point, end: Point| {
@@ -90,7 +91,7 @@ pub(crate) fn oval_between(a: Point, b: Point, half_width: f32) -> Shape {
     Shape::Oval(level, Transform::from_row(cos, sin, -sin, cos, a.0, a.1))
 }
 
-/// An almond with a point at `a` and at `b`, `bulge` wide on either side of the line between them.
+/// An almond shape with points at `a` and `b`, `bulge` wide on either side of the line between them.
 pub(crate) fn petal(a: Point, b: Point, bulge: f32) -> Shape {
     let (dx, dy) = (b.0 - a.0, b.1 - a.1);
     let reach = 2.0 * bulge / (dx * dx + dy * dy).sqrt();
@@ -130,8 +131,8 @@ pub(crate) fn polygon(points: &[Point]) -> Shape {
     Shape::area(path)
 }
 
-/// A polygon of arcs: from each point to the next through the control point between them, all listed in turn
-/// (point, control, point, control, ...), and back to the first point.
+/// A closed polygon of arcs. Points and control points alternate (point, control, point, control, ...): each
+/// arc goes from a point to the next one, bent towards the control point between them.
 pub(crate) fn arcs(points: &[Point]) -> Shape {
     let mut path = PathBuilder::new();
     path.move_to(points[0].0, points[0].1);
@@ -143,7 +144,7 @@ pub(crate) fn arcs(points: &[Point]) -> Shape {
     Shape::area(path)
 }
 
-/// A smooth line from the first of `points` to the last, bent towards those between.
+/// A smooth line from the first of `points` to the last, bent towards the points between them.
 pub(crate) fn line(points: &[Point], width: f32) -> Shape {
     let mut path = PathBuilder::new();
     let last = points.len() - 1;

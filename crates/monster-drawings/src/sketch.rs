@@ -5,21 +5,21 @@ use crate::color::{Rgb, blend};
 use crate::monster::Monster;
 use crate::shape::{Oval, Shape, line};
 
-/// How wide the outline of every part is, on a board 100 wide.
+/// The width of the outline of every part, on a board 100 wide.
 const OUTLINE: f32 = 2.3;
 /// The width and height of the drawing board.
 const BOARD: f32 = 100.0;
 
-/// Every pixel is the mean of GRAIN x GRAIN finer ones without anti-aliasing: several times faster than
-/// anti-aliasing every part, and free of the seams that this leaves between parts.
+/// Every pixel is the mean of GRAIN x GRAIN finer ones, drawn without anti-aliasing. This is several times
+/// faster than anti-aliasing every part, which would also leave seams between parts.
 const GRAIN: u32 = 4;
 
 const WHITE: Rgb = [255, 255, 255];
 
-/// A picture in the making: the board, and the colours of the monster that is drawn on it.
+/// An unfinished picture: the board, and the colours of the monster on it.
 pub(crate) struct Sketch<'a> {
     pub(crate) monster: &'a Monster,
-    /// The monster's colour, in the light, in the shade, and washed out for bellies and ears.
+    /// The monster's colour: in the light, in the shade, and pale for bellies and ears.
     pub(crate) skin: Rgb,
     pub(crate) shade: Rgb,
     pub(crate) pale: Rgb,
@@ -29,12 +29,12 @@ pub(crate) struct Sketch<'a> {
     pub(crate) accent: Rgb,
     pixmap: Pixmap,
     board: Transform,
-    /// Where the monster is put on the board: moved, scaled, tilted, mirrored.
+    /// The position of the monster on the board: moved, scaled, tilted, mirrored.
     placed: Transform,
 }
 
 impl<'a> Sketch<'a> {
-    /// A white board of `size` x `size` pixels; none if no picture can have that size.
+    /// A white board of `size` x `size` pixels; `None` if no picture can have that size.
     pub(crate) fn new(monster: &'a Monster, size: u32) -> Option<Self> {
         let fine = size.checked_mul(GRAIN)?;
         let mut pixmap = Pixmap::new(fine, fine)?;
@@ -63,7 +63,7 @@ impl<'a> Sketch<'a> {
         }
     }
 
-    /// Fills shapes that form one part: they share one outline, which runs around all of them together.
+    /// Fills shapes that form one part: one outline runs around all of them.
     pub(crate) fn part(&mut self, color: Rgb, shapes: &[Shape]) {
         let (ink, paint) = (paint(self.ink), paint(color));
         for shape in shapes {
@@ -87,7 +87,7 @@ impl<'a> Sketch<'a> {
         self.fill(shade, &[oval.crescent()]);
     }
 
-    /// Draws with no regard to where the monster is, as the scenery needs it.
+    /// Draws without the monster's placement, for the scenery.
     pub(crate) fn on_the_board(&mut self, draw: impl FnOnce(&mut Self)) {
         let placed = std::mem::replace(&mut self.placed, self.board);
         draw(self);
@@ -131,7 +131,7 @@ impl<'a> Sketch<'a> {
             Shape::Area(path) if margin == 0.0 => {
                 self.pixmap.fill_path(path, paint, FillRule::Winding, self.placed, None);
             }
-            // The stroke leaves a hole in the middle, which the part itself will fill.
+            // The stroke leaves a hole in the middle, which the part itself fills later.
             Shape::Area(path) => self.stroke(path, paint, 2.0 * margin),
             Shape::Line(path, width) => self.stroke(path, paint, width + 2.0 * margin),
             Shape::Empty => {}

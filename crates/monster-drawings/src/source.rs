@@ -4,10 +4,10 @@ use crate::caption::Style;
 use crate::monster::Monster;
 use caption_data::{CaptionSource, Error, Result};
 
-/// A dataset of drawn monsters, made as it is read.
+/// A dataset of drawn monsters, generated while it is read.
 ///
-/// A row depends on the seed and its number alone: sources that differ only in their number of rows agree on the rows
-/// that both have.
+/// A row depends only on the seed and the row's number: two sources that differ only in length agree on the
+/// rows that both have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrawingSource {
     seed: u64,
@@ -17,7 +17,7 @@ pub struct DrawingSource {
 }
 
 impl DrawingSource {
-    /// `rows` monsters with captions in a style, in pictures of `size` x `size` pixels.
+    /// `rows` monsters with captions in the given style, in pictures of `size` x `size` pixels.
     pub fn new(seed: u64, rows: usize, style: Style, size: u32) -> Self {
         Self { seed, rows, style, size }
     }
@@ -35,7 +35,8 @@ impl DrawingSource {
     }
 }
 
-/// The dataset to fine-tune on: 700 monsters with captions in the second style, in pictures of 256 x 256 pixels.
+/// The dataset to fine-tune on: 700 monsters with captions in the second style, in pictures of 256 x 256
+/// pixels.
 impl Default for DrawingSource {
     fn default() -> Self {
         Self::new(0, 700, Style::Second, 256)

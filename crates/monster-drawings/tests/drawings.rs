@@ -1,4 +1,4 @@
-//! The drawn dataset: what its pictures and captions promise.
+//! The properties of the dataset's pictures and captions.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -34,7 +34,7 @@ fn a_row_depends_on_its_seed_and_number_alone() -> caption_data::Result<()> {
 
 #[test]
 fn pictures_and_captions_are_the_same_on_every_machine() {
-    // FNV-1a over the pixels of 90 rows. Drawing uses no operation that machines round differently.
+    // FNV-1a over the pixels of 90 rows. Drawing uses only operations that all machines round alike.
     let fnv = |bytes: &[u8]| {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     };
@@ -72,7 +72,7 @@ fn no_two_rows_show_the_same_picture() -> caption_data::Result<()> {
     Ok(())
 }
 
-// What is sampled
+// The distribution of samples
 
 #[test]
 fn every_round_of_90_rows_has_each_creature_in_each_color_once() {
@@ -88,7 +88,7 @@ fn every_round_of_90_rows_has_each_creature_in_each_color_once() {
 }
 
 #[test]
-fn faces_and_places_come_in_the_shares_they_should() {
+fn expressions_and_scenes_have_the_intended_shares() {
     let share = |is: &dyn Fn(&Monster) -> bool| monsters(4, MANY).filter(is).count() as f64 / MANY as f64;
     for (expression, expected) in [
         (Expression::Calm, 0.4),
@@ -96,7 +96,7 @@ fn faces_and_places_come_in_the_shares_they_should() {
         (Expression::MouthOpen, 0.2),
         (Expression::EyesClosed, 0.2),
     ] {
-        // Three standard deviations of a share are 0.016.
+        // The bound is three standard deviations of a share, 0.016.
         assert!(
             (share(&|monster| monster.expression == expression) - expected).abs() < 0.016,
             "{expression:?}"
@@ -130,7 +130,7 @@ fn both_captions_name_the_creature_and_its_color() {
 }
 
 #[test]
-fn a_caption_that_names_another_creature_or_color_is_told_apart() {
+fn captions_with_another_creature_or_color_do_not_match() {
     let monster = monsters(7, 90).find(|m| m.color == Color::Red && m.creature == Creature::Cat);
     let names = |caption| monster.as_ref().is_some_and(|monster| monster.names_creature_and_color(caption));
     assert!(names("a drawing of a Red cat, with white wings"));
@@ -156,7 +156,7 @@ fn captions_repeat_no_pair_of_words() {
 }
 
 #[test]
-fn captions_tell_what_can_be_seen_and_nothing_else() {
+fn captions_state_only_what_can_be_seen() {
     let mut seen = BTreeMap::new();
     for monster in monsters(9, MANY) {
         let told = if monster.scene == Scene::Plain { Some(monster.expression) } else { None };
@@ -230,7 +230,7 @@ fn a_tokenizer_with_the_vocabulary_has_one_token_a_word_and_gives_captions_back(
 
 // Pictures
 
-/// The colour that a pixel is nearest to, in the light or in the shade; none for white paper and ink.
+/// The colour nearest to a pixel, in the light or in the shade; `None` for white paper and ink.
 fn named(pixel: [u8; 3]) -> Option<Color> {
     let distance = |rgb: [u8; 3], light: f64| -> f64 {
         rgb.iter().zip(pixel).map(|(&a, b)| (f64::from(a) * light - f64::from(b)).powi(2)).sum()
@@ -263,7 +263,7 @@ fn nothing_is_cut_off_by_the_edge() {
 }
 
 #[test]
-fn pictures_of_all_sizes_show_the_same() {
+fn pictures_of_all_sizes_show_the_same_drawing() {
     for monster in monsters(15, 30) {
         let (small, large) = (monster.draw(64), monster.draw(256));
         let shrunk = image::imageops::resize(&large, 64, 64, image::imageops::FilterType::Triangle);
@@ -278,14 +278,14 @@ fn pictures_of_all_sizes_show_the_same() {
     assert_eq!(monster.draw(u32::MAX).dimensions(), (0, 0));
 }
 
-/// Where a picture is not paper, as 32 x 32 numbers of 0 or 1.
+/// The silhouette of a picture: 32 x 32 numbers, 0 for paper and 1 elsewhere.
 fn silhouette(monster: &Monster) -> Vec<f64> {
     let picture: RgbImage = monster.draw(32);
     picture.pixels().map(|pixel| f64::from(u8::from(pixel.0.iter().any(|&channel| channel < 200)))).collect()
 }
 
 #[test]
-fn creatures_are_told_apart_by_their_silhouettes() {
+fn creatures_can_be_classified_by_their_silhouettes() {
     let plain = |seed| monsters(seed, 1_800).filter(|monster| monster.scene == Scene::Plain);
     let mut centroids: BTreeMap<&str, (Vec<f64>, f64)> = BTreeMap::new();
     for monster in plain(16) {
@@ -305,7 +305,7 @@ fn creatures_are_told_apart_by_their_silhouettes() {
         all += 1.0;
         right += f64::from(u8::from(nearest(&silhouette(&monster)) == Some(monster.creature.name())));
     }
-    // Chance is 0.1. One mean silhouette a creature knows nothing of mirrored ones, faces or inner lines.
+    // Chance is 0.1. One mean silhouette per creature does not account for mirroring, faces or inner lines.
     assert!(right / all > 0.9, "{}", right / all);
 }
 
@@ -321,7 +321,7 @@ fn the_default_is_700_rows_of_sentences() -> caption_data::Result<()> {
 }
 
 #[test]
-fn a_row_past_the_end_is_an_error_that_tells_both_numbers() {
+fn a_row_past_the_end_is_an_error_with_both_numbers() {
     let source = DrawingSource::new(3, 20, Style::First, 64);
     for error in [source.image(20).err(), source.caption(20).err()] {
         assert!(matches!(error, Some(Error::RowOutOfRange { row: 20, len: 20, .. })), "{error:?}");

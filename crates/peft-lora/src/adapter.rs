@@ -9,9 +9,9 @@ use crate::layer::{Disabled, Switch};
 use crate::matching::Targets;
 use crate::{Error, InjectionReport, LoraConfig, LoraLinear, Result};
 
-/// A handle on all adapted layers of a model.
+/// All adapted layers of a model, as one handle.
 ///
-/// Clones are handles on the same layers.
+/// Clones refer to the same layers.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     config: LoraConfig,
@@ -30,17 +30,17 @@ impl Adapter {
         Self { config, layers, report, switch }
     }
 
-    /// The configuration, as [`save`](Self::save) writes it: `all-linear` is spelled out.
+    /// The configuration that [`save`](Self::save) writes: `all-linear` is replaced by the list of layers.
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
 
-    /// What was adapted, and how many parameters that makes.
+    /// The adapted layers and the numbers of parameters.
     pub fn report(&self) -> &InjectionReport {
         &self.report
     }
 
-    /// The adapted layers, in the order of their paths.
+    /// The adapted layers, sorted by path.
     pub fn layers(&self) -> impl Iterator<Item = &LoraLinear> {
         self.layers.values().map(AsRef::as_ref)
     }
@@ -56,8 +56,8 @@ impl Adapter {
             .collect()
     }
 
-    /// Disables the adapter until the guard is dropped: the model is then exactly the base model, merged or not. While
-    /// there are several guards, the last one counts.
+    /// Disables the adapter until the guard is dropped. The model is then exactly the base model, merged or
+    /// not. With several guards, the adapter stays disabled until the last one is dropped.
     ///
     /// ```no_run
     /// # fn evaluate() {}
@@ -73,19 +73,21 @@ impl Adapter {
         self.switch.turn_off()
     }
 
-    /// Writes `adapter_config.json` and `adapter_model.safetensors` to the folder `dir`, which is made if it does not
-    /// exist. PEFT opens it with `PeftModel.from_pretrained`, and [`LoraBuilder::from_pretrained`] here.
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` to the folder `dir`, and creates it if
+    /// necessary. To open them, use `PeftModel.from_pretrained` in Python, and
+    /// [`LoraBuilder::from_pretrained`] here.
     ///
     /// [`LoraBuilder::from_pretrained`]: crate::LoraBuilder::from_pretrained
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if a parameter holds NaN, before anything is written, and [`Error::Write`].
+    /// [`Error::NotFinite`] if a parameter holds NaN or an infinity, before anything is written, and
+    /// [`Error::Write`].
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         files::write(dir.as_ref(), &self.config, &self.parameters())
     }
 
-    /// Replaces the weights by those in the folder `dir`, which must hold an adapter of the same layers, ranks and
-    /// scales. On an error nothing was replaced.
+    /// Replaces the weights by those in the folder `dir`, which must hold an adapter with the same layers,
+    /// ranks and scales. On an error nothing is replaced.
     ///
     /// # Errors
     /// - [`Error::Tensors`] if tensors are missing, unexpected or of another shape; lists all of them.

@@ -1,4 +1,5 @@
-//! After a model is built: are the targets linear layers, and did every entry of the configuration select something?
+//! Checks after a model is built: all targets are linear layers, and every entry of the configuration selects
+//! something.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +8,11 @@ use crate::inventory::Inventory;
 use crate::matching::{Decision, LayerNumbers, Pattern, Selector, Targets, is_named};
 use crate::{Error, Result};
 
-/// How many of the model's names are shown where one was not found.
+/// How many of the model's names an error suggests.
 const MAX_CANDIDATES: usize = 8;
 
-/// Fails where the targets are what cannot be adapted, or the output layer is no layer.
+/// Fails if the targets select something that cannot be adapted, or if there is no layer at the output
+/// layer's path.
 pub(crate) fn check_layers(targets: &Targets, model: &Inventory) -> Result<()> {
     let not_linear = targets_that_are_not_linear(targets, model)?;
     if !not_linear.is_empty() {
@@ -23,10 +25,11 @@ pub(crate) fn check_layers(targets: &Targets, model: &Inventory) -> Result<()> {
     }
 }
 
-/// Fails where an entry of the configuration selects nothing. `adapted` are the paths of the layers that got an adapter.
+/// Fails if an entry of the configuration selects nothing. `adapted` are the paths of the adapted layers.
 pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&str>) -> Result<()> {
     let linear = paths(model.linear());
-    // What else the targets select is excluded, or check_layers() had failed: those entries have done their work.
+    // Other modules selected here are excluded, or check_layers() would have failed: their entries do have an
+    // effect.
     let others = selectable(&targets.targets, model);
     let mut unmatched =
         unmatched_entries("target_modules", &targets.targets, "linear layer", &linear, &others)?;
@@ -56,7 +59,7 @@ fn paths(paths: &BTreeSet<String>) -> BTreeSet<&str> {
     paths.iter().map(String::as_str).collect()
 }
 
-/// Modules and parameters that `target_modules` selects, are not excluded, and are no linear layers.
+/// Modules and parameters that `target_modules` selects and that are neither excluded nor linear layers.
 fn targets_that_are_not_linear(targets: &Targets, model: &Inventory) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for path in selectable(&targets.targets, model) {
@@ -67,8 +70,8 @@ fn targets_that_are_not_linear(targets: &Targets, model: &Inventory) -> Result<V
     Ok(found)
 }
 
-/// What the targets may select besides linear layers. A parameter is no module, which is all that a regular expression is
-/// about; whoever names one means it.
+/// Everything except linear layers that the targets can select: modules, and parameters too for a list of
+/// names, since a name that matches a parameter is meant. A regular expression selects modules only.
 fn selectable<'a>(targets: &Selector, model: &'a Inventory) -> BTreeSet<&'a str> {
     match targets {
         Selector::AllLinear => BTreeSet::new(),
@@ -142,8 +145,8 @@ fn any_matches(pattern: &Pattern, paths: &BTreeSet<&str>) -> Result<bool> {
     Ok(false)
 }
 
-/// The finding that `entry` is not among `paths`, with the endings of these that look most like it: as many parts of
-/// a path as the entry has.
+/// Reports that `entry` is not among `paths`, and suggests the most similar endings of these, with as many
+/// parts as the entry has.
 fn not_among(option: &'static str, entry: &str, what: &'static str, paths: &BTreeSet<&str>) -> Unmatched {
     let parts = entry.matches('.').count() + 1;
     let endings: BTreeSet<&str> = paths.iter().map(|path| ending(path, parts)).collect();

@@ -12,9 +12,11 @@ use crate::layer::Switch;
 use crate::matching::{Decision, Selector, Targets};
 use crate::{Adapter, Error, InjectionReport, LoraConfig, LoraLinear, Modules, Result};
 
-/// Builds a model's layers frozen, with a [`LoraLinear`] wherever the configuration says so.
+/// Builds a model's layers frozen, and adds an adapter ([`LoraLinear`]) to those that the configuration
+/// targets.
 ///
-/// Hand it to whatever builds the model, then call [`finish`](Self::finish): see the [crate's example](crate).
+/// Pass it to the constructor of the model, then call [`finish`](Self::finish): see the [crate's
+/// example](crate).
 #[derive(Debug)]
 pub struct LoraBuilder {
     config: LoraConfig,
@@ -30,7 +32,7 @@ impl LoraBuilder {
     /// A builder of a new adapter.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if an option's value makes no sense, or contradicts another.
+    /// [`Error::InvalidOption`] if an option's value is invalid, or contradicts another.
     pub fn new(config: LoraConfig) -> Result<Self> {
         Ok(Self {
             targets: Targets::new(&config)?,
@@ -43,37 +45,40 @@ impl LoraBuilder {
         })
     }
 
-    /// A builder of the adapter saved in the folder `dir`, by [`Adapter::save`] or by PEFT: its configuration, and at
-    /// [`finish`](Self::finish) its weights. They are read now, so that a bad file is found before a model is built.
+    /// A builder of an adapter saved in the folder `dir`, by [`Adapter::save`] or by PEFT. The configuration
+    /// and the weights are read at once, so that a bad file is found before a model is built;
+    /// [`finish`](Self::finish) sets the weights.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or its configuration asks for what this crate does not support.
+    /// If a file is missing or damaged, or its configuration asks for something that this crate does not
+    /// support.
     pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
         let files = AdapterFiles::read(dir.as_ref())?;
         Ok(Self { files: Some(files.clone()), ..Self::new(files.config)? })
     }
 
-    /// Names the layer that turns the last hidden state into scores, for `all-linear` to leave it out, as PEFT does
-    /// for the models of transformers. By default no layer is left out.
+    /// Names the layer that computes the logits from the last hidden state. `all-linear` leaves it out, as
+    /// PEFT does for transformers' models. By default no layer is left out.
     pub fn output_layer(mut self, path: &str) -> Self {
         self.targets.output_layer = Some(path.to_owned());
         self
     }
 
-    /// The seed that new adapters are drawn from. Default 0.
+    /// The seed of a new adapter's initial weights. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Hands out the adapter, after the model was built.
+    /// Returns the adapter, after the model was built.
     ///
     /// # Errors
-    /// - [`Error::Unmatched`] if an entry of the configuration selects nothing; lists all of them. Not of a configuration
-    ///   from files, where the weights say which layers there are.
-    /// - [`Error::NotLinear`] if the targets select modules that are no linear layers.
+    /// - [`Error::Unmatched`] if an entry of the configuration selects nothing; lists all of them. A
+    ///   configuration from files is exempt, since the weights say which layers there are.
+    /// - [`Error::NotLinear`] if the targets select modules that are not linear layers.
     /// - [`Error::NothingSelected`] if no layer is left to adapt.
-    /// - [`Error::Tensors`] and others if the weights of [`from_pretrained`](Self::from_pretrained) do not fit.
+    /// - [`Error::Tensors`] and others if the weights of [`from_pretrained`](Self::from_pretrained) do not
+    ///   fit.
     pub fn finish(self) -> Result<Adapter> {
         let adapted: BTreeSet<&str> = self.layers.keys().map(String::as_str).collect();
         check_layers(&self.targets, &self.model)?;
@@ -82,7 +87,8 @@ impl LoraBuilder {
         }
         let mut config = self.config;
         if matches!(self.targets.targets, Selector::AllLinear) {
-            // What "all" was depends on the model, so a file that says it has to name the layers. So does PEFT's.
+            // The meaning of "all" depends on the model, so a saved file has to name the layers, as PEFT's
+            // does.
             config.target_modules = Modules::Names(self.layers.keys().cloned().collect());
         }
         let report = InjectionReport::new(self.layers.values(), self.model.elements());
@@ -123,7 +129,7 @@ impl LayerBuilder for LoraBuilder {
 
     fn parameter(&mut self, path: &str, value: Tensor) -> train_ops::Result<Tensor> {
         self.model.add_parameter(path, &value)?;
-        // A value that tracks gradients, of a `VarMap` for instance, would be trained.
+        // A value that tracks gradients, such as a variable of a `VarMap`, would be trained.
         Ok(value.detach())
     }
 }

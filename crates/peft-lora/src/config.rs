@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use crate::{Error, Result, wire};
 
-/// What to adapt and how, with the option names, meanings and defaults of PEFT's `LoraConfig`.
+/// The options of an adapter, with the names, meanings and defaults of PEFT's `LoraConfig`.
 ///
-/// Serde reads and writes the contents of `adapter_config.json`. Options of PEFT that are not listed here are accepted
-/// while they hold null, false or their default, or are details of an option that is not set (`corda_config` without
-/// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_dora` is not the plain LoRA
-/// that it would be read as. `inference_mode` is accepted and means nothing here:
-/// each [`Pass`](train_ops::Pass) says whether it trains.
+/// Serde reads and writes the contents of `adapter_config.json`. PEFT's other options are accepted if they
+/// are null, false or their default, or if they belong to an option that is not set (`corda_config` without
+/// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_dora` would give
+/// wrong results as plain LoRA. `inference_mode` is accepted and ignored, since each
+/// [`Pass`](train_ops::Pass) says whether it trains.
 ///
 /// ```
 /// use peft_lora::LoraConfig;
@@ -39,43 +39,43 @@ pub struct LoraConfig {
     /// Numerator of the update's scale, `lora_alpha / r`. Default 8.
     #[serde(serialize_with = "wire::serialize_number")]
     pub lora_alpha: f64,
-    /// Probability in `[0, 1)` that an element of `A`'s input is dropped in training. Default 0.
+    /// Dropout probability in `[0, 1)` for the input of `A` in training. Default 0.
     pub lora_dropout: f64,
     /// The linear layers to adapt. Default none, which [`LoraBuilder`](crate::LoraBuilder) refuses.
     #[serde(deserialize_with = "wire::null_as_default")]
     pub target_modules: Modules,
-    /// Layers to leave out of those that `target_modules` selects. Default none.
+    /// Layers that are not adapted even if `target_modules` selects them. Default none.
     pub exclude_modules: Option<Modules>,
-    /// Ranks other than `r`, by regular expression on the end of a layer's path: `layers.0.query` or
-    /// `.*attention.*`. The first that matches counts. Default none.
+    /// Other ranks for some layers, by regular expression on the end of a layer's path: `layers.0.query` or
+    /// `.*attention.*`. The first match counts. Default none.
     #[serde(with = "wire::ordered_map")]
     pub rank_pattern: Vec<(String, usize)>,
-    /// Values other than `lora_alpha`, chosen like those of `rank_pattern`. Default none.
+    /// Other values of `lora_alpha` for some layers, matched like `rank_pattern`. Default none.
     #[serde(with = "wire::ordered_map")]
     pub alpha_pattern: Vec<(String, f64)>,
-    /// The layer numbers to adapt: of `bert.encoder.3.query` it is 3. Layers without a number are then left out, and
-    /// those that `target_modules` names by their full path stay in. Needs `target_modules` to be a list. Default
-    /// empty, which is all layers.
+    /// The layer numbers to adapt; the number of `bert.encoder.3.query` is 3. Layers without a number are not
+    /// adapted, but those that `target_modules` names by their full path are. Needs `target_modules` to be a
+    /// list. Default empty, which means all layers.
     #[serde(with = "wire::one_or_many")]
     pub layers_to_transform: Vec<usize>,
-    /// Names of the lists that `layers_to_transform` counts in (`encoder` in the path above), each a regular
-    /// expression. Default empty, which is the first number in a path that has two names or more before it: a list at
-    /// the model's root, as in `blocks.3.query`, has to be named here.
+    /// Names of the module lists whose indices `layers_to_transform` means (`encoder` in the path above),
+    /// each a regular expression. Default empty, which means the first number in a path with at least two
+    /// names before it. So a list at the model's root, as in `blocks.3.query`, has to be named here.
     #[serde(with = "wire::one_or_many")]
     pub layers_pattern: Vec<String>,
-    /// Scale by `lora_alpha / sqrt(r)` instead (Kalajdzievski, 2023, <https://arxiv.org/abs/2312.03732>). Default
-    /// false.
+    /// Scale by `lora_alpha / sqrt(r)` instead (rsLoRA, Kalajdzievski, 2023, <https://arxiv.org/abs/2312.03732>).
+    /// Default false.
     pub use_rslora: bool,
-    /// How `A` and `B` begin. Default [`InitLoraWeights::Default`].
+    /// How to initialise `A` and `B`. Default [`InitLoraWeights::Default`].
     pub init_lora_weights: InitLoraWeights,
-    /// PEFT's name for what the model does, which decides the class that wraps it there: `CAUSAL_LM`,
+    /// PEFT's name for the model's task, which decides its wrapper class in Python: `CAUSAL_LM`,
     /// `SEQ_2_SEQ_LM`, `FEATURE_EXTRACTION`. Default none.
     pub task_type: Option<String>,
-    /// Where the base model came from. Default none.
+    /// The origin of the base model: a hub name or a path. Default none.
     pub base_model_name_or_path: Option<String>,
     /// Revision of the base model on the hub. Default none.
     pub revision: Option<String>,
-    /// The Python class of the base model, as PEFT notes it; kept for the files. Default none.
+    /// The base model's Python class, as PEFT records it; kept when files are written. Default none.
     pub auto_mapping: Option<Value>,
 }
 
@@ -163,7 +163,7 @@ impl LoraConfig {
     }
 }
 
-/// Modules by name or by regular expression.
+/// Selects modules by name or by regular expression.
 ///
 /// ```
 /// # use peft_lora::Modules;
@@ -176,10 +176,10 @@ impl LoraConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "modules must be a list of names or one regular expression")]
 pub enum Modules {
-    /// Each name selects the module of that path, and those whose path ends in a dot and the name.
+    /// Each name selects the module with that path, and the modules whose path ends in a dot and the name.
     Names(Vec<String>),
-    /// A regular expression (Python's syntax, with look-around) that matches the whole path. As `target_modules`, the
-    /// string `all-linear` is every linear layer but the
+    /// A regular expression (Python's syntax, with look-around) that matches the whole path. In
+    /// `target_modules`, the string `all-linear` selects every linear layer except the
     /// [`output_layer`](crate::LoraBuilder::output_layer).
     Regex(String),
 }
@@ -224,18 +224,18 @@ impl From<&str> for Modules {
     }
 }
 
-/// How `A` and `B` begin. In JSON `true`, `false` and `"gaussian"`. Files may also name kinds that change nothing but the first `A`
-/// and `B`, which are read as [`Default`](Self::Default): `"eva"`, `"orthogonal"` and `"mica"`. Kinds that change the base's weights
-/// too are an error.
+/// How to initialise `A` and `B`: `true`, `false` or `"gaussian"` in JSON. Files may also name `"eva"`,
+/// `"orthogonal"` or `"mica"`, which change only the initial `A` and `B`; they are read as
+/// [`Default`](Self::Default). Methods that change the base's weights too are an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitLoraWeights {
-    /// `A` uniform in `±1 / sqrt(in_features)` (Kaiming's with `a = sqrt(5)`) and `B` zero, so that training starts at
-    /// the base model.
+    /// `A` uniform in `±1 / sqrt(in_features)` (Kaiming with `a = sqrt(5)`) and `B` zero, so that training
+    /// starts at the base model.
     #[default]
     Default,
     /// `A` normal with standard deviation `1 / r` and `B` zero.
     Gaussian,
-    /// `A` as by default and `B` uniform in `±1 / sqrt(r)`: not the base model, for tests of what follows.
+    /// `A` as by default and `B` uniform in `±1 / sqrt(r)`. This is not the base model; use it in tests.
     Random,
 }
 
@@ -276,13 +276,13 @@ impl<'de> Deserialize<'de> for InitLoraWeights {
     }
 }
 
-/// Kinds of `init_lora_weights` that are nothing but other first values of `A` and `B`.
+/// Values of `init_lora_weights` that change only the initial `A` and `B`.
 const FIRST_VALUES: [&str; 3] = ["eva", "orthogonal", "mica"];
 
-/// What the names of those kinds begin with that change the base's weights.
+/// Prefixes of the values that change the base's weights.
 const CHANGED_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
-/// The object in `adapter_config.json`: our options, and all others.
+/// The object in `adapter_config.json`: the options of this crate, and all others.
 #[derive(Serialize, Deserialize)]
 struct Document {
     #[serde(flatten, with = "LoraConfig")]
@@ -300,7 +300,7 @@ impl Serialize for LoraConfig {
 impl<'de> Deserialize<'de> for LoraConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let Document { mut config, others } = Document::deserialize(deserializer)?;
-        // An empty string is PEFT's other way to name no list.
+        // An empty string is PEFT's other way to set no pattern.
         config.layers_pattern.retain(|pattern| !pattern.is_empty());
         wire::refuse_unsupported(&others).map_err(D::Error::custom)?;
         Ok(config)

@@ -3,16 +3,16 @@ use std::path::PathBuf;
 use candle_core::DType;
 use train_ops::Renaming;
 
-/// What can go wrong in this crate.
+/// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An option of [`LoraConfig`](crate::LoraConfig) holds a value that LoRA cannot work with.
+    /// An option of [`LoraConfig`](crate::LoraConfig) has an invalid value.
     #[error("LoRA option {option}: {problem}")]
     InvalidOption {
         /// Name of the option, as in `adapter_config.json`.
         option: &'static str,
-        /// What is wrong with its value, and what would be right.
+        /// What is wrong with its value, and which values are valid.
         problem: String,
     },
     /// Names or patterns that select nothing in the model.
@@ -25,7 +25,7 @@ pub enum Error {
         .0.join(", ")
     )]
     NotLinear(Vec<String>),
-    /// The targets and the other options leave no layer.
+    /// The targets and the other options leave no layer to adapt.
     #[error(
         "no layer is left to adapt: target_modules selects none that exclude_modules and \
          layers_to_transform leave"
@@ -37,7 +37,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// A file or its folder cannot be written.
@@ -45,32 +45,32 @@ pub enum Error {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// `adapter_config.json` is not a configuration of LoRA as this crate supports it.
+    /// `adapter_config.json` is not a LoRA configuration that this crate supports.
     #[error("{path}: {source}")]
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// A file of PyTorch cannot be read.
+    /// A PyTorch file cannot be read.
     #[error(transparent)]
     TorchFile(#[from] torch_files::Error),
-    /// A file is the pointer that Git leaves where a large file was not downloaded.
+    /// A file is a Git LFS pointer: the large file itself was not downloaded.
     #[error("{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder")]
     LfsPointer {
         /// The file.
         path: PathBuf,
     },
-    /// The weight file's tensors are those of the model, but for a part that all of their names have or lack.
+    /// The names of all tensors in the weight file differ from the model's by the same part.
     #[error("{path} does not fit the model by its names: {renaming}")]
     Renamed {
         /// The file.
         path: PathBuf,
-        /// What the names have too much or too little.
+        /// The part that the names have too much or too little.
         renaming: Renaming,
     },
     /// The weight file holds several adapters.
@@ -78,7 +78,7 @@ pub enum Error {
     SeveralAdapters {
         /// The file.
         path: PathBuf,
-        /// Their names.
+        /// The names of the adapters.
         names: Vec<String>,
     },
     /// The weight file is damaged.
@@ -86,22 +86,22 @@ pub enum Error {
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's error.
         source: candle_core::Error,
     },
-    /// The tensors of the weight file are not those of this model and configuration.
+    /// The tensors of the weight file do not fit this model and configuration.
     #[error("{path} does not fit the model and its configuration:{}", Keys { missing, unexpected, misshapen })]
     Tensors {
         /// The file.
         path: PathBuf,
-        /// Tensors that the model needs and the file lacks.
+        /// Tensors that the model needs and the file does not have.
         missing: Vec<String>,
-        /// Tensors that the file holds and the model has no place for.
+        /// Tensors of the file that the model does not have.
         unexpected: Vec<String>,
-        /// Tensors of another shape than the model's.
+        /// Tensors whose shapes differ from the model's.
         misshapen: Vec<Misshapen>,
     },
-    /// An adapter tensor is not made of floating-point numbers.
+    /// An adapter tensor does not hold floating-point numbers.
     #[error("{path}: {name} is stored as {got:?}; adapters are f32, bf16 or f16")]
     DType {
         /// The file.
@@ -111,7 +111,7 @@ pub enum Error {
         /// Its type.
         got: DType,
     },
-    /// An adapter on disk scales its update differently from the adapter in memory.
+    /// The files' configuration scales the update differently from the adapter in memory.
     #[error(
         "{path}: the scale of {module} is {got} in the file and {expected} in this adapter; \
          build the adapter from the file's configuration with LoraBuilder::from_pretrained"
@@ -123,28 +123,28 @@ pub enum Error {
         module: String,
         /// Scale of the adapter in memory.
         expected: f64,
-        /// Scale by the file's configuration.
+        /// Scale according to the file's configuration.
         got: f64,
     },
 
     /// A tensor holds NaN or an infinity; nothing was changed.
     #[error("cannot {action}: {tensor} holds NaN or infinite values")]
     NotFinite {
-        /// What was about to happen: `save`, `load`, `merge`.
+        /// The operation that failed: `save`, `load`, `merge`.
         action: &'static str,
         /// The tensor.
         tensor: String,
     },
-    /// The adapter is merged into the base already.
+    /// The adapter is already merged into the base.
     #[error("the adapter is merged already; unmerge it first")]
     AlreadyMerged,
     /// The adapter is not merged into the base.
     #[error("the adapter is not merged, so there is nothing to undo")]
     NotMerged,
-    /// Something that needs the adapter apart from the base was asked for while it was merged.
+    /// An operation that needs an unmerged adapter was called while it was merged.
     #[error("cannot {action} while the adapter is merged into {path}; unmerge it first")]
     Merged {
-        /// What was asked for.
+        /// The operation.
         action: &'static str,
         /// The merged layer.
         path: String,
@@ -167,11 +167,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Unmatched {
     /// The option: `target_modules`, `rank_pattern`, ...
     pub option: &'static str,
-    /// The entry that matched nothing, as it was given.
+    /// The entry that matched nothing, as the user wrote it.
     pub pattern: String,
-    /// What it was looked for among: `linear layer`, `adapted layer`, ...
+    /// The kind of names that it was compared with: `linear layer`, `adapted layer`, ...
     pub what: &'static str,
-    /// What the model has instead, the most similar first.
+    /// Similar names of the model, the most similar first.
     pub candidates: Vec<String>,
 }
 
@@ -181,7 +181,7 @@ pub struct Unmatched {
 pub struct Misshapen {
     /// The tensor.
     pub name: String,
-    /// Shape by model and configuration.
+    /// Shape according to model and configuration.
     pub expected: Vec<usize>,
     /// Shape in the file.
     pub got: Vec<usize>,
@@ -198,7 +198,7 @@ fn lines(items: &[Unmatched]) -> String {
     items.iter().map(Unmatched::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Lists what is wrong with the tensors of a file, one a line.
+/// Lists the problems with the tensors of a file, one per line.
 struct Keys<'a> {
     missing: &'a [String],
     unexpected: &'a [String],

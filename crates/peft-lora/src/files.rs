@@ -17,7 +17,7 @@ use crate::{Error, LoraConfig, Result};
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
-/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+/// The first bytes of a Git LFS pointer: the text in place of a file that was not downloaded.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The name of a tensor in the weight file. PEFT wraps the model twice, and each wrapper adds a part to the path.
@@ -54,7 +54,7 @@ impl AdapterFiles {
         Ok(Self { config, config_path, weights_path, tensors })
     }
 
-    /// The tensors, if they are just those that `parameters` name, in the same shapes.
+    /// The tensors for `parameters`; an error unless names and shapes are exactly the same.
     pub(crate) fn tensors_for(&self, parameters: &BTreeMap<String, Var>) -> Result<Vec<(Var, Tensor)>> {
         let found: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
         let expected: Vec<&str> = parameters.keys().map(String::as_str).collect();
@@ -86,8 +86,8 @@ impl AdapterFiles {
     }
 }
 
-/// Writes both files. Each is complete or not there, and no configuration stands beside weights that are not its own: with
-/// another scale they would still open.
+/// Writes both files. Each is either complete or absent, and at no time is a configuration beside weights of
+/// another one: such a pair could be opened, and with another scale would give wrong results.
 pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<String, Var>) -> Result<()> {
     for (name, parameter) in parameters {
         if !is_finite(parameter.as_tensor())? {
@@ -97,13 +97,13 @@ pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<Strin
     fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.to_owned(), source })?;
 
     let (weights_path, config_path) = (dir.join(WEIGHTS_FILE), dir.join(CONFIG_FILE));
-    // Readers in Python refuse files that do not name the framework.
+    // Python readers refuse files that do not name the framework.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let tensors = parameters.iter().map(|(name, parameter)| (name, parameter.as_tensor()));
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::from)?;
     let json = serde_json::to_vec_pretty(config)
         .map_err(|source| Error::Config { path: config_path.clone(), source })?;
-    // Both are on disk before anything that was there goes.
+    // Both new files are on disk before an old one is removed.
     let weights = stage(&weights_path, &bytes)?;
     let config = stage(&config_path, &json)?;
     remove(&config_path)?;
@@ -111,7 +111,7 @@ pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<Strin
     put(config, &config_path)
 }
 
-/// The tensors of an adapter's folder, and the file that they are in.
+/// The tensors in an adapter's folder, and the file that they were read from.
 fn read_tensors(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
     let (path, pickle) = (dir.join(WEIGHTS_FILE), dir.join(PICKLE_FILE));
     if pickle.exists() && !path.exists() {
@@ -130,8 +130,8 @@ fn read_tensors(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
     Ok((path, tensors.into_iter().collect()))
 }
 
-/// The tensors under the names that PEFT saves, where all have the adapter's name in them as they do inside a model:
-/// `….lora_A.default.weight`.
+/// The tensors under the names that PEFT saves. Inside a model, names contain the adapter's name too, as in
+/// `….lora_A.default.weight`; it is removed if all of them have it.
 fn without_adapter_name(tensors: BTreeMap<String, Tensor>, path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let split = |name: &str| -> Option<(String, String)> {
         let (layer, rest) = name.rsplit_once(".lora_")?;
@@ -165,13 +165,13 @@ fn to_f32(path: &Path, name: &str, tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor)
 }
 
-/// Writes to a temporary file beside `path`, and waits until it is on disk.
+/// Writes to a temporary file beside `path`, and flushes it to disk.
 fn stage(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     let write = || -> io::Result<NamedTempFile> {
         let mut options = tempfile::Builder::new();
         #[cfg(unix)]
         {
-            // As any new file; the default is for the owner alone.
+            // The permissions of any new file; by default only the owner could read a temporary file.
             use std::os::unix::fs::PermissionsExt;
             options.permissions(fs::Permissions::from_mode(0o666));
         }
@@ -183,7 +183,8 @@ fn stage(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     write().map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
-/// Renames a temporary file to `path`: whoever reads `path` finds the old contents or the new ones.
+/// Renames a temporary file to `path`, so that readers of `path` find either the old contents or the new
+/// ones.
 fn put(file: NamedTempFile, path: &Path) -> Result<()> {
     let put = || -> io::Result<()> {
         file.persist(path)?;
@@ -202,7 +203,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// A file that was renamed or removed is so on disk once its folder is.
+/// Flushes a folder, which makes a renaming or a removal in it permanent.
 fn sync_folder(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     fs::File::open(folder(path))?.sync_all()?;

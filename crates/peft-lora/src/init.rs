@@ -2,8 +2,8 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::InitLoraWeights;
 
-/// The first `A`, `(rank, in_features)`, and `B`, `(out_features, rank)`, of the layer at `path`: a pure function of
-/// the arguments.
+/// The initial `A`, `(rank, in_features)`, and `B`, `(out_features, rank)`, of the layer at `path`: a pure
+/// function of the arguments.
 pub(crate) fn initial_weights(
     init: InitLoraWeights,
     seed: u64,
@@ -29,7 +29,7 @@ pub(crate) fn initial_weights(
     Ok((a, b))
 }
 
-/// Random numbers of one tensor. The number at an index depends on nothing but the key and the index.
+/// Random numbers for one tensor. The number at an index depends only on the key and the index.
 struct Stream {
     key: u64,
 }
@@ -45,7 +45,7 @@ impl Stream {
         (0..count as u64).map(|index| ((2.0 * self.unit(index) - 1.0) * bound) as f32).collect()
     }
 
-    /// Normal, by the transform of Box and Muller (1958).
+    /// Normal, by the Box-Muller transform (1958).
     fn normal(&self, count: usize, std: f64) -> Vec<f32> {
         (0..count as u64)
             .map(|index| {

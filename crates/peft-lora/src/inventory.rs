@@ -3,7 +3,7 @@ use std::collections::{BTreeSet, HashSet};
 use candle_core::{Tensor, TensorId};
 use train_ops::{Error, Result};
 
-/// What a model is made of, noted as it asks for its layers.
+/// The layers and parameters of a model, recorded while it is built.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inventory {
     linear: BTreeSet<String>,
@@ -13,14 +13,14 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    /// Notes the linear layer at `path`.
+    /// Records the linear layer at `path`.
     pub(crate) fn add_linear(&mut self, path: &str, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
         self.count(weight);
         bias.into_iter().for_each(|bias| self.count(bias));
         insert(&mut self.linear, path)
     }
 
-    /// Notes another parameter at its full `path`.
+    /// Records another parameter at its full `path`.
     pub(crate) fn add_parameter(&mut self, path: &str, value: &Tensor) -> Result<()> {
         self.count(value);
         insert(&mut self.parameters, path)
@@ -36,7 +36,8 @@ impl Inventory {
         &self.parameters
     }
 
-    /// Paths of the modules that are not linear layers: all that paths of layers and parameters lead through.
+    /// Paths of the modules that are not linear layers: every proper prefix of a layer's or a parameter's
+    /// path.
     pub(crate) fn other_modules(&self) -> BTreeSet<&str> {
         self.linear
             .iter()

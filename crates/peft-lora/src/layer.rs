@@ -11,7 +11,7 @@ use crate::{Error, LoraConfig, Result};
 /// A frozen linear layer with a low-rank adapter: `y = x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ`, with `s = alpha / r`
 /// (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>; as PEFT's `lora.Linear`).
 ///
-/// Only `A` and `B` are trained. They are f32, whatever the base is stored in.
+/// Only `A` and `B` are trained. They are f32, whatever the type of the base's weight.
 #[derive(Debug)]
 pub struct LoraLinear {
     base: FrozenLinear,
@@ -60,7 +60,7 @@ impl LoraLinear {
         self.options.alpha
     }
 
-    /// The factor of the update: `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
+    /// The scale of the update: `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
     pub fn scale(&self) -> f64 {
         self.options.scale
     }
@@ -80,16 +80,16 @@ impl LoraLinear {
         &self.base
     }
 
-    /// `ΔW = s B A`, of shape `(out_features, in_features)`, f32, outside any graph.
+    /// `ΔW = s B A`, of shape `(out_features, in_features)`, f32, without gradients.
     pub fn delta_weight(&self) -> Result<Tensor> {
         let (a, b) = (self.a.as_detached_tensor(), self.b.as_detached_tensor());
         Ok((b.matmul(&a)? * self.options.scale)?)
     }
 
-    /// `W + ΔW`, summed in f32 and then stored in the type of `W`.
+    /// `W + ΔW`, summed in f32 and rounded to the type of `W`.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if the sum, as stored, is not finite.
+    /// [`Error::NotFinite`] if the rounded sum is not finite.
     pub fn merged_weight(&self) -> Result<Tensor> {
         let weight = self.base.weight()?;
         let sum = (weight.to_dtype(DType::F32)? + self.delta_weight()?)?.to_dtype(weight.dtype())?;
@@ -99,12 +99,12 @@ impl LoraLinear {
         Ok(sum)
     }
 
-    /// The merged layer that stands in for base and adapter, if there is one.
+    /// The merged layer that replaces base and adapter, if there is one.
     pub(crate) fn merged(&self) -> Option<Arc<FrozenLinear>> {
         self.merged.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The merged layer, which cannot train.
+    /// The merged layer, if there is one; an error in a training pass, since it cannot be trained.
     fn merged_for(&self, pass: &Pass) -> train_ops::Result<Option<Arc<FrozenLinear>>> {
         let merged = self.merged();
         if merged.is_some() && pass.is_training() {
@@ -173,7 +173,7 @@ pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
     Ok(zero == 0.0)
 }
 
-/// Turns all layers of an adapter on and off at once. Clones are the same switch.
+/// Turns all layers of an adapter on and off at once. Clones share the same state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Switch {
     off: Arc<AtomicUsize>,
@@ -190,7 +190,8 @@ impl Switch {
     }
 }
 
-/// Keeps an adapter disabled for as long as it lives; made by [`Adapter::disable`](crate::Adapter::disable).
+/// A guard that keeps an adapter disabled until it is dropped; made by
+/// [`Adapter::disable`](crate::Adapter::disable).
 #[derive(Debug)]
 #[must_use = "the adapter is enabled again as soon as this is dropped"]
 pub struct Disabled {

@@ -1,8 +1,10 @@
 //! Low-rank adaptation (LoRA) for any candle model, with PEFT's configuration and files.
 //!
-//! A model that asks a [`train_ops::LayerBuilder`] for its layers needs no change to be adapted: build it with a
-//! [`LoraBuilder`], and the layers that a [`LoraConfig`] targets carry a trainable update `s B A` beside their frozen
-//! weight `W`. The [`Adapter`] is the handle on all of them: their parameters, saving and loading, disabling, merging.
+//! A model that takes its layers from a [`train_ops::LayerBuilder`] can be adapted without changes. Build it
+//! with a [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` beside their
+//! frozen weight `W`.
+//!
+//! The [`Adapter`] is the handle on all of them: their parameters, saving and loading, disabling, merging.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -11,7 +13,7 @@
 //! use peft_lora::{LoraBuilder, LoraConfig};
 //! use train_ops::{LayerBuilder, LinearLayer, Pass};
 //!
-//! /// A model knows its layers and their paths, and not who builds them.
+//! /// A model knows its layers and their paths, but not who builds them.
 //! struct Classifier {
 //!     hidden: Arc<dyn LinearLayer>,
 //!     output: Arc<dyn LinearLayer>,

@@ -1,11 +1,11 @@
-//! Which layers a configuration adapts, and with what rank and scale. The rules are those of PEFT
+//! Decides which layers a configuration adapts, and with which rank and scale. The rules are PEFT's
 //! (`check_target_module_exists` and `get_pattern_key`), corner cases included.
 
 use fancy_regex::Regex;
 
 use crate::{Error, LoraConfig, Modules, Result};
 
-/// What a configuration decides about one linear layer.
+/// The decision about one linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Adapted,
@@ -66,7 +66,7 @@ impl Targets {
         }
         let targeted = match (&self.targets, &self.layers) {
             (Selector::AllLinear, _) => self.output_layer.as_deref() != Some(path),
-            // A layer named in full is meant, whatever its number.
+            // A layer named by its full path is selected, whatever its number.
             (Selector::Names(names), Some(_)) if names.iter().any(|name| name == path) => true,
             (targets, None) => targets.selects(path)?,
             (targets, Some(layers)) => targets.selects(path)? && layers.contain(path)?,
@@ -114,11 +114,11 @@ pub(crate) fn is_named(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// `layers_to_transform` with `layers_pattern`.
+/// The options `layers_to_transform` and `layers_pattern`.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNumbers {
     pub(crate) numbers: Vec<usize>,
-    /// Each finds the number in a path; empty where the first number of a path counts.
+    /// Each captures the number in a path; if empty, the first number of a path counts.
     pub(crate) patterns: Vec<Pattern>,
     any: Pattern,
 }
@@ -157,7 +157,7 @@ impl LayerNumbers {
     }
 }
 
-/// A regular expression of the configuration, which remembers where it came from.
+/// A regular expression from the configuration, with the option that it came from.
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern {
     pub(crate) option: &'static str,
@@ -166,9 +166,9 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// `text` as the user wrote it, compiled within `regex`.
+    /// Compiles `regex`, which contains the user's pattern `text`.
     fn new(option: &'static str, text: &str, regex: String) -> Result<Self> {
-        // On its own first, so that the message quotes what the user wrote.
+        // Compiles `text` alone first, so that an error message quotes the user's own pattern.
         let refused = |error: fancy_regex::Error| Error::InvalidOption {
             option,
             problem: format!("`{text}` is not a regular expression: {error}"),

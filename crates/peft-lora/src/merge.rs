@@ -6,11 +6,12 @@ use train_ops::FrozenLinear;
 use crate::{Adapter, Error, Result};
 
 impl Adapter {
-    /// Merges every update into its layer's weight, `W + s B A`, so that inference costs what the base model does.
+    /// Merges every update into its layer's weight, `W + s B A`, so that inference costs no more than with
+    /// the base model.
     ///
-    /// The sums are made in f32 and stored in the base's type. The original weights are kept, which costs their memory
-    /// once more and lets [`unmerge`](Self::unmerge) be exact. All sums are made and checked before the first layer
-    /// changes.
+    /// The sums are computed in f32 and stored in the base's type. The original weights are kept, so that
+    /// [`unmerge`](Self::unmerge) is exact; this takes the memory of the merged weights once more. All sums
+    /// are computed and checked before the first layer changes.
     ///
     /// # Errors
     /// [`Error::AlreadyMerged`], and [`Error::NotFinite`] if a sum is not finite; nothing has changed then.
@@ -48,14 +49,14 @@ impl Adapter {
         self.layers().any(|layer| layer.merged().is_some())
     }
 
-    /// The merged weights by their names in the base's checkpoint, `PATH.weight`, each computed as it is asked for:
-    /// with the other tensors of the checkpoint they are a model that needs no adapter.
+    /// The merged weights by their names in the base's checkpoint, `PATH.weight`, each computed when the
+    /// iterator reaches it. Together with the checkpoint's other tensors they are a model without an adapter.
     pub fn merged_weights(&self) -> impl Iterator<Item = Result<(String, Tensor)>> {
         self.layers().map(|layer| Ok((format!("{}.weight", layer.path()), layer.merged_weight()?)))
     }
 
-    /// How much the adapter changes each layer, `‖ΔW‖ / ‖W‖` (Frobenius), by path. All are 0 for an adapter that was
-    /// not trained.
+    /// The relative change of each layer's weight, `‖ΔW‖ / ‖W‖` (Frobenius), by path. All are 0 for an
+    /// adapter that was not trained.
     pub fn effect(&self) -> Result<BTreeMap<String, f64>> {
         self.layers()
             .map(|layer| {

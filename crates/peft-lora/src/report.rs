@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::LoraLinear;
 
-/// What a [`LoraBuilder`](crate::LoraBuilder) adapted.
+/// The layers that a [`LoraBuilder`](crate::LoraBuilder) adapted.
 ///
-/// Displays as the parameter counts and a table of the layers, those that differ in their numbers alone in one row:
+/// Displays as the parameter counts and a table of the layers. Layers whose paths differ only in numbers
+/// share one row:
 ///
 /// ```text
 /// trainable parameters: 1,327,104 of 177,946,170 (0.7458 %)
@@ -27,7 +28,7 @@ pub struct AdaptedModule {
     pub rank: usize,
     /// The numerator of the scale.
     pub alpha: f64,
-    /// The factor of the update.
+    /// The scale of the update.
     pub scale: f64,
     /// Number of elements of `A` and `B`.
     pub parameters: usize,
@@ -57,13 +58,13 @@ impl InjectionReport {
         self.modules.iter().map(|module| module.parameters).sum()
     }
 
-    /// Number of all parameters, the adapter's included. A tensor that two layers share counts once. The same numbers
-    /// as PEFT's `print_trainable_parameters`.
+    /// Number of all parameters, the adapter's included. A tensor shared by two layers counts once. The
+    /// numbers equal those of PEFT's `print_trainable_parameters`.
     pub fn total_parameters(&self) -> usize {
         self.base_parameters + self.trainable_parameters()
     }
 
-    /// `1,327,104 of 177,946,170 (0.7458 %)`.
+    /// The counts as one line: `1,327,104 of 177,946,170 (0.7458 %)`.
     pub fn summary(&self) -> String {
         let (trainable, total) = (self.trainable_parameters(), self.total_parameters());
         let percent = 100.0 * trainable as f64 / total as f64;
@@ -91,7 +92,7 @@ impl fmt::Display for InjectionReport {
     }
 }
 
-/// `layer.3.query` as `layer.*.query`.
+/// Replaces numbers by stars: `layer.3.query` becomes `layer.*.query`.
 fn without_numbers(path: &str) -> String {
     path.split('.')
         .map(|part| if part.bytes().all(|byte| byte.is_ascii_digit()) { "*" } else { part })
@@ -99,7 +100,7 @@ fn without_numbers(path: &str) -> String {
         .join(".")
 }
 
-/// `1327104` as `1,327,104`.
+/// Groups digits: `1327104` becomes `1,327,104`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,5 +1,5 @@
-//! How options are spelled in `adapter_config.json`, where that differs from their Rust types, and the options that
-//! have no Rust type.
+//! The spelling of options in `adapter_config.json`, where it differs from their Rust types, and options
+//! without a Rust type.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 /// The version of PEFT whose file format is written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Options that files hold and this crate has just one value for.
+/// Options of the file format for which this crate supports only one value.
 pub(crate) fn fixed_options() -> BTreeMap<String, Value> {
     [
         ("peft_type", json!("LORA")),
         ("peft_version", json!(PEFT_VERSION)),
-        // As PEFT saves adapters: opened for inference unless training is asked for.
+        // PEFT's value for saved adapters: they are opened for inference unless training is requested.
         ("inference_mode", json!(true)),
         ("bias", json!("none")),
         ("fan_in_fan_out", json!(false)),
@@ -26,7 +26,7 @@ pub(crate) fn fixed_options() -> BTreeMap<String, Value> {
     .collect()
 }
 
-/// Fails with the names of the options that would change what the adapter computes.
+/// Fails with the names of unsupported options that would change the adapter's output.
 pub(crate) fn refuse_unsupported(others: &BTreeMap<String, Value>) -> Result<(), String> {
     let unsupported: Vec<String> = others
         .iter()
@@ -36,7 +36,7 @@ pub(crate) fn refuse_unsupported(others: &BTreeMap<String, Value>) -> Result<(),
     if unsupported.is_empty() { Ok(()) } else { Err(format!("not supported: {}", unsupported.join(", "))) }
 }
 
-/// Whether an option asks for nothing, so that not knowing it does no harm.
+/// Whether an option's value has no effect, so that ignoring it is safe.
 fn is_neutral(name: &str, value: &Value) -> bool {
     match (name, value) {
         (_, Value::Null | Value::Bool(false)) => true,
@@ -48,25 +48,27 @@ fn is_neutral(name: &str, value: &Value) -> bool {
     }
 }
 
-/// Notes on the writer, and settings of its process: nothing that an adapter's output depends on.
+/// Notes on the writer and its process. An adapter's output does not depend on them.
 const NOTES: [&str; 3] = ["peft_version", "inference_mode", "runtime_config"];
 
-/// Details of other options, which do nothing unless these ask for them, and then are an error of their own.
+/// Details of other options. They have no effect unless those options are set, and then those are reported
+/// instead.
 const IDLE: [&str; 8] = [
-    // Of a kind of `init_lora_weights`.
+    // For values of `init_lora_weights`.
     "corda_config",
     "eva_config",
     "loftq_config",
     "lora_ga_config",
-    // Of `megatron_config` and of `use_qalora`.
+    // For `megatron_config` and `use_qalora`.
     "megatron_core",
     "qalora_group_size",
-    // Of layers that are no linear layers: PEFT sets the first to false for torch's, and the second is about embeddings.
+    // For layers that are not linear: PEFT sets the first to false for torch's layers, and the second is
+    // about embeddings.
     "fan_in_fan_out",
     "ensure_weight_tying",
 ];
 
-/// `32` for 32.0, as Python writes an int: some readers take nothing else.
+/// A whole number without a fraction, `32` for 32.0, as Python writes an int: some readers require it.
 fn number(value: impl Into<Value>) -> Value {
     let value = value.into();
     match value.as_f64() {
@@ -80,7 +82,7 @@ pub(crate) fn serialize_number<S: Serializer>(value: &f64, serializer: S) -> Res
     number(*value).serialize(serializer)
 }
 
-/// Reads null as the default, where PEFT's is null and ours is empty.
+/// Reads null as the default: some options that are null in PEFT are empty here.
 pub(crate) fn null_as_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Default + Deserialize<'de>,
@@ -89,7 +91,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A JSON object whose order counts.
+/// A JSON object whose order is kept.
 pub(crate) mod ordered_map {
     use std::fmt;
     use std::marker::PhantomData;

@@ -1,4 +1,4 @@
-//! What every adapter must do, checked for a table of configurations.
+//! The requirements on every adapter, checked for a table of configurations.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -10,7 +10,7 @@ use common::{LINEAR_LAYERS, Net, adapted, adapted_as, config, difference, ids, l
 use peft_lora::{Adapter, InitLoraWeights, LoraBuilder, LoraConfig};
 use train_ops::{FrozenBuilder, Pass};
 
-/// Configurations that differ in what they adapt and how they scale it; their adapters are not no-ops.
+/// Configurations with different targets and scales. Their adapters have an effect from the start.
 fn table() -> Vec<(&'static str, LoraConfig)> {
     vec![
         ("one name", config(["query"])),
@@ -50,7 +50,7 @@ fn base_output() -> Tensor {
     Net::build(&mut FrozenBuilder, DType::F32).unwrap().infer(&ids())
 }
 
-/// Gradient descent by candle's own optimizer, far enough that every parameter changes.
+/// Gradient descent by candle's own optimizer, for enough steps that every parameter changes.
 fn train(net: &Net, adapter: &Adapter, steps: u64) {
     let mut optimizer = SGD::new(adapter.parameters().into_values().collect(), 0.05).unwrap();
     for step in 0..steps {
@@ -70,7 +70,7 @@ fn a_new_adapter_changes_nothing() {
 }
 
 #[test]
-fn a_random_adapter_acts_and_disabled_it_is_the_base_exactly() {
+fn a_random_adapter_has_an_effect_and_disabling_it_restores_the_base_exactly() {
     for (name, config) in table() {
         let (net, adapter) = adapted(config);
         let acting = net.infer(&ids());
@@ -117,13 +117,13 @@ fn merged_equals_unmerged_and_unmerging_is_exact() {
 }
 
 #[test]
-fn merged_weights_are_what_merging_uses() {
+fn merged_weights_equal_those_that_merge_sets() {
     let (net, adapter) = adapted(config("all-linear"));
     let weights: std::collections::HashMap<_, _> = adapter.merged_weights().map(Result::unwrap).collect();
     assert_eq!(weights.len(), LINEAR_LAYERS - 1);
     adapter.merge().unwrap();
 
-    /// A checkpoint in which the merged weights have taken the place of the base's.
+    /// A checkpoint whose base weights are replaced by the merged ones.
     struct Merged(std::collections::HashMap<String, Tensor>);
     impl train_ops::LayerBuilder for Merged {
         fn linear(
@@ -147,7 +147,7 @@ fn merged_weights_are_what_merging_uses() {
 }
 
 #[test]
-fn saved_and_opened_it_is_the_same_adapter() {
+fn a_saved_adapter_opens_with_the_same_outputs() {
     for (name, config) in table() {
         let (net, adapter) = adapted(config.clone());
         train(&net, &adapter, 2);
@@ -178,8 +178,9 @@ fn every_adapter_and_nothing_else_gets_a_gradient() {
             assert_eq!(gradient.dims(), var.dims());
             assert!(values(gradient).iter().any(|value| *value != 0.0), "{name}: zero for {parameter}");
         }
-        // Candle keeps a gradient of every constant that one of its own products reads. Activations have three dimensions:
-        // what has two is of a parameter, or of a weight that was not to have any.
+        // Candle keeps a gradient of every constant operand of its own products. Activations have three
+        // dimensions. A gradient of two dimensions belongs to a parameter, or to a weight that must not get
+        // one.
         let matrices = gradients.get_ids().filter(|id| gradients.get_id(**id).unwrap().rank() == 2);
         assert_eq!(matrices.count(), adapter.parameters().len(), "{name}");
         assert!(!net.infer(&ids()).track_op(), "{name}: inference records a graph");
@@ -187,7 +188,7 @@ fn every_adapter_and_nothing_else_gets_a_gradient() {
 }
 
 #[test]
-fn from_the_default_start_b_learns_first_and_then_a() {
+fn with_the_default_initialisation_b_gets_gradients_before_a() {
     let (net, adapter) =
         adapted(LoraConfig { init_lora_weights: InitLoraWeights::Default, ..config("all-linear") });
     let is_zero = |step| {
@@ -222,7 +223,7 @@ fn training_changes_every_adapter_and_leaves_the_base_alone() {
 }
 
 #[test]
-fn dropout_acts_in_training_alone_and_differs_between_layers_and_steps() {
+fn dropout_is_active_only_in_training_and_differs_between_layers_and_steps() {
     let plain = config(["query", "key"]);
     let (net, _) = adapted(LoraConfig { lora_dropout: 0.5, ..plain.clone() });
     let (reference, _) = adapted(plain);
@@ -249,7 +250,7 @@ fn a_bf16_base_is_merged_in_f32_and_rounded_once() {
         assert_eq!(values(&layer.merged_weight().unwrap()), values(&expected));
     }
     adapter.merge().unwrap();
-    // bf16 has 8 bits: half a unit in the last place is 2^-9 of a weight.
+    // bf16 has 8 bits of precision: half a unit in the last place is 2^-9 of a weight.
     let error = difference(&net.infer(&ids()), &before);
     assert!(error > 0.0 && error < 2f32.powi(-8), "{error:e}");
     adapter.unmerge().unwrap();
@@ -308,7 +309,7 @@ fn the_update_is_the_scaled_product_of_b_and_a() {
         let b = [[1f32, 0., 0., 0.], [0., 1., 0., 1.], [1., 1., 1., 1.]];
         lora.a().set(&Tensor::new(&a, &device).unwrap()).unwrap();
         lora.b().set(&Tensor::new(&b, &device).unwrap()).unwrap();
-        // B A = [[1, 0], [0, 4], [3, 4]] by hand; x = (1, -1).
+        // Computed by hand: B A = [[1, 0], [0, 4], [3, 4]]; x = (1, -1).
         let s = scale as f32;
         let delta = lora.delta_weight().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(delta, [[s, 0.], [0., 4. * s], [3. * s, 4. * s]]);
@@ -319,7 +320,7 @@ fn the_update_is_the_scaled_product_of_b_and_a() {
 }
 
 #[test]
-fn the_start_is_a_function_of_seed_and_path_with_the_documented_spread() {
+fn initial_weights_depend_on_seed_and_path_and_have_the_documented_spread() {
     let build = |seed, init_lora_weights| {
         let config = LoraConfig {
             r: 64,

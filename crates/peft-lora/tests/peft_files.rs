@@ -1,4 +1,4 @@
-//! Adapters saved by PEFT open here and compute what PEFT computes, and the reverse.
+//! Adapters saved by PEFT can be opened here and give PEFT's outputs, and the reverse.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -23,7 +23,7 @@ const ADAPTERS: [&str; 11] = [
 ];
 
 #[test]
-fn adapters_of_peft_give_its_outputs_gradients_and_merged_weights() {
+fn adapters_saved_by_peft_give_its_outputs_gradients_and_merged_weights() {
     let expected = tensors("expected.safetensors");
     for name in ADAPTERS {
         let mut builder = LoraBuilder::from_pretrained(fixture("adapters").join(name)).unwrap();
@@ -43,7 +43,7 @@ fn adapters_of_peft_give_its_outputs_gradients_and_merged_weights() {
             assert!(error < 1e-6, "{key}: {error:e}");
         }
 
-        // With dropout, PEFT's gradients are those of other masks.
+        // With dropout, PEFT's gradients depend on its own masks.
         if adapter.config().lora_dropout == 0.0 {
             let gradients = loss(&net.forward(&ids(), &training(0))).backward().unwrap();
             for (parameter, var) in adapter.parameters() {
@@ -55,10 +55,10 @@ fn adapters_of_peft_give_its_outputs_gradients_and_merged_weights() {
     }
 }
 
-/// One adapter as a pickle in both layouts, with the names that it has inside a model, and with a configuration of how its training
-/// began. PEFT computes the same for all of them.
+/// The same adapter as a pickle in both layouts, with the names that it has inside a model, and with a
+/// configuration that names another initialisation. PEFT computes the same outputs for all of them.
 #[test]
-fn other_files_of_an_adapter_give_its_outputs() {
+fn adapters_in_pickle_files_give_the_same_outputs() {
     let expected = tensors("expected.safetensors");
     for name in ["zip", "legacy", "default", "eva"] {
         let mut builder = LoraBuilder::from_pretrained(fixture("adapters_in_bins").join(name)).unwrap();
@@ -70,13 +70,13 @@ fn other_files_of_an_adapter_give_its_outputs() {
 }
 
 #[test]
-fn the_defaults_are_those_of_peft() {
+fn default_options_equal_pefts() {
     let json = std::fs::read_to_string(fixture("default_config.json")).unwrap();
     assert_eq!(serde_json::from_str::<LoraConfig>(&json).unwrap(), LoraConfig::default());
 }
 
-/// Saves adapters and their outputs for `fixtures/check_in_peft.py`, which opens them with PEFT. To keep the files,
-/// name a folder in `PEFT_LORA_KEEP`.
+/// Saves adapters and their outputs for `fixtures/check_in_peft.py`, which opens them with PEFT. Set
+/// `PEFT_LORA_KEEP` to a folder to keep the files.
 #[test]
 fn saved_adapters_have_the_tensors_that_peft_names() {
     let kept = std::env::var_os("PEFT_LORA_KEEP");

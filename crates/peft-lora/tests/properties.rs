@@ -16,12 +16,12 @@ fn modules() -> impl Strategy<Value = Modules> {
     prop_oneof![vec(name(), 0..4).prop_map(Modules::Names), name().prop_map(Modules::Regex)]
 }
 
-/// A number of thousandths: serde_json may change the last of 17 digits.
+/// A whole number of thousandths: serde_json may change the last of 17 digits.
 fn decimal(thousandths: std::ops::Range<i32>) -> impl Strategy<Value = f64> {
     thousandths.prop_map(|number| f64::from(number) / 1e3)
 }
 
-/// Patterns in any order, none twice.
+/// Patterns in random order, without duplicates.
 fn patterns<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<(String, T)>> {
     vec((name(), value), 0..5).prop_map(|mut entries| {
         let mut seen = std::collections::HashSet::new();
@@ -65,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_keeps_what_a_layer_computes(
+    fn merging_preserves_a_layers_output(
         (rows, in_features, out_features, r) in (1usize..9, 1usize..40, 1usize..40, 1usize..20),
         lora_alpha in 0.1..40.0f64,
         seed in any::<u64>(),
@@ -92,7 +92,7 @@ proptest! {
         let merged = run();
         adapter.unmerge().unwrap();
         prop_assert_eq!(values(&run()), values(&apart));
-        // The terms of a sum bound the error of adding them in another order.
+        // The sum of absolute terms bounds the rounding error of another summation order.
         let weight = adapter.layers().next().unwrap().merged_weight().unwrap();
         let terms = waves(rows, in_features).abs().unwrap().matmul(&weight.abs().unwrap().t().unwrap()).unwrap();
         let bound = terms.max_all().unwrap().to_scalar::<f32>().unwrap().max(lora_alpha as f32) * 1e-6;

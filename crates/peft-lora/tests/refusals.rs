@@ -1,4 +1,4 @@
-//! What is refused, and that the message says what to do.
+//! Inputs that are refused, with messages that say what to do.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -41,7 +41,7 @@ fn names_that_match_nothing_are_listed_with_what_the_model_has() {
 }
 
 #[test]
-fn every_other_entry_that_matches_nothing_is_named_too() {
+fn unmatched_entries_of_all_options_are_listed() {
     let cases = [
         (config(r"blocks\.\d\.q"), r"target_modules: blocks\.\d\.q matches no linear layer"),
         (
@@ -91,7 +91,7 @@ fn every_other_entry_that_matches_nothing_is_named_too() {
 }
 
 #[test]
-fn targets_that_are_no_linear_layers_are_refused() {
+fn targets_other_than_linear_layers_are_refused() {
     for (targets, named) in [
         (Modules::from(["query", "embed"]), "embed"),
         (Modules::from(["query", "embed.weight"]), "embed.weight"),
@@ -104,9 +104,9 @@ fn targets_that_are_no_linear_layers_are_refused() {
     }
 }
 
-/// What the message of the test above says to do.
+/// Follows the advice in the error message of the test above.
 #[test]
-fn targets_that_are_no_linear_layers_can_be_excluded() {
+fn targets_other_than_linear_layers_can_be_excluded() {
     for (targets, excluded, layers) in [
         (Modules::from(["query", "embed"]), Modules::from(["embed"]), 3),
         (["query", "embed.weight"].into(), ["embed.weight"].into(), 3),
@@ -119,9 +119,9 @@ fn targets_that_are_no_linear_layers_can_be_excluded() {
     }
 }
 
-/// As in PEFT: the tensors say which layers there are.
+/// As in PEFT, the tensors of the files say which layers there are.
 #[test]
-fn entries_of_files_that_select_nothing_are_no_obstacle() {
+fn unmatched_entries_in_a_saved_configuration_are_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let (net, adapter) = adapted(config(["query", "value"]));
     adapter.save(dir.path()).unwrap();
@@ -138,7 +138,7 @@ fn entries_of_files_that_select_nothing_are_no_obstacle() {
     assert_eq!(builder.finish().unwrap().config(), &idle);
     assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
 
-    // Weights without a layer are no adapter, and neither is a file without weights.
+    // Weights without a layer are not an adapter, and neither is a file without weights.
     fs::write(&path, serde_json::to_string(&config(["q_proj"])).unwrap()).unwrap();
     let opening = || {
         let mut builder = LoraBuilder::from_pretrained(dir.path()).unwrap();
@@ -159,7 +159,7 @@ fn targets_that_are_all_excluded_are_refused() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused_before_a_model_is_built() {
+fn invalid_options_are_refused_before_a_model_is_built() {
     let regex = || config(".*");
     for (config, expected) in [
         (LoraConfig { r: 0, ..regex() }, "option r: a rank must be at least 1, got 0"),
@@ -263,9 +263,9 @@ fn options_of_peft_that_are_not_supported_are_named() {
     }
 }
 
-/// PEFT changes the base's weights for these when it makes or opens such an adapter.
+/// For these, PEFT changes the base's weights when it makes or opens an adapter.
 #[test]
-fn kinds_of_initialisation_that_change_the_base_are_refused_with_the_reason() {
+fn initialisations_that_change_the_base_are_refused_with_the_reason() {
     for kind in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga"] {
         let error = default_with("init_lora_weights", &format!("\"{kind}\"")).unwrap_err().to_string();
         assert!(error.contains(kind) && error.contains("changed the weights of the base"), "{error}");
@@ -273,7 +273,7 @@ fn kinds_of_initialisation_that_change_the_base_are_refused_with_the_reason() {
 }
 
 #[test]
-fn options_of_other_versions_are_ignored_while_they_ask_for_nothing() {
+fn unknown_options_without_effect_are_ignored() {
     for (option, value) in [
         ("an_option_of_the_future", "null"),
         ("enable_lora", "false"),
@@ -284,7 +284,7 @@ fn options_of_other_versions_are_ignored_while_they_ask_for_nothing() {
         ("exclude_modules", "null"),
         ("inference_mode", "true"),
         ("peft_version", "\"0.99.0\""),
-        // How training began, and details of what is not asked for.
+        // Initialisations, and details of options that are not set.
         ("init_lora_weights", "\"eva\""),
         ("init_lora_weights", "\"orthogonal\""),
         ("init_lora_weights", "\"mica\""),
@@ -316,13 +316,13 @@ fn values_of_the_wrong_type_are_refused() {
     }
 }
 
-/// A folder with a saved adapter that `damage` then changes, and the error of opening it.
+/// The error of opening a folder with a saved adapter, after `damage` has changed the folder.
 fn opening(damage: impl Fn(&Path)) -> Error {
     let dir = tempfile::tempdir().unwrap();
     adapted(config(["query", "value"])).1.save(dir.path()).unwrap();
     damage(dir.path());
 
-    // Into an adapter that exists it fails alike, and changes nothing.
+    // Loading it into an existing adapter fails alike, and changes nothing.
     let (net, adapter) = adapted(config(["query", "value"]));
     let before = values(&net.infer(&ids()));
     let error = adapter.load_weights(dir.path()).unwrap_err();
@@ -415,7 +415,7 @@ fn all_tensors_that_do_not_fit_are_listed() {
     assert_eq!(missing.len(), 12);
 }
 
-/// Gives all tensors of an adapter other names.
+/// The error of opening an adapter whose tensors are renamed.
 fn renamed(rename: impl Fn(&str) -> String) -> Error {
     opening(|dir| {
         rewrite_tensors(dir, |tensors| {
@@ -425,7 +425,7 @@ fn renamed(rename: impl Fn(&str) -> String) -> Error {
 }
 
 #[test]
-fn a_part_that_all_names_have_or_lack_is_named_as_such() {
+fn a_name_part_that_all_tensors_have_or_lack_is_reported_as_one() {
     for part in ["module.", "_orig_mod."] {
         let error = renamed(|name| format!("{part}{name}")).to_string();
         assert!(error.contains(&format!("all names have the part `{part}`")), "{error}");
@@ -437,7 +437,7 @@ fn a_part_that_all_names_have_or_lack_is_named_as_such() {
 }
 
 #[test]
-fn a_file_of_several_adapters_names_them() {
+fn a_file_with_several_adapters_is_refused_with_their_names() {
     let error = renamed(|name| {
         let adapter = if name.contains("blocks.0") { "first" } else { "second" };
         name.replace(".weight", &format!(".{adapter}.weight"))
@@ -446,7 +446,7 @@ fn a_file_of_several_adapters_names_them() {
 }
 
 #[test]
-fn tensors_that_are_no_finite_numbers_are_refused() {
+fn tensors_that_are_not_finite_are_refused() {
     let replace = |value: Tensor| {
         opening(move |dir| {
             rewrite_tensors(dir, |tensors| {
@@ -461,7 +461,7 @@ fn tensors_that_are_no_finite_numbers_are_refused() {
 }
 
 #[test]
-fn nothing_is_written_that_could_not_be_read() {
+fn adapters_with_nan_are_not_written_and_write_errors_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (_, adapter) = adapted(config(["query"]));
     let var = &adapter.parameters()[A];
@@ -493,13 +493,13 @@ fn saving_again_replaces_both_files_and_leaves_no_others() {
     assert_eq!(values(&opened.infer(&ids())), values(&net.infer(&ids())));
 }
 
-/// Weights of one run beside the configuration of another would open, and act with another strength.
+/// Weights of one run beside the configuration of another could be opened, but with the wrong scale.
 #[test]
-fn a_save_that_is_cut_off_leaves_no_configuration_beside_other_weights() {
+fn an_interrupted_save_leaves_no_configuration_beside_other_weights() {
     let dir = tempfile::tempdir().unwrap();
     adapted(config(["query"])).1.save(dir.path()).unwrap();
     let weights = dir.path().join("adapter_model.safetensors");
-    // The new weights cannot take the place of a folder that is not empty.
+    // The new weights cannot replace a folder that is not empty.
     fs::remove_file(&weights).unwrap();
     fs::create_dir(&weights).unwrap();
     fs::write(weights.join("file"), "").unwrap();
@@ -511,7 +511,7 @@ fn a_save_that_is_cut_off_leaves_no_configuration_beside_other_weights() {
 }
 
 #[test]
-fn weights_of_another_scale_are_not_taken_over() {
+fn weights_of_another_scale_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     adapted(LoraConfig { alpha_pattern: vec![("blocks.1.query".into(), 1.0)], ..config(["query"]) })
         .1

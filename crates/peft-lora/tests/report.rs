@@ -1,4 +1,4 @@
-//! What the report says of a model.
+//! The text of the report.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -10,12 +10,12 @@ use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::LayerBuilder;
 
 #[test]
-fn layers_that_differ_in_numbers_alone_share_a_row() {
+fn layers_that_differ_only_in_numbers_share_a_row() {
     let (_, adapter) = adapted(LoraConfig {
         rank_pattern: vec![("blocks.0.query".into(), 2)],
         ..config(["query", "value"])
     });
-    // 1,397 in the base; A and B of a layer of 8 x 8 have 16 for each rank.
+    // The base has 1,397 parameters; A and B of a layer of 8 x 8 have 16 for each rank.
     let expected = "\
 trainable parameters: 352 of 1,749 (20.1258 %)
     1 x blocks.*.query  r 2, alpha 6, scale 3, 32 parameters each

@@ -1,6 +1,6 @@
 //! A model whose weights come from a `VarMap`.
 
-// Helpers of tests may panic.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Device};
@@ -8,7 +8,8 @@ use candle_nn::{VarBuilder, VarMap};
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{LayerBuilder, Pass};
 
-/// A `VarBuilder` of a `VarMap` hands out variables: norms and embeddings of them were trained beside the adapters.
+/// The tensors from a `VarBuilder` over a `VarMap` are variables, which must not be trained: the norms and
+/// embeddings here.
 #[test]
 fn only_adapters_get_gradients_if_the_weights_come_from_a_varmap() {
     let variables = VarMap::new();

@@ -15,11 +15,11 @@ use crate::storage::Storage;
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// What a zip archive begins with.
+/// The first bytes of a zip archive.
 const ZIP: &[u8] = b"PK\x03\x04";
-/// The number that the older layout begins with, its lowest byte first.
+/// The number at the beginning of the older layout, in little-endian order.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// The version of the older layout, the only one there was.
+/// The version of the older layout; there was only one.
 const VERSION: i64 = 1001;
 
 /// The tensors of the file at `path`, which begins with `start`.
@@ -38,7 +38,7 @@ fn damaged<T>(reason: impl Into<String>) -> Result<T> {
     Err(Fault::Damaged(reason.into()))
 }
 
-/// The tensors by name, with the places of their storages in the file.
+/// The tensors by name, with the positions of their storages in the file.
 fn placed(
     pickle: &Pickle,
     storages: &HashMap<String, Storage>,
@@ -53,7 +53,7 @@ fn placed(
         .collect()
 }
 
-/// An archive: `NAME/data.pkl` is the pickle, `NAME/data/KEY` are the storages.
+/// Reads an archive: `NAME/data.pkl` is the pickle, `NAME/data/KEY` are the storages.
 fn archive(file: File) -> Result<BTreeMap<String, Place>> {
     let zip = |error: zip::result::ZipError| Fault::Damaged(error.to_string());
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(zip)?;
@@ -100,8 +100,8 @@ fn archive(file: File) -> Result<BTreeMap<String, Place>> {
     placed(&pickle, &storages, &starts)
 }
 
-/// The older layout: a number, a version, what machine wrote it, the tensors, the order of the storages, and the storages, each
-/// with its number of elements before it.
+/// Reads the older layout: a magic number, a version, a description of the machine that wrote it, the
+/// tensors, the order of the storages, and the storages, each after its number of elements.
 fn pickles(file: File) -> Result<BTreeMap<String, Place>> {
     let length = file.metadata()?.len();
     let mut input = BufReader::new(file);

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong in this crate.
+/// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -10,17 +10,17 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// The file is the pointer that Git leaves where a large file was not downloaded.
+    /// The file is a Git LFS pointer: the large file itself was not downloaded.
     #[error("{} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder", path.display())]
     LfsPointer {
         /// The file.
         path: PathBuf,
     },
-    /// The file is cut short, or is no file of PyTorch.
+    /// The file is truncated, or not a PyTorch file.
     #[error("{} is damaged or not a file of torch.save: {reason}; download or copy it again", path.display())]
     Damaged {
         /// The file.
@@ -28,7 +28,7 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
-    /// The file asks for a function or class of Python that has no place among tensors.
+    /// The file refers to a Python function or class that tensors do not need.
     #[error(
         "{} asks for the Python object {name}, which is refused: a file of weights needs no such thing, and running it could \
          do anything; if you trust the file, load it in Python and save its tensors as safetensors",
@@ -37,18 +37,18 @@ pub enum Error {
     Global {
         /// The file.
         path: PathBuf,
-        /// The object with its module, such as `posix.system`.
+        /// The object's full name, such as `posix.system`.
         name: String,
     },
-    /// The file holds something that this crate does not read.
+    /// The file holds something that this crate does not support.
     #[error("{}: {what}; load it in Python and save its tensors as safetensors", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// The unsupported content.
         what: String,
     },
-    /// Candle could not make a tensor.
+    /// Candle could not create a tensor.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
@@ -56,7 +56,7 @@ pub enum Error {
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An [`Error`] where the path is not known.
+/// An [`Error`] without the file's path.
 #[derive(Debug)]
 pub(crate) enum Fault {
     Io(io::Error),
@@ -69,7 +69,7 @@ impl Fault {
     pub(crate) fn at(self, path: &Path) -> Error {
         let path = path.to_owned();
         match self {
-            // A file that ends too early is damaged, whatever the system calls it.
+            // A file that ends too early is damaged, whatever the kind of the I/O error.
             Self::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
                 Error::Damaged { path, reason: "it ends too early".to_owned() }
             }

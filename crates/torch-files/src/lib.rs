@@ -1,9 +1,9 @@
 //! Reads the tensors of files that `torch.save` wrote: `pytorch_model.bin` and `adapter_model.bin`.
 //!
-//! Such a file is a pickle, a program for a small machine that may call any function of Python. The reader here runs that
-//! machine without Python: it knows the dozen names that a dictionary of tensors needs, and refuses every other one by its
-//! name. Both layouts are read: the zip archive of PyTorch 1.6 and later, and the older one, a sequence of pickles followed by
-//! the numbers.
+//! Such a file is a pickle: a program for a small virtual machine, which may call any Python function. This
+//! crate interprets the program without Python. It knows the few functions and classes that a dictionary of
+//! tensors needs, and refuses all others with their names. It reads both layouts: the zip archive of PyTorch
+//! 1.6 and later, and the older one, a sequence of pickles followed by the numbers.
 //!
 //! ```no_run
 //! use torch_files::TorchFile;
@@ -33,27 +33,27 @@ pub use error::{Error, Result};
 
 use crate::storage::View;
 
-/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+/// The first bytes of a Git LFS pointer: the text in place of a file that was not downloaded.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// The tensors of one file by name, read when they are asked for.
+/// The tensors of one file by name, each read on request.
 #[derive(Clone, Debug)]
 pub struct TorchFile {
     path: PathBuf,
     tensors: BTreeMap<String, Place>,
 }
 
-/// Where a tensor is.
+/// The location of a tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// Which elements of the storage it has.
+    /// Its elements in the storage.
     pub(crate) view: View,
-    /// Where the storage begins in the file, in bytes.
+    /// The position of the storage in the file, in bytes.
     pub(crate) start: u64,
 }
 
 impl TorchFile {
-    /// Opens a file and reads the names, shapes and places of its tensors.
+    /// Opens a file and reads the names, shapes and positions of its tensors.
     ///
     /// # Errors
     /// If the file cannot be read, is damaged, or holds anything besides a dictionary of tensors.
@@ -71,20 +71,20 @@ impl TorchFile {
         }
     }
 
-    /// Name and shape of every tensor, by name.
+    /// Name and shape of every tensor, sorted by name.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, place)| (name.as_str(), place.view.shape.as_slice()))
     }
 
-    /// The type that a tensor is stored in; `None` if there is none of that name.
+    /// The stored type of a tensor; `None` if there is none with that name.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         self.tensors.get(name).map(|place| place.view.dtype)
     }
 
-    /// One tensor on the CPU, in the type that it is stored in; `None` if there is none of that name.
+    /// One tensor on the CPU, in its stored type; `None` if there is none with that name.
     ///
     /// # Errors
-    /// If the file cannot be read any more, or became shorter.
+    /// If the file can no longer be read, or has become shorter.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(place) = self.tensors.get(name) else { return Ok(None) };
         let bytes = self.read(place).map_err(|source| Error::Io { path: self.path.clone(), source })?;

@@ -1,7 +1,7 @@
-//! The machine that a pickle is a program for, as far as dictionaries of tensors need it.
+//! The virtual machine that runs a pickle, as far as dictionaries of tensors need it.
 //!
-//! Values lie in one list and name each other by their number, so that neither cycles nor deep nesting can exhaust memory or the
-//! stack.
+//! All values are in one list and refer to each other by index, so that neither cycles nor deep nesting can
+//! exhaust memory or the stack.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read as _};
@@ -10,10 +10,10 @@ use crate::error::Fault;
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// The number of a value.
+/// The index of a value.
 pub(crate) type Id = usize;
 
-/// What a pickle makes.
+/// A value that a pickle creates.
 #[derive(Debug)]
 pub(crate) enum Value {
     None,
@@ -21,20 +21,20 @@ pub(crate) enum Value {
     Int(i64),
     Float,
     Text(String),
-    /// A whole number of more than 64 bits: its bytes, the lowest first.
+    /// An integer of more than 64 bits, as bytes in little-endian order.
     LongInt(Vec<u8>),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// A function or class of [`GLOBALS`], or a type of storage: its name without its module.
+    /// A function or class of [`GLOBALS`], or a storage type: its name without the module.
     Global(String),
-    /// A function or class with its arguments, which is not run.
+    /// A call of a function or class with its arguments. It is recorded, not run.
     Call(Id, Id),
-    /// Something that lies outside the pickle: a storage.
+    /// A reference to an object outside the pickle, which is a storage.
     Persistent(Id),
 }
 
-/// The functions and classes that a dictionary of tensors needs. The types of storages are let through by their ending.
+/// The functions and classes that a dictionary of tensors needs. Storage types are allowed by their suffix.
 const GLOBALS: [(&str, &str); 8] = [
     ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_tensor"),
@@ -46,7 +46,7 @@ const GLOBALS: [(&str, &str); 8] = [
     ("torch", "Size"),
 ];
 
-/// A pickle that was read: its values, of which the last to be left on the stack is the result.
+/// The values of a pickle. The last one left on the stack is the result.
 #[derive(Debug)]
 pub(crate) struct Pickle {
     pub(crate) values: Vec<Value>,
@@ -54,7 +54,7 @@ pub(crate) struct Pickle {
 }
 
 impl Pickle {
-    /// Runs the pickle that begins at the reader's position, up to its end and no further.
+    /// Runs the pickle at the reader's position, up to its end and no further.
     pub(crate) fn read(input: &mut impl BufRead) -> Result<Self> {
         let mut machine =
             Machine { input, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
@@ -67,7 +67,7 @@ impl Pickle {
         &self.values[id]
     }
 
-    /// The value as a text.
+    /// The value as a string.
     pub(crate) fn text(&self, id: Id) -> Option<&str> {
         match self.value(id) {
             Value::Text(text) => Some(text),
@@ -75,7 +75,7 @@ impl Pickle {
         }
     }
 
-    /// The value as a whole number of at least 0.
+    /// The value as an integer that is not negative.
     pub(crate) fn size(&self, id: Id) -> Option<usize> {
         match self.value(id) {
             Value::Int(number) => usize::try_from(*number).ok(),
@@ -106,7 +106,7 @@ fn damaged<T>(reason: impl Into<String>) -> Result<T> {
 }
 
 impl<R: BufRead> Machine<'_, R> {
-    /// Runs one instruction; `false` is the end. The codes are those of Python's `pickletools`.
+    /// Runs one instruction; returns `false` at the end. The opcodes are those of Python's `pickletools`.
     fn step(&mut self) -> Result<bool> {
         let [code] = self.bytes()?;
         match code {
@@ -143,7 +143,8 @@ impl<R: BufRead> Machine<'_, R> {
             b'a' | b'e' => self.append(code)?,
             b's' | b'u' => self.set_items(code)?,
             b'R' | 0x81 => self.call()?,
-            // The state of an object: a dictionary's is `_metadata`, the versions of the modules that its tensors come from.
+            // The state of an object. For a dictionary it is `_metadata`, the versions of the modules with
+            // these tensors.
             b'b' => drop(self.pop()?),
             b'Q' => {
                 let id = self.pop()?;
@@ -212,7 +213,7 @@ impl<R: BufRead> Machine<'_, R> {
             b'U' | 0x8c => u32::from(self.bytes::<1>()?[0]),
             _ => u32::from_le_bytes(self.bytes()?),
         };
-        // Read as it comes: a damaged length must not ask for gigabytes.
+        // Reads in small steps: a damaged length must not allocate gigabytes.
         let mut bytes = Vec::new();
         self.input.take(u64::from(length)).read_to_end(&mut bytes)?;
         if bytes.len() < length as usize {
@@ -230,7 +231,7 @@ impl<R: BufRead> Machine<'_, R> {
         }
     }
 
-    /// A function or class by its name, if it is one of those that tensors need.
+    /// A function or class by its name, if it is one that tensors need.
     fn global(&mut self, code: u8) -> Result<()> {
         let (module, name) = if code == b'c' {
             (self.line()?, self.line()?)
@@ -283,7 +284,7 @@ impl<R: BufRead> Machine<'_, R> {
         Ok(())
     }
 
-    /// A call is noted and not made, but for that of a dictionary, empty or of pairs.
+    /// Records a call without making it, except that of a dictionary, empty or from pairs.
     fn call(&mut self) -> Result<()> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let is_dict = matches!(&self.values[function], Value::Global(name) if name == "OrderedDict");
@@ -296,7 +297,7 @@ impl<R: BufRead> Machine<'_, R> {
         Ok(())
     }
 
-    /// The pairs in the list that Python 2 gives to `OrderedDict`.
+    /// The pairs in the list that Python 2 passes to `OrderedDict`.
     fn pairs_of(&self, arguments: &[Id]) -> Result<Vec<(Id, Id)>> {
         let [list] = arguments else { return damaged("a dictionary in it is made of several arguments") };
         let Value::List(list) = &self.values[*list] else {

@@ -1,4 +1,4 @@
-//! From the values of a pickle to named tensors.
+//! Converts the values of a pickle to named tensors.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,10 +6,10 @@ use crate::error::Fault;
 use crate::pickle::{Id, Pickle, Value};
 use crate::storage::{Storage, View};
 
-/// How many names an error lists.
+/// The number of names that an error lists.
 const SHOWN: usize = 5;
 
-/// All storages that a pickle mentions, by their names.
+/// All storages that a pickle refers to, by name.
 pub(crate) fn storages(pickle: &Pickle) -> Result<HashMap<String, Storage>, Fault> {
     let mut storages = HashMap::new();
     for value in &pickle.values {
@@ -23,7 +23,8 @@ pub(crate) fn storages(pickle: &Pickle) -> Result<HashMap<String, Storage>, Faul
     Ok(storages)
 }
 
-/// The storage that a tuple describes: `("storage", type, key, device, elements)`, before PyTorch 1.6 with a sixth item.
+/// Reads a storage from a tuple `("storage", type, key, device, elements)`; before PyTorch 1.6 it has a sixth
+/// item.
 fn storage(pickle: &Pickle, id: Id) -> Result<Storage, Fault> {
     let wrong = || Fault::Damaged("a storage in it is not described as PyTorch does".to_owned());
     let items = pickle.items(id).ok_or_else(wrong)?;
@@ -44,7 +45,7 @@ fn storage(pickle: &Pickle, id: Id) -> Result<Storage, Fault> {
     Storage::new(key, kind, elements)
 }
 
-/// The tensors of a dictionary by their names.
+/// The tensors of a dictionary, by name.
 pub(crate) fn tensors(
     pickle: &Pickle,
     storages: &HashMap<String, Storage>,
@@ -78,13 +79,13 @@ pub(crate) fn tensors(
     )))
 }
 
-/// The tensor that a value is; `None` if it is something else.
+/// The tensor in a value; `None` if the value is something else.
 fn view(pickle: &Pickle, id: Id, storages: &HashMap<String, Storage>) -> Result<Option<View>, Fault> {
     let (mut function, mut arguments) = match pickle.value(id) {
         Value::Call(function, arguments) => (*function, *arguments),
         _ => return Ok(None),
     };
-    // A parameter is a call that has its tensor as an argument, and so is a tensor of a class of its own.
+    // A parameter is a call with its tensor as an argument, and so is a tensor of a subclass.
     for _ in 0..3 {
         let Value::Global(name) = pickle.value(function) else { return Ok(None) };
         let items = pickle.items(arguments).unwrap_or_default();
@@ -105,7 +106,7 @@ fn view(pickle: &Pickle, id: Id, storages: &HashMap<String, Storage>) -> Result<
     Ok(None)
 }
 
-/// The tensor of `_rebuild_tensor_v2(storage, offset, shape, strides, …)`.
+/// The tensor from the arguments of `_rebuild_tensor_v2(storage, offset, shape, strides, …)`.
 fn rebuilt(
     pickle: &Pickle,
     [storage, offset, shape, strides]: [Id; 4],

@@ -1,10 +1,11 @@
-//! The numbers of a file: what type they have, and which of them are a tensor.
+//! The types of a file's numbers, and which of the numbers belong to a tensor.
 
 use candle_core::DType;
 
 use crate::error::Fault;
 
-/// PyTorch's types of storages: their names without `Storage`, the size of an element in bytes, and candle's type, if it has one.
+/// PyTorch's storage types: their names without `Storage`, the size of an element in bytes, and candle's type
+/// if it has one.
 const TYPES: [(&str, usize, Option<DType>); 12] = [
     ("Float", 4, Some(DType::F32)),
     ("Double", 8, Some(DType::F64)),
@@ -20,7 +21,7 @@ const TYPES: [(&str, usize, Option<DType>); 12] = [
     ("ComplexDouble", 16, None),
 ];
 
-/// A storage: numbers of one type, of which tensors are views.
+/// A storage: an array of numbers of one type. Tensors are views of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Storage {
     /// Its name in the file.
@@ -29,14 +30,14 @@ pub(crate) struct Storage {
     pub(crate) size: usize,
     /// `None` if candle has no such type.
     pub(crate) dtype: Option<DType>,
-    /// How many elements it has.
+    /// The number of elements.
     pub(crate) elements: usize,
-    /// The type as PyTorch names it.
+    /// PyTorch's name of the type.
     pub(crate) kind: String,
 }
 
 impl Storage {
-    /// A storage of the type that PyTorch calls `kind`: `FloatStorage`.
+    /// A storage of the type that PyTorch calls `kind`, such as `FloatStorage`.
     pub(crate) fn new(key: &str, kind: &str, elements: usize) -> Result<Self, Fault> {
         let known = kind.strip_suffix("Storage");
         let known = TYPES.iter().find(|(name, ..)| Some(*name) == known);
@@ -55,21 +56,21 @@ impl Storage {
     }
 }
 
-/// The elements of a storage that are a tensor.
+/// A view: the elements of a storage that belong to a tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     /// The storage's name in the file.
     pub(crate) storage: String,
     pub(crate) dtype: DType,
-    /// The first element.
+    /// The index of the first element.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
-    /// Elements from one to the next, for each dimension.
+    /// The distance in elements from one index to the next, for each dimension.
     pub(crate) strides: Vec<usize>,
 }
 
 impl View {
-    /// Checks that all elements are in the storage, and fit into memory when they are laid out one after another.
+    /// Checks that all elements are in the storage, and that a contiguous copy fits into memory.
     pub(crate) fn check(&self, storage: &Storage) -> Result<(), String> {
         let wrong =
             || format!("shape {:?} with strides {:?} is not in its storage", self.shape, self.strides);
@@ -81,17 +82,17 @@ impl View {
         let last = self.shape.iter().zip(&self.strides).try_fold(self.offset, |last, (length, stride)| {
             last.checked_add(length.saturating_sub(1).checked_mul(*stride)?)
         });
-        // A view may repeat elements (stride 0), which makes it larger than its storage: no weights are so.
+        // A view may repeat elements (stride 0) and so be larger than its storage, but weights never do.
         let fits = last.is_some_and(|last| last < storage.elements) && count <= storage.elements;
         if count == 0 || fits { Ok(()) } else { Err(wrong()) }
     }
 
-    /// How many elements it has.
+    /// The number of elements.
     pub(crate) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Elements of the storage from its first to its last.
+    /// The number of elements of the storage from the view's first to its last.
     pub(crate) fn span(&self) -> usize {
         if self.elements() == 0 {
             return 0;
@@ -99,7 +100,7 @@ impl View {
         self.shape.iter().zip(&self.strides).map(|(length, stride)| (length - 1) * stride).sum::<usize>() + 1
     }
 
-    /// Whether its elements lie one after another in the order of its shape.
+    /// Whether its elements are contiguous, in the order of its shape.
     pub(crate) fn is_contiguous(&self) -> bool {
         let mut expected = 1usize;
         self.shape.iter().zip(&self.strides).rev().all(|(length, stride)| {
@@ -109,7 +110,7 @@ impl View {
         }) || self.elements() == 0
     }
 
-    /// Where its elements are, counted from its first, in the order of its shape.
+    /// The positions of its elements relative to the first, in the order of its shape.
     pub(crate) fn indices(&self) -> impl Iterator<Item = usize> {
         (0..self.elements()).map(|mut number| {
             let mut index = 0;

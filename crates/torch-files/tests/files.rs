@@ -1,4 +1,5 @@
-//! Files of `torch.save` in both layouts; `fixtures/make_files.py` wrote them, and what torch read from them.
+//! Files of `torch.save` in both layouts. `fixtures/make_files.py` wrote them, and the values that torch
+//! reads from them.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
@@ -37,7 +38,7 @@ fn both_layouts_hold_the_tensors_that_torch_reads() {
 }
 
 #[test]
-fn a_call_of_the_system_is_refused_by_its_name() {
+fn a_call_of_a_system_function_is_refused_with_its_name() {
     for name in ["system.bin", "system_zip.bin"] {
         let error = refusal(fixture(name));
         assert!(matches!(&error, Error::Global { name, .. } if name == "posix.system"), "{error}");
@@ -46,20 +47,20 @@ fn a_call_of_the_system_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_training_programs_checkpoint_is_told_from_a_file_of_weights() {
+fn a_training_checkpoint_is_distinguished_from_a_weight_file() {
     let error = refusal(fixture("training.bin")).to_string();
     assert!(error.contains("more than tensors (epoch, state_dict)"), "{error}");
     assert!(error.contains("training.bin") && error.contains("safetensors"), "{error}");
 }
 
 #[test]
-fn a_type_that_is_not_read_is_named_with_its_tensor() {
+fn an_unsupported_type_is_reported_with_its_tensor() {
     let error = refusal(fixture("char.bin")).to_string();
     assert!(error.contains("weight: its numbers are of the type torch.CharStorage"), "{error}");
 }
 
 #[test]
-fn a_git_lfs_pointer_says_what_to_run() {
+fn a_git_lfs_pointer_is_an_error_with_the_command_to_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pytorch_model.bin");
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
@@ -71,7 +72,7 @@ fn a_git_lfs_pointer_says_what_to_run() {
     );
 }
 
-/// Opens the file and reads all that it says it has.
+/// Opens the file and reads all of its tensors.
 fn read_all(path: &Path) -> Result<(), Error> {
     let file = TorchFile::open(path)?;
     let names: Vec<String> = file.shapes().map(|(name, _)| name.to_owned()).collect();
@@ -92,7 +93,7 @@ fn a_file_cut_anywhere_is_an_error() {
     }
 }
 
-/// Whatever a damaged file says, it is read or refused, and nothing panics.
+/// Whatever the damage, a file is read or refused, without a panic.
 #[test]
 fn a_file_with_a_changed_byte_never_panics() {
     let folder = tempfile::tempdir().unwrap();
@@ -108,13 +109,13 @@ fn a_file_with_a_changed_byte_never_panics() {
     }
 }
 
-/// A pickle between the magic number and nothing else.
+/// Replaces the pickle of the tensors in an older file.
 #[test]
 fn deep_nesting_and_self_reference_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep.bin");
     let head = &fs::read(fixture("legacy.bin")).unwrap();
-    // The magic number, the version and the machine end before the pickle of the tensors.
+    // The pickles of magic number, version and machine come before that of the tensors.
     let starts: Vec<usize> =
         (0..head.len() - 1).filter(|at| head[*at..].starts_with(b"\x80\x02")).take(4).collect();
     let head = &head[..starts[3]];

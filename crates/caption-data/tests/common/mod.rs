@@ -19,7 +19,7 @@ pub(crate) fn numbers<T: TryFrom<u64, Error: std::fmt::Debug>>(value: &Value) ->
     value.as_array().unwrap().iter().map(|n| T::try_from(n.as_u64().unwrap()).unwrap()).collect()
 }
 
-/// FNV-1a, as the scripts that made the fixtures write it.
+/// FNV-1a, as in the scripts that made the fixtures.
 pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> String {
     let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
     format!("{:016x}", bytes.into_iter().fold(0xCBF2_9CE4_8422_2325, mix))

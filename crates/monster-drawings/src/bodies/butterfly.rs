@@ -57,7 +57,7 @@ pub(crate) fn draw(s: &mut Sketch) {
     s.headwear(head.at(0.0, -0.95), 5.0, 0.85);
 }
 
-/// Draws the marks of the left wings (side -1) and those of the right ones (1).
+/// Draws the marks of the left wings (side -1) and of the right wings (1).
 fn mark(s: &mut Sketch, marks: impl Fn(f32) -> Vec<Shape>) {
     let accent = s.accent;
     s.fill(accent, &marks(-1.0));

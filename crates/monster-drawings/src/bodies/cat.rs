@@ -1,7 +1,7 @@
 use crate::shape::{Oval, line, polygon};
 use crate::sketch::Sketch;
 
-/// A cat that sits and looks at us: pointed ears, whiskers, a tail that stands up beside it.
+/// A cat that sits, seen from the front: pointed ears, whiskers, a tail that stands up beside it.
 pub(crate) fn draw(s: &mut Sketch) {
     let build = &s.monster.build;
     let body = Oval::new(50.0, 70.0, 17.0 * build.width, 18.0 * build.height);

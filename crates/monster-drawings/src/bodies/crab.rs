@@ -1,7 +1,7 @@
 use crate::shape::{Oval, arcs, disc, line};
 use crate::sketch::Sketch;
 
-/// A crab that faces us: a wide body, eyes on stalks, six legs and two raised claws.
+/// A crab seen from the front: a wide body, eyes on stalks, six legs and two raised claws.
 pub(crate) fn draw(s: &mut Sketch) {
     let build = &s.monster.build;
     let body = Oval::new(50.0, 67.0, 25.0 * build.width, 16.5 * build.height);

@@ -1,4 +1,4 @@
-//! How each creature is drawn, from back to front, on a board of 100 x 100 with its feet at about y = 88.
+//! Draws each creature, from back to front, on a board of 100 x 100 with its feet at about y = 88.
 
 mod bird;
 mod butterfly;

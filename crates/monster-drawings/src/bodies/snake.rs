@@ -1,7 +1,7 @@
 use crate::shape::{Oval, blob, line};
 use crate::sketch::Sketch;
 
-/// A snake on its own coils: the head held high, a forked tongue, the tip of the tail beside it.
+/// A coiled snake: the head held high, a forked tongue, the tip of the tail beside it.
 pub(crate) fn draw(s: &mut Sketch) {
     let build = &s.monster.build;
     let low = Oval::new(46.0, 80.0, 28.0 * build.width, 10.0);

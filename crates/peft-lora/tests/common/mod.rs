@@ -82,7 +82,7 @@ impl Net {
         self.head.forward(&xs, pass).unwrap()
     }
 
-    /// What the model says in inference.
+    /// The model's output in inference.
     pub fn infer(&self, ids: &Tensor) -> Tensor {
         self.forward(ids, &Pass::inference())
     }
@@ -113,7 +113,7 @@ pub fn adapted_as(config: LoraConfig, dtype: DType) -> (Net, Adapter) {
     (net, builder.finish().unwrap())
 }
 
-/// Adapters that do something from the start on.
+/// An adapter configuration whose initial weights already have an effect.
 pub fn config(target_modules: impl Into<Modules>) -> LoraConfig {
     LoraConfig {
         r: 4,
