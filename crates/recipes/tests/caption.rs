@@ -1,4 +1,4 @@
-//! The example that captions, run as a program.
+//! The captioning example, run as a program.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -12,10 +12,10 @@ use serde_json::Value;
 
 const CLS: u64 = 2;
 const SEP: u64 = 3;
-/// The exit code where some pictures could not be read.
+/// The exit code if some pictures could not be read.
 const SKIPPED: i32 = 2;
 
-/// The embedded model on its own drawings.
+/// The embedded model on the embedded drawings.
 fn embedded(flags: &str) -> Command {
     let mut command = example("caption");
     command.args(flags.split_whitespace());
@@ -64,7 +64,7 @@ fn json_lines_have_the_ids_from_the_start_token_to_the_end_token() {
         );
         assert!(line.get("image").is_none(), "{line}");
     }
-    // Cut short, a caption has no end token.
+    // A truncated caption has no end token.
     let cut = said(&mut embedded("--dataset embedded --rows 5 --json --max-new-tokens 3 --num-beams 1"));
     let ids = cut[0]["ids"].as_array().unwrap();
     assert_eq!(ids.len(), 4);
@@ -142,7 +142,7 @@ fn several_captions_come_best_first_with_their_scores() {
     assert_eq!(texts(&best), [texts(&lines)[0], texts(&lines)[3]]);
 }
 
-/// Captions that are drawn come in the order of their draws.
+/// Sampled captions are in the order of sampling.
 #[test]
 fn metadata_has_the_caption_of_the_highest_score() {
     let tiny = Tiny::new();
@@ -221,7 +221,7 @@ fn what_cannot_be_captioned_is_named() {
     };
     says(&mut embedded(""), 2, &["IMAGE"]);
     says(&mut embedded("a.png --num-beams 0"), 2, &["--num-beams"]);
-    // Each file is named once, and not as a row of something.
+    // Each file is named once, without a row number.
     let none = tiny.path("none.png");
     let skipped = format!("skipped: {}: its file cannot be read: ", none.display());
     says(embedded("").arg(&none), SKIPPED, &[&skipped]);
@@ -230,13 +230,13 @@ fn what_cannot_be_captioned_is_named() {
     says(&mut embedded("--dataset embedded --rows 700"), 1, &["700"]);
     says(embedded("--dataset embedded --adapter").arg(&tiny.checkpoint), 1, &["adapter_config.json"]);
 
-    // An adapter of another model does not fit.
+    // An adapter of a different model does not fit.
     run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
     let adapter = tiny.path("out/adapter");
     says(embedded("--dataset embedded --rows 0 --adapter").arg(adapter), 1, &["lora_A", "16", "128"]);
 }
 
-/// A folder with a linked one, what systems and notebooks leave behind, and pictures of other kinds.
+/// A folder with a linked one, files left behind by systems and notebooks, and unsupported kinds of pictures.
 #[cfg(unix)]
 #[test]
 fn a_folder_is_captioned_with_its_linked_folders_and_says_what_it_leaves_out() {

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the step is finished and saved, and the run goes on as if nothing had been.
+//! Ctrl-C and SIGTERM: the step is finished and saved, and the resumed run has the same results as an
+//! uninterrupted one.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +15,7 @@ use common::tiny::Tiny;
 /// Enough steps that the signal comes before the last of them.
 const RUN: &str = "--max-steps 300 --learning-rate 0.001 --save-total-limit 2";
 
-/// Runs the program and sends it a signal when training has begun.
+/// Runs the program and sends it a signal once training has begun.
 fn interrupt(command: &mut Command, signal: &str) -> Ended {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -80,7 +81,7 @@ fn what_asks_a_run_to_end_has_it_saved_too() {
 fn a_signal_before_training_ends_at_once() {
     let tiny = Tiny::new();
     let mut child = tiny.finetune("out", RUN).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // The set-up ends with the output folder; pictures are encoded after it.
+    // The output folder is the last line of the set-up; pictures are encoded after it.
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut text = String::new();
     while !text.contains(" output ") {
@@ -114,7 +115,7 @@ fn a_run_of_a_sweep_that_is_stopped_says_with_which_command_it_goes_on() {
         folder.display()
     );
     assert!(ended.stderr.contains(&command) && !ended.stderr.contains("--sweep"), "{}", ended.stderr);
-    // The folder of the sweep is no run.
+    // The folder of a sweep is not a run.
     let message = run(&mut resume(&tiny.path("sweep"))).refusal(1);
     assert!(
         message.contains(&format!(

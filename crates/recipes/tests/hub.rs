@@ -96,7 +96,7 @@ fn a_moved_branch_gets_a_new_snapshot_and_keeps_the_old_one() {
     assert_eq!(fs::read(new.join("config.json")).unwrap(), files[2].1);
     assert_eq!(fs::read(old.join("config.json")).unwrap(), MODEL[2].1);
 
-    // Back again: everything is there, and the cache must not go on pointing to the newer commit.
+    // The branch moves back: all files are cached, but the cache must not keep pointing to the newer commit.
     server.add("models", "a/b", "main", MODEL);
     assert_eq!(hub.model_dir(&id("a/b")).unwrap().folder, old);
     assert_eq!(offline(cache.path()).model_dir(&id("a/b")).unwrap().folder, old);
@@ -174,7 +174,7 @@ fn a_revision_is_a_branch_or_a_commit() {
     let offline = offline(cache.path());
     assert_eq!(offline.model_dir(&id("a/b@v2")).unwrap(), fetched);
     assert_eq!(offline.model_dir(&id(&format!("a/b@{}", fetched.commit))).unwrap(), fetched);
-    // The branch was found, and holds no dataset.
+    // The branch exists, but has no dataset.
     assert!(matches!(hub.dataset_files(&id("a/d@refs/pr/3")), Err(Error::Lacks { .. })));
     let message = hub.model_dir(&id("a/b@v3")).unwrap_err().to_string();
     assert!(message.contains("404") && message.contains("no branch, tag or commit `v3`"), "{message}");
@@ -245,7 +245,7 @@ fn a_dataset_of_plain_images_becomes_their_folder() {
     assert_eq!(fs::read(folder.join("train/0/cat.png")).unwrap(), [1; 50]);
 }
 
-/// Captions as the dataset at `path` has them on this machine, and as it has them when it comes from a hub.
+/// The captions of the dataset at `path`, read locally and through a hub.
 fn captions_here_and_there(path: &Path) -> [Vec<String>; 2] {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add_folder("datasets", "a/d", path);
@@ -282,7 +282,7 @@ fn metadata_of_several_folders_bring_all_their_rows() {
 
 #[test]
 fn text_files_of_several_folders_bring_all_their_rows() {
-    // Layout of kohya's trainers: the number says how often a folder is repeated.
+    // The layout of kohya's trainers: the number is the repeat count of a folder.
     let folder = tempfile::tempdir().unwrap();
     for (name, rows) in [("10_girl", 16), ("5_boy", 8)] {
         let folder = folder.path().join(name);
@@ -464,7 +464,7 @@ fn offline_a_second_run_needs_no_hub() {
     );
     let other = offline.model_dir(&id("a/b@v2")).unwrap_err().to_string();
     assert!(other.contains("other revisions of it: main"), "{other}");
-    // It may as well be a path with a mistake in it.
+    // It could also be a mistyped path.
     let here = std::env::current_dir().unwrap();
     assert!(message.contains(&format!("no such file or folder in {}", here.display())), "{message}");
 }
@@ -485,7 +485,7 @@ fn offline_a_half_downloaded_dataset_is_not_taken_for_a_whole_one() {
         let DatasetFiles::Parquet(files) = hub.dataset_files(&id(name)).unwrap().files else {
             panic!("these are parquet files")
         };
-        // What an interruption leaves: the last part comes first.
+        // The state after an interruption: the last part comes first.
         fs::remove_file(&files[0]).unwrap();
         let message = offline(cache.path()).dataset_files(&id(name)).unwrap_err().to_string();
         assert!(message.contains("only 1 of 2") && message.contains("HF_HUB_OFFLINE"), "{message}");

@@ -1,4 +1,4 @@
-//! The ways in which hubs, mirrors and what stands between answer a download, and what comes of each.
+//! How hubs, mirrors and proxies respond to a download, and the result of each behaviour.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,7 +12,7 @@ use common::hub_client::{MODEL, config, hub, id};
 use common::hub_server::{HubServer, Redirect, Revision, Ways};
 use recipes::hub::{Error, Hub, HubConfig};
 
-/// The model's files, with weights that are many enough to be cut.
+/// The model's files, with weights large enough to be cut.
 fn files(weights: &[u8]) -> Vec<(&'static str, &[u8])> {
     let mut files = MODEL.to_vec();
     files[4].1 = weights;
@@ -23,7 +23,7 @@ fn weights() -> Vec<u8> {
     (0..100_000u32).map(|i| (i * i % 251) as u8).collect()
 }
 
-/// Whether a folder has the bytes of the model.
+/// Checks that a folder has the bytes of the model.
 fn assert_same(folder: &Path, files: &[(&str, &[u8])], what: &str) {
     let kept = ["config.json", "generation_config.json", "tokenizer.json", "vocab.txt", "model.safetensors"];
     for (name, bytes) in files.iter().filter(|(name, _)| kept.contains(name)) {
@@ -65,7 +65,7 @@ fn every_way_of_answering_brings_the_same_bytes() {
 
 #[test]
 fn a_small_file_that_comes_compressed_and_without_a_range_is_taken() {
-    // The hub answers so where a client asks for ranges and accepts gzip.
+    // The hub responds like this to a client that requests ranges and accepts gzip.
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "microsoft/git-base", "main", MODEL);
     server.answer(Ways { small: Redirect::No, gzip: true, ranges: false, ..Ways::default() });
@@ -88,7 +88,7 @@ fn a_cut_download_goes_on_where_it_stopped_or_else_from_the_beginning() {
         let cache = tempfile::tempdir().unwrap();
         let hub = hub(&server, cache.path());
         let folder = hub.model_dir(&id("a/b")).unwrap().folder;
-        // Now the weights alone, so that the cut meets them.
+        // Only the weights are missing, so that the cut affects them.
         let path = folder.join("model.safetensors");
         fs::remove_file(fs::canonicalize(&path).unwrap()).unwrap();
         server.take_requests();
@@ -107,7 +107,7 @@ fn a_cut_or_refused_download_goes_on_where_it_stopped() {
     let files = files(&weights);
     server.add("models", "a/b", "main", &files);
     let hub = hub(&server, cache.path());
-    // All but the weights, so that the faults meet them alone.
+    // Only the weights are missing, so that the faults affect them.
     let folder = hub.model_dir(&id("a/b")).unwrap().folder;
     let weights_file = folder.join("model.safetensors");
     fs::remove_file(fs::canonicalize(&weights_file).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The examples beside the main two, run as programs.
+//! The examples other than the main two, run as programs.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -10,7 +10,7 @@ use std::path::Path;
 use common::programs::{example, json_lines, run};
 use common::tiny::{Tiny, tensors};
 
-/// The number behind the last word `loss` of a line.
+/// The number after the last word `loss` of a line.
 fn loss(line: &str) -> f64 {
     line.rsplit("loss").next().unwrap().trim().parse().unwrap()
 }

@@ -1,4 +1,5 @@
-//! Which rows of a dataset a run trains and tests on, and what it says of the others: the main example as a program.
+//! Which rows of a dataset a run trains and tests on, and how it reports the others: the main example as a
+//! program.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -10,7 +11,7 @@ use common::programs::{Ended, example, json, json_lines, run, steps};
 use common::tiny::{SPLIT, Tiny, png, write_columns};
 use serde_json::Value;
 
-/// A run on another dataset than the tiny one.
+/// A run on the given dataset instead of the tiny one.
 fn finetune(tiny: &Tiny, dataset: &Path, output: &str, flags: &[&str]) -> Ended {
     let mut command = example("pokemon_finetune");
     command.args(["--threads", "1", "--model"]).arg(&tiny.checkpoint);
@@ -31,7 +32,7 @@ fn folder(tiny: &Tiny, name: &str, metadata: (&str, String), pictures: usize) ->
     folder
 }
 
-/// Metadata with a value for each row under `text`.
+/// Metadata with a value per row under `text`.
 fn jsonl(rows: usize, text: impl Fn(usize) -> Value) -> (&'static str, String) {
     let line = |row| serde_json::json!({ "file_name": format!("{row}.png"), "text": text(row) });
     ("metadata.jsonl", (0..rows).map(|row| format!("{}\n", line(row))).collect())
@@ -104,14 +105,14 @@ fn a_resumed_run_draws_the_captions_of_an_uninterrupted_one() {
 #[test]
 fn a_test_picture_that_is_trained_on_is_told_and_can_be_kept_apart() {
     let tiny = Tiny::new();
-    // Four rows a picture, as COCO has five.
+    // Four rows per picture, similar to COCO, which has five.
     let path = tiny.path("rows.parquet");
     let captions = (0..24).map(|row| format!("a red cat {row}").into_bytes()).collect();
     write_columns(&path, (0..24).map(|row| png(row / 4)).collect(), captions);
 
     let stdout = two_steps(&tiny, &path, "rows", &[]);
     assert_eq!(line(&stdout, "split"), "14 train, 5 validation, 5 test");
-    // As train_test_split of datasets deals out these rows.
+    // The same split of these rows as train_test_split of `datasets`.
     let note = line(&stdout, "note");
     assert!(note.starts_with("2 of 5 test rows and 4 of 5 validation rows have a picture"), "{note}");
     assert!(note.contains("--split-by picture"), "{note}");
