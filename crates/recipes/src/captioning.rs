@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_that_are_waited_for_are_guessed_ahead_of() {
+    fn drafting_is_enabled_for_memory_bound_models() {
         let base = 66_000_000;
         let with = |storage| [1, 2, 4, 5].map(|sequences| helps(storage, base, sequences));
         assert_eq!(with(Storage::F32), [true, true, true, false]);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_caches_hold_is_drafted_only_on_demand() {
+    fn models_that_fit_into_processor_caches_are_drafted_only_on_demand() {
         let checkpoint = git_model::Checkpoint::open(crate::open::embedded_checkpoint()).unwrap();
         let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
         let drafted = |drafting| draft(&model, Storage::F32, 1, drafting).unwrap().is_some();

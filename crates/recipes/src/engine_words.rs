@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_another_difference_is_left_out() {
+    fn differences_that_follow_from_others_are_left_out() {
         let difference = |key: &str, saved: &str, now: &str| Difference {
             key: key.into(),
             saved: Some(saved.into()),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_told_by_its_ratio() {
+    fn changes_of_the_parameter_group_are_shown_as_its_ratio() {
         let groups = r#"[{"lr_ratio":4.0,"name_contains":"lora_B","weight_decay":null}]"#;
         let name = "parameter_groups".to_owned();
         let change = in_flags(&ArgumentChange { name, saved: "[]".to_owned(), now: groups.to_owned() });

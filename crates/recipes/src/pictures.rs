@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_are_not_read_are_counted_with_what_to_do() {
+    fn unsupported_kinds_are_counted_with_advice() {
         let dir = folder(&["a.png", "b.tif", "c.avif", "d.heic", "e.HEIC", "f.txt"]);
         let found = expand(&[dir.path().into()]).unwrap();
         assert_eq!(found.paths.len(), 2);
@@ -160,7 +160,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn names_that_are_no_utf8_are_names() {
+    fn names_may_be_invalid_utf8() {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt as _;
         let dir = folder(&[]);

@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_for_both_models_is_said_once() {
+    fn warnings_about_both_models_are_given_once() {
         let told = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(
             warnings(&told(&["few", "same"]), &told(&["few", "repeats"])),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_keeps_the_captions_up_to_its_checkpoint() {
+    fn a_resumed_run_keeps_the_captions_up_to_its_checkpoint() {
         let lines = "{\"step\":2}\n{\"step\":4}\n{\"step\":5}\n{\"step\":8}\n{\"st";
         assert_eq!(lines_until(4, lines), "{\"step\":2}\n{\"step\":4}\n");
     }

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_as_people_tell_them() {
+    fn durations_are_readable() {
         assert_eq!([17.4, 716.0, 12_600.0].map(duration), ["17 s", "12 min", "3.5 h"]);
     }
 }

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn each_cause_is_printed_once() {
         let cause = || anyhow!("connection refused");
         let whole = cause().context("cannot reach the hub (connection refused): check the network");
         assert_eq!(one_line(&whole), "cannot reach the hub (connection refused): check the network");

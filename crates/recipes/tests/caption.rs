@@ -102,7 +102,7 @@ fn picture_files_get_the_captions_of_the_same_pictures_in_a_dataset() {
 }
 
 #[test]
-fn a_prompt_begins_the_caption() {
+fn captions_continue_the_prompt() {
     let lines = said(embedded("--dataset embedded --rows 0,1 --json --prompt").arg("green"));
     for line in &lines {
         let text = line["text"].as_str().unwrap();
@@ -125,7 +125,7 @@ fn sampling_is_drawn_from_its_seed() {
 }
 
 #[test]
-fn several_captions_come_best_first_with_their_scores() {
+fn several_captions_are_sorted_by_score() {
     let flags = "--dataset embedded --rows 0,1 --json --num-beams 3 --early-stopping never";
     let lines = said(&mut embedded(&format!("{flags} --num-return-sequences 3")));
     assert_eq!(
@@ -177,7 +177,7 @@ fn metadata_that_is_there_already_is_left_alone() {
 }
 
 #[test]
-fn bad_words_are_not_said() {
+fn bad_words_are_never_generated() {
     let flags = "--dataset embedded --rows 0,1,2 --json";
     let free = said(&mut embedded(flags));
     let word = texts(&free)[0].split(' ').nth(1).unwrap().to_owned();
@@ -187,7 +187,7 @@ fn bad_words_are_not_said() {
 }
 
 #[test]
-fn an_adapter_says_what_its_run_wrote_down() {
+fn captions_with_a_saved_adapter_equal_those_of_its_run() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 3 --learning-rate 0.02")).stdout();
     let written = json_lines(&fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap());
@@ -202,7 +202,7 @@ fn an_adapter_says_what_its_run_wrote_down() {
 }
 
 #[test]
-fn weights_of_16_and_8_bits_caption_almost_as_those_of_32() {
+fn bf16_and_int8_weights_caption_almost_like_f32() {
     let flags = "--dataset embedded --rows 0,1,2,3,4,5,6,7 --json --num-beams 1";
     let exact = said(&mut embedded(flags));
     for dtype in ["bf16", "int8"] {
@@ -213,7 +213,7 @@ fn weights_of_16_and_8_bits_caption_almost_as_those_of_32() {
 }
 
 #[test]
-fn what_cannot_be_captioned_is_named() {
+fn uncaptionable_inputs_are_named() {
     let tiny = Tiny::new();
     let says = |command: &mut Command, code: i32, words: &[&str]| {
         let message = run(command).refusal(code);
@@ -239,7 +239,7 @@ fn what_cannot_be_captioned_is_named() {
 /// A folder with a linked one, files left behind by systems and notebooks, and unsupported kinds of pictures.
 #[cfg(unix)]
 #[test]
-fn a_folder_is_captioned_with_its_linked_folders_and_says_what_it_leaves_out() {
+fn folders_are_captioned_with_linked_folders_and_a_left_out_report() {
     let (art, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let write = |name: &str, content: &[u8]| {
         let path = art.path().join(name);

@@ -110,7 +110,7 @@ fn memory_a_file_and_an_earlier_run_give_the_same_bits() {
 }
 
 #[test]
-fn only_pictures_that_are_not_kept_are_encoded() {
+fn only_uncached_pictures_are_encoded() {
     let folder = tempfile::tempdir().unwrap();
     let keep = keep(usize::MAX, Some(folder.path()), folder.path());
     let encoded = |rows: &[(usize, u128)]| filled(rows, LAYOUT, &keep).unwrap();
@@ -180,7 +180,7 @@ fn after(damage: impl FnOnce(&Path)) -> (Vec<String>, usize) {
 }
 
 #[test]
-fn a_damaged_file_is_told_and_encoded_again() {
+fn a_damaged_file_is_reported_and_encoded_again() {
     let rewrite = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = fs::read(path).unwrap();
         change(&mut bytes);
@@ -250,7 +250,7 @@ fn files_of_others_stay_as_they_are() {
 }
 
 #[test]
-fn a_run_that_fails_keeps_what_it_encoded_and_leaves_no_part_of_a_file() {
+fn a_failed_run_keeps_encoded_features_and_leaves_no_partial_file() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, scratch) = (folder.path().join("cache"), folder.path().join("scratch"));
     let rows = rows(MANY);
@@ -283,7 +283,7 @@ fn a_run_that_fails_keeps_what_it_encoded_and_leaves_no_part_of_a_file() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_cleared_away_a_day_later() {
+fn leftovers_of_killed_runs_are_removed_after_a_day() {
     let folder = tempfile::tempdir().unwrap();
     let [old, new] = [".old.features.partial", ".new.features.partial"].map(|name| folder.path().join(name));
     for path in [&old, &new] {
@@ -310,7 +310,7 @@ fn child() {
 }
 
 #[test]
-fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
+fn unneeded_files_are_reported_and_dated_by_last_use() {
     let folder = tempfile::tempdir().unwrap();
     let other =
         Keep { between_runs: Some((folder.path().to_owned(), 0x123)), ..keep(0, None, folder.path()) };
@@ -346,7 +346,7 @@ fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
 
 #[test]
 #[cfg(unix)]
-fn a_full_disk_is_told_and_nothing_is_lost() {
+fn a_full_disk_is_reported_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, scratch) = (folder.path().join("cache"), folder.path().join("scratch"));
     filled(&rows(20), LAYOUT, &keep(0, Some(&cache), &scratch)).unwrap();

@@ -34,7 +34,7 @@ fn grown(keep: &Keep) -> f64 {
 }
 
 #[test]
-fn features_in_files_take_the_memory_of_a_batch() {
+fn features_in_files_need_only_the_memory_of_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     let keep = |memory, between_runs: bool| Keep {
         memory,

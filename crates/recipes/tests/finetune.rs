@@ -77,7 +77,7 @@ fn the_set_up_has_what_is_not_the_default_and_as_it_was_given() {
 }
 
 #[test]
-fn a_checkpoint_that_is_made_again_has_one_line_of_captions() {
+fn a_rewritten_checkpoint_has_one_line_of_captions() {
     let tiny = Tiny::new();
     let flags = "--num-train-epochs 3 --eval-captions 1 --save-total-limit 9";
     run(&mut tiny.finetune("out", flags)).stdout();
@@ -186,7 +186,7 @@ fn check_trainer_state(state: &Value, out: &Path) {
 }
 
 #[test]
-fn an_adapter_learns_and_is_what_the_next_run_can_begin_with() {
+fn an_adapter_learns_and_can_initialise_the_next_run() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("first", "--num-train-epochs 4 --learning-rate 0.01")).stdout();
     let first = json(&tiny.path("first/metrics.json"));
@@ -215,7 +215,7 @@ fn padding_to_the_maximum_changes_no_loss() {
 }
 
 #[test]
-fn batches_that_run_together_change_no_loss() {
+fn fused_micro_batches_change_no_loss() {
     let tiny = Tiny::new();
     for tune in ["--tune text", "--tune both", "--tune text --no-feature-cache"] {
         let losses = |output: &str, fuse: &str| {
@@ -240,7 +240,7 @@ fn batches_that_run_together_change_no_loss() {
 }
 
 #[test]
-fn kept_image_features_change_no_loss() {
+fn cached_image_features_change_no_loss() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
         let flags = format!("--num-train-epochs 2 --learning-rate 0.01 {flags}");
@@ -255,7 +255,7 @@ fn kept_image_features_change_no_loss() {
 }
 
 #[test]
-fn layers_that_are_computed_again_change_no_bit() {
+fn gradient_checkpointing_changes_no_bit() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
         let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --tune both {flags}");
@@ -269,7 +269,7 @@ fn layers_that_are_computed_again_change_no_bit() {
 }
 
 #[test]
-fn smoothed_labels_change_what_is_trained_and_not_how_it_is_measured() {
+fn label_smoothing_affects_training_but_not_evaluation() {
     let tiny = Tiny::new();
     let run = |output: &str, flags: &str| {
         run(&mut tiny.finetune(output, &format!("--max-steps 2 {flags}"))).stdout();

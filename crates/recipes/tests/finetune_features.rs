@@ -62,7 +62,7 @@ fn a_file_and_an_earlier_run_change_no_bit_of_a_run() {
 }
 
 #[test]
-fn what_changed_is_encoded_again_and_nothing_else() {
+fn only_changed_pictures_are_encoded_again() {
     let tiny = Tiny::new();
     let encoded = |flags: &str| {
         let (said, warnings, numbers) = features(&tiny, &format!("--feature-cache-dir @cache {flags}"));
@@ -113,7 +113,7 @@ fn recoloured(row: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_damaged_file_is_told_and_costs_nothing_but_time() {
+fn damaged_feature_files_are_reported_and_recomputed() {
     let tiny = Tiny::new();
     let (_, _, plain) = features(&tiny, "--feature-cache-dir @cache");
     let (path, mut bytes) = contents(&tiny.path("cache")).remove(0);
@@ -130,7 +130,7 @@ fn a_damaged_file_is_told_and_costs_nothing_but_time() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_named_with_the_flag() {
+fn unusable_folders_are_named_with_the_flag() {
     let tiny = Tiny::new();
     fs::write(tiny.path("file"), "not a folder").unwrap();
     let mut command = tiny.finetune("out", "--max-steps 1 --feature-cache-dir");
@@ -146,7 +146,7 @@ fn a_folder_that_cannot_be_used_is_named_with_the_flag() {
 }
 
 #[test]
-fn the_runs_of_a_sweep_share_a_file_that_is_gone_at_the_end() {
+fn the_runs_of_a_sweep_share_a_temporary_feature_file() {
     let tiny = Tiny::new();
     let flags = "--max-steps 2 --feature-cache-memory 0MB --sweep r=2,4";
     let stdout = run(&mut tiny.finetune("sweep", flags)).stdout();

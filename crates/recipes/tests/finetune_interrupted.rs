@@ -69,7 +69,7 @@ fn an_interrupted_run_saves_and_resumes_to_the_same_losses() {
 }
 
 #[test]
-fn what_asks_a_run_to_end_has_it_saved_too() {
+fn a_checkpoint_is_saved_when_an_option_ends_the_run() {
     let tiny = Tiny::new();
     let ended = interrupt(&mut tiny.finetune("out", RUN), "-TERM");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
@@ -94,7 +94,7 @@ fn a_signal_before_training_ends_at_once() {
 }
 
 #[test]
-fn a_run_goes_on_when_nobody_reads_what_it_says() {
+fn a_run_continues_when_standard_output_is_closed() {
     let tiny = Tiny::new();
     let mut command = tiny.finetune("out", "--num-train-epochs 2 --eval-captions 1");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -105,7 +105,7 @@ fn a_run_goes_on_when_nobody_reads_what_it_says() {
 }
 
 #[test]
-fn a_run_of_a_sweep_that_is_stopped_says_with_which_command_it_goes_on() {
+fn an_interrupted_sweep_prints_the_command_to_resume_its_run() {
     let tiny = Tiny::new();
     let ended = interrupt(&mut tiny.finetune("sweep", &format!("{RUN} --sweep r=2,4")), "-INT");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);

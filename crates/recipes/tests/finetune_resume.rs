@@ -125,7 +125,7 @@ fn a_model_and_a_dataset_may_move() {
 }
 
 #[test]
-fn what_may_change_is_told_and_done() {
+fn changes_allowed_on_resume_are_reported_and_applied() {
     let tiny = Tiny::new();
     let folder = half(&tiny, "out", "--max-steps 8 --lr-scheduler-type cosine --min-lr-rate 0.1");
     // --max-steps and --min-lr-rate are replaced by the new flags.
@@ -181,7 +181,7 @@ fn a_run_that_began_with_an_adapter_is_resumed_without_it() {
 }
 
 #[test]
-fn whatever_names_a_run_or_a_checkpoint_is_found_or_told() {
+fn runs_and_checkpoints_are_found_by_any_name_or_reported() {
     let tiny = Tiny::new();
     let folder = half(&tiny, "out", "");
     let shown = folder.display().to_string();
@@ -225,7 +225,7 @@ fn whatever_names_a_run_or_a_checkpoint_is_found_or_told() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error() {
+fn damaged_checkpoints_are_skipped_and_it_is_an_error_if_none_is_left() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 1")).stdout();
     let parameters = tiny.path("out/checkpoint-2/parameters.safetensors");
@@ -240,7 +240,7 @@ fn a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_know_its_run_is_refused() {
+fn a_checkpoint_without_saved_options_is_refused() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 1")).stdout();
     fs::remove_file(tiny.path("out/checkpoint-2/options.json")).unwrap();

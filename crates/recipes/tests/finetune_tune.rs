@@ -52,7 +52,7 @@ fn both_adapts_both() {
 }
 
 #[test]
-fn the_report_tells_what_is_adapted_and_not_what_could_have_been() {
+fn the_report_names_only_the_adapted_parts() {
     let tiny = Tiny::new();
     for (modules, part) in [("query", "its text decoder"), ("q_proj", "its vision encoder")] {
         let flags = format!("--tune both --target-modules {modules} --max-steps 1 --overwrite-output-dir");

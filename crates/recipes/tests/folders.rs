@@ -124,7 +124,7 @@ fn merging_never_mixes_two_checkpoints_in_one_folder() {
 }
 
 #[test]
-fn an_adapter_on_a_tied_head_says_why_it_cannot_be_merged() {
+fn an_adapter_on_a_tied_head_cannot_be_merged() {
     let tiny = Tiny::new();
     tiny.tie_head();
     let checkpoint = git_model::Checkpoint::open(&tiny.checkpoint).unwrap();
@@ -138,7 +138,7 @@ fn an_adapter_on_a_tied_head_says_why_it_cannot_be_merged() {
 }
 
 #[test]
-fn a_folder_off_by_one_is_answered_with_the_one_that_is_meant() {
+fn the_right_folder_is_suggested_for_its_parent_or_child() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
     let adapter = tiny.path("out/adapter").display().to_string();
@@ -172,7 +172,7 @@ fn a_folder_off_by_one_is_answered_with_the_one_that_is_meant() {
 }
 
 #[test]
-fn what_a_trainers_folder_lacks_is_named_with_where_it_comes_from() {
+fn missing_files_of_a_trainer_folder_are_named_with_their_source() {
     let tiny = Tiny::new();
     let caption = || run(tiny.caption("--rows 0 --dataset").arg(&tiny.dataset)).refusal(1);
     let tokenizer = tiny.checkpoint.join("tokenizer.json");

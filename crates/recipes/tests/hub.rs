@@ -52,7 +52,7 @@ fn a_model_is_downloaded_once_and_only_what_is_needed_of_it() {
 }
 
 #[test]
-fn a_checkpoint_comes_with_all_that_its_tokenizer_and_processor_consist_of() {
+fn a_checkpoint_includes_all_tokenizer_and_processor_files() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     // Files that transformers 5 saves, and those of older versions.
     let newer: &[&str] = &[
@@ -205,7 +205,7 @@ fn a_dataset_is_the_parquet_files_of_its_train_split_in_order() {
 }
 
 #[test]
-fn a_dataset_in_another_format_is_taken_as_the_hub_converted_it() {
+fn a_dataset_in_another_format_is_read_from_the_hubs_conversion() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("datasets", "a/d", "main", &[("train/cat.png", &[1; 50]), ("train/metadata.jsonl", b"{}")]);
     let converted: &[(&str, &[u8])] =
@@ -307,7 +307,7 @@ fn text_files_are_read_although_the_hub_converted_their_images_without_them() {
 }
 
 #[test]
-fn a_part_that_the_hub_converted_of_a_large_dataset_is_not_taken_for_the_whole() {
+fn a_partly_converted_dataset_is_refused() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let part: &[(&str, &[u8])] = &[("default/partial-train/0000.parquet", b"PAR1 a part")];
     server.add("datasets", "a/images", "main", &[("1.jpg", &[1; 50]), ("metadata.jsonl", b"{}")]);
@@ -342,7 +342,7 @@ fn metadata_in_parquet_are_no_table_and_pictures_that_are_not_read_come_along_to
 }
 
 #[test]
-fn a_captioned_file_that_is_no_picture_is_not_left_out_in_silence() {
+fn a_captioned_file_that_is_no_picture_is_reported() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let files: &[(&str, &[u8])] =
         &[("1.jpg", &[1; 50]), ("1.txt", b"one"), ("2.xcf", &[2; 50]), ("2.txt", b"two")];
@@ -405,7 +405,7 @@ fn a_gated_repository_names_the_page_where_to_ask() {
 }
 
 #[test]
-fn a_misspelt_name_is_said_to_be_one() {
+fn a_misspelt_name_is_reported() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let message = hub(&server, cache.path()).model_dir(&id("microsoft/git-bass")).unwrap_err().to_string();
     assert!(
@@ -432,7 +432,7 @@ fn without_a_connection_the_message_says_what_can_be_done() {
 }
 
 #[test]
-fn a_hub_that_takes_the_connection_and_says_nothing_is_given_up() {
+fn a_silent_hub_times_out() {
     let cache = tempfile::tempdir().unwrap();
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", mute.local_addr().unwrap());
@@ -507,7 +507,7 @@ fn a_name_that_leads_out_of_the_cache_is_never_followed() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_hub_is_called_so() {
+fn an_endpoint_that_is_no_hub_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let portal = std::thread::spawn(move || {

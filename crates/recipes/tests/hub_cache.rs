@@ -54,7 +54,7 @@ fn the_cache_is_laid_out_as_pythons() {
 }
 
 #[test]
-fn what_python_downloaded_is_found() {
+fn files_downloaded_by_python_are_found() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let fetched = hub(&server, cache.path()).model_dir(&id("a/b")).unwrap();
@@ -84,7 +84,7 @@ fn a_cache_that_has_all_files_is_not_written_to() {
 }
 
 #[test]
-fn a_content_that_the_cache_has_from_another_commit_is_linked_and_not_sent_again() {
+fn content_cached_from_another_commit_is_linked_instead_of_downloaded() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let hub = hub(&server, cache.path());
@@ -132,7 +132,7 @@ fn a_blob_that_was_deleted_is_downloaded_again() {
 }
 
 #[test]
-fn a_download_waits_for_another_process_that_has_the_lock() {
+fn a_download_waits_for_the_lock_of_another_process() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let hub = hub(&server, cache.path());
@@ -269,7 +269,7 @@ mod read_only {
     }
 
     #[test]
-    fn locks_that_belong_to_somebody_else_keep_nobody_from_downloading() {
+    fn foreign_locks_do_not_prevent_downloads() {
         let (server, folder) = (HubServer::start(), tempfile::tempdir().unwrap());
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let cache = folder.path().join("hub");

@@ -176,7 +176,7 @@ fn a_revision_pins_the_model_the_dataset_and_the_adapter() {
 }
 
 #[test]
-fn an_empty_folder_that_hides_a_hub_id_and_a_path_that_is_not_there_are_said_to_be_so() {
+fn empty_folders_that_hide_hub_ids_and_missing_paths_are_reported() {
     let tiny = Tiny::new();
     let refused = |model: &str, code: i32| {
         let mut command = example("caption");

@@ -16,7 +16,7 @@ fn loss(line: &str) -> f64 {
 }
 
 #[test]
-fn a_network_of_another_kind_learns_through_adapters_that_are_saved_and_merged() {
+fn a_non_transformer_network_can_be_adapted_saved_and_merged() {
     let folder = tempfile::tempdir().unwrap();
     let stdout = run(example("lora_any_model").env("TMPDIR", folder.path())).stdout();
     let line = |start: &str| loss(stdout.lines().find(|line| line.starts_with(start)).unwrap());

@@ -174,7 +174,7 @@ fn a_base_that_differs_in_its_last_bits_is_one_base() {
 }
 
 #[test]
-fn a_folder_without_a_run_says_what_it_lacks() {
+fn the_error_for_a_folder_without_a_run_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let message = format!("{:#}", Run::read(folder.path()).unwrap_err());
     assert!(message.contains("trainer_state.json") && message.contains("finished run"), "{message}");

@@ -66,7 +66,7 @@ fn several_captions_of_a_picture_are_references_of_one_row() {
 }
 
 #[test]
-fn a_caption_that_is_there_twice_changes_no_number() {
+fn duplicate_captions_change_no_numbers() {
     let tiny = Tiny::new();
     let text = |row: usize| format!("a red cat {row}");
     let once = folder(&tiny, "once", jsonl(10, |row| text(row).into()), 10);
@@ -103,7 +103,7 @@ fn a_resumed_run_draws_the_captions_of_an_uninterrupted_one() {
 }
 
 #[test]
-fn a_test_picture_that_is_trained_on_is_told_and_can_be_kept_apart() {
+fn test_pictures_in_the_training_split_are_reported_and_can_be_separated() {
     let tiny = Tiny::new();
     // Four rows per picture, similar to COCO, which has five.
     let path = tiny.path("rows.parquet");
@@ -181,7 +181,7 @@ fn two_columns_that_could_be_the_captions_are_named_with_the_flag() {
 }
 
 #[test]
-fn what_is_not_used_is_told_with_the_reason() {
+fn unused_files_are_reported_with_reasons() {
     let tiny = Tiny::new();
     let text = |row: usize| match row {
         3 => "日本語 🔥🔥".into(),
@@ -205,7 +205,7 @@ fn what_is_not_used_is_told_with_the_reason() {
 }
 
 #[test]
-fn questions_are_given_and_answers_learnt_and_batches_of_them_equal_single_ones() {
+fn answers_to_questions_are_learnt_and_batches_equal_single_questions() {
     let tiny = Tiny::new();
     let questions = ["a cat?", "a red dog on the grass?", "cat"];
     let row = |row: usize| format!("{row}.png,{},a red cat {row}\n", questions[row % 3]);

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_for_where_no_flag_is_given() {
+    fn options_are_none_without_flags() {
         let caption = parse("cat.png dog.png").unwrap();
         assert_eq!(caption.images, [PathBuf::from("cat.png"), PathBuf::from("dog.png")]);
         assert_eq!((caption.model, caption.adapter, caption.json), (Location::Embedded, None, false));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_checkpoint_can_make_sound_is_refused_before_anything_is_read() {
+    fn invalid_options_are_refused_before_the_checkpoint_is_read() {
         let sampled =
             parse("cat.png --do-sample --temperature 0.7 --top-k 0 --top-p 0.9 --seed 3").unwrap().decoding;
         assert_eq!((sampled.do_sample, sampled.temperature, sampled.top_k), (Some(true), Some(0.7), Some(0)));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn temperature_0_says_what_is_meant_by_it() {
+    fn the_error_for_temperature_0_suggests_greedy_decoding() {
         for arguments in ["--temperature 0", "--do-sample --temperature 0.0"] {
             let message = parse(&format!("cat.png {arguments}")).unwrap_err().to_string();
             assert!(message.contains("leave --temperature and --do-sample out"), "{message}");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_of_another_program_is_answered_with_the_one_that_is_meant() {
+    fn a_flag_of_another_program_is_refused_with_the_equivalent() {
         for (flag, meant) in [
             ("--max-length 20", "there is no --max-length: give --max-new-tokens"),
             ("--max_length=20", "there is no --max-length: give --max-new-tokens"),

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_shell_would_change_is_quoted() {
+    fn special_characters_are_quoted_for_the_shell() {
         assert_eq!(quoted("--lora-r=8"), "--lora-r=8");
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted(".*(query|value)"), "'.*(query|value)'");

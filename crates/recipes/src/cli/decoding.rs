@@ -253,7 +253,7 @@ mod tests {
 
     /// As in git-base and the embedded model: only token ids.
     #[test]
-    fn a_file_of_tokens_alone_leaves_the_recipes_decoding() {
+    fn a_file_without_decoding_options_keeps_the_recipes_defaults() {
         let json = r#"{"_from_model_config": true, "bos_token_id": 101, "eos_token_id": 102, "pad_token_id": 0,
             "transformers_version": "4.27.0.dev0"}"#;
         let (resolved, recipe) = (resolve("", json, 1).unwrap(), GenerationConfig::recipe());
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_is_not_implemented_is_named() {
+    fn contradictory_or_unsupported_options_are_named() {
         for (arguments, json, words) in [
             (
                 "--do-sample --num-beams 3",

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_processor_is_always_there_and_a_missing_gpu_is_told() {
+    fn the_cpu_is_always_available_and_a_missing_gpu_is_an_error() {
         assert!(device(DeviceArg::Cpu).unwrap().is_cpu());
         let message = format!("{:#}", device(DeviceArg::Cuda(4095)).unwrap_err());
         assert!(message.starts_with("--device cuda:4095: "), "{message}");

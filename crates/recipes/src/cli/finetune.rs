@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_it_is_the_recipe() {
+    fn the_defaults_are_the_recipe() {
         assert_eq!(parse("--model microsoft/git-base").unwrap().learning_rate(), 5e-5);
         assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
         assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_of_saving_speaks_of_saving() {
+    fn the_help_of_save_strategy_is_about_saving() {
         let help = Finetune::command().render_long_help().to_string();
         let (_, from) = help.split_once("--save-strategy <").unwrap();
         let (saving, _) = from.split_once("--save-steps <").unwrap();

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_says_the_same_again() {
+    fn saved_flags_parse_to_the_same_options() {
         let line =
             "--seed 7 --no-shuffle --report-to csv,tensorboard --split 0.6,0.2,0.2 --lora-r 4 --output-dir a";
         let flags = flags(line);

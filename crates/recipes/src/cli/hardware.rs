@@ -83,7 +83,7 @@ mod tests {
     /// For 700 pictures, git-base's features of either type would be a third or more of the memory of
     /// training.
     #[test]
-    fn features_of_a_large_model_are_in_a_file_and_those_of_the_embedded_one_in_memory() {
+    fn large_features_are_cached_in_a_file_and_small_ones_in_memory() {
         let memory = Finetune::parse_from(["pokemon_finetune"]).hardware.feature_memory();
         let bytes = |config: &GitConfig, dtype| {
             let vision = &config.vision_config;

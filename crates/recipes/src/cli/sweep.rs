@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_a_command_of_its_own_that_goes_on_with_it() {
+    fn each_run_of_a_sweep_has_its_own_command_to_resume() {
         for flags in [
             "--output-dir runs/x --sweep r=4 seed=1,2 --no-shuffle",
             "--sweep=r=4 --sweep=seed=1,2 --no-shuffle --output-dir=runs/x",
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_swept_is_refused_with_what_can() {
+    fn options_that_cannot_be_swept_are_refused_with_those_that_can() {
         for (arguments, words) in [
             ("--sweep dataset=a,b", "`dataset` cannot be swept"),
             ("--sweep r=4,,8", "empty value"),

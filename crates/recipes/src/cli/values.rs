@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn micro_batches_are_fused_up_to_a_number_or_as_seems_right() {
+    fn fuse_accumulation_is_auto_or_a_maximum() {
         for (text, value) in [("auto", FuseAccumulation::Auto), ("4", FuseAccumulation::UpTo(4))] {
             assert_eq!(text.parse(), Ok(value));
             assert_eq!(value.to_string(), text);

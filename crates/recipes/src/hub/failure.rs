@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_passing_refusal_is_repeated_as_the_server_asks_and_not_for_ever() {
+    fn temporary_refusals_are_retried_as_the_server_asks() {
         let refused = |status, wait: Option<u64>| Failure::Refused {
             url: "https://hub.example/".into(),
             is_hub: true,

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_path_nor_id_says_what_was_looked_for() {
+    fn the_error_for_neither_path_nor_id_says_what_was_searched() {
         for text in [
             "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x",
             "-a/b", "a/b@x y", "a/b@/x", "a/b@x@y", "a/b@.x",

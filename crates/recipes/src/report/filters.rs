@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_in_words_and_relative_to_the_base() {
+    fn changes_are_relative_to_the_base_and_in_words() {
         assert_eq!(change(Some(1.5), Some(2.0)), "25.0 % lower");
         assert_eq!(change(Some(0.3), Some(0.2)), "50.0 % higher");
         assert_eq!(change(Some(5.0), Some(0.5)), "10.0 times as high");

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_held_by_one_until_it_lets_it_go() {
+    fn a_folder_is_locked_by_one_run_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let Locked::Here(lock) = FolderLock::acquire(folder.path()).unwrap() else { panic!("it is free") };
         let second = FolderLock::acquire(folder.path()).unwrap();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_none_is_named() {
+    fn a_file_in_place_of_the_folder_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_run_would_remove_is_known_by_its_path() {
+    fn paths_that_a_new_run_would_remove_are_recognised() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["adapter", "checkpoint-2", "mine"] {
