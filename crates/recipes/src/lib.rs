@@ -1,6 +1,6 @@
 //! Combines the libraries into the recipes of `examples/` and `benches/`.
 //!
-//! The libraries do not depend on each other; this crate connects them:
+//! Model, adapters, data, scores and training engine do not depend on each other; this crate connects them:
 //!
 //! - [`finetune`]: the stages of a fine-tuning run, and the run itself
 //! - [`cli`]: the command lines of the examples
@@ -18,6 +18,7 @@
 //! - [`judge`]: evaluation on the test split
 //! - [`results`], [`plot`], [`report`]: the results of a run: metrics, captions, curves, report
 //! - [`save`]: writes whole checkpoints
+//! - [`files`]: atomic file replacement
 //! - [`terminal`]: messages for the user
 //! - [`run_folder`]: the output folder: its lock and the record of the run's files
 //! - [`identity`]: the identity of a run, everything that decides its numbers
