@@ -1,6 +1,7 @@
-//! What it takes to make batches: decode, resize and normalise, tokenise.
+//! The cost of making batches: decode, resize and normalise, tokenise.
 //!
-//! `cargo bench --bench data`: 8 drawings as PNG files of 320 x 320 pixels for the 224 x 224 of git-base, and all captions.
+//! `cargo bench --bench data`: 8 drawings as PNG files of 320 x 320 pixels, resized to the 224 x 224 of
+//! git-base, and all captions.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -16,11 +17,11 @@ use image::imageops::{FilterType, resize};
 use image::{ImageFormat, RgbImage};
 use monster_drawings::DrawingSource;
 
-/// Pictures of a batch.
+/// Pictures per batch.
 const PICTURES: usize = 8;
 /// Their width and height.
 const SIDE: u32 = 320;
-/// How git-base prepares pictures.
+/// git-base's image processor.
 const PROCESSOR: &str = r#"{
     "image_processor_type": "CLIPImageProcessor",
     "size": {"shortest_edge": 224},

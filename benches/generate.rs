@@ -1,8 +1,8 @@
-//! Captions: seconds a picture by the recipe's decoding and greedily, a batch against one by one, and how near a decoding
-//! step comes to the speed of the memory that holds the weights.
+//! Captioning: seconds per picture with the recipe's decoding and greedily, a batch compared with one by one,
+//! and how close a decoding step comes to the bandwidth of the memory that holds the weights.
 //!
-//! `GENERATE_CHECKPOINT=path/to/git-base cargo bench --bench generate`; without a checkpoint it is the embedded one, which
-//! is far too small to say anything about git-base. `-- --test` runs every part once.
+//! `GENERATE_CHECKPOINT=path/to/git-base cargo bench --bench generate`. Without a checkpoint it uses the
+//! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
-/// Tokens of a caption: random weights never say the end token, a trained model is kept from it.
+/// Tokens per caption: random weights never generate the end token, and a trained model is prevented from it.
 const TOKENS: usize = 40;
 const BATCH: usize = 16;
 
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// How the weights are stored; its number is the bytes of one.
+/// Storage type of the weights; the discriminant is its size in bytes.
 #[derive(Clone, Copy, Debug)]
 enum Storage {
     F32 = 4,
@@ -85,7 +85,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         let all = seconds(runs, &first, &config(base.clone(), TOKENS), None)?;
         let step = (all - begin) / (TOKENS - 1) as f64;
         println!("{name:>26} {:>9.1} ms a picture, {:.1} of it to the first token", 1e3 * all, 1e3 * begin);
-        // The memory that was measured is the host's.
+        // The measured bandwidth is that of the host's memory.
         let share = device.is_cpu().then(|| 100.0 * bytes / step / memory);
         let share = share.map_or(String::new(), |share| format!(", {share:.0} % of the memory's speed"));
         println!(
@@ -117,7 +117,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
     Ok(())
 }
 
-/// How fast all threads together read memory that no cache holds.
+/// The bandwidth of all threads together in reading memory that no cache holds.
 fn bytes_per_second(values: usize) -> f64 {
     use rayon::prelude::*;
     let data = vec![1.0f32; values];

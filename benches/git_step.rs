@@ -1,7 +1,7 @@
-//! A training step, part by part: vision forward, decoder forward, backward, optimizer, whole.
+//! A training step by parts: vision forward, decoder forward, backward, optimizer, and the whole step.
 //!
-//! `GIT_STEP_CHECKPOINT=path/to/git-base cargo bench --bench git_step`; without a checkpoint it is the embedded one, which
-//! is far too small to say anything about git-base. `-- --test` runs every part once.
+//! `GIT_STEP_CHECKPOINT=path/to/git-base cargo bench --bench git_step`. Without a checkpoint it uses the
+//! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -17,9 +17,9 @@ use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{Pass, peak_flops, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
-/// Captions of this many tokens, the start and the end among them.
+/// Tokens per caption, including start and end.
 const TOKENS: usize = 16;
-/// Samples of a batch.
+/// Batch size.
 const BATCH: usize = 2;
 
 fn main() -> Result<()> {
@@ -107,8 +107,9 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     Ok(())
 }
 
-/// Operations that a batch needs: in the frozen encoder, and in the decoder's forward and backward pass, where the last
-/// layer works on text alone but for its keys and values, and the first has no gradient to pass on to the image.
+/// Required floating-point operations of a batch: in the frozen encoder, and in the decoder's forward and
+/// backward pass. The last layer computes only keys and values for the image tokens, and the first layer's
+/// backward pass has no gradient for the image.
 fn flops(model: &GitForCausalLm) -> (f64, f64) {
     let config = model.config();
     let vision = &config.vision_config;

@@ -1,8 +1,9 @@
-//! The LoRA linear layer, forward and backward: the operation alone, the same in candle's graph, what it is made of, and
-//! candle's own operations. A graph clears and adds a tensor for every edge; whole layers leave that out.
+//! The LoRA linear layer, forward and backward: the operation alone, the same in candle's graph, its parts,
+//! and candle's own operations. In a graph, every edge clears a tensor and adds to it; fused transformer
+//! layers avoid that.
 //!
-//! `cargo bench --bench lora_matmul` prints a table of times and of shares of the processor's measured peak, then runs
-//! criterion on the recipe's shapes. `-- --test` does the table once, quickly.
+//! `cargo bench --bench lora_matmul` prints a table of times and of shares of the processor's measured peak,
+//! then runs criterion on the recipe's shapes. `-- --test` makes the table once, quickly.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -16,7 +17,7 @@ use train_ops::{
     AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear, peak_flops, sample_key,
 };
 
-/// Rows of a batch of 2 and of a whole accumulation group; in and out features of the decoder's layers.
+/// Rows of a batch of 2 and of a whole accumulation group; input and output features of the decoder's layers.
 const ROWS: [usize; 2] = [426, 1704];
 const FEATURES: [(usize, usize); 3] = [(768, 768), (768, 3072), (3072, 768)];
 
@@ -51,7 +52,8 @@ impl Layer {
         }
     }
 
-    /// Operations that a variant of the layer needs, forward and backward, without the gradient of its frozen weight.
+    /// Required floating-point operations of a variant of the layer, forward and backward, without the
+    /// gradient of its frozen weight.
     fn flops(&self, variant: &str) -> f64 {
         let (n_in, n_out) = (self.base.in_features(), self.base.out_features());
         let rank = if variant == BASE { 0 } else { self.rank };
@@ -62,7 +64,7 @@ impl Layer {
         LoraWeights { a: &self.a, b: &self.b, scale: 2.0, dropout: &self.dropout }
     }
 
-    /// Median seconds of the operation alone, forward and backward, as a transformer layer runs it. On the CPU.
+    /// Median seconds of the operation alone, forward and backward, as in a transformer layer. CPU only.
     fn operation(&self, runs: usize) -> Option<f64> {
         let layer = AdaptedLinear::new(&self.base, Some(self.lora())).unwrap();
         let xs: Vec<f32> = self.xs.flatten_all().ok()?.to_vec1().unwrap();
@@ -80,7 +82,7 @@ impl Layer {
         lora_linear(&self.xs, &self.base, self.lora(), &self.pass).map_err(candle_core::Error::wrap)
     }
 
-    /// The same from operations that each know their backward pass.
+    /// The same from separate operations, each with its own backward pass.
     fn unfused(&self) -> Result<Tensor> {
         let base = self.base.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
         let dropped = self.dropout.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
@@ -137,7 +139,7 @@ fn main() -> Result<()> {
                     let runs = if quick { 1 } else { 15 };
                     let cell = |variant: &str, seconds: Option<f64>| {
                         let Some(seconds) = seconds else { return format!("{:>18}", "-") };
-                        // The peak is the processor's.
+                        // The peak is that of the CPU.
                         let share = 100.0 * layer.flops(variant) / seconds / peak;
                         let share = if device.is_cpu() { format!("({share:>3.0} %)") } else { String::new() };
                         format!("{:>10.2} {share:>7}", 1e3 * seconds)

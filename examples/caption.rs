@@ -29,7 +29,7 @@ use recipes::terminal::{one_line, say};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
-/// The exit code where some pictures could not be read.
+/// The exit code if some pictures could not be read.
 const SKIPPED: u8 = 2;
 
 fn main() -> ExitCode {
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Captions what the command line asks for; returns how many pictures could not be read.
+/// Captions the pictures on the command line; returns how many could not be read.
 fn run(options: &cli::Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
     let Pictures { paths: images, left_out, .. } = recipes::pictures::expand(&options.images)?;
@@ -94,7 +94,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
         Some(location) => {
             let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(location)?)?;
             let model = load(&mut lora)?;
-            // The model's layers share the weights that finish() reads from the adapter's files.
+            // finish() reads the adapter's files into the weights, which the model's layers share.
             lora.finish()?;
             model
         }
@@ -155,7 +155,8 @@ fn run(options: &cli::Caption) -> Result<usize> {
     Ok(skipped)
 }
 
-/// Which of a picture's captions has the highest score, the first of equals: drawn ones come in the order of their draws.
+/// Index of the caption with the highest score, the first of equals. Sampled captions are in the order of
+/// sampling.
 fn best(captions: &[Caption]) -> usize {
     let best = (0..captions.len()).rev().max_by(|a, b| captions[*a].score.total_cmp(&captions[*b].score));
     best.unwrap_or(0)
@@ -164,13 +165,13 @@ fn best(captions: &[Caption]) -> usize {
 /// The captions as `metadata.jsonl` of an image folder.
 struct Metadata {
     path: PathBuf,
-    /// The pictures by their paths from the file's folder; `None` for one that does not exist.
+    /// The pictures' paths relative to the file's folder; `None` for a picture that does not exist.
     names: Vec<Option<String>>,
     lines: Vec<u8>,
 }
 
 impl Metadata {
-    /// Checks before the work that the file is a new one, and that every picture lies in its folder.
+    /// Checks before captioning that the file does not exist yet, and that every picture is below its folder.
     fn new(path: &Path, images: &[PathBuf]) -> Result<Self> {
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let root = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
@@ -182,7 +183,7 @@ impl Metadata {
         }
         let name = |image: &PathBuf| -> Result<Option<String>> {
             let Ok(real) = image.canonicalize() else { return Ok(None) };
-            // A picture in a linked folder lies below this one by its name alone.
+            // A picture in a linked folder is below this one only by its path, not by its real location.
             let Some(inside) = inside(folder, image)?.or_else(|| Some(real.strip_prefix(&root).ok()?.into()))
             else {
                 bail!("{} is not below {}, the folder of --metadata", real.display(), root.display())
@@ -214,7 +215,7 @@ impl Metadata {
     }
 }
 
-/// The path of a file from a folder, if the paths of both say that it is below.
+/// The relative path of a file below a folder, judged by the paths alone.
 fn inside(folder: &Path, file: &Path) -> Result<Option<PathBuf>> {
     let (folder, file) = (std::path::absolute(folder)?, std::path::absolute(file)?);
     let inside = file.strip_prefix(folder).ok();
@@ -223,7 +224,7 @@ fn inside(folder: &Path, file: &Path) -> Result<Option<PathBuf>> {
         .map(Path::to_owned))
 }
 
-/// The ids of words that are not said. What the tokenizer has no tokens for cannot be said anyway.
+/// The token ids of words to exclude. Words without tokens cannot be generated anyway.
 fn bad_words(words: &[String], tokenizer: &CaptionTokenizer) -> Result<Vec<Vec<u32>>> {
     let ids = words.iter().map(|words| Ok(prompt_ids(tokenizer, words.trim())?.split_off(1)));
     ids.filter(|ids| !ids.as_ref().is_ok_and(Vec::is_empty)).collect()
@@ -238,7 +239,8 @@ fn prompt_ids(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Why a picture was skipped. Files of the command line have a name and no row that anybody counts.
+/// The reason why a picture was skipped, without its row number, which means nothing for files on the command
+/// line.
 fn without_row(error: &caption_data::Error, images: &[PathBuf]) -> String {
     match error {
         caption_data::Error::Row { row, error, .. } if let Some(path) = images.get(*row) => {

@@ -1,4 +1,4 @@
-//! LoRA on a model of your own: here a small network that knows one function and is taught another.
+//! LoRA on your own model: a small network that computes one function learns another through adapters.
 //!
 //! ```text
 //! cargo run --release --example lora_any_model
@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{LayerBuilder, LinearLayer, Pass, sample_key};
 
-/// The model asks a builder for its layers by path, and does not know whether they carry adapters.
+/// The model asks a builder for its layers by path, and does not need to know whether they have adapters.
 struct Network {
     layers: Vec<Arc<dyn LinearLayer>>,
     output: Arc<dyn LinearLayer>,
@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     let adapter = lora.finish()?;
     println!("{}", adapter.report());
 
-    // The new function: the product of two numbers, at 256 places.
+    // The new function: the product of two numbers, at 256 points.
     let grid: Vec<f32> = (0..16).map(|step| step as f32 / 7.5 - 1.0).collect();
     let places: Vec<f32> = grid.iter().flat_map(|x| grid.iter().flat_map(move |y| [*x, *y])).collect();
     let products: Vec<f32> = places.chunks(2).map(|place| place[0] * place[1]).collect();
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
 
-    // The folder opens here and in Python's PEFT.
+    // Python's PEFT can open the folder too.
     let folder = std::env::temp_dir().join("lora_any_model");
     adapter.save(&folder)?;
     let mut lora = LoraBuilder::from_pretrained(&folder)?;

@@ -1,4 +1,5 @@
-//! Merges a LoRA adapter into its model, which then needs no adapter: a checkpoint that transformers opens as any other.
+//! Merges a LoRA adapter into its model, which then needs no adapter: transformers opens the checkpoint like
+//! any other.
 //!
 //! ```text
 //! cargo run --release --example merge_adapter -- --model microsoft/git-base --adapter runs/pokemon/adapter --output-dir merged
@@ -28,7 +29,7 @@ struct Options {
     /// Folder for the merged checkpoint
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
-    /// How the weights are stored; as those of the checkpoint if not given. Sums are made in f32 in any case
+    /// Storage type of the weights; that of the checkpoint if not given. Sums are computed in f32 in any case
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
 }
@@ -67,7 +68,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a folder whose files would be lost, or would be read as the merged checkpoint's own.
+/// Refuses a folder whose files would be overwritten, or read as part of the merged checkpoint.
 fn check_output(options: &Options, pretrained: &open::Pretrained) -> Result<()> {
     let output = &options.output_dir;
     if let (Ok(output), Ok(base)) = (output.canonicalize(), pretrained.dir.canonicalize())

@@ -33,7 +33,7 @@ fn finetune(request: Request) -> Result<Ending> {
         return finetune::run(&request, &mut Session::new(&request.options)?);
     }
     let arguments: Vec<_> = std::env::args_os().collect();
-    // A value that a flag does not take is found before anything is done.
+    // Checks all values before any work is done.
     let runs = request.options.sweep(arguments.clone(), "".as_ref());
     runs.unwrap_or_else(|error| error.exit());
     finetune::sweep(&request, arguments, &mut Session::new(&request.options)?)

@@ -1,5 +1,5 @@
-//! Makes the small checkpoint in crates/recipes/assets/git-monsters: GIT from random weights, trained in full on drawn
-//! monsters and their captions in the first style. The same seed gives the same checkpoint.
+//! Creates the small checkpoint in crates/recipes/assets/git-monsters: GIT from random weights, with full
+//! training on drawn monsters and their captions in the first style. The same seed gives the same checkpoint.
 //!
 //! ```text
 //! cargo run --release --example pretrain_monsters -- --output-dir crates/recipes/assets/git-monsters
@@ -28,24 +28,24 @@ use trainer_core::{IntervalStrategy, Parameters, SchedulerType, Trainer, Trainin
 /// Pre-trains the small GIT checkpoint that the examples use without arguments.
 #[derive(Parser)]
 struct Options {
-    /// Folder that the checkpoint is written to
+    /// Folder for the checkpoint
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     /// Optimizer steps
     #[arg(long, value_name = "STEPS", default_value_t = 2000)]
     steps: usize,
-    /// Drawings in a step
+    /// Drawings per step
     #[arg(long, value_name = "DRAWINGS", default_value_t = 32)]
     batch_size: usize,
     /// The highest learning rate
     #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
     learning_rate: f64,
-    /// Seed of the weights, the drawings and dropout; the fine-tuning's drawings have seed 0
+    /// Seed of the weights, the drawings and dropout; fine-tuning uses the drawings of seed 0
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
 }
 
-/// Drawings that are captioned at the end, for a look.
+/// Drawings that are captioned at the end, as a check.
 const HELD_OUT: usize = 200;
 
 fn main() -> Result<()> {
@@ -119,7 +119,7 @@ fn main() -> Result<()> {
 
 const IMAGE_SIZE: usize = 64;
 
-/// Writes the files beside the weights; returns the configuration.
+/// Writes the files that accompany the weights; returns the configuration.
 fn write_companions(dir: &Path) -> Result<GitConfig> {
     const POSITIONS: usize = 64;
     let vocabulary = vocabulary();
@@ -191,12 +191,12 @@ fn write_companions(dir: &Path) -> Result<GitConfig> {
     Ok(serde_json::from_value(config)?)
 }
 
-/// Weights as transformers begins with: matrices of small normal numbers, biases 0, norms 1.
+/// Initial weights as in transformers: matrices of small normal numbers, biases 0, norms 1.
 fn initial_weights(config: &GitConfig, seed: u64) -> Result<BTreeMap<String, Var>> {
     const STD: f64 = 0.02;
     let mut drawn = 0;
     let mut normal = || {
-        // Box and Muller's transform of two uniform numbers.
+        // The Box-Muller transform of two uniform numbers.
         let mut uniform = || {
             drawn += 1;
             ((sample_key(seed, 0, drawn) >> 11) as f64 + 0.5) / (1u64 << 53) as f64

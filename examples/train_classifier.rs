@@ -1,5 +1,5 @@
-//! The training engine on your own model: which of two intertwined spirals does a point belong to?
-//! `cargo run --release --example train_classifier`
+//! The training engine on your own model, a classifier of points on two intertwined spirals: `cargo run
+//! --release --example train_classifier`
 use std::collections::BTreeMap;
 
 use anyhow::Result;
@@ -45,7 +45,7 @@ impl Task for Network {
     }
 }
 
-/// Samples alternate between the spirals, and move outwards.
+/// Samples alternate between the spirals and move outwards.
 fn sample(index: usize) -> Sample {
     let (radius, class) = (index as f32 / 960.0, if index.is_multiple_of(2) { 1.0 } else { -1.0 });
     ([(6.0 * radius).sin(), (6.0 * radius).cos()].map(|coordinate| class * radius * coordinate), class)

@@ -1,13 +1,13 @@
-//! What the benches share.
+//! Helpers of the benches.
 
-// Each bench uses a part of this.
+// Each bench uses some of these.
 #![allow(dead_code)]
 
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 
-/// The GPU if the build has one and the machine too; says which it is.
+/// The GPU if the build supports one and the machine has one, else the CPU; prints which.
 pub(crate) fn device() -> Device {
     match Device::cuda_if_available(0) {
         Ok(device) if device.is_cuda() => device,
@@ -20,13 +20,13 @@ pub(crate) fn device() -> Device {
     }
 }
 
-/// As many threads as `BENCH_THREADS` says, 2 if it says nothing.
+/// Uses `BENCH_THREADS` threads, 2 by default.
 pub(crate) fn use_threads() {
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok());
     recipes::cli::use_threads(Some(threads.unwrap_or(2))).expect("the first call");
 }
 
-/// Fixed values in (-1, 1) without structure.
+/// Fixed pseudo-random values in (-1, 1).
 pub(crate) fn values(seed: u64, shape: impl Into<candle_core::Shape>, device: &Device) -> Tensor {
     let shape = shape.into();
     let values: Vec<f32> = (0..shape.elem_count() as u64)
@@ -35,7 +35,7 @@ pub(crate) fn values(seed: u64, shape: impl Into<candle_core::Shape>, device: &D
     Tensor::from_vec(values, shape, device).expect("a tensor")
 }
 
-/// The median time of `runs` calls after one that is not counted, in seconds, the device's work included.
+/// The median time in seconds of `runs` calls after a warm-up call, including the device's work.
 pub(crate) fn median_seconds(device: &Device, runs: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     f()?;
     device.synchronize()?;

@@ -1,4 +1,4 @@
-//! Which layers of a captioning model are trained.
+//! Selects the layers of a captioning model that are trained, and adds the adapters.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,31 +12,31 @@ use train_ops::TrainableBuilder;
 use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 use crate::folders;
 
-/// Linear layers of GIT's text decoder that the recipe adapts.
+/// Linear layers of GIT's text decoder that get adapters by default.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
-/// Linear layers of GIT's vision encoder.
+/// Linear layers of GIT's vision encoder that get adapters by default.
 const VISION_TARGETS: [&str; 6] = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"];
-/// Where the paths of the vision encoder begin.
+/// Prefix of the vision encoder's paths.
 const VISION: &str = "git.image_encoder.";
 
-/// A model and the part of it that is trained.
+/// A model and its trainable parameters.
 pub struct Adapted {
     /// The model.
     pub model: GitForCausalLm,
-    /// The adapter; `None` where every weight is trained.
+    /// The adapter; `None` with full fine-tuning.
     pub adapter: Option<Adapter>,
-    /// What is trained, by name.
+    /// The trainable parameters, by name.
     pub parameters: BTreeMap<String, Var>,
-    /// Numbers in the model, those of the adapter included.
+    /// Number of parameters of the model, including the adapter.
     pub total: usize,
-    /// Whether the text decoder changes in training, or the projection that hands it what the encoder sees.
+    /// Whether the text decoder is trained, or the projection from image features to it.
     pub text_trains: bool,
-    /// Whether the vision encoder changes in training, so that nothing it computes can be kept.
+    /// Whether the vision encoder is trained, so that its features cannot be cached.
     pub vision_trains: bool,
 }
 
 impl Adapted {
-    /// Numbers that are trained.
+    /// Number of trainable parameters.
     pub fn trainable(&self) -> usize {
         self.parameters.values().map(|parameter| parameter.elem_count()).sum()
     }
@@ -48,23 +48,24 @@ impl Adapted {
     }
 }
 
-/// The model that an adapter is of, as the adapter's configuration names it.
+/// The base model of an adapter, as the adapter's configuration names it.
 pub struct BaseModel<'a> {
     /// The name or the path.
     pub name: &'a str,
-    /// The commit, where the hub has it.
+    /// The commit, for a model of the hub.
     pub revision: Option<&'a str>,
 }
 
-/// Builds the model with what `--tune` and the adapter's options ask for.
+/// Builds the model that `--tune` and the adapter's options describe.
 ///
-/// An adapter that a run began with is not read again by one that is resumed: `saved` is the configuration that it had then,
-/// and its weights are those of the checkpoint.
+/// A resumed run does not read its `--init-adapter` again: `saved` is the adapter's configuration of that
+/// run, and the weights come from the checkpoint.
 ///
-/// The checkpoint is closed when the model is built; a frozen word embedding stays in its file, and is read from there.
+/// The checkpoint is closed when the model is built, except for a frozen word embedding, which is read from
+/// its file.
 ///
 /// # Errors
-/// If an adapter's targets match nothing, or reach into the part of the model that `--tune` leaves alone.
+/// If an adapter's targets match nothing, or match layers in the part of the model that `--tune` excludes.
 pub fn build(
     base: &BaseModel<'_>,
     checkpoint: Checkpoint,
@@ -105,7 +106,7 @@ pub fn build(
         (true, false) => "text",
         (false, _) => "vision",
     };
-    // At least one part is reached: where the named one is not, the other one is.
+    // At least one part has adapters: if the named one has none, the other one does.
     let left_alone = match options.tune {
         Tune::Text if vision_trains => Some(("vision encoder", "text")),
         Tune::Vision if text_trains => Some(("text decoder", "vision")),
@@ -120,7 +121,7 @@ pub fn build(
     Ok(Adapted { model, parameters, total, text_trains, vision_trains, adapter: Some(adapter) })
 }
 
-/// The model with every weight trainable.
+/// The model for full fine-tuning.
 fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
     let mut builder = TrainableBuilder::new();
     let model = GitForCausalLm::load_with(checkpoint, &mut builder, load)?;
@@ -129,8 +130,8 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
     Ok(Adapted { model, adapter: None, parameters, total, text_trains: true, vision_trains: true })
 }
 
-/// The configuration of the adapter: a new one, or that of `--init-adapter` with what the flags may change of it, as it was
-/// `saved` where the run is resumed.
+/// The adapter's configuration: a new one, or that of `--init-adapter` with the changes that flags may make.
+/// For a resumed run it is the `saved` one.
 fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig>) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
@@ -192,7 +193,7 @@ fn modules(targets: TargetModules) -> Modules {
     }
 }
 
-/// The type that frozen weights are stored in.
+/// The storage type of frozen weights.
 pub fn storage(dtype: Dtype) -> DType {
     match dtype {
         Dtype::F32 => DType::F32,

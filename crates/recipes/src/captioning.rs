@@ -13,16 +13,16 @@ use crate::cli::{Drafting, Storage};
 use crate::features::{FeatureStore, encode};
 use crate::prompts::{after_prompt, by_prompt};
 
-/// Pictures that the frozen encoder works on at a time.
+/// Batch size of the frozen encoder.
 pub(crate) const ENCODER_BATCH: usize = 8;
 /// Batches of pictures that are decoded and resized ahead.
 pub(crate) const PREFETCH: usize = 4;
 
-/// What a processor's caches may keep of the weights from one token to the next, in bytes.
+/// Bytes of weights that a processor's caches may hold from one token to the next.
 const CACHES: usize = 64 << 20;
 
-/// A draft of `model`, whose weights are stored as `storage` and which follows so many `sequences` at a time, where `drafting`
-/// wants one.
+/// The draft model of `model`, if `drafting` asks for one. `storage` is the type of the model's weights,
+/// `sequences` the number of beams or draws that are decoded at a time.
 ///
 /// # Errors
 /// As [`GitForCausalLm::draft`].
@@ -40,9 +40,11 @@ pub fn draft(
     }
 }
 
-/// Whether guesses make captions come sooner, of which so many `sequences` are followed at a time by so many `weights`.
+/// Whether speculative decoding is faster, for a number of `sequences` decoded at a time and a number of
+/// decoder `weights`.
 fn helps(storage: Storage, weights: usize, sequences: usize) -> bool {
-    // Those leave room for guesses in what the model reads at once, and with bf16, which is read in half the time, for many.
+    // With up to this many sequences, the rows to verify still fit into one read of the weights. bf16 weights
+    // are read in half the time, so fewer pay off.
     let (bytes, most) = match storage {
         Storage::F32 => (4, 4),
         Storage::Bf16 => (2, 1),
@@ -57,16 +59,16 @@ pub struct Captioner<'a> {
     pub model: &'a GitForCausalLm,
     /// Its tokenizer.
     pub tokenizer: &'a CaptionTokenizer,
-    /// The pictures.
+    /// The loader of pictures.
     pub pictures: PictureLoader,
-    /// What the encoder made of them, if that is kept.
+    /// Cached image features, if there are any.
     pub features: Option<Arc<FeatureStore>>,
-    /// The prompts that captions continue, in a dataset that has them.
+    /// The prompts that captions continue, for a dataset with prompts.
     pub prompts: Option<&'a TokenizedCaptions>,
 }
 
 impl Captioner<'_> {
-    /// Captions of some rows with the same prompt in one batch, without that prompt.
+    /// Captions some rows with the same prompt in one batch. The captions do not repeat the prompt.
     fn caption(
         &self,
         rows: &[usize],
@@ -85,8 +87,8 @@ impl Captioner<'_> {
         captions.iter().map(|caption| Ok(self.tokenizer.decode(&caption.ids[given..], true)?)).collect()
     }
 
-    /// Captions of many rows, in batches, with a progress bar that carries `message`. Rows with prompts are captioned
-    /// together with those that have the same one, and their captions do not repeat it.
+    /// Captions many rows in batches, with a progress bar that shows `message`. Rows with the same prompt are
+    /// captioned together, and the captions do not repeat the prompt.
     ///
     /// # Errors
     /// If a picture cannot be read, or the decoding options contradict each other.
@@ -115,7 +117,7 @@ impl Captioner<'_> {
     }
 }
 
-/// The loader of a dataset's pictures; one that cannot be read is an error.
+/// The loader of a dataset's pictures; a picture that cannot be read is an error.
 pub fn pictures(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> PictureLoader {
     PictureLoader::new(Arc::clone(source), processor.clone(), OnBadImage::Fail)
 }
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_that_are_waited_for_are_guessed_ahead_of() {
+    fn drafting_is_enabled_for_memory_bound_models() {
         let base = 66_000_000;
         let with = |storage| [1, 2, 4, 5].map(|sequences| helps(storage, base, sequences));
         assert_eq!(with(Storage::F32), [true, true, true, false]);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_caches_hold_is_drafted_only_on_demand() {
+    fn models_that_fit_into_processor_caches_are_drafted_only_on_demand() {
         let checkpoint = git_model::Checkpoint::open(crate::open::embedded_checkpoint()).unwrap();
         let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
         let drafted = |drafting| draft(&model, Storage::F32, 1, drafting).unwrap().is_some();

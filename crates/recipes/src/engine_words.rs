@@ -1,9 +1,10 @@
-//! Messages of the training engine in the words of the command line: the engine names its arguments, and a user gave flags.
+//! Translates the training engine's messages for the command line: the engine names its arguments, the user
+//! knows flags.
 
 use anyhow::{Error, anyhow};
 use trainer_core::{ArgumentChange, BoxError, Difference, Event, EventSink, Warning};
 
-/// Arguments whose flags have other names than theirs in kebab case.
+/// Arguments whose flags are not simply their names in kebab case.
 const RENAMED: [(&str, &str); 8] = [
     ("fused_micro_batches", "--fuse-accumulation"),
     ("load_best_model_at_end", "--eval-strategy"),
@@ -15,13 +16,13 @@ const RENAMED: [(&str, &str); 8] = [
     ("parameter_groups", "--loraplus-lr-ratio"),
 ];
 
-/// The flag of one of the engine's arguments.
+/// The flag of an engine argument.
 pub fn flag(argument: &str) -> String {
     let renamed = RENAMED.iter().find(|(name, _)| *name == argument);
     renamed.map_or_else(|| format!("--{}", argument.replace('_', "-")), |(_, flag)| (*flag).to_owned())
 }
 
-/// An error of the engine as an error of the command line, which names flags and says what to do.
+/// An engine error as an error of the command line, which names flags and gives advice.
 pub fn error(error: trainer_core::Error) -> Error {
     use trainer_core::Error::{
         AnotherRun, Arguments, EarlierCheckpoints, NoCheckpoint, NonFinite, TooManySkipped,
@@ -49,8 +50,8 @@ pub fn error(error: trainer_core::Error) -> Error {
     }
 }
 
-/// A refusal to continue from a checkpoint, with everything that differs. A difference that follows from another one is left
-/// out: another --subset also changes the rows.
+/// The error for a checkpoint of a different run, with all differences. A difference that follows from
+/// another one is left out: another --subset also changes the rows.
 pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
     let has_other_value = |difference: &&Difference| difference.saved != difference.now;
     let mut shown: Vec<&Difference> = differences.iter().filter(has_other_value).collect();
@@ -71,13 +72,13 @@ fn clause(difference: &Difference) -> String {
     let is_argument = difference.key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let key = if is_argument { flag(&difference.key) } else { difference.key.clone() };
     match &difference.now {
-        // Something that has no name to show.
+        // An entry without a printable value.
         Some(now) if now.is_empty() => format!("{key} changed"),
         _ => Difference { key, ..difference.clone() }.to_string(),
     }
 }
 
-/// An issue of the engine's arguments with flags in place of their names.
+/// An issue of the engine's arguments, with flags instead of argument names.
 fn named(issue: &str) -> String {
     let word = |word: &str| {
         let is_argument = word.contains('_') && !word.contains('`');
@@ -86,10 +87,10 @@ fn named(issue: &str) -> String {
     issue.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// A change of an argument as one of a flag, with the flag's value.
+/// A change of an engine argument as a change of its flag.
 fn in_flags(change: &ArgumentChange) -> ArgumentChange {
     let value = |text: &str| match change.name.as_str() {
-        // The only group that a flag makes.
+        // The only parameter group that a flag creates.
         "parameter_groups" => {
             let groups: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
             groups[0]["lr_ratio"].as_f64().map_or("none".to_owned(), |ratio| ratio.to_string())
@@ -99,7 +100,7 @@ fn in_flags(change: &ArgumentChange) -> ArgumentChange {
     ArgumentChange { name: flag(&change.name), saved: value(&change.saved), now: value(&change.now) }
 }
 
-/// A sink that hands events on with flags in place of the engine's arguments.
+/// A sink that forwards events with flags instead of argument names.
 pub struct InFlags<S>(pub S);
 
 impl<S: EventSink> EventSink for InFlags<S> {
@@ -127,7 +128,7 @@ mod tests {
             Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
             None => vec![name.clone()],
         });
-        // No flag sets these.
+        // These cannot be set by flags.
         let fixed = ["adam_beta1", "adam_beta2", "adam_epsilon", "metric_for_best_model"];
         for name in names.filter(|name| !fixed.contains(&name.as_str())) {
             assert!(known.contains(&flag(&name).trim_start_matches('-')), "{name}: {}", flag(&name));
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_another_difference_is_left_out() {
+    fn differences_that_follow_from_others_are_left_out() {
         let difference = |key: &str, saved: &str, now: &str| Difference {
             key: key.into(),
             saved: Some(saved.into()),
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_told_by_its_ratio() {
+    fn changes_of_the_parameter_group_are_shown_as_its_ratio() {
         let groups = r#"[{"lr_ratio":4.0,"name_contains":"lora_B","weight_decay":null}]"#;
         let name = "parameter_groups".to_owned();
         let change = in_flags(&ArgumentChange { name, saved: "[]".to_owned(), now: groups.to_owned() });

@@ -1,4 +1,4 @@
-//! Results that are on the disk whole or not at all.
+//! Atomic file replacement.
 
 use std::{
     fs::{self, File},
@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Replaces the file at `path`, whose folder is made if need be: written under another name, synced, then renamed, so
-/// that a reader never meets half of it.
+/// Replaces the file at `path`, creating its folder if needed: written under another name, synced, then
+/// renamed, so that a reader never sees a partial file.
 ///
 /// # Errors
 /// If the folder or the file cannot be written; the message has the path.

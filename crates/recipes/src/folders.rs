@@ -1,4 +1,4 @@
-//! Folders that are not what they are given as: what they are, and which folder was meant.
+//! Detects folders given for the wrong purpose, and suggests the right one.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -10,17 +10,18 @@ use serde_json::Value;
 
 use crate::save::COMPANIONS;
 
-/// What an adapter's folder has.
+/// The file that identifies an adapter's folder.
 const ADAPTER: &str = "adapter_config.json";
-/// What a checkpoint's folder has.
+/// The file that identifies a checkpoint's folder.
 const CHECKPOINT: &str = "config.json";
-/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+/// The beginning of a Git LFS pointer: the text that replaces a file that was not downloaded.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// Fails where the folder of `--model` is none of a checkpoint, or lacks what a checkpoint needs beside its weights.
+/// Fails if the folder of `--model` is not a checkpoint, or lacks files that a checkpoint needs beside its
+/// weights.
 ///
 /// # Errors
-/// Says which folder was meant, or which files are missing and where they come from.
+/// The message suggests a folder, or lists the missing files and where to get them.
 pub fn check_checkpoint(dir: &Path) -> Result<()> {
     check_is_folder(dir, "--model")?;
     if !dir.join(CHECKPOINT).is_file() {
@@ -52,7 +53,7 @@ pub fn check_checkpoint(dir: &Path) -> Result<()> {
     )
 }
 
-/// Says which folder was meant where the one of `--model` has no `config.json`, if that can be told.
+/// Suggests a checkpoint if the folder of `--model` has no `config.json`.
 fn no_checkpoint(dir: &Path) -> Result<()> {
     let base =
         |adapter: &Path| base_of(adapter).unwrap_or_else(|| "the model that it was trained on".to_owned());
@@ -67,14 +68,14 @@ fn no_checkpoint(dir: &Path) -> Result<()> {
         let (base, meant) = (base(&meant[0]), listed(&meant));
         bail!("{} has no {CHECKPOINT}, but an adapter: give --model {base} --adapter {meant}", dir.display());
     }
-    // Whatever else it is, whoever opens it says what is missing.
+    // Other problems are reported when the folder is opened.
     Ok(())
 }
 
-/// Fails where the folder that `flag` gives is none of an adapter.
+/// Fails if the folder given by `flag` is not an adapter.
 ///
 /// # Errors
-/// Says which folder was meant.
+/// The message suggests a folder.
 pub fn check_adapter(dir: &Path, flag: &str) -> Result<()> {
     check_is_folder(dir, flag)?;
     if dir.join(ADAPTER).is_file() {
@@ -107,8 +108,9 @@ fn check_is_folder(path: &Path, flag: &str) -> Result<()> {
     }
 }
 
-/// The folders below `dir` that have a file of this name, or else those below them, if there are any: a run's own before those of its
-/// checkpoints, and of these the newest first.
+/// The folders directly below `dir` with a file of this name, or else those one level further down, if there
+/// are any. The folders of a run itself come before those of its checkpoints, and the newest checkpoint comes
+/// first.
 fn below(dir: &Path, name: &str) -> Option<Vec<PathBuf>> {
     let children = subfolders(dir);
     let has = |path: &PathBuf| path.join(name).is_file();
@@ -128,12 +130,12 @@ fn subfolders(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// The step of the checkpoint whose folder is in a path: `runs/x/checkpoint-40/adapter` is of step 40.
+/// The step of the checkpoint in a path: 40 for `runs/x/checkpoint-40/adapter`.
 fn step(path: &Path) -> Option<u64> {
     path.iter().rev().take(2).find_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok())
 }
 
-/// The first of some folders, and how many more there are.
+/// The first of some folders, and the number of the others.
 fn listed(folders: &[PathBuf]) -> String {
     match folders {
         [one] => one.display().to_string(),
@@ -142,7 +144,7 @@ fn listed(folders: &[PathBuf]) -> String {
     }
 }
 
-/// The model that an adapter says it was trained on.
+/// The base model that an adapter's configuration names.
 fn base_of(adapter: &Path) -> Option<String> {
     let config: Value = serde_json::from_slice(&fs::read(adapter.join(ADAPTER)).ok()?).ok()?;
     config["base_model_name_or_path"].as_str().map(str::to_owned)

@@ -1,12 +1,13 @@
-//! How many micro-batches of a step go forward and backward together.
+//! How many micro-batches of a step are fused into one forward and backward pass.
 
 use git_model::GitConfig;
 
-/// What a pass over several micro-batches may keep for its way back, in bytes: two of the recipe's with git-base, about 0.15 GB
-/// each. They are 6 % faster together than alone; four take twice as much and are hardly faster than two.
+/// Memory for the saved activations of one pass, in bytes: enough for two micro-batches of the recipe with
+/// git-base, about 0.15 GB each. Two fused are 6 % faster than one at a time; four take twice the memory and
+/// are hardly faster than two.
 const MEMORY: usize = 384 << 20;
 
-/// One pass of training.
+/// One micro-batch in training.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
     /// Its pictures.
@@ -18,11 +19,11 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// What the pass keeps of its activations, in bytes: an estimate, 0.08 GB a picture for the decoder of git-base where
-    /// 0.09 are measured.
+    /// Estimated bytes of saved activations: 0.08 GB per picture for the decoder of git-base, where 0.09 are
+    /// measured.
     pub fn memory(&self, config: &GitConfig) -> usize {
         let vision = &config.vision_config;
-        // In a layer, ten rows of its width and two and a half of the feed-forward's.
+        // Saved values per token of a layer: ten times its width and 2.5 times the feed-forward block's.
         let layer = |width: usize, intermediate: usize| 10 * width + 5 * intermediate / 2;
         let tokens = vision.tokens() + self.caption;
         let text = tokens * config.num_hidden_layers * layer(config.hidden_size, config.intermediate_size);
@@ -32,8 +33,8 @@ impl Pass {
         self.pictures * numbers * size_of::<f32>()
     }
 
-    /// How many such passes may be one: those of a small model many, as their products are small, and those of a large batch
-    /// none but itself. A function of its arguments alone, so that a resumed run makes the same passes.
+    /// How many such micro-batches to fuse: many for a small model, whose products are small; one for a large
+    /// batch. The result depends on the arguments only, so that a resumed run makes the same passes.
     pub fn fused(&self, config: &GitConfig) -> usize {
         (MEMORY / self.memory(config).max(1)).max(1)
     }

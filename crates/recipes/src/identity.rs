@@ -1,7 +1,9 @@
-//! What a run is: everything that decides its numbers, so that `--resume` continues the same run or refuses.
+//! The identity of a run: everything that decides its numbers. `--resume` continues a run of the same
+//! identity or refuses.
 //!
-//! For how long and how fast a run trains may change, and what is measured, saved and written meanwhile; so may the device and
-//! the number of threads. Everything else is an entry here, under the flag that sets it.
+//! Some things may change: how long and how fast a run trains, what is measured, saved and written, the
+//! device, and the number of threads. Everything else is an entry of the identity, under the name of the flag
+//! that sets it.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -19,10 +21,10 @@ use crate::finetune::Inputs;
 use crate::hub::Location;
 use crate::resume::Resumed;
 
-/// Flag of the adapter that a run begins with, whose entry a resumed run takes over.
+/// Flag of the initial adapter. A resumed run takes over this entry.
 const INIT_ADAPTER: &str = "--init-adapter";
 
-/// Fingerprints of what a run reads, which take a while to compute: all runs of a sweep share them.
+/// Fingerprints of a run's inputs. They take a while to compute, so all runs of a sweep share them.
 #[derive(Clone, Debug)]
 pub struct Contents {
     weights: String,
@@ -32,7 +34,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Reads the checkpoint's files and the pictures and captions of all rows that are used.
+    /// Reads the checkpoint's files, and the pictures and captions of all rows in use.
     ///
     /// # Errors
     /// If a file or a row cannot be read.
@@ -52,7 +54,7 @@ impl Contents {
 /// The identity of a run with these options.
 ///
 /// # Errors
-/// If the adapter that the run begins with cannot be read.
+/// If the initial adapter cannot be read.
 pub fn of(
     options: &Finetune,
     inputs: &Inputs,
@@ -89,7 +91,7 @@ pub fn of(
     match (&lora.init_adapter, resumed) {
         (None, _) => Ok(identity),
         (Some(dir), Some(resumed)) if is_the_runs_own(dir, resumed) => {
-            // Its weights are those of the checkpoint now, so that its files are no longer needed.
+            // The weights come from the checkpoint now, so the adapter's files are no longer needed.
             let saved = resumed.run.identity.clone().unwrap_or_default();
             Ok(identity.with_entry_of(&saved, INIT_ADAPTER))
         }
@@ -100,8 +102,8 @@ pub fn of(
     }
 }
 
-/// Whether a file of a checkpoint's folder has the weights that are read, or some of them: a folder may have them in more than
-/// one form, of which the first counts.
+/// Whether a file of a checkpoint's folder contains the weights in use, or a part of them. A folder may have
+/// weights in several formats, of which the first one found is used.
 fn is_weights(dir: &Path, name: &str) -> bool {
     let first = |name: &str| dir.join(name).is_file();
     if first("model.safetensors") {
@@ -113,7 +115,7 @@ fn is_weights(dir: &Path, name: &str) -> bool {
     }
 }
 
-/// Whether a folder is the one that the run began with, by its path.
+/// Whether a folder is the initial adapter of the resumed run, by its path.
 fn is_the_runs_own(dir: &Path, resumed: &Resumed) -> bool {
     let saved = resumed.options.flags.anchored(&resumed.options.directory);
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -122,13 +124,13 @@ fn is_the_runs_own(dir: &Path, resumed: &Resumed) -> bool {
 
 fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> Result<Identity> {
     let targets = match (&options.lora.target_modules, &config.target_modules) {
-        // The configuration has the path of each layer.
+        // The adapter's configuration lists the path of each layer.
         (Some(TargetModules::AllLinear), _) => "all-linear".to_owned(),
         (_, Modules::Names(names)) => names.join(","),
         (_, Modules::Regex(pattern)) => pattern.clone(),
     };
     let modules = serde_json::to_string(&config.target_modules)?;
-    // What names the model and what a flag below says is not part of it.
+    // Excludes the model's name and everything that has an entry of its own below.
     let rest = LoraConfig {
         r: 0,
         lora_alpha: 0.0,
@@ -146,8 +148,9 @@ fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> 
         .with_content("the adapter's configuration", "", hash(serde_json::to_string(&rest)?.as_bytes())))
 }
 
-/// A hash of the captions, prompts and pictures of all rows that are used, in the order of the dataset. Pictures that come
-/// with this program are known by its version, those of files by the fingerprints that were taken when the rows were checked.
+/// A hash of the captions, prompts and pictures of all rows in use, in the order of the dataset. Embedded
+/// pictures are identified by the program's version, others by the fingerprints taken when the rows were
+/// checked.
 fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let rows = &inputs.rows;
     let mut used: Vec<usize> =
@@ -162,7 +165,7 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
         let picture = inputs.pictures.get(row).with_context(|| format!("row {row} was not checked"))?;
         hasher.write(&picture.to_le_bytes());
         for text in source.captions(row)?.into_iter().chain(source.prompt(row)?) {
-            // The length keeps apart texts that are the same when they are joined.
+            // Hashing the lengths distinguishes lists of texts that are equal when joined.
             hasher.write(&(text.len() as u64).to_le_bytes());
             hasher.write(text.as_bytes());
         }
@@ -170,7 +173,7 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     Ok(format!("{:032x}", hasher.finish_128()))
 }
 
-/// A hash of the files of a folder whose names are `wanted`: their names and contents.
+/// A hash of the names and contents of a folder's files whose names are `wanted`.
 fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -1,4 +1,5 @@
-//! How good a model's captions of the test pictures are, and whether it looks at the pictures at all.
+//! Evaluates a model on the test pictures: loss, captions and scores, and whether it uses the pictures at
+//! all.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -17,43 +18,45 @@ use crate::features::encode;
 use crate::results;
 use crate::task::{CaptionBatches, CaptionTask};
 
-/// Below this ratio of losses the pictures make no difference worth the name.
+/// If the loss with shuffled pictures is less than this many times the loss with the right ones, the model
+/// ignores them.
 const IGNORED: f64 = 1.01;
 
-/// Judges one model, before and after fine-tuning, on the same rows.
+/// Evaluates one model, before and after fine-tuning, on the same rows.
 pub struct Judge<'a> {
-    /// The model as a task, for its loss.
+    /// The model as a training task, for its loss.
     pub task: &'a CaptionTask<'a>,
     /// The model as a captioner.
     pub captioner: &'a Captioner<'a>,
-    /// The dataset's captions as ids.
+    /// The dataset's captions as token ids.
     pub captions: &'a TokenizedCaptions,
     /// The dataset.
     pub source: &'a dyn CaptionSource,
 }
 
-/// What came out.
+/// The results of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// Loss of the references, each with its picture.
+    /// Loss of the reference captions, each with its own picture.
     pub loss: LossTotal,
-    /// Loss of the references, each with another one's picture; `None` where there is one picture alone.
+    /// Loss of the reference captions, each with another row's picture; `None` if there is only one picture.
     pub shuffled: Option<LossTotal>,
-    /// What the model says, in the order of the rows.
+    /// The model's captions, in the order of the rows.
     pub captions: Vec<String>,
-    /// How good that is.
+    /// Scores of the captions.
     pub scores: Scores,
-    /// How many references each row has.
+    /// The number of reference captions of each row.
     pub references: Vec<usize>,
 }
 
 impl Judge<'_> {
-    /// Loss, captions and scores on the rows of `test`; `message` goes to the progress bar.
+    /// Computes loss, captions and scores on the rows of `test`; `message` goes to the progress bar.
     ///
     /// # Errors
     /// If a picture cannot be read.
     pub fn judge(&self, test: &CaptionBatches, message: &str) -> Result<Judgement> {
-        // Training, losses and captions need memory of other sizes, each of which would be kept beside the others.
+        // Training, losses and captions use buffers of different sizes, and the pool would hold all of them
+        // at once.
         release_memory();
         let loss = evaluate(self.task, test)?.loss;
         let shuffled = self.shuffled_loss(test)?;
@@ -64,8 +67,8 @@ impl Judge<'_> {
         Ok(Judgement { loss, shuffled, captions, scores, references })
     }
 
-    /// The loss with every caption at the picture half the split away from its own: a model that looks at pictures finds
-    /// these captions less likely.
+    /// The loss with the pictures shifted by half the split, so that each caption has a wrong one. It is
+    /// higher if the model uses the pictures.
     fn shuffled_loss(&self, test: &CaptionBatches) -> Result<Option<LossTotal>> {
         let count = test.rows.len();
         if count < 2 {
@@ -91,7 +94,7 @@ impl Judge<'_> {
     }
 }
 
-/// What a model in training says of some rows, and how good that is.
+/// Captions of some validation rows during training, and their scores.
 pub struct Sample {
     rows: Vec<usize>,
     captions: Vec<String>,
@@ -116,7 +119,7 @@ impl Sample {
     }
 }
 
-/// For the console: the scores that say most, and three captions.
+/// For the console: the most informative scores, and three captions.
 impl Display for Sample {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let [cider, bleu, rouge] = ["cider_d", "bleu_4", "rouge_l"].map(|key| self.scores.values[key]);
@@ -127,14 +130,14 @@ impl Display for Sample {
     }
 }
 
-/// Scores of captions of some rows, against all references of each.
+/// Scores of the captions of some rows, each against all reference captions of its row.
 fn scored(source: &dyn CaptionSource, rows: &[usize], captions: &[String]) -> Result<Scores> {
     let references = rows.iter().map(|row| source.captions(*row)).collect::<Result<Vec<_>, _>>()?;
     Ok(score(captions, &references)?)
 }
 
 impl Judgement {
-    /// Everything under the keys of `metrics.json`.
+    /// All values under their keys in `metrics.json`.
     pub fn metrics(&self) -> BTreeMap<&'static str, f64> {
         let mut metrics = results::loss_metrics(self.loss);
         metrics.extend(self.scores.values.iter().map(|(key, value)| (*key, *value)));
@@ -144,12 +147,12 @@ impl Judgement {
         metrics
     }
 
-    /// Loss with shuffled pictures over loss with the right ones: 1 where pictures are ignored.
+    /// Loss with shuffled pictures divided by loss with the right ones: 1 if the model ignores the pictures.
     pub fn shuffled_ratio(&self) -> Option<f64> {
         self.shuffled.map(|shuffled| shuffled.mean() / self.loss.mean())
     }
 
-    /// What a reader of the metrics should know, in sentences.
+    /// Remarks about the results, in sentences.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.scores.warnings.iter().map(ToString::to_string).collect();
         if let Some(ratio) = self.shuffled_ratio()

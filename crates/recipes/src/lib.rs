@@ -1,17 +1,29 @@
-//! Wires the libraries into the recipes of `examples/` and `benches/`.
+//! Combines the libraries into the recipes of `examples/` and `benches/`.
 //!
-//! The libraries know nothing of each other; here they meet:
+//! Model, adapters, data, scores and training engine do not depend on each other; this crate connects them:
 //!
-//! - [`finetune`]: the stages of a fine-tuning run, and the run itself;
-//! - [`cli`]: the command lines of the examples; [`pictures`]: the files that they name; [`hub`]: where models and datasets come from;
-//! - [`open`]: checkpoints and datasets by location; [`folders`]: which folder was meant; [`adapt`]: which layers of a model are
-//!   trained; [`merge`]: an adapter added to its model;
-//! - [`prompts`]: what captions continue; [`captioning`]: a model with its tokenizer and image processor, from pictures to captions; [`features`]: what its
-//!   frozen encoder sees, kept; [`task`]: the same as a task of the training engine; [`fusing`]: what a pass of it takes;
-//! - [`judge`]: how good the captions are; [`results`], [`plot`], [`report`]: what a run leaves behind; [`save`]: whole checkpoints;
-//!   [`terminal`]: what is said meanwhile;
-//! - [`run_folder`]: whose the files of an output folder are; [`identity`]: what a run is; [`resume`]: which run is continued;
-//!   [`engine_words`]: the engine's messages in the words of the command line.
+//! - [`finetune`]: the stages of a fine-tuning run, and the run itself
+//! - [`cli`]: the command lines of the examples
+//! - [`pictures`]: files and folders of pictures named on the command line
+//! - [`hub`]: downloads of models, datasets and adapters
+//! - [`open`]: opens checkpoints and datasets by location
+//! - [`folders`]: suggests the right folder where a wrong one was given
+//! - [`adapt`]: which layers of a model are trained
+//! - [`merge`]: adds an adapter to the weights of its model
+//! - [`prompts`]: the prompts that captions continue
+//! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions
+//! - [`features`]: the cache of the frozen encoder's image features
+//! - [`task`]: captioning as a task of the training engine
+//! - [`fusing`]: how many micro-batches of a step run together
+//! - [`judge`]: evaluation on the test split
+//! - [`results`], [`plot`], [`report`]: the results of a run: metrics, captions, curves, report
+//! - [`save`]: writes whole checkpoints
+//! - [`files`]: atomic file replacement
+//! - [`terminal`]: messages for the user
+//! - [`run_folder`]: the output folder: its lock and the record of the run's files
+//! - [`identity`]: the identity of a run, everything that decides its numbers
+//! - [`resume`]: finds the run to resume
+//! - [`engine_words`]: the engine's messages in terms of flags
 
 pub mod adapt;
 pub mod captioning;

@@ -1,4 +1,4 @@
-//! An adapter added to the weights of its model.
+//! Merges an adapter into the weights of its model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,19 +13,20 @@ use crate::save;
 /// The output layer, which may share its weight with the word embedding.
 const OUTPUT_LAYER: &str = "output";
 
-/// A model that needs no adapter any more.
+/// A model with its adapter merged in.
 pub struct Merged {
-    /// Every weight by its name in a checkpoint.
+    /// All weights by their names in a checkpoint.
     pub tensors: BTreeMap<String, Tensor>,
     /// How many layers the adapter changed.
     pub layers: usize,
 }
 
-/// Adds the adapter in the folder `adapter` to the weights of `checkpoint`. The sums are made in f32; each weight is stored in the
-/// type that it has in the checkpoint, or in `dtype`.
+/// Adds the adapter in the folder `adapter` to the weights of `checkpoint`. Sums are computed in f32; each
+/// weight is stored in its type in the checkpoint, or in `dtype`.
 ///
 /// # Errors
-/// If the adapter does not fit the model or changes a weight that two layers share, or a sum does not fit its type.
+/// If the adapter does not fit the model or changes a weight that two layers share, or if a sum does not fit
+/// its type.
 pub fn merge(checkpoint: &Checkpoint, adapter: &Path, dtype: Option<DType>) -> Result<Merged> {
     let mut builder = LoraBuilder::from_pretrained(adapter)?;
     GitForCausalLm::load(checkpoint, &mut builder)?;

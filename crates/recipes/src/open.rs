@@ -1,4 +1,4 @@
-//! Checkpoints and datasets, from wherever they are.
+//! Opens checkpoints and datasets from any location.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use monster_drawings::DrawingSource;
 use crate::folders;
 use crate::hub::{DatasetFiles, Fetched, FetchedDataset, Hub, Location};
 
-/// Everything that a checkpoint's folder holds.
+/// The contents of a checkpoint's folder.
 pub struct Pretrained {
-    /// The name that it was asked for by, without a revision.
+    /// The requested name, without a revision.
     pub name: String,
-    /// The commit that was opened, where it came from the hub.
+    /// The commit, for a checkpoint of the hub.
     pub commit: Option<String>,
     /// The folder.
     pub dir: PathBuf,
     /// The weights and their configuration.
     pub checkpoint: Checkpoint,
-    /// Captions to ids and back.
+    /// Converts captions to token ids and back.
     pub tokenizer: CaptionTokenizer,
-    /// Pictures to pixel values.
+    /// Converts pictures to pixel values.
     pub processor: ImageProcessor,
 }
 
-/// Captioned pictures, and where they came from.
+/// Captioned pictures, and their origin.
 pub struct Dataset {
     /// The pictures with their captions.
     pub source: Arc<dyn CaptionSource>,
-    /// The commit that was opened, where they came from the hub.
+    /// The commit, for a dataset of the hub.
     pub commit: Option<String>,
 }
 
@@ -45,7 +45,7 @@ pub fn embedded_checkpoint() -> PathBuf {
 /// Opens a checkpoint, downloading it if it is on the hub.
 ///
 /// # Errors
-/// If it is not there, damaged, or its parts do not fit each other.
+/// If it is missing or damaged, or its parts do not fit each other.
 pub fn pretrained(location: &Location) -> Result<Pretrained> {
     let (name, dir, commit) = match location {
         Location::Embedded => (location.to_string(), embedded_checkpoint(), None),
@@ -83,7 +83,7 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
 /// Opens a dataset, downloading it if it is on the hub.
 ///
 /// # Errors
-/// If it is not there, has no usable rows, or if it is not clear which of its columns to read: the message names the flag.
+/// If it is missing or has no usable rows, or if its columns are ambiguous: the message names the flag.
 pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> {
     let mut commit = None;
     let opened: caption_data::Result<Arc<dyn CaptionSource>> = match location {
@@ -112,7 +112,7 @@ pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> 
     Ok(Dataset { source, commit })
 }
 
-/// The flag that names the column that an error is about.
+/// The flag for the column that an error is about.
 fn column_flag(error: &caption_data::Error) -> Option<&'static str> {
     use caption_data::Error;
     match error {
@@ -125,7 +125,7 @@ fn column_flag(error: &caption_data::Error) -> Option<&'static str> {
     }
 }
 
-/// The flag that names a column.
+/// The flag for a column.
 fn flag(role: ColumnRole) -> &'static str {
     match role {
         ColumnRole::Image => "--image-column",
@@ -137,7 +137,7 @@ fn flag(role: ColumnRole) -> &'static str {
 /// The folder of an adapter, downloaded if it is on the hub.
 ///
 /// # Errors
-/// If it is not there.
+/// If it is missing.
 pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     match location {
         Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
@@ -150,7 +150,7 @@ pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
     }
 }
 
-/// Refuses a local folder without the `needed` file where the hub may be meant.
+/// Refuses a local folder without the `needed` file if it hides a hub id of the same name.
 fn check_hidden(location: &Location, needed: &Path) -> Result<()> {
     if let Some(id) = location.hidden_id()
         && !needed.exists()

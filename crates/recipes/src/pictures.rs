@@ -1,4 +1,4 @@
-//! Picture files from what a command line names: files, folders and patterns.
+//! Finds the picture files that a command line names: files, folders and patterns.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use caption_data::{Error, LeftOut, Pictures, pictures_of, selection};
 use glob::MatchOptions;
 
-/// The files that `names` stand for, in order: a folder for its pictures and those of its folders, sorted; a pattern with
-/// `*`, `?`, `[…]` or `**` for the pictures that match; anything else for itself. Hidden files are left out of folders and
-/// patterns.
+/// The picture files for `names`, in order. A folder gives its pictures and those of its subfolders, sorted;
+/// a pattern with `*`, `?`, `[…]` or `**` gives the matching pictures; any other name is taken as a file.
+/// Hidden files in folders and matches of patterns are skipped.
 ///
 /// # Errors
 /// If a folder cannot be read, or a folder or pattern holds no pictures.
@@ -38,7 +38,7 @@ pub fn expand(names: &[PathBuf]) -> Result<Pictures> {
     Ok(all)
 }
 
-/// The pictures that match a pattern. A `*` stands for no hidden file, as in a shell, unless the pattern names hidden files.
+/// The pictures that match a pattern. As in a shell, `*` does not match hidden files, but `.*` does.
 fn matching(pattern: &str) -> Result<Pictures> {
     let names_hidden = |part: &str| part.starts_with('.') && part.contains(['*', '?', '[']);
     let options = MatchOptions {
@@ -54,13 +54,13 @@ fn matching(pattern: &str) -> Result<Pictures> {
     Ok(found)
 }
 
-/// What is there instead of pictures.
+/// Describes the files that are there instead of pictures.
 fn but(left_out: &LeftOut) -> String {
     let groups: Vec<String> = left_out.groups().map(|group| format!("; left out, {group}")).collect();
     groups.concat()
 }
 
-/// An error about a picture, with the flag that changes it where there is one.
+/// An error about a picture, with the flag that helps if there is one.
 pub fn with_flag(error: &Error) -> String {
     fn is_too_large(error: &Error) -> bool {
         match error {
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(expand(dir.path().into()).unwrap(), [at("a.JPG"), at("b.png"), at("more/c.webp")]);
         assert_eq!(expand(at("*.png")).unwrap(), [at("b.png")]);
         assert_eq!(expand(at("**/*")).unwrap().len(), 3);
-        // What is named is taken as it is; that it is no picture shows when it is read.
+        // A named file is always taken; whether it is a picture shows when it is read.
         assert_eq!(expand(at("notes.txt")).unwrap(), [at("notes.txt")]);
         assert_eq!(expand(at("none.png")).unwrap(), [at("none.png")]);
         let message = expand(at("*.gif")).unwrap_err().to_string();
@@ -124,13 +124,13 @@ mod tests {
         assert_eq!(lines(&found).len(), 1);
         assert_eq!(found.left_out.count(), 3, "{:?}", lines(&found)); // .b.png, more/.c.png, __old
         assert_eq!(expand(&[at("*")]).unwrap().paths, [at("a.png")]);
-        // Unless it is named.
+        // Named hidden files are taken.
         assert_eq!(expand(&[at(".*.png")]).unwrap().paths, [at("._a.png"), at(".b.png")]);
         assert_eq!(expand(&[at(".b.png")]).unwrap().paths, [at(".b.png")]);
     }
 
     #[test]
-    fn kinds_that_are_not_read_are_counted_with_what_to_do() {
+    fn unsupported_kinds_are_counted_with_advice() {
         let dir = folder(&["a.png", "b.tif", "c.avif", "d.heic", "e.HEIC", "f.txt"]);
         let found = expand(&[dir.path().into()]).unwrap();
         assert_eq!(found.paths.len(), 2);
@@ -159,13 +159,13 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         let found = expand(&[dir.path().into()]).unwrap();
         assert_eq!(found.paths, [at("a/1.png"), at("linked/2.png"), at("linked/deep/3.png")]);
-        // A link that is named itself.
+        // A link that is named itself is followed.
         assert_eq!(expand(&[at("linked")]).unwrap().paths, [at("linked/2.png"), at("linked/deep/3.png")]);
     }
 
     #[cfg(unix)]
     #[test]
-    fn names_that_are_no_utf8_are_names() {
+    fn names_may_be_invalid_utf8() {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt as _;
         let dir = folder(&[]);

@@ -1,4 +1,4 @@
-//! The learning curves of a run as SVG: `loss.svg` and those of the report.
+//! A run's learning curves as SVG: `loss.svg` and those of the report.
 
 mod legend;
 mod lines;
@@ -18,21 +18,21 @@ pub use scale::Scale;
 
 use crate::files;
 
-/// What the picture shows: a run's losses, in nats a target token.
+/// The plotted data: a run's losses, in nats per target token.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct History {
-    /// In the order of their steps. What is not finite is left out of the picture.
+    /// In the order of their steps. Values that are not finite are not drawn.
     pub entries: Vec<LogEntry>,
-    /// The step of the checkpoint that was kept as the best, if there was an evaluation.
+    /// The step of the best checkpoint, if there was an evaluation.
     pub best_step: Option<usize>,
 }
 
-/// One line of the run's log: the losses that were known at a step.
+/// One line of the run's log: the losses known at a step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LogEntry {
-    /// Optimizer steps made, from 1.
+    /// Optimizer steps so far, from 1.
     pub step: usize,
-    /// Epochs made, with their fraction.
+    /// Epochs so far, with a fraction.
     pub epoch: f64,
     /// The training loss.
     pub loss: Option<f64>,
@@ -44,14 +44,14 @@ pub struct LogEntry {
     pub grad_norm: Option<f64>,
 }
 
-/// How large the picture is, and on which ground.
+/// Size and theme of a plot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
-    /// Width and height in pixels of the picture's own coordinates.
+    /// Width and height in pixels of the plot's own coordinates.
     pub size: (u32, u32),
     /// Height of the letters in the same pixels.
     pub letters: u32,
-    /// Colours for a dark ground instead of a white one.
+    /// Colours for a dark background instead of a white one.
     pub dark: bool,
 }
 
@@ -64,11 +64,11 @@ impl Default for Style {
 
 /// Draws training and validation loss over the epochs, and marks the best checkpoint.
 ///
-/// The text stays text: whoever shows the picture brings the font. The two curves differ in form (a line, and points on
-/// a line) and not in colour alone, and the picture describes itself to a screen reader.
+/// Text stays text and is drawn in the viewer's font. The two curves differ in form (a line, and points on a
+/// line) and not in colour alone, and the plot has a description for screen readers.
 ///
 /// # Errors
-/// Whatever the drawing library reports; it has no cause to.
+/// As the drawing library; none is expected.
 ///
 /// ```
 /// use recipes::plot::{History, LogEntry, Style, loss_svg};
@@ -137,7 +137,7 @@ impl History {
     }
 }
 
-/// The picture in words.
+/// The plot in words.
 fn description(history: &History) -> String {
     let mut words = String::from("Loss by epoch.");
     for (name, curve) in [("Training", history.training()), ("Validation", history.validation())] {
@@ -152,7 +152,7 @@ fn description(history: &History) -> String {
     words
 }
 
-/// Writes what an axis shows above it, and says how far down that reaches.
+/// Writes an axis's name above it; returns the height of the name.
 fn name_axis<B: DrawingBackend>(area: &DrawingArea<B, Shift>, name: &str, style: Style) -> Result<u32>
 where
     B::ErrorType: 'static,
@@ -164,10 +164,11 @@ where
     Ok(style.letters * 2)
 }
 
-/// Decimals that tell neighbouring ticks apart, at most `ticks` of them over `span`.
+/// Decimals that tell neighbouring ticks apart, for at most `ticks` of them over `span`.
 fn decimals(span: f64, ticks: u32) -> usize {
     let step = span / f64::from(ticks.max(1));
-    // A step's first digit is 1, 2 or 5, so it needs as many decimals as its power of ten; steps are never finer than this.
+    // A step's first digit is 1, 2 or 5, so it needs as many decimals as its power of ten; steps are never
+    // finer than this.
     (-step.log10()).ceil().clamp(0.0, 6.0) as usize
 }
 

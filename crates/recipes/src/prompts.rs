@@ -1,4 +1,4 @@
-//! Prompts that captions continue, such as questions: one for all pictures, or one for each row of a dataset.
+//! Prompts that captions continue, such as questions: one for all pictures, or one per row of a dataset.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,13 +17,13 @@ pub struct Prompts {
 }
 
 enum Kind {
-    /// The same one for all pictures, or none.
+    /// The same prompt for all pictures, or none.
     One(Option<Vec<u32>>),
-    /// One for each row of a dataset, and its ids.
+    /// One prompt per row of a dataset, and its token ids.
     Rows(BTreeMap<usize, (String, Vec<u32>)>),
 }
 
-/// Prompts that have too many tokens for the model. Displayed as a sentence.
+/// The number of prompts with too many tokens for the model. Displayed as a sentence.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
     prompts: usize,
@@ -44,8 +44,8 @@ impl fmt::Display for Cut {
 }
 
 impl Prompts {
-    /// One prompt for all pictures, or none. It begins with the model's `start` token, which may be another than the
-    /// tokenizer's.
+    /// One prompt for all pictures, or none. It begins with the model's `start` token, which may differ from
+    /// the tokenizer's.
     ///
     /// # Errors
     /// If the tokenizer cannot encode it.
@@ -56,7 +56,7 @@ impl Prompts {
         Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer) })
     }
 
-    /// The prompts of some rows of a dataset, which begin with the model's `start` token.
+    /// The prompts of some rows of a dataset. They begin with the model's `start` token.
     ///
     /// # Errors
     /// If one cannot be read, is blank, or cannot be encoded.
@@ -76,12 +76,12 @@ impl Prompts {
         Ok(Self { kind: Kind::Rows(prompts), cut: Cut::new(cut, rows.len(), tokenizer) })
     }
 
-    /// How many prompts are cut, if there are any.
+    /// The number of truncated prompts, if there are any.
     pub fn cut(&self) -> Option<Cut> {
         Some(self.cut).filter(|cut| cut.prompts > 0)
     }
 
-    /// Tokens of the longest prompt, the start token counted.
+    /// Tokens of the longest prompt, including the start token.
     pub fn longest(&self) -> usize {
         match &self.kind {
             Kind::One(prompt) => prompt.as_ref().map_or(1, Vec::len),
@@ -89,7 +89,7 @@ impl Prompts {
         }
     }
 
-    /// The text of a row's own prompt and the number of its tokens; `None` where all pictures have the same.
+    /// The text of a row's own prompt and its number of tokens; `None` if all pictures have the same prompt.
     pub fn of_row(&self, row: usize) -> Option<(&str, usize)> {
         match &self.kind {
             Kind::One(_) => None,
@@ -97,8 +97,9 @@ impl Prompts {
         }
     }
 
-    /// Captions of the pictures of some rows, in their order, behind their prompts, decoded as `resolve` says for a prompt's
-    /// length. Rows with the same prompt are captioned together, and each has the captions that it would have alone.
+    /// Captions the pictures of some rows, in order, continuing their prompts. `resolve` returns the decoding
+    /// options for a prompt's length. Rows with the same prompt are captioned together, and each gets the
+    /// captions that it would get alone.
     ///
     /// # Errors
     /// Those of `resolve`, and as [`GitForCausalLm::generate_with`].
@@ -136,12 +137,12 @@ impl Prompts {
 
 impl Cut {
     fn new(prompts: usize, of: usize, tokenizer: &CaptionTokenizer) -> Self {
-        // [SEP] is counted in the tokenizer's maximum, and is no part of a prompt.
+        // [SEP] counts towards the tokenizer's maximum, but is not part of a prompt.
         Self { prompts, of, max_tokens: tokenizer.max_length().unwrap_or_default().saturating_sub(1) }
     }
 }
 
-/// A prompt as ids from the `start` token on.
+/// Encodes a prompt, with `start` as its first token.
 fn encode(text: &str, tokenizer: &CaptionTokenizer, start: u32) -> Result<Encoded> {
     let mut prompt = tokenizer.encode_prompt(text)?;
     if let Some(first) = prompt.ids.first_mut() {
@@ -150,7 +151,8 @@ fn encode(text: &str, tokenizer: &CaptionTokenizer, start: u32) -> Result<Encode
     Ok(prompt)
 }
 
-/// The places of equal prompts, in the order of the first of each: a model continues one prompt in a batch.
+/// Groups the indices of equal prompts, in the order of their first occurrence: all rows of a batch share one
+/// prompt.
 pub(crate) fn by_prompt<P: Eq + Hash + Clone>(prompts: impl IntoIterator<Item = P>) -> Vec<(P, Vec<usize>)> {
     let mut numbers = HashMap::new();
     let mut groups: Vec<(P, Vec<usize>)> = Vec::new();
@@ -164,13 +166,14 @@ pub(crate) fn by_prompt<P: Eq + Hash + Clone>(prompts: impl IntoIterator<Item = 
     groups
 }
 
-/// Decoding options that fit behind a prompt of so many tokens: no more new tokens than the model has positions left.
+/// Limits the new tokens of decoding options to the positions that the model has left after a prompt of this
+/// many tokens.
 pub(crate) fn after_prompt(
     config: &GenerationConfig,
     prompt: usize,
     model: &GitForCausalLm,
 ) -> GenerationConfig {
-    // The last token is never fed back, so that it needs no position.
+    // The last token is never fed back, so it needs no position.
     let left = (model.config().max_position_embeddings + 1).saturating_sub(prompt).max(1);
     GenerationConfig {
         max_new_tokens: config.max_new_tokens.min(left),

@@ -1,4 +1,4 @@
-//! What a run leaves behind besides its adapter: metrics, captions, curves, the report.
+//! The results of a run besides its adapter: metrics, captions, curves, the report.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,23 +18,23 @@ use crate::judge::Judgement;
 use crate::plot::{self, History};
 use crate::report::{Better, Example, Metric};
 
-/// Results on the test split, of the base model and of the adapted one: `metrics.json`.
+/// Results of the base model and the adapted one on the test split: `metrics.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Metrics {
     /// Before fine-tuning.
     pub base: BTreeMap<String, Option<f64>>,
-    /// After it.
+    /// After fine-tuning.
     pub adapter: BTreeMap<String, Option<f64>>,
     /// How the scores were computed, by key.
     #[serde(default)]
     pub signatures: BTreeMap<String, String>,
-    /// What a reader should know about the numbers, in sentences.
+    /// Remarks about the numbers, in sentences.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
 impl Metrics {
-    /// The results of both models; a number that is not finite is `null` in the file.
+    /// The results of both models; a value that is not finite is `null` in the file.
     pub fn new(base: &Judgement, adapter: &Judgement) -> Self {
         let finite = |judgement: &Judgement| {
             let metrics = judgement.metrics().into_iter();
@@ -48,7 +48,7 @@ impl Metrics {
         Self { base: finite(base), adapter: finite(adapter), signatures, warnings }
     }
 
-    /// The results in the order of reading, as the report and the console show them.
+    /// The results in the order in which the report and the console show them.
     pub fn rows(&self) -> Vec<Metric> {
         let metric = |(key, name): &(&str, &str)| {
             let value = |of: &BTreeMap<String, Option<f64>>| of.get(*key).copied().flatten();
@@ -65,7 +65,7 @@ impl Metrics {
     }
 }
 
-/// A table for the console, the warnings below it.
+/// A table for the console, followed by the warnings.
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
@@ -82,7 +82,7 @@ impl fmt::Display for Metrics {
     }
 }
 
-/// What there is to know about either model or about both, which is said once.
+/// The warnings about either model; one that applies to both is given once.
 fn warnings(base: &[String], adapted: &[String]) -> Vec<String> {
     let (both, base): (Vec<&String>, Vec<&String>) = base.iter().partition(|told| adapted.contains(told));
     let adapted: Vec<&String> = adapted.iter().filter(|told| !both.contains(told)).collect();
@@ -92,7 +92,7 @@ fn warnings(base: &[String], adapted: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The keys of `metrics.json` and what they are called, the most important first.
+/// The keys of `metrics.json` and their display names, the most important first.
 const NAMES: [(&str, &str); 17] = [
     ("test_loss", "Test loss"),
     ("perplexity", "Perplexity"),
@@ -113,7 +113,7 @@ const NAMES: [(&str, &str); 17] = [
     ("shuffled_loss_ratio", "Loss with shuffled pictures / loss"),
 ];
 
-/// Which way a result is better; diversity and length have no better.
+/// Which way a result is better; neither for diversity and length.
 fn direction(key: &str) -> Better {
     match key {
         "distinct_1" | "distinct_2" | "mean_length" => Better::Neither,
@@ -122,7 +122,7 @@ fn direction(key: &str) -> Better {
     }
 }
 
-/// The loss of one model under its keys.
+/// One model's loss under its keys.
 pub fn loss_metrics(loss: LossTotal) -> BTreeMap<&'static str, f64> {
     BTreeMap::from([("test_loss", loss.mean()), ("perplexity", loss.perplexity())])
 }
@@ -132,22 +132,22 @@ pub fn loss_metrics(loss: LossTotal) -> BTreeMap<&'static str, f64> {
 pub struct CaptionLine {
     /// Row of the dataset.
     pub row: usize,
-    /// The prompt that both models were given, in a dataset that has prompts.
+    /// The prompt of both models, for a dataset with prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// The dataset's caption; the first where it has several.
+    /// The dataset's caption; the first if there are several.
     pub reference: String,
-    /// All captions of the dataset where it has several.
+    /// All captions of the dataset, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
-    /// What the base model says.
+    /// The base model's caption.
     pub base: String,
-    /// What the adapted model says.
+    /// The adapted model's caption.
     pub adapter: String,
 }
 
 impl CaptionLine {
-    /// The prompt and all references, as they are shown.
+    /// The prompt and all reference captions, for display.
     pub fn shown(&self) -> String {
         let references =
             if self.references.is_empty() { self.reference.clone() } else { self.references.join(" / ") };
@@ -158,10 +158,10 @@ impl CaptionLine {
     }
 }
 
-/// The lines of `captions.jsonl`: some rows, their references, and what both models say of them.
+/// The lines of `captions.jsonl`: some rows, their reference captions, and the captions of both models.
 ///
 /// # Errors
-/// If a reference cannot be read.
+/// If a reference caption cannot be read.
 pub fn caption_lines(
     source: &dyn CaptionSource,
     rows: &[usize],
@@ -185,7 +185,7 @@ pub fn caption_lines(
 /// The file in the output folder that lists skipped rows.
 pub const SKIPPED_ROWS: &str = "skipped_rows.jsonl";
 
-/// The names in its folder that a run of these options writes to while it trains.
+/// The names in the output folder that a run with these options writes during training.
 pub fn log_names(options: &Finetune) -> Vec<&'static str> {
     let mut names = vec!["trainer_state.json", "log.jsonl"];
     names.extend(options.run.report_to.iter().map(|format| match format {
@@ -197,13 +197,13 @@ pub fn log_names(options: &Finetune) -> Vec<&'static str> {
     names
 }
 
-/// The names in its folder that a run of these options writes to when it has trained.
+/// The names in the output folder that a run with these options writes after training.
 pub fn result_names(options: &Finetune) -> Vec<&'static str> {
     let model = if options.lora.tune == Tune::Full { "model" } else { "adapter" };
     vec![model, "metrics.json", "captions.jsonl", "loss.svg", "report.html", "captions.svg"]
 }
 
-/// The lines of `eval_captions.jsonl` up to that of the checkpoint of `step`: a run that goes on from there makes the
+/// The lines of `eval_captions.jsonl` up to the checkpoint at `step`. A run that is resumed there writes the
 /// later ones again.
 pub fn lines_until(step: usize, lines: &str) -> String {
     let is_kept = |line: &&str| {
@@ -255,7 +255,8 @@ pub fn history(state: &TrainerState) -> History {
     History { entries: entries.collect(), best_step: state.best_global_step }
 }
 
-/// The report's gallery, with thumbnails of the pictures and the ROUGE-L of each caption of the base and the adapted model.
+/// The report's gallery: thumbnails of the pictures, and the ROUGE-L of each caption of the base and the
+/// adapted model.
 ///
 /// # Errors
 /// If a picture cannot be read.
@@ -286,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_for_both_models_is_said_once() {
+    fn warnings_about_both_models_are_given_once() {
         let told = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(
             warnings(&told(&["few", "same"]), &told(&["few", "repeats"])),
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_keeps_the_captions_up_to_its_checkpoint() {
+    fn a_resumed_run_keeps_the_captions_up_to_its_checkpoint() {
         let lines = "{\"step\":2}\n{\"step\":4}\n{\"step\":5}\n{\"step\":8}\n{\"st";
         assert_eq!(lines_until(4, lines), "{\"step\":2}\n{\"step\":4}\n");
     }

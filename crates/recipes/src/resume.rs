@@ -1,4 +1,4 @@
-//! Which run `--resume` continues, and with which options.
+//! Finds the run that `--resume` continues, and its options.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,28 @@ use trainer_core::{SavedCheckpoint, SavedRun};
 use crate::cli::{Request, Resume};
 use crate::run_folder::{self, RunRecord, RunState, SavedOptions};
 
-/// The run that a command continues.
+/// The run to continue.
 #[derive(Clone, Debug)]
 pub struct Resumed {
-    /// The folder that it is in.
+    /// Its folder.
     pub folder: PathBuf,
-    /// The checkpoint that was named; where none was, the newest undamaged one is meant.
+    /// The checkpoint that was named; `None` for the newest undamaged one.
     pub checkpoint: Option<PathBuf>,
-    /// The checkpoint that the options are from: the one named, else the newest.
+    /// The checkpoint that the options come from: the named one, else the newest.
     pub newest: PathBuf,
-    /// The run as that checkpoint has it.
+    /// The run's state in that checkpoint.
     pub run: SavedRun,
-    /// What the run was asked to do.
+    /// The run's saved options.
     pub options: SavedOptions,
 }
 
 impl Resumed {
-    /// Finds the run that a request continues and gives it that run's options, with the flags of the request in their places.
-    /// A request without `--resume` is returned as it is. A command line that contradicts itself ends the process, as clap does
-    /// it.
+    /// Finds the run that a request continues. The result has the options of that run, replaced by the flags
+    /// in the request. A request without `--resume` is returned unchanged. A contradictory command line ends
+    /// the process, as in clap.
     ///
     /// # Errors
-    /// If there is no such run, or it cannot be read; the message says what is there instead.
+    /// If there is no such run, or it cannot be read; the message describes what is there instead.
     pub fn find(request: Request) -> Result<Request> {
         let Some(resume) = &request.options.training.resume else { return Ok(request) };
         if !request.options.data.sweep.is_empty() {
@@ -53,7 +53,7 @@ impl Resumed {
         let options = SavedOptions::of_checkpoint(&newest.path)?;
         let flags = options.flags_in(&std::env::current_dir()?);
         let mut continued = request.continuing(&flags).unwrap_or_else(|error| error.exit());
-        // Where nothing else was said, the command that began the run still reproduces it.
+        // Without further flags, the command that began the run still reproduces it.
         if request.flags.given_arguments().is_empty() {
             continued.command.clone_from(&options.command);
         }
@@ -61,14 +61,14 @@ impl Resumed {
         Ok(continued)
     }
 
-    /// The folder that the run continues in: its own, unless the request names another.
+    /// The output folder: the run's own, unless the request names another.
     pub fn output_dir(&self, request: &Request) -> PathBuf {
         request.options.data.output_dir.clone().unwrap_or_else(|| self.folder.clone())
     }
 }
 
-/// The run's folder and the checkpoint that `--resume PATH` means: a run's folder, a checkpoint, or the name of a checkpoint
-/// in the output folder.
+/// The run's folder and the checkpoint for `--resume PATH`. `PATH` is a run's folder, a checkpoint, or the
+/// name of a checkpoint in the output folder.
 fn place(path: &Path, output_dir: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
     let is_checkpoint = |path: &Path| SavedCheckpoint::read(path).is_some();
     if path.is_dir() {
@@ -101,7 +101,7 @@ fn place(path: &Path, output_dir: Option<&Path>) -> Result<(PathBuf, Option<Path
     Ok((folder, Some(checkpoint)))
 }
 
-/// The newest checkpoint of the run in a folder that can be read.
+/// The newest readable checkpoint in a run's folder.
 fn newest_of(folder: &Path) -> Result<SavedCheckpoint> {
     let checkpoints = SavedCheckpoint::list(folder)?;
     if let Some(newest) = checkpoints.iter().find(|checkpoint| checkpoint.run.is_some()) {
@@ -150,7 +150,7 @@ fn has_checkpoints(folder: &Path) -> bool {
     SavedCheckpoint::list(folder).is_ok_and(|checkpoints| !checkpoints.is_empty())
 }
 
-/// What checkpoints a folder has, in a clause.
+/// Lists the checkpoints of a folder in a clause.
 fn list(folder: &Path) -> String {
     let mut steps: Vec<usize> =
         SavedCheckpoint::list(folder).unwrap_or_default().iter().map(|saved| saved.step).collect();
@@ -171,7 +171,7 @@ fn sub_runs(folder: &Path) -> String {
     runs.iter().map(|run| format!(", --resume {}", run.display())).collect()
 }
 
-/// The default folders that have checkpoints, the one with the newest first.
+/// The default folders with checkpoints, the one with the newest first.
 fn default_runs() -> Vec<PathBuf> {
     let saved_at = |folder: &PathBuf| {
         let checkpoints = SavedCheckpoint::list(folder).unwrap_or_default();

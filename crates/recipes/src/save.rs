@@ -1,4 +1,4 @@
-//! Whole checkpoints in the Hugging Face layout.
+//! Writes whole checkpoints in the Hugging Face layout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::files;
 
-/// Files beside the weights that make a checkpoint usable: those of its configuration, its tokenizer and its processor, in the
-/// layouts of transformers 4 and 5. Not all are in every checkpoint.
+/// Files that accompany the weights: those of the configuration, the tokenizer and the processor, in the
+/// layouts of transformers 4 and 5. A checkpoint may lack some.
 pub const COMPANIONS: [&str; 15] = [
     "config.json",
     "generation_config.json",
@@ -30,8 +30,9 @@ pub const COMPANIONS: [&str; 15] = [
     "chat_template.json",
 ];
 
-/// Writes `parameters` to the folder `dir` as the checkpoint in the folder `like` is: each in the type that it is stored in there,
-/// with its companions. Where `like` has no weights, the parameters stay in the types that they have.
+/// Writes `parameters` as a checkpoint to the folder `dir`, modelled on the checkpoint in the folder `like`:
+/// each tensor gets its type there, and the companion files are copied. If `like` has no weights, the
+/// parameters keep their own types.
 ///
 /// # Errors
 /// If a file cannot be read or written, or a number does not fit the type.
@@ -49,8 +50,8 @@ pub fn checkpoint(parameters: &BTreeMap<String, Var>, like: &Path, dir: &Path) -
     tensors(&stored.collect::<Result<_>>()?, like, dir)
 }
 
-/// Writes `tensors` as `model.safetensors` to the folder `dir`, with the companions of the checkpoint in `like`. The type that
-/// `config.json` names is made that of the tensors.
+/// Writes `tensors` as `model.safetensors` to the folder `dir`, with the companion files of the checkpoint in
+/// `like`. The type in `config.json` is set to that of the tensors.
 ///
 /// # Errors
 /// If a file cannot be read or written.
@@ -74,16 +75,16 @@ pub fn tensors(tensors: &BTreeMap<String, Tensor>, like: &Path, dir: &Path) -> R
     files::replace(&dir.join("model.safetensors"), &bytes)
 }
 
-/// A tensor in another type.
+/// Converts a tensor to another type.
 ///
 /// # Errors
-/// If that has no place for one of its numbers, as f16 has none above 65,504.
+/// If a number is out of range, such as one above 65,504 in f16.
 pub fn fitted(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     if tensor.dtype() == dtype {
         return Ok(tensor.clone());
     }
     let converted = tensor.to_dtype(dtype)?;
-    // 0 x infinity and 0 x NaN are NaN, and so is any sum with it.
+    // 0 x infinity and 0 x NaN are NaN, and so is any sum that includes them.
     let is_finite = |tensor: &Tensor| -> Result<bool> {
         Ok((tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0)
     };
@@ -93,7 +94,7 @@ pub fn fitted(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(converted)
 }
 
-/// The type that all tensors have, or else one that holds the numbers of all.
+/// The common type of all tensors, or else a type that can represent all of their numbers.
 fn common_type(tensors: &BTreeMap<String, Tensor>) -> DType {
     let dtypes: BTreeSet<&str> = tensors.values().map(|tensor| tensor.dtype().as_str()).collect();
     match tensors.values().next().map(Tensor::dtype) {
@@ -103,8 +104,8 @@ fn common_type(tensors: &BTreeMap<String, Tensor>) -> DType {
     }
 }
 
-/// A `config.json` whose types are `dtype`, under the keys of transformers 4 and 5. It stays as it is where they are that
-/// already, or where it names none and the type is that of an unmarked checkpoint, f32.
+/// A `config.json` whose type is `dtype`, under the keys of transformers 4 and 5. It is left unchanged if it
+/// has that type already, or if it has none and `dtype` is f32, the type of a checkpoint that names none.
 fn with_type(json: Vec<u8>, dtype: DType) -> Result<Vec<u8>> {
     let name = match dtype {
         DType::F64 => "float64",

@@ -1,4 +1,4 @@
-//! What a run is, in words: the set-up that is printed before it begins and listed in its report.
+//! The set-up of a run in words: printed before it begins, and listed in its report.
 
 use std::num::NonZero;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,8 +15,8 @@ use crate::cli::{Finetune, Hardware, TargetModules};
 use crate::finetune::Inputs;
 use crate::hub::Location;
 
-/// The set-up in the order of reading: the inputs, what is trained and how (the main choices, also where they are the
-/// default, and all others where they are not), the hardware and the output folder.
+/// The set-up in display order: the inputs, what is trained and how, the hardware and the output folder. The
+/// main choices are always listed, the others if they differ from their defaults.
 pub fn rows(
     options: &Finetune,
     arguments: &TrainingArguments,
@@ -88,7 +88,7 @@ fn training(
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Choices that are told only where they are not the default.
+/// Choices that are listed only if they differ from their defaults.
 fn unusual(options: &Finetune, arguments: &TrainingArguments) -> Vec<(&'static str, String)> {
     let Finetune { data, training, lora, hardware, run, .. } = options;
     let skips = (arguments.on_nan == OnNan::Skip).then_some(arguments.max_skipped_steps);
@@ -124,7 +124,8 @@ fn unusual(options: &Finetune, arguments: &TrainingArguments) -> Vec<(&'static s
     choices.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// For a reader who knows nothing of the run: which model was trained on which pictures, for how long, and when.
+/// A summary for readers who do not know the run: which model was trained on which pictures, for how long,
+/// and when.
 pub fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &TrainerState) -> String {
     let model = match &options.data.model {
         Location::Embedded => "The small model that comes with this project".to_owned(),
@@ -151,7 +152,7 @@ pub fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &Tra
     format!("{model}, fine-tuned {what} on {data}: {steps} steps{took}, finished on {day} (UTC).")
 }
 
-/// `microsoft/git-base, commit 0f3c...`: what was asked for on the hub, and what it stood for.
+/// `microsoft/git-base, commit 0f3c...`: the requested name, and the commit that it was resolved to.
 fn at_commit(name: String, commit: Option<&str>) -> String {
     match commit {
         Some(commit) => format!("{name}, commit {commit}"),
@@ -178,7 +179,7 @@ fn rounded(number: f64, digits: i32) -> f64 {
     (number * scale).round() / scale
 }
 
-/// Epochs that some steps make, the last of each of which takes the batches that are left.
+/// The epochs in a number of steps. The last step of an epoch takes the remaining batches.
 fn epochs_after(steps: usize, batches: usize, accumulated: usize) -> f64 {
     let steps_per_epoch = batches.div_ceil(accumulated).max(1);
     let (whole, rest) = (steps / steps_per_epoch, steps % steps_per_epoch * accumulated);
@@ -195,7 +196,7 @@ fn interval(strategy: IntervalStrategy, steps: usize) -> String {
 
 fn lora(options: &Finetune, config: &LoraConfig) -> String {
     let modules = match (&options.lora.target_modules, &config.target_modules) {
-        // The adapter has the path of each.
+        // The adapter's configuration lists the path of each layer.
         (Some(TargetModules::AllLinear), _) => "all-linear".to_owned(),
         (_, Modules::Names(names)) => names.join(", "),
         (_, Modules::Regex(pattern)) => pattern.clone(),
@@ -223,7 +224,7 @@ fn rate(arguments: &TrainingArguments) -> String {
     format!("{:e}, {schedule}{end}, {} warm-up", arguments.learning_rate, percent(arguments.warmup_ratio))
 }
 
-/// A share as `7 %`.
+/// Formats a share as `7 %`.
 fn percent(share: f64) -> String {
     format!("{} %", rounded(100.0 * share, 4))
 }
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_as_people_tell_them() {
+    fn durations_are_readable() {
         assert_eq!([17.4, 716.0, 12_600.0].map(duration), ["17 s", "12 min", "3.5 h"]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a run uses of its dataset and what it does not, in words.
+//! Describes which rows of its dataset a run uses and which it does not.
 
 use caption_data::{CaptionSource as _, TokenCuts};
 
@@ -6,8 +6,8 @@ use crate::cli::{Finetune, SplitBy};
 use crate::finetune::Inputs;
 use crate::results::SKIPPED_ROWS;
 
-/// Lines of the set-up about the rows: several captions, everything that is left out, and pictures in several parts of the
-/// split. None for a dataset that is used as it is.
+/// Lines of the set-up about the rows: several captions per row, everything that is left out, and pictures
+/// that are in several parts of the split. Empty for a dataset that is used as it is.
 pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut line = |name: &str, value: String| rows.push((name.to_owned(), value));
@@ -43,7 +43,7 @@ pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)>
     rows
 }
 
-/// What the model never sees of the texts.
+/// Describes truncated and unknown texts.
 fn cut(cuts: TokenCuts) -> Vec<String> {
     let max = cuts.max_tokens.unwrap_or_default();
     let texts = [
@@ -61,7 +61,7 @@ fn cut(cuts: TokenCuts) -> Vec<String> {
     texts.map(|(count, words)| format!("{count} of {}: {words}", cuts.captions)).collect()
 }
 
-/// Which pictures are trained on and evaluated.
+/// Counts the evaluated rows whose picture is also trained on.
 fn seen(options: &Finetune, inputs: &Inputs) -> Option<String> {
     let split = &inputs.rows;
     let [validation, test] = split.trained_on(&inputs.pictures);

@@ -12,7 +12,7 @@ use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepConte
 use crate::captioning::PREFETCH;
 use crate::features::{FeatureStore, encode};
 
-/// Captions, with their pictures where features are not kept: in one batch, or in several where they were merged.
+/// Captions, with their pictures unless features are cached. A merged batch has the pictures of each of its parts.
 pub struct Batch {
     captions: CaptionBatch,
     pictures: Vec<Arc<PictureBatch>>,
@@ -31,18 +31,18 @@ impl Batch {
     }
 }
 
-/// Learning to caption.
+/// The captioning task.
 pub struct CaptionTask<'a> {
     /// The model.
     pub model: &'a GitForCausalLm,
-    /// What the frozen encoder made of the pictures; `None` where it is computed anew for each batch.
+    /// Cached image features; `None` if they are computed for each batch.
     pub features: Option<Arc<FeatureStore>>,
-    /// Whether the encoder is trained.
+    /// Whether the vision encoder is trained.
     pub vision_trains: bool,
-    /// The share of each target that is spread over the vocabulary, in training only: a validation loss is comparable
-    /// between runs, and its exponential is a perplexity.
+    /// Label smoothing, in training only: validation losses stay comparable between runs, and their
+    /// exponential is a perplexity.
     pub label_smoothing: f32,
-    /// Writes the trained part of the model into a checkpoint's folder.
+    /// Writes the trained parameters into a checkpoint's folder.
     pub save: &'a dyn Fn(&Path) -> Result<(), BoxError>,
 }
 
@@ -102,10 +102,10 @@ impl Task for CaptionTask<'_> {
     }
 }
 
-/// Which captions of a row go into its batches.
+/// Selects the captions of a row that go into its batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum References {
-    /// One in each epoch, drawn by this seed, the epoch and the row: for training.
+    /// One per epoch, drawn from this seed, the epoch and the row: for training.
     Drawn(u64),
     /// All of them, one after another: for evaluation.
     All,
@@ -115,13 +115,13 @@ pub enum References {
 pub struct CaptionBatches {
     /// The dataset's captions.
     pub captions: Arc<TokenizedCaptions>,
-    /// The dataset's pictures, where batches bring them along.
+    /// The dataset's pictures, if batches contain them.
     pub pictures: Option<PictureLoader>,
-    /// Rows of the split.
+    /// The rows of the split.
     pub rows: Vec<usize>,
-    /// Which of their captions are taken. For rows with one caption, there is no difference.
+    /// Which of their captions are used. It makes no difference for rows with one caption.
     pub references: References,
-    /// Samples in a batch.
+    /// Samples per batch.
     pub batch_size: usize,
     /// How captions are padded.
     pub padding: Padding,
@@ -129,8 +129,8 @@ pub struct CaptionBatches {
     pub shuffle: Option<u64>,
 }
 
-/// The rows that the first `samples` samples of training are drawn from, in no particular order: all of them, unless
-/// training ends within its first epoch.
+/// The rows of the first `samples` training samples, in no particular order: all rows, unless training ends
+/// within its first epoch.
 pub fn rows_of_first_samples(rows: &[usize], shuffle: Option<u64>, samples: usize) -> Vec<usize> {
     match shuffle {
         Some(seed) if samples < rows.len() => {
@@ -141,7 +141,7 @@ pub fn rows_of_first_samples(rows: &[usize], shuffle: Option<u64>, samples: usiz
 }
 
 impl CaptionBatches {
-    /// The captions of some rows in an epoch, each as its row and its number in the row.
+    /// The captions of some rows in an epoch, each as its row and its index in the row.
     fn captions_of(&self, rows: &[usize], epoch: usize) -> Vec<(usize, usize)> {
         match self.references {
             References::Drawn(seed) => {

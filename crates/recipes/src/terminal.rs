@@ -1,10 +1,10 @@
-//! What the examples say to who started them.
+//! Messages of the examples for the user.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-/// Prints a line to standard output. Returns whether that went well: not where its reader has gone, as `head` does when it has
-/// seen enough. What a run computes and writes should not be lost for that.
+/// Prints a line to standard output. Returns whether it was written. It fails if the reader has gone, as
+/// `head` does when it has seen enough, and a run's results should not be lost for that.
 pub fn say(line: impl Display) -> bool {
     writeln!(io::stdout(), "{line}").is_ok()
 }
@@ -19,8 +19,8 @@ pub fn warn(warning: impl Display) -> bool {
     say_error(format_args!("warning: {warning}"))
 }
 
-/// An error with its causes in one line. Messages of libraries are whole, and many end with their cause already: each is said
-/// once.
+/// An error with its causes in one line. Many messages of libraries already end with their cause; each cause
+/// is printed once.
 pub fn one_line(error: &anyhow::Error) -> String {
     let text = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
         Some(error) => crate::pictures::with_flag(error),
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn each_cause_is_printed_once() {
         let cause = || anyhow!("connection refused");
         let whole = cause().context("cannot reach the hub (connection refused): check the network");
         assert_eq!(one_line(&whole), "cannot reach the hub (connection refused): check the network");

@@ -1,4 +1,4 @@
-//! The arrows of docs/architecture.md: who may depend on whom.
+//! The dependency arrows of docs/architecture.md.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -37,7 +37,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
     );
     for package in packages {
         let name = package["name"].as_str().unwrap();
-        // Programs, which may use every library.
+        // Programs may use every library.
         if ["benches", "examples"].contains(&name) {
             continue;
         }

@@ -1,4 +1,4 @@
-"""Headless Chromium by its DevTools protocol over a pair of pipes: what a script needs to do and see as a reader does.
+"""Headless Chromium, driven by its DevTools protocol over a pair of pipes: what a script needs to use a page like a reader.
 
 Needs `chromium` and nothing besides Python: no driver, no package.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe""".split()
-# The protocol's names of the keys, their codes, and what they write.
+# The protocol's names of the keys, their codes, and the characters that they write.
 KEYS = {
     "Tab": (9, None),
     "Enter": (13, "\r"),
@@ -34,7 +34,7 @@ class Browser:
     def __init__(self):
         self.profile = tempfile.mkdtemp()
         pipes = os.pipe(), os.pipe()
-        # Above what the child calls 3 and 4, so that neither is overwritten before it is moved.
+        # Above the child's descriptors 3 and 4, so that neither is overwritten before it is moved.
         listen, speak = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (pipes[0][0], pipes[1][1]))
         self.commands, self.answers = os.fdopen(pipes[0][1], "wb"), os.fdopen(pipes[1][0], "rb")
         null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]

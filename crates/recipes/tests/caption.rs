@@ -1,4 +1,4 @@
-//! The example that captions, run as a program.
+//! The captioning example, run as a program.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -12,10 +12,10 @@ use serde_json::Value;
 
 const CLS: u64 = 2;
 const SEP: u64 = 3;
-/// The exit code where some pictures could not be read.
+/// The exit code if some pictures could not be read.
 const SKIPPED: i32 = 2;
 
-/// The embedded model on its own drawings.
+/// The embedded model on the embedded drawings.
 fn embedded(flags: &str) -> Command {
     let mut command = example("caption");
     command.args(flags.split_whitespace());
@@ -64,7 +64,7 @@ fn json_lines_have_the_ids_from_the_start_token_to_the_end_token() {
         );
         assert!(line.get("image").is_none(), "{line}");
     }
-    // Cut short, a caption has no end token.
+    // A truncated caption has no end token.
     let cut = said(&mut embedded("--dataset embedded --rows 5 --json --max-new-tokens 3 --num-beams 1"));
     let ids = cut[0]["ids"].as_array().unwrap();
     assert_eq!(ids.len(), 4);
@@ -102,7 +102,7 @@ fn picture_files_get_the_captions_of_the_same_pictures_in_a_dataset() {
 }
 
 #[test]
-fn a_prompt_begins_the_caption() {
+fn captions_continue_the_prompt() {
     let lines = said(embedded("--dataset embedded --rows 0,1 --json --prompt").arg("green"));
     for line in &lines {
         let text = line["text"].as_str().unwrap();
@@ -125,7 +125,7 @@ fn sampling_is_drawn_from_its_seed() {
 }
 
 #[test]
-fn several_captions_come_best_first_with_their_scores() {
+fn several_captions_are_sorted_by_score() {
     let flags = "--dataset embedded --rows 0,1 --json --num-beams 3 --early-stopping never";
     let lines = said(&mut embedded(&format!("{flags} --num-return-sequences 3")));
     assert_eq!(
@@ -142,7 +142,7 @@ fn several_captions_come_best_first_with_their_scores() {
     assert_eq!(texts(&best), [texts(&lines)[0], texts(&lines)[3]]);
 }
 
-/// Captions that are drawn come in the order of their draws.
+/// Sampled captions are in the order of sampling.
 #[test]
 fn metadata_has_the_caption_of_the_highest_score() {
     let tiny = Tiny::new();
@@ -177,7 +177,7 @@ fn metadata_that_is_there_already_is_left_alone() {
 }
 
 #[test]
-fn bad_words_are_not_said() {
+fn bad_words_are_never_generated() {
     let flags = "--dataset embedded --rows 0,1,2 --json";
     let free = said(&mut embedded(flags));
     let word = texts(&free)[0].split(' ').nth(1).unwrap().to_owned();
@@ -187,7 +187,7 @@ fn bad_words_are_not_said() {
 }
 
 #[test]
-fn an_adapter_says_what_its_run_wrote_down() {
+fn captions_with_a_saved_adapter_equal_those_of_its_run() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 3 --learning-rate 0.02")).stdout();
     let written = json_lines(&fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap());
@@ -202,7 +202,7 @@ fn an_adapter_says_what_its_run_wrote_down() {
 }
 
 #[test]
-fn weights_of_16_and_8_bits_caption_almost_as_those_of_32() {
+fn bf16_and_int8_weights_caption_almost_like_f32() {
     let flags = "--dataset embedded --rows 0,1,2,3,4,5,6,7 --json --num-beams 1";
     let exact = said(&mut embedded(flags));
     for dtype in ["bf16", "int8"] {
@@ -213,7 +213,7 @@ fn weights_of_16_and_8_bits_caption_almost_as_those_of_32() {
 }
 
 #[test]
-fn what_cannot_be_captioned_is_named() {
+fn uncaptionable_inputs_are_named() {
     let tiny = Tiny::new();
     let says = |command: &mut Command, code: i32, words: &[&str]| {
         let message = run(command).refusal(code);
@@ -221,7 +221,7 @@ fn what_cannot_be_captioned_is_named() {
     };
     says(&mut embedded(""), 2, &["IMAGE"]);
     says(&mut embedded("a.png --num-beams 0"), 2, &["--num-beams"]);
-    // Each file is named once, and not as a row of something.
+    // Each file is named once, without a row number.
     let none = tiny.path("none.png");
     let skipped = format!("skipped: {}: its file cannot be read: ", none.display());
     says(embedded("").arg(&none), SKIPPED, &[&skipped]);
@@ -230,16 +230,16 @@ fn what_cannot_be_captioned_is_named() {
     says(&mut embedded("--dataset embedded --rows 700"), 1, &["700"]);
     says(embedded("--dataset embedded --adapter").arg(&tiny.checkpoint), 1, &["adapter_config.json"]);
 
-    // An adapter of another model does not fit.
+    // An adapter of a different model does not fit.
     run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
     let adapter = tiny.path("out/adapter");
     says(embedded("--dataset embedded --rows 0 --adapter").arg(adapter), 1, &["lora_A", "16", "128"]);
 }
 
-/// A folder with a linked one, what systems and notebooks leave behind, and pictures of other kinds.
+/// A folder with a linked one, files left behind by systems and notebooks, and unsupported kinds of pictures.
 #[cfg(unix)]
 #[test]
-fn a_folder_is_captioned_with_its_linked_folders_and_says_what_it_leaves_out() {
+fn folders_are_captioned_with_linked_folders_and_a_left_out_report() {
     let (art, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let write = |name: &str, content: &[u8]| {
         let path = art.path().join(name);

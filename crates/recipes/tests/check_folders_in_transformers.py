@@ -3,7 +3,7 @@
     python check_folders_in_transformers.py BASE ADAPTER MERGED [FULL]
 
 MERGED must give the logits of BASE with ADAPTER (to the rounding of its type) and be stored in the type that its config.json names;
-FULL, the model/ of a run with --tune full, must open alike.
+FULL, the model/ of a run with --tune full, must open in the same way.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Opens pages of a run in headless Chromium, on a desk and on a phone, light and dark, on paper and by keyboard alone.
+"""Opens pages of a run in headless Chromium, in desktop and phone size, light and dark, on paper and by keyboard alone.
 
     python check_report_in_browser.py [--screenshot PICTURE.png] runs/pokemon/report.html [runs/compare.html ...]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from browser import Browser
 
-# Texts, and bars and underlines, with less contrast to their ground than WCAG 2.2 asks for: 4.5 and 3.
+# Texts, bars and underlines with less contrast to their background than WCAG 2.2 requires: 4.5 for text, 3 for the others.
 FAINT = """(() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => channels(color).slice(0, 3).map((level) => level / 255)
@@ -49,7 +49,7 @@ FAINT = """(() => {
   return [...new Set(faint)];
 })()"""
 
-# What has the focus: its name, whether it is in sight, and whether it is outlined.
+# The focused element: its name, whether it is visible, and whether it is outlined.
 FOCUS = """(() => {
   const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
   if (at === document.body) return null;
@@ -60,7 +60,7 @@ FOCUS = """(() => {
   };
 })()"""
 
-# How things are laid out on paper.
+# The layout on paper.
 PAPER = """(() => {
   const shown = (element) => element.getClientRects().length > 0;
   const style = (selector) => [...document.querySelectorAll(selector)].filter(shown).map((element) => getComputedStyle(element));
@@ -88,7 +88,7 @@ def check_window(browser, page, width, dark):
 
 
 def check_paper(browser, page):
-    # Of a reader who prefers a dark ground.
+    # For a reader who prefers a dark background.
     browser.open(page, 794, dark=True)
     browser.media(dark=True, medium="print")
     paper = browser.evaluate(PAPER)
@@ -159,7 +159,7 @@ def check_keyboard(browser, page):
     for key, expected in [("Enter", True), (" ", False), (" ", True)]:
         browser.press(key)
         assert browser.evaluate(opened) is expected, f"{key!r} does not open or close the table"
-    # An open table that may have to be scrolled can have the focus, for the arrow keys.
+    # An open table that may need scrolling can be focused, for the arrow keys.
     while tab(browser, "div", "input:show") != "input:show":
         pass
     shown = lambda: browser.evaluate("""[document.querySelector(".controls input:checked").value, document.querySelector("output").textContent,

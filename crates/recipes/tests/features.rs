@@ -1,4 +1,5 @@
-//! Kept image features: the same bits wherever they are kept, nothing encoded twice, and nothing believed that is damaged.
+//! The feature cache: the same bits in memory and in files, nothing encoded twice, and damaged entries
+//! detected.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::RefCell;
@@ -14,7 +15,7 @@ use recipes::features::{FeatureStore, Keep, Layout};
 
 const LAYOUT: Layout = Layout { tokens: 3, width: 5, dtype: DType::F32 };
 const ENCODER: u128 = 0xabcdef;
-/// More pictures than a file of kept features has.
+/// More pictures than fit into one feature file.
 const MANY: usize = 300;
 
 fn keep(memory: usize, between_runs: Option<&Path>, scratch: &Path) -> Keep {
@@ -27,12 +28,12 @@ fn rows(count: usize) -> Vec<(usize, u128)> {
     (0..count).map(|row| (row, 1_000_000_007 * row as u128 + 7)).collect()
 }
 
-/// What the encoder makes of a row's picture: numbers with all of their bits in use.
+/// Test features of a row's picture: numbers that use all of their bits.
 fn features(row: usize) -> Vec<f32> {
     (0..15).map(|i| (row * 15 + i + 1) as f32 / 7.3).collect()
 }
 
-/// A store of the features of `rows`, encoded in batches of four, and the rows that were.
+/// A store of the features of `rows`, encoded in batches of four, and the rows that were encoded.
 fn filled(rows: &[(usize, u128)], layout: Layout, keep: &Keep) -> Result<(FeatureStore, Vec<usize>)> {
     let asked = RefCell::new(Vec::new());
     let store = FeatureStore::fill(rows, layout, &Device::Cpu, keep, |rows| {
@@ -88,7 +89,7 @@ fn memory_a_file_and_an_earlier_run_give_the_same_bits() {
             assert_eq!(store.bytes(), fits);
             store
         });
-        // Features that were rounded to the layout's type once.
+        // Features rounded once, to the layout's type.
         let expected: Vec<f32> = all.iter().flat_map(|row| features(*row)).collect();
         let expected = Tensor::new(expected, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         let expected = expected.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
@@ -109,13 +110,13 @@ fn memory_a_file_and_an_earlier_run_give_the_same_bits() {
 }
 
 #[test]
-fn only_pictures_that_are_not_kept_are_encoded() {
+fn only_uncached_pictures_are_encoded() {
     let folder = tempfile::tempdir().unwrap();
     let keep = keep(usize::MAX, Some(folder.path()), folder.path());
     let encoded = |rows: &[(usize, u128)]| filled(rows, LAYOUT, &keep).unwrap();
     let mut rows = rows(20);
     assert_eq!(encoded(&rows[..12]).1.len(), 12);
-    // Rows that are new, in their order; the others in another order; and pictures that were edited.
+    // New rows in order, the others in another order, and edited pictures.
     rows[..12].reverse();
     assert_eq!(encoded(&rows).1, (12..20).collect::<Vec<_>>());
     (rows[3].1, rows[15].1) = (1, 2);
@@ -124,7 +125,7 @@ fn only_pictures_that_are_not_kept_are_encoded() {
     assert!(store.to_string().starts_with("2 encoded, 18 from "), "{store}");
     assert_eq!(encoded(&rows).1, [0; 0]);
 
-    // Two rows with one picture; a row that is asked for twice.
+    // Two rows with one picture, and a row that is requested twice.
     let shared = [(0, 70), (1, 71), (2, 70), (1, 71)];
     let (store, asked) = encoded(&shared);
     assert_eq!(asked, [0, 1]);
@@ -143,7 +144,8 @@ fn another_encoder_or_type_has_features_of_its_own() {
     };
     assert_eq!([encoded(1, LAYOUT), encoded(2, LAYOUT)], [(5, 0); 2]);
     assert_eq!([encoded(1, LAYOUT), encoded(2, LAYOUT)], [(0, 0); 2]);
-    // The type is part of an encoder's fingerprint. If it were not, it would still not be mistaken for another.
+    // The type is part of an encoder's fingerprint. Even with equal fingerprints, types would not be
+    // confused.
     assert_eq!(encoded(1, Layout { dtype: DType::BF16, ..LAYOUT }), (5, 1));
 }
 
@@ -160,8 +162,9 @@ fn a_file_is_safetensors_that_other_programs_read() {
     assert_eq!((tensors["pictures"].dims(), tensors["checksums"].dims()), (&[4, 16][..], &[4, 8][..]));
 }
 
-/// Keeps the features of ten pictures, lets `damage` loose on the file, and returns what the next run says of it and how
-/// many it encoded; whose features are right, and of which the run after it encodes none.
+/// Caches the features of ten pictures, damages the file with `damage`, and returns the messages of the next
+/// run and the number of pictures that it encoded. Checks that its features are right, and that the run after
+/// it encodes nothing.
 fn after(damage: impl FnOnce(&Path)) -> (Vec<String>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let keep = keep(0, Some(folder.path()), folder.path());
@@ -177,7 +180,7 @@ fn after(damage: impl FnOnce(&Path)) -> (Vec<String>, usize) {
 }
 
 #[test]
-fn a_damaged_file_is_told_and_encoded_again() {
+fn a_damaged_file_is_reported_and_encoded_again() {
     let rewrite = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = fs::read(path).unwrap();
         change(&mut bytes);
@@ -195,7 +198,7 @@ fn a_damaged_file_is_told_and_encoded_again() {
     assert!(encoded == 10 && told[0].contains("not a file of image features"), "{told:?}");
     let (told, encoded) = after(|path| fs::write(path, [255; 100]).unwrap());
     assert!(encoded == 10 && told[0].contains("not a file of image features"), "{told:?}");
-    // A bit of the features of one picture: those of the other nine are as good as before.
+    // One bit of one picture's features: those of the other nine stay valid.
     let (told, encoded) = after(|path| {
         rewrite(path, &|bytes| {
             let at = header(bytes) + 4 * LAYOUT.bytes() + 11;
@@ -247,7 +250,7 @@ fn files_of_others_stay_as_they_are() {
 }
 
 #[test]
-fn a_run_that_fails_keeps_what_it_encoded_and_leaves_no_part_of_a_file() {
+fn a_failed_run_keeps_encoded_features_and_leaves_no_partial_file() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, scratch) = (folder.path().join("cache"), folder.path().join("scratch"));
     let rows = rows(MANY);
@@ -268,7 +271,7 @@ fn a_run_that_fails_keeps_what_it_encoded_and_leaves_no_part_of_a_file() {
     let (_, asked) = filled(&rows, LAYOUT, &keep(0, Some(&cache), &scratch)).unwrap();
     assert_eq!(asked, (256..MANY).collect::<Vec<_>>());
 
-    // An encoder that does not do what it should.
+    // An encoder with wrong results.
     for (count, width, words) in [(2, 5, "fewer pictures"), (3, 4, "3 x 4 numbers came out, and 3 x 5")] {
         let fill = FeatureStore::fill(&rows[..3], LAYOUT, &Device::Cpu, &keep(0, None, &scratch), |_| {
             let batch = Tensor::zeros((count, 3, width), DType::F32, &Device::Cpu)?;
@@ -280,7 +283,7 @@ fn a_run_that_fails_keeps_what_it_encoded_and_leaves_no_part_of_a_file() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_cleared_away_a_day_later() {
+fn leftovers_of_killed_runs_are_removed_after_a_day() {
     let folder = tempfile::tempdir().unwrap();
     let [old, new] = [".old.features.partial", ".new.features.partial"].map(|name| folder.path().join(name));
     for path in [&old, &new] {
@@ -294,7 +297,7 @@ fn what_a_killed_run_left_is_cleared_away_a_day_later() {
 
 const FULL: &str = "FEATURES_ON_A_FULL_DISK";
 
-/// What a child process does; nothing where this is not one.
+/// The work of a child process; does nothing in the parent.
 #[test]
 fn child() {
     let Some(folder) = std::env::var_os(FULL).map(PathBuf::from) else { return };
@@ -307,12 +310,13 @@ fn child() {
 }
 
 #[test]
-fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
+fn unneeded_files_are_reported_and_dated_by_last_use() {
     let folder = tempfile::tempdir().unwrap();
     let other =
         Keep { between_runs: Some((folder.path().to_owned(), 0x123)), ..keep(0, None, folder.path()) };
     let own = keep(0, Some(folder.path()), folder.path());
-    // Of another encoder, and twice of this one with different pictures; a stranger's file is not spoken of.
+    // Features of another encoder, and two files of this encoder for different pictures; a foreign file is
+    // not mentioned.
     let (store, _) = filled(&rows(10), LAYOUT, &other).unwrap();
     assert_eq!(store.unneeded(), None);
     let [theirs] = &paths(folder.path())[..] else { panic!("one file") };
@@ -327,7 +331,7 @@ fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
     }
     let age = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap().elapsed().unwrap().as_secs();
 
-    // 10,000 pictures of 60 bytes, 16 for the fingerprint and 8 for the checksum, and forty headers.
+    // 10,000 pictures of 60 bytes, with 16 for the fingerprint and 8 for the checksum, and forty headers.
     let note = filled(second, LAYOUT, &own).unwrap().0.unneeded().unwrap();
     assert!(note.contains("also has 0.9 MB") && note.contains("-mtime +30 -delete"), "{note}");
     assert!(firsts.iter().all(|path| age(path) > 30 * 24 * 3600));
@@ -342,12 +346,12 @@ fn what_no_run_needs_is_told_and_its_age_is_that_of_its_last_use() {
 
 #[test]
 #[cfg(unix)]
-fn a_full_disk_is_told_and_nothing_is_lost() {
+fn a_full_disk_is_reported_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, scratch) = (folder.path().join("cache"), folder.path().join("scratch"));
     filled(&rows(20), LAYOUT, &keep(0, Some(&cache), &scratch)).unwrap();
     let before = names(&cache);
-    // Files of at most 8 KiB, and an error instead of a signal for larger ones.
+    // Limits files to 8 KiB, with an error instead of a signal beyond that.
     let status = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" child --exact"])
         .arg(std::env::current_exe().unwrap())

@@ -1,4 +1,4 @@
-//! What kept image features take of memory. Alone in its process, so that the memory measured is its own.
+//! Memory use of the feature cache. Alone in its process, so that the memory measured is its own.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stderr, reason = "measurements are for people")]
@@ -6,18 +6,18 @@
 use candle_core::{DType, Device, Tensor};
 use recipes::features::{FeatureStore, Keep, Layout};
 
-/// A picture of 2 MiB, and 128 of them.
+/// Features of 2 MiB per picture, for 128 pictures.
 const LAYOUT: Layout = Layout { tokens: 512, width: 1024, dtype: DType::F32 };
 const PICTURES: usize = 128;
 
-/// The most memory that the process ever had in use, in MiB.
+/// The peak memory of the process, in MiB.
 fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
-/// Fills a store, goes through it twice in batches of two, and returns by how much the peak rose.
+/// Fills a store, reads it twice in batches of two, and returns how much the peak rose.
 fn grown(keep: &Keep) -> f64 {
     let before = peak();
     let rows: Vec<_> = (0..PICTURES).map(|row| (row, row as u128)).collect();
@@ -34,7 +34,7 @@ fn grown(keep: &Keep) -> f64 {
 }
 
 #[test]
-fn features_in_files_take_the_memory_of_a_batch() {
+fn features_in_files_need_only_the_memory_of_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     let keep = |memory, between_runs: bool| Keep {
         memory,
@@ -48,7 +48,7 @@ fn features_in_files_take_the_memory_of_a_batch() {
     eprintln!(
         "a run {lent:.0} MiB, the first of several {kept:.0}, the second {found:.0}; in memory {memory:.0}"
     );
-    // A batch is there twice while its pictures are stacked; some pictures are on their way to a file.
+    // A batch exists twice while its pictures are stacked, and some pictures are being written to a file.
     for grown in [lent, kept, found] {
         assert!(grown <= 5.0 * batch, "{grown} MiB for batches of {batch} MiB");
     }

@@ -11,7 +11,7 @@ use common::programs::{contents, json, json_lines, resume, run, steps};
 use common::tiny::{ROWS, Tiny, drawings, tensors};
 use serde_json::Value;
 
-/// Numbers in 4 adapters of rank 16 on 16 x 16 layers and 2 on 16 x 32: `r (in + out)` each.
+/// Parameters of 4 adapters of rank 16 on 16 x 16 layers and 2 on 16 x 32: `r (in + out)` each.
 const TRAINABLE: usize = 4 * 16 * (16 + 16) + 2 * 16 * (16 + 32);
 
 fn test_rows() -> Vec<usize> {
@@ -42,9 +42,9 @@ fn the_set_up_is_printed_before_anything_is_trained() {
     assert_eq!(line("model"), tiny.checkpoint.display().to_string());
     assert_eq!(line("dataset"), tiny.dataset.display().to_string());
     assert_eq!(line("split"), "12 train, 4 validation, 4 test");
-    // Defaults are told too.
+    // Defaults are listed too.
     assert_eq!(line("trained"), "LoRA r 16, alpha 32, dropout 0.05 on query, key, value, dense");
-    // Two batches are left for the second step of an epoch.
+    // The second step of an epoch has the remaining two batches.
     assert_eq!(line("epochs"), "0.67 (1 step)");
     assert_eq!(line("batch"), "2 pictures x 4 accumulated = 8 a step, 4 batches at a time");
     assert_eq!(line("learning rate"), "5e-5, linear schedule, 5 % warm-up");
@@ -77,7 +77,7 @@ fn the_set_up_has_what_is_not_the_default_and_as_it_was_given() {
 }
 
 #[test]
-fn a_checkpoint_that_is_made_again_has_one_line_of_captions() {
+fn a_rewritten_checkpoint_has_one_line_of_captions() {
     let tiny = Tiny::new();
     let flags = "--num-train-epochs 3 --eval-captions 1 --save-total-limit 9";
     run(&mut tiny.finetune("out", flags)).stdout();
@@ -147,7 +147,7 @@ fn a_run_leaves_every_file_that_the_readme_lists() {
     assert_eq!(unfinished.map(|(path, _)| path), None);
 }
 
-/// The keys of Hugging Face's file, and the run that they should tell of: 12 rows are 6 batches, which are 2 steps.
+/// The keys of Hugging Face's file, and their values for this run: 12 rows are 6 batches, which are 2 steps.
 fn check_trainer_state(state: &Value, out: &Path) {
     assert_eq!(
         (&state["global_step"], &state["max_steps"], &state["epoch"]),
@@ -175,7 +175,8 @@ fn check_trainer_state(state: &Value, out: &Path) {
         }
     }
     let rate = |index: usize| history[index]["learning_rate"].as_f64().unwrap();
-    // ceil(0.05 x 4) steps of warm-up, the first of which runs at 0; then a straight line to 0 after the last.
+    // ceil(0.05 x 4) steps of warm-up, the first of which has rate 0; then linear decay to 0 after the last
+    // step.
     assert_eq!(rate(0), 0.0);
     for (index, share) in [(1, 3.0), (3, 2.0), (4, 1.0)] {
         assert!((rate(index) - 5e-5 * share / 3.0).abs() < 1e-16, "{history:?}");
@@ -185,14 +186,14 @@ fn check_trainer_state(state: &Value, out: &Path) {
 }
 
 #[test]
-fn an_adapter_learns_and_is_what_the_next_run_can_begin_with() {
+fn an_adapter_learns_and_can_initialise_the_next_run() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("first", "--num-train-epochs 4 --learning-rate 0.01")).stdout();
     let first = json(&tiny.path("first/metrics.json"));
     let loss = |metrics: &Value, model: &str| metrics[model]["test_loss"].as_f64().unwrap();
     assert!(loss(&first, "adapter") < loss(&first, "base") - 0.1, "{first}");
 
-    // The first step runs at learning rate 0.
+    // The first step has learning rate 0.
     let adapter = tiny.path("first/adapter");
     run(tiny.finetune("second", "--max-steps 1 --init-adapter").arg(&adapter)).stdout();
     assert_eq!(json(&tiny.path("second/metrics.json")), first);
@@ -214,7 +215,7 @@ fn padding_to_the_maximum_changes_no_loss() {
 }
 
 #[test]
-fn batches_that_run_together_change_no_loss() {
+fn fused_micro_batches_change_no_loss() {
     let tiny = Tiny::new();
     for tune in ["--tune text", "--tune both", "--tune text --no-feature-cache"] {
         let losses = |output: &str, fuse: &str| {
@@ -227,7 +228,7 @@ fn batches_that_run_together_change_no_loss() {
         };
         let (alone, one) = losses("alone", "--fuse-accumulation 1");
         let (fused, two) = losses("fused", "--fuse-accumulation 2");
-        // The tiny model takes so little memory that all four are fused unless it is told otherwise.
+        // The tiny model takes so little memory that all four are fused by default.
         let (auto, four) = losses("auto", "");
         assert_eq!([one, two, four], ["1 batch at a time", "2 batches at a time", "4 batches at a time"]);
         assert_ne!(alone, auto, "another order of sums is another rounding");
@@ -239,7 +240,7 @@ fn batches_that_run_together_change_no_loss() {
 }
 
 #[test]
-fn kept_image_features_change_no_loss() {
+fn cached_image_features_change_no_loss() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
         let flags = format!("--num-train-epochs 2 --learning-rate 0.01 {flags}");
@@ -254,7 +255,7 @@ fn kept_image_features_change_no_loss() {
 }
 
 #[test]
-fn layers_that_are_computed_again_change_no_bit() {
+fn gradient_checkpointing_changes_no_bit() {
     let tiny = Tiny::new();
     let losses = |output: &str, flags: &str| {
         let flags = format!("--num-train-epochs 2 --learning-rate 0.01 --tune both {flags}");
@@ -268,7 +269,7 @@ fn layers_that_are_computed_again_change_no_bit() {
 }
 
 #[test]
-fn smoothed_labels_change_what_is_trained_and_not_how_it_is_measured() {
+fn label_smoothing_affects_training_but_not_evaluation() {
     let tiny = Tiny::new();
     let run = |output: &str, flags: &str| {
         run(&mut tiny.finetune(output, &format!("--max-steps 2 {flags}"))).stdout();
@@ -292,7 +293,7 @@ fn bf16_weights_learn_as_f32_ones_do() {
     };
     let (f32, bf16) = (losses("f32", "f32"), losses("bf16", "bf16"));
     assert_ne!(f32[0]["loss"], bf16[0]["loss"], "the flag has an effect");
-    // bf16 has 8 bits: 0.4 % a rounding.
+    // bf16 has 8 bits: 0.4 % per rounding.
     close(&f32, &bf16, "loss", 4e-3);
     for tensor in tensors(&tiny.path("bf16/adapter/adapter_model.safetensors")).values() {
         assert_eq!(tensor.dtype(), candle_core::DType::F32);

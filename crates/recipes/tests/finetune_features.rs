@@ -11,17 +11,17 @@ use common::programs::{contents, json, run, steps};
 use common::tiny::{ROWS, Tiny, drawings, png, write_columns};
 use serde_json::Value;
 
-/// Every number of a run: of its steps, its scores and its captions.
+/// All numbers of a run: its steps, scores and captions.
 fn numbers(out: &Path) -> (Vec<Value>, Value, String) {
     let captions = fs::read_to_string(out.join("captions.jsonl")).unwrap();
     (steps(out), json(&out.join("metrics.json")), captions)
 }
 
-/// Runs two epochs; returns what was printed of the features, what was warned of, and all numbers.
+/// Runs two epochs; returns the printed lines about features, the warnings, and all numbers.
 fn features(tiny: &Tiny, flags: &str) -> (String, String, (Vec<Value>, Value, String)) {
     let mut command = tiny.finetune("out", "--num-train-epochs 2 --learning-rate 0.01");
     for flag in flags.split_whitespace() {
-        // A name that begins with @ is one in the folder.
+        // A name that begins with @ is a path in the temporary folder.
         command.arg(flag.strip_prefix('@').map_or(flag.into(), |name| tiny.path(name)));
     }
     let ended = run(&mut command);
@@ -62,7 +62,7 @@ fn a_file_and_an_earlier_run_change_no_bit_of_a_run() {
 }
 
 #[test]
-fn what_changed_is_encoded_again_and_nothing_else() {
+fn only_changed_pictures_are_encoded_again() {
     let tiny = Tiny::new();
     let encoded = |flags: &str| {
         let (said, warnings, numbers) = features(&tiny, &format!("--feature-cache-dir @cache {flags}"));
@@ -79,7 +79,7 @@ fn what_changed_is_encoded_again_and_nothing_else() {
         (0..ROWS).map(|row| format!("it is {}", drawings().caption(row).unwrap()).into_bytes()).collect();
     let pictures = (0..ROWS).map(|row| if row == 5 { png(6) } else { png(row) }).collect();
     write_columns(&tiny.dataset, pictures, captions);
-    // Row 5 has the picture of row 6 now, which is known.
+    // Row 5 has the picture of row 6 now, which is cached.
     assert_eq!(encoded("").0, 0);
     let (_, _, fresh) = features(&tiny, "");
     assert_eq!(encoded("").1, fresh);
@@ -90,7 +90,7 @@ fn what_changed_is_encoded_again_and_nothing_else() {
     let (count, numbers) = encoded("");
     assert_eq!((count, numbers), (1, features(&tiny, "").2));
 
-    // The decoder has no part in features, the encoder's weights and the preprocessing have.
+    // Features depend on the encoder's weights and the preprocessing, but not on the decoder.
     tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 3, 0.5);
     assert_eq!(encoded("").0, 0);
     tiny.set_weight("git.image_encoder.vision_model.encoder.layers.0.mlp.fc1.weight", 3, 0.5);
@@ -103,7 +103,7 @@ fn what_changed_is_encoded_again_and_nothing_else() {
     assert_eq!((count, numbers), (ROWS, features(&tiny, "").2));
 }
 
-/// A picture of the dataset with one pixel of another colour.
+/// A picture of the dataset with one pixel changed.
 fn recoloured(row: usize) -> Vec<u8> {
     let mut picture = drawings().image(row).unwrap();
     picture.get_pixel_mut(16, 16).0 = [255, 0, 128];
@@ -113,7 +113,7 @@ fn recoloured(row: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_damaged_file_is_told_and_costs_nothing_but_time() {
+fn damaged_feature_files_are_reported_and_recomputed() {
     let tiny = Tiny::new();
     let (_, _, plain) = features(&tiny, "--feature-cache-dir @cache");
     let (path, mut bytes) = contents(&tiny.path("cache")).remove(0);
@@ -130,13 +130,13 @@ fn a_damaged_file_is_told_and_costs_nothing_but_time() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_named_with_the_flag() {
+fn unusable_folders_are_named_with_the_flag() {
     let tiny = Tiny::new();
     fs::write(tiny.path("file"), "not a folder").unwrap();
     let mut command = tiny.finetune("out", "--max-steps 1 --feature-cache-dir");
     let message = run(command.arg(tiny.path("file/cache"))).refusal(1);
     assert!(message.contains(tiny.path("file/cache").to_str().unwrap()), "{message}");
-    // Target modules that reach into the encoder although none of them is named.
+    // Target modules that match layers of the encoder although its name does not occur in them.
     let flags = "--max-steps 1 --tune both --target-modules q_proj --feature-cache-memory 1GB";
     let message = run(&mut tiny.finetune("out", flags)).refusal(1);
     assert!(
@@ -146,7 +146,7 @@ fn a_folder_that_cannot_be_used_is_named_with_the_flag() {
 }
 
 #[test]
-fn the_runs_of_a_sweep_share_a_file_that_is_gone_at_the_end() {
+fn the_runs_of_a_sweep_share_a_temporary_feature_file() {
     let tiny = Tiny::new();
     let flags = "--max-steps 2 --feature-cache-memory 0MB --sweep r=2,4";
     let stdout = run(&mut tiny.finetune("sweep", flags)).stdout();

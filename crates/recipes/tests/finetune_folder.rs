@@ -1,4 +1,4 @@
-//! Whose files are in the output folder: a run removes and replaces only what a run wrote.
+//! Ownership of files in the output folder: a run removes and replaces only files that a run wrote.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -44,7 +44,7 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
         &message,
         &["holds a finished run", "--output-dir", "--overwrite-output-dir", out.to_str().unwrap()],
     );
-    // Nor is anything removed by a run that reads what it would remove, or that does not begin.
+    // A run that would remove its own input, or that fails to begin, removes nothing.
     let overwrite = "--max-steps 2 --overwrite-output-dir";
     let message =
         run(tiny.finetune("out", overwrite).arg("--init-adapter").arg(out.join("adapter"))).refusal(1);
@@ -55,7 +55,7 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
     fs::remove_file(out.join(".checkpoint-0.partial")).unwrap();
     assert_eq!(contents(&out), before);
 
-    // A run that fails when it trains leaves nothing that could be taken for its results.
+    // A run that fails in training leaves nothing that could be mistaken for its results.
     tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
     tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 0, f32::NAN);
     run(&mut tiny.finetune("out", &format!("{overwrite} --eval-strategy no --report-to csv"))).refusal(1);
@@ -79,7 +79,7 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
 fn a_name_that_is_taken_is_an_error_before_anything_is_done() {
     let tiny = Tiny::new();
     let out = tiny.path("out");
-    // A user's own, as they were removed once.
+    // Regression: a user's own files under these names were removed.
     for name in ["model", "adapter"] {
         fs::create_dir_all(out.join(name)).unwrap();
         fs::write(out.join(name).join("model.safetensors"), "mine").unwrap();
@@ -102,7 +102,7 @@ fn a_name_that_is_taken_is_an_error_before_anything_is_done() {
     assert_says(&message, &["log.csv, model, metrics.json, report.html"]);
     assert_eq!(contents(&out), before);
 
-    // What has no name of the run's is nobody's business.
+    // Files under other names than the run's are left alone.
     let other = tiny.path("other");
     fs::create_dir_all(other.join("model")).unwrap();
     fs::write(other.join("thesis.tex"), "mine").unwrap();
@@ -142,7 +142,7 @@ fn checkpoints_of_others_are_foreign() {
         assert_says(&run(&mut command).refusal(1), &["not of this run: checkpoint-7"]);
     }
     assert!(tiny.path("second/checkpoint-7/complete.json").exists());
-    // Hugging Face's Trainer names its checkpoints so, too.
+    // Hugging Face's Trainer names its checkpoints the same way.
     fs::create_dir_all(tiny.path("third/checkpoint-500")).unwrap();
     fs::write(tiny.path("third/checkpoint-500/trainer_state.json"), "{}").unwrap();
     assert_says(&run(&mut tiny.finetune("third", SHORT)).refusal(1), &["checkpoint-500"]);
@@ -163,7 +163,7 @@ fn two_runs_cannot_have_one_folder() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    // A process that is gone holds nothing.
+    // The lock of an ended process is free.
     run(&mut tiny.finetune("out", "--max-steps 1 --overwrite-output-dir")).stdout();
     let message = run(&mut tiny.finetune("out", SHORT)).refusal(1);
     assert_says(&message, &["holds a finished run"]);
@@ -193,7 +193,7 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
     run_here("--target-modules quarry").refusal(1);
     assert!(run_here("--max-steps 1").stdout().contains("output  runs/pokemon-3\n"));
 
-    // The newest is continued, or the one that has the checkpoint of that name.
+    // The newest run is continued, or the one with the named checkpoint.
     let resumed = run_here("--resume --max-steps 2");
     assert_says(
         &resumed.stderr,
@@ -202,7 +202,7 @@ fn without_an_output_folder_the_next_free_one_is_taken() {
     let resumed = run_here("--resume checkpoint-3");
     assert_says(&resumed.stderr, &["resumed after step 3 from runs/pokemon/checkpoint-3"]);
     assert_eq!(resumed.code, Some(0));
-    // From another folder, the model and the dataset are found where they were.
+    // From another working directory, the model and the dataset are still found.
     let elsewhere = run(resume(&tiny.path("runs/pokemon")).current_dir(tiny.path("checkpoint")));
     assert_says(&elsewhere.stderr, &["resumed after step 3"]);
     assert_eq!(elsewhere.code, Some(0), "{}", elsewhere.stderr);
@@ -235,7 +235,7 @@ fn a_sweep_is_written_where_there_is_room_for_all_of_it() {
     let message = run(&mut tiny.finetune("sweep", "--max-steps 1 --overwrite-output-dir")).refusal(1);
     assert_says(&message, &["holds a sweep, and a single run cannot replace it"]);
 
-    // The second run's folder is taken: found before the first run begins.
+    // The second run's folder is taken, which is detected before the first run begins.
     fs::create_dir_all(tiny.path("other/r-4")).unwrap();
     File::create(tiny.path("other/r-4/report.html")).unwrap();
     let message = run(&mut tiny.finetune("other", flags)).refusal(1);

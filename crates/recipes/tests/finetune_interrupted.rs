@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the step is finished and saved, and the run goes on as if nothing had been.
+//! Ctrl-C and SIGTERM: the step is finished and saved, and the resumed run has the same results as an
+//! uninterrupted one.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +15,7 @@ use common::tiny::Tiny;
 /// Enough steps that the signal comes before the last of them.
 const RUN: &str = "--max-steps 300 --learning-rate 0.001 --save-total-limit 2";
 
-/// Runs the program and sends it a signal when training has begun.
+/// Runs the program and sends it a signal once training has begun.
 fn interrupt(command: &mut Command, signal: &str) -> Ended {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -68,7 +69,7 @@ fn an_interrupted_run_saves_and_resumes_to_the_same_losses() {
 }
 
 #[test]
-fn what_asks_a_run_to_end_has_it_saved_too() {
+fn a_checkpoint_is_saved_when_an_option_ends_the_run() {
     let tiny = Tiny::new();
     let ended = interrupt(&mut tiny.finetune("out", RUN), "-TERM");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
@@ -80,7 +81,7 @@ fn what_asks_a_run_to_end_has_it_saved_too() {
 fn a_signal_before_training_ends_at_once() {
     let tiny = Tiny::new();
     let mut child = tiny.finetune("out", RUN).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // The set-up ends with the output folder; pictures are encoded after it.
+    // The output folder is the last line of the set-up; pictures are encoded after it.
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut text = String::new();
     while !text.contains(" output ") {
@@ -93,7 +94,7 @@ fn a_signal_before_training_ends_at_once() {
 }
 
 #[test]
-fn a_run_goes_on_when_nobody_reads_what_it_says() {
+fn a_run_continues_when_standard_output_is_closed() {
     let tiny = Tiny::new();
     let mut command = tiny.finetune("out", "--num-train-epochs 2 --eval-captions 1");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -104,7 +105,7 @@ fn a_run_goes_on_when_nobody_reads_what_it_says() {
 }
 
 #[test]
-fn a_run_of_a_sweep_that_is_stopped_says_with_which_command_it_goes_on() {
+fn an_interrupted_sweep_prints_the_command_to_resume_its_run() {
     let tiny = Tiny::new();
     let ended = interrupt(&mut tiny.finetune("sweep", &format!("{RUN} --sweep r=2,4")), "-INT");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
@@ -114,7 +115,7 @@ fn a_run_of_a_sweep_that_is_stopped_says_with_which_command_it_goes_on() {
         folder.display()
     );
     assert!(ended.stderr.contains(&command) && !ended.stderr.contains("--sweep"), "{}", ended.stderr);
-    // The folder of the sweep is no run.
+    // The folder of a sweep is not a run.
     let message = run(&mut resume(&tiny.path("sweep"))).refusal(1);
     assert!(
         message.contains(&format!(

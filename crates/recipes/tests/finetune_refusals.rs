@@ -1,4 +1,4 @@
-//! What the main example refuses, and that its message names the file, row or flag.
+//! Errors of the main example, whose messages name the file, row or flag.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -10,7 +10,7 @@ use std::path::Path;
 use common::programs::{Ended, contents, example, json, resume, run, steps};
 use common::tiny::{SPLIT, Tiny, png, write_columns};
 
-/// A run on another dataset than the tiny one.
+/// A run on the given dataset instead of the tiny one.
 fn on_dataset(tiny: &Tiny, dataset: &Path) -> Ended {
     let mut command = example("pokemon_finetune");
     command.args(["--split", SPLIT, "--max-steps", "1", "--model"]).arg(&tiny.checkpoint);
@@ -49,7 +49,7 @@ fn a_path_that_does_not_exist_is_named() {
 fn an_output_folder_that_cannot_be_written_to_is_found_before_anything_is_downloaded() {
     let tiny = Tiny::new();
     fs::write(tiny.path("file"), "not a folder").unwrap();
-    // A hub that takes no connection: whoever asks it first fails with another message.
+    // A hub that accepts no connection: a request to it would fail with another message.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for output in ["file", "file/out"] {
         let mut command = example("pokemon_finetune");
@@ -164,7 +164,7 @@ fn a_run_that_diverges_leaves_its_last_checkpoint_as_it_was() {
     run(&mut tiny.finetune("out", "--max-steps 2")).stdout();
     let before = contents(&tiny.path("out/checkpoint-2"));
 
-    // Matrices of 1e30: their product is infinite.
+    // Matrices of 1e30 have an infinite product.
     let flags = "--max-steps 8 --learning-rate 1e30 --lr-scheduler-type constant";
     let message = run(resume(&tiny.path("out")).args(flags.split(' '))).refusal(1);
     assert_says(

@@ -1,4 +1,4 @@
-//! `--resume` continues the same run, with no other flag, or is an error that names the flag.
+//! `--resume` continues the same run without further flags, or fails with an error that names the flag.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -15,7 +15,7 @@ fn assert_says(message: &str, words: &[&str]) {
     }
 }
 
-/// A finished run whose newest checkpoint is of an epoch before its last.
+/// A finished run whose newest checkpoint is from before its last epoch.
 fn half(tiny: &Tiny, output: &str, flags: &str) -> std::path::PathBuf {
     run(&mut tiny.finetune(output, &format!("--num-train-epochs 4 {flags}"))).stdout();
     let folder = tiny.path(output);
@@ -43,7 +43,7 @@ fn a_run_of_many_flags_is_resumed_without_any() {
         let [halves, whole] = ["halves", "whole"].map(|run| fs::read(tiny.path(run).join(file)).unwrap());
         assert!(halves == whole, "{file} differs");
     }
-    // Its report has the command that makes it, and its log each step once.
+    // Its report has the command that reproduces it, and its log has each step once.
     let report = fs::read_to_string(halves.join("report.html")).unwrap();
     assert!(report.contains("--label-smoothing-factor 0.1") && !report.contains("--resume"));
     let events = json_lines(&fs::read_to_string(halves.join("log.jsonl")).unwrap());
@@ -92,7 +92,7 @@ fn content_that_changed_under_the_same_name_is_refused() {
     let tiny = Tiny::new();
     let folder = half(&tiny, "out", "");
     let dataset = fs::read(&tiny.dataset).unwrap();
-    // One caption is another one.
+    // One caption is different.
     let captions = || (0..20).map(|row| format!("a cat {row}").into_bytes()).collect::<Vec<_>>();
     write_columns(&tiny.dataset, (0..20).map(png).collect(), captions());
     let message = run(&mut resume(&folder)).refusal(1);
@@ -125,10 +125,10 @@ fn a_model_and_a_dataset_may_move() {
 }
 
 #[test]
-fn what_may_change_is_told_and_done() {
+fn changes_allowed_on_resume_are_reported_and_applied() {
     let tiny = Tiny::new();
     let folder = half(&tiny, "out", "--max-steps 8 --lr-scheduler-type cosine --min-lr-rate 0.1");
-    // --max-steps and --min-lr-rate give way to what is said now.
+    // --max-steps and --min-lr-rate are replaced by the new flags.
     let flags = "--num-train-epochs 5 --lr-scheduler-type constant --per-device-eval-batch-size 3 --logging-steps 2 --max-time 1h";
     let resumed = run(resume(&folder).args(flags.split(' ')));
     let told = [
@@ -146,7 +146,7 @@ fn what_may_change_is_told_and_done() {
     assert_eq!(json(&folder.join("trainer_state.json"))["global_step"], 10);
     let report = fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(report.contains("--num-train-epochs=5") && !report.contains("--max-steps"));
-    // What is said once is remembered.
+    // Flags of a resumed run are saved too.
     let again = run(&mut resume(&folder));
     assert!(!again.stderr.contains("changed arguments"), "{}", again.stderr);
 }
@@ -181,7 +181,7 @@ fn a_run_that_began_with_an_adapter_is_resumed_without_it() {
 }
 
 #[test]
-fn whatever_names_a_run_or_a_checkpoint_is_found_or_told() {
+fn runs_and_checkpoints_are_found_by_any_name_or_reported() {
     let tiny = Tiny::new();
     let folder = half(&tiny, "out", "");
     let shown = folder.display().to_string();
@@ -215,7 +215,7 @@ fn whatever_names_a_run_or_a_checkpoint_is_found_or_told() {
         assert_eq!(resumed.code, Some(0), "{arguments:?}: {}", resumed.stderr);
     }
 
-    // Into another folder, and nothing of the first one changes.
+    // Resuming into another folder leaves the first one unchanged.
     let before = contents(&folder);
     let mut command = resume(&folder.join("checkpoint-4"));
     let resumed = run(command.arg("--output-dir").arg(tiny.path("branch")));
@@ -225,7 +225,7 @@ fn whatever_names_a_run_or_a_checkpoint_is_found_or_told() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error() {
+fn damaged_checkpoints_are_skipped_and_it_is_an_error_if_none_is_left() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 1")).stdout();
     let parameters = tiny.path("out/checkpoint-2/parameters.safetensors");
@@ -240,7 +240,7 @@ fn a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_know_its_run_is_refused() {
+fn a_checkpoint_without_saved_options_is_refused() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 1")).stdout();
     fs::remove_file(tiny.path("out/checkpoint-2/options.json")).unwrap();

@@ -1,4 +1,4 @@
-//! `--tune`: each part of the model that can be trained, and nothing beside it.
+//! `--tune`: each part of the model can be trained, and the other parts stay frozen.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -19,7 +19,7 @@ fn largest(tensor: &Tensor) -> f32 {
     tensor.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-/// Trains for three steps and returns how many layers of each part have an adapter that moved.
+/// Trains for three steps and returns how many layers of each part have an adapter that changed.
 fn adapted(tune: &str) -> (usize, usize) {
     let tiny = Tiny::new();
     let flags = format!("--tune {tune} --max-steps 3 --learning-rate 0.01");
@@ -52,7 +52,7 @@ fn both_adapts_both() {
 }
 
 #[test]
-fn the_report_tells_what_is_adapted_and_not_what_could_have_been() {
+fn the_report_names_only_the_adapted_parts() {
     let tiny = Tiny::new();
     for (modules, part) in [("query", "its text decoder"), ("q_proj", "its vision encoder")] {
         let flags = format!("--tune both --target-modules {modules} --max-steps 1 --overwrite-output-dir");
@@ -75,7 +75,7 @@ fn full_trains_every_weight_and_leaves_a_checkpoint_that_captions() {
     for (name, tensor) in &before {
         assert!(largest(&(tensor - &after[name]).unwrap()) > 0.0, "{name} is as it began");
     }
-    // The new checkpoint is whole: its captions are those that the run ended with.
+    // The new checkpoint is complete: its captions are those at the end of the run.
     let captions = std::fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap();
     for line in common::programs::json_lines(&captions) {
         let mut caption = common::programs::example("caption");

@@ -1,4 +1,5 @@
-//! Folders of checkpoints and adapters, as people have them and as they are written: types, companions, generation_config.json.
+//! Folders of checkpoints and adapters as found in practice and as written here: types, companion files,
+//! generation_config.json.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -14,7 +15,8 @@ use common::tiny::{Tiny, tensors};
 use peft_lora::{LoraBuilder, LoraConfig};
 use serde_json::{Value, json};
 
-/// A checkpoint as transformers 5 writes it: nested processor configuration, the type in config.json, and files that only some have.
+/// A checkpoint in the layout of transformers 5: nested processor configuration, the type in config.json, and
+/// some optional files.
 fn of_transformers_5(tiny: &Tiny, dtype: DType, name: &str) {
     let folder = &tiny.checkpoint;
     let weights = tiny.weights().into_iter().map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap()));
@@ -70,7 +72,7 @@ fn merging_keeps_the_type_of_the_base_and_every_companion() {
         let mut changed = 0;
         for (key, tensor) in &kept {
             assert_eq!((tensor.dtype(), wide[key].dtype()), (dtype, DType::F32), "{key}");
-            // The sum is made in f32 and rounded once.
+            // The sum is computed in f32 and rounded once.
             assert_eq!(values(tensor), values(&wide[key].to_dtype(dtype).unwrap()), "{key}");
             changed += usize::from(values(&wide[key]) != values(&tiny.weights()[key]));
         }
@@ -122,7 +124,7 @@ fn merging_never_mixes_two_checkpoints_in_one_folder() {
 }
 
 #[test]
-fn an_adapter_on_a_tied_head_says_why_it_cannot_be_merged() {
+fn an_adapter_on_a_tied_head_cannot_be_merged() {
     let tiny = Tiny::new();
     tiny.tie_head();
     let checkpoint = git_model::Checkpoint::open(&tiny.checkpoint).unwrap();
@@ -136,7 +138,7 @@ fn an_adapter_on_a_tied_head_says_why_it_cannot_be_merged() {
 }
 
 #[test]
-fn a_folder_off_by_one_is_answered_with_the_one_that_is_meant() {
+fn the_right_folder_is_suggested_for_its_parent_or_child() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
     let adapter = tiny.path("out/adapter").display().to_string();
@@ -163,14 +165,14 @@ fn a_folder_off_by_one_is_answered_with_the_one_that_is_meant() {
     says(&[&tiny.path("out/adapter")], &["is an adapter and no checkpoint", &both]);
     says(&[&tiny.path("out")], &["has no config.json, but an adapter", &both]);
     says(&[tiny.checkpoint.parent().unwrap()], &["the checkpoint is ", &model]);
-    // As --init-adapter.
+    // The same as --init-adapter.
     let mut again = tiny.finetune("again", "--max-steps 1 --init-adapter");
     let message = run(again.arg(tiny.path("out"))).refusal(1);
     assert!(message.contains(&format!("give --init-adapter {adapter}")), "{message}");
 }
 
 #[test]
-fn what_a_trainers_folder_lacks_is_named_with_where_it_comes_from() {
+fn missing_files_of_a_trainer_folder_are_named_with_their_source() {
     let tiny = Tiny::new();
     let caption = || run(tiny.caption("--rows 0 --dataset").arg(&tiny.dataset)).refusal(1);
     let tokenizer = tiny.checkpoint.join("tokenizer.json");
@@ -191,7 +193,8 @@ fn what_a_trainers_folder_lacks_is_named_with_where_it_comes_from() {
     }
 }
 
-/// `fixtures/make_generation_config.py` wrote what transformers says with each of these files and no argument.
+/// The expected values are those of transformers with each of these files and no arguments, written by
+/// `fixtures/make_generation_config.py`.
 #[test]
 fn generation_config_counts_as_in_transformers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -216,7 +219,7 @@ fn generation_config_counts_as_in_transformers() {
         let expected: Vec<&Value> = case["ids"].as_array().unwrap().iter().collect();
         assert_eq!(ids, expected, "{}", case["file"]);
     }
-    // Flags come first, and what is not implemented is named.
+    // Flags have precedence, and unsupported options are named.
     fs::write(folder.path().join("generation_config.json"), r#"{"max_length": 5, "suppress_tokens": [9]}"#)
         .unwrap();
     let mut command = example("caption");

@@ -1,4 +1,4 @@
-//! Micro-batches of captions that run together have the loss and the gradients that they have alone.
+//! Fused micro-batches of captions have the same loss and gradients as separate ones.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use recipes::open::{Pretrained, embedded_checkpoint, pretrained};
 use recipes::task::{CaptionBatches, CaptionTask, References};
 use trainer_core::{BatchSource, BoxError, Gradients, Parameters, StepContext, Task};
 
-/// The embedded model with adapters that are not what they begin as, in the decoder or in both of its parts.
+/// The embedded model with adapters in the decoder, or in both of its parts. Their weights are not the
+/// initial ones.
 fn model(both: bool) -> (GitForCausalLm, Adapter) {
     let checkpoint = git_model::Checkpoint::open(embedded_checkpoint()).unwrap();
     let mut targets = vec!["query", "key", "value", "dense"];
@@ -35,7 +36,7 @@ fn model(both: bool) -> (GitForCausalLm, Adapter) {
     let adapter = builder.finish().unwrap();
     for (name, parameter) in adapter.parameters() {
         if name.contains("lora_B") {
-            // A lora_B of zeros gives lora_A no gradient.
+            // With lora_B at zero, lora_A would get no gradient.
             let values: Vec<f32> =
                 (0..parameter.elem_count()).map(|i| ((i * 37 % 101) as f32 - 50.0) / 2000.0).collect();
             let values = candle_core::Tensor::from_vec(values, parameter.shape(), &Device::Cpu).unwrap();
@@ -51,7 +52,7 @@ struct Sum {
     gradients: Gradients,
 }
 
-/// The loss and the gradients of the first step's batches, `fuse` of them at a time.
+/// The loss and the gradients of the first step's batches, with `fuse` of them per pass.
 fn step(task: &CaptionTask<'_>, parameters: &Parameters, batches: &CaptionBatches, fuse: usize) -> Sum {
     let mut sum = Sum { loss: 0.0, targets: 0, gradients: Gradients::new() };
     let mut context = StepContext { seed: 11, step: 5, first_sample: 0 };
@@ -67,7 +68,7 @@ fn step(task: &CaptionTask<'_>, parameters: &Parameters, batches: &CaptionBatche
     sum
 }
 
-/// By how much two sums differ: of the loss, and of the gradient that differs most, relative to its norm.
+/// The difference of two sums: of the loss, and of the gradient that differs most relative to its norm.
 fn difference(alone: &Sum, fused: &Sum, parameters: &Parameters) -> (f64, f64) {
     assert_eq!(alone.targets, fused.targets);
     let norms = alone.gradients.norms().unwrap();

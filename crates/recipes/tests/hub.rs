@@ -52,7 +52,7 @@ fn a_model_is_downloaded_once_and_only_what_is_needed_of_it() {
 }
 
 #[test]
-fn a_checkpoint_comes_with_all_that_its_tokenizer_and_processor_consist_of() {
+fn a_checkpoint_includes_all_tokenizer_and_processor_files() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     // Files that transformers 5 saves, and those of older versions.
     let newer: &[&str] = &[
@@ -96,7 +96,7 @@ fn a_moved_branch_gets_a_new_snapshot_and_keeps_the_old_one() {
     assert_eq!(fs::read(new.join("config.json")).unwrap(), files[2].1);
     assert_eq!(fs::read(old.join("config.json")).unwrap(), MODEL[2].1);
 
-    // Back again: everything is there, and the cache must not go on pointing to the newer commit.
+    // The branch moves back: all files are cached, but the cache must not keep pointing to the newer commit.
     server.add("models", "a/b", "main", MODEL);
     assert_eq!(hub.model_dir(&id("a/b")).unwrap().folder, old);
     assert_eq!(offline(cache.path()).model_dir(&id("a/b")).unwrap().folder, old);
@@ -174,7 +174,7 @@ fn a_revision_is_a_branch_or_a_commit() {
     let offline = offline(cache.path());
     assert_eq!(offline.model_dir(&id("a/b@v2")).unwrap(), fetched);
     assert_eq!(offline.model_dir(&id(&format!("a/b@{}", fetched.commit))).unwrap(), fetched);
-    // The branch was found, and holds no dataset.
+    // The branch exists, but has no dataset.
     assert!(matches!(hub.dataset_files(&id("a/d@refs/pr/3")), Err(Error::Lacks { .. })));
     let message = hub.model_dir(&id("a/b@v3")).unwrap_err().to_string();
     assert!(message.contains("404") && message.contains("no branch, tag or commit `v3`"), "{message}");
@@ -205,7 +205,7 @@ fn a_dataset_is_the_parquet_files_of_its_train_split_in_order() {
 }
 
 #[test]
-fn a_dataset_in_another_format_is_taken_as_the_hub_converted_it() {
+fn a_dataset_in_another_format_is_read_from_the_hubs_conversion() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("datasets", "a/d", "main", &[("train/cat.png", &[1; 50]), ("train/metadata.jsonl", b"{}")]);
     let converted: &[(&str, &[u8])] =
@@ -245,7 +245,7 @@ fn a_dataset_of_plain_images_becomes_their_folder() {
     assert_eq!(fs::read(folder.join("train/0/cat.png")).unwrap(), [1; 50]);
 }
 
-/// Captions as the dataset at `path` has them on this machine, and as it has them when it comes from a hub.
+/// The captions of the dataset at `path`, read locally and through a hub.
 fn captions_here_and_there(path: &Path) -> [Vec<String>; 2] {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add_folder("datasets", "a/d", path);
@@ -282,7 +282,7 @@ fn metadata_of_several_folders_bring_all_their_rows() {
 
 #[test]
 fn text_files_of_several_folders_bring_all_their_rows() {
-    // Layout of kohya's trainers: the number says how often a folder is repeated.
+    // The layout of kohya's trainers: the number is the repeat count of a folder.
     let folder = tempfile::tempdir().unwrap();
     for (name, rows) in [("10_girl", 16), ("5_boy", 8)] {
         let folder = folder.path().join(name);
@@ -307,7 +307,7 @@ fn text_files_are_read_although_the_hub_converted_their_images_without_them() {
 }
 
 #[test]
-fn a_part_that_the_hub_converted_of_a_large_dataset_is_not_taken_for_the_whole() {
+fn a_partly_converted_dataset_is_refused() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let part: &[(&str, &[u8])] = &[("default/partial-train/0000.parquet", b"PAR1 a part")];
     server.add("datasets", "a/images", "main", &[("1.jpg", &[1; 50]), ("metadata.jsonl", b"{}")]);
@@ -342,7 +342,7 @@ fn metadata_in_parquet_are_no_table_and_pictures_that_are_not_read_come_along_to
 }
 
 #[test]
-fn a_captioned_file_that_is_no_picture_is_not_left_out_in_silence() {
+fn a_captioned_file_that_is_no_picture_is_reported() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let files: &[(&str, &[u8])] =
         &[("1.jpg", &[1; 50]), ("1.txt", b"one"), ("2.xcf", &[2; 50]), ("2.txt", b"two")];
@@ -405,7 +405,7 @@ fn a_gated_repository_names_the_page_where_to_ask() {
 }
 
 #[test]
-fn a_misspelt_name_is_said_to_be_one() {
+fn a_misspelt_name_is_reported() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let message = hub(&server, cache.path()).model_dir(&id("microsoft/git-bass")).unwrap_err().to_string();
     assert!(
@@ -432,7 +432,7 @@ fn without_a_connection_the_message_says_what_can_be_done() {
 }
 
 #[test]
-fn a_hub_that_takes_the_connection_and_says_nothing_is_given_up() {
+fn a_silent_hub_times_out() {
     let cache = tempfile::tempdir().unwrap();
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", mute.local_addr().unwrap());
@@ -464,7 +464,7 @@ fn offline_a_second_run_needs_no_hub() {
     );
     let other = offline.model_dir(&id("a/b@v2")).unwrap_err().to_string();
     assert!(other.contains("other revisions of it: main"), "{other}");
-    // It may as well be a path with a mistake in it.
+    // It could also be a mistyped path.
     let here = std::env::current_dir().unwrap();
     assert!(message.contains(&format!("no such file or folder in {}", here.display())), "{message}");
 }
@@ -485,7 +485,7 @@ fn offline_a_half_downloaded_dataset_is_not_taken_for_a_whole_one() {
         let DatasetFiles::Parquet(files) = hub.dataset_files(&id(name)).unwrap().files else {
             panic!("these are parquet files")
         };
-        // What an interruption leaves: the last part comes first.
+        // The state after an interruption: the last part comes first.
         fs::remove_file(&files[0]).unwrap();
         let message = offline(cache.path()).dataset_files(&id(name)).unwrap_err().to_string();
         assert!(message.contains("only 1 of 2") && message.contains("HF_HUB_OFFLINE"), "{message}");
@@ -507,7 +507,7 @@ fn a_name_that_leads_out_of_the_cache_is_never_followed() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_hub_is_called_so() {
+fn an_endpoint_that_is_no_hub_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let portal = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! The ways in which hubs, mirrors and what stands between answer a download, and what comes of each.
+//! How hubs, mirrors and proxies respond to a download, and the result of each behaviour.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,7 +12,7 @@ use common::hub_client::{MODEL, config, hub, id};
 use common::hub_server::{HubServer, Redirect, Revision, Ways};
 use recipes::hub::{Error, Hub, HubConfig};
 
-/// The model's files, with weights that are many enough to be cut.
+/// The model's files, with weights large enough to be cut.
 fn files(weights: &[u8]) -> Vec<(&'static str, &[u8])> {
     let mut files = MODEL.to_vec();
     files[4].1 = weights;
@@ -23,7 +23,7 @@ fn weights() -> Vec<u8> {
     (0..100_000u32).map(|i| (i * i % 251) as u8).collect()
 }
 
-/// Whether a folder has the bytes of the model.
+/// Checks that a folder has the bytes of the model.
 fn assert_same(folder: &Path, files: &[(&str, &[u8])], what: &str) {
     let kept = ["config.json", "generation_config.json", "tokenizer.json", "vocab.txt", "model.safetensors"];
     for (name, bytes) in files.iter().filter(|(name, _)| kept.contains(name)) {
@@ -47,7 +47,7 @@ fn all_ways(other: &HubServer) -> Vec<Ways> {
 }
 
 #[test]
-fn every_way_of_answering_brings_the_same_bytes() {
+fn all_server_behaviours_give_the_same_bytes() {
     let (server, other) = (HubServer::start(), HubServer::start());
     let weights = weights();
     let files = files(&weights);
@@ -65,7 +65,7 @@ fn every_way_of_answering_brings_the_same_bytes() {
 
 #[test]
 fn a_small_file_that_comes_compressed_and_without_a_range_is_taken() {
-    // The hub answers so where a client asks for ranges and accepts gzip.
+    // The hub responds like this to a client that requests ranges and accepts gzip.
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "microsoft/git-base", "main", MODEL);
     server.answer(Ways { small: Redirect::No, gzip: true, ranges: false, ..Ways::default() });
@@ -74,7 +74,7 @@ fn a_small_file_that_comes_compressed_and_without_a_range_is_taken() {
 }
 
 #[test]
-fn a_cut_download_goes_on_where_it_stopped_or_else_from_the_beginning() {
+fn a_cut_download_resumes_or_restarts() {
     let (server, other) = (HubServer::start(), HubServer::start());
     let weights = weights();
     let files = files(&weights);
@@ -88,7 +88,7 @@ fn a_cut_download_goes_on_where_it_stopped_or_else_from_the_beginning() {
         let cache = tempfile::tempdir().unwrap();
         let hub = hub(&server, cache.path());
         let folder = hub.model_dir(&id("a/b")).unwrap().folder;
-        // Now the weights alone, so that the cut meets them.
+        // Only the weights are missing, so that the cut affects them.
         let path = folder.join("model.safetensors");
         fs::remove_file(fs::canonicalize(&path).unwrap()).unwrap();
         server.take_requests();
@@ -101,13 +101,13 @@ fn a_cut_download_goes_on_where_it_stopped_or_else_from_the_beginning() {
 }
 
 #[test]
-fn a_cut_or_refused_download_goes_on_where_it_stopped() {
+fn a_cut_or_refused_download_resumes() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let weights = weights();
     let files = files(&weights);
     server.add("models", "a/b", "main", &files);
     let hub = hub(&server, cache.path());
-    // All but the weights, so that the faults meet them alone.
+    // Only the weights are missing, so that the faults affect them.
     let folder = hub.model_dir(&id("a/b")).unwrap().folder;
     let weights_file = folder.join("model.safetensors");
     fs::remove_file(fs::canonicalize(&weights_file).unwrap()).unwrap();
@@ -123,7 +123,7 @@ fn a_cut_or_refused_download_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_download_that_is_always_cut_is_given_up_and_says_so() {
+fn a_download_that_is_always_cut_fails() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     server.answer(Ways { ranges: false, ..Ways::default() });
@@ -135,7 +135,7 @@ fn a_download_that_is_always_cut_is_given_up_and_says_so() {
 }
 
 #[test]
-fn a_download_that_stands_still_in_its_middle_is_taken_up_again() {
+fn a_stalled_download_resumes() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let weights = weights();
     let files = files(&weights);
@@ -195,7 +195,7 @@ fn the_token_does_not_follow_when_the_list_of_files_is_redirected() {
 }
 
 #[test]
-fn a_busy_server_is_asked_again_when_it_said() {
+fn a_busy_server_is_retried_after_the_requested_wait() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     server.refuse("api/models", "429 Too Many Requests", &["Retry-After: 1"], 1);
@@ -209,7 +209,7 @@ fn a_busy_server_is_asked_again_when_it_said() {
 }
 
 #[test]
-fn a_server_that_asks_for_a_long_wait_is_quoted_at_once() {
+fn a_long_wait_is_reported_immediately() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     server.refuse("api/models", "429 Too Many Requests", &["Retry-After: 3600"], 1);
@@ -232,7 +232,7 @@ fn a_gated_repository_that_answers_401_is_not_called_misspelt() {
 }
 
 #[test]
-fn a_signature_that_expired_is_replaced_and_a_host_that_always_refuses_is_named() {
+fn expired_signatures_are_renewed_and_refusing_hosts_named() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     server.refuse("cdn/", "403 Forbidden", &[], 1);
@@ -248,7 +248,7 @@ fn a_signature_that_expired_is_replaced_and_a_host_that_always_refuses_is_named(
 }
 
 #[test]
-fn redirects_in_a_circle_or_to_nowhere_are_no_hubs() {
+fn circular_and_invalid_redirects_are_errors() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let message = |status, headers: &[&str]| {
@@ -267,7 +267,7 @@ fn redirects_in_a_circle_or_to_nowhere_are_no_hubs() {
 }
 
 #[test]
-fn headers_without_an_etag_are_no_hubs() {
+fn responses_without_an_etag_are_not_from_a_hub() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     server.refuse("resolve/", "200 OK", &[], 1);
@@ -276,7 +276,7 @@ fn headers_without_an_etag_are_no_hubs() {
 }
 
 #[test]
-fn a_pointer_of_git_lfs_in_place_of_weights_is_called_one() {
+fn a_git_lfs_pointer_instead_of_weights_is_reported() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 706000000\n";
     server.add("models", "a/b", "main", &files(pointer));

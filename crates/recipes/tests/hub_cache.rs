@@ -1,4 +1,5 @@
-//! The cache of downloads: its layout, which Python's huggingface_hub shares, and what happens where it cannot be written.
+//! The download cache: its layout, which Python's huggingface_hub shares, and its behaviour when it cannot be
+//! written.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +14,7 @@ use common::hub_client::{MODEL, hub, id, offline};
 use common::hub_server::HubServer;
 use recipes::hub::{DatasetFiles, Error};
 
-/// Every path below a folder, links as such, with the time of its last change.
+/// Every path below a folder, without following links, with its modification time.
 fn tree(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
     let mut all = vec![(folder.to_owned(), fs::symlink_metadata(folder).unwrap().modified().unwrap())];
     if fs::symlink_metadata(folder).unwrap().is_dir() {
@@ -53,11 +54,11 @@ fn the_cache_is_laid_out_as_pythons() {
 }
 
 #[test]
-fn what_python_downloaded_is_found() {
+fn files_downloaded_by_python_are_found() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let fetched = hub(&server, cache.path()).model_dir(&id("a/b")).unwrap();
-    // Files that huggingface_hub writes besides.
+    // Files that huggingface_hub also writes.
     let root = cache.path().join("models--a--b");
     fs::create_dir_all(root.join(".no_exist").join(&fetched.commit)).unwrap();
     fs::write(root.join(".no_exist").join(&fetched.commit).join("model.msgpack"), "").unwrap();
@@ -83,7 +84,7 @@ fn a_cache_that_has_all_files_is_not_written_to() {
 }
 
 #[test]
-fn a_content_that_the_cache_has_from_another_commit_is_linked_and_not_sent_again() {
+fn content_cached_from_another_commit_is_linked_instead_of_downloaded() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let hub = hub(&server, cache.path());
@@ -104,7 +105,7 @@ fn a_partial_file_of_a_killed_run_does_no_harm() {
     let hub = hub(&server, cache.path());
     let weights = hub.model_dir(&id("a/b")).unwrap().folder.join("model.safetensors");
     let blob = fs::canonicalize(&weights).unwrap();
-    // Half of it; half of it, damaged; all of it, damaged; and more than that.
+    // Half of the file; a damaged half; all of it, damaged; and too many bytes.
     for (partial, is_resumed) in
         [(vec![7; 2500], true), (vec![0; 2500], true), (vec![0; 5000], false), (vec![0; 6000], false)]
     {
@@ -131,7 +132,7 @@ fn a_blob_that_was_deleted_is_downloaded_again() {
 }
 
 #[test]
-fn a_download_waits_for_another_process_that_has_the_lock() {
+fn a_download_waits_for_the_lock_of_another_process() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
     let hub = hub(&server, cache.path());
@@ -146,7 +147,7 @@ fn a_download_waits_for_another_process_that_has_the_lock() {
         let waiting = scope.spawn(|| hub.model_dir(&id("a/b")));
         thread::sleep(Duration::from_millis(500));
         assert!(!waiting.is_finished());
-        // The other process is done with it.
+        // The other process has finished.
         fs::write(&blob, [7; 5000]).unwrap();
         lock.unlock().unwrap();
         waiting.join().unwrap().unwrap();
@@ -189,7 +190,7 @@ mod read_only {
 
     const CACHE: &str = "TEST_READ_ONLY_CACHE";
     const ENDPOINT: &str = "TEST_READ_ONLY_ENDPOINT";
-    /// Nobody, for whom permissions count even where the tests run as root.
+    /// The user `nobody`, for whom permissions apply even if the tests run as root.
     const NOBODY: u32 = 65534;
 
     fn set_mode(path: &Path, write: bool) {
@@ -238,7 +239,7 @@ mod read_only {
         server.add("models", "a/b", "main", MODEL);
         server.add("models", "a/more", "main", MODEL);
         hub(&server, &cache).model_dir(&id("a/b")).unwrap();
-        // A branch that moved back, so that the reference is one that would be written.
+        // The branch has moved back, so that its reference would have to be written.
         fs::write(cache.join("models--a--b/refs/main"), "0".repeat(40)).unwrap();
         set_mode(&cache, false);
         run("all_files_are_there", &cache, &server.endpoint());
@@ -268,7 +269,7 @@ mod read_only {
     }
 
     #[test]
-    fn locks_that_belong_to_somebody_else_keep_nobody_from_downloading() {
+    fn foreign_locks_do_not_prevent_downloads() {
         let (server, folder) = (HubServer::start(), tempfile::tempdir().unwrap());
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let cache = folder.path().join("hub");

@@ -1,4 +1,4 @@
-//! Both examples with names of the hub, against a hub on the loopback that serves a model and a dataset in its layout.
+//! Both examples with hub ids, against a hub on the loopback that serves a model and a dataset in its layout.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -16,7 +16,8 @@ const MODEL: &str = "microsoft/git-base";
 const DATASET: &str = "reach-vb/pokemon-blip-captions";
 const TOKEN: &str = "hf_for_this_test";
 
-/// A hub with the tiny checkpoint, which only a token opens, and with the dataset as the real one lays it out.
+/// A hub with the tiny checkpoint, for which a token is required, and with the dataset in the layout of the
+/// real one.
 fn hub(tiny: &Tiny) -> HubServer {
     let server = HubServer::start();
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -67,10 +68,10 @@ fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_c
     assert!(named(&format!("/microsoft/git-base/resolve/{model}/model.safetensors")), "{requests:?}");
     assert!(named(&format!("/datasets/reach-vb/pokemon-blip-captions/resolve/{data}/data")), "{requests:?}");
     assert!(!named("README.md") && !named("pytorch_model.bin"), "{requests:?}");
-    // The adapter names the model as Python's PEFT looks it up.
+    // The adapter's configuration has the model's name as Python's PEFT expects it.
     let config = json(&tiny.path("online/adapter/adapter_config.json"));
     assert_eq!(config["base_model_name_or_path"], MODEL);
-    // The commits that the branches stand for are written down.
+    // The commits of the branches are recorded.
     assert_eq!(config["revision"], model);
     assert!(stdout.contains(&format!("{MODEL}, commit {model}")), "{stdout}");
     assert!(stdout.contains(&format!("{DATASET}, commit {data}")), "{stdout}");
@@ -79,7 +80,7 @@ fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_c
     online_captions.env("HF_ENDPOINT", &endpoint).env("HF_TOKEN", TOKEN);
     let said = texts(&run(&mut online_captions).stdout());
 
-    // The same without a network: the hub is gone, and so is the token.
+    // The same without a network: the hub is stopped and the token removed.
     drop(server);
     let mut offline = finetune(&tiny, "offline");
     run(offline.env("HF_ENDPOINT", &endpoint).env("HF_HUB_OFFLINE", "1")).stdout();
@@ -88,7 +89,7 @@ fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_c
     offline_captions.env("HF_ENDPOINT", &endpoint).env("HF_HUB_OFFLINE", "1");
     assert_eq!(texts(&run(&mut offline_captions).stdout()), said);
 
-    // Without the switch, the message says that it is there.
+    // Without the offline flag, the message mentions it.
     let mut unreachable = finetune(&tiny, "unreachable");
     let message = run(unreachable.env("HF_ENDPOINT", &endpoint)).refusal(1);
     assert!(message.contains(&endpoint) && message.contains("HF_HUB_OFFLINE=1"), "{message}");
@@ -152,7 +153,7 @@ fn a_revision_pins_the_model_the_dataset_and_the_adapter() {
     let stdout = run(&mut pinned).stdout();
     assert!(stdout.contains(&format!("{MODEL}@v1.0, commit {model}")), "{stdout}");
     assert!(stdout.contains(&format!("{DATASET}@{data}, commit {data}")), "{stdout}");
-    // The name alone, and the commit beside it, are what PEFT looks the model up by.
+    // PEFT finds the model by its name alone and the commit beside it.
     let config = json(&tiny.path("out/adapter/adapter_config.json"));
     assert_eq!(
         (&config["base_model_name_or_path"], &config["revision"]),
@@ -175,7 +176,7 @@ fn a_revision_pins_the_model_the_dataset_and_the_adapter() {
 }
 
 #[test]
-fn an_empty_folder_that_hides_a_hub_id_and_a_path_that_is_not_there_are_said_to_be_so() {
+fn empty_folders_that_hide_hub_ids_and_missing_paths_are_reported() {
     let tiny = Tiny::new();
     let refused = |model: &str, code: i32| {
         let mut command = example("caption");

@@ -1,4 +1,4 @@
-//! The examples beside the main two, run as programs.
+//! The examples other than the main two, run as programs.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -10,13 +10,13 @@ use std::path::Path;
 use common::programs::{example, json_lines, run};
 use common::tiny::{Tiny, tensors};
 
-/// The number behind the last word `loss` of a line.
+/// The number after the last word `loss` of a line.
 fn loss(line: &str) -> f64 {
     line.rsplit("loss").next().unwrap().trim().parse().unwrap()
 }
 
 #[test]
-fn a_network_of_another_kind_learns_through_adapters_that_are_saved_and_merged() {
+fn a_non_transformer_network_can_be_adapted_saved_and_merged() {
     let folder = tempfile::tempdir().unwrap();
     let stdout = run(example("lora_any_model").env("TMPDIR", folder.path())).stdout();
     let line = |start: &str| loss(stdout.lines().find(|line| line.starts_with(start)).unwrap());

@@ -1,4 +1,4 @@
-//! The page as its reader gets it.
+//! The report page as its reader gets it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
@@ -103,7 +103,7 @@ fn the_page_asks_nothing_of_a_network() {
     }
 }
 
-/// A run with one result for the base and one for the adapter.
+/// A run with one result each for the base model and the adapter.
 fn run(name: &str, base: f64, adapter: f64, bleu: f64) -> Run {
     let mut metrics = Metrics::default();
     metrics.base.insert("test_loss".into(), Some(base));
@@ -174,7 +174,7 @@ fn a_base_that_differs_in_its_last_bits_is_one_base() {
 }
 
 #[test]
-fn a_folder_without_a_run_says_what_it_lacks() {
+fn the_error_for_a_folder_without_a_run_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let message = format!("{:#}", Run::read(folder.path()).unwrap_err());
     assert!(message.contains("trainer_state.json") && message.contains("finished run"), "{message}");

@@ -1,4 +1,5 @@
-//! Which rows of a dataset a run trains and tests on, and what it says of the others: the main example as a program.
+//! Which rows of a dataset a run trains and tests on, and how it reports the others: the main example as a
+//! program.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -10,7 +11,7 @@ use common::programs::{Ended, example, json, json_lines, run, steps};
 use common::tiny::{SPLIT, Tiny, png, write_columns};
 use serde_json::Value;
 
-/// A run on another dataset than the tiny one.
+/// A run on the given dataset instead of the tiny one.
 fn finetune(tiny: &Tiny, dataset: &Path, output: &str, flags: &[&str]) -> Ended {
     let mut command = example("pokemon_finetune");
     command.args(["--threads", "1", "--model"]).arg(&tiny.checkpoint);
@@ -31,7 +32,7 @@ fn folder(tiny: &Tiny, name: &str, metadata: (&str, String), pictures: usize) ->
     folder
 }
 
-/// Metadata with a value for each row under `text`.
+/// Metadata with a value per row under `text`.
 fn jsonl(rows: usize, text: impl Fn(usize) -> Value) -> (&'static str, String) {
     let line = |row| serde_json::json!({ "file_name": format!("{row}.png"), "text": text(row) });
     ("metadata.jsonl", (0..rows).map(|row| format!("{}\n", line(row))).collect())
@@ -65,7 +66,7 @@ fn several_captions_of_a_picture_are_references_of_one_row() {
 }
 
 #[test]
-fn a_caption_that_is_there_twice_changes_no_number() {
+fn duplicate_captions_change_no_numbers() {
     let tiny = Tiny::new();
     let text = |row: usize| format!("a red cat {row}");
     let once = folder(&tiny, "once", jsonl(10, |row| text(row).into()), 10);
@@ -102,16 +103,16 @@ fn a_resumed_run_draws_the_captions_of_an_uninterrupted_one() {
 }
 
 #[test]
-fn a_test_picture_that_is_trained_on_is_told_and_can_be_kept_apart() {
+fn test_pictures_in_the_training_split_are_reported_and_can_be_separated() {
     let tiny = Tiny::new();
-    // Four rows a picture, as COCO has five.
+    // Four rows per picture, similar to COCO, which has five.
     let path = tiny.path("rows.parquet");
     let captions = (0..24).map(|row| format!("a red cat {row}").into_bytes()).collect();
     write_columns(&path, (0..24).map(|row| png(row / 4)).collect(), captions);
 
     let stdout = two_steps(&tiny, &path, "rows", &[]);
     assert_eq!(line(&stdout, "split"), "14 train, 5 validation, 5 test");
-    // As train_test_split of datasets deals out these rows.
+    // The same split of these rows as train_test_split of `datasets`.
     let note = line(&stdout, "note");
     assert!(note.starts_with("2 of 5 test rows and 4 of 5 validation rows have a picture"), "{note}");
     assert!(note.contains("--split-by picture"), "{note}");
@@ -180,7 +181,7 @@ fn two_columns_that_could_be_the_captions_are_named_with_the_flag() {
 }
 
 #[test]
-fn what_is_not_used_is_told_with_the_reason() {
+fn unused_files_are_reported_with_reasons() {
     let tiny = Tiny::new();
     let text = |row: usize| match row {
         3 => "日本語 🔥🔥".into(),
@@ -204,7 +205,7 @@ fn what_is_not_used_is_told_with_the_reason() {
 }
 
 #[test]
-fn questions_are_given_and_answers_learnt_and_batches_of_them_equal_single_ones() {
+fn answers_to_questions_are_learnt_and_batches_equal_single_questions() {
     let tiny = Tiny::new();
     let questions = ["a cat?", "a red dog on the grass?", "cat"];
     let row = |row: usize| format!("{row}.png,{},a red cat {row}\n", questions[row % 3]);

@@ -1,4 +1,4 @@
-//! A checkpoint whose LM head is its word embedding is adapted as any other.
+//! A checkpoint with tied LM head and word embedding is adapted like any other.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

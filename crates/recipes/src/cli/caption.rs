@@ -20,7 +20,7 @@ pub struct Caption {
     /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub dataset: Option<Location>,
-    /// Rows of the dataset, from 0 and separated by commas; all if not given
+    /// Rows of the dataset, counted from 0, separated by commas; all if not given
     #[arg(
         long,
         value_name = "ROWS",
@@ -30,7 +30,7 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub rows: Option<Vec<usize>>,
-    /// The column of the dataset's pictures [default: `image`, else the only one with pictures]
+    /// The column of pictures in the dataset [default: `image`, else the only column of pictures]
     #[arg(
         long,
         value_name = "COLUMN",
@@ -39,7 +39,7 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub image_column: Option<String>,
-    /// The column of the dataset's prompts, such as questions: each picture's caption continues its own
+    /// The column of prompts in the dataset, such as questions: each caption continues the prompt of its row
     #[arg(
         long,
         value_name = "COLUMN",
@@ -48,7 +48,7 @@ pub struct Caption {
         help_heading = "Input"
     )]
     pub prompt_column: Option<String>,
-    /// Skip pictures of more pixels; the default is the limit of Pillow. Each takes up to 8 bytes while it is read
+    /// Skip pictures with more pixels; the default is Pillow's limit. Reading takes up to 8 bytes per pixel
     #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
     pub max_image_pixels: u64,
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
@@ -63,44 +63,46 @@ pub struct Caption {
     /// Processor threads; all cores if not given
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
     pub threads: Option<usize>,
-    /// Pictures captioned together
+    /// Pictures per batch
     #[arg(long, value_name = "PICTURES", default_value = "1", value_parser = count, help_heading = "Hardware")]
     pub batch_size: usize,
-    /// Let a copy of the weights in 8 bits guess the next words, which the model reads at once and confirms or corrects (speculative
-    /// decoding): the same captions, sooner where up to four are followed at a time
+    /// Speculative decoding: an int8 copy of the weights proposes the next tokens, and the model verifies
+    /// them in one pass. The captions stay the same; it is faster for up to four beams or draws at a time
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, help_heading = "Hardware")]
     pub draft: Drafting,
-    /// How captions are found.
+    /// Decoding options.
     #[command(flatten)]
     pub decoding: Decoding,
-    /// One JSON line a caption, with token ids, score and seconds, instead of plain text
+    /// Print one JSON line per caption, with token ids, score and seconds, instead of plain text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Write the best caption of each picture to this file too, as the metadata.jsonl of an image folder: the pictures must lie beside or
-    /// below it
+    /// Also write the best caption of each picture to this file, as the metadata.jsonl of an image folder:
+    /// the pictures must be beside or below it
     #[arg(long, value_name = "FILE", conflicts_with = "dataset", help_heading = "Output")]
     pub metadata: Option<PathBuf>,
 }
 
-/// How the weights are stored while captioning.
+/// How the weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Storage {
     /// 32 bits
     #[default]
     F32,
-    /// bfloat16: half the memory, and what is multiplied with them is rounded too
+    /// bfloat16: half the memory; activations are rounded too
     Bf16,
-    /// 8 bits and a scale for each output, made when the checkpoint is read: a quarter of the memory, sums in f32
+    /// 8-bit integers and a scale per output, quantised when the checkpoint is read: a quarter of the memory,
+    /// sums in f32
     Int8,
 }
 
 impl Caption {
-    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
+    /// Reads the process's command line. Help, version and errors are printed and end the process, as in
+    /// clap.
     pub fn from_command_line() -> Self {
         Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    /// Reads a command line, the program's name first, and refuses what cannot be done.
+    /// Reads a command line that starts with the program's name, and checks it.
     ///
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
@@ -120,7 +122,7 @@ impl Caption {
     }
 }
 
-/// Flags of other programs, and what says the same here.
+/// Flags of other programs, and the equivalents here.
 const ELSEWHERE: [(&str, &str); 8] = [
     ("--max-length", "--max-new-tokens, which does not count the prompt"),
     ("--min-length", "--min-new-tokens, which does not count the prompt"),
@@ -132,7 +134,7 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("--model-name-or-path", "--model"),
 ];
 
-/// The error for a flag that another program has, which names the one that is meant.
+/// The error for a flag of another program, which names the equivalent here.
 fn known_elsewhere(error: &Error) -> Option<Error> {
     let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
     let flag = flag.to_string().split('=').next()?.replace('_', "-");
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_for_where_no_flag_is_given() {
+    fn options_are_none_without_flags() {
         let caption = parse("cat.png dog.png").unwrap();
         assert_eq!(caption.images, [PathBuf::from("cat.png"), PathBuf::from("dog.png")]);
         assert_eq!((caption.model, caption.adapter, caption.json), (Location::Embedded, None, false));
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_checkpoint_can_make_sound_is_refused_before_anything_is_read() {
+    fn invalid_options_are_refused_before_the_checkpoint_is_read() {
         let sampled =
             parse("cat.png --do-sample --temperature 0.7 --top-k 0 --top-p 0.9 --seed 3").unwrap().decoding;
         assert_eq!((sampled.do_sample, sampled.temperature, sampled.top_k), (Some(true), Some(0.7), Some(0)));
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn temperature_0_says_what_is_meant_by_it() {
+    fn the_error_for_temperature_0_suggests_greedy_decoding() {
         for arguments in ["--temperature 0", "--do-sample --temperature 0.0"] {
             let message = parse(&format!("cat.png {arguments}")).unwrap_err().to_string();
             assert!(message.contains("leave --temperature and --do-sample out"), "{message}");
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_of_another_program_is_answered_with_the_one_that_is_meant() {
+    fn a_flag_of_another_program_is_refused_with_the_equivalent() {
         for (flag, meant) in [
             ("--max-length 20", "there is no --max-length: give --max-new-tokens"),
             ("--max_length=20", "there is no --max-length: give --max-new-tokens"),

@@ -1,7 +1,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// A program's arguments, its name first, as a shell takes them: `cargo run --release --example NAME -- ...`.
+/// A program's arguments, its name first, in shell syntax: `cargo run --release --example NAME -- ...`.
 pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
@@ -10,7 +10,7 @@ pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     command(&name, &arguments)
 }
 
-/// The command that runs the main example with these arguments, as a shell takes it.
+/// The command that runs the main example with these arguments, in shell syntax.
 pub fn example_command(arguments: &[&OsStr]) -> String {
     let arguments = arguments.iter().map(|argument| (*argument).to_owned());
     command_line(std::iter::once(OsString::from("pokemon_finetune")).chain(arguments))
@@ -25,7 +25,7 @@ fn command(example: &str, arguments: &[String]) -> String {
     words.join(" ")
 }
 
-/// An argument as a POSIX shell reads it back.
+/// Quotes an argument for a POSIX shell.
 fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=+%@".contains(c);
     if !argument.is_empty() && argument.chars().all(plain) {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_shell_would_change_is_quoted() {
+    fn special_characters_are_quoted_for_the_shell() {
         assert_eq!(quoted("--lora-r=8"), "--lora-r=8");
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted(".*(query|value)"), "'.*(query|value)'");

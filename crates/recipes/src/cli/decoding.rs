@@ -4,56 +4,61 @@ use git_model::{GenerationConfig, GenerationDefaults, Sampling};
 use super::EarlyStopping;
 use super::values::{count, finite, positive, positive_share, share};
 
-/// How captions are found, by the names and meanings of Hugging Face's GenerationConfig. An option that is not given is what the
-/// checkpoint's generation_config.json says, and else the recipe's default.
+/// Decoding options, with the names and meanings of Hugging Face's GenerationConfig. An option that is not
+/// given is taken from the checkpoint's generation_config.json, else it has the recipe's default.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(
     next_help_heading = "Decoding (what is not given is as the checkpoint's generation_config.json says, else the default)"
 )]
 pub struct Decoding {
-    /// Captions followed at a time; 1 takes the likeliest word each time [default: 2, and 1 with --do-sample]
+    /// Number of beams; 1 is greedy decoding [default: 2, and 1 with --do-sample]
     #[arg(long, value_name = "BEAMS", value_parser = count)]
     pub num_beams: Option<usize>,
-    /// Longest caption, in tokens, the prompt not counted [default: 40]
+    /// Maximum length in tokens, excluding the prompt [default: 40]
     #[arg(long, value_name = "TOKENS", value_parser = count)]
     pub max_new_tokens: Option<usize>,
-    /// Shortest caption, in tokens, the end token and the prompt not counted [default: 0]
+    /// Minimum length in tokens, excluding the end token and the prompt [default: 0]
     #[arg(long, value_name = "TOKENS")]
     pub min_new_tokens: Option<usize>,
-    /// Beams are compared by their log-probability / length^penalty: above 0 favours long captions, below 0 short ones [default: 1]
+    /// Beams are ranked by log-probability / length^penalty: above 0 favours long captions, below 0 short
+    /// ones [default: 1]
     #[arg(long, value_name = "PENALTY", value_parser = finite, allow_negative_numbers = true)]
     pub length_penalty: Option<f64>,
-    /// Never say the same so many tokens in a row twice; 0 allows it [default: 2]
+    /// Never repeat a sequence of this many tokens; 0 allows repetition [default: 2]
     #[arg(long, value_name = "TOKENS")]
     pub no_repeat_ngram_size: Option<usize>,
-    /// Divides the scores of tokens that were said already, above 1 against repetition; 1 changes nothing [default: 1.15]
+    /// Divides the scores of tokens that have occurred already: above 1 discourages repetition, 1 has no
+    /// effect [default: 1.15]
     #[arg(long, value_name = "PENALTY", value_parser = positive)]
     pub repetition_penalty: Option<f64>,
     /// When beam search stops [default: true]
     #[arg(long, value_enum)]
     pub early_stopping: Option<EarlyStopping>,
-    /// Draw each word at random by its probability, or do not with --do-sample=false [default: false]
+    /// Sample each token by its probability; --do-sample=false turns it off [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub do_sample: Option<bool>,
-    /// Divides the scores before drawing: below 1 is bolder on the likely words, above 1 evens them out [default: 1]
+    /// Divides the scores before sampling: below 1 favours likely tokens more, above 1 evens out the
+    /// probabilities [default: 1]
     #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
-    /// Draw from the so many likeliest tokens; 0 from all [default: 50]
+    /// Sample from this many likeliest tokens; 0 for all [default: 50]
     #[arg(long, value_name = "TOKENS")]
     pub top_k: Option<usize>,
-    /// Draw from the likeliest tokens that together reach this probability [default: 1]
+    /// Sample from the likeliest tokens that together reach this probability [default: 1]
     #[arg(long, value_name = "P", value_parser = positive_share)]
     pub top_p: Option<f64>,
-    /// Draw from the tokens that are at least this share as probable as the likeliest; 0 from all [default: 0]
+    /// Sample from the tokens that are at least this share as probable as the likeliest one; 0 for all
+    /// [default: 0]
     #[arg(long, value_name = "P", value_parser = share)]
     pub min_p: Option<f64>,
-    /// Seed of the draws [default: 42]
+    /// Seed of sampling [default: 42]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,
-    /// Never say these words or phrases: separated by commas, or one a flag
+    /// Never generate these words or phrases: separated by commas, or one per flag
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     pub bad_words: Vec<String>,
-    /// Captions for each picture: of beams the best first and at most as many as there are, of draws any number [default: 1]
+    /// Captions per picture: with beams the best first and at most as many as beams, with sampling any number
+    /// [default: 1]
     #[arg(long, value_name = "CAPTIONS", value_parser = count)]
     pub num_return_sequences: Option<usize>,
     /// A text that the caption continues, such as a question about the picture
@@ -62,11 +67,13 @@ pub struct Decoding {
 }
 
 impl Decoding {
-    /// The options of the command line, completed by those of the checkpoint and of the recipe. `prompt` is the prompt's length in
-    /// tokens, the start token counted, and `bad_words` the ids of [`bad_words`](Self::bad_words).
+    /// Combines the options of the command line with those of the checkpoint and the recipe. `prompt` is the
+    /// prompt's length in tokens, including the start token; `bad_words` are the ids of
+    /// [`bad_words`](Self::bad_words).
     ///
     /// # Errors
-    /// If options contradict each other, or the checkpoint asks for what is not implemented. The message names the flag that helps.
+    /// If options contradict each other, or the checkpoint asks for an unsupported one. The message names the
+    /// flag that helps.
     pub fn resolve(
         &self,
         file: &GenerationDefaults,
@@ -99,7 +106,7 @@ impl Decoding {
             repetition_penalty: penalty(self.repetition_penalty)
                 .or(file.repetition_penalty)
                 .unwrap_or(recipe.repetition_penalty),
-            // The checkpoint's configuration has those of its generation_config.json already.
+            // The checkpoint's configuration already includes those of its generation_config.json.
             eos_token_id: None,
             bad_words: match &file.bad_words {
                 Some(words) if self.bad_words.is_empty() => words.clone(),
@@ -112,7 +119,7 @@ impl Decoding {
         Ok(config)
     }
 
-    /// How words are drawn, if they are.
+    /// The sampling options; `None` without sampling.
     fn sampling(&self, file: &GenerationDefaults) -> Result<Option<Sampling>, String> {
         let flags = [
             ("--temperature", self.temperature.is_some()),
@@ -151,7 +158,7 @@ impl Decoding {
         }
         match file.max_length {
             None => Ok(default),
-            // It counts the prompt too.
+            // max_length includes the prompt.
             Some(length) if length > prompt => Ok(length - prompt),
             Some(length) => Err(format!(
                 "max_length {length} of {} leaves no token after a prompt of {prompt}: give --max-new-tokens",
@@ -168,13 +175,14 @@ impl Decoding {
             Some(tokens) => Ok(tokens),
             None => {
                 let length = file.min_length.map_or(0, |length| length.saturating_sub(prompt));
-                // As transformers: captions end where they must.
+                // As in transformers: max_length wins over min_length.
                 Ok(file.min_new_tokens.unwrap_or(length).min(most))
             }
         }
     }
 
-    /// Fails where options contradict each other; what is from the checkpoint's file is said to be.
+    /// Fails if options contradict each other. The message says which of them come from the checkpoint's
+    /// file.
     fn check(&self, file: &GenerationDefaults, config: &GenerationConfig) -> Result<(), String> {
         let named = |given: bool, flag: &str, name: &str, value: usize| match given {
             true => format!("{flag} {value}"),
@@ -243,9 +251,9 @@ mod tests {
         flags(arguments).resolve(&file(json), prompt, Vec::new())
     }
 
-    /// What git-base and the embedded model have: the tokens alone.
+    /// As in git-base and the embedded model: only token ids.
     #[test]
-    fn a_file_of_tokens_alone_leaves_the_recipes_decoding() {
+    fn a_file_without_decoding_options_keeps_the_recipes_defaults() {
         let json = r#"{"_from_model_config": true, "bos_token_id": 101, "eos_token_id": 102, "pad_token_id": 0,
             "transformers_version": "4.27.0.dev0"}"#;
         let (resolved, recipe) = (resolve("", json, 1).unwrap(), GenerationConfig::recipe());
@@ -300,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_is_not_implemented_is_named() {
+    fn contradictory_or_unsupported_options_are_named() {
         for (arguments, json, words) in [
             (
                 "--do-sample --num-beams 3",
@@ -317,7 +325,7 @@ mod tests {
             let error = resolve(arguments, json, 1).unwrap_err();
             assert!(error.contains(words), "{arguments} {json}: {error}");
         }
-        // Idle ones are in many files.
+        // Options without effect are in many files.
         resolve(
             "",
             r#"{"typical_p": 0.5, "num_beam_groups": 1, "suppress_tokens": [], "guidance_scale": null}"#,

@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr};
 use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 
-/// Where to compute, as `--device` says it.
+/// The value of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceArg {
     /// The processor.
@@ -39,7 +39,8 @@ impl fmt::Display for DeviceArg {
 /// Opens the device.
 ///
 /// # Errors
-/// For a GPU: if this build has no CUDA in it, or there is no such GPU. It never falls back to the processor in silence.
+/// For a GPU: if this build does not support CUDA, or there is no such GPU. There is no silent fallback to
+/// the CPU.
 pub fn device(choice: DeviceArg) -> Result<Device> {
     match choice {
         DeviceArg::Cpu => Ok(Device::Cpu),
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_processor_is_always_there_and_a_missing_gpu_is_told() {
+    fn the_cpu_is_always_available_and_a_missing_gpu_is_an_error() {
         assert!(device(DeviceArg::Cpu).unwrap().is_cpu());
         let message = format!("{:#}", device(DeviceArg::Cuda(4095)).unwrap_err());
         assert!(message.starts_with("--device cuda:4095: "), "{message}");

@@ -11,69 +11,71 @@ use super::{
 };
 use crate::fusing::Pass;
 
-/// How gradients become changes.
+/// Optimizer options.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Optimizer and schedule")]
 pub struct OptimizerOptions {
-    /// How gradients change what is trained
+    /// The optimizer
     #[arg(long, value_enum, default_value_t)]
     pub optim: Optim,
     /// SGD's momentum [default: 0]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub sgd_momentum: Option<f64>,
-    /// LoRA+: the learning rate of every lora_B, as a multiple of that of lora_A [default: 1]
+    /// LoRA+: learning rate of every lora_B, as a multiple of that of lora_A [default: 1]
     #[arg(long, value_name = "RATIO", value_parser = positive)]
     pub loraplus_lr_ratio: Option<f64>,
-    /// Where a learning rate that falls ends, as a share of the highest [default: 0]
+    /// Final value of a decaying learning rate, as a share of the highest [default: 0]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub min_lr_rate: Option<f64>,
-    /// Waves of --lr-scheduler-type cosine-with-restarts [default: 1]
+    /// Cycles of --lr-scheduler-type cosine-with-restarts [default: 1]
     #[arg(long, value_name = "WAVES", value_parser = count)]
     pub lr_num_cycles: Option<usize>,
     /// The exponent of --lr-scheduler-type polynomial [default: 1]
     #[arg(long, value_name = "POWER", value_parser = positive)]
     pub lr_power: Option<f64>,
-    /// Share of the steps in which --lr-scheduler-type warmup-stable-decay falls [default: 0.2]
+    /// Share of the steps in which --lr-scheduler-type warmup-stable-decay decays [default: 0.2]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub lr_decay_ratio: Option<f64>,
 }
 
-/// When a run evaluates, saves and ends, and what is written down.
+/// When to evaluate, save and end, and which logs to write.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Evaluating, saving and ending")]
 pub struct RunOptions {
     /// Steps between evaluations with --eval-strategy steps [default: --logging-steps]
     #[arg(long, value_name = "STEPS", value_parser = count)]
     pub eval_steps: Option<usize>,
-    /// When to save a checkpoint, besides that of every evaluation that is the best so far [default: --eval-strategy]
+    /// When to save a checkpoint. Every evaluation that is the best so far is saved in any case [default:
+    /// --eval-strategy]
     #[arg(long, value_enum)]
     pub save_strategy: Option<SaveStrategy>,
     /// Steps between checkpoints with --save-strategy steps [default: --eval-steps]
     #[arg(long, value_name = "STEPS", value_parser = count)]
     pub save_steps: Option<usize>,
-    /// End after so many evaluations in a row without a new best
+    /// End after this many evaluations in a row without a new best
     #[arg(long, value_name = "EVALUATIONS", value_parser = count)]
     pub early_stopping_patience: Option<usize>,
-    /// By how much a validation loss must fall below the best to count for --early-stopping-patience [default: 0]
+    /// How much lower than the best a validation loss must be to count for --early-stopping-patience
+    /// [default: 0]
     #[arg(long, value_name = "LOSS", value_parser = at_least_zero)]
     pub early_stopping_threshold: Option<f64>,
-    /// End after so much time of training, as 90s, 45m or 2h, what came before --resume included
+    /// End after this much training time, such as 90s, 45m or 2h; the time before --resume counts too
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub max_time: Option<f64>,
-    /// What to do with a step whose loss or gradient is not a number; it is never applied
+    /// What to do with a step whose loss or gradient is not a number; such a step is never applied
     #[arg(long, value_enum, default_value_t)]
     pub on_nan: NanPolicy,
-    /// Steps that --on-nan skip may skip before it stops [default: 10]
+    /// Maximum number of steps that --on-nan skip skips before it stops [default: 10]
     #[arg(long, value_name = "STEPS", value_parser = whole)]
     pub max_skipped_steps: Option<usize>,
-    /// Write the learning curves here too, separated by commas: log.csv, tensorboard/
+    /// Additional logs of the learning curves, separated by commas: log.csv, tensorboard/
     #[arg(long, value_enum, value_name = "FORMATS", value_delimiter = ',')]
     pub report_to: Vec<ReportTo>,
 }
 
 impl Finetune {
-    /// The command line as the training engine takes it, but for the output folder and how many batches run together: those are
-    /// known later.
+    /// The command line as arguments of the training engine. The output folder and the number of fused
+    /// micro-batches are set later.
     pub fn training_arguments(&self) -> TrainingArguments {
         let Self { training, optimizer, run, .. } = self;
         let defaults = TrainingArguments::default();
@@ -147,8 +149,8 @@ impl Finetune {
         }
     }
 
-    /// How many batches of a step run together: what --fuse-accumulation says, else as many as take little memory, when
-    /// the model and the longest caption are known.
+    /// The number of fused micro-batches: --fuse-accumulation, else as many as take little memory. It depends
+    /// on the model and the longest caption.
     pub fn fused_micro_batches(&self, config: &GitConfig, caption: usize, vision_trains: bool) -> usize {
         let pictures = self.training.per_device_train_batch_size;
         let fused = match self.training.fuse_accumulation {
@@ -158,7 +160,7 @@ impl Finetune {
         fused.min(self.training.gradient_accumulation_steps)
     }
 
-    /// A flag of the engine that was given and would do nothing, and what it needs.
+    /// An engine flag that was given without effect, and the flag that it needs.
     pub(super) fn idle_engine_flag(&self) -> Option<(&'static str, &'static str)> {
         let Self { data, training, optimizer, run, .. } = self;
         let schedule = training.lr_scheduler_type;

@@ -9,99 +9,101 @@ use super::{
 };
 use crate::hub::Location;
 
-/// Fine-tunes an image-captioning model (GIT) with LoRA on captioned pictures, and shows what it says before and after.
+/// Fine-tunes an image-captioning model (GIT) with LoRA on captioned pictures, and shows its captions before
+/// and after.
 ///
-/// Without arguments it needs no network: it runs the whole recipe on a small model and on drawings that come with it.
+/// Without arguments it needs no network: it runs the whole recipe on a small model and drawings that come
+/// with it.
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "pokemon_finetune", version)]
 pub struct Finetune {
-    /// What is read and written.
+    /// Inputs and outputs.
     #[command(flatten)]
     pub data: DataOptions,
-    /// How long, how fast and in which order.
+    /// Length, learning rate and batches.
     #[command(flatten)]
     pub training: TrainingOptions,
-    /// How gradients become changes.
+    /// Optimizer options.
     #[command(flatten)]
     pub optimizer: OptimizerOptions,
-    /// When the run evaluates, saves and ends.
+    /// When to evaluate, save and end.
     #[command(flatten)]
     pub run: RunOptions,
-    /// What is trained.
+    /// Which parameters are trained.
     #[command(flatten)]
     pub lora: LoraOptions,
-    /// On what it is computed.
+    /// Hardware and precision.
     #[command(flatten)]
     pub hardware: Hardware,
 }
 
-/// How long, how fast and in which order. A step is an optimizer step throughout.
+/// Length, learning rate and batches. "Step" always means an optimizer step.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Training")]
 pub struct TrainingOptions {
-    /// Passes over the training rows, which may be a fraction
+    /// Passes over the training rows; may be a fraction
     #[arg(long, value_name = "EPOCHS", default_value = "15", value_parser = positive)]
     pub num_train_epochs: f64,
-    /// Stop after so many steps, whatever --num-train-epochs says
+    /// Stop after this many steps, whatever --num-train-epochs says
     #[arg(long, value_name = "STEPS", value_parser = steps)]
     pub max_steps: Option<usize>,
-    /// The highest learning rate, which is reached at the end of the warm-up [default: 5e-5; 1e-3 for the embedded
+    /// The highest learning rate, reached at the end of the warm-up [default: 5e-5; 1e-3 for the embedded
     /// model, whose layers are six times narrower]
     #[arg(long, value_name = "RATE", value_parser = positive)]
     pub learning_rate: Option<f64>,
-    /// How the learning rate goes on after the warm-up
+    /// The learning rate's schedule after the warm-up
     #[arg(long, value_enum, default_value_t)]
     pub lr_scheduler_type: LrSchedulerType,
     /// Share of the steps in which the learning rate rises from 0
     #[arg(long, value_name = "SHARE", default_value = "0.05", value_parser = share)]
     pub warmup_ratio: f64,
-    /// Pictures in a batch
+    /// Batch size
     #[arg(long, value_name = "PICTURES", default_value = "2", value_parser = count)]
     pub per_device_train_batch_size: usize,
-    /// Pictures in a forward pass of an evaluation; changes speed and memory alone
+    /// Batch size of evaluations; affects only speed and memory
     #[arg(long, value_name = "PICTURES", default_value = "8", value_parser = count)]
     pub per_device_eval_batch_size: usize,
-    /// Batches whose gradients make one step, weighted by their target tokens
+    /// Batches per optimizer step; their gradients are weighted by the number of target tokens
     #[arg(long, value_name = "BATCHES", default_value = "4", value_parser = count)]
     pub gradient_accumulation_steps: usize,
-    /// Of the batches of a step, run up to so many forward and backward together: the same step but for rounding, faster,
-    /// in more memory; `auto`: as many as take little of it
+    /// Run up to this many of a step's batches in one forward and backward pass: the same step except for
+    /// rounding, faster, in more memory; `auto`: as many as take little memory
     #[arg(long, value_name = "BATCHES", default_value_t)]
     pub fuse_accumulation: FuseAccumulation,
-    /// Weight decay, of all but biases and norms; decoupled in AdamW
+    /// Weight decay, except for biases and norms; decoupled in AdamW
     #[arg(long, value_name = "DECAY", default_value = "0", value_parser = at_least_zero)]
     pub weight_decay: f64,
-    /// Scale gradients down to this norm over all trainable parameters; 0 leaves them as they are
+    /// Clip gradients to this norm over all trainable parameters; 0 turns clipping off
     #[arg(long, value_name = "NORM", default_value = "1.0", value_parser = norm)]
     pub max_grad_norm: f64,
-    /// Share of each target that is spread over the whole vocabulary, in training only
+    /// Label smoothing: share of each target that is spread over the whole vocabulary, in training only
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = dropout)]
     pub label_smoothing_factor: f64,
     /// When to measure the validation loss
     #[arg(long, value_enum, default_value_t)]
     pub eval_strategy: EvalStrategy,
-    /// Keep so many checkpoints besides the newest and the best; all if not given
+    /// Keep this many checkpoints besides the newest and the best; all if not given
     #[arg(long, value_name = "CHECKPOINTS", value_parser = whole)]
     pub save_total_limit: Option<usize>,
     /// Steps between two lines of the training log
     #[arg(long, value_name = "STEPS", default_value = "1", value_parser = count)]
     pub logging_steps: usize,
-    /// Seed of the adapters' first weights, of dropout and of the order of the training rows
+    /// Seed of the adapters' initial weights, of dropout and of the order of the training rows
     #[arg(long, value_name = "SEED", default_value_t = 42)]
     pub seed: u64,
-    /// Continue a run that was stopped, with the flags that it was begun with: from its newest checkpoint if DIR is its
-    /// folder, or from the checkpoint DIR; without DIR the run in --output-dir, else the newest in runs/pokemon,
-    /// runs/pokemon-2, ... Flags given besides may change how long and how fast it trains, and when it evaluates, saves and
-    /// ends
+    /// Continue a stopped run with its own flags: from its newest checkpoint if DIR is its folder, or from
+    /// the checkpoint DIR; without DIR the run in --output-dir, else the newest in runs/pokemon,
+    /// runs/pokemon-2, ... Further flags may change how long and how fast it trains, and when it evaluates,
+    /// saves and ends
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "latest")]
     pub resume: Option<Resume>,
 }
 
-/// What is trained.
+/// Which parameters are trained.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "LoRA")]
 pub struct LoraOptions {
-    /// Which part of the model learns
+    /// Which part of the model is trained
     #[arg(long, value_enum, default_value_t)]
     pub tune: Tune,
     /// Rank of the adapters [default: 16, or that of --init-adapter]
@@ -110,7 +112,7 @@ pub struct LoraOptions {
     /// The adapters' output is scaled by alpha / rank [default: 32, or that of --init-adapter]
     #[arg(long, value_name = "ALPHA", value_parser = positive)]
     pub lora_alpha: Option<f64>,
-    /// Probability of dropping each number that enters an adapter, in training [default: 0.05, or that of --init-adapter]
+    /// Dropout of the adapters' inputs, in training [default: 0.05, or that of --init-adapter]
     #[arg(long, value_name = "P", value_parser = dropout)]
     pub lora_dropout: Option<f64>,
     /// Linear layers that get an adapter: names separated by commas, a regular expression for whole paths, or
@@ -118,18 +120,18 @@ pub struct LoraOptions {
     /// vision encoder where --tune includes it; those of --init-adapter]
     #[arg(long, value_name = "MODULES")]
     pub target_modules: Option<TargetModules>,
-    /// Begin with the adapter in this folder instead of a new one; what --lora-r, --lora-alpha and --target-modules say
-    /// besides must agree with it, and --lora-dropout replaces its dropout
+    /// Begin with the adapter in this folder instead of a new one; --lora-r, --lora-alpha and
+    /// --target-modules must agree with it if given, and --lora-dropout replaces its dropout
     #[arg(long, value_name = "DIR")]
     pub init_adapter: Option<PathBuf>,
-    /// Probability for the checkpoint's two dropouts (hidden states and attention), instead of its own
+    /// Dropout of the base model's hidden states and attention, instead of the checkpoint's values
     #[arg(long, value_name = "P", value_parser = dropout)]
     pub hidden_dropout: Option<f64>,
 }
 
 impl Finetune {
-    /// The learning rate: --learning-rate, else the recipe's 5e-5. The embedded model takes larger steps: an adapter's
-    /// effect grows with the width of the layers that it is in.
+    /// The learning rate: --learning-rate, else the recipe's 5e-5. The embedded model needs larger steps: an
+    /// adapter's effect grows with the width of its layers.
     pub fn learning_rate(&self) -> f64 {
         let default = if self.data.model == Location::Embedded { 1e-3 } else { 5e-5 };
         self.training.learning_rate.unwrap_or(default)
@@ -159,7 +161,7 @@ impl LoraOptions {
 }
 
 impl Finetune {
-    /// Reads a command line, the program's name first, and refuses flags that would do nothing.
+    /// Reads a command line that starts with the program's name, and refuses flags without effect.
     ///
     /// # Errors
     /// As [`Request::parse`].
@@ -167,7 +169,7 @@ impl Finetune {
         Request::parse(arguments).map(|request| request.options)
     }
 
-    /// A flag that was given and would do nothing.
+    /// A flag that was given without effect.
     pub(super) fn idle_flag(&self) -> Option<IdleFlag> {
         let engine = || {
             let (flag, need) = self.idle_engine_flag()?;
@@ -185,7 +187,7 @@ impl Finetune {
         engine().or_else(cache).or_else(lora)
     }
 
-    /// A flag of the adapters that was given although there are none.
+    /// An adapter flag that was given although there are no adapters.
     fn idle_lora_flag(&self) -> Option<&'static str> {
         let LoraOptions { tune, lora_r, lora_alpha, lora_dropout, target_modules, init_adapter, .. } =
             &self.lora;
@@ -201,7 +203,7 @@ impl Finetune {
     }
 }
 
-/// A flag that was given and would do nothing.
+/// A flag that was given without effect.
 pub(super) struct IdleFlag {
     /// Its name, without dashes.
     pub(super) name: &'static str,
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_it_is_the_recipe() {
+    fn the_defaults_are_the_recipe() {
         assert_eq!(parse("--model microsoft/git-base").unwrap().learning_rate(), 5e-5);
         assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
         assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_of_saving_speaks_of_saving() {
+    fn the_help_of_save_strategy_is_about_saving() {
         let help = Finetune::command().render_long_help().to_string();
         let (_, from) = help.split_once("--save-strategy <").unwrap();
         let (saving, _) = from.split_once("--save-steps <").unwrap();
@@ -340,7 +342,7 @@ mod tests {
             ("--max-time 90", "90s, 45m or 2h"),
             ("--max-time 0h", "above 0"),
             ("--on-nan ignore", "[possible values: stop, skip]"),
-            // Numbers below 0 belong to the flag before them.
+            // Negative numbers are values of the flag before them.
             ("--max-steps -1", "at least 1; leave the flag out for Hugging Face's -1"),
             ("--max-grad-norm -1", "-1 must be at least 0; 0 turns clipping off, as -1 does in Hugging Face"),
             ("--learning-rate -1e-3", "-1e-3 must be above 0"),
@@ -397,7 +399,7 @@ mod tests {
         parse("--init-adapter a --lora-dropout 0 --hidden-dropout 0 --no-shuffle").unwrap();
         parse("--feature-cache-dir a --feature-cache-memory 0MB").unwrap();
         parse("--tune both --target-modules query --feature-cache-dir a").unwrap();
-        // The best evaluation is saved without a strategy to save by.
+        // The best evaluation is saved even with --save-strategy no.
         parse("--save-strategy no --eval-captions 2 --save-total-limit 2").unwrap();
         parse("--eval-strategy no --save-strategy epoch --eval-captions 2 --save-total-limit 2").unwrap();
     }
@@ -407,7 +409,7 @@ mod tests {
         use trainer_core::{IntervalStrategy, TrainingArguments};
 
         let told = |arguments: &str| parse(arguments).unwrap().training_arguments();
-        // The recipe, where it differs from the engine's defaults.
+        // The recipe's values that differ from the engine's defaults.
         let recipe = TrainingArguments {
             num_train_epochs: 15.0,
             learning_rate: 1e-3,

@@ -6,12 +6,12 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command};
 use serde::{Deserialize, Serialize};
 
-/// Flags that belong to one command and not to the run that it begins or continues.
+/// Flags of one command, which do not belong to the run that it begins or continues.
 const OF_THE_COMMAND: [&str; 6] =
     ["help", "output-dir", "overwrite-output-dir", "resume", "sweep", "version"];
 
-/// Flags that a later flag makes void: a run of `--max-steps 10` that is resumed with `--num-train-epochs 30` is to make
-/// 30 epochs.
+/// Saved flags that a later flag replaces: a run of `--max-steps 10` that is resumed with `--num-train-epochs
+/// 30` makes 30 epochs.
 const MAKES_VOID: [(&str, &str); 5] = [
     ("num-train-epochs", "max-steps"),
     ("no-feature-cache", "feature-cache-dir"),
@@ -20,25 +20,25 @@ const MAKES_VOID: [(&str, &str); 5] = [
     ("feature-cache-memory", "no-feature-cache"),
 ];
 
-/// Flags that take paths.
+/// Flags whose values are paths.
 const PATHS: [&str; 4] = ["dataset", "feature-cache-dir", "init-adapter", "model"];
 
-/// The flags of a command line by their names without dashes, as they were given or as their defaults are: saved with a run, and
-/// given again when it is resumed.
+/// The flags of a command line by their names without dashes, with given or default values. They are saved
+/// with a run and reused when it is resumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Flags(BTreeMap<String, Flag>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Flag {
-    /// None for a flag that takes none.
+    /// Empty for a flag without values.
     values: Vec<Text>,
-    /// Whether it was given; otherwise it has its default.
+    /// Whether it was given; otherwise it has its default value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     given: bool,
 }
 
-/// A value: text, but for paths that are none.
+/// A value: text, or a path that is not valid text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Text {
@@ -62,7 +62,7 @@ impl AsRef<OsStr> for Text {
 }
 
 impl Flags {
-    /// The flags of a command line that was read.
+    /// The flags of a parsed command line.
     pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
         let flag = |argument: &clap::Arg| {
             let name = argument.get_long().filter(|name| !OF_THE_COMMAND.contains(name))?;
@@ -78,7 +78,7 @@ impl Flags {
         Self(command.get_arguments().filter_map(flag).collect())
     }
 
-    /// These flags, and those given `later` in their places.
+    /// These flags, replaced by those given in `later`.
     #[must_use]
     pub fn with(&self, later: &Self) -> Self {
         let mut flags = self.clone();
@@ -97,23 +97,23 @@ impl Flags {
         self.0.get(name).is_some_and(|flag| flag.given)
     }
 
-    /// The value of a flag that takes one.
+    /// The value of a flag.
     pub fn value(&self, name: &str) -> Option<&OsStr> {
         self.0.get(name)?.values.first().map(AsRef::as_ref)
     }
 
-    /// Takes a flag out; whether it was there.
+    /// Removes a flag; returns whether it was there.
     pub(super) fn remove(&mut self, name: &str) -> bool {
         self.0.remove(name).is_some()
     }
 
-    /// The flags with relative paths that start from `directory` made absolute.
+    /// These flags, with relative paths made absolute, starting from `directory`.
     #[must_use]
     pub fn anchored(&self, directory: &Path) -> Self {
         let mut flags = self.clone();
         for name in PATHS {
             for value in flags.0.get_mut(name).into_iter().flat_map(|flag| &mut flag.values) {
-                // A hub id is not a path, nor is `embedded`; a folder for features may not exist yet.
+                // A hub id is not a path, nor is `embedded`; a feature cache folder may not exist yet.
                 let path = directory.join(value.as_ref());
                 let is_path = path.exists() && value.as_ref() != "embedded";
                 if is_path || name == "feature-cache-dir" {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_says_the_same_again() {
+    fn saved_flags_parse_to_the_same_options() {
         let line =
             "--seed 7 --no-shuffle --report-to csv,tensorboard --split 0.6,0.2,0.2 --lora-r 4 --output-dir a";
         let flags = flags(line);

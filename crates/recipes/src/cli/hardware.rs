@@ -7,47 +7,48 @@ use super::{
     values::{bytes, count},
 };
 
-/// On what it is computed.
+/// Hardware and precision.
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Hardware")]
 pub struct Hardware {
     /// cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceArg,
-    /// Type of the frozen weights and of the arithmetic with them
+    /// Type of the frozen weights and of their arithmetic
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Dtype,
     /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, value_name = "THREADS", value_parser = count)]
     pub threads: Option<usize>,
-    /// Keep only the input of each layer that is trained through, and compute the layer again in the backward pass: the
-    /// same gradients with less memory, in more time
+    /// Gradient checkpointing: save only the input of each trained layer and recompute the layer in the
+    /// backward pass; the same gradients with less memory, in more time
     #[arg(long)]
     pub gradient_checkpointing: bool,
-    /// Keep what the frozen vision encoder makes of each picture in this folder, for other runs: they encode only
-    /// pictures that are not there, by their content, preprocessing and the encoder's weights
+    /// Cache the frozen vision encoder's image features in this folder for other runs, which then encode only
+    /// new pictures. Features are identified by the picture's content, its preprocessing and the encoder's
+    /// weights
     #[arg(long, value_name = "DIR", conflicts_with = "no_feature_cache")]
     pub feature_cache_dir: Option<PathBuf>,
-    /// Memory for what the encoder makes of the pictures, as 500MB or 2GB; if it is more, it is read from files, in
-    /// --feature-cache-dir or else in one that is gone when the run ends [default: 128MiB]
+    /// Memory for the frozen encoder's image features, such as 500MB or 2GB. If they are larger they are read
+    /// from files, in --feature-cache-dir or else in a temporary one [default: 128MiB]
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with = "no_feature_cache")]
     pub feature_cache_memory: Option<usize>,
-    /// Run the frozen vision encoder on every picture in every epoch, instead of keeping what it makes of them
+    /// Run the frozen vision encoder on every picture in every epoch, instead of caching its features
     #[arg(long)]
     pub no_feature_cache: bool,
 }
 
-/// Why there is no keeping features of an encoder in training, and what can be done.
+/// Why a trained encoder's features cannot be cached, and what to do.
 pub const TRAINED_ENCODER: &str = "what it makes of a picture changes with every step; leave the flag out";
 
 impl Hardware {
-    /// Memory for the frozen encoder's features: --feature-cache-memory, else 128 MiB. A batch is read from a file in a
-    /// thousandth of the time that a step of a large model takes, so more memory gains nothing.
+    /// Memory for the frozen encoder's features: --feature-cache-memory, else 128 MiB. Reading a batch from a
+    /// file takes a thousandth of a large model's step, so more memory gains nothing.
     pub fn feature_memory(&self) -> usize {
         self.feature_cache_memory.unwrap_or(128 << 20)
     }
 
-    /// A flag about the features of the frozen encoder that was given.
+    /// A feature cache flag that was given.
     pub fn cache_flag(&self) -> Option<&'static str> {
         let dir = self.feature_cache_dir.as_ref().map(|_| "--feature-cache-dir");
         let memory = self.feature_cache_memory.map(|_| "--feature-cache-memory");
@@ -56,8 +57,8 @@ impl Hardware {
 }
 
 impl Finetune {
-    /// A flag about features that was given although the encoder is sure to be trained. Target modules may leave it
-    /// alone whatever --tune says, which is known when the model is built.
+    /// A feature cache flag that was given although the encoder is certain to be trained. Target modules may
+    /// exclude the encoder whatever --tune says; that is known only when the model is built.
     pub(super) fn idle_cache_flag(&self) -> Option<&'static str> {
         let trained = match self.lora.tune {
             Tune::Text => false,
@@ -79,9 +80,10 @@ mod tests {
     use super::*;
     use crate::features::Layout;
 
-    /// 700 pictures: git-base's in either type would be a third or more of what training takes.
+    /// For 700 pictures, git-base's features of either type would be a third or more of the memory of
+    /// training.
     #[test]
-    fn features_of_a_large_model_are_in_a_file_and_those_of_the_embedded_one_in_memory() {
+    fn large_features_are_cached_in_a_file_and_small_ones_in_memory() {
         let memory = Finetune::parse_from(["pokemon_finetune"]).hardware.feature_memory();
         let bytes = |config: &GitConfig, dtype| {
             let vision = &config.vision_config;

@@ -1,7 +1,8 @@
-//! The command lines of the examples: what can be said, what is said when nothing is said, and what is refused.
+//! The command lines of the examples: their flags, defaults and checks.
 //!
-//! Flags carry the names of Hugging Face's TrainingArguments and LoraConfig in kebab case, and the defaults are the
-//! recipe. Everything is checked before any work begins; a flag that would do nothing is refused rather than ignored.
+//! Flags have the names of Hugging Face's TrainingArguments and LoraConfig in kebab case, and the defaults of
+//! the recipe. Everything is checked before any work begins; a flag without effect is refused instead of
+//! ignored.
 //!
 //! ```
 //! use recipes::cli::{Finetune, Tune};

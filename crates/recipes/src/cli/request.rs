@@ -6,33 +6,34 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::{Finetune, Flags, command_line};
 use crate::resume::Resumed;
 
-/// A command line of `pokemon_finetune`: the options, and the flags as they were given.
+/// A command line of `pokemon_finetune`: the parsed options, and the flags as given.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The options.
+    /// The parsed options.
     pub options: Finetune,
-    /// The flags, to be saved with the run.
+    /// The flags, which are saved with the run.
     pub flags: Flags,
-    /// The command line as a shell takes it, for reports.
+    /// The command line in shell syntax, for reports.
     pub command: String,
-    /// The run that is continued; found by [`Resumed::find`](crate::resume::Resumed::find).
+    /// The run to continue; found by [`Resumed::find`](crate::resume::Resumed::find).
     pub resumed: Option<Resumed>,
 }
 
 impl Request {
-    /// Reads the process's command line; help, version and errors are printed and end the process, as clap does it.
+    /// Reads the process's command line. Help, version and errors are printed and end the process, as in
+    /// clap.
     pub fn from_command_line() -> Self {
         Self::parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    /// Reads a command line, the program's name first, and refuses flags that would do nothing.
+    /// Reads a command line that starts with the program's name, and refuses flags without effect.
     ///
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
-        // With --resume the other flags are known when the run is found.
+        // With --resume, the other flags are checked when the run is found.
         if options.training.resume.is_none() {
             if let Some(message) = options.split_conflict() {
                 return Err(refusal(&message));
@@ -44,8 +45,8 @@ impl Request {
         Ok(Self { options, flags, command: command_line(arguments), resumed: None })
     }
 
-    /// The request to continue a run that was begun with the flags `saved`, with those of this one in their places. A saved flag
-    /// that would do nothing beside those given now is left out.
+    /// The request to continue a run with the flags `saved`, replaced by those of this request. A saved flag
+    /// that the new ones make ineffective is dropped.
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
@@ -84,8 +85,8 @@ fn refusal(message: &str) -> Error {
     Finetune::command().error(ErrorKind::ArgumentConflict, message)
 }
 
-/// Attaches numbers below 0 to the flags before them, as `--max-steps=-1`: clap would take them for flags of their own, and a
-/// flag says what it takes.
+/// Joins negative numbers to the flags before them, as in `--max-steps=-1`. Otherwise clap would take them
+/// for flags; this way the flag's own parser checks them.
 fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_number = |text: &str| text.starts_with('-') && text.parse::<f64>().is_ok();
     let is_flag = |text: &str| text.starts_with("--") && text.len() > 2 && !text.contains('=');

@@ -7,8 +7,8 @@ use clap::error::{Error, ErrorKind};
 
 use super::{Finetune, Request};
 
-/// What may differ between the runs of a sweep: options of the training and the adapters, by their names in Hugging Face's
-/// classes. The model, the data and the split are those of all runs, which share the image features.
+/// Options that may differ between the runs of a sweep, by their names in Hugging Face's classes. The model,
+/// the data and the split are the same for all runs, which share the image features.
 const SWEPT: [&str; 15] = [
     "gradient_accumulation_steps",
     "hidden_dropout",
@@ -32,7 +32,7 @@ const SWEPT: [&str; 15] = [
 pub struct Axis {
     /// The option's name, in snake case.
     pub name: String,
-    /// Its values, as they would stand on the command line.
+    /// Its values, as on the command line.
     pub values: Vec<String>,
 }
 
@@ -58,18 +58,18 @@ impl FromStr for Axis {
 /// One run of a sweep.
 #[derive(Debug, Clone)]
 pub struct SweepRun {
-    /// What sets it apart: `r-4 lora_alpha-16`.
+    /// Its distinguishing options: `r-4 lora_alpha-16`.
     pub name: String,
-    /// What makes this run alone, its output folder included.
+    /// The request for this run alone, including its output folder.
     pub request: Request,
 }
 
 impl Finetune {
-    /// The runs of `--sweep`: every combination of the values, each in a folder of its own below `output_dir`; the last
-    /// axis runs fastest. None without `--sweep`.
+    /// The runs of `--sweep`: every combination of the values, each in a folder of its own below
+    /// `output_dir`; the last axis varies fastest. None without `--sweep`.
     ///
     /// # Errors
-    /// If a value is not one that its flag takes, or a flag is swept and given.
+    /// If a value is not valid for its flag, or if a flag is both swept and given.
     pub fn sweep(
         &self,
         arguments: impl IntoIterator<Item = OsString>,
@@ -90,7 +90,7 @@ impl Finetune {
             .into_iter()
             .map(|point| {
                 let name = point.iter().map(|(name, value)| format!("{name}-{value}")).collect::<Vec<_>>();
-                // Parsed as if each run had been typed, so that every check of a flag is a check of a sweep.
+                // Parsed like a typed command line, so that all checks of flags apply to sweeps.
                 let mut line = arguments.clone();
                 for (name, value) in &point {
                     let flag = if name == "r" { "lora_r" } else { name };
@@ -105,7 +105,7 @@ impl Finetune {
     }
 }
 
-/// A command line without one of its flags and the values of that: there is nothing but flags and their values.
+/// Removes a flag and its values from a command line, which has nothing but flags and values.
 fn without(arguments: impl IntoIterator<Item = OsString>, flag: &str) -> Vec<OsString> {
     let mut inside = false;
     let mut keep = |argument: &OsString| {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_a_command_of_its_own_that_goes_on_with_it() {
+    fn each_run_of_a_sweep_has_its_own_command_to_resume() {
         for flags in [
             "--output-dir runs/x --sweep r=4 seed=1,2 --no-shuffle",
             "--sweep=r=4 --sweep=seed=1,2 --no-shuffle --output-dir=runs/x",
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_swept_is_refused_with_what_can() {
+    fn options_that_cannot_be_swept_are_refused_with_those_that_can() {
         for (arguments, words) in [
             ("--sweep dataset=a,b", "`dataset` cannot be swept"),
             ("--sweep r=4,,8", "empty value"),

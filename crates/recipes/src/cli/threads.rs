@@ -4,17 +4,18 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result, anyhow};
 
-/// The variable that says how many threads programs with rayon use.
+/// The environment variable for the number of threads of programs with rayon.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
 
-/// Sets the number of threads and returns it: `threads`, else what the variable `RAYON_NUM_THREADS` says, else all cores. Has
-/// memory kept between steps. Call it once, first thing in `main`.
+/// Sets the number of threads and returns it: `threads`, else the variable `RAYON_NUM_THREADS`, else all
+/// cores. Also makes the allocator keep memory between steps. Call it once, first thing in `main`.
 ///
-/// The operations run on rayon's global pool. Candle's own elementwise operations would use a second pool, whose threads spin
-/// while they wait; two pools on the same cores slow each other down several times over, so that pool gets one thread.
+/// The operations run on rayon's global pool. Candle's own elementwise operations would use a second pool
+/// whose threads spin while they wait. Two pools on the same cores slow each other down several times over,
+/// so candle's pool gets one thread.
 ///
 /// # Errors
-/// If something has been computed before, or the variable is not a number.
+/// If something was computed before this call, or the variable is not a number.
 pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
     let given = match (threads, env::var_os(VARIABLE)) {
         (Some(threads), _) => Some(threads),
@@ -34,10 +35,12 @@ pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
     Ok(threads)
 }
 
-/// Gives candle's own pool one thread, through the environment variable that candle reads when it first computes.
+/// Limits candle's own pool to one thread, through the environment variable that candle reads when it first
+/// computes.
 ///
-/// Only while this process has one thread: another could read the environment at the same time, from C code that does not lock
-/// it. With more threads, and where their number is not known, candle keeps its pool; that costs speed alone.
+/// It does so only while this process has one thread: C code in another thread could read the environment at
+/// the same time without a lock. With more threads, or an unknown number, candle keeps its pool; that affects
+/// only speed.
 fn disable_candles_pool() {
     if is_single_threaded() {
         // SAFETY: no other thread exists that could access the environment.
@@ -54,7 +57,7 @@ fn is_single_threaded() -> bool {
     cfg!(target_os = "linux") && threads() == Some(1)
 }
 
-/// What the variable says; as in rayon, 0 and nothing are all cores.
+/// Parses the variable; as in rayon, 0 and the empty text mean all cores.
 fn from_variable(text: &str) -> Result<Option<usize>> {
     if text.is_empty() {
         return Ok(None);

@@ -1,30 +1,30 @@
-//! What flags take, and how it is read.
+//! Types of flag values, and their parsers.
 
 use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
 
-/// How numbers are stored while computing.
+/// Storage type of the frozen weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Dtype {
     /// 32 bits
     #[default]
     F32,
-    /// The frozen weights in bfloat16: half the memory; adapters and optimizer stay f32
+    /// bfloat16 for the frozen weights: half the memory; adapters and optimizer stay f32
     Bf16,
 }
 
-/// To which length the captions of a batch are padded.
+/// Padded length of a batch's captions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Padding {
-    /// To the longest of the batch
+    /// The longest caption of the batch
     #[default]
     Longest,
-    /// To the model's maximum: slower, with the same loss
+    /// The model's maximum: slower, with the same loss
     MaxLength,
 }
 
-/// What is trained.
+/// Which parameters are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Tune {
     /// Adapters in the text decoder
@@ -34,32 +34,32 @@ pub enum Tune {
     Vision,
     /// Adapters in both
     Both,
-    /// Every weight, without adapters
+    /// All weights, without adapters
     Full,
 }
 
-/// How the learning rate goes on after the warm-up.
+/// Schedule of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LrSchedulerType {
-    /// Falls to 0 in a straight line
+    /// Linear decay to 0
     #[default]
     Linear,
-    /// Falls to 0 along half a cosine
+    /// Decay to 0 along half a cosine
     Cosine,
-    /// Falls to 0 along half a cosine --lr-num-cycles times, and begins at the top again
+    /// --lr-num-cycles times decay to 0 along half a cosine, starting from the highest value each time
     #[value(alias = "cosine_with_restarts")]
     CosineWithRestarts,
-    /// Falls to 0 as the share of steps that is left to the power --lr-power
+    /// Decay to 0 as the remaining share of steps, to the power --lr-power
     Polynomial,
-    /// Stays
+    /// Constant
     #[value(alias = "constant_with_warmup")]
     Constant,
-    /// Stays, and falls to 0 along half a cosine in the last --lr-decay-ratio of the steps
+    /// Constant, with decay to 0 along half a cosine in the last --lr-decay-ratio of the steps
     #[value(alias = "warmup_stable_decay")]
     WarmupStableDecay,
 }
 
-/// How gradients change what is trained.
+/// The optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Optim {
     /// AdamW
@@ -70,17 +70,17 @@ pub enum Optim {
     Sgd,
 }
 
-/// What becomes of a step whose loss or gradient is not a number.
+/// What to do with a step whose loss or gradient is not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum NanPolicy {
-    /// The run stops and says where
+    /// Stop the run and say where
     #[default]
     Stop,
-    /// The step is passed over with a warning
+    /// Skip the step with a warning
     Skip,
 }
 
-/// Where learning curves are written besides log.jsonl and trainer_state.json.
+/// Logs of the learning curves besides log.jsonl and trainer_state.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportTo {
     /// log.csv: step,metric,value
@@ -92,23 +92,23 @@ pub enum ReportTo {
 /// When the validation loss is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EvalStrategy {
-    /// After every epoch; the best checkpoint is taken at the end
+    /// After every epoch; the best checkpoint is used at the end
     #[default]
     Epoch,
-    /// After every --eval-steps steps; the best checkpoint is taken at the end
+    /// After every --eval-steps steps; the best checkpoint is used at the end
     Steps,
-    /// Never; the last weights are taken at the end
+    /// Never; the final weights are used at the end
     No,
 }
 
-/// When a checkpoint is saved, besides that of every evaluation that is the best so far.
+/// When checkpoints are saved. Every evaluation that is the best so far is saved in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SaveStrategy {
     /// After every epoch
     Epoch,
     /// After every --save-steps steps
     Steps,
-    /// At no other time
+    /// Never otherwise
     No,
 }
 
@@ -118,13 +118,13 @@ pub enum EarlyStopping {
     /// As soon as there are as many finished captions as beams
     #[default]
     True,
-    /// When no running beam is likely to beat the finished ones
+    /// When no live beam is likely to beat the finished captions
     False,
-    /// When no running beam can beat the finished ones any more
+    /// When no live beam can beat the finished captions
     Never,
 }
 
-/// Which checkpoint a run goes on from.
+/// The checkpoint to resume from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resume {
     /// The newest one in the output folder.
@@ -141,14 +141,14 @@ impl FromStr for Resume {
     }
 }
 
-/// Shares of the rows for training, validation and test. They sum to 1, and all but the first may be 0.
+/// Shares of the rows for training, validation and test. They sum to 1; all but the first may be 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SplitFractions {
     /// For training.
     pub train: f64,
-    /// For the choice of the best checkpoint.
+    /// For selecting the best checkpoint.
     pub validation: f64,
-    /// For the final result.
+    /// For the final evaluation.
     pub test: f64,
 }
 
@@ -177,26 +177,26 @@ impl fmt::Display for SplitFractions {
     }
 }
 
-/// Whether weights of 8 bits guess what a model says next.
+/// When to use speculative decoding with an int8 draft model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Drafting {
-    /// Where it is faster: up to four beams or draws at a time with weights of f32, one with bf16, and more weights than a
-    /// processor's caches hold
+    /// Where it is faster: up to four beams or draws at a time with f32 weights, one with bf16, if the
+    /// weights exceed the processor's caches
     #[default]
     Auto,
-    /// For weights of f32 or bf16, however many
+    /// With f32 or bf16 weights, for any number of beams or draws
     Always,
-    /// The model alone
+    /// Never
     Never,
 }
 
-/// How many micro-batches of a step go forward and backward together.
+/// How many micro-batches of a step run in one forward and backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FuseAccumulation {
     /// As many as take little memory.
     #[default]
     Auto,
-    /// At most so many.
+    /// At most this many.
     UpTo(usize),
 }
 
@@ -217,7 +217,7 @@ impl fmt::Display for FuseAccumulation {
     }
 }
 
-/// Which linear layers get adapters, as PEFT's `target_modules` says it.
+/// Which linear layers get adapters, as in PEFT's `target_modules`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
     /// Every linear layer but the output head.
@@ -255,7 +255,7 @@ pub(super) fn norm(text: &str) -> Result<f64, String> {
     })
 }
 
-/// A number of steps to make in all.
+/// A total number of steps.
 pub(super) fn steps(text: &str) -> Result<usize, String> {
     count(text).map_err(|why| match text.starts_with('-') {
         true => {
@@ -265,7 +265,7 @@ pub(super) fn steps(text: &str) -> Result<usize, String> {
     })
 }
 
-/// A whole number, which may be 0: a limit that is none where the flag is left out.
+/// A whole number that may be 0; a limit is turned off by leaving its flag out.
 pub(super) fn whole(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| match text.starts_with('-') {
         true => "must be a whole number of at least 0; leave the flag out to have no limit".into(),
@@ -278,7 +278,7 @@ pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
     bounded(text, "at least 0", |x| x >= 0.0)
 }
 
-/// A probability of dropping something, which cannot be everything.
+/// A dropout probability: at least 0 and below 1.
 pub(super) fn dropout(text: &str) -> Result<f64, String> {
     bounded(text, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))
 }
@@ -293,7 +293,8 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     Ok(positive(number)? * unit)
 }
 
-/// A size such as 500MB or 2GB, in bytes. As in Hugging Face's libraries, GB are powers of 1000 and GiB of 1024.
+/// A size such as 500MB or 2GB, in bytes. As in Hugging Face's libraries, GB are powers of 1000 and GiB of
+/// 1024.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, f64); 6] =
         [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9)];
@@ -305,12 +306,12 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     Ok((at_least_zero(number.trim())? * unit) as usize)
 }
 
-/// A share, from nothing to all.
+/// A share from 0 to 1.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     bounded(text, "between 0 and 1", |x| (0.0..=1.0).contains(&x))
 }
 
-/// A share that is not nothing.
+/// A share above 0.
 pub(super) fn positive_share(text: &str) -> Result<f64, String> {
     bounded(text, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
 }
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn micro_batches_are_fused_up_to_a_number_or_as_seems_right() {
+    fn fuse_accumulation_is_auto_or_a_maximum() {
         for (text, value) in [("auto", FuseAccumulation::Auto), ("4", FuseAccumulation::UpTo(4))] {
             assert_eq!(text.parse(), Ok(value));
             assert_eq!(value.to_string(), text);

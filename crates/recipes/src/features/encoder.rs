@@ -5,28 +5,28 @@ use rayon::prelude::*;
 use train_ops::Pass;
 use twox_hash::XxHash3_128;
 
-/// Where the names of the vision encoder's tensors begin.
+/// Prefix of the names of the vision encoder's tensors.
 const VISION: &str = "git.image_encoder.";
 
-/// Features of pictures, without a graph: `(pictures, tokens, vision_hidden)`.
+/// Image features, without a graph: `(pictures, tokens, vision_hidden)`.
 ///
 /// # Errors
-/// If the encoder was released, or the pictures have not the size that it takes.
+/// If the encoder was released, or the pictures do not have the size that it takes.
 pub fn encode(model: &GitForCausalLm, pixel_values: &Tensor) -> Result<Tensor> {
     Ok(model.encode_images(pixel_values, &Pass::inference())?.detach())
 }
 
-/// A hash of all that features depend on besides the picture: the encoder's weights and configuration, the type that it
-/// computes with, and the version of this code.
+/// A hash of everything that features depend on besides the picture: the encoder's weights and configuration,
+/// the type that it computes with, and the version of this code.
 ///
-/// The text decoder has no part in it: checkpoints that share a frozen encoder share features.
+/// The text decoder is not included: checkpoints that share a frozen encoder share features.
 ///
 /// # Errors
 /// If a tensor cannot be read.
 pub fn encoder_fingerprint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<u128> {
     let names: Vec<String> =
         checkpoint.config().tensor_shapes().into_keys().filter(|name| name.starts_with(VISION)).collect();
-    // One tensor at a time on each thread, so that no more of the file is in memory than that.
+    // One tensor at a time on each thread, to limit memory.
     let weights =
         names.par_iter().map(|name| Ok(hash(&checkpoint.tensor(name, DType::F32, &Device::Cpu)?)?));
     let weights = weights.collect::<Result<Vec<u128>>>()?;
@@ -43,7 +43,7 @@ fn hash(tensor: &Tensor) -> candle_core::Result<u128> {
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("weights are read to the processor") };
     let values = &storage.as_slice::<f32>()?[layout.start_offset()..][..tensor.elem_count()];
     let mut hasher = XxHash3_128::new();
-    // By the block, as a copy of all of it would take longer than the hash.
+    // Block by block: copying all of it would take longer than the hash.
     let mut bytes = [0; 4096];
     for block in values.chunks(bytes.len() / 4) {
         for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(block) {

@@ -8,24 +8,24 @@ use super::folder;
 use super::segment::{Layout, Segment};
 use super::store::Keep;
 
-/// Pictures in a file that is kept between runs, and so how many a run that is cut off has to encode again at most.
+/// Pictures in a cached file. An interrupted run has to encode at most this many again.
 const PICTURES: usize = 256;
 
-/// Features in files, by picture.
+/// Features in files, looked up by picture.
 #[derive(Default)]
 pub(super) struct Files {
     segments: Vec<Segment>,
-    /// The segment that a picture is in, and where in it.
+    /// The segment that a picture is in, and its index there.
     places: BTreeMap<u128, (usize, usize)>,
-    /// Bytes of files in the folder that this run has no use for.
+    /// Bytes of files in the folder that this run does not use.
     unneeded: u64,
-    /// Dropped after the segment that maps it.
+    /// Dropped after the segment that reads it.
     _lent: Option<TempPath>,
 }
 
 impl Files {
-    /// Finds what earlier runs kept of the pictures that are `wanted`, each checked against its checksum; also says what
-    /// was found damaged, and is as if it were not there.
+    /// Finds the features of the `wanted` pictures that earlier runs cached, and verifies the checksum of
+    /// each. Also returns a message for each damaged entry, which is treated as missing.
     pub(super) fn open(keep: &Keep, layout: Layout, wanted: &BTreeSet<u128>) -> Result<(Self, Vec<String>)> {
         let Some((dir, encoder)) = &keep.between_runs else { return Ok(Default::default()) };
         let (found, mut damaged) = folder::open(dir, layout, *encoder)?;
@@ -44,7 +44,7 @@ impl Files {
                 }
             }
         }
-        // Written again since, perhaps.
+        // A later file may have a good copy.
         broken.retain(|picture| !places.contains_key(picture));
         if !broken.is_empty() {
             damaged.push(format!("{} of the image features in {} are damaged", broken.len(), dir.display()));
@@ -66,7 +66,7 @@ impl Files {
         self.places.contains_key(&picture)
     }
 
-    /// Writes the features of more pictures, which `features` has in their order.
+    /// Writes the features of more pictures. `features` has them in the same order.
     pub(super) fn add(
         &mut self,
         keep: &Keep,
@@ -97,13 +97,13 @@ impl Files {
         self.segments.push(segment);
     }
 
-    /// The features of one picture, `(tokens, width)`; `None` if they are in no file.
+    /// The features of one picture, `(tokens, width)`; `None` if no file has them.
     pub(super) fn features(&self, picture: u128, device: &Device) -> Result<Option<Tensor>> {
         let Some((segment, index)) = self.places.get(&picture) else { return Ok(None) };
         Ok(Some(self.segments[*segment].features(*index, device)?))
     }
 
-    /// All of them.
+    /// Reads all features into memory.
     pub(super) fn into_memory(self, device: &Device) -> Result<BTreeMap<u128, Tensor>> {
         let segments = &self.segments;
         let read = |(picture, (segment, index)): (u128, (usize, usize))| {

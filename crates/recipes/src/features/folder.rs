@@ -12,17 +12,17 @@ use twox_hash::XxHash3_128;
 
 use super::segment::{self, Layout, Segment, WriteError};
 
-/// What the files of features end in, and what they end in while they are written.
+/// Extensions of feature files: complete ones, and those that are still being written.
 const WHOLE: &str = ".safetensors";
 const PARTIAL: &str = ".features.partial";
-/// A file that nobody has written to for so long is what a killed run left.
+/// A partial file that has not been written to for this long was left by a killed run.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
-/// A file of features, and where it is.
+/// The path of a feature file, and the open file.
 pub(super) type Found = (PathBuf, Segment);
 
-/// The whole files of an encoder's features in a folder, which need not be there, and what is wrong with others that bear
-/// its name. Clears away what killed runs left.
+/// Opens the complete files of an encoder's features in a folder, which may be missing. Also returns what is
+/// wrong with others that have this encoder's name. Removes the partial files of killed runs.
 pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<Found>, Vec<String>)> {
     let read = || format!("cannot read the folder of image features {}", folder.display());
     let paths = match files(folder) {
@@ -36,7 +36,7 @@ pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<
         if name.starts_with(&format!("{encoder:032x}-")) && name.ends_with(WHOLE) {
             match Segment::open(&path, layout, encoder) {
                 Ok(segment) => segments.push((path, segment)),
-                // Deleted since the folder was read, as its owner may.
+                // Deleted since the folder was listed, which its owner may do.
                 Err(_) if !path.exists() => {}
                 Err(error) => damaged.push(format!("{} is of no use: {error:#}", path.display())),
             }
@@ -45,11 +45,11 @@ pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<
     Ok((segments, damaged))
 }
 
-/// Renews the time of the files that were `used`, so that their age tells since when nobody needed them; returns the bytes
-/// of all others in the folder.
+/// Updates the modification time of the `used` files, so that it shows when each was last needed. Returns the
+/// bytes of all others in the folder.
 pub(super) fn mark_used(folder: &Path, used: &BTreeSet<PathBuf>) -> u64 {
     for path in used {
-        // Whoever may not write there leaves that to others.
+        // Ignored where the user may not write.
         let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
     }
     let others = files(folder).unwrap_or_default().into_iter().filter(|path| !used.contains(path));
@@ -57,14 +57,14 @@ pub(super) fn mark_used(folder: &Path, used: &BTreeSet<PathBuf>) -> u64 {
     sizes.map(|metadata| metadata.len()).sum()
 }
 
-/// Whether a file of features is called so, of whatever encoder.
+/// Whether this is the name of a complete feature file, of any encoder.
 fn is_whole(name: &str) -> bool {
     let is_hash = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let hashes = name.strip_suffix(WHOLE).and_then(|name| name.split_once('-'));
     hashes.is_some_and(|(encoder, pictures)| is_hash(encoder) && is_hash(pictures))
 }
 
-/// The files of a folder, in the same order always.
+/// The files of a folder, sorted.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths =
         fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
@@ -76,19 +76,19 @@ fn name(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-/// Removes the files that killed runs were writing.
+/// Removes the partial files of killed runs.
 fn clear_abandoned(paths: &[PathBuf]) {
     for path in paths.iter().filter(|path| name(path).ends_with(PARTIAL)) {
         let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
         let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
         if age.is_some_and(|age| age > ABANDONED) {
-            // Whoever may not remove it can do without.
+            // Harmless if it cannot be removed.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// A file in the folder that removes itself, unless it is given another name.
+/// A temporary file in the folder. It is removed when dropped, unless it is renamed.
 fn partial(folder: &Path) -> io::Result<NamedTempFile> {
     fs::create_dir_all(folder)?;
     let mut builder = Builder::new();
@@ -98,8 +98,8 @@ fn partial(folder: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// Writes a file of the features of `pictures` that stays in the folder: under another name, synced, then renamed. Two
-/// runs that write the same at the same time write the same file.
+/// Writes a permanent file of the features of `pictures`: under another name, synced, then renamed. Two runs
+/// that write the same features at the same time write the same file.
 pub(super) fn keep(
     folder: &Path,
     layout: Layout,
@@ -116,8 +116,8 @@ pub(super) fn keep(
     Segment::open(&path, layout, encoder)
 }
 
-/// Writes a file of the features of `pictures` that goes when the process ends, or with the path that is returned, which
-/// must be dropped after the segment.
+/// Writes a temporary file of the features of `pictures`. It disappears when the process ends, or when the
+/// returned path is dropped, which must be after the segment.
 pub(super) fn lend(
     folder: &Path,
     layout: Layout,
@@ -129,13 +129,13 @@ pub(super) fn lend(
     segment::write(&mut file, layout, 0, pictures, features).map_err(cannot_write(folder))?;
     let mut path = file.into_temp_path();
     let segment = Segment::open(&path, layout, 0)?;
-    // Where the system allows it the name goes now, and the mapping keeps the content: nothing is left behind, however
-    // the process ends.
+    // Where the system allows it, the name is removed now and the open file keeps the content: nothing is
+    // left behind, however the process ends.
     path.disable_cleanup(fs::remove_file(&path).is_ok());
     Ok((segment, path))
 }
 
-/// Says what a full disk is full of, and what can be done.
+/// Adds to an error of a full disk what takes the space, and what can be done.
 fn cannot_write<E: Into<WriteError>>(folder: &Path) -> impl Fn(E) -> anyhow::Error {
     move |error| {
         match error.into() {

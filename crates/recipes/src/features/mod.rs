@@ -1,9 +1,9 @@
-//! What the frozen vision encoder makes of each picture, computed once and kept: in memory while it fits, in files
-//! beyond that, and between runs where a folder is given for it.
+//! The feature cache: the frozen vision encoder's image features, computed once. They are in memory while
+//! they fit, in files beyond that, and are reused by later runs where a folder is given.
 //!
-//! Features are known by what they are a function of and not by where the picture was: a hash of the picture's content
-//! and preprocessing, and one of the encoder's weights and configuration. So a kept feature is never of another
-//! picture or another model, whatever was renamed, edited, reordered or retrained in between.
+//! Features are looked up by their inputs, not by the picture's location: a hash of the picture's content and
+//! preprocessing, and one of the encoder's weights and configuration. So a cached feature never belongs to
+//! another picture or another model, whatever was renamed, edited, reordered or retrained in between.
 
 mod encoder;
 mod files;

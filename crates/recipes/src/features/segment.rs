@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use train_ops::RandomAccessFile;
 use twox_hash::XxHash3_64;
 
-/// What the features of every picture look like.
+/// Shape and type of every picture's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Tokens of a picture.
+    /// Tokens per picture.
     pub tokens: usize,
-    /// Numbers of a token.
+    /// Values per token.
     pub width: usize,
-    /// What they are stored in.
+    /// Storage type.
     pub dtype: DType,
 }
 
@@ -29,7 +29,8 @@ impl Layout {
 const FINGERPRINT: usize = size_of::<u128>();
 const CHECKSUM: usize = size_of::<u64>();
 
-/// A file of features, read picture by picture and never changed. It is a safetensors file of three tensors:
+/// A file of features, read one picture at a time and never changed. It is a safetensors file of three
+/// tensors:
 ///
 /// ```text
 /// features   (pictures, tokens, width)
@@ -39,14 +40,14 @@ const CHECKSUM: usize = size_of::<u64>();
 pub(super) struct Segment {
     file: RandomAccessFile,
     layout: Layout,
-    /// Where the features begin.
+    /// Offset of the features.
     start: usize,
     pictures: Vec<u128>,
     checksums: Vec<u64>,
 }
 
 impl Segment {
-    /// Opens the file at `path`, which must hold features of `encoder` in this layout from its first byte to its last.
+    /// Opens the file at `path`. It must consist of features of `encoder` in this layout and nothing else.
     ///
     /// The features themselves are not read here: see [`is_intact`](Self::is_intact).
     pub(super) fn open(path: &Path, layout: Layout, encoder: u128) -> Result<Self> {
@@ -76,7 +77,7 @@ impl Segment {
         &self.pictures
     }
 
-    /// Whether the features of one picture are what was written.
+    /// Whether the features of one picture match their checksum.
     pub(super) fn is_intact(&self, index: usize) -> bool {
         self.read(index).is_ok_and(|bytes| checksum(self.pictures[index], &bytes) == self.checksums[index])
     }
@@ -94,7 +95,7 @@ impl Segment {
     }
 }
 
-/// Writes the file of the features of `pictures`, which `features` has in the same order.
+/// Writes a file of the features of `pictures`. `features` has them in the same order.
 pub(super) fn write(
     file: &mut impl Write,
     layout: Layout,
@@ -125,19 +126,21 @@ pub(super) fn next(features: &mut impl Iterator<Item = Result<Tensor>>) -> Resul
 /// Why a file of features was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
-    /// There are no features to write.
+    /// The features could not be computed.
     #[error(transparent)]
     Features(anyhow::Error),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Of a picture's features: those of another picture have another one, even if they are the same.
+/// The checksum of a picture's features. It includes the picture, so equal features of two pictures have
+/// different checksums.
 fn checksum(picture: u128, features: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(picture as u64, features)
 }
 
-/// All that stands before the features. It is the same for the same arguments, so that a file is known by it.
+/// Everything before the features. Equal arguments give equal headers, so that a file is recognised by its
+/// header.
 fn header(layout: Layout, pictures: usize, encoder: u128) -> Vec<u8> {
     use safetensors::Dtype::U8;
     let Layout { tokens, width, dtype } = layout;
@@ -154,12 +157,13 @@ fn header(layout: Layout, pictures: usize, encoder: u128) -> Vec<u8> {
         "checksums": tensor(U8, &[pictures, CHECKSUM], pictures * CHECKSUM),
     });
     let mut json = json.to_string();
-    // So that the features are aligned.
+    // Align the features.
     json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
     [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat()
 }
 
-/// The number of pictures that a file claims to have; `None` if its header is not that of a safetensors file with pictures.
+/// The number of pictures that a file claims to have; `None` if its header is not that of a safetensors file
+/// with pictures.
 fn count(file: &RandomAccessFile) -> train_ops::Result<Option<usize>> {
     const LENGTH: u64 = size_of::<u64>() as u64;
     if file.len() < LENGTH {

@@ -13,21 +13,22 @@ use super::files::Files;
 use super::segment::{Layout, next};
 use crate::captioning::{ENCODER_BATCH, PREFETCH};
 
-/// Where features are kept.
+/// Where features are cached.
 #[derive(Clone, Debug)]
 pub struct Keep {
-    /// Bytes of features up to which they are in memory; where there are more, all are read from files.
+    /// Memory budget in bytes. If the features are larger, all are read from files.
     pub memory: usize,
-    /// A folder that keeps them between runs, and the [fingerprint](super::encoder_fingerprint) of the encoder.
+    /// A folder that caches features between runs, and the [fingerprint](super::encoder_fingerprint) of the
+    /// encoder.
     pub between_runs: Option<(PathBuf, u128)>,
-    /// Where a file is made that lasts as long as the store, if there is need of one and no such folder.
+    /// Folder for a temporary file, if one is needed and no cache folder is given.
     pub scratch: PathBuf,
 }
 
-/// What the frozen vision encoder makes of each picture, computed once.
+/// The frozen vision encoder's image features, computed once.
 ///
-/// They are kept in the type of the model's weights: a model in bf16 would round them to bf16 before it multiplies them.
-/// Where they are kept changes no bit of them.
+/// They are stored in the type of the model's weights: a model in bf16 would round them to bf16 before it
+/// multiplies them. The storage location does not change a bit of them.
 pub struct FeatureStore {
     layout: Layout,
     device: Device,
@@ -35,10 +36,10 @@ pub struct FeatureStore {
     pictures: BTreeMap<usize, u128>,
     kept: Kept,
     encoded: usize,
-    /// How many earlier runs had kept, and where.
+    /// How many features earlier runs had cached, and where.
     found: Option<(usize, PathBuf)>,
     damaged: Vec<String>,
-    /// Bytes of files in the same folder that this run has no use for.
+    /// Bytes of files in the same folder that this run does not use.
     unneeded: u64,
 }
 
@@ -48,8 +49,8 @@ enum Kept {
 }
 
 impl FeatureStore {
-    /// Encodes the pictures of `rows` that are not kept already; decoding and resizing run ahead on a thread of their
-    /// own.
+    /// Encodes the pictures of `rows` that are not cached yet. Decoding and resizing run ahead on a thread of
+    /// their own.
     ///
     /// # Errors
     /// If a picture cannot be read, and as [`fill`](Self::fill).
@@ -62,8 +63,8 @@ impl FeatureStore {
     ) -> Result<Self> {
         let vision = &model.config().vision_config;
         let layout = Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype };
-        // In ascending order, as that is how sources read their files. No other run asks for what is not kept for one:
-        // then the row is name enough.
+        // In ascending order, which is how sources read their files. Without a cache folder no other run
+        // looks the features up, so the row number is a sufficient key.
         let sorted: BTreeSet<usize> = rows.iter().copied().collect();
         let fingerprint = |row: usize| match keep.between_runs {
             Some(_) => pictures.fingerprint(row),
@@ -86,12 +87,13 @@ impl FeatureStore {
         })
     }
 
-    /// The store of some rows, each with the fingerprint of its picture. `encode` gets the rows whose features are not
-    /// kept yet, if there are any, and gives these in batches of any size, `(pictures, tokens, width)`, in that order.
+    /// The store of some rows, each with the fingerprint of its picture. `encode` is called with the rows
+    /// whose features are not cached yet, if there are any. It returns their features in that order, in
+    /// batches of any size, `(pictures, tokens, width)`.
     ///
     /// # Errors
-    /// Those of `encode`; if its features are not of this layout; if a file cannot be written, of which nothing is left
-    /// then, and of those before it nothing is lost.
+    /// Those of `encode`; if its features do not have this layout; if a file cannot be written. The
+    /// incomplete file is removed then, and complete ones stay.
     pub fn fill<F: Iterator<Item = Result<Tensor>>>(
         rows: &[(usize, u128)],
         layout: Layout,
@@ -115,7 +117,7 @@ impl FeatureStore {
             let mut features = encode(rows)?.flat_map(|batch| one_by_one(batch, layout));
             if fits && keep.between_runs.is_none() {
                 for picture in &missing {
-                    // A copy of its own: a view would keep the whole batch alive.
+                    // Copied: a view would keep the whole batch alive.
                     memory.insert(*picture, next(&mut features)?.force_contiguous()?);
                 }
             } else {
@@ -135,7 +137,7 @@ impl FeatureStore {
     /// The features of some rows, `(rows, tokens, vision_hidden)`.
     ///
     /// # Errors
-    /// If a row was not among those that were encoded.
+    /// If a row is not in the store.
     pub fn batch(&self, rows: &[usize]) -> Result<Tensor> {
         let features = |row: &usize| {
             let picture = self.pictures.get(row).copied();
@@ -154,13 +156,14 @@ impl FeatureStore {
         self.encoded
     }
 
-    /// What earlier runs kept and was found damaged; it was encoded again.
+    /// Cached features that were damaged and have been computed again.
     pub fn damaged(&self) -> &[String] {
         &self.damaged
     }
 
-    /// What the folder has besides, of other models or pictures, and how to be rid of it. Nothing is deleted here, as other
-    /// runs may share the folder; but a file's time is that of its last use.
+    /// Describes files in the folder that belong to other models or pictures, and how to remove them. Nothing
+    /// is deleted here, as other runs may share the folder; a file's modification time is that of its last
+    /// use.
     pub fn unneeded(&self) -> Option<String> {
         let (_, dir) = self.found.as_ref().filter(|_| self.unneeded > 0)?;
         let (dir, size) = (dir.display(), self.unneeded as f64 / 1e6);
@@ -170,7 +173,7 @@ impl FeatureStore {
         ))
     }
 
-    /// Bytes of all features, wherever they are.
+    /// Bytes of all features, in memory and in files.
     pub fn bytes(&self) -> usize {
         let pictures: BTreeSet<&u128> = self.pictures.values().collect();
         pictures.len() * self.layout.bytes()
@@ -192,7 +195,7 @@ impl Display for FeatureStore {
     }
 }
 
-/// The features of each picture of a batch, in the type that they are kept in.
+/// The features of each picture of a batch, in the storage type.
 fn one_by_one(batch: Result<Tensor>, layout: Layout) -> Vec<Result<Tensor>> {
     let split = |batch: Tensor| {
         let (pictures, tokens, width) = batch.dims3()?;

@@ -9,8 +9,8 @@ use crate::features::{FeatureStore, Keep};
 use crate::task::rows_of_first_samples;
 use crate::terminal::{say, warn};
 
-/// Computes the image features of all pictures that the run will see, and frees the encoder. `None` where the vision
-/// encoder is trained or `--no-feature-cache` is given: then each batch brings its pictures along.
+/// Computes the image features of all pictures in the run, and frees the encoder. `None` if the vision
+/// encoder is trained or `--no-feature-cache` is given; batches contain pictures then.
 ///
 /// # Errors
 /// If a picture cannot be read, or the cache cannot be written.
@@ -48,7 +48,7 @@ pub fn cache_features(
     Ok(session.features.clone())
 }
 
-/// The rows whose pictures the run reads; all runs of a sweep read the same.
+/// The rows whose pictures the run reads; the same for all runs of a sweep.
 fn rows_seen(options: &Finetune, inputs: &Inputs, session: &Session) -> Vec<usize> {
     let Finetune { data, training, .. } = options;
     let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;

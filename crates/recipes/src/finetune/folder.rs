@@ -9,8 +9,8 @@ use crate::hub::Location;
 use crate::results;
 use crate::run_folder::{self, FolderLock, RunRecord, RunState, SavedOptions};
 
-/// The folder of a run's results: locked, found writable, and without anybody else's files in the places of its own, before
-/// any long work. Clones are of the same folder.
+/// The folder of a run's results. Before any long work it is locked, checked to be writable, and checked for
+/// files of others under the names that the run writes. Clones refer to the same folder.
 #[derive(Clone, Debug)]
 pub struct OutputFolder {
     /// Its path.
@@ -20,20 +20,20 @@ pub struct OutputFolder {
 
 #[derive(Debug)]
 struct Shared {
-    /// What the folder says of the run that is or was in it.
+    /// The record of the run that is or was in the folder.
     record: Mutex<Option<RunRecord>>,
-    /// Whether this run replaces that run.
+    /// Whether this run replaces that one.
     replaces: bool,
     lock: FolderLock,
 }
 
 impl OutputFolder {
-    /// Makes the folder, locks it, and makes sure that the run may write to it. Without `--output-dir` it is the first default
-    /// folder that is free, or that of the run that is resumed.
+    /// Creates and locks the folder, and checks that the run may write to it. Without `--output-dir` it is
+    /// the first free default folder, or that of the resumed run.
     ///
     /// # Errors
-    /// If another run is in the folder; if something in it that no run wrote has a name that the run would write to; if an input
-    /// of the run is among the files that the run would remove; if the folder cannot be written to.
+    /// If another run is in the folder; if a file that no run wrote has a name that the run would write; if
+    /// the run would remove one of its own inputs; if the folder cannot be written to.
     pub fn claim(request: &Request) -> Result<Self> {
         let options = &request.options;
         let (path, lock) = match (&request.resumed, &options.data.output_dir) {
@@ -49,7 +49,7 @@ impl OutputFolder {
         Ok(folder)
     }
 
-    /// The folder of a sweep, as [`claim`](Self::claim) has that of a run.
+    /// The folder of a sweep, as [`claim`](Self::claim) for a run.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
@@ -96,14 +96,14 @@ impl OutputFolder {
                 foreign.join(", ")
             );
         }
-        // Before the features are computed; the engine looks again when training begins.
+        // Checked before the features are computed; the engine checks again when training begins.
         let run = record.as_ref().map(|record| record.run.as_str());
         require_own_checkpoints(&path, if overwrite { run } else { continues })?;
         let shared = Shared { record: Mutex::new(record), replaces: !is_own, lock };
         Ok(Self { path, shared: Arc::new(shared) })
     }
 
-    /// Refuses to remove what the run reads.
+    /// Refuses to remove inputs of this run.
     fn refuse_own_inputs(&self, options: &Finetune) -> Result<()> {
         let local = |location: &Location| match location {
             Location::Local(path) => Some(path.clone()),
@@ -129,11 +129,11 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Has the folder be that of a run: removes the files of the run that was in it, unless it is the same run, and records
-    /// the run of this name, which will write `names` first.
+    /// Makes the folder that of the run with this name: removes the files of the previous run, unless it is
+    /// the same one, and records the new run and the `names` that it will write first.
     ///
     /// # Errors
-    /// If a file cannot be removed, or the record not written.
+    /// If a file cannot be removed, or the record cannot be written.
     pub fn begin(&self, run: &str, options: &SavedOptions, sweep: bool, names: &[&str]) -> Result<()> {
         let mut shared = self.shared.record.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = match shared.take() {
@@ -152,7 +152,8 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Records names that the run is about to write, or files that it has just written to folders of these names.
+    /// Records names that the run is about to write, or the files that it has just written to folders with
+    /// these names.
     ///
     /// # Errors
     /// If the record cannot be written.
@@ -160,7 +161,7 @@ impl OutputFolder {
         self.change(|record| names.iter().for_each(|name| record.add(&self.path, name)))
     }
 
-    /// Records how far the run is.
+    /// Records the state of the run.
     ///
     /// # Errors
     /// If the record cannot be written.

@@ -9,40 +9,41 @@ use super::rows::Rows;
 use crate::cli::Finetune;
 use crate::open::{self, Pretrained};
 
-/// A pre-trained model's companions, captioned pictures, and their split.
+/// The inputs of a run: the pre-trained model's tokenizer and processor, the captioned pictures, and their
+/// split.
 pub struct Inputs {
-    /// The name that the model was asked for by, without a revision.
+    /// The model's requested name, without a revision.
     pub name: String,
-    /// The commit of the model, where it came from the hub.
+    /// The model's commit, if it is from the hub.
     pub commit: Option<String>,
     /// The folder of the checkpoint.
     pub dir: PathBuf,
-    /// Captions to ids and back.
+    /// Converts captions to token ids and back.
     pub tokenizer: CaptionTokenizer,
-    /// Pictures to pixel values.
+    /// Converts pictures to pixel values.
     pub processor: ImageProcessor,
     /// The captioned pictures.
     pub source: Arc<dyn CaptionSource>,
-    /// The commit of the dataset, where it came from the hub.
+    /// The dataset's commit, if it is from the hub.
     pub source_commit: Option<String>,
-    /// The same number for rows of the dataset with the same picture.
+    /// A fingerprint for each row's picture; equal for rows with the same picture.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
     pub rows: Split,
-    /// Rows that cannot be used and are left out.
+    /// Unusable rows, which are left out.
     pub skipped: Vec<BadRow>,
-    /// How many rows are left out as they come after the last that --subset uses.
+    /// The number of rows beyond --subset, which are left out.
     pub beyond: usize,
-    /// The captions as ids.
+    /// The captions as token ids.
     pub captions: Arc<TokenizedCaptions>,
 }
 
 impl Inputs {
-    /// Opens the checkpoint and the dataset, splits the rows and tokenizes the captions. The checkpoint is returned beside
-    /// the rest, as it is closed when the model is built.
+    /// Opens the checkpoint and the dataset, splits the rows and tokenizes the captions. The checkpoint is
+    /// returned separately, as it is closed when the model is built.
     ///
     /// # Errors
-    /// If something is not there, damaged, or does not fit the rest.
+    /// If something is missing or damaged, or does not fit the rest.
     pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
         let data = &options.data;
         let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =

@@ -12,12 +12,12 @@ use crate::results::SKIPPED_ROWS;
 use crate::run_folder::SavedOptions;
 use crate::{files, results};
 
-/// The logs of a run, which are opened with its first event: everything that can fail before training has been tried then, and
-/// the files of a run that this one replaces are removed.
+/// The logs of a run. They are opened at its first event, when everything that can fail before training has
+/// been tried; then the files of a replaced run are removed.
 pub(super) struct Logs {
     folder: OutputFolder,
     options: SavedOptions,
-    /// The name of the run that is resumed.
+    /// The name of the resumed run.
     resumed: Option<String>,
     names: Vec<&'static str>,
     formats: Vec<ReportTo>,
@@ -54,7 +54,7 @@ impl Logs {
         if !self.skipped.is_empty() {
             files::replace(&path(SKIPPED_ROWS), self.skipped.as_bytes())?;
         }
-        // TensorBoard's files have names of their own.
+        // TensorBoard chooses the names of its files.
         self.folder.add(&self.names)
     }
 }

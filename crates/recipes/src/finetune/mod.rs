@@ -1,14 +1,14 @@
 //! Fine-tuning as a sequence of stages, each a function or a type of its own:
 //!
-//! 1. [`OutputFolder::claim`]: a folder for the results, locked and writable, where nothing of anybody else is in the way;
+//! 1. [`OutputFolder::claim`]: a locked, writable output folder without files of others in the way;
 //! 2. [`Inputs::open`]: the model, the dataset and its split;
-//! 3. [`Plan::new`]: the adapted model, the arguments of the training engine, and what the run is;
+//! 3. [`Plan::new`]: the adapted model, the arguments of the training engine, and the run's identity;
 //! 4. [`cache_features`]: the image features of a frozen vision encoder, computed once;
 //! 5. [`Recipe::train`]: the training run;
 //! 6. [`Recipe::judge`]: loss, captions and scores on the test split, before and after;
 //! 7. [`Results::write`]: metrics, captions, curves and the report.
 //!
-//! [`run`] does all of them. [`sweep`] does so for a grid of options.
+//! [`run`] runs all stages. [`sweep`] does so for a grid of options.
 
 mod caching;
 mod folder;
@@ -38,7 +38,7 @@ use crate::cli::Request;
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Everything is done and written.
+    /// All stages are done and all results written.
     Finished,
     /// Stopped by a signal; `--resume` continues it.
     Interrupted,
@@ -47,7 +47,8 @@ pub enum Ending {
 /// Runs all stages.
 ///
 /// # Errors
-/// If an input cannot be read or does not fit the others, if training fails, or if a result cannot be written.
+/// If an input cannot be read or does not fit the others, if training fails, or if a result cannot be
+/// written.
 pub fn run(request: &Request, session: &mut Session) -> Result<Ending> {
     run_in(OutputFolder::claim(request)?, request, session)
 }

@@ -1,4 +1,4 @@
-//! Which folder a run gets, and why not another.
+//! Chooses the output folder, and explains why others cannot be used.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use trainer_core::SavedCheckpoint;
 use crate::run_folder::{self, FolderLock, Locked, RunRecord, RunState};
 use crate::terminal::say;
 
-/// Makes a folder and locks it.
+/// Creates a folder and locks it.
 pub(super) fn locked(path: PathBuf) -> Result<(PathBuf, FolderLock)> {
     std::fs::create_dir_all(&path).with_context(|| {
         format!("cannot make the output folder {}; choose another with --output-dir", path.display())
@@ -22,8 +22,8 @@ pub(super) fn locked(path: PathBuf) -> Result<(PathBuf, FolderLock)> {
     }
 }
 
-/// The first of the default folders that nothing is in. Says what is in the one before, so that nobody looks for the results
-/// in the wrong place.
+/// The first default folder that is free. Prints what is in the one before it, so that nobody looks for the
+/// results there.
 pub(super) fn first_free() -> Result<(PathBuf, FolderLock)> {
     let mut before = None;
     for path in run_folder::defaults() {
@@ -31,7 +31,7 @@ pub(super) fn first_free() -> Result<(PathBuf, FolderLock)> {
             std::fs::create_dir_all(&path).with_context(|| {
                 format!("cannot make the output folder {}; choose another with --output-dir", path.display())
             })?;
-            // Another run may take it in this moment.
+            // Another run may have taken it in the meantime.
             if let Locked::Here(lock) = FolderLock::acquire(&path)?
                 && run_folder::is_free(&path)
             {
@@ -50,7 +50,7 @@ pub(super) fn first_free() -> Result<(PathBuf, FolderLock)> {
     bail!("every default output folder is taken; choose one with --output-dir")
 }
 
-/// What is in a folder that is not free.
+/// Describes the contents of a folder that is not free.
 fn in_words(path: PathBuf) -> String {
     let shown = path.display();
     match RunRecord::read(&path) {
@@ -63,7 +63,7 @@ fn in_words(path: PathBuf) -> String {
     }
 }
 
-/// Why a new run cannot have the folder of another, and what can be done.
+/// Why a new run cannot use the folder of another run, and what to do.
 pub(super) fn earlier_run(path: &Path, record: &RunRecord) -> String {
     let shown = path.display();
     let what = if record.sweep { "sweep" } else { "run" };
@@ -85,7 +85,7 @@ pub(super) fn earlier_run(path: &Path, record: &RunRecord) -> String {
     )
 }
 
-/// Makes sure that all checkpoints in a folder are of the run of this name, or damaged ones of it.
+/// Checks that all checkpoints in a folder are those of the run with this name, or damaged.
 pub(super) fn require_own_checkpoints(path: &Path, run: Option<&str>) -> Result<()> {
     let mut saved = SavedCheckpoint::list(path)?;
     saved.sort_by_key(|checkpoint| checkpoint.step);

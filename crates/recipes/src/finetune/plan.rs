@@ -16,7 +16,7 @@ use crate::{engine_words, setup};
 
 /// The adapted model, the engine's arguments, and the set-up in words.
 pub struct Plan {
-    /// The model and its trainable part.
+    /// The model and its trainable parameters.
     pub adapted: Adapted,
     /// The type of the frozen weights and of the cached features.
     pub dtype: DType,
@@ -24,19 +24,20 @@ pub struct Plan {
     pub padding: Padding,
     /// Arguments of the training engine.
     pub arguments: TrainingArguments,
-    /// What decides the run's numbers.
+    /// The identity of the run: everything that decides its numbers.
     pub identity: Identity,
-    /// The set-up, as it is printed and listed in the report: names and values.
+    /// The set-up as names and values, for the console and the report.
     pub setup: Vec<(String, String)>,
-    /// A folder that keeps features between runs, and the encoder's fingerprint.
+    /// The folder that caches features between runs, and the encoder's fingerprint.
     pub(super) between_runs: Option<(PathBuf, u128)>,
 }
 
 impl Plan {
-    /// Builds the model with its adapter and decides how the run goes.
+    /// Builds the model with its adapter and settles all arguments.
     ///
     /// # Errors
-    /// If the adapter does not fit the model, if options contradict each other, or if the run that is resumed is another one.
+    /// If the adapter does not fit the model, if options contradict each other, or if the resumed run has
+    /// another identity.
     pub fn new(
         request: &Request,
         folder: &OutputFolder,
@@ -72,7 +73,7 @@ impl Plan {
             output_dir: folder.path.clone(),
             ..options.training_arguments()
         };
-        // Now, and not after the features are computed.
+        // Checked now rather than after the features are computed.
         arguments.validate().map_err(engine_words::error)?;
         let contents = match session.contents.take() {
             Some(contents) => contents,
@@ -93,7 +94,7 @@ impl Plan {
     }
 }
 
-/// How captions are padded, and the length of the longest padded training caption in tokens.
+/// The padding of captions, and the longest padded training caption in tokens.
 fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, usize) {
     match options.data.padding {
         cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
@@ -105,7 +106,7 @@ fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, 
     }
 }
 
-/// Refuses to resume a run of another identity; the engine would do so when the features are computed.
+/// Refuses to resume a run of another identity. The engine would do so only after the features are computed.
 fn refuse_another_run(request: &Request, identity: &Identity) -> Result<()> {
     let Some(resumed) = &request.resumed else { return Ok(()) };
     let Some(saved) = &resumed.run.identity else { return Ok(()) };

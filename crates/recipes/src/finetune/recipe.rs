@@ -13,15 +13,15 @@ use crate::judge::{Judge, Judgement};
 use crate::save;
 use crate::task::{CaptionBatches, CaptionTask, References};
 
-/// Everything that a run trains and judges with: the results of the stages before training.
+/// Everything that training and evaluation need: the results of the stages before training.
 pub struct Recipe<'a> {
-    /// What is to be done.
+    /// The request.
     pub request: &'a Request,
     /// The request's options.
     pub options: &'a Finetune,
-    /// The folder of the results.
+    /// The output folder.
     pub folder: OutputFolder,
-    /// The dataset and the model's companions.
+    /// The dataset, and the model's tokenizer and processor.
     pub inputs: Inputs,
     /// The adapted model and the engine's arguments.
     pub plan: Plan,
@@ -31,7 +31,7 @@ pub struct Recipe<'a> {
 }
 
 impl<'a> Recipe<'a> {
-    /// Puts the stages' results together.
+    /// Combines the results of the stages.
     pub fn new(
         request: &'a Request,
         folder: OutputFolder,
@@ -43,7 +43,7 @@ impl<'a> Recipe<'a> {
         Self { request, options: &request.options, folder, inputs, plan, features, loader }
     }
 
-    /// Batches of the rows to train on.
+    /// Training batches.
     pub(super) fn training_batches(&self) -> CaptionBatches {
         let training = &self.options.training;
         CaptionBatches {
@@ -56,7 +56,7 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// Batches of some rows to evaluate on, with all captions of each.
+    /// Evaluation batches of some rows, with all captions of each row.
     pub(super) fn evaluation_batches(&self, rows: &[usize]) -> CaptionBatches {
         self.batches(rows, self.options.training.per_device_eval_batch_size, References::All)
     }
@@ -84,7 +84,7 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// The model as a task of the engine; `save` writes its trained part into a checkpoint's folder.
+    /// The model as a task of the engine; `save` writes its trained parameters into a checkpoint's folder.
     pub(super) fn task<'t>(&'t self, save: &'t dyn Fn(&Path) -> Result<(), BoxError>) -> CaptionTask<'t> {
         CaptionTask {
             model: &self.plan.adapted.model,
@@ -95,7 +95,7 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// Writes the adapter, or the whole model where every weight is trained, to a folder.
+    /// Writes the adapter to a folder, or with full fine-tuning the whole model.
     pub(super) fn save_model(&self, to: &Path) -> Result<(), BoxError> {
         match &self.plan.adapted.adapter {
             Some(adapter) => Ok(adapter.save(to.join("adapter"))?),
@@ -103,8 +103,8 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// Judges the base model before training where there will be no adapter to switch off afterwards, and where there are
-    /// test rows.
+    /// Evaluates the base model before training, if there are test rows and there will be no adapter that
+    /// could be switched off afterwards.
     ///
     /// # Errors
     /// If a picture cannot be read.
@@ -115,8 +115,8 @@ impl<'a> Recipe<'a> {
         self.judge_model("base").map(Some)
     }
 
-    /// Judges the trained model and the base model on the test split; `base` is the latter's judgement if it is there
-    /// already.
+    /// Evaluates the trained model and the base model on the test split; `base` is the latter's result if
+    /// there is one already.
     ///
     /// # Errors
     /// If a picture cannot be read.

@@ -14,12 +14,12 @@ use crate::{files, plot, setup};
 /// Test pictures in `captions.svg`.
 const STRIP: usize = 4;
 
-/// Test captions that are printed.
+/// Number of test captions that are printed.
 const PRINTED: usize = 5;
 
 /// Losses, scores and captions of the test split, before and after.
 pub struct Results {
-    /// Of the base model and the adapted one; `None` where no rows are for the test.
+    /// Of the base model and the adapted one; `None` without test rows.
     judgements: Option<[Judgement; 2]>,
     lines: Vec<CaptionLine>,
     metrics: Metrics,

@@ -12,30 +12,31 @@ use crate::hub::Location;
 use crate::open::{self, Dataset};
 use crate::pictures::with_flag;
 
-/// Bad rows that a message names.
+/// Maximum number of bad rows that a message lists.
 const NAMED: usize = 20;
 
-/// The rows of a dataset that a run uses: looked at, chosen and split.
+/// The rows of a dataset that a run uses: checked, selected and split.
 pub(super) struct Rows {
-    /// The rows that can be used.
+    /// The usable rows.
     pub source: Arc<dyn CaptionSource>,
-    /// The commit of the dataset, where it came from the hub.
+    /// The dataset's commit, if it is from the hub.
     pub commit: Option<String>,
-    /// The same number for rows with the same picture.
+    /// A fingerprint for each row's picture; equal for rows with the same picture.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
     pub split: Split,
-    /// Rows that cannot be used.
+    /// Unusable rows.
     pub skipped: Vec<BadRow>,
-    /// Rows behind the last one that is used.
+    /// The number of rows beyond --subset.
     pub beyond: usize,
 }
 
 impl Rows {
-    /// Opens the dataset, looks at each of its rows and splits those that can be used by a model with this `processor`.
+    /// Opens the dataset, checks each of its rows, and splits the rows that a model with this `processor` can
+    /// use.
     ///
     /// # Errors
-    /// If the dataset is not there or has no usable rows, if a row cannot be used and `--on-bad-row stop` is the rule, or if
+    /// If the dataset is missing or has no usable rows, if a row is unusable with `--on-bad-row stop`, or if
     /// there are too few rows for the split.
     pub(super) fn open(data: &DataOptions, processor: &ImageProcessor) -> Result<Self> {
         let Dataset { source: all, commit } = open::dataset(&data.dataset, &data.source_options())?;
@@ -43,7 +44,7 @@ impl Rows {
         let beyond = all.len() - count;
         let source: Arc<dyn CaptionSource> =
             if beyond > 0 { Arc::new(Subset::first(all, count)) } else { all };
-        // The embedded dataset is drawn by code: no picture is broken, and no two are the same.
+        // The embedded dataset is drawn by code: no picture is broken, and all are different.
         let Inspection { pictures, bad } = match data.dataset {
             Location::Embedded => {
                 Inspection { pictures: (0..count as u128).map(Some).collect(), bad: Vec::new() }
@@ -76,7 +77,7 @@ pub(super) fn skipped_lines(skipped: &[BadRow]) -> String {
     skipped.iter().map(|bad| format!("{}\n", line(bad))).collect()
 }
 
-/// Looks at every row, with a progress bar.
+/// Checks every row, with a progress bar.
 fn inspect(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> Result<Inspection> {
     let bar = ProgressBar::new(source.len() as u64)
         .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
@@ -88,7 +89,7 @@ fn inspect(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> Resul
     Ok(inspection)
 }
 
-/// One row for each picture and prompt.
+/// Groups rows with the same picture and prompt into one row.
 fn by_picture(
     source: Arc<dyn CaptionSource>,
     pictures: &[u128],
@@ -98,7 +99,7 @@ fn by_picture(
     Ok((Arc::new(by_picture), pictures))
 }
 
-/// What is wrong with the first bad rows, how many there are, and what can be done.
+/// The error about unusable rows: the first ones with their problems, their number, and what to do.
 fn refusal(bad: &[BadRow], rows: usize, on_bad_row: OnBadRow) -> String {
     let named: Vec<String> =
         bad.iter().take(NAMED).map(|bad| format!("\n  {}", with_flag(&bad.error))).collect();

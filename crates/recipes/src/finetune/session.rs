@@ -14,27 +14,29 @@ use crate::report::{Run, write_comparison};
 use crate::run_folder::{RunState, SavedOptions};
 use crate::terminal::{say, say_error, warn};
 
-/// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: that of a program ended by Ctrl-C.
+/// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: the usual code of a
+/// program ended by Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 
 /// The state that the runs of one process share: threads, Ctrl-C, and image features.
 pub struct Session {
     pub(super) threads: NonZero<usize>,
-    /// The signal of the run that Ctrl-C stops; requested where none is training, so that Ctrl-C ends at once.
+    /// The stop signal of the current run, set by Ctrl-C. While no run trains it is already set, so that
+    /// Ctrl-C ends the process at once.
     stop: Arc<Mutex<StopSignal>>,
-    /// Whether several runs share this session, so that later ones may need the features of other pictures.
+    /// Whether several runs share this session, so that later ones may need features of other pictures.
     pub(super) sweeps: bool,
-    /// Image features, once they are computed.
+    /// Image features, once computed.
     pub(super) features: Option<Arc<FeatureStore>>,
-    /// Fingerprints of the model and the dataset, once they are read.
+    /// Fingerprints of the model and the dataset, once read.
     pub(super) contents: Option<Contents>,
 }
 
 impl Session {
-    /// Sets the number of threads and the handler of Ctrl-C. Call it once, first thing in `main`.
+    /// Sets the number of threads and the Ctrl-C handler. Call it once, first thing in `main`.
     ///
     /// # Errors
-    /// If something has been computed before, or a handler is set already.
+    /// If something was computed before this call, or a handler is already set.
     pub fn new(options: &Finetune) -> Result<Self> {
         if cfg!(debug_assertions) {
             warn("this is a debug build, many times slower; use cargo run --release");
@@ -55,7 +57,7 @@ impl Session {
         Ok(Self { threads, stop, sweeps: !options.data.sweep.is_empty(), features: None, contents: None })
     }
 
-    /// The signal of a new run.
+    /// A stop signal for a new run.
     pub(super) fn stop_signal(&self) -> StopSignal {
         let signal = StopSignal::new();
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = signal.clone();
@@ -63,12 +65,12 @@ impl Session {
     }
 }
 
-/// Runs a grid of options one after another, and compares the results on one page. `arguments` is the command line that
-/// `request` was read from.
+/// Runs a grid of options one after another, and compares the results on one page. `arguments` is the command
+/// line of `request`.
 ///
 /// # Errors
-/// Those of [`run`](super::run), and if the page cannot be written. Folders that cannot be had are found before the first run
-/// begins.
+/// Those of [`run`](super::run), and if the page cannot be written. Unusable output folders are detected
+/// before the first run begins.
 pub fn sweep(request: &Request, arguments: Vec<OsString>, session: &mut Session) -> Result<Ending> {
     let options = &request.options;
     let folder = OutputFolder::claim_for_sweep(options)?;
@@ -93,9 +95,9 @@ pub fn sweep(request: &Request, arguments: Vec<OsString>, session: &mut Session)
     Ok(Ending::Finished)
 }
 
-/// What a run was asked to do, as its folder and its checkpoints keep it.
+/// The options of a run, as saved in its folder and its checkpoints.
 pub(super) fn saved_options(request: &Request, adapter_config: Option<LoraConfig>) -> Result<SavedOptions> {
-    // Its relative paths start where the run was begun, or are absolute if it is resumed from elsewhere.
+    // Relative paths start from the working directory. A run resumed from elsewhere has absolute ones.
     let directory = std::env::current_dir()?;
     Ok(SavedOptions {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -16,7 +16,7 @@ use crate::{cli, files, results};
 
 /// How training ended.
 pub enum Trained {
-    /// At its end, or early as an option asked for; the best weights are loaded.
+    /// Completely, or early because of an option; the best weights are loaded.
     Finished(TrainerState),
     /// By a signal, with a checkpoint to resume from.
     Interrupted,
@@ -40,7 +40,7 @@ impl Recipe<'_> {
         let task = self.task(&save);
         let train = self.training_batches();
         let validation = self.evaluation_batches(&self.inputs.rows.validation);
-        // Without rows there is nothing to evaluate on.
+        // Without rows there is no evaluation.
         let validation = (!validation.rows.is_empty()).then_some(&validation);
 
         let stop = session.stop_signal();
@@ -61,7 +61,7 @@ impl Recipe<'_> {
                 return Ok(Trained::Interrupted);
             }
         };
-        // No step is left to finish, so that Ctrl-C ends at once from here on.
+        // There is no step to finish, so from here on Ctrl-C ends the process at once.
         stop.request();
         let names = results::result_names(self.options);
         self.folder.add(&names)?;
@@ -87,9 +87,10 @@ impl Recipe<'_> {
         }))
     }
 
-    /// Captions some validation pictures at a checkpoint, where `--eval-captions` asks for it.
+    /// Captions some validation pictures at a checkpoint, with `--eval-captions`.
     fn caption_checkpoint(&self, checkpoint: &Path, samples: &EvalCaptions) -> Result<(), BoxError> {
-        // A checkpoint has its step in its name, also while it is being written. Step 0 is the rehearsal before training.
+        // A checkpoint's name contains its step, even while it is being written. Step 0 is a trial save
+        // before training.
         let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
         let step: usize = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
         if let Some(count) = self.options.data.eval_captions.filter(|_| step > 0) {
@@ -111,7 +112,7 @@ pub(super) struct EvalCaptions {
 }
 
 impl EvalCaptions {
-    /// Begins with the lines of the run that is resumed.
+    /// Starts with the lines of the resumed run.
     fn new(folder: &Path, is_resumed: bool) -> Self {
         let path = folder.join("eval_captions.jsonl");
         let before =
@@ -119,7 +120,7 @@ impl EvalCaptions {
         Self { path, lines: Arc::new(Mutex::new(before)) }
     }
 
-    /// Keeps the lines up to the checkpoint that a run is resumed from.
+    /// Keeps only the lines up to the checkpoint that a run is resumed from.
     pub(super) fn truncate(&self, global_step: usize) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         *lines = results::lines_until(global_step, &lines);

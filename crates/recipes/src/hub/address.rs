@@ -1,9 +1,9 @@
-//! Addresses: whose they are, and where a redirect leads.
+//! Web addresses: their origin, and the targets of redirects.
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::http::{Uri, uri::Scheme};
 
-/// Characters that `Location` headers hold by mistake, and that addresses cannot hold.
+/// Characters that some `Location` headers contain, although they are not allowed in addresses.
 const NOT_IN_ADDRESSES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');
 
 /// Scheme, host and port of an address.
@@ -15,7 +15,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// The origin of a web address; `None` for any other.
+    /// The origin of a web address; `None` for any other address.
     pub(super) fn of(url: &Uri) -> Option<Self> {
         let scheme = url.scheme()?;
         let default = match scheme {
@@ -28,7 +28,7 @@ impl Origin {
     }
 }
 
-/// The address that a `Location` header means, which may be relative to that of the request.
+/// Resolves a `Location` header, which may be relative to the address of the request.
 pub(super) fn join(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or_default();
     let location = utf8_percent_encode(location, NOT_IN_ADDRESSES).to_string();

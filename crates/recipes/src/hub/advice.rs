@@ -1,21 +1,21 @@
-//! Advice for the reader of an error.
+//! Advice in error messages.
 
 use std::{fmt, io, time::Duration};
 
 use super::{Repository, error::of_file};
 
-/// An HTTP error: who refused what, and how.
+/// An HTTP error: which server refused which file, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The repository asked for.
+    /// The requested repository.
     pub repo: Repository,
-    /// The file asked for; `None` when it was the repository's list of files.
+    /// The requested file; `None` for the repository's list of files.
     pub file: Option<String>,
-    /// The address that was asked, without its query.
+    /// The requested address, without its query.
     pub url: Box<str>,
     /// The hub's address.
     pub endpoint: String,
-    /// Whether the hub itself answered, and not a host that it redirected to.
+    /// Whether the hub itself answered, as opposed to a host that it redirected to.
     pub is_hub: bool,
     /// The HTTP status, 400 to 599.
     pub status: u16,
@@ -23,7 +23,7 @@ pub struct Refusal {
     pub code: String,
     /// How long the server asked to wait.
     pub wait: Option<Duration>,
-    /// Whether the user has a token.
+    /// Whether the client has an access token.
     pub with_token: bool,
 }
 
@@ -35,8 +35,9 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// The hub answers 401 rather than 404 to a stranger who asks for what does not exist, and 404 for what is private,
-    /// so that names do not leak: the words have to cover both, unless it gives a reason.
+    /// Without a token, the hub answers 401 instead of 404 for a repository that does not exist, and 404 for
+    /// a private one, so that names do not leak. The message has to cover both, unless the hub gives a
+    /// reason.
     fn advice(&self) -> String {
         let (id, endpoint) = (&self.repo.id, &self.endpoint);
         let local = "no local path has that name either";

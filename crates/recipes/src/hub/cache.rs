@@ -1,7 +1,7 @@
-//! The cache on disk, in the layout of Python's huggingface_hub, so that both find each other's downloads:
+//! The cache on disk, in the layout of Python's huggingface_hub, so that each finds the other's downloads:
 //!
 //! ```text
-//! models--owner--name/blobs/ETAG               the bytes of a file, named by what the hub calls them
+//! models--owner--name/blobs/ETAG               the bytes of a file, named by its ETag
 //! models--owner--name/snapshots/COMMIT/NAME    a relative link to a blob
 //! models--owner--name/refs/REVISION            the commit that a branch or a tag points to
 //! .locks/models--owner--name/ETAG.lock         held while a blob is written
@@ -37,26 +37,26 @@ impl RepoCache {
         self.root.join("blobs").join(etag)
     }
 
-    /// The commit that a branch or a tag points to; a commit stands for itself.
+    /// The commit that a branch or a tag points to; a commit is returned as it is.
     pub(super) fn commit(&self, revision: &str) -> String {
         let commit = fs::read_to_string(self.root.join("refs").join(revision));
         commit.map_or_else(|_| revision.to_owned(), |commit| commit.trim().to_owned())
     }
 
-    /// The branches and tags that the cache knows.
+    /// The branches and tags in the cache.
     pub(super) fn revisions(&self) -> Vec<String> {
         files(&self.root.join("refs")).unwrap_or_default()
     }
 
-    /// Notes the commit that a revision points to. Nothing is written where that is known already, and a cache that
-    /// cannot be written to stays as it is: the files are there.
+    /// Records the commit that a revision points to. Nothing is written if it is recorded already. A cache
+    /// that cannot be written to is left as it is: the files are there.
     pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<(), Failure> {
         if self.commit(revision) == commit {
             return Ok(());
         }
         let path = self.root.join("refs").join(revision);
         let new = self.root.join("refs").join(format!("{revision}.{}.tmp", std::process::id()));
-        // Under another name first, so that nobody reads half a commit.
+        // Under another name first, so that no reader sees a partial commit.
         let written =
             parent_of(&path).and_then(|_| fs::write(&new, commit)).and_then(|()| fs::rename(&new, &path));
         written.or_else(
@@ -64,10 +64,10 @@ impl RepoCache {
         )
     }
 
-    /// Keeps other processes from writing a blob until the result is dropped.
+    /// Prevents other processes from writing a blob until the result is dropped.
     ///
-    /// The lock saves a second download. Where the file system has no locks, or the folder of locks belongs to somebody
-    /// else, it is done without.
+    /// The lock only avoids a second download. It is skipped where the file system has no locks, or where the
+    /// lock folder belongs to somebody else.
     pub(super) fn lock(&self, etag: &str, waiting: impl Fn(&Path)) -> Result<Option<File>, Failure> {
         let path = self.locks.join(format!("{etag}.lock"));
         let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -88,14 +88,14 @@ impl RepoCache {
         }
     }
 
-    /// Makes a file of a commit a link to a blob. `is_new` blobs, which no other file can be linked to yet, are moved
-    /// where links cannot be made.
+    /// Makes a file of a commit a link to a blob. Where links cannot be made, a blob that `is_new` is moved
+    /// instead: no other file can be linked to it yet.
     pub(super) fn link(&self, commit: &str, name: &str, etag: &str, is_new: bool) -> Result<(), Failure> {
         let path = self.snapshot(commit).join(name);
         let blob = self.blob(etag);
         let up = "../".repeat(name.split('/').count() + 1);
         let linked = parent_of(&path).and_then(|_| {
-            // A link that leads nowhere, left over from a blob that was deleted.
+            // A broken link, left over from a deleted blob.
             if path.is_symlink() && !path.exists() {
                 fs::remove_file(&path)?;
             }
@@ -110,7 +110,7 @@ impl RepoCache {
     }
 }
 
-/// All files below a folder, by their path from there, in order.
+/// The relative paths of all files below a folder, sorted.
 pub(super) fn files(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     walk(folder, Path::new(""), &mut names)?;
@@ -121,7 +121,7 @@ pub(super) fn files(folder: &Path) -> io::Result<Vec<String>> {
 fn walk(root: &Path, below: &Path, names: &mut Vec<String>) -> io::Result<()> {
     for entry in fs::read_dir(root.join(below))? {
         let path = below.join(entry?.file_name());
-        // Follows the links that the cache is made of; one that leads nowhere is a file that is not there.
+        // Follows the links of the cache. A broken one is a missing file.
         let target = root.join(&path);
         if target.is_dir() {
             walk(root, &path, names)?;
@@ -133,14 +133,14 @@ fn walk(root: &Path, below: &Path, names: &mut Vec<String>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the folder that a file is to lie in.
+/// Creates the parent folder of a file.
 pub(super) fn parent_of(path: &Path) -> io::Result<&Path> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;
     Ok(folder)
 }
 
-/// Whether a cache cannot be written to, by its permissions or because of its file system.
+/// Whether an error means that the cache cannot be written to, because of permissions or the file system.
 pub(super) fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -10,7 +10,7 @@ use super::{
 /// The branch in which the hub keeps a parquet copy of datasets that came in another format.
 const CONVERTED: &str = "refs/convert/parquet";
 
-/// A connection to the hub, or to its cache alone when offline.
+/// A connection to the hub; offline, to its cache only.
 pub struct Hub {
     pub(super) config: HubConfig,
     /// None when offline.
@@ -22,7 +22,7 @@ pub struct Hub {
 pub struct Fetched {
     /// The folder.
     pub folder: PathBuf,
-    /// The commit that the files are of: what the branch or tag that was asked for stands for now.
+    /// The commit of the files: that of the requested branch or tag at this time.
     pub commit: String,
 }
 
@@ -31,7 +31,7 @@ pub struct Fetched {
 pub struct FetchedDataset {
     /// Its files.
     pub files: DatasetFiles,
-    /// The commit that the files are of. Where the hub converted the dataset to parquet, it is a commit of the branch
+    /// The commit of the files. If the hub converted the dataset to parquet, it is a commit of the branch
     /// that holds the result.
     pub commit: String,
 }
@@ -39,14 +39,14 @@ pub struct FetchedDataset {
 /// The files of a dataset's train split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatasetFiles {
-    /// Parquet files, in the order of their names: rows follow each other from file to file.
+    /// Parquet files, sorted by name: the rows of each file follow those of the file before it.
     Parquet(Vec<PathBuf>),
     /// A folder of images with their captions in metadata.jsonl, metadata.csv or same-name .txt files.
     ImageFolder(PathBuf),
 }
 
 impl Hub {
-    /// A hub as the environment describes it: see [`HubConfig`].
+    /// A hub configured from the environment: see [`HubConfig`].
     ///
     /// # Errors
     /// As [`HubConfig::from_env`].
@@ -54,7 +54,7 @@ impl Hub {
         Self::new(HubConfig::from_env()?)
     }
 
-    /// A hub with an explicit configuration. Nothing is asked of the network yet.
+    /// A hub with an explicit configuration. Does not access the network yet.
     ///
     /// # Errors
     /// [`Error::BadEndpoint`].
@@ -63,8 +63,8 @@ impl Hub {
         Ok(Self { config, http })
     }
 
-    /// The folder of a checkpoint: config.json, the weights, and all files of the tokenizer, the processor and the
-    /// generation that the repository has. Safetensors are taken before pytorch_model.bin.
+    /// The folder of a checkpoint: config.json, the weights, and those files of the tokenizer, the processor
+    /// and generation that the repository has. Safetensors are preferred to pytorch_model.bin.
     ///
     /// # Errors
     /// If the repository cannot be reached or read, or is no checkpoint ([`Error::Lacks`]).
@@ -80,14 +80,14 @@ impl Hub {
         self.folder(&Repository::new(Kind::Adapter, id), select::adapter_files)
     }
 
-    /// The train split of a dataset: its parquet files, else those that the hub converted it to, else its images with
-    /// their captions.
+    /// The train split of a dataset: its parquet files; else the hub's conversion to parquet; else its images
+    /// with their captions.
     ///
     /// # Errors
     /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
     pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
         let main = match self.snapshot(&Repository::new(Kind::Dataset, id)) {
-            // The cache may have the converted files alone.
+            // The cache may have only the converted files.
             Err(error @ Error::NotCached { .. }) => Err(error),
             main => Ok(main?),
         };
@@ -96,7 +96,7 @@ impl Hub {
         {
             return Ok(parquet);
         }
-        // The hub converts pictures and metadata, and leaves captions in text files behind.
+        // The hub converts pictures and metadata, but omits captions in text files.
         let has_text_files = main.as_ref().is_ok_and(|main| select::has_text_files(&main.listing));
         let mut part = None;
         if id.revision.is_none()
@@ -121,7 +121,7 @@ impl Hub {
         Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit })
     }
 
-    /// The parquet copy of a dataset that the hub made, if it made one.
+    /// The hub's parquet conversion of a dataset, if there is one.
     fn converted(&self, id: &RepoId) -> Result<Option<Snapshot<'_>>> {
         let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
         match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
@@ -138,7 +138,7 @@ impl Hub {
     }
 }
 
-/// By hand, because the client holds the token.
+/// Written by hand because the client holds the token.
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Hub").field(&self.config).finish()

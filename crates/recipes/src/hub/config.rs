@@ -9,25 +9,26 @@ use super::{Error, Result};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How to reach the hub, and where to keep what comes from it.
+/// How to reach the hub, and where to cache downloads.
 ///
-/// [`HubConfig::from_env`] reads the environment in one place, with the variables and the order of Python's
-/// huggingface_hub. "The home folder" below is that of Hugging Face: HF_HOME, else `huggingface` in XDG_CACHE_HOME, else
-/// `~/.cache/huggingface`. Paths may begin with `~` and hold variables (`$HOME/models`).
+/// [`HubConfig::from_env`] reads the environment in one place, with the variables and precedence of Python's
+/// huggingface_hub. "The home folder" below is that of Hugging Face: HF_HOME, else `huggingface` in
+/// XDG_CACHE_HOME, else `~/.cache/huggingface`. Paths may begin with `~` and contain variables
+/// (`$HOME/models`).
 #[derive(Clone)]
 pub struct HubConfig {
     /// The hub's address without a trailing slash: HF_ENDPOINT, else `https://huggingface.co`.
     pub endpoint: String,
-    /// The folder of the downloads, shared with Python's huggingface_hub: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else
-    /// `hub` in the home folder.
+    /// The download folder, shared with Python's huggingface_hub: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE,
+    /// else `hub` in the home folder.
     pub cache: PathBuf,
-    /// The access token: HF_TOKEN, else HUGGING_FACE_HUB_TOKEN, else what `hf auth login` left in the file that
-    /// HF_TOKEN_PATH names, by default `token` in the home folder. None with HF_HUB_DISABLE_IMPLICIT_TOKEN. It is sent
-    /// to the endpoint alone.
+    /// The access token: HF_TOKEN, else HUGGING_FACE_HUB_TOKEN, else the token that `hf auth login` stored in
+    /// the file HF_TOKEN_PATH, by default `token` in the home folder. None with
+    /// HF_HUB_DISABLE_IMPLICIT_TOKEN. It is sent to the endpoint only.
     pub token: Option<String>,
-    /// How long a server may send nothing: HF_HUB_DOWNLOAD_TIMEOUT in seconds, else a minute.
+    /// Time-out of a silent connection: HF_HUB_DOWNLOAD_TIMEOUT in seconds, else one minute.
     pub timeout: Duration,
-    /// Use the cache alone: HF_HUB_OFFLINE, else TRANSFORMERS_OFFLINE, is `1`, `on`, `yes` or `true`.
+    /// Use only the cache: HF_HUB_OFFLINE, else TRANSFORMERS_OFFLINE, is `1`, `on`, `yes` or `true`.
     pub offline: bool,
     /// Show a bar for each download on the terminal; true unless HF_HUB_DISABLE_PROGRESS_BARS is set.
     pub progress: bool,
@@ -83,7 +84,7 @@ impl HubConfig {
     }
 }
 
-/// The token of the environment, or of the file that a log-in left.
+/// The token from the environment, or from the log-in file.
 fn token(variable: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Result<Option<String>> {
     let of_variable = |name: &str| Some((variable(name)?, name.to_owned()));
     let of_file = || {

@@ -1,4 +1,4 @@
-//! One file from the hub into the cache.
+//! Downloads one file from the hub into the cache.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,13 +16,13 @@ use super::failure::{Failure, cut, retried};
 use super::http::{Http, Reply};
 
 const CHUNK: usize = 1 << 18;
-/// The pause before a download that stood still after some bytes is taken up again.
+/// The pause before a download that stalled after some bytes is resumed.
 const BREATH: Duration = Duration::from_millis(500);
 
-/// A file that the hub has.
+/// A file on the hub.
 pub(super) struct RemoteFile<'a> {
     pub(super) http: &'a Http,
-    /// The address that stands for the file for ever, unlike those that it redirects to.
+    /// The file's permanent address, which may redirect to temporary ones.
     pub(super) url: Uri,
     pub(super) name: &'a str,
     pub(super) progress: bool,
@@ -30,18 +30,19 @@ pub(super) struct RemoteFile<'a> {
 
 /// The headers that describe a file.
 struct Facts {
-    /// The name of the content.
+    /// Identifies the content.
     etag: String,
-    /// The number of bytes, if the hub says it of the file itself and not of one answer.
+    /// The number of bytes, if the hub states it for the file and not for one response.
     size: Option<u64>,
-    /// Whether the name is the SHA-256 of the content, as it is for all large files of the hub.
+    /// Whether the ETag is the SHA-256 of the content, as it is for all large files of the hub.
     is_sha256: bool,
-    /// The address of the content, if need be with a signature that expires.
+    /// The address of the content, possibly with a signature that expires.
     url: Uri,
 }
 
 impl RemoteFile<'_> {
-    /// Downloads the file into the snapshot of `commit`, unless the cache has its content from another commit.
+    /// Downloads the file into the snapshot of `commit`, unless the cache has the same content from another
+    /// commit.
     pub(super) fn fetch(&self, cache: &RepoCache, commit: &str) -> Result<(), Failure> {
         let facts = retried(|| self.facts())?;
         let blob = cache.blob(&facts.etag);
@@ -63,7 +64,8 @@ impl RemoteFile<'_> {
         cache.link(commit, self.name, &facts.etag, is_new)
     }
 
-    /// Asks for the headers of the file: those of the hub's own answer, not of the storage that it redirects to.
+    /// Requests the headers of the file: those of the hub's own response, not of the storage that it
+    /// redirects to.
     fn facts(&self) -> Result<Facts, Failure> {
         let says_what = |reply: &Reply, target: &Uri| {
             reply.header("X-Linked-ETag").is_some()
@@ -88,14 +90,15 @@ impl RemoteFile<'_> {
         Ok(Facts { etag, size, is_sha256, url: target.unwrap_or(reply.url) })
     }
 
-    /// Downloads until the blob is whole. What came of it stays beside it for the next attempt, or the next run.
+    /// Downloads until the blob is complete. A partial download stays beside it for the next attempt or the
+    /// next run.
     fn download(&self, facts: &Facts, blob: &Path, bar: &ProgressBar) -> Result<(), Failure> {
         let mut partial = blob.as_os_str().to_owned();
         partial.push(".incomplete");
         let partial = PathBuf::from(partial);
         let disk = |source| Failure::Disk { path: partial.clone(), source };
         parent_of(&partial).map_err(disk)?;
-        // A signed address may have expired by the next attempt, which therefore asks the hub again.
+        // A signed address may expire before the next attempt, so each attempt asks the hub again.
         let (mut url, mut failures) = (&facts.url, 0);
         loop {
             let before = length(&partial);
@@ -109,7 +112,7 @@ impl RemoteFile<'_> {
             }
             let pause = match failure {
                 Failure::Silent { .. } if came_further => Some(BREATH),
-                // It has too many bytes, or is of another file.
+                // The partial file is too long, or belongs to another file.
                 Failure::Refused { status: 416, .. } if before > 0 => {
                     fs::remove_file(&partial).map_err(disk)?;
                     Some(Duration::ZERO)
@@ -126,13 +129,13 @@ impl RemoteFile<'_> {
         fs::rename(&partial, blob).map_err(disk)
     }
 
-    /// One request for the bytes that are missing.
+    /// One request for the missing bytes.
     fn attempt(&self, url: &Uri, facts: &Facts, partial: &Path, bar: &ProgressBar) -> Result<(), Failure> {
         let disk = |source| Failure::Disk { path: partial.to_owned(), source };
         let mut file = OpenOptions::new().create(true).append(true).open(partial).map_err(disk)?;
         let mut offset = file.metadata().map_err(disk)?.len();
         if facts.size.is_some_and(|size| offset >= size) {
-            // Left by a process that was killed at the last moment, or damaged.
+            // Left by a process that was killed just before the end, or damaged.
             offset = 0;
             file.set_len(0).map_err(disk)?;
         }
@@ -141,14 +144,14 @@ impl RemoteFile<'_> {
         let range = reply.header("Content-Range").and_then(content_range).filter(|_| reply.status == 206);
         let continues = range.is_some_and(|(first, _)| first == offset) && !reply.is_compressed();
         if reply.status == 206 && !continues {
-            // Not what was asked for: the next attempt is for the whole file.
+            // Not the requested range: the next attempt requests the whole file.
             file.set_len(0).map_err(disk)?;
             let source =
                 io::Error::new(io::ErrorKind::UnexpectedEof, "another range came than was asked for");
             return Err(Failure::Cut { url: shown(&reply.url), source });
         }
         if !continues {
-            // The server has no ranges and begins at the beginning.
+            // The server does not support ranges and sends the whole file.
             offset = 0;
             file.set_len(0).map_err(disk)?;
         }
@@ -162,7 +165,7 @@ impl RemoteFile<'_> {
             CopyError::Write(source) => disk(source),
         });
         if is_compressed && copied.is_err() {
-            // Bytes of the unpacked file are no place to take up the packed one.
+            // A position in the unpacked file is no position in the compressed one, so it cannot be resumed.
             file.set_len(0).map_err(disk)?;
         }
         copied?;
@@ -183,7 +186,8 @@ impl RemoteFile<'_> {
                 })
             }
             _ if facts.is_sha256 && sha256(partial).map_err(disk)? != facts.etag.to_ascii_lowercase() => {
-                // Damaged on the way, or in a part that an earlier run left. The next attempt begins anew.
+                // Damaged in transfer, or in a part left by an earlier run. The next attempt starts from
+                // scratch.
                 file.set_len(0).map_err(disk)?;
                 let source = io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -242,7 +246,7 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// The first byte and the size of the whole file in `bytes 5-9/10`.
+/// The first byte and the total size of the file in `bytes 5-9/10`.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split('-').next()?.trim().parse().ok()?, total.trim().parse().ok()))

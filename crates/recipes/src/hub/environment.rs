@@ -5,8 +5,8 @@ pub(super) fn user_home(variable: impl Fn(&str) -> Option<String>) -> Option<Str
     variable("HOME").or_else(|| variable("USERPROFILE"))
 }
 
-/// A path with the user's home folder for a leading `~`, and with the values of `$NAME` and `${NAME}`. Names that are
-/// not set stay as they are.
+/// Replaces a leading `~` by the user's home folder, and `$NAME` and `${NAME}` by the values of variables.
+/// Unset variables stay as they are.
 pub(super) fn expanded(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
     let (mut done, mut rest) = (String::new(), text);
     if let Some(below) = text.strip_prefix('~')

@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text names nothing on this machine and cannot be a hub id.
+    /// The text is neither an existing path nor a valid hub id.
     #[error(
         "`{text}` is no file or folder{place}, and no hub id either: give a path that exists, `embedded`, or owner/name \
          such as microsoft/git-base{hint}",
@@ -23,24 +23,24 @@ pub enum Error {
     NoSuchLocation {
         /// The text that the user gave.
         text: String,
-        /// Where relative paths begin.
+        /// The working directory, where relative paths begin.
         folder: PathBuf,
     },
 
-    /// An empty folder has the name of a hub repository.
+    /// An empty folder has the same name as a hub repository.
     #[error(
         "`{id}` is an empty folder in {folder}, and a folder comes before a repository of the hub with the same name: \
          remove the empty folder to use the hub's, or put the files into it",
         folder = folder.display()
     )]
     EmptyFolder {
-        /// The name that both have.
+        /// The name of both.
         id: RepoId,
-        /// Where relative paths begin.
+        /// The working directory, where relative paths begin.
         folder: PathBuf,
     },
 
-    /// Neither HF_HOME nor a home folder is known, so there is nowhere to keep what is downloaded.
+    /// Neither HF_HOME nor a home folder is known, so there is no place for a cache.
     #[error("no home folder is known to keep downloads in: set HF_HOME to a folder")]
     NoCacheFolder,
 
@@ -59,7 +59,7 @@ pub enum Error {
          again from https://huggingface.co/settings/tokens"
     )]
     BadToken {
-        /// The variable or the file that holds it.
+        /// The variable or the file that contains it.
         origin: String,
     },
 
@@ -73,83 +73,83 @@ pub enum Error {
         offline = if *cached { "; the cache has a copy, which HF_HUB_OFFLINE=1 uses" } else { "" }
     )]
     Unreachable {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The address that was asked, without its query.
+        /// The requested address, without its query.
         url: Box<str>,
-        /// Whether the cache knows the repository.
+        /// Whether the cache has the repository.
         cached: bool,
         /// The HTTP client's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// A server that was reached and then sent nothing.
+    /// A server accepted the connection and then sent nothing.
     #[error(
         "{repo}{file}: {url} sent nothing for {seconds} s: run again to continue, give it more time with \
          HF_HUB_DOWNLOAD_TIMEOUT (in seconds), or set HF_ENDPOINT to a mirror",
         file = of_file(file), seconds = timeout.as_secs_f64()
     )]
     Stalled {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The file asked for; `None` when it was the repository's list of files.
+        /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
-        /// The address that was asked, without its query.
+        /// The requested address, without its query.
         url: Box<str>,
         /// How long the client waited.
         timeout: Duration,
     },
 
-    /// The bytes did not all come, or were damaged on the way, again and again.
+    /// The download was incomplete or damaged in every attempt.
     #[error(
         "{repo}{file}: the download from {url} failed several times ({source}): run again to continue where it \
          stopped, or set HF_ENDPOINT to a mirror",
         file = of_file(file)
     )]
     Cut {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The file asked for; `None` when it was the repository's list of files.
+        /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
-        /// The address that was asked, without its query.
+        /// The requested address, without its query.
         url: Box<str>,
         /// The error of the last attempt.
         source: io::Error,
     },
 
-    /// Something answered that is not a hub.
+    /// The server that answered is not a hub.
     #[error(
         "{repo}{file}: {url} is not what a hub answers: {problem}; check HF_ENDPOINT and the proxy (HTTPS_PROXY), or \
          pass a local folder",
         file = of_file(file)
     )]
     NotAHub {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The file asked for; `None` when it was the repository's list of files.
+        /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
-        /// The address that was asked, without its query.
+        /// The requested address, without its query.
         url: Box<str>,
-        /// The fault of the answer.
+        /// What is wrong with the response.
         problem: Box<str>,
     },
 
-    /// The file is a pointer of Git LFS, uploaded in place of what it points to.
+    /// The file is a Git LFS pointer, uploaded instead of the content.
     #[error(
         "{repo}: {file} is a Git LFS pointer and not the file itself, which its owner has not uploaded: take another \
          revision or repository, or put the file there ({path}; in a git clone, `git lfs pull` fetches it)",
         path = path.display()
     )]
     LfsPointer {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The file's name there.
+        /// The file's name in the repository.
         file: String,
-        /// The file in the cache.
+        /// The file's path in the cache.
         path: PathBuf,
     },
 
-    /// Offline, and the cache does not know the repository.
+    /// Offline, and the cache does not have the repository.
     #[error(
         "{repo} is not in the cache {cache}, nothing can be downloaded as HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is \
          set, and there is no such file or folder in {beside} either: check the spelling, unset the variable to \
@@ -157,26 +157,26 @@ pub enum Error {
         cache = cache.display(), beside = beside.display(), known = known(revisions)
     )]
     NotCached {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
         /// The cache that was searched.
         cache: Box<Path>,
-        /// Where relative paths begin.
+        /// The working directory, where relative paths begin.
         beside: Box<Path>,
-        /// The branches and tags of the repository that the cache has.
+        /// The cached branches and tags of the repository.
         revisions: Vec<String>,
     },
 
     /// Part of a set of numbered files is missing.
     #[error("{repo}: of {set}, only {have} of {total} parts are {place}", place = place(*offline))]
     Incomplete {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The common beginning of the files' names.
+        /// The common prefix of the files' names.
         set: String,
-        /// How many parts there are.
+        /// The number of parts that are there.
         have: usize,
-        /// How many parts there should be.
+        /// The number of parts that there should be.
         total: usize,
         /// Whether the cache was searched instead of the hub.
         offline: bool,
@@ -185,9 +185,9 @@ pub enum Error {
     /// The repository lacks what is needed.
     #[error("{repo} lacks {wanted}; {place}: {found}", place = place(*offline), found = list(found))]
     Lacks {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The files that were looked for.
+        /// The expected files.
         wanted: &'static str,
         /// The files that are there.
         found: Vec<String>,
@@ -201,20 +201,20 @@ pub enum Error {
         configurations = configurations.join(", ")
     )]
     SeveralConfigurations {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The folders that hold a train split.
+        /// The folders with a train split.
         configurations: Vec<String>,
     },
 
-    /// The dataset is in a format that is not read, and the hub converted only the first part of it to parquet.
+    /// The dataset's format is not supported, and the hub converted only its first part to parquet.
     #[error(
         "{repo} is not in a format that is read here, and the hub converted only a part of it to parquet ({part}): \
          download and convert it, or give {name}@{revision} to use that part",
         name = repo.id.name
     )]
     PartlyConverted {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
         /// The folder of the part.
         part: String,
@@ -229,9 +229,9 @@ pub enum Error {
         file = of_file(file), path = path.display()
     )]
     ReadOnlyCache {
-        /// The repository asked for.
+        /// The requested repository.
         repo: Repository,
-        /// The file asked for; `None` when it was the note of the branch's commit.
+        /// The requested file; `None` for the record of the branch's commit.
         file: Option<String>,
         /// The path that cannot be written.
         path: PathBuf,
@@ -249,7 +249,7 @@ pub enum Error {
     },
 }
 
-/// The id in the address of a page of the hub.
+/// The hub id in the address of a hub page.
 fn page(text: &str) -> String {
     let Some((_, address)) = text.split_once("://") else { return String::new() };
     let parts: Vec<&str> = address.split(['/', '?', '#']).skip(1).collect();
@@ -261,7 +261,7 @@ fn page(text: &str) -> String {
     }
 }
 
-/// Where a path that is not a whole one was looked for.
+/// Where a relative path was looked up.
 fn beside(text: &str, folder: &Path) -> String {
     if Path::new(text).is_absolute() { String::new() } else { format!(" in {}", folder.display()) }
 }

@@ -1,4 +1,4 @@
-//! Failures of requests, and whether it helps to repeat them.
+//! Failures of requests, and which of them are retried.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,32 +8,32 @@ use ureq::http::Uri;
 
 use super::address::shown;
 
-/// How often a request that may succeed later is repeated, and the first pause before that; each further one is doubled.
+/// The number of retries, and the first pause between them, which doubles each time.
 const RETRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest time that a server may ask us to wait. Beyond it the user decides.
 const LONGEST_WAIT: Duration = Duration::from_secs(90);
 
-/// Why a file did not come. The caller adds the repository and the file, and says what to do.
+/// Why a download failed. The caller adds the repository and the file, and advice.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// An HTTP status from 400 on.
+    /// An HTTP status of 400 or above.
     Refused { url: Box<str>, is_hub: bool, status: u16, code: String, wait: Option<Duration> },
-    /// No connection, or none that can be trusted.
+    /// No connection, or none that is secure.
     Unreachable { url: Box<str>, source: Box<ureq::Error> },
-    /// A server that was reached and then sent nothing.
+    /// A server accepted the connection and then sent nothing.
     Silent { url: Box<str> },
-    /// The connection ended too early, or the bytes are damaged.
+    /// The connection closed too early, or the bytes are damaged.
     Cut { url: Box<str>, source: io::Error },
-    /// The answer is not one that a hub gives.
+    /// The response is not one of a hub.
     NotAHub { url: Box<str>, problem: String },
     /// The cache cannot be read or written.
     Disk { path: PathBuf, source: io::Error },
 }
 
 impl Failure {
-    /// How long to wait before the request is repeated; `None` where that would not help, or was done `failures` times
-    /// and did not.
+    /// How long to wait before the next attempt after `failures` earlier retries; `None` if another attempt would not
+    /// help, or there were enough.
     pub(super) fn pause(&self, failures: u32) -> Option<Duration> {
         let usual = PAUSE * 2u32.pow(failures);
         let pause = match self {
@@ -59,7 +59,7 @@ pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Res
     }
 }
 
-/// The failure of a body that cannot be read to its end.
+/// The failure of a response whose body cannot be read to its end.
 pub(super) fn cut(url: &Uri, error: io::Error) -> Failure {
     match ureq::Error::from(error) {
         ureq::Error::Timeout(_) => Failure::Silent { url: shown(url) },
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_passing_refusal_is_repeated_as_the_server_asks_and_not_for_ever() {
+    fn temporary_refusals_are_retried_as_the_server_asks() {
         let refused = |status, wait: Option<u64>| Failure::Refused {
             url: "https://hub.example/".into(),
             is_hub: true,

@@ -1,7 +1,7 @@
 //! Requests to the hub.
 //!
-//! Redirects are followed here, one by one, because the token must never leave the hub's own host: it is sent where
-//! scheme, host and port are those of the endpoint, and nowhere else.
+//! Redirects are followed here, one by one, because the token must never leave the hub's own host: it is sent
+//! only where scheme, host and port are those of the endpoint.
 
 use std::io::Read;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ pub(super) struct Http {
     token: Option<String>,
 }
 
-/// The headers of an answer, and its body to read.
+/// The headers of a response, and its body as a reader.
 pub(super) struct Reply {
     pub(super) url: Uri,
     pub(super) status: u16,
@@ -42,7 +42,7 @@ impl Http {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            // The length and the ranges of a file are those of its bytes, not of their compressed form.
+            // Lengths and ranges are to count the file's bytes, not those of a compressed form.
             .accept_encoding("identity")
             .timeout_resolve(timeout)
             .timeout_connect(timeout)
@@ -56,7 +56,7 @@ impl Http {
         Origin::of(url).is_some_and(|origin| origin == self.hub)
     }
 
-    /// One request without a body; a redirect is returned as it is, and so is a refusal.
+    /// Sends one request without a body. Redirects and refusals are returned as they are.
     fn ask(&self, method: &str, url: &Uri, range: Option<&str>) -> Result<Reply, Failure> {
         let mut request = if method == "HEAD" { self.agent.head(url) } else { self.agent.get(url) };
         if let Some(token) = self.token.as_deref().filter(|_| self.is_hub(url)) {
@@ -70,12 +70,12 @@ impl Http {
         Ok(Reply { url: url.clone(), status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
-    /// Asks for the headers of a file. A redirect is followed unless `is_enough` for the caller.
+    /// Requests the headers of a file. Redirects are followed until `is_enough` accepts a response.
     pub(super) fn head(&self, url: &Uri, is_enough: impl Fn(&Reply, &Uri) -> bool) -> Result<Reply, Failure> {
         self.follow("HEAD", url, None, is_enough)
     }
 
-    /// Asks for a file, from a byte on if there is a range.
+    /// Requests a file, from the first byte of `range` on if one is given.
     pub(super) fn get(&self, url: &Uri, range: Option<&str>) -> Result<Reply, Failure> {
         self.follow("GET", url, range, |_, _| false)
     }
@@ -104,7 +104,7 @@ impl Reply {
         self.headers.get(name)?.to_str().ok().map(str::trim).filter(|value| !value.is_empty())
     }
 
-    /// Where a redirect leads; `None` for an answer that is none.
+    /// The target of a redirect; `None` for other responses.
     pub(super) fn target(&self) -> Result<Option<Uri>, Failure> {
         if !matches!(self.status, 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
@@ -118,7 +118,7 @@ impl Reply {
         target.map(Some).ok_or_else(|| self.strange(problem()))
     }
 
-    /// The number of bytes in the body; unknown where they are compressed.
+    /// The number of bytes in the body; unknown if they are compressed.
     pub(super) fn length(&self) -> Option<u64> {
         if self.is_compressed() { None } else { self.header("Content-Length")?.parse().ok() }
     }
@@ -127,7 +127,7 @@ impl Reply {
         self.header("Content-Encoding").is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"))
     }
 
-    /// The body, unpacked where a server compressed it although it was asked not to.
+    /// The body, decompressed if the server compressed it although it was asked not to.
     pub(super) fn reader(self) -> Result<Box<dyn Read>, Failure> {
         let coding = self.header("Content-Encoding").unwrap_or("identity").to_ascii_lowercase();
         match coding.as_str() {
@@ -137,7 +137,7 @@ impl Reply {
         }
     }
 
-    /// A failure that says what is wrong with this answer.
+    /// A failure that says what is wrong with this response.
     pub(super) fn strange(&self, problem: String) -> Failure {
         Failure::NotAHub { url: shown(&self.url), problem }
     }
@@ -151,8 +151,8 @@ impl Reply {
         Err(Failure::Refused { url, is_hub, status: self.status, code, wait })
     }
 
-    /// How long the server asks us to wait: `Retry-After` in seconds or as a date, or the hub's own
-    /// `RateLimit: "api";r=0;t=55`.
+    /// How long the server asks to wait: `Retry-After` in seconds or as a date, or the hub's own `RateLimit:
+    /// "api";r=0;t=55`.
     fn wait(&self) -> Option<Duration> {
         let seconds = |text: &str| text.trim().parse().ok().map(Duration::from_secs);
         let until = |text: &str| {

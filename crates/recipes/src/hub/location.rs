@@ -6,11 +6,11 @@ use std::{
 
 use super::{Error, Result};
 
-/// Where a model, a dataset or an adapter comes from, as the command line names it.
+/// Where a model, a dataset or an adapter comes from, as given on the command line.
 ///
-/// The rule, in this order: the word `embedded`; an existing local path; a hub id `owner/name`, if need be with
-/// `@revision` (a branch, a tag or a commit). A folder that is called `embedded` is reached as `./embedded`. An empty
-/// folder with the name of a hub id is an error, as it can only be in the way.
+/// It is read in this order: the word `embedded`; an existing local path; a hub id `owner/name`, optionally
+/// with `@revision` (a branch, a tag or a commit). A folder that is called `embedded` is written
+/// `./embedded`. An empty folder with the name of a hub id is an error, as it is there by mistake.
 ///
 /// ```
 /// use recipes::hub::{Location, RepoId};
@@ -23,7 +23,7 @@ use super::{Error, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// The model or the drawings that come with this project, without a network.
+    /// The model or the drawings that are part of this project; needs no network.
     Embedded,
     /// A file or a folder on this machine.
     Local(PathBuf),
@@ -48,7 +48,7 @@ impl FromStr for Location {
 }
 
 impl Location {
-    /// The hub id that a local path hides, as it has the same name.
+    /// The hub id that is hidden by a local path of the same name.
     pub fn hidden_id(&self) -> Option<RepoId> {
         match self {
             Self::Local(path) => RepoId::parse(path.to_str()?),
@@ -99,13 +99,14 @@ impl fmt::Display for RepoId {
     }
 }
 
-/// Whether the hub allows a name on either side of the slash. A leading dot or hyphen is a path or a flag gone astray.
+/// Whether the hub allows a name on either side of the slash. A leading dot or hyphen indicates a path or a
+/// misplaced flag.
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-/// Whether Git allows a name for a branch or a tag. Such a name, taken as a path, stays inside its folder.
+/// Whether Git allows a name for a branch or a tag. As a path, such a name stays inside its folder.
 fn is_revision(text: &str) -> bool {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with(".lock");
     let is_allowed = |c: char| !c.is_control() && !c.is_whitespace() && !"~^:?*[\\@".contains(c);
@@ -152,7 +153,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let empty = folder.path().join("git-base");
         fs::create_dir(&empty).unwrap();
-        // A path that can be no hub id is left to whoever opens it.
+        // A path that cannot be a hub id is checked when it is opened.
         assert_eq!(empty.to_str().unwrap().parse::<Location>().unwrap(), Location::Local(empty.clone()));
         assert!(is_empty_folder(&empty));
         fs::write(empty.join("config.json"), "{}").unwrap();
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_path_nor_id_says_what_was_looked_for() {
+    fn the_error_for_neither_path_nor_id_says_what_was_searched() {
         for text in [
             "", "gpt2", "a/b/c", "./a/b", "/no/such", "a/", "/a", "a b/c", "a/b@", "a/b@../c", "../x",
             "-a/b", "a/b@x y", "a/b@/x", "a/b@x@y", "a/b@.x",

@@ -1,8 +1,8 @@
 //! Models, datasets and adapters by name: `microsoft/git-base` becomes a folder on this machine.
 //!
-//! A [`Location`] is what a user writes; a [`Hub`] turns the ones that are hub ids into local files, through the cache
-//! that Python's huggingface_hub uses too, so that nothing is downloaded twice. What is asked for is what the
-//! repository lists: no file is guessed.
+//! A [`Location`] is the user's text; a [`Hub`] downloads those that are hub ids, through the cache that
+//! Python's huggingface_hub uses too, so that nothing is downloaded twice. Only files that the repository
+//! lists are requested; none is guessed.
 //!
 //! ```no_run
 //! use recipes::hub::{Hub, Location};

@@ -7,10 +7,10 @@ use super::RepoId;
 /// Characters that are escaped between the slashes of an address: all but the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// A repository of the hub and what is wanted of it.
+/// A repository of the hub and the kind of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// The kind of its content.
+    /// The kind of content.
     pub kind: Kind,
     /// Its name and revision.
     pub id: RepoId,

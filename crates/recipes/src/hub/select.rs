@@ -1,4 +1,4 @@
-//! Which of a repository's files are needed: decisions alone, no network and no disk.
+//! Selects the files of a repository that are needed. Only decisions: no network and no disk.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,8 @@ use caption_data::selection::{self, CAPTIONS, Refusal, UNREAD_PICTURES, extensio
 use super::{Error, Result, snapshot::Listing};
 use crate::save::COMPANIONS;
 
-/// A checkpoint's files: the small ones first, the weights last, so that weights in the cache mean that all is there.
+/// A checkpoint's files: the small ones first, the weights last, so that cached weights mean that the
+/// checkpoint is complete.
 pub(super) fn model_files(listing: &Listing) -> Result<Vec<String>> {
     listing.require("config.json", "config.json")?;
     if !listing.has("tokenizer.json") {
@@ -45,10 +46,11 @@ pub(super) fn adapter_files(listing: &Listing) -> Result<Vec<String>> {
     Ok(vec!["adapter_config.json".into(), weights.into()])
 }
 
-/// The parquet files of the train split, last part first; `None` if the repository has no parquet file at all.
+/// The parquet files of the train split, last part first; `None` if the repository has no parquet file at
+/// all.
 ///
-/// Downloaded in this order, the first part comes last: a cache that has it has all of them, although names such as
-/// `0000.parquet` do not say how many there are.
+/// They are downloaded in this order, so a cache that has the first part has all of them, although names such
+/// as `0000.parquet` do not say how many there are.
 pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     let is_table = |name: &&str| extension(name) == "parquet" && !is_metadata(name);
     let parquet = listing.names.iter().map(String::as_str).filter(is_table);
@@ -62,16 +64,17 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     Ok(Some(files))
 }
 
-/// The folder of a dataset that the hub found too large to convert as a whole, such as `default/partial-train`.
+/// The folder of a dataset that was too large for the hub to convert as a whole, such as
+/// `default/partial-train`.
 pub(super) fn converted_part(listing: &Listing) -> Option<String> {
     let folders = listing.names.iter().filter_map(|name| Some(name.rsplit_once('/')?.0));
     let mut parts = folders.filter(|folder| folder.split('/').any(|part| part.starts_with("partial-")));
     parts.next().map(str::to_owned)
 }
 
-/// The files of captioned images. Which of them are rows is decided by whoever opens the snapshot's folder, as for a local
-/// one; pictures that cannot be read come along so that they can be reported. The pictures come first, so that captions in
-/// the cache mean that their pictures are there.
+/// The files of captioned images. The reader of the snapshot's folder decides which of them are rows, as for
+/// a local folder; unsupported pictures are included so that they can be reported. The pictures come first,
+/// so that cached captions mean that their pictures are there.
 pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     let names: Vec<&str> = listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name)).collect();
     let is_trained_on = selection::image_folder(&names);
@@ -93,7 +96,7 @@ pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     Ok(files.into_iter().map(str::to_owned).collect())
 }
 
-/// Whether captions lie in text files beside their pictures, and not in metadata.
+/// Whether captions are in text files beside their pictures, and not in metadata.
 pub(super) fn has_text_files(listing: &Listing) -> bool {
     let names: Vec<&str> = listing.names.iter().map(String::as_str).collect();
     let captioned = stems_of_texts(&names);
@@ -118,7 +121,7 @@ impl Listing {
         Error::Lacks { repo: self.repo.clone(), wanted, found: self.names.clone(), offline: self.offline }
     }
 
-    /// Says of this repository why its files cannot be trained on.
+    /// The error for files of this repository that cannot be trained on.
     fn refuse(&self, refusal: Refusal) -> Error {
         let repo = self.repo.clone();
         match refusal {
@@ -142,17 +145,17 @@ fn stems_of_texts<'a>(names: &[&'a str]) -> HashSet<&'a str> {
     names.iter().filter(|name| is_text(name)).map(|name| stem(name)).collect()
 }
 
-/// Whether a file describes the pictures of its folder.
+/// Whether a file is metadata of the pictures in its folder.
 fn is_description(name: &str) -> bool {
     is_metadata(name) || name.rsplit('/').next() == Some("metadata.json")
 }
 
-/// A path without the extension of its file.
+/// A path without its file extension.
 fn stem(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
-/// Whether readers of folders skip a file: `.gitattributes`, `.cache/`.
+/// Whether a file is hidden, so that folder readers skip it: `.gitattributes`, `.cache/`.
 fn is_hidden(name: &str) -> bool {
     name.split('/').any(|part| part.starts_with('.'))
 }

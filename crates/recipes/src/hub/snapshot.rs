@@ -1,4 +1,4 @@
-//! The files of one revision of a repository: which there are, and their bytes in the cache.
+//! The files of one revision of a repository: their list, and their bytes in the cache.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,10 +14,10 @@ use super::failure::{Failure, cut, retried};
 use super::http::Http;
 use super::{Error, Hub, Refusal, Repository, Result};
 
-/// The first bytes of the small files that Git keeps in place of large ones.
+/// The first bytes of a Git LFS pointer, the small file that replaces a large one.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// The names of the files that a revision holds; offline, of those in the cache.
+/// The names of the files in a revision; offline, of those in the cache.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) repo: Repository,
@@ -29,7 +29,7 @@ pub(super) struct Listing {
 pub(super) struct Snapshot<'a> {
     hub: &'a Hub,
     pub(super) listing: Listing,
-    /// The commit that the revision stands for.
+    /// The commit of the revision.
     pub(super) commit: String,
     cache: RepoCache,
 }
@@ -47,7 +47,7 @@ struct Sibling {
 }
 
 impl Hub {
-    /// Lists a revision's files: online as the hub says, offline as the cache has them.
+    /// Lists the files of a revision: online those that the hub has, offline those in the cache.
     pub(super) fn snapshot(&self, repo: &Repository) -> Result<Snapshot<'_>> {
         let Some(http) = &self.http else { return self.cached(repo) };
         let info = retried(|| self.info(http, repo)).map_err(|failure| self.explain(repo, None, failure))?;
@@ -99,7 +99,7 @@ impl Hub {
             .map_err(|_| Failure::NotAHub { url: text.into(), problem: "it is no web address".into() })
     }
 
-    /// Turns a failure into an error that says what was asked for and what to do.
+    /// Turns a failure into an error with the requested repository and file, and advice.
     pub(super) fn explain(&self, repo: &Repository, file: Option<&str>, failure: Failure) -> Error {
         let (repo, file, endpoint) = (repo.clone(), file.map(str::to_owned), self.config.endpoint.clone());
         let with_token = self.config.token.is_some();
@@ -131,7 +131,7 @@ impl Hub {
 }
 
 impl Snapshot<'_> {
-    /// Downloads the named files, in their order, unless the cache has them. Returns the folder that holds them.
+    /// Downloads the named files in order, unless the cache has them. Returns their folder.
     pub(super) fn fetch(&self, names: &[String]) -> Result<PathBuf> {
         let folder = self.cache.snapshot(&self.commit);
         let repo = &self.listing.repo;
@@ -146,7 +146,7 @@ impl Snapshot<'_> {
                 return Err(Error::LfsPointer { repo: repo.clone(), file: name.clone(), path });
             }
         }
-        // Last, so that offline a branch never leads to a commit of which some files did not come any more.
+        // Last, so that offline a branch never leads to a commit whose files are incomplete.
         if !self.listing.offline {
             let noted = self.cache.set_ref(repo.revision(), &self.commit);
             noted.map_err(|failure| self.hub.explain(repo, None, failure))?;
@@ -160,7 +160,7 @@ impl Snapshot<'_> {
     }
 }
 
-/// Whether a file stands for a large one that Git LFS did not fetch.
+/// Whether a file is a Git LFS pointer.
 fn is_lfs_pointer(path: &Path) -> bool {
     let mut start = [0; LFS_POINTER.len()];
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == LFS_POINTER

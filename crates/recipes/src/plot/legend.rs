@@ -1,11 +1,11 @@
-//! Which curve is which: by its mark and its dashes, and by its colour besides.
+//! The styles of curves and the legend. Curves differ in marks and dashes as well as in colour.
 
 use anyhow::Result;
 use plotters::{coord::Shift, element::DashedPathElement, prelude::*};
 
 use super::{Style, palette::Palette};
 
-/// Length of a piece of line in the legend, and the room after a name.
+/// Length of a line sample in the legend, and the space after a name.
 const SAMPLE: i32 = 30;
 const GAP: i32 = 16;
 
@@ -14,7 +14,7 @@ const GAP: i32 = 16;
 pub(super) struct Look {
     color: RGBColor,
     mark: Option<Mark>,
-    /// Lengths of a dash and of the gap after it; `None` is a line without gaps.
+    /// Lengths of a dash and of the gap after it; `None` is a solid line.
     dashes: Option<(i32, i32)>,
 }
 
@@ -30,7 +30,8 @@ const MARKS: [Mark; 4] = [Mark::Dot, Mark::Ring, Mark::Triangle, Mark::Cross];
 const DASHES: [Option<(i32, i32)>; 3] = [None, Some((9, 5)), Some((2, 5))];
 
 impl Look {
-    /// That of the curve with this number: four marks and three kinds of line tell twelve curves apart without colour.
+    /// The style of the curve with this number: four marks and three kinds of line distinguish twelve curves
+    /// without colour.
     pub(super) fn of(number: usize, palette: &Palette) -> Self {
         Self {
             color: palette.curves[number % palette.curves.len()],
@@ -61,7 +62,7 @@ impl Look {
         }
     }
 
-    /// The curve's mark, where it has one.
+    /// The curve's mark, if it has one.
     pub(super) fn mark<'a, B: DrawingBackend + 'a, C: Clone + 'static>(
         self,
         at: C,
@@ -76,7 +77,7 @@ impl Look {
     }
 }
 
-/// Names in rows, as many to a row as a picture of this style has room for.
+/// Names in rows, as many per row as fit into the plot.
 pub(super) struct Legend {
     entries: Vec<Entry>,
     rows: i32,
@@ -85,7 +86,7 @@ pub(super) struct Legend {
 struct Entry {
     name: String,
     look: Look,
-    /// Where its sample begins, and in which row.
+    /// Start of its sample, and its row.
     place: (i32, i32),
 }
 
@@ -94,7 +95,7 @@ impl Legend {
     pub(super) fn new<'a>(curves: impl IntoIterator<Item = (&'a str, Look)>, style: Style) -> Self {
         let (letters, width) = (style.letters as i32, style.size.0 as i32);
         let room = width - 2 * letters;
-        // Half a letter's height is more than the usual fonts need for its width.
+        // Half a letter's height is more than the width of a letter in the usual fonts.
         let most = ((room - SAMPLE) * 2 / letters).max(1) as usize;
         let (mut entries, mut left, mut rows) = (Vec::new(), 0, 0);
         for (name, look) in curves {
@@ -109,7 +110,7 @@ impl Legend {
         Self { entries, rows }
     }
 
-    /// How high it is.
+    /// Its height.
     pub(super) fn height(&self, style: Style) -> u32 {
         self.rows as u32 * row(style)
     }
@@ -143,7 +144,7 @@ fn row(style: Style) -> u32 {
     style.letters * 3 / 2
 }
 
-/// The end of a name, which is where names of runs differ.
+/// The end of a name, where the names of runs differ.
 fn ending(name: &str, most: usize) -> String {
     let count = name.chars().count();
     if count <= most {
@@ -164,7 +165,7 @@ mod tests {
 
     #[test]
     fn names_that_do_not_fit_beside_each_other_go_below() {
-        // Each of 30 + 5 * 5 = 55 units, with 16 between them and 10 at either side.
+        // Each is 30 + 5 * 5 = 55 units wide, with 16 between them and 10 at either side.
         let names = ["run a", "run b", "run c"];
         assert_eq!([217, 216, 90].map(|width| legend(&names, width).rows), [1, 2, 3]);
         let places: Vec<_> = legend(&names, 216).entries.iter().map(|entry| entry.place).collect();

@@ -9,23 +9,23 @@ use super::legend::{Legend, Look};
 use super::scale::{Axis, number};
 use super::{Scale, Style, palette::Palette};
 
-/// Marks on a curve, some; on every point of a long one they would be a band.
+/// Marks per curve, at most; on every point of a long curve they would merge.
 const MARKS: usize = 16;
 
 /// A curve and its name; points are epoch and value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Curve {
-    /// What the legend calls it; empty for no legend.
+    /// The name in the legend; empty for no legend.
     pub name: String,
-    /// In the order of the epochs. What is not finite is left out.
+    /// In the order of the epochs. Values that are not finite are left out.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Draws curves. They differ in colour, in their marks and in their dashes. A legend is above the picture, which is that
+/// Draws curves that differ in colour, marks and dashes. A legend goes above the plot, which becomes that
 /// much higher than `style` says.
 ///
 /// # Errors
-/// Whatever the drawing library reports; it has no cause to.
+/// As the drawing library; none is expected.
 pub fn lines_svg(title: &str, scale: Scale, curves: &[Curve], style: Style) -> Result<String> {
     let palette = Palette::of(style);
     let looks =
@@ -93,7 +93,7 @@ fn draw(
         let points: Vec<_> = finite(curve).into_iter().map(|(x, value)| (x, axis.height(value))).collect();
         if curves.len() > 1 {
             let every = points.len().div_ceil(MARKS).max(1);
-            // Not all at the same epochs, so that curves near each other do not hide their marks.
+            // At different epochs, so that neighbouring curves do not hide each other's marks.
             let marked = points.iter().skip(number % every).step_by(every);
             for mark in marked.filter_map(|point| look.mark(*point)) {
                 chart.plotting_area().draw(&mark)?;

@@ -1,4 +1,4 @@
-//! The picture of a run's losses.
+//! The plot of a run's losses.
 
 use anyhow::Result;
 use plotters::{
@@ -10,7 +10,7 @@ use plotters::{
 use super::legend::{Legend, Look};
 use super::{History, Scale, Style, decimals, palette::Palette, scale::Axis};
 
-/// Training losses beyond this number are drawn as means of neighbours.
+/// Training losses beyond this number are smoothed.
 const SMOOTH_POINTS: usize = 100;
 
 pub(super) fn draw<B: DrawingBackend>(
@@ -35,7 +35,7 @@ where
     let training_name =
         if window > 1 { format!("training, mean of {window} log entries") } else { "training".to_owned() };
     let looks = [Look::plain(palette.training), Look::dotted(palette.validation)];
-    // A run without evaluations has no such curve, and no name for one.
+    // A run without evaluations has no validation curve, and no legend entry for one.
     let curves = [(training_name.as_str(), &training), ("validation", &validation)].into_iter().zip(looks);
     let named = curves.filter(|((_, points), _)| !points.is_empty()).map(|((name, _), look)| (name, look));
     let legend = Legend::new(named, style);
@@ -79,7 +79,8 @@ where
         plot.draw(&look.line(points))?;
     }
     if let Some((epoch, loss)) = history.best() {
-        // Towards the middle, so that the words do not leave the picture, and above, where a falling curve leaves room.
+        // Towards the middle, so that the words stay inside the plot, and above, where a falling curve leaves
+        // room.
         let side = if epoch > epochs / 2.0 { HPos::Right } else { HPos::Left };
         let words = font.clone().pos(Pos::new(side, VPos::Bottom));
         let lift = -i32::try_from(letters)?;

@@ -1,4 +1,4 @@
-//! The colours of the pictures, on a light and on a dark ground.
+//! The colours of the plots, on light and dark backgrounds.
 
 use plotters::style::RGBColor;
 
@@ -10,7 +10,8 @@ pub(super) struct Palette {
     pub(super) grid: RGBColor,
     pub(super) training: RGBColor,
     pub(super) validation: RGBColor,
-    /// Colours that people with any kind of colour vision tell apart (Okabe and Ito), in an order that suits the ground.
+    /// Colours that people with any kind of colour vision can tell apart (Okabe and Ito), in an order that
+    /// suits the background.
     pub(super) curves: [RGBColor; 7],
 }
 
@@ -31,7 +32,7 @@ const LIGHT: Palette = Palette {
     ],
 };
 
-/// The ground is that of the report's cards.
+/// The background is that of the report's cards.
 const DARK: Palette = Palette {
     ground: RGBColor(29, 33, 40),
     ink: RGBColor(168, 176, 188),

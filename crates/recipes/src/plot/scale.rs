@@ -1,21 +1,21 @@
-//! The vertical axis of a picture.
+//! The vertical axis of a plot.
 
 use super::decimals;
 
-/// How values become heights.
+/// How values are mapped to heights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     /// Equal differences are equally high.
     Linear,
-    /// Equal ratios are equally high, where all values are above zero and the highest is 8 times the lowest or
-    /// more; else as [`Scale::Linear`]. A loss falls fast and then slowly, and the slow part is what is looked at.
+    /// Logarithmic, if all values are above zero and the highest is at least 8 times the lowest; else as
+    /// [`Scale::Linear`]. A loss falls fast and then slowly, and the slow part is the interesting one.
     Log,
 }
 
-/// The ratio of values from which on a linear axis shows little of the lower ones.
+/// The ratio of values from which a linear axis hides the lower ones.
 const WIDE: f64 = 8.0;
 
-/// An axis from `low` to `high`, both heights: values themselves, or how often 1 doubles to them.
+/// An axis from `low` to `high`. Both are heights: the values themselves, or their logarithms to base 2.
 pub(super) struct Axis {
     pub(super) low: f64,
     pub(super) high: f64,
@@ -23,7 +23,8 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// An axis with a little room around the values; never empty, and never below zero unless it doubles.
+    /// An axis with a small margin around the values; never empty, and never below zero unless it is
+    /// logarithmic.
     pub(super) fn new(scale: Scale, values: impl Iterator<Item = f64>) -> Self {
         let (lowest, highest) =
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
@@ -42,13 +43,14 @@ impl Axis {
         if self.log { value.log2() } else { value }
     }
 
-    /// How many labels to ask for, where there is room for `room`: no more than there are doublings.
+    /// How many labels to draw, where there is space for `room`: no more than there are doublings.
     pub(super) fn labels(&self, room: u32) -> usize {
         let room = room.max(2) as usize;
         if self.log { room.min((self.high - self.low).floor() as usize + 1) } else { room }
     }
 
-    /// What stands beside a height, with as many decimals as tell it from its neighbours, at most `room` of them.
+    /// The label at a height, with as many decimals as distinguish it from its neighbours, of which there are
+    /// at most `room`.
     pub(super) fn label(&self, height: f64, room: u32) -> String {
         if self.log {
             let doublings = height.round();
@@ -57,13 +59,13 @@ impl Axis {
         number(height, decimals(self.high - self.low, room))
     }
 
-    /// What the axis is called.
+    /// The name of the axis.
     pub(super) fn name(&self, quantity: &str) -> String {
         if self.log { format!("{quantity}, log scale") } else { quantity.to_owned() }
     }
 }
 
-/// A number with `digits` decimals, or, where it is small, as a power of ten.
+/// A number with `digits` decimals or, if it is small, as a power of ten.
 pub(super) fn number(value: f64, digits: usize) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -81,7 +83,7 @@ mod tests {
         let axis = Axis::new(Scale::Log, [8.0, 0.25, 1.0].into_iter());
         assert_eq!(axis.height(0.5) - axis.height(0.25), axis.height(8.0) - axis.height(4.0));
         assert_eq!([-2.0, 0.0, 2.999_999].map(|height| axis.label(height, 6)), ["0.25", "1", "8"]);
-        // From 0.25 to 8 there are five doublings, and a half more with the room.
+        // From 0.25 to 8 there are five doublings, and half of one more with the margin.
         assert_eq!([axis.labels(20), axis.labels(4)], [6, 4]);
         assert_eq!(axis.name("loss"), "loss, log scale");
         assert!(axis.low < -2.0 && axis.high > 3.0);

@@ -14,24 +14,24 @@ use crate::files;
 use crate::plot::{Curve, History, Scale, lines_svg};
 use crate::results::{self, Metrics};
 
-/// A finished run, as it lies in its output folder.
+/// A finished run, read from its output folder.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What the page calls it.
+    /// Its name on the page.
     pub name: String,
     /// Its learning curves.
     pub history: History,
     /// Its results.
     pub metrics: Metrics,
-    /// Seconds that the training took, where the log says so.
+    /// Seconds of training, if the log has them.
     pub seconds: Option<f64>,
 }
 
 impl Run {
-    /// Reads the run in the folder `dir`, which is what it is called too.
+    /// Reads the run in the folder `dir`, whose name becomes the run's.
     ///
     /// # Errors
-    /// If `trainer_state.json` or `metrics.json` is not there or broken.
+    /// If `trainer_state.json` or `metrics.json` is missing or cannot be read.
     pub fn read(dir: &Path) -> Result<Self> {
         let text = |name: &str| {
             let path = dir.join(name);
@@ -50,7 +50,8 @@ impl Run {
         Ok(Self { name: dir.display().to_string(), history: results::history(&state), metrics, seconds })
     }
 
-    /// The results that the page compares: those of the test split, the best validation loss, and the time.
+    /// The results that the page compares: those of the test split, the best validation loss, and the
+    /// training time.
     fn rows(&self) -> Vec<Metric> {
         let row = |key: &str, name: &str, adapter| Metric {
             key: key.to_owned(),
@@ -69,7 +70,7 @@ impl Run {
 /// One page with the results and curves of several runs side by side; a single file that needs no network.
 ///
 /// # Errors
-/// Only if template or drawing fail, which is a mistake of this crate.
+/// Only if the template or the plots fail, which is a bug in this crate.
 pub fn compare_html(runs: &[Run]) -> Result<String> {
     let columns: Vec<Vec<Metric>> = runs.iter().map(Run::rows).collect();
     let mut rows: Vec<Metric> = Vec::new();
@@ -79,7 +80,8 @@ pub fn compare_html(runs: &[Run]) -> Result<String> {
         }
     }
     let find = |column: &[Metric], key: &str| column.iter().find(|metric| metric.key == key).cloned();
-    // Runs of one model share its results; where they do not, no column can speak for all.
+    // Runs with the same base model share its results, which get a column of their own. Otherwise there is no
+    // such column.
     let bases = runs.windows(2).all(|pair| are_close(&pair[0].metrics.base, &pair[1].metrics.base));
     let rows: Vec<Value> = rows
         .iter()
@@ -95,7 +97,7 @@ pub fn compare_html(runs: &[Run]) -> Result<String> {
         })
         .collect();
     let mut environment = environment();
-    // The name's ending turns escaping on.
+    // The template engine escapes HTML in files with this extension.
     environment.add_template("compare.html", include_str!("compare.html.jinja"))?;
     let (folder, names) = names(runs);
     let figures = figures(runs, &names)?;
@@ -112,7 +114,7 @@ pub fn write_comparison(runs: &[Run], path: &Path) -> Result<()> {
     files::replace(path, compare_html(runs)?.as_bytes())
 }
 
-/// The folder that all runs are in, and what each is called in it: columns are narrow.
+/// The common folder of all runs, and the name of each below it: columns are narrow.
 fn names(runs: &[Run]) -> (String, Vec<String>) {
     let first = runs.first().map(|run| run.name.as_str()).unwrap_or_default();
     let folders = first.rmatch_indices('/').map(|(end, _)| &first[..=end]);
@@ -122,7 +124,8 @@ fn names(runs: &[Run]) -> (String, Vec<String>) {
     (folder.to_owned(), runs.iter().map(|run| run.name[folder.len()..].to_owned()).collect())
 }
 
-/// Whether results are of one model: its losses depend on the number of threads in their last bits.
+/// Whether two results are those of the same model: the last bits of its losses depend on the number of
+/// threads.
 fn are_close(a: &BTreeMap<String, Option<f64>>, b: &BTreeMap<String, Option<f64>>) -> bool {
     let close = |pair| match pair {
         (Some(a), Some(b)) => f64::abs(a - b) <= 1e-4 * f64::abs(a),
@@ -131,7 +134,7 @@ fn are_close(a: &BTreeMap<String, Option<f64>>, b: &BTreeMap<String, Option<f64>
     a.keys().eq(b.keys()) && a.values().copied().zip(b.values().copied()).all(close)
 }
 
-/// The best of the values, where one way is better and they are not all alike.
+/// The best of the values, if there is a better direction and they are not all equal.
 fn best(values: &[Option<f64>], better: Better) -> Option<f64> {
     let known: Vec<f64> = values.iter().copied().flatten().collect();
     if known.windows(2).all(|pair| pair[0] == pair[1]) {
@@ -161,7 +164,7 @@ fn figures(runs: &[Run], names: &[String]) -> Result<Vec<Value>> {
         .collect()
 }
 
-/// Some fifty means of neighbours, so that several runs can be told apart.
+/// Smooths a curve to about fifty points, so that several runs can be distinguished.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mean = |chunk: &[(f64, f64)]| {
         let sum: f64 = chunk.iter().map(|(_, loss)| loss).sum();

@@ -1,10 +1,10 @@
-//! What the template asks of Rust: numbers and words as a reader wants them.
+//! Template filters: numbers and words formatted for readers.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-/// A result to four significant digits, at most four of them behind the point; a dash for what was not measured.
+/// A result to four significant digits, at most four of them behind the point; a dash if it was not measured.
 pub(super) fn number(value: Option<f64>) -> String {
     match value {
         None => "–".into(),
@@ -16,10 +16,10 @@ pub(super) fn number(value: Option<f64>) -> String {
     }
 }
 
-/// The relative change from `base` to `adapter` in words, such as `41.6 % lower`; empty where there is none to tell.
+/// The relative change from `base` to `adapter` in words, such as `41.6 % lower`; empty if there is none.
 pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
     let (Some(adapter), Some(base)) = (adapter, base) else { return String::new() };
-    // Scores without smoothing are not quite zero where nothing fits.
+    // Unsmoothed scores are not exactly zero where nothing matches.
     let [adapter, base] = [adapter, base].map(|x| if x.abs() < 1e-9 { 0.0 } else { x });
     if adapter == base {
         return "unchanged".into();
@@ -30,7 +30,7 @@ pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
     }
     match percent {
         p if p.abs() < 0.05 => "unchanged".into(),
-        // Rounded it would be all of it.
+        // Would be rounded to 100 %.
         p if p < -99.9 && p > -100.0 => "over 99.9 % lower".into(),
         p if p < 0.0 => format!("{:.1} % lower", -p),
         p if p < 300.0 => format!("{p:.1} % higher"),
@@ -47,11 +47,11 @@ pub(super) fn score(value: f64) -> String {
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Word {
     text: String,
-    /// Whether the reference has it too.
+    /// Whether it is also in the reference.
     shared: bool,
 }
 
-/// Splits a caption into words and tells which of them the reference has, upper case and punctuation aside.
+/// Splits a caption into words and marks those that the reference has too, ignoring case and punctuation.
 pub(super) fn words(caption: &str, reference: &str) -> Vec<Word> {
     let reference: BTreeSet<String> =
         reference.split_whitespace().map(bare).filter(|word| !word.is_empty()).collect();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_in_words_and_relative_to_the_base() {
+    fn changes_are_relative_to_the_base_and_in_words() {
         assert_eq!(change(Some(1.5), Some(2.0)), "25.0 % lower");
         assert_eq!(change(Some(0.3), Some(0.2)), "50.0 % higher");
         assert_eq!(change(Some(5.0), Some(0.5)), "10.0 times as high");

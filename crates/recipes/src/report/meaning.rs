@@ -1,7 +1,7 @@
-//! What a result is measured in, and which way is better: beside its name on both pages.
+//! The unit of a result, and which way is better: shown beside its name on both pages.
 
-/// In what, or from where to where, a result of this key counts; and which way it is better, a [`Better`](super::Better)
-/// as the templates have it.
+/// The unit or range of the result with this key, and which way it is better (a [`Better`](super::Better) as
+/// the templates pass it).
 pub(super) fn meaning(key: &str, better: &str) -> String {
     let better = match better {
         "lower" => "lower is better",

@@ -1,8 +1,8 @@
-//! A run on one page: `report.html`, a single file that needs no network; its first pictures in one: `captions.svg`; and
-//! several runs on one page.
+//! The report of a run, `report.html`, a single file that needs no network; its first pictures in one image,
+//! `captions.svg`; and a page that compares several runs.
 //!
-//! The page is a template (report.html.jinja); what it shows is a [`Report`]. Whatever comes from a dataset or a command
-//! line is escaped.
+//! The page is a template (report.html.jinja) that shows a [`Report`]. Everything that comes from a dataset
+//! or a command line is escaped.
 
 mod compare;
 mod filters;

@@ -14,7 +14,7 @@ use crate::{
     plot::{Curve, History, Scale, Style, lines_svg, loss_svg},
 };
 
-/// What a run's page shows.
+/// The content of a run's page.
 ///
 /// ```
 /// use recipes::report::{Better, Metric, Report};
@@ -37,11 +37,11 @@ use crate::{
 pub struct Report {
     /// The page's heading.
     pub title: String,
-    /// One sentence below it, such as the model and the dataset; may be empty.
+    /// One sentence below the heading, such as the model and the dataset; may be empty.
     pub subtitle: String,
     /// The command line that reproduces the run.
     pub command: String,
-    /// Names and values of the set-up, in the order of reading.
+    /// Names and values of the set-up, in the order in which they are shown.
     pub setup: Vec<(String, String)>,
     /// The learning curves.
     pub history: History,
@@ -49,7 +49,7 @@ pub struct Report {
     pub metrics: Vec<Metric>,
     /// How the results were computed, by name.
     pub signatures: Vec<(String, String)>,
-    /// What a reader should know about the results, in sentences.
+    /// Remarks about the results, in sentences.
     pub warnings: Vec<String>,
     /// How much the adapter changes each layer, `‖ΔW‖ / ‖W‖`, by path.
     pub effects: Vec<(String, f64)>,
@@ -62,11 +62,11 @@ pub struct Report {
 pub struct Metric {
     /// Its key in `metrics.json`.
     pub key: String,
-    /// As the page shows it, such as `Test loss`.
+    /// Its name on the page, such as `Test loss`.
     pub name: String,
-    /// Of the base model, where it was measured.
+    /// The base model's value, if measured.
     pub base: Option<f64>,
-    /// Of the adapted model, where it was measured.
+    /// The adapted model's value, if measured.
     pub adapter: Option<f64>,
     /// Which way it is better.
     pub better: Better,
@@ -89,14 +89,14 @@ pub enum Better {
 pub struct Example {
     /// Its row in the dataset.
     pub row: usize,
-    /// The picture as a PNG file. It goes into the page as it is, so a thumbnail of some 200 pixels is right.
+    /// The picture as a PNG file. It is embedded as it is, so a thumbnail of some 200 pixels is right.
     #[serde(serialize_with = "serialize_image")]
     pub image_png: Vec<u8>,
-    /// The caption that the dataset has.
+    /// The dataset's caption, the reference.
     pub reference: String,
-    /// What the base model says.
+    /// The base model's caption.
     pub base: String,
-    /// What the adapted model says.
+    /// The adapted model's caption.
     pub adapter: String,
     /// ROUGE-L of the base model's caption, from 0 to 1.
     pub base_score: f64,
@@ -104,11 +104,11 @@ pub struct Example {
     pub adapter_score: f64,
 }
 
-/// Size of a picture for a narrow window, of which some 320 pixels are left between the edges of a card: its letters are
-/// as large as they are drawn.
+/// Size of a plot for a narrow window, where some 320 pixels are left between the edges of a card, so that
+/// its letters are not scaled.
 pub(super) const NARROW: (u32, u32) = (320, 340);
 
-/// A picture for a wide and a narrow window, on a light and a dark ground; the page shows one of them.
+/// A plot for wide and narrow windows, on light and dark backgrounds; the page shows one of them.
 fn variants(wide: (u32, u32), narrow: (u32, u32)) -> [(&'static str, Style); 4] {
     let style = |size, letters, dark| Style { size, letters, dark };
     [
@@ -119,7 +119,7 @@ fn variants(wide: (u32, u32), narrow: (u32, u32)) -> [(&'static str, Style); 4] 
     ]
 }
 
-/// One picture of the page in all its variants.
+/// One plot of the page in all its variants.
 pub(super) fn figure(
     [wide, narrow]: [(u32, u32); 2],
     svg: impl Fn(Style) -> Result<String>,
@@ -131,7 +131,7 @@ pub(super) fn figure(
     Ok(context! { plots })
 }
 
-/// The environment that both pages are made in: strict, escaping, with the filters.
+/// The template environment of both pages: strict, escaping, with the filters.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
@@ -149,13 +149,13 @@ pub(super) fn environment() -> Environment<'static> {
 pub(super) const STYLE: &str = include_str!("page.css");
 
 impl Report {
-    /// The page.
+    /// Renders the page.
     ///
     /// # Errors
-    /// Only if template or drawing fail, which is a mistake of this crate.
+    /// Only if the template or the plots fail, which is a bug in this crate.
     pub fn html(&self) -> Result<String> {
         let mut environment = environment();
-        // The name's ending turns escaping on.
+        // The template engine escapes HTML in files with this extension.
         environment.add_template("report.html", include_str!("report.html.jinja"))?;
         let best = self.history.best().map(|(epoch, loss)| context! { epoch, loss });
         let largest = self.effects.iter().map(|(_, effect)| *effect).fold(0.0, f64::max);
@@ -171,7 +171,7 @@ impl Report {
         })?)
     }
 
-    /// The sections that the page has, to jump to: the pictures are many.
+    /// The sections of the page, for its navigation: there are many pictures.
     fn parts(&self) -> Vec<Value> {
         [
             ("results", "Results", !self.metrics.is_empty()),
@@ -225,7 +225,7 @@ fn serialize_image<S: Serializer>(png: &[u8], serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(&data_uri(png))
 }
 
-/// The picture as an address that holds it.
+/// The picture as a data URI.
 pub(super) fn data_uri(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png))
 }

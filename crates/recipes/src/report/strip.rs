@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::{Example, page::data_uri};
 
-/// Distances in pixels of the picture's own coordinates.
+/// Distances in pixels of the image's own coordinates.
 const MARGIN: usize = 20;
 const PICTURE: usize = 200;
 const LINE: usize = 18;
-/// Letters in a line below a picture, for which the usual fonts need less than its width.
+/// Letters per line below a picture: as many as fit in the usual fonts.
 const LETTERS: usize = 28;
 
 const SOFT: &str = "#566070";
@@ -27,12 +27,12 @@ struct Line {
     text: String,
 }
 
-/// Draws pictures in a row as an SVG, each with what the base model and the adapted one say about it.
+/// Draws pictures in a row as an SVG, each with the captions of the base model and the adapted one.
 ///
-/// Like the page, the file needs no other: the pictures are in it. The text stays text.
+/// Like the page, the file is self-contained: the pictures are in it, and text stays text.
 ///
 /// # Errors
-/// Only if the template fails, which is a mistake of this crate.
+/// Only if the template fails, which is a bug in this crate.
 pub fn strip_svg(examples: &[Example]) -> Result<String> {
     let columns: Vec<Vec<Line>> = examples.iter().map(lines).collect();
     let text = columns.iter().flatten().map(|line| line.y).max().unwrap_or(MARGIN + PICTURE);
@@ -47,7 +47,7 @@ pub fn strip_svg(examples: &[Example]) -> Result<String> {
         .collect();
     let mut environment = Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    // The name's ending turns escaping on.
+    // The template engine escapes markup in files with this extension.
     environment.add_template("strip.xml", include_str!("strip.svg.jinja"))?;
     Ok(environment.get_template("strip.xml")?.render(context! {
         width => MARGIN + examples.len() * (PICTURE + MARGIN),
@@ -75,7 +75,7 @@ fn lines(example: &Example) -> Vec<Line> {
     lines
 }
 
-/// A caption in lines of at most [`LETTERS`] letters; a longer word has a line of its own.
+/// Wraps a caption into lines of at most [`LETTERS`] letters; a longer word has a line of its own.
 fn wrapped(caption: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in caption.split_whitespace() {

@@ -5,32 +5,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
-/// The file that a run locks.
+/// The lock file.
 pub(super) const NAME: &str = ".run.lock";
 
-/// Holds a folder for one process, until it is dropped or the process ends, however it ends.
+/// Locks a folder for one process, until it is dropped or the process ends in any way.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
     path: PathBuf,
-    /// Whether the file stays, as it was there before or a run has begun in the folder.
+    /// Whether the file stays on drop: if it was there before, or a run has begun in the folder.
     stays: AtomicBool,
 }
 
-/// What became of an attempt to lock a folder.
+/// The result of an attempt to lock a folder.
 #[derive(Debug)]
 pub enum Locked {
-    /// It is locked by this process.
+    /// Locked by this process.
     Here(FolderLock),
-    /// It is locked by another process, whose number may be known.
+    /// Locked by another process, whose id may be known.
     Elsewhere(Option<u32>),
 }
 
 impl FolderLock {
-    /// Tries to lock a folder that exists. A file system without locks counts as one where nobody else is.
+    /// Tries to lock an existing folder. It also succeeds on a file system without locks.
     ///
     /// # Errors
-    /// If the lock's file cannot be written; the message names the folder.
+    /// If the lock file cannot be written; the message names the folder.
     pub fn acquire(folder: &Path) -> Result<Locked> {
         let path = folder.join(NAME);
         let refused = || {
@@ -55,7 +55,7 @@ impl FolderLock {
                 Err(TryLockError::Error(error)) => return Err(error).with_context(refused),
             }
             if !is_at(&file, &path) {
-                // Whoever held it has removed it in between.
+                // The previous holder removed it in the meantime.
                 continue;
             }
             file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(refused)?;
@@ -63,7 +63,7 @@ impl FolderLock {
         }
     }
 
-    /// Leaves the file in the folder, which is a run's now.
+    /// Leaves the lock file in the folder, which belongs to a run now.
     pub fn stay(&self) {
         self.stays.store(true, Ordering::Relaxed);
     }
@@ -72,7 +72,7 @@ impl FolderLock {
 impl Drop for FolderLock {
     fn drop(&mut self) {
         if self.stays.load(Ordering::Relaxed) {
-            // The lock ends with the file; the number of a process that is gone would only mislead.
+            // Closing the file releases the lock; the id of an ended process would be misleading.
             self.file.set_len(0).ok();
         } else {
             std::fs::remove_file(&self.path).ok();
@@ -80,7 +80,7 @@ impl Drop for FolderLock {
     }
 }
 
-/// Whether an open file is the one at `path` now.
+/// Whether an open file is still the one at `path`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -90,7 +90,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether an open file is the one at `path` now: other systems do not remove a file that is open.
+/// Whether an open file is still the one at `path`: other systems do not remove an open file.
 #[cfg(not(unix))]
 fn is_at(_file: &File, _path: &Path) -> bool {
     true
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_held_by_one_until_it_lets_it_go() {
+    fn a_folder_is_locked_by_one_run_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let Locked::Here(lock) = FolderLock::acquire(folder.path()).unwrap() else { panic!("it is free") };
         let second = FolderLock::acquire(folder.path()).unwrap();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_none_is_named() {
+    fn a_file_in_place_of_the_folder_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();

@@ -12,40 +12,40 @@ use crate::files;
 /// The file of [`RunRecord`] in a run's folder.
 pub const RECORD: &str = "run.json";
 
-/// What a run says of itself in its folder: `run.json`.
+/// The run record in a run's folder: `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// The run's name, which its checkpoints carry too.
+    /// The run's name, which its checkpoints have too.
     pub run: String,
-    /// How far it is.
+    /// The state of the run.
     pub state: RunState,
-    /// What it was asked to do.
+    /// The run's options.
     pub options: SavedOptions,
     /// Whether it is a sweep, whose runs have folders of their own.
     #[serde(default)]
     pub sweep: bool,
-    /// The files that it wrote or is about to write, relative to the folder and with `/` between folders, checkpoints left
-    /// out; and the folders that hold them.
+    /// The files that the run wrote or is about to write, and the folders that contain them. Paths are
+    /// relative to the run's folder, with `/` as separator. Checkpoints are not included.
     pub files: BTreeSet<String>,
 }
 
-/// How far a run is.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// It trains, or it ended without a word.
+    /// Training, or ended unexpectedly.
     Running,
-    /// It was stopped and saved.
+    /// Stopped and saved.
     Interrupted,
-    /// Everything is written.
+    /// All results are written.
     Finished,
 }
 
 impl RunRecord {
-    /// Reads the record in a folder; `None` where there is none.
+    /// Reads the record in a folder; `None` if there is none.
     ///
     /// # Errors
-    /// If it cannot be read or understood; the message has its path.
+    /// If it cannot be read or parsed; the message has its path.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(RECORD);
         let text = match fs::read(&path) {
@@ -74,14 +74,15 @@ impl RunRecord {
         files::replace(&folder.join(RECORD), &json)
     }
 
-    /// Those of `names` that are in the folder and that no run wrote, by this record or for want of one.
+    /// Those of `names` that exist in the folder and that no run wrote according to the record. Without a
+    /// record, all that exist.
     pub fn foreign(record: Option<&Self>, folder: &Path, names: &[&str]) -> Vec<String> {
         let is_own = |name: &str| record.is_some_and(|record| record.files.contains(name));
         let taken = names.iter().filter(|name| !is_own(name) && folder.join(name).symlink_metadata().is_ok());
         taken.map(|name| (*name).to_owned()).collect()
     }
 
-    /// Adds a name of the folder to the files, and if it is a folder all that is in it.
+    /// Adds a file of the folder to the record, or a subfolder with everything in it.
     pub fn add(&mut self, folder: &Path, name: &str) {
         if let Ok(entries) = fs::read_dir(folder.join(name)) {
             for entry in entries.flatten() {
@@ -91,12 +92,12 @@ impl RunRecord {
         self.files.insert(name.to_owned());
     }
 
-    /// Removes the files of the record from its folder, and those folders of it that are empty then.
+    /// Removes the recorded files from the folder, and the recorded subfolders that are empty then.
     ///
     /// # Errors
     /// If something cannot be removed; the message has its path.
     pub fn remove_files(&self, folder: &Path) -> Result<()> {
-        // What is in a folder comes after the folder, and goes first.
+        // In reverse order, a folder's contents are removed before the folder.
         for name in self.files.iter().rev() {
             let path = folder.join(name);
             let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
@@ -111,7 +112,7 @@ impl RunRecord {
         Ok(())
     }
 
-    /// Whether `path` is, or is in, something that this record would have removed from its folder.
+    /// Whether this record would have `path`, or a folder that contains it, removed.
     pub fn removes(&self, folder: &Path, path: &Path) -> bool {
         let (Ok(path), Ok(folder)) = (path.canonicalize(), folder.canonicalize()) else { return false };
         let Ok(inside) = path.strip_prefix(&folder) else { return false };
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_run_would_remove_is_known_by_its_path() {
+    fn paths_that_a_new_run_would_remove_are_recognised() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["adapter", "checkpoint-2", "mine"] {

@@ -9,18 +9,18 @@ use crate::cli::Flags;
 /// The file of [`SavedOptions`] in a checkpoint.
 pub const OPTIONS: &str = "options.json";
 
-/// The options of a run, with which it is resumed.
+/// The options of a run, saved for resuming it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedOptions {
-    /// Version of this program.
+    /// Version of the program.
     pub version: String,
-    /// The command line, as a shell takes it.
+    /// The command line in shell syntax.
     pub command: String,
-    /// The working directory, which relative paths among the flags start from.
+    /// The working directory, from which relative paths among the flags start.
     pub directory: PathBuf,
-    /// The flags with their values, those of defaults included.
+    /// The flags with their values, including defaults.
     pub flags: Flags,
-    /// The adapter's configuration; none where every weight is trained.
+    /// The adapter's configuration; none with full fine-tuning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_config: Option<LoraConfig>,
 }
@@ -29,11 +29,11 @@ impl SavedOptions {
     /// Reads the options of the run that saved a checkpoint.
     ///
     /// # Errors
-    /// If the file is not there or cannot be understood; the message has its path.
+    /// If the file is missing or cannot be parsed; the message has its path.
     pub fn of_checkpoint(checkpoint: &Path) -> Result<Self> {
         let path = checkpoint.join(OPTIONS);
         if !path.exists() {
-            // Without them it could be another run that is continued.
+            // Without the options, a different run could be continued by mistake.
             bail!(
                 "cannot resume from {}: it has no {OPTIONS}, in which this version keeps the run's options; an earlier version \
                  saved it. --init-adapter {} begins a new run with its adapter",
@@ -45,7 +45,8 @@ impl SavedOptions {
         serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 
-    /// The flags for a process in `directory`: relative paths are made absolute where the run was started elsewhere.
+    /// The flags for a process in `directory`: relative paths become absolute if the run was started
+    /// elsewhere.
     pub fn flags_in(&self, directory: &Path) -> Flags {
         if self.directory == directory { self.flags.clone() } else { self.flags.anchored(&self.directory) }
     }

@@ -1,4 +1,4 @@
-//! The hub's client as the tests use it, and a model for it to download.
+//! A hub client for tests, and a model for it to download.
 #![allow(
     dead_code,
     unreachable_pub,

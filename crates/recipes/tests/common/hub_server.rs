@@ -1,8 +1,9 @@
-//! A hub on the loopback: models and datasets in the layout of the real one, with its redirects, headers and refusals.
+//! A hub on the loopback: models and datasets in the layout of the real one, with its redirects, headers and
+//! refusals.
 //!
-//! Small files are redirected to a path on the same host and large formats to another host, as the hub does with its
-//! cache and its content network; [`Ways`] has the other ways in which hubs and mirrors answer. Every connection serves
-//! one request and is closed.
+//! Small files are redirected to a path on the same host and large formats to another host, as the hub does
+//! with its cache and its content network. [`Ways`] has the other behaviours of hubs and mirrors. Every
+//! connection serves one request and is closed.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -22,7 +23,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// One request as it came.
+/// One received request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub method: String,
@@ -39,23 +40,23 @@ pub struct Revision {
     pub files: BTreeMap<String, Vec<u8>>,
     /// The token without which the hub denies that the repository exists.
     pub private: Option<String>,
-    /// Whether the list of files is open and the files are not.
+    /// Whether the list of files is public while the files require access.
     pub gated: bool,
 }
 
-/// How files are answered.
+/// How files are served.
 #[derive(Debug, Clone, Copy)]
 pub struct Ways {
-    /// Where small files are redirected to.
+    /// The redirect for small files.
     pub small: Redirect,
-    /// Where large formats are redirected to.
+    /// The redirect for large formats.
     pub large: Redirect,
-    /// Whether ranges are honoured; else every answer is 200 with the whole file.
+    /// Whether ranges are supported; otherwise every response is 200 with the whole file.
     pub ranges: bool,
-    /// Whether files are sent compressed, in chunks and without a length, although nobody asks for that. Such a file
-    /// has no ranges.
+    /// Whether files are sent compressed, in chunks and without a length, although the client does not ask
+    /// for it. Such a file has no ranges.
     pub gzip: bool,
-    /// Whether files come without a length: the end of the connection is the end of the file.
+    /// Whether files are sent without a length: the connection's end is the file's end.
     pub lengthless: bool,
 }
 
@@ -71,25 +72,25 @@ impl Default for Ways {
     }
 }
 
-/// Where a file is redirected to.
+/// The target of a file's redirect.
 #[derive(Debug, Clone, Copy)]
 pub enum Redirect {
-    /// Nowhere: the first answer has the bytes.
+    /// No redirect: the first response has the bytes.
     No,
     /// To a path.
     Relative,
-    /// To a whole address of the same host.
+    /// To a full address on the same host.
     Absolute,
-    /// To this server by another name.
+    /// To this server under another host name.
     OtherHost,
     /// To another port of this machine.
     OtherPort(u16),
 }
 
-/// An answer in place of the right one.
+/// A faulty response instead of the right one.
 #[derive(Debug, Clone)]
 struct Fault {
-    /// Paths that contain this text get the answer.
+    /// Applies to paths that contain this text.
     path: String,
     status: &'static str,
     headers: Vec<String>,
@@ -100,14 +101,14 @@ struct Fault {
 struct State {
     ways: Ways,
     faults: Vec<Fault>,
-    /// By kind (`models`, `datasets`), name and revision.
+    /// Repositories by kind (`models`, `datasets`), name and revision.
     repositories: BTreeMap<(String, String, String), Revision>,
     requests: Vec<Request>,
-    /// Downloads that are cut in their middle before one is served whole.
+    /// How many downloads to cut in the middle.
     cuts: usize,
-    /// Downloads that stand still in their middle before one is served whole.
+    /// How many downloads to stall in the middle.
     stalls: usize,
-    /// The connections of those, which stay open.
+    /// The open connections of stalled downloads.
     stalled: Vec<TcpStream>,
 }
 
@@ -126,7 +127,7 @@ impl HubServer {
         let shared = Arc::clone(&state);
         let worker = thread::spawn(move || {
             for stream in listener.incoming() {
-                // A client that goes away before it has read everything is its own business.
+                // Errors of clients that disconnect early are ignored.
                 if let Ok(stream) = stream
                     && serve(&stream, &shared) == Ok(Flow::Stop)
                 {
@@ -180,23 +181,23 @@ impl HubServer {
         commit(&self.get(kind, name, revision))
     }
 
-    /// Returns the requests so far, and forgets them.
+    /// Returns the requests so far and clears them.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().requests)
     }
 
-    /// Cuts the next downloads in their middle.
+    /// Cuts the next downloads in the middle.
     pub fn cut_downloads(&self, count: usize) {
         self.state().cuts = count;
     }
 
-    /// Answers with `status` and `headers` to the next requests for paths with `path` in them.
+    /// Responds with `status` and `headers` to the next requests whose path contains `path`.
     pub fn refuse(&self, path: &str, status: &'static str, headers: &[&str], count: usize) {
         let headers = headers.iter().map(|header| (*header).to_owned()).collect();
         self.state().faults.push(Fault { path: path.into(), status, headers, left: count });
     }
 
-    /// Answers in another way from now on.
+    /// Changes how files are served from now on.
     pub fn answer(&self, ways: Ways) {
         self.state().ways = ways;
     }
@@ -205,7 +206,7 @@ impl HubServer {
         self.address.port()
     }
 
-    /// Sends half of the next downloads, and then nothing.
+    /// Stalls the next downloads after half of the bytes.
     pub fn stall_downloads(&self, count: usize) {
         self.state().stalls = count;
     }
@@ -226,12 +227,12 @@ impl Drop for HubServer {
     }
 }
 
-/// The commit that a branch points to: different for every content, like a real one.
+/// The commit that a branch points to: a hash of the content, so that it differs for every content.
 pub fn commit(content: &Revision) -> String {
     etag(format!("{:?}", content.files).as_bytes())[..40].to_owned()
 }
 
-/// The name of a content: its SHA-256, as of the large files of a real hub.
+/// The ETag of a content: its SHA-256, as for large files of a real hub.
 fn etag(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -242,12 +243,12 @@ enum Flow {
     Stop,
 }
 
-/// An answer to a request.
+/// A response to a request.
 struct Answer {
     status: &'static str,
     headers: Vec<String>,
     body: Vec<u8>,
-    /// Whether the body is a file's, which may be cut.
+    /// Whether the body is that of a file, which may be cut.
     is_download: bool,
     /// How the client finds the end of the body.
     end: End,
@@ -359,7 +360,7 @@ fn answer(request: &Request, state: &mut State) -> Answer {
     let Some((name, rest)) = rest.split_once(marker) else {
         return Answer::refusal("404 Not Found", "NoSuchPage");
     };
-    // A stranger gets 401 where someone with a token gets 404.
+    // Without a token the response is 401, with one it is 404.
     let unknown = if request.authorization.is_some() { "404 Not Found" } else { "401 Unauthorized" };
     let known = |((k, n, _), _): &(&(String, String, String), &Revision)| k == kind && n == name;
     if !state.repositories.iter().any(|entry| known(&entry)) {
@@ -415,7 +416,7 @@ fn answer(request: &Request, state: &mut State) -> Answer {
     }
 }
 
-/// A file's bytes from `Range: bytes=FIRST-` or `bytes=FIRST-LAST` on.
+/// The part of a file for `Range: bytes=FIRST-` or `bytes=FIRST-LAST`.
 fn part_of(bytes: &[u8], tag: &str, commit: &str, range: Option<&str>, ways: Ways) -> Answer {
     let mut headers = vec![format!("ETag: \"{tag}\""), format!("X-Repo-Commit: {commit}")];
     if ways.gzip {
@@ -439,7 +440,7 @@ fn part_of(bytes: &[u8], tag: &str, commit: &str, range: Option<&str>, ways: Way
     Answer { is_download: true, end, ..Answer::new("206 Partial Content", headers, &bytes[first..stop]) }
 }
 
-/// A body in chunks, as HTTP sends what it does not know the length of.
+/// A body in HTTP chunks, for a response without a length.
 fn chunks(body: &[u8]) -> Vec<u8> {
     let mut sent = Vec::new();
     for chunk in body.chunks(1000) {

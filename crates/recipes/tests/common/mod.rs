@@ -1,4 +1,4 @@
-//! What several integration tests share.
+//! Helpers that several integration tests share.
 
 pub mod hub_client;
 pub mod hub_server;

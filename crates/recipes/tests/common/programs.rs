@@ -1,4 +1,4 @@
-//! The examples as a user runs them: as programs, by what they print, write and return.
+//! The examples as a user runs them: as programs, tested by their output, files and exit codes.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Settings of this machine that must not decide a test.
+/// Environment variables of the machine that must not influence a test.
 const SETTINGS: [&str; 19] = [
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -38,7 +38,7 @@ const SETTINGS: [&str; 19] = [
     "RAYON_NUM_THREADS",
 ];
 
-/// An example as cargo built it beside this test.
+/// An example that cargo built beside this test.
 pub fn example(name: &str) -> Command {
     // target/PROFILE/deps/TEST
     let test = env::current_exe().unwrap();
@@ -57,14 +57,14 @@ pub fn example(name: &str) -> Command {
     command
 }
 
-/// The main example, continuing a run with the flags that it was begun with.
+/// The main example, resuming a run with the run's own flags.
 pub fn resume(folder: &Path) -> Command {
     let mut command = example("pokemon_finetune");
     command.arg("--resume").arg(folder);
     command
 }
 
-/// How a program ended.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -78,13 +78,13 @@ impl Ended {
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// What it printed, if all went well.
+    /// Its standard output, if it succeeded.
     pub fn stdout(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 
-    /// Its message, if it refused its command line (2) or failed (1) with one.
+    /// Its error message, if it refused its command line (code 2) or failed (code 1).
     pub fn refusal(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
         assert!(self.stderr.contains("error: "), "{}", self.stderr);
@@ -104,21 +104,21 @@ pub fn json(path: &Path) -> Value {
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The values in text with one JSON value a line.
+/// The values in text with one JSON value per line.
 pub fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
         .collect()
 }
 
-/// The entries of a run's log that are of training steps: those with a loss.
+/// The entries of training steps in a run's log: those with a loss.
 pub fn steps(output_dir: &Path) -> Vec<Value> {
     let state = json(&output_dir.join("trainer_state.json"));
     let history = state["log_history"].as_array().unwrap().clone();
     history.into_iter().filter(|entry| entry.get("loss").is_some()).collect()
 }
 
-/// Names and contents of all files of a folder, those of its folders included.
+/// Names and contents of all files below a folder.
 pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

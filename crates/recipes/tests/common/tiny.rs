@@ -37,7 +37,7 @@ pub const SPLIT: &str = "0.6,0.2,0.2";
 const WIDTH: usize = 16;
 const IMAGE: usize = 32;
 
-/// A folder that is removed at the end, with a checkpoint and a dataset in it.
+/// A temporary folder with a checkpoint and a dataset.
 pub struct Tiny {
     folder: TempDir,
     pub checkpoint: PathBuf,
@@ -68,7 +68,7 @@ impl Tiny {
         command
     }
 
-    /// The other example on this checkpoint.
+    /// The captioning example on this checkpoint.
     pub fn caption(&self, flags: &str) -> Command {
         let mut command = example("caption");
         command.args(["--threads", "1", "--model"]).arg(&self.checkpoint).args(flags.split_whitespace());
@@ -80,7 +80,7 @@ impl Tiny {
         tensors(&self.checkpoint.join("model.safetensors"))
     }
 
-    /// Makes the word embedding the LM head's weight too.
+    /// Ties the LM head to the word embedding.
     pub fn tie_head(&self) {
         let path = self.checkpoint.join("config.json");
         let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -108,7 +108,7 @@ pub fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
     safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
 }
 
-/// The captioned drawings that the dataset is made of.
+/// The captioned drawings of the dataset.
 pub fn drawings() -> DrawingSource {
     DrawingSource::new(1, ROWS, Style::Second, IMAGE as u32)
 }
@@ -120,7 +120,7 @@ pub fn png(row: usize) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The embedded checkpoint's tokenizer with a narrow model of random weights.
+/// Writes a narrow model of random weights with the embedded checkpoint's tokenizer.
 fn write_checkpoint(to: &Path) {
     fs::create_dir(to).unwrap();
     let embedded = recipes::open::embedded_checkpoint();
@@ -169,14 +169,14 @@ fn write_weights(checkpoint: &Path, weights: BTreeMap<String, Tensor>) {
     safetensors::save(&weights, checkpoint.join("model.safetensors")).unwrap();
 }
 
-/// The drawings in the columns of the hub's dataset.
+/// Writes the drawings with the columns of the hub's dataset.
 fn write_parquet(path: &Path) {
     let drawings = drawings();
     let captions = (0..ROWS).map(|row| drawings.caption(row).unwrap().as_bytes().into()).collect();
     write_columns(path, (0..ROWS).map(png).collect(), captions);
 }
 
-/// Writes pictures and captions as `datasets` does: a struct of bytes and path, and a text.
+/// Writes pictures and captions as `datasets` does: pictures as a struct of bytes and path, captions as text.
 pub fn write_columns(path: &Path, pictures: Vec<Vec<u8>>, captions: Vec<Vec<u8>>) {
     let schema = "message rows {
         optional group image { optional binary bytes; optional binary path (UTF8); }
@@ -186,7 +186,7 @@ pub fn write_columns(path: &Path, pictures: Vec<Vec<u8>>, captions: Vec<Vec<u8>>
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::default()).unwrap();
     let mut group = writer.next_row_group().unwrap();
-    // A value is that many optional levels deep.
+    // The definition level of a value is its number of optional levels.
     for (values, depth) in [(pictures, 2), (names, 2), (captions, 1)] {
         let mut column = group.next_column().unwrap().unwrap();
         let levels = vec![depth; values.len()];
