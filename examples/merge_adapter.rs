@@ -6,16 +6,15 @@
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::{Parser, ValueEnum};
 use recipes::hub::Location;
-use recipes::merge::merge;
 use recipes::terminal::{one_line, say};
-use recipes::{open, save};
+use recipes::{merge, open, save};
 
 /// Merges a LoRA adapter into its model.
 #[derive(Parser)]
@@ -26,7 +25,7 @@ struct Options {
     /// The adapter: a local folder, or a hub id, with @ and a revision behind it if need be
     #[arg(long, value_name = "NAME")]
     adapter: Location,
-    /// Folder for the merged checkpoint
+    /// Folder for the merged checkpoint, a new or an empty one
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     /// Storage type of the weights; that of the checkpoint if not given. Sums are computed in f32 in any case
@@ -56,34 +55,24 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let pretrained = open::pretrained(&options.model)?;
-    check_output(options, &pretrained)?;
+    check_output(&options.output_dir, &pretrained.dir)?;
     let dtype = options.dtype.map(|dtype| match dtype {
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,
         Dtype::F16 => DType::F16,
     });
-    let merged = merge(&pretrained.checkpoint, &open::adapter_dir(&options.adapter)?, dtype)?;
+    let merged = merge::merge(&pretrained.checkpoint, &open::adapter_dir(&options.adapter)?, dtype)?;
     save::tensors(&merged.tensors, &pretrained.dir, &options.output_dir)?;
     say(format_args!("merged {} layers; written to {}", merged.layers, options.output_dir.display()));
     Ok(())
 }
 
 /// Refuses a folder whose files would be overwritten, or read as part of the merged checkpoint.
-fn check_output(options: &Options, pretrained: &open::Pretrained) -> Result<()> {
-    let output = &options.output_dir;
-    if let (Ok(output), Ok(base)) = (output.canonicalize(), pretrained.dir.canonicalize())
+fn check_output(output: &Path, base: &Path) -> Result<()> {
+    if let (Ok(output), Ok(base)) = (output.canonicalize(), base.canonicalize())
         && output == base
     {
-        bail!(
-            "--output-dir {} is the folder of the model itself: choose another",
-            options.output_dir.display()
-        );
+        bail!("--output-dir {} is the folder of the model itself: choose another", output.display());
     }
-    let is_foreign = |name: &&&str| output.join(name).exists() && !pretrained.dir.join(name).exists();
-    match save::COMPANIONS.iter().find(is_foreign) {
-        Some(name) => {
-            bail!("--output-dir {} holds the {name} of another checkpoint: choose another", output.display())
-        }
-        None => Ok(()),
-    }
+    merge::check_output(output)
 }

@@ -167,7 +167,7 @@ pub enum Error {
         /// Where its caption should be.
         caption: PathBuf,
     },
-    /// A caption in a text file whose picture has an unsupported format.
+    /// A caption in a text file beside a file that is no picture by its extension.
     #[error(
         "{} has no picture that can be read: {} is no {} file by its name; convert it to PNG or JPEG, rename it, or \
          give the text another name",

@@ -28,13 +28,14 @@ use crate::{
 /// [`SourceOptions`] names the columns of metadata, if they are not called as above.
 ///
 /// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
-/// with its own metadata. Text is UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the
-/// metadata, or of the paths.
+/// with its own metadata; a folder without metadata in it or above it may have text files instead. Text is
+/// UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the metadata, or of the paths; those of
+/// text files come last.
 ///
-/// These files are left out: pictures that the metadata do not name, text files without another file of their
-/// name, and all that is not in the training split ([`selection`]). For example, `test/0001.png` in this
-/// folder is left out, but not if the folder `test` itself is opened. [`left_out`](CaptionSource::left_out)
-/// lists them.
+/// These files are left out: pictures that the metadata do not name, pictures in unsupported formats, text
+/// files without another file of their name, links to files that are not there, and all that is not in the
+/// training split ([`selection`]). For example, `test/0001.png` in this folder is left out, but not if the
+/// folder `test` itself is opened. [`left_out`](CaptionSource::left_out) lists them.
 #[derive(Debug)]
 pub struct ImageFolder {
     name: String,
@@ -56,9 +57,9 @@ impl ImageFolder {
     /// with that file as the only metadata.
     ///
     /// # Errors
-    /// If the picture of a text file has an unsupported extension, if metadata are broken (the error names
-    /// the line), if it is not clear which of their columns to read, or if there is no row or no row with a
-    /// caption. A picture that is missing, or that has no caption, is an error of its row.
+    /// If a text file belongs to a file that is no picture by its extension, if metadata are broken (the error
+    /// names the line), if it is not clear which of their columns to read, or if there is no row or no row with
+    /// a caption. A picture that is missing, or that has no caption, is an error of its row.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         let path = path.as_ref();
         let mut files =
@@ -84,10 +85,8 @@ impl ImageFolder {
                 (0..row.texts.left_out())
                     .for_each(|_| files.leave_out(LeftOutReason::BlankCaption, &row.image));
             }
-            let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
-            let unnamed: Vec<_> =
-                files.pictures.iter().filter(|path| !named.contains(path.as_path())).cloned().collect();
-            unnamed.iter().for_each(|path| files.leave_out(LeftOutReason::NoCaption, path));
+            let beside = rows_beside_metadata(&rows, options, &mut files)?;
+            rows.extend(beside);
         }
         let name = path.display().to_string();
         if rows.is_empty() {
@@ -185,13 +184,37 @@ fn nothing_found(files: &FolderFiles) -> String {
 }
 
 fn rows_of_text_files(files: &mut FolderFiles) -> Result<Vec<Row>> {
-    let row = |(image, text): (PathBuf, Option<PathBuf>)| {
-        let text = text.map(|text| read_text(&text)).transpose()?.unwrap_or_default();
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let texts = RowTexts { captions: lines.map(str::to_owned).collect(), blank: 0, prompt: None };
-        Ok(Row { image, texts, record: None })
-    };
-    files.captioned()?.into_iter().map(row).collect()
+    files.captioned()?.into_iter().map(|(image, text)| row_of_text_file(image, text.as_deref())).collect()
+}
+
+/// A picture with the captions in its text file, one per line; without captions if it has no such file.
+fn row_of_text_file(image: PathBuf, text: Option<&Path>) -> Result<Row> {
+    let text = text.map(read_text).transpose()?.unwrap_or_default();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let texts = RowTexts { captions: lines.map(str::to_owned).collect(), blank: 0, prompt: None };
+    Ok(Row { image, texts, record: None })
+}
+
+/// The rows of text files in folders that no metadata file describes. The other pictures that are not in
+/// `rows`, those of the metadata, are left out. So are all of them if there are prompts, which only metadata
+/// have.
+fn rows_beside_metadata(rows: &[Row], options: &SourceOptions, files: &mut FolderFiles) -> Result<Vec<Row>> {
+    let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
+    let unnamed: Vec<PathBuf> =
+        files.pictures.iter().filter(|path| !named.contains(path.as_path())).cloned().collect();
+    let captions = files.caption_files();
+    let mut beside = Vec::new();
+    for picture in unnamed {
+        match captions.get(&picture.with_extension("")).map(Vec::as_slice) {
+            Some([text, others @ ..]) if options.prompt_column.is_none() && !files.is_described(&picture) => {
+                others.iter().for_each(|other| files.leave_out(LeftOutReason::OtherCaptionFile, other));
+                beside.push(row_of_text_file(picture, Some(text.as_path()))?);
+            }
+            Some(_) => files.leave_out(LeftOutReason::UnreadCaptionFile, &picture),
+            None => files.leave_out(LeftOutReason::NoCaption, &picture),
+        }
+    }
+    Ok(beside)
 }
 
 /// The training rows of a metadata file, one for each record, and the column of their captions.
@@ -218,6 +241,8 @@ fn rows_of_metadata(
             // Those that exist have been counted as files already.
             Some(reason) if !image.exists() => files.leave_out(reason, &image),
             Some(_) => {}
+            // A broken link, which has been counted.
+            None if image.is_symlink() && !image.exists() => {}
             None => {
                 let texts = row_texts(&metadata, record, &columns)?;
                 rows.push(Row { image, texts, record: Some(record.place) });

@@ -1,6 +1,6 @@
 //! The files of an image folder: pictures, files that describe them, and files that are left out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -90,32 +90,59 @@ impl FolderFiles {
         self.left_out.add(reason, name_in(&self.folder, path));
     }
 
+    /// The caption files, by their paths without the extension; of several with the same name, the one to read
+    /// is the first.
+    pub(crate) fn caption_files(&self) -> BTreeMap<PathBuf, Vec<PathBuf>> {
+        let mut files: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+        for extension in selection::CAPTIONS {
+            for text in self.others.iter().filter(|path| has_extension(path, &[extension])) {
+                files.entry(text.with_extension("")).or_default().push(text.clone());
+            }
+        }
+        files
+    }
+
+    /// Whether a metadata file is in the folder of a picture or in one above it.
+    pub(crate) fn is_described(&self, picture: &Path) -> bool {
+        let mut folders = self.metadata.iter().filter_map(|file| file.parent());
+        folders.any(|folder| picture.starts_with(folder))
+    }
+
     /// Each picture with the text file of the same name beside it, in the order of the pictures; empty if no
     /// picture has one.
     ///
     /// # Errors
-    /// If a text file belongs to a file without a picture's extension, such as `1.txt` beside `1.heic`.
+    /// If a text file belongs to a file that is no picture by its extension, such as `1.txt` beside `1.pdf`.
+    /// The text file of a picture in an unsupported format is left out with its picture.
     pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
-        let mut captions = HashMap::new();
-        for extension in selection::CAPTIONS {
-            let texts = self.others.iter().filter(|path| has_extension(path, &[extension]));
-            for text in texts {
-                captions.entry(text.with_extension("")).or_insert_with(|| text.clone());
-            }
-        }
+        let captions = self.caption_files();
         let stems: HashSet<PathBuf> = self.pictures.iter().map(|path| path.with_extension("")).collect();
-        let mut orphans: Vec<_> = captions.iter().filter(|(stem, _)| !stems.contains(*stem)).collect();
-        orphans.sort();
-        for (stem, caption) in orphans {
+        for (stem, texts) in &captions {
+            if stems.contains(stem) {
+                for text in texts.iter().skip(1) {
+                    self.left_out.add(LeftOutReason::OtherCaptionFile, name_in(&self.folder, text));
+                }
+                continue;
+            }
             let is_beside = |other: &&PathBuf| {
                 !has_extension(other, &selection::CAPTIONS) && other.with_extension("") == *stem
             };
-            if let Some(other) = self.others.iter().find(is_beside) {
-                return Err(Error::UnreadPicture { caption: caption.clone(), other: other.clone() });
+            let beside: Vec<&PathBuf> = self.others.iter().filter(is_beside).collect();
+            // The picture has been counted as one that is not read.
+            if beside.iter().any(|other| has_extension(other, &selection::UNREAD_PICTURES)) {
+                continue;
             }
-            self.left_out.add(LeftOutReason::NoPicture, name_in(&self.folder, caption));
+            for caption in texts {
+                if let Some(other) = beside.first() {
+                    return Err(Error::UnreadPicture {
+                        caption: caption.clone(),
+                        other: other.to_path_buf(),
+                    });
+                }
+                self.left_out.add(LeftOutReason::NoPicture, name_in(&self.folder, caption));
+            }
         }
-        let caption = |picture: &PathBuf| captions.get(&picture.with_extension("")).cloned();
+        let caption = |picture: &PathBuf| captions.get(&picture.with_extension(""))?.first().cloned();
         let with_texts = self.pictures.iter().map(|picture| (picture.clone(), caption(picture)));
         let with_texts: Vec<_> = with_texts.collect();
         Ok(if with_texts.iter().any(|(_, text)| text.is_some()) { with_texts } else { Vec::new() })

@@ -33,6 +33,12 @@ pub enum LeftOutReason {
     BesideTables,
     /// A second metadata file of a folder; the first is read.
     OtherMetadata,
+    /// A picture that the metadata do not name, and whose caption file is not read.
+    UnreadCaptionFile,
+    /// A second caption file of a picture; the first is read.
+    OtherCaptionFile,
+    /// A link to a file or folder that is not there.
+    BrokenLink,
 }
 
 impl fmt::Display for LeftOutReason {
@@ -51,6 +57,11 @@ impl fmt::Display for LeftOutReason {
             Self::NoPicture => write!(f, "captions without a picture"),
             Self::BesideTables => write!(f, "not read beside parquet or Arrow files"),
             Self::OtherMetadata => write!(f, "not read beside another metadata file"),
+            Self::UnreadCaptionFile => {
+                write!(f, "pictures that the metadata do not name; their caption files are not read")
+            }
+            Self::OtherCaptionFile => write!(f, "not read beside another caption file of the same name"),
+            Self::BrokenLink => write!(f, "links to files that are not there"),
         }
     }
 }

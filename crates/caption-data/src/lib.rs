@@ -109,3 +109,8 @@ pub use subset::Subset;
 pub use tokenized::{TokenCuts, TokenizedCaptions};
 pub use tokenizer::{CaptionTokenizer, Encoded};
 pub use walk::{Pictures, pictures_of};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,7 @@
 //! The files under a folder.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, LeftOut, LeftOutReason, Result, selection};
@@ -19,14 +20,14 @@ pub(crate) struct Files {
 pub struct Pictures {
     /// Their files, in the order of the paths.
     pub paths: Vec<PathBuf>,
-    /// Pictures that are hidden or in an unsupported format.
+    /// Pictures that are hidden or in an unsupported format, and broken links.
     pub left_out: LeftOut,
 }
 
 /// Finds the pictures of a folder and its subfolders.
 ///
 /// Links are followed. Hidden files and folders, such as `.ipynb_checkpoints`, and folders whose names begin
-/// with `__`, such as `__MACOSX`, are left out.
+/// with `__`, such as `__MACOSX`, are left out, and so are links to files that are not there.
 ///
 /// # Errors
 /// If a folder cannot be read.
@@ -115,8 +116,15 @@ impl Walk<'_> {
             }
             Ok(kind) if kind.is_dir() => self.enter(path)?,
             Ok(_) => self.files.paths.push(path.to_owned()),
-            // A broken link.
-            Err(_) if path.is_symlink() && !is_of_a_dataset(path) => {}
+            Err(error) if path.is_symlink() && error.kind() != ErrorKind::PermissionDenied => {
+                if is_of_a_dataset(path) && is_link_of_the_hub(path) {
+                    return Err(at(path)(error));
+                }
+                // Without an extension it may be a link to a folder of pictures.
+                if is_of_a_dataset(path) || path.extension().is_none() {
+                    self.leave_out(LeftOutReason::BrokenLink, path);
+                }
+            }
             Err(error) => return Err(at(path)(error)),
         }
         Ok(())
@@ -133,6 +141,15 @@ const TOOLS: [&str; 2] = ["__MACOSX", "__pycache__"];
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
     move |error| Error::Io { path, error }
+}
+
+/// Whether a link is one of the hub's cache, such as `../../blobs/0f3a`. If it is broken, a download is
+/// incomplete.
+fn is_link_of_the_hub(link: &Path) -> bool {
+    let is_blob = |target: PathBuf| {
+        target.is_relative() && target.parent().is_some_and(|folder| folder.ends_with("blobs"))
+    };
+    fs::read_link(link).is_ok_and(is_blob)
 }
 
 /// Whether a dataset would be incomplete without this file.

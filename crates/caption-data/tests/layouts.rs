@@ -202,6 +202,7 @@ fn caption_files_can_have_several_extensions() {
         &["0.png", "1.PNG"],
     );
     assert_rows(open_at(both.path()), 2);
+    assert_eq!(left_out(&both), ["1: not read beside another caption file of the same name (0.caption)"]);
     let source = open_at(folder(&[("0.caption", b"a")], &["0.png", "1.png"]).path()).unwrap();
     let text = source.caption(1).unwrap_err().to_string();
     assert!(text.contains("1.png: it has no caption: ") && text.ends_with("1.txt does not exist"), "{text}");
@@ -321,6 +322,33 @@ fn files_left_out_by_metadata_are_counted_by_reason() {
     let source = ImageFolder::open(folder.path(), &SourceOptions::default()).unwrap();
     let unread = LeftOutReason::UnreadKind { extension: "heic".to_owned() };
     assert!(source.left_out().groups().any(|group| group.reason == unread && group.count == 1));
+}
+
+#[test]
+fn folders_without_metadata_are_read_from_text_files_beside_folders_with_metadata() {
+    let line = b"{\"file_name\": \"0.png\", \"text\": \"picture 0\"}\n";
+    let files: [(&str, &[u8]); 5] = [
+        ("cats/metadata.jsonl", line),
+        ("10_girl/1.txt", b"picture 1"),
+        ("10_girl/1.caption", b"no"),
+        ("10_girl/2.caption", b"picture 2"),
+        ("cats/sub/3.txt", b"no"),
+    ];
+    let folder =
+        folder(&files, &["cats/0.png", "10_girl/1.png", "10_girl/2.png", "cats/sub/3.png", "10_girl/4.png"]);
+    assert_rows(open_at(folder.path()), 3);
+    assert_eq!(
+        left_out(&folder),
+        [
+            "1: pictures without a caption (10_girl/4.png)",
+            "1: pictures that the metadata do not name; their caption files are not read (cats/sub/3.png)",
+            "1: not read beside another caption file of the same name (10_girl/1.caption)",
+        ]
+    );
+    // Text files have no prompts.
+    let options =
+        SourceOptions { prompt_column: Some("text".to_owned()), no_captions: true, ..Default::default() };
+    assert_eq!(open(folder.path(), &options).unwrap().len(), 1);
 }
 
 #[test]

@@ -193,11 +193,29 @@ fn files_in_deep_folders_are_found() {
 
 #[cfg(unix)]
 #[test]
-fn broken_links_are_errors_only_for_files_that_a_dataset_needs() {
+fn broken_links_are_left_out_and_counted_but_are_errors_in_the_cache_of_the_hub() {
     use std::os::unix::fs::symlink;
     let folder = dataset(&[("1.txt", "one"), ("1.png", "")]);
     symlink("/there/is/no/such/file", folder.path().join("notes.md")).unwrap();
     assert_eq!(captions(folder.path()), ["one"]);
     symlink("/there/is/no/such/file", folder.path().join("2.png")).unwrap();
-    assert!(refusal(&folder).contains("2.png: "), "{}", refusal(&folder));
+    symlink("/there/is/no/such/folder", folder.path().join("more")).unwrap();
+    assert_eq!(captions(folder.path()), ["one"]);
+    let lines = |left_out: caption_data::LeftOut| -> Vec<String> {
+        left_out.groups().map(ToString::to_string).collect()
+    };
+    let told = ["2: links to files that are not there (2.png, more)"];
+    let source = open(folder.path(), &SourceOptions::default()).unwrap();
+    assert_eq!(lines(source.left_out()), told);
+    let found = caption_data::pictures_of(folder.path()).unwrap();
+    assert_eq!(found.paths, [folder.path().join("1.png")]);
+    assert_eq!(lines(found.left_out), told);
+
+    // Metadata that name it.
+    let records = "file_name,text\n1.png,one\n2.png,two\n";
+    fs::write(folder.path().join("metadata.csv"), records).unwrap();
+    assert_eq!(captions(folder.path()), ["one"]);
+
+    symlink("../../blobs/0f3a", folder.path().join("3.png")).unwrap();
+    assert!(refusal(&folder).contains("3.png: "), "{}", refusal(&folder));
 }

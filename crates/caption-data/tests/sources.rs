@@ -335,13 +335,21 @@ fn pictures_without_a_caption_file_are_refused() {
 }
 
 #[test]
-fn captions_of_unsupported_pictures_are_refused_and_captions_without_a_picture_left_out() {
+fn captions_of_unsupported_pictures_and_captions_without_a_picture_are_left_out() {
     for other in ["b.heic", "b.avif", "b.psd"] {
-        let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), (other, "")], &["a.png"])));
-        assert!(text.contains("b.txt has no picture that can be read: ") && text.contains(other), "{text}");
-        // The same if it is the only one.
-        assert!(refusal(open_folder(&folder(&[("b.txt", "b"), (other, "")], &[]))).contains(other));
+        let texts = [("a.txt", "picture 0"), ("b.txt", "b"), ("b.json", "{}"), (other, "")];
+        let pictures = folder(&texts, &["a.png"]);
+        let source = open_folder(&pictures).unwrap();
+        assert_rows(&*source, 1);
+        let left_out: Vec<String> = source.left_out().groups().map(ToString::to_string).collect();
+        assert_eq!(left_out.len(), 1, "{left_out:?}");
+        assert!(left_out[0].contains("pictures are not read") && left_out[0].contains(other), "{left_out:?}");
+        // If it is the only one, there are no rows.
+        let text = refusal(open_folder(&folder(&[("b.txt", "b"), (other, "")], &[])));
+        assert!(text.contains("no captioned pictures found") && text.contains(other), "{text}");
     }
+    let text = refusal(open_folder(&folder(&[("a.txt", "a"), ("b.txt", "b"), ("b.pdf", "")], &["a.png"])));
+    assert!(text.contains("b.txt has no picture that can be read: ") && text.contains("b.pdf"), "{text}");
     let sidecar = [("a.txt", "picture 0"), ("a.json", "{}"), ("orphan.txt", "b")];
     assert_rows(&*open_folder(&folder(&sidecar, &["a.png"])).unwrap(), 1);
 }

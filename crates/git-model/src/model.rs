@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum};
+use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum, sample_key};
 
 use crate::decoder::Decoder;
 use crate::loader::Loader;
@@ -233,10 +233,11 @@ impl GitForCausalLm {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
         let hidden_states = self.hidden_states(image_features, input_ids, pass)?;
+        let head_pass = pass_of_positions(pass, &positions, length);
         let positions = Tensor::new(positions, &self.device)?;
         let hidden_states =
             hidden_states.reshape((batch * length, self.config.hidden_size))?.index_select(&positions, 0)?;
-        let loss = linear_cross_entropy_sum(&hidden_states, self.lm_head.as_ref(), &targets, pass)?;
+        let loss = linear_cross_entropy_sum(&hidden_states, self.lm_head.as_ref(), &targets, &head_pass)?;
         Ok((loss, targets.len()))
     }
 
@@ -254,6 +255,19 @@ impl GitForCausalLm {
         let max = self.config.max_position_embeddings;
         if length > max { Err(Error::TooLong { got: length, max }) } else { Ok(()) }
     }
+}
+
+/// The pass of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key and
+/// its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
+fn pass_of_positions(pass: &Pass, positions: &[u32], length: usize) -> Pass {
+    let Some(keys) = pass.sample_keys() else { return pass.clone() };
+    let key = |position: &u32| {
+        let (row, place) = (*position as usize / length, *position as usize % length);
+        keys.get(row).map(|key| sample_key(*key, place as u64, 0))
+    };
+    // A pass with another number of keys is refused by the layers before.
+    let keys: Vec<u64> = positions.iter().filter_map(key).collect();
+    Pass::training(keys).with_label_smoothing(pass.label_smoothing())
 }
 
 /// The positions in the flattened `(batch, text)` logits that have a target, and the targets.

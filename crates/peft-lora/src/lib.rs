@@ -72,3 +72,8 @@ pub use config::{InitLoraWeights, LoraConfig, Modules};
 pub use error::{Error, Misshapen, Result, Unmatched};
 pub use layer::{Disabled, LoraLinear};
 pub use report::{AdaptedModule, InjectionReport};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,6 +11,7 @@ use train_ops::TrainableBuilder;
 
 use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 use crate::folders;
+use crate::hub::Location;
 
 /// Linear layers of GIT's text decoder that get adapters by default.
 const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
@@ -136,6 +137,7 @@ fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
         let read = || {
+            check_is_local(dir)?;
             folders::check_adapter(dir, "--init-adapter")?;
             read_config(dir)
         };
@@ -178,6 +180,23 @@ fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig
     })
 }
 
+/// Refuses the hub id of an adapter, as the weights to begin with are read from a local folder only.
+fn check_is_local(dir: &Path) -> Result<()> {
+    if let Some(text) = dir.to_str()
+        && let Ok(Location::Hub(id)) = text.parse::<Location>()
+    {
+        let revision = id.revision.as_ref().map(|revision| format!(" --revision {revision}"));
+        bail!(
+            "--init-adapter {id}: there is no such folder, and adapters of the hub are not downloaded for this flag (only \
+             `caption --adapter` takes hub ids): download it with `hf download {}{} --local-dir adapter` and give \
+             --init-adapter adapter",
+            id.name,
+            revision.unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
 fn read_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join("adapter_config.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -214,6 +233,21 @@ fn thousands(number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn an_initial_adapter_must_be_a_local_folder() {
+        let message = super::check_is_local(Path::new("o/ad@v1")).unwrap_err().to_string();
+        for words in ["--init-adapter o/ad@v1", "`hf download o/ad --revision v1 --local-dir adapter`"] {
+            assert!(message.contains(words), "{message}");
+        }
+        // The tests run in the crate's folder, where `src/hub` is a folder. Other paths are checked when they
+        // are read.
+        for path in ["src/hub", "./no-such-folder", "runs/1/adapter"] {
+            assert!(super::check_is_local(Path::new(path)).is_ok(), "{path}");
+        }
+    }
+
     #[test]
     fn thousands_are_grouped() {
         assert_eq!(super::thousands(1_327_104), "1,327,104");

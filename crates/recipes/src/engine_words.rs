@@ -53,7 +53,12 @@ pub fn error(error: trainer_core::Error) -> Error {
 /// The error for a checkpoint of a different run, with all differences. A difference that follows from
 /// another one is left out: another --subset also changes the rows.
 pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
-    let has_other_value = |difference: &&Difference| difference.saved != difference.now;
+    let has_other_value = |difference: &&Difference| {
+        // A dataset that grew has other content, but no flag says so.
+        difference.saved != difference.now
+            && ![&difference.saved, &difference.now].iter().any(|value| value.as_deref() == Some(""))
+            && row_counts(difference).is_none()
+    };
     let mut shown: Vec<&Difference> = differences.iter().filter(has_other_value).collect();
     let advice = if shown.is_empty() {
         shown = differences.iter().collect();
@@ -71,11 +76,18 @@ pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
 fn clause(difference: &Difference) -> String {
     let is_argument = difference.key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let key = if is_argument { flag(&difference.key) } else { difference.key.clone() };
-    match &difference.now {
-        // An entry without a printable value.
-        Some(now) if now.is_empty() => format!("{key} changed"),
-        _ => Difference { key, ..difference.clone() }.to_string(),
+    match row_counts(difference) {
+        Some((saved, now)) => format!("--dataset had {saved} rows, has {now}"),
+        None => Difference { key, ..difference.clone() }.to_string(),
     }
+}
+
+/// The numbers of rows of a dataset then and now, if all of them were in use then and are now.
+fn row_counts(difference: &Difference) -> Option<(usize, usize)> {
+    let all = |value: &Option<String>| -> Option<usize> {
+        value.as_deref()?.strip_prefix("all ")?.strip_suffix(" rows")?.parse().ok()
+    };
+    (difference.key == "--subset").then_some((all(&difference.saved)?, all(&difference.now)?))
 }
 
 /// An issue of the engine's arguments, with flags instead of argument names.
@@ -150,6 +162,16 @@ mod tests {
             ),
             "{alone}"
         );
+        let grown = [&rows[..], &[difference("--subset", "all 20 rows", "all 21 rows")]].concat();
+        let message = another_run("checkpoint-4", &grown).to_string();
+        assert!(
+            message.contains("--dataset had 20 rows, has 21; to train with the new content"),
+            "{message}"
+        );
+        let configuration = Difference { now: None, ..difference("the adapter's configuration", "", "") };
+        let tuned = [difference("--tune", "text", "full"), configuration];
+        let message = another_run("checkpoint-4", &tuned).to_string();
+        assert!(message.contains("same: --tune was text and is now full; leave"), "{message}");
         let with_subset =
             [rows.to_vec(), vec![difference("--subset", "8", "9"), difference("seed", "1", "2")]].concat();
         let message = another_run("checkpoint-4", &with_subset).to_string();

@@ -23,9 +23,9 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// # Errors
 /// The message suggests a folder, or lists the missing files and where to get them.
 pub fn check_checkpoint(dir: &Path) -> Result<()> {
-    check_is_folder(dir, "--model")?;
+    check_is_checkpoint(dir, "--adapter")?;
     if !dir.join(CHECKPOINT).is_file() {
-        return no_checkpoint(dir);
+        return Ok(());
     }
     for path in COMPANIONS.map(|name| dir.join(name)) {
         if fs::read(&path).is_ok_and(|bytes| bytes.starts_with(LFS_POINTER)) {
@@ -53,20 +53,31 @@ pub fn check_checkpoint(dir: &Path) -> Result<()> {
     )
 }
 
-/// Suggests a checkpoint if the folder of `--model` has no `config.json`.
-fn no_checkpoint(dir: &Path) -> Result<()> {
+/// Fails if the folder of `--model` has no `config.json` and another folder is meant. An adapter is suggested
+/// for the flag `adapter_flag` of the program.
+///
+/// # Errors
+/// The message suggests a folder.
+pub fn check_is_checkpoint(dir: &Path, adapter_flag: &str) -> Result<()> {
+    check_is_folder(dir, "--model")?;
+    if dir.join(CHECKPOINT).is_file() {
+        return Ok(());
+    }
     let base =
         |adapter: &Path| base_of(adapter).unwrap_or_else(|| "the model that it was trained on".to_owned());
     if dir.join(ADAPTER).is_file() {
         let base = base(dir);
-        bail!("{} is an adapter and no checkpoint: give --model {base} --adapter {0}", dir.display());
+        bail!("{} is an adapter and no checkpoint: give --model {base} {adapter_flag} {0}", dir.display());
     }
     if let Some(meant) = below(dir, CHECKPOINT) {
         bail!("{} has no {CHECKPOINT}; the checkpoint is {}", dir.display(), listed(&meant));
     }
     if let Some(meant) = below(dir, ADAPTER) {
         let (base, meant) = (base(&meant[0]), listed(&meant));
-        bail!("{} has no {CHECKPOINT}, but an adapter: give --model {base} --adapter {meant}", dir.display());
+        bail!(
+            "{} has no {CHECKPOINT}, but an adapter: give --model {base} {adapter_flag} {meant}",
+            dir.display()
+        );
     }
     // Other problems are reported when the folder is opened.
     Ok(())

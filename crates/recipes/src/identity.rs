@@ -5,12 +5,14 @@
 //! device, and the number of threads. Everything else is an entry of the identity, under the name of the flag
 //! that sets it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
+use clap::ValueEnum as _;
 use peft_lora::{LoraConfig, Modules};
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
@@ -21,6 +23,8 @@ use crate::finetune::Inputs;
 use crate::hub::Location;
 use crate::resume::Resumed;
 
+/// Flag of the adapted layers, whose names may come in any order.
+const TARGET_MODULES: &str = "--target-modules";
 /// Flag of the initial adapter. A resumed run takes over this entry.
 const INIT_ADAPTER: &str = "--init-adapter";
 
@@ -65,7 +69,12 @@ pub fn of(
     let Finetune { data, training, optimizer, lora, hardware, .. } = options;
     let order = [&inputs.rows.train, &inputs.rows.validation, &inputs.rows.test];
     let hidden_dropout = lora.hidden_dropout.map_or("the checkpoint's own".to_owned(), |p| p.to_string());
-    let subset = data.most_rows().map_or("all rows".to_owned(), |rows| rows.to_string());
+    let subset = match data.most_rows() {
+        Some(rows) if inputs.beyond > 0 => rows.to_string(),
+        _ => format!("all {} rows", inputs.source.len()),
+    };
+    let padding = data.padding.to_possible_value();
+    let padding = padding.map_or_else(String::new, |value| value.get_name().to_owned());
     let identity = Identity::new()
         .with_content("--model", &inputs.name, &contents.weights)
         .with_content("the tokenizer of --model", &inputs.name, &contents.tokenizer)
@@ -76,7 +85,7 @@ pub fn of(
         .with("--split-seed", data.split_seed)
         .with("--split-by", format!("{:?}", data.split_by).to_lowercase())
         .with_content("the rows of the splits", "", hash(format!("{order:?}").as_bytes()))
-        .with("--padding", format!("{:?}", data.padding).to_lowercase())
+        .with("--padding", padding)
         .with("--no-shuffle", data.no_shuffle)
         .with("--seed", training.seed)
         .with("--per-device-train-batch-size", training.per_device_train_batch_size)
@@ -87,7 +96,7 @@ pub fn of(
         .with("--hidden-dropout", hidden_dropout)
         .with("--dtype", format!("{:?}", hardware.dtype).to_lowercase());
     let Some(adapter) = &adapted.adapter else { return Ok(identity) };
-    let identity = with_adapter(identity, options, adapter.config())?;
+    let identity = with_adapter(identity, options, adapter.config(), resumed)?;
     match (&lora.init_adapter, resumed) {
         (None, _) => Ok(identity),
         (Some(dir), Some(resumed)) if is_the_runs_own(dir, resumed) => {
@@ -122,7 +131,12 @@ fn is_the_runs_own(dir: &Path, resumed: &Resumed) -> bool {
     saved.value("init-adapter").is_some_and(|value| absolute(Path::new(value)) == absolute(dir))
 }
 
-fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> Result<Identity> {
+fn with_adapter(
+    identity: Identity,
+    options: &Finetune,
+    config: &LoraConfig,
+    resumed: Option<&Resumed>,
+) -> Result<Identity> {
     let targets = match (&options.lora.target_modules, &config.target_modules) {
         // The adapter's configuration lists the path of each layer.
         (Some(TargetModules::AllLinear), _) => "all-linear".to_owned(),
@@ -140,12 +154,31 @@ fn with_adapter(identity: Identity, options: &Finetune, config: &LoraConfig) -> 
         revision: None,
         ..config.clone()
     };
-    Ok(identity
+    let identity = identity
         .with("--lora-r", config.r)
         .with("--lora-alpha", config.lora_alpha)
         .with("--lora-dropout", config.lora_dropout)
-        .with_content("--target-modules", targets, hash(modules.as_bytes()))
-        .with_content("the adapter's configuration", "", hash(serde_json::to_string(&rest)?.as_bytes())))
+        .with_content(TARGET_MODULES, targets, hash(modules.as_bytes()))
+        .with_content("the adapter's configuration", "", hash(serde_json::to_string(&rest)?.as_bytes()));
+    let before = resumed.and_then(|resumed| {
+        Some((resumed.run.identity.as_ref()?, &resumed.options.adapter_config.as_ref()?.target_modules))
+    });
+    match before {
+        Some((saved, targets)) if are_same(targets, &config.target_modules) => {
+            Ok(identity.with_entry_of(saved, TARGET_MODULES))
+        }
+        _ => Ok(identity),
+    }
+}
+
+/// Whether two selections of layers are the same, whatever the order of their names.
+fn are_same(one: &Modules, other: &Modules) -> bool {
+    match (one, other) {
+        (Modules::Names(one), Modules::Names(other)) => {
+            one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
+        }
+        _ => one == other,
+    }
 }
 
 /// A hash of the captions, prompts and pictures of all rows in use, in the order of the dataset. Embedded
@@ -199,4 +232,17 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
 
 fn hash(bytes: &[u8]) -> String {
     format!("{:032x}", XxHash3_128::oneshot(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_target_modules_means_nothing() {
+        let names = |names: &[&str]| Modules::from(names);
+        assert!(are_same(&names(&["query", "value"]), &names(&["value", "query"])));
+        assert!(!are_same(&names(&["query", "value"]), &names(&["query"])));
+        assert!(!are_same(&names(&["query"]), &"query".into()));
+    }
 }

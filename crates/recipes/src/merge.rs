@@ -8,10 +8,14 @@ use candle_core::{DType, Device, Tensor};
 use git_model::{Checkpoint, GitForCausalLm};
 use peft_lora::LoraBuilder;
 
+use crate::run_folder::RECORD;
 use crate::save;
 
 /// The output layer, which may share its weight with the word embedding.
 const OUTPUT_LAYER: &str = "output";
+
+/// Files of the folders of an adapter, a run's checkpoint and a run, in which no merged checkpoint belongs.
+const OF_OTHERS: [&str; 3] = ["adapter_config.json", "complete.json", RECORD];
 
 /// A model with its adapter merged in.
 pub struct Merged {
@@ -19,6 +23,23 @@ pub struct Merged {
     pub tensors: BTreeMap<String, Tensor>,
     /// How many layers the adapter changed.
     pub layers: usize,
+}
+
+/// Checks that a merged checkpoint in the folder `output` replaces nothing and is not mixed with another one.
+///
+/// # Errors
+/// If the folder has a file with the name of one of a checkpoint, or belongs to an adapter or a run. The
+/// message names the file.
+pub fn check_output(output: &Path) -> Result<()> {
+    let mut names = [save::WEIGHTS].into_iter().chain(save::COMPANIONS).chain(OF_OTHERS);
+    match names.find(|name| output.join(name).symlink_metadata().is_ok()) {
+        Some(name) => bail!(
+            "--output-dir {} already has {name}, and a merged checkpoint neither replaces nor joins \
+             other files: choose another --output-dir, or remove the folder",
+            output.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Adds the adapter in the folder `adapter` to the weights of `checkpoint`. Sums are computed in f32; each
@@ -51,5 +72,24 @@ pub fn merge(checkpoint: &Checkpoint, adapter: &Path, dtype: Option<DType>) -> R
     match merged.keys().next() {
         None => Ok(Merged { tensors, layers }),
         Some(name) => bail!("the checkpoint has no {name}, which the adapter changes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merged_checkpoint_needs_a_folder_without_the_files_of_a_model_an_adapter_or_a_run() {
+        let folder = tempfile::tempdir().unwrap();
+        check_output(&folder.path().join("new")).unwrap();
+        std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        check_output(folder.path()).unwrap();
+        for name in ["config.json", "model.safetensors", "adapter_config.json", "complete.json", "run.json"] {
+            std::fs::write(folder.path().join(name), "mine").unwrap();
+            let message = check_output(folder.path()).unwrap_err().to_string();
+            assert!(message.contains(&format!("already has {name}")), "{message}");
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
     }
 }

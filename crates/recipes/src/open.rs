@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use caption_data::{
-    CaptionSource, CaptionTokenizer, ColumnRole, ImageFolder, ImageProcessor, ParquetSource, SourceOptions,
+    CaptionSource, CaptionTokenizer, ColumnRole, ImageFolder, ImageProcessor, LeftOut, ParquetSource,
+    RgbImage, SourceOptions,
 };
 use git_model::Checkpoint;
 use monster_drawings::DrawingSource;
@@ -99,9 +100,10 @@ pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> 
             commit = Some(fetched.commit);
             match fetched.files {
                 DatasetFiles::Parquet(files) => ParquetSource::open(&files, options)
-                    .map(|source| Arc::new(source) as Arc<dyn CaptionSource>),
-                DatasetFiles::ImageFolder(folder) => ImageFolder::open(folder, options)
-                    .map(|source| Arc::new(source) as Arc<dyn CaptionSource>),
+                    .map(|source| Arc::new(source.with_left_out(fetched.left_out)) as Arc<dyn CaptionSource>),
+                DatasetFiles::ImageFolder(folder) => ImageFolder::open(folder, options).map(|source| {
+                    Arc::new(Downloaded { source, left_out: fetched.left_out }) as Arc<dyn CaptionSource>
+                }),
             }
         }
     };
@@ -110,6 +112,49 @@ pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> 
         None => error.into(),
     })?;
     Ok(Dataset { source, commit })
+}
+
+/// The captioned images of a repository, of which not all files were downloaded.
+struct Downloaded {
+    source: ImageFolder,
+    /// The files that were not downloaded.
+    left_out: LeftOut,
+}
+
+impl CaptionSource for Downloaded {
+    fn name(&self) -> String {
+        self.source.name()
+    }
+
+    fn len(&self) -> usize {
+        self.source.len()
+    }
+
+    fn caption(&self, row: usize) -> caption_data::Result<String> {
+        self.source.caption(row)
+    }
+
+    fn captions(&self, row: usize) -> caption_data::Result<Vec<String>> {
+        self.source.captions(row)
+    }
+
+    fn prompt(&self, row: usize) -> caption_data::Result<Option<String>> {
+        self.source.prompt(row)
+    }
+
+    fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
+        self.source.image(row)
+    }
+
+    fn fingerprint(&self, row: usize) -> caption_data::Result<u128> {
+        self.source.fingerprint(row)
+    }
+
+    fn left_out(&self) -> LeftOut {
+        let mut left_out = self.source.left_out();
+        left_out.extend(self.left_out.clone());
+        left_out
+    }
 }
 
 /// The flag for the column that an error is about.

@@ -3,10 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use trainer_core::{SavedCheckpoint, SavedRun};
+use clap::CommandFactory as _;
+use clap::error::{ContextKind, Error, ErrorKind};
+use serde_json::Value;
+use trainer_core::{Identity, SavedCheckpoint, SavedRun};
 
-use crate::cli::{Request, Resume};
+use crate::cli::{Finetune, Flags, Request, Resume};
+use crate::hub::Location;
 use crate::run_folder::{self, RunRecord, RunState, SavedOptions};
+
+/// The working directory.
+const HERE: &str = ".";
+/// Files of every complete checkpoint, whatever its folder is called.
+const COMPLETE: [&str; 2] = ["complete.json", "engine_state.json"];
 
 /// The run to continue.
 #[derive(Clone, Debug)]
@@ -52,11 +61,14 @@ impl Resumed {
         })?;
         let options = SavedOptions::of_checkpoint(&newest.path)?;
         let flags = options.flags_in(&std::env::current_dir()?);
-        let mut continued = request.continuing(&flags).unwrap_or_else(|error| error.exit());
+        let mut continued = request
+            .continuing(&flags)
+            .unwrap_or_else(|error| moved(&error, &request.flags, &options, &folder).unwrap_or(error).exit());
         // Without further flags, the command that began the run still reproduces it.
         if request.flags.given_arguments().is_empty() {
             continued.command.clone_from(&options.command);
         }
+        pin(&mut continued, &request.flags, &options, &run);
         continued.resumed = Some(Self { folder, checkpoint, newest: newest.path, run, options });
         Ok(continued)
     }
@@ -65,6 +77,55 @@ impl Resumed {
     pub fn output_dir(&self, request: &Request) -> PathBuf {
         request.options.data.output_dir.clone().unwrap_or_else(|| self.folder.clone())
     }
+}
+
+/// The error for a model or a dataset of the run that is no longer where it was, with the flag for its new
+/// place. `given` are the flags of the command line.
+fn moved(error: &Error, given: &Flags, options: &SavedOptions, folder: &Path) -> Option<Error> {
+    let argument = error.get(ContextKind::InvalidArg)?.to_string();
+    let flag = argument.split(' ').next()?.trim_start_matches('-');
+    let is_meant = |name: &&str| *name == flag;
+    let name = ["dataset", "model"].into_iter().find(is_meant).filter(|name| !given.is_given(name))?;
+    let place = options.directory.join(options.flags.value(name)?);
+    let message = format!(
+        "the run in {} was begun with --{name} {}, which is not there any more: give --{name} and \
+         its new place",
+        folder.display(),
+        place.display()
+    );
+    (!place.exists()).then(|| Finetune::command().error(ErrorKind::ValueValidation, message))
+}
+
+/// Makes the model and the dataset those of the hub's commits that the run recorded, since `main` may have
+/// moved. A location with a revision, or one that is `given` anew, stays as it is.
+fn pin(continued: &mut Request, given: &Flags, options: &SavedOptions, run: &SavedRun) {
+    let data = &mut continued.options.data;
+    if let Location::Hub(id) = &mut data.model
+        && id.revision.is_none()
+        && !given.is_given("model")
+    {
+        id.revision = options.model_commit(&id.name);
+    }
+    if let Location::Hub(id) = &mut data.dataset
+        && id.revision.is_none()
+        && !given.is_given("dataset")
+    {
+        id.revision = run.identity.as_ref().and_then(|identity| dataset_commit(identity, &id.name));
+    }
+}
+
+/// The commit of the hub's dataset `name` in a run's identity, whose entry for the dataset is a path in the
+/// cache: `datasets--OWNER--NAME/snapshots/COMMIT`.
+fn dataset_commit(identity: &Identity, name: &str) -> Option<String> {
+    // Compared to nothing, every entry of the identity is a difference.
+    let entries = identity.differences(&Identity::new());
+    let path = entries.into_iter().find(|entry| entry.key == "--dataset")?.saved?;
+    let folder = format!("datasets--{}", name.replace('/', "--"));
+    let mut parts = path.split(['/', '\\']).skip_while(|part| *part != folder).skip(1);
+    let rest = parts.next().filter(|part| *part == "snapshots").and_then(|_| parts.next())?;
+    // The path of a folder may be followed by the number of its rows.
+    let commit: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+    (!commit.is_empty()).then_some(commit)
 }
 
 /// The run's folder and the checkpoint for `--resume PATH`. `PATH` is a run's folder, a checkpoint, or the
@@ -78,9 +139,17 @@ fn place(path: &Path, output_dir: Option<&Path>) -> Result<(PathBuf, Option<Path
         }
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
+            _ => PathBuf::from(HERE),
         };
         return Ok((folder, Some(path)));
+    }
+    if path.is_file() {
+        let mut above = path.ancestors().skip(1).take(2).filter(|dir| !dir.as_os_str().is_empty());
+        let meant = above.find(|dir| is_saved(dir) || has_checkpoints(dir));
+        let meant = meant.map_or("DIR, the folder of a run or of a checkpoint".to_owned(), |dir| {
+            dir.display().to_string()
+        });
+        bail!("--resume {} is a file: give --resume {meant}", path.display());
     }
     if !is_checkpoint(path) || path.components().count() > 1 {
         let parent = path.parent().filter(|parent| has_checkpoints(parent));
@@ -91,12 +160,21 @@ fn place(path: &Path, output_dir: Option<&Path>) -> Result<(PathBuf, Option<Path
         Some(dir) => dir.to_owned(),
         None => {
             let with_it = |folder: &PathBuf| folder.join(path).is_dir();
-            default_runs().into_iter().find(with_it).map_or_else(newest_default, Ok)?
+            let here = || has_checkpoints(Path::new(HERE)).then(|| PathBuf::from(HERE));
+            let runs = default_runs();
+            let found = runs.iter().find(|folder| with_it(folder)).cloned().or_else(here);
+            found.or_else(|| runs.first().cloned()).with_context(|| {
+                format!(
+                    "--resume {}: there is no such folder here, and no run with checkpoints in {}",
+                    path.display(),
+                    run_folder::DEFAULT
+                )
+            })?
         }
     };
     let checkpoint = folder.join(path);
     if !checkpoint.is_dir() {
-        bail!("--resume {}: {}", path.display(), list(&folder));
+        bail!("--resume {}: there is no such folder; {}", path.display(), list(&folder));
     }
     Ok((folder, Some(checkpoint)))
 }
@@ -116,9 +194,27 @@ fn newest_of(folder: &Path) -> Result<SavedCheckpoint> {
     if !folder.is_dir() {
         bail!("cannot resume the run in {}: there is no such folder", folder.display());
     }
+    if COMPLETE.iter().all(|name| folder.join(name).is_file()) {
+        let real = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        if is_saved(&real) {
+            bail!("{} is a checkpoint: resume from it with --resume {}", folder.display(), real.display());
+        }
+        let step = saved_step(folder).map_or("N, the number of its step".to_owned(), |step| step.to_string());
+        bail!(
+            "{} is a checkpoint under another name: to resume from it, call the folder checkpoint-{step} again",
+            folder.display()
+        );
+    }
     if let Some(parent) = folder.parent().filter(|parent| has_checkpoints(parent)) {
         bail!(
             "{} is a folder inside a run: resume the run with --resume {}",
+            folder.display(),
+            parent.display()
+        );
+    }
+    if let Some(parent) = folder.parent().filter(|parent| is_saved(parent)) {
+        bail!(
+            "{} is a folder inside a checkpoint: resume from the checkpoint with --resume {}",
             folder.display(),
             parent.display()
         );
@@ -146,6 +242,17 @@ fn no_checkpoint(path: &Path) -> String {
     format!("{} is not named as checkpoints are: checkpoint-N", path.display())
 }
 
+/// Whether a folder is a checkpoint of this program, by its name and its files.
+fn is_saved(path: &Path) -> bool {
+    SavedCheckpoint::read(path).is_some_and(|checkpoint| checkpoint.run.is_some())
+}
+
+/// The step of a checkpoint, whatever its folder is called.
+fn saved_step(folder: &Path) -> Option<u64> {
+    let state = std::fs::read(folder.join("trainer_state.json")).ok()?;
+    serde_json::from_slice::<Value>(&state).ok()?["global_step"].as_u64()
+}
+
 fn has_checkpoints(folder: &Path) -> bool {
     SavedCheckpoint::list(folder).is_ok_and(|checkpoints| !checkpoints.is_empty())
 }
@@ -156,9 +263,13 @@ fn list(folder: &Path) -> String {
         SavedCheckpoint::list(folder).unwrap_or_default().iter().map(|saved| saved.step).collect();
     steps.sort_unstable();
     let names: Vec<String> = steps.iter().map(|step| format!("checkpoint-{step}")).collect();
+    let shown = match folder == Path::new(HERE) {
+        true => "this folder".to_owned(),
+        false => folder.display().to_string(),
+    };
     match names.is_empty() {
-        true => format!("{} has no checkpoints", folder.display()),
-        false => format!("{} has {}", folder.display(), names.join(", ")),
+        true => format!("{shown} has no checkpoints"),
+        false => format!("{shown} has {}", names.join(", ")),
     }
 }
 
@@ -184,7 +295,12 @@ fn default_runs() -> Vec<PathBuf> {
     runs.into_iter().rev().map(|(_, folder)| folder).collect()
 }
 
+/// The run for `--resume` alone: that of the working directory if it is a run's folder, else the newest of
+/// the default folders.
 fn newest_default() -> Result<PathBuf> {
+    if RunRecord::read(Path::new(HERE)).is_ok_and(|record| record.is_some()) {
+        return Ok(HERE.into());
+    }
     // A run without checkpoints cannot be resumed, but the error should name it.
     let begun = || {
         let there = run_folder::defaults().take_while(|folder| folder.is_dir());
@@ -197,4 +313,28 @@ fn newest_default() -> Result<PathBuf> {
             run_folder::DEFAULT
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commit_of_a_dataset_is_in_its_path() {
+        let identity = |path: &str| Identity::new().with_content("--dataset", path, "5f3a");
+        let of = |path: &str| dataset_commit(&identity(path), "a/d-x");
+        for path in [
+            "/hf/hub/datasets--a--d-x/snapshots/0f3c/data/train-00000-of-00001.parquet and 2 more",
+            "/hf/hub/datasets--a--d-x/snapshots/0f3c",
+            "/hf/hub/datasets--a--d-x/snapshots/0f3c (12 of 20 rows)",
+            "/hf/hub/datasets--a--d-x/snapshots/0f3c, 20 rows by picture",
+            r"C:\hf\datasets--a--d-x\snapshots\0f3c\train.parquet",
+        ] {
+            assert_eq!(of(path).as_deref(), Some("0f3c"), "{path}");
+        }
+        for path in ["embedded drawings", "/hf/hub/datasets--a--d/snapshots/0f3c", "/datasets--a--d-x/0f3c"] {
+            assert_eq!(of(path), None, "{path}");
+        }
+        assert_eq!(dataset_commit(&Identity::new(), "a/d-x"), None);
+    }
 }

@@ -30,6 +30,9 @@ pub const COMPANIONS: [&str; 15] = [
     "chat_template.json",
 ];
 
+/// The file of the weights.
+pub const WEIGHTS: &str = "model.safetensors";
+
 /// Writes `parameters` as a checkpoint to the folder `dir`, modelled on the checkpoint in the folder `like`:
 /// each tensor gets its type there, and the companion files are copied. If `like` has no weights, the
 /// parameters keep their own types.
@@ -50,7 +53,7 @@ pub fn checkpoint(parameters: &BTreeMap<String, Var>, like: &Path, dir: &Path) -
     tensors(&stored.collect::<Result<_>>()?, like, dir)
 }
 
-/// Writes `tensors` as `model.safetensors` to the folder `dir`, with the companion files of the checkpoint in
+/// Writes `tensors` as [`WEIGHTS`] to the folder `dir`, with the companion files of the checkpoint in
 /// `like`. The type in `config.json` is set to that of the tensors.
 ///
 /// # Errors
@@ -72,7 +75,7 @@ pub fn tensors(tensors: &BTreeMap<String, Tensor>, like: &Path, dir: &Path) -> R
     // transformers refuses files that do not name their format.
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
-    files::replace(&dir.join("model.safetensors"), &bytes)
+    files::replace(&dir.join(WEIGHTS), &bytes)
 }
 
 /// Converts a tensor to another type.

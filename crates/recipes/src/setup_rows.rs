@@ -6,8 +6,9 @@ use crate::cli::{Finetune, SplitBy};
 use crate::finetune::Inputs;
 use crate::results::SKIPPED_ROWS;
 
-/// Lines of the set-up about the rows: several captions per row, everything that is left out, and pictures
-/// that are in several parts of the split. Empty for a dataset that is used as it is.
+/// Lines of the set-up about the rows: several captions per row, everything that is left out, texts that the
+/// model does not see in full, and pictures that are in several parts of the split. Empty for a dataset that
+/// is used as it is.
 pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut line = |name: &str, value: String| rows.push((name.to_owned(), value));
@@ -35,7 +36,7 @@ pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)>
         line("left out", format!("{skipped}: rows that cannot be used, listed in {SKIPPED_ROWS}"));
     }
     for words in cut(cuts) {
-        line("left out", words);
+        line("note", words);
     }
     if let Some(words) = seen(options, inputs) {
         line("note", words);

@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use common::programs::{contents, example, json, json_lines, resume, run};
 use common::tiny::{SPLIT, Tiny};
+use recipes::run_folder::{FolderLock, Locked};
 
 const SHORT: &str = "--max-steps 2";
 const LONG: &str = "--max-steps 2000 --save-total-limit 1";
@@ -167,6 +168,13 @@ fn two_runs_cannot_have_one_folder() {
     run(&mut tiny.finetune("out", "--max-steps 1 --overwrite-output-dir")).stdout();
     let message = run(&mut tiny.finetune("out", SHORT)).refusal(1);
     assert_says(&message, &["holds a finished run"]);
+    // Another folder is no advice for a run that is to be continued.
+    let Locked::Here(lock) = FolderLock::acquire(&tiny.path("out")).unwrap() else { panic!("it is free") };
+    let message = run(&mut resume(&tiny.path("out"))).refusal(1);
+    let who = format!("another run (process {}) is writing to ", std::process::id());
+    assert_says(&message, &[&who, "wait for it, or stop it"]);
+    assert!(!message.contains("--output-dir"), "{message}");
+    drop(lock);
 }
 
 #[test]

@@ -70,11 +70,11 @@ fn every_flag_that_decides_the_numbers_is_refused_with_both_values() {
         ("--seed 1", "--seed was 42 and is now 1"),
         ("--label-smoothing-factor 0.2", "--label-smoothing-factor was 0 and is now 0.2"),
         ("--dtype bf16", "--dtype was f32 and is now bf16"),
-        ("--padding max-length", "--padding was longest and is now maxlength"),
+        ("--padding max-length", "--padding was longest and is now max-length"),
         ("--per-device-train-batch-size 1", "--per-device-train-batch-size was 2 and is now 1"),
         ("--gradient-accumulation-steps 3", "--gradient-accumulation-steps was 4 and is now 3"),
         ("--optim sgd", "--optim was adamw and is now sgd"),
-        ("--subset 10", "--subset was all rows and is now 10"),
+        ("--subset 10", "--subset was all 20 rows and is now 10"),
         ("--model embedded", "--model was "),
         ("--dataset embedded", "--dataset was "),
     ] {
@@ -82,6 +82,8 @@ fn every_flag_that_decides_the_numbers_is_refused_with_both_values() {
         assert_says(&message, &["cannot resume from", "checkpoint-4", words, "leave these flags out"]);
         assert!(!message.contains("lora_A"), "{flags}: {message}");
     }
+    let tuned = run(resume(&folder).args(["--tune", "full"])).refusal(1);
+    assert!(!tuned.contains("was  and"), "{tuned}");
     let both = run(resume(&folder).args(["--lora-r", "8", "--seed", "1"])).refusal(1);
     assert_says(&both, &["--lora-r was 16 and is now 8; --seed was 42 and is now 1; leave"]);
     assert_eq!(contents(&folder), before, "a refusal changes nothing");
@@ -92,6 +94,11 @@ fn content_that_changed_under_the_same_name_is_refused() {
     let tiny = Tiny::new();
     let folder = half(&tiny, "out", "");
     let dataset = fs::read(&tiny.dataset).unwrap();
+    // There is one row more.
+    let captions = || (0..21).map(|row| format!("a cat {row}").into_bytes()).collect::<Vec<_>>();
+    write_columns(&tiny.dataset, (0..21).map(|row| png(row % 20)).collect(), captions());
+    let message = run(&mut resume(&folder)).refusal(1);
+    assert_says(&message, &["--dataset had 20 rows, has 21", "start a new run"]);
     // One caption is different.
     let captions = || (0..20).map(|row| format!("a cat {row}").into_bytes()).collect::<Vec<_>>();
     write_columns(&tiny.dataset, (0..20).map(png).collect(), captions());
@@ -118,9 +125,14 @@ fn a_model_and_a_dataset_may_move() {
     fs::rename(&tiny.checkpoint, tiny.path("elsewhere")).unwrap();
     fs::rename(&tiny.dataset, tiny.path("elsewhere.parquet")).unwrap();
     let message = run(&mut resume(&folder)).refusal(2);
-    assert_says(&message, &["--dataset", tiny.dataset.to_str().unwrap()]);
+    assert_says(
+        &message,
+        &["was begun with --dataset", tiny.dataset.to_str().unwrap(), "give --dataset and"],
+    );
     let mut command = resume(&folder);
     command.arg("--model").arg(tiny.path("elsewhere")).arg("--dataset").arg(tiny.path("elsewhere.parquet"));
+    // The order of these names means nothing.
+    command.args(["--target-modules", "dense,key,query,value"]);
     run(&mut command).stdout();
 }
 
@@ -214,6 +226,26 @@ fn runs_and_checkpoints_are_found_by_any_name_or_reported() {
         assert_says(&resumed.stderr, &["resumed after step 4 from"]);
         assert_eq!(resumed.code, Some(0), "{arguments:?}: {}", resumed.stderr);
     }
+
+    // Standing in the run's folder, and in the wrong folder.
+    let here = |arguments: &[&str]| run(example("pokemon_finetune").current_dir(&folder).args(arguments));
+    assert_says(&here(&["--resume"]).stderr, &["resumed after step 8 from"]);
+    let missing = here(&["--resume", "checkpoint-9"]).refusal(1);
+    assert_says(
+        &missing,
+        &["--resume checkpoint-9: there is no such folder; this folder has checkpoint-2, "],
+    );
+    let file = here(&["--resume", "checkpoint-4/complete.json"]).refusal(1);
+    assert_says(&file, &["is a file: give --resume checkpoint-4"]);
+    let inside = refusal(&["--resume".as_ref(), &folder.join("checkpoint-4/adapter")]);
+    assert_says(&inside, &["inside a checkpoint", &format!("--resume {shown}/checkpoint-4")]);
+    fs::rename(folder.join("checkpoint-4"), folder.join("best")).unwrap();
+    let renamed = refusal(&["--resume".as_ref(), &folder.join("best")]);
+    assert_says(
+        &renamed,
+        &["is a checkpoint under another name: to resume from it, call the folder checkpoint-4"],
+    );
+    fs::rename(folder.join("best"), folder.join("checkpoint-4")).unwrap();
 
     // Resuming into another folder leaves the first one unchanged.
     let before = contents(&folder);

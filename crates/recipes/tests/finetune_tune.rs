@@ -85,3 +85,22 @@ fn full_trains_every_weight_and_leaves_a_checkpoint_that_captions() {
         assert_eq!(said[0]["text"], line["adapter"]);
     }
 }
+
+#[test]
+fn an_adapter_on_the_output_layer_has_dropout_that_no_batching_changes() {
+    let tiny = Tiny::new();
+    let losses = |output: &str, batches: &str| {
+        let flags = format!(
+            "--target-modules .*query|output --lora-dropout 0.3 --learning-rate 0.01 --max-steps 4 {batches}"
+        );
+        run(&mut tiny.finetune(output, &flags)).stdout();
+        let steps = common::programs::steps(&tiny.path(output));
+        steps.iter().map(|step| step["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let pairs = losses("pairs", "--per-device-train-batch-size 2 --gradient-accumulation-steps 2");
+    let fours = losses("fours", "--per-device-train-batch-size 4 --gradient-accumulation-steps 1");
+    assert_eq!((pairs.len(), fours.len()), (4, 4));
+    assert!(pairs.iter().zip(&fours).all(|(a, b)| (a - b).abs() < 1e-5), "{pairs:?} {fours:?}");
+    let adapter = tensors(&tiny.path("pairs/adapter/adapter_model.safetensors"));
+    assert!(largest(&adapter["base_model.model.output.lora_B.weight"]) > 0.0);
+}

@@ -116,11 +116,21 @@ fn merging_never_mixes_two_checkpoints_in_one_folder() {
     assert!(message.contains("is the folder of the model itself"), "{message}");
     fs::create_dir(tiny.path("used")).unwrap();
     fs::write(tiny.path("used/processor_config.json"), "{}").unwrap();
-    let message = run(&mut merge(&tiny, "used", &[])).refusal(1);
-    assert!(message.contains("holds the processor_config.json of another checkpoint"), "{message}");
-    // Its own files are replaced.
     merged(&tiny, "merged", &[]);
-    merged(&tiny, "merged", &[]);
+    // Regression: the files of others were replaced.
+    for (folder, name) in [
+        ("used", "processor_config.json"),
+        ("merged", "model.safetensors"),
+        ("out", "run.json"),
+        ("out/adapter", "adapter_config.json"),
+        ("out/checkpoint-1", "complete.json"),
+    ] {
+        let before = names(&tiny.path(folder));
+        let message = run(&mut merge(&tiny, folder, &[])).refusal(1);
+        assert!(message.contains(&format!("already has {name}")), "{message}");
+        assert!(message.contains("choose another --output-dir, or remove the folder"), "{message}");
+        assert_eq!(names(&tiny.path(folder)), before);
+    }
 }
 
 #[test]
@@ -165,6 +175,16 @@ fn the_right_folder_is_suggested_for_its_parent_or_child() {
     says(&[&tiny.path("out/adapter")], &["is an adapter and no checkpoint", &both]);
     says(&[&tiny.path("out")], &["has no config.json, but an adapter", &both]);
     says(&[tiny.checkpoint.parent().unwrap()], &["the checkpoint is ", &model]);
+    let mut again = tiny.finetune("again", "--max-steps 1");
+    let message = run(again.arg("--resume").arg(&file)).refusal(1);
+    assert!(message.contains("is a file"), "{message}");
+    for (folder, words) in [("out/adapter", "is an adapter and no checkpoint"), ("out", "but an adapter")] {
+        let mut begun = example("pokemon_finetune");
+        begun.arg("--model").arg(tiny.path(folder)).arg("--output-dir").arg(tiny.path("again"));
+        let message = run(&mut begun).refusal(1);
+        let meant = format!("{words}: give --model {model} --init-adapter {adapter}");
+        assert!(message.contains(&meant), "{meant} in {message}");
+    }
     // The same as --init-adapter.
     let mut again = tiny.finetune("again", "--max-steps 1 --init-adapter");
     let message = run(again.arg(tiny.path("out"))).refusal(1);

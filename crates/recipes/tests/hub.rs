@@ -6,7 +6,7 @@ mod common;
 
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 
-use caption_data::{CaptionSource, ImageFolder, SourceOptions};
+use caption_data::{CaptionSource, ImageFolder, LeftOut, SourceOptions};
 use common::hub_client::{MODEL, config, hub, id, offline};
 use common::hub_server::{HubServer, Revision, commit};
 use recipes::hub::{DatasetFiles, Error, FetchedDataset, Hub, HubConfig};
@@ -324,6 +324,93 @@ fn a_partly_converted_dataset_is_refused() {
     assert!(matches!(&files, DatasetFiles::Parquet(files) if files.len() == 1), "{files:?}");
 }
 
+/// The lines in which the set-up lists what is left out.
+fn lines(left_out: &LeftOut) -> Vec<String> {
+    left_out.groups().map(ToString::to_string).collect()
+}
+
+#[test]
+fn files_that_are_not_downloaded_are_reported_as_of_a_local_folder() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let tables: &[(&str, &[u8])] = &[
+        ("README.md", b"x"),
+        ("data/test-00000-of-00001.parquet", b"PAR1 test"),
+        ("data/train-00000-of-00001.parquet", b"PAR1"),
+        ("logo.png", &[9; 50]),
+    ];
+    server.add("datasets", "a/tables", "main", tables);
+    let images: &[(&str, &[u8])] = &[
+        (".cache/x.png", &[9; 50]),
+        ("cups/1.png", &[1; 50]),
+        ("cups/1.txt", b"a cup"),
+        ("test tubes/1.png", &[2; 50]),
+        ("test tubes/1.txt", b"a tube"),
+        ("test tubes/2.png", &[3; 50]),
+        ("test tubes/2.txt", b"another tube"),
+    ];
+    server.add("datasets", "a/images", "main", images);
+    let hub = hub(&server, cache.path());
+    let held_out =
+        |part: &str| format!("in a held-out split, because the name `{part}` has the word \"test\"");
+    assert_eq!(
+        lines(&hub.dataset_files(&id("a/tables")).unwrap().left_out),
+        [
+            format!("1: {} (data/test-00000-of-00001.parquet)", held_out("data/test-00000-of-00001.parquet")),
+            "1: not read beside parquet or Arrow files (logo.png)".to_owned(),
+        ]
+    );
+    let fetched = hub.dataset_files(&id("a/images")).unwrap();
+    assert_eq!(
+        lines(&fetched.left_out),
+        [
+            format!("2: {} (test tubes/1.png, test tubes/2.png)", held_out("test tubes")),
+            "1: hidden (.cache/x.png)".to_owned(),
+        ]
+    );
+    // Files that Python downloaded into the same folder are counted by its reader alone.
+    let DatasetFiles::ImageFolder(folder) = fetched.files else { panic!("these are images") };
+    fs::create_dir(folder.join("test tubes")).unwrap();
+    fs::write(folder.join("test tubes/1.png"), [2; 50]).unwrap();
+    assert_eq!(hub.dataset_files(&id("a/images")).unwrap().left_out.count(), 2);
+}
+
+#[test]
+fn a_dataset_of_save_to_disk_is_refused_with_what_to_do() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] =
+        &[("data-00000-of-00001.arrow", b"x"), ("dataset_info.json", b"{}"), ("state.json", b"{}")];
+    server.add("datasets", "a/saved", "main", files);
+    let error = hub(&server, cache.path()).dataset_files(&id("a/saved")).unwrap_err();
+    assert!(matches!(error, Error::SavedToDisk { .. }), "{error:?}");
+    let message = error.to_string();
+    for words in ["dataset a/saved", "`save_to_disk`", "`Dataset.push_to_hub`", "download it"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn the_password_of_an_endpoint_is_in_no_message() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.put("models", "big/gated", "main", Revision { gated: true, ..Revision::default() });
+    let host = server.endpoint().replace("http://", "");
+    let endpoint = format!("http://ada:secret@{host}");
+    let messages = |endpoint: &str| {
+        let hub = Hub::new(config(endpoint, cache.path())).unwrap();
+        ["a/none", "big/gated@v9"].map(|name| {
+            let error = hub.model_dir(&id(name)).unwrap_err();
+            format!("{error} {error:?}")
+        })
+    };
+    for message in messages(&endpoint) {
+        assert!(message.contains(&format!("http://***@{host}/")), "{message}");
+        assert!(!message.contains("secret") && !message.contains("ada:"), "{message}");
+    }
+    drop(server);
+    for message in messages(&endpoint) {
+        assert!(message.contains("cannot reach http://***@") && !message.contains("secret"), "{message}");
+    }
+}
+
 #[test]
 fn metadata_in_parquet_are_no_table_and_pictures_that_are_not_read_come_along_to_be_counted() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
@@ -342,7 +429,7 @@ fn metadata_in_parquet_are_no_table_and_pictures_that_are_not_read_come_along_to
 }
 
 #[test]
-fn a_captioned_file_that_is_no_picture_is_reported() {
+fn a_captioned_picture_in_a_format_that_is_not_read_is_counted() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let files: &[(&str, &[u8])] =
         &[("1.jpg", &[1; 50]), ("1.txt", b"one"), ("2.xcf", &[2; 50]), ("2.txt", b"two")];
@@ -353,7 +440,8 @@ fn a_captioned_file_that_is_no_picture_is_reported() {
         panic!("these are images")
     };
     assert_eq!(below(&folder), ["1.jpg", "1.txt", "2.txt", "2.xcf"]);
-    assert!(ImageFolder::open(folder, &SourceOptions::default()).is_err());
+    let source = ImageFolder::open(folder, &SourceOptions::default()).unwrap();
+    assert_eq!((source.len(), source.left_out().count()), (1, 1));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use caption_data::CaptionSource;
 use common::hub_server::{HubServer, Revision};
-use common::programs::{example, json, json_lines, run, steps};
-use common::tiny::{SPLIT, Tiny, drawings};
+use common::programs::{example, json, json_lines, resume, run, steps};
+use common::tiny::{ROWS, SPLIT, Tiny, drawings, png};
 
 const MODEL: &str = "microsoft/git-base";
 const DATASET: &str = "reach-vb/pokemon-blip-captions";
@@ -173,6 +173,59 @@ fn a_revision_pins_the_model_the_dataset_and_the_adapter() {
     assert_eq!(texts(&caption("me/lora@best").stdout()).len(), 1);
     let message = caption("me/lora").refusal(1);
     assert!(message.contains("adapter me/lora lacks"), "{message}");
+}
+
+#[test]
+fn a_run_is_resumed_at_its_commits_after_the_branches_moved() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    run(finetune(&tiny, "out").env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", TOKEN)).stdout();
+    // Other content in `main`; the commits of the run are still there.
+    let moved = |kind: &str, name: &str, file: &str| {
+        let old = server.get(kind, name, "main");
+        let commit = server.commit_of(kind, name, "main");
+        server.put(kind, name, "old", old.clone());
+        let mut new = old;
+        new.files.insert(file.to_owned(), b"{}".to_vec());
+        server.put(kind, name, "main", new);
+        assert_ne!(server.commit_of(kind, name, "main"), commit);
+        commit
+    };
+    let model = moved("models", MODEL, "config.json");
+    let data = moved("datasets", DATASET, "data/train-00000-of-00001-566cc9b19d7203f8.parquet");
+    let resumed = |flags: &[&str]| {
+        let mut command = resume(&tiny.path("out"));
+        command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+        run(command.env("HF_TOKEN", TOKEN).args(["--max-steps", "3"]).args(flags))
+    };
+    // A model that is given anew is the one of `main`, which is broken.
+    resumed(&["--model", MODEL]).refusal(1);
+    let stdout = resumed(&[]).stdout();
+    for (name, commit) in [(MODEL, model), (DATASET, data)] {
+        assert!(stdout.contains(&format!("{name}@{commit}, commit {commit}")), "{stdout}");
+    }
+    assert_eq!(steps(&tiny.path("out")).len(), 3);
+}
+
+#[test]
+fn the_setup_lists_files_of_the_hub_that_are_left_out() {
+    let tiny = Tiny::new();
+    let server = HubServer::start();
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for row in 0..ROWS {
+        let folder = if row < 2 { "test tubes" } else { "cups" };
+        files.insert(format!("{folder}/{row:02}.png"), png(row));
+        files.insert(format!("{folder}/{row:02}.txt"), drawings().caption(row).unwrap().into_bytes());
+    }
+    server.put("datasets", "me/tubes", "main", Revision { files, ..Revision::default() });
+    let mut command = example("pokemon_finetune");
+    command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+    command.arg("--model").arg(&tiny.checkpoint).args(["--dataset", "me/tubes", "--split", SPLIT]);
+    command.args(["--threads", "1", "--max-steps", "1", "--output-dir"]).arg(tiny.path("out"));
+    let stdout = run(&mut command).stdout();
+    let line = "2: in a held-out split, because the name `test tubes` has the word \"test\" (test tubes/00.png, \
+                test tubes/01.png)";
+    assert!(stdout.contains(line), "{stdout}");
 }
 
 #[test]

@@ -192,16 +192,25 @@ fn unused_files_are_reported_with_reasons() {
     fs::create_dir(dataset.join("test tubes")).unwrap();
     fs::write(dataset.join("test tubes/1.png"), png(0)).unwrap();
     let stdout = two_steps(&tiny, &dataset, "out", &["--subset", "10"]);
-    let told: Vec<&str> =
-        stdout.lines().filter_map(|line| line.trim_start().strip_prefix("left out")).map(str::trim).collect();
-    for words in [
-        "`test tubes` has the word \"test\"",
-        "2: rows beyond the first 10 (--subset)",
-        "1 of 10: captions cut to 64 tokens",
-        "1 of 10: captions without a word that the model's vocabulary has",
+    for (label, words) in [
+        ("left out", "`test tubes` has the word \"test\""),
+        ("left out", "2: rows beyond the first 10 (--subset)"),
+        // These rows are trained on.
+        ("note", "1 of 10: captions cut to 64 tokens"),
+        ("note", "1 of 10: captions without a word that the model's vocabulary has"),
     ] {
-        assert!(told.iter().any(|line| line.contains(words)), "no `{words}` in {told:?}");
+        let is_told = |line: &str| line.trim_start().starts_with(label) && line.contains(words);
+        assert!(stdout.lines().any(is_told), "no {label} `{words}` in {stdout}");
     }
+}
+
+#[test]
+fn captions_without_any_known_word_are_refused_before_training() {
+    let tiny = Tiny::new();
+    let dataset = folder(&tiny, "art", jsonl(10, |_| "日本語 🔥🔥".into()), 10);
+    let message = finetune(&tiny, &dataset, "out", &["--max-steps", "1"]).refusal(1);
+    assert!(message.contains("knows no word of the 10 captions"), "{message}");
+    assert!(message.contains("--model") && message.contains("--caption-column"), "{message}");
 }
 
 #[test]

@@ -109,6 +109,10 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;
         match (&self.saved, &self.now) {
+            // An entry without a printable value.
+            (Some(saved), Some(now)) if saved.is_empty() && now.is_empty() => write!(f, "{key} changed"),
+            (Some(saved), None) if saved.is_empty() => write!(f, "{key} was given and is now not given"),
+            (None, Some(now)) if now.is_empty() => write!(f, "{key} was not given and is now given"),
             (Some(saved), Some(now)) if saved == now => write!(f, "the content of {key} ({now}) has changed"),
             (Some(saved), Some(now)) => write!(f, "{key} was {saved} and is now {now}"),
             (Some(saved), None) => write!(f, "{key} was {saved} and is now not given"),
@@ -150,6 +154,16 @@ mod tests {
         let other = Identity::new().with_content("data", "b", "2");
         assert_eq!(clauses(&saved, &other), ["data was a and is now b"]);
         assert!(!clauses(&saved, &Identity::new().with("data", "a")).is_empty(), "a fingerprint is missing");
+    }
+
+    #[test]
+    fn an_entry_without_a_printable_value_is_named_alone() {
+        let saved = Identity::new().with_content("rows", "", "1").with_content("old", "", "1");
+        let now = Identity::new().with_content("rows", "", "2").with_content("new", "", "1");
+        assert_eq!(
+            clauses(&saved, &now),
+            ["new was not given and is now given", "old was given and is now not given", "rows changed"]
+        );
     }
 
     #[test]

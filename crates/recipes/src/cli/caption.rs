@@ -6,7 +6,10 @@ use clap::{
     error::{ContextKind, Error, ErrorKind},
 };
 
-use super::{Decoding, Drafting, values::count};
+use super::{
+    Decoding, Drafting,
+    values::{count, row},
+};
 use crate::hub::Location;
 
 /// Captions pictures with an image-captioning model (GIT), with or without a LoRA adapter.
@@ -25,6 +28,7 @@ pub struct Caption {
         long,
         value_name = "ROWS",
         value_delimiter = ',',
+        value_parser = row,
         requires = "dataset",
         conflicts_with = "images",
         help_heading = "Input"
@@ -192,6 +196,8 @@ mod tests {
         {
             assert!(parse(arguments).is_err(), "{arguments}");
         }
+        let message = parse("--dataset embedded --rows 0-3").unwrap_err().to_string();
+        assert!(message.contains("separated by commas: 0,1,2,3"), "{message}");
     }
 
     #[test]

@@ -15,8 +15,8 @@ pub struct DataOptions {
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     pub model: Location,
     /// The captioned pictures: `embedded`, a hub id such as reach-vb/pokemon-blip-captions, or a path: a
-    /// parquet file, a folder of them, or a folder of pictures with metadata.jsonl (or .csv, .parquet), or
-    /// with 1.txt beside each 1.png
+    /// parquet file, a folder of them, a folder that save_to_disk of datasets wrote, or a folder of pictures
+    /// with metadata.jsonl (or .csv, .parquet, .json), or with 1.txt (or 1.caption) beside each 1.png
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     pub dataset: Location,
     /// The column of pictures, or in metadata of their file names [default: `image`, in metadata `file_name`;
@@ -46,7 +46,7 @@ pub struct DataOptions {
     #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
     pub split: SplitFractions,
     /// Seed of the split: gives the same rows as `train_test_split` of Hugging Face's datasets
-    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    #[arg(long, value_name = "SEED", default_value_t = 42, value_parser = super::values::seed)]
     pub split_seed: u64,
     /// What to split: rows or pictures
     #[arg(long, value_enum, default_value_t)]

@@ -5,7 +5,7 @@ use clap::{Args, Parser, error::Error};
 use super::{
     DataOptions, EvalStrategy, FuseAccumulation, Hardware, LrSchedulerType, OptimizerOptions, Request,
     Resume, RunOptions, TRAINED_ENCODER, TargetModules, Tune,
-    values::{at_least_zero, count, dropout, norm, positive, share, steps, whole},
+    values::{at_least_zero, count, dropout, norm, positive, seed, share, steps, whole},
 };
 use crate::hub::Location;
 
@@ -89,11 +89,11 @@ pub struct TrainingOptions {
     #[arg(long, value_name = "STEPS", default_value = "1", value_parser = count)]
     pub logging_steps: usize,
     /// Seed of the adapters' initial weights, of dropout and of the order of the training rows
-    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    #[arg(long, value_name = "SEED", default_value_t = 42, value_parser = seed)]
     pub seed: u64,
     /// Continue a stopped run with its own flags: from its newest checkpoint if DIR is its folder, or from
-    /// the checkpoint DIR; without DIR the run in --output-dir, else the newest in runs/pokemon,
-    /// runs/pokemon-2, ... Further flags may change how long and how fast it trains, and when it evaluates,
+    /// the checkpoint DIR; without DIR the run in --output-dir, else the one in the working folder, else the
+    /// newest in runs/pokemon, runs/pokemon-2, ... Further flags may change how long and how fast it trains, and when it evaluates,
     /// saves and ends
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "latest")]
     pub resume: Option<Resume>,
@@ -328,6 +328,8 @@ mod tests {
             ("--learning-rate nan", "above 0"),
             ("--num-train-epochs 0", "above 0"),
             ("--per-device-train-batch-size 0", "at least 1"),
+            ("--seed -1", "must be a whole number of at least 0"),
+            ("--split-seed -1", "must be a whole number of at least 0"),
             ("--lora-dropout 1", "below 1"),
             ("--warmup-ratio 5", "between 0 and 1"),
             ("--device gpu", "cpu, cuda or cuda:N"),

@@ -273,6 +273,16 @@ pub(super) fn whole(text: &str) -> Result<usize, String> {
     })
 }
 
+/// A seed.
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "must be a whole number of at least 0 and below 2^64".into())
+}
+
+/// The number of a row, one of a list.
+pub(super) fn row(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "give the numbers of the rows, separated by commas: 0,1,2,3".into())
+}
+
 /// A finite number of at least 0.
 pub(super) fn at_least_zero(text: &str) -> Result<f64, String> {
     bounded(text, "at least 0", |x| x >= 0.0)
@@ -393,6 +403,8 @@ mod tests {
         assert!(bytes("2").is_err() && bytes("GB").is_err() && bytes("-1MB").is_err() && bytes("B").is_err());
         assert!(share("1").is_ok() && share("1.01").is_err());
         assert!(positive_share("0").is_err() && positive_share("1").is_ok());
+        assert!(seed("-1").unwrap_err().contains("at least 0") && seed("1.5").is_err() && seed("7") == Ok(7));
+        assert!(row("0-3").unwrap_err().contains("separated by commas") && row("3") == Ok(3));
         assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err() && count("7") == Ok(7));
     }
 }

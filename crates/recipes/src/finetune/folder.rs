@@ -37,9 +37,13 @@ impl OutputFolder {
     pub fn claim(request: &Request) -> Result<Self> {
         let options = &request.options;
         let (path, lock) = match (&request.resumed, &options.data.output_dir) {
-            (Some(resumed), _) => locked(resumed.output_dir(request))?,
-            (None, Some(dir)) => locked(dir.clone())?,
-            (None, None) if options.data.overwrite_output_dir => locked(run_folder::DEFAULT.into())?,
+            (Some(resumed), _) => {
+                let dir = resumed.output_dir(request);
+                let is_own = dir == resumed.folder;
+                locked(dir, is_own)?
+            }
+            (None, Some(dir)) => locked(dir.clone(), false)?,
+            (None, None) if options.data.overwrite_output_dir => locked(run_folder::DEFAULT.into(), false)?,
             (None, None) => first_free()?,
         };
         let names = [results::log_names(options), results::result_names(options)].concat();
@@ -55,8 +59,8 @@ impl OutputFolder {
     /// As [`claim`](Self::claim).
     pub fn claim_for_sweep(options: &Finetune) -> Result<Self> {
         let (path, lock) = match &options.data.output_dir {
-            Some(dir) => locked(dir.clone())?,
-            None if options.data.overwrite_output_dir => locked(run_folder::DEFAULT.into())?,
+            Some(dir) => locked(dir.clone(), false)?,
+            None if options.data.overwrite_output_dir => locked(run_folder::DEFAULT.into(), false)?,
             None => first_free()?,
         };
         Self::checked(path, lock, options, &["compare.html"], None, true)

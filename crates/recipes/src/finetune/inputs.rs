@@ -5,8 +5,10 @@ use anyhow::Result;
 use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions};
 use git_model::Checkpoint;
 
-use super::rows::Rows;
+use super::rows::{Rows, check_words};
 use crate::cli::Finetune;
+use crate::folders;
+use crate::hub::Location;
 use crate::open::{self, Pretrained};
 
 /// The inputs of a run: the pre-trained model's tokenizer and processor, the captioned pictures, and their
@@ -46,11 +48,15 @@ impl Inputs {
     /// If something is missing or damaged, or does not fit the rest.
     pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
         let data = &options.data;
+        if let Location::Local(dir) = &data.model {
+            folders::check_is_checkpoint(dir, "--init-adapter")?;
+        }
         let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =
             open::pretrained(&data.model)?;
         let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond } =
             Rows::open(data, &processor)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
+        check_words(&name, captions.cuts())?;
         let inputs = Self {
             name,
             commit,

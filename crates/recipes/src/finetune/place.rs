@@ -8,8 +8,8 @@ use trainer_core::SavedCheckpoint;
 use crate::run_folder::{self, FolderLock, Locked, RunRecord, RunState};
 use crate::terminal::say;
 
-/// Creates a folder and locks it.
-pub(super) fn locked(path: PathBuf) -> Result<(PathBuf, FolderLock)> {
+/// Creates a folder and locks it. `resumes`: for the run that is in it already.
+pub(super) fn locked(path: PathBuf, resumes: bool) -> Result<(PathBuf, FolderLock)> {
     std::fs::create_dir_all(&path).with_context(|| {
         format!("cannot make the output folder {}; choose another with --output-dir", path.display())
     })?;
@@ -17,7 +17,11 @@ pub(super) fn locked(path: PathBuf) -> Result<(PathBuf, FolderLock)> {
         Locked::Here(lock) => Ok((path, lock)),
         Locked::Elsewhere(pid) => {
             let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-            bail!("another run{pid} is writing to {}: choose another --output-dir", path.display())
+            let shown = path.display();
+            if resumes {
+                bail!("another run{pid} is writing to {shown}: wait for it, or stop it");
+            }
+            bail!("another run{pid} is writing to {shown}: choose another --output-dir")
         }
     }
 }

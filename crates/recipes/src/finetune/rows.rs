@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use caption_data::{
-    BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, split, split_by_picture,
+    BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, TokenCuts, split,
+    split_by_picture,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -69,6 +70,21 @@ impl Rows {
         };
         Ok(Self { source, commit, pictures, split, skipped: bad, beyond })
     }
+}
+
+/// Refuses captions of which the model's tokenizer knows no word.
+///
+/// # Errors
+/// If every caption is `[UNK]` alone.
+pub(super) fn check_words(model: &str, cuts: TokenCuts) -> Result<()> {
+    if cuts.captions > 0 && cuts.unknown_captions == cuts.captions {
+        bail!(
+            "the tokenizer of {model} knows no word of the {} captions, each is [UNK] alone: choose another \
+             --model, or another column with --caption-column",
+            cuts.captions
+        );
+    }
+    Ok(())
 }
 
 /// The lines of the file that lists skipped rows.
@@ -139,5 +155,15 @@ mod tests {
         assert!(text.contains("row 19 of a") && !text.contains("row 20 of a"), "{text}");
         assert!(text.contains("and 10 more") && text.ends_with("--on-bad-row skip"), "{text}");
         assert!(!refusal(&bad[..20], 90, OnBadRow::Skip).contains("more"));
+    }
+
+    #[test]
+    fn captions_without_any_known_word_are_refused() {
+        let cuts =
+            |captions, unknown_captions| TokenCuts { captions, unknown_captions, ..TokenCuts::default() };
+        let text = check_words("git", cuts(12, 12)).unwrap_err().to_string();
+        assert!(text.starts_with("the tokenizer of git knows no word of the 12 captions"), "{text}");
+        assert!(text.contains("--model") && text.contains("--caption-column"), "{text}");
+        assert!(check_words("git", cuts(12, 11)).is_ok() && check_words("git", cuts(0, 0)).is_ok());
     }
 }

@@ -61,10 +61,23 @@ fn without_dots(path: &str) -> String {
     format!("/{}{query}", parts.join("/"))
 }
 
-/// An address without its query, which may hold a signature.
+/// An address without its query, which may hold a signature, and with its user and password masked.
 pub(super) fn shown(url: &Uri) -> Box<str> {
     let text = url.to_string();
-    text.split('?').next().unwrap_or_default().into()
+    let text = text.split('?').next().unwrap_or_default();
+    match url.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
+        Some((secret, _)) => text.replacen(&format!("{secret}@"), "***@", 1).into(),
+        None => text.into(),
+    }
+}
+
+/// The text of an endpoint, which need not be a valid address, with its user and password masked.
+pub(super) fn masked(endpoint: &str) -> String {
+    let Some((before, host)) = endpoint.rsplit_once('@') else { return endpoint.to_owned() };
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://***@{host}"),
+        None => format!("***@{host}"),
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +100,25 @@ mod tests {
             assert_eq!(join(&base, location).unwrap(), meant, "{location}");
         }
         assert_eq!(join(&base, "ftp://cdn.example/blob"), None);
+    }
+
+    #[test]
+    fn queries_and_passwords_are_not_shown() {
+        for (address, text) in [
+            ("https://hub.example/a@b/x.json?sig=1", "https://hub.example/a@b/x.json"),
+            ("http://ada:secret@hub.example:8080/x?y=1", "http://***@hub.example:8080/x"),
+            ("http://secret@hub.example/x", "http://***@hub.example/x"),
+        ] {
+            assert_eq!(&*shown(&address.parse().unwrap()), text);
+        }
+        for (endpoint, text) in [
+            ("https://hub.example/hf", "https://hub.example/hf"),
+            ("http://ada:secret@hub.example:8080", "http://***@hub.example:8080"),
+            ("http://ada:sec/ret@x@hub.example", "http://***@hub.example"),
+            ("ada:secret@hub.example", "***@hub.example"),
+        ] {
+            assert_eq!(masked(endpoint), text);
+        }
     }
 
     #[test]

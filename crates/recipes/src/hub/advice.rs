@@ -13,7 +13,7 @@ pub struct Refusal {
     pub file: Option<String>,
     /// The requested address, without its query.
     pub url: Box<str>,
-    /// The hub's address.
+    /// The hub's address, with its user and password masked.
     pub endpoint: String,
     /// Whether the hub itself answered, as opposed to a host that it redirected to.
     pub is_hub: bool,

@@ -1,5 +1,7 @@
 use std::{fmt, path::PathBuf};
 
+use caption_data::LeftOut;
+
 use super::{
     Error, HubConfig, Kind, RepoId, Repository, Result,
     http::Http,
@@ -34,6 +36,9 @@ pub struct FetchedDataset {
     /// The commit of the files. If the hub converted the dataset to parquet, it is a commit of the branch
     /// that holds the result.
     pub commit: String,
+    /// The repository's files that are not downloaded, as they do not belong to the train split. Files that
+    /// are in the folder of images anyway are not among them.
+    pub left_out: LeftOut,
 }
 
 /// The files of a dataset's train split.
@@ -118,7 +123,8 @@ impl Hub {
             (names, _) => names?,
         };
         let folder = main.fetch(&names)?;
-        Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit })
+        let left_out = select::left_out_by_image_folder(&main.listing, |name| folder.join(name).exists());
+        Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit, left_out })
     }
 
     /// The hub's parquet conversion of a dataset, if there is one.
@@ -151,5 +157,7 @@ fn parquet(snapshot: &Snapshot<'_>) -> Result<Option<FetchedDataset>> {
     let folder = snapshot.fetch(&names)?;
     let mut files: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
     files.sort();
-    Ok(Some(FetchedDataset { files: DatasetFiles::Parquet(files), commit: snapshot.commit.clone() }))
+    let left_out = select::left_out_by_parquet_files(&snapshot.listing, &names);
+    let commit = snapshot.commit.clone();
+    Ok(Some(FetchedDataset { files: DatasetFiles::Parquet(files), commit, left_out }))
 }

@@ -4,6 +4,7 @@ use std::{
     time::Duration,
 };
 
+use super::address::masked;
 use super::environment::{expanded, user_home};
 use super::{Error, Result};
 
@@ -65,7 +66,7 @@ impl HubConfig {
 
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(Error::BadEndpoint { endpoint });
+            return Err(Error::BadEndpoint { endpoint: masked(&endpoint) });
         }
         let timeout = variable("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|seconds| seconds.parse().ok());
         let token = if is_on(variable("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
@@ -100,11 +101,11 @@ fn token(variable: impl Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Re
     Ok(Some(token).filter(|token| !token.is_empty()))
 }
 
-/// Written by hand so that a token never ends up in a log.
+/// Written by hand so that a token or a password never ends up in a log.
 impl fmt::Debug for HubConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubConfig")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &masked(&self.endpoint))
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
             .field("timeout", &self.timeout)
@@ -187,6 +188,18 @@ mod tests {
     fn a_token_is_never_printed() {
         let config = read(&[("HF_HOME", "/hf"), ("HF_TOKEN", "hf_secret")]).unwrap();
         assert!(!format!("{config:?}").contains("hf_secret"));
+    }
+
+    #[test]
+    fn the_password_of_an_endpoint_is_used_and_never_printed() {
+        let with = |endpoint| read(&[("HF_HOME", "/hf"), ("HF_ENDPOINT", endpoint)]);
+        let config = with("http://ada:secret@hub.local").unwrap();
+        assert_eq!(config.endpoint, "http://ada:secret@hub.local");
+        let text = format!("{config:?}");
+        assert!(text.contains("http://***@hub.local") && !text.contains("secret"), "{text}");
+        let error = with("ada:secret@hub.local").unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("`***@hub.local`") && !text.contains("secret"), "{text}");
     }
 
     #[test]

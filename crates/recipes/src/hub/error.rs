@@ -49,7 +49,7 @@ pub enum Error {
         "HF_ENDPOINT is `{endpoint}`, which is no web address: it must be https:// or http:// and a host, such as https://huggingface.co"
     )]
     BadEndpoint {
-        /// The value of HF_ENDPOINT.
+        /// The value of HF_ENDPOINT, with its user and password masked.
         endpoint: String,
     },
 
@@ -193,6 +193,16 @@ pub enum Error {
         found: Vec<String>,
         /// Whether the cache was searched instead of the hub.
         offline: bool,
+    },
+
+    /// The dataset is in the Arrow files of `save_to_disk`.
+    #[error(
+        "{repo} has the .arrow files of `save_to_disk`, which are read from local folders only: upload the dataset with \
+         `Dataset.push_to_hub`, which writes parquet files, or download it and give the folder"
+    )]
+    SavedToDisk {
+        /// The requested repository.
+        repo: Repository,
     },
 
     /// The dataset has several configurations, and none is called `default`.

@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use ureq::http::{HeaderMap, Uri};
 use ureq::{Agent, Body};
 
-use super::address::{Origin, join, shown};
+use super::address::{Origin, join, masked, shown};
 use super::failure::{Failure, failure};
 use super::{Error, HubConfig, Result};
 
@@ -36,7 +36,7 @@ impl Http {
     pub(super) fn new(config: &HubConfig) -> Result<Self> {
         let endpoint = config.endpoint.parse().ok();
         let hub = endpoint.as_ref().and_then(Origin::of);
-        let hub = hub.ok_or_else(|| Error::BadEndpoint { endpoint: config.endpoint.clone() })?;
+        let hub = hub.ok_or_else(|| Error::BadEndpoint { endpoint: masked(&config.endpoint) })?;
         let timeout = Some(config.timeout);
         let agent = Agent::config_builder()
             .http_status_as_error(false)

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use caption_data::selection::{self, CAPTIONS, Refusal, UNREAD_PICTURES, extension, is_metadata, is_picture};
+use caption_data::{LeftOut, LeftOutReason};
 
 use super::{Error, Result, snapshot::Listing};
 use crate::save::COMPANIONS;
@@ -89,11 +90,47 @@ pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     let has_captions = |name: &&str| is_description(name) || captioned.contains(stem(name));
     let files: Vec<&str> = pictures.iter().copied().chain(captions).collect();
     if pictures.is_empty() || !files.iter().any(has_captions) {
+        if listing.names.iter().any(|name| extension(name) == "arrow") {
+            return Err(Error::SavedToDisk { repo: listing.repo.clone() });
+        }
         return Err(listing.lacks(
             "parquet files, or images with captions (metadata.jsonl, .csv or .parquet, or same-name .txt or .caption files)",
         ));
     }
     Ok(files.into_iter().map(str::to_owned).collect())
+}
+
+/// The files of a dataset that [`parquet_files`] did not choose, as the reader of a local folder counts them.
+pub(super) fn left_out_by_parquet_files(listing: &Listing, chosen: &[String]) -> LeftOut {
+    let mut left_out = LeftOut::default();
+    for name in listing.names.iter().filter(|name| !chosen.contains(name)) {
+        let is_table = extension(name) == "parquet" && !is_metadata(name);
+        if is_table {
+            left_out.add(selection::why_not_of_tables(name), name);
+        } else if is_picture(name) && is_hidden(name) {
+            left_out.add(LeftOutReason::Hidden, name);
+        } else if is_picture(name) || is_metadata(name) || extension(name) == "arrow" {
+            left_out.add(LeftOutReason::BesideTables, name);
+        }
+    }
+    left_out
+}
+
+/// The pictures that [`image_folder`] did not choose, without those that are `there` although nobody asked
+/// for them: the reader of the folder counts these.
+pub(super) fn left_out_by_image_folder(listing: &Listing, there: impl Fn(&str) -> bool) -> LeftOut {
+    let pictures = listing.names.iter().map(String::as_str).filter(|name| is_picture(name) && !there(name));
+    let (hidden, pictures): (Vec<&str>, Vec<&str>) = pictures.partition(|name| is_hidden(name));
+    let names: Vec<&str> = listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name)).collect();
+    let why_not = selection::why_not_of_image_folder(&names);
+    let mut left_out = LeftOut::default();
+    hidden.into_iter().for_each(|name| left_out.add(LeftOutReason::Hidden, name));
+    for name in pictures {
+        if let Some(reason) = why_not(name) {
+            left_out.add(reason, name);
+        }
+    }
+    left_out
 }
 
 /// Whether captions are in text files beside their pictures, and not in metadata.

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use ureq::http::Uri;
 
-use super::address::shown;
+use super::address::{masked, shown};
 use super::cache::{self, RepoCache, is_read_only};
 use super::download::RemoteFile;
 use super::failure::{Failure, cut, retried};
@@ -94,14 +94,16 @@ impl Hub {
     }
 
     fn address(&self, path: &str) -> Result<Uri, Failure> {
-        let text = format!("{}/{path}", self.config.endpoint);
-        text.parse()
-            .map_err(|_| Failure::NotAHub { url: text.into(), problem: "it is no web address".into() })
+        let address = |endpoint: &str| format!("{endpoint}/{path}");
+        address(&self.config.endpoint).parse().map_err(|_| Failure::NotAHub {
+            url: address(&masked(&self.config.endpoint)).into(),
+            problem: "it is no web address".into(),
+        })
     }
 
     /// Turns a failure into an error with the requested repository and file, and advice.
     pub(super) fn explain(&self, repo: &Repository, file: Option<&str>, failure: Failure) -> Error {
-        let (repo, file, endpoint) = (repo.clone(), file.map(str::to_owned), self.config.endpoint.clone());
+        let (repo, file, endpoint) = (repo.clone(), file.map(str::to_owned), masked(&self.config.endpoint));
         let with_token = self.config.token.is_some();
         match failure {
             Failure::Refused { url, is_hub, status, code, wait } => Error::Refused(Box::new(Refusal {

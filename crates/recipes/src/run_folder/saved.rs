@@ -45,9 +45,40 @@ impl SavedOptions {
         serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 
+    /// The commit of the hub's model `name` that the run trained, if it recorded one: in the configuration of
+    /// its adapter.
+    pub fn model_commit(&self, name: &str) -> Option<String> {
+        let config = self.adapter_config.as_ref()?;
+        config.revision.clone().filter(|_| config.base_model_name_or_path.as_deref() == Some(name))
+    }
+
     /// The flags for a process in `directory`: relative paths become absolute if the run was started
     /// elsewhere.
     pub fn flags_in(&self, directory: &Path) -> Flags {
         if self.directory == directory { self.flags.clone() } else { self.flags.anchored(&self.directory) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commit_of_the_model_is_that_of_the_adapters_base() {
+        let with = |adapter_config| SavedOptions {
+            version: "0.1.0".into(),
+            command: "pokemon_finetune".into(),
+            directory: ".".into(),
+            flags: Flags::default(),
+            adapter_config,
+        };
+        let saved = with(Some(LoraConfig {
+            base_model_name_or_path: Some("a/b".to_owned()),
+            revision: Some("0f3c".to_owned()),
+            ..LoraConfig::default()
+        }));
+        assert_eq!(saved.model_commit("a/b").as_deref(), Some("0f3c"));
+        assert_eq!(saved.model_commit("a/other"), None);
+        assert_eq!(with(None).model_commit("a/b"), None);
     }
 }
