@@ -7,7 +7,7 @@ use image::{
 };
 
 use crate::image_kind::kind_of;
-use crate::{Error, Result, gif, jpeg, png};
+use crate::{Error, Result, gif, ico, jpeg, png};
 
 /// Decodes a picture file to upright RGB pixels, as `datasets` and Pillow do:
 /// `exif_transpose(Image.open(file)).convert("RGB")`.
@@ -87,6 +87,9 @@ impl ImageDecoder {
                 self.decode_with(&file, ImageFormat::Jpeg)
             }
             ImageFormat::Png => self.decode_with(&png::with_end(file), ImageFormat::Png),
+            ImageFormat::Ico if let Some(png) = ico::png(file) => {
+                self.decode_with(&png::with_end(png), ImageFormat::Png)
+            }
             format => self.decode_with(file, format),
         }
     }

@@ -57,6 +57,7 @@ mod error;
 mod folder;
 mod folder_files;
 mod gif;
+mod ico;
 mod image_kind;
 mod inspection;
 mod jpeg;
