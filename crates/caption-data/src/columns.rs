@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{Error, Result, SourceOptions};
 
-/// What a column is used for.
+/// The use of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnRole {
     /// The pictures, or the names of their files.
@@ -26,7 +26,7 @@ impl fmt::Display for ColumnRole {
     }
 }
 
-/// What a column can be used for, judging by its type.
+/// The uses that the type of a column allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ColumnKind {
     Picture,

@@ -238,7 +238,7 @@ fn rows_of_metadata(
     for record in &metadata.records {
         let image = metadata.picture(record, file_name(&metadata, record, &columns.image)?)?;
         match files.why_not(&image) {
-            // Those that exist have been counted as files already.
+            // Existing files are counted already.
             Some(reason) if !image.exists() => files.leave_out(reason, &image),
             Some(_) => {}
             // A broken link, which has been counted.

@@ -19,7 +19,7 @@ pub(crate) enum Weights {
     Torch(Vec<TorchFile>),
 }
 
-/// What a Git LFS pointer begins with: the text that stands for a file that was not downloaded.
+/// The first bytes of a Git LFS pointer, the text file in place of a file that was not downloaded.
 pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// One safetensors file, whose tensors are read one at a time.

@@ -86,7 +86,7 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// What is split into training, validation and test.
+/// The unit that is split into training, validation and test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum SplitBy {
     /// Rows

@@ -19,7 +19,7 @@ const PRINTED: usize = 5;
 
 /// Losses, scores and captions of the test split, before and after.
 pub struct Results {
-    /// Of the base model and the adapted one; `None` without test rows.
+    /// Judgements of the base model and the adapted model; `None` without test rows.
     judgements: Option<[Judgement; 2]>,
     lines: Vec<CaptionLine>,
     metrics: Metrics,

@@ -130,7 +130,7 @@ pub enum Error {
         file: Option<String>,
         /// The requested address, without its query.
         url: Box<str>,
-        /// What is wrong with the response.
+        /// The fault of the response.
         problem: Box<str>,
     },
 
