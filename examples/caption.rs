@@ -20,12 +20,12 @@ use caption_data::{
 use git_model::{Caption, GitForCausalLm, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
-use recipes::captioning;
-use recipes::cli::{self, Storage};
-use recipes::open;
-use recipes::pictures::with_flag;
-use recipes::prompts::Prompts;
-use recipes::terminal::{one_line, say};
+use caption_lora::captioning;
+use caption_lora::cli::{self, Storage};
+use caption_lora::open;
+use caption_lora::pictures::with_flag;
+use caption_lora::prompts::Prompts;
+use caption_lora::terminal::{one_line, say};
 use serde_json::json;
 use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 /// Captions the pictures on the command line; returns how many could not be read.
 fn run(options: &cli::Caption) -> Result<usize> {
     cli::use_threads(options.threads)?;
-    let Pictures { paths: images, left_out, .. } = recipes::pictures::expand(&options.images)?;
+    let Pictures { paths: images, left_out, .. } = caption_lora::pictures::expand(&options.images)?;
     left_out.groups().for_each(|group| eprintln!("left out: {group}"));
     let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
     let mut metadata = options.metadata.as_deref().map(|path| Metadata::new(path, &images)).transpose()?;
@@ -211,7 +211,7 @@ impl Metadata {
     }
 
     fn write(&self) -> Result<()> {
-        recipes::files::replace(&self.path, &self.lines)
+        caption_lora::files::replace(&self.path, &self.lines)
     }
 }
 

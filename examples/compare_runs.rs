@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use recipes::report::{Run, write_comparison};
-use recipes::terminal::{one_line, say};
+use caption_lora::report::{Run, write_comparison};
+use caption_lora::terminal::{one_line, say};
 
 /// Compares finished runs of pokemon_finetune on one page.
 #[derive(Parser)]

@@ -12,9 +12,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::{Parser, ValueEnum};
-use recipes::hub::Location;
-use recipes::terminal::{one_line, say};
-use recipes::{merge, open, save};
+use caption_lora::hub::Location;
+use caption_lora::terminal::{one_line, say};
+use caption_lora::{merge, open, save};
 
 /// Merges a LoRA adapter into its model.
 #[derive(Parser)]

@@ -11,10 +11,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use recipes::cli::Request;
-use recipes::finetune::{self, Ending, INTERRUPTED, Session};
-use recipes::resume::Resumed;
-use recipes::terminal::one_line;
+use caption_lora::cli::Request;
+use caption_lora::finetune::{self, Ending, INTERRUPTED, Session};
+use caption_lora::resume::Resumed;
+use caption_lora::terminal::one_line;
 
 fn main() -> ExitCode {
     match finetune(Request::from_command_line()) {

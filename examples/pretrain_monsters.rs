@@ -1,8 +1,8 @@
-//! Creates the small checkpoint in crates/recipes/assets/git-monsters: GIT from random weights, with full
+//! Creates the small checkpoint in crates/caption-lora/assets/git-monsters: GIT from random weights, with full
 //! training on drawn monsters and their captions in the first style. The same seed gives the same checkpoint.
 //!
 //! ```text
-//! cargo run --release --example pretrain_monsters -- --output-dir crates/recipes/assets/git-monsters
+//! cargo run --release --example pretrain_monsters -- --output-dir crates/caption-lora/assets/git-monsters
 //! ```
 #![allow(clippy::print_stdout)]
 
@@ -16,10 +16,10 @@ use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use clap::Parser;
 use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
 use monster_drawings::{DrawingSource, Style, vocabulary};
-use recipes::captioning::{Captioner, pictures};
-use recipes::hub::Location;
-use recipes::task::{CaptionBatches, CaptionTask, References};
-use recipes::{cli, files, open, save};
+use caption_lora::captioning::{Captioner, pictures};
+use caption_lora::hub::Location;
+use caption_lora::task::{CaptionBatches, CaptionTask, References};
+use caption_lora::{cli, files, open, save};
 use serde_json::json;
 use train_ops::{TrainableBuilder, sample_key};
 use trainer_core::sinks::ConsoleSink;

@@ -11,7 +11,7 @@ use git_model::{Checkpoint, GitForCausalLm};
 use train_ops::{FrozenBuilder, Pass};
 
 fn checkpoint() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../recipes/assets/git-monsters")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../caption-lora/assets/git-monsters")
 }
 
 /// A coloured disc on a background, in a size that has to be resized and cropped.

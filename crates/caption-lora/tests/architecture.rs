@@ -29,7 +29,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "git-model",
             "monster-drawings",
             "peft-lora",
-            "recipes",
+            "caption-lora",
             "torch-files",
             "train-ops",
             "trainer-core"
@@ -54,7 +54,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "git-model" => &["caption-generation", "torch-files", "train-ops"],
             "peft-lora" => &["torch-files", "train-ops"],
             "monster-drawings" => &["caption-data"],
-            "recipes" => &[
+            "caption-lora" => &[
                 "caption-data",
                 "caption-metrics",
                 "git-model",

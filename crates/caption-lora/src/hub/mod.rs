@@ -5,7 +5,7 @@
 //! lists are requested; none is guessed.
 //!
 //! ```no_run
-//! use recipes::hub::{Hub, Location};
+//! use caption_lora::hub::{Hub, Location};
 //!
 //! let folder = match "microsoft/git-base".parse()? {
 //!     Location::Embedded => unreachable!("the name says otherwise"),
@@ -13,7 +13,7 @@
 //!     Location::Hub(id) => Hub::from_env()?.model_dir(&id)?.folder,
 //! };
 //! assert!(folder.join("config.json").exists());
-//! # Ok::<(), recipes::hub::Error>(())
+//! # Ok::<(), caption_lora::hub::Error>(())
 //! ```
 
 mod address;

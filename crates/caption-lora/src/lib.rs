@@ -1,4 +1,4 @@
-//! Combines the libraries into the recipes of `examples/` and `benches/`.
+//! The application: fine-tunes image-captioning models with LoRA, captions pictures, merges adapters, compares runs.
 //!
 //! Model, adapters, data, scores and training engine do not depend on each other; this crate connects them:
 //!

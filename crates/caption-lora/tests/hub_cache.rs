@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use common::hub_client::{MODEL, hub, id, offline};
 use common::hub_server::HubServer;
-use recipes::hub::{DatasetFiles, Error};
+use caption_lora::hub::{DatasetFiles, Error};
 
 /// Every path below a folder, without following links, with its modification time.
 fn tree(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
@@ -224,11 +224,11 @@ mod read_only {
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 
-    fn from_environment() -> (PathBuf, recipes::hub::Hub) {
+    fn from_environment() -> (PathBuf, caption_lora::hub::Hub) {
         let cache = PathBuf::from(env::var(CACHE).unwrap());
         assert!(File::create(cache.join("probe")).is_err(), "the cache can be written to");
         let config = common::hub_client::config(&env::var(ENDPOINT).unwrap(), &cache);
-        (cache, recipes::hub::Hub::new(config).unwrap())
+        (cache, caption_lora::hub::Hub::new(config).unwrap())
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod read_only {
         let cache = PathBuf::from(env::var(CACHE).unwrap());
         assert!(File::create(cache.join(".locks/probe")).is_err());
         let config = common::hub_client::config(&env::var(ENDPOINT).unwrap(), &cache);
-        let folder = recipes::hub::Hub::new(config).unwrap().model_dir(&id("a/b")).unwrap().folder;
+        let folder = caption_lora::hub::Hub::new(config).unwrap().model_dir(&id("a/b")).unwrap().folder;
         assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), [7; 5000]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::hub_client::{MODEL, config, hub, id};
 use common::hub_server::{HubServer, Redirect, Revision, Ways};
-use recipes::hub::{Error, Hub, HubConfig};
+use caption_lora::hub::{Error, Hub, HubConfig};
 
 /// The model's files, with weights large enough to be cut.
 fn files(weights: &[u8]) -> Vec<(&'static str, &[u8])> {

@@ -5,7 +5,7 @@
 //! ignored.
 //!
 //! ```
-//! use recipes::cli::{Finetune, Tune};
+//! use caption_lora::cli::{Finetune, Tune};
 //!
 //! let options = Finetune::from_arguments(["pokemon_finetune", "--lora-r", "8", "--tune", "both"])?;
 //! assert_eq!((options.lora.rank(), options.lora.tune), (8, Tune::Both));

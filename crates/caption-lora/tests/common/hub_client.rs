@@ -8,7 +8,7 @@
 
 use std::{path::Path, time::Duration};
 
-use recipes::hub::{Hub, HubConfig, Location, RepoId};
+use caption_lora::hub::{Hub, HubConfig, Location, RepoId};
 
 use super::hub_server::HubServer;
 

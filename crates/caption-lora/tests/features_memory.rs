@@ -4,7 +4,7 @@
 #![allow(clippy::print_stderr, reason = "measurements are for people")]
 
 use candle_core::{DType, Device, Tensor};
-use recipes::features::{FeatureStore, Keep, Layout};
+use caption_lora::features::{FeatureStore, Keep, Layout};
 
 /// Features of 2 MiB per picture, for 128 pictures.
 const LAYOUT: Layout = Layout { tokens: 512, width: 1024, dtype: DType::F32 };

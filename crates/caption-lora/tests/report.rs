@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use recipes::{
+use caption_lora::{
     plot::{History, LogEntry},
     report::{Better, Example, Metric, Report, Run, compare_html},
     results::Metrics,

@@ -17,7 +17,7 @@ use crate::{
 /// The content of a run's page.
 ///
 /// ```
-/// use recipes::report::{Better, Metric, Report};
+/// use caption_lora::report::{Better, Metric, Report};
 ///
 /// let report = Report {
 ///     title: "Pokémon captions".into(),

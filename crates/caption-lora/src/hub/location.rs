@@ -13,13 +13,13 @@ use super::{Error, Result};
 /// `./embedded`. An empty folder with the name of a hub id is an error, as it is there by mistake.
 ///
 /// ```
-/// use recipes::hub::{Location, RepoId};
+/// use caption_lora::hub::{Location, RepoId};
 ///
 /// let location: Location = "microsoft/git-base".parse()?;
 /// assert_eq!(location, Location::Hub(RepoId { name: "microsoft/git-base".into(), revision: None }));
 /// assert_eq!("embedded".parse::<Location>()?, Location::Embedded);
 /// assert!("./no-such-folder".parse::<Location>().is_err());
-/// # Ok::<(), recipes::hub::Error>(())
+/// # Ok::<(), caption_lora::hub::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {

@@ -71,7 +71,7 @@ impl Default for Style {
 /// As the drawing library; none is expected.
 ///
 /// ```
-/// use recipes::plot::{History, LogEntry, Style, loss_svg};
+/// use caption_lora::plot::{History, LogEntry, Style, loss_svg};
 ///
 /// let entry = |step, loss, eval_loss| LogEntry {
 ///     step,

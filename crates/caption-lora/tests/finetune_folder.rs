@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use common::programs::{contents, example, json, json_lines, resume, run};
 use common::tiny::{SPLIT, Tiny};
-use recipes::run_folder::{FolderLock, Locked};
+use caption_lora::run_folder::{FolderLock, Locked};
 
 const SHORT: &str = "--max-steps 2";
 const LONG: &str = "--max-steps 2000 --save-total-limit 1";
