@@ -1,4 +1,4 @@
-//! Layer normalisation of rows, forward and backward.
+//! Layer normalisation and root mean square normalisation of rows, forward and backward.
 
 use crate::dispatch::for_each_isa;
 
@@ -49,6 +49,48 @@ for_each_isa! {
             let mean_gx = sum_of2(dx, x, |g, x| g * (x - mean) * rstd) / n as f32;
             for (dx, x) in dx.iter_mut().zip(x) {
                 *dx = (*dx - mean_g - (x - mean) * rstd * mean_gx) * rstd;
+            }
+        }
+    }
+
+    /// `y = x / sqrt(mean(x²) + eps) * weight` for each row of `weight.len()` values. Leaves `1 / sqrt(mean(x²) + eps)` of
+    /// each row for [`rms_normalise_gradient`].
+    pub fn rms_normalise(
+        isa: Isa,
+        xs: &[f32],
+        weight: &[f32],
+        eps: f32,
+        ys: &mut [f32],
+        inverse_rms: &mut [f32],
+    ) {
+        let n = weight.len();
+        for ((x, y), inverse_rms) in xs.chunks_exact(n).zip(ys.chunks_exact_mut(n)).zip(inverse_rms) {
+            *inverse_rms = 1.0 / (sum_of(x, |x| x * x) / n as f32 + eps).sqrt();
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * *inverse_rms * w;
+            }
+        }
+    }
+
+    /// With `x̂` the normalised input and `g = dy * weight`: `dx = (g - x̂ mean(g x̂)) / rms`.
+    pub fn rms_normalise_gradient(
+        isa: Isa,
+        xs: &[f32],
+        weight: &[f32],
+        dys: &[f32],
+        inverse_rms: &[f32],
+        dxs: &mut [f32],
+    ) {
+        let n = weight.len();
+        for (((x, dy), dx), inverse_rms) in
+            xs.chunks_exact(n).zip(dys.chunks_exact(n)).zip(dxs.chunks_exact_mut(n)).zip(inverse_rms)
+        {
+            for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
+                *dx = dy * w;
+            }
+            let mean_gx = sum_of2(dx, x, |g, x| g * x * inverse_rms) / n as f32;
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = (*dx - x * inverse_rms * mean_gx) * inverse_rms;
             }
         }
     }

@@ -57,9 +57,11 @@ pub use buffer::Buffer;
 pub use dropout::{DropoutMask, MaskBits};
 pub use error::{Error, Result};
 pub use gathered::{Gathered, gathered_dots, gathered_sum};
-pub use gelu::{gelu, gelu_gradient, quick_gelu, quick_gelu_gradient};
+pub use gelu::{
+    gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient, quick_gelu, quick_gelu_gradient, silu, silu_gradient,
+};
 pub use isa::{ISA_VARIABLE, Isa};
-pub use layer_norm::{RowStatistics, normalise, normalise_gradient};
+pub use layer_norm::{RowStatistics, normalise, normalise_gradient, rms_normalise, rms_normalise_gradient};
 pub use math::mix;
 pub use memory::{keep_freed_memory, release_memory};
 pub use operand::Operand;

@@ -7,8 +7,10 @@ mod common;
 
 use common::{instruction_sets, values};
 use cpu_kernels::{
-    DropoutMask, Gathered, Isa, gathered_dots, gathered_sum, gelu, gelu_gradient, log_sum_exp, normalise,
-    normalise_gradient, probabilities, quick_gelu, quick_gelu_gradient, softmax, softmax_gradient,
+    DropoutMask, Gathered, Isa, gathered_dots, gathered_sum, gelu, gelu_gradient, gelu_tanh,
+    gelu_tanh_gradient, log_sum_exp, normalise, normalise_gradient, probabilities, quick_gelu,
+    quick_gelu_gradient, rms_normalise, rms_normalise_gradient, silu, silu_gradient, softmax,
+    softmax_gradient,
 };
 
 /// Lengths around multiples of every vector's.
@@ -40,6 +42,14 @@ fn layer_norm(isa: Isa, n: usize) -> Results {
     normalise(isa, &xs, &weight, &bias, 1e-5, &mut ys, &mut statistics);
     normalise_gradient(isa, &xs, &weight, &dys, &statistics, &mut dxs);
     [ys, dxs, statistics.concat()].concat()
+}
+
+fn rms_norm(isa: Isa, n: usize) -> Results {
+    let (xs, dys, weight) = (values(1, 3 * n), values(2, 3 * n), values(3, n));
+    let (mut ys, mut dxs, mut inverse_rms) = (vec![0.0; 3 * n], vec![0.0; 3 * n], [0.0; 3]);
+    rms_normalise(isa, &xs, &weight, 1e-5, &mut ys, &mut inverse_rms);
+    rms_normalise_gradient(isa, &xs, &weight, &dys, &inverse_rms, &mut dxs);
+    [ys, dxs, inverse_rms.to_vec()].concat()
 }
 
 fn softmax_and_gradient(isa: Isa, n: usize) -> Results {
@@ -81,12 +91,17 @@ fn dropout(isa: Isa, n: usize) -> Results {
 
 #[test]
 fn all_instruction_sets_compute_the_same_bits() {
-    let functions: [(&str, Function); 9] = [
+    let functions: [(&str, Function); 14] = [
         ("gelu", Box::new(elementwise(gelu))),
         ("gelu_gradient", Box::new(gradient(gelu_gradient))),
         ("quick_gelu", Box::new(elementwise(quick_gelu))),
         ("quick_gelu_gradient", Box::new(gradient(quick_gelu_gradient))),
+        ("silu", Box::new(elementwise(silu))),
+        ("silu_gradient", Box::new(gradient(silu_gradient))),
+        ("gelu_tanh", Box::new(elementwise(gelu_tanh))),
+        ("gelu_tanh_gradient", Box::new(gradient(gelu_tanh_gradient))),
         ("layer norm", Box::new(layer_norm)),
+        ("rms norm", Box::new(rms_norm)),
         ("softmax", Box::new(softmax_and_gradient)),
         ("cross entropy", Box::new(cross_entropy)),
         ("gathered", Box::new(gathered)),

@@ -176,7 +176,9 @@ fn activation<'de, D: serde::Deserializer<'de>>(
 ) -> std::result::Result<Activation, D::Error> {
     let name = String::deserialize(deserializer)?;
     Activation::from_name(&name).ok_or_else(|| {
-        serde::de::Error::custom(format!("activation {name:?}; supported are \"gelu\" and \"quick_gelu\""))
+        serde::de::Error::custom(format!(
+            "activation {name:?}; supported are \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\", \"quick_gelu\" and \"silu\""
+        ))
     })
 }
 

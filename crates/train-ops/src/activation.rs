@@ -1,4 +1,4 @@
-use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use cpu_kernels::Isa;
@@ -14,6 +14,10 @@ pub enum Activation {
     Gelu,
     /// `quick_gelu`: `x σ(1.702 x)`, as CLIP uses it.
     QuickGelu,
+    /// `gelu_new` and `gelu_pytorch_tanh`: `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, as in GPT-2 and Gemma.
+    GeluTanh,
+    /// `silu` and `swish`: `x σ(x)` (Elfwing, Uchibe and Doya, 2017), as in Llama.
+    Silu,
 }
 
 impl Activation {
@@ -22,6 +26,8 @@ impl Activation {
         match name {
             "gelu" => Some(Self::Gelu),
             "quick_gelu" => Some(Self::QuickGelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "silu" | "swish" => Some(Self::Silu),
             _ => None,
         }
     }
@@ -50,13 +56,19 @@ impl Activation {
                     dys * (cdf + (&x * density)?)?
                 })?
             }
-            Self::QuickGelu => {
-                // σ(u) = (1 + tanh(u / 2)) / 2, of differentiable operations.
-                let sigmoid = (((xs * (1.702 / 2.0))?.tanh()? + 1.0)? * 0.5)?;
-                (xs * sigmoid)?
+            Self::QuickGelu => (xs * sigmoid(&(xs * 1.702)?)?)?,
+            Self::Silu => (xs * sigmoid(xs)?)?,
+            Self::GeluTanh => {
+                let cubic = (xs.sqr()? * 0.044715)?.affine(1.0, 1.0)?;
+                (xs * sigmoid(&((xs * cubic)? * (FRAC_2_SQRT_PI * SQRT_2))?)?)?
             }
         })
     }
+}
+
+/// `σ(u) = (1 + tanh(u / 2)) / 2`, of differentiable operations.
+fn sigmoid(us: &Tensor) -> Result<Tensor> {
+    Ok((((us * 0.5)?.tanh()? + 1.0)? * 0.5)?)
 }
 
 impl Activation {
@@ -65,6 +77,8 @@ impl Activation {
         match self {
             Self::Gelu => cpu_kernels::gelu(isa, xs, ys),
             Self::QuickGelu => cpu_kernels::quick_gelu(isa, xs, ys),
+            Self::GeluTanh => cpu_kernels::gelu_tanh(isa, xs, ys),
+            Self::Silu => cpu_kernels::silu(isa, xs, ys),
         }
     }
 
@@ -73,6 +87,8 @@ impl Activation {
         match self {
             Self::Gelu => cpu_kernels::gelu_gradient(isa, xs, dys, dxs),
             Self::QuickGelu => cpu_kernels::quick_gelu_gradient(isa, xs, dys, dxs),
+            Self::GeluTanh => cpu_kernels::gelu_tanh_gradient(isa, xs, dys, dxs),
+            Self::Silu => cpu_kernels::silu_gradient(isa, xs, dys, dxs),
         }
     }
 }

@@ -44,6 +44,9 @@ mod names;
 mod pass;
 mod pool;
 mod recompute;
+mod rms_norm;
+mod rotary;
+mod softmax;
 mod transformer;
 
 pub use activation::Activation;
@@ -64,4 +67,7 @@ pub use names::Renaming;
 pub use pass::{Pass, sample_key};
 pub use pool::on_pool;
 pub use recompute::recompute;
+pub use rms_norm::rms_norm;
+pub use rotary::{RotaryLayout, rotary_embedding};
+pub use softmax::softmax_last_dim;
 pub use transformer::TransformerLayer;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
     Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, FrozenLinear, KeyValueCache, LayerNorm,
-    LinearLayer, LoraWeights, Pass, Result, TrainableLinear, TransformerLayer, attention, cached_attention,
-    cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
+    LinearLayer, LoraWeights, Pass, Result, RotaryLayout, TrainableLinear, TransformerLayer, attention,
+    cached_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, rms_norm, rotary_embedding,
+    sample_key, softmax_last_dim,
 };
 
 /// Fixed values in (-1, 1) without structure.
@@ -112,8 +113,32 @@ fn check(name: &str, mut inputs: Vec<Input>, f: impl Fn(&[Tensor]) -> Tensor) {
 
 #[test]
 fn activations() {
-    for activation in [Activation::Gelu, Activation::QuickGelu] {
+    for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
         check("activation", vec![trained(1, &[3, 7])], |x| activation.forward(&x[0]).unwrap());
+    }
+}
+
+#[test]
+fn softmax() {
+    check("softmax", vec![trained(1, &[2, 3, 7])], |x| softmax_last_dim(&x[0]).unwrap());
+}
+
+#[test]
+fn rms_norm_with_a_trained_and_with_a_frozen_weight() {
+    let norm = |x: &[Tensor]| rms_norm(&x[0], &x[1], 1e-5).unwrap();
+    check("norm", vec![trained(1, &[2, 3, 7]), trained(2, &[7])], norm);
+    check("frozen weight", vec![trained(1, &[2, 3, 7]), frozen(2, &[7])], norm);
+    check("frozen input", vec![frozen(1, &[2, 3, 7]), trained(2, &[7])], norm);
+}
+
+#[test]
+fn rotary_embedding_of_every_layout_with_angles_for_all_and_for_each_sequence() {
+    for layout in [RotaryLayout::Halves, RotaryLayout::Interleaved, RotaryLayout::HalvesOfTokens] {
+        for angles in [&[5, 4][..], &[2, 5, 4]] {
+            let rotary = |x: &[Tensor]| rotary_embedding(&x[0], &x[1], &x[2], layout).unwrap();
+            let inputs = vec![trained(1, &[2, 3, 3, 8]), frozen(2, angles), frozen(3, angles)];
+            check(&format!("{layout:?} {angles:?}"), inputs, rotary);
+        }
     }
 }
 

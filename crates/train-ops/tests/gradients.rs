@@ -6,7 +6,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
     Activation, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights, Pass,
-    TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
+    RotaryLayout, TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear,
+    rms_norm, rotary_embedding, sample_key, softmax_last_dim,
 };
 
 /// Fixed values in (-1, 1) without structure.
@@ -71,9 +72,29 @@ fn training() -> Pass {
 }
 
 #[test]
+fn softmax() {
+    let xs = var(1, &[2, 3, 19]);
+    agrees_with_differences("softmax", &[&xs], || softmax_last_dim(xs.as_tensor()).unwrap());
+}
+
+#[test]
+fn root_mean_square_norm() {
+    let (xs, weight) = (var(1, &[2, 3, 19]), var(2, &[19]));
+    agrees_with_differences("rms_norm", &[&xs, &weight], || rms_norm(&xs, &weight, 1e-5).unwrap());
+}
+
+#[test]
+fn rotary_position_embedding() {
+    let (xs, cos, sin) = (var(1, &[2, 3, 4, 6]), tensor(2, &[5, 3]), tensor(3, &[5, 3]));
+    for layout in [RotaryLayout::Halves, RotaryLayout::Interleaved, RotaryLayout::HalvesOfTokens] {
+        agrees_with_differences("rotary", &[&xs], || rotary_embedding(&xs, &cos, &sin, layout).unwrap());
+    }
+}
+
+#[test]
 fn activations() {
     let xs = var(1, &[3, 7]);
-    for activation in [Activation::Gelu, Activation::QuickGelu] {
+    for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
         agrees_with_differences("activation", &[&xs], || activation.forward(xs.as_tensor()).unwrap());
     }
 }
