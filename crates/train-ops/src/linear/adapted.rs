@@ -25,6 +25,11 @@ impl AdaptedLinear {
         Ok(Self { base: base.clone(), lora })
     }
 
+    /// The layer without its adapter.
+    pub fn base(&self) -> &FrozenLinear {
+        &self.base
+    }
+
     /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,
     /// without a graph: `ys` from `xs`, and from `dys` the gradient of `xs` to `dxs` and those of `A` and `B`. `xs` has
     /// the shape `dims`, `(samples * n, ..., in_features)`, whose first dimension is divided among the samples of the pass.

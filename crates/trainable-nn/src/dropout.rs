@@ -1,0 +1,73 @@
+use std::cell::Cell;
+
+use candle_core::{ModuleT, Result, Tensor, bail};
+
+use crate::current_pass;
+use crate::error::to_candle;
+
+thread_local! {
+    static CONSTRUCTED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Inverted dropout, whose masks are a function of the pass that the thread has [entered](crate::enter): the same keys give
+/// the same masks, however samples are batched.
+///
+/// Each dropout of a model has masks of its own. Candle gives it no name, so it is numbered when it is constructed, from 0 on
+/// in each [`VarBuilder::build`](crate::VarBuilder::build).
+#[derive(Clone, Debug)]
+pub struct Dropout {
+    p: f32,
+    path: String,
+}
+
+impl Dropout {
+    /// Drops elements with probability `p` in `[0, 1)`.
+    pub fn new(p: f32) -> Self {
+        let number = CONSTRUCTED.with(|constructed| constructed.replace(constructed.get() + 1));
+        Self { p, path: format!("Dropout.{number}") }
+    }
+
+    /// The identity unless `train`. The first dimension of `xs` is divided evenly among the samples of the pass.
+    ///
+    /// # Errors
+    /// If `train` is set while the thread has entered no training pass, which has the keys of the masks; or `p` is not in
+    /// `[0, 1)`.
+    pub fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        if !train || self.p == 0.0 {
+            return Ok(xs.clone());
+        }
+        let pass = current_pass();
+        if !pass.is_training() {
+            bail!(
+                "{}: dropout draws its masks from the keys of a training pass; enter one with \
+                 trainable_nn::enter(Pass::training(keys)) before the forward pass",
+                self.path
+            )
+        }
+        let dropout = train_ops::Dropout::new(&self.path, self.p).map_err(to_candle)?;
+        dropout.forward(xs, &pass).map_err(to_candle)
+    }
+}
+
+impl ModuleT for Dropout {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.forward(xs, train)
+    }
+}
+
+/// Numbers the dropouts that this thread constructs from 0 on, until it is dropped.
+pub(crate) struct Numbering {
+    before: u64,
+}
+
+impl Numbering {
+    pub(crate) fn start() -> Self {
+        Self { before: CONSTRUCTED.replace(0) }
+    }
+}
+
+impl Drop for Numbering {
+    fn drop(&mut self) {
+        CONSTRUCTED.set(self.before);
+    }
+}

@@ -1,0 +1,117 @@
+//! The layers of a model under construction, shared by all clones of its `VarBuilder`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{Result, Tensor};
+use train_ops::{LayerBuilder, LinearLayer};
+
+use crate::error::to_candle;
+
+/// What a [`LayerBuilder`] has made so far. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Layers(Arc<Mutex<State>>);
+
+struct State {
+    builder: Box<dyn LayerBuilder + Send>,
+    /// By path in the checkpoint. Models ask twice for what they tie or share.
+    linear: HashMap<String, Arc<dyn LinearLayer>>,
+    parameters: HashMap<String, Tensor>,
+}
+
+impl Layers {
+    /// Asks `builder` for all layers.
+    pub(crate) fn new(builder: impl LayerBuilder + Send + 'static) -> Self {
+        let (linear, parameters) = (HashMap::new(), HashMap::new());
+        Self(Arc::new(Mutex::new(State { builder: Box::new(builder), linear, parameters })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The parameter `name`, named `path` towards the builder: made from `read` when it is first asked for.
+    pub(crate) fn parameter(
+        &self,
+        name: &str,
+        path: &str,
+        read: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut state = self.state();
+        if let Some(parameter) = state.parameters.get(name) {
+            return Ok(parameter.clone());
+        }
+        let parameter = state.builder.parameter(path, read()?).map_err(to_candle)?;
+        state.parameters.insert(name.to_owned(), parameter.clone());
+        Ok(parameter)
+    }
+
+    /// A parameter that was made before.
+    pub(crate) fn made(&self, name: &str) -> Option<Tensor> {
+        self.state().parameters.get(name).cloned()
+    }
+
+    /// The linear layer `name`, named `path` towards the builder: made from `read` when it is first asked for.
+    pub(crate) fn linear(
+        &self,
+        name: &str,
+        path: &str,
+        read: impl FnOnce() -> Result<(Tensor, Option<Tensor>)>,
+    ) -> Result<Arc<dyn LinearLayer>> {
+        let mut state = self.state();
+        if let Some(layer) = state.linear.get(name) {
+            return Ok(layer.clone());
+        }
+        let (weight, bias) = read()?;
+        let layer = state.builder.linear(path, weight, bias).map_err(to_candle)?;
+        state.linear.insert(name.to_owned(), layer.clone());
+        Ok(layer)
+    }
+}
+
+/// A builder that is lent to a model and taken back when the model is built.
+pub(crate) struct Lent<B>(Arc<Mutex<Option<B>>>);
+
+impl<B> Lent<B> {
+    pub(crate) fn new(builder: B) -> Self {
+        Self(Arc::new(Mutex::new(Some(builder))))
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// The builder. Whoever still asks for a layer gets an error from here on.
+    pub(crate) fn take(&self) -> Option<B> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn with<T>(
+        &self,
+        path: &str,
+        ask: impl FnOnce(&mut B) -> train_ops::Result<T>,
+    ) -> train_ops::Result<T> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(builder) => ask(builder),
+            None => Err(train_ops::Error::Build {
+                path: path.to_owned(),
+                source: "the model is complete; build all layers inside the closure of VarBuilder::build".into(),
+            }),
+        }
+    }
+}
+
+impl<B: LayerBuilder> LayerBuilder for Lent<B> {
+    fn linear(
+        &mut self,
+        path: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> train_ops::Result<Arc<dyn LinearLayer>> {
+        self.with(path, |builder| builder.linear(path, weight, bias))
+    }
+
+    fn parameter(&mut self, path: &str, value: Tensor) -> train_ops::Result<Tensor> {
+        self.with(path, |builder| builder.parameter(path, value))
+    }
+}

@@ -1,0 +1,407 @@
+//! The source of a model's weights, which also decides what is trained.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_nn::Init;
+pub use candle_nn::var_builder::{
+    Backend, Rename, Renamer, SafeTensorWithRouting, ShardedSafeTensors, ShardedVarBuilder, SimpleBackend,
+    VarBuilderArgs,
+};
+use train_ops::LayerBuilder;
+
+use crate::dropout::Numbering;
+use crate::layers::{Layers, Lent};
+
+type Names<'a> = Arc<dyn Fn(&str) -> String + Send + Sync + 'a>;
+
+/// candle-nn's `VarBuilder`, whose [`build`](Self::build) lets a [`LayerBuilder`] decide what becomes of each layer.
+///
+/// Without `build` a model gets its tensors as they are: constants from a file, variables from a `VarMap`. Then a pass need
+/// not be [entered](crate::enter), and models train as with candle-nn.
+#[derive(Clone)]
+pub struct VarBuilder<'a> {
+    weights: candle_nn::VarBuilder<'a>,
+    layers: Option<Layers>,
+    /// From the name that the model asks for to the one in the checkpoint.
+    renamed: Option<Names<'a>>,
+    /// From the path in the checkpoint to the one that the builder gets.
+    layer_paths: Option<Names<'a>>,
+}
+
+impl<'a> VarBuilder<'a> {
+    /// Builds `model` with the layers of `builder`, and returns both: a LoRA builder's `finish` then gives the adapter, a
+    /// [`TrainableBuilder`](crate::TrainableBuilder)'s the variables.
+    ///
+    /// A linear layer made by [`linear`](crate::linear()) and its variants is asked for by its path. Any other tensor is a
+    /// parameter; so is the weight of a layer made by `Linear::new`, which therefore gets no adapter. What a model asks for
+    /// twice is made once and shared.
+    ///
+    /// ```
+    /// # fn main() -> candle_core::Result<()> {
+    /// use candle_core::{DType, Device, Tensor};
+    /// use trainable_nn::{Module, Pass, TrainableBuilder, VarBuilder, enter, linear};
+    ///
+    /// let weights = VarBuilder::zeros(DType::F32, &Device::Cpu);
+    /// let (layer, trained) = weights.build(TrainableBuilder::new(), |vb| linear(3, 2, vb.pp("output")))?;
+    /// let variables = trained.finish();
+    ///
+    /// let _pass = enter(Pass::training([0]));
+    /// let gradients = layer.forward(&Tensor::ones((1, 3), DType::F32, &Device::Cpu)?)?.sum_all()?.backward()?;
+    /// assert!(gradients.get(&variables["output.weight"]).is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of `model`. An error of `builder` reaches `model` as one of candle's.
+    pub fn build<B, M, E>(
+        self,
+        builder: B,
+        model: impl FnOnce(Self) -> std::result::Result<M, E>,
+    ) -> std::result::Result<(M, B), E>
+    where
+        B: LayerBuilder + Send + 'static,
+        E: From<candle_core::Error>,
+    {
+        let lent = Lent::new(builder);
+        let numbering = Numbering::start();
+        let model = model(Self { layers: Some(Layers::new(lent.share())), ..self })?;
+        drop(numbering);
+        let taken = lent.take().ok_or_else(|| candle_core::Error::Msg("the builder was taken twice".into()))?;
+        Ok((model, taken))
+    }
+
+    /// Names layers differently towards the [`LayerBuilder`]: `names` gets the path in the checkpoint. An adapter of PEFT names
+    /// layers as transformers does, which may leave out a prefix that the checkpoint has:
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device};
+    /// # let vb = trainable_nn::VarBuilder::zeros(DType::F32, &Device::Cpu);
+    /// let vb = vb.layer_paths(|path| path.trim_start_matches("bert.").to_owned());
+    /// ```
+    pub fn layer_paths(self, names: impl Fn(&str) -> String + Send + Sync + 'a) -> Self {
+        Self { layer_paths: Some(Arc::new(names)), ..self }
+    }
+
+    /// A candle-nn `VarBuilder` at the same prefix, for candle-nn's own constructors. Its tensors are those of this one, made by the
+    /// same [`LayerBuilder`].
+    pub fn to_candle(&self) -> candle_nn::VarBuilder<'a> {
+        let weights: Box<dyn SimpleBackend + 'a> = Box::new(Tensors(self.root()));
+        let root = candle_nn::VarBuilder::from_backend(weights, self.dtype(), self.device().clone());
+        let prefix = self.prefix();
+        if prefix.is_empty() { root } else { root.set_prefix(prefix) }
+    }
+
+    fn with(&self, weights: candle_nn::VarBuilder<'a>) -> Self {
+        Self { weights, ..self.clone() }
+    }
+
+    /// `name` with the prefix.
+    fn full(&self, name: &str) -> String {
+        let prefix = self.prefix();
+        if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+    }
+
+    /// The name in the checkpoint of the tensor `name`, and its name towards the builder.
+    fn names(&self, name: &str) -> (String, String) {
+        let full = self.full(name);
+        let name = self.renamed.as_ref().map_or(full.clone(), |renamed| renamed(&full));
+        let path = self.layer_paths.as_ref().map_or(name.clone(), |paths| paths(&name));
+        (name, path)
+    }
+
+    /// Hands a tensor to the builder, if there is one, or returns the one that it made before.
+    fn parameter(&self, name: &str, dtype: DType, read: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        let Some(layers) = &self.layers else { return read() };
+        let (name, path) = self.names(name);
+        layers.parameter(&name, &path, read)?.to_dtype(dtype)
+    }
+
+    /// A linear layer of these shapes, made by the builder.
+    pub(crate) fn linear(&self, in_features: usize, out_features: usize, bias: Option<Init>) -> Result<crate::Linear> {
+        let read = || {
+            let shape = (out_features, in_features);
+            let weight = self.weights.get_with_hints(shape, "weight", candle_nn::init::DEFAULT_KAIMING_NORMAL)?;
+            let bias = bias.map(|init| self.weights.get_with_hints(out_features, "bias", init)).transpose()?;
+            Ok((weight, bias))
+        };
+        let Some(layers) = &self.layers else {
+            let (weight, bias) = read()?;
+            return Ok(crate::Linear::new(weight, bias));
+        };
+        let (weight_name, weight_path) = self.names("weight");
+        // The weight of an embedding that is used again as output layer: one parameter, and no layer of its own.
+        if let Some(weight) = layers.made(&weight_name) {
+            let bias = bias.map(|init| self.get_with_hints(out_features, "bias", init)).transpose()?;
+            return Ok(crate::Linear::new(weight, bias));
+        }
+        let path = weight_path.strip_suffix(".weight").unwrap_or(&weight_path);
+        crate::Linear::built(layers.linear(&weight_name, path, read)?)
+    }
+
+    /// Whether a [`LayerBuilder`] makes the layers.
+    pub(crate) fn is_built(&self) -> bool {
+        self.layers.is_some()
+    }
+}
+
+/// As in candle-nn.
+impl<'a> VarBuilder<'a> {
+    /// Tensors of a backend.
+    pub fn from_backend(backend: Box<dyn SimpleBackend + 'a>, dtype: DType, device: Device) -> Self {
+        candle_nn::VarBuilder::from_backend(backend, dtype, device).into()
+    }
+
+    /// Zeros, whatever is asked for.
+    pub fn zeros(dtype: DType, device: &Device) -> Self {
+        candle_nn::VarBuilder::zeros(dtype, device).into()
+    }
+
+    /// Tensors by name.
+    pub fn from_tensors(tensors: HashMap<String, Tensor>, dtype: DType, device: &Device) -> Self {
+        candle_nn::VarBuilder::from_tensors(tensors, dtype, device).into()
+    }
+
+    /// The variables of a map, initialized when they are first asked for.
+    pub fn from_varmap(varmap: &crate::VarMap, dtype: DType, device: &Device) -> Self {
+        candle_nn::VarBuilder::from_varmap(varmap, dtype, device).into()
+    }
+
+    /// Safetensors files, mapped into memory.
+    ///
+    /// # Safety
+    /// The files must not change while they are mapped.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    #[allow(unsafe_code)]
+    pub unsafe fn from_mmaped_safetensors<P: AsRef<Path>>(
+        paths: &[P],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        Ok(unsafe { candle_nn::VarBuilder::from_mmaped_safetensors(paths, dtype, device) }?.into())
+    }
+
+    /// A safetensors file in memory.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn from_buffered_safetensors(data: Vec<u8>, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(candle_nn::VarBuilder::from_buffered_safetensors(data, dtype, device)?.into())
+    }
+
+    /// A safetensors file in memory that someone else owns.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn from_slice_safetensors(data: &'a [u8], dtype: DType, device: &Device) -> Result<Self> {
+        Ok(candle_nn::VarBuilder::from_slice_safetensors(data, dtype, device)?.into())
+    }
+
+    /// An npz file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn from_npz<P: AsRef<Path>>(path: P, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(candle_nn::VarBuilder::from_npz(path, dtype, device)?.into())
+    }
+
+    /// A file of `torch.save`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn from_pth<P: AsRef<Path>>(path: P, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(candle_nn::VarBuilder::from_pth(path, dtype, device)?.into())
+    }
+
+    /// The part `state_key` of a file of `torch.save`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn from_pth_with_state<P: AsRef<Path>>(
+        path: P,
+        dtype: DType,
+        state_key: &str,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(candle_nn::VarBuilder::from_pth_with_state(path, dtype, state_key, device)?.into())
+    }
+
+    /// Asks for `f(name)` instead of each `name`.
+    pub fn rename_f<F: Fn(&str) -> String + Sync + Send + 'static>(self, f: F) -> Self {
+        let f: Box<dyn Fn(&str) -> String + Sync + Send> = Box::new(f);
+        self.rename(f)
+    }
+
+    /// Asks for `renamer.rename(name)` instead of each `name`.
+    pub fn rename<R: Renamer + Send + Sync + 'a>(self, renamer: R) -> Self {
+        let renamer: Arc<dyn Renamer + Send + Sync + 'a> = Arc::new(renamer);
+        let (own, before) = (renamer.clone(), self.renamed.clone());
+        let renamed = move |name: &str| {
+            let name = own.rename(name);
+            before.as_ref().map_or_else(|| name.to_string(), |before| before(&name))
+        };
+        Self { weights: self.weights.rename(SharedRenamer(renamer)), renamed: Some(Arc::new(renamed)), ..self }
+    }
+
+    /// The prefix of all names.
+    pub fn prefix(&self) -> String {
+        self.weights.prefix()
+    }
+
+    /// Without the prefix.
+    pub fn root(&self) -> Self {
+        self.with(self.weights.root())
+    }
+
+    /// With another prefix.
+    pub fn set_prefix(&self, prefix: impl ToString) -> Self {
+        self.with(self.weights.set_prefix(prefix))
+    }
+
+    /// With `s` after the prefix.
+    pub fn push_prefix<S: ToString>(&self, s: S) -> Self {
+        self.with(self.weights.push_prefix(s))
+    }
+
+    /// Short for [`push_prefix`](Self::push_prefix).
+    pub fn pp<S: ToString>(&self, s: S) -> Self {
+        self.push_prefix(s)
+    }
+
+    /// The device of the tensors.
+    pub fn device(&self) -> &Device {
+        self.weights.device()
+    }
+
+    /// The type of the tensors.
+    pub fn dtype(&self) -> DType {
+        self.weights.dtype()
+    }
+
+    /// With another type.
+    pub fn to_dtype(&self, dtype: DType) -> Self {
+        self.with(self.weights.to_dtype(dtype))
+    }
+
+    /// On another device.
+    pub fn set_device(self, device: Device) -> Self {
+        Self { weights: self.weights.set_device(device), ..self }
+    }
+
+    /// With another type.
+    pub fn set_dtype(self, dtype: DType) -> Self {
+        Self { weights: self.weights.set_dtype(dtype), ..self }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains_tensor(&self, name: &str) -> bool {
+        self.weights.contains_tensor(name)
+    }
+
+    /// The tensor `name`.
+    ///
+    /// # Errors
+    /// If there is none, or it has another shape.
+    pub fn get<S: Into<Shape>>(&self, shape: S, name: &str) -> Result<Tensor> {
+        self.get_with_hints(shape, name, Init::default())
+    }
+
+    /// The tensor `name`, initialized as `init` says if its source makes new ones.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_with_hints<S: Into<Shape>>(&self, shape: S, name: &str, init: Init) -> Result<Tensor> {
+        self.get_with_hints_dtype(shape, name, init, self.dtype())
+    }
+
+    /// The tensor `name` in the type `dtype`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_with_hints_dtype<S: Into<Shape>>(
+        &self,
+        shape: S,
+        name: &str,
+        init: Init,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let shape = shape.into();
+        let expected = shape.clone();
+        let read = || self.weights.get_with_hints_dtype(shape, name, init, dtype);
+        let tensor = self.parameter(name, dtype, read)?;
+        if tensor.shape() == &expected {
+            return Ok(tensor);
+        }
+        let (msg, got) = (format!("shape mismatch for {}", self.full(name)), tensor.shape().clone());
+        Err(candle_core::Error::UnexpectedShape { msg, expected, got })
+    }
+
+    /// The tensor `name` in any shape.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get_unchecked(&self, name: &str) -> Result<Tensor> {
+        self.get_unchecked_dtype(name, self.dtype())
+    }
+
+    /// The tensor `name` in any shape, in the type `dtype`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get_unchecked_dtype(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        self.parameter(name, dtype, || self.weights.get_unchecked_dtype(name, dtype))
+    }
+
+    /// The tensor `name` as it is in its source: a buffer, which is never trained.
+    pub(crate) fn buffer<S: Into<Shape>>(&self, shape: S, name: &str, init: Init) -> Result<Tensor> {
+        self.weights.get_with_hints(shape, name, init)
+    }
+}
+
+impl<'a> From<candle_nn::VarBuilder<'a>> for VarBuilder<'a> {
+    fn from(weights: candle_nn::VarBuilder<'a>) -> Self {
+        Self { weights, layers: None, renamed: None, layer_paths: None }
+    }
+}
+
+impl fmt::Debug for VarBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("VarBuilder");
+        debug.field("prefix", &self.prefix()).field("dtype", &self.dtype());
+        debug.field("built", &self.is_built()).finish_non_exhaustive()
+    }
+}
+
+/// candle's trait on shared renamers.
+struct SharedRenamer<'a>(Arc<dyn Renamer + Send + Sync + 'a>);
+
+impl Renamer for SharedRenamer<'_> {
+    fn rename(&self, name: &str) -> Cow<'_, str> {
+        Cow::Owned(self.0.rename(name).into_owned())
+    }
+}
+
+/// Tensors for candle-nn's own constructors.
+struct Tensors<'a>(VarBuilder<'a>);
+
+impl SimpleBackend for Tensors<'_> {
+    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.0.get_with_hints_dtype(shape, name, init, dtype)?.to_device(device)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.0.get_unchecked_dtype(name, dtype)?.to_device(device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
+    }
+}
