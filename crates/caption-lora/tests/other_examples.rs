@@ -38,6 +38,22 @@ fn the_engine_teaches_a_model_of_its_own() {
 }
 
 #[test]
+fn the_engine_adapts_a_model_written_with_candle_nns_names_and_continues_a_finished_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter/adapter_model.safetensors");
+    let classify = || run(example("lora_classifier").arg(folder.path()));
+    classify().stdout();
+    let written = fs::read(&adapter).unwrap();
+    let state = fs::read_to_string(folder.path().join("run/trainer_state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    // A coin has ln 2 = 0.69.
+    assert!(state["best_metric"].as_f64().unwrap() < 0.2, "{}", state["best_metric"]);
+    // The same command finds the finished run and changes nothing.
+    classify().stdout();
+    assert_eq!(fs::read(adapter).unwrap(), written);
+}
+
+#[test]
 fn a_merged_model_says_what_the_model_says_with_its_adapter() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--num-train-epochs 3 --learning-rate 0.02")).stdout();

@@ -1,7 +1,9 @@
 //! Attention on the CPU: candle-nn's fused kernel, or where something is trained, differentiable operations.
 
 use candle_core::{Device, Result, Tensor, WithDType, bail};
-pub use candle_nn::attention::{AttnMask, cpu_flash, flash_attn_varlen_cpu, flash_attn_varlen_unfused, varlen};
+pub use candle_nn::attention::{
+    AttnMask, cpu_flash, flash_attn_varlen_cpu, flash_attn_varlen_unfused, varlen,
+};
 
 use crate::ops::softmax_last_dim;
 

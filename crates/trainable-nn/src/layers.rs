@@ -86,16 +86,13 @@ impl<B> Lent<B> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn with<T>(
-        &self,
-        path: &str,
-        ask: impl FnOnce(&mut B) -> train_ops::Result<T>,
-    ) -> train_ops::Result<T> {
+    fn with<T>(&self, path: &str, ask: impl FnOnce(&mut B) -> train_ops::Result<T>) -> train_ops::Result<T> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             Some(builder) => ask(builder),
             None => Err(train_ops::Error::Build {
                 path: path.to_owned(),
-                source: "the model is complete; build all layers inside the closure of VarBuilder::build".into(),
+                source: "the model is complete; build all layers inside the closure of VarBuilder::build"
+                    .into(),
             }),
         }
     }

@@ -38,8 +38,8 @@ pub use activation::{Activation, PReLU, prelu};
 pub use batch_norm::{BatchNorm, BatchNormConfig, batch_norm};
 pub use conv::{
     Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, ConvTranspose1d, ConvTranspose1dConfig, ConvTranspose2d,
-    ConvTranspose2dConfig, conv_transpose1d, conv_transpose1d_no_bias, conv_transpose2d, conv_transpose2d_no_bias,
-    conv1d, conv1d_no_bias, conv2d, conv2d_no_bias,
+    ConvTranspose2dConfig, conv_transpose1d, conv_transpose1d_no_bias, conv_transpose2d,
+    conv_transpose2d_no_bias, conv1d, conv1d_no_bias, conv2d, conv2d_no_bias,
 };
 pub use dropout::Dropout;
 pub use embedding::{Embedding, embedding};

@@ -32,7 +32,8 @@ enum Kind {
 
 impl Linear {
     /// From a weight of shape `(out_dim, in_dim)` and a bias of shape `(out_dim)`. Trained where these are variables, or
-    /// computed from some, and constant otherwise. Never gets an adapter, since it has no path.
+    /// computed from some, and constant otherwise. Never gets an adapter, since it has no path. The tensors are kept, and on the
+    /// CPU a constant weight once more in the order of its products.
     ///
     /// If the shapes do not fit, the forward pass returns an error.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {

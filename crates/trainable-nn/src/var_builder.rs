@@ -72,12 +72,13 @@ impl<'a> VarBuilder<'a> {
         let numbering = Numbering::start();
         let model = model(Self { layers: Some(Layers::new(lent.share())), ..self })?;
         drop(numbering);
-        let taken = lent.take().ok_or_else(|| candle_core::Error::Msg("the builder was taken twice".into()))?;
+        let taken =
+            lent.take().ok_or_else(|| candle_core::Error::Msg("the builder was taken twice".into()))?;
         Ok((model, taken))
     }
 
-    /// Names layers differently towards the [`LayerBuilder`]: `names` gets the path in the checkpoint. An adapter of PEFT names
-    /// layers as transformers does, which may leave out a prefix that the checkpoint has:
+    /// Names layers differently towards the [`LayerBuilder`]: `names` gets the path of a layer or a parameter in the checkpoint.
+    /// An adapter of PEFT names layers as transformers does, which may leave out a prefix that the checkpoint has:
     ///
     /// ```
     /// # use candle_core::{DType, Device};
@@ -107,41 +108,51 @@ impl<'a> VarBuilder<'a> {
         if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
     }
 
-    /// The name in the checkpoint of the tensor `name`, and its name towards the builder.
-    fn names(&self, name: &str) -> (String, String) {
+    /// The name in the checkpoint of the tensor `name`.
+    fn in_checkpoint(&self, name: &str) -> String {
         let full = self.full(name);
-        let name = self.renamed.as_ref().map_or(full.clone(), |renamed| renamed(&full));
-        let path = self.layer_paths.as_ref().map_or(name.clone(), |paths| paths(&name));
-        (name, path)
+        self.renamed.as_ref().map_or(full.clone(), |renamed| renamed(&full))
+    }
+
+    /// What the builder calls `path`, a path in the checkpoint.
+    fn layer_path(&self, path: &str) -> String {
+        self.layer_paths.as_ref().map_or(path.to_owned(), |paths| paths(path))
     }
 
     /// Hands a tensor to the builder, if there is one, or returns the one that it made before.
     fn parameter(&self, name: &str, dtype: DType, read: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
         let Some(layers) = &self.layers else { return read() };
-        let (name, path) = self.names(name);
-        layers.parameter(&name, &path, read)?.to_dtype(dtype)
+        let name = self.in_checkpoint(name);
+        layers.parameter(&name, &self.layer_path(&name), read)?.to_dtype(dtype)
     }
 
     /// A linear layer of these shapes, made by the builder.
-    pub(crate) fn linear(&self, in_features: usize, out_features: usize, bias: Option<Init>) -> Result<crate::Linear> {
+    pub(crate) fn linear(
+        &self,
+        in_features: usize,
+        out_features: usize,
+        bias: Option<Init>,
+    ) -> Result<crate::Linear> {
         let read = || {
             let shape = (out_features, in_features);
-            let weight = self.weights.get_with_hints(shape, "weight", candle_nn::init::DEFAULT_KAIMING_NORMAL)?;
-            let bias = bias.map(|init| self.weights.get_with_hints(out_features, "bias", init)).transpose()?;
+            let weight =
+                self.weights.get_with_hints(shape, "weight", candle_nn::init::DEFAULT_KAIMING_NORMAL)?;
+            let bias =
+                bias.map(|init| self.weights.get_with_hints(out_features, "bias", init)).transpose()?;
             Ok((weight, bias))
         };
         let Some(layers) = &self.layers else {
             let (weight, bias) = read()?;
             return Ok(crate::Linear::new(weight, bias));
         };
-        let (weight_name, weight_path) = self.names("weight");
+        let weight_name = self.in_checkpoint("weight");
         // The weight of an embedding that is used again as output layer: one parameter, and no layer of its own.
         if let Some(weight) = layers.made(&weight_name) {
             let bias = bias.map(|init| self.get_with_hints(out_features, "bias", init)).transpose()?;
             return Ok(crate::Linear::new(weight, bias));
         }
-        let path = weight_path.strip_suffix(".weight").unwrap_or(&weight_path);
-        crate::Linear::built(layers.linear(&weight_name, path, read)?)
+        let path = weight_name.strip_suffix("weight").unwrap_or(&weight_name).trim_end_matches('.');
+        crate::Linear::built(layers.linear(path, &self.layer_path(path), read)?)
     }
 
     /// Whether a [`LayerBuilder`] makes the layers.
@@ -248,7 +259,11 @@ impl<'a> VarBuilder<'a> {
             let name = own.rename(name);
             before.as_ref().map_or_else(|| name.to_string(), |before| before(&name))
         };
-        Self { weights: self.weights.rename(SharedRenamer(renamer)), renamed: Some(Arc::new(renamed)), ..self }
+        Self {
+            weights: self.weights.rename(SharedRenamer(renamer)),
+            renamed: Some(Arc::new(renamed)),
+            ..self
+        }
     }
 
     /// The prefix of all names.
