@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Files and folders of `src/models`.
-const MODELS: [&str; 22] = [
+const MODELS: [&str; 21] = [
     "bert.rs",
     "blip_text.rs",
     "clip/mod.rs",
@@ -24,7 +24,6 @@ const MODELS: [&str; 22] = [
     "siglip.rs",
     "stable_lm.rs",
     "starcoder2.rs",
-    "t5.rs",
     "vit.rs",
     "whisper/mod.rs",
     "with_tracing.rs",

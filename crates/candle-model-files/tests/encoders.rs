@@ -63,19 +63,6 @@ prove!(
     forward: |model| model.forward(&ids(), &ones()),
 );
 
-const T5: &str = r#"{"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
-    "relative_attention_num_buckets": 8, "dropout_rate": 0.1, "layer_norm_epsilon": 1e-6, "initializer_factor": 1.0,
-    "feed_forward_proj": "gated-gelu", "is_encoder_decoder": true, "use_cache": false, "pad_token_id": 0, "eos_token_id": 1}"#;
-prove!(
-    t5,
-    targets: ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
-    build: |models, vb| models::t5::T5ForConditionalGeneration::load(vb, &serde_json::from_str(T5).unwrap()),
-    forward: |model| {
-        model.clear_kv_cache();
-        model.forward(&ids(), &ids())
-    },
-);
-
 const VIT: &str = r#"{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
     "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 16, "patch_size": 8, "num_channels": 3, "qkv_bias": true}"#;
 prove!(

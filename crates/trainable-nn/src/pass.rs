@@ -15,7 +15,8 @@ thread_local! {
 ///
 /// Guards nest: the newest one that still exists counts, and without any a thread runs for inference. Other threads are not
 /// affected, so one thread may train a model while another one generates with it. A thread that a forward pass starts itself
-/// begins with inference; hand it [`current_pass`] and enter that there.
+/// begins with inference; hand it [`current_pass`] and enter that there. A segment of [`train_ops::recompute`] runs again in the
+/// backward pass, so it enters the pass itself.
 ///
 /// ```
 /// use trainable_nn::{Pass, current_pass, enter, sample_key};

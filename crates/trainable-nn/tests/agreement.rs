@@ -187,19 +187,45 @@ fn linear_layers_and_embeddings() {
 }
 
 #[test]
-fn convolutions_are_candles_and_differentiable() {
-    let config = conv::Conv1dConfig { padding: 1, stride: 2, ..Default::default() };
-    differences("conv1d", &[tensor(1, &[2, 3, 7]), tensor(2, &[4, 3, 3]), tensor(3, &[4])], |x| {
-        conv::Conv1d::new(x[1].clone(), Some(x[2].clone()), config).forward(&x[0])
-    });
-    let config = conv::Conv2dConfig { padding: 1, groups: 2, ..Default::default() };
-    differences("conv2d", &[tensor(1, &[1, 4, 4, 4]), tensor(2, &[2, 2, 3, 3]), tensor(3, &[2])], |x| {
-        conv::Conv2d::new(x[1].clone(), Some(x[2].clone()), config).forward(&x[0])
-    });
-    let config = conv::Conv2dConfig { stride: 2, ..Default::default() };
-    differences("patches", &[tensor(1, &[2, 3, 4, 4]), tensor(2, &[4, 3, 2, 2])], |x| {
-        conv::Conv2d::new(x[1].clone(), None, config).forward(&x[0])
-    });
+fn convolutions_are_candles_in_value_and_differentiable() {
+    for (length, padding, stride, dilation, groups) in
+        [(7, 0, 1, 1, 1), (7, 1, 2, 1, 1), (8, 1, 2, 1, 2), (7, 0, 2, 1, 1), (9, 2, 1, 2, 1)]
+    {
+        let name = format!(
+            "length {length}, padding {padding}, stride {stride}, dilation {dilation}, groups {groups}"
+        );
+        let config = conv::Conv1dConfig { padding, stride, dilation, groups, cudnn_fwd_algo: None };
+        let inputs = [tensor(1, &[2, 4, length]), tensor(2, &[6, 4 / groups, 3]), tensor(3, &[6])];
+        let of = |x: &[Tensor]| conv::Conv1d::new(x[1].clone(), Some(x[2].clone()), config).forward(&x[0]);
+        differences(&name, &inputs, of);
+        let frozen = conv::Conv1d::new(inputs[1].clone(), Some(inputs[2].clone()), config);
+        differences(&name, &inputs[..1], |x| frozen.forward(&x[0]));
+        let trained = Var::from_tensor(&inputs[0]).unwrap();
+        equal(&name, &frozen.forward(&trained).unwrap(), &frozen.forward(&inputs[0]).unwrap());
+
+        let config = conv::Conv2dConfig { padding, stride, dilation, groups, cudnn_fwd_algo: None };
+        let inputs =
+            [tensor(1, &[1, 2, length, length - 1]), tensor(2, &[2, 2 / groups, 3, 2]), tensor(3, &[2])];
+        let of = |x: &[Tensor]| conv::Conv2d::new(x[1].clone(), Some(x[2].clone()), config).forward(&x[0]);
+        differences(&name, &inputs, of);
+        let trained = Var::from_tensor(&inputs[0]).unwrap();
+        let [trained, expected] = [trained.as_tensor(), &inputs[0]]
+            .map(|xs| of(&[xs.clone(), inputs[1].clone(), inputs[2].clone()]).unwrap());
+        equal(&name, &trained, &expected);
+    }
+    let small = conv::Conv2d::new(tensor(2, &[2, 2, 3, 3]), None, Default::default());
+    assert!(small.forward(&Var::from_tensor(&tensor(1, &[1, 2, 2, 2])).unwrap()).is_err());
+}
+
+#[test]
+fn a_transposed_convolution_over_two_dimensions_is_differentiable() {
+    for (padding, output_padding, stride) in [(0, 0, 1), (1, 1, 2)] {
+        let config = conv::ConvTranspose2dConfig { padding, output_padding, stride, dilation: 1 };
+        let inputs = [tensor(1, &[1, 2, 4, 4]), tensor(2, &[2, 3, 3, 3])];
+        differences(&format!("padding {padding}, stride {stride}"), &inputs, |x| {
+            conv::ConvTranspose2d::new(x[1].clone(), None, config).forward(&x[0])
+        });
+    }
 }
 
 #[test]

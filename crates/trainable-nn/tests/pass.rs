@@ -107,6 +107,29 @@ fn built_layers_record_a_graph_in_training_passes_alone() {
 }
 
 #[test]
+fn a_recomputed_segment_that_enters_the_pass_has_the_gradients_of_one_that_is_not() {
+    let map = VarMap::new();
+    let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
+    let (layer, trained) = vb.build(TrainableBuilder::new(), |vb| linear(3, 4, vb.pp("dense"))).unwrap();
+    let variables = trained.finish();
+    let dropout = Dropout::new(0.5);
+    let segment = move |xs: &Tensor| {
+        let _pass = enter(Pass::training([1, 2]));
+        dropout.forward(&layer.forward(xs)?, true)
+    };
+    let gradients = |ys: Tensor| {
+        let gradients = ys.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let of = |name: &str| gradients.get(&variables[name]).unwrap().flatten_all().unwrap();
+        [of("dense.weight"), of("dense.bias")].map(|gradient| gradient.to_vec1::<f32>().unwrap())
+    };
+    let expected = gradients(segment(&ones(&[2, 3])).unwrap());
+    assert!(expected[0].iter().any(|value| *value != 0.0));
+    let parameters: Vec<Tensor> = variables.values().map(|variable| variable.as_tensor().clone()).collect();
+    let ys = train_ops::recompute::<_, candle_core::Error>(&parameters, &ones(&[2, 3]), segment).unwrap();
+    assert_eq!(gradients(ys), expected);
+}
+
+#[test]
 fn layers_of_variables_train_without_a_guard_as_with_candle_nn() {
     let map = VarMap::new();
     let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);

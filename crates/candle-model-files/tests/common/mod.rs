@@ -81,6 +81,11 @@ pub fn train<M>(tuned: &mut Tuned<M>, expected: &Tensor, forward: impl Fn(&mut M
     assert!(losses[29] < 0.8 * losses[0], "the loss does not fall: {losses:?}");
 }
 
+/// `forward`, which takes the type of its argument from `_model`.
+pub fn of_model<M, F: Fn(&mut M) -> Result<Tensor>>(_model: &M, forward: F) -> F {
+    forward
+}
+
 /// The weights with the adapter's update.
 pub fn merged(weights: &HashMap<String, Tensor>, adapter: &Adapter) -> HashMap<String, Tensor> {
     let mut weights = weights.clone();
@@ -121,7 +126,7 @@ macro_rules! prove {
             let (model, lora) = vb.build(common::lora(&$targets), |$vb| $build).unwrap();
             let mut tuned = common::Tuned { model, adapter: lora.finish().unwrap() };
             let layers = tuned.adapter.layers().count();
-            let forward = |$model: &mut _| $forward;
+            let forward = common::of_model(&tuned.model, |$model| $forward);
             let output = forward(&mut tuned.model).unwrap();
             let difference = common::difference(&output, &expected);
             println!("{}: {layers} adapters, largest difference {difference:e}", stringify!($name));

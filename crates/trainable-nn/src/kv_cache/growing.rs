@@ -57,7 +57,8 @@ impl Cache {
     /// If its other dimensions are not those of the contents.
     pub fn append(&mut self, src: &Tensor) -> Result<()> {
         if !src.track_op() && self.trained.is_none() {
-            return self.values.append(src);
+            // candle-nn's refuses the transposed tensors that several of its models append.
+            return self.values.append(&src.contiguous()?);
         }
         self.trained = Some(match self.current_data()? {
             Some(before) if self.current_seq_len() > 0 => Tensor::cat(&[&before, src], self.dim())?,

@@ -7,17 +7,17 @@ use trainable_nn::{
 };
 
 #[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub intermediate_size: usize,
-    pub hidden_act: Activation,
-    pub hidden_dropout_prob: f32,
-    pub max_position_embeddings: usize,
-    pub type_vocab_size: usize,
-    pub layer_norm_eps: f64,
+pub(crate) struct Config {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) hidden_act: Activation,
+    pub(crate) hidden_dropout_prob: f32,
+    pub(crate) max_position_embeddings: usize,
+    pub(crate) type_vocab_size: usize,
+    pub(crate) layer_norm_eps: f64,
 }
 
 struct Embeddings {
@@ -128,7 +128,7 @@ impl Layer {
     }
 }
 
-pub struct BertForMaskedLM {
+pub(crate) struct BertForMaskedLM {
     embeddings: Embeddings,
     layers: Vec<Layer>,
     transform: Linear,
@@ -138,7 +138,7 @@ pub struct BertForMaskedLM {
 }
 
 impl BertForMaskedLM {
-    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+    pub(crate) fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let embeddings = Embeddings::load(vb.pp("bert.embeddings"), config)?;
         let layers = vb.pp("bert.encoder.layer");
         let head = vb.pp("cls.predictions");
@@ -160,7 +160,7 @@ impl BertForMaskedLM {
     }
 
     /// `ids` `(batch, tokens)`, `mask` of the same shape with 1 for tokens and 0 for padding.
-    pub fn forward_t(&self, ids: &Tensor, mask: &Tensor, train: bool) -> Result<Tensor> {
+    pub(crate) fn forward_t(&self, ids: &Tensor, mask: &Tensor, train: bool) -> Result<Tensor> {
         let mask = mask.to_dtype(candle_core::DType::F32)?.unsqueeze(1)?.unsqueeze(1)?;
         let mask = ((1.0 - mask)? * f64::from(f32::MIN))?;
         let mut xs = self.embeddings.forward(ids, train)?;

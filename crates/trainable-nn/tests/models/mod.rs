@@ -1,4 +1,4 @@
 //! Models written as those of candle-transformers are, with `trainable_nn` for `candle_nn`.
 
-pub mod bert;
-pub mod qwen2;
+pub(crate) mod bert;
+pub(crate) mod qwen2;

@@ -8,22 +8,22 @@ use trainable_nn::{
 };
 
 #[derive(Debug, Clone, Deserialize)]
-pub struct Config {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub num_key_value_heads: usize,
-    pub max_position_embeddings: usize,
-    pub rms_norm_eps: f64,
-    pub hidden_act: Activation,
-    pub rope_parameters: RopeParameters,
+pub(crate) struct Config {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) num_key_value_heads: usize,
+    pub(crate) max_position_embeddings: usize,
+    pub(crate) rms_norm_eps: f64,
+    pub(crate) hidden_act: Activation,
+    pub(crate) rope_parameters: RopeParameters,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub struct RopeParameters {
-    pub rope_theta: f64,
+pub(crate) struct RopeParameters {
+    pub(crate) rope_theta: f64,
 }
 
 struct Rotary {
@@ -163,7 +163,7 @@ impl Layer {
     }
 }
 
-pub struct ModelForCausalLM {
+pub(crate) struct ModelForCausalLM {
     embed_tokens: Embedding,
     layers: Vec<Layer>,
     norm: RmsNorm,
@@ -172,7 +172,7 @@ pub struct ModelForCausalLM {
 }
 
 impl ModelForCausalLM {
-    pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+    pub(crate) fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let model = vb.pp("model");
         let embed_tokens = embedding(config.vocab_size, config.hidden_size, model.pp("embed_tokens"))?;
         Ok(Self {
@@ -187,7 +187,7 @@ impl ModelForCausalLM {
     }
 
     /// Logits of all tokens `(batch, tokens)`, which follow `offset` earlier ones.
-    pub fn forward(&mut self, ids: &Tensor, offset: usize) -> Result<Tensor> {
+    pub(crate) fn forward(&mut self, ids: &Tensor, offset: usize) -> Result<Tensor> {
         let tokens = ids.dim(1)?;
         let mask: Vec<f32> = (0..tokens)
             .flat_map(|query| {
@@ -205,7 +205,7 @@ impl ModelForCausalLM {
         xs.apply(&self.norm)?.apply(&self.lm_head)
     }
 
-    pub fn clear_kv_cache(&mut self) {
+    pub(crate) fn clear_kv_cache(&mut self) {
         for layer in &mut self.layers {
             layer.attention.cache.reset();
         }
