@@ -25,7 +25,7 @@ pub struct GitConfig {
     pub num_attention_heads: usize,
     /// Width of the decoder's feed-forward layers.
     pub intermediate_size: usize,
-    /// `gelu` or `quick_gelu`.
+    /// One of those that [`Activation::from_name`] knows.
     #[serde(deserialize_with = "activation")]
     pub hidden_act: Activation,
     /// Dropout probability after the embeddings and after the last dense layer of each block.
@@ -88,7 +88,7 @@ pub struct VisionConfig {
     pub image_size: usize,
     /// Height and width of a patch in pixels.
     pub patch_size: usize,
-    /// `quick_gelu` or `gelu`.
+    /// One of those that [`Activation::from_name`] knows.
     #[serde(deserialize_with = "activation")]
     pub hidden_act: Activation,
     /// Added to the variance in the encoder's and the projection's layer norms.

@@ -1,5 +1,6 @@
-//! Convolutions. Where something is trained they are products of unfolded windows: candle-core's own backward pass of a
-//! convolution gives wrong gradients for many shapes, as `tests/agreement.rs` shows. Otherwise they are candle's.
+//! Convolutions. Where something is trained they are products of unfolded windows. Candle-core's own backward pass would also
+//! compute the gradient of a frozen weight; over one dimension, version 0.11 computes wrong gradients (against finite
+//! differences), and over two it takes height and width for equal. Otherwise they are candle's.
 
 use candle_core::{Module, Result, Tensor, bail};
 pub use candle_nn::conv::{

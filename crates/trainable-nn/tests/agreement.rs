@@ -88,7 +88,7 @@ fn activations() {
         let activation: Activation = serde_json::from_str(name).unwrap();
         let original: candle_nn::Activation = serde_json::from_str(name).unwrap();
         equal(name, &activation.forward(&xs).unwrap(), &original.forward(&xs).unwrap());
-        differences(name, &[xs.clone()], |x| activation.forward(&x[0]));
+        differences(name, std::slice::from_ref(&xs), |x| activation.forward(&x[0]));
         assert_eq!(serde_json::to_string(&activation).unwrap(), serde_json::to_string(&original).unwrap());
     }
 }
@@ -99,10 +99,10 @@ fn softmaxes() {
     for dim in 0..3 {
         let expected = candle_nn::ops::softmax(&xs, dim).unwrap();
         equal("softmax", &ops::softmax(&xs, dim).unwrap(), &expected);
-        differences("softmax", &[xs.clone()], |x| ops::softmax(&x[0], dim));
+        differences("softmax", std::slice::from_ref(&xs), |x| ops::softmax(&x[0], dim));
         let expected = candle_nn::ops::log_softmax(&xs, dim).unwrap();
         equal("log_softmax", &ops::log_softmax(&xs, dim).unwrap(), &expected);
-        differences("log_softmax", &[xs.clone()], |x| ops::log_softmax(&x[0], dim));
+        differences("log_softmax", std::slice::from_ref(&xs), |x| ops::log_softmax(&x[0], dim));
     }
     equal("last", &ops::softmax_last_dim(&xs).unwrap(), &candle_nn::ops::softmax_last_dim(&xs).unwrap());
 }
@@ -153,10 +153,10 @@ fn rotary_embeddings() {
     let (xs, cos, sin) = (tensor(1, &[2, 3, 4, 6]), tensor(2, &[4, 3]), tensor(3, &[4, 3]));
     let expected = candle_nn::rotary_emb::rope(&xs, &cos, &sin).unwrap();
     equal("rope", &rotary_emb::rope(&xs, &cos, &sin).unwrap(), &expected);
-    differences("rope", &[xs.clone()], |x| rotary_emb::rope(&x[0], &cos, &sin));
+    differences("rope", std::slice::from_ref(&xs), |x| rotary_emb::rope(&x[0], &cos, &sin));
     let expected = candle_nn::rotary_emb::rope_i(&xs, &cos, &sin).unwrap();
     equal("rope_i", &rotary_emb::rope_i(&xs, &cos, &sin).unwrap(), &expected);
-    differences("rope_i", &[xs.clone()], |x| rotary_emb::rope_i(&x[0], &cos, &sin));
+    differences("rope_i", std::slice::from_ref(&xs), |x| rotary_emb::rope_i(&x[0], &cos, &sin));
 
     // Tokens come before heads, and each sequence has angles of its own.
     let (thd, cos, sin) = (tensor(1, &[2, 4, 3, 6]), tensor(2, &[2, 4, 3]), tensor(3, &[2, 4, 3]));
@@ -265,11 +265,10 @@ fn attention_where_something_is_trained_is_candles() {
     differences("sdpa", &[q, k, v], |x| ops::sdpa(&x[0], &x[1], &x[2], Some(&mask), true, 0.3, 20.0));
 }
 
+type Append<'a> = &'a mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>;
+
 /// Appends two parts and returns the contents of keys and values, one after the other.
-fn appended(
-    append: &mut dyn FnMut(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>,
-    parts: &[Tensor],
-) -> Result<Tensor> {
+fn appended(append: Append<'_>, parts: &[Tensor]) -> Result<Tensor> {
     append(&parts[0], &parts[1])?;
     let (k, v) = append(&parts[2], &parts[3])?;
     Tensor::cat(&[k, v], 1)

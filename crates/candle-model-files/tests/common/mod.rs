@@ -7,14 +7,14 @@ use original_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
 use train_ops::{Pass, sample_key};
 
-/// A model, and what computes its output.
-pub struct Tuned<M> {
-    pub model: M,
-    pub adapter: Adapter,
+/// A model with its adapter.
+pub(crate) struct Tuned<M> {
+    pub(crate) model: M,
+    pub(crate) adapter: Adapter,
 }
 
 /// Fixed values without structure for all variables: norms near 1, biases small, matrices of the usual size.
-pub fn weights(map: &VarMap) -> Result<HashMap<String, Tensor>> {
+pub(crate) fn weights(map: &VarMap) -> Result<HashMap<String, Tensor>> {
     let variables = map.data().lock().unwrap();
     let mut names: Vec<_> = variables.keys().collect();
     names.sort();
@@ -35,7 +35,7 @@ pub fn weights(map: &VarMap) -> Result<HashMap<String, Tensor>> {
 }
 
 /// A builder of adapters for the layers that end in one of `targets`.
-pub fn lora(targets: &[&str]) -> LoraBuilder {
+pub(crate) fn lora(targets: &[&str]) -> LoraBuilder {
     let target_modules = targets.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let config = LoraConfig {
         r: 4,
@@ -48,14 +48,14 @@ pub fn lora(targets: &[&str]) -> LoraBuilder {
 }
 
 /// The largest difference of two tensors.
-pub fn difference(a: &Tensor, b: &Tensor) -> f32 {
+pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let largest = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
     largest.to_scalar().unwrap()
 }
 
 /// Trains the adapter towards other outputs: the loss falls, and every parameter gets a gradient that is not zero.
-pub fn train<M>(tuned: &mut Tuned<M>, expected: &Tensor, forward: impl Fn(&mut M) -> Result<Tensor>) {
+pub(crate) fn train<M>(tuned: &mut Tuned<M>, expected: &Tensor, forward: impl Fn(&mut M) -> Result<Tensor>) {
     let Tuned { model, adapter } = tuned;
     let parameters = adapter.parameters();
     let target = (expected + expected.affine(3.0, 0.5).unwrap().sin().unwrap()).unwrap();
@@ -82,12 +82,12 @@ pub fn train<M>(tuned: &mut Tuned<M>, expected: &Tensor, forward: impl Fn(&mut M
 }
 
 /// `forward`, which takes the type of its argument from `_model`.
-pub fn of_model<M, F: Fn(&mut M) -> Result<Tensor>>(_model: &M, forward: F) -> F {
+pub(crate) fn of_model<M, F: Fn(&mut M) -> Result<Tensor>>(_model: &M, forward: F) -> F {
     forward
 }
 
 /// The weights with the adapter's update.
-pub fn merged(weights: &HashMap<String, Tensor>, adapter: &Adapter) -> HashMap<String, Tensor> {
+pub(crate) fn merged(weights: &HashMap<String, Tensor>, adapter: &Adapter) -> HashMap<String, Tensor> {
     let mut weights = weights.clone();
     for layer in adapter.layers() {
         let name = format!("{}.weight", layer.path());
