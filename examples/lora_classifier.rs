@@ -84,6 +84,7 @@ fn main() -> anyhow::Result<()> {
         save_strategy: IntervalStrategy::Epoch,
         load_best_model_at_end: true,
         early_stopping_patience: Some(3),
+        early_stopping_threshold: 0.001,
         ..TrainingArguments::new(folder.join("run"))
     };
     let trainer =
