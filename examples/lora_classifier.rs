@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::{D, DType, Device, Tensor};
 use peft_lora::{LoraBuilder, LoraConfig};
 use trainable_nn::loss::cross_entropy;
-use trainable_nn::{Embedding, LayerNorm, Linear, Module, Pass, VarBuilder, VarMap};
+use trainable_nn::{Embedding, ForwardContext, LayerNorm, Linear, Module, VarBuilder, VarMap};
 use trainable_nn::{embedding, enter, layer_norm, linear, ops, sample_key};
 use trainer_core::*;
 
@@ -40,7 +40,7 @@ impl Task for Classifier {
 
     fn train_loss(&self, batch: &Vec<Sample>, at: &StepContext) -> Result<LossSum, BoxError> {
         let key = |sample| sample_key(at.seed, at.step, at.first_sample + sample);
-        let _pass = enter(Pass::training((0..batch.len() as u64).map(key).collect::<Vec<_>>()));
+        let _pass = enter(ForwardContext::training((0..batch.len() as u64).map(key).collect::<Vec<_>>()));
         Ok(self.loss(batch)?)
     }
 

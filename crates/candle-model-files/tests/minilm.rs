@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use candle::{D, DType, Device, Result, Tensor, safetensors};
 use candle_model_files::models::bert::BertModel;
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, Pass, VarBuilder, enter, sample_key};
+use candle_nn::{AdamW, ForwardContext, Optimizer, ParamsAdamW, VarBuilder, enter, sample_key};
 use peft_lora::{LoraBuilder, LoraConfig};
 
 /// Four sentences, and another way to say each of them.
@@ -61,7 +61,7 @@ fn embeddings_of_minilm_before_and_after_a_fine_tuning() {
     let mut optimizer = AdamW::new(parameters, ParamsAdamW { lr: 5e-3, ..Default::default() }).unwrap();
     for step in 0..20 {
         let keys: Vec<u64> = (0..8).map(|sample| sample_key(42, step, sample)).collect();
-        let _pass = enter(Pass::training(keys));
+        let _pass = enter(ForwardContext::training(keys));
         optimizer.backward_step(&loss(&embeddings(&model, &ids).unwrap()).unwrap()).unwrap();
     }
     let after = embeddings(&model, &ids).unwrap();

@@ -2,7 +2,7 @@ use std::cell::Cell;
 
 use candle_core::{ModuleT, Result, Tensor, bail};
 
-use crate::current_pass;
+use crate::current_context;
 use crate::error::to_candle;
 
 thread_local! {
@@ -36,16 +36,16 @@ impl Dropout {
         if !train || self.p == 0.0 {
             return Ok(xs.clone());
         }
-        let pass = current_pass();
-        if !pass.is_training() {
+        let ctx = current_context();
+        if !ctx.is_training() {
             bail!(
-                "{}: dropout draws its masks from the keys of a training pass; enter one with \
-                 trainable_nn::enter(Pass::training(keys)) before the forward pass",
+                "{}: dropout draws its masks from the keys of a training ctx; enter one with \
+                 trainable_nn::enter(ForwardContext::training(keys)) before the forward ctx",
                 self.path
             )
         }
         let dropout = train_ops::Dropout::new(&self.path, self.p).map_err(to_candle)?;
-        dropout.forward(xs, &pass).map_err(to_candle)
+        dropout.forward(xs, &ctx).map_err(to_candle)
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::Init;
 pub use candle_nn::LayerNormConfig;
 
-use crate::{VarBuilder, current_pass, ops};
+use crate::{VarBuilder, current_context, ops};
 
 /// Layer normalisation over the last dimension; without removing the mean, root mean square normalisation.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ impl Module for LayerNorm {
 
 /// A trainable parameter as the pass of this thread sees it; as it is if no builder made it.
 pub(crate) fn parameter(parameter: &Tensor, built: bool) -> Tensor {
-    if built { current_pass().parameter(parameter) } else { parameter.clone() }
+    if built { current_context().parameter(parameter) } else { parameter.clone() }
 }
 
 /// Layer normalisation from the tensors `weight` (or `gamma`) and, if `config` is affine, `bias` (or `beta`).

@@ -4,10 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Error, Module, Result, Tensor};
 use candle_nn::Init;
-use train_ops::{FrozenLinear, LinearLayer, Pass, TrainableLinear};
+use train_ops::{ForwardContext, FrozenLinear, LinearLayer, TrainableLinear};
 
 use crate::error::to_candle;
-use crate::{VarBuilder, current_pass};
+use crate::{VarBuilder, current_context};
 
 /// `y = x Wᵀ + b` from `(..., in_dim)` to `(..., out_dim)`: frozen, with an adapter, or trained.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl Linear {
 
 /// The frozen layer under an adapter, or itself.
 fn base(layer: &Arc<dyn LinearLayer>) -> Option<FrozenLinear> {
-    let adapted = layer.adapted(&Pass::inference()).ok().flatten()?;
+    let adapted = layer.adapted(&ForwardContext::inference()).ok().flatten()?;
     Some(adapted.base().clone())
 }
 
@@ -102,11 +102,11 @@ fn trained(layer: &Arc<dyn LinearLayer>, shape: &[usize]) -> Option<Tensor> {
 
 impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let pass = match &self.kind {
-            Kind::Built(_) => current_pass(),
-            _ => Pass::training([]),
+        let ctx = match &self.kind {
+            Kind::Built(_) => current_context(),
+            _ => ForwardContext::training([]),
         };
-        self.layer()?.forward(xs, &pass).map_err(to_candle)
+        self.layer()?.forward(xs, &ctx).map_err(to_candle)
     }
 }
 

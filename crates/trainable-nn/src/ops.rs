@@ -6,7 +6,7 @@ pub use candle_nn::ops::{
     Identity, dropout, hard_sigmoid, layer_norm_slow, leaky_relu, mish, pixel_shuffle, pixel_unshuffle,
     replication_pad2d, rms_norm_slow, selu, sigmoid,
 };
-use train_ops::Pass;
+use train_ops::ForwardContext;
 
 pub use crate::Dropout;
 use crate::attention::{Masking, attention};
@@ -89,7 +89,7 @@ pub(crate) fn normalise(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
     let (weight, bias) = (weight.to_dtype(dtype)?, bias.to_dtype(dtype)?);
     let norm = train_ops::LayerNorm::new("layer_norm", weight, bias, eps).map_err(to_candle)?;
     // The tensors say themselves whether they are trained.
-    let ys = norm.forward(&xs.to_dtype(dtype)?, &Pass::training([])).map_err(to_candle)?;
+    let ys = norm.forward(&xs.to_dtype(dtype)?, &ForwardContext::training([])).map_err(to_candle)?;
     ys.to_dtype(xs.dtype())
 }
 

@@ -44,13 +44,13 @@ impl<'a> VarBuilder<'a> {
     /// ```
     /// # fn main() -> candle_core::Result<()> {
     /// use candle_core::{DType, Device, Tensor};
-    /// use trainable_nn::{Module, Pass, TrainableBuilder, VarBuilder, enter, linear};
+    /// use trainable_nn::{Module, ForwardContext, TrainableBuilder, VarBuilder, enter, linear};
     ///
     /// let weights = VarBuilder::zeros(DType::F32, &Device::Cpu);
     /// let (layer, trained) = weights.build(TrainableBuilder::new(), |vb| linear(3, 2, vb.pp("output")))?;
     /// let variables = trained.finish();
     ///
-    /// let _pass = enter(Pass::training([0]));
+    /// let _pass = enter(ForwardContext::training([0]));
     /// let gradients = layer.forward(&Tensor::ones((1, 3), DType::F32, &Device::Cpu)?)?.sum_all()?.backward()?;
     /// assert!(gradients.get(&variables["output.weight"]).is_some());
     /// # Ok(())

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, safetensors};
 use models::{bert, qwen2};
 use peft_lora::{Adapter, LoraBuilder};
-use trainable_nn::{Pass, VarBuilder, enter, loss::cross_entropy};
+use trainable_nn::{ForwardContext, VarBuilder, enter, loss::cross_entropy};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -95,8 +95,8 @@ fn norm(tensor: &Tensor) -> f32 {
     tensor.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap()
 }
 
-fn training() -> Pass {
-    Pass::training([1, 2])
+fn training() -> ForwardContext {
+    ForwardContext::training([1, 2])
 }
 
 /// Saves the adapter and its logits for `check_in_peft.py`, and opens it again: the same bits.
@@ -124,9 +124,9 @@ fn bert_computes_what_transformers_and_peft_compute() {
     let load = |lora| weights("bert").build(lora, |vb| bert::BertForMaskedLM::load(vb, &config)).unwrap();
     let (model, lora) = load(lora);
     let adapter = lora.finish().unwrap();
-    let pass = enter(training());
+    let ctx = enter(training());
     expected.check(&model.forward_t(&expected.ids(), expected.mask(), true).unwrap(), 0, &adapter);
-    drop(pass);
+    drop(ctx);
 
     change(&adapter);
     let logits = model.forward_t(&expected.ids(), expected.mask(), false).unwrap();
@@ -143,10 +143,10 @@ fn qwen2_computes_what_transformers_and_peft_compute() {
     let load = |lora| weights("qwen2").build(lora, |vb| qwen2::ModelForCausalLM::new(&config, vb)).unwrap();
     let (mut model, lora) = load(lora);
     let adapter = lora.finish().unwrap();
-    let pass = enter(training());
+    let ctx = enter(training());
     // Padding is on the right, so that no token sees it.
     expected.check(&model.forward(&expected.ids(), 0).unwrap(), 1, &adapter);
-    drop(pass);
+    drop(ctx);
 
     change(&adapter);
     model.clear_kv_cache();

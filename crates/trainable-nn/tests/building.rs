@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use train_ops::LinearLayer;
 use trainable_nn::{
-    FrozenBuilder, Init, LayerBuilder, Linear, Module, Pass, TrainableBuilder, VarBuilder, VarMap,
+    ForwardContext, FrozenBuilder, Init, LayerBuilder, Linear, Module, TrainableBuilder, VarBuilder, VarMap,
     batch_norm, conv2d, embedding, enter, layer_norm, linear, linear_no_bias,
 };
 
@@ -94,7 +94,7 @@ fn what_is_asked_for_twice_is_made_once() {
 
     // A tied weight gets the gradients of both of its uses.
     variables["words.weight"].set(&tensor(&[1., 2., 3., 4., 5., 6., 7., 8.], &[4, 2])).unwrap();
-    let _pass = enter(Pass::training([0]));
+    let _pass = enter(ForwardContext::training([0]));
     let xs = words.forward(&Tensor::new(&[1u32], &Device::Cpu).unwrap()).unwrap();
     let gradients = output.forward(&xs).unwrap().sum_all().unwrap().backward().unwrap();
     let gradient = gradients.get(&variables["words.weight"]).unwrap().to_vec2::<f32>().unwrap();

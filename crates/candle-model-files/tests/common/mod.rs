@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle::{Device, Result, Tensor};
 use original_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
-use train_ops::{Pass, sample_key};
+use train_ops::{ForwardContext, sample_key};
 
 /// A model with its adapter.
 pub(crate) struct Tuned<M> {
@@ -65,9 +65,9 @@ pub(crate) fn train<M>(tuned: &mut Tuned<M>, expected: &Tensor, forward: impl Fn
     let mut losses = Vec::new();
     for step in 0..30 {
         let keys: Vec<u64> = (0..samples).map(|sample| sample_key(0, step, sample)).collect();
-        let pass = candle_nn::enter(Pass::training(keys));
+        let ctx = candle_nn::enter(ForwardContext::training(keys));
         let loss = (forward(model).unwrap() - &target).unwrap().sqr().unwrap().mean_all().unwrap();
-        drop(pass);
+        drop(ctx);
         losses.push(loss.to_scalar::<f32>().unwrap());
         let gradients = loss.backward().unwrap();
         // At the first step B is zero, and with it A's gradient.

@@ -8,12 +8,12 @@ use std::sync::Barrier;
 use candle_core::{DType, Device, Tensor};
 use peft_lora::{LoraBuilder, LoraConfig};
 use trainable_nn::{
-    Dropout, Linear, Module, Pass, TrainableBuilder, VarBuilder, VarMap, current_pass, embedding, enter,
-    layer_norm, linear, rms_norm,
+    Dropout, ForwardContext, Linear, Module, TrainableBuilder, VarBuilder, VarMap, current_context,
+    embedding, enter, layer_norm, linear, rms_norm,
 };
 
 fn keys() -> Option<Vec<u64>> {
-    current_pass().sample_keys().map(<[u64]>::to_vec)
+    current_context().sample_keys().map(<[u64]>::to_vec)
 }
 
 fn ones(shape: &[usize]) -> Tensor {
@@ -23,15 +23,15 @@ fn ones(shape: &[usize]) -> Tensor {
 #[test]
 fn the_newest_guard_that_exists_counts_in_whatever_order_guards_are_dropped() {
     assert_eq!(keys(), None);
-    let first = enter(Pass::training([1]));
-    let second = enter(Pass::training([2]));
-    let inference = enter(Pass::inference());
+    let first = enter(ForwardContext::training([1]));
+    let second = enter(ForwardContext::training([2]));
+    let inference = enter(ForwardContext::inference());
     assert_eq!(keys(), None);
     drop(second);
     assert_eq!(keys(), None);
     drop(inference);
     assert_eq!(keys(), Some(vec![1]));
-    let third = enter(Pass::training([3]));
+    let third = enter(ForwardContext::training([3]));
     drop(first);
     assert_eq!(keys(), Some(vec![3]));
     drop(third);
@@ -41,7 +41,7 @@ fn the_newest_guard_that_exists_counts_in_whatever_order_guards_are_dropped() {
 #[test]
 fn a_guard_ends_with_a_panic() {
     let result = std::panic::catch_unwind(|| {
-        let _pass = enter(Pass::training([1]));
+        let _pass = enter(ForwardContext::training([1]));
         panic!("a forward pass fails");
     });
     assert!(result.is_err());
@@ -65,8 +65,9 @@ fn one_thread_trains_a_model_while_others_generate_with_it() {
         for thread in 0..4u64 {
             let (layer, begun, barrier) = (&layer, &begun, &barrier);
             scope.spawn(move || {
-                let pass = if thread == 0 { Pass::training([7, 8]) } else { Pass::inference() };
-                let _pass = enter(pass);
+                let ctx =
+                    if thread == 0 { ForwardContext::training([7, 8]) } else { ForwardContext::inference() };
+                let _pass = enter(ctx);
                 begun.wait();
                 let ys = layer.forward(&ones(&[2, 4])).unwrap();
                 barrier.wait();
@@ -99,7 +100,7 @@ fn built_layers_record_a_graph_in_training_passes_alone() {
         (norm.forward(&xs).unwrap() + rms.forward(&xs).unwrap()).unwrap()
     };
     assert!(!forward().track_op());
-    let _pass = enter(Pass::training([1, 2]));
+    let _pass = enter(ForwardContext::training([1, 2]));
     let gradients = forward().sum_all().unwrap().backward().unwrap();
     for (name, variable) in &variables {
         assert!(gradients.get(variable).is_some(), "{name}");
@@ -114,7 +115,7 @@ fn a_recomputed_segment_that_enters_the_pass_has_the_gradients_of_one_that_is_no
     let variables = trained.finish();
     let dropout = Dropout::new(0.5);
     let segment = move |xs: &Tensor| {
-        let _pass = enter(Pass::training([1, 2]));
+        let _pass = enter(ForwardContext::training([1, 2]));
         dropout.forward(&layer.forward(xs)?, true)
     };
     let gradients = |ys: Tensor| {
@@ -153,7 +154,7 @@ fn dropout_repeats_its_masks_for_the_same_keys_and_differs_between_layers() {
         vb.build(TrainableBuilder::new(), make).unwrap().0
     };
     let values = |dropout: &Dropout, keys: [u64; 2]| {
-        let _pass = enter(Pass::training(keys));
+        let _pass = enter(ForwardContext::training(keys));
         dropout.forward(&ones(&[2, 64]), true).unwrap().to_vec2::<f32>().unwrap()
     };
     let [first, second] = build();

@@ -3,43 +3,44 @@
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-use train_ops::Pass;
+use train_ops::ForwardContext;
 
 thread_local! {
-    static ENTERED: RefCell<Vec<(u64, Pass)>> = const { RefCell::new(Vec::new()) };
+    static ENTERED: RefCell<Vec<(u64, ForwardContext)>> = const { RefCell::new(Vec::new()) };
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Makes `pass` the pass of this thread until the guard is dropped: the layers that a
+/// Makes `ctx` the pass of this thread until the guard is dropped: the layers that a
 /// [`LayerBuilder`](crate::LayerBuilder) made train in it, with dropout masks from its keys, or run for inference.
 ///
 /// Guards nest: the newest one that still exists counts, and without any a thread runs for inference. Other threads are not
 /// affected, so one thread may train a model while another one generates with it. A thread that a forward pass starts itself
-/// begins with inference; hand it [`current_pass`] and enter that there. A segment of [`train_ops::recompute`] runs again in the
+/// begins with inference; hand it [`current_context`] and enter that there. A segment of [`train_ops::recompute`] runs again in the
 /// backward pass, so it enters the pass itself.
 ///
 /// ```
-/// use trainable_nn::{Pass, current_pass, enter, sample_key};
+/// use trainable_nn::{ForwardContext, current_context, enter, sample_key};
 ///
-/// let training = enter(Pass::training([sample_key(42, 0, 0)]));
-/// assert!(current_pass().is_training());
+/// let training = enter(ForwardContext::training([sample_key(42, 0, 0)]));
+/// assert!(current_context().is_training());
 /// {
-///     let _evaluation = enter(Pass::inference());
-///     assert!(!current_pass().is_training());
+///     let _evaluation = enter(ForwardContext::inference());
+///     assert!(!current_context().is_training());
 /// }
-/// assert!(current_pass().is_training());
+/// assert!(current_context().is_training());
 /// drop(training);
-/// assert!(!current_pass().is_training());
+/// assert!(!current_context().is_training());
 /// ```
-pub fn enter(pass: Pass) -> Entered {
+pub fn enter(ctx: ForwardContext) -> Entered {
     let id = NEXT.with(|next| next.replace(next.get() + 1));
-    ENTERED.with_borrow_mut(|entered| entered.push((id, pass)));
+    ENTERED.with_borrow_mut(|entered| entered.push((id, ctx)));
     Entered { id, of_this_thread: PhantomData }
 }
 
-/// The pass that this thread has entered; [`Pass::inference`] if none.
-pub fn current_pass() -> Pass {
-    ENTERED.with_borrow(|entered| entered.last().map_or_else(Pass::inference, |(_, pass)| pass.clone()))
+/// The pass that this thread has entered; [`ForwardContext::inference`] if none.
+pub fn current_context() -> ForwardContext {
+    ENTERED
+        .with_borrow(|entered| entered.last().map_or_else(ForwardContext::inference, |(_, ctx)| ctx.clone()))
 }
 
 /// A guard of [`enter`]. It belongs to its thread.
