@@ -1,16 +1,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use caption_model::{DecoderShape, LayerMap, Loader, TextDecoder};
 use train_ops::{
     AttentionMask, DecodingRows, Dropout, KeyValueCache, LinearLayer, Pass, TransformerLayer,
     cached_attention,
 };
 
-use crate::loader::Loader;
 use crate::{GitConfig, Result};
-
-/// Replaces a linear layer by another.
-pub(crate) type LayerMap = fn(&Arc<dyn LinearLayer>) -> train_ops::Result<Arc<dyn LinearLayer>>;
 
 /// GIT's decoder: BERT layers (post-norm) over image tokens followed by text.
 #[derive(Debug)]
@@ -60,11 +57,6 @@ impl Decoder {
         Ok(caches)
     }
 
-    /// Number of layers.
-    pub(crate) fn layers(&self) -> usize {
-        self.layers.len()
-    }
-
     /// The decoder with `f` applied to each of its linear layers.
     pub(crate) fn map_linear(&self, f: LayerMap) -> Result<Self> {
         let layers = self.layers.iter().map(|layer| layer.map_linear(f)).collect::<train_ops::Result<_>>()?;
@@ -73,12 +65,7 @@ impl Decoder {
 
     /// The last layer's hidden states of new embedded text `(rows, new, hidden)`, the newest tokens of `rows`, whose keys and
     /// values are written to `caches`.
-    pub(crate) fn step(
-        &self,
-        text: &Tensor,
-        caches: &[KeyValueCache],
-        rows: &DecodingRows,
-    ) -> Result<Tensor> {
+    fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor> {
         let pass = Pass::inference();
         let mut hidden_states = text.clone();
         for (layer, cache) in self.layers.iter().zip(caches) {
@@ -90,6 +77,29 @@ impl Decoder {
             hidden_states = layer.after_attention(&context, &hidden_states, &pass)?;
         }
         Ok(hidden_states)
+    }
+}
+
+/// A decoder and its head.
+#[derive(Debug)]
+pub(crate) struct DecoderWithHead {
+    pub(crate) decoder: Decoder,
+    pub(crate) lm_head: Arc<dyn LinearLayer>,
+}
+
+impl TextDecoder for DecoderWithHead {
+    fn shape(&self) -> DecoderShape {
+        DecoderShape {
+            layers: self.decoder.layers.len(),
+            hidden_size: self.lm_head.in_features(),
+            vocab_size: self.lm_head.out_features(),
+        }
+    }
+
+    fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor> {
+        let hidden_states = self.decoder.step(text, caches, rows)?;
+        let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?;
+        Ok(self.lm_head.forward(&last.contiguous()?, &Pass::inference())?)
     }
 }
 
@@ -115,6 +125,6 @@ fn load_layer(config: &GitConfig, path: &str, loader: &mut Loader<'_>) -> Result
         output: loader.linear(&format!("{path}.output.dense"))?,
         output_dropout: dropout(format!("{path}.output"))?,
         output_norm: loader.layer_norm(&format!("{path}.output.LayerNorm"), config.layer_norm_eps)?,
-        recompute: loader.gradient_checkpointing,
+        recompute: loader.gradient_checkpointing(),
     })
 }

@@ -1,35 +1,11 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum, sample_key};
+use caption_model::{CaptionCheckpoint as _, Loader, ShiftedLabels, WordEmbedding};
+use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum};
 
 use crate::decoder::Decoder;
-use crate::loader::Loader;
-use crate::words::WordEmbedding;
-use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
-
-/// The label of positions without a target, such as padding.
-pub const IGNORE_INDEX: i64 = -100;
-
-/// How [`GitForCausalLm::load`] builds a model.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// Device of the tensors. Default: the CPU.
-    pub device: Device,
-    /// Type of the linear layers' weights, a tied head included: f32 or bf16. Everything else is f32. Default: f32.
-    pub dtype: DType,
-    /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`. Default: `None`.
-    pub hidden_dropout: Option<f32>,
-    /// Stores only the input of each layer in training, and computes the layer again in the backward pass
-    /// ([`recompute`](train_ops::recompute)): the same gradients with less memory in more time. Default: off.
-    pub gradient_checkpointing: bool,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, hidden_dropout: None, gradient_checkpointing: false }
-    }
-}
+use crate::{Checkpoint, Error, GitConfig, LoadOptions, Result, VisionEncoder};
 
 /// Microsoft's GIT (Wang et al., 2022, <https://arxiv.org/abs/2205.14100>) with its language-modelling head, as
 /// transformers' `GitForCausalLM` computes it.
@@ -80,13 +56,7 @@ impl GitForCausalLm {
             config.hidden_dropout_prob = p;
             config.attention_probs_dropout_prob = p;
         }
-        let mut loader = Loader {
-            checkpoint,
-            builder,
-            dtype: options.dtype,
-            device: &options.device,
-            gradient_checkpointing: options.gradient_checkpointing,
-        };
+        let mut loader = Loader::new(checkpoint.tensors(), builder, options);
         let (word_embeddings, lm_head) = loader.words_and_head()?;
         Ok(Self {
             vision: Some(VisionEncoder::load(&config.vision_config, &mut loader)?),
@@ -206,7 +176,7 @@ impl GitForCausalLm {
 
     /// The sum of the cross entropies of all targets, and the number of targets.
     ///
-    /// `labels` `(batch, text)` are the input ids, with [`IGNORE_INDEX`] at positions without a target. They are shifted
+    /// `labels` `(batch, text)` are the input ids, with [`IGNORE_INDEX`](crate::IGNORE_INDEX) at positions without a target. They are shifted
     /// here, once: the logits at position `t` are compared with the label at `t + 1` of the same row. (Versions 4.48.3 to
     /// 5.14 of transformers shift twice, and so train a model to predict the token after next.) Logits are computed only at
     /// positions with a target.
@@ -220,25 +190,14 @@ impl GitForCausalLm {
         labels: &[Vec<i64>],
         pass: &Pass,
     ) -> Result<(Tensor, usize)> {
-        let (batch, length) = input_ids.dims2()?;
-        if labels.len() != batch || labels.iter().any(|row| row.len() != length) {
-            return Err(Error::Shape {
-                input: "labels",
-                expected: format!("the shape of input_ids, ({batch}, {length})"),
-                got: vec![labels.len(), labels.iter().map(Vec::len).max().unwrap_or(0)],
-            });
-        }
-        let (positions, targets) = shift_labels(labels);
-        if targets.is_empty() {
+        let labels = ShiftedLabels::new(labels, input_ids)?;
+        if labels.targets.is_empty() {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
-        let hidden_states = self.hidden_states(image_features, input_ids, pass)?;
-        let head_pass = pass_of_positions(pass, &positions, length);
-        let positions = Tensor::new(positions, &self.device)?;
-        let hidden_states =
-            hidden_states.reshape((batch * length, self.config.hidden_size))?.index_select(&positions, 0)?;
-        let loss = linear_cross_entropy_sum(&hidden_states, self.lm_head.as_ref(), &targets, &head_pass)?;
-        Ok((loss, targets.len()))
+        let hidden_states = labels.select(&self.hidden_states(image_features, input_ids, pass)?)?;
+        let head = self.lm_head.as_ref();
+        let loss = linear_cross_entropy_sum(&hidden_states, head, &labels.targets, &labels.pass(pass))?;
+        Ok((loss, labels.targets.len()))
     }
 
     /// The embeddings of `input_ids` `(batch, text)`, from word embeddings and the position embeddings `positions`, which
@@ -254,48 +213,5 @@ impl GitForCausalLm {
     pub(crate) fn check_length(&self, length: usize) -> Result<()> {
         let max = self.config.max_position_embeddings;
         if length > max { Err(Error::TooLong { got: length, max }) } else { Ok(()) }
-    }
-}
-
-/// The pass of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key and
-/// its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
-fn pass_of_positions(pass: &Pass, positions: &[u32], length: usize) -> Pass {
-    let Some(keys) = pass.sample_keys() else { return pass.clone() };
-    let key = |position: &u32| {
-        let (row, place) = (*position as usize / length, *position as usize % length);
-        keys.get(row).map(|key| sample_key(*key, place as u64, 0))
-    };
-    // A pass with another number of keys is refused by the layers before.
-    let keys: Vec<u64> = positions.iter().filter_map(key).collect();
-    Pass::training(keys).with_label_smoothing(pass.label_smoothing())
-}
-
-/// The positions in the flattened `(batch, text)` logits that have a target, and the targets.
-fn shift_labels(labels: &[Vec<i64>]) -> (Vec<u32>, Vec<u32>) {
-    let mut positions = Vec::new();
-    let mut targets = Vec::new();
-    for (row, labels) in labels.iter().enumerate() {
-        for (position, next) in labels.iter().skip(1).enumerate() {
-            // A negative label is no target; usually it is IGNORE_INDEX.
-            if let Ok(target) = u32::try_from(*next) {
-                positions.push((row * labels.len() + position) as u32);
-                targets.push(target);
-            }
-        }
-    }
-    (positions, targets)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_shifted_once_and_never_across_rows() {
-        let ignored = IGNORE_INDEX;
-        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, ignored]];
-        let (positions, targets) = shift_labels(&labels);
-        assert_eq!(positions, [0, 1, 2, 4, 5]);
-        assert_eq!(targets, [5, 6, 102, 7, 102]);
     }
 }

@@ -1,9 +1,9 @@
 use candle_core::Tensor;
-use train_ops::{AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, Pass, TransformerLayer};
+use caption_model::{Loader, PatchEmbedding};
+use train_ops::{AttentionMask, Dropout, LayerNorm, Pass, TransformerLayer};
 
-use crate::loader::Loader;
 use crate::schema::VISION;
-use crate::{Error, Result, VisionConfig};
+use crate::{Result, VisionConfig};
 
 /// GIT's image encoder: CLIP's vision transformer (Radford et al., 2021, <https://arxiv.org/abs/2103.00020>) with its last
 /// layer norm applied to every token.
@@ -18,32 +18,15 @@ pub struct VisionEncoder {
     post_layer_norm: LayerNorm,
 }
 
-/// The convolution's kernel, stored as `(hidden, channels, patch, patch)`.
-#[derive(Debug)]
-enum PatchEmbedding {
-    /// A linear layer over the values of a patch.
-    Frozen(FrozenLinear),
-    /// A variable of the stored shape.
-    Trained(Tensor),
-}
-
-impl PatchEmbedding {
-    fn load(path: &str, loader: &mut Loader<'_>) -> Result<Self> {
-        let kernel = loader.parameter(path)?;
-        if kernel.track_op() {
-            return Ok(Self::Trained(kernel));
-        }
-        Ok(Self::Frozen(FrozenLinear::new(path, kernel.flatten_from(1)?, None)?))
-    }
-}
-
 impl VisionEncoder {
     pub(crate) fn load(config: &VisionConfig, loader: &mut Loader<'_>) -> Result<Self> {
         let eps = config.layer_norm_eps;
         Ok(Self {
             class_embedding: loader.parameter(&format!("{VISION}.embeddings.class_embedding"))?,
             patch_embedding: PatchEmbedding::load(
-                &format!("{VISION}.embeddings.patch_embedding.weight"),
+                &format!("{VISION}.embeddings.patch_embedding"),
+                false,
+                config.image_size,
                 loader,
             )?,
             position_embedding: loader
@@ -64,18 +47,8 @@ impl VisionEncoder {
     /// # Errors
     /// If `pixel_values` has another shape.
     pub fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let (channels, size) = (self.config.num_channels, self.config.image_size);
-        let batch = match pixel_values.dims() {
-            &[batch, c, h, w] if (c, h, w) == (channels, size, size) => batch,
-            got => {
-                return Err(Error::Shape {
-                    input: "pixel_values",
-                    expected: format!("(batch, {channels}, {size}, {size})"),
-                    got: got.to_vec(),
-                });
-            }
-        };
-        let patches = self.embed_patches(pixel_values, pass)?;
+        let patches = self.patch_embedding.forward(pixel_values, pass)?;
+        let batch = patches.dim(0)?;
         let class = pass.parameter(&self.class_embedding);
         let class = class.reshape((1, 1, ()))?.broadcast_as((batch, 1, self.config.hidden_size))?;
         let embeddings = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
@@ -85,26 +58,6 @@ impl VisionEncoder {
             hidden_states = layer.forward(&hidden_states, AttentionMask::Full, pass)?;
         }
         Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
-    }
-
-    /// The patch convolution, whose stride is its kernel size, as one matrix product over the patches.
-    fn embed_patches(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let (batch, channels, _, _) = pixel_values.dims4()?;
-        let patch = self.config.patch_size;
-        let grid = self.config.image_size / patch;
-        let patches = pixel_values
-            .narrow(2, 0, grid * patch)?
-            .narrow(3, 0, grid * patch)?
-            .reshape(&[batch, channels, grid, patch, grid, patch])?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .reshape((batch * grid * grid, channels * patch * patch))?;
-        let embedded = match &self.patch_embedding {
-            PatchEmbedding::Frozen(layer) => layer.forward(&patches, pass)?,
-            PatchEmbedding::Trained(weight) => {
-                patches.matmul(&pass.parameter(weight).flatten_from(1)?.t()?)?
-            }
-        };
-        Ok(embedded.reshape((batch, grid * grid, self.config.hidden_size))?)
     }
 }
 
@@ -126,6 +79,6 @@ fn load_layer(config: &VisionConfig, path: &str, loader: &mut Loader<'_>) -> Res
         output: loader.linear(&format!("{path}.mlp.fc2"))?,
         output_dropout: none("mlp")?,
         output_norm: loader.layer_norm(&format!("{path}.layer_norm2"), config.layer_norm_eps)?,
-        recompute: loader.gradient_checkpointing,
+        recompute: loader.gradient_checkpointing(),
     })
 }

@@ -47,11 +47,13 @@ mod recompute;
 mod transformer;
 
 pub use activation::Activation;
-pub use attention::{AttentionMask, attention};
+pub use attention::{AttentionMask, attention, fused_attention};
 pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
-pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
+pub use decoding::{
+    DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
+};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;

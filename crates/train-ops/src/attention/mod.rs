@@ -1,4 +1,5 @@
 mod composed;
+mod fused;
 mod rows;
 
 use std::ops::Range;
@@ -9,6 +10,7 @@ use cpu_kernels::{Buffer, LANES, Strided};
 
 use crate::{Dropout, Error, Pass, Result, host};
 
+pub use fused::fused_attention;
 pub(crate) use rows::AttentionRows;
 
 /// Which keys a query sees.

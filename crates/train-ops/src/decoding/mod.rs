@@ -22,6 +22,36 @@ use crate::{AttentionMask, Dropout, Error, Pass, Result, attention, host};
 /// If `query` has other tokens than the newest of `rows`, or `rows` refer to images or slots that the cache does not have. With a
 /// cache that is not f32 in host memory, also if the sequences differ in length.
 pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
+    attention_over(Seen::All, query, cache, rows)
+}
+
+/// As [`cached_attention`], over the sequence's own tokens only: the causal self-attention of a decoder that sees images by
+/// cross-attention.
+///
+/// # Errors
+/// As [`cached_attention`].
+pub fn cached_self_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
+    attention_over(Seen::Text, query, cache, rows)
+}
+
+/// As [`cached_attention`], over the tokens of the image only: cross-attention.
+///
+/// # Errors
+/// As [`cached_attention`].
+pub fn cached_cross_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
+    attention_over(Seen::Image, query, cache, rows)
+}
+
+/// The tokens that a query sees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Those of the image, then the sequence's own.
+    All,
+    Text,
+    Image,
+}
+
+fn attention_over(seen: Seen, query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
     let (count, new, width) = query.dims3()?;
     let slots = cache.text[0].dim(0)?;
     if rows.used > slots || rows.rows.iter().any(|row| row.image >= cache.images) {
@@ -39,11 +69,14 @@ pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRo
         });
     }
     match &cache.image {
-        ImageKeys::Packed(image) => Ok(over_packed(host::isa()?, query, image, cache, rows)?),
+        ImageKeys::Packed(image) => Ok(over_packed(host::isa()?, seen, query, image, cache, rows)?),
         ImageKeys::Plain(image) => {
-            let [key, value] = gather(image, &cache.text, rows)?;
-            let first_query = cache.prefix + rows.tokens() - new;
-            let mask = AttentionMask::CausalAfterPrefix { prefix: cache.prefix, first_query };
+            let [key, value] = gather(seen, image, &cache.text, rows)?;
+            let prefix = if seen == Seen::Text { 0 } else { cache.prefix };
+            let mask = match seen {
+                Seen::Image => AttentionMask::Full,
+                _ => AttentionMask::CausalAfterPrefix { prefix, first_query: prefix + rows.tokens() - new },
+            };
             let none = Dropout::new("", 0.0)?;
             attention(query, &key, &value, cache.heads, mask, &none, &Pass::inference())
         }
@@ -60,6 +93,7 @@ struct Query<'a> {
 
 fn over_packed(
     isa: Isa,
+    seen: Seen,
     query: &Tensor,
     image: &[[Panels; 2]],
     cache: &KeyValueCache,
@@ -67,13 +101,14 @@ fn over_packed(
 ) -> candle_core::Result<Tensor> {
     let shape = query.dims3()?;
     let (new, width, heads) = (shape.1, shape.2, cache.heads);
-    let (head_dim, prefix) = (width / heads, cache.prefix);
+    let head_dim = width / heads;
+    let prefix = if seen == Seen::Text { 0 } else { cache.prefix };
     let queries = rows.rows.iter().enumerate().flat_map(|(at, row)| {
         let past = row.slots.len() - new;
         (0..new).map(move |token| Query {
             number: at * new + token,
             image: row.image,
-            slots: &row.slots[..=past + token],
+            slots: if seen == Seen::Image { &[] } else { &row.slots[..=past + token] },
         })
     });
     let mut queries: Vec<Query<'_>> = queries.collect();
@@ -125,8 +160,13 @@ fn over_packed(
     Tensor::from_vec(context, shape, &Device::Cpu)
 }
 
-/// Keys and values of all tokens of the sequences, `(rows, prefix + tokens, width)`.
-fn gather(image: &[Tensor; 2], text: &[Tensor; 2], rows: &DecodingRows) -> Result<[Tensor; 2]> {
+/// Keys and values of the tokens that the sequences see, `(rows, prefix + tokens, width)` if those are all of them.
+fn gather(
+    seen: Seen,
+    image: &[Tensor; 2],
+    text: &[Tensor; 2],
+    rows: &DecodingRows,
+) -> Result<[Tensor; 2]> {
     if rows.lengths().any(|tokens| tokens != rows.tokens()) {
         return Err(Error::Shape {
             path: "sequences of a cache that is not f32 in host memory".to_owned(),
@@ -139,8 +179,13 @@ fn gather(image: &[Tensor; 2], text: &[Tensor; 2], rows: &DecodingRows) -> Resul
     let slots: Vec<u32> = rows.rows.iter().flat_map(|row| &row.slots).map(|slot| *slot as u32).collect();
     let (images, slots) = (Tensor::new(images, device)?, Tensor::new(slots, device)?);
     let gather = |image: &Tensor, text: &Tensor| {
-        let text = text.index_select(&slots, 0)?.reshape((rows.len(), rows.tokens(), ()))?;
-        Tensor::cat(&[&image.index_select(&images, 0)?, &text], 1)
+        let of_image = || image.index_select(&images, 0);
+        let of_text = || text.index_select(&slots, 0)?.reshape((rows.len(), rows.tokens(), ()));
+        match seen {
+            Seen::All => Tensor::cat(&[&of_image()?, &of_text()?], 1),
+            Seen::Text => of_text(),
+            Seen::Image => of_image(),
+        }
     };
     Ok([gather(&image[0], &text[0])?, gather(&image[1], &text[1])?])
 }
@@ -181,17 +226,28 @@ mod tests {
                 rows.extend(new);
                 let of = |seed: u64| values(10 * step + seed, (rows.len(), new, width));
                 cache.write(&of(3), &of(4), &rows).unwrap();
-                let got = cached_attention(&of(5), &cache, &rows).unwrap();
-
-                let [key, value] = gather(&image, &cache.text, &rows).unwrap();
-                assert_eq!(key.dims(), [rows.len(), prefix + rows.tokens(), width]);
-                let first_query = prefix + rows.tokens() - new;
-                let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
-                let none = Dropout::new("", 0.0).unwrap();
-                let expected =
-                    attention(&of(5), &key, &value, heads, mask, &none, &Pass::inference()).unwrap();
-                for (got, expected) in list(&got).iter().zip(list(&expected)) {
-                    assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
+                let causal = |prefix: usize| AttentionMask::CausalAfterPrefix {
+                    prefix,
+                    first_query: prefix + rows.tokens() - new,
+                };
+                for (seen, mask) in [
+                    (Seen::All, causal(prefix)),
+                    (Seen::Text, causal(0)),
+                    (Seen::Image, AttentionMask::Full),
+                ] {
+                    if seen == Seen::Image && prefix == 0 {
+                        continue;
+                    }
+                    let got = attention_over(seen, &of(5), &cache, &rows).unwrap();
+                    let [key, value] = gather(seen, &image, &cache.text, &rows).unwrap();
+                    let tokens = [prefix + rows.tokens(), rows.tokens(), prefix][seen as usize];
+                    assert_eq!(key.dims(), [rows.len(), tokens, width]);
+                    let none = Dropout::new("", 0.0).unwrap();
+                    let expected =
+                        attention(&of(5), &key, &value, heads, mask, &none, &Pass::inference()).unwrap();
+                    for (got, expected) in list(&got).iter().zip(list(&expected)) {
+                        assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
+                    }
                 }
             }
         }

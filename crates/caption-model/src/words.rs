@@ -6,22 +6,31 @@ use train_ops::{Pass, RandomAccessFile};
 use crate::{Error, Result};
 
 /// The word embedding: a table with a row for each token, of which a batch needs a few.
+///
+/// A frozen table stays in the checkpoint's file, whose rows are read when they are needed: it would take an eighth of
+/// git-base's memory.
 #[derive(Debug)]
-pub(crate) enum WordEmbedding {
+pub struct WordEmbedding(pub(crate) Words);
+
+#[derive(Debug)]
+pub(crate) enum Words {
     /// A table in memory: trained, on another device, or from a file whose tensors cannot be read row by row.
     Table(Tensor),
-    /// A frozen table, left in the checkpoint's file: it would take an eighth of git-base's memory.
+    /// A frozen table in the checkpoint's file.
     File(FileRows),
 }
 
 impl WordEmbedding {
-    /// The rows of `ids`, `(number of ids, width)`.
-    pub(crate) fn rows(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor> {
+    /// The rows of `ids` of any shape, `(number of ids, width)`.
+    ///
+    /// # Errors
+    /// If an id is not in the vocabulary, or the file cannot be read.
+    pub fn rows(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor> {
         let ids = ids.flatten_all()?;
-        match self {
+        match &self.0 {
             // The table of a tied head may be bf16.
-            Self::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?.to_dtype(DType::F32)?),
-            Self::File(file) => file.gather(&ids.to_dtype(DType::U32)?.to_vec1()?),
+            Words::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?.to_dtype(DType::F32)?),
+            Words::File(file) => file.gather(&ids.to_dtype(DType::U32)?.to_vec1()?),
         }
     }
 }
@@ -74,8 +83,8 @@ mod tests {
             let weights = Weights::open(folder.path()).unwrap();
             assert!(weights.rows("a").unwrap().is_none() && weights.rows("b").unwrap().is_none());
 
-            let file = WordEmbedding::File(weights.rows("words").unwrap().unwrap());
-            let table = WordEmbedding::Table(words.to_dtype(DType::F32).unwrap());
+            let file = WordEmbedding(Words::File(weights.rows("words").unwrap().unwrap()));
+            let table = WordEmbedding(Words::Table(words.to_dtype(DType::F32).unwrap()));
             let pass = Pass::inference();
             let bits = |words: &WordEmbedding, ids: &Tensor| -> Vec<Vec<u32>> {
                 let rows = words.rows(ids, &pass).unwrap().to_vec2::<f32>().unwrap();

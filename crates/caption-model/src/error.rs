@@ -9,14 +9,15 @@ use crate::draft::DecoderShape;
 #[non_exhaustive]
 pub enum Error {
     /// A file of the checkpoint is not there.
-    #[error("{} has no {wanted}; a GIT checkpoint is a folder with config.json and its weights", dir.display())]
+    #[error("{} has no {wanted}; a checkpoint is a folder with config.json and its weights", dir.display())]
     Missing {
         /// The checkpoint's folder.
         dir: PathBuf,
         /// The file, or files of which one is needed.
         wanted: &'static str,
     },
-    /// A call of [`encode_images`](crate::GitForCausalLm::encode_images) after [`release_image_encoder`](crate::GitForCausalLm::release_image_encoder).
+    /// A call of [`encode_images`](crate::CaptionModel::encode_images) after
+    /// [`release_image_encoder`](crate::CaptionModel::release_image_encoder).
     #[error("the image encoder was released; load the model again to encode more pictures")]
     ImageEncoderReleased,
     /// A file cannot be read.

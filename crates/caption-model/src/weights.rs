@@ -8,6 +8,7 @@ use serde::Deserialize;
 use torch_files::TorchFile;
 use train_ops::RandomAccessFile;
 
+use crate::config_file::{LFS_POINTER, read_json};
 use crate::words::FileRows;
 use crate::{Error, Result};
 
@@ -18,9 +19,6 @@ pub(crate) enum Weights {
     /// `pytorch_model.bin`, or the shards of `pytorch_model.bin.index.json`.
     Torch(Vec<TorchFile>),
 }
-
-/// The first bytes of a Git LFS pointer, the text file in place of a file that was not downloaded.
-pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// One safetensors file, whose tensors are read one at a time.
 pub(crate) struct SafetensorsFile {
@@ -158,10 +156,7 @@ fn shards<F>(
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index_path)
-        .map_err(|source| Error::Read { path: index_path.to_owned(), source })?;
-    let index: Index =
-        serde_json::from_str(&text).map_err(|source| Error::Json { path: index_path.to_owned(), source })?;
+    let index: Index = read_json(index_path)?;
     let refuse = |problems| Err(Error::Tensors { path: index_path.to_owned(), problems });
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     let paths: Vec<(&String, PathBuf)> =

@@ -1,17 +1,32 @@
+use std::fmt::Debug;
+
 use candle_core::{DType, Tensor};
 use caption_generation::{CaptionDecoder, SpeculativeDecoder, Step};
-use train_ops::{DecodingRows, KeyValueCache, Pass, snapshot};
+use train_ops::{DecodingRows, KeyValueCache, snapshot};
 
-use crate::draft::DecoderWithHead;
-use crate::{Draft, Error, GitForCausalLm, Result};
+use crate::{CaptionModel, DecoderShape, Draft, Error, Result};
+
+/// A model's text decoder with its language-modelling head, as it was at one time but for trainable layers, which stay
+/// current. It reads a few new tokens at a time.
+pub trait TextDecoder: Debug + Send + Sync {
+    /// The sizes that a draft has to share with the model.
+    fn shape(&self) -> DecoderShape;
+
+    /// Logits `(rows, vocabulary)` after the last of new tokens, of which `text` `(rows, new, hidden)` are the embeddings.
+    /// They are the newest tokens of `rows`; their keys and values are written to `caches`, one for each layer.
+    ///
+    /// # Errors
+    /// If there are too few cache slots.
+    fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor>;
+}
 
 /// Sequences in the middle of being decoded, with the keys and values of their tokens.
 ///
-/// [`begin_decoding`](GitForCausalLm::begin_decoding) makes one; [`generate`](GitForCausalLm::generate) does so itself.
+/// [`generate`](CaptionModel::generate) makes one itself.
 #[derive(Debug)]
-pub struct Decoding<'a> {
-    model: &'a GitForCausalLm,
-    layers: DecoderWithHead,
+pub struct Decoding<'a, M: ?Sized> {
+    model: &'a M,
+    decoder: Box<dyn TextDecoder>,
     draft: Option<&'a Draft>,
     rows: DecodingRows,
     /// The rows after each step that was verified last.
@@ -20,32 +35,32 @@ pub struct Decoding<'a> {
     caches: Vec<KeyValueCache>,
 }
 
-impl GitForCausalLm {
+impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
     /// Begins to decode: one sequence without text for each picture, whose keys and values are computed here, and cache
     /// slots for `slots` text tokens of all sequences together.
     ///
     /// # Errors
     /// If `image_features` are not `(batch, tokens, vision_hidden)`.
-    pub fn begin_decoding(&self, image_features: &Tensor, slots: usize) -> Result<Decoding<'_>> {
-        let image = self.project(image_features, &Pass::inference())?;
-        Ok(Decoding {
-            model: self,
-            layers: DecoderWithHead::of(self, snapshot)?,
+    pub fn new(model: &'a M, image_features: &Tensor, slots: usize) -> Result<Self> {
+        Ok(Self {
+            model,
+            decoder: model.text_decoder(snapshot)?,
             draft: None,
-            rows: DecodingRows::new(image.dim(0)?),
+            caches: model.caches(image_features, slots)?,
+            rows: DecodingRows::new(image_features.dim(0)?),
             verified: Vec::new(),
-            caches: self.decoder.caches(&image, slots)?,
         })
     }
-}
 
-impl<'a> Decoding<'a> {
     /// Adds a draft for [`SpeculativeDecoder`]. Without one, the model is its own draft.
     ///
     /// # Errors
     /// If the draft belongs to a model of another shape.
     pub fn with_draft(self, draft: &'a Draft) -> Result<Self> {
-        self.model.check_draft(draft)?;
+        let (of_draft, model) = (draft.decoder.shape(), self.decoder.shape());
+        if of_draft != model {
+            return Err(Error::DraftShape { draft: of_draft, model });
+        }
         Ok(Self { draft: Some(draft), ..self })
     }
 
@@ -68,9 +83,9 @@ impl<'a> Decoding<'a> {
         Ok(all)
     }
 
-    /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`, by way of `layers`; one row of
-    /// the vocabulary's size after another. Keys and values of the tokens are written to the caches.
-    fn logits(&self, layers: &DecoderWithHead, input_ids: &[u32], rows: &DecodingRows) -> Result<Vec<f32>> {
+    /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`, by `decoder`; one row of the
+    /// vocabulary's size after another. Keys and values of the tokens are written to the caches.
+    fn logits(&self, decoder: &dyn TextDecoder, input_ids: &[u32], rows: &DecodingRows) -> Result<Vec<f32>> {
         let sequences = rows.len();
         if sequences == 0 || input_ids.is_empty() || !input_ids.len().is_multiple_of(sequences) {
             return Err(Error::Shape {
@@ -80,22 +95,21 @@ impl<'a> Decoding<'a> {
             });
         }
         let new = input_ids.len() / sequences;
-        self.model.check_length(rows.tokens())?;
-        let pass = Pass::inference();
+        let (got, max) = (rows.tokens(), self.model.tokens().max_length);
+        if got > max {
+            return Err(Error::TooLong { got, max });
+        }
         let device = self.model.device();
         let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
-        let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?;
-        let positions = pass.parameter(&self.model.position_embeddings).index_select(&positions, 0)?;
+        let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?.reshape((sequences, new))?;
         let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
-        let text = self.model.embed(&input_ids, &positions.reshape((sequences, new, ()))?, &pass)?;
-        let hidden_states = layers.decoder.step(&text, &self.caches, rows)?;
-        let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
-        let logits = layers.lm_head.forward(&last.contiguous()?, &pass)?;
+        let text = self.model.embed(&input_ids, &positions)?;
+        let logits = decoder.step(&text, &self.caches, rows)?;
         Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
 
-impl CaptionDecoder for Decoding<'_> {
+impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
     type Error = Error;
 
     fn sequences(&self) -> usize {
@@ -105,7 +119,7 @@ impl CaptionDecoder for Decoding<'_> {
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut rows = self.rows.clone();
         rows.extend(tokens.len() / rows.len().max(1));
-        let logits = self.logits(&self.layers, tokens, &rows)?;
+        let logits = self.logits(self.decoder.as_ref(), tokens, &rows)?;
         self.rows = rows;
         Ok(logits)
     }
@@ -115,13 +129,13 @@ impl CaptionDecoder for Decoding<'_> {
     }
 }
 
-impl SpeculativeDecoder for Decoding<'_> {
+impl<M: CaptionModel + ?Sized> SpeculativeDecoder for Decoding<'_, M> {
     /// The draft writes its keys and values where the model writes its own when it reads the same tokens, so that it needs
     /// no cache and leaves no trace.
     fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
-        let layers = self.draft.map_or(&self.layers, |draft| &draft.layers);
+        let decoder = self.draft.map_or(&self.decoder, |draft| &draft.decoder);
         match (steps.last(), self.after(steps)?.last()) {
-            (Some(step), Some(rows)) => self.logits(layers, &step.tokens, rows),
+            (Some(step), Some(rows)) => self.logits(decoder.as_ref(), &step.tokens, rows),
             _ => Ok(Vec::new()),
         }
     }
@@ -129,7 +143,7 @@ impl SpeculativeDecoder for Decoding<'_> {
     fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
         let verified = self.after(steps)?;
         let tokens: Vec<u32> = steps.iter().flat_map(|step| &step.tokens).copied().collect();
-        let logits = self.logits(&self.layers, &tokens, &DecodingRows::join(&verified))?;
+        let logits = self.logits(self.decoder.as_ref(), &tokens, &DecodingRows::join(&verified))?;
         self.verified = verified;
         Ok(logits)
     }

@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{EarlyStopping, Error, GitConfig, Result};
+use crate::config_file::read_json;
+use crate::{EarlyStopping, Error, Result};
 
 /// How a checkpoint asks to be decoded: what its `generation_config.json` sets, or its `config.json` where there is no such file,
 /// as transformers reads them. `None` is what the file leaves open.
@@ -87,11 +88,16 @@ impl GenerationDefaults {
     pub fn read(dir: &Path) -> Result<Self> {
         let files = [dir.join("generation_config.json"), dir.join("config.json")];
         let Some(path) = files.into_iter().find(|path| path.is_file()) else { return Ok(Self::default()) };
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let options =
-            serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+        let options = read_json(&path)?;
         Self::from_options(&Options { path, options })
+    }
+
+    /// What `options`, an object inside the file at `path`, sets: for models whose decoder has a configuration of its own.
+    ///
+    /// # Errors
+    /// If an option has a value of another kind than it should.
+    pub fn of_object(path: &Path, options: Map<String, Value>) -> Result<Self> {
+        Self::from_options(&Options { path: path.to_owned(), options })
     }
 
     fn from_options(file: &Options) -> Result<Self> {
@@ -151,14 +157,6 @@ impl GenerationDefaults {
                 let supported = "null (no such option is implemented)".to_owned();
                 Err(Error::Unsupported { path: self.path.clone(), field, got: got.clone(), supported })
             }
-        }
-    }
-
-    /// Puts the begin and end tokens in the place of those of the configuration.
-    pub(crate) fn set_tokens(&self, config: &mut GitConfig) {
-        config.bos_token_id = self.bos_token_id.unwrap_or(config.bos_token_id);
-        if let Some(eos) = &self.eos_token_id {
-            config.eos_token_id.clone_from(eos);
         }
     }
 }
