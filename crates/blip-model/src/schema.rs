@@ -86,5 +86,5 @@ mod tests {
         assert_eq!(count, PARAMETERS);
     }
 
-    const PARAMETERS: usize = 0;
+    const PARAMETERS: usize = 223_971_644;
 }
