@@ -17,7 +17,7 @@ use caption_data::{
     CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
     SourceOptions,
 };
-use git_model::{Caption, GitForCausalLm, LoadOptions};
+use caption_model::{Caption, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use peft_lora::LoraBuilder;
 use caption_lora::captioning;
@@ -70,7 +70,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
         }
         None => (Arc::new(Files { paths: images.clone(), decoder }), (0..images.len()).collect()),
     };
-    let (tokenizer, start) = (&pretrained.tokenizer, pretrained.checkpoint.config().bos_token_id);
+    let (tokenizer, start) = (&pretrained.tokenizer, pretrained.checkpoint.tokens().start_token);
     let prompts = match &options.prompt_column {
         Some(_) => Prompts::of_rows(&source, &rows, tokenizer, start)?,
         None => Prompts::one(options.decoding.prompt.as_deref(), tokenizer, start)?,
@@ -86,8 +86,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
     let config = resolve(prompts.longest())?;
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
     let load = LoadOptions { dtype, ..LoadOptions::default() };
-    let load =
-        |builder: &mut dyn LayerBuilder| GitForCausalLm::load_with(&pretrained.checkpoint, builder, &load);
+    let load = |builder: &mut dyn LayerBuilder| pretrained.checkpoint.load_model(builder, &load);
     let model = match &options.adapter {
         None if options.dtype == Storage::Int8 => load(&mut Int8Builder)?,
         None => load(&mut FrozenBuilder)?,
@@ -100,7 +99,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
         }
     };
     let sequences = options.batch_size.min(rows.len()) * config.num_beams.max(config.num_return_sequences);
-    let draft = captioning::draft(&model, options.dtype, sequences, options.draft)?;
+    let draft = captioning::draft(model.as_ref(), options.dtype, sequences, options.draft)?;
     let loader = PictureLoader::new(source, pretrained.processor, OnBadImage::Skip);
     let bar = ProgressBar::new(rows.len() as u64)
         .with_style(ProgressStyle::with_template("captions {wide_bar} {pos}/{len}, {eta} left")?);
@@ -117,7 +116,7 @@ fn run(options: &cli::Caption) -> Result<usize> {
             continue;
         }
         let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
-        let captions = prompts.captions(batch.rows(), &model, &features, &resolve, draft.as_ref())?;
+        let captions = prompts.captions(batch.rows(), model.as_ref(), &features, &resolve, draft.as_ref())?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
         for (&row, captions) in batch.rows().iter().zip(&captions) {
             let best = best(captions);

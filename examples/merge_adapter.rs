@@ -61,7 +61,7 @@ fn run(options: &Options) -> Result<()> {
         Dtype::Bf16 => DType::BF16,
         Dtype::F16 => DType::F16,
     });
-    let merged = merge::merge(&pretrained.checkpoint, &open::adapter_dir(&options.adapter)?, dtype)?;
+    let merged = merge::merge(pretrained.checkpoint.as_ref(), &open::adapter_dir(&options.adapter)?, dtype)?;
     save::tensors(&merged.tensors, &pretrained.dir, &options.output_dir)?;
     say(format_args!("merged {} layers; written to {}", merged.layers, options.output_dir.display()));
     Ok(())

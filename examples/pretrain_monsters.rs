@@ -14,7 +14,8 @@ use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use clap::Parser;
-use git_model::{GenerationConfig, GitConfig, GitForCausalLm};
+use caption_model::LoadOptions;
+use git_model::{GenerationConfig, GitConfig};
 use monster_drawings::{DrawingSource, Style, vocabulary};
 use caption_lora::captioning::{Captioner, pictures};
 use caption_lora::hub::Location;
@@ -57,7 +58,7 @@ fn main() -> Result<()> {
 
     let pretrained = open::pretrained(&Location::Local(scratch.path().to_owned()))?;
     let mut builder = TrainableBuilder::new();
-    let model = GitForCausalLm::load(&pretrained.checkpoint, &mut builder)?;
+    let model = pretrained.checkpoint.load_model(&mut builder, &LoadOptions::default())?;
     let parameters = builder.finish();
 
     let count = options.steps * options.batch_size;
@@ -75,7 +76,7 @@ fn main() -> Result<()> {
         shuffle: None,
     };
     let task = CaptionTask {
-        model: &model,
+        model: model.as_ref(),
         features: None,
         vision_trains: true,
         label_smoothing: 0.0,
@@ -98,7 +99,7 @@ fn main() -> Result<()> {
     println!("last loss {:?}", outcome.state().log_history.last());
 
     let captioner = Captioner {
-        model: &model,
+        model: model.as_ref(),
         tokenizer: &pretrained.tokenizer,
         pictures: loader,
         features: None,

@@ -170,6 +170,22 @@ impl BlipConfig {
         }
     }
 
+    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
+    /// `vision_trains` is whether the vision encoder is trained too.
+    pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        // Per text token of a layer: 18 times its width, 2.5 times the feed-forward block's, and the probabilities of
+        // cross-attention; per image token, keys and values.
+        let per_token = 18 * text.hidden_size + 5 * text.intermediate_size / 2;
+        let probabilities = text.num_attention_heads * vision.tokens();
+        let per_layer = caption * (per_token + probabilities) + 2 * vision.tokens() * text.hidden_size;
+        let decoder = text.num_hidden_layers * per_layer;
+        let per_token = 12 * vision.hidden_size + 5 * vision.intermediate_size / 2;
+        let probabilities = vision.num_attention_heads * vision.tokens();
+        let encoder = vision.num_hidden_layers * vision.tokens() * (per_token + probabilities);
+        if vision_trains { decoder + encoder } else { decoder }
+    }
+
     fn check(&self, path: &Path) -> Result<()> {
         let refuse = |field: &'static str, got: String, supported: &str| {
             Err(Error::Unsupported { path: path.to_owned(), field, got, supported: supported.to_owned() })

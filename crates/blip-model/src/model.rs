@@ -147,6 +147,18 @@ impl CaptionModel for BlipForConditionalGeneration {
         self.config.tokens()
     }
 
+    fn image_size(&self) -> usize {
+        self.config.vision_config.image_size
+    }
+
+    fn feature_shape(&self) -> (usize, usize) {
+        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
+    }
+
+    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+        self.config.saved_activations(caption, vision_trains)
+    }
+
     fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
         let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
         vision.forward(pixel_values, pass)

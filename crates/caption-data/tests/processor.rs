@@ -201,7 +201,7 @@ fn a_crop_larger_than_the_picture_is_padded_with_black_as_in_transformers() {
 fn unsupported_options_are_named() {
     let cases = [
         (
-            json!({ "image_processor_type": "BlipImageProcessor" }),
+            json!({ "image_processor_type": "ViTImageProcessor" }),
             "`image_processor_type` is BlipImageProcessor",
         ),
         (json!({ "feature_extractor_type": "ViTFeatureExtractor" }), "ViTFeatureExtractor"),

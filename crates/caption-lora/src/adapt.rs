@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Var};
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, LoadOptions};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
@@ -13,17 +13,10 @@ use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 use crate::folders;
 use crate::hub::Location;
 
-/// Linear layers of GIT's text decoder that get adapters by default.
-const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
-/// Linear layers of GIT's vision encoder that get adapters by default.
-const VISION_TARGETS: [&str; 6] = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"];
-/// Prefix of the vision encoder's paths.
-const VISION: &str = "git.image_encoder.";
-
 /// A model and its trainable parameters.
 pub struct Adapted {
     /// The model.
-    pub model: GitForCausalLm,
+    pub model: Box<dyn CaptionModel>,
     /// The adapter; `None` with full fine-tuning.
     pub adapter: Option<Adapter>,
     /// The trainable parameters, by name.
@@ -69,7 +62,7 @@ pub struct BaseModel<'a> {
 /// If an adapter's targets match nothing, or match layers in the part of the model that `--tune` excludes.
 pub fn build(
     base: &BaseModel<'_>,
-    checkpoint: Checkpoint,
+    checkpoint: Box<dyn CaptionCheckpoint>,
     options: &LoraOptions,
     saved: Option<&LoraConfig>,
     seed: u64,
@@ -89,19 +82,23 @@ pub fn build(
                 "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out"
             );
         }
-        return full(&checkpoint, &load);
+        return full(checkpoint.as_ref(), &load);
     }
-    let config = config(base, options, saved)?;
-    let mut builder = LoraBuilder::new(config)?.output_layer("output").seed(seed);
-    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &load)?;
+    let architecture = checkpoint.architecture();
+    let config = config(base, architecture, options, saved)?;
+    let mut builder = LoraBuilder::new(config)?.seed(seed);
+    if let Some(layer) = architecture.output_layer {
+        builder = builder.output_layer(layer);
+    }
+    let model = checkpoint.load_model(&mut builder, &load)?;
     drop(checkpoint);
     let adapter = builder.finish()?;
     if let Some(dir) = options.init_adapter.as_ref().filter(|_| saved.is_none()) {
         adapter.load_weights(dir)?;
     }
     let modules = adapter.report().modules();
-    let vision_trains = modules.iter().any(|module| module.path.starts_with(VISION));
-    let text_trains = modules.iter().any(|module| !module.path.starts_with(VISION));
+    let vision_trains = modules.iter().any(|module| module.path.starts_with(architecture.vision_prefix));
+    let text_trains = modules.iter().any(|module| !module.path.starts_with(architecture.vision_prefix));
     let reached = match (text_trains, vision_trains) {
         (true, true) => "both",
         (true, false) => "text",
@@ -123,9 +120,9 @@ pub fn build(
 }
 
 /// The model for full fine-tuning.
-fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
+fn full(checkpoint: &dyn CaptionCheckpoint, load: &LoadOptions) -> Result<Adapted> {
     let mut builder = TrainableBuilder::new();
-    let model = GitForCausalLm::load_with(checkpoint, &mut builder, load)?;
+    let model = checkpoint.load_model(&mut builder, load)?;
     let parameters = builder.finish();
     let total = parameters.values().map(|parameter| parameter.elem_count()).sum();
     Ok(Adapted { model, adapter: None, parameters, total, text_trains: true, vision_trains: true })
@@ -133,7 +130,12 @@ fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
 
 /// The adapter's configuration: a new one, or that of `--init-adapter` with the changes that flags may make.
 /// For a resumed run it is the `saved` one.
-fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig>) -> Result<LoraConfig> {
+fn config(
+    base: &BaseModel<'_>,
+    architecture: &Architecture,
+    options: &LoraOptions,
+    saved: Option<&LoraConfig>,
+) -> Result<LoraConfig> {
     let targets = options.target_modules.clone().map(modules);
     if let Some(dir) = &options.init_adapter {
         let read = || {
@@ -163,17 +165,18 @@ fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig
         }
         return Ok(config);
     }
+    let Architecture { text_targets, vision_targets, .. } = architecture;
     let default: Vec<&str> = match options.tune {
-        Tune::Text => TEXT_TARGETS.to_vec(),
-        Tune::Vision => VISION_TARGETS.to_vec(),
-        Tune::Both | Tune::Full => [TEXT_TARGETS.as_slice(), VISION_TARGETS.as_slice()].concat(),
+        Tune::Text => text_targets.to_vec(),
+        Tune::Vision => vision_targets.to_vec(),
+        Tune::Both | Tune::Full => [*text_targets, *vision_targets].concat(),
     };
     Ok(LoraConfig {
         r: options.rank(),
         lora_alpha: options.alpha(),
         lora_dropout: options.dropout(),
         target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
-        task_type: Some("CAUSAL_LM".to_owned()),
+        task_type: architecture.task_type.map(str::to_owned),
         base_model_name_or_path: Some(base.name.to_owned()),
         revision: base.revision.map(str::to_owned),
         ..LoraConfig::default()

@@ -8,7 +8,7 @@ use anyhow::Result;
 use candle_core::Device;
 use caption_data::{CaptionSource, TokenizedCaptions};
 use caption_metrics::{Scores, score};
-use git_model::GenerationConfig;
+use caption_model::GenerationConfig;
 use serde_json::json;
 use train_ops::{Pass, release_memory};
 use trainer_core::{LossTotal, evaluate};

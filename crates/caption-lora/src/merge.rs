@@ -5,14 +5,11 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
-use git_model::{Checkpoint, GitForCausalLm};
+use caption_model::{CaptionCheckpoint, LoadOptions};
 use peft_lora::LoraBuilder;
 
 use crate::run_folder::RECORD;
 use crate::save;
-
-/// The output layer, which may share its weight with the word embedding.
-const OUTPUT_LAYER: &str = "output";
 
 /// Files of the folders of an adapter, a run's checkpoint and a run, in which no merged checkpoint belongs.
 const OF_OTHERS: [&str; 3] = ["adapter_config.json", "complete.json", RECORD];
@@ -48,23 +45,24 @@ pub fn check_output(output: &Path) -> Result<()> {
 /// # Errors
 /// If the adapter does not fit the model or changes a weight that two layers share, or if a sum does not fit
 /// its type.
-pub fn merge(checkpoint: &Checkpoint, adapter: &Path, dtype: Option<DType>) -> Result<Merged> {
+pub fn merge(checkpoint: &dyn CaptionCheckpoint, adapter: &Path, dtype: Option<DType>) -> Result<Merged> {
     let mut builder = LoraBuilder::from_pretrained(adapter)?;
-    GitForCausalLm::load(checkpoint, &mut builder)?;
+    checkpoint.load_model(&mut builder, &LoadOptions::default())?;
     let adapter = builder.finish()?;
-    if checkpoint.tied() && adapter.layers().any(|layer| layer.path() == OUTPUT_LAYER) {
+    let (tensors_of, head) = (checkpoint.tensors(), checkpoint.tensors().schema().head());
+    if tensors_of.tied() && adapter.layers().any(|layer| layer.path() == head) {
         bail!(
-            "the adapter cannot be merged: it changes the layer `{OUTPUT_LAYER}`, whose weight is the word embedding too \
+            "the adapter cannot be merged: it changes the layer `{head}`, whose weight is the word embedding too \
              (tie_word_embeddings), so that the model would also read other words; use it as it is, with caption --adapter"
         );
     }
     let mut merged = adapter.merged_weights().collect::<peft_lora::Result<BTreeMap<_, _>>>()?;
     let layers = merged.len();
     let mut tensors = BTreeMap::new();
-    for (name, stored) in checkpoint.dtypes()? {
+    for (name, stored) in tensors_of.dtypes()? {
         let tensor = match merged.remove(&name) {
             Some(sum) => sum,
-            None => checkpoint.tensor(&name, stored, &Device::Cpu)?,
+            None => tensors_of.tensor(&name, stored, &Device::Cpu)?,
         };
         let tensor = save::fitted(&name, &tensor, dtype.unwrap_or(stored))?;
         tensors.insert(name, tensor);

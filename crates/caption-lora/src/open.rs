@@ -8,7 +8,8 @@ use caption_data::{
     CaptionSource, CaptionTokenizer, ColumnRole, ImageFolder, ImageProcessor, LeftOut, ParquetSource,
     RgbImage, SourceOptions,
 };
-use git_model::Checkpoint;
+use caption_model::CaptionCheckpoint;
+use captioner::{open_checkpoint, start_token};
 use monster_drawings::DrawingSource;
 
 use crate::folders;
@@ -23,7 +24,7 @@ pub struct Pretrained {
     /// The folder.
     pub dir: PathBuf,
     /// The weights and their configuration.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Box<dyn CaptionCheckpoint>,
     /// Converts captions to token ids and back.
     pub tokenizer: CaptionTokenizer,
     /// Converts pictures to pixel values.
@@ -58,18 +59,21 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
     };
     folders::check_checkpoint(&dir)?;
     check_hidden(location, &dir.join("config.json"))?;
-    let checkpoint = Checkpoint::open(&dir)?;
-    let positions = checkpoint.config().max_position_embeddings;
-    let tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(positions)?;
+    let checkpoint = open_checkpoint(&dir)?;
+    let tokens = checkpoint.tokens();
+    let mut tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(tokens.max_length)?;
+    if let Some(start) = start_token(checkpoint.as_ref()) {
+        tokenizer = tokenizer.starting_with(start);
+    }
     let processor = ImageProcessor::from_pretrained(&dir)?;
-    let (words, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
+    let (words, rows) = (tokenizer.vocab_size(), tokens.vocab_size);
     if words > rows {
         bail!(
             "the tokenizer in {} has {words} tokens, but the model's vocabulary has {rows}; they belong to different models",
             dir.display()
         );
     }
-    let size = checkpoint.config().vision_config.image_size;
+    let size = checkpoint.image_size();
     if let Some(output) = processor.output_size()
         && output != (size, size)
     {

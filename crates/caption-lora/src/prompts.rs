@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use candle_core::Tensor;
 use caption_data::{CaptionSource, CaptionTokenizer, Encoded};
-use git_model::{Caption, Draft, GenerationConfig, GitForCausalLm, Progress};
+use caption_model::{Caption, CaptionModel, Draft, GenerationConfig, Progress};
 
 /// The prompts of pictures.
 pub struct Prompts {
@@ -102,11 +102,11 @@ impl Prompts {
     /// captions that it would get alone.
     ///
     /// # Errors
-    /// Those of `resolve`, and as [`GitForCausalLm::generate_with`].
+    /// Those of `resolve`, and as [`CaptionModel::generate_with`].
     pub fn captions(
         &self,
         rows: &[usize],
-        model: &GitForCausalLm,
+        model: &dyn CaptionModel,
         features: &Tensor,
         resolve: &dyn Fn(usize) -> Result<GenerationConfig>,
         draft: Option<&Draft>,
@@ -171,10 +171,10 @@ pub(crate) fn by_prompt<P: Eq + Hash + Clone>(prompts: impl IntoIterator<Item = 
 pub(crate) fn after_prompt(
     config: &GenerationConfig,
     prompt: usize,
-    model: &GitForCausalLm,
+    model: &dyn CaptionModel,
 ) -> GenerationConfig {
     // The last token is never fed back, so it needs no position.
-    let left = (model.config().max_position_embeddings + 1).saturating_sub(prompt).max(1);
+    let left = (model.tokens().max_length + 1).saturating_sub(prompt).max(1);
     GenerationConfig {
         max_new_tokens: config.max_new_tokens.min(left),
         min_new_tokens: config.min_new_tokens.min(left),

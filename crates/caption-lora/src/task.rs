@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, TokenizedCaptions};
-use git_model::GitForCausalLm;
+use caption_model::CaptionModel;
 use train_ops::{Pass, sample_key};
 use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task, epoch_order};
 
@@ -34,7 +34,7 @@ impl Batch {
 /// The captioning task.
 pub struct CaptionTask<'a> {
     /// The model.
-    pub model: &'a GitForCausalLm,
+    pub model: &'a dyn CaptionModel,
     /// Cached image features; `None` if they are computed for each batch.
     pub features: Option<Arc<FeatureStore>>,
     /// Whether the vision encoder is trained.

@@ -18,6 +18,16 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// The properties of the model that prompts and decoding options have to fit.
     fn tokens(&self) -> ModelTokens;
 
+    /// Height and width of a picture in pixels.
+    fn image_size(&self) -> usize;
+
+    /// Tokens and width of a picture's features.
+    fn feature_shape(&self) -> (usize, usize);
+
+    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens.
+    /// `vision_trains` is whether the vision encoder is trained too.
+    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize;
+
     /// The vision encoder's features, `(batch, tokens, vision_hidden)`, of pictures `(batch, channels, size, size)`.
     ///
     /// # Errors

@@ -72,6 +72,11 @@ impl TensorSchema {
         &self.shapes
     }
 
+    /// Path of the LM head.
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+
     /// Name of the LM head's weight.
     pub(crate) fn head_weight(&self) -> String {
         format!("{}.weight", self.head)

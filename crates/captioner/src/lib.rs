@@ -1,24 +1,26 @@
 #![doc = include_str!("../README.md")]
 
 mod error;
+mod open;
 
 use std::path::Path;
 
 use caption_data::{CaptionTokenizer, ImageDecoder, ImageProcessor};
-use git_model::{Checkpoint, GitForCausalLm};
+use caption_model::{CaptionModel, LoadOptions};
 use train_ops::{FrozenBuilder, Pass};
 
 pub use caption_data::RgbImage;
 pub use error::{Error, Result};
-pub use git_model::GenerationConfig;
+pub use caption_model::GenerationConfig;
+pub use open::{open_checkpoint, start_token};
 
-/// A GIT model with its tokenizer and image processor.
+/// A model with its tokenizer and image processor.
 #[derive(Debug)]
 pub struct Captioner {
     /// How captions are decoded; greedy by default. If this gives several captions for a picture, the first
     /// is used.
     pub config: GenerationConfig,
-    model: GitForCausalLm,
+    model: Box<dyn CaptionModel>,
     tokenizer: CaptionTokenizer,
     processor: ImageProcessor,
 }
@@ -27,11 +29,13 @@ impl Captioner {
     /// Opens the checkpoint in the folder `dir`, on the CPU in f32.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or the files do not belong to one GIT model.
+    /// If a file is missing or damaged, or the files do not belong to one model of GIT or BLIP.
     pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let model = GitForCausalLm::load(&Checkpoint::open(dir)?, &mut FrozenBuilder)?;
-        Self::new(model, CaptionTokenizer::from_pretrained(dir)?, ImageProcessor::from_pretrained(dir)?)
+        let checkpoint = open_checkpoint(dir)?;
+        let model = checkpoint.load_model(&mut FrozenBuilder, &LoadOptions::default())?;
+        let processor = ImageProcessor::from_pretrained(dir)?;
+        Self::of(model, CaptionTokenizer::from_pretrained(dir)?, processor)
     }
 
     /// Joins a model, on any device and with or without adapters, with its tokenizer and image processor.
@@ -39,15 +43,23 @@ impl Captioner {
     /// # Errors
     /// If the three do not fit each other.
     pub fn new(
-        model: GitForCausalLm,
+        model: impl CaptionModel + 'static,
         tokenizer: CaptionTokenizer,
         processor: ImageProcessor,
     ) -> Result<Self> {
-        let (tokens, vocab_size) = (tokenizer.vocab_size(), model.config().vocab_size);
+        Self::of(Box::new(model), tokenizer, processor)
+    }
+
+    fn of(
+        model: Box<dyn CaptionModel>,
+        tokenizer: CaptionTokenizer,
+        processor: ImageProcessor,
+    ) -> Result<Self> {
+        let (tokens, vocab_size) = (tokenizer.vocab_size(), model.tokens().vocab_size);
         if tokens > vocab_size {
             return Err(Error::Vocabulary { tokenizer: tokens, model: vocab_size });
         }
-        let size = model.config().vision_config.image_size;
+        let size = model.image_size();
         match processor.output_size() {
             Some(output) if output != (size, size) => {
                 Err(Error::ImageSize { processor: output, model: size })

@@ -147,6 +147,20 @@ impl GitConfig {
         }
     }
 
+    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
+    /// `vision_trains` is whether the vision encoder is trained too. For the decoder of git-base, 0.08 GB in f32, where 0.09
+    /// are measured.
+    pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+        let vision = &self.vision_config;
+        // Saved values per token of a layer: ten times its width and 2.5 times the feed-forward block's.
+        let layer = |width: usize, intermediate: usize| 10 * width + 5 * intermediate / 2;
+        let tokens = vision.tokens() + caption;
+        let text = tokens * self.num_hidden_layers * layer(self.hidden_size, self.intermediate_size);
+        let encoder =
+            vision.tokens() * vision.num_hidden_layers * layer(vision.hidden_size, vision.intermediate_size);
+        if vision_trains { text + encoder } else { text }
+    }
+
     fn check(&self, path: &Path) -> Result<()> {
         let refuse = |field: &'static str, got: String, supported: &str| {
             Err(Error::Unsupported { path: path.to_owned(), field, got, supported: supported.to_owned() })

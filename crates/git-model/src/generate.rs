@@ -92,6 +92,18 @@ impl CaptionModel for GitForCausalLm {
         self.tokens()
     }
 
+    fn image_size(&self) -> usize {
+        self.config().vision_config.image_size
+    }
+
+    fn feature_shape(&self) -> (usize, usize) {
+        (self.config().vision_config.tokens(), self.config().vision_config.hidden_size)
+    }
+
+    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+        self.config().saved_activations(caption, vision_trains)
+    }
+
     fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
         self.encode_images(pixel_values, pass)
     }

@@ -1,5 +1,5 @@
 use clap::Args;
-use git_model::{GenerationConfig, GenerationDefaults, Sampling};
+use caption_model::{GenerationConfig, GenerationDefaults, Sampling};
 
 use super::EarlyStopping;
 use super::values::{count, finite, positive, positive_share, share};
@@ -85,9 +85,9 @@ impl Decoding {
         file.check_supported(sampling.is_some()).map_err(|error| error.to_string())?;
         let beams = if sampling.is_some() { 1 } else { recipe.num_beams };
         let early_stopping = self.early_stopping.map(|early_stopping| match early_stopping {
-            EarlyStopping::True => git_model::EarlyStopping::Always,
-            EarlyStopping::False => git_model::EarlyStopping::Heuristic,
-            EarlyStopping::Never => git_model::EarlyStopping::Never,
+            EarlyStopping::True => caption_model::EarlyStopping::Always,
+            EarlyStopping::False => caption_model::EarlyStopping::Heuristic,
+            EarlyStopping::Never => caption_model::EarlyStopping::Never,
         });
         let penalty = |flag: Option<f64>| flag.map(|penalty| penalty as f32);
         let max_new_tokens = self.max_new_tokens(file, prompt, recipe.max_new_tokens)?;
@@ -269,7 +269,7 @@ mod tests {
         let config = resolve("--length-penalty -1", json, 1).unwrap();
         assert_eq!((config.num_beams, config.length_penalty, config.no_repeat_ngram_size), (5, -1.0, 0));
         assert_eq!((config.repetition_penalty, config.max_new_tokens), (1.15, 40));
-        assert_eq!(config.early_stopping, git_model::EarlyStopping::Never);
+        assert_eq!(config.early_stopping, caption_model::EarlyStopping::Never);
         assert_eq!((config.bad_words, config.num_return_sequences), (vec![vec![7, 8]], 2));
         let greedy = resolve("--num-beams 1 --num-return-sequences 1", json, 1).unwrap();
         assert_eq!((greedy.num_beams, greedy.num_return_sequences), (1, 1));

@@ -1,5 +1,5 @@
 use clap::Args;
-use git_model::GitConfig;
+use caption_model::CaptionModel;
 use trainer_core::{
     IntervalStrategy, OnNan, OptimizerType, ParameterGroup, SchedulerOptions, SchedulerType,
     TrainingArguments,
@@ -9,7 +9,7 @@ use super::{
     EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, ReportTo, SaveStrategy,
     values::{at_least_zero, count, positive, seconds, share, whole},
 };
-use crate::fusing::Pass;
+use crate::fusing::fused;
 
 /// Optimizer options.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -151,11 +151,11 @@ impl Finetune {
 
     /// The number of fused micro-batches: --fuse-accumulation, else as many as take little memory. It depends
     /// on the model and the longest caption.
-    pub fn fused_micro_batches(&self, config: &GitConfig, caption: usize, vision_trains: bool) -> usize {
+    pub fn fused_micro_batches(&self, model: &dyn CaptionModel, caption: usize, vision_trains: bool) -> usize {
         let pictures = self.training.per_device_train_batch_size;
         let fused = match self.training.fuse_accumulation {
             FuseAccumulation::UpTo(count) => count,
-            FuseAccumulation::Auto => Pass { pictures, caption, vision_trains }.fused(config),
+            FuseAccumulation::Auto => fused(pictures, model.saved_activations(caption, vision_trains)),
         };
         fused.min(self.training.gradient_accumulation_steps)
     }

@@ -1,18 +1,15 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Storage, Tensor};
-use git_model::{Checkpoint, GitForCausalLm};
+use caption_model::{CaptionCheckpoint, CaptionModel};
 use rayon::prelude::*;
 use train_ops::Pass;
 use twox_hash::XxHash3_128;
-
-/// Prefix of the names of the vision encoder's tensors.
-const VISION: &str = "git.image_encoder.";
 
 /// Image features, without a graph: `(pictures, tokens, vision_hidden)`.
 ///
 /// # Errors
 /// If the encoder was released, or the pictures do not have the size that it takes.
-pub fn encode(model: &GitForCausalLm, pixel_values: &Tensor) -> Result<Tensor> {
+pub fn encode(model: &dyn CaptionModel, pixel_values: &Tensor) -> Result<Tensor> {
     Ok(model.encode_images(pixel_values, &Pass::inference())?.detach())
 }
 
@@ -23,16 +20,17 @@ pub fn encode(model: &GitForCausalLm, pixel_values: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// If a tensor cannot be read.
-pub fn encoder_fingerprint(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<u128> {
-    let names: Vec<String> =
-        checkpoint.config().tensor_shapes().into_keys().filter(|name| name.starts_with(VISION)).collect();
+pub fn encoder_fingerprint(checkpoint: &dyn CaptionCheckpoint, dtype: DType, device: &Device) -> Result<u128> {
+    let (tensors, vision) = (checkpoint.tensors(), checkpoint.architecture().vision_prefix);
+    let names: Vec<&String> =
+        tensors.schema().shapes().keys().filter(|name| name.starts_with(vision)).collect();
     // One tensor at a time on each thread, to limit memory.
     let weights =
-        names.par_iter().map(|name| Ok(hash(&checkpoint.tensor(name, DType::F32, &Device::Cpu)?)?));
+        names.par_iter().map(|name| Ok(hash(&tensors.tensor(name, DType::F32, &Device::Cpu)?)?));
     let weights = weights.collect::<Result<Vec<u128>>>()?;
     let version = env!("CARGO_PKG_VERSION");
-    let config = &checkpoint.config().vision_config;
-    let all = format!("{version} {dtype:?} {:?} {config:?} {names:?} {weights:?}", device.location());
+    let config = checkpoint.vision_identity();
+    let all = format!("{version} {dtype:?} {:?} {config} {names:?} {weights:?}", device.location());
     Ok(XxHash3_128::oneshot(all.as_bytes()))
 }
 

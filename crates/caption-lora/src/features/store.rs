@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use caption_data::PictureLoader;
-use git_model::GitForCausalLm;
+use caption_model::CaptionModel;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::encode;
@@ -55,14 +55,14 @@ impl FeatureStore {
     /// # Errors
     /// If a picture cannot be read, and as [`fill`](Self::fill).
     pub fn new(
-        model: &GitForCausalLm,
+        model: &dyn CaptionModel,
         pictures: &PictureLoader,
         rows: &[usize],
         dtype: DType,
         keep: &Keep,
     ) -> Result<Self> {
-        let vision = &model.config().vision_config;
-        let layout = Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype };
+        let (tokens, width) = model.feature_shape();
+        let layout = Layout { tokens, width, dtype };
         // In ascending order, which is how sources read their files. Without a cache folder no other run
         // looks the features up, so the row number is a sufficient key.
         let sorted: BTreeSet<usize> = rows.iter().copied().collect();

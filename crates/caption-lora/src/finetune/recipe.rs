@@ -76,7 +76,7 @@ impl<'a> Recipe<'a> {
     /// The model with its tokenizer and pictures.
     pub(super) fn captioner(&self) -> Captioner<'_> {
         Captioner {
-            model: &self.plan.adapted.model,
+            model: self.plan.adapted.model.as_ref(),
             tokenizer: &self.inputs.tokenizer,
             pictures: self.loader.clone(),
             features: self.features.clone(),
@@ -87,7 +87,7 @@ impl<'a> Recipe<'a> {
     /// The model as a task of the engine; `save` writes its trained parameters into a checkpoint's folder.
     pub(super) fn task<'t>(&'t self, save: &'t dyn Fn(&Path) -> Result<(), BoxError>) -> CaptionTask<'t> {
         CaptionTask {
-            model: &self.plan.adapted.model,
+            model: self.plan.adapted.model.as_ref(),
             features: self.features.clone(),
             vision_trains: self.plan.adapted.vision_trains,
             label_smoothing: self.options.training.label_smoothing_factor as f32,
