@@ -202,7 +202,7 @@ fn unsupported_options_are_named() {
     let cases = [
         (
             json!({ "image_processor_type": "ViTImageProcessor" }),
-            "`image_processor_type` is BlipImageProcessor",
+            "`image_processor_type` is ViTImageProcessor",
         ),
         (json!({ "feature_extractor_type": "ViTFeatureExtractor" }), "ViTFeatureExtractor"),
         (json!({ "resample": 1 }), "`resample` is 1, supported: 2 (bilinear), 3 (bicubic)"),
