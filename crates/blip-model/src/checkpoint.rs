@@ -1,6 +1,8 @@
 use std::path::{Path, PathBuf};
 
-use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, CheckpointTensors, ModelTokens, read_json};
+use caption_model::{
+    Architecture, CaptionCheckpoint, CaptionModel, CheckpointTensors, ModelTokens, read_json,
+};
 use serde_json::{Map, Value};
 use train_ops::LayerBuilder;
 
@@ -101,7 +103,11 @@ impl CaptionCheckpoint for Checkpoint {
         format!("{:?}", self.config.vision_config)
     }
 
-    fn load_model(&self, builder: &mut dyn LayerBuilder, options: &LoadOptions) -> Result<Box<dyn CaptionModel>> {
+    fn load_model(
+        &self,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn CaptionModel>> {
         Ok(Box::new(BlipForConditionalGeneration::load_with(self, builder, options)?))
     }
 }

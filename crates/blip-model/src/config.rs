@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use caption_model::{ModelTokens, activation, check_heads, read_json};
 use serde::{Deserialize, Deserializer};
 use train_ops::Activation;
 
-use crate::{Error, Result};
+use crate::{Error, Result, schema};
 
 /// `config.json` of a BLIP checkpoint. Defaults are those of transformers' `BlipConfig`.
 #[derive(Clone, Debug, Deserialize)]
@@ -154,6 +155,11 @@ impl BlipConfig {
         Ok(config)
     }
 
+    /// Name and shape of every tensor of a checkpoint with this configuration, without a tied head.
+    pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        schema::tensors(self).shapes().clone()
+    }
+
     /// Whether the LM head shares the word embedding's weight. As in transformers, either configuration can ask for it.
     pub fn ties(&self) -> bool {
         self.tie_word_embeddings || self.text_config.tie_word_embeddings
@@ -257,7 +263,10 @@ mod tests {
         assert_eq!((config.text_config.num_attention_heads, config.vision_config.tokens()), (8, 577));
         assert_eq!(config.tokens().start_token, 30_522);
         assert!(config.ties());
-        assert_eq!(read(r#"{"vision_config": {"image_size": [32, 32]}}"#).unwrap().vision_config.image_size, 32);
+        assert_eq!(
+            read(r#"{"vision_config": {"image_size": [32, 32]}}"#).unwrap().vision_config.image_size,
+            32
+        );
     }
 
     #[test]

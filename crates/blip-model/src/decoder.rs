@@ -60,7 +60,8 @@ impl Decoder {
 
     /// The decoder with `map` applied to each of its linear layers.
     pub(crate) fn map_linear(&self, map: LayerMap) -> Result<Self> {
-        let layers = self.layers.iter().map(|layer| layer.map_linear(map)).collect::<train_ops::Result<_>>()?;
+        let layers =
+            self.layers.iter().map(|layer| layer.map_linear(map)).collect::<train_ops::Result<_>>()?;
         Ok(Self { layers, head: self.head.map_linear(map)? })
     }
 }

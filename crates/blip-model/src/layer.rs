@@ -70,7 +70,8 @@ impl DecoderLayer {
         Ok(recompute(&parameters, &both, move |both| {
             let [text, image] = &shapes;
             let [at, count] = [text.elem_count(), image.elem_count()];
-            let (text, image) = (both.narrow(0, 0, at)?.reshape(text)?, both.narrow(0, at, count)?.reshape(image)?);
+            let (text, image) =
+                (both.narrow(0, 0, at)?.reshape(text)?, both.narrow(0, at, count)?.reshape(image)?);
             layer.run(&text, &image, &pass)
         })?)
     }
@@ -134,7 +135,8 @@ impl DecoderLayer {
         let linear = attention.into_iter().flat_map(|part| [&part.query, &part.key, &part.value]);
         let linear = linear.chain([&self.intermediate]).flat_map(|layer| layer.parameters());
         let outputs = attention.into_iter().map(|part| &part.output).chain([&self.output]);
-        let outputs = outputs.flat_map(|output| [output.dense.parameters(), output.norm.parameters()].concat());
+        let outputs =
+            outputs.flat_map(|output| [output.dense.parameters(), output.norm.parameters()].concat());
         linear.chain(outputs).collect()
     }
 }

@@ -9,8 +9,8 @@ mod schema;
 mod vision;
 
 pub use caption_model::{
-    Caption, CaptionCheckpoint, CaptionModel, Draft, Error, GenerationConfig, GenerationDefaults, IGNORE_INDEX,
-    LoadOptions, ModelTokens, Result,
+    Caption, CaptionCheckpoint, CaptionModel, Draft, Error, GenerationConfig, GenerationDefaults,
+    IGNORE_INDEX, LoadOptions, ModelTokens, Result,
 };
 pub use checkpoint::{BLIP, Checkpoint};
 pub use config::{BlipConfig, TextConfig, VisionConfig};

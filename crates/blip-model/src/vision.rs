@@ -30,8 +30,7 @@ impl VisionEncoder {
             layers: (0..config.num_hidden_layers)
                 .map(|layer| EncoderLayer::load(config, &format!("{VISION}.encoder.layers.{layer}"), loader))
                 .collect::<Result<_>>()?,
-            post_layer_norm: loader
-                .layer_norm(&format!("{VISION}.post_layernorm"), config.layer_norm_eps)?,
+            post_layer_norm: loader.layer_norm(&format!("{VISION}.post_layernorm"), config.layer_norm_eps)?,
         })
     }
 
@@ -94,8 +93,7 @@ impl EncoderLayer {
 
     fn run(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
         let qkv = self.qkv.forward(&self.attention_norm.forward(xs, pass)?, pass)?;
-        let context =
-            fused_attention(&qkv, self.heads, AttentionMask::Full, &self.attention_dropout, pass)?;
+        let context = fused_attention(&qkv, self.heads, AttentionMask::Full, &self.attention_dropout, pass)?;
         let xs = (xs + self.projection.forward(&context, pass)?)?;
         let inner = self.fc1.forward(&self.mlp_norm.forward(&xs, pass)?, pass)?;
         Ok((&xs + self.fc2.forward(&self.activation.forward(&inner)?, pass)?)?)

@@ -73,7 +73,8 @@ fn all_tensors_that_do_not_fit_are_listed() {
 #[test]
 fn decoding_defaults_are_those_of_the_text_decoder() {
     let (dir, tensors) = good();
-    std::fs::write(dir.path().join("generation_config.json"), r#"{"num_beams": 7, "eos_token_id": 2}"#).unwrap();
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"num_beams": 7, "eos_token_id": 2}"#)
+        .unwrap();
     let mut config = Golden::load("tied").source().config().clone();
     config["text_config"]["num_beams"] = 3.into();
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();

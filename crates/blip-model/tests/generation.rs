@@ -34,7 +34,10 @@ fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {
             _ => GenerationConfig::recipe(),
         };
         assert_eq!(facts["options"]["num_beams"].as_u64().unwrap() as usize, config.num_beams);
-        assert_eq!(facts["options"]["early_stopping"] == true, config.early_stopping == EarlyStopping::Always);
+        assert_eq!(
+            facts["options"]["early_stopping"] == true,
+            config.early_stopping == EarlyStopping::Always
+        );
         let captions = facts["captions"].as_array().unwrap();
         let mut features = Vec::new();
         for caption in captions {
@@ -44,8 +47,7 @@ fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {
             let generated = model.generate(&own, prompt.as_deref(), &config).unwrap();
             assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
             let go_on = &mut |_: caption_model::Progress<'_>| ControlFlow::Continue(());
-            let drafted =
-                model.generate_with(&own, prompt.as_deref(), &config, Some(&draft), go_on).unwrap();
+            let drafted = model.generate_with(&own, prompt.as_deref(), &config, Some(&draft), go_on).unwrap();
             assert_eq!(drafted, generated, "{case}, picture {picture} with a draft");
             features.push(own);
             captions_of += 1;

@@ -55,7 +55,11 @@ pub trait CaptionCheckpoint: Send + Sync {
     ///
     /// # Errors
     /// If a tensor cannot be read, or the builder refuses a layer.
-    fn load_model(&self, builder: &mut dyn LayerBuilder, options: &LoadOptions) -> Result<Box<dyn CaptionModel>>;
+    fn load_model(
+        &self,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn CaptionModel>>;
 
     /// The name of every tensor of the model and the type that it is stored in. A tied head is left out.
     ///

@@ -89,7 +89,8 @@ impl CheckpointTensors {
 
     /// The name that a tensor has in the file, and its type there.
     fn stored(&self, name: &str) -> Result<Option<(String, DType)>> {
-        let aliases = self.schema.aliases.iter().filter(|(_, own)| *own == name).map(|(alias, _)| alias.clone());
+        let aliases =
+            self.schema.aliases.iter().filter(|(_, own)| *own == name).map(|(alias, _)| alias.clone());
         // A tied head may be stored under either name.
         let head = (self.tied && name == self.schema.words).then(|| self.schema.head_weight());
         for name in std::iter::once(name.to_owned()).chain(aliases).chain(head) {
@@ -163,8 +164,7 @@ impl CheckpointTensors {
 
     /// Whether two tensors of the file hold the same numbers.
     fn equal(&self, first: &str, second: &str) -> Result<bool> {
-        let [first, second] =
-            [first, second].map(|name| self.weights.tensor(name, DType::F32, &Device::Cpu));
+        let [first, second] = [first, second].map(|name| self.weights.tensor(name, DType::F32, &Device::Cpu));
         Ok(match (first?, second?) {
             (Some(first), Some(second)) if first.dims() == second.dims() => {
                 (first - second)?.abs()?.max_all()?.to_scalar::<f32>()? == 0.0

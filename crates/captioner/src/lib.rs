@@ -10,8 +10,8 @@ use caption_model::{CaptionModel, LoadOptions};
 use train_ops::{FrozenBuilder, Pass};
 
 pub use caption_data::RgbImage;
-pub use error::{Error, Result};
 pub use caption_model::GenerationConfig;
+pub use error::{Error, Result};
 pub use open::{open_checkpoint, start_token};
 
 /// A model with its tokenizer and image processor.

@@ -119,7 +119,11 @@ impl CaptionCheckpoint for Checkpoint {
         format!("{:?}", self.config.vision_config)
     }
 
-    fn load_model(&self, builder: &mut dyn LayerBuilder, options: &LoadOptions) -> Result<Box<dyn CaptionModel>> {
+    fn load_model(
+        &self,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn CaptionModel>> {
         Ok(Box::new(GitForCausalLm::load_with(self, builder, options)?))
     }
 }

@@ -67,8 +67,11 @@ mod tests {
 
     #[test]
     fn the_base_model_has_the_published_number_of_parameters() {
-        let count: usize =
-            tensors(&GitConfig::default()).shapes().values().map(|shape| shape.iter().product::<usize>()).sum();
+        let count: usize = tensors(&GitConfig::default())
+            .shapes()
+            .values()
+            .map(|shape| shape.iter().product::<usize>())
+            .sum();
         assert_eq!(count, 176_619_066);
     }
 }

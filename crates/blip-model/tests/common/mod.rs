@@ -159,7 +159,9 @@ impl Golden {
         let expected: BTreeMap<String, Vec<usize>> = shapes(&facts["adapter"]).into_iter().collect();
         assert!(parameters.keys().eq(expected.keys()), "{kind}: PEFT adapts other layers");
         for (key, shape) in expected {
-            parameters[&key].set(&parameter(self.source().seed(), &key, &shape, self.source().scale())).unwrap();
+            parameters[&key]
+                .set(&parameter(self.source().seed(), &key, &shape, self.source().scale()))
+                .unwrap();
         }
         (model, adapter)
     }

@@ -1,5 +1,5 @@
-use clap::Args;
 use caption_model::{GenerationConfig, GenerationDefaults, Sampling};
+use clap::Args;
 
 use super::EarlyStopping;
 use super::values::{count, finite, positive, positive_share, share};

@@ -1,5 +1,5 @@
-use clap::Args;
 use caption_model::CaptionModel;
+use clap::Args;
 use trainer_core::{
     IntervalStrategy, OnNan, OptimizerType, ParameterGroup, SchedulerOptions, SchedulerType,
     TrainingArguments,
@@ -151,7 +151,12 @@ impl Finetune {
 
     /// The number of fused micro-batches: --fuse-accumulation, else as many as take little memory. It depends
     /// on the model and the longest caption.
-    pub fn fused_micro_batches(&self, model: &dyn CaptionModel, caption: usize, vision_trains: bool) -> usize {
+    pub fn fused_micro_batches(
+        &self,
+        model: &dyn CaptionModel,
+        caption: usize,
+        vision_trains: bool,
+    ) -> usize {
         let pictures = self.training.per_device_train_batch_size;
         let fused = match self.training.fuse_accumulation {
             FuseAccumulation::UpTo(count) => count,

@@ -20,13 +20,16 @@ pub fn encode(model: &dyn CaptionModel, pixel_values: &Tensor) -> Result<Tensor>
 ///
 /// # Errors
 /// If a tensor cannot be read.
-pub fn encoder_fingerprint(checkpoint: &dyn CaptionCheckpoint, dtype: DType, device: &Device) -> Result<u128> {
+pub fn encoder_fingerprint(
+    checkpoint: &dyn CaptionCheckpoint,
+    dtype: DType,
+    device: &Device,
+) -> Result<u128> {
     let (tensors, vision) = (checkpoint.tensors(), checkpoint.architecture().vision_prefix);
     let names: Vec<&String> =
         tensors.schema().shapes().keys().filter(|name| name.starts_with(vision)).collect();
     // One tensor at a time on each thread, to limit memory.
-    let weights =
-        names.par_iter().map(|name| Ok(hash(&tensors.tensor(name, DType::F32, &Device::Cpu)?)?));
+    let weights = names.par_iter().map(|name| Ok(hash(&tensors.tensor(name, DType::F32, &Device::Cpu)?)?));
     let weights = weights.collect::<Result<Vec<u128>>>()?;
     let version = env!("CARGO_PKG_VERSION");
     let config = checkpoint.vision_identity();

@@ -127,8 +127,7 @@ mod tests {
             let part = |index: usize| qkv.narrow(2, index * width, width).unwrap().contiguous().unwrap();
             let parts = [0, 1, 2].map(part);
             let full = AttentionMask::Full;
-            let apart =
-                attention(&parts[0], &parts[1], &parts[2], heads, full, &dropout, &pass).unwrap();
+            let apart = attention(&parts[0], &parts[1], &parts[2], heads, full, &dropout, &pass).unwrap();
             let fused = fused_attention(&qkv, heads, full, &dropout, &pass).unwrap();
             let list = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let gradient = |context: &Tensor| {
@@ -138,6 +137,15 @@ mod tests {
             assert_eq!(list(&fused), list(&apart));
             assert_eq!(gradient(&fused), gradient(&apart));
         }
-        assert!(fused_attention(&qkv, 4, AttentionMask::Full, &Dropout::new("", 0.0).unwrap(), &Pass::inference()).is_err());
+        assert!(
+            fused_attention(
+                &qkv,
+                4,
+                AttentionMask::Full,
+                &Dropout::new("", 0.0).unwrap(),
+                &Pass::inference()
+            )
+            .is_err()
+        );
     }
 }

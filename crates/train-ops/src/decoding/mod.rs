@@ -161,12 +161,7 @@ fn over_packed(
 }
 
 /// Keys and values of the tokens that the sequences see, `(rows, prefix + tokens, width)` if those are all of them.
-fn gather(
-    seen: Seen,
-    image: &[Tensor; 2],
-    text: &[Tensor; 2],
-    rows: &DecodingRows,
-) -> Result<[Tensor; 2]> {
+fn gather(seen: Seen, image: &[Tensor; 2], text: &[Tensor; 2], rows: &DecodingRows) -> Result<[Tensor; 2]> {
     if rows.lengths().any(|tokens| tokens != rows.tokens()) {
         return Err(Error::Shape {
             path: "sequences of a cache that is not f32 in host memory".to_owned(),
@@ -230,11 +225,9 @@ mod tests {
                     prefix,
                     first_query: prefix + rows.tokens() - new,
                 };
-                for (seen, mask) in [
-                    (Seen::All, causal(prefix)),
-                    (Seen::Text, causal(0)),
-                    (Seen::Image, AttentionMask::Full),
-                ] {
+                for (seen, mask) in
+                    [(Seen::All, causal(prefix)), (Seen::Text, causal(0)), (Seen::Image, AttentionMask::Full)]
+                {
                     if seen == Seen::Image && prefix == 0 {
                         continue;
                     }
