@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use caption_model::{DecoderShape, LayerMap, Loader, TextDecoder};
-use train_ops::{Activation, DecodingRows, KeyValueCache, LayerNorm, LinearLayer, Pass};
+use train_ops::{Activation, DecodingRows, KeyValueCache, LayerNorm, LinearLayer, ForwardContext};
 
 use crate::layer::DecoderLayer;
 use crate::schema::{HEAD, TEXT};
@@ -45,10 +45,10 @@ impl Decoder {
 
     /// The last layer's hidden states, `(batch, text, hidden)`, of embedded text `(batch, text, hidden)` and image features
     /// `(batch, tokens, vision_hidden)`.
-    pub(crate) fn forward(&self, text: &Tensor, image: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, text: &Tensor, image: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let mut hidden_states = text.clone();
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, image, pass)?;
+            hidden_states = layer.forward(&hidden_states, image, ctx)?;
         }
         Ok(hidden_states)
     }
@@ -81,16 +81,16 @@ impl TextDecoder for Decoder {
             hidden_states = layer.step(&hidden_states, cache, rows)?;
         }
         let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?.contiguous()?;
-        let pass = Pass::inference();
-        Ok(self.head.decoder.forward(&self.head.transform(&last, &pass)?, &pass)?)
+        let ctx = ForwardContext::inference();
+        Ok(self.head.decoder.forward(&self.head.transform(&last, &ctx)?, &ctx)?)
     }
 }
 
 impl Head {
     /// The input of the last layer, `(..., hidden)`.
-    pub(crate) fn transform(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let transformed = self.activation.forward(&self.transform.forward(hidden_states, pass)?)?;
-        Ok(self.norm.forward(&transformed, pass)?)
+    pub(crate) fn transform(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let transformed = self.activation.forward(&self.transform.forward(hidden_states, ctx)?)?;
+        Ok(self.norm.forward(&transformed, ctx)?)
     }
 
     fn map_linear(&self, map: LayerMap) -> train_ops::Result<Self> {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use caption_model::{LayerMap, Loader};
 use train_ops::{
-    Activation, AttentionMask, DecodingRows, Dropout, KeyValueCache, LayerNorm, LinearLayer, Pass, attention,
+    Activation, AttentionMask, DecodingRows, Dropout, KeyValueCache, LayerNorm, LinearLayer, ForwardContext, attention,
     cached_cross_attention, cached_self_attention, recompute,
 };
 
@@ -55,14 +55,14 @@ impl DecoderLayer {
     }
 
     /// From text `(batch, text, hidden)` and the image's features `(batch, tokens, vision_hidden)` to `(batch, text, hidden)`.
-    pub(crate) fn forward(&self, text: &Tensor, image: &Tensor, pass: &Pass) -> Result<Tensor> {
-        if !self.recompute || !pass.is_training() {
-            return Ok(self.run(text, image, pass)?);
+    pub(crate) fn forward(&self, text: &Tensor, image: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        if !self.recompute || !ctx.is_training() {
+            return Ok(self.run(text, image, ctx)?);
         }
-        let (layer, pass, parameters) = (self.clone(), pass.clone(), self.parameters());
+        let (layer, ctx, parameters) = (self.clone(), ctx.clone(), self.parameters());
         if !image.track_op() {
             let image = image.clone();
-            return Ok(recompute(&parameters, text, move |text| layer.run(text, &image, &pass))?);
+            return Ok(recompute(&parameters, text, move |text| layer.run(text, &image, &ctx))?);
         }
         // A recomputed segment has one input: both in one row.
         let shapes = [text.shape().clone(), image.shape().clone()];
@@ -72,35 +72,35 @@ impl DecoderLayer {
             let [at, count] = [text.elem_count(), image.elem_count()];
             let (text, image) =
                 (both.narrow(0, 0, at)?.reshape(text)?, both.narrow(0, at, count)?.reshape(image)?);
-            layer.run(&text, &image, &pass)
+            layer.run(&text, &image, &ctx)
         })?)
     }
 
-    fn run(&self, text: &Tensor, image: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+    fn run(&self, text: &Tensor, image: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
         let own = &self.attention;
         let (query, key, value) =
-            (own.query.forward(text, pass)?, own.key.forward(text, pass)?, own.value.forward(text, pass)?);
+            (own.query.forward(text, ctx)?, own.key.forward(text, ctx)?, own.value.forward(text, ctx)?);
         let causal = AttentionMask::CausalAfterPrefix { prefix: 0, first_query: 0 };
-        let context = attention(&query, &key, &value, self.heads, causal, &own.dropout, pass)?;
-        let text = own.output.forward(&context, text, pass)?;
+        let context = attention(&query, &key, &value, self.heads, causal, &own.dropout, ctx)?;
+        let text = own.output.forward(&context, text, ctx)?;
 
         let cross = &self.cross_attention;
-        let (key, value) = (cross.key.forward(image, pass)?, cross.value.forward(image, pass)?);
-        let query = cross.query.forward(&text, pass)?;
+        let (key, value) = (cross.key.forward(image, ctx)?, cross.value.forward(image, ctx)?);
+        let query = cross.query.forward(&text, ctx)?;
         let full = AttentionMask::Full;
-        let context = attention(&query, &key, &value, self.heads, full, &cross.dropout, pass)?;
-        self.mlp(&cross.output.forward(&context, &text, pass)?, pass)
+        let context = attention(&query, &key, &value, self.heads, full, &cross.dropout, ctx)?;
+        self.mlp(&cross.output.forward(&context, &text, ctx)?, ctx)
     }
 
-    fn mlp(&self, text: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
-        let inner = self.activation.forward(&self.intermediate.forward(text, pass)?)?;
-        self.output.forward(&inner, text, pass)
+    fn mlp(&self, text: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
+        let inner = self.activation.forward(&self.intermediate.forward(text, ctx)?)?;
+        self.output.forward(&inner, text, ctx)
     }
 
     /// A cache with the keys and values of images for cross-attention, and `slots` slots for text tokens of self-attention.
     pub(crate) fn cache(&self, image: &Tensor, slots: usize) -> Result<KeyValueCache> {
-        let (pass, cross) = (Pass::inference(), &self.cross_attention);
-        let (key, value) = (cross.key.forward(image, &pass)?, cross.value.forward(image, &pass)?);
+        let (ctx, cross) = (ForwardContext::inference(), &self.cross_attention);
+        let (key, value) = (cross.key.forward(image, &ctx)?, cross.value.forward(image, &ctx)?);
         Ok(KeyValueCache::new(&key, &value, self.heads, slots)?)
     }
 
@@ -111,12 +111,12 @@ impl DecoderLayer {
         cache: &KeyValueCache,
         rows: &DecodingRows,
     ) -> train_ops::Result<Tensor> {
-        let (pass, own, cross) = (Pass::inference(), &self.attention, &self.cross_attention);
-        cache.write(&own.key.forward(text, &pass)?, &own.value.forward(text, &pass)?, rows)?;
-        let context = cached_self_attention(&own.query.forward(text, &pass)?, cache, rows)?;
-        let text = own.output.forward(&context, text, &pass)?;
-        let context = cached_cross_attention(&cross.query.forward(&text, &pass)?, cache, rows)?;
-        self.mlp(&cross.output.forward(&context, &text, &pass)?, &pass)
+        let (ctx, own, cross) = (ForwardContext::inference(), &self.attention, &self.cross_attention);
+        cache.write(&own.key.forward(text, &ctx)?, &own.value.forward(text, &ctx)?, rows)?;
+        let context = cached_self_attention(&own.query.forward(text, &ctx)?, cache, rows)?;
+        let text = own.output.forward(&context, text, &ctx)?;
+        let context = cached_cross_attention(&cross.query.forward(&text, &ctx)?, cache, rows)?;
+        self.mlp(&cross.output.forward(&context, &text, &ctx)?, &ctx)
     }
 
     /// The layer with `map` applied to each of its linear layers.
@@ -172,9 +172,9 @@ impl Residual {
         })
     }
 
-    fn forward(&self, ys: &Tensor, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
-        let ys = self.dropout.forward(&self.dense.forward(ys, pass)?, pass)?;
-        self.norm.forward(&(xs + ys)?, pass)
+    fn forward(&self, ys: &Tensor, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
+        let ys = self.dropout.forward(&self.dense.forward(ys, ctx)?, ctx)?;
+        self.norm.forward(&(xs + ys)?, ctx)
     }
 
     fn map_linear(&self, map: LayerMap) -> train_ops::Result<Self> {

@@ -3,7 +3,7 @@ use caption_model::{
     CaptionCheckpoint as _, CaptionModel, LayerMap, Loader, ModelTokens, ShiftedLabels, TextDecoder,
     WordEmbedding,
 };
-use train_ops::{Dropout, KeyValueCache, LayerBuilder, LayerNorm, Pass, linear_cross_entropy_sum};
+use train_ops::{Dropout, KeyValueCache, LayerBuilder, LayerNorm, ForwardContext, linear_cross_entropy_sum};
 
 use crate::decoder::Decoder;
 use crate::schema::TEXT;
@@ -83,34 +83,34 @@ impl BlipForConditionalGeneration {
     ///
     /// # Errors
     /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
-    pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
         self.check_features(image_features, Some(batch))?;
         let max = self.config.text_config.max_position_embeddings;
         if length > max {
             return Err(Error::TooLong { got: length, max });
         }
-        let positions = pass.parameter(&self.position_embeddings).narrow(0, 0, length)?;
-        let text = self.embed_at(input_ids, &positions, pass)?;
-        self.decoder.forward(&text, image_features, pass)
+        let positions = ctx.parameter(&self.position_embeddings).narrow(0, 0, length)?;
+        let text = self.embed_at(input_ids, &positions, ctx)?;
+        self.decoder.forward(&text, image_features, ctx)
     }
 
     /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
     ///
     /// # Errors
     /// If the hidden states have another width.
-    pub fn logits(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn logits(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let head = &self.decoder.head;
-        Ok(head.decoder.forward(&head.transform(hidden_states, pass)?, pass)?)
+        Ok(head.decoder.forward(&head.transform(hidden_states, ctx)?, ctx)?)
     }
 
     /// The embeddings of `input_ids` `(batch, text)`, from word embeddings and the position embeddings `positions`, which
     /// broadcast to `(batch, text, hidden)`.
-    fn embed_at(&self, input_ids: &Tensor, positions: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn embed_at(&self, input_ids: &Tensor, positions: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
-        let words = self.word_embeddings.rows(input_ids, pass)?.reshape((batch, length, ()))?;
-        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(positions)?, pass)?;
-        Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
+        let words = self.word_embeddings.rows(input_ids, ctx)?.reshape((batch, length, ()))?;
+        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(positions)?, ctx)?;
+        Ok(self.embeddings_dropout.forward(&embeddings, ctx)?)
     }
 
     /// Checks that features have the encoder's width, and that there are those of `batch` pictures if that is known.
@@ -130,11 +130,11 @@ impl BlipForConditionalGeneration {
     }
 
     /// The pass with the label smoothing of the configuration, if it has none of its own.
-    fn smoothed(&self, pass: Pass) -> Pass {
-        if pass.label_smoothing() > 0.0 {
-            return pass;
+    fn smoothed(&self, ctx: ForwardContext) -> ForwardContext {
+        if ctx.label_smoothing() > 0.0 {
+            return ctx;
         }
-        pass.with_label_smoothing(self.config.text_config.label_smoothing)
+        ctx.with_label_smoothing(self.config.text_config.label_smoothing)
     }
 }
 
@@ -159,9 +159,9 @@ impl CaptionModel for BlipForConditionalGeneration {
         self.config.saved_activations(caption, vision_trains)
     }
 
-    fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
-        vision.forward(pixel_values, pass)
+        vision.forward(pixel_values, ctx)
     }
 
     fn release_image_encoder(&mut self) {
@@ -175,23 +175,23 @@ impl CaptionModel for BlipForConditionalGeneration {
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
         let labels = ShiftedLabels::new(labels, input_ids)?;
         if labels.targets.is_empty() {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
-        let hidden_states = labels.select(&self.hidden_states(image_features, input_ids, pass)?)?;
-        let (head, pass) = (&self.decoder.head, self.smoothed(labels.pass(pass)));
-        let transformed = head.transform(&hidden_states, &pass)?;
-        let loss = linear_cross_entropy_sum(&transformed, head.decoder.as_ref(), &labels.targets, &pass)?;
+        let hidden_states = labels.select(&self.hidden_states(image_features, input_ids, ctx)?)?;
+        let (head, ctx) = (&self.decoder.head, self.smoothed(labels.pass(ctx)));
+        let transformed = head.transform(&hidden_states, &ctx)?;
+        let loss = linear_cross_entropy_sum(&transformed, head.decoder.as_ref(), &labels.targets, &ctx)?;
         Ok((loss, labels.targets.len()))
     }
 
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let (rows, new) = positions.dims2()?;
         let positions = self.position_embeddings.detach().index_select(&positions.flatten_all()?, 0)?;
-        self.embed_at(input_ids, &positions.reshape((rows, new, ()))?, &Pass::inference())
+        self.embed_at(input_ids, &positions.reshape((rows, new, ()))?, &ForwardContext::inference())
     }
 
     fn caches(&self, image_features: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {

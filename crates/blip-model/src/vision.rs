@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use caption_model::{Loader, PatchEmbedding};
 use train_ops::{
-    Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, fused_attention, recompute,
+    Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, ForwardContext, fused_attention, recompute,
 };
 
 use crate::schema::VISION;
@@ -39,16 +39,16 @@ impl VisionEncoder {
     ///
     /// # Errors
     /// If `pixel_values` has another shape.
-    pub fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let patches = self.patch_embedding.forward(pixel_values, pass)?;
+    pub fn forward(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let patches = self.patch_embedding.forward(pixel_values, ctx)?;
         let (batch, _, width) = patches.dims3()?;
-        let class = pass.parameter(&self.class_embedding).broadcast_as((batch, 1, width))?;
+        let class = ctx.parameter(&self.class_embedding).broadcast_as((batch, 1, width))?;
         let embeddings = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
-        let mut hidden_states = embeddings.broadcast_add(&pass.parameter(&self.position_embedding))?;
+        let mut hidden_states = embeddings.broadcast_add(&ctx.parameter(&self.position_embedding))?;
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, pass)?;
+            hidden_states = layer.forward(&hidden_states, ctx)?;
         }
-        Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
+        Ok(self.post_layer_norm.forward(&hidden_states, ctx)?)
     }
 }
 
@@ -83,20 +83,20 @@ impl EncoderLayer {
         })
     }
 
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
-        if !self.recompute || !pass.is_training() {
-            return Ok(self.run(xs, pass)?);
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        if !self.recompute || !ctx.is_training() {
+            return Ok(self.run(xs, ctx)?);
         }
-        let (layer, pass) = (self.clone(), pass.clone());
-        Ok(recompute(&self.parameters(), xs, move |xs| layer.run(xs, &pass))?)
+        let (layer, ctx) = (self.clone(), ctx.clone());
+        Ok(recompute(&self.parameters(), xs, move |xs| layer.run(xs, &ctx))?)
     }
 
-    fn run(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
-        let qkv = self.qkv.forward(&self.attention_norm.forward(xs, pass)?, pass)?;
-        let context = fused_attention(&qkv, self.heads, AttentionMask::Full, &self.attention_dropout, pass)?;
-        let xs = (xs + self.projection.forward(&context, pass)?)?;
-        let inner = self.fc1.forward(&self.mlp_norm.forward(&xs, pass)?, pass)?;
-        Ok((&xs + self.fc2.forward(&self.activation.forward(&inner)?, pass)?)?)
+    fn run(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
+        let qkv = self.qkv.forward(&self.attention_norm.forward(xs, ctx)?, ctx)?;
+        let context = fused_attention(&qkv, self.heads, AttentionMask::Full, &self.attention_dropout, ctx)?;
+        let xs = (xs + self.projection.forward(&context, ctx)?)?;
+        let inner = self.fc1.forward(&self.mlp_norm.forward(&xs, ctx)?, ctx)?;
+        Ok((&xs + self.fc2.forward(&self.activation.forward(&inner)?, ctx)?)?)
     }
 
     fn parameters(&self) -> Vec<Tensor> {

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use caption_model::EarlyStopping;
 use common::{Golden, Source, fixture_json, load};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{FrozenBuilder, ForwardContext};
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
@@ -43,7 +43,7 @@ fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {
         for caption in captions {
             let picture = caption["picture"].as_u64().unwrap();
             let prompt = caption.get("prompt").map(ids);
-            let own = model.encode_images(&source.picture(picture), &Pass::inference()).unwrap();
+            let own = model.encode_images(&source.picture(picture), &ForwardContext::inference()).unwrap();
             let generated = model.generate(&own, prompt.as_deref(), &config).unwrap();
             assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
             let go_on = &mut |_: caption_model::Progress<'_>| ControlFlow::Continue(());
@@ -75,11 +75,11 @@ fn a_model_is_used_without_knowing_its_kind() {
     let mut model: Box<dyn CaptionModel> = checkpoint.load_model(&mut FrozenBuilder, &options).unwrap();
     let expected = &golden["cases"]["greedy"]["captions"][0];
     let picture = source.picture(expected["picture"].as_u64().unwrap());
-    let features = model.encode_images(&picture, &Pass::inference()).unwrap();
+    let features = model.encode_images(&picture, &ForwardContext::inference()).unwrap();
     model.release_image_encoder();
     let captions = model.generate(&features, None, &GenerationConfig::default()).unwrap();
     assert_eq!(captions[0].ids, ids(&expected["ids"]));
-    assert!(model.encode_images(&picture, &Pass::inference()).is_err(), "the encoder was released");
+    assert!(model.encode_images(&picture, &ForwardContext::inference()).is_err(), "the encoder was released");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn prompts_must_begin_with_the_start_token_and_fit_the_positions() {
     let golden = Golden::load("tied");
     let (_dir, checkpoint) = golden.source().open();
     let model = load(&checkpoint, &mut FrozenBuilder, &LoadOptions::default());
-    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let features = model.encode_images(&golden.pixel_values(), &ForwardContext::inference()).unwrap();
     let config = GenerationConfig::default();
     let error = model.generate(&features, Some(&[101, 7]), &config).unwrap_err().to_string();
     assert!(error.contains("120"), "names [DEC]: {error}");

@@ -9,7 +9,7 @@ use blip_model::{BlipForConditionalGeneration, CaptionModel as _, LoadOptions};
 use candle_core::{Device, Tensor};
 use common::{Golden, fixture, fixture_json, load, max_error, norm_error};
 use peft_lora::LoraBuilder;
-use train_ops::{FrozenBuilder, Pass, TrainableBuilder};
+use train_ops::{FrozenBuilder, ForwardContext, TrainableBuilder};
 
 /// Rows of `(batch, text, _)` that hold real tokens.
 fn real_positions(golden: &Golden, tensor: &Tensor) -> Tensor {
@@ -29,18 +29,18 @@ fn logits_and_losses_agree_with_transformers_for_tied_and_untied_heads() {
         let golden = Golden::load(case);
         let (_dir, checkpoint) = golden.source().open();
         let model = BlipForConditionalGeneration::load(&checkpoint, &mut FrozenBuilder).unwrap();
-        let pass = Pass::inference();
-        let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+        let ctx = ForwardContext::inference();
+        let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
         let error = max_error(&features.get(0).unwrap(), golden.tensor("vision_features"));
         assert!(error < 2e-5, "{case}: features differ by {error:e}");
 
-        let hidden_states = model.hidden_states(&features, &golden.input_ids(), &pass).unwrap();
-        let logits = real_positions(&golden, &model.logits(&hidden_states, &pass).unwrap());
+        let hidden_states = model.hidden_states(&features, &golden.input_ids(), &ctx).unwrap();
+        let logits = real_positions(&golden, &model.logits(&hidden_states, &ctx).unwrap());
         let error = max_error(&logits, &real_positions(&golden, golden.tensor("logits")));
         assert!(error < 2e-5, "{case}: logits differ by {error:e} of the largest");
 
         // The case `wide` has a label smoothing in its configuration.
-        let (loss, targets) = model.loss(&features, &golden.input_ids(), &golden.labels(), &pass).unwrap();
+        let (loss, targets) = model.loss(&features, &golden.input_ids(), &golden.labels(), &ctx).unwrap();
         assert_eq!(targets as u64, golden.facts["target_tokens"].as_u64().unwrap());
         let loss = f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64;
         agree(case, loss, golden.facts["loss"].as_f64().unwrap());
@@ -115,6 +115,6 @@ fn a_frozen_encoder_leaves_no_graph() {
     let golden = Golden::load("wide");
     let (_dir, checkpoint) = golden.source().open();
     let (model, _) = golden.adapted(&checkpoint, "text", &LoadOptions::default());
-    let pass = Pass::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
-    assert!(!model.encode_images(&golden.pixel_values(), &pass).unwrap().track_op());
+    let ctx = ForwardContext::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
+    assert!(!model.encode_images(&golden.pixel_values(), &ctx).unwrap().track_op());
 }

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use train_ops::{Pass, sample_key};
+use train_ops::{ForwardContext, sample_key};
 
 use crate::{Error, Result};
 
@@ -59,15 +59,15 @@ impl ShiftedLabels {
 
     /// The pass of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key
     /// and its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
-    pub fn pass(&self, pass: &Pass) -> Pass {
-        let Some(keys) = pass.sample_keys() else { return pass.clone() };
+    pub fn pass(&self, ctx: &ForwardContext) -> ForwardContext {
+        let Some(keys) = ctx.sample_keys() else { return ctx.clone() };
         let key = |position: &u32| {
             let (row, place) = (*position as usize / self.length, *position as usize % self.length);
             keys.get(row).map(|key| sample_key(*key, place as u64, 0))
         };
         // A pass with another number of keys is refused by the layers before.
         let keys: Vec<u64> = self.positions.iter().filter_map(key).collect();
-        Pass::training(keys).with_label_smoothing(pass.label_smoothing())
+        ForwardContext::training(keys).with_label_smoothing(ctx.label_smoothing())
     }
 }
 

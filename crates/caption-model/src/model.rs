@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use caption_generation::{Caption, GenerationConfig, Generator, ModelTokens, Progress};
-use train_ops::{KeyValueCache, Pass, int8_snapshot};
+use train_ops::{KeyValueCache, ForwardContext, int8_snapshot};
 
 use crate::{Decoding, Draft, Error, LayerMap, Result, TextDecoder};
 
@@ -32,7 +32,7 @@ pub trait CaptionModel: Debug + Send + Sync {
     ///
     /// # Errors
     /// If `pixel_values` has another shape, or the encoder was released.
-    fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor>;
+    fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor>;
 
     /// Frees the vision encoder, once the features of every picture are cached. After this,
     /// [`encode_images`](Self::encode_images) is an error.
@@ -51,7 +51,7 @@ pub trait CaptionModel: Debug + Send + Sync {
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)>;
 
     /// The decoder's input in decoding, `(rows, new, hidden)`: the embeddings of `input_ids` `(rows, new)` at the text

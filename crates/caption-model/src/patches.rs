@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use train_ops::{FrozenLinear, LinearLayer, Pass};
+use train_ops::{FrozenLinear, LinearLayer, ForwardContext};
 
 use crate::{Error, Loader, Result};
 
@@ -47,7 +47,7 @@ impl PatchEmbedding {
     ///
     /// # Errors
     /// If `pixel_values` has another shape.
-    pub fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let (channels, size, patch) = (self.channels, self.image_size, self.patch_size);
         let batch = match pixel_values.dims() {
             &[batch, c, h, w] if (c, h, w) == (channels, size, size) => batch,
@@ -67,11 +67,11 @@ impl PatchEmbedding {
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((batch * grid * grid, channels * patch * patch))?;
         let embedded = match &self.kernel {
-            Kernel::Frozen(layer) => layer.forward(&patches, pass)?,
+            Kernel::Frozen(layer) => layer.forward(&patches, ctx)?,
             Kernel::Trained(weight, bias) => {
-                let embedded = patches.matmul(&pass.parameter(weight).flatten_from(1)?.t()?)?;
+                let embedded = patches.matmul(&ctx.parameter(weight).flatten_from(1)?.t()?)?;
                 match bias {
-                    Some(bias) => embedded.broadcast_add(&pass.parameter(bias))?,
+                    Some(bias) => embedded.broadcast_add(&ctx.parameter(bias))?,
                     None => embedded,
                 }
             }

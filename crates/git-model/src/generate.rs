@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use caption_model::{
     Caption, CaptionModel, Draft, GenerationConfig, LayerMap, ModelTokens, Progress, TextDecoder,
 };
-use train_ops::{KeyValueCache, Pass};
+use train_ops::{KeyValueCache, ForwardContext};
 
 use crate::decoder::DecoderWithHead;
 use crate::{GitForCausalLm, Result};
@@ -104,8 +104,8 @@ impl CaptionModel for GitForCausalLm {
         self.config().saved_activations(caption, vision_trains)
     }
 
-    fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
-        self.encode_images(pixel_values, pass)
+    fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        self.encode_images(pixel_values, ctx)
     }
 
     fn release_image_encoder(&mut self) {
@@ -117,20 +117,20 @@ impl CaptionModel for GitForCausalLm {
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        self.loss(image_features, input_ids, labels, pass)
+        self.loss(image_features, input_ids, labels, ctx)
     }
 
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let pass = Pass::inference();
+        let ctx = ForwardContext::inference();
         let (rows, new) = positions.dims2()?;
         let positions = self.position_embeddings.detach().index_select(&positions.flatten_all()?, 0)?;
-        self.embed(input_ids, &positions.reshape((rows, new, ()))?, &pass)
+        self.embed(input_ids, &positions.reshape((rows, new, ()))?, &ctx)
     }
 
     fn caches(&self, image_features: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
-        self.decoder.caches(&self.project(image_features, &Pass::inference())?, slots)
+        self.decoder.caches(&self.project(image_features, &ForwardContext::inference())?, slots)
     }
 
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {

@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 use caption_model::{Loader, PatchEmbedding};
-use train_ops::{AttentionMask, Dropout, LayerNorm, Pass, TransformerLayer};
+use train_ops::{AttentionMask, Dropout, LayerNorm, ForwardContext, TransformerLayer};
 
 use crate::schema::VISION;
 use crate::{Result, VisionConfig};
@@ -46,18 +46,18 @@ impl VisionEncoder {
     ///
     /// # Errors
     /// If `pixel_values` has another shape.
-    pub fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let patches = self.patch_embedding.forward(pixel_values, pass)?;
+    pub fn forward(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let patches = self.patch_embedding.forward(pixel_values, ctx)?;
         let batch = patches.dim(0)?;
-        let class = pass.parameter(&self.class_embedding);
+        let class = ctx.parameter(&self.class_embedding);
         let class = class.reshape((1, 1, ()))?.broadcast_as((batch, 1, self.config.hidden_size))?;
         let embeddings = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
-        let embeddings = embeddings.broadcast_add(&pass.parameter(&self.position_embedding))?;
-        let mut hidden_states = self.pre_layer_norm.forward(&embeddings, pass)?;
+        let embeddings = embeddings.broadcast_add(&ctx.parameter(&self.position_embedding))?;
+        let mut hidden_states = self.pre_layer_norm.forward(&embeddings, ctx)?;
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, AttentionMask::Full, pass)?;
+            hidden_states = layer.forward(&hidden_states, AttentionMask::Full, ctx)?;
         }
-        Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
+        Ok(self.post_layer_norm.forward(&hidden_states, ctx)?)
     }
 }
 

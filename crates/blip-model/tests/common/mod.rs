@@ -173,9 +173,9 @@ impl Golden {
         parameters: &BTreeMap<String, Var>,
     ) -> (f64, BTreeMap<String, Tensor>) {
         use blip_model::CaptionModel as _;
-        let pass = train_ops::Pass::training(vec![0; self.pixel_values().dim(0).unwrap()]);
-        let features = model.encode_images(&self.pixel_values(), &pass).unwrap();
-        let (loss, targets) = model.loss(&features, &self.input_ids(), &self.labels(), &pass).unwrap();
+        let ctx = train_ops::ForwardContext::training(vec![0; self.pixel_values().dim(0).unwrap()]);
+        let features = model.encode_images(&self.pixel_values(), &ctx).unwrap();
+        let (loss, targets) = model.loss(&features, &self.input_ids(), &self.labels(), &ctx).unwrap();
         let mean = (loss / targets as f64).unwrap();
         let mut store = mean.backward().unwrap();
         let gradient = |(name, variable): (&String, &Var)| {

@@ -2,7 +2,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Storage, Tensor};
 use caption_model::{CaptionCheckpoint, CaptionModel};
 use rayon::prelude::*;
-use train_ops::Pass;
+use train_ops::ForwardContext;
 use twox_hash::XxHash3_128;
 
 /// Image features, without a graph: `(pictures, tokens, vision_hidden)`.
@@ -10,7 +10,7 @@ use twox_hash::XxHash3_128;
 /// # Errors
 /// If the encoder was released, or the pictures do not have the size that it takes.
 pub fn encode(model: &dyn CaptionModel, pixel_values: &Tensor) -> Result<Tensor> {
-    Ok(model.encode_images(pixel_values, &Pass::inference())?.detach())
+    Ok(model.encode_images(pixel_values, &ForwardContext::inference())?.detach())
 }
 
 /// A hash of everything that features depend on besides the picture: the encoder's weights and configuration,

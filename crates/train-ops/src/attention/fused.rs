@@ -7,7 +7,7 @@ use cpu_kernels::Buffer;
 use rayon::prelude::*;
 
 use super::{AttentionMask, AttentionRows, Sizes, attention};
-use crate::{Dropout, Error, Pass, Result, host};
+use crate::{Dropout, Error, ForwardContext, Result, host};
 
 /// [`attention`] of tokens among themselves, from `qkv` of shape `(batch, tokens, 3 * heads * head_dim)`: the queries of all
 /// heads, then the keys, then the values, as vision transformers with one `qkv` layer compute them. The result has shape
@@ -20,7 +20,7 @@ pub fn fused_attention(
     heads: usize,
     mask: AttentionMask,
     dropout: &Dropout,
-    pass: &Pass,
+    ctx: &ForwardContext,
 ) -> Result<Tensor> {
     let (batch, tokens, features) = qkv.dims3()?;
     if heads == 0 || tokens == 0 || features == 0 || !features.is_multiple_of(3 * heads) {
@@ -33,11 +33,11 @@ pub fn fused_attention(
     let width = features / 3;
     if !host::is_host_f32(qkv) {
         let part = |index: usize| qkv.narrow(2, index * width, width)?.contiguous();
-        return attention(&part(0)?, &part(1)?, &part(2)?, heads, mask, dropout, pass);
+        return attention(&part(0)?, &part(1)?, &part(2)?, heads, mask, dropout, ctx);
     }
     let sizes = Sizes { batch, queries: tokens, keys: tokens, heads, head_dim: width / heads };
     let operation = FusedAttention {
-        rows: AttentionRows::new(sizes, mask, dropout, pass)?,
+        rows: AttentionRows::new(sizes, mask, dropout, ctx)?,
         width,
         keep: qkv.track_op(),
         probabilities: OnceLock::new(),
@@ -123,12 +123,12 @@ mod tests {
         let weights = Tensor::from_vec(weights, (batch, tokens, width), &Device::Cpu).unwrap();
         for p in [0.0, 0.3] {
             let dropout = Dropout::new("probabilities", p).unwrap();
-            let pass = Pass::training([1, 2]);
+            let ctx = ForwardContext::training([1, 2]);
             let part = |index: usize| qkv.narrow(2, index * width, width).unwrap().contiguous().unwrap();
             let parts = [0, 1, 2].map(part);
             let full = AttentionMask::Full;
-            let apart = attention(&parts[0], &parts[1], &parts[2], heads, full, &dropout, &pass).unwrap();
-            let fused = fused_attention(&qkv, heads, full, &dropout, &pass).unwrap();
+            let apart = attention(&parts[0], &parts[1], &parts[2], heads, full, &dropout, &ctx).unwrap();
+            let fused = fused_attention(&qkv, heads, full, &dropout, &ctx).unwrap();
             let list = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let gradient = |context: &Tensor| {
                 let gradients = (context * &weights).unwrap().sum_all().unwrap().backward().unwrap();
@@ -143,7 +143,7 @@ mod tests {
                 4,
                 AttentionMask::Full,
                 &Dropout::new("", 0.0).unwrap(),
-                &Pass::inference()
+                &ForwardContext::inference()
             )
             .is_err()
         );

@@ -13,7 +13,7 @@ pub use cache::KeyValueCache;
 pub use rows::DecodingRows;
 
 use self::cache::ImageKeys;
-use crate::{AttentionMask, Dropout, Error, Pass, Result, attention, host};
+use crate::{AttentionMask, Dropout, Error, ForwardContext, Result, attention, host};
 
 /// Attention of the newest tokens of each sequence, `query` of shape `(rows, new, heads * head_dim)`, over the tokens of its
 /// image and its own tokens up to themselves: [`attention`] in inference, without a copy of the cache.
@@ -78,7 +78,7 @@ fn attention_over(seen: Seen, query: &Tensor, cache: &KeyValueCache, rows: &Deco
                 _ => AttentionMask::CausalAfterPrefix { prefix, first_query: prefix + rows.tokens() - new },
             };
             let none = Dropout::new("", 0.0)?;
-            attention(query, &key, &value, cache.heads, mask, &none, &Pass::inference())
+            attention(query, &key, &value, cache.heads, mask, &none, &ForwardContext::inference())
         }
     }
 }
@@ -237,7 +237,7 @@ mod tests {
                     assert_eq!(key.dims(), [rows.len(), tokens, width]);
                     let none = Dropout::new("", 0.0).unwrap();
                     let expected =
-                        attention(&of(5), &key, &value, heads, mask, &none, &Pass::inference()).unwrap();
+                        attention(&of(5), &key, &value, heads, mask, &none, &ForwardContext::inference()).unwrap();
                     for (got, expected) in list(&got).iter().zip(list(&expected)) {
                         assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
                     }

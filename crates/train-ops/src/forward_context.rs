@@ -9,12 +9,12 @@ use cpu_kernels::mix;
 /// that a mask does not depend on how samples are grouped into batches, how far a batch is padded, on the number of
 /// threads, or on what was drawn before; a pass repeated with the same keys repeats its masks.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct ForwardContext {
     sample_keys: Option<Arc<[u64]>>,
     label_smoothing: f32,
 }
 
-impl Pass {
+impl ForwardContext {
     /// No dropout, and no graph for trainable parameters.
     pub fn inference() -> Self {
         Self { sample_keys: None, label_smoothing: 0.0 }
