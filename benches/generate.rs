@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
-use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
 /// Tokens per caption: random weights never generate the end token, and a trained model is prevented from it.
 const TOKENS: usize = 40;

@@ -14,7 +14,8 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, Throughput};
 use train_ops::{
-    AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, ForwardContext, lora_linear, peak_flops, sample_key,
+    AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear, peak_flops,
+    sample_key,
 };
 
 /// Rows of a batch of 2 and of a whole accumulation group; input and output features of the decoder's layers.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{LayerBuilder, LinearLayer, ForwardContext, sample_key};
+use train_ops::{ForwardContext, LayerBuilder, LinearLayer, sample_key};
 
 /// The model asks a builder for its layers by path, and does not need to know whether they have adapters.
 struct Network {
@@ -78,7 +78,8 @@ fn main() -> anyhow::Result<()> {
     let mut lora = LoraBuilder::from_pretrained(&folder)?;
     let reopened = Network::new(&mut lora)?;
     let adapter = lora.finish()?;
-    let loss = || anyhow::Ok((reopened.forward(&xs, &ForwardContext::inference())? - &targets)?.sqr()?.mean_all()?);
+    let loss =
+        || anyhow::Ok((reopened.forward(&xs, &ForwardContext::inference())? - &targets)?.sqr()?.mean_all()?);
     println!("saved in {} and opened again: loss {:.4}", folder.display(), loss()?.to_scalar::<f32>()?);
     adapter.merge()?;
     println!("merged into the weights: loss {:.4}", loss()?.to_scalar::<f32>()?);

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use caption_model::{DecoderShape, LayerMap, Loader, TextDecoder};
-use train_ops::{Activation, DecodingRows, KeyValueCache, LayerNorm, LinearLayer, ForwardContext};
+use train_ops::{Activation, DecodingRows, ForwardContext, KeyValueCache, LayerNorm, LinearLayer};
 
 use crate::layer::DecoderLayer;
 use crate::schema::{HEAD, TEXT};

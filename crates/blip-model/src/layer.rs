@@ -3,8 +3,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use caption_model::{LayerMap, Loader};
 use train_ops::{
-    Activation, AttentionMask, DecodingRows, Dropout, KeyValueCache, LayerNorm, LinearLayer, ForwardContext, attention,
-    cached_cross_attention, cached_self_attention, recompute,
+    Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, KeyValueCache, LayerNorm, LinearLayer,
+    attention, cached_cross_attention, cached_self_attention, recompute,
 };
 
 use crate::{Result, TextConfig};

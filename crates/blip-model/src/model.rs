@@ -3,7 +3,7 @@ use caption_model::{
     CaptionCheckpoint as _, CaptionModel, LayerMap, Loader, ModelTokens, ShiftedLabels, TextDecoder,
     WordEmbedding,
 };
-use train_ops::{Dropout, KeyValueCache, LayerBuilder, LayerNorm, ForwardContext, linear_cross_entropy_sum};
+use train_ops::{Dropout, ForwardContext, KeyValueCache, LayerBuilder, LayerNorm, linear_cross_entropy_sum};
 
 use crate::decoder::Decoder;
 use crate::schema::TEXT;
@@ -83,7 +83,12 @@ impl BlipForConditionalGeneration {
     ///
     /// # Errors
     /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
-    pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+    pub fn hidden_states(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
         self.check_features(image_features, Some(batch))?;
         let max = self.config.text_config.max_position_embeddings;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use caption_model::{Loader, PatchEmbedding};
 use train_ops::{
-    Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, ForwardContext, fused_attention, recompute,
+    Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, fused_attention, recompute,
 };
 
 use crate::schema::VISION;

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use caption_model::EarlyStopping;
 use common::{Golden, Source, fixture_json, load};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()

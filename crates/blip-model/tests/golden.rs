@@ -9,7 +9,7 @@ use blip_model::{BlipForConditionalGeneration, CaptionModel as _, LoadOptions};
 use candle_core::{Device, Tensor};
 use common::{Golden, fixture, fixture_json, load, max_error, norm_error};
 use peft_lora::LoraBuilder;
-use train_ops::{FrozenBuilder, ForwardContext, TrainableBuilder};
+use train_ops::{ForwardContext, FrozenBuilder, TrainableBuilder};
 
 /// Rows of `(batch, text, _)` that hold real tokens.
 fn real_positions(golden: &Golden, tensor: &Tensor) -> Tensor {

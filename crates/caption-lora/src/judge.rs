@@ -86,8 +86,12 @@ impl Judge<'_> {
             };
             let batch = self.captions.batch_of(captions, test.padding)?;
             let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;
-            let (sum, targets) =
-                model.loss(&features, &batch.input_ids(model.device())?, &labels, &ForwardContext::inference())?;
+            let (sum, targets) = model.loss(
+                &features,
+                &batch.input_ids(model.device())?,
+                &labels,
+                &ForwardContext::inference(),
+            )?;
             total += LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets };
         }
         Ok(Some(total))

@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use caption_generation::{Caption, GenerationConfig, Generator, ModelTokens, Progress};
-use train_ops::{KeyValueCache, ForwardContext, int8_snapshot};
+use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
 
 use crate::{Decoding, Draft, Error, LayerMap, Result, TextDecoder};
 

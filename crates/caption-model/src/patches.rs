@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use train_ops::{FrozenLinear, LinearLayer, ForwardContext};
+use train_ops::{ForwardContext, FrozenLinear, LinearLayer};
 
 use crate::{Error, Loader, Result};
 

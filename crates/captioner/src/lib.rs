@@ -7,7 +7,7 @@ use std::path::Path;
 
 use caption_data::{CaptionTokenizer, ImageDecoder, ImageProcessor};
 use caption_model::{CaptionModel, LoadOptions};
-use train_ops::{FrozenBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 pub use caption_data::RgbImage;
 pub use caption_model::GenerationConfig;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use caption_data::{CaptionTokenizer, ImageProcessor};
 use captioner::{Captioner, Error, GenerationConfig, RgbImage};
 use git_model::{Checkpoint, GitForCausalLm};
-use train_ops::{FrozenBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 fn checkpoint() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../caption-lora/assets/git-monsters")

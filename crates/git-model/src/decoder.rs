@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use caption_model::{DecoderShape, LayerMap, Loader, TextDecoder};
 use train_ops::{
-    AttentionMask, DecodingRows, Dropout, KeyValueCache, LinearLayer, ForwardContext, TransformerLayer,
+    AttentionMask, DecodingRows, Dropout, ForwardContext, KeyValueCache, LinearLayer, TransformerLayer,
     cached_attention,
 };
 

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use caption_model::{
     Caption, CaptionModel, Draft, GenerationConfig, LayerMap, ModelTokens, Progress, TextDecoder,
 };
-use train_ops::{KeyValueCache, ForwardContext};
+use train_ops::{ForwardContext, KeyValueCache};
 
 use crate::decoder::DecoderWithHead;
 use crate::{GitForCausalLm, Result};

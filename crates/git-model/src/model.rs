@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use caption_model::{CaptionCheckpoint as _, Loader, ShiftedLabels, WordEmbedding};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, ForwardContext, linear_cross_entropy_sum};
+use train_ops::{Dropout, ForwardContext, LayerBuilder, LayerNorm, LinearLayer, linear_cross_entropy_sum};
 
 use crate::decoder::Decoder;
 use crate::{Checkpoint, Error, GitConfig, LoadOptions, Result, VisionEncoder};
@@ -146,7 +146,12 @@ impl GitForCausalLm {
     ///
     /// # Errors
     /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
-    pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+    pub fn hidden_states(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         if image_features.rank() != 3 || image_features.dim(0)? != input_ids.dim(0)? {
             return Err(Error::Shape {
                 input: "image_features",
@@ -202,7 +207,12 @@ impl GitForCausalLm {
 
     /// The embeddings of `input_ids` `(batch, text)`, from word embeddings and the position embeddings `positions`, which
     /// broadcast to `(batch, text, hidden)`. Positions are counted over the text only; image tokens have none.
-    pub(crate) fn embed(&self, input_ids: &Tensor, positions: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+    pub(crate) fn embed(
+        &self,
+        input_ids: &Tensor,
+        positions: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
         let words = self.word_embeddings.rows(input_ids, ctx)?.reshape((batch, length, ()))?;
         let embeddings = self.embeddings_norm.forward(&words.broadcast_add(positions)?, ctx)?;

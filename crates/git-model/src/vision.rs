@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 use caption_model::{Loader, PatchEmbedding};
-use train_ops::{AttentionMask, Dropout, LayerNorm, ForwardContext, TransformerLayer};
+use train_ops::{AttentionMask, Dropout, ForwardContext, LayerNorm, TransformerLayer};
 
 use crate::schema::VISION;
 use crate::{Result, VisionConfig};

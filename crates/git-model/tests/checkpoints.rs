@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use common::{Checkpoint as Source, Golden, fixture, fixture_json, max_error};
 use git_model::{Checkpoint, GitForCausalLm};
 use serde_json::json;
-use train_ops::{FrozenBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 fn refusal(dir: &Path) -> String {
     match Checkpoint::open(dir) {

@@ -14,7 +14,7 @@ use common::captions::{model, pictures, speculative};
 use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
 use git_model::{Caption, EarlyStopping, GenerationConfig, Sampling};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, LayerBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 
 fn options(value: &Value) -> GenerationConfig {
     let mut config = GenerationConfig::default();
@@ -55,8 +55,9 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
         let source = Golden::new(checkpoint);
         let model = model(checkpoint, &mut FrozenBuilder);
         let draft = model.draft().unwrap();
-        let features =
-            |picture: u64| model.encode_images(&source.picture(picture), &ForwardContext::inference()).unwrap();
+        let features = |picture: u64| {
+            model.encode_images(&source.picture(picture), &ForwardContext::inference()).unwrap()
+        };
         for (case, facts) in golden["cases"].as_object().unwrap() {
             if facts["checkpoint"] != name.as_str() {
                 continue;

@@ -11,7 +11,7 @@ use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
 use common::models::{list, logits, model};
 use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX, LoadOptions};
-use train_ops::{FrozenBuilder, Int8Builder, ForwardContext, TrainableBuilder, sample_key};
+use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, TrainableBuilder, sample_key};
 
 #[test]
 fn a_token_changes_no_logits_before_it_and_all_from_it_on() {

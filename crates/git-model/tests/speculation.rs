@@ -12,7 +12,7 @@ use candle_core::{DType, Tensor};
 use common::captions::{model, pictures, speculative};
 use common::{Checkpoint as Golden, fixture_json};
 use git_model::{Caption, Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
-use train_ops::{FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer};
 
 /// A draft that is mostly right and one that is mostly wrong, for every kind of search, and from one picture, where many steps
 /// are proposed, to so many pictures that none is.
@@ -125,7 +125,8 @@ fn the_model_verifies_all_proposed_tokens_in_one_pass() {
     let checkpoint = &golden["checkpoints"]["image"];
     let rows = Arc::new(Mutex::new(Vec::new()));
     let model = model(checkpoint, &mut RecordingBuilder(Arc::clone(&rows)));
-    let features = model.encode_images(&Golden::new(checkpoint).picture(0), &ForwardContext::inference()).unwrap();
+    let features =
+        model.encode_images(&Golden::new(checkpoint).picture(0), &ForwardContext::inference()).unwrap();
     let draft = model.draft().unwrap();
     let config = GenerationConfig { max_new_tokens: 26, min_new_tokens: 26, ..GenerationConfig::default() };
     let products = |captions: Vec<Caption>| {

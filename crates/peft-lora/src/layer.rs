@@ -2,7 +2,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Tensor, Var};
-use train_ops::{AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, ForwardContext, lora_linear};
+use train_ops::{
+    AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear,
+};
 
 use crate::init::initial_weights;
 use crate::matching::LayerOptions;

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::{Optimizer, SGD};
 use common::{LINEAR_LAYERS, Net, adapted, adapted_as, config, difference, ids, loss, training, values};
 use peft_lora::{Adapter, InitLoraWeights, LoraBuilder, LoraConfig};
-use train_ops::{FrozenBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 /// Configurations with different targets and scales. Their adapters have an effect from the start.
 fn table() -> Vec<(&'static str, LoraConfig)> {

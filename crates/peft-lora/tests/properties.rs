@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use peft_lora::{InitLoraWeights, LoraBuilder, LoraConfig, Modules};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use train_ops::{LayerBuilder, ForwardContext};
+use train_ops::{ForwardContext, LayerBuilder};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z_0-9.*\\\\\"é]{1,12}"

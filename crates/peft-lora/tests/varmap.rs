@@ -6,7 +6,7 @@
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{LayerBuilder, ForwardContext};
+use train_ops::{ForwardContext, LayerBuilder};
 
 /// The tensors from a `VarBuilder` over a `VarMap` are variables, which must not be trained: the norms and
 /// embeddings here.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::attached::attach;
 use crate::linear::PackedWeight;
-use crate::{Error, FrozenLinear, LinearLayer, ForwardContext, Result, host};
+use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, host};
 
 /// The sum of the cross entropies of rows of logits `z`, with a share `ε` of each target spread over the vocabulary of
 /// `V` (label smoothing, Szegedy et al., 2016, <https://arxiv.org/abs/1512.00567>; as `torch.nn.CrossEntropyLoss`):

@@ -136,10 +136,13 @@ mod tests {
     fn masks_do_not_depend_on_the_grouping_of_samples_into_batches() {
         let dropout = Dropout::new("a", 0.5).unwrap();
         let keys = keys(4);
-        let whole = dropout.mask(&[4, 3, 5], &ForwardContext::training(keys.clone())).unwrap().unwrap().factors(60);
+        let whole =
+            dropout.mask(&[4, 3, 5], &ForwardContext::training(keys.clone())).unwrap().unwrap().factors(60);
         let halves: Vec<f32> = keys
             .chunks(2)
-            .flat_map(|keys| dropout.mask(&[2, 3, 5], &ForwardContext::training(keys)).unwrap().unwrap().factors(30))
+            .flat_map(|keys| {
+                dropout.mask(&[2, 3, 5], &ForwardContext::training(keys)).unwrap().unwrap().factors(30)
+            })
             .collect();
         assert_eq!(whole, halves);
     }

@@ -35,13 +35,13 @@ mod decoding;
 mod dropout;
 mod error;
 mod file;
+mod forward_context;
 mod grad_proxy;
 mod host;
 mod layer;
 mod layer_norm;
 mod linear;
 mod names;
-mod forward_context;
 mod pool;
 mod recompute;
 mod transformer;
@@ -57,13 +57,13 @@ pub use decoding::{
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
+pub use forward_context::{ForwardContext, sample_key};
 pub use layer::LinearLayer;
 pub use layer_norm::LayerNorm;
 pub use linear::{
     AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, int8_snapshot, lora_linear, snapshot,
 };
 pub use names::Renaming;
-pub use forward_context::{ForwardContext, sample_key};
 pub use pool::on_pool;
 pub use recompute::recompute;
 pub use transformer::TransformerLayer;

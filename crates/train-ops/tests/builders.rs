@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, LayerNorm, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder, LayerNorm};
 
 /// A `VarBuilder` of a `VarMap` hands out variables: a norm of them was trained unnoticed, although its builder is frozen.
 #[test]

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, FrozenLinear, KeyValueCache, LayerNorm,
-    LinearLayer, LoraWeights, ForwardContext, Result, TrainableLinear, TransformerLayer, attention, cached_attention,
-    cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
+    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear,
+    KeyValueCache, LayerNorm, LinearLayer, LoraWeights, Result, TrainableLinear, TransformerLayer, attention,
+    cached_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 
 /// Fixed values in (-1, 1) without structure.

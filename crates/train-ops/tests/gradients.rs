@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
-    Activation, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights, ForwardContext,
+    Activation, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
     TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, Error, FrozenLinear, LinearLayer, LoraWeights, ForwardContext, lora_linear, sample_key};
+use train_ops::{
+    Dropout, Error, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear, sample_key,
+};
 
 fn uniform(seed: u64, shape: (usize, usize)) -> Tensor {
     let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
@@ -66,7 +68,10 @@ fn a_quantised_layer_is_within_half_a_scale_of_the_exact_one_in_every_weight() {
 fn rows_of_zeros_stay_zeros_when_quantised() {
     let weight = Tensor::zeros((3, 5), DType::F32, &Device::Cpu).unwrap();
     let layer = FrozenLinear::quantised("int8", weight, None).unwrap();
-    assert_eq!(rows(&layer.forward(&uniform(1, (2, 5)), &ForwardContext::inference()).unwrap()), [[0.0; 3]; 2]);
+    assert_eq!(
+        rows(&layer.forward(&uniform(1, (2, 5)), &ForwardContext::inference()).unwrap()),
+        [[0.0; 3]; 2]
+    );
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
-    ForwardContext, Result, TransformerLayer, lora_linear, sample_key,
+    Activation, AdaptedLinear, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
+    LoraWeights, Result, TransformerLayer, lora_linear, sample_key,
 };
 
 const WIDTH: usize = 24;
@@ -226,7 +226,10 @@ fn keys_and_values_are_those_that_the_layer_saw() {
             let [of_one, of_many] = [true, false].map(|one_operation| {
                 let layer = layer(norm_first, one_operation);
                 let results = layer.forward_with_keys(&xs, mask).unwrap();
-                assert_eq!(all(&results[0]), all(&layer.forward(&xs, mask, &ForwardContext::inference()).unwrap()));
+                assert_eq!(
+                    all(&results[0]),
+                    all(&layer.forward(&xs, mask, &ForwardContext::inference()).unwrap())
+                );
                 assert!(results[1..].iter().all(|tensor| tensor.dims() == xs.dims()));
                 results.map(|tensor| all(&tensor))
             });
@@ -278,8 +281,11 @@ fn a_second_backward_pass_is_refused() {
 #[test]
 fn an_input_of_another_shape_is_a_clear_error() {
     for shape in [vec![2, TOKENS, WIDTH + 1], vec![TOKENS, WIDTH]] {
-        let error =
-            layer(false, true).forward(&values(1, shape.clone()), AttentionMask::Full, &ForwardContext::inference());
+        let error = layer(false, true).forward(
+            &values(1, shape.clone()),
+            AttentionMask::Full,
+            &ForwardContext::inference(),
+        );
         let error = error.unwrap_err().to_string();
         assert!(error.contains("expected shape (..., 24)") || error.contains("rank"), "{shape:?}: {error}");
     }

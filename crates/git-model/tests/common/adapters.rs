@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde_json::Value;
-use train_ops::{Dropout, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, ForwardContext, lora_linear};
+use train_ops::{Dropout, ForwardContext, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, lora_linear};
 
 /// A layer builder that adapts the layers whose paths end with a target, as PEFT does.
 pub(crate) struct GivenAdapters {

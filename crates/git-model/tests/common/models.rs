@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use git_model::{Checkpoint, GitForCausalLm};
-use train_ops::{FrozenBuilder, ForwardContext};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 use super::Golden;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use peft_lora::{Adapter, InitLoraWeights, LoraBuilder, LoraConfig, Modules};
-use train_ops::{LayerBuilder, LinearLayer, ForwardContext, sample_key};
+use train_ops::{ForwardContext, LayerBuilder, LinearLayer, sample_key};
 
 pub const LINEAR_LAYERS: usize = 17;
 

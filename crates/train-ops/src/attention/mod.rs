@@ -228,7 +228,8 @@ mod tests {
             Var::from_tensor(&input.as_detached_tensor().to_dtype(DType::F64).unwrap()).unwrap()
         });
         let dropout = Dropout::new("probs", p).unwrap();
-        let ctx = ForwardContext::training((0..samples).map(|sample| sample_key(0, 0, sample)).collect::<Vec<_>>());
+        let ctx =
+            ForwardContext::training((0..samples).map(|sample| sample_key(0, 0, sample)).collect::<Vec<_>>());
         let weights = var(0.4, (batch, queries, width)).as_detached_tensor();
         // The context and the gradients of queries, keys and values.
         let run = |[q, k, v]: &[Var; 3]| {

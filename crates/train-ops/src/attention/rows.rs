@@ -32,7 +32,12 @@ struct Scratch {
 }
 
 impl AttentionRows {
-    pub(crate) fn new(sizes: Sizes, mask: AttentionMask, dropout: &Dropout, ctx: &ForwardContext) -> Result<Self> {
+    pub(crate) fn new(
+        sizes: Sizes,
+        mask: AttentionMask,
+        dropout: &Dropout,
+        ctx: &ForwardContext,
+    ) -> Result<Self> {
         // The probabilities seen as (batch, heads * queries, keys): one dropout row for each head and query.
         let dropout = dropout.mask(&[sizes.batch, sizes.heads << HEAD_BITS, sizes.keys], ctx)?;
         Ok(Self { isa: host::isa()?, sizes, mask, dropout })

@@ -237,7 +237,8 @@ mod tests {
                     assert_eq!(key.dims(), [rows.len(), tokens, width]);
                     let none = Dropout::new("", 0.0).unwrap();
                     let expected =
-                        attention(&of(5), &key, &value, heads, mask, &none, &ForwardContext::inference()).unwrap();
+                        attention(&of(5), &key, &value, heads, mask, &none, &ForwardContext::inference())
+                            .unwrap();
                     for (got, expected) in list(&got).iter().zip(list(&expected)) {
                         assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
                     }

@@ -5,7 +5,7 @@ use cpu_kernels::{Buffer, DropoutMask, Init, Operand, Rows, Term, product};
 
 use super::lora::{Lora, LoraGradients};
 use super::{FrozenLinear, LoraWeights, PackedWeight};
-use crate::{Error, LinearLayer, ForwardContext, Result, on_pool};
+use crate::{Error, ForwardContext, LinearLayer, Result, on_pool};
 
 /// A frozen linear layer, with a low-rank adapter or without, as operations that span several layers see it. See
 /// [`LinearLayer::adapted`](crate::LinearLayer::adapted).

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{PackedWeight, check_input, check_weights, with_last_dim};
 use crate::attached::attach;
-use crate::{AdaptedLinear, Error, LinearLayer, ForwardContext, Result, host};
+use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///

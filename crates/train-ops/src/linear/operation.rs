@@ -8,7 +8,7 @@ use super::adapted::{AdaptedLinear, RowLinear};
 use super::lora::Lora;
 use super::{FrozenLinear, check_input, with_last_dim};
 use crate::attached::attach3;
-use crate::{Dropout, LinearLayer, ForwardContext, Result, host};
+use crate::{Dropout, ForwardContext, LinearLayer, Result, host};
 
 /// The trainable part of a linear layer with a low-rank adapter.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,12 @@ pub struct LoraWeights<'a> {
 ///
 /// # Errors
 /// If shapes do not agree, or `base` is int8 and `xs` is not f32 on the CPU.
-pub fn lora_linear(xs: &Tensor, base: &FrozenLinear, lora: LoraWeights<'_>, ctx: &ForwardContext) -> Result<Tensor> {
+pub fn lora_linear(
+    xs: &Tensor,
+    base: &FrozenLinear,
+    lora: LoraWeights<'_>,
+    ctx: &ForwardContext,
+) -> Result<Tensor> {
     check_input(base.path(), xs, base.in_features())?;
     let layer = AdaptedLinear::new(base, Some(lora))?;
     if host::is_host_f32(xs)

@@ -6,7 +6,7 @@ use cpu_kernels::{Operand, Rows};
 
 use super::lora::PackedLora;
 use super::{AdaptedLinear, FrozenLinear, PackedWeight, check_input, with_last_dim};
-use crate::{Error, LinearLayer, ForwardContext, Result, host};
+use crate::{Error, ForwardContext, LinearLayer, Result, host};
 
 /// A copy of `layer` as it is now, for many forward passes without a graph, as in decoding: an adapter is packed once and not
 /// in every pass. The layer itself if it is neither frozen nor adapted, or if its adapter is not in host memory.

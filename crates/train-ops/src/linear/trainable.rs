@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 
 use super::{check_input, check_weights, with_last_dim};
-use crate::{LinearLayer, ForwardContext, Result};
+use crate::{ForwardContext, LinearLayer, Result};
 
 /// `y = x Wᵀ + b` with trainable `W` and `b`, for full fine-tuning and pre-training.
 #[derive(Clone, Debug)]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::{
-    Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, ForwardContext, Result, attention, host, recompute,
+    Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, Result, attention, host,
+    recompute,
 };
 
 /// A layer of a transformer (Vaswani et al., 2017): attention and a feed-forward block (MLP) of two layers, each with a residual
@@ -62,7 +63,12 @@ pub struct TransformerLayer {
 impl TransformerLayer {
     /// The layer on `hidden_states` `(batch, tokens, features)`. With a mask whose first query is a later token, the result has
     /// the tokens from that one on: the tokens before it are used as keys and values only.
-    pub fn forward(&self, hidden_states: &Tensor, mask: AttentionMask, ctx: &ForwardContext) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         if let Some(result) = self.as_operation(hidden_states, mask, ctx)? {
             return Ok(result);
         }
@@ -112,7 +118,12 @@ impl TransformerLayer {
     }
 
     /// The rest of the layer, from the output of attention for each of the hidden states.
-    pub fn after_attention(&self, context: &Tensor, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+    pub fn after_attention(
+        &self,
+        context: &Tensor,
+        hidden_states: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         let attended = self.attention_output.forward(context, ctx)?;
         let attended = (hidden_states + self.attention_output_dropout.forward(&attended, ctx)?)?;
         let (residual, normed) = match self.norm_first {

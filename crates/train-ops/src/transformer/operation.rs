@@ -38,7 +38,9 @@ impl TransformerLayer {
         hidden_states: &Tensor,
         mask: AttentionMask,
     ) -> Result<Option<[Tensor; 3]>> {
-        let Some((rows, _)) = self.on_rows(hidden_states, mask, &ForwardContext::inference())? else { return Ok(None) };
+        let Some((rows, _)) = self.on_rows(hidden_states, mask, &ForwardContext::inference())? else {
+            return Ok(None);
+        };
         let hidden_states = hidden_states.contiguous()?;
         let view = hidden_states.storage_and_layout();
         let xs = host::values(&view)?;

@@ -6,7 +6,7 @@ use super::TransformerLayer;
 use crate::attention::{AttentionRows, Sizes};
 use crate::layer_norm::Statistics;
 use crate::linear::RowLinear;
-use crate::{Activation, AdaptedLinear, AttentionMask, LayerNorm, ForwardContext, Result, host};
+use crate::{Activation, AdaptedLinear, AttentionMask, ForwardContext, LayerNorm, Result, host};
 
 /// A layer in one pass over one batch.
 pub(super) struct LayerRows {
