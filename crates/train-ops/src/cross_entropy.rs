@@ -85,7 +85,7 @@ fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_co
 }
 
 /// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
-/// frozen and in host memory. `ε` is the [label smoothing](ForwardContext::label_smoothing) of the pass.
+/// frozen and in host memory. `ε` is `label_smoothing`.
 ///
 /// A loss ends a graph, so the gradient of `xs` is computed with it, from a few rows of logits at a time, which are then
 /// dropped. The backward pass multiplies that gradient by the gradient of the loss.
@@ -93,6 +93,7 @@ pub fn linear_cross_entropy_sum(
     xs: &Tensor,
     head: &dyn LinearLayer,
     targets: &[u32],
+    label_smoothing: f32,
     ctx: &ForwardContext,
 ) -> Result<Tensor> {
     let vocabulary = head.out_features();
@@ -100,7 +101,6 @@ pub fn linear_cross_entropy_sum(
         head.adapted(ctx)?.filter(|head| host::is_host_f32(xs) && head.parameters().next().is_none());
     let packed = frozen.and_then(|head| Some((head.base.packed()?, head.base)));
     let fits = xs.dims() == [targets.len(), head.in_features()];
-    let label_smoothing = ctx.label_smoothing();
     let known =
         (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| (*target as usize) < vocabulary);
     match packed {
