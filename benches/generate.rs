@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
-use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
 /// Tokens per caption: random weights never generate the end token, and a trained model is prevented from it.
 const TOKENS: usize = 40;
@@ -55,7 +55,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
     let model = GitForCausalLm::load_with(&Checkpoint::open(dir).unwrap(), builder, &options).unwrap();
     let size = model.config().vision_config.image_size;
     let pixels = common::values(1, (batch, 3, size, size), device);
-    let encode = |pixels: &Tensor| model.encode_images(pixels, &Pass::inference()).unwrap();
+    let encode = |pixels: &Tensor| model.encode_images(pixels, &ForwardContext::inference()).unwrap();
     let first = pixels.narrow(0, 0, 1)?;
 
     let config = |base: GenerationConfig, tokens: usize| GenerationConfig {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{Pass, peak_flops, sample_key};
+use train_ops::{ForwardContext, peak_flops, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Tokens per caption, including start and end.
@@ -53,7 +53,7 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
 
     let size = model.config().vision_config.image_size;
     let pixels = common::values(1, (BATCH, 3, size, size), device);
-    let features = model.encode_images(&pixels, &Pass::inference()).unwrap().detach();
+    let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap().detach();
     let vocabulary = model.config().vocab_size as u64;
     let rows: Vec<Vec<u32>> = (0..BATCH as u64)
         .map(|row| (0..TOKENS as u64).map(|i| (sample_key(7, row, i) % vocabulary) as u32).collect())
@@ -61,12 +61,12 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     let labels: Vec<Vec<i64>> =
         rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
     let input_ids = Tensor::new(rows, device)?;
-    let pass = Pass::training((0..BATCH as u64).map(|i| sample_key(1, 0, i)).collect::<Vec<_>>());
-    let loss = || Ok::<_, candle_core::Error>(model.loss(&features, &input_ids, &labels, &pass).unwrap().0);
+    let ctx = ForwardContext::training((0..BATCH as u64).map(|i| sample_key(1, 0, i)).collect::<Vec<_>>());
+    let loss = || Ok::<_, candle_core::Error>(model.loss(&features, &input_ids, &labels, &ctx).unwrap().0);
     let parameters = Parameters::new(adapter.parameters()).unwrap();
 
     let vision = common::median_seconds(device, runs, || {
-        model.encode_images(&pixels, &Pass::inference()).unwrap();
+        model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
         Ok(())
     })?;
     let forward = common::median_seconds(device, runs, || loss().map(drop))?;

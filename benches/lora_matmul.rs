@@ -14,7 +14,8 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, Throughput};
 use train_ops::{
-    AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear, peak_flops, sample_key,
+    AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear, peak_flops,
+    sample_key,
 };
 
 /// Rows of a batch of 2 and of a whole accumulation group; input and output features of the decoder's layers.
@@ -30,7 +31,7 @@ struct Layer {
     a: Var,
     b: Var,
     dropout: Dropout,
-    pass: Pass,
+    ctx: ForwardContext,
 }
 
 impl Layer {
@@ -48,7 +49,7 @@ impl Layer {
             a: var(4, (rank, n_in)),
             b: var(5, (n_out, rank)),
             dropout: Dropout::new("layer", 0.05).unwrap(),
-            pass: Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)]),
+            ctx: ForwardContext::training([sample_key(1, 2, 0), sample_key(1, 2, 1)]),
         }
     }
 
@@ -72,30 +73,30 @@ impl Layer {
         let (mut ys, mut dxs) = (vec![0.0; dys.len()], vec![0.0; xs.len()]);
         let mut run = || {
             let dims = [self.rows, self.base.in_features()];
-            layer.forward_backward((&xs, &dims), &mut ys, &dys, &mut dxs, &self.pass).map(drop)
+            layer.forward_backward((&xs, &dims), &mut ys, &dys, &mut dxs, &self.ctx).map(drop)
         };
         run().ok()?;
         common::median_seconds(&Device::Cpu, runs, || run().map_err(candle_core::Error::wrap)).ok()
     }
 
     fn fused(&self) -> Result<Tensor> {
-        lora_linear(&self.xs, &self.base, self.lora(), &self.pass).map_err(candle_core::Error::wrap)
+        lora_linear(&self.xs, &self.base, self.lora(), &self.ctx).map_err(candle_core::Error::wrap)
     }
 
     /// The same from separate operations, each with its own backward pass.
     fn unfused(&self) -> Result<Tensor> {
-        let base = self.base.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
-        let dropped = self.dropout.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
+        let base = self.base.forward(&self.xs, &self.ctx).map_err(candle_core::Error::wrap)?;
+        let dropped = self.dropout.forward(&self.xs, &self.ctx).map_err(candle_core::Error::wrap)?;
         base + (dropped.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * 2.0)?
     }
 
     fn dense(&self) -> Result<Tensor> {
-        self.base.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)
+        self.base.forward(&self.xs, &self.ctx).map_err(candle_core::Error::wrap)
     }
 
     /// Candle's own operations, which also compute the gradient of the frozen weight.
     fn candle(&self) -> Result<Tensor> {
-        let dropped = self.dropout.forward(&self.xs, &self.pass).map_err(candle_core::Error::wrap)?;
+        let dropped = self.dropout.forward(&self.xs, &self.ctx).map_err(candle_core::Error::wrap)?;
         let base = self.xs.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
         base + (dropped.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * 2.0)?
     }

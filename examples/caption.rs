@@ -17,17 +17,17 @@ use caption_data::{
     CaptionSource, CaptionTokenizer, ImageDecoder, OnBadImage, PictureLoader, Pictures, RgbImage,
     SourceOptions,
 };
-use git_model::{Caption, GitForCausalLm, LoadOptions};
-use indicatif::{ProgressBar, ProgressStyle};
-use peft_lora::LoraBuilder;
 use caption_lora::captioning;
 use caption_lora::cli::{self, Storage};
 use caption_lora::open;
 use caption_lora::pictures::with_flag;
 use caption_lora::prompts::Prompts;
 use caption_lora::terminal::{one_line, say};
+use git_model::{Caption, GitForCausalLm, LoadOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+use peft_lora::LoraBuilder;
 use serde_json::json;
-use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
 /// The exit code if some pictures could not be read.
 const SKIPPED: u8 = 2;
@@ -116,7 +116,8 @@ fn run(options: &cli::Caption) -> Result<usize> {
         if batch.rows().is_empty() {
             continue;
         }
-        let features = model.encode_images(&batch.pixel_values(model.device())?, &Pass::inference())?;
+        let features =
+            model.encode_images(&batch.pixel_values(model.device())?, &ForwardContext::inference())?;
         let captions = prompts.captions(batch.rows(), &model, &features, &resolve, draft.as_ref())?;
         let seconds = started.elapsed().as_secs_f64() / batch.rows().len() as f64;
         for (&row, captions) in batch.rows().iter().zip(&captions) {

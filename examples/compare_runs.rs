@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
 use caption_lora::report::{Run, write_comparison};
 use caption_lora::terminal::{one_line, say};
+use clap::Parser;
 
 /// Compares finished runs of pokemon_finetune on one page.
 #[derive(Parser)]

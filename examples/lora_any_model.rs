@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{LayerBuilder, LinearLayer, Pass, sample_key};
+use train_ops::{ForwardContext, LayerBuilder, LinearLayer, sample_key};
 
 /// The model asks a builder for its layers by path, and does not need to know whether they have adapters.
 struct Network {
@@ -34,12 +34,12 @@ impl Network {
     }
 
     /// `(samples, 2)` to `(samples, 1)`.
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
         let mut xs = xs.clone();
         for layer in &self.layers {
-            xs = layer.forward(&xs, pass)?.tanh()?;
+            xs = layer.forward(&xs, ctx)?.tanh()?;
         }
-        self.output.forward(&xs, pass)
+        self.output.forward(&xs, ctx)
     }
 }
 
@@ -59,7 +59,7 @@ fn main() -> anyhow::Result<()> {
 
     for step in 0..=1000 {
         let keys: Vec<u64> = (0..256).map(|sample| sample_key(42, step, sample)).collect();
-        let ys = network.forward(&xs, &Pass::training(keys))?;
+        let ys = network.forward(&xs, &ForwardContext::training(keys))?;
         let loss = (ys - &targets)?.sqr()?.mean_all()?;
         if step % 250 == 0 {
             println!("step {step:4}  loss {:.4}", loss.to_scalar::<f32>()?);
@@ -78,7 +78,8 @@ fn main() -> anyhow::Result<()> {
     let mut lora = LoraBuilder::from_pretrained(&folder)?;
     let reopened = Network::new(&mut lora)?;
     let adapter = lora.finish()?;
-    let loss = || anyhow::Ok((reopened.forward(&xs, &Pass::inference())? - &targets)?.sqr()?.mean_all()?);
+    let loss =
+        || anyhow::Ok((reopened.forward(&xs, &ForwardContext::inference())? - &targets)?.sqr()?.mean_all()?);
     println!("saved in {} and opened again: loss {:.4}", folder.display(), loss()?.to_scalar::<f32>()?);
     adapter.merge()?;
     println!("merged into the weights: loss {:.4}", loss()?.to_scalar::<f32>()?);

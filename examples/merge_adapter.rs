@@ -11,10 +11,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use candle_core::DType;
-use clap::{Parser, ValueEnum};
 use caption_lora::hub::Location;
 use caption_lora::terminal::{one_line, say};
 use caption_lora::{merge, open, save};
+use clap::{Parser, ValueEnum};
 
 /// Merges a LoRA adapter into its model.
 #[derive(Parser)]

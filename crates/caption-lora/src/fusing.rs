@@ -9,7 +9,7 @@ const MEMORY: usize = 384 << 20;
 
 /// One micro-batch in training.
 #[derive(Clone, Copy, Debug)]
-pub struct Pass {
+pub struct MicroBatch {
     /// Its pictures.
     pub pictures: usize,
     /// Tokens of its longest caption.
@@ -18,7 +18,7 @@ pub struct Pass {
     pub vision_trains: bool,
 }
 
-impl Pass {
+impl MicroBatch {
     /// Estimated bytes of saved activations: 0.08 GB per picture for the decoder of git-base, where 0.09 are
     /// measured.
     pub fn memory(&self, config: &GitConfig) -> usize {
@@ -46,18 +46,18 @@ mod tests {
 
     #[test]
     fn small_passes_are_fused_and_large_ones_are_not() {
-        let pass = Pass { pictures: 2, caption: 20, vision_trains: false };
+        let batch = MicroBatch { pictures: 2, caption: 20, vision_trains: false };
         let base = GitConfig::default();
-        assert!((140..200).contains(&(pass.memory(&base) / 1_000_000)), "{}", pass.memory(&base));
-        assert_eq!(pass.fused(&base), 2);
-        assert_eq!(Pass { caption: 64, ..pass }.fused(&base), 2);
-        assert_eq!(Pass { pictures: 4, ..pass }.fused(&base), 1);
-        assert_eq!(Pass { vision_trains: true, ..pass }.fused(&base), 1);
-        assert_eq!(Pass { pictures: 64, ..pass }.fused(&base), 1);
+        assert!((140..200).contains(&(batch.memory(&base) / 1_000_000)), "{}", batch.memory(&base));
+        assert_eq!(batch.fused(&base), 2);
+        assert_eq!(MicroBatch { caption: 64, ..batch }.fused(&base), 2);
+        assert_eq!(MicroBatch { pictures: 4, ..batch }.fused(&base), 1);
+        assert_eq!(MicroBatch { vision_trains: true, ..batch }.fused(&base), 1);
+        assert_eq!(MicroBatch { pictures: 64, ..batch }.fused(&base), 1);
         let embedded = GitConfig::read(&crate::open::embedded_checkpoint().join("config.json")).unwrap();
-        let fused = pass.fused(&embedded);
+        let fused = batch.fused(&embedded);
         assert!((24..192).contains(&fused), "{fused}");
-        assert!(Pass { vision_trains: true, ..pass }.fused(&embedded) < fused);
-        assert!(Pass { caption: 64, ..pass }.fused(&embedded) < fused);
+        assert!(MicroBatch { vision_trains: true, ..batch }.fused(&embedded) < fused);
+        assert!(MicroBatch { caption: 64, ..batch }.fused(&embedded) < fused);
     }
 }

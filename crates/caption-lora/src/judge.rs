@@ -10,7 +10,7 @@ use caption_data::{CaptionSource, TokenizedCaptions};
 use caption_metrics::{Scores, score};
 use git_model::GenerationConfig;
 use serde_json::json;
-use train_ops::{Pass, release_memory};
+use train_ops::{ForwardContext, release_memory};
 use trainer_core::{LossTotal, evaluate};
 
 use crate::captioning::Captioner;
@@ -86,8 +86,12 @@ impl Judge<'_> {
             };
             let batch = self.captions.batch_of(captions, test.padding)?;
             let labels = batch.labels(&Device::Cpu)?.to_vec2::<i64>()?;
-            let (sum, targets) =
-                model.loss(&features, &batch.input_ids(model.device())?, &labels, &Pass::inference())?;
+            let (sum, targets) = model.loss(
+                &features,
+                &batch.input_ids(model.device())?,
+                &labels,
+                &ForwardContext::inference(),
+            )?;
             total += LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets };
         }
         Ok(Some(total))

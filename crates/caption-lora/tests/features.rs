@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, anyhow};
 use candle_core::{DType, Device, Tensor};
-use proptest::prelude::*;
 use caption_lora::features::{FeatureStore, Keep, Layout};
+use proptest::prelude::*;
 
 const LAYOUT: Layout = Layout { tokens: 3, width: 5, dtype: DType::F32 };
 const ENCODER: u128 = 0xabcdef;

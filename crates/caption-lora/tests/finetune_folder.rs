@@ -8,9 +8,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
+use caption_lora::run_folder::{FolderLock, Locked};
 use common::programs::{contents, example, json, json_lines, resume, run};
 use common::tiny::{SPLIT, Tiny};
-use caption_lora::run_folder::{FolderLock, Locked};
 
 const SHORT: &str = "--max-steps 2";
 const LONG: &str = "--max-steps 2000 --save-total-limit 1";

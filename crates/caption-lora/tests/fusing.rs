@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
-use git_model::{GitForCausalLm, LoadOptions};
-use monster_drawings::{DrawingSource, Style};
-use peft_lora::{Adapter, LoraBuilder, LoraConfig};
-use proptest::prelude::*;
 use caption_lora::captioning::pictures;
 use caption_lora::hub::Location;
 use caption_lora::open::{Pretrained, embedded_checkpoint, pretrained};
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
+use git_model::{GitForCausalLm, LoadOptions};
+use monster_drawings::{DrawingSource, Style};
+use peft_lora::{Adapter, LoraBuilder, LoraConfig};
+use proptest::prelude::*;
 use trainer_core::{BatchSource, BoxError, Gradients, Parameters, StepContext, Task};
 
 /// The embedded model with adapters in the decoder, or in both of its parts. Their weights are not the

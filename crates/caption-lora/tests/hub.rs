@@ -7,9 +7,9 @@ mod common;
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 
 use caption_data::{CaptionSource, ImageFolder, LeftOut, SourceOptions};
+use caption_lora::hub::{DatasetFiles, Error, FetchedDataset, Hub, HubConfig};
 use common::hub_client::{MODEL, config, hub, id, offline};
 use common::hub_server::{HubServer, Revision, commit};
-use caption_lora::hub::{DatasetFiles, Error, FetchedDataset, Hub, HubConfig};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use caption_lora::hub::{Error, Hub, HubConfig};
 use common::hub_client::{MODEL, config, hub, id};
 use common::hub_server::{HubServer, Redirect, Revision, Ways};
-use caption_lora::hub::{Error, Hub, HubConfig};
 
 /// The model's files, with weights large enough to be cut.
 fn files(weights: &[u8]) -> Vec<(&'static str, &[u8])> {

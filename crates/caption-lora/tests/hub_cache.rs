@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use caption_lora::hub::{DatasetFiles, Error};
 use common::hub_client::{MODEL, hub, id, offline};
 use common::hub_server::HubServer;
-use caption_lora::hub::{DatasetFiles, Error};
 
 /// Every path below a folder, without following links, with its modification time.
 fn tree(folder: &Path) -> Vec<(PathBuf, SystemTime)> {

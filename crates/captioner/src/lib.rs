@@ -6,7 +6,7 @@ use std::path::Path;
 
 use caption_data::{CaptionTokenizer, ImageDecoder, ImageProcessor};
 use git_model::{Checkpoint, GitForCausalLm};
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 pub use caption_data::RgbImage;
 pub use error::{Error, Result};
@@ -82,7 +82,7 @@ impl Captioner {
             return Ok(Vec::new());
         }
         let pixels = self.processor.pixel_values(images, self.model.device())?;
-        let features = self.model.encode_images(&pixels, &Pass::inference())?;
+        let features = self.model.encode_images(&pixels, &ForwardContext::inference())?;
         let captions = self.model.generate(&features, None, &self.config)?;
         let first = captions.iter().step_by(self.config.num_return_sequences);
         first.map(|caption| Ok(self.tokenizer.decode(&caption.ids, true)?)).collect()

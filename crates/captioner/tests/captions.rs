@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use caption_data::{CaptionTokenizer, ImageProcessor};
 use captioner::{Captioner, Error, GenerationConfig, RgbImage};
 use git_model::{Checkpoint, GitForCausalLm};
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 fn checkpoint() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../caption-lora/assets/git-monsters")
@@ -47,7 +47,7 @@ fn captions_equal_those_of_processor_model_and_tokenizer_in_sequence() {
     let processor = ImageProcessor::from_pretrained(checkpoint()).unwrap();
     for (index, image) in images.iter().enumerate() {
         let pixels = processor.pixel_values(std::slice::from_ref(image), model.device()).unwrap();
-        let features = model.encode_images(&pixels, &Pass::inference()).unwrap();
+        let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
         let best = model.generate(&features, None, &captioner.config).unwrap().swap_remove(0);
         assert_eq!(captions[index], tokenizer.decode(&best.ids, true).unwrap());
         assert_eq!(captioner.caption(&files[index]).unwrap(), captions[index]);

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use train_ops::{
-    AttentionMask, DecodingRows, Dropout, KeyValueCache, LinearLayer, Pass, TransformerLayer,
+    AttentionMask, DecodingRows, Dropout, ForwardContext, KeyValueCache, LinearLayer, TransformerLayer,
     cached_attention,
 };
 
@@ -30,13 +30,13 @@ impl Decoder {
     /// `(batch, image, hidden)` and embedded text `(batch, text, hidden)`.
     ///
     /// The last layer needs the image tokens for keys and values only, so it has queries at the text positions only.
-    pub(crate) fn forward(&self, image: &Tensor, text: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, image: &Tensor, text: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let prefix = image.dim(1)?;
         let mut hidden_states = Tensor::cat(&[image, text], 1)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let first_query = if index + 1 == self.layers.len() { prefix } else { 0 };
             let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
-            hidden_states = layer.forward(&hidden_states, mask, pass)?;
+            hidden_states = layer.forward(&hidden_states, mask, ctx)?;
         }
         Ok(hidden_states)
     }
@@ -44,7 +44,7 @@ impl Decoder {
     /// A cache for each layer with the keys and values of image tokens `(pictures, image, hidden)` and slots for `slots`
     /// text tokens. Image tokens do not see text, so their keys and values are computed once for all steps and beams.
     pub(crate) fn caches(&self, image: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
-        let pass = Pass::inference();
+        let ctx = ForwardContext::inference();
         let mut hidden_states = image.clone();
         let mut caches = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
@@ -53,7 +53,7 @@ impl Decoder {
                 hidden_states = next;
                 [key, value]
             } else {
-                [layer.key.forward(&hidden_states, &pass)?, layer.value.forward(&hidden_states, &pass)?]
+                [layer.key.forward(&hidden_states, &ctx)?, layer.value.forward(&hidden_states, &ctx)?]
             };
             caches.push(KeyValueCache::new(&key, &value, layer.heads, slots)?);
         }
@@ -79,15 +79,15 @@ impl Decoder {
         caches: &[KeyValueCache],
         rows: &DecodingRows,
     ) -> Result<Tensor> {
-        let pass = Pass::inference();
+        let ctx = ForwardContext::inference();
         let mut hidden_states = text.clone();
         for (layer, cache) in self.layers.iter().zip(caches) {
-            let key = layer.key.forward(&hidden_states, &pass)?;
-            let value = layer.value.forward(&hidden_states, &pass)?;
+            let key = layer.key.forward(&hidden_states, &ctx)?;
+            let value = layer.value.forward(&hidden_states, &ctx)?;
             cache.write(&key, &value, rows)?;
-            let query = layer.query.forward(&hidden_states, &pass)?;
+            let query = layer.query.forward(&hidden_states, &ctx)?;
             let context = cached_attention(&query, cache, rows)?;
-            hidden_states = layer.after_attention(&context, &hidden_states, &pass)?;
+            hidden_states = layer.after_attention(&context, &hidden_states, &ctx)?;
         }
         Ok(hidden_states)
     }

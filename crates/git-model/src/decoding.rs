@@ -1,6 +1,6 @@
 use candle_core::{DType, Tensor};
 use caption_generation::{CaptionDecoder, SpeculativeDecoder, Step};
-use train_ops::{DecodingRows, KeyValueCache, Pass, snapshot};
+use train_ops::{DecodingRows, ForwardContext, KeyValueCache, snapshot};
 
 use crate::draft::DecoderWithHead;
 use crate::{Draft, Error, GitForCausalLm, Result};
@@ -27,7 +27,7 @@ impl GitForCausalLm {
     /// # Errors
     /// If `image_features` are not `(batch, tokens, vision_hidden)`.
     pub fn begin_decoding(&self, image_features: &Tensor, slots: usize) -> Result<Decoding<'_>> {
-        let image = self.project(image_features, &Pass::inference())?;
+        let image = self.project(image_features, &ForwardContext::inference())?;
         Ok(Decoding {
             model: self,
             layers: DecoderWithHead::of(self, snapshot)?,
@@ -81,16 +81,16 @@ impl<'a> Decoding<'a> {
         }
         let new = input_ids.len() / sequences;
         self.model.check_length(rows.tokens())?;
-        let pass = Pass::inference();
+        let ctx = ForwardContext::inference();
         let device = self.model.device();
         let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
         let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?;
-        let positions = pass.parameter(&self.model.position_embeddings).index_select(&positions, 0)?;
+        let positions = ctx.parameter(&self.model.position_embeddings).index_select(&positions, 0)?;
         let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
-        let text = self.model.embed(&input_ids, &positions.reshape((sequences, new, ()))?, &pass)?;
+        let text = self.model.embed(&input_ids, &positions.reshape((sequences, new, ()))?, &ctx)?;
         let hidden_states = layers.decoder.step(&text, &self.caches, rows)?;
         let last = hidden_states.narrow(1, new - 1, 1)?.squeeze(1)?;
-        let logits = layers.lm_head.forward(&last.contiguous()?, &pass)?;
+        let logits = layers.lm_head.forward(&last.contiguous()?, &ctx)?;
         Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }

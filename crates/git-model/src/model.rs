@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, LayerBuilder, LayerNorm, LinearLayer, Pass, linear_cross_entropy_sum, sample_key};
+use train_ops::{
+    Dropout, ForwardContext, LayerBuilder, LayerNorm, LinearLayer, linear_cross_entropy_sum, sample_key,
+};
 
 use crate::decoder::Decoder;
 use crate::loader::Loader;
@@ -126,10 +128,10 @@ impl GitForCausalLm {
     ///
     /// # Errors
     /// If `pixel_values` has another shape, or the encoder was released.
-    pub fn encode_images(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
         if pixel_values.rank() != 5 {
-            return vision.forward(pixel_values, pass);
+            return vision.forward(pixel_values, ctx);
         }
         let (frames, most) = (pixel_values.dim(1)?, self.temporal_embeddings.len());
         if frames == 0 || frames > most {
@@ -145,8 +147,8 @@ impl GitForCausalLm {
         let encoded = (0..frames)
             .zip(&self.temporal_embeddings)
             .map(|(frame, temporal)| {
-                let features = vision.forward(&pixel_values.narrow(1, frame, 1)?.squeeze(1)?, pass)?;
-                Ok(features.broadcast_add(&pass.parameter(temporal))?)
+                let features = vision.forward(&pixel_values.narrow(1, frame, 1)?.squeeze(1)?, ctx)?;
+                Ok(features.broadcast_add(&ctx.parameter(temporal))?)
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&encoded, 1)?)
@@ -163,9 +165,9 @@ impl GitForCausalLm {
     ///
     /// # Errors
     /// If the features have another width.
-    pub fn project(&self, image_features: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let projected = self.projection.forward(image_features, pass)?;
-        Ok(self.projection_norm.forward(&projected, pass)?)
+    pub fn project(&self, image_features: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let projected = self.projection.forward(image_features, ctx)?;
+        Ok(self.projection_norm.forward(&projected, ctx)?)
     }
 
     /// The decoder's last hidden states at the text positions, `(batch, text, hidden)`.
@@ -176,7 +178,12 @@ impl GitForCausalLm {
     ///
     /// # Errors
     /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
-    pub fn hidden_states(&self, image_features: &Tensor, input_ids: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn hidden_states(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         if image_features.rank() != 3 || image_features.dim(0)? != input_ids.dim(0)? {
             return Err(Error::Shape {
                 input: "image_features",
@@ -188,20 +195,20 @@ impl GitForCausalLm {
                 got: image_features.dims().to_vec(),
             });
         }
-        let image = self.project(image_features, pass)?;
+        let image = self.project(image_features, ctx)?;
         let length = input_ids.dim(1)?;
         self.check_length(length)?;
-        let positions = pass.parameter(&self.position_embeddings).narrow(0, 0, length)?;
-        let text = self.embed(input_ids, &positions, pass)?;
-        self.decoder.forward(&image, &text, pass)
+        let positions = ctx.parameter(&self.position_embeddings).narrow(0, 0, length)?;
+        let text = self.embed(input_ids, &positions, ctx)?;
+        self.decoder.forward(&image, &text, ctx)
     }
 
     /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
     ///
     /// # Errors
     /// If the hidden states have another width.
-    pub fn logits(&self, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
-        Ok(self.lm_head.forward(hidden_states, pass)?)
+    pub fn logits(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        Ok(self.lm_head.forward(hidden_states, ctx)?)
     }
 
     /// The sum of the cross entropies of all targets, and the number of targets.
@@ -218,7 +225,23 @@ impl GitForCausalLm {
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
-        pass: &Pass,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
+        self.smoothed_loss(image_features, input_ids, labels, 0.0, ctx)
+    }
+
+    /// [`loss`](Self::loss) with label smoothing: `label_smoothing`, in `[0, 1)`, is the share of each target that is spread
+    /// over the whole vocabulary (see [`train_ops::cross_entropy_sum`]).
+    ///
+    /// # Errors
+    /// As `loss`, and if `label_smoothing` is outside its range.
+    pub fn smoothed_loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        label_smoothing: f32,
+        ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
         let (batch, length) = input_ids.dims2()?;
         if labels.len() != batch || labels.iter().any(|row| row.len() != length) {
@@ -232,22 +255,28 @@ impl GitForCausalLm {
         if targets.is_empty() {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
-        let hidden_states = self.hidden_states(image_features, input_ids, pass)?;
-        let head_pass = pass_of_positions(pass, &positions, length);
+        let hidden_states = self.hidden_states(image_features, input_ids, ctx)?;
+        let head_ctx = context_of_positions(ctx, &positions, length);
         let positions = Tensor::new(positions, &self.device)?;
         let hidden_states =
             hidden_states.reshape((batch * length, self.config.hidden_size))?.index_select(&positions, 0)?;
-        let loss = linear_cross_entropy_sum(&hidden_states, self.lm_head.as_ref(), &targets, &head_pass)?;
+        let head = self.lm_head.as_ref();
+        let loss = linear_cross_entropy_sum(&hidden_states, head, &targets, label_smoothing, &head_ctx)?;
         Ok((loss, targets.len()))
     }
 
     /// The embeddings of `input_ids` `(batch, text)`, from word embeddings and the position embeddings `positions`, which
     /// broadcast to `(batch, text, hidden)`. Positions are counted over the text only; image tokens have none.
-    pub(crate) fn embed(&self, input_ids: &Tensor, positions: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(crate) fn embed(
+        &self,
+        input_ids: &Tensor,
+        positions: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         let (batch, length) = input_ids.dims2()?;
-        let words = self.word_embeddings.rows(input_ids, pass)?.reshape((batch, length, ()))?;
-        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(positions)?, pass)?;
-        Ok(self.embeddings_dropout.forward(&embeddings, pass)?)
+        let words = self.word_embeddings.rows(input_ids, ctx)?.reshape((batch, length, ()))?;
+        let embeddings = self.embeddings_norm.forward(&words.broadcast_add(positions)?, ctx)?;
+        Ok(self.embeddings_dropout.forward(&embeddings, ctx)?)
     }
 
     /// Checks that the model has positions for `length` text tokens.
@@ -257,17 +286,17 @@ impl GitForCausalLm {
     }
 }
 
-/// The pass of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key and
+/// The context of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key and
 /// its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
-fn pass_of_positions(pass: &Pass, positions: &[u32], length: usize) -> Pass {
-    let Some(keys) = pass.sample_keys() else { return pass.clone() };
+fn context_of_positions(ctx: &ForwardContext, positions: &[u32], length: usize) -> ForwardContext {
+    let Some(keys) = ctx.sample_keys() else { return ctx.clone() };
     let key = |position: &u32| {
         let (row, place) = (*position as usize / length, *position as usize % length);
         keys.get(row).map(|key| sample_key(*key, place as u64, 0))
     };
     // A pass with another number of keys is refused by the layers before.
     let keys: Vec<u64> = positions.iter().filter_map(key).collect();
-    Pass::training(keys).with_label_smoothing(pass.label_smoothing())
+    ForwardContext::training(keys)
 }
 
 /// The positions in the flattened `(batch, text)` logits that have a target, and the targets.

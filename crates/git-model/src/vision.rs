@@ -1,5 +1,7 @@
 use candle_core::Tensor;
-use train_ops::{AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, Pass, TransformerLayer};
+use train_ops::{
+    AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, TransformerLayer,
+};
 
 use crate::loader::Loader;
 use crate::schema::VISION;
@@ -63,7 +65,7 @@ impl VisionEncoder {
     ///
     /// # Errors
     /// If `pixel_values` has another shape.
-    pub fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let (channels, size) = (self.config.num_channels, self.config.image_size);
         let batch = match pixel_values.dims() {
             &[batch, c, h, w] if (c, h, w) == (channels, size, size) => batch,
@@ -75,20 +77,20 @@ impl VisionEncoder {
                 });
             }
         };
-        let patches = self.embed_patches(pixel_values, pass)?;
-        let class = pass.parameter(&self.class_embedding);
+        let patches = self.embed_patches(pixel_values, ctx)?;
+        let class = ctx.parameter(&self.class_embedding);
         let class = class.reshape((1, 1, ()))?.broadcast_as((batch, 1, self.config.hidden_size))?;
         let embeddings = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
-        let embeddings = embeddings.broadcast_add(&pass.parameter(&self.position_embedding))?;
-        let mut hidden_states = self.pre_layer_norm.forward(&embeddings, pass)?;
+        let embeddings = embeddings.broadcast_add(&ctx.parameter(&self.position_embedding))?;
+        let mut hidden_states = self.pre_layer_norm.forward(&embeddings, ctx)?;
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, AttentionMask::Full, pass)?;
+            hidden_states = layer.forward(&hidden_states, AttentionMask::Full, ctx)?;
         }
-        Ok(self.post_layer_norm.forward(&hidden_states, pass)?)
+        Ok(self.post_layer_norm.forward(&hidden_states, ctx)?)
     }
 
     /// The patch convolution, whose stride is its kernel size, as one matrix product over the patches.
-    fn embed_patches(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn embed_patches(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let (batch, channels, _, _) = pixel_values.dims4()?;
         let patch = self.config.patch_size;
         let grid = self.config.image_size / patch;
@@ -99,9 +101,9 @@ impl VisionEncoder {
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((batch * grid * grid, channels * patch * patch))?;
         let embedded = match &self.patch_embedding {
-            PatchEmbedding::Frozen(layer) => layer.forward(&patches, pass)?,
+            PatchEmbedding::Frozen(layer) => layer.forward(&patches, ctx)?,
             PatchEmbedding::Trained(weight) => {
-                patches.matmul(&pass.parameter(weight).flatten_from(1)?.t()?)?
+                patches.matmul(&ctx.parameter(weight).flatten_from(1)?.t()?)?
             }
         };
         Ok(embedded.reshape((batch, grid * grid, self.config.hidden_size))?)

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Pass, RandomAccessFile};
+use train_ops::{ForwardContext, RandomAccessFile};
 
 use crate::{Error, Result};
 
@@ -16,11 +16,11 @@ pub(crate) enum WordEmbedding {
 
 impl WordEmbedding {
     /// The rows of `ids`, `(number of ids, width)`.
-    pub(crate) fn rows(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(crate) fn rows(&self, ids: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let ids = ids.flatten_all()?;
         match self {
             // The table of a tied head may be bf16.
-            Self::Table(table) => Ok(pass.parameter(table).index_select(&ids, 0)?.to_dtype(DType::F32)?),
+            Self::Table(table) => Ok(ctx.parameter(table).index_select(&ids, 0)?.to_dtype(DType::F32)?),
             Self::File(file) => file.gather(&ids.to_dtype(DType::U32)?.to_vec1()?),
         }
     }
@@ -76,16 +76,16 @@ mod tests {
 
             let file = WordEmbedding::File(weights.rows("words").unwrap().unwrap());
             let table = WordEmbedding::Table(words.to_dtype(DType::F32).unwrap());
-            let pass = Pass::inference();
+            let ctx = ForwardContext::inference();
             let bits = |words: &WordEmbedding, ids: &Tensor| -> Vec<Vec<u32>> {
-                let rows = words.rows(ids, &pass).unwrap().to_vec2::<f32>().unwrap();
+                let rows = words.rows(ids, &ctx).unwrap().to_vec2::<f32>().unwrap();
                 rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
             };
             for ids in [vec![vec![0u32, 6, 3], vec![3, 3, 1]], vec![vec![5]], vec![vec![]]] {
                 let ids = Tensor::new(ids, &Device::Cpu).unwrap();
                 assert_eq!(bits(&file, &ids), bits(&table, &ids), "{stored:?}");
             }
-            let unknown = file.rows(&Tensor::new(&[0u32, 7], &Device::Cpu).unwrap(), &pass).unwrap_err();
+            let unknown = file.rows(&Tensor::new(&[0u32, 7], &Device::Cpu).unwrap(), &ctx).unwrap_err();
             assert_eq!(unknown.to_string(), "token 7 does not exist: the model's vocabulary has 7");
         }
     }

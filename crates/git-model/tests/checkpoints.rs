@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use common::{Checkpoint as Source, Golden, fixture, fixture_json, max_error};
 use git_model::{Checkpoint, GitForCausalLm};
 use serde_json::json;
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 fn refusal(dir: &Path) -> String {
     match Checkpoint::open(dir) {
@@ -90,11 +90,11 @@ fn a_pickled_checkpoint_of_any_layout_gives_the_loss_of_transformers() {
         let dir = micro(files);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
-        let pass = Pass::inference();
-        let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+        let ctx = ForwardContext::inference();
+        let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
         let ids = golden.tensor("input_ids").to_dtype(candle_core::DType::U32).unwrap();
         let labels: Vec<Vec<i64>> = golden.tensor("labels").to_vec2().unwrap();
-        let (loss, targets) = model.loss(&features, &ids, &labels, &pass).unwrap();
+        let (loss, targets) = model.loss(&features, &ids, &labels, &ctx).unwrap();
         let (loss, expected) = (
             f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64,
             golden.facts["loss"].as_f64().unwrap(),

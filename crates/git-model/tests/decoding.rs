@@ -8,14 +8,14 @@ mod common;
 use candle_core::{IndexOp, Tensor};
 use common::models::{list, logits, model};
 use git_model::{CaptionDecoder, SpeculativeDecoder, Step};
-use train_ops::{Pass, sample_key};
+use train_ops::{ForwardContext, sample_key};
 
 /// A prompt, then sequences that fork, change order and end, over two pictures.
 #[test]
 fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
     for case in ["tiny", "video", "wide"] {
         let (golden, model) = model(case);
-        let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+        let features = model.encode_images(&golden.pixel_values(), &ForwardContext::inference()).unwrap();
         let features = features.narrow(0, 0, 2).unwrap();
         let mut decoding = model.begin_decoding(&features, 2 * 3 + 4 * 5).unwrap();
         let mut sequences: Vec<(usize, Vec<u32>)> = vec![(0, vec![]), (1, vec![])];
@@ -60,7 +60,7 @@ fn logits_from_cached_keys_and_values_are_those_of_the_whole_sequence() {
 #[test]
 fn steps_and_tokens_that_do_not_fit_a_decoding_are_errors() {
     let (golden, model) = model("tiny");
-    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let features = model.encode_images(&golden.pixel_values(), &ForwardContext::inference()).unwrap();
     let one = features.narrow(0, 0, 1).unwrap();
     let mut decoding = model.begin_decoding(&one, 2).unwrap();
     assert!(decoding.append(&[101, 7, 8]).is_err(), "more tokens than cache slots");
@@ -86,7 +86,7 @@ fn steps_and_tokens_that_do_not_fit_a_decoding_are_errors() {
 #[test]
 fn steps_are_accepted_only_after_they_were_verified() {
     let (golden, model) = model("tiny");
-    let features = model.encode_images(&golden.pixel_values(), &Pass::inference()).unwrap();
+    let features = model.encode_images(&golden.pixel_values(), &ForwardContext::inference()).unwrap();
     let mut decoding = model.begin_decoding(&features.narrow(0, 0, 1).unwrap(), 8).unwrap();
     decoding.append(&[101, 7]).unwrap();
     let steps = [5, 6, 8].map(|token| Step { parents: vec![0], tokens: vec![token] });

@@ -14,7 +14,7 @@ use common::captions::{model, pictures, speculative};
 use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
 use git_model::{Caption, EarlyStopping, GenerationConfig, Sampling};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, LayerBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 
 fn options(value: &Value) -> GenerationConfig {
     let mut config = GenerationConfig::default();
@@ -55,8 +55,9 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
         let source = Golden::new(checkpoint);
         let model = model(checkpoint, &mut FrozenBuilder);
         let draft = model.draft().unwrap();
-        let features =
-            |picture: u64| model.encode_images(&source.picture(picture), &Pass::inference()).unwrap();
+        let features = |picture: u64| {
+            model.encode_images(&source.picture(picture), &ForwardContext::inference()).unwrap()
+        };
         for (case, facts) in golden["cases"].as_object().unwrap() {
             if facts["checkpoint"] != name.as_str() {
                 continue;
@@ -118,7 +119,7 @@ fn captions_and_scores_over_random_options_are_those_of_transformers_with_and_wi
         let features = |picture: u64| {
             let shape = shape(&checkpoint["picture_shape"]);
             let picture = pixels(seed, &format!("picture.{picture}"), &shape).unsqueeze(0).unwrap();
-            model.encode_images(&picture, &Pass::inference()).unwrap()
+            model.encode_images(&picture, &ForwardContext::inference()).unwrap()
         };
         for case in group["cases"].as_array().unwrap() {
             let config = options(&case["options"]);

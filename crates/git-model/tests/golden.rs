@@ -11,7 +11,7 @@ use candle_core::{Tensor, Var};
 use common::adapters::GivenAdapters;
 use common::{Golden, max_error, norm_error};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
-use train_ops::{FrozenBuilder, Pass, TrainableBuilder};
+use train_ops::{ForwardContext, FrozenBuilder, TrainableBuilder};
 
 const CASES: [&str; 5] = ["tiny", "small", "video", "tied", "wide"];
 
@@ -46,8 +46,8 @@ fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
         let golden = Golden::load(case);
         let (_dir, checkpoint) = checkpoint(&golden);
         let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
-        let pass = Pass::inference();
-        let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
+        let ctx = ForwardContext::inference();
+        let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
         let agree = |name: &str, actual: &Tensor| {
             let expected = golden.tensor(name);
             let first = actual.get(0).unwrap().narrow(0, 0, expected.dim(0).unwrap()).unwrap();
@@ -58,16 +58,16 @@ fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
         if case != "video" {
             agree("vision_features", &features);
         }
-        agree("projected", &model.project(&features, &pass).unwrap());
+        agree("projected", &model.project(&features, &ctx).unwrap());
 
-        let hidden_states = model.hidden_states(&features, &input_ids(&golden), &pass).unwrap();
+        let hidden_states = model.hidden_states(&features, &input_ids(&golden), &ctx).unwrap();
         agree("hidden", &hidden_states);
-        let logits = model.logits(&hidden_states, &pass).unwrap();
+        let logits = model.logits(&hidden_states, &ctx).unwrap();
         let expected = golden.tensor("logits");
         let error = max_error(&real_positions(&golden, &logits), &real_positions(&golden, expected));
         assert!(error < 2e-5, "{case}: logits differ by {error:e} of the largest");
 
-        let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &pass).unwrap();
+        let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &ctx).unwrap();
         assert_eq!(targets as u64, golden.facts["target_tokens"].as_u64().unwrap());
         let loss = f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64;
         let expected = golden.facts["loss"].as_f64().unwrap();
@@ -89,9 +89,9 @@ fn adapter_gradients_agree(case: &str, kind: &str) {
     let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let batch = golden.pixel_values().dim(0).unwrap();
-    let pass = Pass::training(vec![0; batch]);
-    let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
-    let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &pass).unwrap();
+    let ctx = ForwardContext::training(vec![0; batch]);
+    let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
+    let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &ctx).unwrap();
     let mean = (loss / targets as f64).unwrap();
     let expected = facts["loss"].as_f64().unwrap();
     let value = f64::from(mean.to_scalar::<f32>().unwrap());
@@ -127,9 +127,9 @@ fn gradients_of_full_fine_tuning_agree_with_autograd() {
         let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
         let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
         let parameters = builder.finish();
-        let pass = Pass::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
-        let features = model.encode_images(&golden.pixel_values(), &pass).unwrap();
-        let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &pass).unwrap();
+        let ctx = ForwardContext::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
+        let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
+        let (loss, targets) = model.loss(&features, &input_ids(&golden), &labels(&golden), &ctx).unwrap();
         let grads = (loss / targets as f64).unwrap().backward().unwrap();
         for (name, norm) in golden.facts["full"]["norms"].as_object().unwrap() {
             let gradient =

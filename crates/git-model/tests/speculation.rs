@@ -12,7 +12,7 @@ use candle_core::{DType, Tensor};
 use common::captions::{model, pictures, speculative};
 use common::{Checkpoint as Golden, fixture_json};
 use git_model::{Caption, Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
-use train_ops::{FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, Pass};
+use train_ops::{ForwardContext, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer};
 
 /// A draft that is mostly right and one that is mostly wrong, for every kind of search, and from one picture, where many steps
 /// are proposed, to so many pictures that none is.
@@ -43,7 +43,7 @@ fn a_draft_does_not_change_a_bit_of_a_caption_however_wrong_it_is() {
             let pictures: Vec<_> =
                 (0..pictures).map(|picture| Golden::new(checkpoint).picture(picture)).collect();
             let pixels = Tensor::cat(&pictures, 0).unwrap();
-            let features = model.encode_images(&pixels, &Pass::inference()).unwrap();
+            let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
             for (config, prompt) in configs.iter().zip([None, Some(&[101, 7, 9][..]), None, None, None]) {
                 let plain = model.generate(&features, prompt, config).unwrap();
                 for draft in [&own, &wrong] {
@@ -81,9 +81,9 @@ struct RecordingHead {
 }
 
 impl LinearLayer for RecordingHead {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
         self.rows.lock().unwrap().push(xs.elem_count() / self.layer.in_features());
-        self.layer.forward(xs, pass)
+        self.layer.forward(xs, ctx)
     }
 
     fn parameters(&self) -> Vec<Tensor> {
@@ -125,7 +125,8 @@ fn the_model_verifies_all_proposed_tokens_in_one_pass() {
     let checkpoint = &golden["checkpoints"]["image"];
     let rows = Arc::new(Mutex::new(Vec::new()));
     let model = model(checkpoint, &mut RecordingBuilder(Arc::clone(&rows)));
-    let features = model.encode_images(&Golden::new(checkpoint).picture(0), &Pass::inference()).unwrap();
+    let features =
+        model.encode_images(&Golden::new(checkpoint).picture(0), &ForwardContext::inference()).unwrap();
     let draft = model.draft().unwrap();
     let config = GenerationConfig { max_new_tokens: 26, min_new_tokens: 26, ..GenerationConfig::default() };
     let products = |captions: Vec<Caption>| {

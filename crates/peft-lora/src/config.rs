@@ -12,7 +12,7 @@ use crate::{Error, Result, wire};
 /// are null, false or their default, or if they belong to an option that is not set (`corda_config` without
 /// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_dora` would give
 /// wrong results as plain LoRA. `inference_mode` is accepted and ignored, since each
-/// [`Pass`](train_ops::Pass) says whether it trains.
+/// [`ForwardContext`](train_ops::ForwardContext) says whether it trains.
 ///
 /// ```
 /// use peft_lora::LoraConfig;

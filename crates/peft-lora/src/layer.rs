@@ -2,7 +2,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{DType, Tensor, Var};
-use train_ops::{AdaptedLinear, Dropout, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear};
+use train_ops::{
+    AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear,
+};
 
 use crate::init::initial_weights;
 use crate::matching::LayerOptions;
@@ -105,9 +107,9 @@ impl LoraLinear {
     }
 
     /// The merged layer, if there is one; an error in a training pass, since it cannot be trained.
-    fn merged_for(&self, pass: &Pass) -> train_ops::Result<Option<Arc<FrozenLinear>>> {
+    fn merged_for(&self, ctx: &ForwardContext) -> train_ops::Result<Option<Arc<FrozenLinear>>> {
         let merged = self.merged();
-        if merged.is_some() && pass.is_training() {
+        if merged.is_some() && ctx.is_training() {
             let path = self.path().to_owned();
             let source = Box::new(Error::Merged { action: "train", path: path.clone() });
             return Err(train_ops::Error::Layer { path, source });
@@ -115,8 +117,8 @@ impl LoraLinear {
         Ok(merged)
     }
 
-    fn weights(&self, pass: &Pass) -> (Tensor, Tensor) {
-        (pass.parameter(self.a.as_tensor()), pass.parameter(self.b.as_tensor()))
+    fn weights(&self, ctx: &ForwardContext) -> (Tensor, Tensor) {
+        (ctx.parameter(self.a.as_tensor()), ctx.parameter(self.b.as_tensor()))
     }
 
     fn lora<'a>(&'a self, a: &'a Tensor, b: &'a Tensor) -> LoraWeights<'a> {
@@ -129,27 +131,27 @@ impl LoraLinear {
 }
 
 impl LinearLayer for LoraLinear {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
         if self.switch.is_off() {
-            return self.base.forward(xs, pass);
+            return self.base.forward(xs, ctx);
         }
-        match self.merged_for(pass)? {
-            Some(merged) => merged.forward(xs, pass),
+        match self.merged_for(ctx)? {
+            Some(merged) => merged.forward(xs, ctx),
             None => {
-                let (a, b) = self.weights(pass);
-                lora_linear(xs, &self.base, self.lora(&a, &b), pass)
+                let (a, b) = self.weights(ctx);
+                lora_linear(xs, &self.base, self.lora(&a, &b), ctx)
             }
         }
     }
 
-    fn adapted(&self, pass: &Pass) -> train_ops::Result<Option<AdaptedLinear>> {
+    fn adapted(&self, ctx: &ForwardContext) -> train_ops::Result<Option<AdaptedLinear>> {
         if self.switch.is_off() {
-            return self.base.adapted(pass);
+            return self.base.adapted(ctx);
         }
-        if let Some(merged) = self.merged_for(pass)? {
-            return merged.adapted(pass);
+        if let Some(merged) = self.merged_for(ctx)? {
+            return merged.adapted(ctx);
         }
-        let (a, b) = self.weights(pass);
+        let (a, b) = self.weights(ctx);
         AdaptedLinear::new(&self.base, Some(self.lora(&a, &b))).map(Some)
     }
 

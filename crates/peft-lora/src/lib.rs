@@ -11,7 +11,7 @@
 //!
 //! use candle_core::{Device, Result, Tensor};
 //! use peft_lora::{LoraBuilder, LoraConfig};
-//! use train_ops::{LayerBuilder, LinearLayer, Pass};
+//! use train_ops::{LayerBuilder, LinearLayer, ForwardContext};
 //!
 //! /// A model knows its layers and their paths, but not who builds them.
 //! struct Classifier {
@@ -28,7 +28,7 @@
 //!         })
 //!     }
 //!
-//!     fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+//!     fn forward(&self, xs: &Tensor, pass: &ForwardContext) -> train_ops::Result<Tensor> {
 //!         self.output.forward(&self.hidden.forward(xs, pass)?.relu()?, pass)
 //!     }
 //! }
@@ -42,7 +42,7 @@
 //!
 //! // One step of gradient descent on the adapter's parameters; nothing else gets a gradient.
 //! let xs = Tensor::ones((1, 16), candle_core::DType::F32, &Device::Cpu)?;
-//! let loss = model.forward(&xs, &Pass::training([train_ops::sample_key(0, 0, 0)]))?.sqr()?.sum_all()?;
+//! let loss = model.forward(&xs, &ForwardContext::training([train_ops::sample_key(0, 0, 0)]))?.sqr()?.sum_all()?;
 //! let gradients = loss.backward()?;
 //! for parameter in adapter.parameters().values() {
 //!     let gradient = gradients.get(parameter).ok_or("no gradient")?;

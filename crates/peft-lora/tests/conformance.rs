@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::{Optimizer, SGD};
 use common::{LINEAR_LAYERS, Net, adapted, adapted_as, config, difference, ids, loss, training, values};
 use peft_lora::{Adapter, InitLoraWeights, LoraBuilder, LoraConfig};
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 /// Configurations with different targets and scales. Their adapters have an effect from the start.
 fn table() -> Vec<(&'static str, LoraConfig)> {
@@ -314,7 +314,7 @@ fn the_update_is_the_scaled_product_of_b_and_a() {
         let delta = lora.delta_weight().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(delta, [[s, 0.], [0., 4. * s], [3. * s, 4. * s]]);
         let xs = Tensor::new(&[[1f32, -1.]], &device).unwrap();
-        let ys = layer.forward(&xs, &Pass::inference()).unwrap().to_vec2::<f32>().unwrap();
+        let ys = layer.forward(&xs, &ForwardContext::inference()).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(ys, [[-1. + s, -1. - 4. * s, -1. - s]]);
     }
 }

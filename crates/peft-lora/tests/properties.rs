@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use peft_lora::{InitLoraWeights, LoraBuilder, LoraConfig, Modules};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use train_ops::{LayerBuilder, Pass};
+use train_ops::{ForwardContext, LayerBuilder};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z_0-9.*\\\\\"é]{1,12}"
@@ -84,7 +84,7 @@ proptest! {
         };
         let layer = builder.linear("layer", waves(out_features, in_features), None).unwrap();
         let adapter = builder.finish().unwrap();
-        let run = || layer.forward(&waves(rows, in_features), &Pass::inference()).unwrap();
+        let run = || layer.forward(&waves(rows, in_features), &ForwardContext::inference()).unwrap();
         let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
 
         let apart = run();

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{LayerBuilder, Pass};
+use train_ops::{ForwardContext, LayerBuilder};
 
 /// The tensors from a `VarBuilder` over a `VarMap` are variables, which must not be trained: the norms and
 /// embeddings here.
@@ -25,7 +25,7 @@ fn only_adapters_get_gradients_if_the_weights_come_from_a_varmap() {
     let adapter = builder.finish().unwrap();
 
     let xs = candle_core::Tensor::ones((2, 4), DType::F32, &Device::Cpu).unwrap();
-    let ys = query.forward(&xs.broadcast_mul(&scale).unwrap(), &Pass::training([7u64])).unwrap();
+    let ys = query.forward(&xs.broadcast_mul(&scale).unwrap(), &ForwardContext::training([7u64])).unwrap();
     let gradients = ys.sum_all().unwrap().backward().unwrap();
     assert!(variables.all_vars().iter().all(|frozen| gradients.get(frozen).is_none()));
     assert!(adapter.parameters().values().all(|parameter| gradients.get(parameter).is_some()));

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::attached::attach;
 use crate::linear::PackedWeight;
-use crate::{Error, FrozenLinear, LinearLayer, Pass, Result, host};
+use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, host};
 
 /// The sum of the cross entropies of rows of logits `z`, with a share `ε` of each target spread over the vocabulary of
 /// `V` (label smoothing, Szegedy et al., 2016, <https://arxiv.org/abs/1512.00567>; as `torch.nn.CrossEntropyLoss`):
@@ -85,7 +85,7 @@ fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_co
 }
 
 /// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
-/// frozen and in host memory. `ε` is the [label smoothing](Pass::label_smoothing) of the pass.
+/// frozen and in host memory. `ε` is `label_smoothing`.
 ///
 /// A loss ends a graph, so the gradient of `xs` is computed with it, from a few rows of logits at a time, which are then
 /// dropped. The backward pass multiplies that gradient by the gradient of the loss.
@@ -93,14 +93,14 @@ pub fn linear_cross_entropy_sum(
     xs: &Tensor,
     head: &dyn LinearLayer,
     targets: &[u32],
-    pass: &Pass,
+    label_smoothing: f32,
+    ctx: &ForwardContext,
 ) -> Result<Tensor> {
     let vocabulary = head.out_features();
     let frozen =
-        head.adapted(pass)?.filter(|head| host::is_host_f32(xs) && head.parameters().next().is_none());
+        head.adapted(ctx)?.filter(|head| host::is_host_f32(xs) && head.parameters().next().is_none());
     let packed = frozen.and_then(|head| Some((head.base.packed()?, head.base)));
     let fits = xs.dims() == [targets.len(), head.in_features()];
-    let label_smoothing = pass.label_smoothing();
     let known =
         (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| (*target as usize) < vocabulary);
     match packed {
@@ -115,7 +115,7 @@ pub fn linear_cross_entropy_sum(
             };
             Ok(xs.contiguous()?.apply_op1(op)?)
         }
-        _ => cross_entropy_sum(&head.forward(xs, pass)?, targets, label_smoothing),
+        _ => cross_entropy_sum(&head.forward(xs, ctx)?, targets, label_smoothing),
     }
 }
 

@@ -2,12 +2,12 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use cpu_kernels::{DropoutMask, mix};
 
 use crate::attached::attach;
-use crate::{Error, Pass, Result, host};
+use crate::{Error, ForwardContext, Result, host};
 
 /// Inverted dropout at one place of a model: in training, an element is zeroed with probability `p` and the others are
 /// scaled by `1 / (1 - p)` (Srivastava et al., 2014; as `torch.nn.Dropout`). In inference, and for `p` 0, the identity.
 ///
-/// Masks are not stored: whether an element is dropped is a hash of the sample's key ([`Pass`]), the layer's path, and the
+/// Masks are not stored: whether an element is dropped is a hash of the sample's key ([`ForwardContext`]), the layer's path, and the
 /// element's place in the sample, computed again in the backward pass.
 #[derive(Clone, Debug)]
 pub struct Dropout {
@@ -36,8 +36,8 @@ impl Dropout {
 
     /// Applies dropout to `xs` of shape `(samples * n, ..., features)`: the first dimension is divided evenly among
     /// the samples of the pass.
-    pub fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let Some(mask) = self.mask(xs.dims(), pass)? else { return Ok(xs.clone()) };
+    pub fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let Some(mask) = self.mask(xs.dims(), ctx)? else { return Ok(xs.clone()) };
         if host::is_host_f32(xs) {
             return Ok(xs.contiguous()?.apply_op1(DropoutOp(mask))?);
         }
@@ -49,8 +49,8 @@ impl Dropout {
     }
 
     /// The mask of this pass for a tensor of shape `dims`, or `None` where nothing is dropped.
-    pub(crate) fn mask(&self, dims: &[usize], pass: &Pass) -> Result<Option<DropoutMask>> {
-        let Some(keys) = pass.sample_keys().filter(|_| self.p > 0.0) else { return Ok(None) };
+    pub(crate) fn mask(&self, dims: &[usize], ctx: &ForwardContext) -> Result<Option<DropoutMask>> {
+        let Some(keys) = ctx.sample_keys().filter(|_| self.p > 0.0) else { return Ok(None) };
         let (Some(&first), Some(&features)) = (dims.first(), dims.last()) else { return Ok(None) };
         let rows = dims.iter().product::<usize>() / features.max(1);
         // The only dimension of a vector is its features, which cannot be divided among samples.
@@ -102,7 +102,7 @@ mod tests {
     fn drops_the_configured_share_and_keeps_the_mean() {
         let dropout = Dropout::new("a", 0.3).unwrap();
         let xs = Tensor::ones((64, 50, 40), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let ys = dropout.forward(&xs, &Pass::training(keys(64))).unwrap();
+        let ys = dropout.forward(&xs, &ForwardContext::training(keys(64))).unwrap();
         let ys: Vec<f32> = ys.flatten_all().unwrap().to_vec1().unwrap();
         let n = ys.len() as f64;
         let dropped = ys.iter().filter(|y| **y == 0.0).count() as f64 / n;
@@ -115,7 +115,7 @@ mod tests {
     fn neighbouring_elements_rows_samples_and_sites_are_uncorrelated() {
         let keep = |path: &str| {
             let dropout = Dropout::new(path, 0.5).unwrap();
-            let mask = dropout.mask(&[8, 64, 64], &Pass::training(keys(8))).unwrap().unwrap();
+            let mask = dropout.mask(&[8, 64, 64], &ForwardContext::training(keys(8))).unwrap().unwrap();
             mask.factors(8 * 64 * 64).into_iter().map(|f| f - 1.0).collect::<Vec<f32>>()
         };
         let (a, b) = (keep("a"), keep("b"));
@@ -136,10 +136,13 @@ mod tests {
     fn masks_do_not_depend_on_the_grouping_of_samples_into_batches() {
         let dropout = Dropout::new("a", 0.5).unwrap();
         let keys = keys(4);
-        let whole = dropout.mask(&[4, 3, 5], &Pass::training(keys.clone())).unwrap().unwrap().factors(60);
+        let whole =
+            dropout.mask(&[4, 3, 5], &ForwardContext::training(keys.clone())).unwrap().unwrap().factors(60);
         let halves: Vec<f32> = keys
             .chunks(2)
-            .flat_map(|keys| dropout.mask(&[2, 3, 5], &Pass::training(keys)).unwrap().unwrap().factors(30))
+            .flat_map(|keys| {
+                dropout.mask(&[2, 3, 5], &ForwardContext::training(keys)).unwrap().unwrap().factors(30)
+            })
             .collect();
         assert_eq!(whole, halves);
     }
@@ -148,7 +151,7 @@ mod tests {
     fn backward_applies_the_forward_mask() {
         let dropout = Dropout::new("a", 0.4).unwrap();
         let xs = Var::ones((2, 3, 7), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let ys = dropout.forward(xs.as_tensor(), &Pass::training(keys(2))).unwrap();
+        let ys = dropout.forward(xs.as_tensor(), &ForwardContext::training(keys(2))).unwrap();
         let grads = ys.sum_all().unwrap().backward().unwrap();
         let grad: Vec<f32> = grads.get(&xs).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(grad, ys.flatten_all().unwrap().to_vec1::<f32>().unwrap());
@@ -158,14 +161,14 @@ mod tests {
     fn inference_is_the_identity_and_a_batch_of_another_size_is_refused() {
         let dropout = Dropout::new("a", 0.4).unwrap();
         let xs = Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let ys = dropout.forward(&xs, &Pass::inference()).unwrap();
+        let ys = dropout.forward(&xs, &ForwardContext::inference()).unwrap();
         assert_eq!(ys.to_vec2::<f32>().unwrap(), xs.to_vec2::<f32>().unwrap());
-        let error = dropout.forward(&xs, &Pass::training(keys(3))).unwrap_err().to_string();
+        let error = dropout.forward(&xs, &ForwardContext::training(keys(3))).unwrap_err().to_string();
         assert!(error.contains("3 samples") && error.contains("[2, 3]"), "{error}");
         assert!(Dropout::new("a", 1.0).is_err());
         // The one dimension of a vector is its features: they are one sample's.
         let vector = Tensor::ones(8, candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(dropout.forward(&vector, &Pass::training(keys(2))).is_err());
-        assert!(dropout.forward(&vector, &Pass::training(keys(1))).is_ok());
+        assert!(dropout.forward(&vector, &ForwardContext::training(keys(2))).is_err());
+        assert!(dropout.forward(&vector, &ForwardContext::training(keys(1))).is_ok());
     }
 }

@@ -23,7 +23,7 @@ pub enum Error {
     /// The samples of a training pass do not divide the tensor that dropout is applied to.
     #[error(
         "dropout at {path}: a tensor of shape {shape:?} cannot be divided among {samples} samples; \
-         pass one sample key for each sample of the batch"
+         ctx one sample key for each sample of the batch"
     )]
     Samples {
         /// The dropout layer.

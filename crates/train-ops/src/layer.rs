@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use candle_core::Tensor;
 
-use crate::{AdaptedLinear, Pass, Result};
+use crate::{AdaptedLinear, ForwardContext, Result};
 
 /// A layer that maps `(..., in_features)` to `(..., out_features)`.
 ///
@@ -13,7 +13,7 @@ pub trait LinearLayer: Debug + Send + Sync {
     ///
     /// In a training pass the result is differentiable in `xs` and in the layer's trainable parameters. In an
     /// inference pass no graph is recorded for the layer's own parameters.
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor>;
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor>;
 
     /// The trainable parameters that [`forward`](Self::forward) uses, for [`recompute`](crate::recompute); none in a
     /// frozen layer.
@@ -30,7 +30,7 @@ pub trait LinearLayer: Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`forward`](Self::forward) in this pass.
-    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         Ok(None)
     }
 }

@@ -11,17 +11,17 @@
 //!
 //! - [`LinearLayer`] and [`LayerBuilder`]: a model asks a builder for each of its layers by the layer's checkpoint
 //!   path, and the builder decides what it gets: a frozen layer, a trainable one, one with an adapter.
-//! - [`Pass`]: whether a forward pass trains, and if so from which keys its dropout masks are drawn.
+//! - [`ForwardContext`]: whether a forward pass trains, and if so from which keys its dropout masks are drawn.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use train_ops::{FrozenBuilder, LayerBuilder, Pass};
+//! use train_ops::{FrozenBuilder, LayerBuilder, ForwardContext};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let weight = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
 //! let layer = FrozenBuilder.linear("classifier", weight, None)?;
 //! let xs = Tensor::new(&[[1f32, -1.]], &Device::Cpu)?;
-//! assert_eq!(layer.forward(&xs, &Pass::inference())?.to_vec2::<f32>()?, [[-1., -1., -1.]]);
+//! assert_eq!(layer.forward(&xs, &ForwardContext::inference())?.to_vec2::<f32>()?, [[-1., -1., -1.]]);
 //! # Ok(())
 //! # }
 //! ```
@@ -35,13 +35,13 @@ mod decoding;
 mod dropout;
 mod error;
 mod file;
+mod forward_context;
 mod grad_proxy;
 mod host;
 mod layer;
 mod layer_norm;
 mod linear;
 mod names;
-mod pass;
 mod pool;
 mod recompute;
 mod transformer;
@@ -55,13 +55,13 @@ pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
+pub use forward_context::{ForwardContext, sample_key};
 pub use layer::LinearLayer;
 pub use layer_norm::LayerNorm;
 pub use linear::{
     AdaptedLinear, FrozenLinear, LoraWeights, TrainableLinear, int8_snapshot, lora_linear, snapshot,
 };
 pub use names::Renaming;
-pub use pass::{Pass, sample_key};
 pub use pool::on_pool;
 pub use recompute::recompute;
 pub use transformer::TransformerLayer;

@@ -11,7 +11,7 @@ use crate::grad_proxy::{GradProxies, GradSink};
 /// gradient checkpointing (Chen, Xu, Zhang and Guestrin, 2016, <https://arxiv.org/abs/1604.06174>). Values and gradients
 /// are those of `segment(xs)`; memory is that of its input and its result, for the price of one more forward pass.
 ///
-/// `segment` must compute the same every time, dropout included: a [`Pass`](crate::Pass) that it captures sees to that.
+/// `segment` must compute the same every time, dropout included: a [`ForwardContext`](crate::ForwardContext) that it captures sees to that.
 /// `parameters` are the variables that it uses, which are not copied; a gradient of one that is not among them is lost.
 /// `xs` and the result are single tensors of one device. There is no second derivative.
 ///

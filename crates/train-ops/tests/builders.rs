@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use train_ops::{FrozenBuilder, Int8Builder, LayerBuilder, LayerNorm, Pass};
+use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder, LayerNorm};
 
 /// A `VarBuilder` of a `VarMap` hands out variables: a norm of them was trained unnoticed, although its builder is frozen.
 #[test]
@@ -25,8 +25,8 @@ fn parameters_of_a_varmap_are_frozen_by_builders_that_freeze() {
         assert!(norm.parameters().is_empty());
         let layer = builder.linear("layer", source.get((3, 4), "layer.weight").unwrap(), None).unwrap();
         let xs = Tensor::ones((2, 4), DType::F32, &Device::Cpu).unwrap();
-        let pass = Pass::training([0u64, 1]);
-        let ys = layer.forward(&norm.forward(&xs, &pass).unwrap(), &pass).unwrap();
+        let ctx = ForwardContext::training([0u64, 1]);
+        let ys = layer.forward(&norm.forward(&xs, &ctx).unwrap(), &ctx).unwrap();
         assert!(!ys.track_op());
     }
     assert_eq!(variables.all_vars().len(), 3);

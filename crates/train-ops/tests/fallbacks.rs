@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, FrozenLinear, KeyValueCache, LayerNorm,
-    LinearLayer, LoraWeights, Pass, Result, TrainableLinear, TransformerLayer, attention, cached_attention,
-    cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
+    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear,
+    KeyValueCache, LayerNorm, LinearLayer, LoraWeights, Result, TrainableLinear, TransformerLayer, attention,
+    cached_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 
 /// Fixed values in (-1, 1) without structure.
@@ -27,8 +27,8 @@ fn list(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn training() -> Pass {
-    Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)])
+fn training() -> ForwardContext {
+    ForwardContext::training([sample_key(1, 2, 0), sample_key(1, 2, 1)])
 }
 
 /// An argument of an operation.
@@ -143,8 +143,7 @@ fn cross_entropy() {
         check("head", vec![trained(1, &[4, 5])], |x| {
             let weight = constant(2, &[19, 5], x[0].dtype());
             let head = FrozenLinear::new("head", weight, None).unwrap();
-            let pass = training().with_label_smoothing(smoothing);
-            linear_cross_entropy_sum(&x[0], &head, &[0, 18, 7, 7], &pass).unwrap()
+            linear_cross_entropy_sum(&x[0], &head, &[0, 18, 7, 7], smoothing, &training()).unwrap()
         });
     }
 }
@@ -232,11 +231,11 @@ impl Adapted {
 }
 
 impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), pass)
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        lora_linear(xs, &self.base, self.lora(), ctx)
     }
 
-    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
     }
 

@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
-    Activation, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights, Pass,
+    Activation, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
     TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 
@@ -66,8 +66,8 @@ fn agrees_with_differences(name: &str, inputs: &[&Var], f: impl Fn() -> Tensor) 
     }
 }
 
-fn training() -> Pass {
-    Pass::training([sample_key(1, 2, 0), sample_key(1, 2, 1)])
+fn training() -> ForwardContext {
+    ForwardContext::training([sample_key(1, 2, 0), sample_key(1, 2, 1)])
 }
 
 #[test]
@@ -125,12 +125,12 @@ fn cross_entropy_with_smoothed_labels() {
 #[test]
 fn a_head_with_its_loss_is_the_head_and_then_the_loss() {
     for label_smoothing in [0.0, 0.2] {
-        let pass = training().with_label_smoothing(label_smoothing);
+        let ctx = training();
         // More rows than the fused operation has logits of at a time.
         let (xs, targets) = (var(1, &[70, 5]), (0..70).map(|row| row % 19).collect::<Vec<u32>>());
         let head = FrozenLinear::new("head", tensor(2, &[19, 5]), Some(tensor(3, &[19]))).unwrap();
-        let fused = linear_cross_entropy_sum(xs.as_tensor(), &head, &targets, &pass).unwrap();
-        let logits = head.forward(xs.as_tensor(), &pass).unwrap();
+        let fused = linear_cross_entropy_sum(xs.as_tensor(), &head, &targets, label_smoothing, &ctx).unwrap();
+        let logits = head.forward(xs.as_tensor(), &ctx).unwrap();
         let plain = cross_entropy_sum(&logits, &targets, label_smoothing).unwrap();
         let [one, other] = [&fused, &plain].map(|loss| loss.to_scalar::<f32>().unwrap());
         assert!((one - other).abs() < 1e-6 * other, "{one} and {other}");
@@ -242,7 +242,7 @@ fn bf16_rounds_weights_and_activations_and_sums_in_f32() {
     let (weight, xs) = (tensor(1, &[6, 9]), tensor(2, &[4, 9]));
     let ys = |weight: Tensor, xs: &Tensor| {
         let layer = FrozenLinear::new("layer", weight, None).unwrap();
-        list(&layer.forward(xs, &Pass::inference()).unwrap())
+        list(&layer.forward(xs, &ForwardContext::inference()).unwrap())
     };
     let bf16 = ys(weight.to_dtype(DType::BF16).unwrap(), &xs);
     let rounded = ys(round(&weight), &round(&xs));

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Device, Tensor};
-use train_ops::{Dropout, Error, FrozenLinear, LinearLayer, LoraWeights, Pass, lora_linear, sample_key};
+use train_ops::{
+    Dropout, Error, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear, sample_key,
+};
 
 fn uniform(seed: u64, shape: (usize, usize)) -> Tensor {
     let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
@@ -41,17 +43,17 @@ fn a_quantised_layer_is_within_half_a_scale_of_the_exact_one_in_every_weight() {
         // Skinny and blocked products.
         for batch in [1, 2, 4, 5, 30] {
             let xs = uniform(3, (batch, k));
-            let pass = Pass::inference();
-            let got = rows(&layer.forward(&xs, &pass).unwrap());
+            let ctx = ForwardContext::inference();
+            let got = rows(&layer.forward(&xs, &ctx).unwrap());
             let own = FrozenLinear::new("own", layer.weight().unwrap(), exact.bias().cloned()).unwrap();
-            let close = rows(&own.forward(&xs, &pass).unwrap());
+            let close = rows(&own.forward(&xs, &ctx).unwrap());
             for (got, close) in got.iter().flatten().zip(close.iter().flatten()) {
                 assert!((got - close).abs() <= 2e-7 * (k as f32 + 2.0), "({k}, {n}): {got}, not {close}");
             }
             if k < 64 {
                 continue;
             }
-            let exact = rows(&exact.forward(&xs, &pass).unwrap());
+            let exact = rows(&exact.forward(&xs, &ctx).unwrap());
             let (mut error, mut norm) = (0.0, 0.0);
             for (got, exact) in got.iter().flatten().zip(exact.iter().flatten()) {
                 error += (got - exact).powi(2);
@@ -66,7 +68,10 @@ fn a_quantised_layer_is_within_half_a_scale_of_the_exact_one_in_every_weight() {
 fn rows_of_zeros_stay_zeros_when_quantised() {
     let weight = Tensor::zeros((3, 5), DType::F32, &Device::Cpu).unwrap();
     let layer = FrozenLinear::quantised("int8", weight, None).unwrap();
-    assert_eq!(rows(&layer.forward(&uniform(1, (2, 5)), &Pass::inference()).unwrap()), [[0.0; 3]; 2]);
+    assert_eq!(
+        rows(&layer.forward(&uniform(1, (2, 5)), &ForwardContext::inference()).unwrap()),
+        [[0.0; 3]; 2]
+    );
 }
 
 #[test]
@@ -77,12 +82,12 @@ fn int8_is_made_of_every_type_on_the_cpu_and_refuses_activations_without_a_kerne
     let int8 = plain.to_int8().unwrap();
     assert_eq!(values(&int8.weight().unwrap()), expected);
     assert_eq!(values(&int8.to_int8().unwrap().weight().unwrap()), expected);
-    let pass = Pass::inference();
-    assert!(int8.forward(&uniform(2, (3, 5)), &pass).is_ok());
+    let ctx = ForwardContext::inference();
+    assert!(int8.forward(&uniform(2, (3, 5)), &ctx).is_ok());
     let xs = in_f64(2, (3, 5));
     let (a, b, dropout) = (in_f64(3, (1, 5)), in_f64(4, (4, 1)), Dropout::new("", 0.0));
     let lora = LoraWeights { a: &a, b: &b, scale: 1.0, dropout: &dropout.unwrap() };
-    for result in [int8.forward(&xs, &pass), lora_linear(&xs, &int8, lora, &pass)] {
+    for result in [int8.forward(&xs, &ctx), lora_linear(&xs, &int8, lora, &ctx)] {
         let error = result.unwrap_err();
         assert!(matches!(&error, Error::Int8 { path, dtype: DType::F64, .. } if path == "layer"), "{error}");
     }

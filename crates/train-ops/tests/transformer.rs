@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, Dropout, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
-    Pass, Result, TransformerLayer, lora_linear, sample_key,
+    Activation, AdaptedLinear, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
+    LoraWeights, Result, TransformerLayer, lora_linear, sample_key,
 };
 
 const WIDTH: usize = 24;
@@ -55,11 +55,11 @@ impl Adapted {
 }
 
 impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), pass)
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        lora_linear(xs, &self.base, self.lora(), ctx)
     }
 
-    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
     }
 
@@ -114,8 +114,8 @@ fn all(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn training() -> Pass {
-    Pass::training([sample_key(1, 0, 0), sample_key(1, 0, 1)])
+fn training() -> ForwardContext {
+    ForwardContext::training([sample_key(1, 0, 0), sample_key(1, 0, 1)])
 }
 
 /// The result, the gradient of the input, and those of all adapters in order.
@@ -202,7 +202,7 @@ fn inference_has_no_dropout_and_no_graph_of_the_adapters() {
     let xs = values(7, (2, TOKENS, WIDTH));
     for norm_first in [false, true] {
         let mask = AttentionMask::CausalAfterPrefix { prefix: PREFIX, first_query: 0 };
-        let ys = layer(norm_first, true).forward(&xs, mask, &Pass::inference()).unwrap();
+        let ys = layer(norm_first, true).forward(&xs, mask, &ForwardContext::inference()).unwrap();
         assert!(!ys.track_op());
         let mut undropped = layer(norm_first, false);
         let none = Dropout::new("", 0.0).unwrap();
@@ -213,7 +213,7 @@ fn inference_has_no_dropout_and_no_graph_of_the_adapters() {
         ] {
             *dropout = none.clone();
         }
-        let expected = undropped.forward(&xs, mask, &Pass::inference()).unwrap();
+        let expected = undropped.forward(&xs, mask, &ForwardContext::inference()).unwrap();
         assert_close("inference", &[all(&ys)], &[all(&expected)]);
     }
 }
@@ -226,7 +226,10 @@ fn keys_and_values_are_those_that_the_layer_saw() {
             let [of_one, of_many] = [true, false].map(|one_operation| {
                 let layer = layer(norm_first, one_operation);
                 let results = layer.forward_with_keys(&xs, mask).unwrap();
-                assert_eq!(all(&results[0]), all(&layer.forward(&xs, mask, &Pass::inference()).unwrap()));
+                assert_eq!(
+                    all(&results[0]),
+                    all(&layer.forward(&xs, mask, &ForwardContext::inference()).unwrap())
+                );
                 assert!(results[1..].iter().all(|tensor| tensor.dims() == xs.dims()));
                 results.map(|tensor| all(&tensor))
             });
@@ -278,8 +281,11 @@ fn a_second_backward_pass_is_refused() {
 #[test]
 fn an_input_of_another_shape_is_a_clear_error() {
     for shape in [vec![2, TOKENS, WIDTH + 1], vec![TOKENS, WIDTH]] {
-        let error =
-            layer(false, true).forward(&values(1, shape.clone()), AttentionMask::Full, &Pass::inference());
+        let error = layer(false, true).forward(
+            &values(1, shape.clone()),
+            AttentionMask::Full,
+            &ForwardContext::inference(),
+        );
         let error = error.unwrap_err().to_string();
         assert!(error.contains("expected shape (..., 24)") || error.contains("rank"), "{shape:?}: {error}");
     }
@@ -318,7 +324,7 @@ fn an_empty_batch_goes_forward_and_backward() {
     let layer = Adapted::new(1, WIDTH, WIDTH, true);
     let xs =
         Var::from_tensor(&Tensor::zeros((0, WIDTH), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
-    let ys = layer.forward(&xs, &Pass::inference()).unwrap();
+    let ys = layer.forward(&xs, &ForwardContext::inference()).unwrap();
     assert_eq!(ys.dims(), [0, WIDTH]);
     let gradients = ys.sum_all().unwrap().backward().unwrap();
     for parameter in layer.parameters() {

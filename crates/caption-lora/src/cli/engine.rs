@@ -9,7 +9,7 @@ use super::{
     EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, ReportTo, SaveStrategy,
     values::{at_least_zero, count, positive, seconds, share, whole},
 };
-use crate::fusing::Pass;
+use crate::fusing::MicroBatch;
 
 /// Optimizer options.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -155,7 +155,7 @@ impl Finetune {
         let pictures = self.training.per_device_train_batch_size;
         let fused = match self.training.fuse_accumulation {
             FuseAccumulation::UpTo(count) => count,
-            FuseAccumulation::Auto => Pass { pictures, caption, vision_trains }.fused(config),
+            FuseAccumulation::Auto => MicroBatch { pictures, caption, vision_trains }.fused(config),
         };
         fused.min(self.training.gradient_accumulation_steps)
     }

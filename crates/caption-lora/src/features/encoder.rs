@@ -2,7 +2,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Storage, Tensor};
 use git_model::{Checkpoint, GitForCausalLm};
 use rayon::prelude::*;
-use train_ops::Pass;
+use train_ops::ForwardContext;
 use twox_hash::XxHash3_128;
 
 /// Prefix of the names of the vision encoder's tensors.
@@ -13,7 +13,7 @@ const VISION: &str = "git.image_encoder.";
 /// # Errors
 /// If the encoder was released, or the pictures do not have the size that it takes.
 pub fn encode(model: &GitForCausalLm, pixel_values: &Tensor) -> Result<Tensor> {
-    Ok(model.encode_images(pixel_values, &Pass::inference())?.detach())
+    Ok(model.encode_images(pixel_values, &ForwardContext::inference())?.detach())
 }
 
 /// A hash of everything that features depend on besides the picture: the encoder's weights and configuration,

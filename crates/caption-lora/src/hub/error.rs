@@ -120,7 +120,7 @@ pub enum Error {
     /// The server that answered is not a hub.
     #[error(
         "{repo}{file}: {url} is not what a hub answers: {problem}; check HF_ENDPOINT and the proxy (HTTPS_PROXY), or \
-         pass a local folder",
+         ctx a local folder",
         file = of_file(file)
     )]
     NotAHub {

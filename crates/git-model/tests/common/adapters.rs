@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde_json::Value;
-use train_ops::{Dropout, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, Pass, lora_linear};
+use train_ops::{Dropout, ForwardContext, FrozenLinear, LayerBuilder, LinearLayer, LoraWeights, lora_linear};
 
 /// A layer builder that adapts the layers whose paths end with a target, as PEFT does.
 pub(crate) struct GivenAdapters {
@@ -36,9 +36,9 @@ struct GivenAdapter {
 }
 
 impl LinearLayer for GivenAdapter {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> train_ops::Result<Tensor> {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
         let lora = LoraWeights { a: &self.a, b: &self.b, scale: self.scale, dropout: &self.dropout };
-        lora_linear(xs, &self.base, lora, pass)
+        lora_linear(xs, &self.base, lora, ctx)
     }
 
     fn parameters(&self) -> Vec<Tensor> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use git_model::{Caption, Checkpoint, Draft, GenerationConfig, GitForCausalLm, Progress};
 use serde_json::Value;
-use train_ops::{FrozenBuilder, LayerBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 
 use super::{Checkpoint as Golden, fixture_json};
 
@@ -22,7 +22,8 @@ pub(crate) fn pictures(name: &str, count: u64) -> (GitForCausalLm, Tensor) {
     let checkpoint = &golden["checkpoints"][name];
     let model = model(checkpoint, &mut FrozenBuilder);
     let pictures: Vec<_> = (0..count).map(|picture| Golden::new(checkpoint).picture(picture)).collect();
-    let features = model.encode_images(&Tensor::cat(&pictures, 0).unwrap(), &Pass::inference()).unwrap();
+    let features =
+        model.encode_images(&Tensor::cat(&pictures, 0).unwrap(), &ForwardContext::inference()).unwrap();
     (model, features)
 }
 
@@ -33,7 +34,8 @@ pub(crate) fn changed(change: impl Fn(&mut Value)) -> (GitForCausalLm, Tensor) {
     change(&mut checkpoint);
     let pictures: Vec<_> = (0..2).map(|picture| Golden::new(&checkpoint).picture(picture)).collect();
     let model = model(&checkpoint, &mut FrozenBuilder);
-    let features = model.encode_images(&Tensor::cat(&pictures, 0).unwrap(), &Pass::inference()).unwrap();
+    let features =
+        model.encode_images(&Tensor::cat(&pictures, 0).unwrap(), &ForwardContext::inference()).unwrap();
     (model, features)
 }
 

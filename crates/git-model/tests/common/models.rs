@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use git_model::{Checkpoint, GitForCausalLm};
-use train_ops::{FrozenBuilder, Pass};
+use train_ops::{ForwardContext, FrozenBuilder};
 
 use super::Golden;
 
@@ -22,6 +22,6 @@ pub(crate) fn list(tensor: &Tensor) -> Vec<f32> {
 
 /// Logits at every position, without a cache.
 pub(crate) fn logits(model: &GitForCausalLm, features: &Tensor, ids: &Tensor) -> Tensor {
-    let pass = Pass::inference();
-    model.logits(&model.hidden_states(features, ids, &pass).unwrap(), &pass).unwrap()
+    let ctx = ForwardContext::inference();
+    model.logits(&model.hidden_states(features, ids, &ctx).unwrap(), &ctx).unwrap()
 }

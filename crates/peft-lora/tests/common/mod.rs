@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use peft_lora::{Adapter, InitLoraWeights, LoraBuilder, LoraConfig, Modules};
-use train_ops::{LayerBuilder, LinearLayer, Pass, sample_key};
+use train_ops::{ForwardContext, LayerBuilder, LinearLayer, sample_key};
 
 pub const LINEAR_LAYERS: usize = 17;
 
@@ -30,8 +30,8 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Tensor {
-        let run = |layer: &Arc<dyn LinearLayer>, xs: &Tensor| layer.forward(xs, pass).unwrap();
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Tensor {
+        let run = |layer: &Arc<dyn LinearLayer>, xs: &Tensor| layer.forward(xs, ctx).unwrap();
         let gated = (run(&self.query, xs).tanh().unwrap() * run(&self.key, xs)).unwrap();
         let xs = (xs + run(&self.value, &gated)).unwrap();
         (&xs + run(&self.fc2, &run(&self.fc1, &xs).tanh().unwrap())).unwrap()
@@ -71,20 +71,20 @@ impl Net {
     }
 
     /// Scores of shape `(batch, tokens, 5)` for ids of shape `(batch, tokens)`.
-    pub fn forward(&self, ids: &Tensor, pass: &Pass) -> Tensor {
+    pub fn forward(&self, ids: &Tensor, ctx: &ForwardContext) -> Tensor {
         let (batch, tokens) = ids.dims2().unwrap();
         let xs = self.embed.index_select(&ids.flatten_all().unwrap(), 0).unwrap();
         let xs = xs.reshape((batch, tokens, ())).unwrap();
-        let mut xs = self.stem.forward(&xs, pass).unwrap().tanh().unwrap();
+        let mut xs = self.stem.forward(&xs, ctx).unwrap().tanh().unwrap();
         for block in &self.blocks {
-            xs = block.forward(&xs, pass);
+            xs = block.forward(&xs, ctx);
         }
-        self.head.forward(&xs, pass).unwrap()
+        self.head.forward(&xs, ctx).unwrap()
     }
 
     /// The model's output in inference.
     pub fn infer(&self, ids: &Tensor) -> Tensor {
-        self.forward(ids, &Pass::inference())
+        self.forward(ids, &ForwardContext::inference())
     }
 }
 
@@ -94,8 +94,8 @@ pub fn ids() -> Tensor {
 }
 
 /// A training pass over [`ids`].
-pub fn training(step: u64) -> Pass {
-    Pass::training((0..3).map(|sample| sample_key(7, step, sample)).collect::<Vec<_>>())
+pub fn training(step: u64) -> ForwardContext {
+    ForwardContext::training((0..3).map(|sample| sample_key(7, step, sample)).collect::<Vec<_>>())
 }
 
 /// A loss whose gradient is different for each output.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
 use cpu_kernels::{Buffer, LANES, Strided};
 
-use crate::{Dropout, Error, Pass, Result, host};
+use crate::{Dropout, Error, ForwardContext, Result, host};
 
 pub(crate) use rows::AttentionRows;
 
@@ -75,7 +75,7 @@ pub fn attention(
     heads: usize,
     mask: AttentionMask,
     dropout: &Dropout,
-    pass: &Pass,
+    ctx: &ForwardContext,
 ) -> Result<Tensor> {
     let (batch, queries, width) = query.dims3()?;
     let (_, keys, _) = key.dims3()?;
@@ -92,7 +92,7 @@ pub fn attention(
         }
     }
     let sizes = Sizes { batch, queries, keys, heads, head_dim: width / heads };
-    let rows = AttentionRows::new(sizes, mask, dropout, pass)?;
+    let rows = AttentionRows::new(sizes, mask, dropout, ctx)?;
     if host::is_host_f32(query) {
         let keep = query.track_op() || key.track_op() || value.track_op();
         let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
@@ -226,11 +226,12 @@ mod tests {
             Var::from_tensor(&input.as_detached_tensor().to_dtype(DType::F64).unwrap()).unwrap()
         });
         let dropout = Dropout::new("probs", p).unwrap();
-        let pass = Pass::training((0..samples).map(|sample| sample_key(0, 0, sample)).collect::<Vec<_>>());
+        let ctx =
+            ForwardContext::training((0..samples).map(|sample| sample_key(0, 0, sample)).collect::<Vec<_>>());
         let weights = var(0.4, (batch, queries, width)).as_detached_tensor();
         // The context and the gradients of queries, keys and values.
         let run = |[q, k, v]: &[Var; 3]| {
-            let context = attention(q, k, v, heads, mask, &dropout, &pass).unwrap();
+            let context = attention(q, k, v, heads, mask, &dropout, &ctx).unwrap();
             let weights = weights.to_dtype(context.dtype()).unwrap();
             let gradients = (&context * weights).unwrap().sum_all().unwrap().backward().unwrap();
             let gradients = [q, k, v].map(|input| gradients.get(input).unwrap().clone());
@@ -266,9 +267,9 @@ mod tests {
     #[test]
     fn dropout_of_a_longer_sequence_begins_like_that_of_a_shorter_one() {
         let dropout = Dropout::new("probs", 0.5).unwrap();
-        let pass = Pass::training([7]);
+        let ctx = ForwardContext::training([7]);
         let first = |keys: usize| {
-            let mask = dropout.mask(&[1, 2 << HEAD_BITS, keys], &pass).unwrap().unwrap();
+            let mask = dropout.mask(&[1, 2 << HEAD_BITS, keys], &ctx).unwrap().unwrap();
             let mut row = vec![1.0; keys];
             mask.apply_part((1 << HEAD_BITS) + 3, 0, &mut row);
             row

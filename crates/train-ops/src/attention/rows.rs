@@ -8,7 +8,7 @@ use cpu_kernels::{
 use rayon::prelude::*;
 
 use super::{AttentionMask, HEAD_BITS, Sizes};
-use crate::{Dropout, Pass, Result, host};
+use crate::{Dropout, ForwardContext, Result, host};
 
 /// Attention of one pass, on rows of host memory.
 pub(crate) struct AttentionRows {
@@ -32,9 +32,14 @@ struct Scratch {
 }
 
 impl AttentionRows {
-    pub(crate) fn new(sizes: Sizes, mask: AttentionMask, dropout: &Dropout, pass: &Pass) -> Result<Self> {
+    pub(crate) fn new(
+        sizes: Sizes,
+        mask: AttentionMask,
+        dropout: &Dropout,
+        ctx: &ForwardContext,
+    ) -> Result<Self> {
         // The probabilities seen as (batch, heads * queries, keys): one dropout row for each head and query.
-        let dropout = dropout.mask(&[sizes.batch, sizes.heads << HEAD_BITS, sizes.keys], pass)?;
+        let dropout = dropout.mask(&[sizes.batch, sizes.heads << HEAD_BITS, sizes.keys], ctx)?;
         Ok(Self { isa: host::isa()?, sizes, mask, dropout })
     }
 

@@ -13,7 +13,7 @@ pub use cache::KeyValueCache;
 pub use rows::DecodingRows;
 
 use self::cache::ImageKeys;
-use crate::{AttentionMask, Dropout, Error, Pass, Result, attention, host};
+use crate::{AttentionMask, Dropout, Error, ForwardContext, Result, attention, host};
 
 /// Attention of the newest tokens of each sequence, `query` of shape `(rows, new, heads * head_dim)`, over the tokens of its
 /// image and its own tokens up to themselves: [`attention`] in inference, without a copy of the cache.
@@ -45,7 +45,7 @@ pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRo
             let first_query = cache.prefix + rows.tokens() - new;
             let mask = AttentionMask::CausalAfterPrefix { prefix: cache.prefix, first_query };
             let none = Dropout::new("", 0.0)?;
-            attention(query, &key, &value, cache.heads, mask, &none, &Pass::inference())
+            attention(query, &key, &value, cache.heads, mask, &none, &ForwardContext::inference())
         }
     }
 }
@@ -189,7 +189,8 @@ mod tests {
                 let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
                 let none = Dropout::new("", 0.0).unwrap();
                 let expected =
-                    attention(&of(5), &key, &value, heads, mask, &none, &Pass::inference()).unwrap();
+                    attention(&of(5), &key, &value, heads, mask, &none, &ForwardContext::inference())
+                        .unwrap();
                 for (got, expected) in list(&got).iter().zip(list(&expected)) {
                     assert!((got - expected).abs() < 1e-6, "step {step}: {got}, not {expected}");
                 }

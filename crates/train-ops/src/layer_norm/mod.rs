@@ -9,7 +9,7 @@ use cpu_kernels::{Isa, normalise_gradient};
 use rayon::prelude::*;
 
 use crate::attached::attach3;
-use crate::{Error, Pass, Result, host};
+use crate::{Error, ForwardContext, Result, host};
 
 use rows::normalise_rows;
 pub(crate) use rows::{ROWS, Statistics, add_masked, apply_mask};
@@ -52,7 +52,7 @@ impl LayerNorm {
     }
 
     /// Normalises `xs` of shape `(..., features)`.
-    pub fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let features = self.weight.elem_count();
         if xs.dims().last() != Some(&features) {
             return Err(Error::Shape {
@@ -61,7 +61,7 @@ impl LayerNorm {
                 got: xs.dims().to_vec(),
             });
         }
-        let (weight, bias) = (pass.parameter(&self.weight), pass.parameter(&self.bias));
+        let (weight, bias) = (ctx.parameter(&self.weight), ctx.parameter(&self.bias));
         if host::is_host_f32(xs) {
             let op = LayerNormOp { eps: self.eps, isa: self.isa, statistics: OnceLock::new() };
             return Ok(xs.contiguous()?.apply_op3(&weight, &bias, op)?);

@@ -5,7 +5,7 @@ use cpu_kernels::{Buffer, DropoutMask, Init, Operand, Rows, Term, product};
 
 use super::lora::{Lora, LoraGradients};
 use super::{FrozenLinear, LoraWeights, PackedWeight};
-use crate::{Error, LinearLayer, Pass, Result, on_pool};
+use crate::{Error, ForwardContext, LinearLayer, Result, on_pool};
 
 /// A frozen linear layer, with a low-rank adapter or without, as operations that span several layers see it. See
 /// [`LinearLayer::adapted`](crate::LinearLayer::adapted).
@@ -37,13 +37,13 @@ impl AdaptedLinear {
         ys: &mut [f32],
         dys: &[f32],
         dxs: &mut [f32],
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<Option<[Vec<f32>; 2]>> {
         let (n_in, n_out) = (self.base.in_features(), self.base.out_features());
         let rows = xs.len() / n_in.max(1);
         let lengths = [xs.len(), dxs.len(), ys.len(), dys.len()];
         let is_of_dims = dims.last() == Some(&n_in) && dims.iter().product::<usize>() == xs.len();
-        let layer = self.on_rows(dims, pass)?.filter(|_| is_of_dims);
+        let layer = self.on_rows(dims, ctx)?.filter(|_| is_of_dims);
         let expected = [rows * n_in, rows * n_in, rows * n_out, rows * n_out];
         let Some(layer) = layer.filter(|_| lengths == expected) else {
             return Err(Error::Shape {
@@ -65,10 +65,10 @@ impl AdaptedLinear {
     }
 
     /// The layer in one pass on rows of host memory, for an input of shape `dims`; `None` if its weight is elsewhere.
-    pub(crate) fn on_rows(&self, dims: &[usize], pass: &Pass) -> Result<Option<RowLinear>> {
+    pub(crate) fn on_rows(&self, dims: &[usize], ctx: &ForwardContext) -> Result<Option<RowLinear>> {
         let Some(weight) = self.base.packed() else { return Ok(None) };
         let mask = match &self.lora {
-            Some(lora) => lora.dropout.mask(dims, pass)?,
+            Some(lora) => lora.dropout.mask(dims, ctx)?,
             None => None,
         };
         Ok(Some(RowLinear { layer: self.clone(), weight, mask }))

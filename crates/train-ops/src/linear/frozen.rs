@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{PackedWeight, check_input, check_weights, with_last_dim};
 use crate::attached::attach;
-use crate::{AdaptedLinear, Error, LinearLayer, Pass, Result, host};
+use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
@@ -219,7 +219,7 @@ impl Weight {
 }
 
 impl LinearLayer for FrozenLinear {
-    fn forward(&self, xs: &Tensor, _pass: &Pass) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, _pass: &ForwardContext) -> Result<Tensor> {
         check_input(&self.path, xs, self.in_features)?;
         match self.packed().filter(|_| host::is_host_f32(xs)) {
             Some(packed) => Ok(xs.contiguous()?.apply_op1(FrozenLinearOp { layer: self.clone(), packed })?),
@@ -239,7 +239,7 @@ impl LinearLayer for FrozenLinear {
         self.out_features
     }
 
-    fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         AdaptedLinear::new(self, None).map(Some)
     }
 }

@@ -8,7 +8,7 @@ use super::adapted::{AdaptedLinear, RowLinear};
 use super::lora::Lora;
 use super::{FrozenLinear, check_input, with_last_dim};
 use crate::attached::attach3;
-use crate::{Dropout, LinearLayer, Pass, Result, host};
+use crate::{Dropout, ForwardContext, LinearLayer, Result, host};
 
 /// The trainable part of a linear layer with a low-rank adapter.
 #[derive(Clone, Copy, Debug)]
@@ -31,24 +31,29 @@ pub struct LoraWeights<'a> {
 ///
 /// # Errors
 /// If shapes do not agree, or `base` is int8 and `xs` is not f32 on the CPU.
-pub fn lora_linear(xs: &Tensor, base: &FrozenLinear, lora: LoraWeights<'_>, pass: &Pass) -> Result<Tensor> {
+pub fn lora_linear(
+    xs: &Tensor,
+    base: &FrozenLinear,
+    lora: LoraWeights<'_>,
+    ctx: &ForwardContext,
+) -> Result<Tensor> {
     check_input(base.path(), xs, base.in_features())?;
     let layer = AdaptedLinear::new(base, Some(lora))?;
     if host::is_host_f32(xs)
-        && let Some(rows) = layer.on_rows(xs.dims(), pass)?
+        && let Some(rows) = layer.on_rows(xs.dims(), ctx)?
     {
         let op = LoraLinearOp { rows, hidden: OnceLock::new() };
         return Ok(xs.contiguous()?.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, op)?);
     }
     base.refuse_int8(xs)?;
-    composed(xs, base, &Lora::new(base, lora)?, pass)
+    composed(xs, base, &Lora::new(base, lora)?, ctx)
 }
 
 /// The layer of candle's operations, for devices without kernels.
-fn composed(xs: &Tensor, base: &FrozenLinear, lora: &Lora, pass: &Pass) -> Result<Tensor> {
+fn composed(xs: &Tensor, base: &FrozenLinear, lora: &Lora, ctx: &ForwardContext) -> Result<Tensor> {
     let flat = (xs.elem_count() / base.in_features(), base.in_features());
     let rows = xs.detach().reshape(flat)?;
-    let factors = match lora.dropout.mask(xs.dims(), pass)? {
+    let factors = match lora.dropout.mask(xs.dims(), ctx)? {
         Some(mask) => {
             let factors = Tensor::from_vec(mask.factors(xs.elem_count()), flat, xs.device())?;
             Some(factors.to_dtype(lora.a.dtype())?)

@@ -6,7 +6,7 @@ use cpu_kernels::{Operand, Rows};
 
 use super::lora::PackedLora;
 use super::{AdaptedLinear, FrozenLinear, PackedWeight, check_input, with_last_dim};
-use crate::{Error, LinearLayer, Pass, Result, host};
+use crate::{Error, ForwardContext, LinearLayer, Result, host};
 
 /// A copy of `layer` as it is now, for many forward passes without a graph, as in decoding: an adapter is packed once and not
 /// in every pass. The layer itself if it is neither frozen nor adapted, or if its adapter is not in host memory.
@@ -30,7 +30,7 @@ fn snapshot_with(
     layer: &Arc<dyn LinearLayer>,
     change: fn(AdaptedLinear) -> Result<AdaptedLinear>,
 ) -> Result<Arc<dyn LinearLayer>> {
-    let Some(adapted) = layer.adapted(&Pass::inference())? else { return Ok(Arc::clone(layer)) };
+    let Some(adapted) = layer.adapted(&ForwardContext::inference())? else { return Ok(Arc::clone(layer)) };
     let AdaptedLinear { base, lora } = change(adapted)?;
     Ok(match (lora, base.packed()) {
         (None, _) => Arc::new(base),
@@ -51,9 +51,9 @@ struct Snapshot {
 }
 
 impl LinearLayer for Snapshot {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         check_input(self.base.path(), xs, self.base.in_features())?;
-        if pass.is_training() || !host::is_host_f32(xs) {
+        if ctx.is_training() || !host::is_host_f32(xs) {
             return Err(Error::Snapshot { path: self.base.path().to_owned() });
         }
         let shape = with_last_dim(xs.shape(), self.base.out_features());
@@ -108,8 +108,8 @@ mod tests {
     }
 
     impl LinearLayer for Adapted {
-        fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
-            lora_linear(xs, &self.base, self.lora(), pass)
+        fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+            lora_linear(xs, &self.base, self.lora(), ctx)
         }
 
         fn parameters(&self) -> Vec<Tensor> {
@@ -124,20 +124,20 @@ mod tests {
             self.base.out_features()
         }
 
-        fn adapted(&self, _pass: &Pass) -> Result<Option<AdaptedLinear>> {
+        fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
             AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
         }
     }
 
     #[test]
     fn snapshots_are_the_layer_and_the_layer_with_an_int8_weight() {
-        let (k, n, rank, pass) = (70, 40, 4, Pass::inference());
+        let (k, n, rank, ctx) = (70, 40, 4, ForwardContext::inference());
         let base = FrozenLinear::new("layer", values(1, (n, k)), None).unwrap();
         let dropout = Dropout::new("layer", 0.5).unwrap();
         let layer = Adapted { base, a: values(2, (rank, k)), b: values(3, (n, rank)), dropout };
         let (xs, short) =
             (values(4, (3, k)), Adapted { base: layer.base.to_int8().unwrap(), ..layer.clone() });
-        let rows = |layer: &dyn LinearLayer| layer.forward(&xs, &pass).unwrap().to_vec2::<f32>().unwrap();
+        let rows = |layer: &dyn LinearLayer| layer.forward(&xs, &ctx).unwrap().to_vec2::<f32>().unwrap();
         let (exact, quantised) = (rows(&layer), rows(&short));
         assert_ne!(exact, quantised);
         let layer: Arc<dyn LinearLayer> = Arc::new(layer);

@@ -1,7 +1,7 @@
 use candle_core::Tensor;
 
 use super::{check_input, check_weights, with_last_dim};
-use crate::{LinearLayer, Pass, Result};
+use crate::{ForwardContext, LinearLayer, Result};
 
 /// `y = x Wᵀ + b` with trainable `W` and `b`, for full fine-tuning and pre-training.
 #[derive(Clone, Debug)]
@@ -22,12 +22,12 @@ impl TrainableLinear {
 }
 
 impl LinearLayer for TrainableLinear {
-    fn forward(&self, xs: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         check_input(&self.path, xs, self.in_features)?;
-        let weight = pass.parameter(&self.weight).to_dtype(xs.dtype())?;
+        let weight = ctx.parameter(&self.weight).to_dtype(xs.dtype())?;
         let ys = xs.reshape(((), self.in_features))?.matmul(&weight.t()?)?;
         let ys = match &self.bias {
-            Some(bias) => ys.broadcast_add(&pass.parameter(bias).to_dtype(xs.dtype())?)?,
+            Some(bias) => ys.broadcast_add(&ctx.parameter(bias).to_dtype(xs.dtype())?)?,
             None => ys,
         };
         Ok(ys.reshape(with_last_dim(xs.shape(), self.out_features))?)

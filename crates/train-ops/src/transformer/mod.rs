@@ -10,7 +10,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::{
-    Activation, AttentionMask, Dropout, LayerNorm, LinearLayer, Pass, Result, attention, host, recompute,
+    Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, Result, attention, host,
+    recompute,
 };
 
 /// A layer of a transformer (Vaswani et al., 2017): attention and a feed-forward block (MLP) of two layers, each with a residual
@@ -62,30 +63,35 @@ pub struct TransformerLayer {
 impl TransformerLayer {
     /// The layer on `hidden_states` `(batch, tokens, features)`. With a mask whose first query is a later token, the result has
     /// the tokens from that one on: the tokens before it are used as keys and values only.
-    pub fn forward(&self, hidden_states: &Tensor, mask: AttentionMask, pass: &Pass) -> Result<Tensor> {
-        if let Some(result) = self.as_operation(hidden_states, mask, pass)? {
+    pub fn forward(
+        &self,
+        hidden_states: &Tensor,
+        mask: AttentionMask,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        if let Some(result) = self.as_operation(hidden_states, mask, ctx)? {
             return Ok(result);
         }
-        if self.recompute && pass.is_training() {
-            let (layer, pass) = (self.clone(), pass.clone());
+        if self.recompute && ctx.is_training() {
+            let (layer, ctx) = (self.clone(), ctx.clone());
             return recompute(&self.parameters(), hidden_states, move |hidden_states| {
-                layer.composed(hidden_states, mask, &pass)
+                layer.composed(hidden_states, mask, &ctx)
             });
         }
-        self.composed(hidden_states, mask, pass)
+        self.composed(hidden_states, mask, ctx)
     }
 
     /// The layer in inference, followed by the keys and the values of all tokens, for a decoding to continue from.
     pub fn forward_with_keys(&self, hidden_states: &Tensor, mask: AttentionMask) -> Result<[Tensor; 3]> {
         match self.as_operation_with_keys(hidden_states, mask)? {
             Some(results) => Ok(results),
-            None => self.composed_with_keys(hidden_states, mask, &Pass::inference()),
+            None => self.composed_with_keys(hidden_states, mask, &ForwardContext::inference()),
         }
     }
 
     /// The layer of this crate's operations.
-    fn composed(&self, hidden_states: &Tensor, mask: AttentionMask, pass: &Pass) -> Result<Tensor> {
-        let [ys, _, _] = self.composed_with_keys(hidden_states, mask, pass)?;
+    fn composed(&self, hidden_states: &Tensor, mask: AttentionMask, ctx: &ForwardContext) -> Result<Tensor> {
+        let [ys, _, _] = self.composed_with_keys(hidden_states, mask, ctx)?;
         Ok(ys)
     }
 
@@ -93,10 +99,10 @@ impl TransformerLayer {
         &self,
         hidden_states: &Tensor,
         mask: AttentionMask,
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<[Tensor; 3]> {
         let normed = match self.norm_first {
-            true => self.attention_norm.forward(hidden_states, pass)?,
+            true => self.attention_norm.forward(hidden_states, ctx)?,
             false => hidden_states.clone(),
         };
         let first = mask.first_query();
@@ -104,28 +110,33 @@ impl TransformerLayer {
             0 => Ok(tensor.clone()),
             _ => tensor.narrow(1, first, tensor.dim(1)?.saturating_sub(first))?.contiguous(),
         };
-        let (key, value) = (self.key.forward(&normed, pass)?, self.value.forward(&normed, pass)?);
-        let query = self.query.forward(&from_first(&normed)?, pass)?;
-        let context = attention(&query, &key, &value, self.heads, mask, &self.attention_dropout, pass)?;
-        let ys = self.after_attention(&context, &from_first(hidden_states)?, pass)?;
+        let (key, value) = (self.key.forward(&normed, ctx)?, self.value.forward(&normed, ctx)?);
+        let query = self.query.forward(&from_first(&normed)?, ctx)?;
+        let context = attention(&query, &key, &value, self.heads, mask, &self.attention_dropout, ctx)?;
+        let ys = self.after_attention(&context, &from_first(hidden_states)?, ctx)?;
         Ok([ys, key, value])
     }
 
     /// The rest of the layer, from the output of attention for each of the hidden states.
-    pub fn after_attention(&self, context: &Tensor, hidden_states: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let attended = self.attention_output.forward(context, pass)?;
-        let attended = (hidden_states + self.attention_output_dropout.forward(&attended, pass)?)?;
+    pub fn after_attention(
+        &self,
+        context: &Tensor,
+        hidden_states: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        let attended = self.attention_output.forward(context, ctx)?;
+        let attended = (hidden_states + self.attention_output_dropout.forward(&attended, ctx)?)?;
         let (residual, normed) = match self.norm_first {
-            true => (attended.clone(), self.output_norm.forward(&attended, pass)?),
+            true => (attended.clone(), self.output_norm.forward(&attended, ctx)?),
             false => {
-                let normed = self.attention_norm.forward(&attended, pass)?;
+                let normed = self.attention_norm.forward(&attended, ctx)?;
                 (normed.clone(), normed)
             }
         };
-        let inner = self.activation.forward(&self.intermediate.forward(&normed, pass)?)?;
-        let ys = self.output_dropout.forward(&self.output.forward(&inner, pass)?, pass)?;
+        let inner = self.activation.forward(&self.intermediate.forward(&normed, ctx)?)?;
+        let ys = self.output_dropout.forward(&self.output.forward(&inner, ctx)?, ctx)?;
         let ys = (residual + ys)?;
-        if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, pass) }
+        if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, ctx) }
     }
 
     /// The layer with each linear layer replaced by the result of `f`, such as its [`snapshot`](crate::snapshot()).
@@ -162,7 +173,7 @@ impl TransformerLayer {
     }
 
     /// Whether the layer can run as one operation on rows of host memory: the sizes fit, and no norm is trained.
-    fn fits_rows(&self, hidden_states: &Tensor, first_query: usize, pass: &Pass) -> bool {
+    fn fits_rows(&self, hidden_states: &Tensor, first_query: usize, ctx: &ForwardContext) -> bool {
         let (Ok((_, tokens, width)), true) = (hidden_states.dims3(), host::is_host_f32(hidden_states)) else {
             return false;
         };
@@ -175,6 +186,6 @@ impl TransformerLayer {
             && width.is_multiple_of(self.heads)
             && first_query < tokens
             && self.norms().into_iter().all(|norm| norm.features() == width)
-            && !(pass.is_training() && self.norms().into_iter().any(|norm| !norm.parameters().is_empty()))
+            && !(ctx.is_training() && self.norms().into_iter().any(|norm| !norm.parameters().is_empty()))
     }
 }

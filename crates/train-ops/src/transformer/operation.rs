@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Shape, Tensor, bail};
 use super::TransformerLayer;
 use super::rows::{LayerRows, Saved};
 use crate::grad_proxy::{GradProxies, GradSink};
-use crate::{AdaptedLinear, AttentionMask, Pass, Result, host, on_pool};
+use crate::{AdaptedLinear, AttentionMask, ForwardContext, Result, host, on_pool};
 
 impl TransformerLayer {
     /// The layer as one operation, where it can be one.
@@ -13,10 +13,10 @@ impl TransformerLayer {
         &self,
         hidden_states: &Tensor,
         mask: AttentionMask,
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<Option<Tensor>> {
-        let Some((rows, adapted)) = self.on_rows(hidden_states, mask, pass)? else { return Ok(None) };
-        let parameters: Vec<Tensor> = match pass.is_training() {
+        let Some((rows, adapted)) = self.on_rows(hidden_states, mask, ctx)? else { return Ok(None) };
+        let parameters: Vec<Tensor> = match ctx.is_training() {
             true => adapted.iter().flat_map(AdaptedLinear::parameters).cloned().collect(),
             false => Vec::new(),
         };
@@ -38,7 +38,9 @@ impl TransformerLayer {
         hidden_states: &Tensor,
         mask: AttentionMask,
     ) -> Result<Option<[Tensor; 3]>> {
-        let Some((rows, _)) = self.on_rows(hidden_states, mask, &Pass::inference())? else { return Ok(None) };
+        let Some((rows, _)) = self.on_rows(hidden_states, mask, &ForwardContext::inference())? else {
+            return Ok(None);
+        };
         let hidden_states = hidden_states.contiguous()?;
         let view = hidden_states.storage_and_layout();
         let xs = host::values(&view)?;
@@ -55,14 +57,14 @@ impl TransformerLayer {
         &self,
         hidden_states: &Tensor,
         mask: AttentionMask,
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<Option<(LayerRows, Vec<AdaptedLinear>)>> {
-        if !self.fits_rows(hidden_states, mask.first_query(), pass) {
+        if !self.fits_rows(hidden_states, mask.first_query(), ctx) {
             return Ok(None);
         }
-        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(pass));
+        let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(ctx));
         let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
-        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), mask, pass)?;
+        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), mask, ctx)?;
         Ok(rows.map(|rows| (rows, adapted)))
     }
 }

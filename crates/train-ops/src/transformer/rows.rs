@@ -6,7 +6,7 @@ use super::TransformerLayer;
 use crate::attention::{AttentionRows, Sizes};
 use crate::layer_norm::Statistics;
 use crate::linear::RowLinear;
-use crate::{Activation, AdaptedLinear, AttentionMask, LayerNorm, Pass, Result, host};
+use crate::{Activation, AdaptedLinear, AttentionMask, ForwardContext, LayerNorm, Result, host};
 
 /// A layer in one pass over one batch.
 pub(super) struct LayerRows {
@@ -73,14 +73,14 @@ impl LayerRows {
         adapted: &[AdaptedLinear],
         dims: &[usize],
         mask: AttentionMask,
-        pass: &Pass,
+        ctx: &ForwardContext,
     ) -> Result<Option<Self>> {
         let (&[batch, tokens, width], first_query) = (dims, mask.first_query()) else { return Ok(None) };
         let queries = tokens - first_query;
         let (all, query_rows) = ([batch, tokens, width], [batch, queries, width]);
         let inner = [batch, queries, layer.intermediate.out_features()];
         let dims = [query_rows, all, all, query_rows, query_rows, inner];
-        let linear = adapted.iter().zip(dims).map(|(layer, dims)| layer.on_rows(&dims, pass));
+        let linear = adapted.iter().zip(dims).map(|(layer, dims)| layer.on_rows(&dims, ctx));
         let Some(linear) = linear.collect::<Result<Option<Vec<_>>>>()? else { return Ok(None) };
         let Ok([query, key, value, attention_output, intermediate, output]) =
             <[RowLinear; 6]>::try_from(linear)
@@ -96,15 +96,15 @@ impl LayerRows {
             query,
             key,
             value,
-            attention: AttentionRows::new(sizes, mask, &layer.attention_dropout, pass)?,
+            attention: AttentionRows::new(sizes, mask, &layer.attention_dropout, ctx)?,
             attention_output,
             attention_norm: layer.attention_norm.clone(),
-            attention_mask: layer.attention_output_dropout.mask(&query_rows, pass)?,
+            attention_mask: layer.attention_output_dropout.mask(&query_rows, ctx)?,
             intermediate,
             activation: layer.activation,
             output,
             output_norm: layer.output_norm.clone(),
-            output_mask: layer.output_dropout.mask(&query_rows, pass)?,
+            output_mask: layer.output_dropout.mask(&query_rows, ctx)?,
         }))
     }
 

@@ -3,37 +3,25 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use cpu_kernels::mix;
 
-/// How one forward pass over a batch is run: for inference, or for training with dropout.
+/// The mode of one forward pass over a batch: inference, or training with dropout.
 ///
 /// A training pass carries one key a sample. Every dropout mask is a pure function of (sample key, layer, element), so
 /// that a mask does not depend on how samples are grouped into batches, how far a batch is padded, on the number of
 /// threads, or on what was drawn before; a pass repeated with the same keys repeats its masks.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct ForwardContext {
     sample_keys: Option<Arc<[u64]>>,
-    label_smoothing: f32,
 }
 
-impl Pass {
+impl ForwardContext {
     /// No dropout, and no graph for trainable parameters.
     pub fn inference() -> Self {
-        Self { sample_keys: None, label_smoothing: 0.0 }
+        Self { sample_keys: None }
     }
 
     /// Dropout from one key for each sample of the batch, in batch order; [`sample_key`] makes them.
     pub fn training(sample_keys: impl Into<Arc<[u64]>>) -> Self {
-        Self { sample_keys: Some(sample_keys.into()), label_smoothing: 0.0 }
-    }
-
-    /// Spreads this share of each target over the whole vocabulary (see [`cross_entropy_sum`](crate::cross_entropy_sum)).
-    #[must_use]
-    pub fn with_label_smoothing(self, label_smoothing: f32) -> Self {
-        Self { label_smoothing, ..self }
-    }
-
-    /// The share of each target that is spread over the vocabulary; 0 by default.
-    pub fn label_smoothing(&self) -> f32 {
-        self.label_smoothing
+        Self { sample_keys: Some(sample_keys.into()) }
     }
 
     /// Whether this pass trains.
