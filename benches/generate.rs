@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let quick = std::env::args().any(|argument| argument == "--test");
     let dir = match std::env::var_os("GENERATE_CHECKPOINT") {
         Some(dir) => PathBuf::from(dir),
-        None => caption_lora::open::embedded_checkpoint(),
+        None => caption_lora::embedded::checkpoint().unwrap(),
     };
     println!("checkpoint {}", dir.display());
     let memory = bytes_per_second(if quick { 1 << 20 } else { 1 << 28 });

@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let quick = std::env::args().any(|argument| argument == "--test");
     let dir = match std::env::var_os("GIT_STEP_CHECKPOINT") {
         Some(dir) => PathBuf::from(dir),
-        None => caption_lora::open::embedded_checkpoint(),
+        None => caption_lora::embedded::checkpoint().unwrap(),
     };
     println!("checkpoint {}", dir.display());
     for dtype in [DType::F32, DType::BF16] {

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn models_that_fit_into_processor_caches_are_drafted_only_on_demand() {
-        let checkpoint = git_model::Checkpoint::open(crate::open::embedded_checkpoint()).unwrap();
+        let checkpoint = git_model::Checkpoint::open(crate::embedded::checkpoint().unwrap()).unwrap();
         let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
         let drafted = |drafting| draft(&model, Storage::F32, 1, drafting).unwrap().is_some();
         assert_eq!([Drafting::Auto, Drafting::Always, Drafting::Never].map(drafted), [false, true, false]);

@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(MicroBatch { pictures: 4, ..batch }.fused(&base), 1);
         assert_eq!(MicroBatch { vision_trains: true, ..batch }.fused(&base), 1);
         assert_eq!(MicroBatch { pictures: 64, ..batch }.fused(&base), 1);
-        let embedded = GitConfig::read(&crate::open::embedded_checkpoint().join("config.json")).unwrap();
+        let embedded = GitConfig::read(&crate::embedded::checkpoint().unwrap().join("config.json")).unwrap();
         let fused = batch.fused(&embedded);
         assert!((24..192).contains(&fused), "{fused}");
         assert!(MicroBatch { vision_trains: true, ..batch }.fused(&embedded) < fused);

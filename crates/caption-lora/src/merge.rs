@@ -8,8 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use git_model::{Checkpoint, GitForCausalLm};
 use peft_lora::LoraBuilder;
 
+use crate::cli;
+use crate::open;
 use crate::run_folder::RECORD;
 use crate::save;
+use crate::terminal::say;
 
 /// The output layer, which may share its weight with the word embedding.
 const OUTPUT_LAYER: &str = "output";
@@ -23,6 +26,25 @@ pub struct Merged {
     pub tensors: BTreeMap<String, Tensor>,
     /// How many layers the adapter changed.
     pub layers: usize,
+}
+
+/// Merges the adapter into the model that the options name, and writes the merged checkpoint.
+///
+/// # Errors
+/// If an input cannot be read, they do not fit each other, or the output folder is not new or empty.
+pub fn run(options: &cli::Merge) -> Result<()> {
+    let pretrained = open::pretrained(&options.model)?;
+    if let (Ok(output), Ok(base)) = (options.output_dir.canonicalize(), pretrained.dir.canonicalize())
+        && output == base
+    {
+        bail!("--output-dir {} is the folder of the model itself: choose another", output.display());
+    }
+    check_output(&options.output_dir)?;
+    let dtype = options.dtype.map(Into::into);
+    let merged = merge(&pretrained.checkpoint, &open::adapter_dir(&options.adapter)?, dtype)?;
+    save::tensors(&merged.tensors, &pretrained.dir, &options.output_dir)?;
+    say(format_args!("merged {} layers; written to {}", merged.layers, options.output_dir.display()));
+    Ok(())
 }
 
 /// Checks that a merged checkpoint in the folder `output` replaces nothing and is not mixed with another one.

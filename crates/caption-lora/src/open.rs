@@ -11,6 +11,7 @@ use caption_data::{
 use git_model::Checkpoint;
 use monster_drawings::DrawingSource;
 
+use crate::embedded;
 use crate::folders;
 use crate::hub::{DatasetFiles, Fetched, FetchedDataset, Hub, Location};
 
@@ -38,18 +39,13 @@ pub struct Dataset {
     pub commit: Option<String>,
 }
 
-/// The folder of the small checkpoint in this repository.
-pub fn embedded_checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/git-monsters")
-}
-
 /// Opens a checkpoint, downloading it if it is on the hub.
 ///
 /// # Errors
 /// If it is missing or damaged, or its parts do not fit each other.
 pub fn pretrained(location: &Location) -> Result<Pretrained> {
     let (name, dir, commit) = match location {
-        Location::Embedded => (location.to_string(), embedded_checkpoint(), None),
+        Location::Embedded => (location.to_string(), embedded::checkpoint()?, None),
         Location::Local(dir) => (location.to_string(), dir.clone(), None),
         Location::Hub(id) => {
             let Fetched { folder, commit } = Hub::from_env()?.model_dir(id)?;

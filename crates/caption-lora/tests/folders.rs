@@ -220,7 +220,7 @@ fn generation_config_counts_as_in_transformers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let golden = json(&root.join("tests/fixtures/generation_config.json"));
     let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(caption_lora::open::embedded_checkpoint()).unwrap() {
+    for entry in fs::read_dir(caption_lora::embedded::checkpoint().unwrap()).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }

@@ -7,7 +7,8 @@ use candle_core::Device;
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use caption_lora::captioning::pictures;
 use caption_lora::hub::Location;
-use caption_lora::open::{Pretrained, embedded_checkpoint, pretrained};
+use caption_lora::embedded;
+use caption_lora::open::{Pretrained, pretrained};
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
 use git_model::{GitForCausalLm, LoadOptions};
 use monster_drawings::{DrawingSource, Style};
@@ -18,7 +19,7 @@ use trainer_core::{BatchSource, BoxError, Gradients, Parameters, StepContext, Ta
 /// The embedded model with adapters in the decoder, or in both of its parts. Their weights are not the
 /// initial ones.
 fn model(both: bool) -> (GitForCausalLm, Adapter) {
-    let checkpoint = git_model::Checkpoint::open(embedded_checkpoint()).unwrap();
+    let checkpoint = git_model::Checkpoint::open(embedded::checkpoint().unwrap()).unwrap();
     let mut targets = vec!["query", "key", "value", "dense"];
     if both {
         targets.extend(["q_proj", "v_proj", "fc2"]);

@@ -83,7 +83,7 @@ fn the_command_that_made_the_embedded_checkpoint_makes_its_files() {
     let made = folder.path().join("made");
     run(example("pretrain_monsters").args(["--steps", "2", "--batch-size", "2", "--output-dir"]).arg(&made))
         .stdout();
-    let committed = caption_lora::open::embedded_checkpoint();
+    let committed = caption_lora::embedded::checkpoint().unwrap();
     for name in ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"] {
         let [made, committed] = [&made, &committed].map(|dir| fs::read_to_string(dir.join(name)).unwrap());
         assert!(made == committed, "{name} differs");

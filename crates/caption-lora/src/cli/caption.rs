@@ -6,6 +6,7 @@ use clap::{
     error::{ContextKind, Error, ErrorKind},
 };
 
+use super::request::with_negative_numbers;
 use super::{
     Decoding, Drafting,
     values::{count, row},
@@ -64,7 +65,7 @@ pub struct Caption {
     /// How the weights are stored
     #[arg(long, value_enum, default_value_t, help_heading = "Hardware")]
     pub dtype: Storage,
-    /// Processor threads; all cores if not given
+    /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
     pub threads: Option<usize>,
     /// Pictures per batch
@@ -111,10 +112,10 @@ impl Caption {
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
     pub fn from_arguments(
-        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<Self, Error> {
-        let options =
-            Self::try_parse_from(arguments).map_err(|error| known_elsewhere(&error).unwrap_or(error))?;
+        let arguments = with_negative_numbers(arguments.into_iter().map(Into::into).collect());
+        let options = Self::try_parse_from(arguments).map_err(|error| explained(&error).unwrap_or(error))?;
         let message = if options.dtype == Storage::Int8 && options.adapter.is_some() {
             "--dtype int8 is for a model without --adapter: merge the adapter into it first (merge_adapter)"
         } else if options.dtype == Storage::Int8 && options.draft == Drafting::Always {
@@ -138,15 +139,19 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("--model-name-or-path", "--model"),
 ];
 
-/// The error for a flag of another program, which names the equivalent here.
-fn known_elsewhere(error: &Error) -> Option<Error> {
+/// The error for a command line without pictures, or with a flag of another program: what to give instead.
+fn explained(error: &Error) -> Option<Error> {
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        let message = "no pictures: name files, folders or patterns such as 'art/*.png', or a dataset with --dataset";
+        return Some(Caption::command().error(ErrorKind::MissingRequiredArgument, message));
+    }
     let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
     let flag = flag.to_string().split('=').next()?.replace('_', "-");
     let (_, meant) = ELSEWHERE.iter().find(|(other, _)| *other == flag)?;
     Some(Caption::command().error(ErrorKind::UnknownArgument, format!("there is no {flag}: give {meant}")))
 }
 
-fn adapter(text: &str) -> Result<Location, String> {
+pub(super) fn adapter(text: &str) -> Result<Location, String> {
     match text.parse() {
         Ok(Location::Embedded) => Err("there is no embedded adapter: give a folder or a hub id".into()),
         location => location.map_err(|e| e.to_string()),
@@ -240,6 +245,19 @@ mod tests {
         }
         let unknown = parse("cat.png --no-such-flag").unwrap_err().to_string();
         assert!(unknown.contains("--no-such-flag"), "{unknown}");
+    }
+
+    #[test]
+    fn a_missing_picture_and_a_negative_number_are_explained() {
+        let message = parse("").unwrap_err().to_string();
+        assert!(message.contains("no pictures: name files") && message.contains("--dataset"), "{message}");
+        for (arguments, flag) in
+            [("a.png --seed -1", "--seed"), ("a.png --no-repeat-ngram-size -1", "--no-repeat-ngram-size")]
+        {
+            let message = parse(arguments).unwrap_err().to_string();
+            assert!(message.contains("-1") && message.contains(flag), "{message}");
+            assert!(!message.contains("unexpected argument"), "{message}");
+        }
     }
 
     #[test]

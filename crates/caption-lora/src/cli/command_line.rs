@@ -1,7 +1,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// A program's arguments, its name first, in shell syntax: `cargo run --release --example NAME -- ...`.
+/// The name of the installed program.
+pub const PROGRAM: &str = "caption-lora";
+
+/// A program's arguments, its name first, in shell syntax: `caption-lora finetune ...` for the installed program, and
+/// `cargo run --release --example NAME -- ...` for an example.
 pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
@@ -10,18 +14,28 @@ pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     command(&name, &arguments)
 }
 
-/// The command that runs the main example with these arguments, in shell syntax.
-pub fn example_command(arguments: &[&OsStr]) -> String {
+/// The command that fine-tunes with these arguments, in shell syntax.
+pub fn finetune_command(arguments: &[&OsStr]) -> String {
     let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-    command_line(std::iter::once(OsString::from("pokemon_finetune")).chain(arguments))
+    command_line(std::iter::once(finetune_program()).chain(arguments))
 }
 
-fn command(example: &str, arguments: &[String]) -> String {
-    let mut words = vec![format!("cargo run --release --example {example}")];
-    if !arguments.is_empty() {
-        words.push("--".to_owned());
-        words.extend_from_slice(arguments);
+/// The running program's name for fine-tuning: with its subcommand for the installed program, else the main example.
+pub(super) fn finetune_program() -> OsString {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let installed = Path::new(&program).file_stem().is_some_and(|name| name == PROGRAM);
+    if installed { format!("{PROGRAM} finetune").into() } else { "pokemon_finetune".into() }
+}
+
+fn command(program: &str, arguments: &[String]) -> String {
+    let mut words = Vec::new();
+    if program.starts_with(PROGRAM) {
+        words.push(program.to_owned());
+    } else {
+        words.push(format!("cargo run --release --example {program}"));
+        words.extend((!arguments.is_empty()).then(|| "--".to_owned()));
     }
+    words.extend_from_slice(arguments);
     words.join(" ")
 }
 
@@ -46,6 +60,16 @@ mod tests {
         assert_eq!(quoted(".*(query|value)"), "'.*(query|value)'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_command_is_that_of_the_program_that_ran() {
         assert_eq!(command("caption", &[]), "cargo run --release --example caption");
+        let line = |program: &str| command_line([program, "--resume", "runs/x"].map(OsString::from));
+        assert_eq!(
+            line("target/release/examples/pokemon_finetune"),
+            "cargo run --release --example pokemon_finetune -- --resume runs/x"
+        );
+        assert_eq!(line("caption-lora finetune"), "caption-lora finetune --resume runs/x");
     }
 }

@@ -89,7 +89,7 @@ mod tests {
             let vision = &config.vision_config;
             700 * Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype }.bytes()
         };
-        let embedded = GitConfig::read(&crate::open::embedded_checkpoint().join("config.json")).unwrap();
+        let embedded = GitConfig::read(&crate::embedded::checkpoint().unwrap().join("config.json")).unwrap();
         assert!(bytes(&embedded, DType::F32) <= memory);
         assert!(bytes(&GitConfig::default(), DType::BF16) > memory);
     }

@@ -3,6 +3,7 @@ use std::ffi::OsString;
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
+use super::command_line::finetune_program;
 use super::{Finetune, Flags, command_line};
 use crate::resume::Resumed;
 
@@ -51,7 +52,7 @@ impl Request {
     /// # Errors
     /// As [`parse`](Self::parse).
     pub(crate) fn continuing(&self, saved: &Flags) -> Result<Self, Error> {
-        let program = OsString::from("pokemon_finetune");
+        let program = finetune_program();
         let mut flags = saved.with(&self.flags);
         loop {
             let arguments: Vec<OsString> =
@@ -87,7 +88,7 @@ fn refusal(message: &str) -> Error {
 
 /// Joins negative numbers to the flags before them, as in `--max-steps=-1`. Otherwise clap would take them
 /// for flags; this way the flag's own parser checks them.
-fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_number = |text: &str| text.starts_with('-') && text.parse::<f64>().is_ok();
     let is_flag = |text: &str| text.starts_with("--") && text.len() > 2 && !text.contains('=');
     let mut joined: Vec<OsString> = Vec::new();

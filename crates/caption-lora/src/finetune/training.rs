@@ -56,7 +56,7 @@ impl Recipe<'_> {
                     state.global_step,
                     state.max_steps,
                     checkpoint.display(),
-                    cli::example_command(&["--resume".as_ref(), self.folder.path.as_os_str()])
+                    cli::finetune_command(&["--resume".as_ref(), self.folder.path.as_os_str()])
                 ));
                 return Ok(Trained::Interrupted);
             }
