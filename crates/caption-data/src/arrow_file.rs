@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::arrow_columns::{bytes_of, columns, is_picture, value};
 use crate::columns::Columns;
-use crate::parquet_schema::{features_in, labels_in};
+use crate::parquet_schema::{PICTURES, STRINGS, features_in, labels_in};
 use crate::table::{Column, Table, TableReader, TextColumn};
 use crate::{Error, Result, SourceOptions, lfs};
 
@@ -50,12 +50,13 @@ impl ArrowFile {
         if let Ok(field) = schema.field_with_name(&image)
             && !is_picture(field)
         {
-            return Err(Error::ColumnType {
-                path: path.to_owned(),
-                column: image,
-                expected: "binary, or a struct with a binary field `bytes`",
-                found: field.data_type().to_string(),
-            });
+            let is_string =
+                matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+            let (expected, found) = match is_string {
+                true => (PICTURES, STRINGS.to_owned()),
+                false => ("binary, or a struct with a binary field `bytes`", field.data_type().to_string()),
+            };
+            return Err(Error::ColumnType { path: path.to_owned(), column: image, expected, found });
         }
         Ok(Self { path: path.to_owned(), head, batches, caption, prompt, image })
     }

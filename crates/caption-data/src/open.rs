@@ -2,7 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::walk::{Files, has_extension, is_picture, name_in, walk};
+use crate::walk::{Files, has_extension, is_archive, is_picture, name_in, walk};
 use crate::{
     CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOutReason, ParquetSource, Result,
     selection,
@@ -63,10 +63,13 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
             return Ok(Arc::new(ImageFolder::open(path, options)?));
         }
         if !has_extension(path, &["parquet", "arrow"]) {
-            let why =
-                "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
-                    .to_owned();
-            return Err(Error::NoRows { dataset: path.display().to_string(), why });
+            let why = match is_archive(path) {
+                true => "it is an archive: unpack it, and name the folder that it holds",
+                false => {
+                    "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
+                }
+            };
+            return Err(Error::NoRows { dataset: path.display().to_string(), why: why.to_owned() });
         }
         return Ok(Arc::new(ParquetSource::open(&[path], options)?));
     }

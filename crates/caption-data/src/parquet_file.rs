@@ -1,6 +1,7 @@
 //! Reads columns of a parquet file.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ pub(crate) struct ParquetFile {
     paths: Option<usize>,
 }
 
-type Reader = SerializedFileReader<File>;
+pub(crate) type Reader = SerializedFileReader<File>;
 
 impl ParquetFile {
     pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
@@ -141,10 +142,32 @@ fn read_column(reader: &Reader, group: usize, column: usize) -> parquet::errors:
     }))
 }
 
-fn reader(path: &Path) -> Result<Reader> {
+/// Opens a parquet file.
+pub(crate) fn reader(path: &Path) -> Result<Reader> {
     let file = File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     lfs::check_start(path, &file)?;
-    guarded(path, || SerializedFileReader::new(file))
+    guarded(path, || SerializedFileReader::new(file)).map_err(|error| not_parquet(path, error))
+}
+
+/// Says what a file is that could not be opened.
+fn not_parquet(path: &Path, error: Error) -> Error {
+    let Error::Parquet { error: reason, .. } = &error else { return error };
+    let mut start = Vec::new();
+    if File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err() {
+        return error;
+    }
+    let why = if start.is_empty() {
+        "the file is empty; download it again".to_owned()
+    } else if start.starts_with(b"PAR1") {
+        format!("the parquet file is cut short or damaged; download it again ({reason})")
+    } else if start.trim_ascii_start().starts_with(b"<") {
+        "it is a web page and no parquet file, perhaps one that asks to log in; download the file again"
+            .to_owned()
+    } else {
+        let start = start[..start.len().min(8)].escape_ascii();
+        format!("it is no parquet file, although its name says so: it begins with \"{start}\"")
+    };
+    Error::NotParquet { path: path.to_owned(), why }
 }
 
 /// Adds the file's name to errors, and turns a panic on malformed bytes into an error.

@@ -11,6 +11,11 @@ use serde_json::Value;
 use crate::columns::ColumnKind;
 use crate::{Error, Result};
 
+/// The expected contents of a picture column, and what a column of strings holds instead, for messages.
+pub(crate) const PICTURES: &str = "the bytes of pictures";
+pub(crate) const STRINGS: &str = "strings (paths or addresses); write the pictures themselves into the file, or name the \
+                                  pictures' own folder, with a metadata.jsonl of file_name and text in it";
+
 /// The columns of a file, each with what it can be used for.
 pub(crate) fn columns(metadata: &FileMetaData) -> Vec<(String, ColumnKind)> {
     let (schema, features) = (metadata.schema_descr(), features(metadata));
@@ -61,8 +66,7 @@ pub(crate) fn pictures(path: &Path, schema: &SchemaDescriptor, name: &str) -> Re
         refuse("binary, or a struct with a binary field `bytes`", found.join(", "))
     })?;
     if is_string(&schema.column(bytes)) {
-        let found = "strings (paths or addresses); write the pictures themselves into the file".to_owned();
-        return Err(refuse("the bytes of pictures", found));
+        return Err(refuse(PICTURES, STRINGS.to_owned()));
     }
     Ok((bytes, leaf(schema, name, &["path"])))
 }

@@ -8,18 +8,17 @@ use anyhow::Result;
 
 use crate::cli::{self, Request};
 use crate::finetune::{self, Ending, INTERRUPTED, Session};
-use crate::report::{Run, write_comparison};
 use crate::resume::Resumed;
-use crate::terminal::{one_line, say, say_error};
-use crate::{caption, merge};
+use crate::terminal::{one_line, say_error};
+use crate::{caption, merge, report};
 
 /// The exit code of [`caption`] if some pictures could not be read.
 const SKIPPED: u8 = 2;
 
 /// Fine-tunes a model. The exit code of an interrupted run is 130.
 pub fn finetune(arguments: Vec<OsString>) -> ExitCode {
-    let request = Request::parse(arguments.clone()).unwrap_or_else(|error| error.exit());
-    exit_code(finetune_or_sweep(request, arguments).map(|ending| match ending {
+    let request = Request::parse(arguments).unwrap_or_else(|error| error.exit());
+    exit_code(finetune_or_sweep(request).map(|ending| match ending {
         Ending::Finished => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
     }))
@@ -46,17 +45,7 @@ pub fn merge(arguments: Vec<OsString>) -> ExitCode {
 /// Compares finished runs.
 pub fn compare(arguments: Vec<OsString>) -> ExitCode {
     let options = cli::Compare::from_arguments(arguments).unwrap_or_else(|error| error.exit());
-    exit_code(compare_runs(&options).map(|()| ExitCode::SUCCESS))
-}
-
-fn compare_runs(options: &cli::Compare) -> Result<()> {
-    let runs = options.runs.iter().map(|dir| Run::read(dir)).collect::<Result<Vec<_>>>()?;
-    for run in &runs {
-        say(format_args!("{}\n{}", run.name, run.metrics));
-    }
-    write_comparison(&runs, &options.output)?;
-    say(format_args!("written to {}", options.output.display()));
-    Ok(())
+    exit_code(report::compare_runs(&options.runs, &options.output).map(|()| ExitCode::SUCCESS))
 }
 
 /// The exit code of a command; an error is printed.
@@ -67,13 +56,12 @@ fn exit_code(result: Result<ExitCode>) -> ExitCode {
     })
 }
 
-fn finetune_or_sweep(request: Request, arguments: Vec<OsString>) -> Result<Ending> {
+fn finetune_or_sweep(request: Request) -> Result<Ending> {
     let request = Resumed::find(request)?;
+    let mut session = Session::new(&request.options)?;
     if request.options.data.sweep.is_empty() {
-        return finetune::run(&request, &mut Session::new(&request.options)?);
+        finetune::run(&request, &mut session)
+    } else {
+        finetune::sweep(&request, &mut session)
     }
-    // Checks all values before any work is done.
-    let runs = request.options.sweep(arguments.clone(), "".as_ref());
-    runs.unwrap_or_else(|error| error.exit());
-    finetune::sweep(&request, arguments, &mut Session::new(&request.options)?)
 }

@@ -26,7 +26,8 @@ const FILES: [(&str, &[u8]); 5] = [
 /// If the files can be written to neither.
 pub fn checkpoint() -> Result<PathBuf> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| unpack_to_first(dirs::cache_dir()).map_err(|error| format!("{error:#}")));
+    let folder =
+        FOLDER.get_or_init(|| unpack_to_first(dirs::cache_dir()).map_err(|error| format!("{error:#}")));
     folder.clone().map_err(|error| anyhow!("cannot unpack the embedded checkpoint: {error}"))
 }
 
@@ -98,8 +99,10 @@ mod tests {
     #[test]
     fn every_file_of_the_checkpoint_is_embedded() {
         let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/git-monsters");
-        let mut there: Vec<_> =
-            fs::read_dir(assets).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut there: Vec<_> = fs::read_dir(assets)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         there.sort();
         assert_eq!(there, FILES.map(|(name, _)| name));
     }

@@ -58,7 +58,19 @@ mod setup_rows;
 pub mod task;
 pub mod terminal;
 
-/// The program in the README compiles and runs.
+/// The program in this crate's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct CrateReadme;
+
+/// The programs in the book's chapters compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/libraries.md")]
+#[doc = include_str!("../../../docs/captions.md")]
+#[doc = include_str!("../../../docs/add-an-operation.md")]
+struct Book;
+
+/// The program in the project's README compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

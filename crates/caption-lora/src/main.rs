@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 fn overview() -> Command {
     let subcommands = COMMANDS.map(|(name, purpose, _)| Command::new(name).about(purpose));
     Command::new(PROGRAM)
+        .bin_name(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Fine-tunes image-captioning models with LoRA")
         .subcommand_required(true)

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, anyhow};
 use candle_core::{DType, Device, Tensor};
-use caption_lora::features::{FeatureStore, Keep, Layout};
+use caption_lora::features::{CachePlace, FeatureStore, Layout};
 use proptest::prelude::*;
 
 const LAYOUT: Layout = Layout { tokens: 3, width: 5, dtype: DType::F32 };
@@ -18,9 +18,9 @@ const ENCODER: u128 = 0xabcdef;
 /// More pictures than fit into one feature file.
 const MANY: usize = 300;
 
-fn keep(memory: usize, between_runs: Option<&Path>, scratch: &Path) -> Keep {
+fn keep(memory: usize, between_runs: Option<&Path>, scratch: &Path) -> CachePlace {
     let between_runs = between_runs.map(|dir| (dir.to_owned(), ENCODER));
-    Keep { memory, between_runs, scratch: scratch.to_owned() }
+    CachePlace { memory, between_runs, scratch: scratch.to_owned() }
 }
 
 /// Rows `0..count`, each with a picture of its own.
@@ -34,7 +34,7 @@ fn features(row: usize) -> Vec<f32> {
 }
 
 /// A store of the features of `rows`, encoded in batches of four, and the rows that were encoded.
-fn filled(rows: &[(usize, u128)], layout: Layout, keep: &Keep) -> Result<(FeatureStore, Vec<usize>)> {
+fn filled(rows: &[(usize, u128)], layout: Layout, keep: &CachePlace) -> Result<(FeatureStore, Vec<usize>)> {
     let asked = RefCell::new(Vec::new());
     let store = FeatureStore::fill(rows, layout, &Device::Cpu, keep, |rows| {
         asked.borrow_mut().extend_from_slice(&rows);
@@ -138,7 +138,7 @@ fn another_encoder_or_type_has_features_of_its_own() {
     let rows = rows(5);
     let encoded = |encoder: u128, layout: Layout| {
         let between_runs = Some((folder.path().to_owned(), encoder));
-        let keep = Keep { between_runs, ..keep(usize::MAX, None, folder.path()) };
+        let keep = CachePlace { between_runs, ..keep(usize::MAX, None, folder.path()) };
         let (store, asked) = filled(&rows, layout, &keep).unwrap();
         (asked.len(), store.damaged().len())
     };
@@ -241,8 +241,9 @@ fn files_of_others_stay_as_they_are() {
     assert_eq!(fs::read(&other).unwrap(), b"mine");
     assert_eq!(names(folder.path()).len(), 3);
 
-    let error =
-        filled(&rows(3), LAYOUT, &Keep { between_runs: Some((other.clone(), 1)), ..keep }).err().unwrap();
+    let error = filled(&rows(3), LAYOUT, &CachePlace { between_runs: Some((other.clone(), 1)), ..keep })
+        .err()
+        .unwrap();
     assert!(
         format!("{error:#}").contains(&format!("folder of image features {}", other.display())),
         "{error:#}"
@@ -254,7 +255,7 @@ fn a_failed_run_keeps_encoded_features_and_leaves_no_partial_file() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, scratch) = (folder.path().join("cache"), folder.path().join("scratch"));
     let rows = rows(MANY);
-    let failing = |keep: &Keep| {
+    let failing = |keep: &CachePlace| {
         let result = FeatureStore::fill(&rows, LAYOUT, &Device::Cpu, keep, |rows| {
             let features = rows.into_iter().map(|row| match row {
                 280 => Err(anyhow!("row 280 is broken")),
@@ -313,7 +314,7 @@ fn child() {
 fn unneeded_files_are_reported_and_dated_by_last_use() {
     let folder = tempfile::tempdir().unwrap();
     let other =
-        Keep { between_runs: Some((folder.path().to_owned(), 0x123)), ..keep(0, None, folder.path()) };
+        CachePlace { between_runs: Some((folder.path().to_owned(), 0x123)), ..keep(0, None, folder.path()) };
     let own = keep(0, Some(folder.path()), folder.path());
     // Features of another encoder, and two files of this encoder for different pictures; a foreign file is
     // not mentioned.

@@ -57,8 +57,8 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
     assert_eq!(contents(&out), before);
 
     // A run that fails in training leaves nothing that could be mistaken for its results.
-    tiny.set_weight("git.embeddings.word_embeddings.weight", 0, f32::NAN);
-    tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 0, f32::NAN);
+    tiny.set_weight("git.encoder.layer.0.attention.self.query.weight", 0, 3e38);
+    tiny.set_weight("git.encoder.layer.0.attention.self.key.weight", 0, 3e38);
     run(&mut tiny.finetune("out", &format!("{overwrite} --eval-strategy no --report-to csv"))).refusal(1);
     assert_eq!(
         names(&out),
@@ -74,6 +74,60 @@ fn a_finished_run_is_replaced_only_on_demand_and_foreign_files_stay() {
         &message,
         &["holds a run that was stopped: choose another --output-dir", "--overwrite-output-dir"],
     );
+    let message = run(&mut resume(&out)).refusal(1);
+    assert_says(
+        &message,
+        &[
+            "was stopped before its first checkpoint: start it again with --overwrite-output-dir; it was begun with: cargo run",
+            "--eval-strategy no --report-to csv",
+        ],
+    );
+}
+
+#[test]
+fn a_file_under_the_name_of_the_lock_that_no_run_wrote_is_kept() {
+    let tiny = Tiny::new();
+    let out = tiny.path("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join(".run.lock"), "my own lock\n").unwrap();
+    for flags in [SHORT, "--max-steps 2 --overwrite-output-dir", "--max-steps 2 --sweep r=2,4"] {
+        let message = run(&mut tiny.finetune("out", flags)).refusal(1);
+        assert_says(&message, &[out.join(".run.lock").to_str().unwrap(), "move it away", "--output-dir"]);
+    }
+    assert_eq!(fs::read_to_string(out.join(".run.lock")).unwrap(), "my own lock\n");
+    assert_eq!(names(&out), [".run.lock"]);
+
+    // A default folder with such a file is not free.
+    fs::create_dir(tiny.path("runs")).unwrap();
+    fs::rename(&out, tiny.path("runs/pokemon")).unwrap();
+    let mut command = example("pokemon_finetune");
+    command.current_dir(tiny.path("")).args(["--split", SPLIT, "--max-steps", "1", "--threads", "1"]);
+    command.args(["--model", "checkpoint", "--dataset", "drawings.parquet"]);
+    assert_says(&run(&mut command).stdout(), &["output  runs/pokemon-2\n"]);
+    assert_eq!(names(&tiny.path("runs/pokemon")), [".run.lock"]);
+}
+
+#[test]
+fn a_run_that_fails_to_begin_leaves_no_new_folder() {
+    let tiny = Tiny::new();
+    let fails = "--target-modules quarry";
+    for (output, flags) in [
+        ("out", fails),
+        ("new/and/deep", fails),
+        ("sweep", "--target-modules quarry --sweep r=2,4"),
+        ("sweep", "--sweep r=2,4 --caption-column none"),
+    ] {
+        run(&mut tiny.finetune(output, flags)).refusal(1);
+        let top = tiny.path(output.split('/').next().unwrap());
+        assert!(!top.exists(), "{flags}: {:?}", fs::read_dir(&top));
+    }
+    // A folder that was there stays, and so does what is in it.
+    fs::create_dir_all(tiny.path("out")).unwrap();
+    fs::create_dir_all(tiny.path("mine/too")).unwrap();
+    for output in ["out", "mine"] {
+        run(&mut tiny.finetune(output, fails)).refusal(1);
+    }
+    assert!(names(&tiny.path("out")).is_empty() && tiny.path("mine/too").is_dir());
 }
 
 #[test]

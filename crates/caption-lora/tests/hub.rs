@@ -9,7 +9,7 @@ use std::{fs, net::TcpListener, path::Path, time::Duration};
 use caption_data::{CaptionSource, ImageFolder, LeftOut, SourceOptions};
 use caption_lora::hub::{DatasetFiles, Error, FetchedDataset, Hub, HubConfig};
 use common::hub_client::{MODEL, config, hub, id, offline};
-use common::hub_server::{HubServer, Revision, commit};
+use common::hub_server::{HubServer, Redirect, Revision, Ways, commit};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -307,6 +307,37 @@ fn text_files_are_read_although_the_hub_converted_their_images_without_them() {
 }
 
 #[test]
+fn an_array_of_metadata_brings_all_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    for row in 0..3 {
+        fs::write(folder.path().join(format!("{row}.png")), format!("picture {row}")).unwrap();
+    }
+    let rows: Vec<_> = (0..3)
+        .map(|row| serde_json::json!({ "file_name": format!("{row}.png"), "text": format!("number {row}") }))
+        .collect();
+    fs::write(folder.path().join("metadata.json"), serde_json::to_string(&rows).unwrap()).unwrap();
+    let [here, there] = captions_here_and_there(folder.path());
+    assert_eq!(there, ["number 0", "number 1", "number 2"]);
+    assert_eq!(here, there);
+}
+
+#[test]
+fn an_array_of_metadata_is_read_although_the_hub_converted_its_images_without_it() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let converted: &[(&str, &[u8])] = &[("default/train/0000.parquet", b"PAR1 no text")];
+    for (name, metadata) in [("a/array", "\n [{\"file_name\": \"1.jpg\"}]"), ("a/object", "{\"1.jpg\": {}}")]
+    {
+        let files: &[(&str, &[u8])] = &[("1.jpg", &[1; 50]), ("metadata.json", metadata.as_bytes())];
+        server.add("datasets", name, "main", files);
+        server.add("datasets", name, "refs/convert/parquet", converted);
+    }
+    let hub = hub(&server, cache.path());
+    let files = |name: &str| hub.dataset_files(&id(name)).unwrap().files;
+    assert!(matches!(files("a/array"), DatasetFiles::ImageFolder(_)));
+    assert!(matches!(files("a/object"), DatasetFiles::Parquet(_)), "an object is of another program");
+}
+
+#[test]
 fn a_partly_converted_dataset_is_refused() {
     let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     let part: &[(&str, &[u8])] = &[("default/partial-train/0000.parquet", b"PAR1 a part")];
@@ -500,6 +531,12 @@ fn a_misspelt_name_is_reported() {
         message.contains("model microsoft/git-bass") && message.contains("check the spelling"),
         "{message}"
     );
+    let here = std::env::current_dir().unwrap();
+    let local = format!("there is no file or folder `microsoft/git-bass` in {}", here.display());
+    assert!(
+        message.contains(&local) && message.contains("on the hub there is no such repository"),
+        "{message}"
+    );
     assert!(message.contains(&server.endpoint()), "{message}");
 }
 
@@ -512,11 +549,39 @@ fn without_a_connection_the_message_says_what_can_be_done() {
     assert!(matches!(unreachable(), Error::Unreachable { cached: false, .. }));
     let message = unreachable().to_string();
     assert!(message.contains(&nobody) && message.contains("HF_ENDPOINT"), "{message}");
+    assert!(message.contains("has no complete copy") && !message.contains("HF_HUB_OFFLINE"), "{message}");
+}
 
-    let server = HubServer::start();
+#[test]
+fn a_file_that_cannot_be_reached_does_not_lead_to_an_older_copy_unasked() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
     server.add("models", "a/b", "main", MODEL);
-    hub(&server, cache.path()).model_dir(&id("a/b")).unwrap();
-    assert!(unreachable().to_string().contains("HF_HUB_OFFLINE=1"));
+    let hub = hub(&server, cache.path());
+    hub.model_dir(&id("a/b")).unwrap();
+    let mut files = MODEL.to_vec();
+    files[4].1 = &[9; 5000];
+    server.add("models", "a/b", "main", &files);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    server.answer(Ways { large: Redirect::OtherPort(port), ..Ways::default() });
+    let error = hub.model_dir(&id("a/b")).unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { file: Some(_), cached: true, .. }), "{error:?}");
+    let message = error.to_string();
+    assert!(message.contains("file model.safetensors") && message.contains("HF_HUB_OFFLINE=1"), "{message}");
+}
+
+#[test]
+fn a_repository_with_an_adapter_alone_is_no_model() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let adapter: &[(&str, &[u8])] =
+        &[("adapter_config.json", b"{}"), ("adapter_model.safetensors", &[1; 99])];
+    let companions: &[(&str, &[u8])] = &[("config.json", b"{}"), ("tokenizer.json", b"{}")];
+    server.add("models", "me/lora", "main", adapter);
+    server.add("models", "me/lora-too", "main", &[adapter, companions].concat());
+    for name in ["me/lora", "me/lora-too"] {
+        let error = hub(&server, cache.path()).model_dir(&id(name)).unwrap_err();
+        assert!(matches!(error, Error::IsAdapter { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("model {name} is an adapter")), "{error}");
+    }
 }
 
 #[test]

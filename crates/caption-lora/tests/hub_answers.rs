@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use caption_lora::hub::{Error, Hub, HubConfig};
 use common::hub_client::{MODEL, config, hub, id};
 use common::hub_server::{HubServer, Redirect, Revision, Ways};
+use sha2::{Digest as _, Sha256};
 
 /// The model's files, with weights large enough to be cut.
 fn files(weights: &[u8]) -> Vec<(&'static str, &[u8])> {
@@ -132,6 +133,35 @@ fn a_download_that_is_always_cut_fails() {
     assert!(matches!(&error, Error::Cut { file: Some(file), .. } if file == "config.json"), "{error:?}");
     let message = error.to_string();
     assert!(message.contains(&server.endpoint()) && message.contains("run again to continue"), "{message}");
+}
+
+#[test]
+fn altered_bytes_are_downloaded_again_or_reported_with_both_hashes() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.add("models", "a/b", "main", MODEL);
+    let hub = hub(&server, cache.path());
+    let weights = hub.model_dir(&id("a/b")).unwrap().folder.join("model.safetensors");
+    let blob = fs::canonicalize(&weights).unwrap();
+    fs::remove_file(&blob).unwrap();
+    server.alter_downloads(1);
+    hub.model_dir(&id("a/b")).unwrap();
+    assert_eq!(fs::read(&weights).unwrap(), [7; 5000]);
+
+    fs::remove_file(&blob).unwrap();
+    server.alter_downloads(1000);
+    let error = hub.model_dir(&id("a/b")).unwrap_err();
+    assert!(
+        matches!(&error, Error::Altered { file: Some(file), .. } if file == "model.safetensors"),
+        "{error:?}"
+    );
+    let mut altered = [7; 5000];
+    altered[0] = 6;
+    let came: String = Sha256::digest(altered).iter().map(|byte| format!("{byte:02x}")).collect();
+    let stated = blob.file_name().unwrap().to_str().unwrap();
+    let message = error.to_string();
+    let hashes = format!("they have SHA-256 {came}, and the hub states SHA-256 {stated}");
+    assert!(message.contains(&hashes) && message.contains("run again"), "{message}");
+    assert!(!blob.exists());
 }
 
 #[test]

@@ -6,12 +6,13 @@
 mod common;
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use caption_lora::hub::{DatasetFiles, Error};
-use common::hub_client::{MODEL, hub, id, offline};
+use caption_lora::hub::{DatasetFiles, Error, Hub, HubConfig};
+use common::hub_client::{MODEL, config, hub, id, offline};
 use common::hub_server::HubServer;
 
 /// Every path below a folder, without following links, with its modification time.
@@ -177,6 +178,86 @@ fn offline_a_dataset_of_which_some_files_did_not_come_is_not_taken_for_a_whole_o
     assert!(matches!(error, Error::NotCached { .. }), "{error:?}");
     let whole = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap();
     assert_eq!(offline(cache.path()).dataset_files(&id("a/d")).unwrap(), whole);
+}
+
+#[test]
+fn a_pinned_commit_whose_files_are_cached_is_not_asked_for() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.add("models", "a/b", "main", MODEL);
+    let adapter: &[(&str, &[u8])] = &[("adapter_config.json", b"{}"), ("adapter_model.safetensors", &[1; 9])];
+    server.add("models", "a/lora", "main", adapter);
+    server.add("datasets", "a/d", "main", &[("1.png", &[1; 9]), ("1.txt", b"one"), ("test/2.png", &[2; 9])]);
+    let hub = hub(&server, cache.path());
+    let pinned = |kind: &str, name: &str| id(&format!("{name}@{}", server.commit_of(kind, name, "main")));
+    let model = hub.model_dir(&id("a/b")).unwrap();
+    let lora = hub.adapter_dir(&id("a/lora")).unwrap();
+    let data = hub.dataset_files(&id("a/d")).unwrap();
+    server.take_requests();
+    assert_eq!(hub.model_dir(&pinned("models", "a/b")).unwrap(), model);
+    assert_eq!(hub.adapter_dir(&pinned("models", "a/lora")).unwrap(), lora);
+    assert_eq!(hub.dataset_files(&pinned("datasets", "a/d")).unwrap(), data);
+    assert_eq!(server.take_requests(), []);
+
+    // Of an incomplete snapshot, the missing file is asked for.
+    let weights = model.folder.join("model.safetensors");
+    fs::remove_file(fs::canonicalize(&weights).unwrap()).unwrap();
+    assert_eq!(hub.model_dir(&pinned("models", "a/b")).unwrap(), model);
+    assert_eq!(fs::read(&weights).unwrap(), [7; 5000]);
+    let requests = server.take_requests();
+    assert!(!requests.is_empty() && requests.iter().all(|r| !r.path.contains("/revision/")), "{requests:?}");
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_replaced_by_a_complete_cache() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    server.add("models", "a/b", "main", MODEL);
+    server.add("datasets", "a/d", "main", &[("1.png", &[1; 9]), ("1.txt", b"one")]);
+    let online = hub(&server, cache.path());
+    let (model, data) = (online.model_dir(&id("a/b")).unwrap(), online.dataset_files(&id("a/d")).unwrap());
+    assert_eq!((&model.outage, &data.outage), (&None, &None));
+    let endpoint = server.endpoint();
+    drop(server);
+
+    let cached = online.model_dir(&id("a/b")).unwrap();
+    assert_eq!((&cached.folder, &cached.commit), (&model.folder, &model.commit));
+    let outage = cached.outage.unwrap();
+    assert!(outage.starts_with(&format!("cannot reach {endpoint}")), "{outage}");
+    let cached = online.dataset_files(&id("a/d")).unwrap();
+    assert_eq!((&cached.files, &cached.commit), (&data.files, &data.commit));
+    assert!(cached.outage.is_some());
+
+    // A hub that accepts the connection and is silent.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", mute.local_addr().unwrap());
+    let silent = HubConfig { timeout: Duration::from_millis(200), ..config(&address, cache.path()) };
+    let cached = Hub::new(silent).unwrap().model_dir(&id("a/b")).unwrap();
+    assert!(cached.outage.unwrap().contains("sent nothing"));
+
+    // Neither another revision nor an incomplete copy is used, and the offline mode would not help.
+    fs::remove_file(fs::canonicalize(model.folder.join("model.safetensors")).unwrap()).unwrap();
+    for name in ["a/b@v2", "a/b"] {
+        let error = online.model_dir(&id(name)).unwrap_err();
+        assert!(matches!(error, Error::Unreachable { cached: false, .. }), "{error:?}");
+        let message = error.to_string();
+        let cache = format!("the cache {} has no complete copy", cache.path().display());
+        assert!(message.contains(&cache) && !message.contains("HF_HUB_OFFLINE"), "{message}");
+    }
+}
+
+#[test]
+fn offline_held_out_files_are_counted_or_said_to_be_unknown() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] =
+        &[("data/test-00000-of-00001.parquet", b"PAR1 test"), ("data/train-00000-of-00001.parquet", b"PAR1")];
+    server.add("datasets", "a/d", "main", files);
+    let online = hub(&server, cache.path()).dataset_files(&id("a/d")).unwrap();
+    assert_eq!((online.left_out.count(), online.is_whole), (1, true));
+    assert_eq!(offline(cache.path()).dataset_files(&id("a/d")).unwrap(), online);
+    // A cache that Python filled has no list of files.
+    fs::remove_dir_all(cache.path().join("datasets--a--d/listings")).unwrap();
+    let unknown = offline(cache.path()).dataset_files(&id("a/d")).unwrap();
+    assert_eq!((unknown.left_out.count(), unknown.is_whole), (0, false));
+    assert_eq!(unknown.files, online.files);
 }
 
 #[cfg(unix)]

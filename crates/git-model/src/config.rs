@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use torch_files::LFS_POINTER;
 use train_ops::Activation;
 
-use crate::weights::LFS_POINTER;
 use crate::{Error, Result, schema};
 
 /// `config.json` of a GIT checkpoint. Defaults are those of transformers' `GitConfig`: the base model.

@@ -25,5 +25,5 @@ pub use decoding::Decoding;
 pub use draft::{DecoderShape, Draft};
 pub use error::{Error, Result};
 pub use generation_defaults::GenerationDefaults;
-pub use model::{GitForCausalLm, IGNORE_INDEX, LoadOptions};
+pub use model::{GitForCausalLm, LoadOptions};
 pub use vision::VisionEncoder;

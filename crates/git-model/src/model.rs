@@ -10,9 +10,6 @@ use crate::loader::Loader;
 use crate::words::WordEmbedding;
 use crate::{Checkpoint, Error, GitConfig, Result, VisionEncoder};
 
-/// The label of positions without a target, such as padding.
-pub const IGNORE_INDEX: i64 = -100;
-
 /// How [`GitForCausalLm::load`] builds a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -213,7 +210,7 @@ impl GitForCausalLm {
 
     /// The sum of the cross entropies of all targets, and the number of targets.
     ///
-    /// `labels` `(batch, text)` are the input ids, with [`IGNORE_INDEX`] at positions without a target. They are shifted
+    /// `labels` `(batch, text)` are the input ids, with -100 or any other negative number at positions without a target, such as padding. They are shifted
     /// here, once: the logits at position `t` are compared with the label at `t + 1` of the same row. (Versions 4.48.3 to
     /// 5.14 of transformers shift twice, and so train a model to predict the token after next.) Logits are computed only at
     /// positions with a target.
@@ -305,7 +302,7 @@ fn shift_labels(labels: &[Vec<i64>]) -> (Vec<u32>, Vec<u32>) {
     let mut targets = Vec::new();
     for (row, labels) in labels.iter().enumerate() {
         for (position, next) in labels.iter().skip(1).enumerate() {
-            // A negative label is no target; usually it is IGNORE_INDEX.
+            // A negative label is no target.
             if let Ok(target) = u32::try_from(*next) {
                 positions.push((row * labels.len() + position) as u32);
                 targets.push(target);
@@ -321,8 +318,7 @@ mod tests {
 
     #[test]
     fn labels_are_shifted_once_and_never_across_rows() {
-        let ignored = IGNORE_INDEX;
-        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, ignored]];
+        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, -100]];
         let (positions, targets) = shift_labels(&labels);
         assert_eq!(positions, [0, 1, 2, 4, 5]);
         assert_eq!(targets, [5, 6, 102, 7, 102]);

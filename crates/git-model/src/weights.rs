@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
-use torch_files::TorchFile;
+use torch_files::{LFS_POINTER, TorchFile};
 use train_ops::RandomAccessFile;
 
 use crate::words::FileRows;
@@ -18,9 +18,6 @@ pub(crate) enum Weights {
     /// `pytorch_model.bin`, or the shards of `pytorch_model.bin.index.json`.
     Torch(Vec<TorchFile>),
 }
-
-/// The first bytes of a Git LFS pointer, the text file in place of a file that was not downloaded.
-pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// One safetensors file, whose tensors are read one at a time.
 pub(crate) struct SafetensorsFile {

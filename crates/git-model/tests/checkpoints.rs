@@ -160,7 +160,8 @@ fn the_begin_and_end_tokens_of_generation_config_count() {
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         (checkpoint.config().bos_token_id, checkpoint.config().eos_token_id.clone())
     };
-    assert_eq!(tokens("{}"), own);
+    // As with transformers 5.23: where the file names no end token, there is none, and config.json does not count.
+    assert_eq!(tokens("{}"), (own.0, vec![]));
     assert_eq!(tokens(r#"{"bos_token_id": 7, "eos_token_id": [3, 9]}"#), (7, vec![3, 9]));
     assert_eq!(tokens(r#"{"eos_token_id": 5}"#), (own.0, vec![5]));
     assert_eq!(tokens(r#"{"eos_token_id": null}"#), (own.0, vec![]));

@@ -35,6 +35,7 @@ fn options(value: &Value) -> GenerationConfig {
                     _ => EarlyStopping::Never,
                 }
             }
+            "renormalize_logits" => config.renormalize_logits = value.as_bool().unwrap(),
             "num_return_sequences" => config.num_return_sequences = count(),
             "bad_words_ids" => config.bad_words = value.as_array().unwrap().iter().map(ids).collect(),
             "eos_token_id" => config.eos_token_id = Some(ids(value)),
@@ -73,6 +74,10 @@ fn captions_are_those_of_transformers_one_by_one_and_in_batches() {
                 let features = features(picture);
                 let generated = model.generate(&features, prompt.as_deref(), &config).unwrap();
                 assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
+                if let Some(score) = caption.get("score").and_then(Value::as_f64) {
+                    let error = (f64::from(generated[0].score) / score - 1.0).abs();
+                    assert!(error < 1e-5, "{case}, picture {picture}: score off by {error:e}");
+                }
                 let speculative = speculative(&model, &features, prompt.as_deref(), &config, &draft);
                 assert_eq!(speculative, generated, "{case}, picture {picture} with a draft");
                 all_features.push(features);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
 use common::models::{list, logits, model};
-use git_model::{Checkpoint, GitForCausalLm, IGNORE_INDEX, LoadOptions};
+use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, TrainableBuilder, sample_key};
 
 #[test]
@@ -49,7 +49,7 @@ fn a_batch_equals_its_rows_one_by_one_in_logits_and_loss() {
     let (batch_loss, batch_targets) = model.loss(&features, &ids, &labels, &ctx).unwrap();
     let (mut loss, mut targets) = (0.0, 0);
     for (row, labels) in labels.iter().enumerate() {
-        let length = labels.iter().filter(|label| **label != IGNORE_INDEX).count();
+        let length = labels.iter().filter(|label| **label >= 0).count();
         let features = model.encode_images(&pixels.narrow(0, row, 1).unwrap(), &ctx).unwrap();
         let ids = ids.i((row..row + 1, 0..length)).unwrap();
         let single = list(&logits(&model, &features, &ids));
@@ -74,7 +74,7 @@ fn padding_changes_no_loss_and_no_dropout() {
         let mut ids = vec![101u32, 7, 8, 102];
         let mut labels: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         ids.resize(4 + padding, 0);
-        labels.resize(4 + padding, IGNORE_INDEX);
+        labels.resize(4 + padding, -100);
         let ids = Tensor::from_vec(ids, (1, 4 + padding), features.device()).unwrap();
         let ctx = ForwardContext::training([sample_key(3, 1, 4)]);
         let (loss, targets) = model.loss(&features, &ids, &[labels], &ctx).unwrap();

@@ -15,7 +15,7 @@ use crate::{Adapter, Error, InjectionReport, LoraConfig, LoraLinear, Modules, Re
 /// Builds a model's layers frozen, and adds an adapter ([`LoraLinear`]) to those that the configuration
 /// targets.
 ///
-/// ForwardContext it to the constructor of the model, then call [`finish`](Self::finish): see the [crate's
+/// Pass it to the constructor of the model, then call [`finish`](Self::finish): see the [crate's
 /// example](crate).
 #[derive(Debug)]
 pub struct LoraBuilder {

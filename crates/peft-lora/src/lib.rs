@@ -11,7 +11,7 @@
 //!
 //! use candle_core::{Device, Result, Tensor};
 //! use peft_lora::{LoraBuilder, LoraConfig};
-//! use train_ops::{LayerBuilder, LinearLayer, ForwardContext};
+//! use train_ops::{ForwardContext, LayerBuilder, LinearLayer};
 //!
 //! /// A model knows its layers and their paths, but not who builds them.
 //! struct Classifier {
@@ -28,8 +28,8 @@
 //!         })
 //!     }
 //!
-//!     fn forward(&self, xs: &Tensor, pass: &ForwardContext) -> train_ops::Result<Tensor> {
-//!         self.output.forward(&self.hidden.forward(xs, pass)?.relu()?, pass)
+//!     fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
+//!         self.output.forward(&self.hidden.forward(xs, ctx)?.relu()?, ctx)
 //!     }
 //! }
 //!

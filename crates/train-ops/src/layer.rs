@@ -30,7 +30,7 @@ pub trait LinearLayer: Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`forward`](Self::forward) in this pass.
-    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         Ok(None)
     }
 }

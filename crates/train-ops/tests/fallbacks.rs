@@ -235,7 +235,7 @@ impl LinearLayer for Adapted {
         lora_linear(xs, &self.base, self.lora(), ctx)
     }
 
-    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
     }
 

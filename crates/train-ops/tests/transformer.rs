@@ -59,7 +59,7 @@ impl LinearLayer for Adapted {
         lora_linear(xs, &self.base, self.lora(), ctx)
     }
 
-    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
     }
 

@@ -58,9 +58,13 @@ impl<'a> PictureCaptioner<'a> {
     /// If a file cannot be read or does not fit the others, or if decoding options contradict each other.
     pub fn open(options: &'a cli::Caption, inputs: &'a Inputs) -> Result<Self> {
         let pretrained = open::pretrained(&options.model)?;
+        pretrained.say_commit();
         let prompts = prompts(options, inputs, &pretrained)?;
         if let Some(cut) = prompts.cut() {
             warn(cut);
+        }
+        if let Some(unknown) = prompts.unknown() {
+            warn(unknown);
         }
         let bad_words = bad_words(&options.decoding.bad_words, &pretrained.tokenizer)?;
         let config = resolve(options, &pretrained, &bad_words, prompts.longest())?;
@@ -151,7 +155,8 @@ fn resolve(
 
 fn model(options: &cli::Caption, pretrained: &Pretrained) -> Result<GitForCausalLm> {
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
-    let load_options = LoadOptions { dtype, ..LoadOptions::default() };
+    let device = cli::device(options.device)?;
+    let load_options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let load = |builder: &mut dyn LayerBuilder| {
         GitForCausalLm::load_with(&pretrained.checkpoint, builder, &load_options)
     };
@@ -159,7 +164,7 @@ fn model(options: &cli::Caption, pretrained: &Pretrained) -> Result<GitForCausal
         None if options.dtype == Storage::Int8 => Ok(load(&mut Int8Builder)?),
         None => Ok(load(&mut FrozenBuilder)?),
         Some(location) => {
-            let mut lora = LoraBuilder::from_pretrained(open::adapter_dir(location)?)?;
+            let mut lora = LoraBuilder::from_pretrained(open::adapter_for(pretrained, location)?)?;
             let model = load(&mut lora)?;
             // finish() reads the adapter's files into the weights, which the model's layers share.
             lora.finish()?;

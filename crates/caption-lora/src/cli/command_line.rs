@@ -1,6 +1,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use clap::CommandFactory;
+use clap::error::{Error, ErrorKind};
+
 /// The name of the installed program.
 pub const PROGRAM: &str = "caption-lora";
 
@@ -22,9 +25,21 @@ pub fn finetune_command(arguments: &[&OsStr]) -> String {
 
 /// The running program's name for fine-tuning: with its subcommand for the installed program, else the main example.
 pub(super) fn finetune_program() -> OsString {
+    if is_installed() { format!("{PROGRAM} finetune").into() } else { "pokemon_finetune".into() }
+}
+
+/// An error about the arguments of a subcommand. Its usage line names the program that runs.
+pub(super) fn refusal<C: CommandFactory>(subcommand: &str, kind: ErrorKind, message: &str) -> Error {
+    let command = C::command();
+    let mut command =
+        if is_installed() { command.bin_name(format!("{PROGRAM} {subcommand}")) } else { command };
+    command.error(kind, message)
+}
+
+/// Whether the running program is the installed one; else it is an example or a test.
+fn is_installed() -> bool {
     let program = std::env::args_os().next().unwrap_or_default();
-    let installed = Path::new(&program).file_stem().is_some_and(|name| name == PROGRAM);
-    if installed { format!("{PROGRAM} finetune").into() } else { "pokemon_finetune".into() }
+    Path::new(&program).file_stem().is_some_and(|name| name == PROGRAM)
 }
 
 fn command(program: &str, arguments: &[String]) -> String {

@@ -107,7 +107,7 @@ impl Refusal {
 pub(super) fn outage(error: &Error) -> Option<String> {
     match error {
         Error::Unreachable { file: None, url, proxy, source, .. } => {
-            Some(format!("cannot reach {url}{} ({source})", through(proxy)))
+            Some(format!("cannot reach {url}{} ({source})", through(proxy.as_deref())))
         }
         Error::Stalled { file: None, url, timeout, .. } => {
             Some(format!("{url} sent nothing for {} s", timeout.as_secs_f64()))
@@ -123,12 +123,12 @@ pub(super) fn outage(error: &Error) -> Option<String> {
 }
 
 /// The proxy of a request.
-pub(super) fn through(proxy: &Option<Proxy>) -> String {
-    proxy.as_ref().map(|proxy| format!(" through {proxy}")).unwrap_or_default()
+pub(super) fn through(proxy: Option<&Proxy>) -> String {
+    proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default()
 }
 
 /// Advice about a connection that could not be made.
-pub(super) fn connect(proxy: &Option<Proxy>) -> String {
+pub(super) fn connect(proxy: Option<&Proxy>) -> String {
     match proxy {
         Some(Proxy { variable, .. }) => format!(
             "check that the proxy runs, correct or unset {variable}, or name the host in NO_PROXY to reach it without \

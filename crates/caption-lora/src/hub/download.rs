@@ -184,15 +184,15 @@ impl RemoteFile<'_> {
                 Err(Failure::Altered { url: shown(&url), found, stated })
             }
             _ => {
-                if facts.is_sha256
-                    && let found = sha256(partial).map_err(disk)?
-                    && found != facts.etag.to_ascii_lowercase()
-                {
-                    // Damaged in transfer, or in a part left by an earlier run. The next attempt starts from
-                    // scratch.
-                    file.set_len(0).map_err(disk)?;
-                    let (found, stated) = (format!("SHA-256 {found}"), format!("SHA-256 {}", facts.etag));
-                    return Err(Failure::Altered { url: shown(&url), found, stated });
+                if facts.is_sha256 {
+                    let hash = sha256(partial).map_err(disk)?;
+                    if hash != facts.etag.to_ascii_lowercase() {
+                        // Damaged in transfer, or in a part left by an earlier run. The next attempt starts
+                        // from scratch.
+                        file.set_len(0).map_err(disk)?;
+                        let (found, stated) = (format!("SHA-256 {hash}"), format!("SHA-256 {}", facts.etag));
+                        return Err(Failure::Altered { url: shown(&url), found, stated });
+                    }
                 }
                 file.sync_all().map_err(disk)
             }

@@ -70,18 +70,18 @@ pub enum Error {
     /// No connection to the hub, or to a host that it redirects to.
     #[error(
         "{repo}{file}: cannot reach {url}{through} ({source}): {advice}, or pass a local folder; {cached}",
-        file = of_file(file), through = advice::through(proxy), advice = advice::connect(proxy),
+        file = of_file(file), through = advice::through(proxy.as_deref()), advice = advice::connect(proxy.as_deref()),
         cached = advice::cached(*cached, cache)
     )]
     Unreachable {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
         /// The requested address, without its query.
         url: Box<str>,
         /// The proxy that the request went through.
-        proxy: Option<Proxy>,
+        proxy: Option<Box<Proxy>>,
         /// Whether the cache has another copy of the repository, which is complete.
         cached: bool,
         /// The cache.
@@ -133,7 +133,7 @@ pub enum Error {
     )]
     Altered {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The requested file.
         file: Option<String>,
         /// The requested address, without its query.
@@ -147,7 +147,7 @@ pub enum Error {
     /// The server that answered is not a hub.
     #[error(
         "{repo}{file}: {url} is not what a hub answers: {problem}; check HF_ENDPOINT and the proxy (HTTPS_PROXY), or \
-         ctx a local folder",
+         pass a local folder",
         file = of_file(file)
     )]
     NotAHub {

@@ -21,7 +21,7 @@ pub(super) enum Failure {
     /// An HTTP status of 400 or above.
     Refused { url: Box<str>, is_hub: bool, status: u16, code: String, wait: Option<Duration> },
     /// No connection, or none that is secure.
-    Unreachable { url: Box<str>, proxy: Option<Proxy>, source: Box<ureq::Error> },
+    Unreachable { url: Box<str>, proxy: Option<Box<Proxy>>, source: Box<ureq::Error> },
     /// A server accepted the connection and then sent nothing.
     Silent { url: Box<str> },
     /// The connection closed too early.
@@ -71,7 +71,7 @@ pub(super) fn cut(url: &Uri, error: io::Error) -> Failure {
 }
 
 /// The failure of a request, which went through `proxy` if there is one.
-pub(super) fn failure(url: &Uri, proxy: Option<Proxy>, error: ureq::Error) -> Failure {
+pub(super) fn failure(url: &Uri, proxy: Option<Box<Proxy>>, error: ureq::Error) -> Failure {
     use io::ErrorKind as K;
     let url = shown(url);
     match error {

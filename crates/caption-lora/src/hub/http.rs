@@ -57,9 +57,9 @@ impl Http {
     }
 
     /// The proxy that requests to an address go through.
-    fn proxy(&self, url: &Uri) -> Option<Proxy> {
+    fn proxy(&self, url: &Uri) -> Option<Box<Proxy>> {
         let proxy = self.agent.config().proxy()?;
-        if proxy.is_no_proxy(url) { None } else { Proxy::from_env(proxy) }
+        if proxy.is_no_proxy(url) { None } else { Proxy::from_env(proxy).map(Box::new) }
     }
 
     /// Sends one request without a body. Redirects and refusals are returned as they are.

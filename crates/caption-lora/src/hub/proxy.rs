@@ -16,8 +16,7 @@ pub struct Proxy {
 impl Proxy {
     /// The variable and the address of the proxy that the HTTP client uses.
     pub(super) fn from_env(proxy: &ureq::Proxy) -> Option<Self> {
-        let names_one =
-            |name: &&str| env::var(name).is_ok_and(|value| ureq::Proxy::new(&value).is_ok());
+        let names_one = |name: &&str| env::var(name).is_ok_and(|value| ureq::Proxy::new(&value).is_ok());
         let variable = VARIABLES.into_iter().find(names_one)?;
         Some(Self { address: format!("{}:{}", proxy.host(), proxy.port()), variable })
     }

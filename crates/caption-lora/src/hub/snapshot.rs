@@ -136,11 +136,13 @@ impl Hub {
                 // If the list of files cannot be had, the cache is tried before the error is shown.
                 let cached = file.is_some() && self.cached(&repo).is_ok();
                 let cache = self.config.cache.clone().into();
-                Error::Unreachable { repo, file, url, proxy, cached, cache, source }
+                Error::Unreachable { repo: Box::new(repo), file, url, proxy, cached, cache, source }
             }
             Failure::Silent { url } => Error::Stalled { repo, file, url, timeout: self.config.timeout },
             Failure::Cut { url, source } => Error::Cut { repo, file, url, source },
-            Failure::Altered { url, found, stated } => Error::Altered { repo, file, url, found, stated },
+            Failure::Altered { url, found, stated } => {
+                Error::Altered { repo: Box::new(repo), file, url, found, stated }
+            }
             Failure::NotAHub { url, problem } => Error::NotAHub { repo, file, url, problem: problem.into() },
             Failure::Disk { path, source } if is_read_only(&source) => {
                 Error::ReadOnlyCache { repo, file, path, source }

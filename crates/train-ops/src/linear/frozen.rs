@@ -219,7 +219,7 @@ impl Weight {
 }
 
 impl LinearLayer for FrozenLinear {
-    fn forward(&self, xs: &Tensor, _pass: &ForwardContext) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, _ctx: &ForwardContext) -> Result<Tensor> {
         check_input(&self.path, xs, self.in_features)?;
         match self.packed().filter(|_| host::is_host_f32(xs)) {
             Some(packed) => Ok(xs.contiguous()?.apply_op1(FrozenLinearOp { layer: self.clone(), packed })?),
@@ -239,7 +239,7 @@ impl LinearLayer for FrozenLinear {
         self.out_features
     }
 
-    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         AdaptedLinear::new(self, None).map(Some)
     }
 }

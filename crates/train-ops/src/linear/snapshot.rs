@@ -124,7 +124,7 @@ mod tests {
             self.base.out_features()
         }
 
-        fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+        fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
             AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
         }
     }
