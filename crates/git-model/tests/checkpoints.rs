@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -14,10 +15,14 @@ use git_model::{Checkpoint, GitForCausalLm};
 use serde_json::json;
 use train_ops::{ForwardContext, FrozenBuilder};
 
+/// The error with its cause.
 fn refusal(dir: &Path) -> String {
     match Checkpoint::open(dir) {
         Ok(_) => panic!("the checkpoint was accepted"),
-        Err(error) => error.to_string(),
+        Err(error) => match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
     }
 }
 

@@ -1,4 +1,5 @@
-//! Logits, losses and gradients against transformers 5.17 and torch's autograd.
+//! Logits, losses and gradients against transformers and torch's autograd, in the versions of
+//! fixtures/requirements.txt.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]

@@ -333,7 +333,7 @@ mod tests {
             ("--split-seed -1", "must be a whole number of at least 0"),
             ("--lora-dropout 1", "below 1"),
             ("--warmup-ratio 5", "between 0 and 1"),
-            ("--device gpu", "cpu, cuda or cuda:N"),
+            ("--device gpu", "cpu, cuda, cuda:N or metal"),
             ("--dtype f16", "[possible values: f32, bf16]"),
             ("--padding max", "[possible values: longest, max-length]"),
             ("--tune all", "[possible values: text, vision, both, full]"),
