@@ -22,14 +22,19 @@ pub enum Error {
         error: serde_json::Error,
     },
     /// A parquet file is broken or cut short.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {why}", path.display())]
     Parquet {
         /// The file.
         path: PathBuf,
         /// The error of the parquet reader.
-        error: parquet::errors::ParquetError,
+        why: String,
     },
-
+    /// A parquet file, in a build without the feature that reads them.
+    #[error("{} is a parquet file, which this build does not read: build with `--features parquet`", path.display())]
+    ParquetNotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that is called `.parquet` and is something else, or only a part of one.
     #[error("{}: {why}", path.display())]
     NotParquet {

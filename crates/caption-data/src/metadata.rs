@@ -5,10 +5,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use parquet::file::reader::FileReader as _;
 use serde_json::{Map, Value};
 
-use crate::parquet_file::{guarded, reader};
 use crate::text_encoding::read_text;
 use crate::{Error, Result, lenient_json, selection};
 
@@ -173,17 +171,13 @@ fn other_separator(names: &csv::StringRecord) -> Option<&'static str> {
     separators.into_iter().find_map(|(separator, name)| is_split_by(separator).then_some(name))
 }
 
+#[cfg(feature = "parquet")]
 fn parquet(path: &Path) -> Result<Vec<Record>> {
-    let reader = reader(path)?;
-    guarded(path, || {
-        let mut records = Vec::new();
-        for (row, fields) in reader.get_row_iter(None)?.enumerate() {
-            let fields = match fields?.to_json_value() {
-                Value::Object(fields) => fields,
-                _ => Map::new(),
-            };
-            records.push(Record { place: RecordPlace::Row(row), fields });
-        }
-        Ok(records)
-    })
+    let rows = crate::tables::records(path)?.into_iter().enumerate();
+    Ok(rows.map(|(row, fields)| Record { place: RecordPlace::Row(row), fields }).collect())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(path: &Path) -> Result<Vec<Record>> {
+    Err(Error::ParquetNotBuilt { path: path.to_owned() })
 }

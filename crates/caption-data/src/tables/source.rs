@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 
+use super::open_file;
+use super::table::{Column, Table, TableReader, TextColumn};
 use crate::source::{fingerprint_of_file, row_of};
-use crate::table::{self, Column, Table, TableReader, TextColumn};
 use crate::texts::{self, RowTexts, TEXTS};
 use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, SourceOptions};
 
@@ -70,7 +71,7 @@ impl ParquetSource {
         if paths.len() > 1 {
             name += &format!(" and {} more", paths.len() - 1);
         }
-        let open = |path: &dyn AsRef<Path>| table::open(path.as_ref(), options);
+        let open = |path: &dyn AsRef<Path>| open_file(path.as_ref(), options);
         let files = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
         let (mut groups, mut texts) = (Vec::new(), Vec::new());
         for (file_number, file) in files.iter().enumerate() {

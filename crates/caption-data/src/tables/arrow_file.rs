@@ -14,10 +14,10 @@ use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::{ArrowError, DataType};
 use serde_json::Value;
 
-use crate::arrow_columns::{bytes_of, columns, is_picture, value};
+use super::arrow_columns::{bytes_of, columns, is_picture, value};
+use super::parquet_schema::{PICTURES, STRINGS, features_in, labels_in};
+use super::table::{Column, Table, TableReader, TextColumn};
 use crate::columns::Columns;
-use crate::parquet_schema::{PICTURES, STRINGS, features_in, labels_in};
-use crate::table::{Column, Table, TableReader, TextColumn};
 use crate::{Error, Result, SourceOptions, lfs};
 
 /// Where an Arrow file holds the picture and the texts of each row.

@@ -11,9 +11,10 @@ use parquet::record::reader::RowIter;
 use parquet::schema::types::Type as SchemaType;
 use serde_json::Value;
 
+use super::parquet_schema;
+use super::table::{Column, Table, TableReader, TextColumn};
 use crate::columns::Columns;
-use crate::table::{Column, Table, TableReader, TextColumn};
-use crate::{Error, Result, SourceOptions, lfs, parquet_schema};
+use crate::{Error, Result, SourceOptions, lfs};
 
 /// Where a parquet file holds the picture and the texts of each row.
 #[derive(Debug)]
@@ -151,7 +152,7 @@ pub(crate) fn reader(path: &Path) -> Result<Reader> {
 
 /// Says what a file is that could not be opened.
 fn not_parquet(path: &Path, error: Error) -> Error {
-    let Error::Parquet { error: reason, .. } = &error else { return error };
+    let Error::Parquet { why: reason, .. } = &error else { return error };
     let mut start = Vec::new();
     if File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err() {
         return error;
@@ -174,5 +175,5 @@ fn not_parquet(path: &Path, error: Error) -> Error {
 pub(crate) fn guarded<T>(path: &Path, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
     let panicked = || Err(parquet::errors::ParquetError::General("the reader panicked on it".to_owned()));
     let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| panicked());
-    result.map_err(|error| Error::Parquet { path: path.to_owned(), error })
+    result.map_err(|error| Error::Parquet { path: path.to_owned(), why: error.to_string() })
 }

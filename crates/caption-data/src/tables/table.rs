@@ -6,9 +6,7 @@ use std::path::Path;
 use parquet::data_type::ByteArray;
 use serde_json::Value;
 
-use crate::parquet_file::ParquetFile;
-use crate::walk::has_extension;
-use crate::{Result, SourceOptions};
+use crate::Result;
 
 /// A file whose columns of pictures and texts are already chosen.
 pub(crate) trait Table: Debug + Send + Sync {
@@ -69,22 +67,4 @@ impl Column {
     pub(crate) fn total_bytes(&self) -> usize {
         self.iter().flatten().map(<[u8]>::len).sum()
     }
-}
-
-/// Opens a parquet or Arrow file, by its extension.
-pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Box<dyn Table>> {
-    if has_extension(path, &["arrow"]) {
-        return arrow(path, options);
-    }
-    Ok(Box::new(ParquetFile::open(path, options)?))
-}
-
-#[cfg(feature = "arrow")]
-fn arrow(path: &Path, options: &SourceOptions) -> Result<Box<dyn Table>> {
-    Ok(Box::new(crate::arrow_file::ArrowFile::open(path, options)?))
-}
-
-#[cfg(not(feature = "arrow"))]
-fn arrow(path: &Path, _options: &SourceOptions) -> Result<Box<dyn Table>> {
-    Err(crate::Error::ArrowNotBuilt { path: path.to_owned() })
 }
