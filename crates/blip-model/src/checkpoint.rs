@@ -67,7 +67,8 @@ fn generation(config: &BlipConfig, path: PathBuf) -> Result<GenerationDefaults> 
     };
     text.insert("bos_token_id".to_owned(), config.text_config.bos_token_id.into());
     text.insert("eos_token_id".to_owned(), config.text_config.sep_token_id.into());
-    GenerationDefaults::of_object(&path, text)
+    let positions = config.text_config.max_position_embeddings;
+    Ok(GenerationDefaults::of_object(&path, text)?.with_positions(positions))
 }
 
 impl CaptionCheckpoint for Checkpoint {

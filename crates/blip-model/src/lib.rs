@@ -10,7 +10,7 @@ mod vision;
 
 pub use caption_model::{
     Caption, CaptionCheckpoint, CaptionModel, Draft, Error, GenerationConfig, GenerationDefaults,
-    IGNORE_INDEX, LoadOptions, ModelTokens, Result,
+    LoadOptions, ModelTokens, Result,
 };
 pub use checkpoint::{BLIP, Checkpoint};
 pub use config::{BlipConfig, TextConfig, VisionConfig};

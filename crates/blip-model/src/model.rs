@@ -133,14 +133,6 @@ impl BlipForConditionalGeneration {
             }),
         }
     }
-
-    /// The pass with the label smoothing of the configuration, if it has none of its own.
-    fn smoothed(&self, ctx: ForwardContext) -> ForwardContext {
-        if ctx.label_smoothing() > 0.0 {
-            return ctx;
-        }
-        ctx.with_label_smoothing(self.config.text_config.label_smoothing)
-    }
 }
 
 impl CaptionModel for BlipForConditionalGeneration {
@@ -173,13 +165,14 @@ impl CaptionModel for BlipForConditionalGeneration {
         self.vision = None;
     }
 
-    /// As in transformers, the loss is smoothed by `text_config.label_smoothing`, in validation too; a pass with a label
-    /// smoothing of its own replaces it.
-    fn loss(
+    /// As in transformers, the loss is smoothed by `text_config.label_smoothing`, in validation too, where `label_smoothing`
+    /// is 0; another value replaces it.
+    fn smoothed_loss(
         &self,
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
+        label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
         let labels = ShiftedLabels::new(labels, input_ids)?;
@@ -187,9 +180,14 @@ impl CaptionModel for BlipForConditionalGeneration {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
         let hidden_states = labels.select(&self.hidden_states(image_features, input_ids, ctx)?)?;
-        let (head, ctx) = (&self.decoder.head, self.smoothed(labels.pass(ctx)));
+        let smoothing = match label_smoothing {
+            0.0 => self.config.text_config.label_smoothing,
+            given => given,
+        };
+        let (head, ctx) = (&self.decoder.head, labels.context(ctx));
         let transformed = head.transform(&hidden_states, &ctx)?;
-        let loss = linear_cross_entropy_sum(&transformed, head.decoder.as_ref(), &labels.targets, &ctx)?;
+        let loss =
+            linear_cross_entropy_sum(&transformed, head.decoder.as_ref(), &labels.targets, smoothing, &ctx)?;
         Ok((loss, labels.targets.len()))
     }
 

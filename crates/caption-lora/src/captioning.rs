@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn models_that_fit_into_processor_caches_are_drafted_only_on_demand() {
-        let checkpoint = captioner::open_checkpoint(crate::open::embedded_checkpoint()).unwrap();
+        let checkpoint = captioner::open_checkpoint(crate::embedded::checkpoint().unwrap()).unwrap();
         let model = checkpoint.load_model(&mut FrozenBuilder, &LoadOptions::default()).unwrap();
         let drafted = |drafting| draft(model.as_ref(), Storage::F32, 1, drafting).unwrap().is_some();
         assert_eq!([Drafting::Auto, Drafting::Always, Drafting::Never].map(drafted), [false, true, false]);

@@ -28,7 +28,7 @@ mod tests {
         assert_eq!(fused(4, base.saved_activations(20, false)), 1);
         assert_eq!(fused(2, base.saved_activations(20, true)), 1);
         assert_eq!(fused(64, base.saved_activations(20, false)), 1);
-        let embedded = GitConfig::read(&crate::open::embedded_checkpoint().join("config.json")).unwrap();
+        let embedded = GitConfig::read(&crate::embedded::checkpoint().unwrap().join("config.json")).unwrap();
         let alone = fused(2, embedded.saved_activations(20, false));
         assert!((24..192).contains(&alone), "{alone}");
         assert!(fused(2, embedded.saved_activations(20, true)) < alone);

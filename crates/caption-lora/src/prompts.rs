@@ -14,6 +14,7 @@ use caption_model::{Caption, CaptionModel, Draft, GenerationConfig, Progress};
 pub struct Prompts {
     kind: Kind,
     cut: Cut,
+    unknown: Unknown,
 }
 
 enum Kind {
@@ -43,6 +44,22 @@ impl fmt::Display for Cut {
     }
 }
 
+/// The number of prompts without a word of the model's vocabulary. Displayed as a sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct Unknown {
+    prompts: usize,
+    of: usize,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.of {
+            1 => write!(f, "the model's vocabulary has no word of the prompt"),
+            of => write!(f, "{} of {of} prompts have no word of the model's vocabulary", self.prompts),
+        }
+    }
+}
+
 impl Prompts {
     /// One prompt for all pictures, or none. It begins with the model's `start` token, which may differ from
     /// the tokenizer's.
@@ -50,10 +67,12 @@ impl Prompts {
     /// # Errors
     /// If the tokenizer cannot encode it.
     pub fn one(prompt: Option<&str>, tokenizer: &CaptionTokenizer, start: u32) -> Result<Self> {
+        let is_unknown = prompt.map(|text| is_unknown(text, tokenizer)).transpose()?.unwrap_or(false);
+        let unknown = Unknown { prompts: is_unknown.into(), of: 1 };
         let prompt = prompt.map(|prompt| encode(prompt, tokenizer, start)).transpose()?;
         let is_cut = prompt.as_ref().is_some_and(|prompt| prompt.is_cut);
         let kind = Kind::One(prompt.map(|prompt| prompt.ids));
-        Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer) })
+        Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer), unknown })
     }
 
     /// The prompts of some rows of a dataset. They begin with the model's `start` token.
@@ -66,19 +85,26 @@ impl Prompts {
         tokenizer: &CaptionTokenizer,
         start: u32,
     ) -> Result<Self> {
-        let (mut prompts, mut cut) = (BTreeMap::new(), 0);
+        let (mut prompts, mut cut, mut unknown) = (BTreeMap::new(), 0, 0);
         for &row in rows {
             let text = source.prompt(row)?.unwrap_or_default();
             let prompt = encode(&text, tokenizer, start)?;
             cut += usize::from(prompt.is_cut);
+            unknown += usize::from(is_unknown(&text, tokenizer)?);
             prompts.insert(row, (text, prompt.ids));
         }
-        Ok(Self { kind: Kind::Rows(prompts), cut: Cut::new(cut, rows.len(), tokenizer) })
+        let unknown = Unknown { prompts: unknown, of: rows.len() };
+        Ok(Self { kind: Kind::Rows(prompts), cut: Cut::new(cut, rows.len(), tokenizer), unknown })
     }
 
     /// The number of truncated prompts, if there are any.
     pub fn cut(&self) -> Option<Cut> {
         Some(self.cut).filter(|cut| cut.prompts > 0)
+    }
+
+    /// The number of prompts without a known word, if there are any.
+    pub fn unknown(&self) -> Option<Unknown> {
+        Some(self.unknown).filter(|unknown| unknown.prompts > 0)
     }
 
     /// Tokens of the longest prompt, including the start token.
@@ -140,6 +166,11 @@ impl Cut {
         // [SEP] counts towards the tokenizer's maximum, but is not part of a prompt.
         Self { prompts, of, max_tokens: tokenizer.max_length().unwrap_or_default().saturating_sub(1) }
     }
+}
+
+/// Whether the vocabulary has no word of a text.
+fn is_unknown(text: &str, tokenizer: &CaptionTokenizer) -> Result<bool> {
+    Ok(tokenizer.is_unknown(&tokenizer.encode(text)?))
 }
 
 /// Encodes a prompt, with `start` as its first token.

@@ -47,7 +47,12 @@ pub struct CaptionTask<'a> {
 }
 
 impl CaptionTask<'_> {
-    fn loss(&self, batch: &Batch, ctx: &ForwardContext) -> Result<(Tensor, usize), BoxError> {
+    fn loss(
+        &self,
+        batch: &Batch,
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize), BoxError> {
         let features = match &self.features {
             Some(store) => store.batch(batch.captions.rows())?,
             None => {
@@ -61,7 +66,7 @@ impl CaptionTask<'_> {
         };
         let input_ids = batch.captions.input_ids(self.model.device())?;
         let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
-        Ok(self.model.loss(&features, &input_ids, &labels, ctx)?)
+        Ok(self.model.smoothed_loss(&features, &input_ids, &labels, label_smoothing, ctx)?)
     }
 }
 
@@ -71,8 +76,7 @@ impl Task for CaptionTask<'_> {
     fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
         let samples = context.first_sample..context.first_sample + batch.captions.batch_size() as u64;
         let keys: Vec<u64> = samples.map(|sample| sample_key(context.seed, context.step, sample)).collect();
-        let (sum, targets) =
-            self.loss(batch, &ForwardContext::training(keys).with_label_smoothing(self.label_smoothing))?;
+        let (sum, targets) = self.loss(batch, self.label_smoothing, &ForwardContext::training(keys))?;
         Ok(LossSum { sum, targets })
     }
 
@@ -85,7 +89,7 @@ impl Task for CaptionTask<'_> {
     }
 
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
-        let (sum, targets) = self.loss(batch, &ForwardContext::inference())?;
+        let (sum, targets) = self.loss(batch, 0.0, &ForwardContext::inference())?;
         Ok(LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets })
     }
 

@@ -4,12 +4,10 @@ use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
+use torch_files::LFS_POINTER;
 use train_ops::Activation;
 
 use crate::{Error, Result};
-
-/// The first bytes of a Git LFS pointer, the text file in place of a file that was not downloaded.
-pub(crate) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The contents of a JSON file.
 ///

@@ -21,7 +21,7 @@ pub enum Error {
     #[error("the image encoder was released; load the model again to encode more pictures")]
     ImageEncoderReleased,
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -30,7 +30,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A JSON file of another form.
-    #[error("{} is not understood: {source}", path.display())]
+    #[error("{} is not understood", path.display())]
     Json {
         /// The file.
         path: PathBuf,

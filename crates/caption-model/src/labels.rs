@@ -3,9 +3,6 @@ use train_ops::{ForwardContext, sample_key};
 
 use crate::{Error, Result};
 
-/// The label of positions without a target, such as padding.
-pub const IGNORE_INDEX: i64 = -100;
-
 /// The targets of a batch of captions: the labels, shifted once.
 ///
 /// The hidden state at position `t` predicts the label at `t + 1` of the same row.
@@ -20,7 +17,8 @@ pub struct ShiftedLabels {
 }
 
 impl ShiftedLabels {
-    /// Shifts `labels` `(batch, text)`: the input ids, with [`IGNORE_INDEX`] at positions without a target.
+    /// Shifts `labels` `(batch, text)`: the input ids, with -100 or any other negative number at positions without a
+    /// target, such as padding.
     ///
     /// # Errors
     /// If the labels do not have the shape of `input_ids`.
@@ -36,7 +34,7 @@ impl ShiftedLabels {
         let (mut positions, mut targets) = (Vec::new(), Vec::new());
         for (row, labels) in labels.iter().enumerate() {
             for (position, next) in labels.iter().skip(1).enumerate() {
-                // A negative label is no target; usually it is IGNORE_INDEX.
+                // A negative label is no target.
                 if let Ok(target) = u32::try_from(*next) {
                     positions.push((row * length + position) as u32);
                     targets.push(target);
@@ -57,9 +55,9 @@ impl ShiftedLabels {
         Ok(hidden_states.reshape((batch * length, width))?.index_select(&positions, 0)?)
     }
 
-    /// The pass of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key
+    /// The context of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key
     /// and its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
-    pub fn pass(&self, ctx: &ForwardContext) -> ForwardContext {
+    pub fn context(&self, ctx: &ForwardContext) -> ForwardContext {
         let Some(keys) = ctx.sample_keys() else { return ctx.clone() };
         let key = |position: &u32| {
             let (row, place) = (*position as usize / self.length, *position as usize % self.length);
@@ -67,7 +65,7 @@ impl ShiftedLabels {
         };
         // A pass with another number of keys is refused by the layers before.
         let keys: Vec<u64> = self.positions.iter().filter_map(key).collect();
-        ForwardContext::training(keys).with_label_smoothing(ctx.label_smoothing())
+        ForwardContext::training(keys)
     }
 }
 
@@ -79,7 +77,7 @@ mod tests {
 
     #[test]
     fn labels_are_shifted_once_and_never_across_rows() {
-        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, IGNORE_INDEX]];
+        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, -100]];
         let ids = Tensor::zeros((2, 4), candle_core::DType::U32, &Device::Cpu).unwrap();
         let shifted = ShiftedLabels::new(&labels, &ids).unwrap();
         assert_eq!(shifted.positions, [0, 1, 2, 4, 5]);

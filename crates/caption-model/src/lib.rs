@@ -25,7 +25,7 @@ pub use decoding::{Decoding, TextDecoder};
 pub use draft::{DecoderShape, Draft, LayerMap};
 pub use error::{Error, Result};
 pub use generation_defaults::GenerationDefaults;
-pub use labels::{IGNORE_INDEX, ShiftedLabels};
+pub use labels::ShiftedLabels;
 pub use loader::{LoadOptions, Loader};
 pub use model::CaptionModel;
 pub use patches::PatchEmbedding;

@@ -41,8 +41,8 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// The sum of the cross entropies of all targets, and the number of targets.
     ///
     /// `image_features` come from [`encode_images`](Self::encode_images), a picture for each row of `input_ids`
-    /// `(batch, text)`, whose padding is at the end. `labels` `(batch, text)` are the input ids, with
-    /// [`IGNORE_INDEX`](crate::IGNORE_INDEX) at positions without a target; they are shifted here, once.
+    /// `(batch, text)`, whose padding is at the end. `labels` `(batch, text)` are the input ids, with -100 or any other
+    /// negative number at positions without a target, such as padding; they are shifted here, once.
     ///
     /// # Errors
     /// If shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
@@ -51,6 +51,22 @@ pub trait CaptionModel: Debug + Send + Sync {
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
+        self.smoothed_loss(image_features, input_ids, labels, 0.0, ctx)
+    }
+
+    /// [`loss`](Self::loss) with label smoothing: `label_smoothing`, in `[0, 1)`, is the share of each target that is spread
+    /// over the whole vocabulary (see [`train_ops::cross_entropy_sum`]).
+    ///
+    /// # Errors
+    /// As `loss`, and if `label_smoothing` is outside its range.
+    fn smoothed_loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)>;
 

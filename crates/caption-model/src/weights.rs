@@ -5,10 +5,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
-use torch_files::TorchFile;
+use torch_files::{LFS_POINTER, TorchFile};
 use train_ops::RandomAccessFile;
 
-use crate::config_file::{LFS_POINTER, read_json};
+use crate::config_file::read_json;
 use crate::words::FileRows;
 use crate::{Error, Result};
 

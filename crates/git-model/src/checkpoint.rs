@@ -40,7 +40,7 @@ impl Checkpoint {
             return Err(Error::Missing { dir: dir.to_owned(), wanted: "config.json" });
         }
         let mut config = GitConfig::read(&config_path)?;
-        let generation = GenerationDefaults::read(dir)?;
+        let generation = GenerationDefaults::read(dir)?.with_positions(config.max_position_embeddings);
         config.bos_token_id = generation.bos_token_id.unwrap_or(config.bos_token_id);
         if let Some(eos) = &generation.eos_token_id {
             config.eos_token_id.clone_from(eos);

@@ -112,14 +112,15 @@ impl CaptionModel for GitForCausalLm {
         self.release_image_encoder();
     }
 
-    fn loss(
+    fn smoothed_loss(
         &self,
         image_features: &Tensor,
         input_ids: &Tensor,
         labels: &[Vec<i64>],
+        label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        self.loss(image_features, input_ids, labels, ctx)
+        self.smoothed_loss(image_features, input_ids, labels, label_smoothing, ctx)
     }
 
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {

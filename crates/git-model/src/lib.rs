@@ -10,8 +10,7 @@ mod vision;
 
 pub use caption_model::{
     Caption, CaptionDecoder, DecoderShape, Draft, EarlyStopping, Error, GenerationConfig, GenerationDefaults,
-    GenerationError, IGNORE_INDEX, LoadOptions, ModelTokens, Progress, Result, Sampling, SpeculativeDecoder,
-    Step,
+    GenerationError, LoadOptions, ModelTokens, Progress, Result, Sampling, SpeculativeDecoder, Step,
 };
 pub use checkpoint::{Checkpoint, GIT};
 pub use config::{GitConfig, VisionConfig};

@@ -181,7 +181,8 @@ impl GitForCausalLm {
 
     /// The sum of the cross entropies of all targets, and the number of targets.
     ///
-    /// `labels` `(batch, text)` are the input ids, with [`IGNORE_INDEX`](crate::IGNORE_INDEX) at positions without a target. They are shifted
+    /// `labels` `(batch, text)` are the input ids, with -100 or any other negative number at positions without a target, such as
+    /// padding. They are shifted
     /// here, once: the logits at position `t` are compared with the label at `t + 1` of the same row. (Versions 4.48.3 to
     /// 5.14 of transformers shift twice, and so train a model to predict the token after next.) Logits are computed only at
     /// positions with a target.
@@ -195,13 +196,29 @@ impl GitForCausalLm {
         labels: &[Vec<i64>],
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
+        self.smoothed_loss(image_features, input_ids, labels, 0.0, ctx)
+    }
+
+    /// [`loss`](Self::loss) with label smoothing: `label_smoothing`, in `[0, 1)`, is the share of each target that is spread
+    /// over the whole vocabulary (see [`train_ops::cross_entropy_sum`]).
+    ///
+    /// # Errors
+    /// As `loss`, and if `label_smoothing` is outside its range.
+    pub fn smoothed_loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
         let labels = ShiftedLabels::new(labels, input_ids)?;
         if labels.targets.is_empty() {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
         let hidden_states = labels.select(&self.hidden_states(image_features, input_ids, ctx)?)?;
-        let head = self.lm_head.as_ref();
-        let loss = linear_cross_entropy_sum(&hidden_states, head, &labels.targets, &labels.pass(ctx))?;
+        let (head, ctx) = (self.lm_head.as_ref(), labels.context(ctx));
+        let loss = linear_cross_entropy_sum(&hidden_states, head, &labels.targets, label_smoothing, &ctx)?;
         Ok((loss, labels.targets.len()))
     }
 

@@ -48,7 +48,7 @@ pub enum Error {
         got: f32,
     },
     /// A file cannot be opened or read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: std::path::PathBuf,
@@ -86,7 +86,7 @@ pub enum Error {
         path: String,
     },
     /// A builder from another crate refused a layer.
-    #[error("cannot build {path}: {source}")]
+    #[error("cannot build {path}")]
     Build {
         /// Dotted path of the layer.
         path: String,
@@ -95,7 +95,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A layer from another crate refused its input.
-    #[error("{path}: {source}")]
+    #[error("the layer {path} refused its input")]
     Layer {
         /// Dotted path of the layer.
         path: String,

@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use train_ops::{FrozenBuilder, LayerBuilder, ForwardContext};
+//! use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let weight = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
@@ -67,3 +67,8 @@ pub use names::Renaming;
 pub use pool::on_pool;
 pub use recompute::recompute;
 pub use transformer::TransformerLayer;
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,6 +11,7 @@ use crate::adapt::{self, Adapted, BaseModel};
 use crate::cli::{self, Finetune, Request};
 use crate::features::encoder_fingerprint;
 use crate::identity::{self, Contents};
+use crate::resume::with_commits;
 use crate::terminal::say;
 use crate::{engine_words, setup};
 
@@ -114,5 +115,10 @@ fn refuse_another_run(request: &Request, identity: &Identity) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    Err(engine_words::another_run(&resumed.newest.display().to_string(), &differences))
+    let error = engine_words::another_run(&resumed.newest.display().to_string(), &differences);
+    let is_input = |key: &str| key.contains("--model") || key.contains("--dataset");
+    if differences.iter().any(|difference| is_input(&difference.key)) {
+        return Err(with_commits(error, request));
+    }
+    Err(error)
 }

@@ -22,7 +22,7 @@ pub struct Recipe<'a> {
     /// The output folder.
     pub folder: OutputFolder,
     /// The dataset, and the model's tokenizer and processor.
-    pub inputs: Inputs,
+    pub inputs: Arc<Inputs>,
     /// The adapted model and the engine's arguments.
     pub plan: Plan,
     /// Cached image features.
@@ -35,7 +35,7 @@ impl<'a> Recipe<'a> {
     pub fn new(
         request: &'a Request,
         folder: OutputFolder,
-        inputs: Inputs,
+        inputs: Arc<Inputs>,
         plan: Plan,
         features: Option<Arc<FeatureStore>>,
     ) -> Self {

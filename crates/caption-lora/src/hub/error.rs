@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::repository::Repository;
-use super::{advice, advice::Refusal, location::RepoId};
+use super::{Proxy, advice, advice::Refusal, location::RepoId};
 
 /// The result of looking something up on the hub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -69,16 +69,23 @@ pub enum Error {
 
     /// No connection to the hub, or to a host that it redirects to.
     #[error(
-        "{repo}: cannot reach {url} ({source}): check the network, or set HF_ENDPOINT to a mirror, or pass a local folder{offline}",
-        offline = if *cached { "; the cache has a copy, which HF_HUB_OFFLINE=1 uses" } else { "" }
+        "{repo}{file}: cannot reach {url}{through} ({source}): {advice}, or pass a local folder; {cached}",
+        file = of_file(file), through = advice::through(proxy.as_deref()), advice = advice::connect(proxy.as_deref()),
+        cached = advice::cached(*cached, cache)
     )]
     Unreachable {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
+        /// The requested file; `None` for the repository's list of files.
+        file: Option<String>,
         /// The requested address, without its query.
         url: Box<str>,
-        /// Whether the cache has the repository.
+        /// The proxy that the request went through.
+        proxy: Option<Box<Proxy>>,
+        /// Whether the cache has another copy of the repository, which is complete.
         cached: bool,
+        /// The cache.
+        cache: Box<Path>,
         /// The HTTP client's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -100,7 +107,7 @@ pub enum Error {
         timeout: Duration,
     },
 
-    /// The download was incomplete or damaged in every attempt.
+    /// The download was incomplete in every attempt.
     #[error(
         "{repo}{file}: the download from {url} failed several times ({source}): run again to continue where it \
          stopped, or set HF_ENDPOINT to a mirror",
@@ -115,6 +122,26 @@ pub enum Error {
         url: Box<str>,
         /// The error of the last attempt.
         source: io::Error,
+    },
+
+    /// What came is not the file that the hub describes, in every attempt.
+    #[error(
+        "{repo}{file}: {url} sent other bytes than those of the hub's file, several times: they have {found}, and the \
+         hub states {stated}; a proxy or a mirror may change them: check HTTPS_PROXY and HF_ENDPOINT, and run again to \
+         download the file anew",
+        file = of_file(file)
+    )]
+    Altered {
+        /// The requested repository.
+        repo: Box<Repository>,
+        /// The requested file.
+        file: Option<String>,
+        /// The requested address, without its query.
+        url: Box<str>,
+        /// The size or the SHA-256 of what came.
+        found: String,
+        /// The size or the SHA-256 that the hub states.
+        stated: String,
     },
 
     /// The server that answered is not a hub.
@@ -167,6 +194,20 @@ pub enum Error {
         revisions: Vec<String>,
     },
 
+    /// Offline, and the cache has only some of the needed files.
+    #[error(
+        "{repo}: only {have} of {total} needed files are {place}; not there: {missing}",
+        have = total - missing.len(), place = place(true), missing = list(missing)
+    )]
+    NotAllCached {
+        /// The requested repository.
+        repo: Repository,
+        /// The files that are not there.
+        missing: Vec<String>,
+        /// The number of needed files.
+        total: usize,
+    },
+
     /// Part of a set of numbered files is missing.
     #[error("{repo}: of {set}, only {have} of {total} parts are {place}", place = place(*offline))]
     Incomplete {
@@ -193,6 +234,15 @@ pub enum Error {
         found: Vec<String>,
         /// Whether the cache was searched instead of the hub.
         offline: bool,
+    },
+
+    /// The repository of a model has an adapter instead of a checkpoint.
+    #[error(
+        "{repo} is an adapter and no checkpoint: give it as the adapter of the model that it was trained on"
+    )]
+    IsAdapter {
+        /// The requested repository.
+        repo: Repository,
     },
 
     /// The dataset is in the Arrow files of `save_to_disk`.

@@ -131,7 +131,7 @@ pub fn png(row: usize) -> Vec<u8> {
 /// Writes a narrow model of random weights with the embedded checkpoint's tokenizer.
 fn write_checkpoint(to: &Path) {
     fs::create_dir(to).unwrap();
-    let embedded = caption_lora::open::embedded_checkpoint();
+    let embedded = caption_lora::embedded::checkpoint().unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(embedded.join(name), to.join(name)).unwrap();
     }
