@@ -46,7 +46,7 @@ fn main() {
     criterion.bench_function("data/resize and normalise 8 pictures", |bencher| {
         bencher.iter(|| processor.pixel_values(black_box(&drawings), &Device::Cpu).unwrap());
     });
-    let tokenizer = CaptionTokenizer::from_pretrained(caption_lora::open::embedded_checkpoint()).unwrap();
+    let tokenizer = CaptionTokenizer::from_pretrained(caption_lora::embedded::checkpoint().unwrap()).unwrap();
     criterion.bench_function("data/tokenise all captions", |bencher| {
         bencher.iter(|| TokenizedCaptions::new(black_box(&source), &tokenizer).unwrap());
     });

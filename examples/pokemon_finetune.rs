@@ -12,12 +12,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use caption_lora::cli::Request;
-use caption_lora::finetune::{self, Ending, INTERRUPTED, Session};
+use caption_lora::finetune::{
+    self, Ending, INTERRUPTED, OutputFolder, Plan, Recipe, Session, Trained, cache_features,
+};
 use caption_lora::resume::Resumed;
 use caption_lora::terminal::one_line;
 
 fn main() -> ExitCode {
-    match finetune(Request::from_command_line()) {
+    match run(Request::from_command_line()) {
         Ok(Ending::Finished) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
@@ -27,14 +29,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn finetune(request: Request) -> Result<Ending> {
+fn run(request: Request) -> Result<Ending> {
+    // With --resume, the flags of the run that is continued.
     let request = Resumed::find(request)?;
+    // Threads, and Ctrl-C, which lets a run finish its step and save.
+    let mut session = Session::new(&request.options)?;
     if request.options.data.sweep.is_empty() {
-        return finetune::run(&request, &mut Session::new(&request.options)?);
+        fine_tune(&request, &mut session)
+    } else {
+        finetune::sweep(&request, &mut session)
     }
-    let arguments: Vec<_> = std::env::args_os().collect();
-    // Checks all values before any work is done.
-    let runs = request.options.sweep(arguments.clone(), "".as_ref());
-    runs.unwrap_or_else(|error| error.exit());
-    finetune::sweep(&request, arguments, &mut Session::new(&request.options)?)
+}
+
+/// One run, stage by stage.
+fn fine_tune(request: &Request, session: &mut Session) -> Result<Ending> {
+    // A folder of its own, locked while the run writes to it.
+    let folder = OutputFolder::claim(request)?;
+    // Opens the model and the dataset, checks every row, and splits the rows 80/10/10.
+    let (checkpoint, inputs) = session.open(request)?;
+    // Adapts the model: frozen layers, with LoRA in the text decoder unless flags say otherwise.
+    let mut plan = Plan::new(request, &folder, checkpoint, &inputs, session)?;
+    plan.print();
+    // The vision encoder is frozen, so the features of each picture are computed once.
+    let features = cache_features(request, &folder, &inputs, &mut plan, session)?;
+    let recipe = Recipe::new(request, folder, inputs, plan, features);
+
+    // 15 epochs with an evaluation and a checkpoint after each; the best one is used at the end.
+    let base = recipe.judge_base_beforehand()?;
+    let state = match recipe.train(session)? {
+        Trained::Finished(state) => state,
+        Trained::Interrupted => return Ok(Ending::Interrupted),
+    };
+    // Loss, captions and their scores on the test split, with and without the adapter.
+    let results = recipe.judge(base)?;
+    results.write(&recipe, &state)?;
+    Ok(Ending::Finished)
 }

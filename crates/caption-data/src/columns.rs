@@ -62,6 +62,10 @@ const CAPTIONS: [&str; 12] = [
 /// Names of a column of file names in metadata, tried after `file_name`.
 const FILE_NAMES: [&str; 7] = ["filename", "file", "image", "img", "image_file", "image_path", "path"];
 
+/// Names of a column of paths or addresses in a table, beside which the pictures themselves are missing.
+const PATHS: [&str; 9] =
+    ["file_name", "filename", "img", "image_file", "image_path", "image_url", "img_path", "path", "url"];
+
 impl Columns {
     /// The columns of a table that holds its pictures. `options` may name them. By default they are `image`
     /// and `text`, or else the only picture column and the only column with another usual name for captions.
@@ -77,13 +81,17 @@ impl Columns {
         };
         let pictures = of_kind(ColumnKind::Picture);
         let choice = Choice { path, role: ColumnRole::Image, names: &names };
-        // A column `image` of another type has an error of its own.
+        let texts = of_kind(ColumnKind::Text);
+        // A column `image` of another type, or of paths, has an error of its own.
         let first = if pictures.is_empty() { &names } else { &pictures };
         let image = match named(options.image_column.as_deref(), "image", first) {
             Some(name) => choice.there(name)?,
-            None => choice.only(pictures)?,
+            None => match usual(&PATHS, &texts).first().copied() {
+                Some(paths) if pictures.is_empty() => paths,
+                _ => choice.only(pictures)?,
+            },
         };
-        Self::with_texts(path, &names, &of_kind(ColumnKind::Text), image, options)
+        Self::with_texts(path, &names, &texts, image, options)
     }
 
     /// The columns of metadata that name picture files.

@@ -7,7 +7,7 @@ use image::{
 };
 
 use crate::image_kind::kind_of;
-use crate::{Error, Result, gif, ico, jpeg, png};
+use crate::{Error, Result, gif, ico, jpeg, png, pnm, tiff};
 
 /// Decodes a picture file to upright RGB pixels, as `datasets` and Pillow do:
 /// `exif_transpose(Image.open(file)).convert("RGB")`.
@@ -22,13 +22,15 @@ use crate::{Error, Result, gif, ico, jpeg, png};
 /// | with alpha | alpha is dropped: hidden colours show, nothing is blended |
 /// | 16-bit gray | levels above 255 become 255, as in Pillow; the others stay as they are |
 /// | 16-bit colour or with alpha | the high byte |
-/// | CMYK JPEG | `(255 - c)(255 - k) / 255`, without a colour profile |
+/// | CMYK JPEG or TIFF | `(255 - c)(255 - k) / 255`, without a colour profile |
+/// | TIFF with colours multiplied by alpha | divided by alpha, which is then dropped |
+/// | PNM with another largest level than 255 | scaled to it |
 ///
 /// The pixels equal Pillow's exactly, with these exceptions. JPEG: the decoder differs from libjpeg-turbo by
 /// 1 or 2 of 255 levels; with chroma subsampling by up to about 6, and by less than half a level on average.
-/// CMYK TIFF, BMP and TGA of 16 bits per pixel, and PNM of 16 bits per colour: by 1. As in Pillow, bytes
-/// between the segments of a JPEG are skipped, and a PNG may end right after its pixels. TIFF with a palette,
-/// and gray TIFF with alpha, are errors.
+/// BMP and TGA of 16 bits per pixel: by 1. As in Pillow, bytes between the segments of a JPEG are skipped, and
+/// a PNG may end right after its pixels. TIFF of floating-point numbers, of YCbCr colours or of bits in
+/// reverse order is an error.
 ///
 /// A picture that is truncated, broken, too large or of an unknown format is an error, and so is a panic of a
 /// decoder.
@@ -87,6 +89,14 @@ impl ImageDecoder {
                 self.decode_with(&file, ImageFormat::Jpeg)
             }
             ImageFormat::Png => self.decode_with(&png::with_end(file), ImageFormat::Png),
+            ImageFormat::Tiff => match tiff::decode(file, self.max_pixels)? {
+                Some(image) => Ok(image),
+                None => self.decode_with(file, ImageFormat::Tiff),
+            },
+            ImageFormat::Pnm => match pnm::decode(file, self.max_pixels)? {
+                Some(image) => Ok(image),
+                None => self.decode_with(file, ImageFormat::Pnm),
+            },
             ImageFormat::Ico if let Some(png) = ico::png(file) => {
                 self.decode_with(&png::with_end(png), ImageFormat::Png)
             }
@@ -98,15 +108,12 @@ impl ImageDecoder {
     fn decode_with(&self, file: &[u8], format: ImageFormat) -> Result<RgbImage> {
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::no_limits();
-        limits.max_alloc =
-            Some(self.max_pixels.saturating_mul(MAX_BYTES_PER_PIXEL).saturating_add(METADATA_BYTES));
+        limits.max_alloc = Some(max_bytes(self.max_pixels));
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(broken)?;
 
         let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(Error::TooManyPixels { width, height, max_pixels: self.max_pixels });
-        }
+        check_size(width, height, self.max_pixels)?;
         let orientation = orientation(file, format, &mut decoder).map_err(broken)?;
         let mut color = decoder.color_type();
         let mut pixels = vec![0; decoder.total_bytes() as usize];
@@ -130,6 +137,19 @@ const MAX_BYTES_PER_PIXEL: u64 = 8;
 
 /// The limit of memory for the unpacked text, colour profile and previews of a picture.
 const METADATA_BYTES: u64 = 32 << 20;
+
+/// The limit of memory for decoding a picture, in bytes.
+pub(crate) fn max_bytes(max_pixels: u64) -> u64 {
+    max_pixels.saturating_mul(MAX_BYTES_PER_PIXEL).saturating_add(METADATA_BYTES)
+}
+
+/// Refuses a picture with more than `max_pixels`.
+pub(crate) fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<()> {
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(Error::TooManyPixels { width, height, max_pixels });
+    }
+    Ok(())
+}
 
 fn broken(error: ImageError) -> Error {
     let advice = match error {

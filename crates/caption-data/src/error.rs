@@ -22,14 +22,27 @@ pub enum Error {
         error: serde_json::Error,
     },
     /// A parquet file is broken or cut short.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {why}", path.display())]
     Parquet {
         /// The file.
         path: PathBuf,
         /// The error of the parquet reader.
-        error: parquet::errors::ParquetError,
+        why: String,
     },
-
+    /// A parquet file, in a build without the feature that reads them.
+    #[error("{} is a parquet file, which this build does not read: build with `--features parquet`", path.display())]
+    ParquetNotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that is called `.parquet` and is something else, or only a part of one.
+    #[error("{}: {why}", path.display())]
+    NotParquet {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        why: String,
+    },
     /// An Arrow file is broken or cut short.
     #[error("{}: {why}", path.display())]
     Arrow {
@@ -167,18 +180,6 @@ pub enum Error {
         /// Where its caption should be.
         caption: PathBuf,
     },
-    /// A caption in a text file beside a file that is no picture by its extension.
-    #[error(
-        "{} has no picture that can be read: {} is no {} file by its name; convert it to PNG or JPEG, rename it, or \
-         give the text another name",
-        caption.display(), other.display(), crate::image_kind::KINDS
-    )]
-    UnreadPicture {
-        /// The text file.
-        caption: PathBuf,
-        /// The file of the same name beside it.
-        other: PathBuf,
-    },
     /// Rows that cannot be split as asked.
     #[error("cannot split {rows} rows: {why}")]
     Split {
@@ -227,6 +228,18 @@ pub enum Error {
     /// A picture that was cloned without Git LFS.
     #[error("the picture is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")]
     LfsPointerPicture,
+    /// A row with the path of a picture, at which there is no file.
+    #[error(
+        "the row holds only the path of its picture, and {} cannot be read: {error}; put the pictures there, or name \
+         their own folder, with a metadata.jsonl of file_name and text in it",
+        path.display()
+    )]
+    NoPictureFile {
+        /// Where it should be: its path, which is relative to the table's folder.
+        path: PathBuf,
+        /// The operating system's error.
+        error: std::io::Error,
+    },
     /// A row with neither the bytes of a picture nor the path of one.
     #[error("there is no picture: its bytes are null")]
     NoPicture,

@@ -27,13 +27,13 @@ use crate::{
 /// same prompt, if there are prompts), or several lines of its text file. All of them are in one row.
 /// [`SourceOptions`] names the columns of metadata, if they are not called as above.
 ///
-/// `file_name` is relative to the folder of the metadata file and lies inside it. Folders may be nested, each
+/// `file_name` lies inside the folder of the metadata file, and is relative to it or absolute. Folders may be nested, each
 /// with its own metadata; a folder without metadata in it or above it may have text files instead. Text is
 /// UTF-8, or UTF-16 with a byte-order mark. Rows are in the order of the metadata, or of the paths; those of
 /// text files come last.
 ///
 /// These files are left out: pictures that the metadata do not name, pictures in unsupported formats, text
-/// files without another file of their name, links to files that are not there, and all that is not in the
+/// files without a picture of their name, links to files that are not there, and all that is not in the
 /// training split ([`selection`]). For example, `test/0001.png` in this folder is left out, but not if the
 /// folder `test` itself is opened. [`left_out`](CaptionSource::left_out) lists them.
 #[derive(Debug)]
@@ -57,9 +57,9 @@ impl ImageFolder {
     /// with that file as the only metadata.
     ///
     /// # Errors
-    /// If a text file belongs to a file that is no picture by its extension, if metadata are broken (the error
-    /// names the line), if it is not clear which of their columns to read, or if there is no row or no row with
-    /// a caption. A picture that is missing, or that has no caption, is an error of its row.
+    /// If metadata are broken (the error names the line), if it is not clear which of their columns to read, or if
+    /// there is no row or no row with a caption. A picture that is missing, or that has no caption, is an error of
+    /// its row.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         let path = path.as_ref();
         let mut files =
@@ -90,7 +90,7 @@ impl ImageFolder {
         }
         let name = path.display().to_string();
         if rows.is_empty() {
-            return Err(Error::NoRows { dataset: name, why: nothing_found(&files) });
+            return Err(Error::NoRows { dataset: name, why: files.nothing_found() });
         }
         if !options.no_captions && rows.iter().all(|row| row.texts.captions.is_empty()) {
             return Err(Error::NoCaptions { dataset: name, column, rows: rows.len() });
@@ -169,22 +169,8 @@ impl CaptionSource for ImageFolder {
     }
 }
 
-/// What was looked for, and what was found instead.
-fn nothing_found(files: &FolderFiles) -> String {
-    let mut why = format!(
-        "expected parquet files, {}, or pictures beside .{} files, outside of folders of held-out splits (such as test)",
-        selection::METADATA.join(", "),
-        selection::CAPTIONS.join(" or .")
-    );
-    if !files.left_out.is_empty() {
-        let groups: Vec<String> = files.left_out.groups().map(ToString::to_string).collect();
-        why += &format!("; left out are {}", groups.join("; "));
-    }
-    why
-}
-
 fn rows_of_text_files(files: &mut FolderFiles) -> Result<Vec<Row>> {
-    files.captioned()?.into_iter().map(|(image, text)| row_of_text_file(image, text.as_deref())).collect()
+    files.captioned().into_iter().map(|(image, text)| row_of_text_file(image, text.as_deref())).collect()
 }
 
 /// A picture with the captions in its text file, one per line; without captions if it has no such file.

@@ -1,12 +1,12 @@
 //! The files of an image folder: pictures, files that describe them, and files that are left out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::walk::{Files, add_unread_pictures, has_extension, is_picture, name_in, walk};
-use crate::{Error, LeftOut, LeftOutReason, Result, selection};
+use crate::walk::{Files, add_unread_pictures, has_extension, is_archive, is_picture, name_in, walk};
+use crate::{LeftOut, LeftOutReason, Result, selection};
 
 /// The reason why a file is left out, by its name; `None` if it is used.
 type WhyNot = dyn Fn(&str) -> Option<LeftOutReason>;
@@ -109,12 +109,9 @@ impl FolderFiles {
     }
 
     /// Each picture with the text file of the same name beside it, in the order of the pictures; empty if no
-    /// picture has one.
-    ///
-    /// # Errors
-    /// If a text file belongs to a file that is no picture by its extension, such as `1.txt` beside `1.pdf`.
-    /// The text file of a picture in an unsupported format is left out with its picture.
-    pub(crate) fn captioned(&mut self) -> Result<Vec<(PathBuf, Option<PathBuf>)>> {
+    /// picture has one. The text files of other files are left out; that of a picture in an unsupported format
+    /// is left out with its picture.
+    pub(crate) fn captioned(&mut self) -> Vec<(PathBuf, Option<PathBuf>)> {
         let captions = self.caption_files();
         let stems: HashSet<PathBuf> = self.pictures.iter().map(|path| path.with_extension("")).collect();
         for (stem, texts) in &captions {
@@ -133,20 +130,67 @@ impl FolderFiles {
                 continue;
             }
             for caption in texts {
-                if let Some(other) = beside.first() {
-                    return Err(Error::UnreadPicture {
-                        caption: caption.clone(),
-                        other: other.to_path_buf(),
-                    });
+                let caption = name_in(&self.folder, caption);
+                match beside.first() {
+                    Some(other) => {
+                        let names = format!("{caption} beside {}", name_in(&self.folder, other));
+                        self.left_out.add(LeftOutReason::NotAPicture, names);
+                    }
+                    None => self.left_out.add(LeftOutReason::NoPicture, caption),
                 }
-                self.left_out.add(LeftOutReason::NoPicture, name_in(&self.folder, caption));
             }
         }
         let caption = |picture: &PathBuf| captions.get(&picture.with_extension(""))?.first().cloned();
         let with_texts = self.pictures.iter().map(|picture| (picture.clone(), caption(picture)));
         let with_texts: Vec<_> = with_texts.collect();
-        Ok(if with_texts.iter().any(|(_, text)| text.is_some()) { with_texts } else { Vec::new() })
+        if with_texts.iter().any(|(_, text)| text.is_some()) { with_texts } else { Vec::new() }
     }
+
+    /// Why the folder has no rows: what was found, and what was looked for.
+    pub(crate) fn nothing_found(&self) -> String {
+        let mut why = Vec::new();
+        let archives = self.others.iter().filter(|path| is_archive(path));
+        let archives: BTreeSet<String> = archives.map(|path| name_in(&self.folder, path)).collect();
+        if !archives.is_empty() {
+            why.push(format!("archives are not read: unpack {}", few(&archives)));
+        }
+        if self.metadata.is_empty() && !self.pictures.is_empty() {
+            why.push(self.uncaptioned());
+        }
+        why.push(format!(
+            "expected parquet files, {}, or pictures beside .{} files, outside of folders of held-out splits (such as test)",
+            selection::METADATA.join(", "),
+            selection::CAPTIONS.join(" or .")
+        ));
+        if !self.left_out.is_empty() {
+            let groups: Vec<String> = self.left_out.groups().map(ToString::to_string).collect();
+            why.push(format!("left out are {}", groups.join("; ")));
+        }
+        why.join("; ")
+    }
+
+    /// The pictures of a folder without captions, for a message.
+    fn uncaptioned(&self) -> String {
+        let names: BTreeSet<String> = self.pictures.iter().map(|path| name_in(&self.folder, path)).collect();
+        let folder = |name: &String| name.split_once('/').map(|(folder, _)| folder.to_owned());
+        let folders: BTreeSet<String> = names.iter().filter_map(folder).collect();
+        match folders.is_empty() {
+            true => format!("pictures without captions: {} ({})", names.len(), few(&names)),
+            false => format!(
+                "pictures without captions: {} in folders named {} (a folder's name, such as a class, is not read as a \
+                 caption)",
+                names.len(),
+                few(&folders)
+            ),
+        }
+    }
+}
+
+/// The first names.
+fn few(names: &BTreeSet<String>) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    shown.join(", ") + if names.len() > SHOWN { ", ..." } else { "" }
 }
 
 /// Whether a file is called `metadata.json` and holds an array. Other programs keep objects under that name.

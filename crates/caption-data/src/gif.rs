@@ -5,6 +5,7 @@ use std::io::Cursor;
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use image::{Rgb, RgbImage};
 
+use crate::decode::check_size;
 use crate::{Error, Result};
 
 /// Decodes the first frame as Pillow does. A frame that is smaller than the canvas is surrounded by the
@@ -22,9 +23,7 @@ pub(crate) fn decode(file: &[u8], max_pixels: u64) -> Result<RgbImage> {
     let (columns, transparent, local) = (u32::from(frame.width), frame.transparent, frame.palette.clone());
     width = width.max(left + columns);
     height = height.max(top + u32::from(frame.height));
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(Error::TooManyPixels { width, height, max_pixels });
-    }
+    check_size(width, height, max_pixels)?;
 
     let mut indices = vec![0; decoder.buffer_size()];
     decoder.read_into_buffer(&mut indices).map_err(broken)?;

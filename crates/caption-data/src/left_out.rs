@@ -29,6 +29,9 @@ pub enum LeftOutReason {
     BlankCaption,
     /// A caption file without a picture of the same name.
     NoPicture,
+    /// A caption file beside a file of the same name that is no picture by its extension, such as `1.txt`
+    /// beside `1.pdf`.
+    NotAPicture,
     /// A picture or metadata file in a folder whose dataset is in parquet or Arrow files.
     BesideTables,
     /// A second metadata file of a folder; the first is read.
@@ -55,6 +58,7 @@ impl fmt::Display for LeftOutReason {
             Self::NoCaption => write!(f, "pictures without a caption"),
             Self::BlankCaption => write!(f, "blank captions of pictures that have others"),
             Self::NoPicture => write!(f, "captions without a picture"),
+            Self::NotAPicture => write!(f, "captions of files that are no pictures by their names"),
             Self::BesideTables => write!(f, "not read beside parquet or Arrow files"),
             Self::OtherMetadata => write!(f, "not read beside another metadata file"),
             Self::UnreadCaptionFile => {

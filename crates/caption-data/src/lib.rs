@@ -44,10 +44,6 @@
 //! # }
 //! ```
 
-#[cfg(feature = "arrow")]
-mod arrow_columns;
-#[cfg(feature = "arrow")]
-mod arrow_file;
 mod bert;
 mod by_picture;
 mod captions;
@@ -66,12 +62,10 @@ mod lenient_json;
 mod lfs;
 mod metadata;
 mod open;
-mod parquet_file;
-mod parquet_schema;
-mod parquet_source;
 mod pcg64;
 mod pictures;
 mod png;
+mod pnm;
 mod prefetch;
 mod processor;
 mod processor_config;
@@ -79,9 +73,11 @@ mod resize;
 mod source;
 mod split;
 mod subset;
-mod table;
+#[cfg(feature = "parquet")]
+mod tables;
 mod text_encoding;
 mod texts;
+mod tiff;
 mod tokenized;
 mod tokenizer;
 mod tokenizer_config;
@@ -100,13 +96,14 @@ pub use inspection::{BadRow, Inspection};
 pub use left_out::{LeftOut, LeftOutGroup, LeftOutReason};
 pub use metadata::RecordPlace;
 pub use open::{SourceOptions, open};
-pub use parquet_source::ParquetSource;
 pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
 pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
 pub use source::CaptionSource;
 pub use split::{Split, split, split_by_picture, train_test_split};
 pub use subset::Subset;
+#[cfg(feature = "parquet")]
+pub use tables::ParquetSource;
 pub use tokenized::{TokenCuts, TokenizedCaptions};
 pub use tokenizer::{CaptionTokenizer, Encoded};
 pub use walk::{Pictures, pictures_of};

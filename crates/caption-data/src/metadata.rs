@@ -2,15 +2,13 @@
 //! file.
 
 use std::fmt;
-use std::fs::File;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Map, Value};
 
-use crate::parquet_file::guarded;
 use crate::text_encoding::read_text;
-use crate::{Error, Result, lenient_json, lfs, selection};
+use crate::{Error, Result, lenient_json, selection};
 
 /// The position of a record in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +55,17 @@ impl MetadataFile {
         Ok(Self { path: path.to_owned(), records })
     }
 
-    /// The path for a record's `file_name`: relative to the metadata file's folder, inside it, with `/` or
-    /// `\` between its parts. It need not exist.
+    /// The path for a record's `file_name`, which lies inside the metadata file's folder, with `/` or `\`
+    /// between its parts. It need not exist.
     pub(crate) fn picture(&self, record: &Record, file_name: &str) -> Result<PathBuf> {
         let folder = self.path.parent().unwrap_or(&self.path);
         // On Linux, `\` can be part of a name; metadata written on Windows have it between folders.
         let literal = folder.join(file_name).exists();
         let name = if literal { file_name.to_owned() } else { file_name.replace('\\', "/") };
+        let name = Path::new(&name);
+        let relative = if name.is_absolute() { inside_of(folder, name) } else { None };
         let mut inside = PathBuf::new();
-        for part in Path::new(&name).components() {
+        for part in relative.as_deref().unwrap_or(name).components() {
             let is_inside = match part {
                 Component::Normal(part) => {
                     inside.push(part);
@@ -76,7 +76,8 @@ impl MetadataFile {
                 Component::RootDir | Component::Prefix(_) => false,
             };
             if !is_inside {
-                return Err(self.broken(record, format!("{file_name} does not lie inside the folder")));
+                let why = format!("{file_name} does not lie inside the folder {}", folder.display());
+                return Err(self.broken(record, why));
             }
         }
         Ok(folder.join(inside))
@@ -88,29 +89,63 @@ impl MetadataFile {
     }
 }
 
+/// The part of an absolute path below a folder. Both may be written in several ways, with links in them.
+fn inside_of(folder: &Path, path: &Path) -> Option<PathBuf> {
+    let below = |folder: &Path, path: &Path| path.strip_prefix(folder).ok().map(Path::to_owned);
+    below(&std::path::absolute(folder).ok()?, path).or_else(|| {
+        // The picture itself may be a link to another place.
+        let path = fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?);
+        below(&fs::canonicalize(folder).ok()?, &path)
+    })
+}
+
 fn broken(path: &Path, place: RecordPlace, why: String) -> Error {
     Error::Metadata { path: path.to_owned(), place, why }
 }
 
 fn json(path: &Path, text: &str) -> Result<Vec<Record>> {
-    let error =
-        |line: usize, error: serde_json::Error| broken(path, RecordPlace::Line(line), error.to_string());
+    let error = |line: usize, why: String| broken(path, RecordPlace::Line(line), why);
     if text.trim_start().starts_with('[') {
-        let records: Vec<_> = lenient_json::parse(text).map_err(|e| error(e.line(), e))?;
+        let records: Vec<_> = lenient_json::parse(text).map_err(|e| error(e.line(), without_line(&e)))?;
         let record = |(row, fields)| Record { place: RecordPlace::Row(row), fields };
         return Ok(records.into_iter().enumerate().map(record).collect());
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let record = |(i, line)| {
-        let fields = lenient_json::parse(line).map_err(|e| error(i + 1, e))?;
+        let fields = lenient_json::parse(line).map_err(|e| {
+            let advice = if e.is_eof() { "; each line must hold one whole object" } else { "" };
+            error(i + 1, without_line(&e) + advice)
+        })?;
         Ok(Record { place: RecordPlace::Line(i + 1), fields })
     };
     lines.map(record).collect()
 }
 
+/// What is wrong with a JSON text, and in which column; the line is told elsewhere.
+fn without_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(problem) => format!("{problem} (column {})", error.column()),
+        None => text,
+    }
+}
+
 fn csv(path: &Path, text: &str) -> Result<Vec<Record>> {
     let line = |at: Option<&csv::Position>| RecordPlace::Line(at.map_or(1, |at| at.line() as usize));
-    let error = |error: csv::Error| broken(path, line(error.position()), error.to_string());
+    let error = |error: csv::Error| {
+        let why = match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                let advice = match len > expected_len {
+                    true => "; put a caption with commas in it between double quotes",
+                    false => "",
+                };
+                format!("it has {len} fields, and the first line has {expected_len}{advice}")
+            }
+            _ => error.to_string(),
+        };
+        broken(path, line(error.position()), why)
+    };
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(text.as_bytes());
     let names = reader.headers().map_err(error)?.clone();
     if let Some(separator) = other_separator(&names) {
@@ -136,19 +171,13 @@ fn other_separator(names: &csv::StringRecord) -> Option<&'static str> {
     separators.into_iter().find_map(|(separator, name)| is_split_by(separator).then_some(name))
 }
 
+#[cfg(feature = "parquet")]
 fn parquet(path: &Path) -> Result<Vec<Record>> {
-    let file = File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
-    lfs::check_start(path, &file)?;
-    guarded(path, || {
-        let reader = SerializedFileReader::new(file)?;
-        let mut records = Vec::new();
-        for (row, fields) in reader.get_row_iter(None)?.enumerate() {
-            let fields = match fields?.to_json_value() {
-                Value::Object(fields) => fields,
-                _ => Map::new(),
-            };
-            records.push(Record { place: RecordPlace::Row(row), fields });
-        }
-        Ok(records)
-    })
+    let rows = crate::tables::records(path)?.into_iter().enumerate();
+    Ok(rows.map(|(row, fields)| Record { place: RecordPlace::Row(row), fields }).collect())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(path: &Path) -> Result<Vec<Record>> {
+    Err(Error::ParquetNotBuilt { path: path.to_owned() })
 }

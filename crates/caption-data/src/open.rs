@@ -2,10 +2,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::walk::{Files, has_extension, is_picture, name_in, walk};
+use crate::walk::{Files, has_extension, is_archive, is_picture, name_in, walk};
 use crate::{
-    CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOutReason, ParquetSource, Result,
-    selection,
+    CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOut, LeftOutReason, Result, selection,
 };
 
 /// How to read a dataset on disk.
@@ -42,8 +41,8 @@ impl SourceOptions {
 
 /// Opens the dataset at `path`, by what is there:
 ///
-/// - a parquet file: [`ParquetSource`];
-/// - a folder with parquet files, at any depth: [`ParquetSource`] of its training split, in the order of the
+/// - a parquet file, with the feature `parquet`: [`ParquetSource`](crate::ParquetSource);
+/// - a folder with parquet files, at any depth: [`ParquetSource`](crate::ParquetSource) of its training split, in the order of the
 ///   paths;
 /// - a folder written by `save_to_disk` of `datasets`: the same for its Arrow files, with the feature
 ///   `arrow`;
@@ -54,7 +53,7 @@ impl SourceOptions {
 ///
 /// # Errors
 /// If there is nothing to read or to train on, if the training split is incomplete, or as
-/// [`ParquetSource::open`] and [`ImageFolder::open`].
+/// [`ParquetSource::open`](crate::ParquetSource::open) and [`ImageFolder::open`].
 pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn CaptionSource>> {
     let path = path.as_ref();
     let kind = fs::metadata(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
@@ -63,12 +62,15 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
             return Ok(Arc::new(ImageFolder::open(path, options)?));
         }
         if !has_extension(path, &["parquet", "arrow"]) {
-            let why =
-                "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
-                    .to_owned();
-            return Err(Error::NoRows { dataset: path.display().to_string(), why });
+            let why = match is_archive(path) {
+                true => "it is an archive: unpack it, and name the folder that it holds",
+                false => {
+                    "it is neither a parquet or Arrow file, a metadata file (.jsonl, .csv or .json) nor a folder"
+                }
+            };
+            return Err(Error::NoRows { dataset: path.display().to_string(), why: why.to_owned() });
         }
-        return Ok(Arc::new(ParquetSource::open(&[path], options)?));
+        return open_tables(&[path], LeftOut::default(), options);
     }
     let Files { paths, left_out } = walk(path)?;
     let is_parquet = |file: &PathBuf| has_extension(file, &["parquet"]) && !is_metadata(file);
@@ -93,7 +95,26 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     }
     let is_training = |(file, name): (_, &&str)| training.contains(name).then_some(file);
     let training: Vec<&PathBuf> = tables.iter().zip(&names).filter_map(is_training).collect();
-    Ok(Arc::new(ParquetSource::open(&training, options)?.with_left_out(left_out)))
+    open_tables(&training, left_out, options)
+}
+
+#[cfg(feature = "parquet")]
+fn open_tables(
+    paths: &[impl AsRef<Path>],
+    left_out: LeftOut,
+    options: &SourceOptions,
+) -> Result<Arc<dyn CaptionSource>> {
+    Ok(Arc::new(crate::ParquetSource::open(paths, options)?.with_left_out(left_out)))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn open_tables(
+    paths: &[impl AsRef<Path>],
+    _left_out: LeftOut,
+    _options: &SourceOptions,
+) -> Result<Arc<dyn CaptionSource>> {
+    let path = paths.first().map(|path| path.as_ref().to_owned()).unwrap_or_default();
+    Err(Error::ParquetNotBuilt { path })
 }
 
 fn is_metadata(path: &Path) -> bool {

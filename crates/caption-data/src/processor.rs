@@ -10,11 +10,12 @@ use crate::processor_config::{ProcessorConfig, Size};
 use crate::resize::resize_region;
 use crate::{Error, Result};
 
-/// Turns pictures into pixel values, like Hugging Face's `CLIPImageProcessor` with Pillow, bit for bit.
+/// Turns pictures into pixel values, like Hugging Face's `CLIPImageProcessor` and `BlipImageProcessor` with
+/// Pillow, bit for bit.
 ///
 /// The steps, each as set in `preprocessor_config.json`: resize so that the shorter edge has the given length
-/// (the longer one is truncated to whole pixels), crop the centre (padded with black if the picture is
-/// smaller), and map each level to `(level * rescale_factor - mean) / std`. See
+/// (the longer one is truncated to whole pixels), or to a given height and width; crop the centre (padded with
+/// black if the picture is smaller), which BLIP's processor does not do; and map each level to `(level * rescale_factor - mean) / std`. See
 /// [`CLIPImageProcessor`](https://huggingface.co/docs/transformers/model_doc/clip#transformers.CLIPImageProcessor).
 ///
 /// [`Default`] has CLIP's values: bicubic to 224, crop to 224 x 224, CLIP's mean and standard deviation.
@@ -82,8 +83,8 @@ impl ImageProcessor {
     }
 
     /// Reads a `preprocessor_config.json`, or the `image_processor` in a `processor_config.json`, of the
-    /// processors `CLIPImageProcessor` and `VideoMAEImageProcessor`. Missing options have transformers'
-    /// defaults.
+    /// processors `CLIPImageProcessor`, `VideoMAEImageProcessor` and `BlipImageProcessor`. Missing options have
+    /// transformers' defaults.
     ///
     /// # Errors
     /// If the file cannot be read, or sets something that this processor does not implement: the error names

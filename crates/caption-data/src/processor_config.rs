@@ -27,27 +27,41 @@ pub(crate) enum Size {
 /// transformers' defaults that differ between processors; all others are the same everywhere.
 struct Defaults {
     kernel: Kernel,
+    size: Size,
+    /// Whether a size that is one number is the edge of a square, and not the shorter edge.
+    to_square: bool,
+    /// Whether the processor crops the centre.
+    crops: bool,
     mean: [f64; 3],
     std: [f64; 3],
 }
 
 const CLIP: Defaults = Defaults {
     kernel: Kernel::Bicubic,
+    size: Size::ShortestEdge(224),
+    to_square: false,
+    crops: true,
     mean: [0.48145466, 0.4578275, 0.40821073],
     std: [0.26862954, 0.26130258, 0.27577711],
 };
 
-const VIDEO_MAE: Defaults = Defaults { kernel: Kernel::Bilinear, mean: [0.5; 3], std: [0.5; 3] };
+const VIDEO_MAE: Defaults = Defaults { kernel: Kernel::Bilinear, mean: [0.5; 3], std: [0.5; 3], ..CLIP };
+
+const BLIP: Defaults =
+    Defaults { size: Size::Exact { height: 384, width: 384 }, to_square: true, crops: false, ..CLIP };
 
 /// Processors that do the same to a picture, or to each frame of a video, as
 /// [`ImageProcessor`](crate::ImageProcessor).
-const PROCESSORS: [(&str, Defaults); 6] = [
+const PROCESSORS: [(&str, Defaults); 9] = [
     ("CLIPImageProcessor", CLIP),
     ("CLIPImageProcessorFast", CLIP),
     ("CLIPImageProcessorPil", CLIP),
     ("CLIPFeatureExtractor", CLIP),
     ("VideoMAEImageProcessor", VIDEO_MAE),
     ("VideoMAEFeatureExtractor", VIDEO_MAE),
+    ("BlipImageProcessor", BLIP),
+    ("BlipImageProcessorFast", BLIP),
+    ("BlipImageProcessorPil", BLIP),
 ];
 
 /// Options that do not affect pixels: the class that reads the file, where it computes, and how its caller
@@ -116,7 +130,7 @@ impl ProcessorConfig {
         let kind = kind.unwrap_or_else(|| "CLIPImageProcessor".to_owned());
         let defaults = PROCESSORS.iter().find(|(name, _)| *name == kind).map(|(_, defaults)| defaults);
         let defaults = defaults.ok_or_else(|| {
-            let supported = "CLIPImageProcessor, VideoMAEImageProcessor";
+            let supported = "CLIPImageProcessor, VideoMAEImageProcessor, BlipImageProcessor";
             unsupported("image_processor_type", kind.clone(), supported)
         })?;
         if file.do_convert_rgb == Some(false) {
@@ -138,14 +152,15 @@ impl ProcessorConfig {
             Some(number) => Kernel::from_pillow(number)
                 .ok_or_else(|| unsupported("resample", number.to_string(), "2 (bilinear), 3 (bicubic)"))?,
         };
+        let square = |edge| Size::Exact { height: edge, width: edge };
+        let one_number = if defaults.to_square { square } else { Size::ShortestEdge };
         let size = match &file.size {
-            None => Size::ShortestEdge(224),
-            Some(value) => read_size(value, Size::ShortestEdge).ok_or_else(|| {
+            None => defaults.size,
+            Some(value) => read_size(value, one_number).ok_or_else(|| {
                 let supported = r#"N, {"shortest_edge": N}, {"height": N, "width": N}"#;
                 unsupported("size", value.to_string(), supported)
             })?,
         };
-        let square = |edge| Size::Exact { height: edge, width: edge };
         let crop = match file.crop_size.as_ref().map(|value| (value, read_size(value, square))) {
             None => (224, 224),
             Some((_, Some(Size::Exact { height, width }))) => (height, width),
@@ -160,7 +175,7 @@ impl ProcessorConfig {
         let enabled = |flag: Option<bool>| flag.unwrap_or(true);
         Ok(Self {
             resize: enabled(file.do_resize).then_some((size, kernel)),
-            crop: enabled(file.do_center_crop).then_some(crop),
+            crop: file.do_center_crop.unwrap_or(defaults.crops).then_some(crop),
             rescale: enabled(file.do_rescale).then_some(file.rescale_factor.unwrap_or(1.0 / 255.0)),
             normalize: enabled(file.do_normalize).then_some((mean, std)),
         })

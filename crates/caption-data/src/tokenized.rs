@@ -2,7 +2,7 @@ use twox_hash::XxHash3_64;
 
 use crate::{CaptionBatch, CaptionSource, CaptionTokenizer, Error, Padding, Result};
 
-/// Every caption of a dataset as token ids, from `[CLS]` to `[SEP]`, after the row's prompt if it has one.
+/// Every caption of a dataset as token ids, from its start token to `[SEP]`, after the row's prompt if it has one.
 ///
 /// Captions are small and are read in every epoch, so they are tokenized once and kept. A row can have
 /// several, the references of its picture: training [draws](Self::drawn) one of them in each epoch,
@@ -163,7 +163,7 @@ impl Row {
             references.push(match &prompt {
                 None => Reference { ids: caption.ids, prompt: 0 },
                 Some(prompt) => {
-                    // Without the caption's own [CLS]: there is one before the prompt.
+                    // Without the caption's own start token: there is one before the prompt.
                     let caption = caption.ids.get(1..).unwrap_or_default();
                     let room = tokenizer.max_length().map_or(usize::MAX, |max| max - caption.len());
                     prompt_is_cut |= prompt.len() > room;

@@ -8,7 +8,7 @@ use crate::{Error, Result, bert, lfs};
 
 /// The BERT tokenizer of a checkpoint: captions to ids and back, like transformers.
 ///
-/// A caption becomes `[CLS]`, its word pieces and `[SEP]`. A caption with too many tokens for the model loses
+/// A caption becomes `[CLS]` (or [another start token](Self::starting_with)), its word pieces and `[SEP]`. A caption with too many tokens for the model loses
 /// its last pieces, or its first if `truncation_side` says so, and keeps its `[SEP]`.
 #[derive(Debug, Clone)]
 pub struct CaptionTokenizer {
@@ -17,6 +17,8 @@ pub struct CaptionTokenizer {
     mask_is_added: bool,
     pad_id: u32,
     cls_id: u32,
+    /// The first id of every caption.
+    start_id: u32,
     sep_id: u32,
     unk_id: Option<u32>,
     max_length: Option<usize>,
@@ -71,10 +73,12 @@ impl CaptionTokenizer {
         let mask = config.named("mask_token", "[MASK]").unwrap_or("[MASK]");
         let is_last =
             tokenizer.token_to_id(mask).is_some_and(|id| id as usize + 1 == tokenizer.get_vocab_size(true));
+        let cls_id = id("cls_token", "[CLS]")?;
         let this = Self {
             mask_is_added: is_last && tokenizer.get_model().token_to_id(mask).is_none(),
             pad_id: id("pad_token", "[PAD]")?,
-            cls_id: id("cls_token", "[CLS]")?,
+            cls_id,
+            start_id: cls_id,
             sep_id: id("sep_token", "[SEP]")?,
             unk_id: config.named("unk_token", "[UNK]").and_then(|token| tokenizer.token_to_id(token)),
             max_length,
@@ -90,7 +94,13 @@ impl CaptionTokenizer {
         Ok(this)
     }
 
-    /// The ids of a caption, from `[CLS]` to `[SEP]`, at most [`max_length`](Self::max_length) of them.
+    /// The same tokenizer with another first token in captions and prompts: the `[DEC]` with which BLIP's captions
+    /// begin. It need not be in the vocabulary, as published tokenizers of BLIP lack it.
+    pub fn starting_with(self, id: u32) -> Self {
+        Self { start_id: id, ..self }
+    }
+
+    /// The ids of a caption, from its start token to `[SEP]`, at most [`max_length`](Self::max_length) of them.
     ///
     /// # Errors
     /// If the tokenizer cannot encode it, which cannot happen with a BERT tokenizer.
@@ -106,10 +116,14 @@ impl CaptionTokenizer {
         let encoding = self.tokenizer.encode_fast(text, true);
         let encoding =
             encoding.map_err(|error| Error::Encode { caption: text.to_owned(), why: error.to_string() })?;
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), is_cut: !encoding.get_overflowing().is_empty() })
+        let mut ids = encoding.get_ids().to_vec();
+        if let Some(first) = ids.first_mut().filter(|first| **first == self.cls_id) {
+            *first = self.start_id;
+        }
+        Ok(Encoded { ids, is_cut: !encoding.get_overflowing().is_empty() })
     }
 
-    /// The ids of a prompt: `[CLS]` and the text, without the `[SEP]` that would end it.
+    /// The ids of a prompt: the start token and the text, without the `[SEP]` that would end it.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -122,9 +136,10 @@ impl CaptionTokenizer {
     }
 
     /// Whether a text has no word of the vocabulary, given its ids from [`encode`](Self::encode): all tokens
-    /// between `[CLS]` and `[SEP]` are unknown.
+    /// between the start token and `[SEP]` are unknown.
     pub fn is_unknown(&self, ids: &[u32]) -> bool {
-        let is_word = |id: &u32| ![Some(self.cls_id), Some(self.sep_id), self.unk_id].contains(&Some(*id));
+        let no_words = [Some(self.start_id), Some(self.cls_id), Some(self.sep_id), self.unk_id];
+        let is_word = |id: &u32| !no_words.contains(&Some(*id));
         !ids.iter().any(is_word)
     }
 
@@ -158,9 +173,14 @@ impl CaptionTokenizer {
         self.pad_id
     }
 
-    /// The id at the beginning of every caption.
+    /// The id of `[CLS]`.
     pub fn cls_id(&self) -> u32 {
         self.cls_id
+    }
+
+    /// The id at the beginning of every caption: `[CLS]`, or that of [`starting_with`](Self::starting_with).
+    pub fn start_id(&self) -> u32 {
+        self.start_id
     }
 
     /// The id at the end of every caption.

@@ -26,8 +26,9 @@ pub struct Pictures {
 
 /// Finds the pictures of a folder and its subfolders.
 ///
-/// Links are followed. Hidden files and folders, such as `.ipynb_checkpoints`, and folders whose names begin
-/// with `__`, such as `__MACOSX`, are left out, and so are links to files that are not there.
+/// Links are followed. Hidden files and folders, such as `.ipynb_checkpoints`, folders whose names begin with
+/// `__`, such as `__MACOSX`, and folders that systems create, such as `@eaDir`, are left out, and so are links
+/// to files that are not there.
 ///
 /// # Errors
 /// If a folder cannot be read.
@@ -59,6 +60,11 @@ pub(crate) fn name_in(dataset: &Path, file: &Path) -> String {
 pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
+}
+
+/// Whether a file is an archive by its extension.
+pub(crate) fn is_archive(path: &Path) -> bool {
+    has_extension(path, &["zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar"])
 }
 
 pub(crate) fn is_picture(path: &Path) -> bool {
@@ -109,10 +115,9 @@ impl Walk<'_> {
         }
         // Follows links: the hub's cache holds links to files.
         match fs::metadata(path) {
+            Ok(kind) if kind.is_dir() && SYSTEM.contains(&name) => {}
             Ok(kind) if kind.is_dir() && name.starts_with("__") => {
-                if !TOOLS.contains(&name) {
-                    self.leave_out(LeftOutReason::Hidden, path);
-                }
+                self.leave_out(LeftOutReason::Hidden, path)
             }
             Ok(kind) if kind.is_dir() => self.enter(path)?,
             Ok(_) => self.files.paths.push(path.to_owned()),
@@ -135,8 +140,19 @@ impl Walk<'_> {
     }
 }
 
-/// Folders that programs create; nobody keeps pictures in them.
-const TOOLS: [&str; 2] = ["__MACOSX", "__pycache__"];
+/// Folders that systems and programs create, such as those of thumbnails and deleted files; nobody keeps
+/// pictures in them.
+const SYSTEM: [&str; 9] = [
+    "__MACOSX",
+    "__pycache__",
+    "@eaDir",
+    "@__thumb",
+    "@Recycle",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+];
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();

@@ -119,6 +119,45 @@ fn a_backslash_may_be_part_of_a_name() {
     assert_rows(open_at(folder(&[("metadata.jsonl", line.as_bytes())], &["a\\0.png"]).path()), 1);
 }
 
+/// The folder is given by a relative path, the picture by an absolute one, with and without links in them.
+#[test]
+fn absolute_file_names_inside_the_folder_are_read() {
+    let folder = folder(&[], &["sub/0.png"]);
+    let real = folder.path().canonicalize().unwrap();
+    let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "../").collect::<String>();
+    let relative = Path::new(&up).join(real.strip_prefix("/").unwrap());
+    assert!(relative.is_relative() && relative.exists());
+    let write = |picture: &Path| {
+        let line = format!("{{\"file_name\": {:?}, \"text\": \"picture 0\"}}", picture.to_str().unwrap());
+        fs::write(real.join("metadata.jsonl"), line).unwrap();
+    };
+    let (inside, linked) = (real.join("sub/0.png"), real.with_extension("link"));
+    write(&inside);
+    assert_rows(open_at(&relative), 1);
+    assert_rows(open_at(&real), 1);
+    assert_eq!(left_out(&folder), [""; 0]);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(&real, &linked).unwrap();
+        assert_rows(open_at(&linked), 1);
+        write(&linked.join("sub/0.png"));
+        assert_rows(open_at(&relative), 1);
+        fs::remove_file(&linked).unwrap();
+    }
+    // A picture that is missing is an error of its row, and one outside is an error of the metadata.
+    write(&real.join("sub/gone.png"));
+    assert!(refusal_of_row(&relative).contains("gone.png"));
+    for outside in [real.join("sub/../../0.png"), "/0.png".into()] {
+        write(&outside);
+        let text = refusal(open_at(&relative));
+        assert!(text.contains("line 1: ") && text.contains("does not lie inside the folder"), "{text}");
+    }
+}
+
+fn refusal_of_row(path: &Path) -> String {
+    open_at(path).unwrap().image(0).unwrap_err().to_string()
+}
+
 #[test]
 fn the_path_of_a_metadata_file_opens_its_folder() {
     let folder = folder(
@@ -302,6 +341,31 @@ fn files_left_out_of_a_text_file_folder_are_counted_by_reason() {
             "1: captions without a picture (cats/orphan.txt)",
         ]
     );
+}
+
+#[test]
+fn folders_of_systems_are_skipped() {
+    let files: [(&str, &[u8]); 6] = [
+        ("cats/0.txt", b"picture 0"),
+        ("cats/Thumbs.db", b"no"),
+        ("cats/desktop.ini", b"no"),
+        ("cats/@eaDir/0.txt", b"no"),
+        (".AppleDouble/0.txt", b"no"),
+        ("lost+found/0.txt", b"no"),
+    ];
+    let pictures = [
+        "cats/0.png",
+        "cats/@eaDir/0.png/SYNOPHOTO_THUMB_XL.png",
+        "cats/@eaDir/0.png/0.png",
+        ".AppleDouble/0.png",
+        "lost+found/0.png",
+        "$RECYCLE.BIN/0.png",
+    ];
+    let folder = folder(&files, &pictures);
+    assert_rows(open_at(folder.path()), 1);
+    assert_eq!(left_out(&folder), [""; 0]);
+    let found = caption_data::pictures_of(folder.path()).unwrap();
+    assert_eq!((found.paths, found.left_out.count()), (vec![folder.path().join("cats/0.png")], 0));
 }
 
 #[test]

@@ -201,8 +201,8 @@ fn a_crop_larger_than_the_picture_is_padded_with_black_as_in_transformers() {
 fn unsupported_options_are_named() {
     let cases = [
         (
-            json!({ "image_processor_type": "BlipImageProcessor" }),
-            "`image_processor_type` is BlipImageProcessor",
+            json!({ "image_processor_type": "ViTImageProcessor" }),
+            "`image_processor_type` is ViTImageProcessor",
         ),
         (json!({ "feature_extractor_type": "ViTFeatureExtractor" }), "ViTFeatureExtractor"),
         (json!({ "resample": 1 }), "`resample` is 1, supported: 2 (bilinear), 3 (bicubic)"),

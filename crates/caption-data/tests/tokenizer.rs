@@ -106,7 +106,7 @@ fn the_config_sets_length_case_and_clean_up() {
 fn the_config_decides_on_case_accents_and_chinese_characters_in_both_layouts() {
     let (json_layout, vocabulary_layout) = (checkpoint(), tempfile::tempdir().unwrap());
     fs::copy(fixture("tokenizer/vocab.txt"), vocabulary_layout.path().join("vocab.txt")).unwrap();
-    // The ids of transformers 5.17's BertTokenizer for each configuration, the same for both layouts.
+    // The ids of transformers 5.23's BertTokenizer for each configuration, the same for both layouts.
     for (config, ids) in [
         (json!({}), vec![101, 2417, 2417, 1041, 1746, 1861, 102]),
         (json!({ "do_lower_case": false }), vec![101, 100, 2417, 100, 1746, 1861, 102]),

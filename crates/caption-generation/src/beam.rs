@@ -66,6 +66,10 @@ impl<'a> BeamSearch<'a> {
         rows.for_each(|(beam, scores)| {
             log_softmax(scores);
             process(self.config, self.eos, &beam.ids, self.prompt, scores);
+            // Where every token is forbidden, there is no distribution.
+            if self.config.renormalize_logits && scores.iter().any(|score| *score > f32::NEG_INFINITY) {
+                log_softmax(scores);
+            }
         });
         let mut best: Vec<Candidate> = Vec::with_capacity(count + 1);
         for (parent, (beam, scores)) in self.beams.iter().zip(logits.chunks_exact(vocab_size)).enumerate() {

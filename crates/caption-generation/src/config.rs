@@ -37,6 +37,9 @@ pub struct GenerationConfig {
     /// one. As there, a sequence applies once prompt and caption are as long as it is, and the end token alone cannot be
     /// forbidden. Default: none.
     pub bad_words: Vec<Vec<u32>>,
+    /// Turns scores into log-probabilities again after penalties and forbidden tokens, which changes the ranking of beams.
+    /// Greedy decoding and sampling give the same captions with it. Default: `false`.
+    pub renormalize_logits: bool,
     /// Captions for each picture: with beams at most `num_beams`, with sampling any number. Default: 1.
     pub num_return_sequences: usize,
     /// Draws tokens at random instead of taking the best. Default: `None`.
@@ -71,6 +74,7 @@ impl Default for GenerationConfig {
             repetition_penalty: 1.0,
             eos_token_id: None,
             bad_words: Vec::new(),
+            renormalize_logits: false,
             num_return_sequences: 1,
             sampling: None,
         }

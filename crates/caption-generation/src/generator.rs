@@ -5,6 +5,7 @@ use crate::caption::{Caption, Progress};
 use crate::config::GenerationConfig;
 use crate::decoder::{CaptionDecoder, SpeculativeDecoder, Step};
 use crate::error::{Error, Result};
+use crate::logits::{check_logits, check_numbers};
 use crate::speculation::Speculation;
 
 /// The properties of a model that prompts and options have to fit.
@@ -160,21 +161,4 @@ impl<'a> Generator<'a> {
 /// awake, instead of waking one from outside for each operation.
 fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
-}
-
-/// Checks that there is a row of logits for each sequence.
-pub(crate) fn check_logits(logits: &[f32], sequences: usize, vocab_size: usize) -> Result<()> {
-    match logits.len() == sequences * vocab_size {
-        true => Ok(()),
-        false => Err(Error::LogitCount { got: logits.len(), sequences, vocab_size }),
-    }
-}
-
-/// Refuses logits with NaN or plus infinity, among which none is the best. Minus infinity forbids a token.
-fn check_numbers(logits: &[f32], tokens: usize) -> Result<()> {
-    // Without an early exit, as that is faster with vector instructions.
-    match logits.iter().fold(true, |all, logit| all & (*logit < f32::INFINITY)) {
-        true => Ok(()),
-        false => Err(Error::NotNumbers { tokens }),
-    }
 }

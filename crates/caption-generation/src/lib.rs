@@ -7,6 +7,7 @@ mod config;
 mod decoder;
 mod error;
 mod generator;
+mod logits;
 mod processors;
 mod sampling;
 mod search;

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use crate::batch::SearchBatch;
 use crate::decoder::{SpeculativeDecoder, Step};
-use crate::generator::check_logits;
+use crate::logits::check_logits;
 
 /// Steps that the draft proposes the first time.
 const FIRST_PROPOSALS: usize = 3;

@@ -1,31 +1,28 @@
 //! Selects the layers of a captioning model that are trained, and adds the adapters.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod initial;
 
-use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
 use candle_core::{DType, Device, Var};
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, LoadOptions};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
 use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
-use crate::folders;
-use crate::hub::Location;
+use crate::open::AdapterFolder;
 
-/// Linear layers of GIT's text decoder that get adapters by default.
-const TEXT_TARGETS: [&str; 4] = ["query", "key", "value", "dense"];
-/// Linear layers of GIT's vision encoder that get adapters by default.
-const VISION_TARGETS: [&str; 6] = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"];
-/// Prefix of the vision encoder's paths.
-const VISION: &str = "git.image_encoder.";
+pub use initial::same_modules;
 
 /// A model and its trainable parameters.
 pub struct Adapted {
     /// The model.
-    pub model: GitForCausalLm,
+    pub model: Box<dyn CaptionModel>,
     /// The adapter; `None` with full fine-tuning.
     pub adapter: Option<Adapter>,
+    /// The adapter that the weights were read from; `None` for new ones, and for a resumed run.
+    pub first_adapter: Option<AdapterFolder>,
     /// The trainable parameters, by name.
     pub parameters: BTreeMap<String, Var>,
     /// Number of parameters of the model, including the adapter.
@@ -66,10 +63,11 @@ pub struct BaseModel<'a> {
 /// its file.
 ///
 /// # Errors
-/// If an adapter's targets match nothing, or match layers in the part of the model that `--tune` excludes.
+/// If an adapter's targets match nothing, or match layers in the part of the model that `--tune` excludes, or
+/// if the initial adapter is missing or disagrees with the options.
 pub fn build(
     base: &BaseModel<'_>,
-    checkpoint: Checkpoint,
+    checkpoint: Box<dyn CaptionCheckpoint>,
     options: &LoraOptions,
     saved: Option<&LoraConfig>,
     seed: u64,
@@ -86,22 +84,31 @@ pub fn build(
     if options.tune == Tune::Full {
         if dtype == Dtype::Bf16 {
             bail!(
-                "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out"
+                "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out. It is trained in \
+                 f32, and the checkpoint is stored in the types of --model: start from a bf16 checkpoint for a bf16 one"
             );
         }
-        return full(&checkpoint, &load);
+        return full(checkpoint.as_ref(), &load);
     }
-    let config = config(base, options, saved)?;
-    let mut builder = LoraBuilder::new(config)?.output_layer("output").seed(seed);
-    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &load)?;
+    let first_adapter = match (&options.init_adapter, saved) {
+        (Some(path), None) => Some(initial::open(path, base)?),
+        _ => None,
+    };
+    let architecture = checkpoint.architecture();
+    let config = config(base, architecture, options, saved, first_adapter.as_ref())?;
+    let mut builder = LoraBuilder::new(config)?.seed(seed);
+    if let Some(layer) = architecture.output_layer {
+        builder = builder.output_layer(layer);
+    }
+    let model = checkpoint.load_model(&mut builder, &load)?;
     drop(checkpoint);
     let adapter = builder.finish()?;
-    if let Some(dir) = options.init_adapter.as_ref().filter(|_| saved.is_none()) {
-        adapter.load_weights(dir)?;
+    if let Some(first) = &first_adapter {
+        adapter.load_weights(&first.dir)?;
     }
     let modules = adapter.report().modules();
-    let vision_trains = modules.iter().any(|module| module.path.starts_with(VISION));
-    let text_trains = modules.iter().any(|module| !module.path.starts_with(VISION));
+    let vision_trains = modules.iter().any(|module| module.path.starts_with(architecture.vision_prefix));
+    let text_trains = modules.iter().any(|module| !module.path.starts_with(architecture.vision_prefix));
     let reached = match (text_trains, vision_trains) {
         (true, true) => "both",
         (true, false) => "text",
@@ -119,89 +126,62 @@ pub fn build(
         );
     }
     let (parameters, total) = (adapter.parameters(), adapter.report().total_parameters());
-    Ok(Adapted { model, parameters, total, text_trains, vision_trains, adapter: Some(adapter) })
+    let adapter = Some(adapter);
+    Ok(Adapted { model, parameters, total, text_trains, vision_trains, adapter, first_adapter })
 }
 
 /// The model for full fine-tuning.
-fn full(checkpoint: &Checkpoint, load: &LoadOptions) -> Result<Adapted> {
+fn full(checkpoint: &dyn CaptionCheckpoint, load: &LoadOptions) -> Result<Adapted> {
     let mut builder = TrainableBuilder::new();
-    let model = GitForCausalLm::load_with(checkpoint, &mut builder, load)?;
+    let model = checkpoint.load_model(&mut builder, load)?;
     let parameters = builder.finish();
     let total = parameters.values().map(|parameter| parameter.elem_count()).sum();
-    Ok(Adapted { model, adapter: None, parameters, total, text_trains: true, vision_trains: true })
+    Ok(Adapted {
+        model,
+        adapter: None,
+        first_adapter: None,
+        parameters,
+        total,
+        text_trains: true,
+        vision_trains: true,
+    })
 }
 
-/// The adapter's configuration: a new one, or that of `--init-adapter` with the changes that flags may make.
-/// For a resumed run it is the `saved` one.
-fn config(base: &BaseModel<'_>, options: &LoraOptions, saved: Option<&LoraConfig>) -> Result<LoraConfig> {
-    let targets = options.target_modules.clone().map(modules);
-    if let Some(dir) = &options.init_adapter {
-        let read = || {
-            check_is_local(dir)?;
-            folders::check_adapter(dir, "--init-adapter")?;
-            read_config(dir)
+/// The adapter's configuration: a new one, or that of the `first` adapter with the changes that flags may make.
+/// A resumed run that began with an adapter has the `saved` one.
+fn config(
+    base: &BaseModel<'_>,
+    architecture: &Architecture,
+    options: &LoraOptions,
+    saved: Option<&LoraConfig>,
+    first: Option<&AdapterFolder>,
+) -> Result<LoraConfig> {
+    if let Some(path) = &options.init_adapter {
+        let begun_with = match (first, saved) {
+            (Some(first), _) => Some(initial::config(&first.dir)?),
+            (None, saved) => saved.cloned(),
         };
-        let mut config = saved.map_or_else(read, |saved| Ok(saved.clone()))?;
-        for (flag, given, found) in [
-            ("--lora-r", options.lora_r.map(|r| r as f64), config.r as f64),
-            ("--lora-alpha", options.lora_alpha, config.lora_alpha),
-        ] {
-            if let Some(given) = given
-                && given != found
-            {
-                bail!("{flag} {given} disagrees with the adapter in {}, which has {found}", dir.display());
-            }
+        if let Some(config) = begun_with {
+            return initial::agreed(config, path, base, options);
         }
-        if let Some(targets) = targets
-            && targets != config.target_modules
-        {
-            bail!("--target-modules disagrees with the adapter in {}: leave it out", dir.display());
-        }
-        config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
-        if config.base_model_name_or_path.as_deref() == Some(base.name) && base.revision.is_some() {
-            config.revision = base.revision.map(str::to_owned);
-        }
-        return Ok(config);
     }
+    let targets = options.target_modules.clone().map(modules);
+    let Architecture { text_targets, vision_targets, .. } = architecture;
     let default: Vec<&str> = match options.tune {
-        Tune::Text => TEXT_TARGETS.to_vec(),
-        Tune::Vision => VISION_TARGETS.to_vec(),
-        Tune::Both | Tune::Full => [TEXT_TARGETS.as_slice(), VISION_TARGETS.as_slice()].concat(),
+        Tune::Text => text_targets.to_vec(),
+        Tune::Vision => vision_targets.to_vec(),
+        Tune::Both | Tune::Full => [*text_targets, *vision_targets].concat(),
     };
     Ok(LoraConfig {
         r: options.rank(),
         lora_alpha: options.alpha(),
         lora_dropout: options.dropout(),
         target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
-        task_type: Some("CAUSAL_LM".to_owned()),
+        task_type: architecture.task_type.map(str::to_owned),
         base_model_name_or_path: Some(base.name.to_owned()),
         revision: base.revision.map(str::to_owned),
         ..LoraConfig::default()
     })
-}
-
-/// Refuses the hub id of an adapter, as the weights to begin with are read from a local folder only.
-fn check_is_local(dir: &Path) -> Result<()> {
-    if let Some(text) = dir.to_str()
-        && let Ok(Location::Hub(id)) = text.parse::<Location>()
-    {
-        let revision = id.revision.as_ref().map(|revision| format!(" --revision {revision}"));
-        bail!(
-            "--init-adapter {id}: there is no such folder, and adapters of the hub are not downloaded for this flag (only \
-             `caption --adapter` takes hub ids): download it with `hf download {}{} --local-dir adapter` and give \
-             --init-adapter adapter",
-            id.name,
-            revision.unwrap_or_default()
-        );
-    }
-    Ok(())
-}
-
-fn read_config(dir: &Path) -> Result<LoraConfig> {
-    let path = dir.join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text)
-        .with_context(|| format!("{} is not an adapter's configuration", path.display()))
 }
 
 fn modules(targets: TargetModules) -> Modules {
@@ -233,21 +213,6 @@ fn thousands(number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    #[test]
-    fn an_initial_adapter_must_be_a_local_folder() {
-        let message = super::check_is_local(Path::new("o/ad@v1")).unwrap_err().to_string();
-        for words in ["--init-adapter o/ad@v1", "`hf download o/ad --revision v1 --local-dir adapter`"] {
-            assert!(message.contains(words), "{message}");
-        }
-        // The tests run in the crate's folder, where `src/hub` is a folder. Other paths are checked when they
-        // are read.
-        for path in ["src/hub", "./no-such-folder", "runs/1/adapter"] {
-            assert!(super::check_is_local(Path::new(path)).is_ok(), "{path}");
-        }
-    }
-
     #[test]
     fn thousands_are_grouped() {
         assert_eq!(super::thousands(1_327_104), "1,327,104");

@@ -6,7 +6,7 @@ use anyhow::Result;
 use caption_data::{
     CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader, TokenizedCaptions,
 };
-use git_model::{Draft, GenerationConfig, GitForCausalLm};
+use caption_model::{CaptionModel, Draft, GenerationConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::{Drafting, Storage};
@@ -25,13 +25,13 @@ const CACHES: usize = 64 << 20;
 /// `sequences` the number of beams or draws that are decoded at a time.
 ///
 /// # Errors
-/// As [`GitForCausalLm::draft`].
+/// As [`CaptionModel::draft`].
 pub fn draft(
-    model: &GitForCausalLm,
+    model: &dyn CaptionModel,
     storage: Storage,
     sequences: usize,
     drafting: Drafting,
-) -> git_model::Result<Option<Draft>> {
+) -> caption_model::Result<Option<Draft>> {
     let helps = helps(storage, model.decoder_weights(), sequences);
     match drafting {
         Drafting::Always => model.draft().map(Some),
@@ -56,7 +56,7 @@ fn helps(storage: Storage, weights: usize, sequences: usize) -> bool {
 /// A model that captions the rows of a dataset.
 pub struct Captioner<'a> {
     /// The model.
-    pub model: &'a GitForCausalLm,
+    pub model: &'a dyn CaptionModel,
     /// Its tokenizer.
     pub tokenizer: &'a CaptionTokenizer,
     /// The loader of pictures.
@@ -124,6 +124,7 @@ pub fn pictures(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> 
 
 #[cfg(test)]
 mod tests {
+    use caption_model::LoadOptions;
     use train_ops::FrozenBuilder;
 
     use super::*;
@@ -140,9 +141,9 @@ mod tests {
 
     #[test]
     fn models_that_fit_into_processor_caches_are_drafted_only_on_demand() {
-        let checkpoint = git_model::Checkpoint::open(crate::open::embedded_checkpoint()).unwrap();
-        let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
-        let drafted = |drafting| draft(&model, Storage::F32, 1, drafting).unwrap().is_some();
+        let checkpoint = captioner::open_checkpoint(crate::embedded::checkpoint().unwrap()).unwrap();
+        let model = checkpoint.load_model(&mut FrozenBuilder, &LoadOptions::default()).unwrap();
+        let drafted = |drafting| draft(model.as_ref(), Storage::F32, 1, drafting).unwrap().is_some();
         assert_eq!([Drafting::Auto, Drafting::Always, Drafting::Never].map(drafted), [false, true, false]);
     }
 }

@@ -155,8 +155,12 @@ fn listed(folders: &[PathBuf]) -> String {
     }
 }
 
+/// The configuration of the adapter in a folder.
+pub(crate) fn adapter_config(dir: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(dir.join(ADAPTER)).ok()?).ok()
+}
+
 /// The base model that an adapter's configuration names.
-fn base_of(adapter: &Path) -> Option<String> {
-    let config: Value = serde_json::from_slice(&fs::read(adapter.join(ADAPTER)).ok()?).ok()?;
-    config["base_model_name_or_path"].as_str().map(str::to_owned)
+pub(crate) fn base_of(adapter: &Path) -> Option<String> {
+    adapter_config(adapter)?["base_model_name_or_path"].as_str().map(str::to_owned)
 }

@@ -5,7 +5,6 @@
 //! device, and the number of threads. Everything else is an entry of the identity, under the name of the flag
 //! that sets it.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -17,7 +16,7 @@ use peft_lora::{LoraConfig, Modules};
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
 
-use crate::adapt::Adapted;
+use crate::adapt::{Adapted, same_modules};
 use crate::cli::{Finetune, TargetModules};
 use crate::finetune::Inputs;
 use crate::hub::Location;
@@ -104,9 +103,12 @@ pub fn of(
             let saved = resumed.run.identity.clone().unwrap_or_default();
             Ok(identity.with_entry_of(&saved, INIT_ADAPTER))
         }
-        (Some(dir), _) => {
-            let content = files(dir, |name| name.starts_with("adapter_"))?;
-            Ok(identity.with_content(INIT_ADAPTER, dir.display(), content))
+        (Some(path), _) => {
+            // A resumed run downloads no adapter: another name is another adapter.
+            let folder = adapted.first_adapter.as_ref().map_or(path.as_path(), |first| first.dir.as_path());
+            let is_adapter = |name: &str| name.starts_with("adapter_");
+            let content = if folder.is_dir() { files(folder, is_adapter)? } else { String::new() };
+            Ok(identity.with_content(INIT_ADAPTER, path.display(), content))
         }
     }
 }
@@ -164,20 +166,10 @@ fn with_adapter(
         Some((resumed.run.identity.as_ref()?, &resumed.options.adapter_config.as_ref()?.target_modules))
     });
     match before {
-        Some((saved, targets)) if are_same(targets, &config.target_modules) => {
+        Some((saved, targets)) if same_modules(targets, &config.target_modules) => {
             Ok(identity.with_entry_of(saved, TARGET_MODULES))
         }
         _ => Ok(identity),
-    }
-}
-
-/// Whether two selections of layers are the same, whatever the order of their names.
-fn are_same(one: &Modules, other: &Modules) -> bool {
-    match (one, other) {
-        (Modules::Names(one), Modules::Names(other)) => {
-            one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
-        }
-        _ => one == other,
     }
 }
 
@@ -232,17 +224,4 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
 
 fn hash(bytes: &[u8]) -> String {
     format!("{:032x}", XxHash3_128::oneshot(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_order_of_target_modules_means_nothing() {
-        let names = |names: &[&str]| Modules::from(names);
-        assert!(are_same(&names(&["query", "value"]), &names(&["value", "query"])));
-        assert!(!are_same(&names(&["query", "value"]), &names(&["query"])));
-        assert!(!are_same(&names(&["query"]), &"query".into()));
-    }
 }

@@ -2,8 +2,11 @@
 //!
 //! Model, adapters, data, scores and training engine do not depend on each other; this crate connects them:
 //!
+//! - [`commands`]: the subcommands of the program
+//! - [`cli`]: their command lines
 //! - [`finetune`]: the stages of a fine-tuning run, and the run itself
-//! - [`cli`]: the command lines of the examples
+//! - [`caption`]: the stages of captioning pictures
+//! - [`embedded`]: the small checkpoint that is part of the program
 //! - [`pictures`]: files and folders of pictures named on the command line
 //! - [`hub`]: downloads of models, datasets and adapters
 //! - [`open`]: opens checkpoints and datasets by location
@@ -26,8 +29,11 @@
 //! - [`engine_words`]: the engine's messages in terms of flags
 
 pub mod adapt;
+pub mod caption;
 pub mod captioning;
 pub mod cli;
+pub mod commands;
+pub mod embedded;
 pub mod engine_words;
 pub mod features;
 pub mod files;
@@ -52,7 +58,19 @@ mod setup_rows;
 pub mod task;
 pub mod terminal;
 
-/// The program in the README compiles and runs.
+/// The program in this crate's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct CrateReadme;
+
+/// The programs in the book's chapters compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/libraries.md")]
+#[doc = include_str!("../../../docs/captions.md")]
+#[doc = include_str!("../../../docs/add-an-operation.md")]
+struct Book;
+
+/// The program in the project's README compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
-use git_model::{Checkpoint, GitForCausalLm};
+use caption_model::{CaptionCheckpoint, LoadOptions};
 use peft_lora::LoraBuilder;
 
+use crate::cli;
+use crate::open;
 use crate::run_folder::RECORD;
 use crate::save;
-
-/// The output layer, which may share its weight with the word embedding.
-const OUTPUT_LAYER: &str = "output";
+use crate::terminal::say;
 
 /// Files of the folders of an adapter, a run's checkpoint and a run, in which no merged checkpoint belongs.
 const OF_OTHERS: [&str; 3] = ["adapter_config.json", "complete.json", RECORD];
@@ -25,12 +25,34 @@ pub struct Merged {
     pub layers: usize,
 }
 
+/// Merges the adapter into the model that the options name, and writes the merged checkpoint.
+///
+/// # Errors
+/// If an input cannot be read, they do not fit each other, or the output folder is not new or empty.
+pub fn run(options: &cli::Merge) -> Result<()> {
+    let pretrained = open::pretrained(&options.model)?;
+    pretrained.say_commit();
+    check_output(&options.output_dir, &pretrained.dir)?;
+    let dtype = options.dtype.map(Into::into);
+    let adapter = open::adapter_for(&pretrained, &options.adapter)?;
+    let merged = merge(pretrained.checkpoint.as_ref(), &adapter, dtype)?;
+    save::tensors(&merged.tensors, &pretrained.dir, &options.output_dir)?;
+    say(format_args!("merged {} layers; written to {}", merged.layers, options.output_dir.display()));
+    Ok(())
+}
+
 /// Checks that a merged checkpoint in the folder `output` replaces nothing and is not mixed with another one.
+/// `base` is the folder of the model.
 ///
 /// # Errors
 /// If the folder has a file with the name of one of a checkpoint, or belongs to an adapter or a run. The
 /// message names the file.
-pub fn check_output(output: &Path) -> Result<()> {
+pub fn check_output(output: &Path, base: &Path) -> Result<()> {
+    if let (Ok(output), Ok(base)) = (output.canonicalize(), base.canonicalize())
+        && output == base
+    {
+        bail!("--output-dir {} is the folder of the model itself: choose another", output.display());
+    }
     let mut names = [save::WEIGHTS].into_iter().chain(save::COMPANIONS).chain(OF_OTHERS);
     match names.find(|name| output.join(name).symlink_metadata().is_ok()) {
         Some(name) => bail!(
@@ -48,23 +70,24 @@ pub fn check_output(output: &Path) -> Result<()> {
 /// # Errors
 /// If the adapter does not fit the model or changes a weight that two layers share, or if a sum does not fit
 /// its type.
-pub fn merge(checkpoint: &Checkpoint, adapter: &Path, dtype: Option<DType>) -> Result<Merged> {
+pub fn merge(checkpoint: &dyn CaptionCheckpoint, adapter: &Path, dtype: Option<DType>) -> Result<Merged> {
     let mut builder = LoraBuilder::from_pretrained(adapter)?;
-    GitForCausalLm::load(checkpoint, &mut builder)?;
+    checkpoint.load_model(&mut builder, &LoadOptions::default())?;
     let adapter = builder.finish()?;
-    if checkpoint.tied() && adapter.layers().any(|layer| layer.path() == OUTPUT_LAYER) {
+    let (tensors_of, head) = (checkpoint.tensors(), checkpoint.tensors().schema().head());
+    if tensors_of.tied() && adapter.layers().any(|layer| layer.path() == head) {
         bail!(
-            "the adapter cannot be merged: it changes the layer `{OUTPUT_LAYER}`, whose weight is the word embedding too \
+            "the adapter cannot be merged: it changes the layer `{head}`, whose weight is the word embedding too \
              (tie_word_embeddings), so that the model would also read other words; use it as it is, with caption --adapter"
         );
     }
     let mut merged = adapter.merged_weights().collect::<peft_lora::Result<BTreeMap<_, _>>>()?;
     let layers = merged.len();
     let mut tensors = BTreeMap::new();
-    for (name, stored) in checkpoint.dtypes()? {
+    for (name, stored) in tensors_of.dtypes()? {
         let tensor = match merged.remove(&name) {
             Some(sum) => sum,
-            None => checkpoint.tensor(&name, stored, &Device::Cpu)?,
+            None => tensors_of.tensor(&name, stored, &Device::Cpu)?,
         };
         let tensor = save::fitted(&name, &tensor, dtype.unwrap_or(stored))?;
         tensors.insert(name, tensor);
@@ -82,7 +105,10 @@ mod tests {
     #[test]
     fn a_merged_checkpoint_needs_a_folder_without_the_files_of_a_model_an_adapter_or_a_run() {
         let folder = tempfile::tempdir().unwrap();
+        let base = tempfile::tempdir().unwrap();
+        let check_output = |output: &Path| check_output(output, base.path());
         check_output(&folder.path().join("new")).unwrap();
+        assert!(check_output(base.path()).unwrap_err().to_string().contains("folder of the model itself"));
         std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
         check_output(folder.path()).unwrap();
         for name in ["config.json", "model.safetensors", "adapter_config.json", "complete.json", "run.json"] {

@@ -1,18 +1,24 @@
 //! Opens checkpoints and datasets from any location.
 
+mod adapter;
+mod dataset;
+mod finite;
+
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use caption_data::{
-    CaptionSource, CaptionTokenizer, ColumnRole, ImageFolder, ImageProcessor, LeftOut, ParquetSource,
-    RgbImage, SourceOptions,
-};
-use git_model::Checkpoint;
-use monster_drawings::DrawingSource;
+use anyhow::{Result, anyhow, bail};
+use caption_data::{CaptionTokenizer, ImageProcessor};
+use caption_model::CaptionCheckpoint;
+use captioner::{open_checkpoint, start_token};
 
+use crate::embedded;
 use crate::folders;
-use crate::hub::{DatasetFiles, Fetched, FetchedDataset, Hub, Location};
+use crate::hub::{self, Fetched, Hub, Location, RepoId};
+use crate::terminal::{say_error, warn};
+
+pub use adapter::{AdapterFolder, adapter, adapter_dir, adapter_for, another_base};
+pub use dataset::{Dataset, dataset};
 
 /// The contents of a checkpoint's folder.
 pub struct Pretrained {
@@ -23,53 +29,65 @@ pub struct Pretrained {
     /// The folder.
     pub dir: PathBuf,
     /// The weights and their configuration.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Box<dyn CaptionCheckpoint>,
     /// Converts captions to token ids and back.
     pub tokenizer: CaptionTokenizer,
     /// Converts pictures to pixel values.
     pub processor: ImageProcessor,
 }
 
-/// Captioned pictures, and their origin.
-pub struct Dataset {
-    /// The pictures with their captions.
-    pub source: Arc<dyn CaptionSource>,
-    /// The commit, for a dataset of the hub.
-    pub commit: Option<String>,
-}
-
-/// The folder of the small checkpoint in this repository.
-pub fn embedded_checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/git-monsters")
+impl Pretrained {
+    /// Prints the commit of a checkpoint of the hub to standard error.
+    pub fn say_commit(&self) {
+        say_commit("model", &self.name, self.commit.as_deref());
+    }
 }
 
 /// Opens a checkpoint, downloading it if it is on the hub.
 ///
 /// # Errors
-/// If it is missing or damaged, or its parts do not fit each other.
+/// If it is missing or damaged, if a weight is NaN or infinite, or if its parts do not fit each other.
 pub fn pretrained(location: &Location) -> Result<Pretrained> {
-    let (name, dir, commit) = match location {
-        Location::Embedded => (location.to_string(), embedded_checkpoint(), None),
-        Location::Local(dir) => (location.to_string(), dir.clone(), None),
-        Location::Hub(id) => {
-            let Fetched { folder, commit } = Hub::from_env()?.model_dir(id)?;
-            (id.name.clone(), folder, Some(commit))
+    match location {
+        Location::Embedded => checkpoint(embedded::checkpoint()?, location.to_string(), None),
+        Location::Local(dir) => {
+            folders::check_checkpoint(dir)?;
+            check_hidden(location, &dir.join("config.json"))?;
+            checkpoint(dir.clone(), location.to_string(), None)
         }
-    };
-    folders::check_checkpoint(&dir)?;
-    check_hidden(location, &dir.join("config.json"))?;
-    let checkpoint = Checkpoint::open(&dir)?;
-    let positions = checkpoint.config().max_position_embeddings;
-    let tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(positions)?;
+        Location::Hub(id) => {
+            let hub = Hub::from_env()?;
+            let fetched = hub.model_dir(id).map_err(|error| with_base(&hub, id, error))?;
+            let Fetched { folder, commit, outage } = fetched;
+            warn_of_outage(id, &commit, outage.as_deref());
+            let opened = folders::check_checkpoint(&folder)
+                .and_then(|()| checkpoint(folder.clone(), id.name.clone(), Some(commit)));
+            opened.map_err(|error| {
+                let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+                or_damaged(error, entries.map(|entry| entry.path()))
+            })
+        }
+    }
+}
+
+/// The checkpoint in a folder.
+fn checkpoint(dir: PathBuf, name: String, commit: Option<String>) -> Result<Pretrained> {
+    let checkpoint = open_checkpoint(&dir)?;
+    finite::check(checkpoint.as_ref())?;
+    let tokens = checkpoint.tokens();
+    let mut tokenizer = CaptionTokenizer::from_pretrained(&dir)?.limited_to(tokens.max_length)?;
+    if let Some(start) = start_token(checkpoint.as_ref()) {
+        tokenizer = tokenizer.starting_with(start);
+    }
     let processor = ImageProcessor::from_pretrained(&dir)?;
-    let (words, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
+    let (words, rows) = (tokenizer.vocab_size(), tokens.vocab_size);
     if words > rows {
         bail!(
             "the tokenizer in {} has {words} tokens, but the model's vocabulary has {rows}; they belong to different models",
             dir.display()
         );
     }
-    let size = checkpoint.config().vision_config.image_size;
+    let size = checkpoint.image_size();
     if let Some(output) = processor.output_size()
         && output != (size, size)
     {
@@ -81,117 +99,47 @@ pub fn pretrained(location: &Location) -> Result<Pretrained> {
     Ok(Pretrained { name, commit, dir, checkpoint, tokenizer, processor })
 }
 
-/// Opens a dataset, downloading it if it is on the hub.
-///
-/// # Errors
-/// If it is missing or has no usable rows, or if its columns are ambiguous: the message names the flag.
-pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> {
-    let mut commit = None;
-    let opened: caption_data::Result<Arc<dyn CaptionSource>> = match location {
-        Location::Embedded => {
-            if let Some((role, _)) = options.named_columns().next() {
-                bail!("{} does nothing with the embedded dataset", flag(role));
-            }
-            Ok(Arc::new(DrawingSource::default()))
-        }
-        Location::Local(path) => caption_data::open(path, options),
-        Location::Hub(id) => {
-            let fetched: FetchedDataset = Hub::from_env()?.dataset_files(id)?;
-            commit = Some(fetched.commit);
-            match fetched.files {
-                DatasetFiles::Parquet(files) => ParquetSource::open(&files, options)
-                    .map(|source| Arc::new(source.with_left_out(fetched.left_out)) as Arc<dyn CaptionSource>),
-                DatasetFiles::ImageFolder(folder) => ImageFolder::open(folder, options).map(|source| {
-                    Arc::new(Downloaded { source, left_out: fetched.left_out }) as Arc<dyn CaptionSource>
-                }),
-            }
-        }
-    };
-    let source = opened.map_err(|error| match column_flag(&error) {
-        Some(flag) => anyhow!("{error} ({flag} COLUMN)"),
-        None => error.into(),
-    })?;
-    Ok(Dataset { source, commit })
+/// The error for a model that cannot be downloaded. For an adapter, it names the base model and the flags.
+fn with_base(hub: &Hub, id: &RepoId, error: hub::Error) -> anyhow::Error {
+    if !matches!(error, hub::Error::IsAdapter { .. }) {
+        return error.into();
+    }
+    let base = hub.adapter_dir(id).ok().and_then(|fetched| folders::base_of(&fetched.folder));
+    let base = base.unwrap_or_else(|| "the model that it was trained on".to_owned());
+    anyhow!(
+        "--model {id} is an adapter and no checkpoint: give --model {base}, and the adapter as --adapter {id} (in training \
+         --init-adapter {id})"
+    )
 }
 
-/// The captioned images of a repository, of which not all files were downloaded.
-struct Downloaded {
-    source: ImageFolder,
-    /// The files that were not downloaded.
-    left_out: LeftOut,
-}
-
-impl CaptionSource for Downloaded {
-    fn name(&self) -> String {
-        self.source.name()
-    }
-
-    fn len(&self) -> usize {
-        self.source.len()
-    }
-
-    fn caption(&self, row: usize) -> caption_data::Result<String> {
-        self.source.caption(row)
-    }
-
-    fn captions(&self, row: usize) -> caption_data::Result<Vec<String>> {
-        self.source.captions(row)
-    }
-
-    fn prompt(&self, row: usize) -> caption_data::Result<Option<String>> {
-        self.source.prompt(row)
-    }
-
-    fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
-        self.source.image(row)
-    }
-
-    fn fingerprint(&self, row: usize) -> caption_data::Result<u128> {
-        self.source.fingerprint(row)
-    }
-
-    fn left_out(&self) -> LeftOut {
-        let mut left_out = self.source.left_out();
-        left_out.extend(self.left_out.clone());
-        left_out
+/// Adds to an error which of the downloaded `files` is damaged, if one is.
+fn or_damaged(error: anyhow::Error, files: impl IntoIterator<Item = PathBuf>) -> anyhow::Error {
+    match damaged_file(files) {
+        Some(damage) => error.context(damage),
+        None => error,
     }
 }
 
-/// The flag for the column that an error is about.
-fn column_flag(error: &caption_data::Error) -> Option<&'static str> {
-    use caption_data::Error;
-    match error {
-        Error::MissingColumn { role, .. }
-        | Error::NoColumn { role, .. }
-        | Error::NoTable { role, .. }
-        | Error::AmbiguousColumns { role, .. } => Some(flag(*role)),
-        Error::NoCaptions { .. } => Some("--caption-column"),
-        _ => None,
+/// The first damaged one of some downloaded files, and what to do.
+fn damaged_file(files: impl IntoIterator<Item = PathBuf>) -> Option<String> {
+    let path = hub::damaged(files)?;
+    Some(format!(
+        "a downloaded file is damaged in the cache: delete {} and run again to download it anew",
+        path.display()
+    ))
+}
+
+/// Prints the commit of something on the hub to standard error.
+fn say_commit(kind: &str, name: impl Display, commit: Option<&str>) {
+    if let Some(commit) = commit {
+        say_error(format_args!("{kind} {name}, commit {commit}"));
     }
 }
 
-/// The flag for a column.
-fn flag(role: ColumnRole) -> &'static str {
-    match role {
-        ColumnRole::Image => "--image-column",
-        ColumnRole::Caption => "--caption-column",
-        ColumnRole::Prompt => "--prompt-column",
-    }
-}
-
-/// The folder of an adapter, downloaded if it is on the hub.
-///
-/// # Errors
-/// If it is missing.
-pub fn adapter_dir(location: &Location) -> Result<PathBuf> {
-    match location {
-        Location::Embedded => bail!("there is no embedded adapter: give a folder or a hub id"),
-        Location::Local(dir) => {
-            folders::check_adapter(dir, "--adapter")?;
-            check_hidden(location, &dir.join("adapter_config.json"))?;
-            Ok(dir.clone())
-        }
-        Location::Hub(id) => Ok(Hub::from_env()?.adapter_dir(id).context("the adapter")?.folder),
+/// Warns that files are those of the cache, as the hub could not be reached.
+fn warn_of_outage(id: &RepoId, commit: &str, outage: Option<&str>) {
+    if let Some(outage) = outage {
+        warn(format_args!("{outage}; the copy of {id} in the cache is used, commit {commit}"));
     }
 }
 

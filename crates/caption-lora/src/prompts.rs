@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use candle_core::Tensor;
 use caption_data::{CaptionSource, CaptionTokenizer, Encoded};
-use git_model::{Caption, Draft, GenerationConfig, GitForCausalLm, Progress};
+use caption_model::{Caption, CaptionModel, Draft, GenerationConfig, Progress};
 
 /// The prompts of pictures.
 pub struct Prompts {
     kind: Kind,
     cut: Cut,
+    unknown: Unknown,
 }
 
 enum Kind {
@@ -43,6 +44,22 @@ impl fmt::Display for Cut {
     }
 }
 
+/// The number of prompts without a word of the model's vocabulary. Displayed as a sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct Unknown {
+    prompts: usize,
+    of: usize,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.of {
+            1 => write!(f, "the model's vocabulary has no word of the prompt"),
+            of => write!(f, "{} of {of} prompts have no word of the model's vocabulary", self.prompts),
+        }
+    }
+}
+
 impl Prompts {
     /// One prompt for all pictures, or none. It begins with the model's `start` token, which may differ from
     /// the tokenizer's.
@@ -50,10 +67,12 @@ impl Prompts {
     /// # Errors
     /// If the tokenizer cannot encode it.
     pub fn one(prompt: Option<&str>, tokenizer: &CaptionTokenizer, start: u32) -> Result<Self> {
+        let is_unknown = prompt.map(|text| is_unknown(text, tokenizer)).transpose()?.unwrap_or(false);
+        let unknown = Unknown { prompts: is_unknown.into(), of: 1 };
         let prompt = prompt.map(|prompt| encode(prompt, tokenizer, start)).transpose()?;
         let is_cut = prompt.as_ref().is_some_and(|prompt| prompt.is_cut);
         let kind = Kind::One(prompt.map(|prompt| prompt.ids));
-        Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer) })
+        Ok(Self { kind, cut: Cut::new(is_cut.into(), 1, tokenizer), unknown })
     }
 
     /// The prompts of some rows of a dataset. They begin with the model's `start` token.
@@ -66,19 +85,26 @@ impl Prompts {
         tokenizer: &CaptionTokenizer,
         start: u32,
     ) -> Result<Self> {
-        let (mut prompts, mut cut) = (BTreeMap::new(), 0);
+        let (mut prompts, mut cut, mut unknown) = (BTreeMap::new(), 0, 0);
         for &row in rows {
             let text = source.prompt(row)?.unwrap_or_default();
             let prompt = encode(&text, tokenizer, start)?;
             cut += usize::from(prompt.is_cut);
+            unknown += usize::from(is_unknown(&text, tokenizer)?);
             prompts.insert(row, (text, prompt.ids));
         }
-        Ok(Self { kind: Kind::Rows(prompts), cut: Cut::new(cut, rows.len(), tokenizer) })
+        let unknown = Unknown { prompts: unknown, of: rows.len() };
+        Ok(Self { kind: Kind::Rows(prompts), cut: Cut::new(cut, rows.len(), tokenizer), unknown })
     }
 
     /// The number of truncated prompts, if there are any.
     pub fn cut(&self) -> Option<Cut> {
         Some(self.cut).filter(|cut| cut.prompts > 0)
+    }
+
+    /// The number of prompts without a known word, if there are any.
+    pub fn unknown(&self) -> Option<Unknown> {
+        Some(self.unknown).filter(|unknown| unknown.prompts > 0)
     }
 
     /// Tokens of the longest prompt, including the start token.
@@ -102,11 +128,11 @@ impl Prompts {
     /// captions that it would get alone.
     ///
     /// # Errors
-    /// Those of `resolve`, and as [`GitForCausalLm::generate_with`].
+    /// Those of `resolve`, and as [`CaptionModel::generate_with`].
     pub fn captions(
         &self,
         rows: &[usize],
-        model: &GitForCausalLm,
+        model: &dyn CaptionModel,
         features: &Tensor,
         resolve: &dyn Fn(usize) -> Result<GenerationConfig>,
         draft: Option<&Draft>,
@@ -142,6 +168,11 @@ impl Cut {
     }
 }
 
+/// Whether the vocabulary has no word of a text.
+fn is_unknown(text: &str, tokenizer: &CaptionTokenizer) -> Result<bool> {
+    Ok(tokenizer.is_unknown(&tokenizer.encode(text)?))
+}
+
 /// Encodes a prompt, with `start` as its first token.
 fn encode(text: &str, tokenizer: &CaptionTokenizer, start: u32) -> Result<Encoded> {
     let mut prompt = tokenizer.encode_prompt(text)?;
@@ -171,10 +202,10 @@ pub(crate) fn by_prompt<P: Eq + Hash + Clone>(prompts: impl IntoIterator<Item = 
 pub(crate) fn after_prompt(
     config: &GenerationConfig,
     prompt: usize,
-    model: &GitForCausalLm,
+    model: &dyn CaptionModel,
 ) -> GenerationConfig {
     // The last token is never fed back, so it needs no position.
-    let left = (model.config().max_position_embeddings + 1).saturating_sub(prompt).max(1);
+    let left = (model.tokens().max_length + 1).saturating_sub(prompt).max(1);
     GenerationConfig {
         max_new_tokens: config.max_new_tokens.min(left),
         min_new_tokens: config.min_new_tokens.min(left),

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Tensor, Var};
-use git_model::Checkpoint;
 use serde_json::Value;
 
 use crate::files;
@@ -40,9 +39,9 @@ pub const WEIGHTS: &str = "model.safetensors";
 /// # Errors
 /// If a file cannot be read or written, or a number does not fit the type.
 pub fn checkpoint(parameters: &BTreeMap<String, Var>, like: &Path, dir: &Path) -> Result<()> {
-    let dtypes = match Checkpoint::open(like) {
+    let dtypes = match captioner::open_checkpoint(like) {
         Ok(checkpoint) => checkpoint.dtypes()?,
-        Err(git_model::Error::Missing { .. }) => BTreeMap::new(),
+        Err(caption_model::Error::Missing { .. }) => BTreeMap::new(),
         Err(error) => return Err(error.into()),
     };
     let stored = parameters.iter().map(|(name, variable)| {
@@ -130,8 +129,10 @@ fn with_type(json: Vec<u8>, dtype: DType) -> Result<Vec<u8>> {
         }
     };
     set(&mut config);
-    if let Some(vision) = config.get_mut("vision_config") {
-        set(vision);
+    for part in ["vision_config", "text_config"] {
+        if let Some(part) = config.get_mut(part) {
+            set(part);
+        }
     }
     if config == before { Ok(json) } else { Ok(serde_json::to_vec_pretty(&config)?) }
 }

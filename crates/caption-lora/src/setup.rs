@@ -84,16 +84,26 @@ fn training(
         ("evaluation", interval(arguments.eval_strategy, arguments.eval_steps)),
         ("seed", arguments.seed.to_string()),
     ];
-    rows.extend(unusual(options, arguments));
+    rows.extend(unusual(options, arguments, adapted));
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Choices that are listed only if they differ from their defaults.
-fn unusual(options: &Finetune, arguments: &TrainingArguments) -> Vec<(&'static str, String)> {
+fn unusual(
+    options: &Finetune,
+    arguments: &TrainingArguments,
+    adapted: &Adapted,
+) -> Vec<(&'static str, String)> {
     let Finetune { data, training, lora, hardware, run, .. } = options;
     let skips = (arguments.on_nan == OnNan::Skip).then_some(arguments.max_skipped_steps);
     let choices = [
-        ("first adapter", lora.init_adapter.as_ref().map(|dir| dir.display().to_string())),
+        (
+            "first adapter",
+            lora.init_adapter.as_ref().map(|name| {
+                let first = adapted.first_adapter.as_ref();
+                at_commit(name.display().to_string(), first.and_then(|first| first.commit.as_deref()))
+            }),
+        ),
         ("model dropout", lora.hidden_dropout.map(|p| p.to_string())),
         (
             "labels",

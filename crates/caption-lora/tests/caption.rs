@@ -102,6 +102,17 @@ fn picture_files_get_the_captions_of_the_same_pictures_in_a_dataset() {
 }
 
 #[test]
+fn a_prompt_without_a_known_word_is_warned_of() {
+    let warned = |prompt: &str| {
+        let ended = run(embedded("--dataset embedded --rows 0 --prompt").arg(prompt));
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        ended.stderr.contains("warning: the model's vocabulary has no word of the prompt")
+    };
+    assert!(warned("日本語"));
+    assert!(!warned("green"));
+}
+
+#[test]
 fn captions_continue_the_prompt() {
     let lines = said(embedded("--dataset embedded --rows 0,1 --json --prompt").arg("green"));
     for line in &lines {
@@ -228,6 +239,8 @@ fn uncaptionable_inputs_are_named() {
     fs::write(tiny.path("text.png"), "this is no picture").unwrap();
     says(embedded("").arg(tiny.path("text.png")), SKIPPED, &["text.png: not a PNG"]);
     says(&mut embedded("--dataset embedded --rows 700"), 1, &["700"]);
+    let flags = "--dataset embedded --rows 0 --max-new-tokens 5000";
+    says(&mut embedded(flags), 1, &["--max-new-tokens 5000 is too long after the start token", "at most"]);
     says(embedded("--dataset embedded --adapter").arg(&tiny.checkpoint), 1, &["adapter_config.json"]);
 
     // An adapter of a different model does not fit.

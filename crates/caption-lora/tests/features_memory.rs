@@ -4,7 +4,7 @@
 #![allow(clippy::print_stderr, reason = "measurements are for people")]
 
 use candle_core::{DType, Device, Tensor};
-use caption_lora::features::{FeatureStore, Keep, Layout};
+use caption_lora::features::{CachePlace, FeatureStore, Layout};
 
 /// Features of 2 MiB per picture, for 128 pictures.
 const LAYOUT: Layout = Layout { tokens: 512, width: 1024, dtype: DType::F32 };
@@ -18,7 +18,7 @@ fn peak() -> f64 {
 }
 
 /// Fills a store, reads it twice in batches of two, and returns how much the peak rose.
-fn grown(keep: &Keep) -> f64 {
+fn grown(keep: &CachePlace) -> f64 {
     let before = peak();
     let rows: Vec<_> = (0..PICTURES).map(|row| (row, row as u128)).collect();
     let store = FeatureStore::fill(&rows, LAYOUT, &Device::Cpu, keep, |rows| {
@@ -36,7 +36,7 @@ fn grown(keep: &Keep) -> f64 {
 #[test]
 fn features_in_files_need_only_the_memory_of_a_batch() {
     let folder = tempfile::tempdir().unwrap();
-    let keep = |memory, between_runs: bool| Keep {
+    let keep = |memory, between_runs: bool| CachePlace {
         memory,
         between_runs: between_runs.then(|| (folder.path().join("cache"), 1)),
         scratch: folder.path().to_owned(),

@@ -105,25 +105,27 @@ fn a_run_continues_when_standard_output_is_closed() {
 }
 
 #[test]
-fn an_interrupted_sweep_prints_the_command_to_resume_its_run() {
+fn an_interrupted_sweep_prints_the_command_that_completes_it() {
     let tiny = Tiny::new();
     let ended = interrupt(&mut tiny.finetune("sweep", &format!("{RUN} --sweep r=2,4")), "-INT");
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
-    let folder = tiny.path("sweep/r-2");
+    let sweep = tiny.path("sweep");
     let command = format!(
         "continue with: cargo run --release --example pokemon_finetune -- --resume {}",
-        folder.display()
+        sweep.display()
     );
-    assert!(ended.stderr.contains(&command) && !ended.stderr.contains("--sweep"), "{}", ended.stderr);
-    // The folder of a sweep is not a run.
-    let message = run(&mut resume(&tiny.path("sweep"))).refusal(1);
-    assert!(
-        message.contains(&format!(
-            "is the folder of a sweep: continue one of its runs, --resume {}",
-            folder.display()
-        )),
-        "{message}"
-    );
+    assert!(ended.stderr.lines().any(|line| line.ends_with(&command)), "{}", ended.stderr);
+    assert_eq!(json(&sweep.join("run.json"))["state"], "interrupted");
+    assert!(!sweep.join("r-4").exists(), "it has not begun");
+
+    let resumed = run(&mut resume(&sweep));
+    assert!(resumed.stderr.contains("resumed after step "), "{}", resumed.stderr);
+    let stdout = resumed.stdout();
+    assert!(stdout.contains("2 runs compared in "), "{stdout}");
+    for name in ["r-2", "r-4"] {
+        assert_eq!(steps(&sweep.join(name)).len(), 300, "{name}");
+    }
+    assert_eq!(json(&sweep.join("run.json"))["state"], "finished");
 }
 
 #[test]
@@ -132,7 +134,10 @@ fn a_finished_run_that_is_resumed_trains_no_more_and_writes_its_results_again() 
     run(&mut tiny.finetune("out", "--max-steps 3 --learning-rate 0.01")).stdout();
     let before = fs::read(tiny.path("out/metrics.json")).unwrap();
     fs::remove_file(tiny.path("out/metrics.json")).unwrap();
-    run(&mut resume(&tiny.path("out"))).stdout();
+    let stdout = run(&mut resume(&tiny.path("out"))).stdout();
+    let note = "is finished, after step 3: its results are written again; to train longer, give --num-train-epochs or \
+                --max-steps";
+    assert!(stdout.contains(note), "{stdout}");
     assert_eq!(fs::read(tiny.path("out/metrics.json")).unwrap(), before);
     assert_eq!(steps(&tiny.path("out")).len(), 3);
 }

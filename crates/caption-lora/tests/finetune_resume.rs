@@ -208,6 +208,13 @@ fn runs_and_checkpoints_are_found_by_any_name_or_reported() {
     assert_says(&missing, &["checkpoint-6: there is no such folder", "has checkpoint-2, checkpoint-4"]);
     let missing = refusal(&["--resume".as_ref(), "checkpoint-9".as_ref(), "--output-dir".as_ref(), &folder]);
     assert_says(&missing, &["--resume checkpoint-9:", "has checkpoint-2, checkpoint-4"]);
+    let elsewhere = refusal(&["--resume".as_ref(), "checkpoint-4".as_ref()]);
+    assert_says(
+        &elsewhere,
+        &["--resume checkpoint-4: there is no such folder here; give --resume out/checkpoint-4"],
+    );
+    let nowhere = refusal(&["--resume".as_ref(), "checkpoint-9".as_ref()]);
+    assert_says(&nowhere, &["give its whole path, such as --resume runs/pokemon/checkpoint-9"]);
     let inside = refusal(&["--resume".as_ref(), &folder.join("adapter")]);
     assert_says(&inside, &["is a folder inside a run", &format!("--resume {shown}")]);
     let other = refusal(&["--resume".as_ref(), &tiny.checkpoint]);

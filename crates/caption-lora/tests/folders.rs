@@ -109,6 +109,35 @@ fn full_fine_tuning_leaves_a_checkpoint_of_the_type_of_the_base() {
 }
 
 #[test]
+fn full_fine_tuning_refuses_a_type_and_says_how_to_get_it() {
+    let tiny = Tiny::new();
+    let message = run(&mut tiny.finetune("out", "--tune full --dtype bf16 --max-steps 1")).refusal(1);
+    for words in ["--dtype bf16", "leave it out", "stored in the types of --model", "a bf16 checkpoint"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_an_error_that_names_it_and_its_file() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let tiny = Tiny::new();
+        let name = "git.image_encoder.vision_model.encoder.layers.0.mlp.fc1.weight";
+        tiny.set_weight(name, 3, value);
+        let weights = tiny.checkpoint.join("model.safetensors").display().to_string();
+        let caption = run(tiny.caption("--rows 0 --dataset").arg(&tiny.dataset)).refusal(1);
+        let training = run(&mut tiny.finetune("out", "--max-steps 1")).refusal(1);
+        for message in [caption, training] {
+            assert!(message.contains(&format!("the weight {name} in {weights} has values")), "{message}");
+            assert!(
+                message.contains("NaN or infinite") && message.contains("earlier checkpoint"),
+                "{message}"
+            );
+        }
+        assert!(!tiny.path("out/adapter").exists());
+    }
+}
+
+#[test]
 fn merging_never_mixes_two_checkpoints_in_one_folder() {
     let tiny = Tiny::new();
     run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
@@ -220,7 +249,7 @@ fn generation_config_counts_as_in_transformers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let golden = json(&root.join("tests/fixtures/generation_config.json"));
     let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(caption_lora::open::embedded_checkpoint()).unwrap() {
+    for entry in fs::read_dir(caption_lora::embedded::checkpoint().unwrap()).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }

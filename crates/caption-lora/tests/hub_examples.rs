@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 
 use caption_data::CaptionSource;
@@ -89,10 +90,60 @@ fn the_model_and_the_dataset_of_the_recipe_come_from_the_hub_and_then_from_its_c
     offline_captions.env("HF_ENDPOINT", &endpoint).env("HF_HUB_OFFLINE", "1");
     assert_eq!(texts(&run(&mut offline_captions).stdout()), said);
 
-    // Without the offline flag, the message mentions it.
-    let mut unreachable = finetune(&tiny, "unreachable");
-    let message = run(unreachable.env("HF_ENDPOINT", &endpoint)).refusal(1);
-    assert!(message.contains(&endpoint) && message.contains("HF_HUB_OFFLINE=1"), "{message}");
+    // Without the offline flag, a warning says that the hub cannot be reached.
+    let mut unreachable = caption(&tiny);
+    let ended = run(unreachable.env("HF_ENDPOINT", &endpoint));
+    for (name, commit) in [(MODEL, &model), (DATASET, &data)] {
+        let used = format!("the copy of {name} in the cache is used, commit {commit}");
+        assert!(ended.stderr.contains(&used), "{}", ended.stderr);
+    }
+    assert!(ended.stderr.contains(&format!("warning: cannot reach {endpoint}")), "{}", ended.stderr);
+    assert_eq!(texts(&ended.stdout()), said);
+}
+
+#[test]
+fn a_proxy_that_does_not_run_is_named_with_its_variable() {
+    let tiny = Tiny::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = caption(&tiny);
+    command.env("HF_ENDPOINT", "http://hub.example").env_remove("NO_PROXY").env_remove("no_proxy");
+    let message = run(command.env("HTTPS_PROXY", format!("http://ada:secret@127.0.0.1:{port}"))).refusal(1);
+    let words = format!("through the proxy 127.0.0.1:{port}, which HTTPS_PROXY names");
+    assert!(message.contains(&words) && message.contains("correct or unset HTTPS_PROXY"), "{message}");
+    assert!(!message.contains("secret") && !message.contains("HF_HUB_OFFLINE"), "{message}");
+}
+
+#[test]
+fn a_damaged_file_in_the_cache_is_named_and_downloaded_anew_once_it_is_deleted() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("out", "--max-steps 1")).stdout();
+    let server = hub(&tiny);
+    server.add_folder("models", "me/lora", &tiny.path("out/adapter"));
+    let caption = || {
+        let mut command = caption(&tiny);
+        command.args(["--adapter", "me/lora"]).env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", TOKEN);
+        run(&mut command)
+    };
+    let said = texts(&caption().stdout());
+    let snapshot = |kind: &str, name: &str| {
+        let folder = format!("hf/hub/{kind}--{}/snapshots", name.replace('/', "--"));
+        tiny.path(&folder).join(server.commit_of(kind, name, "main"))
+    };
+    for path in [
+        snapshot("models", MODEL).join("model.safetensors"),
+        snapshot("models", MODEL).join("tokenizer.json"),
+        snapshot("models", "me/lora").join("adapter_model.safetensors"),
+        snapshot("datasets", DATASET).join("data/train-00000-of-00001-566cc9b19d7203f8.parquet"),
+    ] {
+        let blob = path.canonicalize().unwrap();
+        let bytes = fs::read(&blob).unwrap();
+        fs::write(&blob, &bytes[..bytes.len() / 2]).unwrap();
+        let message = caption().refusal(1);
+        let advice = format!("delete {} and run again to download it anew", blob.display());
+        assert!(message.contains(&advice), "{message}");
+        fs::remove_file(&blob).unwrap();
+        assert_eq!(texts(&caption().stdout()), said);
+    }
 }
 
 /// Row and text of each line.
@@ -252,6 +303,118 @@ fn empty_folders_that_hide_hub_ids_and_missing_paths_are_reported() {
     let here = tiny.path("").canonicalize().unwrap();
     let place = format!("no such file or folder in {}", here.display());
     assert!(message.contains(&place) && message.contains("HF_HUB_OFFLINE"), "{message}");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_searched_for_on_the_hub_too_and_the_message_names_both() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    let mut command = example("caption");
+    command.args(["--rows", "0", "--dataset", "embedded", "--model", "checkpoints/gitbase"]);
+    command.current_dir(tiny.path("")).env("HF_HOME", tiny.path("hf"));
+    for token in ["", TOKEN] {
+        let message = run(command.env("HF_ENDPOINT", server.endpoint()).env("HF_TOKEN", token)).refusal(1);
+        let here = tiny.path("").canonicalize().unwrap();
+        let local = format!("there is no file or folder `checkpoints/gitbase` in {}", here.display());
+        assert!(message.contains(&local), "{message}");
+        assert!(message.contains("on the hub there is no such repository"), "{message}");
+    }
+}
+
+/// A hub with the tiny checkpoint of [`hub`] for everybody, and an adapter that was trained on it.
+fn hub_with_adapter(tiny: &Tiny) -> HubServer {
+    let server = hub(tiny);
+    let mut model = server.get("models", MODEL, "main");
+    model.private = None;
+    server.put("models", MODEL, "main", model);
+    run(finetune(tiny, "trained").env("HF_ENDPOINT", server.endpoint())).stdout();
+    server.add_folder("models", "me/lora", &tiny.path("trained/adapter"));
+    server
+}
+
+#[test]
+fn an_adapter_given_as_the_model_is_named_with_its_base_and_the_flags() {
+    let tiny = Tiny::new();
+    let server = hub_with_adapter(&tiny);
+    let mut command = example("caption");
+    command.args(["--rows", "0", "--dataset", "embedded", "--model", "me/lora"]);
+    command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+    let message = run(&mut command).refusal(1);
+    let meant = format!(
+        "--model me/lora is an adapter and no checkpoint: give --model {MODEL}, and the adapter as --adapter me/lora"
+    );
+    assert!(message.contains(&meant) && message.contains("--init-adapter me/lora"), "{message}");
+}
+
+#[test]
+fn commits_are_printed_and_an_adapter_of_another_commit_is_warned_of() {
+    let tiny = Tiny::new();
+    let server = hub_with_adapter(&tiny);
+    let old = server.commit_of("models", MODEL, "main");
+    let adapter = server.commit_of("models", "me/lora", "main");
+    server.put("models", MODEL, "old", server.get("models", MODEL, "main"));
+    let mut moved = server.get("models", MODEL, "main");
+    moved.files.insert("NOTES.md".into(), b"newer".to_vec());
+    server.put("models", MODEL, "main", moved);
+    let new = server.commit_of("models", MODEL, "main");
+    let warning = format!(
+        "warning: the adapter was trained on commit {old} of {MODEL}, and commit {new} is used, whose weights may \
+         differ: --model {MODEL}@{old} is the model that it belongs to"
+    );
+    let stderr = |program: &str, model: &str, output: &str| {
+        let mut command = example(program);
+        command.args(["--model", model, "--adapter", "me/lora"]);
+        match program {
+            "caption" => command.args(["--threads", "1", "--dataset", DATASET, "--rows", "0"]),
+            _ => command.arg("--output-dir").arg(tiny.path(output)),
+        };
+        command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+        let ended = run(&mut command);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        ended.stderr
+    };
+    for program in ["merge_adapter", "caption"] {
+        let text = stderr(program, MODEL, "new");
+        for line in [format!("model {MODEL}, commit {new}\n"), format!("adapter me/lora, commit {adapter}\n")]
+        {
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains(&warning), "{text}");
+        let text = stderr(program, &format!("{MODEL}@{old}"), "old");
+        assert!(text.contains(&format!("model {MODEL}, commit {old}\n")), "{text}");
+        assert!(!text.contains("warning"), "{text}");
+    }
+}
+
+#[test]
+fn a_run_begins_with_an_adapter_of_the_hub_and_is_resumed_without_it() {
+    let tiny = Tiny::new();
+    let server = hub_with_adapter(&tiny);
+    server.put("models", "me/lora", "best", server.get("models", "me/lora", "main"));
+    server.add("models", "me/lora", "main", &[("README.md", b"the adapter is in another branch")]);
+    let commit = server.commit_of("models", "me/lora", "best");
+    let begun = |output: &str, adapter: &str| {
+        let mut command = tiny.finetune(output, "--max-steps 2 --learning-rate 0.01 --init-adapter");
+        command.arg(adapter).env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint());
+        run(&mut command)
+    };
+    let stdout = begun("hub", "me/lora@best").stdout();
+    assert!(stdout.contains(&format!("first adapter  me/lora@best, commit {commit}")), "{stdout}");
+    begun("local", tiny.path("trained/adapter").to_str().unwrap()).stdout();
+    assert_eq!(steps(&tiny.path("hub")), steps(&tiny.path("local")));
+
+    let message = begun("none", "me/none").refusal(1);
+    assert!(message.contains("--init-adapter: adapter me/none: "), "{message}");
+    assert!(message.contains("there is no file or folder `me/none`"), "{message}");
+    let message = begun("none", "nope").refusal(1);
+    assert!(message.contains("--init-adapter nope: there is no such folder"), "{message}");
+
+    let endpoint = server.endpoint();
+    drop(server);
+    let mut resumed = resume(&tiny.path("hub"));
+    resumed.env("HF_HOME", tiny.path("empty")).env("HF_ENDPOINT", endpoint).args(["--max-steps", "3"]);
+    run(&mut resumed).stdout();
+    assert_eq!(steps(&tiny.path("hub")).len(), 3);
 }
 
 #[test]

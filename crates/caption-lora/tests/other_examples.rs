@@ -90,6 +90,37 @@ fn runs_are_compared_on_a_page() {
     }
     let message = run(example("compare_runs").arg(tiny.path("none"))).refusal(1);
     assert!(message.contains("finished run"), "{message}");
+
+    // The page replaces an earlier one, and no other file.
+    run(&mut compare).stdout();
+    let mine = tiny.path("mine.html");
+    fs::write(&mine, "<h1>2 runs compared</h1>").unwrap();
+    let message = run(example("compare_runs").arg(tiny.path("a")).arg("--output").arg(&mine)).refusal(1);
+    assert!(message.contains("mine.html is not a page of compared runs"), "{message}");
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "<h1>2 runs compared</h1>");
+}
+
+#[test]
+fn the_runs_of_a_sweep_are_compared_by_its_folder() {
+    let tiny = Tiny::new();
+    run(&mut tiny.finetune("sweep", "--max-steps 1 --sweep r=8,16")).stdout();
+    let page = tiny.path("page.html");
+    let compare = || run(example("compare_runs").arg(tiny.path("sweep")).arg("--output").arg(&page));
+    compare().stdout();
+    let html = fs::read_to_string(&page).unwrap();
+    let [first, second] = [">r-8</th>", ">r-16</th>"].map(|name| html.find(name).unwrap());
+    assert!(html.contains("<h1>2 runs compared</h1>") && first < second, "in the sweep's order");
+
+    let record = tiny.path("sweep/r-16/run.json");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace("\"finished\"", "\"running\"")).unwrap();
+    let ended = compare();
+    assert!(ended.stderr.contains("r-16 is left out, as it is not finished"), "{}", ended.stderr);
+    ended.stdout();
+    assert!(fs::read_to_string(&page).unwrap().contains("<h1>1 run</h1>"));
+    fs::remove_dir_all(tiny.path("sweep/r-8")).unwrap();
+    let message = compare().refusal(1);
+    assert!(message.contains("no run of the sweep in "), "{message}");
 }
 
 #[test]
@@ -99,7 +130,7 @@ fn the_command_that_made_the_embedded_checkpoint_makes_its_files() {
     let made = folder.path().join("made");
     run(example("pretrain_monsters").args(["--steps", "2", "--batch-size", "2", "--output-dir"]).arg(&made))
         .stdout();
-    let committed = caption_lora::open::embedded_checkpoint();
+    let committed = caption_lora::embedded::checkpoint().unwrap();
     for name in ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"] {
         let [made, committed] = [&made, &committed].map(|dir| fs::read_to_string(dir.join(name)).unwrap());
         assert!(made == committed, "{name} differs");

@@ -5,7 +5,7 @@ use std::fs;
 
 use caption_lora::{
     plot::{History, LogEntry},
-    report::{Better, Example, Metric, Report, Run, compare_html},
+    report::{Better, Example, Metric, Report, Run, compare_html, write_comparison},
     results::Metrics,
 };
 
@@ -126,6 +126,24 @@ fn runs_side_by_side_have_their_best_marked_whichever_way_is_better() {
         assert!(html.contains(text), "no `{text}` in {html}");
     }
     assert!(!html.contains("<b>") && !html.contains("<script"));
+}
+
+#[test]
+fn a_page_of_compared_runs_replaces_only_such_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("compare.html");
+    for names in [vec!["a"], vec!["a", "b"], (b'a'..b'k').map(|_| "many").collect()] {
+        let runs: Vec<Run> = names.iter().map(|name| run(name, 4.0, 3.0, 0.5)).collect();
+        write_comparison(&runs, &path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), compare_html(&runs).unwrap());
+    }
+    for (name, content) in [("report.html", report().html().unwrap()), ("empty", String::new())] {
+        let path = folder.path().join(name);
+        fs::write(&path, &content).unwrap();
+        let message = format!("{:#}", write_comparison(&[run("a", 4.0, 3.0, 0.5)], &path).unwrap_err());
+        assert!(message.contains(name) && message.contains("--output"), "{message}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
 }
 
 #[test]

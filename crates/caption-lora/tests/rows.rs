@@ -205,6 +205,22 @@ fn unused_files_are_reported_with_reasons() {
 }
 
 #[test]
+fn captions_of_files_that_are_no_pictures_are_left_out() {
+    let tiny = Tiny::new();
+    let dataset = folder(&tiny, "art", ("doc.txt", "a red cat".into()), 10);
+    (0..10).for_each(|row| fs::write(dataset.join(format!("{row}.txt")), "a red cat").unwrap());
+    fs::write(dataset.join("doc.pdf"), "no picture").unwrap();
+    fs::create_dir_all(dataset.join("@eaDir/0.png")).unwrap();
+    fs::write(dataset.join("@eaDir/0.png/thumbnail.png"), png(0)).unwrap();
+    for policy in ["stop", "skip"] {
+        let stdout = two_steps(&tiny, &dataset, policy, &["--on-bad-row", policy]);
+        assert_eq!(line(&stdout, "split"), "6 train, 2 validation, 2 test");
+        let told = "1: captions of files that are no pictures by their names (doc.txt beside doc.pdf)";
+        assert_eq!(line(&stdout, "left out"), told);
+    }
+}
+
+#[test]
 fn captions_without_any_known_word_are_refused_before_training() {
     let tiny = Tiny::new();
     let dataset = folder(&tiny, "art", jsonl(10, |_| "日本語 🔥🔥".into()), 10);

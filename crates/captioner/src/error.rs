@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// The model could not be loaded or run, or decoding options do not fit it.
     #[error(transparent)]
-    Model(#[from] git_model::Error),
+    Model(#[from] caption_model::Error),
     /// The tokenizer or the image processor could not be loaded or used.
     #[error(transparent)]
     Data(#[from] caption_data::Error),

@@ -76,7 +76,7 @@ unsafe fn portable(block: &Block) {
     unsafe { tiles::<Portable, 4, 1>(block) }
 }
 
-/// Panel by panel, so that a panel stays in the first-level cache for all rows. Each tile prefetches a part of the next panel.
+/// Panel by panel, so that a panel stays in the second-level cache for all rows. Each tile prefetches a part of the next panel.
 #[inline(always)]
 unsafe fn tiles<S: Simd, const ROWS: usize, const WIDEN: usize>(block: &Block) {
     let width = 2 * S::LANES;

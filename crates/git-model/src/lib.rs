@@ -3,27 +3,17 @@
 mod checkpoint;
 mod config;
 mod decoder;
-mod decoding;
-mod draft;
-mod error;
 mod generate;
-mod generation_defaults;
-mod loader;
 mod model;
 mod schema;
 mod vision;
-mod weights;
-mod words;
 
-pub use caption_generation::{
-    Caption, CaptionDecoder, EarlyStopping, Error as GenerationError, GenerationConfig, ModelTokens,
-    Progress, Sampling, SpeculativeDecoder, Step,
+pub use caption_model::{
+    Caption, CaptionDecoder, DecoderShape, Draft, EarlyStopping, Error, GenerationConfig, GenerationDefaults,
+    GenerationError, LoadOptions, ModelTokens, Progress, Result, Sampling, SpeculativeDecoder, Step,
 };
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, GIT};
 pub use config::{GitConfig, VisionConfig};
-pub use decoding::Decoding;
-pub use draft::{DecoderShape, Draft};
-pub use error::{Error, Result};
-pub use generation_defaults::GenerationDefaults;
-pub use model::{GitForCausalLm, IGNORE_INDEX, LoadOptions};
+pub use generate::Decoding;
+pub use model::GitForCausalLm;
 pub use vision::VisionEncoder;

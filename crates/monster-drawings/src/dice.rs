@@ -1,10 +1,13 @@
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+
 /// A stream of random numbers that is the same on every machine and in every version of this crate.
 ///
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014): the n-th number
 /// is a bijective mix of `start + n * GAMMA`. Samples depend on integers only. The only floating-point
 /// operations are a division by a power of two, one multiplication and one addition, all exactly rounded.
 pub(crate) struct Dice {
-    state: u64,
+    random: SplitMix64,
 }
 
 /// The purpose of a stream, so that no two decisions share one.
@@ -16,6 +19,7 @@ pub(crate) enum Stream {
     Row = 2,
 }
 
+/// The step of the generator's state: 2^64 divided by the golden ratio.
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Dice {
@@ -23,17 +27,12 @@ impl Dice {
     pub(crate) fn new(seed: u64, stream: Stream, index: u64) -> Self {
         let state =
             [seed, stream as u64, index].into_iter().fold(0, |state, word| mix(state ^ mix(word ^ GAMMA)));
-        Self { state }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(GAMMA);
-        mix(self.state)
+        Self { random: SplitMix64::seed_from_u64(state) }
     }
 
     /// An integer in `0..n`; the probabilities are equal up to `n / 2^32`.
     pub(crate) fn below(&mut self, n: usize) -> usize {
-        (((self.next() >> 32) * n as u64) >> 32) as usize
+        (((self.random.next_u64() >> 32) * n as u64) >> 32) as usize
     }
 
     /// One of `items`, which must not be empty.
@@ -48,14 +47,13 @@ impl Dice {
 
     /// A number in `low..high`, uniform on 2^24 steps.
     pub(crate) fn between(&mut self, low: f32, high: f32) -> f32 {
-        low + (high - low) * ((self.next() >> 40) as f32 / 16_777_216.0)
+        low + (high - low) * ((self.random.next_u64() >> 40) as f32 / 16_777_216.0)
     }
 }
 
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+/// The generator's mix of its state: its first number from the state before.
+fn mix(state: u64) -> u64 {
+    SplitMix64::seed_from_u64(state.wrapping_sub(GAMMA)).next_u64()
 }
 
 #[cfg(test)]
@@ -65,8 +63,8 @@ mod tests {
     #[test]
     fn numbers_equal_those_of_the_published_generator() {
         // The first outputs of SplitMix64 from state 1234567.
-        let mut dice = Dice { state: 1_234_567 };
-        let numbers: Vec<u64> = (0..3).map(|_| dice.next()).collect();
+        let mut random = SplitMix64::seed_from_u64(1_234_567);
+        let numbers: Vec<u64> = (0..3).map(|_| random.next_u64()).collect();
         assert_eq!(
             numbers,
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]

@@ -42,3 +42,8 @@ pub use creature::Creature;
 pub use feature::Feature;
 pub use monster::{Expression, Monster, Scene};
 pub use source::DrawingSource;
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

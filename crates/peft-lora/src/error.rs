@@ -33,7 +33,7 @@ pub enum Error {
     NothingSelected,
 
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file or its folder cannot be written.
-    #[error("cannot write {path}: {source}")]
+    #[error("cannot write {path}")]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -49,7 +49,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// `adapter_config.json` is not a LoRA configuration that this crate supports.
-    #[error("{path}: {source}")]
+    #[error("{path} cannot be used")]
     Config {
         /// The file.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum Error {
         names: Vec<String>,
     },
     /// The weight file is damaged.
-    #[error("{path} is not a complete safetensors file: {source}")]
+    #[error("{path} is not a complete safetensors file")]
     Safetensors {
         /// The file.
         path: PathBuf,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use tempfile::NamedTempFile;
-use torch_files::TorchFile;
+use torch_files::{LFS_POINTER, TorchFile};
 use train_ops::Renaming;
 
 use crate::error::Misshapen;
@@ -17,8 +17,6 @@ use crate::{Error, LoraConfig, Result};
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
-/// The first bytes of a Git LFS pointer: the text in place of a file that was not downloaded.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The name of a tensor in the weight file. PEFT wraps the model twice, and each wrapper adds a part to the path.
 pub(crate) fn tensor_name(path: &str, matrix: char) -> String {

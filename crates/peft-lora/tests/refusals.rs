@@ -218,7 +218,8 @@ fn a_pattern_that_takes_forever_is_an_error_and_not_a_hang() {
     let mut builder = LoraBuilder::new(config(r"(?=((a|aa)+)+$)\1b")).unwrap();
     let weight = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
     let path = "a".repeat(100) + ".c";
-    let error = train_ops::LayerBuilder::linear(&mut builder, &path, weight, None).unwrap_err().to_string();
+    let error = train_ops::LayerBuilder::linear(&mut builder, &path, weight, None).unwrap_err();
+    let error = std::error::Error::source(&error).unwrap().to_string();
     assert!(error.contains("LoRA option target_modules: ") && error.contains("cannot be matched"), "{error}");
 }
 
@@ -374,7 +375,8 @@ fn missing_and_damaged_files_are_named() {
     }
 
     let error = opening(|dir| fs::write(dir.join("adapter_config.json"), "{\"r\": 4,\n").unwrap());
-    assert!(matches!(error, Error::Config { .. }) && error.to_string().contains("line 2"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(matches!(error, Error::Config { .. }) && cause.contains("line 2"), "{error}: {cause}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub use error::{Error, Result};
 use crate::storage::View;
 
 /// The first bytes of a Git LFS pointer: the text in place of a file that was not downloaded.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
+pub const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// The tensors of one file by name, each read on request.
 #[derive(Clone, Debug)]
@@ -113,3 +113,8 @@ impl TorchFile {
         Ok(ordered)
     }
 }
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use train_ops::{FrozenBuilder, LayerBuilder, ForwardContext};
+//! use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let weight = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu)?;
@@ -50,11 +50,13 @@ mod softmax;
 mod transformer;
 
 pub use activation::Activation;
-pub use attention::{AttentionMask, attention};
+pub use attention::{AttentionMask, attention, fused_attention};
 pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
-pub use decoding::{DecodingRows, KeyValueCache, cached_attention};
+pub use decoding::{
+    DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
+};
 pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
@@ -71,3 +73,8 @@ pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, rotary_embedding};
 pub use softmax::softmax_last_dim;
 pub use transformer::TransformerLayer;
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -168,8 +168,7 @@ fn cross_entropy() {
         check("head", vec![trained(1, &[4, 5])], |x| {
             let weight = constant(2, &[19, 5], x[0].dtype());
             let head = FrozenLinear::new("head", weight, None).unwrap();
-            let ctx = training().with_label_smoothing(smoothing);
-            linear_cross_entropy_sum(&x[0], &head, &[0, 18, 7, 7], &ctx).unwrap()
+            linear_cross_entropy_sum(&x[0], &head, &[0, 18, 7, 7], smoothing, &training()).unwrap()
         });
     }
 }
@@ -261,7 +260,7 @@ impl LinearLayer for Adapted {
         lora_linear(xs, &self.base, self.lora(), ctx)
     }
 
-    fn adapted(&self, _pass: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
     }
 

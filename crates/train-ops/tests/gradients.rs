@@ -146,11 +146,11 @@ fn cross_entropy_with_smoothed_labels() {
 #[test]
 fn a_head_with_its_loss_is_the_head_and_then_the_loss() {
     for label_smoothing in [0.0, 0.2] {
-        let ctx = training().with_label_smoothing(label_smoothing);
+        let ctx = training();
         // More rows than the fused operation has logits of at a time.
         let (xs, targets) = (var(1, &[70, 5]), (0..70).map(|row| row % 19).collect::<Vec<u32>>());
         let head = FrozenLinear::new("head", tensor(2, &[19, 5]), Some(tensor(3, &[19]))).unwrap();
-        let fused = linear_cross_entropy_sum(xs.as_tensor(), &head, &targets, &ctx).unwrap();
+        let fused = linear_cross_entropy_sum(xs.as_tensor(), &head, &targets, label_smoothing, &ctx).unwrap();
         let logits = head.forward(xs.as_tensor(), &ctx).unwrap();
         let plain = cross_entropy_sum(&logits, &targets, label_smoothing).unwrap();
         let [one, other] = [&fused, &plain].map(|loss| loss.to_scalar::<f32>().unwrap());

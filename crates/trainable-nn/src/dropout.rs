@@ -39,7 +39,7 @@ impl Dropout {
         let ctx = current_context();
         if !ctx.is_training() {
             bail!(
-                "{}: dropout draws its masks from the keys of a training ctx; enter one with \
+                "{}: dropout draws its masks from the keys of a forward context for training; enter one with \
                  trainable_nn::enter(ForwardContext::training(keys)) before the forward ctx",
                 self.path
             )

@@ -1,4 +1,4 @@
-//! The pass that the layers of a thread see, because candle's `Module::forward` has no argument for it.
+//! The forward context that the layers of a thread see, because candle's `Module::forward` has no argument for it.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ thread_local! {
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Makes `ctx` the pass of this thread until the guard is dropped: the layers that a
+/// Makes `ctx` the forward context of this thread until the guard is dropped: the layers that a
 /// [`LayerBuilder`](crate::LayerBuilder) made train in it, with dropout masks from its keys, or run for inference.
 ///
 /// Guards nest: the newest one that still exists counts, and without any a thread runs for inference. Other threads are not
@@ -37,7 +37,7 @@ pub fn enter(ctx: ForwardContext) -> Entered {
     Entered { id, of_this_thread: PhantomData }
 }
 
-/// The pass that this thread has entered; [`ForwardContext::inference`] if none.
+/// The forward context that this thread has entered; [`ForwardContext::inference`] if none.
 pub fn current_context() -> ForwardContext {
     ENTERED
         .with_borrow(|entered| entered.last().map_or_else(ForwardContext::inference, |(_, ctx)| ctx.clone()))
@@ -45,7 +45,7 @@ pub fn current_context() -> ForwardContext {
 
 /// A guard of [`enter`]. It belongs to its thread.
 #[derive(Debug)]
-#[must_use = "the pass ends as soon as this is dropped"]
+#[must_use = "the forward context ends as soon as this is dropped"]
 pub struct Entered {
     id: u64,
     of_this_thread: PhantomData<*const ()>,

@@ -1,3 +1,6 @@
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+
 /// Returns the order of `n` rows in an epoch: a random permutation that depends only on `(seed, epoch, n)`.
 ///
 /// A Fisher-Yates shuffle from the back that draws with the SplitMix64 generator (Steele, Lea and Flood, 2014) and
@@ -11,46 +14,29 @@
 /// assert_ne!(epoch_order(42, 1, 8), epoch_order(42, 0, 8));
 /// ```
 pub fn epoch_order(seed: u64, epoch: usize, n: usize) -> Vec<usize> {
-    let mut random = SplitMix64 { state: mix(mix(seed) ^ epoch as u64) };
+    let mut random = SplitMix64::seed_from_u64(mix(mix(seed) ^ epoch as u64));
     let mut order: Vec<usize> = (0..n).collect();
     for last in (1..n).rev() {
-        order.swap(last, random.below(last as u64 + 1) as usize);
+        order.swap(last, below(&mut random, last as u64 + 1) as usize);
     }
     order
 }
 
-struct SplitMix64 {
-    state: u64,
-}
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        let value = mix(self.state);
-        self.state = self.state.wrapping_add(GOLDEN_GAMMA);
-        value
-    }
-
-    /// Draws a uniform number below `bound`: the high half of a 128-bit product. Products whose low half would bias the
-    /// result are drawn again.
-    fn below(&mut self, bound: u64) -> u64 {
-        let biased = bound.wrapping_neg() % bound;
-        loop {
-            let product = u128::from(self.next()) * u128::from(bound);
-            if product as u64 >= biased {
-                return (product >> 64) as u64;
-            }
+/// Draws a uniform number below `bound`: the high half of a 128-bit product. Products whose low half would bias the
+/// result are drawn again.
+fn below(random: &mut SplitMix64, bound: u64) -> u64 {
+    let biased = bound.wrapping_neg() % bound;
+    loop {
+        let product = u128::from(random.next_u64()) * u128::from(bound);
+        if product as u64 >= biased {
+            return (product >> 64) as u64;
         }
     }
 }
 
-/// 2^64 divided by the golden ratio.
-const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(GOLDEN_GAMMA);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// The first number of the generator with this seed: a bijection that scatters neighbouring seeds.
+fn mix(seed: u64) -> u64 {
+    SplitMix64::seed_from_u64(seed).next_u64()
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@ use std::{ffi::OsString, path::PathBuf};
 
 use caption_data::ImageDecoder;
 use clap::{
-    CommandFactory as _, Parser, ValueEnum,
+    Parser, ValueEnum,
     error::{ContextKind, Error, ErrorKind},
 };
 
+use super::command_line::refusal;
+use super::request::with_negative_numbers;
 use super::{
-    Decoding, Drafting,
+    Decoding, DeviceArg, Drafting,
     values::{count, row},
 };
 use crate::hub::Location;
@@ -61,10 +63,13 @@ pub struct Caption {
     /// A LoRA adapter: a local folder, or a hub id, with @ and a revision behind it if need be
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     pub adapter: Option<Location>,
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Hardware")]
+    pub device: DeviceArg,
     /// How the weights are stored
     #[arg(long, value_enum, default_value_t, help_heading = "Hardware")]
     pub dtype: Storage,
-    /// Processor threads; all cores if not given
+    /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
     pub threads: Option<usize>,
     /// Pictures per batch
@@ -110,19 +115,21 @@ impl Caption {
     ///
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
-    pub fn from_arguments(
-        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    ) -> Result<Self, Error> {
-        let options =
-            Self::try_parse_from(arguments).map_err(|error| known_elsewhere(&error).unwrap_or(error))?;
+    pub fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        let arguments = with_negative_numbers(arguments.into_iter().map(Into::into).collect());
+        let options = Self::try_parse_from(arguments).map_err(|error| explained(&error).unwrap_or(error))?;
         let message = if options.dtype == Storage::Int8 && options.adapter.is_some() {
             "--dtype int8 is for a model without --adapter: merge the adapter into it first (merge_adapter)"
+        } else if options.dtype == Storage::Int8 && options.device != DeviceArg::Cpu {
+            "--dtype int8 is for --device cpu: other devices have no 8-bit products here"
+        } else if options.draft == Drafting::Always && options.device != DeviceArg::Cpu {
+            "--draft always is for --device cpu: the draft's weights are 8-bit integers"
         } else if options.dtype == Storage::Int8 && options.draft == Drafting::Always {
             "--draft always does nothing for --dtype int8, whose weights are those that guess"
         } else {
             return Ok(options);
         };
-        Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+        Err(refusal::<Self>("caption", ErrorKind::ArgumentConflict, message))
     }
 }
 
@@ -138,15 +145,21 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("--model-name-or-path", "--model"),
 ];
 
-/// The error for a flag of another program, which names the equivalent here.
-fn known_elsewhere(error: &Error) -> Option<Error> {
+/// The error for a command line without pictures, or with a flag of another program: what to give instead.
+fn explained(error: &Error) -> Option<Error> {
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        let message =
+            "no pictures: name files, folders or patterns such as 'art/*.png', or a dataset with --dataset";
+        return Some(refusal::<Caption>("caption", ErrorKind::MissingRequiredArgument, message));
+    }
     let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
     let flag = flag.to_string().split('=').next()?.replace('_', "-");
     let (_, meant) = ELSEWHERE.iter().find(|(other, _)| *other == flag)?;
-    Some(Caption::command().error(ErrorKind::UnknownArgument, format!("there is no {flag}: give {meant}")))
+    let message = format!("there is no {flag}: give {meant}");
+    Some(refusal::<Caption>("caption", ErrorKind::UnknownArgument, &message))
 }
 
-fn adapter(text: &str) -> Result<Location, String> {
+pub(super) fn adapter(text: &str) -> Result<Location, String> {
     match text.parse() {
         Ok(Location::Embedded) => Err("there is no embedded adapter: give a folder or a hub id".into()),
         location => location.map_err(|e| e.to_string()),
@@ -155,6 +168,8 @@ fn adapter(text: &str) -> Result<Location, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn parse(arguments: &str) -> Result<Caption, Error> {
@@ -176,7 +191,7 @@ mod tests {
 
     #[test]
     fn every_flag_of_the_design_is_there_and_no_other() {
-        let designed = "model adapter dtype threads batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
+        let designed = "model adapter device dtype threads batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
             no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
             bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column max-image-pixels";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
@@ -212,6 +227,8 @@ mod tests {
             "--do-sample --min-p 2",
             "--dtype int8 --adapter me/lora",
             "--dtype int8 --draft always",
+            "--dtype int8 --device cuda",
+            "--draft always --device cuda:1",
             "--prompt-column question",
             "--do-sample --temperature -1",
         ] {
@@ -240,6 +257,19 @@ mod tests {
         }
         let unknown = parse("cat.png --no-such-flag").unwrap_err().to_string();
         assert!(unknown.contains("--no-such-flag"), "{unknown}");
+    }
+
+    #[test]
+    fn a_missing_picture_and_a_negative_number_are_explained() {
+        let message = parse("").unwrap_err().to_string();
+        assert!(message.contains("no pictures: name files") && message.contains("--dataset"), "{message}");
+        for (arguments, flag) in
+            [("a.png --seed -1", "--seed"), ("a.png --no-repeat-ngram-size -1", "--no-repeat-ngram-size")]
+        {
+            let message = parse(arguments).unwrap_err().to_string();
+            assert!(message.contains("-1") && message.contains(flag), "{message}");
+            assert!(!message.contains("unexpected argument"), "{message}");
+        }
     }
 
     #[test]

@@ -1,7 +1,14 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// A program's arguments, its name first, in shell syntax: `cargo run --release --example NAME -- ...`.
+use clap::CommandFactory;
+use clap::error::{Error, ErrorKind};
+
+/// The name of the installed program.
+pub const PROGRAM: &str = "caption-lora";
+
+/// A program's arguments, its name first, in shell syntax: `caption-lora finetune ...` for the installed program, and
+/// `cargo run --release --example NAME -- ...` for an example.
 pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     let mut arguments = arguments.into_iter();
     let program = arguments.next().unwrap_or_default();
@@ -10,18 +17,40 @@ pub fn command_line(arguments: impl IntoIterator<Item = OsString>) -> String {
     command(&name, &arguments)
 }
 
-/// The command that runs the main example with these arguments, in shell syntax.
-pub fn example_command(arguments: &[&OsStr]) -> String {
+/// The command that fine-tunes with these arguments, in shell syntax.
+pub fn finetune_command(arguments: &[&OsStr]) -> String {
     let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-    command_line(std::iter::once(OsString::from("pokemon_finetune")).chain(arguments))
+    command_line(std::iter::once(finetune_program()).chain(arguments))
 }
 
-fn command(example: &str, arguments: &[String]) -> String {
-    let mut words = vec![format!("cargo run --release --example {example}")];
-    if !arguments.is_empty() {
-        words.push("--".to_owned());
-        words.extend_from_slice(arguments);
+/// The running program's name for fine-tuning: with its subcommand for the installed program, else the main example.
+pub(super) fn finetune_program() -> OsString {
+    if is_installed() { format!("{PROGRAM} finetune").into() } else { "pokemon_finetune".into() }
+}
+
+/// An error about the arguments of a subcommand. Its usage line names the program that runs.
+pub(super) fn refusal<C: CommandFactory>(subcommand: &str, kind: ErrorKind, message: &str) -> Error {
+    let command = C::command();
+    let mut command =
+        if is_installed() { command.bin_name(format!("{PROGRAM} {subcommand}")) } else { command };
+    command.error(kind, message)
+}
+
+/// Whether the running program is the installed one; else it is an example or a test.
+fn is_installed() -> bool {
+    let program = std::env::args_os().next().unwrap_or_default();
+    Path::new(&program).file_stem().is_some_and(|name| name == PROGRAM)
+}
+
+fn command(program: &str, arguments: &[String]) -> String {
+    let mut words = Vec::new();
+    if program.starts_with(PROGRAM) {
+        words.push(program.to_owned());
+    } else {
+        words.push(format!("cargo run --release --example {program}"));
+        words.extend((!arguments.is_empty()).then(|| "--".to_owned()));
     }
+    words.extend_from_slice(arguments);
     words.join(" ")
 }
 
@@ -46,6 +75,16 @@ mod tests {
         assert_eq!(quoted(".*(query|value)"), "'.*(query|value)'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_command_is_that_of_the_program_that_ran() {
         assert_eq!(command("caption", &[]), "cargo run --release --example caption");
+        let line = |program: &str| command_line([program, "--resume", "runs/x"].map(OsString::from));
+        assert_eq!(
+            line("target/release/examples/pokemon_finetune"),
+            "cargo run --release --example pokemon_finetune -- --resume runs/x"
+        );
+        assert_eq!(line("caption-lora finetune"), "caption-lora finetune --resume runs/x");
     }
 }

@@ -1,5 +1,5 @@
+use caption_model::{GenerationConfig, GenerationDefaults, Sampling};
 use clap::Args;
-use git_model::{GenerationConfig, GenerationDefaults, Sampling};
 
 use super::EarlyStopping;
 use super::values::{count, finite, positive, positive_share, share};
@@ -85,9 +85,9 @@ impl Decoding {
         file.check_supported(sampling.is_some()).map_err(|error| error.to_string())?;
         let beams = if sampling.is_some() { 1 } else { recipe.num_beams };
         let early_stopping = self.early_stopping.map(|early_stopping| match early_stopping {
-            EarlyStopping::True => git_model::EarlyStopping::Always,
-            EarlyStopping::False => git_model::EarlyStopping::Heuristic,
-            EarlyStopping::Never => git_model::EarlyStopping::Never,
+            EarlyStopping::True => caption_model::EarlyStopping::Always,
+            EarlyStopping::False => caption_model::EarlyStopping::Heuristic,
+            EarlyStopping::Never => caption_model::EarlyStopping::Never,
         });
         let penalty = |flag: Option<f64>| flag.map(|penalty| penalty as f32);
         let max_new_tokens = self.max_new_tokens(file, prompt, recipe.max_new_tokens)?;
@@ -112,10 +112,12 @@ impl Decoding {
                 Some(words) if self.bad_words.is_empty() => words.clone(),
                 _ => bad_words,
             },
+            renormalize_logits: file.renormalize_logits.unwrap_or(false),
             num_return_sequences: self.num_return_sequences.or(file.num_return_sequences).unwrap_or(1),
             sampling,
         };
         self.check(file, &config)?;
+        self.check_room(file, prompt, max_new_tokens)?;
         Ok(config)
     }
 
@@ -179,6 +181,37 @@ impl Decoding {
                 Ok(file.min_new_tokens.unwrap_or(length).min(most))
             }
         }
+    }
+
+    /// Fails if the model has too few positions for a prompt and its caption. The captions of prompts that belong to
+    /// rows are shortened elsewhere.
+    fn check_room(
+        &self,
+        file: &GenerationDefaults,
+        prompt: usize,
+        max_new_tokens: usize,
+    ) -> Result<(), String> {
+        let is_of_all = self.prompt.is_some() || prompt == 1;
+        let Some(positions) = file.positions().filter(|_| is_of_all) else { return Ok(()) };
+        // The last token is never fed back, so it needs no position.
+        let left = (positions + 1).saturating_sub(prompt);
+        if max_new_tokens <= left {
+            return Ok(());
+        }
+        let of_file = |name: &str, value: usize| format!("{name} {value} of {}", file.path().display());
+        let length = match (self.max_new_tokens, file.max_new_tokens, file.max_length) {
+            (Some(tokens), _, _) => format!("--max-new-tokens {tokens}"),
+            (None, Some(tokens), _) => of_file("max_new_tokens", tokens),
+            (None, None, Some(length)) => of_file("max_length", length),
+            (None, None, None) => format!("the default of {max_new_tokens} new tokens"),
+        };
+        let before = match prompt {
+            1 => "the start token".to_owned(),
+            _ => format!("a prompt of {prompt} tokens"),
+        };
+        Err(format!(
+            "{length} is too long after {before}, as the model has {positions} positions: give --max-new-tokens {left} at most"
+        ))
     }
 
     /// Fails if options contradict each other. The message says which of them come from the checkpoint's
@@ -269,7 +302,7 @@ mod tests {
         let config = resolve("--length-penalty -1", json, 1).unwrap();
         assert_eq!((config.num_beams, config.length_penalty, config.no_repeat_ngram_size), (5, -1.0, 0));
         assert_eq!((config.repetition_penalty, config.max_new_tokens), (1.15, 40));
-        assert_eq!(config.early_stopping, git_model::EarlyStopping::Never);
+        assert_eq!(config.early_stopping, caption_model::EarlyStopping::Never);
         assert_eq!((config.bad_words, config.num_return_sequences), (vec![vec![7, 8]], 2));
         let greedy = resolve("--num-beams 1 --num-return-sequences 1", json, 1).unwrap();
         assert_eq!((greedy.num_beams, greedy.num_return_sequences), (1, 1));
@@ -320,17 +353,69 @@ mod tests {
             ("", r#"{"suppress_tokens": [5]}"#, "suppress_tokens is [5]"),
             ("", r#"{"forced_eos_token_id": 3}"#, "forced_eos_token_id is 3"),
             ("--do-sample", r#"{"typical_p": 0.5}"#, "typical_p is 0.5"),
+            ("--do-sample", r#"{"epsilon_cutoff": 0.1}"#, "epsilon_cutoff is 0.1"),
             ("", r#"{"num_beams": 0}"#, "num_beams must be at least 1"),
+            ("", r#"{"max_time": 2.5}"#, "generation_config.json: max_time is 2.5, but only null"),
+            ("", r#"{"num_beam_groups": 2}"#, "num_beam_groups is 2"),
+            ("", r#"{"diversity_penalty": 0.5}"#, "diversity_penalty is 0.5"),
+            ("", r#"{"encoder_no_repeat_ngram_size": 3}"#, "encoder_no_repeat_ngram_size is 3"),
+            ("", r#"{"guidance_scale": 1.5}"#, "guidance_scale is 1.5"),
+            ("", r#"{"token_healing": true}"#, "token_healing is true"),
         ] {
             let error = resolve(arguments, json, 1).unwrap_err();
             assert!(error.contains(words), "{arguments} {json}: {error}");
         }
-        // Options without effect are in many files.
-        resolve(
-            "",
-            r#"{"typical_p": 0.5, "num_beam_groups": 1, "suppress_tokens": [], "guidance_scale": null}"#,
-            1,
-        )
-        .unwrap();
+        // Without draws, these options do nothing.
+        let of_draws = r#"{"typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0.4}"#;
+        resolve("", of_draws, 1).unwrap();
+    }
+
+    /// The values with which transformers 5.23 leaves out the processor of an option, and options of its output and its
+    /// speed. Null is as if the option were not there.
+    #[test]
+    fn options_without_effect_are_accepted() {
+        let json = r#"{"renormalize_logits": true, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0,
+            "diversity_penalty": 0.0, "num_beam_groups": 1, "encoder_no_repeat_ngram_size": 0, "guidance_scale": 1,
+            "encoder_repetition_penalty": 1.0, "penalty_alpha": 0.0, "suppress_tokens": [], "token_healing": false,
+            "use_cache": false, "output_scores": true, "output_attentions": true, "return_dict_in_generate": true,
+            "cache_implementation": "static", "remove_invalid_values": true, "low_memory": true, "pad_token_id": 0,
+            "num_assistant_tokens": 20, "transformers_version": "5.23.0", "max_time": null, "stop_strings": null,
+            "num_beams": null, "max_length": null, "max_new_tokens": null, "min_length": null, "do_sample": null,
+            "early_stopping": null, "length_penalty": null, "repetition_penalty": null, "bad_words_ids": null,
+            "no_repeat_ngram_size": null, "num_return_sequences": null, "temperature": null, "top_k": null,
+            "top_p": null, "min_p": null, "bos_token_id": null, "forced_eos_token_id": null}"#;
+        let recipe = GenerationConfig { renormalize_logits: true, ..GenerationConfig::recipe() };
+        assert_eq!(resolve("", json, 1).unwrap(), recipe);
+        let sampling = resolve("--do-sample", json, 1).unwrap().sampling;
+        assert_eq!(sampling, Some(Sampling { seed: 42, ..Sampling::default() }));
+    }
+
+    #[test]
+    fn a_length_beyond_the_models_positions_is_told_with_what_set_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let resolve = |arguments: &str, json: &str, prompt: usize| {
+            fs::write(folder.path().join("generation_config.json"), json).unwrap();
+            let file = GenerationDefaults::read(folder.path()).unwrap().with_positions(64);
+            flags(arguments).resolve(&file, prompt, Vec::new())
+        };
+        for (arguments, json, prompt, words) in [
+            (
+                "--max-new-tokens 65",
+                "{}",
+                1,
+                ["--max-new-tokens 65 is too long after the start ", " 64 at most"],
+            ),
+            ("", r#"{"max_length": 66}"#, 1, ["max_length 66 of ", "generation_config.json is too long"]),
+            ("", r#"{"max_new_tokens": 70}"#, 1, ["max_new_tokens 70 of ", "--max-new-tokens 64 at most"]),
+            ("--prompt why", r#"{"max_length": 70}"#, 5, ["max_length 70 of ", "a prompt of 5 tokens"]),
+            ("--prompt why", "{}", 40, ["the default of 40 new tokens", "give --max-new-tokens 25 at most"]),
+        ] {
+            let error = resolve(arguments, json, prompt).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{arguments} {json}: {error}");
+        }
+        assert_eq!(resolve("--max-new-tokens 64", "{}", 1).unwrap().max_new_tokens, 64);
+        assert_eq!(resolve("", r#"{"max_length": 65}"#, 1).unwrap().max_new_tokens, 64);
+        // The prompt of a row: its caption is shortened later.
+        assert_eq!(resolve("", "{}", 40).unwrap().max_new_tokens, 40);
     }
 }

@@ -11,6 +11,8 @@ pub enum DeviceArg {
     Cpu,
     /// The NVIDIA GPU with this number, from 0.
     Cuda(usize),
+    /// Apple's GPU.
+    Metal,
 }
 
 impl FromStr for DeviceArg {
@@ -21,8 +23,9 @@ impl FromStr for DeviceArg {
         match text.split_once(':') {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda(0)),
+            None if text == "metal" => Ok(Self::Metal),
             Some(("cuda", n)) => Ok(Self::Cuda(number(n)?)),
-            _ => Err("must be cpu, cuda or cuda:N".into()),
+            _ => Err("must be cpu, cuda, cuda:N or metal".into()),
         }
     }
 }
@@ -32,6 +35,7 @@ impl fmt::Display for DeviceArg {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Metal => f.write_str("metal"),
         }
     }
 }
@@ -39,11 +43,19 @@ impl fmt::Display for DeviceArg {
 /// Opens the device.
 ///
 /// # Errors
-/// For a GPU: if this build does not support CUDA, or there is no such GPU. There is no silent fallback to
-/// the CPU.
+/// For a GPU: if this build does not support it, or there is no such GPU. There is no silent fallback to the CPU.
 pub fn device(choice: DeviceArg) -> Result<Device> {
     match choice {
         DeviceArg::Cpu => Ok(Device::Cpu),
+        DeviceArg::Metal => {
+            if !candle_core::utils::metal_is_available() {
+                bail!(
+                    "--device metal: this program was built without Metal; build it on a Mac with `--features metal`, or use \
+                     --device cpu"
+                );
+            }
+            Device::new_metal(0).context("--device metal: cannot open the GPU")
+        }
         DeviceArg::Cuda(n) => {
             if !candle_core::utils::cuda_is_available() {
                 bail!(
@@ -63,9 +75,12 @@ mod tests {
 
     #[test]
     fn devices_are_read_and_shown_alike() {
-        for (text, device) in
-            [("cpu", DeviceArg::Cpu), ("cuda:0", DeviceArg::Cuda(0)), ("cuda:3", DeviceArg::Cuda(3))]
-        {
+        for (text, device) in [
+            ("cpu", DeviceArg::Cpu),
+            ("cuda:0", DeviceArg::Cuda(0)),
+            ("cuda:3", DeviceArg::Cuda(3)),
+            ("metal", DeviceArg::Metal),
+        ] {
             assert_eq!(text.parse(), Ok(device));
             assert_eq!(device.to_string(), text);
         }
@@ -80,5 +95,12 @@ mod tests {
         assert!(device(DeviceArg::Cpu).unwrap().is_cpu());
         let message = format!("{:#}", device(DeviceArg::Cuda(4095)).unwrap_err());
         assert!(message.starts_with("--device cuda:4095: "), "{message}");
+        if !candle_core::utils::metal_is_available() {
+            let message = format!("{:#}", device(DeviceArg::Metal).unwrap_err());
+            assert!(
+                message.starts_with("--device metal: ") && message.contains("--features metal"),
+                "{message}"
+            );
+        }
     }
 }

@@ -91,7 +91,7 @@ pub struct TrainingOptions {
     /// Seed of the adapters' initial weights, of dropout and of the order of the training rows
     #[arg(long, value_name = "SEED", default_value_t = 42, value_parser = seed)]
     pub seed: u64,
-    /// Continue a stopped run with its own flags: from its newest checkpoint if DIR is its folder, or from
+    /// Continue a stopped run with its own flags: from its newest checkpoint if DIR is its folder or that of a sweep, or from
     /// the checkpoint DIR; without DIR the run in --output-dir, else the one in the working folder, else the
     /// newest in runs/pokemon, runs/pokemon-2, ... Further flags may change how long and how fast it trains, and when it evaluates,
     /// saves and ends
@@ -120,9 +120,10 @@ pub struct LoraOptions {
     /// vision encoder where --tune includes it; those of --init-adapter]
     #[arg(long, value_name = "MODULES")]
     pub target_modules: Option<TargetModules>,
-    /// Begin with the adapter in this folder instead of a new one; --lora-r, --lora-alpha and
-    /// --target-modules must agree with it if given, and --lora-dropout replaces its dropout
-    #[arg(long, value_name = "DIR")]
+    /// Begin with an adapter instead of a new one: a local folder, or a hub id, with @ and a revision behind it
+    /// if need be; --lora-r, --lora-alpha and --target-modules must agree with it if given, and --lora-dropout
+    /// replaces its dropout
+    #[arg(long, value_name = "NAME")]
     pub init_adapter: Option<PathBuf>,
     /// Dropout of the base model's hidden states and attention, instead of the checkpoint's values
     #[arg(long, value_name = "P", value_parser = dropout)]
@@ -332,7 +333,7 @@ mod tests {
             ("--split-seed -1", "must be a whole number of at least 0"),
             ("--lora-dropout 1", "below 1"),
             ("--warmup-ratio 5", "between 0 and 1"),
-            ("--device gpu", "cpu, cuda or cuda:N"),
+            ("--device gpu", "cpu, cuda, cuda:N or metal"),
             ("--dtype f16", "[possible values: f32, bf16]"),
             ("--padding max", "[possible values: longest, max-length]"),
             ("--tune all", "[possible values: text, vision, both, full]"),

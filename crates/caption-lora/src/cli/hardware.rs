@@ -11,7 +11,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Args)]
 #[command(next_help_heading = "Hardware")]
 pub struct Hardware {
-    /// cpu, cuda or cuda:N
+    /// cpu, cuda, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceArg,
     /// Type of the frozen weights and of their arithmetic
@@ -39,7 +39,7 @@ pub struct Hardware {
 }
 
 /// Why a trained encoder's features cannot be cached, and what to do.
-pub const TRAINED_ENCODER: &str = "what it makes of a picture changes with every step; leave the flag out";
+pub const TRAINED_ENCODER: &str = "its image features change with every step; leave the flag out";
 
 impl Hardware {
     /// Memory for the frozen encoder's features: --feature-cache-memory, else 128 MiB. Reading a batch from a
@@ -89,7 +89,7 @@ mod tests {
             let vision = &config.vision_config;
             700 * Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype }.bytes()
         };
-        let embedded = GitConfig::read(&crate::open::embedded_checkpoint().join("config.json")).unwrap();
+        let embedded = GitConfig::read(&crate::embedded::checkpoint().unwrap().join("config.json")).unwrap();
         assert!(bytes(&embedded, DType::F32) <= memory);
         assert!(bytes(&GitConfig::default(), DType::BF16) > memory);
     }

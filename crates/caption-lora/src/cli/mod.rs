@@ -1,4 +1,4 @@
-//! The command lines of the examples: their flags, defaults and checks.
+//! The command lines of the program and of the examples: their flags, defaults and checks.
 //!
 //! Flags have the names of Hugging Face's TrainingArguments and LoraConfig in kebab case, and the defaults of
 //! the recipe. Everything is checked before any work begins; a flag without effect is refused instead of
@@ -15,6 +15,7 @@
 
 mod caption;
 mod command_line;
+mod compare;
 mod data;
 mod decoding;
 mod device;
@@ -22,13 +23,15 @@ mod engine;
 mod finetune;
 mod flags;
 mod hardware;
+mod merge;
 mod request;
 mod sweep;
 mod threads;
 mod values;
 
 pub use caption::{Caption, Storage};
-pub use command_line::{command_line, example_command};
+pub use command_line::{PROGRAM, command_line, finetune_command};
+pub use compare::Compare;
 pub use data::{DataOptions, OnBadRow, SplitBy};
 pub use decoding::Decoding;
 pub use device::{DeviceArg, device};
@@ -36,6 +39,7 @@ pub use engine::{OptimizerOptions, RunOptions};
 pub use finetune::{Finetune, LoraOptions, TrainingOptions};
 pub use flags::Flags;
 pub use hardware::{Hardware, TRAINED_ENCODER};
+pub use merge::{FileDtype, Merge};
 pub use request::Request;
 pub use sweep::{Axis, SweepRun};
 pub use threads::use_threads;

@@ -1,10 +1,12 @@
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
+use super::command_line::finetune_program;
 use super::{Finetune, Flags, command_line};
-use crate::resume::Resumed;
+use crate::resume::{Resumed, ResumedSweep};
 
 /// A command line of `pokemon_finetune`: the parsed options, and the flags as given.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct Request {
     pub command: String,
     /// The run to continue; found by [`Resumed::find`](crate::resume::Resumed::find).
     pub resumed: Option<Resumed>,
+    /// The sweep to continue, found in the same way.
+    pub resumed_sweep: Option<ResumedSweep>,
 }
 
 impl Request {
@@ -26,23 +30,27 @@ impl Request {
         Self::parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    /// Reads a command line that starts with the program's name, and refuses flags without effect.
+    /// Reads a command line that starts with the program's name, and refuses flags without effect. Each
+    /// combination of a sweep's values is checked too.
     ///
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
+        let command = command_line(arguments);
+        let request = Self { options, flags, command, resumed: None, resumed_sweep: None };
         // With --resume, the other flags are checked when the run is found.
-        if options.training.resume.is_none() {
-            if let Some(message) = options.split_conflict() {
+        if request.options.training.resume.is_none() {
+            if let Some(message) = request.options.split_conflict() {
                 return Err(refusal(&message));
             }
-            if let Some(idle) = options.idle_flag() {
+            if let Some(idle) = request.options.idle_flag() {
                 return Err(refusal(&idle.message));
             }
+            request.sweep(Path::new(""))?;
         }
-        Ok(Self { options, flags, command: command_line(arguments), resumed: None })
+        Ok(request)
     }
 
     /// The request to continue a run with the flags `saved`, replaced by those of this request. A saved flag
@@ -51,7 +59,7 @@ impl Request {
     /// # Errors
     /// As [`parse`](Self::parse).
     pub(crate) fn continuing(&self, saved: &Flags) -> Result<Self, Error> {
-        let program = OsString::from("pokemon_finetune");
+        let program = finetune_program();
         let mut flags = saved.with(&self.flags);
         loop {
             let arguments: Vec<OsString> =
@@ -69,7 +77,7 @@ impl Request {
             options.data.output_dir.clone_from(&self.options.data.output_dir);
             options.training.resume.clone_from(&self.options.training.resume);
             let command = command_line(std::iter::once(program).chain(flags.given_arguments()));
-            return Ok(Self { options, flags, command, resumed: None });
+            return Ok(Self { options, flags, command, resumed: None, resumed_sweep: None });
         }
     }
 }
@@ -82,12 +90,12 @@ fn read(arguments: &[OsString]) -> Result<(Finetune, Flags), Error> {
 }
 
 fn refusal(message: &str) -> Error {
-    Finetune::command().error(ErrorKind::ArgumentConflict, message)
+    super::command_line::refusal::<Finetune>("finetune", ErrorKind::ArgumentConflict, message)
 }
 
 /// Joins negative numbers to the flags before them, as in `--max-steps=-1`. Otherwise clap would take them
 /// for flags; this way the flag's own parser checks them.
-fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_number = |text: &str| text.starts_with('-') && text.parse::<f64>().is_ok();
     let is_flag = |text: &str| text.starts_with("--") && text.len() > 2 && !text.contains('=');
     let mut joined: Vec<OsString> = Vec::new();

@@ -1,11 +1,13 @@
 use std::ffi::OsString;
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use clap::CommandFactory as _;
-use clap::error::{Error, ErrorKind};
+use clap::error::Error;
+use serde::{Deserialize, Serialize};
 
-use super::{Finetune, Request};
+use super::Request;
+use super::command_line::finetune_program;
 
 /// Options that may differ between the runs of a sweep, by their names in Hugging Face's classes. The model,
 /// the data and the split are the same for all runs, which share the image features.
@@ -28,7 +30,7 @@ const SWEPT: [&str; 15] = [
 ];
 
 /// One option and its values: `lora_alpha=16,32`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Axis {
     /// The option's name, in snake case.
     pub name: String,
@@ -55,6 +57,19 @@ impl FromStr for Axis {
     }
 }
 
+impl fmt::Display for Axis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.values.join(","))
+    }
+}
+
+impl Axis {
+    /// The names of the folders of a sweep's runs, in the order of the runs.
+    pub fn folders(axes: &[Self]) -> Vec<String> {
+        grid(axes).iter().map(|point| labels(point).join("_")).collect()
+    }
+}
+
 /// One run of a sweep.
 #[derive(Debug, Clone)]
 pub struct SweepRun {
@@ -64,64 +79,47 @@ pub struct SweepRun {
     pub request: Request,
 }
 
-impl Finetune {
+impl Request {
     /// The runs of `--sweep`: every combination of the values, each in a folder of its own below
     /// `output_dir`; the last axis varies fastest. None without `--sweep`.
     ///
     /// # Errors
     /// If a value is not valid for its flag, or if a flag is both swept and given.
-    pub fn sweep(
-        &self,
-        arguments: impl IntoIterator<Item = OsString>,
-        output_dir: &Path,
-    ) -> Result<Vec<SweepRun>, Error> {
-        let axes = &self.data.sweep;
-        if axes.is_empty() {
-            return Ok(Vec::new());
+    pub fn sweep(&self, output_dir: &Path) -> Result<Vec<SweepRun>, Error> {
+        let mut arguments = vec![finetune_program()];
+        arguments.extend(self.flags.given_arguments());
+        if self.options.data.overwrite_output_dir {
+            arguments.push("--overwrite-output-dir".into());
         }
-        if self.training.resume.is_some() {
-            let message =
-                "--sweep begins new runs: continue one of its runs with --resume and that run's folder";
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        let arguments = without(arguments, "--sweep");
-        let arguments = without(arguments, "--output-dir");
-        grid(axes)
-            .into_iter()
+        grid(&self.options.data.sweep)
+            .iter()
             .map(|point| {
-                let name = point.iter().map(|(name, value)| format!("{name}-{value}")).collect::<Vec<_>>();
                 // Parsed like a typed command line, so that all checks of flags apply to sweeps.
                 let mut line = arguments.clone();
-                for (name, value) in &point {
+                for (name, value) in point {
                     let flag = if name == "r" { "lora_r" } else { name };
                     line.push(format!("--{}={value}", flag.replace('_', "-")).into());
                 }
+                let labels = labels(point);
                 let mut folder = OsString::from("--output-dir=");
-                folder.push(output_dir.join(name.join("_")));
+                folder.push(output_dir.join(labels.join("_")));
                 line.push(folder);
-                Ok(SweepRun { name: name.join(" "), request: Request::parse(line)? })
+                Ok(SweepRun { name: labels.join(" "), request: Self::parse(line)? })
             })
             .collect()
     }
 }
 
-/// Removes a flag and its values from a command line, which has nothing but flags and values.
-fn without(arguments: impl IntoIterator<Item = OsString>, flag: &str) -> Vec<OsString> {
-    let mut inside = false;
-    let mut keep = |argument: &OsString| {
-        let text = argument.to_string_lossy();
-        if text.starts_with('-') {
-            inside = text == flag || text.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='));
-        }
-        !inside
-    };
-    arguments.into_iter().filter(|argument| keep(argument)).collect()
-}
+/// One value of each swept option.
+type Point = Vec<(String, String)>;
 
-/// Every combination of the values.
-fn grid(axes: &[Axis]) -> Vec<Vec<(String, String)>> {
+/// Every combination of the values; the last axis varies fastest. None without axes.
+fn grid(axes: &[Axis]) -> Vec<Point> {
+    if axes.is_empty() {
+        return Vec::new();
+    }
     axes.iter().fold(vec![Vec::new()], |points, axis| {
-        let with = |point: &Vec<(String, String)>, value: &String| {
+        let with = |point: &Point, value: &String| {
             let mut point = point.clone();
             point.push((axis.name.clone(), value.clone()));
             point
@@ -130,15 +128,19 @@ fn grid(axes: &[Axis]) -> Vec<Vec<(String, String)>> {
     })
 }
 
+/// `r-4` and `lora_alpha-16`.
+fn labels(point: &[(String, String)]) -> Vec<String> {
+    point.iter().map(|(name, value)| format!("{name}-{value}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn sweep(arguments: &str) -> Result<Vec<SweepRun>, Error> {
-        let arguments: Vec<OsString> =
-            std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()).map(Into::into).collect();
-        let options = Finetune::from_arguments(arguments.clone())?;
-        options.sweep(arguments, options.data.output_dir.as_deref().unwrap_or(Path::new("runs/pokemon")))
+        let arguments = std::iter::once("pokemon_finetune").chain(arguments.split_whitespace());
+        let request = Request::parse(arguments)?;
+        request.sweep(request.options.data.output_dir.as_deref().unwrap_or(Path::new("runs/pokemon")))
     }
 
     #[test]
@@ -152,7 +154,11 @@ mod tests {
         let last = &runs[3].request.options;
         assert_eq!((last.lora.rank(), last.lora.alpha(), last.training.seed), (8, 32.0, 3));
         assert_eq!(last.data.output_dir.as_deref(), Some(Path::new("runs/x/r-8_lora_alpha-32")));
-        assert!(sweep("--seed 3").unwrap().is_empty());
+        let axes = ["r=4,8", "lora_alpha=16,32"].map(|axis| axis.parse::<Axis>().unwrap());
+        let folders = Axis::folders(&axes);
+        assert_eq!((folders.len(), folders[3].as_str()), (4, "r-8_lora_alpha-32"));
+        assert_eq!(axes[1].to_string(), "lora_alpha=16,32");
+        assert!(sweep("--seed 3").unwrap().is_empty() && Axis::folders(&[]).is_empty());
     }
 
     #[test]
@@ -165,7 +171,7 @@ mod tests {
             let (_, own) = runs[1].request.command.split_once(" -- ").unwrap();
             assert_eq!(own, "--no-shuffle --lora-r=4 --seed=2 --output-dir=runs/x/r-4_seed-2");
             let again = format!("pokemon_finetune {own} --resume");
-            let again = Finetune::from_arguments(again.split(' ')).unwrap();
+            let again = Request::parse(again.split(' ')).unwrap().options;
             assert!(again.training.resume.is_some());
             assert_eq!(again.data.output_dir, runs[1].request.options.data.output_dir);
         }
@@ -179,11 +185,22 @@ mod tests {
             ("--sweep r", "needs a name and values"),
             ("--sweep r=4,x", "at least 1"),
             ("--sweep r=4,8 --lora-r 2", "--lora-r"),
-            ("--sweep r=4,8 --resume", "--sweep begins new runs"),
             ("--sweep lr_scheduler_type=linear,constant --min-lr-rate 0.1", "--min-lr-rate does nothing"),
         ] {
-            let message = sweep(arguments).unwrap_err().to_string();
-            assert!(message.contains(words), "{arguments}: {message}");
+            // Before a run is begun.
+            let arguments: Vec<&str> =
+                std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()).collect();
+            let message = Request::parse(arguments.clone()).unwrap_err().to_string();
+            assert!(message.contains(words), "{arguments:?}: {message}");
         }
+    }
+
+    #[test]
+    fn each_run_of_a_sweep_replaces_its_own_earlier_one() {
+        let replaces = |flags: &str| {
+            let runs = sweep(&format!("--output-dir runs/x --sweep r=4,8 {flags}")).unwrap();
+            runs.iter().all(|run| run.request.options.data.overwrite_output_dir)
+        };
+        assert!(replaces("--overwrite-output-dir") && !replaces("--seed 3"));
     }
 }

@@ -5,8 +5,8 @@ use candle_core::{Device, Tensor};
 use tempfile::TempPath;
 
 use super::folder;
+use super::place::CachePlace;
 use super::segment::{Layout, Segment};
-use super::store::Keep;
 
 /// Pictures in a cached file. An interrupted run has to encode at most this many again.
 const PICTURES: usize = 256;
@@ -16,28 +16,32 @@ const PICTURES: usize = 256;
 pub(super) struct Files {
     segments: Vec<Segment>,
     /// The segment that a picture is in, and its index there.
-    places: BTreeMap<u128, (usize, usize)>,
+    slots: BTreeMap<u128, (usize, usize)>,
     /// Bytes of files in the folder that this run does not use.
     unneeded: u64,
     /// Dropped after the segment that reads it.
-    _lent: Option<TempPath>,
+    _temporary: Option<TempPath>,
 }
 
 impl Files {
     /// Finds the features of the `wanted` pictures that earlier runs cached, and verifies the checksum of
     /// each. Also returns a message for each damaged entry, which is treated as missing.
-    pub(super) fn open(keep: &Keep, layout: Layout, wanted: &BTreeSet<u128>) -> Result<(Self, Vec<String>)> {
-        let Some((dir, encoder)) = &keep.between_runs else { return Ok(Default::default()) };
+    pub(super) fn open(
+        place: &CachePlace,
+        layout: Layout,
+        wanted: &BTreeSet<u128>,
+    ) -> Result<(Self, Vec<String>)> {
+        let Some((dir, encoder)) = &place.between_runs else { return Ok(Default::default()) };
         let (found, mut damaged) = folder::open(dir, layout, *encoder)?;
-        let mut places = BTreeMap::new();
+        let mut slots = BTreeMap::new();
         let (mut broken, mut used) = (BTreeSet::new(), BTreeSet::new());
         for (number, (path, segment)) in found.iter().enumerate() {
             for (index, picture) in segment.pictures().iter().enumerate() {
-                if !wanted.contains(picture) || places.contains_key(picture) {
+                if !wanted.contains(picture) || slots.contains_key(picture) {
                     continue;
                 }
                 if segment.is_intact(index) {
-                    places.insert(*picture, (number, index));
+                    slots.insert(*picture, (number, index));
                     used.insert(path.clone());
                 } else {
                     broken.insert(*picture);
@@ -45,13 +49,13 @@ impl Files {
             }
         }
         // A later file may have a good copy.
-        broken.retain(|picture| !places.contains_key(picture));
+        broken.retain(|picture| !slots.contains_key(picture));
         if !broken.is_empty() {
             damaged.push(format!("{} of the image features in {} are damaged", broken.len(), dir.display()));
         }
         let unneeded = folder::mark_used(dir, &used);
         let segments = found.into_iter().map(|(_, segment)| segment).collect();
-        Ok((Self { segments, places, unneeded, _lent: None }, damaged))
+        Ok((Self { segments, slots, unneeded, _temporary: None }, damaged))
     }
 
     pub(super) fn unneeded(&self) -> u64 {
@@ -59,31 +63,31 @@ impl Files {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.slots.len()
     }
 
     pub(super) fn contains(&self, picture: u128) -> bool {
-        self.places.contains_key(&picture)
+        self.slots.contains_key(&picture)
     }
 
     /// Writes the features of more pictures. `features` has them in the same order.
     pub(super) fn add(
         &mut self,
-        keep: &Keep,
+        place: &CachePlace,
         layout: Layout,
         pictures: &[u128],
         features: &mut impl Iterator<Item = Result<Tensor>>,
     ) -> Result<()> {
-        match &keep.between_runs {
+        match &place.between_runs {
             Some((dir, encoder)) => {
                 for pictures in pictures.chunks(PICTURES) {
-                    self.push(folder::keep(dir, layout, *encoder, pictures, features)?);
+                    self.push(folder::write(dir, layout, *encoder, pictures, features)?);
                 }
             }
             None => {
-                let (segment, path) = folder::lend(&keep.scratch, layout, pictures, features)?;
+                let (segment, path) = folder::write_temporary(&place.scratch, layout, pictures, features)?;
                 self.push(segment);
-                self._lent = Some(path);
+                self._temporary = Some(path);
             }
         }
         Ok(())
@@ -91,7 +95,7 @@ impl Files {
 
     fn push(&mut self, segment: Segment) {
         let number = self.segments.len();
-        self.places.extend(
+        self.slots.extend(
             segment.pictures().iter().enumerate().map(|(index, picture)| (*picture, (number, index))),
         );
         self.segments.push(segment);
@@ -99,7 +103,7 @@ impl Files {
 
     /// The features of one picture, `(tokens, width)`; `None` if no file has them.
     pub(super) fn features(&self, picture: u128, device: &Device) -> Result<Option<Tensor>> {
-        let Some((segment, index)) = self.places.get(&picture) else { return Ok(None) };
+        let Some((segment, index)) = self.slots.get(&picture) else { return Ok(None) };
         Ok(Some(self.segments[*segment].features(*index, device)?))
     }
 
@@ -109,6 +113,6 @@ impl Files {
         let read = |(picture, (segment, index)): (u128, (usize, usize))| {
             Ok((picture, segments[segment].features(index, device)?))
         };
-        self.places.into_iter().map(read).collect()
+        self.slots.into_iter().map(read).collect()
     }
 }

@@ -100,7 +100,7 @@ fn partial(folder: &Path) -> io::Result<NamedTempFile> {
 
 /// Writes a permanent file of the features of `pictures`: under another name, synced, then renamed. Two runs
 /// that write the same features at the same time write the same file.
-pub(super) fn keep(
+pub(super) fn write(
     folder: &Path,
     layout: Layout,
     encoder: u128,
@@ -118,7 +118,7 @@ pub(super) fn keep(
 
 /// Writes a temporary file of the features of `pictures`. It disappears when the process ends, or when the
 /// returned path is dropped, which must be after the segment.
-pub(super) fn lend(
+pub(super) fn write_temporary(
     folder: &Path,
     layout: Layout,
     pictures: &[u128],

@@ -8,9 +8,11 @@
 mod encoder;
 mod files;
 mod folder;
+mod place;
 mod segment;
 mod store;
 
 pub use encoder::{encode, encoder_fingerprint};
+pub use place::CachePlace;
 pub use segment::Layout;
-pub use store::{FeatureStore, Keep};
+pub use store::FeatureStore;

@@ -5,25 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use caption_data::PictureLoader;
-use git_model::GitForCausalLm;
+use caption_model::CaptionModel;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::encode;
 use super::files::Files;
 use super::segment::{Layout, next};
+use super::{CachePlace, encode};
 use crate::captioning::{ENCODER_BATCH, PREFETCH};
-
-/// Where features are cached.
-#[derive(Clone, Debug)]
-pub struct Keep {
-    /// Memory budget in bytes. If the features are larger, all are read from files.
-    pub memory: usize,
-    /// A folder that caches features between runs, and the [fingerprint](super::encoder_fingerprint) of the
-    /// encoder.
-    pub between_runs: Option<(PathBuf, u128)>,
-    /// Folder for a temporary file, if one is needed and no cache folder is given.
-    pub scratch: PathBuf,
-}
 
 /// The frozen vision encoder's image features, computed once.
 ///
@@ -34,7 +22,7 @@ pub struct FeatureStore {
     device: Device,
     /// The fingerprint of each row's picture.
     pictures: BTreeMap<usize, u128>,
-    kept: Kept,
+    features: Features,
     encoded: usize,
     /// How many features earlier runs had cached, and where.
     found: Option<(usize, PathBuf)>,
@@ -43,7 +31,7 @@ pub struct FeatureStore {
     unneeded: u64,
 }
 
-enum Kept {
+enum Features {
     Memory(BTreeMap<u128, Tensor>),
     Files(Files),
 }
@@ -55,25 +43,25 @@ impl FeatureStore {
     /// # Errors
     /// If a picture cannot be read, and as [`fill`](Self::fill).
     pub fn new(
-        model: &GitForCausalLm,
+        model: &dyn CaptionModel,
         pictures: &PictureLoader,
         rows: &[usize],
         dtype: DType,
-        keep: &Keep,
+        place: &CachePlace,
     ) -> Result<Self> {
-        let vision = &model.config().vision_config;
-        let layout = Layout { tokens: vision.tokens(), width: vision.hidden_size, dtype };
+        let (tokens, width) = model.feature_shape();
+        let layout = Layout { tokens, width, dtype };
         // In ascending order, which is how sources read their files. Without a cache folder no other run
         // looks the features up, so the row number is a sufficient key.
         let sorted: BTreeSet<usize> = rows.iter().copied().collect();
-        let fingerprint = |row: usize| match keep.between_runs {
+        let fingerprint = |row: usize| match place.between_runs {
             Some(_) => pictures.fingerprint(row),
             None => Ok(row as u128),
         };
         let rows = sorted.into_iter().map(|row| Ok((row, fingerprint(row)?)));
         let rows = rows.collect::<Result<Vec<(usize, u128)>>>()?;
 
-        Self::fill(&rows, layout, model.device(), keep, |rows| {
+        Self::fill(&rows, layout, model.device(), place, |rows| {
             let bar = ProgressBar::new(rows.len() as u64)
                 .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
                 .with_message("image features");
@@ -98,15 +86,15 @@ impl FeatureStore {
         rows: &[(usize, u128)],
         layout: Layout,
         device: &Device,
-        keep: &Keep,
+        place: &CachePlace,
         encode: impl FnOnce(Vec<usize>) -> Result<F>,
     ) -> Result<Self> {
         let pictures: BTreeMap<usize, u128> = rows.iter().copied().collect();
         let wanted: BTreeSet<u128> = pictures.values().copied().collect();
-        let (mut files, damaged) = Files::open(keep, layout, &wanted)?;
-        let found = keep.between_runs.as_ref().map(|(dir, _)| (files.len(), dir.clone()));
+        let (mut files, damaged) = Files::open(place, layout, &wanted)?;
+        let found = place.between_runs.as_ref().map(|(dir, _)| (files.len(), dir.clone()));
         let unneeded = files.unneeded();
-        let fits = wanted.len().saturating_mul(layout.bytes()) <= keep.memory;
+        let fits = wanted.len().saturating_mul(layout.bytes()) <= place.memory;
 
         // Rows may share a picture.
         let mut seen = BTreeSet::new();
@@ -115,23 +103,23 @@ impl FeatureStore {
         let mut memory = BTreeMap::new();
         if !missing.is_empty() {
             let mut features = encode(rows)?.flat_map(|batch| one_by_one(batch, layout));
-            if fits && keep.between_runs.is_none() {
+            if fits && place.between_runs.is_none() {
                 for picture in &missing {
                     // Copied: a view would keep the whole batch alive.
                     memory.insert(*picture, next(&mut features)?.force_contiguous()?);
                 }
             } else {
-                files.add(keep, layout, &missing, &mut features)?;
+                files.add(place, layout, &missing, &mut features)?;
             }
         }
-        let kept = if fits {
+        let features = if fits {
             memory.extend(files.into_memory(device)?);
-            Kept::Memory(memory)
+            Features::Memory(memory)
         } else {
-            Kept::Files(files)
+            Features::Files(files)
         };
         let (device, encoded) = (device.clone(), missing.len());
-        Ok(Self { layout, device, pictures, kept, encoded, found, damaged, unneeded })
+        Ok(Self { layout, device, pictures, features, encoded, found, damaged, unneeded })
     }
 
     /// The features of some rows, `(rows, tokens, vision_hidden)`.
@@ -141,9 +129,9 @@ impl FeatureStore {
     pub fn batch(&self, rows: &[usize]) -> Result<Tensor> {
         let features = |row: &usize| {
             let picture = self.pictures.get(row).copied();
-            let features = picture.map(|picture| match &self.kept {
-                Kept::Memory(features) => Ok(features.get(&picture).cloned()),
-                Kept::Files(files) => files.features(picture, &self.device),
+            let features = picture.map(|picture| match &self.features {
+                Features::Memory(features) => Ok(features.get(&picture).cloned()),
+                Features::Files(files) => files.features(picture, &self.device),
             });
             features.transpose()?.flatten().with_context(|| format!("row {row} has no image features"))
         };
@@ -187,11 +175,11 @@ impl Display for FeatureStore {
         if let Some((count, dir)) = &self.found {
             write!(f, ", {count} from {}", dir.display())?;
         }
-        let place = match self.kept {
-            Kept::Memory(_) => "in memory",
-            Kept::Files(_) => "in files",
+        let where_to = match self.features {
+            Features::Memory(_) => "in memory",
+            Features::Files(_) => "in files",
         };
-        write!(f, "; {:.0} MB {place}", self.bytes() as f64 / 1e6)
+        write!(f, "; {:.0} MB {where_to}", self.bytes() as f64 / 1e6)
     }
 }
 

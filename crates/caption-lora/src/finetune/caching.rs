@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Inputs, OutputFolder, Plan, Session};
 use crate::captioning::pictures;
 use crate::cli::{EvalStrategy, Finetune, Request};
-use crate::features::{FeatureStore, Keep};
+use crate::features::{CachePlace, FeatureStore};
 use crate::task::rows_of_first_samples;
 use crate::terminal::{say, warn};
 
@@ -27,13 +27,13 @@ pub fn cache_features(
     }
     if session.features.is_none() {
         let rows = rows_seen(options, inputs, session);
-        let keep = Keep {
+        let place = CachePlace {
             memory: options.hardware.feature_memory(),
             between_runs: plan.between_runs.take(),
             scratch: folder.path.clone(),
         };
         let loader = pictures(&inputs.source, &inputs.processor);
-        let store = FeatureStore::new(&plan.adapted.model, &loader, &rows, plan.dtype, &keep)?;
+        let store = FeatureStore::new(plan.adapted.model.as_ref(), &loader, &rows, plan.dtype, &place)?;
         for damage in store.damaged() {
             warn(format_args!("{damage}; the features that this run needs are computed again"));
         }

@@ -1,30 +1,58 @@
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::place::{earlier_run, first_free, locked, require_own_checkpoints};
+use super::place::{earlier_run, for_new, locked, require_own_checkpoints};
 use crate::cli::{Finetune, Request};
 use crate::hub::Location;
 use crate::results;
-use crate::run_folder::{self, FolderLock, RunRecord, RunState, SavedOptions};
+use crate::resume::{Resumed, is_same};
+use crate::run_folder::{FolderLock, RECORD, RunRecord, RunState, SavedOptions};
+use crate::terminal::warn;
+
+/// The page of a sweep, which compares its runs.
+pub(super) const PAGE: &str = "compare.html";
+/// The name of a sweep in its record.
+const SWEEP: &str = "sweep";
 
 /// The folder of a run's results. Before any long work it is locked, checked to be writable, and checked for
-/// files of others under the names that the run writes. Clones refer to the same folder.
+/// files of others under the names that the run writes. Clones refer to the same folder. If no run begins,
+/// a folder that was created for it is removed again.
 #[derive(Clone, Debug)]
 pub struct OutputFolder {
     /// Its path.
     pub path: PathBuf,
     shared: Arc<Shared>,
+    /// The sweep that the run is part of: its folder and its options.
+    sweep: Option<Arc<(OutputFolder, SavedOptions)>>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    state: Mutex<State>,
+    lock: FolderLock,
+}
+
+/// The run in the folder.
+#[derive(Debug)]
+struct State {
     /// The record of the run that is or was in the folder.
-    record: Mutex<Option<RunRecord>>,
+    record: Option<RunRecord>,
+    /// Whether the file of the record is damaged.
+    is_damaged: bool,
     /// Whether this run replaces that one.
     replaces: bool,
-    lock: FolderLock,
+}
+
+/// What is written to a folder.
+struct Wanted<'a> {
+    /// The names that will be written.
+    names: &'a [&'a str],
+    /// The name of the run that is continued there.
+    continues: Option<&'a str>,
+    /// Whether it is a sweep.
+    sweep: bool,
 }
 
 impl OutputFolder {
@@ -36,19 +64,20 @@ impl OutputFolder {
     /// the run would remove one of its own inputs; if the folder cannot be written to.
     pub fn claim(request: &Request) -> Result<Self> {
         let options = &request.options;
-        let (path, lock) = match (&request.resumed, &options.data.output_dir) {
-            (Some(resumed), _) => {
+        let resumed = request.resumed.as_ref();
+        let (path, lock) = match resumed {
+            Some(resumed) => {
                 let dir = resumed.output_dir(request);
                 let is_own = dir == resumed.folder;
                 locked(dir, is_own)?
             }
-            (None, Some(dir)) => locked(dir.clone(), false)?,
-            (None, None) if options.data.overwrite_output_dir => locked(run_folder::DEFAULT.into(), false)?,
-            (None, None) => first_free()?,
+            None => for_new(&options.data)?,
         };
         let names = [results::log_names(options), results::result_names(options)].concat();
-        let continues = request.resumed.as_ref().map(|resumed| resumed.run.name.as_str());
-        let folder = Self::checked(path, lock, options, &names, continues, false)?;
+        let (record, is_damaged) = record(&path, resumed, &names)?;
+        let continues = resumed.map(|resumed| resumed.run.name.as_str());
+        let wanted = Wanted { names: &names, continues, sweep: false };
+        let folder = Self::checked(path, lock, options, &wanted, record, is_damaged)?;
         folder.refuse_own_inputs(options)?;
         Ok(folder)
     }
@@ -57,25 +86,26 @@ impl OutputFolder {
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
-    pub fn claim_for_sweep(options: &Finetune) -> Result<Self> {
-        let (path, lock) = match &options.data.output_dir {
-            Some(dir) => locked(dir.clone(), false)?,
-            None if options.data.overwrite_output_dir => locked(run_folder::DEFAULT.into(), false)?,
-            None => first_free()?,
+    pub fn claim_for_sweep(request: &Request) -> Result<Self> {
+        let resumed = request.resumed_sweep.as_ref();
+        let (path, lock) = match resumed {
+            Some(resumed) => locked(resumed.folder.clone(), true)?,
+            None => for_new(&request.options.data)?,
         };
-        Self::checked(path, lock, options, &["compare.html"], None, true)
+        let record = RunRecord::read(&path)?;
+        let wanted = Wanted { names: &[PAGE], continues: resumed.map(|_| SWEEP), sweep: true };
+        Self::checked(path, lock, &request.options, &wanted, record, false)
     }
 
     fn checked(
         path: PathBuf,
         lock: FolderLock,
         options: &Finetune,
-        names: &[&str],
-        continues: Option<&str>,
-        sweep: bool,
+        wanted: &Wanted<'_>,
+        record: Option<RunRecord>,
+        is_damaged: bool,
     ) -> Result<Self> {
-        let record = RunRecord::read(&path)?;
-        let is_own = record.as_ref().is_some_and(|record| continues == Some(record.run.as_str()));
+        let is_own = record.as_ref().is_some_and(|record| wanted.continues == Some(record.run.as_str()));
         let overwrite = options.data.overwrite_output_dir;
         if let Some(record) = &record
             && !is_own
@@ -83,7 +113,7 @@ impl OutputFolder {
         {
             bail!("{}", earlier_run(&path, record));
         }
-        if let Some(record) = record.as_ref().filter(|record| record.sweep != sweep) {
+        if let Some(record) = record.as_ref().filter(|record| record.sweep != wanted.sweep) {
             let what = if record.sweep {
                 "a sweep, and a single run cannot replace it"
             } else {
@@ -91,7 +121,7 @@ impl OutputFolder {
             };
             bail!("{} holds {what}: choose another --output-dir", path.display());
         }
-        let foreign = RunRecord::foreign(record.as_ref(), &path, names);
+        let foreign = RunRecord::foreign(record.as_ref(), &path, wanted.names);
         if !foreign.is_empty() {
             bail!(
                 "{} contains files that this run would overwrite and that no run is recorded to have written: {}; move them \
@@ -102,9 +132,15 @@ impl OutputFolder {
         }
         // Checked before the features are computed; the engine checks again when training begins.
         let run = record.as_ref().map(|record| record.run.as_str());
-        require_own_checkpoints(&path, if overwrite { run } else { continues })?;
-        let shared = Shared { record: Mutex::new(record), replaces: !is_own, lock };
-        Ok(Self { path, shared: Arc::new(shared) })
+        require_own_checkpoints(&path, if overwrite { run } else { wanted.continues })?;
+        let state = Mutex::new(State { record, is_damaged, replaces: !is_own });
+        Ok(Self { path, shared: Arc::new(Shared { state, lock }), sweep: None })
+    }
+
+    /// Makes this the folder of a run of a sweep. The sweep begins when the first of its runs does.
+    #[must_use]
+    pub(super) fn within(self, sweep: &Self, options: &SavedOptions) -> Self {
+        Self { sweep: Some(Arc::new((sweep.clone(), options.clone()))), ..self }
     }
 
     /// Refuses to remove inputs of this run.
@@ -113,8 +149,8 @@ impl OutputFolder {
             Location::Local(path) => Some(path.clone()),
             _ => None,
         };
-        let record = self.shared.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(record) = record.as_ref().filter(|_| self.shared.replaces) else { return Ok(()) };
+        let state = self.state();
+        let Some(record) = state.record.as_ref().filter(|_| state.replaces) else { return Ok(()) };
         for (flag, path) in [
             ("--init-adapter", options.lora.init_adapter.clone()),
             ("--model", local(&options.data.model)),
@@ -139,21 +175,36 @@ impl OutputFolder {
     /// # Errors
     /// If a file cannot be removed, or the record cannot be written.
     pub fn begin(&self, run: &str, options: &SavedOptions, sweep: bool, names: &[&str]) -> Result<()> {
-        let mut shared = self.shared.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut record = match shared.take() {
-            Some(earlier) if !self.shared.replaces => earlier,
+        if let Some(sweep) = &self.sweep {
+            let (folder, options) = sweep.as_ref();
+            folder.begin_sweep(options)?;
+        }
+        let mut state = self.state();
+        let mut record = match state.record.take() {
+            Some(earlier) if !state.replaces => earlier,
             earlier => {
                 earlier.map_or(Ok(()), |earlier| earlier.remove_files(&self.path))?;
                 let (run, options) = (run.to_owned(), options.clone());
                 RunRecord { run, state: RunState::Running, options, sweep, files: Default::default() }
             }
         };
+        if state.is_damaged {
+            RunRecord::set_damaged_aside(&self.path)?;
+        }
         (record.state, record.options) = (RunState::Running, options.clone());
         names.iter().for_each(|name| record.add(&self.path, name));
         record.write(&self.path)?;
         self.shared.lock.stay();
-        *shared = Some(record);
+        *state = State { record: Some(record), is_damaged: false, replaces: false };
         Ok(())
+    }
+
+    /// Makes the folder that of a sweep with these options. A second call only records that it is running.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(super) fn begin_sweep(&self, options: &SavedOptions) -> Result<()> {
+        self.begin(SWEEP, options, true, &[PAGE])
     }
 
     /// Records names that the run is about to write, or the files that it has just written to folders with
@@ -174,9 +225,33 @@ impl OutputFolder {
     }
 
     fn change(&self, change: impl FnOnce(&mut RunRecord)) -> Result<()> {
-        let mut record = self.shared.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = record.as_mut().context("the run has not begun")?;
+        let mut state = self.state();
+        let record = state.record.as_mut().context("the run has not begun")?;
         change(record);
         record.write(&self.path)
     }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The record in a folder, and whether its file is damaged. If it is lost or damaged in the folder of the
+/// resumed run, the record is made again with the options in the run's checkpoint: files under the `names` of
+/// its results are taken for the run's own.
+fn record(path: &Path, resumed: Option<&Resumed>, names: &[&str]) -> Result<(Option<RunRecord>, bool)> {
+    let resumed = resumed.filter(|resumed| is_same(&resumed.folder, path));
+    let (is_damaged, resumed) = match (RunRecord::read(path), resumed) {
+        (Ok(None), Some(resumed)) => (false, resumed),
+        (Err(error), Some(resumed)) if error.is::<serde_json::Error>() => (true, resumed),
+        (record, _) => return Ok((record?, false)),
+    };
+    warn(format_args!(
+        "{} {}; it is written again with the options in {}",
+        path.join(RECORD).display(),
+        if is_damaged { "is damaged and will be kept as run.json.damaged" } else { "is missing" },
+        resumed.newest.display()
+    ));
+    let recovered = RunRecord::recovered(path, &resumed.run.name, &resumed.options, names);
+    Ok((Some(recovered), is_damaged))
 }

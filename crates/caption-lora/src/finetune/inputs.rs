@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions};
-use git_model::Checkpoint;
+use caption_model::CaptionCheckpoint;
 
 use super::rows::{Rows, check_words};
 use crate::cli::Finetune;
@@ -46,7 +46,7 @@ impl Inputs {
     ///
     /// # Errors
     /// If something is missing or damaged, or does not fit the rest.
-    pub fn open(options: &Finetune) -> Result<(Checkpoint, Self)> {
+    pub fn open(options: &Finetune) -> Result<(Box<dyn CaptionCheckpoint>, Self)> {
         let data = &options.data;
         if let Location::Local(dir) = &data.model {
             folders::check_is_checkpoint(dir, "--init-adapter")?;

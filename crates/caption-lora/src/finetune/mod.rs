@@ -8,7 +8,7 @@
 //! 6. [`Recipe::judge`]: loss, captions and scores on the test split, before and after;
 //! 7. [`Results::write`]: metrics, captions, curves and the report.
 //!
-//! [`run`] runs all stages. [`sweep`] does so for a grid of options.
+//! [`run`] runs all stages. [`sweep()`] does so for a grid of options.
 
 mod caching;
 mod folder;
@@ -20,6 +20,7 @@ mod recipe;
 mod results;
 mod rows;
 mod session;
+mod sweep;
 mod training;
 
 use anyhow::Result;
@@ -30,7 +31,8 @@ pub use inputs::Inputs;
 pub use plan::Plan;
 pub use recipe::Recipe;
 pub use results::Results;
-pub use session::{INTERRUPTED, Session, sweep};
+pub use session::{INTERRUPTED, Session};
+pub use sweep::sweep;
 pub use training::Trained;
 
 use crate::cli::Request;
@@ -55,7 +57,7 @@ pub fn run(request: &Request, session: &mut Session) -> Result<Ending> {
 
 /// Runs all stages but the first.
 fn run_in(folder: OutputFolder, request: &Request, session: &mut Session) -> Result<Ending> {
-    let (checkpoint, inputs) = Inputs::open(&request.options)?;
+    let (checkpoint, inputs) = session.open(request)?;
     let mut plan = Plan::new(request, &folder, checkpoint, &inputs, session)?;
     plan.print();
     let features = cache_features(request, &folder, &inputs, &mut plan, session)?;

@@ -2,18 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use trainer_core::SavedCheckpoint;
 
+use crate::cli::DataOptions;
 use crate::run_folder::{self, FolderLock, Locked, RunRecord, RunState};
 use crate::terminal::say;
 
 /// Creates a folder and locks it. `resumes`: for the run that is in it already.
 pub(super) fn locked(path: PathBuf, resumes: bool) -> Result<(PathBuf, FolderLock)> {
-    std::fs::create_dir_all(&path).with_context(|| {
-        format!("cannot make the output folder {}; choose another with --output-dir", path.display())
-    })?;
-    match FolderLock::acquire(&path)? {
+    match FolderLock::create(&path)? {
         Locked::Here(lock) => Ok((path, lock)),
         Locked::Elsewhere(pid) => {
             let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
@@ -26,17 +24,24 @@ pub(super) fn locked(path: PathBuf, resumes: bool) -> Result<(PathBuf, FolderLoc
     }
 }
 
+/// The folder of a new run or sweep: the one that was named, else the first default folder that is free, or
+/// the first one if it is to be replaced.
+pub(super) fn for_new(data: &DataOptions) -> Result<(PathBuf, FolderLock)> {
+    match &data.output_dir {
+        Some(dir) => locked(dir.clone(), false),
+        None if data.overwrite_output_dir => locked(run_folder::DEFAULT.into(), false),
+        None => first_free(),
+    }
+}
+
 /// The first default folder that is free. Prints what is in the one before it, so that nobody looks for the
 /// results there.
-pub(super) fn first_free() -> Result<(PathBuf, FolderLock)> {
+fn first_free() -> Result<(PathBuf, FolderLock)> {
     let mut before = None;
     for path in run_folder::defaults() {
         if run_folder::is_free(&path) {
-            std::fs::create_dir_all(&path).with_context(|| {
-                format!("cannot make the output folder {}; choose another with --output-dir", path.display())
-            })?;
             // Another run may have taken it in the meantime.
-            if let Locked::Here(lock) = FolderLock::acquire(&path)?
+            if let Locked::Here(lock) = FolderLock::create(&path)?
                 && run_folder::is_free(&path)
             {
                 if let Some(before) = before {
@@ -80,8 +85,7 @@ pub(super) fn earlier_run(path: &Path, record: &RunRecord) -> String {
         SavedCheckpoint::list(path).ok().and_then(|saved| saved.into_iter().map(|saved| saved.step).max());
     let after = newest.map(|step| format!(" after step {step}")).unwrap_or_default();
     let resume = match (record.sweep, newest) {
-        (true, _) => "continue its runs with --resume and the folder of each".to_owned(),
-        (false, Some(_)) => format!("continue it with --resume {shown}"),
+        (true, _) | (false, Some(_)) => format!("continue it with --resume {shown}"),
         (false, None) => "choose another --output-dir".to_owned(),
     };
     format!(

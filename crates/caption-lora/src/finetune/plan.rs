@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use candle_core::DType;
 use caption_data::Padding;
-use git_model::Checkpoint;
+use caption_model::CaptionCheckpoint;
 use trainer_core::{Identity, TrainingArguments};
 
 use super::{Inputs, OutputFolder, Session};
@@ -11,6 +11,7 @@ use crate::adapt::{self, Adapted, BaseModel};
 use crate::cli::{self, Finetune, Request};
 use crate::features::encoder_fingerprint;
 use crate::identity::{self, Contents};
+use crate::resume::with_commits;
 use crate::terminal::say;
 use crate::{engine_words, setup};
 
@@ -41,7 +42,7 @@ impl Plan {
     pub fn new(
         request: &Request,
         folder: &OutputFolder,
-        checkpoint: Checkpoint,
+        checkpoint: Box<dyn CaptionCheckpoint>,
         inputs: &Inputs,
         session: &mut Session,
     ) -> Result<Self> {
@@ -51,7 +52,7 @@ impl Plan {
         let dtype = adapt::storage(hardware.dtype);
         let between_runs = match &hardware.feature_cache_dir {
             Some(dir) if session.features.is_none() => {
-                Some((dir.clone(), encoder_fingerprint(&checkpoint, dtype, &device)?))
+                Some((dir.clone(), encoder_fingerprint(checkpoint.as_ref(), dtype, &device)?))
             }
             _ => None,
         };
@@ -67,7 +68,7 @@ impl Plan {
 
         let (padding, longest) = padding(options, inputs, &adapted);
         let fused_micro_batches =
-            options.fused_micro_batches(adapted.model.config(), longest, adapted.vision_trains);
+            options.fused_micro_batches(adapted.model.as_ref(), longest, adapted.vision_trains);
         let arguments = TrainingArguments {
             fused_micro_batches,
             output_dir: folder.path.clone(),
@@ -99,7 +100,7 @@ fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, 
     match options.data.padding {
         cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
         cli::Padding::MaxLength => {
-            let positions = adapted.model.config().max_position_embeddings;
+            let positions = adapted.model.tokens().max_length;
             let length = inputs.tokenizer.max_length().unwrap_or(positions).min(positions);
             (Padding::MaxLength(length), length)
         }
@@ -114,5 +115,10 @@ fn refuse_another_run(request: &Request, identity: &Identity) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    Err(engine_words::another_run(&resumed.newest.display().to_string(), &differences))
+    let error = engine_words::another_run(&resumed.newest.display().to_string(), &differences);
+    let is_input = |key: &str| key.contains("--model") || key.contains("--dataset");
+    if differences.iter().any(|difference| is_input(&difference.key)) {
+        return Err(with_commits(error, request));
+    }
+    Err(error)
 }

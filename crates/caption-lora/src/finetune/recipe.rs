@@ -22,7 +22,7 @@ pub struct Recipe<'a> {
     /// The output folder.
     pub folder: OutputFolder,
     /// The dataset, and the model's tokenizer and processor.
-    pub inputs: Inputs,
+    pub inputs: Arc<Inputs>,
     /// The adapted model and the engine's arguments.
     pub plan: Plan,
     /// Cached image features.
@@ -35,7 +35,7 @@ impl<'a> Recipe<'a> {
     pub fn new(
         request: &'a Request,
         folder: OutputFolder,
-        inputs: Inputs,
+        inputs: Arc<Inputs>,
         plan: Plan,
         features: Option<Arc<FeatureStore>>,
     ) -> Self {
@@ -76,7 +76,7 @@ impl<'a> Recipe<'a> {
     /// The model with its tokenizer and pictures.
     pub(super) fn captioner(&self) -> Captioner<'_> {
         Captioner {
-            model: &self.plan.adapted.model,
+            model: self.plan.adapted.model.as_ref(),
             tokenizer: &self.inputs.tokenizer,
             pictures: self.loader.clone(),
             features: self.features.clone(),
@@ -87,7 +87,7 @@ impl<'a> Recipe<'a> {
     /// The model as a task of the engine; `save` writes its trained parameters into a checkpoint's folder.
     pub(super) fn task<'t>(&'t self, save: &'t dyn Fn(&Path) -> Result<(), BoxError>) -> CaptionTask<'t> {
         CaptionTask {
-            model: &self.plan.adapted.model,
+            model: self.plan.adapted.model.as_ref(),
             features: self.features.clone(),
             vision_trains: self.plan.adapted.vision_trains,
             label_smoothing: self.options.training.label_smoothing_factor as f32,

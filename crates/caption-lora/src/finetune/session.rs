@@ -1,24 +1,26 @@
-use std::ffi::OsString;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use caption_model::CaptionCheckpoint;
+use captioner::open_checkpoint;
 use peft_lora::LoraConfig;
 use trainer_core::StopSignal;
 
-use super::{Ending, OutputFolder, run_in};
+use super::Inputs;
 use crate::cli::{self, Finetune, Request};
 use crate::features::FeatureStore;
 use crate::identity::Contents;
-use crate::report::{Run, write_comparison};
-use crate::run_folder::{RunState, SavedOptions};
-use crate::terminal::{say, say_error, warn};
+use crate::resume;
+use crate::run_folder::{Commits, SavedOptions};
+use crate::terminal::{say_error, warn};
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: the usual code of a
 /// program ended by Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 
-/// The state that the runs of one process share: threads, Ctrl-C, and image features.
+/// The state that the runs of one process share: threads, Ctrl-C, inputs, and image features.
 pub struct Session {
     pub(super) threads: NonZero<usize>,
     /// The stop signal of the current run, set by Ctrl-C. While no run trains it is already set, so that
@@ -26,6 +28,10 @@ pub struct Session {
     stop: Arc<Mutex<StopSignal>>,
     /// Whether several runs share this session, so that later ones may need features of other pictures.
     pub(super) sweeps: bool,
+    /// The folder of the sweep.
+    pub(super) sweep_folder: Option<PathBuf>,
+    /// The inputs, once opened; the same for all runs of a sweep.
+    inputs: Option<Arc<Inputs>>,
     /// Image features, once computed.
     pub(super) features: Option<Arc<FeatureStore>>,
     /// Fingerprints of the model and the dataset, once read.
@@ -54,7 +60,31 @@ impl Session {
             current.request();
             say_error("finishing this step, then saving; Ctrl-C once more ends at once");
         })?;
-        Ok(Self { threads, stop, sweeps: !options.data.sweep.is_empty(), features: None, contents: None })
+        Ok(Self {
+            threads,
+            stop,
+            sweeps: !options.data.sweep.is_empty(),
+            sweep_folder: None,
+            inputs: None,
+            features: None,
+            contents: None,
+        })
+    }
+
+    /// Opens the inputs of a run: the model, the dataset and its split. A sweep reads and checks the rows once,
+    /// and only the checkpoint is opened for each run.
+    ///
+    /// # Errors
+    /// If an input cannot be read, or a row cannot be used.
+    pub fn open(&mut self, request: &Request) -> Result<(Box<dyn CaptionCheckpoint>, Arc<Inputs>)> {
+        if let Some(inputs) = &self.inputs {
+            return Ok((open_checkpoint(&inputs.dir)?, Arc::clone(inputs)));
+        }
+        let opened = Inputs::open(&request.options);
+        let (checkpoint, inputs) = opened.map_err(|error| resume::with_commits(error, request))?;
+        let inputs = Arc::new(inputs);
+        self.inputs = self.sweeps.then(|| Arc::clone(&inputs));
+        Ok((checkpoint, inputs))
     }
 
     /// A stop signal for a new run.
@@ -65,38 +95,13 @@ impl Session {
     }
 }
 
-/// Runs a grid of options one after another, and compares the results on one page. `arguments` is the command
-/// line of `request`.
-///
-/// # Errors
-/// Those of [`run`](super::run), and if the page cannot be written. Unusable output folders are detected
-/// before the first run begins.
-pub fn sweep(request: &Request, arguments: Vec<OsString>, session: &mut Session) -> Result<Ending> {
-    let options = &request.options;
-    let folder = OutputFolder::claim_for_sweep(options)?;
-    let runs = options.sweep(arguments, &folder.path)?;
-    let folders = runs.iter().map(|sweep| OutputFolder::claim(&sweep.request)).collect::<Result<Vec<_>>>()?;
-    folder.begin("sweep", &saved_options(request, None)?, true, &["compare.html"])?;
-
-    for (number, (sweep, folder)) in (1..).zip(runs.iter().zip(&folders)) {
-        say(format_args!("\nrun {number} of {}: {}", runs.len(), sweep.name));
-        if run_in(folder.clone(), &sweep.request, session)? == Ending::Interrupted {
-            folder.set_state(RunState::Interrupted)?;
-            return Ok(Ending::Interrupted);
-        }
-    }
-    let finished = runs.iter().zip(&folders);
-    let finished =
-        finished.map(|(sweep, folder)| Ok(Run { name: sweep.name.clone(), ..Run::read(&folder.path)? }));
-    let page = folder.path.join("compare.html");
-    write_comparison(&finished.collect::<Result<Vec<_>>>()?, &page)?;
-    folder.set_state(RunState::Finished)?;
-    say(format_args!("\n{} runs compared in {}", runs.len(), page.display()));
-    Ok(Ending::Finished)
-}
-
-/// The options of a run, as saved in its folder and its checkpoints.
-pub(super) fn saved_options(request: &Request, adapter_config: Option<LoraConfig>) -> Result<SavedOptions> {
+/// The options of a run, as saved in its folder and its checkpoints. `commits` are those of its inputs; a
+/// sweep has none.
+pub(super) fn saved_options(
+    request: &Request,
+    adapter_config: Option<LoraConfig>,
+    commits: Option<Commits>,
+) -> Result<SavedOptions> {
     // Relative paths start from the working directory. A run resumed from elsewhere has absolute ones.
     let directory = std::env::current_dir()?;
     Ok(SavedOptions {
@@ -105,5 +110,7 @@ pub(super) fn saved_options(request: &Request, adapter_config: Option<LoraConfig
         directory,
         flags: request.flags.clone(),
         adapter_config,
+        commits,
+        sweep: request.options.data.sweep.clone(),
     })
 }

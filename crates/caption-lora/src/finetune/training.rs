@@ -10,7 +10,7 @@ use super::session::saved_options;
 use super::{Recipe, Session};
 use crate::engine_words::{self, InFlags};
 use crate::judge::Sample;
-use crate::run_folder::{OPTIONS, RunState};
+use crate::run_folder::{Commits, OPTIONS, RunState};
 use crate::terminal::{say, say_error};
 use crate::{cli, files, results};
 
@@ -31,7 +31,9 @@ impl Recipe<'_> {
         let training = &self.options.training;
         let samples = EvalCaptions::new(&self.folder.path, training.resume.is_some());
         let adapter_config = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.config().clone());
-        let saved = saved_options(self.request, adapter_config)?;
+        let commits =
+            Commits { model: self.inputs.commit.clone(), dataset: self.inputs.source_commit.clone() };
+        let saved = saved_options(self.request, adapter_config, Some(commits))?;
         let save = |to: &Path| -> Result<(), BoxError> {
             self.caption_checkpoint(to, &samples)?;
             std::fs::write(to.join(OPTIONS), serde_json::to_vec_pretty(&saved)?)?;
@@ -51,12 +53,13 @@ impl Recipe<'_> {
             Outcome::Finished { state } => state,
             Outcome::Interrupted { state, checkpoint } => {
                 self.folder.set_state(RunState::Interrupted)?;
+                let resumable = session.sweep_folder.as_ref().unwrap_or(&self.folder.path);
                 say_error(format_args!(
                     "stopped after step {} of {}, saved in {}; continue with: {}",
                     state.global_step,
                     state.max_steps,
                     checkpoint.display(),
-                    cli::example_command(&["--resume".as_ref(), self.folder.path.as_os_str()])
+                    cli::finetune_command(&["--resume".as_ref(), resumable.as_os_str()])
                 ));
                 return Ok(Trained::Interrupted);
             }

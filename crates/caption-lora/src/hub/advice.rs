@@ -1,8 +1,8 @@
 //! Advice in error messages.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, path::Path, time::Duration};
 
-use super::{Repository, error::of_file};
+use super::{Error, Proxy, Repository, error::of_file};
 
 /// An HTTP error: which server refused which file, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,8 @@ impl Refusal {
     /// reason.
     fn advice(&self) -> String {
         let (id, endpoint) = (&self.repo.id, &self.endpoint);
-        let local = "no local path has that name either";
+        let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
+        let local = format!("there is no file or folder `{id}` in {}", here.display());
         match (self.status, self.code.as_str()) {
             (429, _) => format!("too many requests: {}, or set HF_TOKEN, which raises the limit", self.later()),
             (500.., _) => {
@@ -56,17 +57,18 @@ impl Refusal {
                 format!("`{}` has no branch, tag or commit `{}`: its page is {endpoint}/{}", id.name, self.repo.revision(), self.page())
             }
             (401, _) if self.with_token => format!(
-                "the access token (HF_TOKEN or the token file) is not valid there, or `{id}` does not exist; check both \
-                 ({local})"
+                "the access token (HF_TOKEN or the token file) is not valid there, or the hub has no repository of that \
+                 name: check both; {local} either"
             ),
             (401, _) => format!(
-                "`{id}` does not exist, or is private or gated: check the spelling, or set HF_TOKEN to a token that may \
-                 read it ({local})"
+                "{local}, and on the hub there is no such repository, or it is private or gated: check the spelling, or \
+                 set HF_TOKEN to a token that may read it"
             ),
             (403, _) => format!("access is not granted: {}", self.gated()),
             (404, _) if self.file.is_some() => "the file is not there".into(),
             (404, _) => format!(
-                "no such repository or revision: check the spelling of `{id}` ({local}); a private one needs HF_TOKEN"
+                "{local}, and on the hub there is no such repository or revision: check the spelling; a private \
+                 repository needs HF_TOKEN"
             ),
             _ => "check that HF_ENDPOINT is a hub, or pass a local folder".into(),
         }
@@ -98,6 +100,50 @@ impl Refusal {
             Some(seconds @ 1..) => format!("run again in {seconds} s"),
             _ => "run again later".into(),
         }
+    }
+}
+
+/// A short description of a failure to reach the hub at all; `None` for any other error.
+pub(super) fn outage(error: &Error) -> Option<String> {
+    match error {
+        Error::Unreachable { file: None, url, proxy, source, .. } => {
+            Some(format!("cannot reach {url}{} ({source})", through(proxy.as_deref())))
+        }
+        Error::Stalled { file: None, url, timeout, .. } => {
+            Some(format!("{url} sent nothing for {} s", timeout.as_secs_f64()))
+        }
+        Error::Cut { file: None, url, source, .. } => {
+            Some(format!("the connection to {url} ended early ({source})"))
+        }
+        Error::Refused(refusal) if refusal.is_hub && refusal.file.is_none() && refusal.status >= 500 => {
+            Some(format!("{} answered {}", refusal.url, refusal.status))
+        }
+        _ => None,
+    }
+}
+
+/// The proxy of a request.
+pub(super) fn through(proxy: Option<&Proxy>) -> String {
+    proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default()
+}
+
+/// Advice about a connection that could not be made.
+pub(super) fn connect(proxy: Option<&Proxy>) -> String {
+    match proxy {
+        Some(Proxy { variable, .. }) => format!(
+            "check that the proxy runs, correct or unset {variable}, or name the host in NO_PROXY to reach it without \
+             the proxy"
+        ),
+        None => "check the network, or set HF_ENDPOINT to a mirror".into(),
+    }
+}
+
+/// Whether the cache is of use without a connection.
+pub(super) fn cached(cached: bool, cache: &Path) -> String {
+    if cached {
+        "the cache has another copy, which HF_HUB_OFFLINE=1 uses".into()
+    } else {
+        format!("the cache {} has no complete copy", cache.display())
     }
 }
 

@@ -4,6 +4,7 @@
 //! models--owner--name/blobs/ETAG               the bytes of a file, named by its ETag
 //! models--owner--name/snapshots/COMMIT/NAME    a relative link to a blob
 //! models--owner--name/refs/REVISION            the commit that a branch or a tag points to
+//! models--owner--name/listings/COMMIT.json     the names of all files of a commit; not in Python's layout
 //! .locks/models--owner--name/ETAG.lock         held while a blob is written
 //! ```
 
@@ -54,14 +55,25 @@ impl RepoCache {
         if self.commit(revision) == commit {
             return Ok(());
         }
-        let path = self.root.join("refs").join(revision);
-        let new = self.root.join("refs").join(format!("{revision}.{}.tmp", std::process::id()));
-        // Under another name first, so that no reader sees a partial commit.
-        let written =
-            parent_of(&path).and_then(|_| fs::write(&new, commit)).and_then(|()| fs::rename(&new, &path));
-        written.or_else(
-            |source| if is_read_only(&source) { Ok(()) } else { Err(Failure::Disk { path, source }) },
-        )
+        record(self.root.join("refs").join(revision), commit)
+    }
+
+    /// The names of all files of a commit on the hub, if they were recorded. They never change.
+    pub(super) fn listing(&self, commit: &str) -> Option<Vec<String>> {
+        serde_json::from_slice(&fs::read(self.listing_path(commit)).ok()?).ok()
+    }
+
+    /// Records the names of all files of a commit, as [`set_ref`](Self::set_ref) records a commit.
+    pub(super) fn set_listing(&self, commit: &str, names: &[String]) -> Result<(), Failure> {
+        let path = self.listing_path(commit);
+        if path.is_file() {
+            return Ok(());
+        }
+        record(path, &serde_json::json!(names).to_string())
+    }
+
+    fn listing_path(&self, commit: &str) -> PathBuf {
+        self.root.join("listings").join(format!("{commit}.json"))
     }
 
     /// Prevents other processes from writing a blob until the result is dropped.
@@ -108,6 +120,15 @@ impl RepoCache {
         });
         linked.map_err(|source| Failure::Disk { path, source })
     }
+}
+
+/// Writes a small file, if the cache can be written to.
+fn record(path: PathBuf, text: &str) -> Result<(), Failure> {
+    let mut new = path.clone().into_os_string();
+    new.push(format!(".{}.tmp", std::process::id()));
+    // Under another name first, so that no reader sees a part of it.
+    let written = parent_of(&path).and_then(|_| fs::write(&new, text)).and_then(|()| fs::rename(&new, &path));
+    written.or_else(|source| if is_read_only(&source) { Ok(()) } else { Err(Failure::Disk { path, source }) })
 }
 
 /// The relative paths of all files below a folder, sorted.

@@ -1,9 +1,10 @@
-use std::{fmt, path::PathBuf};
+use std::{fmt, fs, path::PathBuf};
 
 use caption_data::LeftOut;
 
 use super::{
     Error, HubConfig, Kind, RepoId, Repository, Result,
+    advice::outage,
     http::Http,
     select,
     snapshot::{Listing, Snapshot},
@@ -26,6 +27,8 @@ pub struct Fetched {
     pub folder: PathBuf,
     /// The commit of the files: that of the requested branch or tag at this time.
     pub commit: String,
+    /// Why the hub could not be reached, if the files are therefore those of the cache.
+    pub outage: Option<String>,
 }
 
 /// A dataset's train split.
@@ -39,6 +42,10 @@ pub struct FetchedDataset {
     /// The repository's files that are not downloaded, as they do not belong to the train split. Files that
     /// are in the folder of images anyway are not among them.
     pub left_out: LeftOut,
+    /// Whether all files of the repository are known. If not, `left_out` has only files in the cache.
+    pub is_whole: bool,
+    /// Why the hub could not be reached, if the files are therefore those of the cache.
+    pub outage: Option<String>,
 }
 
 /// The files of a dataset's train split.
@@ -46,7 +53,7 @@ pub struct FetchedDataset {
 pub enum DatasetFiles {
     /// Parquet files, sorted by name: the rows of each file follow those of the file before it.
     Parquet(Vec<PathBuf>),
-    /// A folder of images with their captions in metadata.jsonl, metadata.csv or same-name .txt files.
+    /// A folder of images with their captions in metadata or in text files of the same name.
     ImageFolder(PathBuf),
 }
 
@@ -71,8 +78,12 @@ impl Hub {
     /// The folder of a checkpoint: config.json, the weights, and those files of the tokenizer, the processor
     /// and generation that the repository has. Safetensors are preferred to pytorch_model.bin.
     ///
+    /// If the hub cannot be reached, the files come from the cache, as far as it has them all. A full commit
+    /// hash whose files are cached is looked up without the network.
+    ///
     /// # Errors
-    /// If the repository cannot be reached or read, or is no checkpoint ([`Error::Lacks`]).
+    /// If the repository can neither be reached nor be found in the cache, or is no checkpoint
+    /// ([`Error::Lacks`], [`Error::IsAdapter`]).
     pub fn model_dir(&self, id: &RepoId) -> Result<Fetched> {
         self.folder(&Repository::new(Kind::Model, id), select::model_files)
     }
@@ -91,6 +102,10 @@ impl Hub {
     /// # Errors
     /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
     pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
+        self.or_cached(|hub, outage| Ok(FetchedDataset { outage, ..hub.dataset(id)? }))
+    }
+
+    fn dataset(&self, id: &RepoId) -> Result<FetchedDataset> {
         let main = match self.snapshot(&Repository::new(Kind::Dataset, id)) {
             // The cache may have only the converted files.
             Err(error @ Error::NotCached { .. }) => Err(error),
@@ -101,11 +116,14 @@ impl Hub {
         {
             return Ok(parquet);
         }
-        // The hub converts pictures and metadata, but omits captions in text files.
-        let has_text_files = main.as_ref().is_ok_and(|main| select::has_text_files(&main.listing));
+        // The hub converts pictures and metadata, but omits captions in other files.
+        let has_other_captions = match &main {
+            Ok(main) => select::has_text_files(&main.listing) || has_json_metadata(main)?,
+            Err(_) => false,
+        };
         let mut part = None;
         if id.revision.is_none()
-            && !has_text_files
+            && !has_other_captions
             && let Some(converted) = self.converted(id)?
         {
             part = select::converted_part(&converted.listing);
@@ -124,7 +142,9 @@ impl Hub {
         };
         let folder = main.fetch(&names)?;
         let left_out = select::left_out_by_image_folder(&main.listing, |name| folder.join(name).exists());
-        Ok(FetchedDataset { files: DatasetFiles::ImageFolder(folder), commit: main.commit, left_out })
+        let is_whole = main.listing.is_whole;
+        let files = DatasetFiles::ImageFolder(folder);
+        Ok(FetchedDataset { files, commit: main.commit, left_out, is_whole, outage: None })
     }
 
     /// The hub's parquet conversion of a dataset, if there is one.
@@ -138,9 +158,23 @@ impl Hub {
     }
 
     fn folder(&self, repo: &Repository, choose: impl Fn(&Listing) -> Result<Vec<String>>) -> Result<Fetched> {
-        let snapshot = self.snapshot(repo)?;
-        let folder = snapshot.fetch(&choose(&snapshot.listing)?)?;
-        Ok(Fetched { folder, commit: snapshot.commit })
+        self.or_cached(|hub, outage| {
+            let snapshot = hub.snapshot(repo)?;
+            let folder = snapshot.fetch(&choose(&snapshot.listing)?)?;
+            Ok(Fetched { folder, commit: snapshot.commit, outage })
+        })
+    }
+
+    /// Looks something up on the hub, or in the cache if the hub cannot be reached. `look_up` gets the reason
+    /// why it could not.
+    fn or_cached<T>(&self, look_up: impl Fn(&Self, Option<String>) -> Result<T>) -> Result<T> {
+        let error = match look_up(self, None) {
+            Err(error) if self.http.is_some() => error,
+            result => return result,
+        };
+        let Some(outage) = outage(&error) else { return Err(error) };
+        let cache = Self { config: self.config.clone(), http: None };
+        look_up(&cache, Some(outage)).map_err(|_| error)
     }
 }
 
@@ -158,6 +192,19 @@ fn parquet(snapshot: &Snapshot<'_>) -> Result<Option<FetchedDataset>> {
     let mut files: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
     files.sort();
     let left_out = select::left_out_by_parquet_files(&snapshot.listing, &names);
-    let commit = snapshot.commit.clone();
-    Ok(Some(FetchedDataset { files: DatasetFiles::Parquet(files), commit, left_out }))
+    let (commit, is_whole) = (snapshot.commit.clone(), snapshot.listing.is_whole);
+    let files = DatasetFiles::Parquet(files);
+    Ok(Some(FetchedDataset { files, commit, left_out, is_whole, outage: None }))
+}
+
+/// Whether a file `metadata.json` describes pictures: it holds an array. Other programs keep objects under
+/// that name.
+fn has_json_metadata(main: &Snapshot<'_>) -> Result<bool> {
+    let names = select::json_metadata(&main.listing);
+    let folder = main.get(&names)?;
+    let is_array = |name: &String| {
+        let bytes = fs::read(folder.join(name)).unwrap_or_default();
+        bytes.iter().find(|byte| byte.is_ascii_graphic()) == Some(&b'[')
+    };
+    Ok(names.iter().any(is_array))
 }

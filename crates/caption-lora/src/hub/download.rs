@@ -180,22 +180,22 @@ impl RemoteFile<'_> {
             }
             Some(size) if length > size => {
                 file.set_len(0).map_err(disk)?;
-                Err(Failure::NotAHub {
-                    url: shown(&url),
-                    problem: format!("{length} bytes came, and the hub says {size}"),
-                })
+                let (found, stated) = (format!("{length} bytes"), format!("{size} bytes"));
+                Err(Failure::Altered { url: shown(&url), found, stated })
             }
-            _ if facts.is_sha256 && sha256(partial).map_err(disk)? != facts.etag.to_ascii_lowercase() => {
-                // Damaged in transfer, or in a part left by an earlier run. The next attempt starts from
-                // scratch.
-                file.set_len(0).map_err(disk)?;
-                let source = io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "its bytes do not have the SHA-256 that the hub states",
-                );
-                Err(Failure::Cut { url: shown(&url), source })
+            _ => {
+                if facts.is_sha256 {
+                    let hash = sha256(partial).map_err(disk)?;
+                    if hash != facts.etag.to_ascii_lowercase() {
+                        // Damaged in transfer, or in a part left by an earlier run. The next attempt starts
+                        // from scratch.
+                        file.set_len(0).map_err(disk)?;
+                        let (found, stated) = (format!("SHA-256 {hash}"), format!("SHA-256 {}", facts.etag));
+                        return Err(Failure::Altered { url: shown(&url), found, stated });
+                    }
+                }
+                file.sync_all().map_err(disk)
             }
-            _ => file.sync_all().map_err(disk),
         }
     }
 
@@ -231,7 +231,8 @@ fn copy(reader: &mut dyn Read, file: &mut File, bar: &ProgressBar) -> Result<(),
     }
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
+/// The SHA-256 of a file, in lower-case hexadecimal digits.
+pub(super) fn sha256(path: &Path) -> io::Result<String> {
     let (mut file, mut hash) = (File::open(path)?, Sha256::new());
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 
+use super::Proxy;
 use super::address::shown;
 
 /// The number of retries, and the first pause between them, which doubles each time.
@@ -20,11 +21,13 @@ pub(super) enum Failure {
     /// An HTTP status of 400 or above.
     Refused { url: Box<str>, is_hub: bool, status: u16, code: String, wait: Option<Duration> },
     /// No connection, or none that is secure.
-    Unreachable { url: Box<str>, source: Box<ureq::Error> },
+    Unreachable { url: Box<str>, proxy: Option<Box<Proxy>>, source: Box<ureq::Error> },
     /// A server accepted the connection and then sent nothing.
     Silent { url: Box<str> },
-    /// The connection closed too early, or the bytes are damaged.
+    /// The connection closed too early.
     Cut { url: Box<str>, source: io::Error },
+    /// The bytes are not those of the file that the hub describes.
+    Altered { url: Box<str>, found: String, stated: String },
     /// The response is not one of a hub.
     NotAHub { url: Box<str>, problem: String },
     /// The cache cannot be read or written.
@@ -38,7 +41,7 @@ impl Failure {
         let usual = PAUSE * 2u32.pow(failures);
         let pause = match self {
             Self::Refused { status: 408 | 429 | 500 | 502..=504, wait, .. } => wait.unwrap_or(usual),
-            Self::Cut { .. } => usual,
+            Self::Cut { .. } | Self::Altered { .. } => usual,
             _ => return None,
         };
         (failures < RETRIES && pause <= LONGEST_WAIT).then_some(pause)
@@ -67,13 +70,13 @@ pub(super) fn cut(url: &Uri, error: io::Error) -> Failure {
     }
 }
 
-/// The failure of a request.
-pub(super) fn failure(url: &Uri, error: ureq::Error) -> Failure {
+/// The failure of a request, which went through `proxy` if there is one.
+pub(super) fn failure(url: &Uri, proxy: Option<Box<Proxy>>, error: ureq::Error) -> Failure {
     use io::ErrorKind as K;
     let url = shown(url);
     match error {
         ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
-            Failure::Unreachable { url, source: Box::new(error) }
+            Failure::Unreachable { url, proxy, source: Box::new(error) }
         }
         ureq::Error::Timeout(_) => Failure::Silent { url },
         ureq::Error::Io(source)
@@ -87,7 +90,7 @@ pub(super) fn failure(url: &Uri, error: ureq::Error) -> Failure {
         ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) | ureq::Error::Http(_) => {
             Failure::NotAHub { url, problem: error.to_string() }
         }
-        source => Failure::Unreachable { url, source: Box::new(source) },
+        source => Failure::Unreachable { url, proxy, source: Box::new(source) },
     }
 }
 

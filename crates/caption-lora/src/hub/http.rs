@@ -13,7 +13,7 @@ use ureq::{Agent, Body};
 
 use super::address::{Origin, join, masked, shown};
 use super::failure::{Failure, failure};
-use super::{Error, HubConfig, Result};
+use super::{Error, HubConfig, Proxy, Result};
 
 const MAX_REDIRECTS: usize = 10;
 
@@ -56,6 +56,12 @@ impl Http {
         Origin::of(url).is_some_and(|origin| origin == self.hub)
     }
 
+    /// The proxy that requests to an address go through.
+    fn proxy(&self, url: &Uri) -> Option<Box<Proxy>> {
+        let proxy = self.agent.config().proxy()?;
+        if proxy.is_no_proxy(url) { None } else { Proxy::from_env(proxy).map(Box::new) }
+    }
+
     /// Sends one request without a body. Redirects and refusals are returned as they are.
     fn ask(&self, method: &str, url: &Uri, range: Option<&str>) -> Result<Reply, Failure> {
         let mut request = if method == "HEAD" { self.agent.head(url) } else { self.agent.get(url) };
@@ -65,7 +71,7 @@ impl Http {
         if let Some(range) = range {
             request = request.header("Range", range);
         }
-        let reply = request.call().map_err(|error| failure(url, error))?;
+        let reply = request.call().map_err(|error| failure(url, self.proxy(url), error))?;
         let (parts, body) = reply.into_parts();
         Ok(Reply { url: url.clone(), status: parts.status.as_u16(), headers: parts.headers, body })
     }

@@ -36,6 +36,11 @@ impl Repository {
         self.id.revision.as_deref().unwrap_or("main")
     }
 
+    /// The revision, if it is the full hash of a commit, whose files never change.
+    pub(super) fn pinned_commit(&self) -> Option<&str> {
+        self.id.revision.as_deref().filter(|revision| is_commit(revision))
+    }
+
     /// The path of the repository's page on the hub.
     pub(super) fn web_path(&self) -> String {
         match self.kind {
@@ -70,6 +75,11 @@ impl Repository {
     }
 }
 
+/// Whether a revision is the full hash of a commit.
+pub(crate) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -97,5 +107,15 @@ mod tests {
         assert_eq!(data.info_path(), "api/datasets/a/b/revision/refs%2Fconvert%2Fparquet");
         assert_eq!(data.file_path("0f", "x"), "datasets/a/b/resolve/0f/x");
         assert_eq!(data.folder_name(), "datasets--a--b");
+    }
+
+    #[test]
+    fn only_a_full_hash_pins_a_commit() {
+        let pinned = |revision: &str| {
+            let id = RepoId { name: "a/b".into(), revision: Some(revision.to_owned()) };
+            Repository::new(Kind::Model, &id).pinned_commit().is_some()
+        };
+        assert!(pinned(&"0f".repeat(20)));
+        assert!(!pinned("0f3cc6e") && !pinned("main") && !pinned(&"0g".repeat(20)));
     }
 }

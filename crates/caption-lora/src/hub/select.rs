@@ -11,6 +11,13 @@ use crate::save::COMPANIONS;
 /// A checkpoint's files: the small ones first, the weights last, so that cached weights mean that the
 /// checkpoint is complete.
 pub(super) fn model_files(listing: &Listing) -> Result<Vec<String>> {
+    checkpoint_files(listing).map_err(|error| match error {
+        Error::Lacks { repo, .. } if listing.has("adapter_config.json") => Error::IsAdapter { repo },
+        error => error,
+    })
+}
+
+fn checkpoint_files(listing: &Listing) -> Result<Vec<String>> {
     listing.require("config.json", "config.json")?;
     if !listing.has("tokenizer.json") {
         listing.require("vocab.txt", "a tokenizer (tokenizer.json or vocab.txt)")?;
@@ -94,7 +101,7 @@ pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
             return Err(Error::SavedToDisk { repo: listing.repo.clone() });
         }
         return Err(listing.lacks(
-            "parquet files, or images with captions (metadata.jsonl, .csv or .parquet, or same-name .txt or .caption files)",
+            "parquet files, or images with captions (metadata.jsonl, .csv, .parquet or .json, or same-name .txt or .caption files)",
         ));
     }
     Ok(files.into_iter().map(str::to_owned).collect())
@@ -133,12 +140,22 @@ pub(super) fn left_out_by_image_folder(listing: &Listing, there: impl Fn(&str) -
     left_out
 }
 
-/// Whether captions are in text files beside their pictures, and not in metadata.
+/// Whether captions are in text files beside their pictures, and not in metadata that the hub converts.
 pub(super) fn has_text_files(listing: &Listing) -> bool {
     let names: Vec<&str> = listing.names.iter().map(String::as_str).collect();
     let captioned = stems_of_texts(&names);
     let is_captioned = |name: &&str| is_picture(name) && captioned.contains(stem(name));
-    names.iter().any(is_captioned) && !names.iter().any(|name| is_description(name))
+    names.iter().any(is_captioned) && !names.iter().any(|name| is_metadata(name))
+}
+
+/// The files `metadata.json`, unless there are metadata that the hub converts. They describe pictures if they
+/// hold an array.
+pub(super) fn json_metadata(listing: &Listing) -> Vec<String> {
+    if listing.names.iter().any(|name| is_metadata(name)) {
+        return Vec::new();
+    }
+    let is_trained_on = |name: &&String| is_json_metadata(name) && !is_hidden(name);
+    listing.names.iter().filter(is_trained_on).cloned().collect()
 }
 
 impl Listing {
@@ -184,7 +201,11 @@ fn stems_of_texts<'a>(names: &[&'a str]) -> HashSet<&'a str> {
 
 /// Whether a file is metadata of the pictures in its folder.
 fn is_description(name: &str) -> bool {
-    is_metadata(name) || name.rsplit('/').next() == Some("metadata.json")
+    is_metadata(name) || is_json_metadata(name)
+}
+
+fn is_json_metadata(name: &str) -> bool {
+    name.rsplit('/').next() == Some("metadata.json")
 }
 
 /// A path without its file extension.

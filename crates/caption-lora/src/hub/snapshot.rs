@@ -17,12 +17,14 @@ use super::{Error, Hub, Refusal, Repository, Result};
 /// The first bytes of a Git LFS pointer, the small file that replaces a large one.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// The names of the files in a revision; offline, of those in the cache.
+/// The names of the files in a revision.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) repo: Repository,
     pub(super) names: Vec<String>,
     pub(super) offline: bool,
+    /// Whether all files of the hub are listed. Offline, the list may have only those in the cache.
+    pub(super) is_whole: bool,
 }
 
 /// One revision of a repository.
@@ -47,16 +49,24 @@ struct Sibling {
 }
 
 impl Hub {
-    /// Lists the files of a revision: online those that the hub has, offline those in the cache.
+    /// Lists the files of a revision. The hub is asked for the list, unless it is recorded in the cache and
+    /// cannot have changed. Offline, the files in the cache are listed if no list is recorded.
     pub(super) fn snapshot(&self, repo: &Repository) -> Result<Snapshot<'_>> {
         let Some(http) = &self.http else { return self.cached(repo) };
+        let cache = RepoCache::new(&self.config.cache, repo);
+        if let Some(commit) = repo.pinned_commit()
+            && let Some(names) = cache.listing(commit)
+        {
+            let listing = Listing { repo: repo.clone(), names, offline: false, is_whole: true };
+            return Ok(Snapshot { hub: self, listing, commit: commit.to_owned(), cache });
+        }
         let info = retried(|| self.info(http, repo)).map_err(|failure| self.explain(repo, None, failure))?;
         // A name such as `../x` would be written outside the cache.
         let is_inside =
             |name: &String| Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
         let names = info.siblings.into_iter().map(|file| file.rfilename).filter(is_inside).collect();
-        let listing = Listing { repo: repo.clone(), names, offline: false };
-        Ok(Snapshot { hub: self, listing, commit: info.sha, cache: RepoCache::new(&self.config.cache, repo) })
+        let listing = Listing { repo: repo.clone(), names, offline: false, is_whole: true };
+        Ok(Snapshot { hub: self, listing, commit: info.sha, cache })
     }
 
     fn info(&self, http: &Http, repo: &Repository) -> Result<Info, Failure> {
@@ -88,8 +98,13 @@ impl Hub {
             let cache = self.config.cache.clone().into();
             return Err(Error::NotCached { repo, cache, beside, revisions });
         }
-        let names = cache::files(&folder).map_err(|source| Error::Cache { path: folder, source })?;
-        let listing = Listing { repo: repo.clone(), names, offline: true };
+        let recorded = cache.listing(&commit);
+        let is_whole = recorded.is_some();
+        let names = match recorded {
+            Some(names) => names,
+            None => cache::files(&folder).map_err(|source| Error::Cache { path: folder, source })?,
+        };
+        let listing = Listing { repo: repo.clone(), names, offline: true, is_whole };
         Ok(Snapshot { hub: self, listing, commit, cache })
     }
 
@@ -117,12 +132,17 @@ impl Hub {
                 wait,
                 with_token,
             })),
-            Failure::Unreachable { url, source } => {
-                let cached = self.cached(&repo).is_ok();
-                Error::Unreachable { repo, url, cached, source }
+            Failure::Unreachable { url, proxy, source } => {
+                // If the list of files cannot be had, the cache is tried before the error is shown.
+                let cached = file.is_some() && self.cached(&repo).is_ok();
+                let cache = self.config.cache.clone().into();
+                Error::Unreachable { repo: Box::new(repo), file, url, proxy, cached, cache, source }
             }
             Failure::Silent { url } => Error::Stalled { repo, file, url, timeout: self.config.timeout },
             Failure::Cut { url, source } => Error::Cut { repo, file, url, source },
+            Failure::Altered { url, found, stated } => {
+                Error::Altered { repo: Box::new(repo), file, url, found, stated }
+            }
             Failure::NotAHub { url, problem } => Error::NotAHub { repo, file, url, problem: problem.into() },
             Failure::Disk { path, source } if is_read_only(&source) => {
                 Error::ReadOnlyCache { repo, file, path, source }
@@ -133,27 +153,39 @@ impl Hub {
 }
 
 impl Snapshot<'_> {
-    /// Downloads the named files in order, unless the cache has them. Returns their folder.
+    /// Downloads all files that are needed, as [`get`](Self::get) does, and records that they are there.
     pub(super) fn fetch(&self, names: &[String]) -> Result<PathBuf> {
+        let folder = self.get(names)?;
+        // Last, so that offline a branch never leads to a commit whose files are incomplete.
+        if !self.listing.offline {
+            let repo = &self.listing.repo;
+            let listed = self.cache.set_listing(&self.commit, &self.listing.names);
+            let noted = listed.and_then(|()| self.cache.set_ref(repo.revision(), &self.commit));
+            noted.map_err(|failure| self.hub.explain(repo, None, failure))?;
+        }
+        Ok(folder)
+    }
+
+    /// Downloads the named files in order, unless the cache has them. Returns their folder.
+    pub(super) fn get(&self, names: &[String]) -> Result<PathBuf> {
         let folder = self.cache.snapshot(&self.commit);
         let repo = &self.listing.repo;
         for name in names {
             let path = folder.join(name);
-            if let Some(http) = &self.hub.http
-                && !path.exists()
-            {
+            if !path.exists() {
+                let Some(http) = &self.hub.http else { return Err(self.not_all_cached(&folder, names)) };
                 self.download(http, name).map_err(|failure| self.hub.explain(repo, Some(name), failure))?;
             }
             if is_lfs_pointer(&path) {
                 return Err(Error::LfsPointer { repo: repo.clone(), file: name.clone(), path });
             }
         }
-        // Last, so that offline a branch never leads to a commit whose files are incomplete.
-        if !self.listing.offline {
-            let noted = self.cache.set_ref(repo.revision(), &self.commit);
-            noted.map_err(|failure| self.hub.explain(repo, None, failure))?;
-        }
         Ok(folder)
+    }
+
+    fn not_all_cached(&self, folder: &Path, names: &[String]) -> Error {
+        let missing = names.iter().filter(|name| !folder.join(name).exists()).cloned().collect();
+        Error::NotAllCached { repo: self.listing.repo.clone(), missing, total: names.len() }
     }
 
     fn download(&self, http: &Http, name: &str) -> Result<(), Failure> {

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use minijinja::{
     context,
     value::{Serde, Value},
@@ -10,9 +11,15 @@ use trainer_core::{LogEntry, TrainerState};
 
 use super::page::{NARROW, STYLE, environment, figure};
 use super::{Better, Metric};
+use crate::cli::Axis;
 use crate::files;
 use crate::plot::{Curve, History, Scale, lines_svg};
 use crate::results::{self, Metrics};
+use crate::run_folder::{RunRecord, RunState};
+use crate::terminal::{say, warn};
+
+/// What every page has, and by which a page is told from other files.
+const MARKS: [&str; 2] = ["<body class=\"compare", "<h2 id=\"results\">Results on the test split</h2>"];
 
 /// A finished run, read from its output folder.
 #[derive(Clone, Debug)]
@@ -48,6 +55,30 @@ impl Run {
             _ => None,
         });
         Ok(Self { name: dir.display().to_string(), history: results::history(&state), metrics, seconds })
+    }
+
+    /// Reads the run in the folder `dir`, or the finished runs of a sweep in their order. Also returns the
+    /// folders of the sweep's other runs.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and if no run of a sweep is finished.
+    pub fn read_all(dir: &Path) -> Result<(Vec<Self>, Vec<PathBuf>)> {
+        // The folder of a run is read even if its record is damaged.
+        let record = RunRecord::read(dir).unwrap_or_default();
+        let Some(sweep) = record.filter(|record| record.sweep) else {
+            return Ok((vec![Self::read(dir)?], Vec::new()));
+        };
+        let is_finished = |path: &PathBuf| {
+            let record = RunRecord::read(path).unwrap_or_default();
+            record.is_some_and(|record| record.state == RunState::Finished)
+        };
+        let (finished, others): (Vec<PathBuf>, Vec<PathBuf>) =
+            folders(dir, &sweep.options.sweep).into_iter().partition(is_finished);
+        if finished.is_empty() {
+            bail!("no run of the sweep in {} is finished", dir.display());
+        }
+        let runs = finished.iter().map(|path| Self::read(path)).collect::<Result<Vec<_>>>()?;
+        Ok((runs, others))
     }
 
     /// The results that the page compares: those of the test split, the best validation loss, and the
@@ -106,12 +137,62 @@ pub fn compare_html(runs: &[Run]) -> Result<String> {
     })?)
 }
 
-/// Writes the page to `path`.
+/// Prints the results of the runs in some folders, each of a run or of a sweep, and compares them on one page.
+/// Runs of a sweep that are not finished are left out with a warning.
 ///
 /// # Errors
-/// If it cannot be written.
+/// As [`Run::read_all`] and [`write_comparison`].
+pub fn compare_runs(folders: &[PathBuf], page: &Path) -> Result<()> {
+    let mut runs = Vec::new();
+    for folder in folders {
+        let (finished, others) = Run::read_all(folder)?;
+        runs.extend(finished);
+        for other in others {
+            warn(format_args!("{} is left out, as it is not finished", other.display()));
+        }
+    }
+    for run in &runs {
+        say(format_args!("{}\n{}", run.name, run.metrics));
+    }
+    write_comparison(&runs, page)?;
+    say(format_args!("written to {}", page.display()));
+    Ok(())
+}
+
+/// Writes the page to `path`, where it may replace an earlier page, and no other file.
+///
+/// # Errors
+/// If there is another file, or the page cannot be written.
 pub fn write_comparison(runs: &[Run], path: &Path) -> Result<()> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            if !MARKS.iter().all(|mark| text.contains(mark)) {
+                bail!(
+                    "{} is not a page of compared runs, and is not replaced: move it away, or choose another --output",
+                    path.display()
+                );
+            }
+        }
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {}
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot replace {}; choose another --output", path.display()));
+        }
+    }
     files::replace(path, compare_html(runs)?.as_bytes())
+}
+
+/// The folders of a sweep's runs. An earlier version did not record the `axes`: they are sorted by name then.
+fn folders(sweep: &Path, axes: &[Axis]) -> Vec<PathBuf> {
+    if !axes.is_empty() {
+        return Axis::folders(axes).iter().map(|name| sweep.join(name)).collect();
+    }
+    let entries = std::fs::read_dir(sweep).into_iter().flatten().flatten();
+    let has_record = |path: &PathBuf| RunRecord::read(path).is_ok_and(|record| record.is_some());
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(has_record).collect();
+    folders.sort();
+    folders
 }
 
 /// The common folder of all runs, and the name of each below it: columns are narrow.

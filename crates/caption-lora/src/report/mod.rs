@@ -10,6 +10,6 @@ mod meaning;
 mod page;
 mod strip;
 
-pub use compare::{Run, compare_html, write_comparison};
+pub use compare::{Run, compare_html, compare_runs, write_comparison};
 pub use page::{Better, Example, Metric, Report};
 pub use strip::strip_svg;

@@ -9,7 +9,7 @@ mod saved;
 
 pub use lock::{FolderLock, Locked};
 pub use record::{RECORD, RunRecord, RunState};
-pub use saved::{OPTIONS, SavedOptions};
+pub use saved::{Commits, OPTIONS, SavedOptions};
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ pub fn defaults() -> impl Iterator<Item = PathBuf> {
 /// Whether a folder is empty or missing.
 pub fn is_free(path: &Path) -> bool {
     match std::fs::read_dir(path) {
-        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == lock::NAME)),
+        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|entry| lock::is_lock(&entry.path()))),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }

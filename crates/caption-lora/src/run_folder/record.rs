@@ -11,6 +11,8 @@ use crate::files;
 
 /// The file of [`RunRecord`] in a run's folder.
 pub const RECORD: &str = "run.json";
+/// The new name of a damaged record, when its run is resumed.
+const DAMAGED: &str = "run.json.damaged";
 
 /// The run record in a run's folder: `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +64,28 @@ impl RunRecord {
             )
         })?;
         Ok(Some(record))
+    }
+
+    /// The record of a run whose own is lost: its files are those of `names` that are in the folder, which
+    /// has checkpoints of the run.
+    pub fn recovered(folder: &Path, run: &str, options: &SavedOptions, names: &[&str]) -> Self {
+        let is_there = |name: &&str| folder.join(name).symlink_metadata().is_ok();
+        Self {
+            run: run.to_owned(),
+            state: RunState::Interrupted,
+            options: options.clone(),
+            sweep: false,
+            files: names.iter().copied().filter(is_there).map(str::to_owned).collect(),
+        }
+    }
+
+    /// Renames a file that is not a readable record, so that a record can be written in its place.
+    ///
+    /// # Errors
+    /// If it cannot be renamed; the message has its path.
+    pub fn set_damaged_aside(folder: &Path) -> Result<()> {
+        let path = folder.join(RECORD);
+        fs::rename(&path, folder.join(DAMAGED)).with_context(|| format!("cannot rename {}", path.display()))
     }
 
     /// Writes the record to a folder.
@@ -133,6 +157,8 @@ mod tests {
             directory: folder.to_owned(),
             flags: Flags::default(),
             adapter_config: None,
+            commits: None,
+            sweep: Vec::new(),
         };
         let mut record = RunRecord {
             run: "a".into(),
@@ -186,8 +212,29 @@ mod tests {
         record.write(folder.path()).unwrap();
         assert_eq!(RunRecord::read(folder.path()).unwrap(), Some(record));
         fs::write(folder.path().join(RECORD), r#"{"name": "my own"}"#).unwrap();
-        let error = format!("{:#}", RunRecord::read(folder.path()).unwrap_err());
+        let error = RunRecord::read(folder.path()).unwrap_err();
+        assert!(error.is::<serde_json::Error>(), "it can be told from a file that cannot be read");
+        let error = format!("{error:#}");
         assert!(error.contains("run.json is not the record of a run: move it away"), "{error}");
+    }
+
+    #[test]
+    fn a_lost_record_is_made_again_from_the_files_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("adapter")).unwrap();
+        for name in ["adapter/mine", "log.jsonl", "notes.txt"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let options = record(folder.path(), &[]).options;
+        let names = ["log.jsonl", "adapter", "metrics.json"];
+        let recovered = RunRecord::recovered(folder.path(), "a", &options, &names);
+        let files: Vec<&str> = recovered.files.iter().map(String::as_str).collect();
+        assert_eq!((recovered.run.as_str(), files), ("a", vec!["adapter", "log.jsonl"]));
+
+        fs::write(folder.path().join(RECORD), "{\"run\": ").unwrap();
+        RunRecord::set_damaged_aside(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join(DAMAGED)).unwrap(), "{\"run\": ");
+        assert_eq!(RunRecord::read(folder.path()).unwrap(), None);
     }
 
     #[test]

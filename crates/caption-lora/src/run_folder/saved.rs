@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use peft_lora::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Flags;
+use crate::cli::{Axis, Flags};
 
 /// The file of [`SavedOptions`] in a checkpoint.
 pub const OPTIONS: &str = "options.json";
@@ -23,6 +23,22 @@ pub struct SavedOptions {
     /// The adapter's configuration; none with full fine-tuning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_config: Option<LoraConfig>,
+    /// The commits of the model and the dataset. `None` in files of earlier versions, and for a sweep: its
+    /// runs have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<Commits>,
+    /// The options that a sweep varies; empty for a run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sweep: Vec<Axis>,
+}
+
+/// The commits of a run's inputs; `None` for an input that is not from the hub.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commits {
+    /// The model's commit.
+    pub model: Option<String>,
+    /// The dataset's commit.
+    pub dataset: Option<String>,
 }
 
 impl SavedOptions {
@@ -45,9 +61,12 @@ impl SavedOptions {
         serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 
-    /// The commit of the hub's model `name` that the run trained, if it recorded one: in the configuration of
-    /// its adapter.
+    /// The commit of the hub's model `name` that the run trained, if it recorded one. Earlier versions did so
+    /// in the configuration of the adapter alone.
     pub fn model_commit(&self, name: &str) -> Option<String> {
+        if let Some(commits) = &self.commits {
+            return commits.model.clone();
+        }
         let config = self.adapter_config.as_ref()?;
         config.revision.clone().filter(|_| config.base_model_name_or_path.as_deref() == Some(name))
     }
@@ -64,21 +83,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commit_of_the_model_is_that_of_the_adapters_base() {
-        let with = |adapter_config| SavedOptions {
-            version: "0.1.0".into(),
-            command: "pokemon_finetune".into(),
-            directory: ".".into(),
-            flags: Flags::default(),
-            adapter_config,
-        };
-        let saved = with(Some(LoraConfig {
+    fn options_of_an_earlier_version_are_read_and_have_the_commit_in_the_adapter() {
+        let text = r#"{"version": "0.1.0", "command": "pokemon_finetune", "directory": ".", "flags": {}}"#;
+        let earlier: SavedOptions = serde_json::from_str(text).unwrap();
+        assert_eq!((&earlier.commits, earlier.sweep.len()), (&None, 0));
+        assert_eq!(earlier.model_commit("a/b"), None);
+        let adapter_config = Some(LoraConfig {
             base_model_name_or_path: Some("a/b".to_owned()),
             revision: Some("0f3c".to_owned()),
             ..LoraConfig::default()
-        }));
-        assert_eq!(saved.model_commit("a/b").as_deref(), Some("0f3c"));
-        assert_eq!(saved.model_commit("a/other"), None);
-        assert_eq!(with(None).model_commit("a/b"), None);
+        });
+        let lora = SavedOptions { adapter_config, ..earlier };
+        assert_eq!(lora.model_commit("a/b").as_deref(), Some("0f3c"));
+        assert_eq!(lora.model_commit("a/other"), None);
+        let commits = Some(Commits { model: Some("9d2e".to_owned()), dataset: None });
+        let now = SavedOptions { commits, ..lora };
+        assert_eq!(now.model_commit("a/b").as_deref(), Some("9d2e"));
+        assert_eq!(serde_json::from_str::<SavedOptions>(&serde_json::to_string(&now).unwrap()).unwrap(), now);
     }
 }

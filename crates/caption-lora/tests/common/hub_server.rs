@@ -106,6 +106,8 @@ struct State {
     requests: Vec<Request>,
     /// How many downloads to cut in the middle.
     cuts: usize,
+    /// How many downloads to alter.
+    alterations: usize,
     /// How many downloads to stall in the middle.
     stalls: usize,
     /// The open connections of stalled downloads.
@@ -189,6 +191,11 @@ impl HubServer {
     /// Cuts the next downloads in the middle.
     pub fn cut_downloads(&self, count: usize) {
         self.state().cuts = count;
+    }
+
+    /// Changes the first byte of the next downloads.
+    pub fn alter_downloads(&self, count: usize) {
+        self.state().alterations = count;
     }
 
     /// Responds with `status` and `headers` to the next requests whose path contains `path`.
@@ -293,6 +300,10 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Result<Flow, ()> {
     }
     text += "\r\n";
     answer.is_download &= request.method != "HEAD";
+    if answer.is_download && state.alterations > 0 {
+        state.alterations -= 1;
+        answer.body[0] ^= 1;
+    }
     let mut sent = &answer.body[..];
     if answer.is_download && sent.len() > 1 && state.cuts > 0 {
         state.cuts -= 1;

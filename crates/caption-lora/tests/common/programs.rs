@@ -38,6 +38,11 @@ const SETTINGS: [&str; 19] = [
     "RAYON_NUM_THREADS",
 ];
 
+/// The installed program.
+pub fn program() -> Command {
+    alone(Path::new(env!("CARGO_BIN_EXE_caption-lora")))
+}
+
 /// An example that cargo built beside this test.
 pub fn example(name: &str) -> Command {
     // target/PROFILE/deps/TEST
@@ -49,6 +54,11 @@ pub fn example(name: &str) -> Command {
          run `cargo build --workspace --examples` first, with the same profile",
         path.display()
     );
+    alone(&path)
+}
+
+/// A program without the settings of the machine.
+fn alone(path: &Path) -> Command {
     let mut command = Command::new(path);
     for name in SETTINGS {
         command.env_remove(name);

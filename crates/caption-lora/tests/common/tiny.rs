@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use blip_model::BlipConfig;
 use candle_core::{Device, Tensor, safetensors};
 use caption_data::CaptionSource;
 use git_model::GitConfig;
@@ -52,6 +53,13 @@ impl Tiny {
         write_checkpoint(&checkpoint);
         write_parquet(&dataset);
         Self { folder, checkpoint, dataset }
+    }
+
+    /// The same with a checkpoint of BLIP.
+    pub fn blip() -> Self {
+        let tiny = Self::new();
+        write_blip(&tiny.checkpoint);
+        tiny
     }
 
     /// A path in the folder.
@@ -123,7 +131,7 @@ pub fn png(row: usize) -> Vec<u8> {
 /// Writes a narrow model of random weights with the embedded checkpoint's tokenizer.
 fn write_checkpoint(to: &Path) {
     fs::create_dir(to).unwrap();
-    let embedded = caption_lora::open::embedded_checkpoint();
+    let embedded = caption_lora::embedded::checkpoint().unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(embedded.join(name), to.join(name)).unwrap();
     }
@@ -147,6 +155,39 @@ fn write_checkpoint(to: &Path) {
     write("config.json", &config);
 
     let config: GitConfig = serde_json::from_value(config).unwrap();
+    write_weights(to, random_weights(config.tensor_shapes()));
+}
+
+/// Replaces the checkpoint of [`write_checkpoint`] by one of BLIP, whose captions begin with a token that the tokenizer lacks.
+fn write_blip(to: &Path) {
+    let write = |name: &str, value: &Value| fs::write(to.join(name), value.to_string()).unwrap();
+    let words = 69;
+    write(
+        "preprocessor_config.json",
+        &json!({ "image_processor_type": "BlipImageProcessor", "size": { "height": IMAGE, "width": IMAGE } }),
+    );
+    let small = json!({
+        "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 2, "num_hidden_layers": 1,
+        "image_size": IMAGE, "patch_size": IMAGE / 2,
+    });
+    let mut text = small.clone();
+    text.as_object_mut().unwrap().extend(
+        json!({
+            "vocab_size": words + 1, "bos_token_id": words, "sep_token_id": 3, "pad_token_id": 0,
+            "max_position_embeddings": 64, "hidden_dropout_prob": 0.1,
+        })
+        .as_object()
+        .unwrap()
+        .clone(),
+    );
+    let config = json!({ "model_type": "blip", "text_config": text, "vision_config": small });
+    write("config.json", &config);
+    let config: BlipConfig = serde_json::from_value(config).unwrap();
+    write_weights(to, random_weights(config.tensor_shapes()));
+}
+
+/// Weights from a normal distribution; those of norms are near 1.
+fn random_weights(shapes: BTreeMap<String, Vec<usize>>) -> BTreeMap<String, Tensor> {
     let mut drawn = 0;
     let mut normal = || {
         let mut uniform = || {
@@ -156,12 +197,12 @@ fn write_checkpoint(to: &Path) {
         let (u, v) = (uniform(), uniform());
         (0.2 * (-2.0 * u.ln()).sqrt() * (TAU * v).cos()) as f32
     };
-    let weights = config.tensor_shapes().into_iter().map(|(name, shape)| {
+    let weights = shapes.into_iter().map(|(name, shape)| {
         let is_scale = shape.len() == 1 && name.ends_with(".weight");
         let values = (0..shape.iter().product()).map(|_| normal() + f32::from(u8::from(is_scale))).collect();
         (name, Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu).unwrap())
     });
-    write_weights(to, weights.collect());
+    weights.collect()
 }
 
 fn write_weights(checkpoint: &Path, weights: BTreeMap<String, Tensor>) {

@@ -1,0 +1,114 @@
+use std::path::{Path, PathBuf};
+
+use caption_model::{
+    Architecture, CaptionCheckpoint, CaptionModel, CheckpointTensors, ModelTokens, read_json,
+};
+use serde_json::{Map, Value};
+use train_ops::LayerBuilder;
+
+use crate::{
+    BlipConfig, BlipForConditionalGeneration, Error, GenerationDefaults, LoadOptions, Result, schema,
+};
+
+/// The paths of BLIP's parts, and the layers that usually get adapters.
+///
+/// PEFT's wrapper for `CAUSAL_LM` passes an argument that BLIP refuses, so that its adapters have no task type. transformers
+/// does not know BLIP's output layer, so that `all-linear` adapts it.
+pub const BLIP: Architecture = Architecture {
+    model_type: "blip",
+    vision_prefix: "vision_model.",
+    text_targets: &["query", "key", "value", "dense"],
+    vision_targets: &["qkv", "projection", "fc1", "fc2"],
+    output_layer: None,
+    task_type: None,
+    replaces_start_token: true,
+};
+
+/// A BLIP checkpoint for captioning in the Hugging Face layout: a folder with `config.json` and the weights.
+///
+/// Opening it checks every name and shape. Tensors are read when a model is built.
+pub struct Checkpoint {
+    config: BlipConfig,
+    generation: GenerationDefaults,
+    tensors: CheckpointTensors,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in the folder `dir`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, the configuration is not that of BLIP for captioning, or the weights are not exactly
+    /// the ones that it describes: the error lists all missing, unexpected and misshapen tensors.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let path = dir.join("config.json");
+        if !path.is_file() {
+            return Err(Error::Missing { dir: dir.to_owned(), wanted: "config.json" });
+        }
+        let config = BlipConfig::read(&path)?;
+        let generation = generation(&config, path)?;
+        let tensors = CheckpointTensors::open(dir, schema::tensors(&config))?;
+        Ok(Self { config, generation, tensors })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &BlipConfig {
+        &self.config
+    }
+}
+
+/// How the checkpoint asks to be decoded. BLIP's `generate` is that of its text decoder: it reads `text_config` and no
+/// `generation_config.json`, and always ends captions with `[SEP]`.
+fn generation(config: &BlipConfig, path: PathBuf) -> Result<GenerationDefaults> {
+    let mut whole: Map<String, Value> = read_json(&path)?;
+    let mut text = match whole.remove("text_config") {
+        Some(Value::Object(text)) => text,
+        _ => Map::new(),
+    };
+    text.insert("bos_token_id".to_owned(), config.text_config.bos_token_id.into());
+    text.insert("eos_token_id".to_owned(), config.text_config.sep_token_id.into());
+    let positions = config.text_config.max_position_embeddings;
+    Ok(GenerationDefaults::of_object(&path, text)?.with_positions(positions))
+}
+
+impl CaptionCheckpoint for Checkpoint {
+    fn architecture(&self) -> &'static Architecture {
+        &BLIP
+    }
+
+    fn dir(&self) -> &Path {
+        self.tensors.dir()
+    }
+
+    fn tensors(&self) -> &CheckpointTensors {
+        &self.tensors
+    }
+
+    fn generation(&self) -> &GenerationDefaults {
+        &self.generation
+    }
+
+    fn tokens(&self) -> ModelTokens {
+        self.config.tokens()
+    }
+
+    fn image_size(&self) -> usize {
+        self.config.vision_config.image_size
+    }
+
+    fn feature_shape(&self) -> (usize, usize) {
+        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
+    }
+
+    fn vision_identity(&self) -> String {
+        format!("{:?}", self.config.vision_config)
+    }
+
+    fn load_model(
+        &self,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn CaptionModel>> {
+        Ok(Box::new(BlipForConditionalGeneration::load_with(self, builder, options)?))
+    }
+}

@@ -1,0 +1,288 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use caption_model::{ModelTokens, activation, check_heads, read_json};
+use serde::{Deserialize, Deserializer};
+use train_ops::Activation;
+
+use crate::{Error, Result, schema};
+
+/// `config.json` of a BLIP checkpoint. Defaults are those of transformers' `BlipConfig`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct BlipConfig {
+    /// `blip`; anything else is refused.
+    pub model_type: String,
+    /// Class that wrote the checkpoint. If there is one, it must be `BlipForConditionalGeneration`.
+    pub architectures: Option<Vec<String>>,
+    /// The text decoder.
+    pub text_config: TextConfig,
+    /// The vision encoder.
+    pub vision_config: VisionConfig,
+    /// Whether the word embedding and the LM head share their weight; so does `text_config` say.
+    pub tie_word_embeddings: bool,
+}
+
+impl Default for BlipConfig {
+    fn default() -> Self {
+        Self {
+            model_type: "blip".to_owned(),
+            architectures: None,
+            text_config: TextConfig::default(),
+            vision_config: VisionConfig::default(),
+            tie_word_embeddings: true,
+        }
+    }
+}
+
+/// `text_config`: a BERT decoder with cross-attention.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct TextConfig {
+    /// Rows of the word embedding.
+    pub vocab_size: usize,
+    /// Width of the decoder.
+    pub hidden_size: usize,
+    /// Width of its feed-forward layers.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads of each layer, in self-attention and in cross-attention.
+    pub num_attention_heads: usize,
+    /// Rows of the position embedding: most text tokens in one sequence.
+    pub max_position_embeddings: usize,
+    /// `gelu` or `quick_gelu`.
+    #[serde(deserialize_with = "activation")]
+    pub hidden_act: Activation,
+    /// Added to the variance in the layer norms.
+    pub layer_norm_eps: f64,
+    /// Dropout probability after the embeddings and after the last dense layer of each block.
+    pub hidden_dropout_prob: f32,
+    /// Dropout probability of attention probabilities.
+    pub attention_probs_dropout_prob: f32,
+    /// `[DEC]`, the first token of every caption.
+    pub bos_token_id: u32,
+    /// `[SEP]`, which ends a caption.
+    pub sep_token_id: u32,
+    /// Must be true: a decoder has cross-attention.
+    pub is_decoder: bool,
+    /// Whether the word embedding and the LM head share their weight.
+    pub tie_word_embeddings: bool,
+    /// Share of each target that the loss spreads over the vocabulary.
+    pub label_smoothing: f32,
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30_524,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 512,
+            hidden_act: Activation::Gelu,
+            layer_norm_eps: 1e-12,
+            hidden_dropout_prob: 0.0,
+            attention_probs_dropout_prob: 0.0,
+            bos_token_id: 30_522,
+            sep_token_id: 102,
+            is_decoder: true,
+            tie_word_embeddings: true,
+            label_smoothing: 0.0,
+        }
+    }
+}
+
+/// `vision_config`: a vision transformer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct VisionConfig {
+    /// Width of the encoder.
+    pub hidden_size: usize,
+    /// Width of its feed-forward layers.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads of each layer.
+    pub num_attention_heads: usize,
+    /// Height and width of a picture in pixels.
+    #[serde(deserialize_with = "square")]
+    pub image_size: usize,
+    /// Height and width of a patch in pixels.
+    #[serde(deserialize_with = "square")]
+    pub patch_size: usize,
+    /// `gelu` or `quick_gelu`.
+    #[serde(deserialize_with = "activation")]
+    pub hidden_act: Activation,
+    /// Added to the variance in the layer norms.
+    pub layer_norm_eps: f64,
+    /// Dropout probability of attention probabilities.
+    pub attention_dropout: f32,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: 384,
+            patch_size: 16,
+            hidden_act: Activation::Gelu,
+            layer_norm_eps: 1e-5,
+            attention_dropout: 0.0,
+        }
+    }
+}
+
+impl VisionConfig {
+    /// Number of tokens of a picture: its patches and the class token.
+    pub fn tokens(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2) + 1
+    }
+}
+
+impl BlipConfig {
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not JSON of this form, or describes a model that this crate does not implement.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config: Self = read_json(path)?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Name and shape of every tensor of a checkpoint with this configuration, without a tied head.
+    pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        schema::tensors(self).shapes().clone()
+    }
+
+    /// Whether the LM head shares the word embedding's weight. As in transformers, either configuration can ask for it.
+    pub fn ties(&self) -> bool {
+        self.tie_word_embeddings || self.text_config.tie_word_embeddings
+    }
+
+    /// The properties of the model that prompts and decoding options have to fit.
+    pub fn tokens(&self) -> ModelTokens {
+        let text = &self.text_config;
+        ModelTokens {
+            vocab_size: text.vocab_size,
+            start_token: text.bos_token_id,
+            end_tokens: vec![text.sep_token_id],
+            max_length: text.max_position_embeddings,
+        }
+    }
+
+    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
+    /// `vision_trains` is whether the vision encoder is trained too.
+    pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        // Per text token of a layer: 18 times its width, 2.5 times the feed-forward block's, and the probabilities of
+        // cross-attention; per image token, keys and values.
+        let per_token = 18 * text.hidden_size + 5 * text.intermediate_size / 2;
+        let probabilities = text.num_attention_heads * vision.tokens();
+        let per_layer = caption * (per_token + probabilities) + 2 * vision.tokens() * text.hidden_size;
+        let decoder = text.num_hidden_layers * per_layer;
+        let per_token = 12 * vision.hidden_size + 5 * vision.intermediate_size / 2;
+        let probabilities = vision.num_attention_heads * vision.tokens();
+        let encoder = vision.num_hidden_layers * vision.tokens() * (per_token + probabilities);
+        if vision_trains { decoder + encoder } else { decoder }
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let refuse = |field: &'static str, got: String, supported: &str| {
+            Err(Error::Unsupported { path: path.to_owned(), field, got, supported: supported.to_owned() })
+        };
+        if self.model_type != "blip" {
+            return refuse("model_type", format!("{:?}", self.model_type), "\"blip\"");
+        }
+        const CLASS: &str = "BlipForConditionalGeneration";
+        if let Some(class) = self.architectures.iter().flatten().find(|class| *class != CLASS) {
+            return refuse("architectures", format!("{class:?}"), &format!("{CLASS:?}, which captions,"));
+        }
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        check_heads(path, "text_config.num_attention_heads", text.num_attention_heads, text.hidden_size)?;
+        check_heads(
+            path,
+            "vision_config.num_attention_heads",
+            vision.num_attention_heads,
+            vision.hidden_size,
+        )?;
+        if vision.patch_size == 0 || vision.image_size < vision.patch_size {
+            let supported = format!("1 to the image_size, {},", vision.image_size);
+            return refuse("vision_config.patch_size", vision.patch_size.to_string(), &supported);
+        }
+        if text.num_hidden_layers == 0 {
+            return refuse("text_config.num_hidden_layers", "0".to_owned(), "1 or more");
+        }
+        if !text.is_decoder {
+            return refuse("text_config.is_decoder", "false".to_owned(), "true");
+        }
+        if !(0.0..1.0).contains(&text.label_smoothing) {
+            return refuse("text_config.label_smoothing", text.label_smoothing.to_string(), "0 to below 1");
+        }
+        Ok(())
+    }
+}
+
+/// Accepts `384` and `[384, 384]`.
+fn square<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size must be a number of pixels, or height and width, which are equal")]
+    enum Size {
+        Edge(usize),
+        Edges([usize; 2]),
+    }
+    match Size::deserialize(deserializer)? {
+        Size::Edge(edge) => Ok(edge),
+        Size::Edges([height, width]) if height == width => Ok(height),
+        Size::Edges(edges) => Err(serde::de::Error::custom(format!(
+            "{edges:?}: height and width differ, and only squares are supported"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<BlipConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, text).unwrap();
+        BlipConfig::read(&path)
+    }
+
+    #[test]
+    fn an_empty_configuration_is_that_of_transformers() {
+        let config = read("{}").unwrap();
+        // BLIP's checkpoints say 12 heads; transformers' default is 8.
+        assert_eq!((config.text_config.num_attention_heads, config.vision_config.tokens()), (8, 577));
+        assert_eq!(config.tokens().start_token, 30_522);
+        assert!(config.ties());
+        assert_eq!(
+            read(r#"{"vision_config": {"image_size": [32, 32]}}"#).unwrap().vision_config.image_size,
+            32
+        );
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_by_name() {
+        for (text, words) in [
+            (r#"{"model_type": "git"}"#, "model_type"),
+            (r#"{"architectures": ["BlipForImageTextRetrieval"]}"#, "\"BlipForImageTextRetrieval\""),
+            (r#"{"text_config": {"num_attention_heads": 7}}"#, "text_config.num_attention_heads is 7"),
+            (r#"{"text_config": {"is_decoder": false}}"#, "is_decoder"),
+            (r#"{"text_config": {"label_smoothing": 1.0}}"#, "label_smoothing"),
+            (r#"{"text_config": {"hidden_act": "relu"}}"#, "\"relu\""),
+            (r#"{"vision_config": {"image_size": [32, 16]}}"#, "height and width differ"),
+            (r#"{"vision_config": {"patch_size": 0}}"#, "patch_size"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+}

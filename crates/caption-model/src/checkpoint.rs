@@ -1,0 +1,71 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::DType;
+use train_ops::LayerBuilder;
+
+use crate::{CaptionModel, CheckpointTensors, GenerationDefaults, LoadOptions, ModelTokens, Result};
+
+/// What an application has to know of a kind of model to adapt it: the paths of its parts and its usual targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Architecture {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// Beginning of the paths of all layers and tensors of the vision encoder; all others belong to the text decoder.
+    pub vision_prefix: &'static str,
+    /// Names of the linear layers in the text decoder that get adapters by default.
+    pub text_targets: &'static [&'static str],
+    /// Names of the linear layers in the vision encoder that get adapters by default.
+    pub vision_targets: &'static [&'static str],
+    /// Path of the layer that PEFT leaves out of `all-linear`, if it leaves one out.
+    pub output_layer: Option<&'static str>,
+    /// `task_type` of an adapter's configuration, if PEFT's wrapper of that type can call the model.
+    pub task_type: Option<&'static str>,
+    /// Whether captions begin with the model's start token in place of the tokenizer's.
+    pub replaces_start_token: bool,
+}
+
+/// An opened checkpoint of any kind of captioning model.
+pub trait CaptionCheckpoint: Send + Sync {
+    /// The kind of model.
+    fn architecture(&self) -> &'static Architecture;
+
+    /// The folder.
+    fn dir(&self) -> &Path;
+
+    /// The tensors, checked against the configuration.
+    fn tensors(&self) -> &CheckpointTensors;
+
+    /// How the checkpoint asks to be decoded.
+    fn generation(&self) -> &GenerationDefaults;
+
+    /// The properties that prompts, captions and decoding options have to fit.
+    fn tokens(&self) -> ModelTokens;
+
+    /// Height and width of a picture in pixels.
+    fn image_size(&self) -> usize;
+
+    /// Tokens and width of a picture's features.
+    fn feature_shape(&self) -> (usize, usize);
+
+    /// A text that differs between vision encoders of different configurations, for caches of their features.
+    fn vision_identity(&self) -> String;
+
+    /// Builds the model; `builder` decides whether layers are frozen, trainable or adapted.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, or the builder refuses a layer.
+    fn load_model(
+        &self,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn CaptionModel>>;
+
+    /// The name of every tensor of the model and the type that it is stored in. A tied head is left out.
+    ///
+    /// # Errors
+    /// If a tensor is stored in a type that candle does not have.
+    fn dtypes(&self) -> Result<BTreeMap<String, DType>> {
+        self.tensors().dtypes()
+    }
+}

@@ -1,0 +1,166 @@
+use std::fmt::Debug;
+
+use candle_core::{DType, Tensor};
+use caption_generation::{CaptionDecoder, SpeculativeDecoder, Step};
+use train_ops::{DecodingRows, KeyValueCache, snapshot};
+
+use crate::{CaptionModel, DecoderShape, Draft, Error, Result};
+
+/// A model's text decoder with its language-modelling head, as it was at one time but for trainable layers, which stay
+/// current. It reads a few new tokens at a time.
+pub trait TextDecoder: Debug + Send + Sync {
+    /// The sizes that a draft has to share with the model.
+    fn shape(&self) -> DecoderShape;
+
+    /// Logits `(rows, vocabulary)` after the last of new tokens, of which `text` `(rows, new, hidden)` are the embeddings.
+    /// They are the newest tokens of `rows`; their keys and values are written to `caches`, one for each layer.
+    ///
+    /// # Errors
+    /// If there are too few cache slots.
+    fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor>;
+}
+
+/// Sequences in the middle of being decoded, with the keys and values of their tokens.
+///
+/// [`generate`](CaptionModel::generate) makes one itself.
+#[derive(Debug)]
+pub struct Decoding<'a, M: ?Sized> {
+    model: &'a M,
+    decoder: Box<dyn TextDecoder>,
+    draft: Option<&'a Draft>,
+    rows: DecodingRows,
+    /// The rows after each step that was verified last.
+    verified: Vec<DecodingRows>,
+    /// One for each layer.
+    caches: Vec<KeyValueCache>,
+}
+
+impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
+    /// Begins to decode: one sequence without text for each picture, whose keys and values are computed here, and cache
+    /// slots for `slots` text tokens of all sequences together.
+    ///
+    /// # Errors
+    /// If `image_features` are not `(batch, tokens, vision_hidden)`.
+    pub fn new(model: &'a M, image_features: &Tensor, slots: usize) -> Result<Self> {
+        Ok(Self {
+            model,
+            decoder: model.text_decoder(snapshot)?,
+            draft: None,
+            caches: model.caches(image_features, slots)?,
+            rows: DecodingRows::new(image_features.dim(0)?),
+            verified: Vec::new(),
+        })
+    }
+
+    /// Adds a draft for [`SpeculativeDecoder`]. Without one, the model is its own draft.
+    ///
+    /// # Errors
+    /// If the draft belongs to a model of another shape.
+    pub fn with_draft(self, draft: &'a Draft) -> Result<Self> {
+        let (of_draft, model) = (draft.decoder.shape(), self.decoder.shape());
+        if of_draft != model {
+            return Err(Error::DraftShape { draft: of_draft, model });
+        }
+        Ok(Self { draft: Some(draft), ..self })
+    }
+
+    /// The rows after each of `steps`, which follow one another from the live sequences.
+    fn after(&self, steps: &[Step]) -> Result<Vec<DecodingRows>> {
+        let mut rows = self.rows.clone();
+        let mut all = Vec::with_capacity(steps.len());
+        for step in steps {
+            if step.tokens.len() != step.parents.len() {
+                return Err(Error::Shape {
+                    input: "tokens of a step",
+                    expected: format!("({}), one for each parent", step.parents.len()),
+                    got: vec![step.tokens.len()],
+                });
+            }
+            reorder(&mut rows, &step.parents)?;
+            rows.extend(1);
+            all.push(rows.clone());
+        }
+        Ok(all)
+    }
+
+    /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`, by `decoder`; one row of the
+    /// vocabulary's size after another. Keys and values of the tokens are written to the caches.
+    fn logits(&self, decoder: &dyn TextDecoder, input_ids: &[u32], rows: &DecodingRows) -> Result<Vec<f32>> {
+        let sequences = rows.len();
+        if sequences == 0 || input_ids.is_empty() || !input_ids.len().is_multiple_of(sequences) {
+            return Err(Error::Shape {
+                input: "input_ids",
+                expected: format!("({sequences}, new tokens)"),
+                got: vec![input_ids.len()],
+            });
+        }
+        let new = input_ids.len() / sequences;
+        let (got, max) = (rows.tokens(), self.model.tokens().max_length);
+        if got > max {
+            return Err(Error::TooLong { got, max });
+        }
+        let device = self.model.device();
+        let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
+        let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?.reshape((sequences, new))?;
+        let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
+        let text = self.model.embed(&input_ids, &positions)?;
+        let logits = decoder.step(&text, &self.caches, rows)?;
+        Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
+    type Error = Error;
+
+    fn sequences(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut rows = self.rows.clone();
+        rows.extend(tokens.len() / rows.len().max(1));
+        let logits = self.logits(self.decoder.as_ref(), tokens, &rows)?;
+        self.rows = rows;
+        Ok(logits)
+    }
+
+    fn reorder(&mut self, parents: &[usize]) -> Result<()> {
+        reorder(&mut self.rows, parents)
+    }
+}
+
+impl<M: CaptionModel + ?Sized> SpeculativeDecoder for Decoding<'_, M> {
+    /// The draft writes its keys and values where the model writes its own when it reads the same tokens, so that it needs
+    /// no cache and leaves no trace.
+    fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
+        let decoder = self.draft.map_or(&self.decoder, |draft| &draft.decoder);
+        match (steps.last(), self.after(steps)?.last()) {
+            (Some(step), Some(rows)) => self.logits(decoder.as_ref(), &step.tokens, rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
+        let verified = self.after(steps)?;
+        let tokens: Vec<u32> = steps.iter().flat_map(|step| &step.tokens).copied().collect();
+        let logits = self.logits(self.decoder.as_ref(), &tokens, &DecodingRows::join(&verified))?;
+        self.verified = verified;
+        Ok(logits)
+    }
+
+    fn accept(&mut self, accepted: usize) -> Result<()> {
+        let verified = std::mem::take(&mut self.verified);
+        let steps = verified.len();
+        let last = accepted.checked_sub(1).and_then(|last| verified.into_iter().nth(last));
+        self.rows = last.ok_or(Error::UnknownStep { accepted, steps })?;
+        Ok(())
+    }
+}
+
+fn reorder(rows: &mut DecodingRows, parents: &[usize]) -> Result<()> {
+    let sequences = rows.len();
+    if let Some(parent) = parents.iter().find(|parent| **parent >= sequences) {
+        return Err(Error::UnknownSequence { parent: *parent, sequences });
+    }
+    Ok(rows.reorder(parents)?)
+}

@@ -1,0 +1,87 @@
+use candle_core::Tensor;
+use train_ops::{ForwardContext, sample_key};
+
+use crate::{Error, Result};
+
+/// The targets of a batch of captions: the labels, shifted once.
+///
+/// The hidden state at position `t` predicts the label at `t + 1` of the same row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShiftedLabels {
+    /// Positions in the flattened `(batch, text)` hidden states that have a target.
+    pub positions: Vec<u32>,
+    /// Their targets.
+    pub targets: Vec<u32>,
+    /// Length of a row.
+    length: usize,
+}
+
+impl ShiftedLabels {
+    /// Shifts `labels` `(batch, text)`: the input ids, with -100 or any other negative number at positions without a
+    /// target, such as padding.
+    ///
+    /// # Errors
+    /// If the labels do not have the shape of `input_ids`.
+    pub fn new(labels: &[Vec<i64>], input_ids: &Tensor) -> Result<Self> {
+        let (batch, length) = input_ids.dims2()?;
+        if labels.len() != batch || labels.iter().any(|row| row.len() != length) {
+            return Err(Error::Shape {
+                input: "labels",
+                expected: format!("the shape of input_ids, ({batch}, {length})"),
+                got: vec![labels.len(), labels.iter().map(Vec::len).max().unwrap_or(0)],
+            });
+        }
+        let (mut positions, mut targets) = (Vec::new(), Vec::new());
+        for (row, labels) in labels.iter().enumerate() {
+            for (position, next) in labels.iter().skip(1).enumerate() {
+                // A negative label is no target.
+                if let Ok(target) = u32::try_from(*next) {
+                    positions.push((row * length + position) as u32);
+                    targets.push(target);
+                }
+            }
+        }
+        Ok(Self { positions, targets, length })
+    }
+
+    /// The rows of `hidden_states` `(batch, text, hidden)` that have a target, `(targets, hidden)`: logits are needed for
+    /// these only.
+    ///
+    /// # Errors
+    /// If the hidden states have another shape.
+    pub fn select(&self, hidden_states: &Tensor) -> Result<Tensor> {
+        let (batch, length, width) = hidden_states.dims3()?;
+        let positions = Tensor::new(&self.positions[..], hidden_states.device())?;
+        Ok(hidden_states.reshape((batch * length, width))?.index_select(&positions, 0)?)
+    }
+
+    /// The context of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key
+    /// and its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
+    pub fn context(&self, ctx: &ForwardContext) -> ForwardContext {
+        let Some(keys) = ctx.sample_keys() else { return ctx.clone() };
+        let key = |position: &u32| {
+            let (row, place) = (*position as usize / self.length, *position as usize % self.length);
+            keys.get(row).map(|key| sample_key(*key, place as u64, 0))
+        };
+        // A pass with another number of keys is refused by the layers before.
+        let keys: Vec<u64> = self.positions.iter().filter_map(key).collect();
+        ForwardContext::training(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_shifted_once_and_never_across_rows() {
+        let labels = [vec![101, 5, 6, 102], vec![101, 7, 102, -100]];
+        let ids = Tensor::zeros((2, 4), candle_core::DType::U32, &Device::Cpu).unwrap();
+        let shifted = ShiftedLabels::new(&labels, &ids).unwrap();
+        assert_eq!(shifted.positions, [0, 1, 2, 4, 5]);
+        assert_eq!(shifted.targets, [5, 6, 102, 7, 102]);
+        assert!(ShiftedLabels::new(&labels[..1], &ids).is_err());
+    }
+}

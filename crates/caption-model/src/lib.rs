@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+
+mod checkpoint;
+mod config_file;
+mod decoding;
+mod draft;
+mod error;
+mod generation_defaults;
+mod labels;
+mod loader;
+mod model;
+mod patches;
+mod schema;
+mod tensors;
+mod weights;
+mod words;
+
+pub use caption_generation::{
+    Caption, CaptionDecoder, EarlyStopping, Error as GenerationError, GenerationConfig, ModelTokens,
+    Progress, Sampling, SpeculativeDecoder, Step,
+};
+pub use checkpoint::{Architecture, CaptionCheckpoint};
+pub use config_file::{activation, check_heads, read_json, token_ids};
+pub use decoding::{Decoding, TextDecoder};
+pub use draft::{DecoderShape, Draft, LayerMap};
+pub use error::{Error, Result};
+pub use generation_defaults::GenerationDefaults;
+pub use labels::ShiftedLabels;
+pub use loader::{LoadOptions, Loader};
+pub use model::CaptionModel;
+pub use patches::PatchEmbedding;
+pub use schema::TensorSchema;
+pub use tensors::CheckpointTensors;
+pub use words::WordEmbedding;

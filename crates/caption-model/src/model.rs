@@ -1,0 +1,152 @@
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+
+use candle_core::Tensor;
+use caption_generation::{Caption, GenerationConfig, Generator, ModelTokens, Progress};
+use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
+
+use crate::{Decoding, Draft, Error, LayerMap, Result, TextDecoder};
+
+/// An image-captioning model of any kind, with its language-modelling head.
+///
+/// Captioning has two steps: [`encode_images`](Self::encode_images), and the decoder with text ([`loss`](Self::loss),
+/// [`generate`](Self::generate)). If the encoder is frozen, the first step is needed only once for each picture.
+pub trait CaptionModel: Debug + Send + Sync {
+    /// The device of the model's tensors.
+    fn device(&self) -> &candle_core::Device;
+
+    /// The properties of the model that prompts and decoding options have to fit.
+    fn tokens(&self) -> ModelTokens;
+
+    /// Height and width of a picture in pixels.
+    fn image_size(&self) -> usize;
+
+    /// Tokens and width of a picture's features.
+    fn feature_shape(&self) -> (usize, usize);
+
+    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens.
+    /// `vision_trains` is whether the vision encoder is trained too.
+    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize;
+
+    /// The vision encoder's features, `(batch, tokens, vision_hidden)`, of pictures `(batch, channels, size, size)`.
+    ///
+    /// # Errors
+    /// If `pixel_values` has another shape, or the encoder was released.
+    fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor>;
+
+    /// Frees the vision encoder, once the features of every picture are cached. After this,
+    /// [`encode_images`](Self::encode_images) is an error.
+    fn release_image_encoder(&mut self);
+
+    /// The sum of the cross entropies of all targets, and the number of targets.
+    ///
+    /// `image_features` come from [`encode_images`](Self::encode_images), a picture for each row of `input_ids`
+    /// `(batch, text)`, whose padding is at the end. `labels` `(batch, text)` are the input ids, with -100 or any other
+    /// negative number at positions without a target, such as padding; they are shifted here, once.
+    ///
+    /// # Errors
+    /// If shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
+    fn loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
+        self.smoothed_loss(image_features, input_ids, labels, 0.0, ctx)
+    }
+
+    /// [`loss`](Self::loss) with label smoothing: `label_smoothing`, in `[0, 1)`, is the share of each target that is spread
+    /// over the whole vocabulary (see [`train_ops::cross_entropy_sum`]).
+    ///
+    /// # Errors
+    /// As `loss`, and if `label_smoothing` is outside its range.
+    fn smoothed_loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)>;
+
+    /// The decoder's input in decoding, `(rows, new, hidden)`: the embeddings of `input_ids` `(rows, new)` at the text
+    /// positions `positions` of the same shape.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary.
+    fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor>;
+
+    /// A cache for each decoder layer with the keys and values of the pictures, and slots for `slots` text tokens.
+    ///
+    /// # Errors
+    /// If `image_features` are not `(batch, tokens, vision_hidden)`.
+    fn caches(&self, image_features: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>>;
+
+    /// A copy of the text decoder with its head, with `map` applied to each of its linear layers.
+    ///
+    /// # Errors
+    /// Those of `map`.
+    fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>>;
+
+    /// Number of weights that a decoding step multiplies by: those of the decoder's layers and of the head.
+    fn decoder_weights(&self) -> usize;
+
+    /// A draft of the model with its adapters as they are now, for [`generate_with`](Self::generate_with).
+    ///
+    /// # Errors
+    /// If the model is not on the CPU, as 8-bit weights exist only there.
+    fn draft(&self) -> Result<Draft> {
+        if !self.device().is_cpu() {
+            return Err(Error::DraftDevice);
+        }
+        Ok(Draft { decoder: self.text_decoder(int8_snapshot)? })
+    }
+
+    /// Captions for a batch of pictures, from [`encode_images`](Self::encode_images)' features `(batch, tokens, _)`:
+    /// `num_return_sequences` for the first picture, then those of the second, and so on. With beams, a picture's captions
+    /// are sorted best first; with sampling, in the order of their draws.
+    ///
+    /// A caption continues `prompt`, whose first token must be the start token; `None` is the start token alone. A
+    /// picture's captions do not depend on the others in the batch.
+    ///
+    /// # Errors
+    /// If the options contradict each other, the prompt does not begin with the start token, a token is not in the
+    /// vocabulary, or prompt and new tokens are more than the model has positions for; and if the model's logits are not
+    /// numbers.
+    fn generate(
+        &self,
+        image_features: &Tensor,
+        prompt: Option<&[u32]>,
+        config: &GenerationConfig,
+    ) -> Result<Vec<Caption>> {
+        self.generate_with(image_features, prompt, config, None, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`generate`](Self::generate), with a call of `on_token` for each token of each caption. [`ControlFlow::Break`]
+    /// ends all captions of the batch where they are.
+    ///
+    /// A [`draft`](Self::draft) turns on speculative decoding, which gives the same captions and is faster while at most
+    /// four sequences (beams included) are live. With more, the draft is not used. A draft of another model of the same
+    /// shape, or with other adapters, does no harm but is mostly wrong.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), and if the draft belongs to a model of another shape.
+    fn generate_with(
+        &self,
+        image_features: &Tensor,
+        prompt: Option<&[u32]>,
+        config: &GenerationConfig,
+        draft: Option<&Draft>,
+        on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Caption>> {
+        let tokens = self.tokens();
+        let generator = Generator::new(&tokens, prompt, config)?;
+        let slots = generator.cached_tokens(image_features.dim(0)?);
+        let mut decoding = Decoding::new(self, image_features, slots)?;
+        match draft {
+            None => generator.generate(&mut decoding, on_token),
+            Some(draft) => generator.generate_speculatively(&mut decoding.with_draft(draft)?, on_token),
+        }
+    }
+}
