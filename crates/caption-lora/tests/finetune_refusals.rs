@@ -93,7 +93,7 @@ fn a_checkpoint_that_is_damaged_says_which_file_and_what() {
         ("model.safetensors", None, "model.safetensors"),
         ("tokenizer.json", None, "tokenizer.json"),
         ("preprocessor_config.json", None, "preprocessor_config.json"),
-        ("config.json", Some(r#"{"model_type": "blip"}"#), "blip"),
+        ("config.json", Some(r#"{"model_type": "blip-2"}"#), "blip-2"),
         ("model.safetensors", Some("cut"), "model.safetensors"),
     ] {
         let tiny = Tiny::new();
