@@ -58,6 +58,7 @@ pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
         difference.saved != difference.now
             && ![&difference.saved, &difference.now].iter().any(|value| value.as_deref() == Some(""))
             && row_counts(difference).is_none()
+            && !is_a_mended_dataset(difference)
     };
     let mut shown: Vec<&Difference> = differences.iter().filter(has_other_value).collect();
     let advice = if shown.is_empty() {
@@ -88,6 +89,15 @@ fn row_counts(difference: &Difference) -> Option<(usize, usize)> {
         value.as_deref()?.strip_prefix("all ")?.strip_suffix(" rows")?.parse().ok()
     };
     (difference.key == "--subset").then_some((all(&difference.saved)?, all(&difference.now)?))
+}
+
+/// Whether the same dataset has another number of usable rows now.
+fn is_a_mended_dataset(difference: &Difference) -> bool {
+    let name = |value: &Option<String>| -> Option<String> {
+        Some(value.as_deref()?.strip_suffix(" rows)")?.rsplit_once(" (")?.0.to_owned())
+    };
+    let names = (name(&difference.saved), name(&difference.now));
+    difference.key == "--dataset" && names.0.is_some() && names.0 == names.1
 }
 
 /// An issue of the engine's arguments, with flags instead of argument names.

@@ -345,7 +345,7 @@ pub enum Error {
         paths: Vec<PathBuf>,
     },
     /// A checkpoint that must not be deleted because it contains files that no run wrote.
-    #[error("{} holds files that no run wrote, so it stays: {}", path.display(), listed(names, ", "))]
+    #[error("{} holds files that no run wrote, so it is not removed: move them elsewhere, or choose another output folder ({})", path.display(), listed(names, ", "))]
     ForeignFiles {
         /// The checkpoint.
         path: PathBuf,

@@ -96,9 +96,10 @@ impl fmt::Display for Warning {
             Self::ParametersUnchanged { names, .. } => {
                 write!(
                     f,
-                    "these parameters still have their initial values, which after few steps need not be wrong, because a \
-                     warm-up begins at learning rate 0: {}",
-                    listed(names, ", ")
+                    "{} still {} initial values, which after few steps need not be wrong, because a warm-up begins at \
+                     learning rate 0",
+                    parameters(names),
+                    if names.len() == 1 { "has its" } else { "have their" }
                 )
             }
             Self::StepSkipped { skipped, limit, reason, .. } => {
@@ -152,5 +153,14 @@ pub struct ArgumentChange {
 impl fmt::Display for ArgumentChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} -> {}", self.name, self.saved, self.now)
+    }
+}
+
+/// Parameters by their number and the first name: after a short run nearly all of a model's may be meant.
+fn parameters(names: &[String]) -> String {
+    match names {
+        [] => "no parameter".to_owned(),
+        [name] => format!("the parameter {name}"),
+        [first, ..] => format!("{} parameters, such as {first},", names.len()),
     }
 }

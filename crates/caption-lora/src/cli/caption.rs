@@ -3,10 +3,10 @@ use std::{ffi::OsString, path::PathBuf};
 use caption_data::ImageDecoder;
 use clap::{
     Parser, ValueEnum,
-    error::{ContextKind, Error, ErrorKind},
+    error::{Error, ErrorKind},
 };
 
-use super::command_line::refusal;
+use super::command_line::{known_elsewhere, refusal};
 use super::request::with_negative_numbers;
 use super::{
     Decoding, DeviceArg, Drafting,
@@ -152,11 +152,7 @@ fn explained(error: &Error) -> Option<Error> {
             "no pictures: name files, folders or patterns such as 'art/*.png', or a dataset with --dataset";
         return Some(refusal::<Caption>("caption", ErrorKind::MissingRequiredArgument, message));
     }
-    let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
-    let flag = flag.to_string().split('=').next()?.replace('_', "-");
-    let (_, meant) = ELSEWHERE.iter().find(|(other, _)| *other == flag)?;
-    let message = format!("there is no {flag}: give {meant}");
-    Some(refusal::<Caption>("caption", ErrorKind::UnknownArgument, &message))
+    known_elsewhere::<Caption>("caption", error, &ELSEWHERE)
 }
 
 pub(super) fn adapter(text: &str) -> Result<Location, String> {

@@ -2,7 +2,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::CommandFactory;
-use clap::error::{Error, ErrorKind};
+use clap::error::{ContextKind, Error, ErrorKind};
 
 /// The name of the installed program.
 pub const PROGRAM: &str = "caption-lora";
@@ -34,6 +34,19 @@ pub(super) fn refusal<C: CommandFactory>(subcommand: &str, kind: ErrorKind, mess
     let mut command =
         if is_installed() { command.bin_name(format!("{PROGRAM} {subcommand}")) } else { command };
     command.error(kind, message)
+}
+
+/// The error for an unknown flag that is another program's name for one of this subcommand; `known` has both.
+pub(super) fn known_elsewhere<C: CommandFactory>(
+    subcommand: &str,
+    error: &Error,
+    known: &[(&str, &str)],
+) -> Option<Error> {
+    let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
+    let flag = flag.to_string().split('=').next()?.replace('_', "-");
+    let (_, meant) = known.iter().find(|(other, _)| *other == flag)?;
+    let message = format!("there is no {flag}: give {meant}");
+    Some(refusal::<C>(subcommand, ErrorKind::UnknownArgument, &message))
 }
 
 /// Whether the running program is the installed one; else it is an example or a test.

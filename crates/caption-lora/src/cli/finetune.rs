@@ -304,6 +304,19 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_of_another_program_is_refused_with_the_equivalent() {
+        for (arguments, meant) in [
+            ("--max-length 30", "there is no --max-length: give --padding"),
+            ("--lr 1e-3", "give --learning-rate"),
+            ("--max_train_samples=9", "give --subset"),
+            ("--rank 4", "give --lora-r"),
+        ] {
+            let message = refusal(arguments);
+            assert!(message.contains(meant), "{arguments}: {message}");
+        }
+    }
+
+    #[test]
     fn resume_takes_a_folder_or_finds_the_newest() {
         assert_eq!(parse("--resume").unwrap().training.resume, Some(Resume::Latest));
         assert_eq!(parse("--resume --seed 1").unwrap().training.resume, Some(Resume::Latest));

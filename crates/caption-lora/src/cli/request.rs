@@ -4,7 +4,7 @@ use std::path::Path;
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::command_line::finetune_program;
+use super::command_line::{finetune_program, known_elsewhere};
 use super::{Finetune, Flags, command_line};
 use crate::resume::{Resumed, ResumedSweep};
 
@@ -37,7 +37,9 @@ impl Request {
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let (options, flags) = read(&with_negative_numbers(arguments.clone()))?;
+        let read = read(&with_negative_numbers(arguments.clone()));
+        let (options, flags) = read
+            .map_err(|error| known_elsewhere::<Finetune>("finetune", &error, &ELSEWHERE).unwrap_or(error))?;
         let command = command_line(arguments);
         let request = Self { options, flags, command, resumed: None, resumed_sweep: None };
         // With --resume, the other flags are checked when the run is found.
@@ -81,6 +83,30 @@ impl Request {
         }
     }
 }
+
+/// Flags of other programs, and the equivalents here.
+const ELSEWHERE: [(&str, &str); 14] = [
+    ("--alpha", "--lora-alpha"),
+    ("--batch-size", "--per-device-train-batch-size"),
+    ("--epochs", "--num-train-epochs"),
+    ("--lr", "--learning-rate"),
+    (
+        "--max-length",
+        "--padding; captions are cut only where the model has no more positions, and the set-up says so",
+    ),
+    (
+        "--max-seq-length",
+        "--padding; captions are cut only where the model has no more positions, and the set-up says so",
+    ),
+    ("--max-train-samples", "--subset"),
+    ("--model-name-or-path", "--model"),
+    ("--output", "--output-dir"),
+    ("--r", "--lora-r"),
+    ("--rank", "--lora-r"),
+    ("--resume-from-checkpoint", "--resume"),
+    ("--train-batch-size", "--per-device-train-batch-size"),
+    ("--warmup-steps", "--warmup-ratio, a share of the steps"),
+];
 
 fn read(arguments: &[OsString]) -> Result<(Finetune, Flags), Error> {
     let command = Finetune::command();

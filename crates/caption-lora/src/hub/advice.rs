@@ -30,7 +30,9 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { repo, file, url, status, .. } = self;
-        write!(f, "{repo}{}: {url} answered {status}: {}", of_file(file), self.advice())
+        // The other refusals of a list of files say so in their advice.
+        let sought = if *status >= 500 { sought(repo, file.as_deref()) } else { String::new() };
+        write!(f, "{repo}{}: {sought}{url} answered {status}: {}", of_file(file), self.advice())
     }
 }
 
@@ -40,8 +42,7 @@ impl Refusal {
     /// reason.
     fn advice(&self) -> String {
         let (id, endpoint) = (&self.repo.id, &self.endpoint);
-        let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
-        let local = format!("there is no file or folder `{id}` in {}", here.display());
+        let local = not_local(&self.repo);
         match (self.status, self.code.as_str()) {
             (429, _) => format!("too many requests: {}, or set HF_TOKEN, which raises the limit", self.later()),
             (500.., _) => {
@@ -120,6 +121,19 @@ pub(super) fn outage(error: &Error) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Why the hub was asked, where even the list of files did not come: the user may have meant a local path.
+pub(super) fn sought(repo: &Repository, file: Option<&str>) -> String {
+    match file {
+        None => format!("{}, so it was looked for on the hub: ", not_local(repo)),
+        Some(_) => String::new(),
+    }
+}
+
+fn not_local(repo: &Repository) -> String {
+    let here = std::env::current_dir().unwrap_or_else(|_| ".".into());
+    format!("there is no file or folder `{}` in {}", repo.id, here.display())
 }
 
 /// The proxy of a request.

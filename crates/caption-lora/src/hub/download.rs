@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +11,7 @@ use ureq::http::Uri;
 
 use super::address::shown;
 use super::cache::{RepoCache, parent_of};
-use super::failure::{Failure, cut, retried};
+use super::failure::{Failure, cut, retried, wait};
 use super::http::{Http, Reply};
 
 const CHUNK: usize = 1 << 18;
@@ -122,7 +121,7 @@ impl RemoteFile<'_> {
                 _ => failure.pause(failures),
             };
             let Some(pause) = pause else { return Err(failure) };
-            thread::sleep(pause);
+            wait(pause);
             failures += 1;
             url = &self.url;
         }

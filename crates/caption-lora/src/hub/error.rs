@@ -69,8 +69,8 @@ pub enum Error {
 
     /// No connection to the hub, or to a host that it redirects to.
     #[error(
-        "{repo}{file}: cannot reach {url}{through} ({source}): {advice}, or pass a local folder; {cached}",
-        file = of_file(file), through = advice::through(proxy.as_deref()), advice = advice::connect(proxy.as_deref()),
+        "{repo}{file}: {sought}cannot reach {url}{through} ({source}): {advice}, or pass a local folder; {cached}",
+        file = of_file(file), sought = advice::sought(repo, file.as_deref()), through = advice::through(proxy.as_deref()), advice = advice::connect(proxy.as_deref()),
         cached = advice::cached(*cached, cache)
     )]
     Unreachable {
@@ -92,9 +92,9 @@ pub enum Error {
 
     /// A server accepted the connection and then sent nothing.
     #[error(
-        "{repo}{file}: {url} sent nothing for {seconds} s: run again to continue, give it more time with \
+        "{repo}{file}: {sought}{url} sent nothing for {seconds} s: run again to continue, give it more time with \
          HF_HUB_DOWNLOAD_TIMEOUT (in seconds), or set HF_ENDPOINT to a mirror",
-        file = of_file(file), seconds = timeout.as_secs_f64()
+        file = of_file(file), sought = advice::sought(repo, file.as_deref()), seconds = timeout.as_secs_f64()
     )]
     Stalled {
         /// The requested repository.
@@ -146,9 +146,9 @@ pub enum Error {
 
     /// The server that answered is not a hub.
     #[error(
-        "{repo}{file}: {url} is not what a hub answers: {problem}; check HF_ENDPOINT and the proxy (HTTPS_PROXY), or \
+        "{repo}{file}: {sought}{url} is not what a hub answers: {problem}; check HF_ENDPOINT and the proxy (HTTPS_PROXY), or \
          pass a local folder",
-        file = of_file(file)
+        file = of_file(file), sought = advice::sought(repo, file.as_deref())
     )]
     NotAHub {
         /// The requested repository.

@@ -8,6 +8,7 @@ use ureq::http::Uri;
 
 use super::Proxy;
 use super::address::shown;
+use crate::terminal::say_error;
 
 /// The number of retries, and the first pause between them, which doubles each time.
 const RETRIES: u32 = 4;
@@ -57,9 +58,18 @@ pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Res
             Err(failure) => failure,
         };
         let Some(pause) = failure.pause(failures) else { return Err(failure) };
-        std::thread::sleep(pause);
+        wait(pause);
         failures += 1;
     }
+}
+
+/// Waits, and says so if it takes long enough to look like a hang.
+pub(super) fn wait(pause: Duration) {
+    const LONG: Duration = Duration::from_secs(2);
+    if pause >= LONG {
+        say_error(format_args!("the hub is busy: waiting {:.0} s", pause.as_secs_f64().ceil()));
+    }
+    std::thread::sleep(pause);
 }
 
 /// The failure of a response whose body cannot be read to its end.
