@@ -281,8 +281,9 @@ mod tests {
             (r#"{"vision_config": {"image_size": [32, 16]}}"#, "height and width differ"),
             (r#"{"vision_config": {"patch_size": 0}}"#, "patch_size"),
         ] {
-            let message = read(text).unwrap_err().to_string();
-            assert!(message.contains(words), "{text}: {message}");
+            let error = read(text).unwrap_err();
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(format!("{error}: {cause}").contains(words), "{text}: {error}: {cause}");
         }
     }
 }

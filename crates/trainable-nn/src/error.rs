@@ -1,9 +1,18 @@
+use std::error::Error as _;
+
 use candle_core::Error;
 
-/// Candle's error of one of train-ops, since candle's modules return candle's errors.
+/// Candle's error of one of train-ops, since candle's modules return candle's errors. Those have no source, so the text
+/// has the causes too.
 pub(crate) fn to_candle(error: train_ops::Error) -> Error {
-    match error {
-        train_ops::Error::Candle(error) => error,
-        error => Error::wrap(error),
+    let mut text = match error {
+        train_ops::Error::Candle(error) => return error,
+        ref error => error.to_string(),
+    };
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
+    Error::Msg(text)
 }

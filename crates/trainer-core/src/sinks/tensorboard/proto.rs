@@ -60,7 +60,7 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The fixture has the bytes that TensorBoard's own classes and writer produce: see `check_tensorboard.py golden`.
+    /// The fixture has the bytes that TensorBoard's own classes and writer produce: see `fixtures/make_tensorboard.py`.
     #[test]
     fn events_equal_those_that_tensorboard_writes() {
         let values = [("train/loss".to_owned(), 0.25), ("eval/token_accuracy".to_owned(), 1.0 / 3.0)];
