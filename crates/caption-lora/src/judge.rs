@@ -15,7 +15,6 @@ use trainer_core::{LossTotal, evaluate};
 
 use crate::captioning::Captioner;
 use crate::features::encode;
-use crate::results;
 use crate::task::{CaptionBatches, CaptionTask};
 
 /// If the loss with shuffled pictures is less than this many times the loss with the right ones, the model
@@ -143,7 +142,7 @@ fn scored(source: &dyn CaptionSource, rows: &[usize], captions: &[String]) -> Re
 impl Judgement {
     /// All values under their keys in `metrics.json`.
     pub fn metrics(&self) -> BTreeMap<&'static str, f64> {
-        let mut metrics = results::loss_metrics(self.loss);
+        let mut metrics = loss_metrics(self.loss);
         metrics.extend(self.scores.values.iter().map(|(key, value)| (*key, *value)));
         if let Some(ratio) = self.shuffled_ratio() {
             metrics.insert("shuffled_loss_ratio", ratio);
@@ -168,4 +167,9 @@ impl Judgement {
         }
         warnings
     }
+}
+
+/// One model's loss under its keys.
+fn loss_metrics(loss: LossTotal) -> BTreeMap<&'static str, f64> {
+    BTreeMap::from([("test_loss", loss.mean()), ("perplexity", loss.perplexity())])
 }

@@ -24,7 +24,6 @@
 //! - [`files`]: atomic file replacement
 //! - [`terminal`]: messages for the user
 //! - [`run_folder`]: the output folder: its lock and the record of the run's files
-//! - [`identity`]: the identity of a run, everything that decides its numbers
 //! - [`resume`]: finds the run to resume
 //! - [`engine_words`]: the engine's messages in terms of flags
 
@@ -41,7 +40,6 @@ pub mod finetune;
 pub mod folders;
 pub mod fusing;
 pub mod hub;
-pub mod identity;
 pub mod judge;
 pub mod merge;
 pub mod open;
@@ -53,8 +51,6 @@ pub mod results;
 pub mod resume;
 pub mod run_folder;
 pub mod save;
-pub mod setup;
-mod setup_rows;
 pub mod task;
 pub mod terminal;
 

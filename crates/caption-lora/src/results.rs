@@ -10,7 +10,7 @@ use caption_data::CaptionSource;
 use caption_metrics::{SIGNATURES, lower_is_better, sacrebleu};
 use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
-use trainer_core::{LogEntry, LossTotal, TrainerState};
+use trainer_core::{LogEntry, TrainerState};
 
 use crate::cli::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::files;
@@ -120,11 +120,6 @@ fn direction(key: &str) -> Better {
         _ if lower_is_better(key) => Better::Lower,
         _ => Better::Higher,
     }
-}
-
-/// One model's loss under its keys.
-pub fn loss_metrics(loss: LossTotal) -> BTreeMap<&'static str, f64> {
-    BTreeMap::from([("test_loss", loss.mean()), ("perplexity", loss.perplexity())])
 }
 
 /// One test picture: a line of `captions.jsonl`.

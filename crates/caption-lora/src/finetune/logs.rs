@@ -4,8 +4,8 @@ use anyhow::Result;
 use trainer_core::sinks::{CsvSink, JsonLinesSink, TensorBoardSink};
 use trainer_core::{BoxError, Event, EventSink};
 
+use super::eval_captions::EvalCaptions;
 use super::rows::skipped_lines;
-use super::training::EvalCaptions;
 use super::{OutputFolder, Recipe};
 use crate::cli::ReportTo;
 use crate::results::SKIPPED_ROWS;

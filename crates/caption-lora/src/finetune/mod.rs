@@ -11,7 +11,9 @@
 //! [`run`] runs all stages. [`sweep()`] does so for a grid of options.
 
 mod caching;
+mod eval_captions;
 mod folder;
+mod identity;
 mod inputs;
 mod logs;
 mod place;
@@ -20,6 +22,8 @@ mod recipe;
 mod results;
 mod rows;
 mod session;
+mod setup;
+mod setup_rows;
 mod sweep;
 mod training;
 

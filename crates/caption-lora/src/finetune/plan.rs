@@ -6,14 +6,15 @@ use caption_data::Padding;
 use caption_model::CaptionCheckpoint;
 use trainer_core::{Identity, TrainingArguments};
 
+use super::identity::{self, Contents};
+use super::setup;
 use super::{Inputs, OutputFolder, Session};
 use crate::adapt::{self, Adapted, BaseModel};
 use crate::cli::{self, Finetune, Request};
+use crate::engine_words;
 use crate::features::encoder_fingerprint;
-use crate::identity::{self, Contents};
 use crate::resume::with_commits;
 use crate::terminal::say;
-use crate::{engine_words, setup};
 
 /// The adapted model, the engine's arguments, and the set-up in words.
 pub struct Plan {

@@ -3,13 +3,14 @@ use monster_drawings::DrawingSource;
 use trainer_core::TrainerState;
 
 use super::Recipe;
+use super::setup;
 use crate::hub::Location;
 use crate::judge::Judgement;
 use crate::report::{Report, strip_svg};
 use crate::results::{self, CaptionLine, Metrics};
 use crate::run_folder::RunState;
 use crate::terminal::say;
-use crate::{files, plot, setup};
+use crate::{files, plot};
 
 /// Test pictures in `captions.svg`.
 const STRIP: usize = 4;

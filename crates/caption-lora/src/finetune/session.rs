@@ -9,9 +9,9 @@ use peft_lora::LoraConfig;
 use trainer_core::StopSignal;
 
 use super::Inputs;
+use super::identity::Contents;
 use crate::cli::{self, Finetune, Request};
 use crate::features::FeatureStore;
-use crate::identity::Contents;
 use crate::resume;
 use crate::run_folder::{Commits, SavedOptions};
 use crate::terminal::{say_error, warn};

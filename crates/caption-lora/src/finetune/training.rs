@@ -1,10 +1,10 @@
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 
 use anyhow::Result;
 use trainer_core::sinks::ConsoleSink;
 use trainer_core::{BoxError, Outcome, Parameters, Resume, Trainer, TrainerState};
 
+use super::eval_captions::EvalCaptions;
 use super::logs::Logs;
 use super::session::saved_options;
 use super::{Recipe, Session};
@@ -12,7 +12,7 @@ use crate::engine_words::{self, InFlags};
 use crate::judge::Sample;
 use crate::run_folder::{Commits, OPTIONS, RunState};
 use crate::terminal::{say, say_error};
-use crate::{cli, files, results};
+use crate::{cli, results};
 
 /// How training ended.
 pub enum Trained {
@@ -104,35 +104,5 @@ impl Recipe<'_> {
             samples.add(&sample.line(step).to_string())?;
         }
         Ok(())
-    }
-}
-
-/// The lines of `eval_captions.jsonl`, one for each checkpoint.
-#[derive(Clone)]
-pub(super) struct EvalCaptions {
-    path: PathBuf,
-    lines: Arc<Mutex<String>>,
-}
-
-impl EvalCaptions {
-    /// Starts with the lines of the resumed run.
-    fn new(folder: &Path, is_resumed: bool) -> Self {
-        let path = folder.join("eval_captions.jsonl");
-        let before =
-            if is_resumed { std::fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
-        Self { path, lines: Arc::new(Mutex::new(before)) }
-    }
-
-    /// Keeps only the lines up to the checkpoint that a run is resumed from.
-    pub(super) fn truncate(&self, global_step: usize) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        *lines = results::lines_until(global_step, &lines);
-    }
-
-    fn add(&self, line: &str) -> Result<()> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push_str(line);
-        lines.push('\n');
-        files::replace(&self.path, lines.as_bytes())
     }
 }

@@ -11,28 +11,19 @@
     reason = "each integration test uses its part, and may panic"
 )]
 
+pub use super::http_request::Request;
+use super::http_request::read;
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     thread::{self, JoinHandle},
 };
-
-/// One received request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    pub method: String,
-    /// The path with its query.
-    pub path: String,
-    pub host: String,
-    pub range: Option<String>,
-    pub authorization: Option<String>,
-}
 
 /// One revision of a repository.
 #[derive(Debug, Clone, Default)]
@@ -322,24 +313,6 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> Result<Flow, ()> {
     Ok(Flow::Go)
 }
 
-fn read(stream: &TcpStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, path) = (words.next()?, words.next()?);
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.by_ref().read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim().split_once(": ") else { break };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let mut header = |name: &str| headers.remove(name);
-    let host = header("host").unwrap_or_default();
-    Some(Request { method, path, host, range: header("range"), authorization: header("authorization") })
-}
-
 fn answer(request: &Request, state: &mut State) -> Answer {
     let path = request.path.split('?').next().unwrap_or_default().trim_start_matches('/').replace("%2F", "/");
     if let Some(fault) = state.faults.iter_mut().find(|fault| fault.left > 0 && path.contains(&fault.path)) {
@@ -348,16 +321,7 @@ fn answer(request: &Request, state: &mut State) -> Answer {
     }
     // /cdn/KIND/OWNER/NAME/ETAG and /cache/KIND/OWNER/NAME/ETAG hold the bytes.
     if let Some(rest) = path.strip_prefix("cdn/").or_else(|| path.strip_prefix("api/resolve-cache/")) {
-        let (repository, tag) = rest.rsplit_once('/').unwrap_or(("", ""));
-        let content = state
-            .repositories
-            .iter()
-            .find(|((kind, name, revision), _)| format!("{kind}/{name}/{revision}") == repository);
-        let Some((_, content)) = content else { return Answer::refusal("404 Not Found", "EntryNotFound") };
-        return match content.files.values().find(|bytes| etag(bytes) == tag) {
-            Some(bytes) => part_of(bytes, tag, &commit(content), request.range.as_deref(), state.ways),
-            None => Answer::refusal("404 Not Found", "EntryNotFound"),
-        };
+        return stored(rest, request, state);
     }
     let (is_info, rest) = match path.strip_prefix("api/") {
         Some(rest) => (true, rest),
@@ -424,6 +388,22 @@ fn answer(request: &Request, state: &mut State) -> Answer {
     } else {
         headers.push(format!("ETag: \"{tag}\""));
         Answer::new("307 Temporary Redirect", headers, "redirect")
+    }
+}
+
+/// The file that a content network stores as `KIND/OWNER/NAME/BRANCH/ETAG`.
+fn stored(place: &str, request: &Request, state: &State) -> Answer {
+    let (repository, tag) = place.rsplit_once('/').unwrap_or(("", ""));
+    let content = state
+        .repositories
+        .iter()
+        .find(|((kind, name, revision), _)| format!("{kind}/{name}/{revision}") == repository);
+    let bytes = content.and_then(|(_, content)| content.files.values().find(|bytes| etag(bytes) == tag));
+    match (content, bytes) {
+        (Some((_, content)), Some(bytes)) => {
+            part_of(bytes, tag, &commit(content), request.range.as_deref(), state.ways)
+        }
+        _ => Answer::refusal("404 Not Found", "EntryNotFound"),
     }
 }
 

@@ -16,9 +16,9 @@ use peft_lora::{LoraConfig, Modules};
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
 
+use super::inputs::Inputs;
 use crate::adapt::{Adapted, same_modules};
 use crate::cli::{Finetune, TargetModules};
-use crate::finetune::Inputs;
 use crate::hub::Location;
 use crate::resume::Resumed;
 
@@ -29,7 +29,7 @@ const INIT_ADAPTER: &str = "--init-adapter";
 
 /// Fingerprints of a run's inputs. They take a while to compute, so all runs of a sweep share them.
 #[derive(Clone, Debug)]
-pub struct Contents {
+pub(super) struct Contents {
     weights: String,
     tokenizer: String,
     processor: String,
@@ -41,7 +41,7 @@ impl Contents {
     ///
     /// # Errors
     /// If a file or a row cannot be read.
-    pub fn read(options: &Finetune, inputs: &Inputs) -> Result<Self> {
+    pub(super) fn read(options: &Finetune, inputs: &Inputs) -> Result<Self> {
         Ok(Self {
             weights: files(&inputs.dir, |name| name == "config.json" || is_weights(&inputs.dir, name))?,
             tokenizer: files(&inputs.dir, |name| {
@@ -58,7 +58,7 @@ impl Contents {
 ///
 /// # Errors
 /// If the initial adapter cannot be read.
-pub fn of(
+pub(super) fn of(
     options: &Finetune,
     inputs: &Inputs,
     adapted: &Adapted,

@@ -10,14 +10,14 @@ use trainer_core::{
     IntervalStrategy, LogEntry, OnNan, OptimizerType, SchedulerType, TrainerState, TrainingArguments,
 };
 
+use super::inputs::Inputs;
 use crate::adapt::Adapted;
 use crate::cli::{Finetune, Hardware, TargetModules};
-use crate::finetune::Inputs;
 use crate::hub::Location;
 
 /// The set-up in display order: the inputs, what is trained and how, the hardware and the output folder. The
 /// main choices are always listed, the others if they differ from their defaults.
-pub fn rows(
+pub(super) fn rows(
     options: &Finetune,
     arguments: &TrainingArguments,
     inputs: &Inputs,
@@ -37,7 +37,7 @@ pub fn rows(
         named("dataset", dataset),
         named("split", split),
     ];
-    rows.extend(crate::setup_rows::rows(options, inputs));
+    rows.extend(super::setup_rows::rows(options, inputs));
     rows.extend(training(options, arguments, adapted, train.len()));
     if let Padding::MaxLength(tokens) = padding {
         rows.push(named("padding", format!("every caption to {tokens} tokens")));
@@ -136,7 +136,7 @@ fn unusual(
 
 /// A summary for readers who do not know the run: which model was trained on which pictures, for how long,
 /// and when.
-pub fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &TrainerState) -> String {
+pub(super) fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &TrainerState) -> String {
     let model = match &options.data.model {
         Location::Embedded => "The small model that comes with this project".to_owned(),
         other => other.to_string(),
