@@ -91,13 +91,15 @@ fn row_counts(difference: &Difference) -> Option<(usize, usize)> {
     (difference.key == "--subset").then_some((all(&difference.saved)?, all(&difference.now)?))
 }
 
-/// Whether the same dataset has another number of usable rows now.
+/// Whether the same dataset has another number of usable rows now: `art (9 of 12 rows)`, or `art` if all are used.
 fn is_a_mended_dataset(difference: &Difference) -> bool {
-    let name = |value: &Option<String>| -> Option<String> {
-        Some(value.as_deref()?.strip_suffix(" rows)")?.rsplit_once(" (")?.0.to_owned())
-    };
-    let names = (name(&difference.saved), name(&difference.now));
-    difference.key == "--dataset" && names.0.is_some() && names.0 == names.1
+    fn name(value: Option<&str>) -> Option<&str> {
+        let text = value?;
+        let counted = text.strip_suffix(" rows)").and_then(|text| text.rsplit_once(" ("));
+        Some(counted.map_or(text, |(name, _)| name))
+    }
+    let (saved, now) = (name(difference.saved.as_deref()), name(difference.now.as_deref()));
+    difference.key == "--dataset" && saved.is_some() && saved == now
 }
 
 /// An issue of the engine's arguments, with flags instead of argument names.
@@ -140,6 +142,22 @@ mod tests {
 
     use super::*;
     use crate::cli::Finetune;
+
+    #[test]
+    fn a_dataset_that_was_repaired_is_no_flag_to_leave_out() {
+        let dataset = |saved: &str, now: &str| Difference {
+            key: "--dataset".to_owned(),
+            saved: Some(saved.to_owned()),
+            now: Some(now.to_owned()),
+        };
+        for now in ["art", "art (10 of 12 rows)"] {
+            let message = another_run("checkpoint-2", &[dataset("art (9 of 12 rows)", now)]).to_string();
+            assert!(message.ends_with("start a new run with another --output-dir"), "{message}");
+            assert!(!message.contains("leave these flags out"), "{message}");
+        }
+        let other = another_run("checkpoint-2", &[dataset("art", "photos")]).to_string();
+        assert!(other.contains("leave these flags out"), "{other}");
+    }
 
     #[test]
     fn every_argument_that_a_message_may_name_has_a_flag() {
