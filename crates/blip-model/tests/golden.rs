@@ -108,7 +108,7 @@ fn an_adapter_that_peft_saved_opens_and_is_saved_as_it_was() {
     }
 }
 
-/// What is frozen costs no backward pass: with text adapters alone, features that are computed in a training pass track no
+/// Frozen parts cost no backward pass: with text adapters alone, features that are computed in a training pass track no
 /// gradient.
 #[test]
 fn a_frozen_encoder_leaves_no_graph() {

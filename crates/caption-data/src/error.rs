@@ -40,7 +40,7 @@ pub enum Error {
     NotParquet {
         /// The file.
         path: PathBuf,
-        /// What it is, and what to do.
+        /// The kind of file that it is, and advice.
         why: String,
     },
     /// An Arrow file is broken or cut short.

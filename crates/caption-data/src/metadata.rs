@@ -121,7 +121,7 @@ fn json(path: &Path, text: &str) -> Result<Vec<Record>> {
     lines.map(record).collect()
 }
 
-/// What is wrong with a JSON text, and in which column; the line is told elsewhere.
+/// The fault of a JSON text and its column, without the line, which the error names.
 fn without_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());

@@ -1,4 +1,4 @@
-//! What a message says of files and folders that are no dataset, or a damaged one.
+//! Messages about files and folders that are no dataset, or a damaged one.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 

@@ -198,7 +198,7 @@ fn a_pinned_commit_whose_files_are_cached_is_not_asked_for() {
     assert_eq!(hub.dataset_files(&pinned("datasets", "a/d")).unwrap(), data);
     assert_eq!(server.take_requests(), []);
 
-    // Of an incomplete snapshot, the missing file is asked for.
+    // Only the missing file of an incomplete snapshot is requested.
     let weights = model.folder.join("model.safetensors");
     fs::remove_file(fs::canonicalize(&weights).unwrap()).unwrap();
     assert_eq!(hub.model_dir(&pinned("models", "a/b")).unwrap(), model);

@@ -42,7 +42,7 @@ impl LayerNorm {
         self.bias.as_ref()
     }
 
-    /// What is added to the variance.
+    /// Added to the variance.
     pub fn eps(&self) -> f64 {
         self.eps
     }
@@ -118,7 +118,7 @@ impl RmsNorm {
         self.0.weight()
     }
 
-    /// What is added to the mean square.
+    /// Added to the mean square.
     pub fn eps(&self) -> f64 {
         self.0.eps()
     }

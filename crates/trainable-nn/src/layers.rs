@@ -8,7 +8,7 @@ use train_ops::{LayerBuilder, LinearLayer};
 
 use crate::error::to_candle;
 
-/// What a [`LayerBuilder`] has made so far. Clones share it.
+/// The layers that a [`LayerBuilder`] has made so far. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Layers(Arc<Mutex<State>>);
 

@@ -1,4 +1,4 @@
-//! What a `LayerBuilder` is asked for, and by which names.
+//! The requests that a `LayerBuilder` gets, and their names.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]

@@ -45,7 +45,7 @@ struct State {
     replaces: bool,
 }
 
-/// What is written to a folder.
+/// The kind of content of a folder.
 struct Wanted<'a> {
     /// The names that will be written.
     names: &'a [&'a str],

@@ -53,7 +53,7 @@ pub fn sweep(request: &Request, session: &mut Session) -> Result<Ending> {
 struct Member {
     name: String,
     path: PathBuf,
-    /// What is left to do, with the locked folder; `None` if the run is finished.
+    /// The remaining work, with the locked folder; `None` if the run is finished.
     left: Option<(Request, OutputFolder)>,
 }
 
@@ -73,7 +73,7 @@ impl Member {
     }
 }
 
-/// What is left of a run of a resumed sweep, of which `request` is the whole; `None` if it is finished.
+/// The remaining part of a resumed sweep's run, where `request` is the whole run; `None` if it is finished.
 fn left(
     mut request: Request,
     sweep: &Request,
