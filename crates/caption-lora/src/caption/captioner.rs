@@ -184,10 +184,9 @@ fn bad_words(words: &[String], tokenizer: &CaptionTokenizer) -> Result<Vec<Vec<u
         if ids.last() == Some(&tokenizer.sep_id()) {
             ids.pop();
         }
-        // The start token.
-        ids.remove(0);
-        if !ids.is_empty() {
-            all.push(ids);
+        // Without the start token.
+        if let Some(ids @ [_, ..]) = ids.get(1..) {
+            all.push(ids.to_vec());
         }
     }
     Ok(all)
