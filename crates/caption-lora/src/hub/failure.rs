@@ -65,7 +65,7 @@ pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Res
 
 /// Waits, and says so if it takes long enough to look like a hang.
 pub(super) fn wait(pause: Duration) {
-    const LONG: Duration = Duration::from_secs(2);
+    const LONG: Duration = Duration::from_secs(1);
     if pause >= LONG {
         say_error(format_args!("the hub is busy: waiting {:.0} s", pause.as_secs_f64().ceil()));
     }
