@@ -1,0 +1,39 @@
+// What every kernel begins with: how a kernel is declared, and shared memory, for nvcc and for the emulation on the
+// CPU.
+//
+// A kernel has one argument, a struct that Rust fills in (src/): no order of arguments can be mistaken.
+#pragma once
+
+#ifdef __CUDACC__
+#include <cstdint>
+#define HOST_KERNEL(name)
+// A shared array of a block.
+#define SHARED(type, name, ...) __shared__ type name[__VA_ARGS__]
+// Shared memory whose size the launch gives.
+#define DYNAMIC_SHARED(name)                 \
+    extern __shared__ uint4 launch_shared[]; \
+    char* name = reinterpret_cast<char*>(launch_shared)
+#define CHECK_ALIGNED(pointer, bytes)
+#else
+#include "host/cuda_on_host.h"
+#define SHARED(type, name, ...)                                          \
+    static cuda_on_host::SharedArray<type, (__VA_ARGS__)> name##_memory; \
+    auto& name = name##_memory.values
+#define DYNAMIC_SHARED(name) char* name = reinterpret_cast<char*>(cuda_on_host::dynamic_shared.data())
+#define CHECK_ALIGNED(pointer, bytes) cuda_on_host::check_aligned(pointer, bytes)
+#endif
+
+// The kernel `name`, of blocks of `threads` threads, that calls the device function `...` with its arguments.
+#define KERNEL(name, threads, Arguments, ...)                                                                    \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments arguments) { \
+        __VA_ARGS__(arguments);                                                                                  \
+    }                                                                                                            \
+    HOST_KERNEL(name)
+
+// `function<T, N>` for f32 and bf16, with 16 bytes at a time and, where rows are not aligned for that, with one
+// element.
+#define ELEMENT_KERNELS(name, threads, Arguments, function)           \
+    KERNEL(name##_f32, threads, Arguments, function<float, 4>)        \
+    KERNEL(name##_f32_scalar, threads, Arguments, function<float, 1>) \
+    KERNEL(name##_bf16, threads, Arguments, function<bf16, 8>)        \
+    KERNEL(name##_bf16_scalar, threads, Arguments, function<bf16, 1>)

@@ -1,0 +1,114 @@
+// The norm of all gradients, clipping, and AdamW over all parameters, in a launch each: tables hold the addresses of
+// the tensors, and blocks work on chunks of them. The arithmetic is that of trainer-core's AdamW on the CPU, operation
+// by operation, so that equal gradients give equal bits.
+#include "element.cuh"
+#include "reduce.cuh"
+
+constexpr int THREADS = 256;
+// Elements of a chunk.
+constexpr uint32_t CHUNK = 4096;
+
+struct OptimizerTensor {
+    float *parameter, *gradient, *exp_avg, *exp_avg_sq;
+    uint32_t count;
+    uint32_t first_chunk;  // Its chunks are numbered from here on.
+    // 1 - rate * weight decay; rate / (1 - beta1^t); sqrt(1 - beta2^t).
+    float decay, step_size, root_correction;
+    uint32_t padding;
+};
+
+struct OptimizerResult {
+    double norm;        // Of all gradients, times `scale`.
+    float coefficient;  // What clipping multiplies the scaled gradients by, at most 1.
+    uint32_t padding;
+};
+
+struct OptimizerArguments {
+    const OptimizerTensor* tensors;
+    const uint32_t* chunk_tensors;  // The tensor of each chunk.
+    double* squares;                // Sums of squares of each chunk.
+    double* norms;                  // Of each tensor.
+    OptimizerResult* result;
+    uint32_t tensor_count, chunk_count;
+    float scale;     // Of the gradients: 1 / (targets of the step).
+    float max_norm;  // 0: no clipping.
+    float beta1, beta2, rest1, rest2, epsilon;
+};
+
+// Runs `body(index, count)` for the elements of this block's chunk, four at a time where there are four.
+template <class F> __device__ __forceinline__ void for_chunk(const OptimizerTensor& tensor, F body) {
+    const uint32_t first = (blockIdx.x - tensor.first_chunk) * CHUNK, end = min(first + CHUNK, tensor.count);
+    for (uint32_t i = first + threadIdx.x * 4; i < end; i += THREADS * 4) body(i, min(end - i, 4u));
+}
+
+__device__ void sum_squares(const OptimizerArguments& a) {
+    const OptimizerTensor& tensor = a.tensors[a.chunk_tensors[blockIdx.x]];
+    double sum = 0.0;
+    for_chunk(tensor, [&](uint32_t first, uint32_t count) {
+        float g[4] = {};
+        if (count == 4) {
+            load<4>(tensor.gradient + first, g);
+        } else {
+            for (uint32_t i = 0; i < count; ++i) g[i] = tensor.gradient[first + i];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const double scaled = __fmul_rn(g[i], a.scale);
+            sum += scaled * scaled;
+        }
+    });
+    sum = block_sum<THREADS>(sum);
+    if (threadIdx.x == 0) a.squares[blockIdx.x] = sum;
+}
+
+// The norms, and the coefficient of clipping, as `torch.nn.utils.clip_grad_norm_`. One block.
+__device__ void norms_and_clip(const OptimizerArguments& a) {
+    double total = 0.0;
+    for (uint32_t tensor = threadIdx.x; tensor < a.tensor_count; tensor += THREADS) {
+        const uint32_t end = tensor + 1 < a.tensor_count ? a.tensors[tensor + 1].first_chunk : a.chunk_count;
+        double sum = 0.0;
+        for (uint32_t chunk = a.tensors[tensor].first_chunk; chunk < end; ++chunk) sum += a.squares[chunk];
+        a.norms[tensor] = sqrt(sum);
+        total += sum;
+    }
+    total = block_sum<THREADS>(total);
+    if (threadIdx.x > 0) return;
+    const double norm = sqrt(total), coefficient = a.max_norm / (norm + 1e-6);
+    *a.result = {norm, a.max_norm > 0.0f && coefficient < 1.0 ? float(coefficient) : 1.0f, 0};
+}
+
+// What the compiler must not contract to fused multiply-adds, which the CPU does not use.
+__device__ __forceinline__ void update(
+    const OptimizerArguments& a, const OptimizerTensor& t, float clip, float& p, float g, float& m, float& v) {
+    g = __fmul_rn(__fmul_rn(g, a.scale), clip);
+    m = __fadd_rn(__fmul_rn(a.beta1, m), __fmul_rn(a.rest1, g));
+    v = __fadd_rn(__fmul_rn(a.beta2, v), __fmul_rn(__fmul_rn(a.rest2, g), g));
+    const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), t.root_correction), a.epsilon);
+    p = __fsub_rn(__fmul_rn(t.decay, p), __fdiv_rn(__fmul_rn(t.step_size, m), denominator));
+}
+
+__device__ void step(const OptimizerArguments& a) {
+    const OptimizerTensor& t = a.tensors[a.chunk_tensors[blockIdx.x]];
+    const float clip = a.result->coefficient;
+    for_chunk(t, [&](uint32_t i, uint32_t count) {
+        if (count == 4) {
+            float p[4], g[4], m[4], v[4];
+            load<4>(t.parameter + i, p);
+            load<4>(t.gradient + i, g);
+            load<4>(t.exp_avg + i, m);
+            load<4>(t.exp_avg_sq + i, v);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) update(a, t, clip, p[j], g[j], m[j], v[j]);
+            store<4>(t.parameter + i, p);
+            store<4>(t.exp_avg + i, m);
+            store<4>(t.exp_avg_sq + i, v);
+        } else {
+            for (uint32_t j = i; j < i + count; ++j)
+                update(a, t, clip, t.parameter[j], t.gradient[j], t.exp_avg[j], t.exp_avg_sq[j]);
+        }
+    });
+}
+
+KERNEL(gradient_squares, THREADS, OptimizerArguments, sum_squares)
+KERNEL(gradient_norms, THREADS, OptimizerArguments, norms_and_clip)
+KERNEL(adamw, THREADS, OptimizerArguments, step)

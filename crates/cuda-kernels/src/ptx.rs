@@ -1,0 +1,26 @@
+//! The kernels compiled for CUDA.
+
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod compiled {
+    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+}
+
+/// The PTX of a [`Launch::module`](crate::Launch::module), or `None` for a module that does not exist.
+pub fn of_module(module: &str) -> Option<&'static str> {
+    Some(match module {
+        "activation" => compiled::ACTIVATION,
+        "attention_backward_key" => compiled::ATTENTION_BACKWARD_KEY,
+        "attention_backward_query" => compiled::ATTENTION_BACKWARD_QUERY,
+        "attention_forward" => compiled::ATTENTION_FORWARD,
+        "cross_entropy" => compiled::CROSS_ENTROPY,
+        "decoding_attention" => compiled::DECODING_ATTENTION,
+        "dropout" => compiled::DROPOUT,
+        "int8_product" => compiled::INT8_PRODUCT,
+        "lora" => compiled::LORA,
+        "lora_gradient" => compiled::LORA_GRADIENT,
+        "optimizer" => compiled::OPTIMIZER,
+        "residual_norm" => compiled::RESIDUAL_NORM,
+        "top_candidates" => compiled::TOP_CANDIDATES,
+        _ => return None,
+    })
+}

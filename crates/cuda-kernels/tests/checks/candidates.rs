@@ -1,0 +1,46 @@
+use cuda_kernels::TopCandidates;
+use cuda_kernels::emulation::Emulator;
+
+use super::memory::Memory;
+use super::{ELEMENTS, Outcome, agrees, in_all_orders, ok, run, same, uniform};
+
+/// The best of a row, many of whose logits are equal, and its log-sum-exp.
+pub(crate) fn top_candidates(emulator: &Emulator) -> Outcome {
+    for element in ELEMENTS {
+        for (rows, vocabulary, stride, count) in [(2, 3001, 3008, 10), (3, 7, 7, 7), (1, 600, 600, 1)] {
+            let mut z = uniform(element, 1, rows * stride);
+            z.iter_mut().for_each(|z| *z = (*z * 40.0).round());
+            let logits = Memory::of(element, &z);
+            let results = in_all_orders(|seed| {
+                let [values, ids] = [(); 2].map(|()| Memory::unwritten(4 * rows * count));
+                let log_sums = Memory::unwritten(4 * rows);
+                let best = TopCandidates {
+                    logits: logits.pointer(),
+                    values: values.pointer(),
+                    ids: ids.pointer(),
+                    log_sums: log_sums.pointer(),
+                    rows,
+                    vocabulary,
+                    stride,
+                    count,
+                };
+                run(emulator, &[ok(best.launch(element))?], seed)?;
+                let ids = ids.u32s()?.into_iter().map(|id| id as f32).collect();
+                Ok(vec![values.f32s()?, ids, log_sums.f32s()?])
+            })?;
+            let (mut values, mut ids, mut log_sums) = (Vec::new(), Vec::new(), Vec::new());
+            for row in z.chunks(stride).map(|row| &row[..vocabulary]) {
+                let mut order: Vec<usize> = (0..vocabulary).collect();
+                order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+                values.extend(order[..count].iter().map(|id| row[*id]));
+                ids.extend(order[..count].iter().map(|id| *id as f32));
+                let largest = f64::from(row[order[0]]);
+                log_sums.push(largest + row.iter().map(|z| (f64::from(*z) - largest).exp()).sum::<f64>().ln());
+            }
+            same("values", &results[0], &values)?;
+            same("ids", &results[1], &ids)?;
+            agrees("log sums", &results[2], &log_sums, 1e-6)?;
+        }
+    }
+    Ok(())
+}

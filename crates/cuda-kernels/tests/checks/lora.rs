@@ -1,0 +1,102 @@
+use cuda_kernels::emulation::Emulator;
+use cuda_kernels::{Element, Lora, LoraGradients};
+
+use super::memory::Memory;
+use super::{
+    ELEMENTS, Outcome, TestMask, agrees, exact, in_all_orders, ok, product, run, tolerance, transposed,
+    uniform,
+};
+
+const SCALE: f32 = 2.0;
+
+/// The products of an adapter with activations and all its gradients.
+pub(crate) fn lora(emulator: &Emulator) -> Outcome {
+    for element in ELEMENTS {
+        for (samples, rows, in_features, out_features, rank) in
+            [(2, 38, 136, 72, 16), (1, 300, 20, 13, 3), (0, 17, 300, 64, 40), (1, 1, 1, 1, 1)]
+        {
+            one(emulator, element, samples, [rows, in_features, out_features, rank])
+                .map_err(|error| format!("{element:?} ({rows}, {in_features}, {out_features}), rank {rank}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn one(
+    emulator: &Emulator,
+    element: Element,
+    samples: usize,
+    [rows, in_features, out_features, rank]: [usize; 4],
+) -> Outcome {
+    let (x, y) = (uniform(element, 1, rows * in_features), uniform(element, 2, rows * out_features));
+    let (dy, dx) = (uniform(element, 3, rows * out_features), uniform(element, 4, rows * in_features));
+    // In the type of activations, so that rounding them changes nothing.
+    let (a, b) = (uniform(element, 5, rank * in_features), uniform(element, 6, out_features * rank));
+    let mask = TestMask::new(samples, rows, in_features, 0.1);
+    let [xs, dys] = [&x, &dy].map(|values| Memory::of(element, values));
+    let [a_memory, b_memory] = [&a, &b].map(|values| Memory::of(Element::F32, values));
+    let lora = Lora {
+        a: a_memory.pointer(),
+        b: b_memory.pointer(),
+        rows,
+        in_features,
+        out_features,
+        rank,
+        scale: SCALE,
+        mask: mask.mask,
+    };
+    let results = in_all_orders(|seed| {
+        let (ys, dxs) = (Memory::of(element, &y), Memory::of(element, &dx));
+        let [hidden, dhidden] = [(); 2].map(|()| Memory::unwritten(4 * rows * rank));
+        let (da, db) = (Memory::unwritten(4 * rank * in_features), Memory::unwritten(4 * out_features * rank));
+        let partial = Memory::unwritten(4 * lora.partial_len());
+        let gradients = LoraGradients {
+            xs: xs.pointer(),
+            hidden: hidden.pointer(),
+            dys: dys.pointer(),
+            dhidden: dhidden.pointer(),
+            partial: partial.pointer(),
+            da: da.pointer(),
+            db: db.pointer(),
+        };
+        let mut launches = vec![
+            ok(lora.forward(element, xs.pointer(), hidden.pointer(), ys.pointer()))?,
+            ok(lora.backward(element, dys.pointer(), dhidden.pointer(), dxs.pointer()))?,
+        ];
+        launches.extend(ok(lora.gradients(element, &gradients))?);
+        run(emulator, &launches, seed)?;
+        partial.f32s()?;
+        let mut results = vec![ys.values(element)?, dxs.values(element)?];
+        for memory in [hidden, dhidden, da, db] {
+            results.push(memory.f32s()?);
+        }
+        Ok(results)
+    })?;
+
+    let factors = exact(&mask.factors(rows, in_features));
+    let scale = f64::from(SCALE);
+    let scaled = |values: Vec<f64>| values.into_iter().map(|value| scale * value).collect::<Vec<f64>>();
+    let added = |base: &[f32], delta: Vec<f64>| -> Vec<f64> {
+        delta.iter().zip(base).map(|(delta, base)| f64::from(*base) + delta).collect()
+    };
+    let (a, b, dy) = (exact(&a), exact(&b), exact(&dy));
+    let dropped: Vec<f64> = exact(&x).iter().zip(&factors).map(|(x, factor)| x * factor).collect();
+    let h = product(&dropped, &a, in_features);
+    let ys = added(&y, scaled(product(&h, &b, rank)));
+    let dh = scaled(product(&dy, &transposed(&b, rank), out_features));
+    let through_a = product(&dh, &transposed(&a, in_features), rank);
+    let dxs = added(&dx, through_a.iter().zip(&factors).map(|(d, factor)| d * factor).collect());
+    let da = product(&transposed(&dh, rank), &transposed(&dropped, in_features), rows);
+    let db = scaled(product(&transposed(&dy, out_features), &transposed(&h, rank), rows));
+    for (name, got, exact) in [
+        ("ys", &results[0], ys),
+        ("dxs", &results[1], dxs),
+        ("h", &results[2], h),
+        ("dh", &results[3], dh),
+        ("dA", &results[4], da),
+        ("dB", &results[5], db),
+    ] {
+        agrees(name, got, &exact, tolerance(element, 3e-6, 2e-2))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+use cuda_kernels::emulation::Emulator;
+use cuda_kernels::{AdamW, Element, OptimizerTensor, TensorTable};
+
+use super::memory::Memory;
+use super::{Outcome, in_all_orders, ok, run, same, uniform};
+
+const COUNTS: [usize; 6] = [4096, 5, 9001, 1, 4097, 0];
+const BETAS: [f64; 2] = [0.9, 0.999];
+const SCALE: f32 = 1.0 / 37.0;
+
+/// Norms, clipping and the update of parameters and moments, bit for bit those of the CPU.
+pub(crate) fn optimizer(emulator: &Emulator) -> Outcome {
+    for max_norm in [1.0, 1e6, 0.0] {
+        one(emulator, max_norm).map_err(|error| format!("max_norm {max_norm}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Parameter, gradient and moments of a tensor.
+fn values(index: usize) -> [Vec<f32>; 4] {
+    let of = |seed: u64| uniform(Element::F32, 10 * index as u64 + seed, COUNTS[index]);
+    let squares = of(4).into_iter().map(|v| v * v).collect();
+    [of(1), of(2).into_iter().map(|g| 100.0 * g).collect(), of(3), squares]
+}
+
+fn scalars(index: usize) -> [f32; 3] {
+    let rate = 1e-3 * (index + 1) as f64;
+    let t = 7.0;
+    [
+        (1.0 - rate * 0.01) as f32,
+        (rate / (1.0 - BETAS[0].powf(t))) as f32,
+        (1.0 - BETAS[1].powf(t)).sqrt() as f32,
+    ]
+}
+
+fn one(emulator: &Emulator, max_norm: f32) -> Outcome {
+    let results = in_all_orders(|seed| {
+        let memories: Vec<[Memory; 4]> = (0..COUNTS.len())
+            .map(|index| values(index).map(|values| Memory::of(Element::F32, &values)))
+            .collect();
+        let tensors: Vec<OptimizerTensor> = memories
+            .iter()
+            .enumerate()
+            .map(|(index, memory)| {
+                let [parameter, gradient, exp_avg, exp_avg_sq] = memory.each_ref().map(Memory::pointer);
+                let [decay, step_size, root_correction] = scalars(index);
+                let count = COUNTS[index];
+                let moments = (exp_avg, exp_avg_sq);
+                OptimizerTensor {
+                    parameter,
+                    gradient,
+                    exp_avg: moments.0,
+                    exp_avg_sq: moments.1,
+                    count,
+                    decay,
+                    step_size,
+                    root_correction,
+                }
+            })
+            .collect();
+        let table = ok(TensorTable::new(&tensors))?;
+        let (table_memory, chunks) = (Memory::of_u64(&table.tensors), Memory::of_u32(&table.chunks));
+        let squares = Memory::unwritten(8 * table.chunks.len());
+        let norms = Memory::unwritten(8 * tensors.len());
+        let result = Memory::unwritten(16);
+        let adamw = AdamW {
+            tensors: table_memory.pointer(),
+            chunks: chunks.pointer(),
+            squares: squares.pointer(),
+            norms: norms.pointer(),
+            result: result.pointer(),
+            tensor_count: tensors.len(),
+            chunk_count: table.chunks.len(),
+            scale: SCALE,
+            max_norm,
+            betas: BETAS,
+            epsilon: 1e-8,
+        };
+        let [of_chunks, of_all] = ok(adamw.norms())?;
+        run(emulator, &[of_chunks, of_all, ok(adamw.step())?], seed)?;
+        let mut results = vec![norms.f64s()?.into_iter().map(|norm| norm as f32).collect()];
+        results.push(vec![result.f64s()?[0] as f32, result.f32s()?[2]]);
+        for memory in memories.iter().flatten() {
+            results.push(memory.f32s()?);
+        }
+        Ok(results)
+    })?;
+
+    let scaled = |index: usize| -> Vec<f32> { values(index)[1].iter().map(|g| g * SCALE).collect() };
+    // An empty sum is -0.0 in Rust.
+    let square = |g: &f32| f64::from(*g) * f64::from(*g);
+    let squares: Vec<f64> =
+        (0..COUNTS.len()).map(|index| 0.0 + scaled(index).iter().map(square).sum::<f64>()).collect();
+    let norm = squares.iter().sum::<f64>().sqrt();
+    let coefficient = f64::from(max_norm) / (norm + 1e-6);
+    let clip = if max_norm > 0.0 && coefficient < 1.0 { coefficient as f32 } else { 1.0 };
+    same("norms", &results[0], &squares.iter().map(|sum| sum.sqrt() as f32).collect::<Vec<f32>>())?;
+    same("norm and coefficient", &results[1], &[norm as f32, clip])?;
+    let (beta1, beta2) = (BETAS[0] as f32, BETAS[1] as f32);
+    let (rest1, rest2) = ((1.0 - BETAS[0]) as f32, (1.0 - BETAS[1]) as f32);
+    for index in 0..COUNTS.len() {
+        let [mut parameter, gradient, mut exp_avg, mut exp_avg_sq] = values(index);
+        let [decay, step_size, root_correction] = scalars(index);
+        for i in 0..COUNTS[index] {
+            let g = scaled(index)[i] * clip;
+            let (p, m, v) = (&mut parameter[i], &mut exp_avg[i], &mut exp_avg_sq[i]);
+            *m = beta1 * *m + rest1 * g;
+            *v = beta2 * *v + rest2 * g * g;
+            *p = decay * *p - step_size * *m / (v.sqrt() / root_correction + 1e-8);
+        }
+        let expected = [parameter, gradient, exp_avg, exp_avg_sq];
+        for (name, (got, expected)) in
+            ["parameter", "gradient", "exp_avg", "exp_avg_sq"].iter().zip(results[2 + 4 * index..].iter().zip(&expected))
+        {
+            same(&format!("{name} of tensor {index}"), got, expected)?;
+        }
+    }
+    Ok(())
+}
