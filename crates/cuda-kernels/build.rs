@@ -27,9 +27,15 @@ fn emulation() {
 }
 
 #[cfg(feature = "cuda")]
+const OLDEST: usize = 80;
+
+#[cfg(feature = "cuda")]
 fn ptx() {
     let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").expect("set by Cargo"));
+    // Tensor cores for bf16 need 8.0: with what is compiled for an older GPU, `device` leaves it to candle's operations.
+    let generation = cudaforge::detect_compute_cap().map_or(OLDEST, |architecture| architecture.base());
     cudaforge::KernelBuilder::new()
+        .compute_cap(generation.max(OLDEST))
         .source_dir("kernels")
         .arg("-O3")
         .arg("-std=c++17")

@@ -16,6 +16,7 @@ pub struct DropoutMask {
     keys: Vec<u64>,
     rows_per_sample: usize,
     columns: usize,
+    p: f32,
     threshold: u32,
     scale: f32,
 }
@@ -25,7 +26,7 @@ impl DropoutMask {
     /// in `[0, 1)`.
     pub fn new(isa: Isa, keys: Vec<u64>, rows_per_sample: usize, columns: usize, p: f32) -> Self {
         let threshold = (f64::from(p) * 2f64.powi(32)) as u32;
-        Self { isa, keys, rows_per_sample, columns, threshold, scale: 1.0 / (1.0 - p) }
+        Self { isa, keys, rows_per_sample, columns, p, threshold, scale: 1.0 / (1.0 - p) }
     }
 
     /// Multiplies `values`, all rows of the matrix or the first of them, by the mask.
@@ -51,6 +52,21 @@ impl DropoutMask {
             }
         });
         MaskBits { bits, stride }
+    }
+
+    /// One key for each sample, for kernels elsewhere that compute the same mask.
+    pub fn keys(&self) -> &[u64] {
+        &self.keys
+    }
+
+    /// Rows of each sample.
+    pub fn rows_per_sample(&self) -> usize {
+        self.rows_per_sample
+    }
+
+    /// The probability that an element is dropped.
+    pub fn p(&self) -> f32 {
+        self.p
     }
 
     /// `1 / (1 - p)`, the factor of an element that is kept.

@@ -44,17 +44,18 @@ template <class F> __device__ __forceinline__ void for_chunk(const OptimizerTens
 __device__ void sum_squares(const OptimizerArguments& a) {
     const OptimizerTensor& tensor = a.tensors[a.chunk_tensors[blockIdx.x]];
     double sum = 0.0;
-    for_chunk(tensor, [&](uint32_t first, uint32_t count) {
-        float g[4] = {};
+    auto add = [&](float g) {
+        const double scaled = __fmul_rn(g, a.scale);
+        sum += scaled * scaled;
+    };
+    for_chunk(tensor, [&](uint32_t i, uint32_t count) {
         if (count == 4) {
-            load<4>(tensor.gradient + first, g);
-        } else {
-            for (uint32_t i = 0; i < count; ++i) g[i] = tensor.gradient[first + i];
-        }
+            float g[4];
+            load<4>(tensor.gradient + i, g);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const double scaled = __fmul_rn(g[i], a.scale);
-            sum += scaled * scaled;
+            for (int j = 0; j < 4; ++j) add(g[j]);
+        } else {
+            for (uint32_t j = i; j < i + count; ++j) add(tensor.gradient[j]);
         }
     });
     sum = block_sum<THREADS>(sum);

@@ -138,10 +138,8 @@ impl Attention {
         let sizes = self.sizes;
         self.check(module)?;
         let head_dim = at_most(module, "features of a head", sizes.head_dim, HEAD_DIMS[1])?;
-        let (heads, batch) = (
-            at_most(module, "heads", sizes.heads, GRID)?,
-            at_most(module, "sequences", sizes.batch, GRID)?,
-        );
+        let (heads, batch) =
+            (at_most(module, "heads", sizes.heads, GRID)?, at_most(module, "sequences", sizes.batch, GRID)?);
         let width = sizes.heads * sizes.head_dim;
         let strides = [self.strides.query, self.strides.key, self.strides.value];
         let strides =
@@ -162,7 +160,12 @@ impl Attention {
         let arguments = Arguments::default()
             .pointers(&given)
             .pointers(&[self.log_sums, dcontext, means, dquery, dkey, dvalue])
-            .u32s(&[size(module, "queries", sizes.queries)?, size(module, "keys", sizes.keys)?, heads, head_dim])
+            .u32s(&[
+                size(module, "queries", sizes.queries)?,
+                size(module, "keys", sizes.keys)?,
+                heads,
+                head_dim,
+            ])
             .u32s(&[query_stride?, key_stride?, value_stride?])
             .u32s(&[size(module, "keys of a prefix", prefix)?, size(module, "queries", first_query)?])
             .f32((1.0 / (sizes.head_dim as f64).sqrt()) as f32)

@@ -38,9 +38,12 @@ impl TopCandidates {
                 got: self.count.to_string(),
             });
         }
-        let arguments = Arguments::default().pointers(&[self.logits, self.values, self.ids, self.log_sums]).u32s(
-            &[self.vocabulary as u32, size(kernel, "logits of a row", self.stride)?, self.count as u32],
-        );
+        let arguments =
+            Arguments::default().pointers(&[self.logits, self.values, self.ids, self.log_sums]).u32s(&[
+                self.vocabulary as u32,
+                size(kernel, "logits of a row", self.stride)?,
+                self.count as u32,
+            ]);
         let function = match element {
             Element::F32 => "top_candidates_f32",
             Element::Bf16 => "top_candidates_bf16",

@@ -59,7 +59,10 @@ impl DecodingAttention {
             .pointers(&pointers)
             .pointers(&[self.context, self.images, self.lengths, self.slots])
             .u32s(&[self.new_tokens as u32, heads, head_dim])
-            .u32s(&[size(kernel, "image tokens", self.image_tokens)?, size(kernel, "tokens", self.most_tokens)?])
+            .u32s(&[
+                size(kernel, "image tokens", self.image_tokens)?,
+                size(kernel, "tokens", self.most_tokens)?,
+            ])
             .f32((1.0 / (self.head_dim as f64).sqrt()) as f32)
             .u32(u32::from(aligned));
         let names = sized_kernels!("decoding_attention", "32", "64");

@@ -47,8 +47,10 @@ impl Int8Linear {
         [terms, columns]: [usize; 2],
     ) -> Result<Launch> {
         let module = "int8_product";
-        let sizes =
-            [size(module, "in_features", self.in_features)?, size(module, "out_features", self.out_features)?];
+        let sizes = [
+            size(module, "in_features", self.in_features)?,
+            size(module, "out_features", self.out_features)?,
+        ];
         let weight_aligned = self.in_features.is_multiple_of(16) && self.weight.0.is_multiple_of(16);
         let arguments = Arguments::default()
             .pointers(&[xs, self.weight, self.scales, self.bias, ys])

@@ -139,7 +139,11 @@ impl Arguments {
 
     fn finish(self) -> Vec<u64> {
         let aligned = self.align(size_of::<u64>());
-        aligned.bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect()
+        aligned
+            .bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i])))
+            .collect()
     }
 }
 

@@ -4,7 +4,7 @@
 //! arguments of one of them, and its methods return a [`Launch`]: which function runs, with how many blocks and threads, and on
 //! what. The caller owns the memory and the stream.
 //!
-//! - With the feature `cuda`, `ptx` has the compiled kernels for a driver.
+//! - With the feature `cuda`, `ptx` has the compiled kernels for a driver, and `device` runs them on candle's devices.
 //! - With the feature `emulation`, `emulation` runs a launch on the CPU. So the tests check the kernels, and these very launches,
 //!   without a GPU. The crate's README explains how.
 //!
@@ -15,6 +15,8 @@ mod attention;
 mod candidates;
 mod cross_entropy;
 mod decoding;
+#[cfg(feature = "cuda")]
+pub mod device;
 mod dropout;
 #[cfg(feature = "emulation")]
 pub mod emulation;
@@ -39,3 +41,8 @@ pub use launch::{Element, Launch, Pointer};
 pub use lora::{Lora, LoraGradients};
 pub use optimizer::{AdamW, OptimizerTensor, TensorTable};
 pub use residual_norm::{ResidualNorm, ResidualNormGradient};
+
+/// Compiles the program of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -127,7 +127,10 @@ impl AdamW {
         let [beta1, beta2] = self.betas;
         let arguments = Arguments::default()
             .pointers(&[self.tensors, self.chunks, self.squares, self.norms, self.result])
-            .u32s(&[size(function, "tensors", self.tensor_count)?, size(function, "chunks", self.chunk_count)?])
+            .u32s(&[
+                size(function, "tensors", self.tensor_count)?,
+                size(function, "chunks", self.chunk_count)?,
+            ])
             .f32(self.scale)
             .f32(self.max_norm)
             .f32(beta1 as f32)

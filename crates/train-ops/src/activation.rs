@@ -5,7 +5,7 @@ use cpu_kernels::Isa;
 use rayon::prelude::*;
 
 use crate::attached::attach;
-use crate::{Result, host};
+use crate::{Result, cuda, host};
 
 /// An elementwise non-linearity, named as in `hidden_act` of a Hugging Face configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,9 @@ impl Activation {
     pub fn forward(self, xs: &Tensor) -> Result<Tensor> {
         if host::is_host_f32(xs) {
             return Ok(xs.contiguous()?.apply_op1(ActivationOp { activation: self, isa: host::isa()? })?);
+        }
+        if let Some(ys) = cuda::activation(xs, self)? {
+            return Ok(ys);
         }
         Ok(match self {
             // Candle's own gradient rounds 1 / √(2π) to six digits.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::attached::attach;
 use crate::linear::PackedWeight;
-use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, host};
+use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, cuda, host};
 
 /// The sum of the cross entropies of rows of logits `z`, with a share `ε` of each target spread over the vocabulary of
 /// `V` (label smoothing, Szegedy et al., 2016, <https://arxiv.org/abs/1512.00567>; as `torch.nn.CrossEntropyLoss`):
@@ -55,6 +55,9 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32)
             CrossEntropyOp { isa, targets: targets.to_vec(), label_smoothing, log_sum_exp: OnceLock::new() };
         return Ok(logits.contiguous()?.apply_op1(op)?);
     }
+    if let Some(loss) = cuda::cross_entropy(logits, targets, label_smoothing)? {
+        return Ok(loss);
+    }
     Ok(composed(logits, targets, label_smoothing)?)
 }
 
@@ -85,7 +88,7 @@ fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_co
 }
 
 /// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
-/// frozen and in host memory. `ε` is `label_smoothing`.
+/// frozen and there are kernels for it. `ε` is `label_smoothing`.
 ///
 /// A loss ends a graph, so the gradient of `xs` is computed with it, from a few rows of logits at a time, which are then
 /// dropped. The backward pass multiplies that gradient by the gradient of the loss.
@@ -97,12 +100,20 @@ pub fn linear_cross_entropy_sum(
     ctx: &ForwardContext,
 ) -> Result<Tensor> {
     let vocabulary = head.out_features();
-    let frozen =
-        head.adapted(ctx)?.filter(|head| host::is_host_f32(xs) && head.parameters().next().is_none());
-    let packed = frozen.and_then(|head| Some((head.base.packed()?, head.base)));
+    let frozen = head.adapted(ctx)?.filter(|head| head.parameters().next().is_none());
     let fits = xs.dims() == [targets.len(), head.in_features()];
     let known =
         (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| (*target as usize) < vocabulary);
+    if let Some(frozen) = &frozen
+        && fits
+        && known
+        && frozen.base.refuse_int8(xs).is_ok()
+        && let Some(loss) = cuda::linear_cross_entropy(xs, &frozen.base, targets, label_smoothing)?
+    {
+        return Ok(loss);
+    }
+    let on_host = frozen.filter(|_| host::is_host_f32(xs));
+    let packed = on_host.and_then(|head| Some((head.base.packed()?, head.base)));
     match packed {
         Some((packed, head)) if fits && known => {
             let op = HeadOp {

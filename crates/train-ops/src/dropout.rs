@@ -1,8 +1,8 @@
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 use cpu_kernels::{DropoutMask, mix};
 
 use crate::attached::attach;
-use crate::{Error, ForwardContext, Result, host};
+use crate::{Error, ForwardContext, Result, cuda, host};
 
 /// Inverted dropout at one place of a model: in training, an element is zeroed with probability `p` and the others are
 /// scaled by `1 / (1 - p)` (Srivastava et al., 2014; as `torch.nn.Dropout`). In inference, and for `p` 0, the identity.
@@ -41,9 +41,11 @@ impl Dropout {
         if host::is_host_f32(xs) {
             return Ok(xs.contiguous()?.apply_op1(DropoutOp(mask))?);
         }
+        if let Some(ys) = cuda::dropout(xs, &mask)? {
+            return Ok(ys);
+        }
         // For devices without a kernel. The mask is a constant: a product in candle's graph would keep a gradient of it.
-        let factors = Tensor::from_vec(mask.factors(xs.elem_count()), xs.shape(), xs.device())?;
-        let factors = factors.to_dtype(xs.dtype())?;
+        let factors = factors(&mask, xs.shape(), xs.dtype(), xs.device())?;
         let ys = (xs.detach() * &factors)?;
         Ok(attach("dropout", xs, ys, move |grad| grad * &factors)?)
     }
@@ -63,6 +65,19 @@ impl Dropout {
         }
         let streams = keys.iter().map(|key| mix(key ^ self.site)).collect();
         Ok(Some(DropoutMask::new(host::isa()?, streams, rows / keys.len(), features, self.p)))
+    }
+}
+
+/// A mask as a tensor, for operations that are composed of candle's.
+pub(crate) fn factors(
+    mask: &DropoutMask,
+    shape: &Shape,
+    dtype: DType,
+    device: &Device,
+) -> candle_core::Result<Tensor> {
+    match cuda::factors(mask, shape, dtype, device)? {
+        Some(factors) => Ok(factors),
+        None => Tensor::from_vec(mask.factors(shape.elem_count()), shape, device)?.to_dtype(dtype),
     }
 }
 
@@ -89,7 +104,7 @@ impl CustomOp1 for DropoutOp {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     use super::*;
     use crate::sample_key;

@@ -4,8 +4,9 @@
 //! weights. The operations here do neither: everything that a training step reaches is differentiable, and nothing
 //! that is frozen ever gets a gradient.
 //!
-//! On the CPU in f32 they run on [`cpu_kernels`]; on other devices and in other types they are composed of candle's
-//! operations, with the same backward passes.
+//! On the CPU in f32 they run on [`cpu_kernels`]. On NVIDIA GPUs in f32 and bf16, dropout, attention, layer norm, activations and
+//! cross entropy run on the kernels of `cuda-kernels` (feature `cuda`). On other devices and in other types all are composed of
+//! candle's operations, with the same backward passes.
 //!
 //! The crate also has the traits that connect the other crates:
 //!
@@ -31,6 +32,8 @@ mod attached;
 mod attention;
 mod builder;
 mod cross_entropy;
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+mod cuda;
 mod decoding;
 mod dropout;
 mod error;

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 
+use crate::cuda::{self, Updated};
 use crate::optimizer::{require_same_tensors, require_shape};
 use crate::parameter_group::ParameterSettings;
 use crate::slices::{with_slice, with_slice_mut};
@@ -63,6 +64,7 @@ impl Optimizer for AdamW {
     }
 
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        let mut updates = Vec::new();
         for (name, parameter) in parameters.iter() {
             let Some(gradient) = gradients.get(name) else { continue };
             let unknown = || Error::UnknownParameter { name: name.to_owned() };
@@ -80,13 +82,9 @@ impl Optimizer for AdamW {
                 step_size: learning_rate / (1.0 - self.beta1.powf(t)),
                 root_correction: (1.0 - self.beta2.powf(t)).sqrt(),
             };
-            if parameter.device().is_cpu() {
-                update.fused(parameter, moments, gradient)?;
-            } else {
-                update.by_operations(parameter, moments, gradient)?;
-            }
+            updates.push((name, parameter, gradient, update));
         }
-        Ok(())
+        self.apply(&updates)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
@@ -111,6 +109,31 @@ impl Optimizer for AdamW {
     }
 }
 
+impl AdamW {
+    /// Updates the parameters of these names: on a GPU in one launch if it has kernels, else one after the other.
+    fn apply(&mut self, updates: &[(&str, &Var, &Tensor, Update)]) -> Result<()> {
+        let moments = |name: &str| self.moments.get(name);
+        let updated: Vec<_> = updates
+            .iter()
+            .filter_map(|(name, parameter, gradient, update)| {
+                moments(name).map(|moments| update.on_device(parameter, moments, gradient))
+            })
+            .collect();
+        if cuda::adamw(&updated, [self.beta1, self.beta2], self.epsilon)?.is_some() {
+            return Ok(());
+        }
+        for (name, parameter, gradient, update) in updates {
+            let Some(moments) = self.moments.get_mut(*name) else { continue };
+            if parameter.device().is_cpu() {
+                update.fused(parameter, moments, gradient)?;
+            } else {
+                update.by_operations(parameter, moments, gradient)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Moments {
     fn names(parameter: &str) -> [String; 3] {
         ["exp_avg", "exp_avg_sq", "step"].map(|moment| format!("{parameter}.{moment}"))
@@ -128,6 +151,18 @@ struct Update {
 }
 
 impl Update {
+    fn on_device<'a>(&self, parameter: &'a Var, moments: &'a Moments, gradient: &'a Tensor) -> Updated<'a> {
+        Updated {
+            parameter,
+            gradient,
+            exp_avg: &moments.exp_avg,
+            exp_avg_sq: &moments.exp_avg_sq,
+            decay: self.decay as f32,
+            step_size: self.step_size as f32,
+            root_correction: self.root_correction as f32,
+        }
+    }
+
     fn fused(&self, parameter: &Var, moments: &Moments, gradient: &Tensor) -> candle_core::Result<()> {
         let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
         let (rest1, rest2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 use serde::Serialize;
 
 use crate::slices::with_slice;
-use crate::{Parameters, Result};
+use crate::{Parameters, Result, cuda};
 
 /// The gradients of trainable parameters, by name and summed over micro-batches.
 ///
@@ -156,6 +156,9 @@ fn sums_of_squares<'a>(gradients: impl Iterator<Item = &'a Tensor> + Clone) -> R
     if gradients.clone().all(|gradient| gradient.device().is_cpu()) {
         let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         return gradients.map(|gradient| Ok(with_slice(gradient, sum)?)).collect();
+    }
+    if let Some(norms) = cuda::norms(&gradients.clone().collect::<Vec<_>>())? {
+        return Ok(norms.into_iter().map(|norm| norm * norm).collect());
     }
     // One transfer for all: on an accelerator, each read waits for all the work queued before it.
     let sums =

@@ -76,6 +76,8 @@ mod arguments;
 mod audit;
 mod best;
 mod checkpoint;
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+mod cuda;
 mod data;
 mod early_stopping;
 mod epoch_order;

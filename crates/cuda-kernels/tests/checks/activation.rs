@@ -61,7 +61,15 @@ fn erfc(x: f64) -> f64 {
     let steps = 4000;
     let density = |t: f64| (-t * t).exp() * 2.0 / std::f64::consts::PI.sqrt();
     let h = end / f64::from(steps);
-    let weight = |i: i32| if i == 0 || i == steps { 1.0 } else if i % 2 == 1 { 4.0 } else { 2.0 };
+    let weight = |i: i32| {
+        if i == 0 || i == steps {
+            1.0
+        } else if i % 2 == 1 {
+            4.0
+        } else {
+            2.0
+        }
+    };
     let integral = (0..=steps).map(|i| weight(i) * density(f64::from(i) * h)).sum::<f64>() * h / 3.0;
     if x < 0.0 { 1.0 + integral } else { 1.0 - integral }
 }

@@ -3,7 +3,8 @@ use cuda_kernels::{Attention, AttentionGradients, AttentionSizes, AttentionStrid
 
 use super::memory::Memory;
 use super::{
-    ELEMENTS, Outcome, TestMask, agrees_within, in_all_orders, ok, product, run, tolerance, transposed, uniform,
+    ELEMENTS, Outcome, TestMask, agrees_within, in_all_orders, ok, product, run, tolerance, transposed,
+    uniform,
 };
 
 struct Case {

@@ -35,7 +35,8 @@ pub(crate) fn top_candidates(emulator: &Emulator) -> Outcome {
                 values.extend(order[..count].iter().map(|id| row[*id]));
                 ids.extend(order[..count].iter().map(|id| *id as f32));
                 let largest = f64::from(row[order[0]]);
-                log_sums.push(largest + row.iter().map(|z| (f64::from(*z) - largest).exp()).sum::<f64>().ln());
+                log_sums
+                    .push(largest + row.iter().map(|z| (f64::from(*z) - largest).exp()).sum::<f64>().ln());
             }
             same("values", &results[0], &values)?;
             same("ids", &results[1], &ids)?;

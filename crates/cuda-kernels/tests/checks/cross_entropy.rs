@@ -32,7 +32,8 @@ pub(crate) fn cross_entropy(emulator: &Emulator) -> Outcome {
                         run(emulator, &[ok(loss.launch(element))?, ok(of_all.launch())?], seed)?;
                         Ok(vec![losses.f32s()?, sum.f32s()?, logits.values(element)?])
                     })?;
-                    let (losses, gradients) = reference(&z, &targets, vocabulary, stride, f64::from(smoothing));
+                    let (losses, gradients) =
+                        reference(&z, &targets, vocabulary, stride, f64::from(smoothing));
                     agrees("losses", &results[0], &losses, 1e-6)?;
                     agrees("sum", &results[1], &[losses.iter().sum()], 1e-6)?;
                     if gradient {

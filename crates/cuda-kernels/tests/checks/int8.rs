@@ -2,7 +2,9 @@ use cuda_kernels::emulation::Emulator;
 use cuda_kernels::{Element, Int8Linear, Pointer};
 
 use super::memory::Memory;
-use super::{ELEMENTS, Outcome, agrees, exact, in_all_orders, ok, product, run, tolerance, transposed, uniform};
+use super::{
+    ELEMENTS, Outcome, agrees, exact, in_all_orders, ok, product, run, tolerance, transposed, uniform,
+};
 
 /// Products with a weight in int8, forward and backward.
 pub(crate) fn int8(emulator: &Emulator) -> Outcome {

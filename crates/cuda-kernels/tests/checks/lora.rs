@@ -15,8 +15,9 @@ pub(crate) fn lora(emulator: &Emulator) -> Outcome {
         for (samples, rows, in_features, out_features, rank) in
             [(2, 38, 136, 72, 16), (1, 300, 20, 13, 3), (0, 17, 300, 64, 40), (1, 1, 1, 1, 1)]
         {
-            one(emulator, element, samples, [rows, in_features, out_features, rank])
-                .map_err(|error| format!("{element:?} ({rows}, {in_features}, {out_features}), rank {rank}: {error}"))?;
+            one(emulator, element, samples, [rows, in_features, out_features, rank]).map_err(|error| {
+                format!("{element:?} ({rows}, {in_features}, {out_features}), rank {rank}: {error}")
+            })?;
         }
     }
     Ok(())
@@ -48,7 +49,8 @@ fn one(
     let results = in_all_orders(|seed| {
         let (ys, dxs) = (Memory::of(element, &y), Memory::of(element, &dx));
         let [hidden, dhidden] = [(); 2].map(|()| Memory::unwritten(4 * rows * rank));
-        let (da, db) = (Memory::unwritten(4 * rank * in_features), Memory::unwritten(4 * out_features * rank));
+        let (da, db) =
+            (Memory::unwritten(4 * rank * in_features), Memory::unwritten(4 * out_features * rank));
         let partial = Memory::unwritten(4 * lora.partial_len());
         let gradients = LoraGradients {
             xs: xs.pointer(),

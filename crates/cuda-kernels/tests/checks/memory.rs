@@ -3,8 +3,8 @@
 use cuda_kernels::{Element, Pointer};
 use half::bf16;
 
-/// Bytes before and after the values.
-const MARGIN: usize = 256;
+/// Bytes before and after the values: more than a faulty kernel of the tests writes beyond its memory.
+const MARGIN: usize = 8192;
 
 /// Values of one type, as bytes between two margins.
 pub(crate) struct Memory {

@@ -95,7 +95,12 @@ impl TestMask {
 
 /// Whether results agree with the exact ones: in all elements within `tolerance` of the largest. NaN never agrees.
 pub(crate) fn agrees(name: &str, got: &[f32], exact: &[f64], tolerance: f64) -> Outcome {
-    agrees_within(name, got, exact, tolerance * exact.iter().fold(0f64, |largest, value| largest.max(value.abs())))
+    agrees_within(
+        name,
+        got,
+        exact,
+        tolerance * exact.iter().fold(0f64, |largest, value| largest.max(value.abs())),
+    )
 }
 
 /// Whether results are within `bound` of the exact ones. NaN never is.
@@ -124,7 +129,9 @@ pub(crate) fn same(name: &str, got: &[f32], expected: &[f32]) -> Outcome {
 }
 
 /// Runs `results` for all orders of threads, which must give equal bits, and returns those of the first.
-pub(crate) fn in_all_orders(mut results: impl FnMut(u32) -> Result<Vec<Vec<f32>>, String>) -> Result<Vec<Vec<f32>>, String> {
+pub(crate) fn in_all_orders(
+    mut results: impl FnMut(u32) -> Result<Vec<Vec<f32>>, String>,
+) -> Result<Vec<Vec<f32>>, String> {
     let first = results(SEEDS[0])?;
     for seed in &SEEDS[1..] {
         for (i, (got, expected)) in results(*seed)?.iter().zip(&first).enumerate() {

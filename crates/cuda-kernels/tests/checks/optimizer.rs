@@ -109,8 +109,9 @@ fn one(emulator: &Emulator, max_norm: f32) -> Outcome {
             *p = decay * *p - step_size * *m / (v.sqrt() / root_correction + 1e-8);
         }
         let expected = [parameter, gradient, exp_avg, exp_avg_sq];
-        for (name, (got, expected)) in
-            ["parameter", "gradient", "exp_avg", "exp_avg_sq"].iter().zip(results[2 + 4 * index..].iter().zip(&expected))
+        for (name, (got, expected)) in ["parameter", "gradient", "exp_avg", "exp_avg_sq"]
+            .iter()
+            .zip(results[2 + 4 * index..].iter().zip(&expected))
         {
             same(&format!("{name} of tensor {index}"), got, expected)?;
         }

@@ -75,8 +75,7 @@ fn one(emulator: &Emulator, element: Element, rows: usize, features: usize, opti
 
     let factors = mask.factors(rows, features);
     let with_residual = if options.residual { r } else { vec![0.0; count] };
-    let sums: Vec<f32> =
-        (0..count).map(|i| rounded(element, with_residual[i] + factors[i] * x[i])).collect();
+    let sums: Vec<f32> = (0..count).map(|i| rounded(element, with_residual[i] + factors[i] * x[i])).collect();
     let with_direct = if options.direct { direct } else { vec![0.0; count] };
     let (mut ys, mut dsums) = (Vec::new(), Vec::new());
     for row in 0..rows {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
 use cpu_kernels::{Buffer, LANES, Strided};
 
-use crate::{Dropout, Error, ForwardContext, Result, host};
+use crate::{Dropout, Error, ForwardContext, Result, cuda, host};
 
 pub use fused::fused_attention;
 pub(crate) use rows::AttentionRows;
@@ -99,6 +99,9 @@ pub fn attention(
         let keep = query.track_op() || key.track_op() || value.track_op();
         let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
         return Ok(query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?);
+    }
+    if let Some(context) = cuda::attention([query, key, value], sizes, mask, rows.dropout.as_ref())? {
+        return Ok(context);
     }
     Ok(composed::attention([query, key, value], sizes, mask, rows.dropout)?)
 }

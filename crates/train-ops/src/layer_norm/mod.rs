@@ -9,7 +9,7 @@ use cpu_kernels::{Isa, normalise_gradient};
 use rayon::prelude::*;
 
 use crate::attached::attach3;
-use crate::{Error, ForwardContext, Result, host};
+use crate::{Error, ForwardContext, Result, cuda, host};
 
 use rows::normalise_rows;
 pub(crate) use rows::{ROWS, Statistics, add_masked, apply_mask};
@@ -65,6 +65,9 @@ impl LayerNorm {
         if host::is_host_f32(xs) {
             let op = LayerNormOp { eps: self.eps, isa: self.isa, statistics: OnceLock::new() };
             return Ok(xs.contiguous()?.apply_op3(&weight, &bias, op)?);
+        }
+        if let Some(ys) = cuda::layer_norm(xs, &weight, &bias, self.eps)? {
+            return Ok(ys);
         }
         Ok(self.composed(xs, &weight, &bias)?)
     }

@@ -88,7 +88,7 @@ impl FrozenLinear {
     }
 
     /// Refuses activations without a kernel if the weight is int8.
-    pub(super) fn refuse_int8(&self, xs: &Tensor) -> Result<()> {
+    pub(crate) fn refuse_int8(&self, xs: &Tensor) -> Result<()> {
         match &self.weight {
             Weight::Packed(packed) if packed.forward.precision() == Precision::Int8 => {
                 Err(self.int8_error(xs))
@@ -183,7 +183,7 @@ impl FrozenLinear {
     }
 
     /// `x Wᵀ + b` on tensors, `(rows, in_features)` to `(rows, out_features)`, for devices without kernels.
-    pub(super) fn forward_tensor(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn forward_tensor(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let ys = xs.to_dtype(self.dtype())?.matmul(&self.weight_tensor()?.t()?)?.to_dtype(xs.dtype())?;
         match &self.bias {
             Some(bias) => ys.broadcast_add(&bias.to_dtype(xs.dtype())?),
@@ -192,7 +192,7 @@ impl FrozenLinear {
     }
 
     /// `dy W` on tensors, `(rows, out_features)` to `(rows, in_features)`.
-    pub(super) fn backward_tensor(&self, dys: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn backward_tensor(&self, dys: &Tensor) -> candle_core::Result<Tensor> {
         dys.to_dtype(self.dtype())?.matmul(&self.weight_tensor()?)?.to_dtype(dys.dtype())
     }
 

@@ -8,6 +8,7 @@ use super::adapted::{AdaptedLinear, RowLinear};
 use super::lora::Lora;
 use super::{FrozenLinear, check_input, with_last_dim};
 use crate::attached::attach3;
+use crate::dropout::factors;
 use crate::{Dropout, ForwardContext, LinearLayer, Result, host};
 
 /// The trainable part of a linear layer with a low-rank adapter.
@@ -54,10 +55,7 @@ fn composed(xs: &Tensor, base: &FrozenLinear, lora: &Lora, ctx: &ForwardContext)
     let flat = (xs.elem_count() / base.in_features(), base.in_features());
     let rows = xs.detach().reshape(flat)?;
     let factors = match lora.dropout.mask(xs.dims(), ctx)? {
-        Some(mask) => {
-            let factors = Tensor::from_vec(mask.factors(xs.elem_count()), flat, xs.device())?;
-            Some(factors.to_dtype(lora.a.dtype())?)
-        }
+        Some(mask) => Some(factors(&mask, &Shape::from(flat), lora.a.dtype(), xs.device())?),
         None => None,
     };
     let shape = with_last_dim(xs.shape(), base.out_features());

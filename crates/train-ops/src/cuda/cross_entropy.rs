@@ -1,0 +1,95 @@
+use candle_core::{CudaStorage, Result, Shape, Tensor};
+use cuda_kernels::device::Kernels;
+use cuda_kernels::{CrossEntropy, LossSum, Pointer};
+
+use super::node::node;
+use crate::FrozenLinear;
+
+/// Rows whose logits are in memory at the same time.
+const ROWS: usize = 256;
+
+/// The sum of the losses of `logits` `(targets, vocabulary)`.
+pub(crate) fn cross_entropy(
+    logits: &Tensor,
+    targets: &[u32],
+    label_smoothing: f32,
+) -> Result<Option<Tensor>> {
+    let Some(kernels) = Kernels::of(logits).filter(|_| !targets.is_empty()) else { return Ok(None) };
+    let gradient = logits.track_op();
+    // The gradient takes the place of the logits.
+    let z = logits.detach().contiguous()?;
+    let z = if gradient { z.copy()? } else { z };
+    let losses = losses(&kernels, &z, targets, label_smoothing, gradient)?;
+    let loss = sum(&kernels, &losses)?;
+    node("cross_entropy", logits, loss, (), move |dloss| scaled(&z, dloss)).map(Some)
+}
+
+/// The sum of the losses of `head(xs)`, whose logits exist for a few rows at a time. The gradient of `xs` is computed with it.
+pub(crate) fn linear_cross_entropy(
+    xs: &Tensor,
+    head: &FrozenLinear,
+    targets: &[u32],
+    label_smoothing: f32,
+) -> Result<Option<Tensor>> {
+    let Some(kernels) = Kernels::of(xs).filter(|_| !targets.is_empty()) else { return Ok(None) };
+    let gradient = xs.track_op();
+    let (mut all_losses, mut gradients) = (Vec::new(), Vec::new());
+    for (chunk, targets) in targets.chunks(ROWS).enumerate() {
+        let rows = xs.detach().narrow(0, chunk * ROWS, targets.len())?.contiguous()?;
+        let logits = head.forward_tensor(&rows)?;
+        all_losses.push(losses(&kernels, &logits, targets, label_smoothing, gradient)?);
+        if gradient {
+            gradients.push(head.backward_tensor(&logits)?);
+        }
+    }
+    let loss = sum(&kernels, &Tensor::cat(&all_losses, 0)?)?;
+    let dxs = if gradient { Tensor::cat(&gradients, 0)? } else { xs.detach() };
+    node("linear_cross_entropy", xs, loss, (), move |dloss| scaled(&dxs, dloss)).map(Some)
+}
+
+/// `values dloss`.
+fn scaled(values: &Tensor, dloss: &Tensor) -> Result<Tensor> {
+    values.broadcast_mul(&dloss.to_dtype(values.dtype())?)
+}
+
+/// The loss of each row. With `gradient`, `logits`, which nothing else reads, become their gradient.
+fn losses(
+    kernels: &Kernels,
+    logits: &Tensor,
+    targets: &[u32],
+    label_smoothing: f32,
+    gradient: bool,
+) -> Result<Tensor> {
+    let (rows, vocabulary) = logits.dims2()?;
+    let targets = Tensor::new(targets, logits.device())?;
+    let mut losses = kernels.floats(rows)?;
+    let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
+        let operation = CrossEntropy {
+            logits: inputs[0],
+            targets: inputs[1],
+            losses: outputs[0],
+            rows,
+            vocabulary,
+            stride: vocabulary,
+            label_smoothing,
+            gradient,
+        };
+        Ok(vec![operation.launch(kernels.element())?])
+    };
+    // SAFETY: there is a target, below the vocabulary, and a loss for each row.
+    #[allow(unsafe_code)]
+    unsafe { kernels.run(&[logits, &targets], &mut [&mut losses], launches) }?;
+    Ok(Kernels::tensor(losses, &Shape::from(rows)))
+}
+
+fn sum(kernels: &Kernels, losses: &Tensor) -> Result<CudaStorage> {
+    let mut sum = kernels.floats(1)?;
+    let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
+        let count = losses.elem_count();
+        Ok(vec![LossSum { losses: inputs[0], sum: outputs[0], count }.launch()?])
+    };
+    // SAFETY: `count` losses, one sum.
+    #[allow(unsafe_code)]
+    unsafe { kernels.run(&[losses], &mut [&mut sum], launches) }?;
+    Ok(sum)
+}

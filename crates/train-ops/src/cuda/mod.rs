@@ -1,0 +1,15 @@
+//! The operations on NVIDIA GPUs, on the kernels of `cuda-kernels`. A function returns `None` where these do not serve a tensor: one on
+//! another device or of another type, or sizes that they were not written for. The operation is then composed of candle's.
+
+mod activation;
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod layer_norm;
+mod node;
+
+pub(crate) use activation::activation;
+pub(crate) use attention::attention;
+pub(crate) use cross_entropy::{cross_entropy, linear_cross_entropy};
+pub(crate) use dropout::{dropout, factors};
+pub(crate) use layer_norm::layer_norm;

@@ -1,0 +1,45 @@
+//! What `cuda` has where there is no CUDA: nothing serves any tensor.
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use cpu_kernels::DropoutMask;
+
+use crate::attention::Sizes;
+use crate::{Activation, AttentionMask, FrozenLinear};
+
+pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn attention(
+    _: [&Tensor; 3],
+    _: Sizes,
+    _: AttentionMask,
+    _: Option<&DropoutMask>,
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn cross_entropy(_: &Tensor, _: &[u32], _: f32) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn linear_cross_entropy(
+    _: &Tensor,
+    _: &FrozenLinear,
+    _: &[u32],
+    _: f32,
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn dropout(_: &Tensor, _: &DropoutMask) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn factors(_: &DropoutMask, _: &Shape, _: DType, _: &Device) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn layer_norm(_: &Tensor, _: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
+    Ok(None)
+}
