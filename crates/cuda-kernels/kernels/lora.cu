@@ -13,7 +13,7 @@ constexpr int THREADS = 128, WARPS = THREADS / 32, ROWS = 16, COLUMNS = 64;
 
 struct LoraArguments {
     const void* xs;  // (rows, in_features), in the backward pass dys.
-    void* ys;        // (rows, out_features), in the backward pass dxs: added to.
+    void* ys;        // (rows, out_features), in the backward pass dxs: added to; null: not wanted.
     const float *a, *b;
     float* hidden;  // (rows, rank): h, in the backward pass dh.
     uint32_t rows, in_features, out_features, rank;
@@ -24,10 +24,18 @@ struct LoraArguments {
 
 // A warp's scratch memory.
 template <class T, int R> struct Scratch {
-    alignas(16) T xs[ROWS * PADDED<T, COLUMNS>];
-    // `A` or `Bᵀ`, (rank, columns).
-    alignas(16) T factor[R * PADDED<T, COLUMNS>];
-    alignas(16) float ys[ROWS * PADDED<float, COLUMNS>];
+    union {
+        // Of the product down.
+        alignas(16) T xs[ROWS * PADDED<T, COLUMNS>];
+        // Of the product up.
+        alignas(16) float ys[ROWS * PADDED<float, COLUMNS>];
+    };
+    union {
+        // `A` or `Bᵀ`, (rank, columns).
+        alignas(16) T factor[R * PADDED<T, COLUMNS>];
+        // The warp's part of the product down, (rows, rank).
+        float sums[ROWS * R];
+    };
 };
 
 __device__ __forceinline__ float unchanged(float value, int, int) { return value; }
@@ -82,9 +90,9 @@ __device__ __forceinline__ void add_rows(
 
 template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_rank(const LoraArguments& a) {
     DYNAMIC_SHARED(memory);
-    SHARED(float, partial, WARPS * ROWS * R);
     const int warp = threadIdx.x / 32;
-    Scratch<T, R>& scratch = reinterpret_cast<Scratch<T, R>*>(memory)[warp];
+    auto* all = reinterpret_cast<Scratch<T, R>*>(memory);
+    Scratch<T, R>& scratch = all[warp];
     const uint32_t first = blockIdx.x * ROWS;
     const uint32_t in_features = BACKWARD ? a.out_features : a.in_features;
     const uint32_t out_features = BACKWARD ? a.in_features : a.out_features;
@@ -107,12 +115,13 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
             multiply_rows(sums, x, scratch.factor + k, PADDED<T, COLUMNS>);
         }
     }
-    // The sums over all columns, for every warp.
+    // The sums over all columns, for every warp. Lanes may still read the factor whose place the warp's own sums take.
+    __syncwarp();
     auto at = [](int n, int i) { return (lane_row() + i / 2 * 8) * R + 8 * n + lane_column() + i % 2; };
 #pragma unroll
     for (int n = 0; n < R / 8; ++n)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) partial[warp * ROWS * R + at(n, i)] = sums[n][i];
+        for (int i = 0; i < 4; ++i) scratch.sums[at(n, i)] = sums[n][i];
     __syncthreads();
 #pragma unroll
     for (int n = 0; n < R / 8; ++n)
@@ -120,13 +129,16 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
         for (int i = 0; i < 4; ++i) {
             sums[n][i] = 0.0f;
 #pragma unroll
-            for (int part = 0; part < WARPS; ++part) sums[n][i] += partial[part * ROWS * R + at(n, i)];
+            for (int part = 0; part < WARPS; ++part) sums[n][i] += all[part].sums[at(n, i)];
             if (BACKWARD) sums[n][i] *= a.scale;
             const uint32_t row = first + lane_row() + i / 2 * 8, column = 8 * n + lane_column() + i % 2;
             if (warp == 0 && row < a.rows && column < a.rank) a.hidden[size_t(row) * a.rank + column] = sums[n][i];
             if (!BACKWARD) sums[n][i] *= a.scale;
         }
 
+    if (!a.ys) return;
+    // Other warps may still read this one's sums.
+    __syncthreads();
     for (uint32_t column = warp * COLUMNS; column < out_features; column += WARPS * COLUMNS) {
         // The tiles before may still be read.
         __syncwarp();

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
 use crate::{Element, Launch, Pointer, ptx};
@@ -117,7 +117,7 @@ impl Kernels {
     /// # Errors
     /// If they cannot be copied.
     pub fn numbers(&self, numbers: &[u32]) -> Result<Tensor> {
-        Tensor::new(numbers, &self.device.clone().into())
+        Tensor::new(numbers, &Device::Cuda(self.device.clone()))
     }
 
     /// Numbers of 64 bits on the device. Candle has no u64; the bits are those of i64.
@@ -126,7 +126,7 @@ impl Kernels {
     /// If they cannot be copied.
     pub fn words(&self, words: &[u64]) -> Result<Tensor> {
         let bits: Vec<i64> = words.iter().map(|word| word.cast_signed()).collect();
-        Tensor::new(bits, &self.device.clone().into())
+        Tensor::new(bits, &Device::Cuda(self.device.clone()))
     }
 
     /// A tensor of that memory, outside of any graph.

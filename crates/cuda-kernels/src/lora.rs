@@ -71,7 +71,7 @@ impl Lora {
         self.launch(sized_kernels!("lora_forward", "16", "64"), element, [xs, ys, hidden])
     }
 
-    /// The kernel that computes `dhidden`, `(rows, rank)` in f32, from `dys`, and adds to `dxs`.
+    /// The kernel that computes `dhidden`, `(rows, rank)` in f32, from `dys`, and adds to `dxs`, if that is not null.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -114,9 +114,9 @@ impl Lora {
         let function = pick(names, element, self.large());
         let mut launch =
             Launch::new("lora", function, [rows.div_ceil(ROWS as u32), 1, 1], THREADS, arguments);
-        // Tiles of a warp: rows, a factor and sums in f32, whose rows are 16 bytes longer than their columns.
-        let (row, sum_row) = (COLUMNS * element.size() + 16, COLUMNS * 4 + 16);
-        let tiles = ROWS * row + RANKS[usize::from(self.large())] * row + ROWS * sum_row;
+        // Tiles of a warp: sums in f32, whose place rows have before, and a factor. Rows are 16 bytes longer than their columns.
+        let tiles = ROWS * (COLUMNS * 4 + 16)
+            + RANKS[usize::from(self.large())] * (COLUMNS * element.size() + 16);
         launch.shared_bytes = (WARPS * tiles) as u32;
         Ok(launch)
     }

@@ -110,6 +110,22 @@ const MUTANTS: &[Mutant] = &[
         check: checks::lora::lora,
     },
     Mutant {
+        what: "a warp's sums are replaced while others read them",
+        file: "lora.cu",
+        from: "    // Other warps may still read this one's sums.\n    __syncthreads();\n",
+        to: "",
+        kernels: &["lora", "lora_gradient"],
+        check: checks::lora::lora,
+    },
+    Mutant {
+        what: "a warp's sums are written where lanes still read a factor",
+        file: "lora.cu",
+        from: "own sums take.\n    __syncwarp();",
+        to: "own sums take.",
+        kernels: &["lora", "lora_gradient"],
+        check: checks::lora::lora,
+    },
+    Mutant {
         what: "a barrier that half of the threads do not reach",
         file: "int8_product.cu",
         from: "        });\n        __syncthreads();",

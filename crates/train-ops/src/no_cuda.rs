@@ -43,3 +43,13 @@ pub(crate) fn factors(_: &DropoutMask, _: &Shape, _: DType, _: &Device) -> Resul
 pub(crate) fn layer_norm(_: &Tensor, _: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
     Ok(None)
 }
+
+pub(crate) fn lora_linear(
+    _: &Tensor,
+    _: &FrozenLinear,
+    _: [&Tensor; 2],
+    _: f64,
+    _: Option<&DropoutMask>,
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}

@@ -1,9 +1,9 @@
 use cuda_kernels::emulation::Emulator;
-use cuda_kernels::{Element, Lora, LoraGradients};
+use cuda_kernels::{Element, Lora, LoraGradients, Pointer};
 
 use super::memory::Memory;
 use super::{
-    ELEMENTS, Outcome, TestMask, agrees, exact, in_all_orders, ok, product, run, tolerance, transposed,
+    ELEMENTS, Outcome, TestMask, agrees, exact, in_all_orders, ok, product, run, same, tolerance, transposed,
     uniform,
 };
 
@@ -68,6 +68,11 @@ fn one(
         launches.extend(ok(lora.gradients(element, &gradients))?);
         run(emulator, &launches, seed)?;
         partial.f32s()?;
+        // Without a gradient of the input, `dh` is the same.
+        let alone = Memory::unwritten(4 * rows * rank);
+        let launch = ok(lora.backward(element, dys.pointer(), alone.pointer(), Pointer::NULL))?;
+        run(emulator, &[launch], seed)?;
+        same("dh alone", &alone.f32s()?, &dhidden.f32s()?)?;
         let mut results = vec![ys.values(element)?, dxs.values(element)?];
         for memory in [hidden, dhidden, da, db] {
             results.push(memory.f32s()?);

@@ -6,6 +6,7 @@ mod attention;
 mod cross_entropy;
 mod dropout;
 mod layer_norm;
+mod lora;
 mod node;
 
 pub(crate) use activation::activation;
@@ -13,3 +14,4 @@ pub(crate) use attention::attention;
 pub(crate) use cross_entropy::{cross_entropy, linear_cross_entropy};
 pub(crate) use dropout::{dropout, factors};
 pub(crate) use layer_norm::layer_norm;
+pub(crate) use lora::lora_linear;

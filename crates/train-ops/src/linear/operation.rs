@@ -9,7 +9,7 @@ use super::lora::Lora;
 use super::{FrozenLinear, check_input, with_last_dim};
 use crate::attached::attach3;
 use crate::dropout::factors;
-use crate::{Dropout, ForwardContext, LinearLayer, Result, host};
+use crate::{Dropout, ForwardContext, LinearLayer, Result, cuda, host};
 
 /// The trainable part of a linear layer with a low-rank adapter.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,10 @@ pub fn lora_linear(
         return Ok(xs.contiguous()?.apply_op3(&lora.a.contiguous()?, &lora.b.contiguous()?, op)?);
     }
     base.refuse_int8(xs)?;
+    let mask = lora.dropout.mask(xs.dims(), ctx)?;
+    if let Some(ys) = cuda::lora_linear(xs, base, [lora.a, lora.b], lora.scale, mask.as_ref())? {
+        return Ok(ys);
+    }
     composed(xs, base, &Lora::new(base, lora)?, ctx)
 }
 
