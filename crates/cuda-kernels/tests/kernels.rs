@@ -1,5 +1,8 @@
 //! Every kernel, run on the CPU and compared with f64.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod checks;
 
 use checks::Check;

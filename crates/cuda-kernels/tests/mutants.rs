@@ -1,6 +1,9 @@
 //! Whether the checks would find faults: each of these is planted in a copy of the kernels, which is compiled and checked. A fault that
 //! the checks do not find fails the test.
 
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod checks;
 
 use std::path::{Path, PathBuf};
