@@ -115,8 +115,8 @@ impl Lora {
         let mut launch =
             Launch::new("lora", function, [rows.div_ceil(ROWS as u32), 1, 1], THREADS, arguments);
         // Tiles of a warp: sums in f32, whose place rows have before, and a factor. Rows are 16 bytes longer than their columns.
-        let tiles = ROWS * (COLUMNS * 4 + 16)
-            + RANKS[usize::from(self.large())] * (COLUMNS * element.size() + 16);
+        let tiles =
+            ROWS * (COLUMNS * 4 + 16) + RANKS[usize::from(self.large())] * (COLUMNS * element.size() + 16);
         launch.shared_bytes = (WARPS * tiles) as u32;
         Ok(launch)
     }

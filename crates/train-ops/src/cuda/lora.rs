@@ -4,8 +4,8 @@ use cuda_kernels::device::Kernels;
 use cuda_kernels::{Lora, LoraGradients, Mask, Pointer};
 
 use super::dropout::DeviceMask;
-use crate::{FrozenLinear, LinearLayer};
 use crate::attached::attach3;
+use crate::{FrozenLinear, LinearLayer};
 
 /// The highest rank.
 const MOST_RANKS: usize = 64;
@@ -93,9 +93,7 @@ impl Operation {
         };
         // SAFETY: `ys` was just made, so that nothing else reads it; all have as many rows.
         #[allow(unsafe_code)]
-        unsafe {
-            self.kernels.run(&self.inputs(&[xs, &ys]), &mut [&mut hidden], launches)
-        }?;
+        unsafe { self.kernels.run(&self.inputs(&[xs, &ys]), &mut [&mut hidden], launches) }?;
         let hidden = Kernels::tensor(hidden, &Shape::from((self.rows, self.rank())));
         Ok((ys, hidden))
     }
@@ -137,9 +135,7 @@ impl Operation {
         };
         // SAFETY: `dxs` was just made, so that nothing else reads it; the rest is as large as the kernels are documented to need.
         #[allow(unsafe_code)]
-        unsafe {
-            self.kernels.run(&read, &mut [&mut dhidden, &mut da, &mut db, &mut partial], launches)
-        }?;
+        unsafe { self.kernels.run(&read, &mut [&mut dhidden, &mut da, &mut db, &mut partial], launches) }?;
         let [a, b] = self.adapter.each_ref().map(Tensor::shape);
         let gradient = |wanted: bool, storage, shape| wanted.then(|| Kernels::tensor(storage, shape));
         Ok([dxs, gradient(of_a, da, a), gradient(of_b, db, b)])
