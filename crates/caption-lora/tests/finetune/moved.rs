@@ -1,13 +1,10 @@
 //! Resuming after a folder was moved, or after the record of the run was lost.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::programs::{Ended, example, json, resume, run, steps};
-use common::tiny::{SPLIT, Tiny};
+use crate::common::programs::{Ended, example, json, resume, run, steps};
+use crate::common::tiny::{SPLIT, Tiny};
 
 fn assert_says(message: &str, words: &[&str]) {
     for word in words {

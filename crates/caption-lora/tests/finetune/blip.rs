@@ -1,12 +1,9 @@
 //! The examples on a checkpoint of BLIP: everything works as with one of GIT.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 
-use common::programs::{example, json, json_lines, run};
-use common::tiny::{Tiny, tensors};
+use crate::common::programs::{example, json, json_lines, run};
+use crate::common::tiny::{Tiny, tensors};
 
 /// Layers of one decoder block (two attentions of four layers, two of the MLP), and one of the head.
 const TEXT_LAYERS: usize = 2 * 4 + 2 + 1;

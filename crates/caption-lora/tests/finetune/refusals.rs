@@ -1,14 +1,11 @@
 //! Errors of the main example, whose messages name the file, row or flag.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
-use common::programs::{Ended, contents, example, json, resume, run, steps};
-use common::tiny::{SPLIT, Tiny, png, write_columns};
+use crate::common::programs::{Ended, contents, example, json, resume, run, steps};
+use crate::common::tiny::{SPLIT, Tiny, png, write_columns};
 
 /// A run on the given dataset instead of the tiny one.
 fn on_dataset(tiny: &Tiny, dataset: &Path) -> Ended {

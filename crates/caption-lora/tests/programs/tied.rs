@@ -1,11 +1,8 @@
 //! A checkpoint with tied LM head and word embedding is adapted like any other.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
+use crate::common::programs::run;
+use crate::common::tiny::Tiny;
 use candle_core::DType;
-use common::programs::run;
-use common::tiny::Tiny;
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::{LoraBuilder, LoraConfig};
 

@@ -1,17 +1,14 @@
 //! Both examples with hub ids, against a hub on the loopback that serves a model and a dataset in its layout.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
+use crate::common::hub_server::{HubServer, Revision};
+use crate::common::programs::{example, json, json_lines, resume, run, steps};
+use crate::common::tiny::{ROWS, SPLIT, Tiny, drawings, png};
 use caption_data::CaptionSource;
-use common::hub_server::{HubServer, Revision};
-use common::programs::{example, json, json_lines, resume, run, steps};
-use common::tiny::{ROWS, SPLIT, Tiny, drawings, png};
 
 const MODEL: &str = "microsoft/git-base";
 const DATASET: &str = "reach-vb/pokemon-blip-captions";

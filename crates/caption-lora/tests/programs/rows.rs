@@ -1,14 +1,11 @@
 //! Which rows of a dataset a run trains and tests on, and how it reports the others: the main example as a
 //! program.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::programs::{Ended, example, json, json_lines, run, steps};
-use common::tiny::{SPLIT, Tiny, png, write_columns};
+use crate::common::programs::{Ended, example, json, json_lines, run, steps};
+use crate::common::tiny::{SPLIT, Tiny, png, write_columns};
 use serde_json::Value;
 
 /// A run on the given dataset instead of the tiny one.
@@ -215,8 +212,8 @@ fn captions_of_files_that_are_no_pictures_are_left_out() {
     for policy in ["stop", "skip"] {
         let stdout = two_steps(&tiny, &dataset, policy, &["--on-bad-row", policy]);
         assert_eq!(line(&stdout, "split"), "6 train, 2 validation, 2 test");
-        let told = "1: captions of files that are no pictures by their names (doc.txt beside doc.pdf)";
-        assert_eq!(line(&stdout, "left out"), told);
+        let reported = "1: captions of files that are no pictures by their names (doc.txt beside doc.pdf)";
+        assert_eq!(line(&stdout, "left out"), reported);
     }
 }
 

@@ -1,14 +1,11 @@
 //! `--feature-cache-dir` and `--feature-cache-memory`: the same numbers with less work or less memory.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
+use crate::common::programs::{contents, json, run, steps};
+use crate::common::tiny::{ROWS, Tiny, drawings, png, write_columns};
 use caption_data::CaptionSource;
-use common::programs::{contents, json, run, steps};
-use common::tiny::{ROWS, Tiny, drawings, png, write_columns};
 use serde_json::Value;
 
 /// All numbers of a run: its steps, scores and captions.

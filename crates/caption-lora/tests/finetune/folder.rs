@@ -1,16 +1,13 @@
 //! Ownership of files in the output folder: a run removes and replaces only files that a run wrote.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
+use crate::common::programs::{contents, example, json, json_lines, resume, run};
+use crate::common::tiny::{SPLIT, Tiny};
 use caption_lora::run_folder::{FolderLock, Locked};
-use common::programs::{contents, example, json, json_lines, resume, run};
-use common::tiny::{SPLIT, Tiny};
 
 const SHORT: &str = "--max-steps 2";
 const LONG: &str = "--max-steps 2000 --save-total-limit 1";

@@ -1,17 +1,14 @@
 //! Folders of checkpoints and adapters as found in practice and as written here: types, companion files,
 //! generation_config.json.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::programs::{example, json, json_lines, run};
+use crate::common::tiny::{Tiny, tensors};
 use candle_core::{DType, Tensor};
-use common::programs::{example, json, json_lines, run};
-use common::tiny::{Tiny, tensors};
 use peft_lora::{LoraBuilder, LoraConfig};
 use serde_json::{Value, json};
 

@@ -1,13 +1,10 @@
 //! `--resume` continues the same run without further flags, or fails with an error that names the flag.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::programs::{contents, example, json, json_lines, resume, run, steps};
-use common::tiny::{Tiny, png, write_columns};
+use crate::common::programs::{contents, example, json, json_lines, resume, run, steps};
+use crate::common::tiny::{Tiny, png, write_columns};
 
 fn assert_says(message: &str, words: &[&str]) {
     for word in words {
@@ -143,7 +140,7 @@ fn changes_allowed_on_resume_are_reported_and_applied() {
     // --max-steps and --min-lr-rate are replaced by the new flags.
     let flags = "--num-train-epochs 5 --lr-scheduler-type constant --per-device-eval-batch-size 3 --logging-steps 2 --max-time 1h";
     let resumed = run(resume(&folder).args(flags.split(' ')));
-    let told = [
+    let reported = [
         "the run continues with changed arguments",
         "--num-train-epochs: 4.0 -> 5.0",
         "--max-steps: 8 -> none",
@@ -152,7 +149,7 @@ fn changes_allowed_on_resume_are_reported_and_applied() {
         "--logging-steps: 1 -> 2",
         "--max-time: none -> 3600.0",
     ];
-    assert_says(&resumed.stderr, &told);
+    assert_says(&resumed.stderr, &reported);
     let stdout = resumed.stdout();
     assert_says(&stdout, &["epochs  5\n"]);
     assert_eq!(json(&folder.join("trainer_state.json"))["global_step"], 10);

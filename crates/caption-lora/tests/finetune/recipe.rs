@@ -1,14 +1,11 @@
 //! The main example, run as a program on a tiny checkpoint: what it prints, writes and trains.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
+use crate::common::programs::{contents, json, json_lines, resume, run, steps};
+use crate::common::tiny::{ROWS, Tiny, drawings, tensors};
 use caption_data::{CaptionSource, split};
-use common::programs::{contents, json, json_lines, resume, run, steps};
-use common::tiny::{ROWS, Tiny, drawings, tensors};
 use serde_json::Value;
 
 /// Parameters of 4 adapters of rank 16 on 16 x 16 layers and 2 on 16 x 32: `r (in + out)` each.

@@ -1,15 +1,11 @@
 //! The hub's client against a hub on the loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 
+use crate::common::hub_client::{MODEL, config, hub, id, offline};
+use crate::common::hub_server::{HubServer, Redirect, Revision, Ways, commit};
 use caption_data::{CaptionSource, ImageFolder, LeftOut, SourceOptions};
 use caption_lora::hub::{DatasetFiles, Error, FetchedDataset, Hub, HubConfig};
-use common::hub_client::{MODEL, config, hub, id, offline};
-use common::hub_server::{HubServer, Redirect, Revision, Ways, commit};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -220,7 +216,7 @@ fn a_dataset_in_another_format_is_read_from_the_hubs_conversion() {
 /// The files below a folder, links followed.
 fn below(folder: &Path) -> Vec<String> {
     let root = folder.to_str().unwrap().to_owned() + "/";
-    let contents = common::programs::contents(folder);
+    let contents = crate::common::programs::contents(folder);
     contents.into_iter().map(|(path, _)| path.to_str().unwrap().strip_prefix(&root).unwrap().into()).collect()
 }
 

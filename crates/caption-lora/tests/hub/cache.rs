@@ -1,19 +1,15 @@
 //! The download cache: its layout, which Python's huggingface_hub shares, and its behaviour when it cannot be
 //! written.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crate::common::hub_client::{MODEL, config, hub, id, offline};
+use crate::common::hub_server::HubServer;
 use caption_lora::hub::{DatasetFiles, Error, Hub, HubConfig};
-use common::hub_client::{MODEL, config, hub, id, offline};
-use common::hub_server::HubServer;
 
 /// Every path below a folder, without following links, with its modification time.
 fn tree(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
@@ -294,7 +290,8 @@ mod read_only {
         let program = folder.path().join("test");
         fs::copy(env::current_exe().unwrap(), &program).unwrap();
         let mut command = Command::new(&program);
-        command.args(["--exact", &format!("read_only::{test}"), "--ignored", "--test-threads", "1"]);
+        let (_binary, module) = module_path!().split_once("::").unwrap();
+        command.args(["--exact", &format!("{module}::{test}"), "--ignored", "--test-threads", "1"]);
         command.current_dir(folder.path()).env(CACHE, cache).env(ENDPOINT, endpoint);
         if fs::metadata(folder.path()).unwrap().uid() == 0 {
             command.uid(NOBODY).gid(NOBODY);
@@ -308,7 +305,7 @@ mod read_only {
     fn from_environment() -> (PathBuf, caption_lora::hub::Hub) {
         let cache = PathBuf::from(env::var(CACHE).unwrap());
         assert!(File::create(cache.join("probe")).is_err(), "the cache can be written to");
-        let config = common::hub_client::config(&env::var(ENDPOINT).unwrap(), &cache);
+        let config = crate::common::hub_client::config(&env::var(ENDPOINT).unwrap(), &cache);
         (cache, caption_lora::hub::Hub::new(config).unwrap())
     }
 
@@ -367,7 +364,7 @@ mod read_only {
     fn the_locks_are_not_ours() {
         let cache = PathBuf::from(env::var(CACHE).unwrap());
         assert!(File::create(cache.join(".locks/probe")).is_err());
-        let config = common::hub_client::config(&env::var(ENDPOINT).unwrap(), &cache);
+        let config = crate::common::hub_client::config(&env::var(ENDPOINT).unwrap(), &cache);
         let folder = caption_lora::hub::Hub::new(config).unwrap().model_dir(&id("a/b")).unwrap().folder;
         assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), [7; 5000]);
     }

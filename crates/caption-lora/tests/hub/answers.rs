@@ -1,16 +1,12 @@
 //! How hubs, mirrors and proxies respond to a download, and the result of each behaviour.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::hub_client::{MODEL, config, hub, id};
+use crate::common::hub_server::{HubServer, Redirect, Revision, Ways};
 use caption_lora::hub::{Error, Hub, HubConfig};
-use common::hub_client::{MODEL, config, hub, id};
-use common::hub_server::{HubServer, Redirect, Revision, Ways};
 use sha2::{Digest as _, Sha256};
 
 /// The model's files, with weights large enough to be cut.

@@ -1,14 +1,11 @@
 //! The examples other than the main two, run as programs.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::programs::{example, json_lines, run};
-use common::tiny::{Tiny, tensors};
+use crate::common::programs::{example, json_lines, run};
+use crate::common::tiny::{Tiny, tensors};
 
 /// The number after the last word `loss` of a line.
 fn loss(line: &str) -> f64 {

@@ -1,11 +1,8 @@
 //! `--tune`: each part of the model can be trained, and the other parts stay frozen.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
+use crate::common::programs::{json, run};
+use crate::common::tiny::{Tiny, tensors};
 use candle_core::Tensor;
-use common::programs::{json, run};
-use common::tiny::{Tiny, tensors};
 
 const VISION: &str = "base_model.model.git.image_encoder.";
 const TEXT: &str = "base_model.model.git.encoder.";
@@ -77,11 +74,11 @@ fn full_trains_every_weight_and_leaves_a_checkpoint_that_captions() {
     }
     // The new checkpoint is complete: its captions are those at the end of the run.
     let captions = std::fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap();
-    for line in common::programs::json_lines(&captions) {
-        let mut caption = common::programs::example("caption");
+    for line in crate::common::programs::json_lines(&captions) {
+        let mut caption = crate::common::programs::example("caption");
         caption.args(["--threads", "1", "--json", "--model"]).arg(tiny.path("out/model"));
         caption.arg("--dataset").arg(&tiny.dataset).args(["--rows", &line["row"].to_string()]);
-        let said = common::programs::json_lines(&run(&mut caption).stdout());
+        let said = crate::common::programs::json_lines(&run(&mut caption).stdout());
         assert_eq!(said[0]["text"], line["adapter"]);
     }
 }
@@ -94,7 +91,7 @@ fn an_adapter_on_the_output_layer_has_dropout_that_no_batching_changes() {
             "--target-modules .*query|output --lora-dropout 0.3 --learning-rate 0.01 --max-steps 4 {batches}"
         );
         run(&mut tiny.finetune(output, &flags)).stdout();
-        let steps = common::programs::steps(&tiny.path(output));
+        let steps = crate::common::programs::steps(&tiny.path(output));
         steps.iter().map(|step| step["loss"].as_f64().unwrap()).collect::<Vec<_>>()
     };
     let pairs = losses("pairs", "--per-device-train-batch-size 2 --gradient-accumulation-steps 2");

@@ -1,12 +1,9 @@
 //! The installed program: each subcommand, run as a user does, from a folder of its own.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::path::Path;
 use std::process::Command;
 
-use common::programs::{program, run};
+use crate::common::programs::{program, run};
 
 /// The program, in an empty folder and with an empty cache.
 fn in_folder(folder: &Path, arguments: &str) -> Command {

@@ -1,13 +1,10 @@
 //! The captioning example, run as a program.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::process::Command;
 
-use common::programs::{example, json_lines, run};
-use common::tiny::Tiny;
+use crate::common::programs::{example, json_lines, run};
+use crate::common::tiny::Tiny;
 use serde_json::Value;
 
 const CLS: u64 = 2;
@@ -89,7 +86,7 @@ fn picture_files_get_the_captions_of_the_same_pictures_in_a_dataset() {
     let tiny = Tiny::new();
     let mut files = embedded("--json");
     for row in 0..3 {
-        fs::write(tiny.path(&format!("{row}.png")), common::tiny::png(row)).unwrap();
+        fs::write(tiny.path(&format!("{row}.png")), crate::common::tiny::png(row)).unwrap();
         files.arg(tiny.path(&format!("{row}.png")));
     }
     let of_files = said(&mut files);
@@ -159,7 +156,7 @@ fn metadata_has_the_caption_of_the_highest_score() {
     let tiny = Tiny::new();
     let mut command = embedded("--json --do-sample --temperature 2 --num-return-sequences 4");
     for row in 0..4 {
-        fs::write(tiny.path(&format!("{row}.png")), common::tiny::png(row)).unwrap();
+        fs::write(tiny.path(&format!("{row}.png")), crate::common::tiny::png(row)).unwrap();
         command.arg(tiny.path(&format!("{row}.png")));
     }
     let path = tiny.path("metadata.jsonl");
@@ -178,7 +175,7 @@ fn metadata_has_the_caption_of_the_highest_score() {
 #[test]
 fn metadata_that_is_there_already_is_left_alone() {
     let tiny = Tiny::new();
-    fs::write(tiny.path("0.png"), common::tiny::png(0)).unwrap();
+    fs::write(tiny.path("0.png"), crate::common::tiny::png(0)).unwrap();
     let path = tiny.path("metadata.jsonl");
     fs::write(&path, "somebody's work").unwrap();
     let mut command = embedded("");
@@ -259,7 +256,7 @@ fn folders_are_captioned_with_linked_folders_and_a_left_out_report() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     };
-    let png = common::tiny::png(0);
+    let png = crate::common::tiny::png(0);
     for name in ["a.png", "._a.png", "__MACOSX/._a.png", ".ipynb_checkpoints/a-checkpoint.png", ".b.png"] {
         write(name, &png);
     }
@@ -288,7 +285,7 @@ fn folders_are_captioned_with_linked_folders_and_a_left_out_report() {
 fn the_limit_of_pixels_has_a_flag() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.png");
-    fs::write(&path, common::tiny::png(0)).unwrap();
+    fs::write(&path, crate::common::tiny::png(0)).unwrap();
     let stderr = run(embedded("--max-image-pixels 100").arg(&path)).refusal(SKIPPED);
     assert!(stderr.contains("more than 100;") && stderr.contains("(--max-image-pixels)"), "{stderr}");
 }

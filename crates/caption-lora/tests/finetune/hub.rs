@@ -1,14 +1,11 @@
 //! Resuming with a model and a dataset of the hub, whose branches have moved since the run began.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::process::Command;
 
-use common::hub_server::HubServer;
-use common::programs::{example, resume, run, steps};
-use common::tiny::{SPLIT, Tiny};
+use crate::common::hub_server::HubServer;
+use crate::common::programs::{example, resume, run, steps};
+use crate::common::tiny::{SPLIT, Tiny};
 
 const MODEL: &str = "microsoft/git-base";
 const DATASET: &str = "someone/drawings";

@@ -1,16 +1,12 @@
 //! Ctrl-C and SIGTERM: the step is finished and saved, and the resumed run has the same results as an
 //! uninterrupted one.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
-use common::programs::{Ended, json, json_lines, resume, run, steps};
-use common::tiny::Tiny;
+use crate::common::programs::{Ended, json, json_lines, resume, run, steps};
+use crate::common::tiny::Tiny;
 
 /// Enough steps that the signal comes before the last of them.
 const RUN: &str = "--max-steps 300 --learning-rate 0.001 --save-total-limit 2";

@@ -1,13 +1,10 @@
 //! A sweep that was stopped is completed by `--resume`, with the numbers of an undisturbed one.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::programs::{contents, example, json, resume, run, steps};
-use common::tiny::Tiny;
+use crate::common::programs::{contents, example, json, resume, run, steps};
+use crate::common::tiny::Tiny;
 
 /// Two epochs of two steps, with a checkpoint after each.
 const FLAGS: &str = "--num-train-epochs 2 --learning-rate 0.01 --sweep r=2,4,8";
