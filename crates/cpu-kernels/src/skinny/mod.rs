@@ -152,15 +152,18 @@ unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &
                 let ahead = (b.wrapping_add(work.words * width + index * lines * LINE), ahead_lines);
                 let a = work.a.add(row * work.a_stride);
                 let sums = work.sums.at(row, first);
-                if columns == width {
-                    tile_of_rows::<S, ROWS, WIDEN>(rows, work, a, b, sums, ahead);
-                } else {
-                    let (from, to) = (edge.as_ptr(), edge.as_mut_ptr());
+                let is_whole = columns == width;
+                let (from, to) = (edge.as_ptr(), edge.as_mut_ptr());
+                if !is_whole {
                     for row in 0..rows {
                         sums.from.add(row * sums.from_stride).copy_to(to.add(row * width), columns);
                     }
-                    let aside = Sums { from, from_stride: width, to, to_stride: width, ..sums };
-                    tile_of_rows::<S, ROWS, WIDEN>(rows, work, a, b, aside, ahead);
+                }
+                // One call, as all of the tile's code is generated where it is called.
+                let aside = Sums { from, from_stride: width, to, to_stride: width, ..sums };
+                let target = if is_whole { sums } else { aside };
+                tile_of_rows::<S, ROWS, WIDEN>(rows, work, a, b, target, ahead);
+                if !is_whole {
                     for row in 0..rows {
                         to.add(row * width).copy_to(sums.to.add(row * sums.to_stride), columns);
                     }
