@@ -4,6 +4,7 @@
 //!
 //! - [`commands`]: the subcommands of the program
 //! - [`cli`]: their command lines
+//! - [`options`]: the options of every command as plain structs
 //! - [`finetune`]: the stages of a fine-tuning run, and the run itself
 //! - [`caption`]: the stages of captioning pictures
 //! - [`embedded`]: the small checkpoint that is part of the program
@@ -23,6 +24,8 @@
 //! - [`save`]: writes whole checkpoints
 //! - [`files`]: atomic file replacement
 //! - [`terminal`]: messages for the user
+//! - [`shell`]: commands in shell syntax
+//! - [`threads`]: the number of threads of a process
 //! - [`run_folder`]: the output folder: its lock and the record of the run's files
 //! - [`resume`]: finds the run to resume
 //! - [`engine_words`]: the engine's messages in terms of flags
@@ -43,6 +46,7 @@ pub mod hub;
 pub mod judge;
 pub mod merge;
 pub mod open;
+pub mod options;
 pub mod pictures;
 pub mod plot;
 pub mod prompts;
@@ -51,8 +55,10 @@ pub mod results;
 pub mod resume;
 pub mod run_folder;
 pub mod save;
+pub mod shell;
 pub mod task;
 pub mod terminal;
+pub mod threads;
 
 /// The program in this crate's README compiles.
 #[cfg(doctest)]

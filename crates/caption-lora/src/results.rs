@@ -12,9 +12,9 @@ use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
 use trainer_core::{LogEntry, TrainerState};
 
-use crate::cli::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::files;
 use crate::judge::Judgement;
+use crate::options::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::plot::{self, History};
 use crate::report::{Better, Example, Metric};
 

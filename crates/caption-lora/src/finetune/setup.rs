@@ -12,8 +12,8 @@ use trainer_core::{
 
 use super::inputs::Inputs;
 use crate::adapt::Adapted;
-use crate::cli::{Finetune, Hardware, TargetModules};
 use crate::hub::Location;
+use crate::options::{Finetune, Hardware, TargetModules};
 
 /// The set-up in display order: the inputs, what is trained and how, the hardware and the output folder. The
 /// main choices are always listed, the others if they differ from their defaults.

@@ -11,8 +11,8 @@ use trainer_core::{LogEntry, TrainerState};
 
 use super::page::{NARROW, STYLE, environment, figure};
 use super::{Better, Metric};
-use crate::cli::Axis;
 use crate::files;
+use crate::options::Axis;
 use crate::plot::{Curve, History, Scale, lines_svg};
 use crate::results::{self, Metrics};
 use crate::run_folder::{RunRecord, RunState};
