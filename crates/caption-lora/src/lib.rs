@@ -20,7 +20,7 @@
 //! - [`task`]: captioning as a task of the training engine
 //! - [`fusing`]: how many micro-batches of a step run together
 //! - [`judge`]: evaluation on the test split
-//! - [`results`], [`plot`], [`report`]: the results of a run: metrics, captions, curves, report
+//! - [`results`], [`report`]: the results of a run: metrics, captions, curves, report
 //! - [`save`]: writes whole checkpoints
 //! - [`files`]: atomic file replacement
 //! - [`terminal`]: messages for the user
@@ -33,7 +33,9 @@
 pub mod adapt;
 pub mod caption;
 pub mod captioning;
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod embedded;
 pub mod engine_words;
@@ -48,7 +50,6 @@ pub mod merge;
 pub mod open;
 pub mod options;
 pub mod pictures;
-pub mod plot;
 pub mod prompts;
 pub mod report;
 pub mod results;

@@ -1,7 +1,7 @@
 //! Finds the run or the sweep to continue, and what it saved.
 
-mod commits;
-mod place;
+pub(crate) mod commits;
+pub(crate) mod place;
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,8 @@ use trainer_core::{SavedCheckpoint, SavedRun};
 use crate::options::Flags;
 use crate::run_folder::SavedOptions;
 
-pub(crate) use commits::began_with;
 pub use commits::with_commits;
 pub use place::{Resume, RunPlace};
-pub(crate) use place::{folders_in, runs_below, saved_step};
 
 /// The run to continue.
 #[derive(Clone, Debug)]

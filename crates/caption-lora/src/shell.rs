@@ -32,6 +32,13 @@ pub(crate) fn finetune_program() -> OsString {
     if is_installed() { format!("{PROGRAM} finetune").into() } else { "pokemon_finetune".into() }
 }
 
+/// A flag with a path as its value.
+pub(crate) fn with_path(flag: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(flag);
+    argument.push(path);
+    argument
+}
+
 /// Whether the running program is the installed one; else it is an example or a test.
 pub(crate) fn is_installed() -> bool {
     let program = std::env::args_os().next().unwrap_or_default();

@@ -9,7 +9,7 @@ use clap::error::{ContextKind, Error, ErrorKind};
 use super::finetune::FinetuneFlags;
 use crate::hub::Location;
 use crate::options::{Finetune, Flags};
-use crate::resume::began_with;
+use crate::resume::commits::began_with;
 use crate::run_folder::SavedOptions;
 
 /// The flags of a model and a dataset.

@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use super::{Request, moved, sweep::runs};
 use crate::finetune;
 use crate::options::{Axis, Flags};
-use crate::resume::{Resumed, ResumedSweep, RunPlace, folders_in, is_same, runs_below, saved_step};
+use crate::resume::place::{folders_in, runs_below, saved_step};
+use crate::resume::{Resumed, ResumedSweep, RunPlace, is_same};
 use crate::run_folder::{RunRecord, RunState, SavedOptions};
 use crate::terminal::say;
 

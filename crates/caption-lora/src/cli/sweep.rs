@@ -7,10 +7,10 @@ use trainer_core::SavedCheckpoint;
 
 use super::Request;
 use super::resume::trains_longer;
-use crate::finetune::{self, Ending, OutputFolder, Session, SweepRun, with_path};
+use crate::finetune::{self, Ending, OutputFolder, Session, SweepRun};
 use crate::options::Axis;
 use crate::resume::ResumedSweep;
-use crate::shell::finetune_program;
+use crate::shell::{finetune_program, with_path};
 
 /// Runs the sweep of a command line, or continues it.
 ///

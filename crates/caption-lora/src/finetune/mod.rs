@@ -25,6 +25,7 @@ mod rows;
 mod session;
 mod setup;
 mod setup_rows;
+mod story;
 mod sweep;
 mod training;
 
@@ -36,7 +37,6 @@ pub use inputs::Inputs;
 pub use plan::Plan;
 pub use recipe::Recipe;
 pub use request::Request;
-pub(crate) use request::with_path;
 pub use results::Results;
 pub use session::{INTERRUPTED, Session};
 pub use sweep::{SweepRun, sweep};

@@ -1,6 +1,3 @@
-use std::ffi::OsString;
-use std::path::Path;
-
 use anyhow::{Result, bail};
 
 use crate::options::{Axis, Finetune, Flags};
@@ -30,7 +27,7 @@ impl Request {
         let flags = Flags::from(&options);
         let mut arguments = flags.given_arguments();
         if let Some(dir) = &options.data.output_dir {
-            arguments.push(with_path("--output-dir=", dir));
+            arguments.push(shell::with_path("--output-dir=", dir));
         }
         let command = shell::program_command(arguments);
         Self { options, flags, command, resumed: None, sweep: Vec::new(), resumed_sweep: None }
@@ -49,11 +46,4 @@ impl Request {
         let resumed = Some(Resumed::open(&place)?);
         Ok(Self { resumed, ..Self::new(options) })
     }
-}
-
-/// A flag with a path as its value.
-pub(crate) fn with_path(flag: &str, path: &Path) -> OsString {
-    let mut argument = OsString::from(flag);
-    argument.push(path);
-    argument
 }

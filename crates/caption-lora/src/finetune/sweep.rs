@@ -62,9 +62,11 @@ pub fn sweep(
     folder.begin_sweep(&saved)?;
     let read = |member: &Member| Ok(Run { name: member.name.clone(), ..Run::read(&member.path)? });
     let page = folder.path.join(PAGE);
-    write_comparison(&members.iter().map(read).collect::<Result<Vec<_>>>()?, &page)?;
+    let is_written = write_comparison(&members.iter().map(read).collect::<Result<Vec<_>>>()?, &page)?;
     folder.set_state(RunState::Finished)?;
-    say(format_args!("\n{} runs compared in {}", members.len(), page.display()));
+    if is_written {
+        say(format_args!("\n{} runs compared in {}", members.len(), page.display()));
+    }
     Ok(Ending::Finished)
 }
 

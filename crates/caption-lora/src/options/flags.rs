@@ -96,7 +96,7 @@ impl Flags {
     }
 
     /// Removes a flag; returns whether it was there.
-    pub(crate) fn remove(&mut self, name: &str) -> bool {
+    pub fn remove(&mut self, name: &str) -> bool {
         self.0.remove(name).is_some()
     }
 
