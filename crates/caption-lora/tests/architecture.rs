@@ -1,4 +1,5 @@
 //! The dependency arrows of docs/architecture.md, between crates and inside the application.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::fs;
