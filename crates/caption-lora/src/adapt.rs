@@ -10,8 +10,8 @@ use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, LoadOptions};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
-use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 use crate::open::AdapterFolder;
+use crate::options::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 
 pub use initial::same_modules;
 

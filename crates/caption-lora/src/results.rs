@@ -12,11 +12,10 @@ use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
 use trainer_core::{LogEntry, TrainerState};
 
-use crate::cli::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::files;
 use crate::judge::Judgement;
-use crate::plot::{self, History};
-use crate::report::{Better, Example, Metric};
+use crate::options::{Finetune, OnBadRow, ReportTo, Tune};
+use crate::report::{self, Better, Example, History, Metric};
 
 /// Results of the base model and the adapted one on the test split: `metrics.json`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -195,7 +194,7 @@ pub fn log_names(options: &Finetune) -> Vec<&'static str> {
 /// The names in the output folder that a run with these options writes after training.
 pub fn result_names(options: &Finetune) -> Vec<&'static str> {
     let model = if options.lora.tune == Tune::Full { "model" } else { "adapter" };
-    vec![model, "metrics.json", "captions.jsonl", "loss.svg", "report.html", "captions.svg"]
+    [&[model, "metrics.json", "captions.jsonl"], report::FILES].concat()
 }
 
 /// The lines of `eval_captions.jsonl` up to the checkpoint at `step`. A run that is resumed there writes the
@@ -234,7 +233,7 @@ pub fn write_captions(dir: &Path, lines: &[CaptionLine]) -> Result<()> {
 /// The learning curves of a run.
 pub fn history(state: &TrainerState) -> History {
     let entries = state.log_history.iter().filter_map(|entry| match *entry {
-        LogEntry::Train { loss, grad_norm, learning_rate, epoch, step } => Some(plot::LogEntry {
+        LogEntry::Train { loss, grad_norm, learning_rate, epoch, step } => Some(report::LogEntry {
             step,
             epoch,
             loss: Some(loss),
@@ -243,7 +242,7 @@ pub fn history(state: &TrainerState) -> History {
             grad_norm: Some(grad_norm),
         }),
         LogEntry::Evaluation { eval_loss, epoch, step, .. } => {
-            Some(plot::LogEntry { step, epoch, eval_loss: Some(eval_loss), ..plot::LogEntry::default() })
+            Some(report::LogEntry { step, epoch, eval_loss: Some(eval_loss), ..report::LogEntry::default() })
         }
         _ => None,
     });

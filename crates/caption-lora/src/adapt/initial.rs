@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use peft_lora::{LoraConfig, Modules};
 
 use super::{BaseModel, modules};
-use crate::cli::LoraOptions;
 use crate::hub::{self, Location};
 use crate::open::{self, AdapterFolder};
+use crate::options::LoraOptions;
 use crate::terminal::warn;
 
 /// The adapter of `--init-adapter`, downloaded if it is on the hub. Warns if it was trained on another commit of
@@ -116,8 +116,8 @@ mod tests {
         let base = BaseModel { name: "a/b", revision: None };
         let saved = LoraConfig { target_modules: ["query", "value"].into(), ..LoraConfig::default() };
         let begun = |modules: &str| {
-            let line = ["pokemon_finetune", "--init-adapter", "x", "--target-modules", modules];
-            let options = crate::cli::Finetune::from_arguments(line).unwrap().lora;
+            let target_modules = Some(modules.parse().unwrap());
+            let options = LoraOptions { target_modules, ..LoraOptions::default() };
             agreed(saved.clone(), Path::new("x"), &base, &options)
         };
         assert_eq!(begun("value,query").unwrap().target_modules, saved.target_modules);

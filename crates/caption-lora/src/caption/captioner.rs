@@ -10,14 +10,14 @@ use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
 use super::Inputs;
 use crate::captioning;
-use crate::cli::{self, Storage};
 use crate::open::{self, Pretrained};
+use crate::options::{self, Storage};
 use crate::prompts::Prompts;
 use crate::terminal::{say_error, warn};
 
 /// A model with all that it needs to caption [`Inputs`].
 pub struct PictureCaptioner<'a> {
-    options: &'a cli::Caption,
+    options: &'a options::Caption,
     inputs: &'a Inputs,
     pretrained: Pretrained,
     model: Box<dyn CaptionModel>,
@@ -56,7 +56,7 @@ impl<'a> PictureCaptioner<'a> {
     ///
     /// # Errors
     /// If a file cannot be read or does not fit the others, or if decoding options contradict each other.
-    pub fn open(options: &'a cli::Caption, inputs: &'a Inputs) -> Result<Self> {
+    pub fn open(options: &'a options::Caption, inputs: &'a Inputs) -> Result<Self> {
         let pretrained = open::pretrained(&options.model)?;
         pretrained.say_commit();
         let prompts = prompts(options, inputs, &pretrained)?;
@@ -139,7 +139,7 @@ impl<'a> PictureCaptioner<'a> {
     }
 }
 
-fn prompts(options: &cli::Caption, inputs: &Inputs, pretrained: &Pretrained) -> Result<Prompts> {
+fn prompts(options: &options::Caption, inputs: &Inputs, pretrained: &Pretrained) -> Result<Prompts> {
     let (tokenizer, start) = (&pretrained.tokenizer, pretrained.checkpoint.tokens().start_token);
     match &options.prompt_column {
         Some(_) => Prompts::of_rows(&inputs.source, &inputs.rows, tokenizer, start),
@@ -149,7 +149,7 @@ fn prompts(options: &cli::Caption, inputs: &Inputs, pretrained: &Pretrained) -> 
 
 /// The decoding options for a prompt of this many tokens.
 fn resolve(
-    options: &cli::Caption,
+    options: &options::Caption,
     pretrained: &Pretrained,
     bad_words: &[Vec<u32>],
     prompt: usize,
@@ -158,9 +158,9 @@ fn resolve(
     config.map_err(anyhow::Error::msg)
 }
 
-fn model(options: &cli::Caption, pretrained: &Pretrained) -> Result<Box<dyn CaptionModel>> {
+fn model(options: &options::Caption, pretrained: &Pretrained) -> Result<Box<dyn CaptionModel>> {
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
-    let device = cli::device(options.device)?;
+    let device = options.device.open()?;
     let load_options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let load = |builder: &mut dyn LayerBuilder| pretrained.checkpoint.load_model(builder, &load_options);
     match &options.adapter {

@@ -6,10 +6,10 @@ use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Spli
 use caption_model::CaptionCheckpoint;
 
 use super::rows::{Rows, check_words};
-use crate::cli::Finetune;
 use crate::folders;
 use crate::hub::Location;
 use crate::open::{self, Pretrained};
+use crate::options::Finetune;
 
 /// The inputs of a run: the pre-trained model's tokenizer and processor, the captioned pictures, and their
 /// split.

@@ -8,11 +8,11 @@ use trainer_core::{Identity, TrainingArguments};
 
 use super::identity::{self, Contents};
 use super::setup;
-use super::{Inputs, OutputFolder, Session};
+use super::{Inputs, OutputFolder, Request, Session};
 use crate::adapt::{self, Adapted, BaseModel};
-use crate::cli::{self, Finetune, Request};
 use crate::engine_words;
 use crate::features::encoder_fingerprint;
+use crate::options::{self, Finetune, TRAINED_ENCODER};
 use crate::resume::with_commits;
 use crate::terminal::say;
 
@@ -49,7 +49,7 @@ impl Plan {
     ) -> Result<Self> {
         let Request { options, resumed, .. } = request;
         let Finetune { lora, training, hardware, .. } = options;
-        let device = cli::device(hardware.device)?;
+        let device = hardware.device.open()?;
         let dtype = adapt::storage(hardware.dtype);
         let between_runs = match &hardware.feature_cache_dir {
             Some(dir) if session.features.is_none() => {
@@ -64,7 +64,7 @@ impl Plan {
         if adapted.vision_trains
             && let Some(flag) = hardware.cache_flag()
         {
-            bail!("{flag} does nothing, as the vision encoder is trained: {}", cli::TRAINED_ENCODER);
+            bail!("{flag} does nothing, as the vision encoder is trained: {}", TRAINED_ENCODER);
         }
 
         let (padding, longest) = padding(options, inputs, &adapted);
@@ -99,8 +99,8 @@ impl Plan {
 /// The padding of captions, and the longest padded training caption in tokens.
 fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, usize) {
     match options.data.padding {
-        cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
-        cli::Padding::MaxLength => {
+        options::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
+        options::Padding::MaxLength => {
             let positions = adapted.model.tokens().max_length;
             let length = inputs.tokenizer.max_length().unwrap_or(positions).min(positions);
             (Padding::MaxLength(length), length)

@@ -2,13 +2,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Command};
 use serde::{Deserialize, Serialize};
-
-/// Flags of one command, which do not belong to the run that it begins or continues.
-const OF_THE_COMMAND: [&str; 6] =
-    ["help", "output-dir", "overwrite-output-dir", "resume", "sweep", "version"];
 
 /// Saved flags that a later flag replaces: a run of `--max-steps 10` that is resumed with `--num-train-epochs
 /// 30` makes 30 epochs.
@@ -23,8 +17,17 @@ const MAKES_VOID: [(&str, &str); 5] = [
 /// Flags whose values are paths.
 const PATHS: [&str; 4] = ["dataset", "feature-cache-dir", "init-adapter", "model"];
 
-/// The flags of a command line by their names without dashes, with given or default values. They are saved
-/// with a run and reused when it is resumed.
+/// The options of a run as flags, by their names without dashes, with given or default values. They are saved with a run and
+/// reused when it is resumed. Flags of one command, such as the output folder, are not among them.
+///
+/// ```
+/// use caption_lora::options::{Finetune, Flags, LoraOptions};
+///
+/// let lora = LoraOptions { lora_r: Some(8), ..Default::default() };
+/// let flags = Flags::from(&Finetune { lora, ..Default::default() });
+/// assert_eq!(flags.given_arguments(), ["--lora-r=8"]);
+/// assert_eq!(flags.value("seed"), Some("42".as_ref()));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Flags(BTreeMap<String, Flag>);
@@ -62,20 +65,10 @@ impl AsRef<OsStr> for Text {
 }
 
 impl Flags {
-    /// The flags of a parsed command line.
-    pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
-        let flag = |argument: &clap::Arg| {
-            let name = argument.get_long().filter(|name| !OF_THE_COMMAND.contains(name))?;
-            let id = argument.get_id().as_str();
-            let given = matches.value_source(id) == Some(ValueSource::CommandLine);
-            let values = if matches!(argument.get_action(), ArgAction::SetTrue) {
-                matches.get_flag(id).then(Vec::new)?
-            } else {
-                matches.get_raw(id)?.map(|value| Text::from(value.to_owned())).collect()
-            };
-            Some((name.to_owned(), Flag { values, given }))
-        };
-        Self(command.get_arguments().filter_map(flag).collect())
+    /// Adds a flag by its name without dashes; a flag without values is a switch. `given` is false for a default value.
+    pub fn insert(&mut self, name: &str, values: impl IntoIterator<Item = OsString>, given: bool) {
+        let values = values.into_iter().map(Text::from).collect();
+        self.0.insert(name.to_owned(), Flag { values, given });
     }
 
     /// These flags, replaced by those given in `later`.
@@ -103,7 +96,7 @@ impl Flags {
     }
 
     /// Removes a flag; returns whether it was there.
-    pub(super) fn remove(&mut self, name: &str) -> bool {
+    pub fn remove(&mut self, name: &str) -> bool {
         self.0.remove(name).is_some()
     }
 
@@ -152,40 +145,6 @@ fn arguments(name: &str, flag: &Flag) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Request;
-
-    fn flags(arguments: &str) -> Flags {
-        let arguments = std::iter::once("pokemon_finetune").chain(arguments.split_whitespace());
-        Request::parse(arguments).unwrap().flags
-    }
-
-    #[test]
-    fn saved_flags_parse_to_the_same_options() {
-        let line =
-            "--seed 7 --no-shuffle --report-to csv,tensorboard --split 0.6,0.2,0.2 --lora-r 4 --output-dir a";
-        let flags = flags(line);
-        let json = serde_json::to_string(&flags).unwrap();
-        let read: Flags = serde_json::from_str(&json).unwrap();
-        assert_eq!(read, flags);
-        let arguments = std::iter::once("pokemon_finetune".into()).chain(read.arguments());
-        let again = Request::parse(arguments).unwrap().options;
-        let mut first = Request::parse(format!("pokemon_finetune {line}").split(' ')).unwrap().options;
-        first.data.output_dir = None;
-        assert_eq!(again, first);
-        let given = ["--lora-r=4", "--no-shuffle", "--report-to=csv", "--report-to=tensorboard", "--seed=7"];
-        let given: Vec<OsString> = given.into_iter().chain(["--split=0.6,0.2,0.2"]).map(Into::into).collect();
-        assert_eq!(flags.given_arguments(), given);
-    }
-
-    #[test]
-    fn later_flags_win_and_defaults_do_not() {
-        let run = flags("--seed 7 --max-steps 10 --no-feature-cache");
-        let later = flags("--num-train-epochs 3 --feature-cache-dir a --logging-steps 5");
-        let flags = run.with(&later);
-        let given = ["--feature-cache-dir=a", "--logging-steps=5", "--num-train-epochs=3", "--seed=7"];
-        assert_eq!(flags.given_arguments(), given.map(OsString::from));
-        assert!(!flags.arguments().contains(&"--seed=42".into()));
-    }
 
     #[test]
     fn relative_paths_start_from_where_the_run_was_begun() {

@@ -5,7 +5,8 @@ use minijinja::{
 };
 use serde::Serialize;
 
-use super::{Example, page::data_uri};
+use super::page::data_uri;
+use crate::report::Example;
 
 /// Distances in pixels of the image's own coordinates.
 const MARGIN: usize = 20;

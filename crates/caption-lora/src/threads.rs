@@ -1,3 +1,5 @@
+//! The number of threads of a process.
+
 use std::env;
 use std::num::NonZero;
 use std::thread::available_parallelism;

@@ -8,7 +8,8 @@ use plotters::{
 };
 
 use super::legend::{Legend, Look};
-use super::{History, Scale, Style, decimals, palette::Palette, scale::Axis};
+use super::{Scale, Style, decimals, palette::Palette, scale::Axis};
+use crate::report::History;
 
 /// Training losses beyond this number are smoothed.
 const SMOOTH_POINTS: usize = 100;

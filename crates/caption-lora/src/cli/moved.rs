@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
 use clap::CommandFactory as _;
 use clap::error::{ContextKind, Error, ErrorKind};
 
-use crate::cli::{Finetune, Flags, Request};
-use crate::hub::{Location, RepoId};
+use super::finetune::FinetuneFlags;
+use crate::hub::Location;
+use crate::options::{Finetune, Flags};
+use crate::resume::commits::began_with;
 use crate::run_folder::SavedOptions;
-use crate::terminal::one_line;
 
 /// The flags of a model and a dataset.
 const FLAGS: [&str; 2] = ["dataset", "model"];
@@ -33,13 +33,13 @@ pub(super) fn gone_path(
 /// The error for a folder that no longer exists, and whose name `owner/name` would now be that of a
 /// repository of the hub.
 pub(super) fn gone_folder(
-    continued: &Request,
+    continued: &Finetune,
     given: &Flags,
     options: &SavedOptions,
     folder: &Path,
 ) -> Option<Error> {
     let commits = options.commits.as_ref()?;
-    let data = &continued.options.data;
+    let data = &continued.data;
     let inputs = [("dataset", &data.dataset, &commits.dataset), ("model", &data.model, &commits.model)];
     let is_gone = |(flag, location, commit): &(&str, &Location, &Option<String>)| {
         matches!(location, Location::Hub(_)) && commit.is_none() && !given.is_given(flag)
@@ -60,13 +60,13 @@ fn gone(flag: &str, options: &SavedOptions, folder: &Path) -> Option<Error> {
         folder.display(),
         place.display()
     );
-    Some(Finetune::command().error(ErrorKind::ValueValidation, message))
+    Some(FinetuneFlags::command().error(ErrorKind::ValueValidation, message))
 }
 
 /// Makes the model and the dataset those of the hub's commits that the run began with, since a branch may
 /// have moved. A location that is `given` anew stays as it is.
-pub(super) fn pin(continued: &mut Request, given: &Flags, options: &SavedOptions) {
-    let data = &mut continued.options.data;
+pub(super) fn pin(continued: &mut Finetune, given: &Flags, options: &SavedOptions) {
+    let data = &mut continued.data;
     for (flag, location) in [("dataset", &mut data.dataset), ("model", &mut data.model)] {
         if let Some(id) = began_with(flag, options).filter(|_| !given.is_given(flag)) {
             *location = Location::Hub(id);
@@ -74,37 +74,10 @@ pub(super) fn pin(continued: &mut Request, given: &Flags, options: &SavedOptions
     }
 }
 
-/// Adds to an error the flags that name the model and the dataset of the resumed run at their commits, where
-/// the request names others.
-pub fn with_commits(error: anyhow::Error, request: &Request) -> anyhow::Error {
-    let Some(resumed) = &request.resumed else { return error };
-    let data = &request.options.data;
-    let other = |(flag, location): (&str, &Location)| {
-        let id = began_with(flag, &resumed.options).map(Location::Hub)?;
-        (*location != id).then(|| format!("--{flag} {id}"))
-    };
-    let flags: Vec<String> =
-        [("dataset", &data.dataset), ("model", &data.model)].into_iter().filter_map(other).collect();
-    if flags.is_empty() {
-        return error;
-    }
-    anyhow!("{}; the run began with {}", one_line(&error), flags.join(" and "))
-}
-
-/// The repository of the hub that the run began with, at its commit.
-fn began_with(flag: &str, options: &SavedOptions) -> Option<RepoId> {
-    // By the flag's value, which a folder of the same name may hide by now.
-    let id = Location::Local(PathBuf::from(options.flags.value(flag)?)).hidden_id()?;
-    let commit = match flag {
-        "model" => options.model_commit(&id.name),
-        _ => options.commits.as_ref()?.dataset.clone(),
-    };
-    Some(RepoId { name: id.name, revision: Some(commit?) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Request;
     use crate::run_folder::Commits;
 
     const DATASET: &str = "someone/drawings@main";
@@ -129,17 +102,17 @@ mod tests {
     #[test]
     fn a_branch_is_replaced_by_the_commit_of_the_run() {
         let commits = Commits { model: None, dataset: Some("0f3c".into()) };
-        let mut continued = request("");
+        let mut continued = request("").options;
         pin(&mut continued, &Flags::default(), &saved(Some(commits.clone())));
-        assert_eq!(continued.options.data.dataset.to_string(), "someone/drawings@0f3c");
-        assert_eq!(continued.options.data.model, Location::Embedded);
+        assert_eq!(continued.data.dataset.to_string(), "someone/drawings@0f3c");
+        assert_eq!(continued.data.model, Location::Embedded);
         let mut given = request("");
         let flags = given.flags.clone();
-        pin(&mut given, &flags, &saved(Some(commits)));
+        pin(&mut given.options, &flags, &saved(Some(commits)));
         assert_eq!(given.options.data.dataset.to_string(), DATASET);
         // An earlier version recorded no commit.
         let mut earlier = request("");
-        pin(&mut earlier, &Flags::default(), &saved(None));
+        pin(&mut earlier.options, &Flags::default(), &saved(None));
         assert_eq!(earlier.options.data.dataset.to_string(), DATASET);
     }
 
@@ -147,7 +120,7 @@ mod tests {
     fn a_folder_that_is_gone_is_no_repository() {
         let was_local = saved(Some(Commits::default()));
         let gone = |options: &SavedOptions, given: &Flags| {
-            let error = gone_folder(&request(""), given, options, Path::new("runs/x"))?;
+            let error = gone_folder(&request("").options, given, options, Path::new("runs/x"))?;
             Some(error.to_string())
         };
         let message = gone(&was_local, &Flags::default()).unwrap();

@@ -1,8 +1,7 @@
+//! Commands in shell syntax, for messages, records and reports.
+
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-
-use clap::CommandFactory;
-use clap::error::{ContextKind, Error, ErrorKind};
 
 /// The name of the installed program.
 pub const PROGRAM: &str = "caption-lora";
@@ -23,34 +22,25 @@ pub fn finetune_command(arguments: &[&OsStr]) -> String {
     command_line(std::iter::once(finetune_program()).chain(arguments))
 }
 
+/// The command of the installed program that fine-tunes with these arguments, in shell syntax.
+pub(crate) fn program_command(arguments: impl IntoIterator<Item = OsString>) -> String {
+    command_line(std::iter::once(format!("{PROGRAM} finetune").into()).chain(arguments))
+}
+
 /// The running program's name for fine-tuning: with its subcommand for the installed program, else the main example.
-pub(super) fn finetune_program() -> OsString {
+pub(crate) fn finetune_program() -> OsString {
     if is_installed() { format!("{PROGRAM} finetune").into() } else { "pokemon_finetune".into() }
 }
 
-/// An error about the arguments of a subcommand. Its usage line names the program that runs.
-pub(super) fn refusal<C: CommandFactory>(subcommand: &str, kind: ErrorKind, message: &str) -> Error {
-    let command = C::command();
-    let mut command =
-        if is_installed() { command.bin_name(format!("{PROGRAM} {subcommand}")) } else { command };
-    command.error(kind, message)
-}
-
-/// The error for an unknown flag that is another program's name for one of this subcommand; `known` has both.
-pub(super) fn known_elsewhere<C: CommandFactory>(
-    subcommand: &str,
-    error: &Error,
-    known: &[(&str, &str)],
-) -> Option<Error> {
-    let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
-    let flag = flag.to_string().split('=').next()?.replace('_', "-");
-    let (_, meant) = known.iter().find(|(other, _)| *other == flag)?;
-    let message = format!("there is no {flag}: give {meant}");
-    Some(refusal::<C>(subcommand, ErrorKind::UnknownArgument, &message))
+/// A flag with a path as its value.
+pub(crate) fn with_path(flag: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(flag);
+    argument.push(path);
+    argument
 }
 
 /// Whether the running program is the installed one; else it is an example or a test.
-fn is_installed() -> bool {
+pub(crate) fn is_installed() -> bool {
     let program = std::env::args_os().next().unwrap_or_default();
     Path::new(&program).file_stem().is_some_and(|name| name == PROGRAM)
 }
