@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Var};
 use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, LoadOptions};
+use indicatif::HumanCount;
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
@@ -42,7 +43,8 @@ impl Adapted {
     /// `1,327,104 of 177,946,170 parameters (0.7458 %)`, the numbers that PEFT prints.
     pub fn summary(&self) -> String {
         let share = 100.0 * self.trainable() as f64 / self.total as f64;
-        format!("{} of {} parameters ({share:.4} %)", thousands(self.trainable()), thousands(self.total))
+        let [trainable, total] = [self.trainable(), self.total].map(|count| HumanCount(count as u64));
+        format!("{trainable} of {total} parameters ({share:.4} %)")
     }
 }
 
@@ -197,26 +199,5 @@ pub fn storage(dtype: Dtype) -> DType {
     match dtype {
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,
-    }
-}
-
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or_default())
-        .collect();
-    groups.join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!(super::thousands(1_327_104), "1,327,104");
-        assert_eq!(super::thousands(999), "999");
-        assert_eq!(super::thousands(1_000), "1,000");
     }
 }

@@ -63,8 +63,8 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "git-model" => &["caption-model", "train-ops"],
             "peft-lora" => &["torch-files", "train-ops"],
             "monster-drawings" => &["caption-data"],
-            // Its tests train it with adapters.
-            "trainable-nn" => &["peft-lora", "train-ops"],
+            // Its tests and its example train it with adapters.
+            "trainable-nn" => &["peft-lora", "train-ops", "trainer-core"],
             "caption-lora" => &[
                 "caption-data",
                 "caption-metrics",

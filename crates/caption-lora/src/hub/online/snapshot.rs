@@ -13,9 +13,7 @@ use super::download::RemoteFile;
 use super::failure::{Failure, cut, retried};
 use super::http::Http;
 use super::{Error, Hub, Refusal, Repository, Result};
-
-/// The first bytes of a Git LFS pointer, the small file that replaces a large one.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+use crate::files::LFS_POINTER;
 
 /// The names of the files in a revision.
 #[derive(Debug)]
