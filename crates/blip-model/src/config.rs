@@ -13,9 +13,9 @@ use crate::{Error, Result, schema};
 pub struct BlipConfig {
     /// `blip`; anything else is refused.
     pub model_type: String,
-    /// Class that wrote the checkpoint. If there is one, it must be `BlipForConditionalGeneration`.
+    /// Class that wrote the checkpoint: `BlipForConditionalGeneration`, also if there is none, or `BlipForQuestionAnswering`.
     pub architectures: Option<Vec<String>>,
-    /// The text decoder.
+    /// The text decoder, and the question encoder if there is one.
     pub text_config: TextConfig,
     /// The vision encoder.
     pub vision_config: VisionConfig,
@@ -31,6 +31,25 @@ impl Default for BlipConfig {
             text_config: TextConfig::default(),
             vision_config: VisionConfig::default(),
             tie_word_embeddings: true,
+        }
+    }
+}
+
+/// What a BLIP model was trained to do, and so its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlipTask {
+    /// Captions: [`BlipForConditionalGeneration`](crate::BlipForConditionalGeneration).
+    Captions,
+    /// Answers to questions: [`BlipForQuestionAnswering`](crate::BlipForQuestionAnswering).
+    Questions,
+}
+
+impl BlipTask {
+    /// transformers' class, as in `architectures` of a configuration.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Captions => "BlipForConditionalGeneration",
+            Self::Questions => "BlipForQuestionAnswering",
         }
     }
 }
@@ -176,6 +195,44 @@ impl BlipConfig {
         }
     }
 
+    /// What the model was trained to do, by `architectures`.
+    pub fn task(&self) -> BlipTask {
+        match self.architectures.as_deref() {
+            Some([class, ..]) if class == BlipTask::Questions.class() => BlipTask::Questions,
+            _ => BlipTask::Captions,
+        }
+    }
+
+    /// `[ENC]`, the first token of every question. BLIP adds `[DEC]` and then `[ENC]` to BERT's vocabulary; no configuration
+    /// names it.
+    pub fn question_token(&self) -> u32 {
+        self.text_config.bos_token_id.saturating_add(1)
+    }
+
+    /// The configuration with another dropout in the text model, if one is given.
+    pub(crate) fn with_dropout(&self, hidden_dropout: Option<f32>) -> Self {
+        let mut config = self.clone();
+        if let Some(p) = hidden_dropout {
+            config.text_config.hidden_dropout_prob = p;
+            config.text_config.attention_probs_dropout_prob = p;
+        }
+        config
+    }
+
+    /// The label smoothing of a loss: the given one, or the configuration's if that is 0, as in transformers.
+    pub(crate) fn smoothing(&self, given: f32) -> f32 {
+        if given == 0.0 { self.text_config.label_smoothing } else { given }
+    }
+
+    /// Number of weights that a decoding step multiplies by: those of the decoder's layers and of the head.
+    pub(crate) fn decoder_weights(&self) -> usize {
+        let text = &self.text_config;
+        let (width, inner) = (text.hidden_size, text.intermediate_size);
+        // Of cross-attention, the query and the output: keys and values are computed once for a picture.
+        let layer = 4 * width * width + 2 * width * width + 2 * width * inner;
+        text.num_hidden_layers * layer + width * width + width * text.vocab_size
+    }
+
     /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
     /// `vision_trains` is whether the vision encoder is trained too.
     pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
@@ -185,7 +242,15 @@ impl BlipConfig {
         let per_token = 18 * text.hidden_size + 5 * text.intermediate_size / 2;
         let probabilities = text.num_attention_heads * vision.tokens();
         let per_layer = caption * (per_token + probabilities) + 2 * vision.tokens() * text.hidden_size;
-        let decoder = text.num_hidden_layers * per_layer;
+        // For questions, the encoder attends to the image tokens and the decoder to the question, of at most `caption` tokens.
+        let answers = match self.task() {
+            BlipTask::Captions => 0,
+            BlipTask::Questions => {
+                let probabilities = text.num_attention_heads * caption;
+                text.num_hidden_layers * caption * (per_token + probabilities + 2 * text.hidden_size)
+            }
+        };
+        let decoder = text.num_hidden_layers * per_layer + answers;
         let per_token = 12 * vision.hidden_size + 5 * vision.intermediate_size / 2;
         let probabilities = vision.num_attention_heads * vision.tokens();
         let encoder = vision.num_hidden_layers * vision.tokens() * (per_token + probabilities);
@@ -199,11 +264,23 @@ impl BlipConfig {
         if self.model_type != "blip" {
             return refuse("model_type", format!("{:?}", self.model_type), "\"blip\"");
         }
-        const CLASS: &str = "BlipForConditionalGeneration";
-        if let Some(class) = self.architectures.iter().flatten().find(|class| *class != CLASS) {
-            return refuse("architectures", format!("{class:?}"), &format!("{CLASS:?}, which captions,"));
+        let class = self.task().class();
+        if let Some(class) = self.architectures.iter().flatten().find(|other| *other != class) {
+            let [captions, questions] = [BlipTask::Captions, BlipTask::Questions].map(BlipTask::class);
+            let supported = format!("{captions:?}, which captions, or {questions:?}");
+            return refuse("architectures", format!("{class:?}"), &supported);
         }
         let (text, vision) = (&self.text_config, &self.vision_config);
+        if self.task() == BlipTask::Questions {
+            if text.hidden_size != vision.hidden_size {
+                let supported = format!("that of vision_config, {},", vision.hidden_size);
+                return refuse("text_config.hidden_size", text.hidden_size.to_string(), &supported);
+            }
+            if self.question_token() as usize >= text.vocab_size {
+                let supported = format!("a number below {} - 1, as [ENC] follows [DEC],", text.vocab_size);
+                return refuse("text_config.bos_token_id", text.bos_token_id.to_string(), &supported);
+            }
+        }
         check_heads(path, "text_config.num_attention_heads", text.num_attention_heads, text.hidden_size)?;
         check_heads(
             path,
