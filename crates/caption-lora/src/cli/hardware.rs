@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
-use clap::Args;
+use candle_core::DType;
+use clap::{Args, ValueEnum};
 
 use super::{
     DeviceArg, Dtype, Finetune, Tune,
@@ -33,9 +34,31 @@ pub struct Hardware {
     /// from files, in --feature-cache-dir or else in a temporary one [default: 128MiB]
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with = "no_feature_cache")]
     pub feature_cache_memory: Option<usize>,
+    /// Type of cached image features [default: bf16 if those of a picture take more than 1.5 MB in f32, as BLIP's
+    /// do; else that of --dtype]
+    #[arg(long, value_name = "TYPE", value_enum, conflicts_with = "no_feature_cache")]
+    pub feature_cache_dtype: Option<FeatureDtype>,
     /// Run the frozen vision encoder on every picture in every epoch, instead of caching its features
     #[arg(long)]
     pub no_feature_cache: bool,
+}
+
+/// Type of cached image features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FeatureDtype {
+    /// 32 bits: the encoder's numbers
+    F32,
+    /// bfloat16: half the size
+    Bf16,
+}
+
+impl From<FeatureDtype> for DType {
+    fn from(dtype: FeatureDtype) -> Self {
+        match dtype {
+            FeatureDtype::F32 => Self::F32,
+            FeatureDtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 /// Why a trained encoder's features cannot be cached, and what to do.
@@ -52,7 +75,8 @@ impl Hardware {
     pub fn cache_flag(&self) -> Option<&'static str> {
         let dir = self.feature_cache_dir.as_ref().map(|_| "--feature-cache-dir");
         let memory = self.feature_cache_memory.map(|_| "--feature-cache-memory");
-        dir.or(memory).or(self.no_feature_cache.then_some("--no-feature-cache"))
+        let dtype = self.feature_cache_dtype.map(|_| "--feature-cache-dtype");
+        dir.or(memory).or(dtype).or(self.no_feature_cache.then_some("--no-feature-cache"))
     }
 }
 
@@ -73,7 +97,6 @@ impl Finetune {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
     use clap::Parser as _;
     use git_model::GitConfig;
 

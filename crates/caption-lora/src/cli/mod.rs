@@ -38,7 +38,7 @@ pub use device::{DeviceArg, device};
 pub use engine::{OptimizerOptions, RunOptions};
 pub use finetune::{Finetune, LoraOptions, TrainingOptions};
 pub use flags::Flags;
-pub use hardware::{Hardware, TRAINED_ENCODER};
+pub use hardware::{FeatureDtype, Hardware, TRAINED_ENCODER};
 pub use merge::{FileDtype, Merge};
 pub use request::Request;
 pub use sweep::{Axis, SweepRun};
