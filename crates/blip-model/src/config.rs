@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use caption_model::{ModelTokens, activation, check_heads, read_json};
+use caption_model::{ModelTokens, activation, read_json};
 use serde::{Deserialize, Deserializer};
 use train_ops::Activation;
 
-use crate::{Error, Result, schema};
+use crate::{Result, schema};
 
 /// `config.json` of a BLIP checkpoint. Defaults are those of transformers' `BlipConfig`.
 #[derive(Clone, Debug, Deserialize)]
@@ -223,86 +223,6 @@ impl BlipConfig {
     pub(crate) fn smoothing(&self, given: f32) -> f32 {
         if given == 0.0 { self.text_config.label_smoothing } else { given }
     }
-
-    /// Number of weights that a decoding step multiplies by: those of the decoder's layers and of the head.
-    pub(crate) fn decoder_weights(&self) -> usize {
-        let text = &self.text_config;
-        let (width, inner) = (text.hidden_size, text.intermediate_size);
-        // Of cross-attention, the query and the output: keys and values are computed once for a picture.
-        let layer = 4 * width * width + 2 * width * width + 2 * width * inner;
-        text.num_hidden_layers * layer + width * width + width * text.vocab_size
-    }
-
-    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
-    /// `vision_trains` is whether the vision encoder is trained too.
-    pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
-        let (text, vision) = (&self.text_config, &self.vision_config);
-        // Per text token of a layer: 18 times its width, 2.5 times the feed-forward block's, and the probabilities of
-        // cross-attention; per image token, keys and values.
-        let per_token = 18 * text.hidden_size + 5 * text.intermediate_size / 2;
-        let probabilities = text.num_attention_heads * vision.tokens();
-        let per_layer = caption * (per_token + probabilities) + 2 * vision.tokens() * text.hidden_size;
-        // For questions, the encoder attends to the image tokens and the decoder to the question, of at most `caption` tokens.
-        let answers = match self.task() {
-            BlipTask::Captions => 0,
-            BlipTask::Questions => {
-                let probabilities = text.num_attention_heads * caption;
-                text.num_hidden_layers * caption * (per_token + probabilities + 2 * text.hidden_size)
-            }
-        };
-        let decoder = text.num_hidden_layers * per_layer + answers;
-        let per_token = 12 * vision.hidden_size + 5 * vision.intermediate_size / 2;
-        let probabilities = vision.num_attention_heads * vision.tokens();
-        let encoder = vision.num_hidden_layers * vision.tokens() * (per_token + probabilities);
-        if vision_trains { decoder + encoder } else { decoder }
-    }
-
-    fn check(&self, path: &Path) -> Result<()> {
-        let refuse = |field: &'static str, got: String, supported: &str| {
-            Err(Error::Unsupported { path: path.to_owned(), field, got, supported: supported.to_owned() })
-        };
-        if self.model_type != "blip" {
-            return refuse("model_type", format!("{:?}", self.model_type), "\"blip\"");
-        }
-        let class = self.task().class();
-        if let Some(class) = self.architectures.iter().flatten().find(|other| *other != class) {
-            let [captions, questions] = [BlipTask::Captions, BlipTask::Questions].map(BlipTask::class);
-            let supported = format!("{captions:?}, which captions, or {questions:?}");
-            return refuse("architectures", format!("{class:?}"), &supported);
-        }
-        let (text, vision) = (&self.text_config, &self.vision_config);
-        if self.task() == BlipTask::Questions {
-            if text.hidden_size != vision.hidden_size {
-                let supported = format!("that of vision_config, {},", vision.hidden_size);
-                return refuse("text_config.hidden_size", text.hidden_size.to_string(), &supported);
-            }
-            if self.question_token() as usize >= text.vocab_size {
-                let supported = format!("a number below {} - 1, as [ENC] follows [DEC],", text.vocab_size);
-                return refuse("text_config.bos_token_id", text.bos_token_id.to_string(), &supported);
-            }
-        }
-        check_heads(path, "text_config.num_attention_heads", text.num_attention_heads, text.hidden_size)?;
-        check_heads(
-            path,
-            "vision_config.num_attention_heads",
-            vision.num_attention_heads,
-            vision.hidden_size,
-        )?;
-        if vision.patch_size == 0 || vision.image_size < vision.patch_size {
-            let supported = format!("1 to the image_size, {},", vision.image_size);
-            return refuse("vision_config.patch_size", vision.patch_size.to_string(), &supported);
-        }
-        if text.num_hidden_layers == 0 {
-            return refuse("text_config.num_hidden_layers", "0".to_owned(), "1 or more");
-        }
-        if !text.is_decoder {
-            return refuse("text_config.is_decoder", "false".to_owned(), "true");
-        }
-        if !(0.0..1.0).contains(&text.label_smoothing) {
-            return refuse("text_config.label_smoothing", text.label_smoothing.to_string(), "0 to below 1");
-        }
-        Ok(())
-    }
 }
 
 /// Accepts `384` and `[384, 384]`.
@@ -344,23 +264,5 @@ mod tests {
             read(r#"{"vision_config": {"image_size": [32, 32]}}"#).unwrap().vision_config.image_size,
             32
         );
-    }
-
-    #[test]
-    fn what_is_not_implemented_is_refused_by_name() {
-        for (text, words) in [
-            (r#"{"model_type": "git"}"#, "model_type"),
-            (r#"{"architectures": ["BlipForImageTextRetrieval"]}"#, "\"BlipForImageTextRetrieval\""),
-            (r#"{"text_config": {"num_attention_heads": 7}}"#, "text_config.num_attention_heads is 7"),
-            (r#"{"text_config": {"is_decoder": false}}"#, "is_decoder"),
-            (r#"{"text_config": {"label_smoothing": 1.0}}"#, "label_smoothing"),
-            (r#"{"text_config": {"hidden_act": "relu"}}"#, "\"relu\""),
-            (r#"{"vision_config": {"image_size": [32, 16]}}"#, "height and width differ"),
-            (r#"{"vision_config": {"patch_size": 0}}"#, "patch_size"),
-        ] {
-            let error = read(text).unwrap_err();
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            assert!(format!("{error}: {cause}").contains(words), "{text}: {error}: {cause}");
-        }
     }
 }

@@ -2,8 +2,10 @@
 
 mod checkpoint;
 mod config;
+mod config_checks;
 mod decoder;
 mod embeddings;
+mod estimates;
 mod features;
 mod layer;
 mod model;

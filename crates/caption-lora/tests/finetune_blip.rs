@@ -106,7 +106,7 @@ fn questions_are_answered_after_training_on_a_column_of_them() {
     // The question encoder has no head.
     assert_eq!((count("text_decoder."), count("text_encoder.")), (TEXT_LAYERS, TEXT_LAYERS - 1));
     let metrics = json(&tiny.path("out/metrics.json"));
-    let loss = |of: &str| metrics[of]["loss"].as_f64().unwrap();
+    let loss = |of: &str| metrics[of]["test_loss"].as_f64().unwrap();
     assert!(loss("adapter") < loss("base"), "{metrics}");
 
     let dataset = tiny.dataset.display().to_string();
@@ -144,7 +144,7 @@ fn features_in_bf16_are_announced_and_change_the_losses_by_a_rounding() {
     let losses = |output: &str, flags: &str| {
         let flags = format!("--max-steps 2 --feature-cache-dir {cache} {flags}");
         let said = run(&mut tiny.finetune(output, &flags)).stdout();
-        let loss = json(&tiny.path(output).join("metrics.json"))["adapter"]["loss"].as_f64().unwrap();
+        let loss = json(&tiny.path(output).join("metrics.json"))["adapter"]["test_loss"].as_f64().unwrap();
         (said, loss)
     };
     let (said, exact) = losses("exact", "");

@@ -81,7 +81,7 @@ pub fn attention(
     dropout: &Dropout,
     ctx: &ForwardContext,
 ) -> Result<Tensor> {
-    padded_attention(query, key, value, heads, mask, None, dropout, ctx)
+    padded_attention([query, key, value], heads, mask, None, dropout, ctx)
 }
 
 /// [`attention`] over keys that are padded: a query of sample `i` sees the first `lengths` `i` keys at most. `None` is a batch
@@ -89,11 +89,8 @@ pub fn attention(
 ///
 /// # Errors
 /// If shapes do not fit, or `lengths` are not those of the keys.
-#[allow(clippy::too_many_arguments)]
 pub fn padded_attention(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
+    [query, key, value]: [&Tensor; 3],
     heads: usize,
     mask: AttentionMask,
     lengths: Option<&KeyLengths>,
@@ -262,7 +259,8 @@ mod tests {
         let weights = var(0.4, (batch, queries, width)).as_detached_tensor();
         // The context and the gradients of queries, keys and values.
         let run = |[q, k, v]: &[Var; 3]| {
-            let context = padded_attention(q, k, v, heads, mask, lengths, &dropout, &ctx).unwrap();
+            let context =
+                padded_attention([q.as_tensor(), k, v], heads, mask, lengths, &dropout, &ctx).unwrap();
             let weights = weights.to_dtype(context.dtype()).unwrap();
             let gradients = (&context * weights).unwrap().sum_all().unwrap().backward().unwrap();
             let gradients = [q, k, v].map(|input| gradients.get(input).unwrap().clone());
@@ -302,7 +300,7 @@ mod tests {
         let run = |lengths: &[usize]| {
             let lengths = KeyLengths::new(lengths);
             let mask = AttentionMask::Full;
-            padded_attention(&query, &keys, &keys, 2, mask, Some(&lengths), &none, &ctx).map(|_| ())
+            padded_attention([&query, &keys, &keys], 2, mask, Some(&lengths), &none, &ctx).map(|_| ())
         };
         assert!(run(&[5, 1]).is_ok());
         for wrong in [&[5][..], &[5, 0], &[6, 1], &[1, 1, 1]] {

@@ -122,9 +122,7 @@ impl DecoderLayer {
         let own = &self.layer;
         let [query, key, value] = [&own.query, &own.key, &own.value].map(|layer| layer.forward(text, ctx));
         let context = padded_attention(
-            &query?,
-            &key?,
-            &value?,
+            [&query?, &key?, &value?],
             own.heads,
             masks.text(),
             masks.text_lengths.as_ref(),
@@ -133,11 +131,10 @@ impl DecoderLayer {
         )?;
         let attended = self.after_self_attention(&context, text, ctx)?;
         let cross = &self.cross;
+        let query = cross.query.forward(&attended, ctx)?;
         let (key, value) = (cross.key.forward(states, ctx)?, cross.value.forward(states, ctx)?);
         let context = padded_attention(
-            &cross.query.forward(&attended, ctx)?,
-            &key,
-            &value,
+            [&query, &key, &value],
             own.heads,
             AttentionMask::Full,
             masks.state_lengths.as_ref(),
@@ -225,7 +222,7 @@ impl DecoderLayer {
             && count > 0
             && features == [square, from_states, from_states, square]
             && cross.norm.features() == width
-            && !(ctx.is_training() && !cross.norm.parameters().is_empty())
+            && (!ctx.is_training() || cross.norm.parameters().is_empty())
     }
 }
 
