@@ -36,18 +36,19 @@ pub struct Decoding<'a, M: ?Sized> {
 }
 
 impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
-    /// Begins to decode: one sequence without text for each picture, whose keys and values are computed here, and cache
-    /// slots for `slots` text tokens of all sequences together.
+    /// Begins to decode: one sequence without text for each picture, and cache slots for `slots` text tokens of all sequences
+    /// together. The keys and values of `states`, which come from [`decoder_input`](CaptionModel::decoder_input), are computed
+    /// here.
     ///
     /// # Errors
-    /// If `image_features` are not `(batch, tokens, vision_hidden)`.
-    pub fn new(model: &'a M, image_features: &Tensor, slots: usize) -> Result<Self> {
+    /// If `states` have another shape than the model needs.
+    pub fn new(model: &'a M, states: &Tensor, slots: usize) -> Result<Self> {
         Ok(Self {
             model,
             decoder: model.text_decoder(snapshot)?,
             draft: None,
-            caches: model.caches(image_features, slots)?,
-            rows: DecodingRows::new(image_features.dim(0)?),
+            caches: model.caches(states, slots)?,
+            rows: DecodingRows::new(states.dim(0)?),
             verified: Vec::new(),
         })
     }

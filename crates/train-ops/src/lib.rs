@@ -50,7 +50,7 @@ mod softmax;
 mod transformer;
 
 pub use activation::Activation;
-pub use attention::{AttentionMask, attention, fused_attention};
+pub use attention::{AttentionMask, KeyLengths, attention, fused_attention, padded_attention};
 pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
@@ -72,7 +72,7 @@ pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, rotary_embedding};
 pub use softmax::softmax_last_dim;
-pub use transformer::TransformerLayer;
+pub use transformer::{CrossAttention, DecoderLayer, DecoderMasks, TransformerLayer};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

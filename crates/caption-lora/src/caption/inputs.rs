@@ -35,6 +35,7 @@ impl Inputs {
         let columns = SourceOptions {
             image_column: options.image_column.clone(),
             caption_column: None,
+            label_column: None,
             prompt_column: options.prompt_column.clone(),
             no_captions: true,
             decoder,

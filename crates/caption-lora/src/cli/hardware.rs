@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::numbers::{bytes, count};
-use crate::options::{DeviceName, Dtype, Hardware};
+use crate::options::{DeviceName, Dtype, FeatureDtype, Hardware};
 
 /// Hardware and precision.
 #[derive(Debug, Clone, Args)]
@@ -31,6 +31,10 @@ pub(super) struct HardwareFlags {
     /// from files, in --feature-cache-dir or else in a temporary one [default: 128MiB]
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with = "no_feature_cache")]
     feature_cache_memory: Option<usize>,
+    /// Type of cached image features [default: bf16 if those of a picture take more than 1.5 MB in f32, as BLIP's
+    /// do; else that of --dtype]
+    #[arg(long, value_name = "TYPE", value_enum, conflicts_with = "no_feature_cache")]
+    feature_cache_dtype: Option<FeatureDtype>,
     /// Run the frozen vision encoder on every picture in every epoch, instead of caching its features
     #[arg(long)]
     no_feature_cache: bool,
@@ -45,6 +49,7 @@ impl From<HardwareFlags> for Hardware {
             gradient_checkpointing,
             feature_cache_dir,
             feature_cache_memory,
+            feature_cache_dtype,
             no_feature_cache,
         } = flags;
         Self {
@@ -54,6 +59,7 @@ impl From<HardwareFlags> for Hardware {
             gradient_checkpointing,
             feature_cache_dir,
             feature_cache_memory,
+            feature_cache_dtype,
             no_feature_cache,
         }
     }

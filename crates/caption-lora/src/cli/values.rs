@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::options::{
-    Drafting, Dtype, EarlyStopping, EvalStrategy, FileDtype, LrSchedulerType, NanPolicy, OnBadRow, Optim,
-    Padding, ReportTo, SaveStrategy, SplitBy, Storage, Tune,
+    Drafting, Dtype, EarlyStopping, EvalStrategy, FeatureDtype, FileDtype, LrSchedulerType, NanPolicy,
+    OnBadRow, Optim, Padding, ReportTo, SaveStrategy, SplitBy, Storage, Tune,
 };
 
 /// Makes an enum of the options the values of a flag: each value's help text, after the name by which other programs know it.
@@ -29,6 +29,11 @@ macro_rules! values {
 values!(Dtype {
     F32 => "32 bits",
     Bf16 => "bfloat16 for the frozen weights: half the memory; adapters and optimizer stay f32",
+});
+
+values!(FeatureDtype {
+    F32 => "32 bits: the encoder's numbers",
+    Bf16 => "bfloat16: half the size",
 });
 
 values!(Padding {

@@ -33,7 +33,7 @@ pub fn cache_features(
             scratch: folder.path.clone(),
         };
         let loader = pictures(&inputs.source, &inputs.processor);
-        let store = FeatureStore::new(plan.adapted.model.as_ref(), &loader, &rows, plan.dtype, &place)?;
+        let store = FeatureStore::new(plan.adapted.model.as_ref(), &loader, &rows, plan.features, &place)?;
         for damage in store.damaged() {
             warn(format_args!("{damage}; the features that this run needs are computed again"));
         }

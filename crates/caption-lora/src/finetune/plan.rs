@@ -11,7 +11,7 @@ use super::setup;
 use super::{Inputs, OutputFolder, Request, Session};
 use crate::adapt::{self, Adapted, BaseModel};
 use crate::engine_words;
-use crate::features::encoder_fingerprint;
+use crate::features::{Layout, encoder_fingerprint};
 use crate::options::{self, Finetune, TRAINED_ENCODER};
 use crate::resume::with_commits;
 use crate::terminal::say;
@@ -20,8 +20,8 @@ use crate::terminal::say;
 pub struct Plan {
     /// The model and its trainable parameters.
     pub adapted: Adapted,
-    /// The type of the frozen weights and of the cached features.
-    pub dtype: DType,
+    /// Shape and type of cached image features.
+    pub features: Layout,
     /// How captions are padded.
     pub padding: Padding,
     /// Arguments of the training engine.
@@ -51,9 +51,12 @@ impl Plan {
         let Finetune { lora, training, hardware, .. } = options;
         let device = hardware.device.open()?;
         let dtype = adapt::storage(hardware.dtype);
+        let stored = hardware.feature_cache_dtype.map(DType::from);
+        let features = Layout::new(checkpoint.feature_shape(), dtype, stored);
         let between_runs = match &hardware.feature_cache_dir {
             Some(dir) if session.features.is_none() => {
-                Some((dir.clone(), encoder_fingerprint(checkpoint.as_ref(), dtype, &device)?))
+                let checkpoint = checkpoint.as_ref();
+                Some((dir.clone(), encoder_fingerprint(checkpoint, dtype, features.dtype, &device)?))
             }
             _ => None,
         };
@@ -81,11 +84,19 @@ impl Plan {
             Some(contents) => contents,
             None => Contents::read(options, inputs)?,
         };
-        let identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
+        let mut identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
+        let caches = !adapted.vision_trains && !hardware.no_feature_cache;
+        let rounds = caches && features.dtype != dtype;
+        if rounds {
+            identity = identity.with("--feature-cache-dtype", features.dtype.as_str());
+        }
         session.contents = Some(contents);
         refuse_another_run(request, &identity)?;
-        let setup = setup::rows(options, &arguments, inputs, &adapted, padding, session.threads);
-        Ok(Self { adapted, dtype, padding, arguments, identity, setup, between_runs })
+        let mut setup = setup::rows(options, &arguments, inputs, &adapted, padding, session.threads);
+        if rounds {
+            setup.push(("features".to_owned(), features.to_string()));
+        }
+        Ok(Self { adapted, features, padding, arguments, identity, setup, between_runs })
     }
 
     /// Prints the set-up.

@@ -132,6 +132,7 @@ fn hardware(options: &Finetune) -> Vec<Option<Given>> {
             "feature-cache-memory",
             hardware.feature_cache_memory.map(|bytes| format!("{}KiB", bytes as f64 / 1024.0)),
         ),
+        maybe("feature-cache-dtype", hardware.feature_cache_dtype),
         switch("no-feature-cache", hardware.no_feature_cache),
     ]
 }

@@ -128,6 +128,7 @@ impl DataOptions {
             image_column: self.image_column.clone(),
             caption_column: self.caption_column.clone(),
             prompt_column: self.prompt_column.clone(),
+            label_column: None,
             no_captions: false,
             decoder: ImageDecoder { max_pixels: self.max_image_pixels },
         }

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use candle_core::DType;
+
 use super::DeviceName;
 use super::names::names;
 
@@ -20,6 +22,9 @@ pub struct Hardware {
     pub feature_cache_dir: Option<PathBuf>,
     /// Memory for the frozen encoder's image features, in bytes. Larger features are read from files. Default: 128 MiB.
     pub feature_cache_memory: Option<usize>,
+    /// Type of cached image features. Default: bf16 if those of a picture take more than 1.5 MB in f32, as BLIP's do; else
+    /// [`dtype`](Self::dtype).
+    pub feature_cache_dtype: Option<FeatureDtype>,
     /// Whether the frozen vision encoder runs on every picture in every epoch, without a cache. Default: false.
     pub no_feature_cache: bool,
 }
@@ -38,7 +43,8 @@ impl Hardware {
     pub fn cache_flag(&self) -> Option<&'static str> {
         let dir = self.feature_cache_dir.as_ref().map(|_| "--feature-cache-dir");
         let memory = self.feature_cache_memory.map(|_| "--feature-cache-memory");
-        dir.or(memory).or(self.no_feature_cache.then_some("--no-feature-cache"))
+        let dtype = self.feature_cache_dtype.map(|_| "--feature-cache-dtype");
+        dir.or(memory).or(dtype).or(self.no_feature_cache.then_some("--no-feature-cache"))
     }
 }
 
@@ -54,9 +60,28 @@ pub enum Dtype {
 
 names!(Dtype { F32 => "f32", Bf16 => "bf16" });
 
+/// Type of cached image features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeatureDtype {
+    /// 32 bits: the encoder's numbers.
+    F32,
+    /// bfloat16: half the size.
+    Bf16,
+}
+
+names!(FeatureDtype { F32 => "f32", Bf16 => "bf16" });
+
+impl From<FeatureDtype> for DType {
+    fn from(dtype: FeatureDtype) -> Self {
+        match dtype {
+            FeatureDtype::F32 => Self::F32,
+            FeatureDtype::Bf16 => Self::BF16,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
     use git_model::GitConfig;
 
     use super::*;

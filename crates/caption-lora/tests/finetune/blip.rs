@@ -91,3 +91,73 @@ fn full_fine_tuning_writes_a_checkpoint_that_opens() {
     let lines = std::fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap();
     assert!(!json_lines(&lines).is_empty());
 }
+
+/// A model for questions: training, answers with the adapter and merged, and refusals that name the flags.
+#[test]
+fn questions_are_answered_after_training_on_a_column_of_them() {
+    let tiny = Tiny::blip_questions();
+    let columns = "--prompt-column question --caption-column answer";
+    run(&mut tiny.finetune("out", &format!("{columns} --max-steps 30 --learning-rate 0.02"))).stdout();
+    let adapter = tensors(&tiny.path("out/adapter/adapter_model.safetensors"));
+    let count = |part: &str| adapter.keys().filter(|name| name.contains(part)).count() / 2;
+    // The question encoder has no head.
+    assert_eq!((count("text_decoder."), count("text_encoder.")), (TEXT_LAYERS, TEXT_LAYERS - 1));
+    let metrics = json(&tiny.path("out/metrics.json"));
+    let loss = |of: &str| metrics[of]["test_loss"].as_f64().unwrap();
+    assert!(loss("adapter") < loss("base"), "{metrics}");
+
+    let dataset = tiny.dataset.display().to_string();
+    let rows = format!("--json --dataset {dataset} --prompt-column question --rows 0,1,2,3");
+    let adapter = tiny.path("out/adapter").display().to_string();
+    let lines = |text: &str| json_lines(text);
+    let with_adapter = lines(&run(&mut tiny.caption(&format!("{rows} --adapter {adapter}"))).stdout());
+    let mut merge = example("merge_adapter");
+    merge.arg("--model").arg(&tiny.checkpoint).arg("--adapter").arg(tiny.path("out/adapter"));
+    run(merge.arg("--output-dir").arg(tiny.path("merged"))).stdout();
+    let mut caption = example("caption");
+    caption.arg("--model").arg(tiny.path("merged")).args(rows.split(' '));
+    let merged = lines(&run(&mut caption).stdout());
+    for (merged, with_adapter) in merged.iter().zip(&with_adapter) {
+        assert_eq!(merged["ids"], with_adapter["ids"]);
+    }
+
+    // One question for all pictures: the text is the answer alone.
+    let picture = tiny.dataset.join("0.png").display().to_string();
+    let mut caption = tiny.caption(&format!("--adapter {adapter}"));
+    let line = lines(&run(caption.args(["--json", "--prompt", "a picture of", &picture])).stdout()).remove(0);
+    assert_eq!(line["ids"], with_adapter[0]["ids"]);
+    assert!(!line["text"].as_str().unwrap().contains("picture of"), "{line}");
+
+    let message = run(&mut tiny.caption(&picture)).refusal(1);
+    assert!(message.contains("answers questions") && message.contains("--prompt-column"), "{message}");
+    let message = run(&mut tiny.finetune("other", "--caption-column answer --max-steps 1")).refusal(1);
+    assert!(message.contains("answers questions") && message.contains("--prompt-column"), "{message}");
+}
+
+#[test]
+fn features_in_bf16_are_announced_and_change_the_losses_by_a_rounding() {
+    let tiny = Tiny::blip();
+    let cache = tiny.path("cache").display().to_string();
+    let losses = |output: &str, flags: &str| {
+        let flags = format!("--max-steps 2 --feature-cache-dir {cache} {flags}");
+        let said = run(&mut tiny.finetune(output, &flags)).stdout();
+        let loss = json(&tiny.path(output).join("metrics.json"))["adapter"]["test_loss"].as_f64().unwrap();
+        (said, loss)
+    };
+    let (said, exact) = losses("exact", "");
+    assert!(!said.contains("bf16"), "features of 17 tokens are stored as they are: {said}");
+    let (said, rounded) = losses("rounded", "--feature-cache-dtype bf16");
+    assert!(said.contains("5 x 16 numbers a picture, stored as bf16"), "{said}");
+    assert!(said.contains("20 encoded, 0 from"), "features of another type are of no use: {said}");
+    assert!(exact != rounded && (exact - rounded).abs() < 2e-3 * exact, "{exact} {rounded}");
+
+    let mut resume = example("pokemon_finetune");
+    resume.arg("--resume").arg(tiny.path("rounded")).args([
+        "--max-steps",
+        "4",
+        "--feature-cache-dtype",
+        "f32",
+    ]);
+    let message = run(&mut resume).refusal(1);
+    assert!(message.contains("--feature-cache-dtype"), "{message}");
+}
