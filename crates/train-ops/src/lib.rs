@@ -33,6 +33,7 @@ mod builder;
 mod cross_entropy;
 mod decoding;
 mod dropout;
+mod entered;
 mod error;
 mod file;
 mod forward_context;
@@ -46,6 +47,8 @@ mod pool;
 mod recompute;
 mod rms_norm;
 mod rotary;
+mod scaled_features;
+mod shared;
 mod softmax;
 mod transformer;
 
@@ -58,6 +61,7 @@ pub use decoding::{
     DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
 };
 pub use dropout::Dropout;
+pub use entered::{Entered, current_context, enter};
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
 pub use forward_context::{ForwardContext, sample_key};
@@ -71,6 +75,8 @@ pub use pool::on_pool;
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, rotary_embedding};
+pub use scaled_features::scaled_features;
+pub use shared::Shared;
 pub use softmax::softmax_last_dim;
 pub use transformer::TransformerLayer;
 
