@@ -39,6 +39,12 @@ pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTre
         let what = "module or parameter";
         unmatched.extend(unmatched_entries("exclude_modules", excluded, what, &linear, &others)?);
     }
+    let modules = &linear | &model.other_modules();
+    for (name, _) in &targets.saved {
+        if !modules.iter().any(|module| module.ends_with(name.as_str())) {
+            unmatched.push(not_among("modules_to_save", name, "module", &modules));
+        }
+    }
     if !unmatched.is_empty() {
         return Err(Error::Unmatched(unmatched));
     }
