@@ -52,10 +52,10 @@ impl Adapter {
         &self.report
     }
 
-    /// The layers with a low-rank update, sorted by path.
+    /// The linear layers with a low-rank update, sorted by path.
     pub fn layers(&self) -> impl Iterator<Item = AdaptedLayer<'_>> {
         let layers = self.weights.layers.values();
-        layers.filter_map(|layer| AdaptedLayer::new(layer))
+        layers.filter_map(AdaptedLayer::new)
     }
 
     /// The trainable parameters by their names in the weight file: `base_model.model.PATH.lora_A.weight`,
@@ -121,8 +121,13 @@ impl Adapter {
             Ok(tensors) => tensors.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
+        let of_others = self.weights.others.iter();
+        let of_others =
+            of_others.map(|(path, update)| Ok((format!("{path}.weight"), update.merged_weight()?)));
         let others = self.weights.parameters.iter();
-        of_layers.chain(others.map(|(path, var)| Ok((path.clone(), var.as_detached_tensor()))))
+        of_layers
+            .chain(of_others)
+            .chain(others.map(|(path, var)| Ok((path.clone(), var.as_detached_tensor()))))
     }
 }
 

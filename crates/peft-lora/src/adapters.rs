@@ -152,8 +152,9 @@ impl Adapters {
             let action = "the adapter cannot be added to a model".to_owned();
             return Err(Error::OutsideLayers { action, parameter });
         }
-        let weights = AdapterWeights::new(config, &targets, bases, BTreeMap::new(), seed)?;
-        if weights.layers.is_empty() {
+        let others = self.set.others();
+        let weights = AdapterWeights::new(config, &targets, bases, others, BTreeMap::new(), seed)?;
+        if weights.layers.is_empty() && weights.others.is_empty() {
             return Err(Error::NothingSelected);
         }
         Ok(weights)

@@ -27,7 +27,7 @@ pub(crate) fn check_layers(targets: &Targets, model: &Inventory) -> Result<()> {
 
 /// Fails if an entry of the configuration selects nothing. `adapted` are the paths of the adapted layers.
 pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&str>) -> Result<()> {
-    let linear = paths(model.linear());
+    let linear = model.adaptable();
     // Other modules selected here are excluded, or check_layers() would have failed: their entries do have an
     // effect.
     let others = selectable(&targets.targets, model);

@@ -3,13 +3,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor, Var};
-use train_ops::{FrozenLinear, LayerBuilder, LinearLayer};
+use train_ops::{Adaptation, Convolution, FrozenLinear, LayerBuilder, LinearLayer};
 
 use crate::audit::{check_entries, check_layers};
 use crate::files::AdapterFiles;
 use crate::inventory::Inventory;
 use crate::matching::{Selector, Targets};
 use crate::set::AdapterSet;
+use crate::update::OtherBase;
 use crate::weights::AdapterWeights;
 use crate::{Adapter, Adapters, Error, LoraConfig, Modules, Result};
 
@@ -30,6 +31,7 @@ pub struct LoraBuilder {
     base: BaseType,
     /// All linear layers, which the caller may not keep.
     bases: Vec<FrozenLinear>,
+    others: BTreeMap<String, OtherBase>,
     parameters: BTreeMap<String, Var>,
     set: Arc<AdapterSet>,
 }
@@ -48,6 +50,7 @@ impl LoraBuilder {
             model: Inventory::default(),
             base: BaseType::Stored,
             bases: Vec::new(),
+            others: BTreeMap::new(),
             parameters: BTreeMap::new(),
             set: Arc::default(),
         })
@@ -84,6 +87,16 @@ impl LoraBuilder {
         self
     }
 
+    /// Lets adapters act on an embedding or a convolution, unless it is trained as a whole.
+    fn adapt(&mut self, path: &str, base: OtherBase) -> Option<Arc<dyn Adaptation>> {
+        if base.weight().track_op() {
+            return None;
+        }
+        self.model.add_adaptable(path);
+        self.others.insert(path.to_owned(), base.clone());
+        Some(self.set.add_other(path, base))
+    }
+
     /// Returns the adapter, after the model was built. It is called `default` and is active.
     ///
     /// # Errors
@@ -97,9 +110,10 @@ impl LoraBuilder {
         check_layers(&self.targets, &self.model)?;
         let mut config = self.config;
         let mut weights =
-            AdapterWeights::new(&config, &self.targets, self.bases, self.parameters, self.seed)?;
+            AdapterWeights::new(&config, &self.targets, self.bases, self.others, self.parameters, self.seed)?;
         let adapted = weights.layers.iter().filter(|(_, layer)| layer.update.low_rank().is_some());
-        let adapted: BTreeSet<&str> = adapted.map(|(path, _)| path.as_str()).collect();
+        let adapted = adapted.map(|(path, _)| path).chain(weights.others.keys());
+        let adapted: BTreeSet<&str> = adapted.map(String::as_str).collect();
         if self.files.is_none() {
             check_entries(&self.targets, &self.model, &adapted)?;
         }
@@ -112,7 +126,7 @@ impl LoraBuilder {
         if let Some(files) = self.files {
             weights.restore(&files)?;
         }
-        if weights.layers.is_empty() {
+        if weights.layers.is_empty() && weights.others.is_empty() {
             return Err(Error::NothingSelected);
         }
         let adapters = Adapters::new(self.set, self.model.elements());
@@ -174,5 +188,22 @@ impl LayerBuilder for LoraBuilder {
         }
         // A value that tracks gradients, such as a variable of a `VarMap`, would be trained.
         Ok(value.detach())
+    }
+
+    fn adapt_embedding(
+        &mut self,
+        path: &str,
+        weight: &Tensor,
+    ) -> train_ops::Result<Option<Arc<dyn Adaptation>>> {
+        Ok(self.adapt(path, OtherBase::Embedding(weight.clone())))
+    }
+
+    fn adapt_conv2d(
+        &mut self,
+        path: &str,
+        weight: &Tensor,
+        convolution: Convolution,
+    ) -> train_ops::Result<Option<Arc<dyn Adaptation>>> {
+        Ok(self.adapt(path, OtherBase::Conv2d(weight.clone(), convolution)))
     }
 }

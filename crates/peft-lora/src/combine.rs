@@ -107,6 +107,12 @@ fn check_plain(name: &str, adapter: &Arc<AdapterWeights>) -> Result<()> {
     if let Some((option, _)) = options.into_iter().find(|(_, is_set)| *is_set) {
         return Err(refuse(name, &format!("{option} is set, and only plain LoRA can be combined")));
     }
+    if !adapter.others.is_empty() {
+        return Err(refuse(
+            name,
+            "it adapts embeddings or convolutions, and only linear layers can be combined",
+        ));
+    }
     if config.init_lora_weights.changes_base() {
         return Err(refuse(name, "it is trained with PiSSA or OLoRA; save it and load it, as a plain LoRA"));
     }

@@ -20,7 +20,7 @@ pub enum Error {
     Unmatched(Vec<Unmatched>),
     /// The targets select modules that cannot be adapted.
     #[error(
-        "target_modules selects what is no linear layer, and only linear layers can be adapted: {}; \
+        "target_modules selects what is no layer that can be adapted: {}; \
          name the layers more exactly, or list these in exclude_modules",
         .0.join(", ")
     )]
@@ -44,6 +44,14 @@ pub enum Error {
         rank: usize,
         /// The smaller dimension of the weight.
         max: usize,
+    },
+    /// A layer cannot be adapted in this way.
+    #[error("{path}: {problem}")]
+    Unsupported {
+        /// The layer.
+        path: String,
+        /// What is not supported, and what to do.
+        problem: String,
     },
     /// A row of a weight is zero, and DoRA divides by its norm.
     #[error(

@@ -55,6 +55,52 @@ pub(crate) fn initial_weights(
     Ok((a, b))
 }
 
+/// The initial `A`, `(rank, rows)`, and `B`, `(width, rank)`, of an embedding: zero, and normal with standard deviation 1. With
+/// [`InitLoraWeights::Random`] both are normal.
+pub(crate) fn embedding_weights(
+    init: InitLoraWeights,
+    seed: u64,
+    path: &str,
+    weight: &Tensor,
+    rank: usize,
+) -> Result<(Tensor, Tensor)> {
+    let (rows, width) = weight.dims2()?;
+    let a = match init {
+        InitLoraWeights::Random => Stream::new(seed, path, "lora_A").normal(rank * rows, 1.0),
+        _ => vec![0.0; rank * rows],
+    };
+    let b = Stream::new(seed, path, "lora_B").normal(width * rank, 1.0);
+    let device = weight.device();
+    Ok((Tensor::from_vec(a, (rank, rows), device)?, Tensor::from_vec(b, (width, rank), device)?))
+}
+
+/// The initial `A`, `(rank, in_channels, height, width)`, and `B`, `(out_channels, rank / groups, 1, 1)`, of a convolution, as
+/// those of a linear layer whose inputs are the elements of a window.
+pub(crate) fn convolution_weights(
+    init: InitLoraWeights,
+    seed: u64,
+    path: &str,
+    weight: &Tensor,
+    groups: usize,
+    rank: usize,
+) -> Result<(Tensor, Tensor)> {
+    let (out_channels, in_group, height, width) = weight.dims4()?;
+    let (window, in_b) = (in_group * groups * height * width, rank / groups);
+    let a_stream = Stream::new(seed, path, "lora_A");
+    let a = match init {
+        InitLoraWeights::Gaussian => a_stream.normal(rank * window, 1.0 / rank as f64),
+        _ => a_stream.uniform(rank * window, 1.0 / (window as f64).sqrt()),
+    };
+    let b = match init {
+        InitLoraWeights::Random => {
+            Stream::new(seed, path, "lora_B").uniform(out_channels * in_b, 1.0 / (in_b as f64).sqrt())
+        }
+        _ => vec![0.0; out_channels * in_b],
+    };
+    let a = Tensor::from_vec(a, (rank, in_group * groups, height, width), weight.device())?;
+    Ok((a, Tensor::from_vec(b, (out_channels, in_b, 1, 1), weight.device())?))
+}
+
 /// `A = (S / s)^½ Vᵀ` and `B = U (S / s)^½` of the largest singular values, so that `s B A` is their part of the weight.
 fn principal((u, values, v_t): &(Tensor, Tensor, Tensor), options: LayerOptions) -> Result<(Tensor, Tensor)> {
     let root = (values.narrow(0, 0, options.rank)? / options.scale)?.sqrt()?;

@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear, LinearLayer};
 
+use crate::by_sample::by_sample;
 use crate::set::{AdapterSet, State};
 use crate::update::Weights;
 use crate::weights::{LayerAdapter, finished};
@@ -65,7 +65,7 @@ impl AdaptableLinear {
         ys.map_or_else(|| self.base.forward(xs, ctx), Ok)
     }
 
-    /// The layer with an adapter of its own for each sample, whose rows are a share of the first dimension.
+    /// The layer with an adapter of its own for each sample.
     fn forward_by_sample(
         &self,
         state: &State,
@@ -73,38 +73,11 @@ impl AdaptableLinear {
         xs: &Tensor,
         ctx: &ForwardContext,
     ) -> train_ops::Result<Tensor> {
-        if ctx.is_training() {
-            return Err(self.refused(Error::AdaptersInTraining));
-        }
-        let first = xs.dims().first().copied().unwrap_or(0);
-        if names.is_empty() || !first.is_multiple_of(names.len()) || xs.rank() < 2 {
-            let (samples, shape) = (names.len(), xs.dims().to_vec());
-            return Err(self.refused(Error::AdapterNames { samples, shape }));
-        }
-        let per_sample = (first / names.len()) as u32;
-        let mut groups: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
-        for (sample, name) in names.iter().enumerate() {
-            let begin = sample as u32 * per_sample;
-            groups.entry(name).or_default().extend(begin..begin + per_sample);
-        }
-        let mut parts = Vec::with_capacity(groups.len());
-        for (&name, rows) in &groups {
+        let compute = |name: &str, [xs]: [&Tensor; 1]| {
             let adapter = state.adapter_on(name, self.path()).map_err(|error| self.refused(error))?;
-            let own = match groups.len() {
-                1 => xs.clone(),
-                _ => xs.index_select(&Tensor::new(rows.as_slice(), xs.device())?, 0)?,
-            };
-            parts.push(self.forward_with(adapter.into_iter(), &own, ctx)?);
-        }
-        if let [part] = &parts[..] {
-            return Ok(part.clone());
-        }
-        // The place of each row among the parts.
-        let mut places = vec![0u32; first];
-        for (place, row) in groups.values().flatten().enumerate() {
-            places[*row as usize] = place as u32;
-        }
-        Ok(Tensor::cat(&parts, 0)?.index_select(&Tensor::new(places, xs.device())?, 0)?)
+            self.forward_with(adapter.into_iter(), xs, ctx)
+        };
+        by_sample(names, [xs], ctx, compute, |error| self.refused(error))
     }
 }
 

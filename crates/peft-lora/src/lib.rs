@@ -52,10 +52,12 @@
 //! # }
 //! ```
 
+mod adaptation;
 mod adapter;
 mod adapters;
 mod audit;
 mod builder;
+mod by_sample;
 mod combine;
 mod config;
 mod decomposition;

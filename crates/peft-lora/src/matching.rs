@@ -90,6 +90,12 @@ impl Targets {
         modules.any(|module| self.saved.iter().any(|(name, _)| module.ends_with(name)))
     }
 
+    /// Whether the embedding or convolution at `path` is adapted. `all-linear` selects none of them.
+    pub(crate) fn adapts_other(&self, path: &str) -> Result<bool> {
+        let all_linear = matches!(self.targets, Selector::AllLinear);
+        Ok(!all_linear && self.decide(path)? == Decision::Adapted)
+    }
+
     /// Whether the parameter at its full `path`, outside the linear layers, is trained.
     pub(crate) fn trains_parameter(&self, path: &str) -> bool {
         let module = path.rsplit_once('.').map(|(module, _)| module);

@@ -55,6 +55,16 @@ impl InjectionReport {
                 None => copied += parameters,
             }
         }
+        for (path, update) in &weights.others {
+            modules.push(AdaptedModule {
+                path: path.clone(),
+                rank: update.options.rank,
+                alpha: update.options.alpha,
+                scale: update.options.scale,
+                parameters: elements(&update.parameters()),
+            });
+        }
+        modules.sort_by(|one, other| one.path.cmp(&other.path));
         // PEFT trains a copy of each module to save, and the biases of the model itself.
         if !weights.config.modules_to_save.is_empty() {
             copied += weights.parameters.values().map(|var| var.elem_count()).sum::<usize>();

@@ -4,7 +4,9 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use train_ops::{ForwardContext, FrozenLinear, Shared};
 
+use crate::adaptation::AdaptableResult;
 use crate::layer::AdaptableLinear;
+use crate::update::{Added, OtherBase};
 use crate::weights::{AdapterWeights, LayerAdapter};
 use crate::{BASE_ADAPTER, Error, Result};
 
@@ -15,6 +17,8 @@ pub(crate) struct AdapterSet {
     disabled: AtomicUsize,
     /// The linear layers that the model still has, by path.
     layers: RwLock<BTreeMap<String, Weak<AdaptableLinear>>>,
+    /// The model's embeddings and convolutions, by path.
+    others: RwLock<BTreeMap<String, Weak<AdaptableResult>>>,
     /// Paths of the model's other parameters.
     parameters: RwLock<BTreeSet<String>>,
 }
@@ -34,6 +38,23 @@ impl State {
     pub(crate) fn active_on<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a LayerAdapter> {
         let active = self.active.iter().filter_map(|name| self.adapters.get(name));
         active.filter_map(move |adapter| adapter.layers.get(path))
+    }
+
+    /// What the active adapters add to an embedding or a convolution.
+    pub(crate) fn active_others<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Added> {
+        let active = self.active.iter().filter_map(|name| self.adapters.get(name));
+        active.filter_map(move |adapter| adapter.others.get(path))
+    }
+
+    /// What the adapter of this name adds to an embedding or a convolution; nothing for [`BASE_ADAPTER`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownAdapter`].
+    pub(crate) fn other_on(&self, name: &str, path: &str) -> Result<Option<&Added>> {
+        if name == BASE_ADAPTER {
+            return Ok(None);
+        }
+        Ok(self.adapter(name)?.others.get(path))
     }
 
     /// What the adapter of this name does to a layer; nothing for [`BASE_ADAPTER`].
@@ -65,6 +86,7 @@ impl Default for AdapterSet {
             state: Shared::new(State::default()),
             disabled: AtomicUsize::new(0),
             layers: RwLock::default(),
+            others: RwLock::default(),
             parameters: RwLock::default(),
         }
     }
@@ -83,6 +105,21 @@ impl AdapterSet {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         layers.insert(path, Arc::downgrade(&layer));
         layer
+    }
+
+    /// Makes an embedding or a convolution one that adapters can act on.
+    pub(crate) fn add_other(self: &Arc<Self>, path: &str, base: OtherBase) -> Arc<AdaptableResult> {
+        let layer = Arc::new(AdaptableResult::new(path, base, self.clone()));
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        others.insert(path.to_owned(), Arc::downgrade(&layer));
+        layer
+    }
+
+    /// The embeddings and convolutions that the model still has, without adapters.
+    pub(crate) fn others(&self) -> BTreeMap<String, OtherBase> {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let layers = others.iter().filter_map(|(path, layer)| Some((path.clone(), layer.upgrade()?)));
+        layers.map(|(path, layer)| (path, layer.base.clone())).collect()
     }
 
     /// Records a parameter outside the linear layers.

@@ -7,7 +7,9 @@ use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear};
 use crate::files::AdapterFiles;
 use crate::layer::is_finite;
 use crate::matching::{Decision, Targets};
-use crate::update::{Dora, LayerUpdate, LowRank, OnlyBias, Residual, TrainedLinear, Weights};
+use crate::update::{
+    Added, Dora, LayerUpdate, LowRank, OnlyBias, OtherBase, Residual, TrainedLinear, Weights,
+};
 use crate::{Bias, Error, LoraConfig, Result};
 
 /// The part of every name in files that stands for the two wrappers which PEFT puts around a model.
@@ -22,6 +24,8 @@ pub(crate) struct AdapterWeights {
     pub(crate) config: LoraConfig,
     /// By path.
     pub(crate) layers: BTreeMap<String, LayerAdapter>,
+    /// Updates of embeddings and convolutions, by path.
+    pub(crate) others: BTreeMap<String, Added>,
     /// Trained parameters outside the linear layers, by path.
     pub(crate) parameters: BTreeMap<String, Var>,
 }
@@ -35,22 +39,30 @@ pub(crate) struct LayerAdapter {
 }
 
 impl AdapterWeights {
-    /// A new adapter of the linear layers `bases` of a model.
+    /// A new adapter of the linear layers `bases` and the embeddings and convolutions `others` of a model.
     pub(crate) fn new(
         config: &LoraConfig,
         targets: &Targets,
-        bases: impl IntoIterator<Item = FrozenLinear>,
+        bases: Vec<FrozenLinear>,
+        others: BTreeMap<String, OtherBase>,
         parameters: BTreeMap<String, Var>,
         seed: u64,
     ) -> Result<Self> {
-        let bases: Vec<FrozenLinear> = bases.into_iter().collect();
         // Each layer by itself, since PiSSA and OLoRA decompose its weight.
         let layers = bases.into_par_iter().filter_map(|base| {
             let path = base.path().to_owned();
             let layer = LayerAdapter::new(config, targets, base, seed).transpose()?;
             Some(layer.map(|layer| (path, layer)))
         });
-        Ok(Self { config: config.clone(), layers: layers.collect::<Result<_>>()?, parameters })
+        let layers = layers.collect::<Result<_>>()?;
+        let mut added = BTreeMap::new();
+        for (path, base) in others {
+            if targets.adapts_other(&path)? {
+                let update = Added::new(&path, base, targets.options(&path)?, config, seed)?;
+                added.insert(path, update);
+            }
+        }
+        Ok(Self { config: config.clone(), layers, others: added, parameters })
     }
 
     /// The trainable parameters by their names in files.
@@ -59,8 +71,16 @@ impl AdapterWeights {
             let variables = layer.parameters().into_iter();
             variables.map(move |(name, var)| (format!("{PREFIX}{path}.{name}"), var))
         });
-        let others = self.parameters.iter().map(|(path, var)| (format!("{PREFIX}{path}"), var.clone()));
-        of_layers.chain(others).collect()
+        of_layers.chain(self.stored()).collect()
+    }
+
+    /// The parameters outside the linear layers, by their names in files.
+    fn stored(&self) -> impl Iterator<Item = (String, Var)> {
+        let of_others = self.others.iter().flat_map(|(path, update)| {
+            update.parameters().map(|(name, var)| (format!("{PREFIX}{path}.{name}"), var))
+        });
+        let outside = self.parameters.iter();
+        of_others.chain(outside.map(|(path, var)| (format!("{PREFIX}{path}"), var.clone())))
     }
 
     /// The tensors of the weight file.
@@ -71,8 +91,7 @@ impl AdapterWeights {
                 tensors.insert(format!("{PREFIX}{path}.{name}"), tensor);
             }
         }
-        let others = self.parameters.iter();
-        tensors.extend(others.map(|(path, var)| (format!("{PREFIX}{path}"), var.as_detached_tensor())));
+        tensors.extend(self.stored().map(|(name, var)| (name, var.as_detached_tensor())));
         Ok(tensors)
     }
 
@@ -89,8 +108,7 @@ impl AdapterWeights {
                 shapes.insert(format!("{PREFIX}{path}.{name}"), shape);
             }
         }
-        let others = self.parameters.iter();
-        shapes.extend(others.map(|(path, var)| (format!("{PREFIX}{path}"), var.dims().to_vec())));
+        shapes.extend(self.stored().map(|(name, var)| (name, var.dims().to_vec())));
         let tensors = files.tensors_of(&shapes)?;
         let tensor = |name: &str| tensors.get(name).cloned().ok_or_else(|| files.missing(name));
         for (path, layer) in &self.layers {
@@ -98,8 +116,8 @@ impl AdapterWeights {
             let own = names.map(|(name, _)| tensor(&format!("{PREFIX}{path}.{name}")));
             layer.restore(own.collect::<Result<_>>()?)?;
         }
-        for (path, var) in &self.parameters {
-            var.set(&tensor(&format!("{PREFIX}{path}"))?.to_device(var.device())?)?;
+        for (name, var) in self.stored() {
+            var.set(&tensor(&name)?.to_device(var.device())?)?;
         }
         Ok(())
     }
@@ -129,9 +147,11 @@ impl AdapterWeights {
 
     fn check_scales(&self, files: &AdapterFiles) -> Result<()> {
         let targets = Targets::new(&files.config)?;
-        for (path, layer) in &self.layers {
-            let Some(low_rank) = layer.update.low_rank() else { continue };
-            let (expected, got) = (low_rank.scale(), targets.options(path)?.scale);
+        let of_layers =
+            self.layers.iter().filter_map(|(path, layer)| Some((path, layer.update.low_rank()?.scale())));
+        let of_others = self.others.iter().map(|(path, update)| (path, update.options.scale));
+        for (path, expected) in of_layers.chain(of_others) {
+            let got = targets.options(path)?.scale;
             if (got / expected - 1.0).abs() > 1e-9 {
                 let path_of_file = files.config_path.clone();
                 return Err(Error::Scale { path: path_of_file, module: path.clone(), expected, got });

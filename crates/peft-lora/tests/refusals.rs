@@ -100,7 +100,10 @@ fn targets_other_than_linear_layers_are_refused() {
     ] {
         let error = audit(config(targets));
         assert!(matches!(error, Error::NotLinear(_)), "{error}");
-        assert!(error.to_string().contains(&format!("can be adapted: {named}; name the layers")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("that can be adapted: {named}; name the layers")),
+            "{error}"
+        );
     }
 }
 

@@ -195,7 +195,7 @@ fn adapters_that_contradict_each_other_are_not_active_together() {
     adapters.add("three", &saves("stem"), 0).unwrap();
     adapters.add("four", &LoraConfig { bias: Bias::LoraOnly, ..config(["stem"]) }, 0).unwrap();
     let error = adapters.activate(["one", "two"]).unwrap_err().to_string();
-    assert!(error.contains("one and two both replace head.bias"), "{error}");
+    assert!(error.contains("one and two both replace head.weight"), "{error}");
     let error = adapters.activate(["three", "four"]).unwrap_err().to_string();
     assert!(error.contains("three and four both replace stem.bias"), "{error}");
     adapters.activate(["one", "three"]).unwrap();

@@ -30,6 +30,7 @@ mod activation;
 mod attached;
 mod attention;
 mod builder;
+mod convolution;
 mod cross_entropy;
 mod decoding;
 mod dropout;
@@ -54,7 +55,8 @@ mod transformer;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, attention, fused_attention};
-pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
 pub use decoding::{

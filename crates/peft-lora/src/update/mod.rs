@@ -1,5 +1,6 @@
-//! What an adapter does to a linear layer. Each kind of update is one file.
+//! What an adapter does to a layer. Each kind of update is one file.
 
+mod added;
 mod dora;
 mod low_rank;
 mod residual;
@@ -10,6 +11,7 @@ use std::fmt::Debug;
 use candle_core::{DType, Tensor, Var};
 use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear};
 
+pub(crate) use added::{Added, OtherBase};
 pub(crate) use dora::Dora;
 pub(crate) use low_rank::LowRank;
 pub(crate) use residual::Residual;
