@@ -182,9 +182,8 @@ impl State {
     /// # Errors
     /// [`Error::Merged`].
     pub(crate) fn check_unmerged(&self, action: &'static str) -> Result<()> {
-        match self.merged.as_ref().and_then(|merged| merged.keys().next()) {
-            None => Ok(()),
-            Some(path) => Err(Error::Merged { action, path: path.clone() }),
-        }
+        let Some(merged) = &self.merged else { return Ok(()) };
+        let path = merged.keys().next().cloned().unwrap_or_else(|| "the model".to_owned());
+        Err(Error::Merged { action, path })
     }
 }

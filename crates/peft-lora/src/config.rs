@@ -70,14 +70,17 @@ pub struct LoraConfig {
     pub init_lora_weights: InitLoraWeights,
     /// Weight-decomposed adaptation (DoRA, Liu et al., 2024, <https://arxiv.org/abs/2402.09353>): also trains the
     /// norm of each row of the weight. Default false.
+    #[serde(skip_serializing)]
     pub use_dora: bool,
     /// A trainable bias after `B`. Default false.
+    #[serde(skip_serializing)]
     pub lora_bias: bool,
     /// Biases of the base model that are trained too. Default [`Bias::None`].
+    #[serde(skip_serializing)]
     pub bias: Bias,
     /// Modules that are trained as a whole and saved with the adapter: each name selects the modules whose path
     /// ends with it, and everything inside them. Default none.
-    #[serde(with = "wire::one_or_many")]
+    #[serde(skip_serializing, deserialize_with = "wire::one_or_many::deserialize")]
     pub modules_to_save: Vec<String>,
     /// PEFT's name for the model's task, which decides its wrapper class in Python: `CAUSAL_LM`,
     /// `SEQ_2_SEQ_LM`, `FEATURE_EXTRACTION`. Default none.
@@ -262,7 +265,16 @@ struct Document {
 
 impl Serialize for LoraConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        Document { config: self.clone(), others: wire::fixed_options() }.serialize(serializer)
+        let mut others = wire::fixed_options();
+        others.insert("bias".to_owned(), serde_json::json!(self.bias));
+        others.insert("use_dora".to_owned(), self.use_dora.into());
+        let modules = Some(&self.modules_to_save).filter(|modules| !modules.is_empty());
+        others.insert("modules_to_save".to_owned(), serde_json::json!(modules));
+        // Left out where it is false, as in files of older versions of PEFT.
+        if self.lora_bias {
+            others.insert("lora_bias".to_owned(), Value::Bool(true));
+        }
+        Document { config: self.clone(), others }.serialize(serializer)
     }
 }
 

@@ -192,6 +192,17 @@ pub enum Error {
         /// The initialisation.
         init: String,
     },
+    /// The files hold a frozen weight that is not the base model's.
+    #[error(
+        "{path}: {name} is not the weight of this base model; the adapter was made for another base, or for one whose embedding was \
+         resized or trained: open it with that base"
+    )]
+    OtherBase {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// The weight file is damaged.
     #[error("{path} is not a complete safetensors file")]
     Safetensors {

@@ -78,6 +78,25 @@ impl AdapterFiles {
         Err(Error::Tensors { path: self.weights_path.clone(), missing, unexpected, misshapen })
     }
 
+    /// Whether the weight file has a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Checks that the tensor `name` is `weight`, up to rounding to 16 bits.
+    ///
+    /// # Errors
+    /// [`Error::OtherBase`].
+    pub(crate) fn check_same(&self, name: &str, weight: &Tensor) -> Result<()> {
+        let Some(stored) = self.tensors.get(name) else { return Ok(()) };
+        let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let largest = |tensor: &Tensor| tensor.abs()?.max_all()?.to_scalar::<f32>();
+        if largest(&(stored - &weight)?)? > largest(&weight)? / 256.0 {
+            return Err(Error::OtherBase { path: self.weights_path.clone(), name: name.to_owned() });
+        }
+        Ok(())
+    }
+
     /// The error that the file lacks a tensor.
     pub(crate) fn missing(&self, name: &str) -> Error {
         let (missing, path) = (vec![name.to_owned()], self.weights_path.clone());

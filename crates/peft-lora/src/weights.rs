@@ -109,7 +109,17 @@ impl AdapterWeights {
             }
         }
         shapes.extend(self.stored().map(|(name, var)| (name, var.dims().to_vec())));
+        // PEFT also saves the frozen weight of an adapted `embed_tokens`.
+        let frozen = self
+            .others
+            .iter()
+            .map(|(path, update)| (format!("{PREFIX}{path}.base_layer.weight"), update.base.weight()));
+        let frozen: Vec<_> = frozen.filter(|(name, _)| files.has(name)).collect();
+        shapes.extend(frozen.iter().map(|(name, weight)| (name.clone(), weight.dims().to_vec())));
         let tensors = files.tensors_of(&shapes)?;
+        for (name, weight) in frozen {
+            files.check_same(&name, weight)?;
+        }
         let tensor = |name: &str| tensors.get(name).cloned().ok_or_else(|| files.missing(name));
         for (path, layer) in &self.layers {
             let names = layer.shapes_in(&files.config).into_iter();

@@ -98,6 +98,31 @@ fn adapters_saved_by_peft_give_its_outputs_gradients_and_merged_weights() {
     }
 }
 
+/// Inside PEFT's model, names have the adapter's name too.
+#[test]
+fn files_with_the_names_inside_a_model_open() {
+    let of_model = |name: &str| match name.strip_suffix("lora_magnitude_vector") {
+        Some(layer) => format!("{layer}lora_magnitude_vector.default.weight"),
+        None => {
+            let (layer, end) = name.rsplit_once('.').unwrap();
+            format!("{layer}.default.{end}")
+        }
+    };
+    for name in ["dora", "lora_bias"] {
+        let (source, dir) = (fixture("variants").join(name), tempfile::tempdir().unwrap());
+        std::fs::copy(source.join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+        let tensors =
+            candle_core::safetensors::load(source.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
+        let renamed: std::collections::HashMap<_, _> =
+            tensors.into_iter().map(|(name, tensor)| (of_model(&name), tensor)).collect();
+        candle_core::safetensors::save(&renamed, dir.path().join("adapter_model.safetensors")).unwrap();
+        let mut builder = LoraBuilder::from_pretrained(dir.path()).unwrap();
+        let net = Net::build(&mut builder, DType::F32).unwrap();
+        builder.finish().unwrap();
+        assert_eq!(values(&net.infer(&ids())), values(&opened(name).0.infer(&ids())), "{name}");
+    }
+}
+
 /// Configurations of new adapters, whose initial weights have an effect.
 fn table() -> Vec<(&'static str, LoraConfig)> {
     vec![

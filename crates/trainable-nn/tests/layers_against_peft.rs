@@ -166,6 +166,27 @@ fn a_saved_adapter_opens_with_the_same_outputs() {
     }
 }
 
+/// PEFT saves it beside the adapter of an embedding that is called `embed_tokens`.
+#[test]
+fn the_frozen_weight_in_a_file_has_to_be_that_of_the_base() {
+    let (_, adapter) = built(LoraBuilder::new(new(&["words"])).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    adapter.save(folder.path()).unwrap();
+    let path = folder.path().join("adapter_model.safetensors");
+    let with = |weight: Tensor| {
+        let mut tensors = safetensors::load(&path, &Device::Cpu).unwrap();
+        tensors.insert("base_model.model.words.base_layer.weight".to_owned(), weight);
+        safetensors::save(&tensors, &path).unwrap();
+        build(LoraBuilder::from_pretrained(folder.path()).unwrap()).unwrap().1.finish()
+    };
+    let weight = expected()["base.words.weight"].clone();
+    with(weight.to_dtype(DType::BF16).unwrap()).unwrap();
+    let error = with((weight * 1.1).unwrap()).unwrap_err();
+    assert!(matches!(&error, Error::OtherBase { name, .. } if name.contains("words.base_layer")), "{error}");
+    let resized = with(Tensor::zeros((12, 6), DType::F32, &Device::Cpu).unwrap()).unwrap_err();
+    assert!(resized.to_string().contains("expected [11, 6], got [12, 6]"), "{resized}");
+}
+
 #[test]
 fn gradients_agree_with_finite_differences() {
     let (net, adapter) = built(LoraBuilder::new(new(&["words", "patches", "mix", "point"])).unwrap());
