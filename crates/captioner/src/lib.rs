@@ -7,7 +7,7 @@ use std::path::Path;
 
 use caption_data::{CaptionTokenizer, ImageDecoder, ImageProcessor};
 use caption_model::{CaptionModel, LoadOptions};
-use train_ops::{ForwardContext, FrozenBuilder};
+use train_ops::{ForwardContext, FrozenBuilder, enter};
 
 pub use caption_data::RgbImage;
 pub use caption_model::GenerationConfig;
@@ -120,7 +120,10 @@ impl Captioner {
             return Ok(Vec::new());
         }
         let pixels = self.processor.pixel_values(images, self.model.device())?;
-        let features = self.model.encode_images(&pixels, &ForwardContext::inference())?;
+        // One pass, so that adapters which another thread replaces do not mix.
+        let pass = ForwardContext::inference();
+        let _entered = enter(pass.clone());
+        let features = self.model.encode_images(&pixels, &pass)?;
         let captions = self.model.generate(&features, prompt, &self.config)?;
         let first = captions.iter().step_by(self.config.num_return_sequences);
         let given = prompt.map_or(1, <[u32]>::len);

@@ -33,4 +33,13 @@ pub trait LinearLayer: Debug + Send + Sync {
     fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         Ok(None)
     }
+
+    /// The layer as a [`snapshot`](crate::snapshot()) copies it: by default [`adapted`](Self::adapted) in inference. Where that is
+    /// `None`, a layer may return one frozen layer that computes the same, which takes longer to make than it takes to run.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) in inference.
+    fn for_snapshot(&self) -> Result<Option<AdaptedLinear>> {
+        self.adapted(&ForwardContext::inference())
+    }
 }

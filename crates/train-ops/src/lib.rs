@@ -30,9 +30,11 @@ mod activation;
 mod attached;
 mod attention;
 mod builder;
+mod convolution;
 mod cross_entropy;
 mod decoding;
 mod dropout;
+mod entered;
 mod error;
 mod file;
 mod forward_context;
@@ -46,18 +48,22 @@ mod pool;
 mod recompute;
 mod rms_norm;
 mod rotary;
+mod scaled_features;
+mod shared;
 mod softmax;
 mod transformer;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, KeyLengths, attention, fused_attention, padded_attention};
-pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
 pub use decoding::{
     DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
 };
 pub use dropout::Dropout;
+pub use entered::{Entered, current_context, enter};
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
 pub use forward_context::{ForwardContext, sample_key};
@@ -71,6 +77,8 @@ pub use pool::on_pool;
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, rotary_embedding};
+pub use scaled_features::scaled_features;
+pub use shared::Shared;
 pub use softmax::softmax_last_dim;
 pub use transformer::{CrossAttention, DecoderLayer, DecoderMasks, TransformerLayer};
 

@@ -147,6 +147,7 @@ mod tests {
                 gradient_checkpointing: true,
                 feature_cache_dir: Some("cache".into()),
                 feature_cache_memory: Some(134_217_729),
+                feature_cache_dtype: Some(FeatureDtype::F32),
                 no_feature_cache: false,
             },
         };

@@ -1,25 +1,24 @@
-//! The forward context that the layers of a thread see, because candle's `Module::forward` has no argument for it.
-
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
-use train_ops::ForwardContext;
+use crate::ForwardContext;
 
 thread_local! {
     static ENTERED: RefCell<Vec<(u64, ForwardContext)>> = const { RefCell::new(Vec::new()) };
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Makes `ctx` the forward context of this thread until the guard is dropped: the layers that a
-/// [`LayerBuilder`](crate::LayerBuilder) made train in it, with dropout masks from its keys, or run for inference.
+/// Makes `ctx` the forward context of this thread until the guard is dropped. Layers that get no context, because candle's
+/// `Module::forward` has no argument for one, take it from [`current_context`], and [`ForwardContext::inference`] becomes a part
+/// of it.
 ///
 /// Guards nest: the newest one that still exists counts, and without any a thread runs for inference. Other threads are not
 /// affected, so one thread may train a model while another one generates with it. A thread that a forward pass starts itself
-/// begins with inference; hand it [`current_context`] and enter that there. A segment of [`train_ops::recompute`] runs again in the
+/// begins with inference; hand it [`current_context`] and enter that there. A segment of [`recompute`](crate::recompute()) runs again in the
 /// backward pass, so it enters the pass itself.
 ///
 /// ```
-/// use trainable_nn::{ForwardContext, current_context, enter, sample_key};
+/// use train_ops::{ForwardContext, current_context, enter, sample_key};
 ///
 /// let training = enter(ForwardContext::training([sample_key(42, 0, 0)]));
 /// assert!(current_context().is_training());
@@ -39,8 +38,12 @@ pub fn enter(ctx: ForwardContext) -> Entered {
 
 /// The forward context that this thread has entered; [`ForwardContext::inference`] if none.
 pub fn current_context() -> ForwardContext {
-    ENTERED
-        .with_borrow(|entered| entered.last().map_or_else(ForwardContext::inference, |(_, ctx)| ctx.clone()))
+    entered().unwrap_or_else(ForwardContext::inference)
+}
+
+/// The context that this thread has entered, if any.
+pub(crate) fn entered() -> Option<ForwardContext> {
+    ENTERED.with_borrow(|entered| entered.last().map(|(_, ctx)| ctx.clone()))
 }
 
 /// A guard of [`enter`]. It belongs to its thread.
