@@ -69,6 +69,22 @@ pub(super) fn agreed(
             "--target-modules {given} disagrees with the adapter {adapter}, which has {found}: leave it out"
         );
     }
+    for (flag, given, agrees) in [
+        ("--use-rslora", options.use_rslora, config.use_rslora),
+        ("--use-dora", options.use_dora, config.use_dora),
+        ("--lora-bias", options.lora_bias, config.lora_bias),
+        ("--bias", options.bias.is_some(), options.bias == Some(config.bias)),
+        (
+            "--modules-to-save",
+            !options.modules_to_save.is_empty(),
+            options.modules_to_save == config.modules_to_save,
+        ),
+        ("--init-lora-weights", options.init_lora_weights.is_some(), false),
+    ] {
+        if given && !agrees {
+            bail!("{flag} disagrees with the adapter {adapter}, whose own setting is kept: leave it out");
+        }
+    }
     config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
     if config.base_model_name_or_path.as_deref() == Some(base.name) && base.revision.is_some() {
         config.revision = base.revision.map(str::to_owned);

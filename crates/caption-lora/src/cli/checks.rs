@@ -3,8 +3,7 @@
 use trainer_core::IntervalStrategy;
 
 use crate::options::{
-    EvalStrategy, Finetune, FuseAccumulation, LoraOptions, LrSchedulerType, NanPolicy, Optim,
-    TRAINED_ENCODER, Tune,
+    EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, TRAINED_ENCODER, Tune,
 };
 
 /// The conflict between a split without validation rows and another flag.
@@ -58,17 +57,22 @@ pub(super) fn idle_flag(options: &Finetune) -> Option<IdleFlag> {
 
 /// An adapter flag that was given although there are no adapters.
 fn idle_lora_flag(options: &Finetune) -> Option<&'static str> {
-    let LoraOptions { tune, lora_r, lora_alpha, lora_dropout, target_modules, init_adapter, .. } =
-        &options.lora;
+    let lora = &options.lora;
     let given = [
-        ("--lora-r", lora_r.is_some()),
-        ("--lora-alpha", lora_alpha.is_some()),
-        ("--lora-dropout", lora_dropout.is_some()),
-        ("--target-modules", target_modules.is_some()),
-        ("--init-adapter", init_adapter.is_some()),
+        ("--lora-r", lora.lora_r.is_some()),
+        ("--lora-alpha", lora.lora_alpha.is_some()),
+        ("--lora-dropout", lora.lora_dropout.is_some()),
+        ("--target-modules", lora.target_modules.is_some()),
+        ("--init-lora-weights", lora.init_lora_weights.is_some()),
+        ("--use-rslora", lora.use_rslora),
+        ("--use-dora", lora.use_dora),
+        ("--lora-bias", lora.lora_bias),
+        ("--bias", lora.bias.is_some()),
+        ("--modules-to-save", !lora.modules_to_save.is_empty()),
+        ("--init-adapter", lora.init_adapter.is_some()),
         ("--loraplus-lr-ratio", options.optimizer.loraplus_lr_ratio.is_some()),
     ];
-    given.into_iter().find(|(_, given)| *given && *tune == Tune::Full).map(|(flag, _)| flag)
+    given.into_iter().find(|(_, given)| *given && lora.tune == Tune::Full).map(|(flag, _)| flag)
 }
 
 /// An engine flag that was given without effect, and the flag that it needs.

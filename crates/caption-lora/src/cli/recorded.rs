@@ -37,6 +37,7 @@ mod tests {
     use super::*;
     use crate::cli::Request;
     use crate::options::*;
+    use peft_lora::{Bias, InitLoraWeights};
 
     fn flags(arguments: &str) -> Flags {
         let arguments = std::iter::once("pokemon_finetune").chain(arguments.split_whitespace());
@@ -137,6 +138,12 @@ mod tests {
                 lora_alpha: Some(8.5),
                 lora_dropout: Some(0.0),
                 target_modules: Some(TargetModules::Regex(".*(query|value)".to_owned())),
+                init_lora_weights: Some(InitLoraWeights::PissaNiter(16)),
+                use_rslora: true,
+                use_dora: true,
+                lora_bias: true,
+                bias: Some(Bias::LoraOnly),
+                modules_to_save: vec!["output".to_owned(), "embeddings".to_owned()],
                 init_adapter: Some("some where/it's".into()),
                 hidden_dropout: Some(0.2),
             },

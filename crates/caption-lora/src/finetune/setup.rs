@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use caption_data::{Padding, Split};
-use peft_lora::{LoraConfig, Modules};
+use peft_lora::{Bias, InitLoraWeights, LoraConfig, Modules};
 use trainer_core::{IntervalStrategy, OnNan, OptimizerType, SchedulerType, TrainingArguments};
 
 use super::inputs::Inputs;
@@ -179,7 +179,24 @@ fn lora(options: &Finetune, config: &LoraConfig) -> String {
         (_, Modules::Names(names)) => names.join(", "),
         (_, Modules::Regex(pattern)) => pattern.clone(),
     };
-    format!("LoRA r {}, alpha {}, dropout {} on {modules}", config.r, config.lora_alpha, config.lora_dropout)
+    let method = match (config.use_dora, config.init_lora_weights) {
+        (true, _) => "DoRA",
+        (_, InitLoraWeights::Pissa | InitLoraWeights::PissaNiter(_)) => "PiSSA",
+        (_, InitLoraWeights::Olora) => "OLoRA",
+        _ if config.use_rslora => "rsLoRA",
+        _ => "LoRA",
+    };
+    let LoraConfig { r, lora_alpha, lora_dropout, .. } = config;
+    let mut text = format!("{method} r {r}, alpha {lora_alpha}, dropout {lora_dropout} on {modules}");
+    match config.bias {
+        Bias::None => {}
+        Bias::All => text += "; all biases",
+        Bias::LoraOnly => text += "; their biases",
+    }
+    if !config.modules_to_save.is_empty() {
+        text += &format!("; all of {}", config.modules_to_save.join(", "));
+    }
+    text
 }
 
 fn rate(arguments: &TrainingArguments) -> String {

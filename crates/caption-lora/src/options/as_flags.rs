@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Finetune, Flags};
+use super::{Finetune, Flags, peft_name};
 use crate::hub::Location;
 
 /// A flag's name without dashes, and its values: none for a switch.
@@ -114,6 +114,13 @@ fn lora(options: &Finetune) -> Vec<Option<Given>> {
         maybe("lora-alpha", lora.lora_alpha),
         maybe("lora-dropout", lora.lora_dropout),
         maybe("target-modules", lora.target_modules.as_ref()),
+        maybe("init-lora-weights", lora.init_lora_weights.as_ref().map(peft_name)),
+        switch("use-rslora", lora.use_rslora),
+        switch("use-dora", lora.use_dora),
+        switch("lora-bias", lora.lora_bias),
+        maybe("bias", lora.bias.as_ref().map(peft_name)),
+        (!lora.modules_to_save.is_empty())
+            .then(|| ("modules-to-save", vec![lora.modules_to_save.join(",").into()])),
         lora.init_adapter.as_ref().map(|path| ("init-adapter", vec![path.clone().into()])),
         maybe("hidden-dropout", lora.hidden_dropout),
     ]

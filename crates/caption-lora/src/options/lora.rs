@@ -1,5 +1,10 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use peft_lora::{Bias, InitLoraWeights};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
 use super::names::names;
 
 /// Which parameters are trained.
@@ -16,8 +21,20 @@ pub struct LoraOptions {
     /// The linear layers that get an adapter. Default: those of the architecture (GIT: query, key, value and dense in the text
     /// decoder), or those of the initial adapter.
     pub target_modules: Option<TargetModules>,
-    /// The adapter that the run begins with: a folder, or a hub id. Rank, alpha and targets must agree with it if given.
-    /// Default: a new adapter.
+    /// How new adapters begin. Default: with the base model's outputs, `A` random and `B` zero.
+    pub init_lora_weights: Option<InitLoraWeights>,
+    /// Scales adapters by alpha / sqrt(rank) (rsLoRA). Default: false, or as the initial adapter.
+    pub use_rslora: bool,
+    /// Also trains the norm of each row of the adapted weights (DoRA). Default: false, or as the initial adapter.
+    pub use_dora: bool,
+    /// Adds a trainable bias to each adapter. Default: false, or as the initial adapter.
+    pub lora_bias: bool,
+    /// Biases of the base model that are trained too. Default: none, or those of the initial adapter.
+    pub bias: Option<Bias>,
+    /// Modules that are trained as a whole and saved with the adapter. Default: none, or those of the initial adapter.
+    pub modules_to_save: Vec<String>,
+    /// The adapter that the run begins with: a folder, or a hub id. Other options must agree with it if given, except for the
+    /// dropout. Default: a new adapter.
     pub init_adapter: Option<PathBuf>,
     /// Dropout of the base model's hidden states and attention. Default: the checkpoint's values.
     pub hidden_dropout: Option<f64>,
@@ -37,6 +54,24 @@ impl LoraOptions {
     /// The dropout of new adapters: [`lora_dropout`](Self::lora_dropout), else 0.05.
     pub fn dropout(&self) -> f64 {
         self.lora_dropout.unwrap_or(0.05)
+    }
+}
+
+/// One of PEFT's values by its name in `adapter_config.json`: `lora_only`, `true`.
+pub(crate) fn peft_value<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    let value = match name {
+        "true" | "false" => Value::Bool(name == "true"),
+        name => Value::String(name.to_owned()),
+    };
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+/// The name of one of PEFT's values in `adapter_config.json`.
+pub(crate) fn peft_name<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        Ok(value) => value.to_string(),
+        Err(_) => String::new(),
     }
 }
 

@@ -49,6 +49,7 @@ pub use finetune::Finetune;
 pub use flags::Flags;
 pub use hardware::{Dtype, FeatureDtype, Hardware, TRAINED_ENCODER};
 pub use lora::{LoraOptions, TargetModules, Tune};
+pub(crate) use lora::{peft_name, peft_value};
 pub use merge::{FileDtype, Merge};
 pub use optimizer::{Optim, OptimizerOptions};
 pub use run::{NanPolicy, ReportTo, RunOptions, SaveStrategy};

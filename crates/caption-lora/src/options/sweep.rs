@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 
 /// Options that may differ between the runs of a sweep, by their names in Hugging Face's classes. The model,
 /// the data and the split are the same for all runs, which share the image features.
-const SWEPT: [&str; 15] = [
+const SWEPT: [&str; 17] = [
+    "bias",
     "gradient_accumulation_steps",
     "hidden_dropout",
+    "init_lora_weights",
     "learning_rate",
     "lora_alpha",
     "lora_dropout",

@@ -17,3 +17,4 @@ mod refusals;
 mod resuming;
 mod sweep;
 mod tune;
+mod variants;
