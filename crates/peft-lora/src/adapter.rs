@@ -6,8 +6,9 @@ use candle_core::{Tensor, Var};
 use train_ops::FrozenLinear;
 
 use crate::files::{self, AdapterFiles};
+use crate::layer_adapter::LayerAdapter;
 use crate::set::{AdapterSet, Disabled};
-use crate::weights::{AdapterWeights, LayerAdapter};
+use crate::weights::AdapterWeights;
 use crate::{Adapters, InjectionReport, LoraConfig, Result};
 
 /// One adapter of a model: all of its weights, as one handle.

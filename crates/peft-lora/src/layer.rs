@@ -4,9 +4,9 @@ use candle_core::{DType, Tensor};
 use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear, LinearLayer};
 
 use crate::by_sample::by_sample;
+use crate::layer_adapter::{LayerAdapter, finished};
 use crate::set::{AdapterSet, State};
 use crate::update::Weights;
-use crate::weights::{LayerAdapter, finished};
 use crate::{Error, Result};
 
 /// A frozen linear layer with the active adapters of its model, or with none.
@@ -124,6 +124,12 @@ impl LinearLayer for AdaptableLinear {
         let state = self.set.in_pass(&ctx);
         let merged = merged_layer(&self.base, &state).map_err(|error| self.refused(error))?;
         merged.adapted(&ctx)
+    }
+
+    fn frozen(&self) -> Option<FrozenLinear> {
+        let state = self.set.state.get();
+        let is_replaced = state.active_on(self.path()).any(LayerAdapter::replaces_weight);
+        (!is_replaced).then(|| self.base.clone())
     }
 
     fn parameters(&self) -> Vec<Tensor> {

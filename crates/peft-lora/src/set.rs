@@ -6,8 +6,9 @@ use train_ops::{ForwardContext, FrozenLinear, Shared};
 
 use crate::adaptation::AdaptableResult;
 use crate::layer::AdaptableLinear;
+use crate::layer_adapter::LayerAdapter;
 use crate::update::{Added, OtherBase};
-use crate::weights::{AdapterWeights, LayerAdapter};
+use crate::weights::AdapterWeights;
 use crate::{BASE_ADAPTER, Error, Result};
 
 /// The adapters of a model and its layers. The layers refer to it.
