@@ -94,7 +94,7 @@ impl Plan {
         refuse_another_run(request, &identity)?;
         let mut setup = setup::rows(options, &arguments, inputs, &adapted, padding, session.threads);
         if rounds {
-            setup.push(("features".to_owned(), features.to_string()));
+            setup.push(("feature type".to_owned(), features.to_string()));
         }
         Ok(Self { adapted, features, padding, arguments, identity, setup, between_runs })
     }

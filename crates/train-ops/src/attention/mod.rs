@@ -84,8 +84,8 @@ pub fn attention(
     padded_attention([query, key, value], heads, mask, None, dropout, ctx)
 }
 
-/// [`attention`] over keys that are padded: a query of sample `i` sees the first `lengths` `i` keys at most. `None` is a batch
-/// without padding.
+/// [`attention`] in a padded batch: a query sees at most the real keys of its sample, of which `lengths` has the number. `None` is
+/// a batch without padding.
 ///
 /// # Errors
 /// If shapes do not fit, or `lengths` are not those of the keys.
