@@ -10,14 +10,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use caption_lora::caption::{CaptionWriter, Inputs, PictureCaptioner};
-use caption_lora::cli;
+use caption_lora::cli::CaptionFlags;
+use caption_lora::options::Caption;
 use caption_lora::terminal::one_line;
+use caption_lora::threads::use_threads;
 
 /// The exit code if some pictures could not be read.
 const SKIPPED: u8 = 2;
 
 fn main() -> ExitCode {
-    match caption(&cli::Caption::from_command_line()) {
+    match caption(&CaptionFlags::from_command_line()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(skipped) => {
             eprintln!("error: {skipped} of the pictures could not be read and have no caption");
@@ -31,8 +33,8 @@ fn main() -> ExitCode {
 }
 
 /// Captions the pictures on the command line; returns how many could not be read.
-fn caption(options: &cli::Caption) -> Result<usize> {
-    cli::use_threads(options.threads)?;
+fn caption(options: &Caption) -> Result<usize> {
+    use_threads(options.threads)?;
     // The pictures: files, folders and patterns, or rows of a dataset.
     let inputs = Inputs::open(options)?;
     // Checked before any work: the file of --metadata must not replace another.

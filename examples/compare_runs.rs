@@ -7,12 +7,12 @@
 
 use std::process::ExitCode;
 
-use caption_lora::cli;
+use caption_lora::cli::CompareFlags;
 use caption_lora::report::compare_runs;
 use caption_lora::terminal::one_line;
 
 fn main() -> ExitCode {
-    let options = cli::Compare::from_command_line();
+    let options = CompareFlags::from_command_line();
     match compare_runs(&options.runs, &options.output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,11 +9,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use caption_lora::cli::MergeFlags;
+use caption_lora::options::Merge;
 use caption_lora::terminal::{one_line, say};
-use caption_lora::{cli, merge, open, save};
+use caption_lora::{merge, open, save};
 
 fn main() -> ExitCode {
-    match merge_adapter(&cli::Merge::from_command_line()) {
+    match merge_adapter(&MergeFlags::from_command_line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn merge_adapter(options: &cli::Merge) -> Result<()> {
+fn merge_adapter(options: &Merge) -> Result<()> {
     let pretrained = open::pretrained(&options.model)?;
     pretrained.say_commit();
     // Nothing is replaced, and no other files are taken for parts of the checkpoint.

@@ -11,15 +11,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use caption_lora::cli::Request;
+use caption_lora::cli;
 use caption_lora::finetune::{
-    self, Ending, INTERRUPTED, OutputFolder, Plan, Recipe, Session, Trained, cache_features,
+    Ending, INTERRUPTED, OutputFolder, Plan, Recipe, Request, Session, Trained, cache_features,
 };
-use caption_lora::resume::Resumed;
 use caption_lora::terminal::one_line;
 
 fn main() -> ExitCode {
-    match run(Request::from_command_line()) {
+    match run(cli::Request::from_command_line()) {
         Ok(Ending::Finished) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
@@ -29,15 +28,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(request: Request) -> Result<Ending> {
+fn run(request: cli::Request) -> Result<Ending> {
     // With --resume, the flags of the run that is continued.
-    let request = Resumed::find(request)?;
+    let request = request.resolve()?;
     // Threads, and Ctrl-C, which lets a run finish its step and save.
-    let mut session = Session::new(&request.options)?;
-    if request.options.data.sweep.is_empty() {
+    let mut session = Session::new(request.options.hardware.threads)?;
+    if request.sweep.is_empty() {
         fine_tune(&request, &mut session)
     } else {
-        finetune::sweep(&request, &mut session)
+        cli::sweep(&request, &mut session)
     }
 }
 

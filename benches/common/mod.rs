@@ -23,7 +23,7 @@ pub(crate) fn device() -> Device {
 /// Uses `BENCH_THREADS` threads, 2 by default.
 pub(crate) fn use_threads() {
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok());
-    caption_lora::cli::use_threads(Some(threads.unwrap_or(2))).expect("the first call");
+    caption_lora::threads::use_threads(Some(threads.unwrap_or(2))).expect("the first call");
 }
 
 /// Fixed pseudo-random values in (-1, 1).

@@ -17,7 +17,8 @@ use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use caption_lora::captioning::{Captioner, pictures};
 use caption_lora::hub::Location;
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
-use caption_lora::{cli, open, save};
+use caption_lora::threads::use_threads;
+use caption_lora::{open, save};
 use caption_model::LoadOptions;
 use clap::Parser;
 use git_model::GenerationConfig;
@@ -54,7 +55,7 @@ const HELD_OUT: usize = 200;
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    cli::use_threads(None)?;
+    use_threads(None)?;
     let scratch = tempfile::tempdir()?;
     let config = write_companions(scratch.path())?;
     save::checkpoint(&initial_weights(&config, options.seed)?, scratch.path(), scratch.path())?;

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use train_ops::LayerBuilder;
 
 use crate::{
-    BlipConfig, BlipForConditionalGeneration, Error, GenerationDefaults, LoadOptions, Result, schema,
+    BlipConfig, BlipForConditionalGeneration, BlipForQuestionAnswering, BlipTask, Error, GenerationDefaults,
+    LoadOptions, Result, schema,
 };
 
 /// The paths of BLIP's parts, and the layers that usually get adapters.
@@ -22,9 +23,13 @@ pub const BLIP: Architecture = Architecture {
     output_layer: None,
     task_type: None,
     replaces_start_token: true,
+    needs_prompt: false,
 };
 
-/// A BLIP checkpoint for captioning in the Hugging Face layout: a folder with `config.json` and the weights.
+/// As [`BLIP`], for questions: the question encoder belongs to the text decoder's part.
+pub const BLIP_QUESTIONS: Architecture = Architecture { needs_prompt: true, ..BLIP };
+
+/// A BLIP checkpoint for captions or for questions in the Hugging Face layout: a folder with `config.json` and the weights.
 ///
 /// Opening it checks every name and shape. Tensors are read when a model is built.
 pub struct Checkpoint {
@@ -37,7 +42,7 @@ impl Checkpoint {
     /// Opens the checkpoint in the folder `dir`.
     ///
     /// # Errors
-    /// If a file is missing or damaged, the configuration is not that of BLIP for captioning, or the weights are not exactly
+    /// If a file is missing or damaged, the configuration is not that of BLIP for captions or questions, or the weights are not exactly
     /// the ones that it describes: the error lists all missing, unexpected and misshapen tensors.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
@@ -54,6 +59,19 @@ impl Checkpoint {
     /// The configuration.
     pub fn config(&self) -> &BlipConfig {
         &self.config
+    }
+
+    /// Refuses a checkpoint for another task.
+    pub(crate) fn expect(&self, task: BlipTask) -> Result<()> {
+        if self.config.task() == task {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            path: self.tensors.dir().join("config.json"),
+            field: "architectures",
+            got: format!("{:?}", self.config.task().class()),
+            supported: format!("{:?}", task.class()),
+        })
     }
 }
 
@@ -73,7 +91,10 @@ fn generation(config: &BlipConfig, path: PathBuf) -> Result<GenerationDefaults> 
 
 impl CaptionCheckpoint for Checkpoint {
     fn architecture(&self) -> &'static Architecture {
-        &BLIP
+        match self.config.task() {
+            BlipTask::Captions => &BLIP,
+            BlipTask::Questions => &BLIP_QUESTIONS,
+        }
     }
 
     fn dir(&self) -> &Path {
@@ -109,6 +130,9 @@ impl CaptionCheckpoint for Checkpoint {
         builder: &mut dyn LayerBuilder,
         options: &LoadOptions,
     ) -> Result<Box<dyn CaptionModel>> {
-        Ok(Box::new(BlipForConditionalGeneration::load_with(self, builder, options)?))
+        Ok(match self.config.task() {
+            BlipTask::Captions => Box::new(BlipForConditionalGeneration::load_with(self, builder, options)?),
+            BlipTask::Questions => Box::new(BlipForQuestionAnswering::load_with(self, builder, options)?),
+        })
     }
 }

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use caption_model::{DecoderShape, LayerMap, Loader, TextDecoder};
-use train_ops::{Activation, DecodingRows, ForwardContext, KeyValueCache, LayerNorm, LinearLayer};
+use caption_model::{DecoderShape, LayerMap, Loader, ShiftedLabels, TextDecoder};
+use train_ops::{
+    Activation, DecoderLayer, DecoderMasks, DecodingRows, ForwardContext, KeyValueCache, LayerNorm,
+    LinearLayer, linear_cross_entropy_sum,
+};
 
-use crate::layer::DecoderLayer;
 use crate::schema::{HEAD, TEXT};
-use crate::{Result, TextConfig};
+use crate::{Result, TextConfig, layer};
 
 /// BLIP's text decoder and its head.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub(crate) struct Head {
     transform: Arc<dyn LinearLayer>,
     activation: Activation,
     norm: LayerNorm,
-    pub(crate) decoder: Arc<dyn LinearLayer>,
+    decoder: Arc<dyn LinearLayer>,
 }
 
 impl Decoder {
@@ -32,7 +34,7 @@ impl Decoder {
         loader: &mut Loader<'_>,
     ) -> Result<Self> {
         let layers = (0..config.num_hidden_layers)
-            .map(|layer| DecoderLayer::load(config, &format!("{TEXT}.encoder.layer.{layer}"), loader))
+            .map(|number| layer::load(config, &format!("{TEXT}.encoder.layer.{number}"), loader))
             .collect::<Result<_>>()?;
         let head = Head {
             transform: loader.linear(&format!("{HEAD}.transform.dense"))?,
@@ -43,19 +45,25 @@ impl Decoder {
         Ok(Self { layers, head })
     }
 
-    /// The last layer's hidden states, `(batch, text, hidden)`, of embedded text `(batch, text, hidden)` and image features
-    /// `(batch, tokens, vision_hidden)`.
-    pub(crate) fn forward(&self, text: &Tensor, image: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+    /// The last layer's hidden states, `(batch, text, hidden)`, of embedded text `(batch, text, hidden)` and the states
+    /// `(batch, tokens, width)` that it attends to.
+    pub(crate) fn forward(
+        &self,
+        text: &Tensor,
+        states: &Tensor,
+        masks: &DecoderMasks,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
         let mut hidden_states = text.clone();
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, image, ctx)?;
+            hidden_states = layer.forward(&hidden_states, states, masks, ctx)?;
         }
         Ok(hidden_states)
     }
 
-    /// A cache for each layer: see [`DecoderLayer::cache`].
-    pub(crate) fn caches(&self, image: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
-        self.layers.iter().map(|layer| layer.cache(image, slots)).collect()
+    /// A cache for each layer: see [`layer::cache`].
+    pub(crate) fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
+        self.layers.iter().map(|layer| layer::cache(layer, states, slots)).collect()
     }
 
     /// The decoder with `map` applied to each of its linear layers.
@@ -78,17 +86,35 @@ impl TextDecoder for Decoder {
     fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor> {
         let mut hidden_states = text.clone();
         for (layer, cache) in self.layers.iter().zip(caches) {
-            hidden_states = layer.step(&hidden_states, cache, rows)?;
+            hidden_states = layer::step(layer, &hidden_states, cache, rows)?;
         }
         let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?.contiguous()?;
-        let ctx = ForwardContext::inference();
-        Ok(self.head.decoder.forward(&self.head.transform(&last, &ctx)?, &ctx)?)
+        self.head.logits(&last, &ForwardContext::inference())
     }
 }
 
 impl Head {
+    /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
+    pub(crate) fn logits(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        Ok(self.decoder.forward(&self.transform(hidden_states, ctx)?, ctx)?)
+    }
+
+    /// The sum of the targets' cross entropies, from hidden states `(batch, text, hidden)`. Only those with a target are read.
+    pub(crate) fn loss(
+        &self,
+        hidden_states: &Tensor,
+        labels: &ShiftedLabels,
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        let ctx = labels.context(ctx);
+        let transformed = self.transform(&labels.select(hidden_states)?, &ctx)?;
+        let (head, targets) = (self.decoder.as_ref(), &labels.targets);
+        Ok(linear_cross_entropy_sum(&transformed, head, targets, label_smoothing, &ctx)?)
+    }
+
     /// The input of the last layer, `(..., hidden)`.
-    pub(crate) fn transform(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+    fn transform(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let transformed = self.activation.forward(&self.transform.forward(hidden_states, ctx)?)?;
         Ok(self.norm.forward(&transformed, ctx)?)
     }

@@ -2,9 +2,16 @@
 
 mod checkpoint;
 mod config;
+mod config_checks;
 mod decoder;
+mod embeddings;
+mod estimates;
+mod features;
 mod layer;
 mod model;
+mod question_answering;
+mod question_encoder;
+mod questions;
 mod schema;
 mod vision;
 
@@ -12,7 +19,8 @@ pub use caption_model::{
     Caption, CaptionCheckpoint, CaptionModel, Draft, Error, GenerationConfig, GenerationDefaults,
     LoadOptions, ModelTokens, Result,
 };
-pub use checkpoint::{BLIP, Checkpoint};
-pub use config::{BlipConfig, TextConfig, VisionConfig};
+pub use checkpoint::{BLIP, BLIP_QUESTIONS, Checkpoint};
+pub use config::{BlipConfig, BlipTask, TextConfig, VisionConfig};
 pub use model::BlipForConditionalGeneration;
+pub use question_answering::BlipForQuestionAnswering;
 pub use vision::VisionEncoder;

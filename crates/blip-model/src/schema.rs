@@ -2,10 +2,12 @@
 
 use caption_model::TensorSchema;
 
-use crate::BlipConfig;
+use crate::{BlipConfig, BlipTask};
 
 pub(crate) const VISION: &str = "vision_model";
 pub(crate) const TEXT: &str = "text_decoder.bert";
+/// The question encoder.
+pub(crate) const QUESTION: &str = "text_encoder";
 pub(crate) const HEAD: &str = "text_decoder.cls.predictions";
 
 /// Name and shape of every tensor of a checkpoint with the configuration `config`, without a tied head.
@@ -30,16 +32,29 @@ pub(crate) fn tensors(config: &BlipConfig) -> TensorSchema {
     schema.linear(&format!("{HEAD}.transform.dense"), hidden, hidden);
     schema.norm(&format!("{HEAD}.transform.LayerNorm"), hidden);
 
+    add_text(&mut schema, config, TEXT);
+    if config.task() == BlipTask::Questions {
+        schema.tensor(&format!("{QUESTION}.embeddings.word_embeddings.weight"), &shape);
+        add_text(&mut schema, config, QUESTION);
+    }
+    add_vision(&mut schema, config);
+    schema
+}
+
+/// The layers of a text model with cross-attention at `path`, and its embeddings but for those of words.
+fn add_text(schema: &mut TensorSchema, config: &BlipConfig, path: &str) {
+    let text = &config.text_config;
+    let hidden = text.hidden_size;
     schema.tensor(
-        &format!("{TEXT}.embeddings.position_embeddings.weight"),
+        &format!("{path}.embeddings.position_embeddings.weight"),
         &[text.max_position_embeddings, hidden],
     );
-    schema.norm(&format!("{TEXT}.embeddings.LayerNorm"), hidden);
+    schema.norm(&format!("{path}.embeddings.LayerNorm"), hidden);
     // Older versions of transformers wrote it. It holds `0, 1, 2, …`.
-    schema.buffer(&format!("{TEXT}.embeddings.position_ids"));
+    schema.buffer(&format!("{path}.embeddings.position_ids"));
     let vision_width = config.vision_config.hidden_size;
     for layer in 0..text.num_hidden_layers {
-        let layer = format!("{TEXT}.encoder.layer.{layer}");
+        let layer = format!("{path}.encoder.layer.{layer}");
         for (attention, width) in [("attention", hidden), ("crossattention", vision_width)] {
             schema.linear(&format!("{layer}.{attention}.self.query"), hidden, hidden);
             schema.linear(&format!("{layer}.{attention}.self.key"), width, hidden);
@@ -51,8 +66,6 @@ pub(crate) fn tensors(config: &BlipConfig) -> TensorSchema {
         schema.linear(&format!("{layer}.output.dense"), text.intermediate_size, hidden);
         schema.norm(&format!("{layer}.output.LayerNorm"), hidden);
     }
-    add_vision(&mut schema, config);
-    schema
 }
 
 fn add_vision(schema: &mut TensorSchema, config: &BlipConfig) {

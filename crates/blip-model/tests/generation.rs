@@ -12,13 +12,8 @@ use blip_model::{
 };
 use candle_core::Tensor;
 use caption_model::EarlyStopping;
-use common::{Golden, Source, fixture_json, load};
-use serde_json::Value;
+use common::{Golden, Source, fixture_json, ids, load};
 use train_ops::{ForwardContext, FrozenBuilder};
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
 
 #[test]
 fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {

@@ -81,6 +81,10 @@ impl<S: CaptionSource> CaptionSource for ByPicture<S> {
         self.source.fingerprint(self.first(row)?)
     }
 
+    fn class_names(&self) -> Option<Vec<String>> {
+        self.source.class_names()
+    }
+
     fn left_out(&self) -> LeftOut {
         self.source.left_out()
     }

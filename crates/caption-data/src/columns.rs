@@ -14,6 +14,8 @@ pub enum ColumnRole {
     Caption,
     /// The prompts that captions continue.
     Prompt,
+    /// The class labels, in place of captions.
+    Label,
 }
 
 impl fmt::Display for ColumnRole {
@@ -22,6 +24,7 @@ impl fmt::Display for ColumnRole {
             Self::Image => "pictures",
             Self::Caption => "captions",
             Self::Prompt => "prompts",
+            Self::Label => "class labels",
         })
     }
 }
@@ -38,7 +41,7 @@ pub(crate) enum ColumnKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub(crate) image: String,
-    /// `None` if captions are not read.
+    /// The captions or the class labels. `None` if captions are not read.
     pub(crate) caption: Option<String>,
     pub(crate) prompt: Option<String>,
 }
@@ -115,6 +118,10 @@ impl Columns {
         let choice = |role| Choice { path, role, names };
         let prompt = options.prompt_column.as_deref();
         let prompt = prompt.map(|name| choice(ColumnRole::Prompt).there(name)).transpose()?;
+        if let Some(name) = options.label_column.as_deref() {
+            let label = Some(choice(ColumnRole::Label).there(name)?.to_owned());
+            return Ok(Self { image: image.to_owned(), caption: label, prompt: prompt.map(str::to_owned) });
+        }
         let choice = choice(ColumnRole::Caption);
         let caption = || match named(options.caption_column.as_deref(), "text", texts) {
             Some(name) => choice.there(name),

@@ -301,6 +301,26 @@ pub enum Error {
         /// The supported values.
         supported: &'static str,
     },
+    /// A step of an image processor that is out of range.
+    #[error("image processor: {option} is {got}, supported: {supported}")]
+    ProcessorOption {
+        /// The step.
+        option: &'static str,
+        /// Its value.
+        got: String,
+        /// The supported values.
+        supported: &'static str,
+    },
+    /// A row that has no class label, or several.
+    #[error("{dataset}, row {row} (from 0): {labels} class labels, and exactly one is needed")]
+    LabelCount {
+        /// The dataset.
+        dataset: String,
+        /// The row.
+        row: usize,
+        /// How many labels it has.
+        labels: usize,
+    },
     /// A tokenizer file that cannot be used.
     #[error("{}: {why}", path.display())]
     Tokenizer {

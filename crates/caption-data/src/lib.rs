@@ -10,7 +10,8 @@
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, like `datasets`, Pillow and
 //!   `CLIPImageProcessor`.
 //! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.
-//! - [`train_test_split`] and [`split()`]: the same rows as `datasets` chooses for a seed.
+//! - [`train_test_split`], [`split()`] and [`shuffled`]: the same rows as `datasets` chooses for a seed.
+//! - [`ClassLabels`]: the numbers of a column of class labels.
 //! - [`PictureLoader`] and [`Prefetch`]: decode and resize pictures before they are needed.
 //!
 //! ```
@@ -47,6 +48,7 @@
 mod bert;
 mod by_picture;
 mod captions;
+mod class_labels;
 mod columns;
 mod decode;
 mod error;
@@ -87,6 +89,7 @@ pub mod selection;
 
 pub use by_picture::ByPicture;
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
+pub use class_labels::ClassLabels;
 pub use columns::ColumnRole;
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
@@ -99,8 +102,10 @@ pub use open::{SourceOptions, open};
 pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
 pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
+pub use processor_config::{ImageSize, ProcessorConfig};
+pub use resize::Resample;
 pub use source::CaptionSource;
-pub use split::{Split, split, split_by_picture, train_test_split};
+pub use split::{Split, shuffled, split, split_by_picture, train_test_split};
 pub use subset::Subset;
 #[cfg(feature = "parquet")]
 pub use tables::ParquetSource;

@@ -20,6 +20,9 @@ pub struct SourceOptions {
     pub caption_column: Option<String>,
     /// The column of prompts, the texts that captions continue. The default is none.
     pub prompt_column: Option<String>,
+    /// The column of class labels, to be read in place of captions: [`ClassLabels`](crate::ClassLabels) gives their numbers, and
+    /// rows have their names as captions. The default is none.
+    pub label_column: Option<String>,
     /// Read only pictures and prompts. Neither a caption column nor caption files are needed then, and all
     /// captions are blank. The default is `false`.
     pub no_captions: bool,
@@ -34,6 +37,7 @@ impl SourceOptions {
             (ColumnRole::Image, &self.image_column),
             (ColumnRole::Caption, &self.caption_column),
             (ColumnRole::Prompt, &self.prompt_column),
+            (ColumnRole::Label, &self.label_column),
         ];
         columns.into_iter().filter_map(|(role, column)| Some((role, column.as_deref()?)))
     }

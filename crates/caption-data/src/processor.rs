@@ -6,7 +6,7 @@ use image::{RgbImage, imageops};
 use serde_json::Value;
 use twox_hash::XxHash3_128;
 
-use crate::processor_config::{ProcessorConfig, Size};
+use crate::processor_config::{ImageSize, ProcessorConfig};
 use crate::resize::resize_region;
 use crate::{Error, Result};
 
@@ -41,12 +41,38 @@ pub struct ImageProcessor {
 
 impl Default for ImageProcessor {
     fn default() -> Self {
-        Self::new(ProcessorConfig::default())
+        Self::of(ProcessorConfig::default())
     }
 }
 
 impl ImageProcessor {
-    fn new(config: ProcessorConfig) -> Self {
+    /// A processor with these steps.
+    ///
+    /// ```
+    /// use candle_core::Device;
+    /// use caption_data::{ImageProcessor, ImageSize, ProcessorConfig, Resample, RgbImage};
+    ///
+    /// let processor = ImageProcessor::new(ProcessorConfig {
+    ///     resize: Some((ImageSize::Exact { height: 32, width: 48 }, Resample::Bilinear)),
+    ///     crop: None,
+    ///     normalize: Some(([0.5; 3], [0.5; 3])),
+    ///     ..ProcessorConfig::default()
+    /// })?;
+    /// let white = RgbImage::from_pixel(640, 480, image::Rgb([255; 3]));
+    /// let pixel_values = processor.pixel_values(&[white], &Device::Cpu)?;
+    /// assert_eq!(pixel_values.dims(), [1, 3, 32, 48]);
+    /// assert_eq!(pixel_values.flatten_all()?.get(0)?.to_scalar::<f32>()?, 1.0);
+    /// # Ok::<(), caption_data::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a size is 0 or larger than 16,384 pixels, or a standard deviation is 0.
+    pub fn new(config: ProcessorConfig) -> Result<Self> {
+        config.check()?;
+        Ok(Self::of(config))
+    }
+
+    fn of(config: ProcessorConfig) -> Self {
         let value = |level: u8, channel: usize| {
             // transformers multiplies in f64, rounds to f32, and normalises in f32.
             let rescaled =
@@ -90,14 +116,14 @@ impl ImageProcessor {
     /// If the file cannot be read, or sets something that this processor does not implement: the error names
     /// the option.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self::new(ProcessorConfig::read(path.as_ref())?))
+        Ok(Self::of(ProcessorConfig::read(path.as_ref())?))
     }
 
     /// Height and width of the pixel values; `None` if they are the picture's own.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.resize) {
             (Some(crop), _) => Some(crop),
-            (None, Some((Size::Exact { height, width }, _))) => Some((height, width)),
+            (None, Some((ImageSize::Exact { height, width }, _))) => Some((height, width)),
             _ => None,
         }
     }
@@ -153,8 +179,8 @@ impl ImageProcessor {
         }
         let (new_width, new_height) = match self.config.resize {
             None => (width, height),
-            Some((Size::Exact { height, width }, _)) => (width, height),
-            Some((Size::ShortestEdge(edge), _)) => {
+            Some((ImageSize::Exact { height, width }, _)) => (width, height),
+            Some((ImageSize::ShortestEdge(edge), _)) => {
                 let long = |short, long| (edge as f64 * long as f64 / short as f64) as usize;
                 if width <= height { (edge, long(width, height)) } else { (long(height, width), edge) }
             }

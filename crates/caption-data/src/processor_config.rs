@@ -4,30 +4,41 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::resize::Kernel;
+use crate::resize::Resample;
 use crate::{Error, Result};
 
-/// The settings of a `preprocessor_config.json`.
+/// The steps of an [`ImageProcessor`](crate::ImageProcessor), in their order, as a `preprocessor_config.json` sets them. `None`
+/// leaves a step out. The default is CLIP's: see there.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ProcessorConfig {
-    pub(crate) resize: Option<(Size, Kernel)>,
-    /// Height and width.
-    pub(crate) crop: Option<(usize, usize)>,
-    pub(crate) rescale: Option<f64>,
-    /// Mean and standard deviation of red, green and blue.
-    pub(crate) normalize: Option<([f64; 3], [f64; 3])>,
+pub struct ProcessorConfig {
+    /// The size that pictures are resized to, and the interpolation.
+    pub resize: Option<(ImageSize, Resample)>,
+    /// Height and width in pixels of the centre that is cut out, with a black border if the picture is smaller.
+    pub crop: Option<(usize, usize)>,
+    /// The factor of each level from 0 to 255; usually 1/255.
+    pub rescale: Option<f64>,
+    /// Mean and standard deviation of red, green and blue after rescaling: values become `(value - mean) / std`.
+    pub normalize: Option<([f64; 3], [f64; 3])>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Size {
+/// The size of a resized picture in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageSize {
+    /// The length of the shorter edge. The longer one keeps the picture's proportions.
     ShortestEdge(usize),
-    Exact { height: usize, width: usize },
+    /// Height and width, whatever the picture's proportions.
+    Exact {
+        /// Height in pixels.
+        height: usize,
+        /// Width in pixels.
+        width: usize,
+    },
 }
 
 /// transformers' defaults that differ between processors; all others are the same everywhere.
 struct Defaults {
-    kernel: Kernel,
-    size: Size,
+    kernel: Resample,
+    size: ImageSize,
     /// Whether a size that is one number is the edge of a square, and not the shorter edge.
     to_square: bool,
     /// Whether the processor crops the centre.
@@ -37,18 +48,18 @@ struct Defaults {
 }
 
 const CLIP: Defaults = Defaults {
-    kernel: Kernel::Bicubic,
-    size: Size::ShortestEdge(224),
+    kernel: Resample::Bicubic,
+    size: ImageSize::ShortestEdge(224),
     to_square: false,
     crops: true,
     mean: [0.48145466, 0.4578275, 0.40821073],
     std: [0.26862954, 0.26130258, 0.27577711],
 };
 
-const VIDEO_MAE: Defaults = Defaults { kernel: Kernel::Bilinear, mean: [0.5; 3], std: [0.5; 3], ..CLIP };
+const VIDEO_MAE: Defaults = Defaults { kernel: Resample::Bilinear, mean: [0.5; 3], std: [0.5; 3], ..CLIP };
 
 const BLIP: Defaults =
-    Defaults { size: Size::Exact { height: 384, width: 384 }, to_square: true, crops: false, ..CLIP };
+    Defaults { size: ImageSize::Exact { height: 384, width: 384 }, to_square: true, crops: false, ..CLIP };
 
 /// Processors that do the same to a picture, or to each frame of a video, as
 /// [`ImageProcessor`](crate::ImageProcessor).
@@ -79,7 +90,7 @@ const NO_STEPS: [&str; 7] = [
 impl Default for ProcessorConfig {
     fn default() -> Self {
         Self {
-            resize: Some((Size::ShortestEdge(224), CLIP.kernel)),
+            resize: Some((ImageSize::ShortestEdge(224), CLIP.kernel)),
             crop: Some((224, 224)),
             rescale: Some(1.0 / 255.0),
             normalize: Some((CLIP.mean, CLIP.std)),
@@ -109,6 +120,35 @@ struct File {
 }
 
 impl ProcessorConfig {
+    /// Checks that sizes are from 1 to 16,384 pixels, and that no standard deviation is 0.
+    pub(crate) fn check(&self) -> Result<()> {
+        let edges = match self.resize {
+            Some((ImageSize::ShortestEdge(edge), _)) => [edge, edge],
+            Some((ImageSize::Exact { height, width }, _)) => [height, width],
+            None => [1, 1],
+        };
+        let (height, width) = self.crop.unwrap_or((1, 1));
+        for (option, edge) in
+            edges.map(|edge| ("resize", edge)).into_iter().chain([("crop", height), ("crop", width)])
+        {
+            if !(1..=MAX_EDGE).contains(&(edge as u64)) {
+                return Err(Error::ProcessorOption {
+                    option,
+                    got: edge.to_string(),
+                    supported: "1 to 16384 pixels",
+                });
+            }
+        }
+        match self.normalize {
+            Some((_, std)) if std.contains(&0.0) => Err(Error::ProcessorOption {
+                option: "the standard deviation",
+                got: format!("{std:?}"),
+                supported: "numbers other than 0",
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
         let json = |error| Error::Json { path: path.to_owned(), error };
@@ -149,11 +189,11 @@ impl ProcessorConfig {
 
         let kernel = match file.resample {
             None => defaults.kernel,
-            Some(number) => Kernel::from_pillow(number)
+            Some(number) => Resample::from_pillow(number)
                 .ok_or_else(|| unsupported("resample", number.to_string(), "2 (bilinear), 3 (bicubic)"))?,
         };
-        let square = |edge| Size::Exact { height: edge, width: edge };
-        let one_number = if defaults.to_square { square } else { Size::ShortestEdge };
+        let square = |edge| ImageSize::Exact { height: edge, width: edge };
+        let one_number = if defaults.to_square { square } else { ImageSize::ShortestEdge };
         let size = match &file.size {
             None => defaults.size,
             Some(value) => read_size(value, one_number).ok_or_else(|| {
@@ -163,7 +203,7 @@ impl ProcessorConfig {
         };
         let crop = match file.crop_size.as_ref().map(|value| (value, read_size(value, square))) {
             None => (224, 224),
-            Some((_, Some(Size::Exact { height, width }))) => (height, width),
+            Some((_, Some(ImageSize::Exact { height, width }))) => (height, width),
             Some((value, _)) => {
                 return Err(unsupported("crop_size", value.to_string(), r#"N, {"height": N, "width": N}"#));
             }
@@ -183,17 +223,17 @@ impl ProcessorConfig {
 }
 
 /// A size as transformers reads it: a number, whose meaning the caller knows, or one of two dictionaries.
-fn read_size(value: &Value, number: impl Fn(usize) -> Size) -> Option<Size> {
+fn read_size(value: &Value, number: impl Fn(usize) -> ImageSize) -> Option<ImageSize> {
     let edge = |value: &Value| value.as_u64().filter(|n| (1..=MAX_EDGE).contains(n)).map(|n| n as usize);
     if let Some(n) = edge(value) {
         return Some(number(n));
     }
     let given: Vec<_> = value.as_object()?.iter().filter(|(_, value)| !value.is_null()).collect();
     match given.as_slice() {
-        [(name, n)] if *name == "shortest_edge" => edge(n).map(Size::ShortestEdge),
+        [(name, n)] if *name == "shortest_edge" => edge(n).map(ImageSize::ShortestEdge),
         // Sorted by name.
         [(first, height), (second, width)] if *first == "height" && *second == "width" => {
-            Some(Size::Exact { height: edge(height)?, width: edge(width)? })
+            Some(ImageSize::Exact { height: edge(height)?, width: edge(width)? })
         }
         _ => None,
     }

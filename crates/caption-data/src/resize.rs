@@ -17,14 +17,16 @@ use image::RgbImage;
 /// Fractional bits of a weight: 32, less 8 for a level, less 2 for sums that overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// An interpolation kernel, by its number in Pillow's `Resampling`.
+/// The interpolation of a resized picture, with its number in Pillow's `Resampling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kernel {
+pub enum Resample {
+    /// Linear in both directions.
     Bilinear = 2,
+    /// Cubic in both directions, as CLIP and BLIP have it.
     Bicubic = 3,
 }
 
-impl Kernel {
+impl Resample {
     pub(crate) fn from_pillow(number: u64) -> Option<Self> {
         [Self::Bilinear, Self::Bicubic].into_iter().find(|kernel| *kernel as u64 == number)
     }
@@ -56,7 +58,7 @@ struct Taps {
 }
 
 /// The taps of `outputs` when `from` samples become `to`.
-fn taps(from: usize, to: usize, outputs: Range<usize>, kernel: Kernel) -> Vec<Taps> {
+fn taps(from: usize, to: usize, outputs: Range<usize>, kernel: Resample) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let reach = kernel.support() * stretch;
@@ -83,7 +85,7 @@ pub(crate) fn resize_region(
     (width, height): (usize, usize),
     columns: Range<usize>,
     rows: Range<usize>,
-    kernel: Kernel,
+    kernel: Resample,
 ) -> RgbImage {
     let (from_width, from_height) = (image.width() as usize, image.height() as usize);
     let across = taps(from_width, width, columns, kernel);

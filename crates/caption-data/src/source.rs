@@ -64,6 +64,12 @@ pub trait CaptionSource: Send + Sync {
         Ok(XxHash3_128::oneshot_with_seed(image.width().into(), image.as_raw()))
     }
 
+    /// The names of the classes in the order of their numbers, if captions are class labels and the dataset
+    /// declares them. Default: `None`.
+    fn class_names(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// The files and rows found beside those of the dataset that are not used, with the reasons. Default:
     /// nothing.
     fn left_out(&self) -> LeftOut {
@@ -109,6 +115,10 @@ impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
 
     fn fingerprint(&self, row: usize) -> Result<u128> {
         (**self).fingerprint(row)
+    }
+
+    fn class_names(&self) -> Option<Vec<String>> {
+        (**self).class_names()
     }
 
     fn left_out(&self) -> LeftOut {

@@ -44,6 +44,23 @@ pub fn train_test_split(n: usize, test_size: f64, seed: u64) -> Result<(Vec<usiz
     Ok(cut(n, test, seed))
 }
 
+/// The rows `0..n` in random order: that of `datasets.Dataset.shuffle(seed=seed)`, which is NumPy's
+/// `default_rng(seed).permutation(n)`. For an order of each epoch, give each a seed of its own.
+///
+/// ```
+/// use caption_data::{SourceOptions, Subset, open, shuffled};
+///
+/// assert_eq!(shuffled(8, 42), [3, 4, 2, 7, 6, 1, 5, 0]);
+/// # let dataset = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet/snapshot");
+/// let source = open(dataset, &SourceOptions::default())?;
+/// let rows = shuffled(source.len(), 42);
+/// let source = Subset::new(source, rows)?;
+/// # Ok::<(), caption_data::Error>(())
+/// ```
+pub fn shuffled(n: usize, seed: u64) -> Vec<usize> {
+    Pcg64::new(seed).permutation(n)
+}
+
 /// Splits rows `0..n` three ways, as is usual with `datasets`: one [`train_test_split`] holds out the
 /// validation and test parts together, and a second one with the same seed separates the two.
 ///

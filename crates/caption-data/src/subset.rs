@@ -67,6 +67,10 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
         self.source.fingerprint(self.row(row)?)
     }
 
+    fn class_names(&self) -> Option<Vec<String>> {
+        self.source.class_names()
+    }
+
     fn left_out(&self) -> LeftOut {
         self.source.left_out()
     }

@@ -204,12 +204,12 @@ fn broken_links_are_left_out_and_counted_but_are_errors_in_the_cache_of_the_hub(
     let lines = |left_out: caption_data::LeftOut| -> Vec<String> {
         left_out.groups().map(ToString::to_string).collect()
     };
-    let told = ["2: links to files that are not there (2.png, more)"];
+    let reported = ["2: links to files that are not there (2.png, more)"];
     let source = open(folder.path(), &SourceOptions::default()).unwrap();
-    assert_eq!(lines(source.left_out()), told);
+    assert_eq!(lines(source.left_out()), reported);
     let found = caption_data::pictures_of(folder.path()).unwrap();
     assert_eq!(found.paths, [folder.path().join("1.png")]);
-    assert_eq!(lines(found.left_out), told);
+    assert_eq!(lines(found.left_out), reported);
 
     // Metadata that name it.
     let records = "file_name,text\n1.png,one\n2.png,two\n";

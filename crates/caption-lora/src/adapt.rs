@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Var};
 use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, LoadOptions};
-use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
+use indicatif::HumanCount;
+use peft_lora::{Adapter, Bias, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
-use crate::cli::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 use crate::open::AdapterFolder;
+use crate::options::{Dtype, Hardware, LoraOptions, TargetModules, Tune};
 
 pub use initial::same_modules;
 
@@ -42,7 +43,8 @@ impl Adapted {
     /// `1,327,104 of 177,946,170 parameters (0.7458 %)`, the numbers that PEFT prints.
     pub fn summary(&self) -> String {
         let share = 100.0 * self.trainable() as f64 / self.total as f64;
-        format!("{} of {} parameters ({share:.4} %)", thousands(self.trainable()), thousands(self.total))
+        let [trainable, total] = [self.trainable(), self.total].map(|count| HumanCount(count as u64));
+        format!("{trainable} of {total} parameters ({share:.4} %)")
     }
 }
 
@@ -106,9 +108,11 @@ pub fn build(
     if let Some(first) = &first_adapter {
         adapter.load_weights(&first.dir)?;
     }
-    let modules = adapter.report().modules();
-    let vision_trains = modules.iter().any(|module| module.path.starts_with(architecture.vision_prefix));
-    let text_trains = modules.iter().any(|module| !module.path.starts_with(architecture.vision_prefix));
+    let (parameters, total) = (adapter.parameters(), adapter.report().total_parameters());
+    let is_of_vision =
+        |name: &String| name.trim_start_matches("base_model.model.").starts_with(architecture.vision_prefix);
+    let vision_trains = parameters.keys().any(is_of_vision);
+    let text_trains = !parameters.keys().all(is_of_vision);
     let reached = match (text_trains, vision_trains) {
         (true, true) => "both",
         (true, false) => "text",
@@ -121,11 +125,16 @@ pub fn build(
         _ => None,
     };
     if let Some((part, tune)) = left_alone {
+        if adapter.config().bias == Bias::All {
+            bail!(
+                "--bias all trains biases of the {part}, which --tune {tune} leaves alone: say --bias lora_only, or --tune \
+                 {reached}"
+            );
+        }
         bail!(
             "the target modules reach into the {part}, which --tune {tune} leaves alone: say --tune {reached}"
         );
     }
-    let (parameters, total) = (adapter.parameters(), adapter.report().total_parameters());
     let adapter = Some(adapter);
     Ok(Adapted { model, parameters, total, text_trains, vision_trains, adapter, first_adapter })
 }
@@ -177,6 +186,12 @@ fn config(
         lora_alpha: options.alpha(),
         lora_dropout: options.dropout(),
         target_modules: targets.unwrap_or_else(|| default.as_slice().into()),
+        init_lora_weights: options.init_lora_weights.unwrap_or_default(),
+        use_rslora: options.use_rslora,
+        use_dora: options.use_dora,
+        lora_bias: options.lora_bias,
+        bias: options.bias.unwrap_or_default(),
+        modules_to_save: options.modules_to_save.clone(),
         task_type: architecture.task_type.map(str::to_owned),
         base_model_name_or_path: Some(base.name.to_owned()),
         revision: base.revision.map(str::to_owned),
@@ -197,26 +212,5 @@ pub fn storage(dtype: Dtype) -> DType {
     match dtype {
         Dtype::F32 => DType::F32,
         Dtype::Bf16 => DType::BF16,
-    }
-}
-
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or_default())
-        .collect();
-    groups.join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!(super::thousands(1_327_104), "1,327,104");
-        assert_eq!(super::thousands(999), "999");
-        assert_eq!(super::thousands(1_000), "1,000");
     }
 }

@@ -9,8 +9,8 @@ use caption_data::{
 use caption_model::{CaptionModel, Draft, GenerationConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::{Drafting, Storage};
 use crate::features::{FeatureStore, encode};
+use crate::options::{Drafting, Storage};
 use crate::prompts::{after_prompt, by_prompt};
 
 /// Batch size of the frozen encoder.

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{self, Request};
+use crate::cli::{self, CaptionFlags, CompareFlags, MergeFlags, Request};
 use crate::finetune::{self, Ending, INTERRUPTED, Session};
-use crate::resume::Resumed;
 use crate::terminal::{one_line, say_error};
 use crate::{caption, merge, report};
 
@@ -26,7 +25,7 @@ pub fn finetune(arguments: Vec<OsString>) -> ExitCode {
 
 /// Captions pictures. The exit code is 2 if some could not be read.
 pub fn caption(arguments: Vec<OsString>) -> ExitCode {
-    let options = cli::Caption::from_arguments(arguments).unwrap_or_else(|error| error.exit());
+    let options = CaptionFlags::from_arguments(arguments).unwrap_or_else(|error| error.exit());
     exit_code(caption::run(&options).map(|skipped| match skipped {
         0 => ExitCode::SUCCESS,
         skipped => {
@@ -38,13 +37,13 @@ pub fn caption(arguments: Vec<OsString>) -> ExitCode {
 
 /// Merges an adapter into its model.
 pub fn merge(arguments: Vec<OsString>) -> ExitCode {
-    let options = cli::Merge::from_arguments(arguments).unwrap_or_else(|error| error.exit());
+    let options = MergeFlags::from_arguments(arguments).unwrap_or_else(|error| error.exit());
     exit_code(merge::run(&options).map(|()| ExitCode::SUCCESS))
 }
 
 /// Compares finished runs.
 pub fn compare(arguments: Vec<OsString>) -> ExitCode {
-    let options = cli::Compare::from_arguments(arguments).unwrap_or_else(|error| error.exit());
+    let options = CompareFlags::from_arguments(arguments).unwrap_or_else(|error| error.exit());
     exit_code(report::compare_runs(&options.runs, &options.output).map(|()| ExitCode::SUCCESS))
 }
 
@@ -57,11 +56,11 @@ fn exit_code(result: Result<ExitCode>) -> ExitCode {
 }
 
 fn finetune_or_sweep(request: Request) -> Result<Ending> {
-    let request = Resumed::find(request)?;
-    let mut session = Session::new(&request.options)?;
-    if request.options.data.sweep.is_empty() {
+    let request = request.resolve()?;
+    let mut session = Session::new(request.options.hardware.threads)?;
+    if request.sweep.is_empty() {
         finetune::run(&request, &mut session)
     } else {
-        finetune::sweep(&request, &mut session)
+        cli::sweep(&request, &mut session)
     }
 }

@@ -137,11 +137,9 @@ impl<S: EventSink> EventSink for InFlags<S> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
     use trainer_core::TrainingArguments;
 
     use super::*;
-    use crate::cli::Finetune;
 
     #[test]
     fn a_dataset_that_was_repaired_is_no_flag_to_leave_out() {
@@ -157,22 +155,6 @@ mod tests {
         }
         let other = another_run("checkpoint-2", &[dataset("art", "photos")]).to_string();
         assert!(other.contains("leave these flags out"), "{other}");
-    }
-
-    #[test]
-    fn every_argument_that_a_message_may_name_has_a_flag() {
-        let json = serde_json::to_value(TrainingArguments::default()).unwrap();
-        let command = Finetune::command();
-        let known: Vec<&str> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
-        let names = json.as_object().unwrap().iter().flat_map(|(name, value)| match value.as_object() {
-            Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
-            None => vec![name.clone()],
-        });
-        // These cannot be set by flags.
-        let fixed = ["adam_beta1", "adam_beta2", "adam_epsilon", "metric_for_best_model"];
-        for name in names.filter(|name| !fixed.contains(&name.as_str())) {
-            assert!(known.contains(&flag(&name).trim_start_matches('-')), "{name}: {}", flag(&name));
-        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! Atomic file replacement.
+//! Atomic file replacement, and files that are not there yet.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+
+/// The beginning of a Git LFS pointer: the text that replaces a file that was not downloaded.
+pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Replaces the file at `path`, creating its folder if needed: written under another name, synced, then
 /// renamed, so that a reader never sees a partial file, nor one that two writers mixed.

@@ -8,14 +8,13 @@ use anyhow::{Result, bail};
 use caption_data::ImageProcessor;
 use serde_json::Value;
 
+use crate::files::LFS_POINTER;
 use crate::save::COMPANIONS;
 
 /// The file that identifies an adapter's folder.
 const ADAPTER: &str = "adapter_config.json";
 /// The file that identifies a checkpoint's folder.
 const CHECKPOINT: &str = "config.json";
-/// The beginning of a Git LFS pointer: the text that replaces a file that was not downloaded.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// Fails if the folder of `--model` is not a checkpoint, or lacks files that a checkpoint needs beside its
 /// weights.

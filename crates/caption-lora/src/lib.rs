@@ -4,6 +4,7 @@
 //!
 //! - [`commands`]: the subcommands of the program
 //! - [`cli`]: their command lines
+//! - [`options`]: the options of every command as plain structs
 //! - [`finetune`]: the stages of a fine-tuning run, and the run itself
 //! - [`caption`]: the stages of captioning pictures
 //! - [`embedded`]: the small checkpoint that is part of the program
@@ -19,10 +20,12 @@
 //! - [`task`]: captioning as a task of the training engine
 //! - [`fusing`]: how many micro-batches of a step run together
 //! - [`judge`]: evaluation on the test split
-//! - [`results`], [`plot`], [`report`]: the results of a run: metrics, captions, curves, report
+//! - [`results`], [`report`]: the results of a run: metrics, captions, curves, report
 //! - [`save`]: writes whole checkpoints
 //! - [`files`]: atomic file replacement
 //! - [`terminal`]: messages for the user
+//! - [`shell`]: commands in shell syntax
+//! - [`threads`]: the number of threads of a process
 //! - [`run_folder`]: the output folder: its lock and the record of the run's files
 //! - [`resume`]: finds the run to resume
 //! - [`engine_words`]: the engine's messages in terms of flags
@@ -30,7 +33,9 @@
 pub mod adapt;
 pub mod caption;
 pub mod captioning;
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod embedded;
 pub mod engine_words;
@@ -43,16 +48,18 @@ pub mod hub;
 pub mod judge;
 pub mod merge;
 pub mod open;
+pub mod options;
 pub mod pictures;
-pub mod plot;
 pub mod prompts;
 pub mod report;
 pub mod results;
 pub mod resume;
 pub mod run_folder;
 pub mod save;
+pub mod shell;
 pub mod task;
 pub mod terminal;
+pub mod threads;
 
 /// The program in this crate's README compiles.
 #[cfg(doctest)]

@@ -4,8 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use caption_lora::cli::PROGRAM;
 use caption_lora::commands;
+use caption_lora::shell::PROGRAM;
 use clap::Command;
 
 type Run = fn(Vec<OsString>) -> ExitCode;

@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use caption_model::{CaptionCheckpoint, LoadOptions};
 use peft_lora::LoraBuilder;
 
-use crate::cli;
 use crate::open;
+use crate::options::Merge;
 use crate::run_folder::RECORD;
 use crate::save;
 use crate::terminal::say;
@@ -29,7 +29,7 @@ pub struct Merged {
 ///
 /// # Errors
 /// If an input cannot be read, they do not fit each other, or the output folder is not new or empty.
-pub fn run(options: &cli::Merge) -> Result<()> {
+pub fn run(options: &Merge) -> Result<()> {
     let pretrained = open::pretrained(&options.model)?;
     pretrained.say_commit();
     check_output(&options.output_dir, &pretrained.dir)?;

@@ -1,6 +1,9 @@
-//! The dependency arrows of docs/architecture.md.
+//! The dependency arrows of docs/architecture.md, between crates and inside the application.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -65,8 +68,8 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "git-model" => &["caption-model", "train-ops"],
             "peft-lora" => &["torch-files", "train-ops"],
             "monster-drawings" => &["caption-data"],
-            // Its tests train it with adapters.
-            "trainable-nn" => &["peft-lora", "train-ops"],
+            // Its tests and its example train it with adapters.
+            "trainable-nn" => &["peft-lora", "train-ops", "trainer-core"],
             "caption-lora" => &[
                 "caption-data",
                 "caption-metrics",
@@ -83,4 +86,37 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
         };
         assert_eq!(own, allowed.iter().copied().collect(), "{name}");
     }
+}
+
+/// Every file of Rust code below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = Vec::new();
+    for path in entries {
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn only_the_command_line_knows_clap() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let is_command_line = |path: &PathBuf| {
+        let below = path.strip_prefix(&src).unwrap();
+        below.starts_with("cli") || below == Path::new("main.rs") || below == Path::new("commands.rs")
+    };
+    let (command_line, core): (Vec<_>, Vec<_>) = sources(&src).into_iter().partition(is_command_line);
+    assert!(command_line.len() > 15 && core.len() > 80, "{} and {}", command_line.len(), core.len());
+    let mut named = Vec::new();
+    for path in core {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let names = |line: &str| ["clap::", "cli::"].iter().any(|name| line.contains(name));
+        named.extend(code.filter(|line| names(line)).map(|line| format!("{}: {line}", path.display())));
+    }
+    assert!(named.is_empty(), "{}", named.join("\n"));
 }

@@ -187,30 +187,30 @@ fn a_damaged_file_is_reported_and_encoded_again() {
         fs::write(path, bytes).unwrap();
     };
     let header = |bytes: &[u8]| 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let (told, encoded) = after(|path| rewrite(path, &|bytes| bytes.truncate(bytes.len() / 2)));
+    let (reported, encoded) = after(|path| rewrite(path, &|bytes| bytes.truncate(bytes.len() / 2)));
     assert!(
-        encoded == 10 && told.len() == 1 && told[0].contains("ends before the features of its 10"),
-        "{told:?}"
+        encoded == 10 && reported.len() == 1 && reported[0].contains("ends before the features of its 10"),
+        "{reported:?}"
     );
-    let (told, encoded) = after(|path| rewrite(path, &|bytes| bytes.push(0)));
-    assert!(encoded == 10 && told[0].contains("bytes instead of"), "{told:?}");
-    let (told, encoded) = after(|path| fs::write(path, "").unwrap());
-    assert!(encoded == 10 && told[0].contains("not a file of image features"), "{told:?}");
-    let (told, encoded) = after(|path| fs::write(path, [255; 100]).unwrap());
-    assert!(encoded == 10 && told[0].contains("not a file of image features"), "{told:?}");
+    let (reported, encoded) = after(|path| rewrite(path, &|bytes| bytes.push(0)));
+    assert!(encoded == 10 && reported[0].contains("bytes instead of"), "{reported:?}");
+    let (reported, encoded) = after(|path| fs::write(path, "").unwrap());
+    assert!(encoded == 10 && reported[0].contains("not a file of image features"), "{reported:?}");
+    let (reported, encoded) = after(|path| fs::write(path, [255; 100]).unwrap());
+    assert!(encoded == 10 && reported[0].contains("not a file of image features"), "{reported:?}");
     // One bit of one picture's features: those of the other nine stay valid.
-    let (told, encoded) = after(|path| {
+    let (reported, encoded) = after(|path| {
         rewrite(path, &|bytes| {
             let at = header(bytes) + 4 * LAYOUT.bytes() + 11;
             bytes[at] ^= 1;
         })
     });
     assert!(
-        encoded == 1 && told.len() == 1 && told[0].starts_with("1 of the image features in "),
-        "{told:?}"
+        encoded == 1 && reported.len() == 1 && reported[0].starts_with("1 of the image features in "),
+        "{reported:?}"
     );
-    let (told, encoded) = after(|path| fs::remove_file(path).unwrap());
-    assert!(encoded == 10 && told.is_empty(), "{told:?}");
+    let (reported, encoded) = after(|path| fs::remove_file(path).unwrap());
+    assert!(encoded == 10 && reported.is_empty(), "{reported:?}");
 }
 
 proptest! {

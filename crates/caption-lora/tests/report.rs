@@ -4,8 +4,7 @@
 use std::fs;
 
 use caption_lora::{
-    plot::{History, LogEntry},
-    report::{Better, Example, Metric, Report, Run, compare_html, write_comparison},
+    report::{Better, Example, History, LogEntry, Metric, Report, Run, compare_html, write_comparison},
     results::Metrics,
 };
 

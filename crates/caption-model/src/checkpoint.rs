@@ -23,6 +23,8 @@ pub struct Architecture {
     pub task_type: Option<&'static str>,
     /// Whether captions begin with the model's start token in place of the tokenizer's.
     pub replaces_start_token: bool,
+    /// Whether the model answers questions: each picture needs a prompt, in training and in generation.
+    pub needs_prompt: bool,
 }
 
 /// An opened checkpoint of any kind of captioning model.

@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use candle_core::{DType, Tensor};
 use caption_generation::{CaptionDecoder, SpeculativeDecoder, Step};
-use train_ops::{DecodingRows, KeyValueCache, snapshot};
+use train_ops::{DecodingRows, ForwardContext, KeyValueCache, enter, snapshot};
 
 use crate::{CaptionModel, DecoderShape, Draft, Error, Result};
 
@@ -26,6 +26,8 @@ pub trait TextDecoder: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Decoding<'a, M: ?Sized> {
     model: &'a M,
+    /// All steps are one pass, in which the weights of adapters do not change.
+    ctx: ForwardContext,
     decoder: Box<dyn TextDecoder>,
     draft: Option<&'a Draft>,
     rows: DecodingRows,
@@ -36,18 +38,32 @@ pub struct Decoding<'a, M: ?Sized> {
 }
 
 impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
-    /// Begins to decode: one sequence without text for each picture, whose keys and values are computed here, and cache
-    /// slots for `slots` text tokens of all sequences together.
+    /// Begins to decode: one sequence without text for each picture, and cache slots for `slots` text tokens of all sequences
+    /// together. The keys and values of `states`, which come from [`decoder_input`](CaptionModel::decoder_input), are computed
+    /// here.
+    ///
+    /// An adapter for each picture comes from the pass that the thread has entered
+    /// ([`ForwardContext::with_adapters`], [`enter`]).
     ///
     /// # Errors
-    /// If `image_features` are not `(batch, tokens, vision_hidden)`.
-    pub fn new(model: &'a M, image_features: &Tensor, slots: usize) -> Result<Self> {
+    /// If `states` have another shape than the model needs, or the pass names adapters for another number of pictures.
+    pub fn new(model: &'a M, states: &Tensor, slots: usize) -> Result<Self> {
+        let (ctx, pictures) = (ForwardContext::inference(), states.dim(0)?);
+        if let Some(names) = ctx.adapters().filter(|names| names.len() != pictures) {
+            return Err(Error::Shape {
+                input: "adapters of a batch",
+                expected: format!("({pictures}), a name for each picture"),
+                got: vec![names.len()],
+            });
+        }
+        let _pass = enter(ctx.clone());
         Ok(Self {
             model,
+            ctx,
             decoder: model.text_decoder(snapshot)?,
             draft: None,
-            caches: model.caches(image_features, slots)?,
-            rows: DecodingRows::new(image_features.dim(0)?),
+            caches: model.caches(states, slots)?,
+            rows: DecodingRows::new(pictures),
             verified: Vec::new(),
         })
     }
@@ -103,6 +119,7 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
         let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
         let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?.reshape((sequences, new))?;
         let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
+        let _pass = enter(self.ctx.select(rows.images()));
         let text = self.model.embed(&input_ids, &positions)?;
         let logits = decoder.step(&text, &self.caches, rows)?;
         Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)

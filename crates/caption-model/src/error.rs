@@ -101,6 +101,15 @@ pub enum Error {
         /// `max_position_embeddings`.
         max: usize,
     },
+    /// A model for questions was given a picture without a question.
+    #[error("the model answers questions about pictures, and {} no question; give it one as the prompt", match row {
+        Some(row) => format!("row {row} of the batch (from 0) has"),
+        None => "there is".to_owned(),
+    })]
+    NoQuestion {
+        /// The row of a training batch; `None` in generation, where all pictures have the same question.
+        row: Option<usize>,
+    },
     /// A token that is not in the model's vocabulary.
     #[error("token {id} does not exist: the model's vocabulary has {vocabulary}")]
     UnknownToken {

@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use generation_defaults::GenerationDefaults;
 pub use labels::ShiftedLabels;
 pub use loader::{LoadOptions, Loader};
-pub use model::CaptionModel;
+pub use model::{CaptionModel, DecoderInput};
 pub use patches::PatchEmbedding;
 pub use schema::TensorSchema;
 pub use tensors::CheckpointTensors;

@@ -82,6 +82,24 @@ impl<'a> Loader<'a> {
         Ok(LayerNorm::new(path, weight, bias, eps)?)
     }
 
+    /// The word embedding called `name`, which shares its weight with no other layer.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    pub fn word_embedding(&mut self, name: &str) -> Result<WordEmbedding> {
+        let stored = self.tensors.tensor(name, DType::F32, &self.options.device)?;
+        let words = self.builder.parameter(name, stored.clone())?;
+        self.words(name, &stored, words)
+    }
+
+    /// The word embedding called `name`, of which the builder made `words` from `stored`.
+    fn words(&self, name: &str, stored: &Tensor, words: Tensor) -> Result<WordEmbedding> {
+        // If the builder returned the same tensor, the embedding can stay in its file.
+        let unchanged = words.id() == stored.id() && !words.track_op() && self.options.device.is_cpu();
+        let in_file = if unchanged { self.tensors.rows(name)? } else { None };
+        Ok(WordEmbedding(in_file.map_or(Words::Table(words), Words::File)))
+    }
+
     /// The word embedding and the LM head, which may share a weight.
     ///
     /// # Errors
@@ -93,10 +111,7 @@ impl<'a> Loader<'a> {
         let stored = self.tensors.tensor(name, dtype, &self.options.device)?;
         let words = self.builder.parameter(name, stored.clone())?;
         let head = self.head(&words)?;
-        // If the builder returned the same tensor, the embedding can stay in its file.
-        let unchanged = words.id() == stored.id() && !words.track_op() && self.options.device.is_cpu();
-        let in_file = if unchanged { self.tensors.rows(name)? } else { None };
-        Ok((WordEmbedding(in_file.map_or(Words::Table(words), Words::File)), head))
+        Ok((self.words(name, &stored, words)?, head))
     }
 
     fn head(&mut self, words: &Tensor) -> Result<Arc<dyn LinearLayer>> {

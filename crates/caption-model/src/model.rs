@@ -7,6 +7,17 @@ use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
 
 use crate::{Decoding, Draft, Error, LayerMap, Result, TextDecoder};
 
+/// What a decoder starts from.
+#[derive(Clone, Debug)]
+pub struct DecoderInput<'a> {
+    /// What [`caches`](CaptionModel::caches) computes keys and values of, `(pictures, tokens, width)`.
+    pub states: Tensor,
+    /// The text that the decoder continues; `None` is the start token alone.
+    pub prompt: Option<&'a [u32]>,
+    /// A prompt that an encoder has read in place of the decoder, which then begins with the start token.
+    pub encoded: Option<&'a [u32]>,
+}
+
 /// An image-captioning model of any kind, with its language-modelling head.
 ///
 /// Captioning has two steps: [`encode_images`](Self::encode_images), and the decoder with text ([`loss`](Self::loss),
@@ -77,11 +88,25 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// If a token is not in the vocabulary.
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor>;
 
-    /// A cache for each decoder layer with the keys and values of the pictures, and slots for `slots` text tokens.
+    /// What the decoder starts from, for pictures with these features and their common prompt. Default: it reads the features
+    /// and continues the prompt. A model that reads the prompt in an encoder of its own returns that encoder's states.
     ///
     /// # Errors
-    /// If `image_features` are not `(batch, tokens, vision_hidden)`.
-    fn caches(&self, image_features: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>>;
+    /// If the prompt or the features do not fit the model.
+    fn decoder_input<'a>(
+        &self,
+        image_features: &Tensor,
+        prompt: Option<&'a [u32]>,
+    ) -> Result<DecoderInput<'a>> {
+        Ok(DecoderInput { states: image_features.clone(), prompt, encoded: None })
+    }
+
+    /// A cache for each decoder layer with the keys and values of `states`, which come from
+    /// [`decoder_input`](Self::decoder_input), and slots for `slots` text tokens.
+    ///
+    /// # Errors
+    /// If `states` have another shape.
+    fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>>;
 
     /// A copy of the text decoder with its head, with `map` applied to each of its linear layers.
     ///
@@ -108,7 +133,8 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// are sorted best first; with sampling, in the order of their draws.
     ///
     /// A caption continues `prompt`, whose first token must be the start token; `None` is the start token alone. A
-    /// picture's captions do not depend on the others in the batch.
+    /// picture's captions do not depend on the others in the batch. A model for questions answers the prompt: a caption's ids
+    /// are then those of the question and of its answer.
     ///
     /// # Errors
     /// If the options contradict each other, the prompt does not begin with the start token, a token is not in the
@@ -141,12 +167,25 @@ pub trait CaptionModel: Debug + Send + Sync {
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Caption>> {
         let tokens = self.tokens();
+        let DecoderInput { states, prompt, encoded } = self.decoder_input(image_features, prompt)?;
         let generator = Generator::new(&tokens, prompt, config)?;
-        let slots = generator.cached_tokens(image_features.dim(0)?);
-        let mut decoding = Decoding::new(self, image_features, slots)?;
-        match draft {
-            None => generator.generate(&mut decoding, on_token),
-            Some(draft) => generator.generate_speculatively(&mut decoding.with_draft(draft)?, on_token),
+        let slots = generator.cached_tokens(states.dim(0)?);
+        let mut decoding = Decoding::new(self, &states, slots)?;
+        // The decoder's text begins with the start token, as the prompt does.
+        let whole = |ids: &[u32]| encoded.map(|prompt| [prompt, ids.get(1..).unwrap_or_default()].concat());
+        let on_token = &mut |progress: Progress<'_>| match whole(progress.ids) {
+            Some(ids) => on_token(Progress { ids: &ids, ..progress }),
+            None => on_token(progress),
+        };
+        let mut captions = match draft {
+            None => generator.generate(&mut decoding, on_token)?,
+            Some(draft) => generator.generate_speculatively(&mut decoding.with_draft(draft)?, on_token)?,
+        };
+        for caption in &mut captions {
+            if let Some(ids) = whole(&caption.ids) {
+                caption.ids = ids;
+            }
         }
+        Ok(captions)
     }
 }

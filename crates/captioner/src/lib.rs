@@ -7,7 +7,7 @@ use std::path::Path;
 
 use caption_data::{CaptionTokenizer, ImageDecoder, ImageProcessor};
 use caption_model::{CaptionModel, LoadOptions};
-use train_ops::{ForwardContext, FrozenBuilder};
+use train_ops::{ForwardContext, FrozenBuilder, enter};
 
 pub use caption_data::RgbImage;
 pub use caption_model::GenerationConfig;
@@ -85,19 +85,49 @@ impl Captioner {
         self.caption_images(&images)
     }
 
-    /// The captions of pictures in memory, in one batch.
+    /// The captions of pictures in memory, in one batch. A model for questions has none: see [`answer`](Self::answer).
     ///
     /// # Errors
     /// As [`caption`](Self::caption).
     pub fn caption_images(&self, images: &[RgbImage]) -> Result<Vec<String>> {
+        self.generate(images, None)
+    }
+
+    /// What the model says about a picture after a prompt: BLIP for questions answers it, other models continue it. The text does
+    /// not repeat the prompt.
+    ///
+    /// # Errors
+    /// As [`caption`](Self::caption).
+    pub fn answer(&self, picture: impl AsRef<Path>, prompt: &str) -> Result<String> {
+        Ok(self.answer_images(&[read(picture.as_ref())?], prompt)?.swap_remove(0))
+    }
+
+    /// As [`answer`](Self::answer), for pictures in memory, in one batch.
+    ///
+    /// # Errors
+    /// As [`caption`](Self::caption).
+    pub fn answer_images(&self, images: &[RgbImage], prompt: &str) -> Result<Vec<String>> {
+        let mut prompt = self.tokenizer.encode_prompt(prompt)?.ids;
+        if let Some(first) = prompt.first_mut() {
+            *first = self.model.tokens().start_token;
+        }
+        self.generate(images, Some(&prompt))
+    }
+
+    /// The texts after the prompt, which is the start token alone if there is none.
+    fn generate(&self, images: &[RgbImage], prompt: Option<&[u32]>) -> Result<Vec<String>> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
         let pixels = self.processor.pixel_values(images, self.model.device())?;
-        let features = self.model.encode_images(&pixels, &ForwardContext::inference())?;
-        let captions = self.model.generate(&features, None, &self.config)?;
+        // One pass, so that adapters which another thread replaces do not mix.
+        let pass = ForwardContext::inference();
+        let _entered = enter(pass.clone());
+        let features = self.model.encode_images(&pixels, &pass)?;
+        let captions = self.model.generate(&features, prompt, &self.config)?;
         let first = captions.iter().step_by(self.config.num_return_sequences);
-        first.map(|caption| Ok(self.tokenizer.decode(&caption.ids, true)?)).collect()
+        let given = prompt.map_or(1, <[u32]>::len);
+        first.map(|caption| Ok(self.tokenizer.decode(&caption.ids[given..], true)?)).collect()
     }
 }
 

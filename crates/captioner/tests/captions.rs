@@ -88,3 +88,20 @@ fn other_files_and_mismatched_parts_are_refused_with_the_reason() {
     let error = Captioner::new(model(), other, processor).unwrap_err().to_string();
     assert!(error.contains("104 tokens") && error.contains("vocabulary has 69"), "{error}");
 }
+
+#[test]
+fn an_answer_is_what_the_model_says_after_the_prompt() {
+    let captioner = Captioner::from_pretrained(checkpoint()).unwrap();
+    let model = GitForCausalLm::load(&Checkpoint::open(checkpoint()).unwrap(), &mut FrozenBuilder).unwrap();
+    let tokenizer = CaptionTokenizer::from_pretrained(checkpoint()).unwrap();
+    let processor = ImageProcessor::from_pretrained(checkpoint()).unwrap();
+    let prompt = tokenizer.encode_prompt("a picture of").unwrap().ids;
+    let answers = captioner.answer_images(&discs(), "a picture of").unwrap();
+    for (image, answer) in discs().into_iter().zip(&answers) {
+        let pixels = processor.pixel_values(&[image], model.device()).unwrap();
+        let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
+        let caption = model.generate(&features, Some(&prompt), &captioner.config).unwrap().swap_remove(0);
+        assert_eq!(*answer, tokenizer.decode(&caption.ids[prompt.len()..], true).unwrap());
+        assert!(!answer.is_empty() && !answer.contains("picture of"), "{answer}");
+    }
+}

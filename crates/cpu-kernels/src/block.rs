@@ -110,22 +110,26 @@ unsafe fn tiles<S: Simd, const ROWS: usize, const WIDEN: usize>(block: &Block) {
                 };
                 let from = block.from.add(row * block.from_stride + column).cast::<u32>();
                 let to = block.to.add(row * block.to_stride + column).cast::<u32>();
-                if columns == width {
-                    work.run::<S, ROWS, 2, WIDEN>(from, block.from_stride, to, block.to_stride);
-                } else if columns == S::LANES {
-                    work.run::<S, ROWS, 1, WIDEN>(from, block.from_stride, to, block.to_stride);
+                let is_whole = columns == width || columns == S::LANES;
+                let aside = edge.as_mut_ptr();
+                if !is_whole {
+                    for row in 0..rows {
+                        from.add(row * block.from_stride).copy_to(aside.add(row * width), columns);
+                    }
+                }
+                // One call for each width, as all of the tile's code is generated where it is called.
+                let sums = match is_whole {
+                    true => (from, block.from_stride, to, block.to_stride),
+                    false => (aside.cast_const(), width, aside, width),
+                };
+                if columns <= S::LANES {
+                    work.run::<S, ROWS, 1, WIDEN>(sums);
                 } else {
-                    let sums = edge.as_mut_ptr();
+                    work.run::<S, ROWS, 2, WIDEN>(sums);
+                }
+                if !is_whole {
                     for row in 0..rows {
-                        from.add(row * block.from_stride).copy_to(sums.add(row * width), columns);
-                    }
-                    if columns <= S::LANES {
-                        work.run::<S, ROWS, 1, WIDEN>(sums, width, sums, width);
-                    } else {
-                        work.run::<S, ROWS, 2, WIDEN>(sums, width, sums, width);
-                    }
-                    for row in 0..rows {
-                        sums.add(row * width).copy_to(to.add(row * block.to_stride), columns);
+                        aside.add(row * width).copy_to(to.add(row * block.to_stride), columns);
                     }
                 }
             }
@@ -149,10 +153,7 @@ impl Tile {
     #[inline(always)]
     unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
         &self,
-        from: *const u32,
-        from_stride: usize,
-        to: *mut u32,
-        to_stride: usize,
+        (from, from_stride, to, to_stride): (*const u32, usize, *mut u32, usize),
     ) {
         macro_rules! tile_of {
             ($($n:literal)*) => {

@@ -1,6 +1,6 @@
 //! The micro-kernel: one tile of the result, whose sums stay in registers for all of `k`.
 
-use crate::simd::Simd;
+use crate::simd::{self, Simd, opaque};
 
 /// Rows and panels that are multiplied. Lengths are in words.
 #[derive(Clone, Copy)]
@@ -107,7 +107,7 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, cons
     unsafe {
         // The initial values are needed at the end: prefetch them now.
         for row in 0..ROWS {
-            S::prefetch(from.add(row * from_stride));
+            simd::prefetch(from.add(row * from_stride));
         }
         let mut sums = [[S::zero(); VECTORS]; ROWS];
         if let Some(first) = first {
@@ -155,7 +155,7 @@ unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const W
         while left > 0 {
             let interval = left.min(PREFETCH_INTERVAL);
             for _ in 0..lines {
-                S::prefetch_far(next_line);
+                simd::prefetch_far(next_line);
                 next_line = next_line.wrapping_add(LINE);
             }
             for _ in 0..interval {
@@ -182,10 +182,10 @@ unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const W
                     }
                     rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
                     // Pairs are loaded again for their second halves, because there is no register to keep them in.
-                    b = if WIDEN > 1 { S::opaque(b) } else { b };
+                    b = if WIDEN > 1 { opaque(b) } else { b };
                 }
                 for third in &mut thirds[..ROWS.div_ceil(3)] {
-                    *third = S::opaque(third.wrapping_add(WIDEN * a_step));
+                    *third = opaque(third.wrapping_add(WIDEN * a_step));
                 }
                 b = b.wrapping_add(b_step);
             }

@@ -16,6 +16,7 @@ pub const GIT: Architecture = Architecture {
     output_layer: Some("output"),
     task_type: Some("CAUSAL_LM"),
     replaces_start_token: false,
+    needs_prompt: false,
 };
 
 /// A GIT checkpoint in the Hugging Face layout: a folder with `config.json` and the weights.

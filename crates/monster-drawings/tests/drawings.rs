@@ -159,8 +159,9 @@ fn captions_repeat_no_pair_of_words() {
 fn captions_state_only_what_can_be_seen() {
     let mut seen = BTreeMap::new();
     for monster in monsters(9, MANY) {
-        let told = if monster.scene == Scene::Plain { Some(monster.expression) } else { None };
-        let facts = format!("{:?}", (monster.creature, monster.color, monster.feature, monster.scene, told));
+        let reported = if monster.scene == Scene::Plain { Some(monster.expression) } else { None };
+        let facts =
+            format!("{:?}", (monster.creature, monster.color, monster.feature, monster.scene, reported));
         for style in STYLES {
             let caption = monster.caption(style);
             let same_facts = seen.entry((format!("{style:?}"), caption)).or_insert(facts.clone());

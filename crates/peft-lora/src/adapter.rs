@@ -2,37 +2,50 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Var;
+use candle_core::{Tensor, Var};
+use train_ops::FrozenLinear;
 
-use crate::files::{self, AdapterFiles, tensor_name};
-use crate::layer::{Disabled, Switch};
-use crate::matching::Targets;
-use crate::{Error, InjectionReport, LoraConfig, LoraLinear, Result};
+use crate::files::{self, AdapterFiles};
+use crate::layer_adapter::LayerAdapter;
+use crate::set::{AdapterSet, Disabled};
+use crate::weights::AdapterWeights;
+use crate::{Adapters, InjectionReport, LoraConfig, Result};
 
-/// All adapted layers of a model, as one handle.
+/// One adapter of a model: all of its weights, as one handle.
 ///
-/// Clones refer to the same layers.
+/// Clones refer to the same weights. [`Adapters`] has the others of the model, if there are several.
 #[derive(Clone, Debug)]
 pub struct Adapter {
-    config: LoraConfig,
-    pub(crate) layers: BTreeMap<String, Arc<LoraLinear>>,
+    name: String,
+    pub(crate) weights: Arc<AdapterWeights>,
+    pub(crate) set: Arc<AdapterSet>,
     report: InjectionReport,
-    switch: Switch,
 }
 
 impl Adapter {
     pub(crate) fn new(
-        config: LoraConfig,
-        layers: BTreeMap<String, Arc<LoraLinear>>,
-        report: InjectionReport,
-        switch: Switch,
+        name: &str,
+        weights: Arc<AdapterWeights>,
+        set: Arc<AdapterSet>,
+        base_parameters: usize,
     ) -> Self {
-        Self { config, layers, report, switch }
+        let report = InjectionReport::new(&weights, base_parameters);
+        Self { name: name.to_owned(), weights, set, report }
     }
 
-    /// The configuration that [`save`](Self::save) writes: `all-linear` is replaced by the list of layers.
+    /// Its name among the adapters of the model; `default` for the one that the model was built with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All adapters of the model.
+    pub fn adapters(&self) -> Adapters {
+        Adapters::new(self.set.clone(), self.report.base_parameters())
+    }
+
+    /// The configuration: `all-linear` is replaced by the list of layers.
     pub fn config(&self) -> &LoraConfig {
-        &self.config
+        &self.weights.config
     }
 
     /// The adapted layers and the numbers of parameters.
@@ -40,24 +53,22 @@ impl Adapter {
         &self.report
     }
 
-    /// The adapted layers, sorted by path.
-    pub fn layers(&self) -> impl Iterator<Item = &LoraLinear> {
-        self.layers.values().map(AsRef::as_ref)
+    /// The linear layers with a low-rank update, sorted by path.
+    pub fn layers(&self) -> impl Iterator<Item = AdaptedLayer<'_>> {
+        let layers = self.weights.layers.values();
+        layers.filter_map(AdaptedLayer::new)
     }
 
-    /// The trainable parameters by their names in the weight file, `base_model.model.PATH.lora_A.weight` and
-    /// `….lora_B.weight`.
+    /// The trainable parameters by their names in the weight file: `base_model.model.PATH.lora_A.weight`,
+    /// `….lora_B.weight`, and those of the options `use_dora`, `lora_bias`, `bias` and `modules_to_save`.
     pub fn parameters(&self) -> BTreeMap<String, Var> {
-        self.layers
-            .iter()
-            .flat_map(|(path, layer)| {
-                [(tensor_name(path, 'A'), layer.a().clone()), (tensor_name(path, 'B'), layer.b().clone())]
-            })
-            .collect()
+        self.weights.variables()
     }
 
-    /// Disables the adapter until the guard is dropped. The model is then exactly the base model, merged or
-    /// not. With several guards, the adapter stays disabled until the last one is dropped.
+    /// Disables all adapters of the model until the guard is dropped. The linear layers are then exactly those of the
+    /// base model, merged or not. With several guards, the adapters stay disabled until the last one is dropped.
+    ///
+    /// Parameters outside linear layers that `modules_to_save` or `bias` train stay as they are trained.
     ///
     /// ```no_run
     /// # fn evaluate() {}
@@ -70,57 +81,116 @@ impl Adapter {
     /// # }
     /// ```
     pub fn disable(&self) -> Disabled {
-        self.switch.turn_off()
+        self.set.disable()
     }
 
     /// Writes `adapter_config.json` and `adapter_model.safetensors` to the folder `dir`, and creates it if
     /// necessary. To open them, use `PeftModel.from_pretrained` in Python, and
     /// [`LoraBuilder::from_pretrained`] here.
     ///
+    /// An adapter with the initialisation PiSSA or OLoRA becomes a plain LoRA of twice the rank, which fits the
+    /// original base.
+    ///
     /// [`LoraBuilder::from_pretrained`]: crate::LoraBuilder::from_pretrained
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if a parameter holds NaN or an infinity, before anything is written, and
-    /// [`Error::Write`].
+    /// [`NotFinite`](crate::Error::NotFinite) if a parameter holds NaN or an infinity, before anything is written, and
+    /// [`Write`](crate::Error::Write).
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
-        files::write(dir.as_ref(), &self.config, &self.parameters())
+        files::write(dir.as_ref(), &self.config().for_files(), &self.weights.saved()?)
     }
 
     /// Replaces the weights by those in the folder `dir`, which must hold an adapter with the same layers,
-    /// ranks and scales. On an error nothing is replaced.
+    /// ranks and scales. On an error nothing is replaced. The [`parameters`](Self::parameters) stay the same variables.
+    ///
+    /// A pass that runs meanwhile on another thread may see some of both; [`Adapters::hot_swap`] excludes that.
     ///
     /// # Errors
-    /// - [`Error::Tensors`] if tensors are missing, unexpected or of another shape; lists all of them.
-    /// - [`Error::Scale`] if the files' configuration would scale the update differently.
-    /// - [`Error::Merged`] while merged.
+    /// - [`Tensors`](crate::Error::Tensors) if tensors are missing, unexpected or of another shape; lists all of them.
+    /// - [`Scale`](crate::Error::Scale) if the files' configuration would scale the update differently.
+    /// - [`Merged`](crate::Error::Merged) while adapters are merged.
     pub fn load_weights(&self, dir: impl AsRef<Path>) -> Result<()> {
-        self.set_weights(AdapterFiles::read(dir.as_ref())?)
+        self.set.state.get().check_unmerged("load weights")?;
+        self.weights.restore(&AdapterFiles::read(dir.as_ref())?)
     }
 
-    pub(crate) fn set_weights(&self, files: AdapterFiles) -> Result<()> {
-        self.check_unmerged("load weights")?;
-        let targets = Targets::new(&files.config)?;
-        for (path, layer) in &self.layers {
-            let got = targets.options(path)?.scale;
-            if (got / layer.scale() - 1.0).abs() > 1e-9 {
-                return Err(Error::Scale {
-                    path: files.config_path,
-                    module: path.clone(),
-                    expected: layer.scale(),
-                    got,
-                });
-            }
-        }
-        for (parameter, tensor) in files.tensors_for(&self.parameters())? {
-            parameter.set(&tensor.to_device(parameter.device())?)?;
-        }
-        Ok(())
+    /// The merged weights by their names in the base's checkpoint, each layer's computed when the iterator reaches it:
+    /// `PATH.weight` of each adapted layer, and all other parameters that the adapter changes. Together with the
+    /// checkpoint's other tensors they are a model without an adapter.
+    pub fn merged_weights(&self) -> impl Iterator<Item = Result<(String, Tensor)>> {
+        let of_layers = self.weights.layers.values().flat_map(|layer| match layer.changed() {
+            Ok(tensors) => tensors.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        let of_others = self.weights.others.iter();
+        let of_others =
+            of_others.map(|(path, update)| Ok((format!("{path}.weight"), update.merged_weight()?)));
+        let others = self.weights.parameters.iter();
+        of_layers
+            .chain(of_others)
+            .chain(others.map(|(path, var)| Ok((path.clone(), var.as_detached_tensor()))))
+    }
+}
+
+/// A linear layer with a low-rank update `s B A`, a part of an [`Adapter`].
+///
+/// Only the update is trained. It is f32, whatever the type of the base's weight.
+#[derive(Clone, Copy, Debug)]
+pub struct AdaptedLayer<'a> {
+    layer: &'a LayerAdapter,
+    low_rank: &'a crate::update::LowRank,
+}
+
+impl<'a> AdaptedLayer<'a> {
+    fn new(layer: &'a LayerAdapter) -> Option<Self> {
+        Some(Self { layer, low_rank: layer.update.low_rank()? })
     }
 
-    fn check_unmerged(&self, action: &'static str) -> Result<()> {
-        match self.layers().find(|layer| layer.merged().is_some()) {
-            None => Ok(()),
-            Some(layer) => Err(Error::Merged { action, path: layer.path().to_owned() }),
-        }
+    /// Dotted checkpoint path of the layer.
+    pub fn path(&self) -> &'a str {
+        self.layer.base.path()
+    }
+
+    /// The rank `r`.
+    pub fn rank(&self) -> usize {
+        self.low_rank.options.rank
+    }
+
+    /// The numerator of the scale.
+    pub fn alpha(&self) -> f64 {
+        self.low_rank.options.alpha
+    }
+
+    /// The scale of the update: `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
+    pub fn scale(&self) -> f64 {
+        self.low_rank.scale()
+    }
+
+    /// `A`, of shape `(r, in_features)`.
+    pub fn a(&self) -> &'a Var {
+        &self.low_rank.a
+    }
+
+    /// `B`, of shape `(out_features, r)`.
+    pub fn b(&self) -> &'a Var {
+        &self.low_rank.b
+    }
+
+    /// The layer without adapters. It never changes.
+    pub fn base(&self) -> &'a FrozenLinear {
+        &self.layer.base
+    }
+
+    /// `ΔW`, the change of the weight, of shape `(out_features, in_features)`, f32, without gradients: `s B A` for LoRA.
+    pub fn delta_weight(&self) -> Result<Tensor> {
+        self.layer.delta_weight()
+    }
+
+    /// `W + ΔW`, summed in f32 and rounded to the type of `W`.
+    ///
+    /// # Errors
+    /// [`NotFinite`](crate::Error::NotFinite) if the rounded sum is not finite.
+    pub fn merged_weight(&self) -> Result<Tensor> {
+        Ok(self.layer.merged()?.weight)
     }
 }

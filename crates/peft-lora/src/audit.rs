@@ -27,7 +27,7 @@ pub(crate) fn check_layers(targets: &Targets, model: &Inventory) -> Result<()> {
 
 /// Fails if an entry of the configuration selects nothing. `adapted` are the paths of the adapted layers.
 pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&str>) -> Result<()> {
-    let linear = paths(model.linear());
+    let linear = model.adaptable();
     // Other modules selected here are excluded, or check_layers() would have failed: their entries do have an
     // effect.
     let others = selectable(&targets.targets, model);
@@ -38,6 +38,12 @@ pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTre
         others.extend(paths(model.parameters()));
         let what = "module or parameter";
         unmatched.extend(unmatched_entries("exclude_modules", excluded, what, &linear, &others)?);
+    }
+    let modules = &linear | &model.other_modules();
+    for (name, _) in &targets.saved {
+        if !modules.iter().any(|module| module.ends_with(name.as_str())) {
+            unmatched.push(not_among("modules_to_save", name, "module", &modules));
+        }
     }
     if !unmatched.is_empty() {
         return Err(Error::Unmatched(unmatched));

@@ -2,18 +2,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use train_ops::{FrozenLinear, LayerBuilder, LinearLayer};
+use candle_core::{DType, Tensor, Var};
+use train_ops::{Adaptation, Convolution, FrozenLinear, LayerBuilder, LinearLayer};
 
 use crate::audit::{check_entries, check_layers};
 use crate::files::AdapterFiles;
 use crate::inventory::Inventory;
-use crate::layer::Switch;
-use crate::matching::{Decision, Selector, Targets};
-use crate::{Adapter, Error, InjectionReport, LoraConfig, LoraLinear, Modules, Result};
+use crate::matching::{Selector, Targets};
+use crate::set::AdapterSet;
+use crate::update::OtherBase;
+use crate::weights::AdapterWeights;
+use crate::{Adapter, Adapters, Error, LoraConfig, Modules, Result};
 
-/// Builds a model's layers frozen, and adds an adapter ([`LoraLinear`]) to those that the configuration
-/// targets.
+/// The name of the adapter that a model is built with.
+pub(crate) const DEFAULT_ADAPTER: &str = "default";
+
+/// Builds a model's layers frozen, and adds an adapter to those that the configuration targets.
 ///
 /// Pass it to the constructor of the model, then call [`finish`](Self::finish): see the [crate's
 /// example](crate).
@@ -24,8 +28,12 @@ pub struct LoraBuilder {
     seed: u64,
     files: Option<AdapterFiles>,
     model: Inventory,
-    layers: BTreeMap<String, Arc<LoraLinear>>,
-    switch: Switch,
+    base: BaseType,
+    /// All linear layers, which the caller may not keep.
+    bases: Vec<FrozenLinear>,
+    others: BTreeMap<String, OtherBase>,
+    parameters: BTreeMap<String, Var>,
+    set: Arc<AdapterSet>,
 }
 
 impl LoraBuilder {
@@ -40,8 +48,11 @@ impl LoraBuilder {
             seed: 0,
             files: None,
             model: Inventory::default(),
-            layers: BTreeMap::new(),
-            switch: Switch::default(),
+            base: BaseType::Stored,
+            bases: Vec::new(),
+            others: BTreeMap::new(),
+            parameters: BTreeMap::new(),
+            set: Arc::default(),
         })
     }
 
@@ -70,7 +81,23 @@ impl LoraBuilder {
         self
     }
 
-    /// Returns the adapter, after the model was built.
+    /// How the frozen weights are stored. Default [`BaseType::Stored`].
+    pub fn base(mut self, base: BaseType) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// Lets adapters act on an embedding or a convolution, unless it is trained as a whole.
+    fn adapt(&mut self, path: &str, base: OtherBase) -> Option<Arc<dyn Adaptation>> {
+        if base.weight().track_op() {
+            return None;
+        }
+        self.model.add_adaptable(path);
+        self.others.insert(path.to_owned(), base.clone());
+        Some(self.set.add_other(path, base))
+    }
+
+    /// Returns the adapter, after the model was built. It is called `default` and is active.
     ///
     /// # Errors
     /// - [`Error::Unmatched`] if an entry of the configuration selects nothing; lists all of them. A
@@ -80,30 +107,56 @@ impl LoraBuilder {
     /// - [`Error::Tensors`] and others if the weights of [`from_pretrained`](Self::from_pretrained) do not
     ///   fit.
     pub fn finish(self) -> Result<Adapter> {
-        let adapted: BTreeSet<&str> = self.layers.keys().map(String::as_str).collect();
         check_layers(&self.targets, &self.model)?;
+        let mut config = self.config;
+        let mut weights =
+            AdapterWeights::new(&config, &self.targets, self.bases, self.others, self.parameters, self.seed)?;
+        let adapted = weights.layers.iter().filter(|(_, layer)| layer.update.low_rank().is_some());
+        let adapted = adapted.map(|(path, _)| path).chain(weights.others.keys());
+        let adapted: BTreeSet<&str> = adapted.map(String::as_str).collect();
         if self.files.is_none() {
             check_entries(&self.targets, &self.model, &adapted)?;
         }
-        let mut config = self.config;
         if matches!(self.targets.targets, Selector::AllLinear) {
             // The meaning of "all" depends on the model, so a saved file has to name the layers, as PEFT's
             // does.
-            config.target_modules = Modules::Names(self.layers.keys().cloned().collect());
+            config.target_modules = Modules::Names(adapted.into_iter().map(str::to_owned).collect());
         }
-        let report = InjectionReport::new(self.layers.values(), self.model.elements());
-        let adapter = Adapter::new(config, self.layers, report, self.switch);
+        weights.config = config;
         if let Some(files) = self.files {
-            adapter.set_weights(files)?;
+            weights.restore(&files)?;
         }
-        if adapter.layers.is_empty() {
+        if weights.layers.is_empty() && weights.others.is_empty() {
             return Err(Error::NothingSelected);
         }
+        let adapters = Adapters::new(self.set, self.model.elements());
+        let adapter = adapters.insert(DEFAULT_ADAPTER, weights)?;
+        adapters.activate([DEFAULT_ADAPTER])?;
         Ok(adapter)
     }
+}
 
-    fn is_adapted(&self, path: &str) -> Result<bool> {
-        Ok(self.targets.decide(path)? == Decision::Adapted)
+/// How a [`LoraBuilder`] stores the frozen weights of linear layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BaseType {
+    /// In the type that the model's constructor passes on: f32, bf16 or another that candle multiplies by.
+    #[default]
+    Stored,
+    /// In 16 bits.
+    Bf16,
+    /// In 8 bits, with a scale for each output ([`FrozenLinear::to_int8`]). Needs the CPU.
+    Int8,
+}
+
+impl BaseType {
+    /// The frozen layer at `path`.
+    fn layer(self, path: &str, weight: Tensor, bias: Option<Tensor>) -> train_ops::Result<FrozenLinear> {
+        match self {
+            Self::Stored => FrozenLinear::new(path, weight, bias),
+            Self::Bf16 => FrozenLinear::new(path, weight.to_dtype(DType::BF16)?, bias),
+            Self::Int8 => FrozenLinear::quantised(path, weight, bias),
+        }
     }
 }
 
@@ -117,19 +170,40 @@ impl LayerBuilder for LoraBuilder {
         let refused =
             |error: Error| train_ops::Error::Build { path: path.to_owned(), source: Box::new(error) };
         self.model.add_linear(path, &weight, bias.as_ref())?;
-        let base = FrozenLinear::new(path, weight, bias)?;
-        if !self.is_adapted(path).map_err(refused)? {
-            return Ok(Arc::new(base));
-        }
-        let options = self.targets.options(path).map_err(refused)?;
-        let layer = Arc::new(LoraLinear::new(base, options, &self.config, self.seed, self.switch.clone())?);
-        self.layers.insert(path.to_owned(), layer.clone());
-        Ok(layer)
+        // A pattern that cannot be matched is an error of this layer.
+        self.targets.decide(path).map_err(refused)?;
+        let base = self.base.layer(path, weight, bias)?;
+        self.bases.push(base.clone());
+        Ok(self.set.add_layer(base))
     }
 
     fn parameter(&mut self, path: &str, value: Tensor) -> train_ops::Result<Tensor> {
         self.model.add_parameter(path, &value)?;
+        self.set.add_parameter(path);
+        if self.targets.trains_parameter(path) {
+            let variable = Var::from_tensor(&value)?;
+            let tensor = variable.as_tensor().clone();
+            self.parameters.insert(path.to_owned(), variable);
+            return Ok(tensor);
+        }
         // A value that tracks gradients, such as a variable of a `VarMap`, would be trained.
         Ok(value.detach())
+    }
+
+    fn adapt_embedding(
+        &mut self,
+        path: &str,
+        weight: &Tensor,
+    ) -> train_ops::Result<Option<Arc<dyn Adaptation>>> {
+        Ok(self.adapt(path, OtherBase::Embedding(weight.clone())))
+    }
+
+    fn adapt_conv2d(
+        &mut self,
+        path: &str,
+        weight: &Tensor,
+        convolution: Convolution,
+    ) -> train_ops::Result<Option<Arc<dyn Adaptation>>> {
+        Ok(self.adapt(path, OtherBase::Conv2d(weight.clone(), convolution)))
     }
 }

@@ -4,13 +4,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::{Error, Result, wire};
+use crate::{Bias, Error, InitLoraWeights, Modules, Result, wire};
 
 /// The options of an adapter, with the names, meanings and defaults of PEFT's `LoraConfig`.
 ///
 /// Serde reads and writes the contents of `adapter_config.json`. PEFT's other options are accepted if they
 /// are null, false or their default, or if they belong to an option that is not set (`corda_config` without
-/// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_dora` would give
+/// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_qalora` would give
 /// wrong results as plain LoRA. `inference_mode` is accepted and ignored, since each
 /// [`ForwardContext`](train_ops::ForwardContext) says whether it trains.
 ///
@@ -27,8 +27,8 @@ use crate::{Error, Result, wire};
 /// let json = serde_json::to_string(&config)?;
 /// assert_eq!(serde_json::from_str::<LoraConfig>(&json)?, config);
 ///
-/// let error = serde_json::from_str::<LoraConfig>(r#"{"r": 4, "use_dora": true}"#).unwrap_err();
-/// assert_eq!(error.to_string(), "not supported: use_dora = true");
+/// let error = serde_json::from_str::<LoraConfig>(r#"{"r": 4, "use_qalora": true}"#).unwrap_err();
+/// assert_eq!(error.to_string(), "not supported: use_qalora = true");
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,20 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// How to initialise `A` and `B`. Default [`InitLoraWeights::Default`].
     pub init_lora_weights: InitLoraWeights,
+    /// Weight-decomposed adaptation (DoRA, Liu et al., 2024, <https://arxiv.org/abs/2402.09353>): also trains the
+    /// norm of each row of the weight. Default false.
+    #[serde(skip_serializing)]
+    pub use_dora: bool,
+    /// A trainable bias after `B`. Default false.
+    #[serde(skip_serializing)]
+    pub lora_bias: bool,
+    /// Biases of the base model that are trained too. Default [`Bias::None`].
+    #[serde(skip_serializing)]
+    pub bias: Bias,
+    /// Modules that are trained as a whole and saved with the adapter: each name selects the modules whose path
+    /// ends with it, and everything inside them. Default none.
+    #[serde(skip_serializing, deserialize_with = "wire::one_or_many::deserialize")]
+    pub modules_to_save: Vec<String>,
     /// PEFT's name for the model's task, which decides its wrapper class in Python: `CAUSAL_LM`,
     /// `SEQ_2_SEQ_LM`, `FEATURE_EXTRACTION`. Default none.
     pub task_type: Option<String>,
@@ -93,6 +107,10 @@ impl Default for LoraConfig {
             layers_pattern: Vec::new(),
             use_rslora: false,
             init_lora_weights: InitLoraWeights::Default,
+            use_dora: false,
+            lora_bias: false,
+            bias: Bias::None,
+            modules_to_save: Vec::new(),
             task_type: None,
             base_model_name_or_path: None,
             revision: None,
@@ -150,6 +168,7 @@ impl LoraConfig {
                 "needs target_modules to be a list of names; a regular expression can select layers itself",
             );
         }
+        self.validate_variants()?;
         match self.task_type.as_deref() {
             None | Some("CAUSAL_LM" | "SEQ_2_SEQ_LM" | "FEATURE_EXTRACTION") => Ok(()),
             Some(other) => refuse(
@@ -163,125 +182,6 @@ impl LoraConfig {
     }
 }
 
-/// Selects modules by name or by regular expression.
-///
-/// ```
-/// # use peft_lora::Modules;
-/// let names: Modules = ["query", "encoder.layer.0.dense"].into();
-/// let regex: Modules = r".*\.layer\.[0-3]\..*(query|value)".into();
-/// let all: Modules = "all-linear".into();
-/// # assert_ne!(regex, all);
-/// # assert_ne!(names, all);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "modules must be a list of names or one regular expression")]
-pub enum Modules {
-    /// Each name selects the module with that path, and the modules whose path ends in a dot and the name.
-    Names(Vec<String>),
-    /// A regular expression (Python's syntax, with look-around) that matches the whole path. In
-    /// `target_modules`, the string `all-linear` selects every linear layer except the
-    /// [`output_layer`](crate::LoraBuilder::output_layer).
-    Regex(String),
-}
-
-impl Default for Modules {
-    /// No module.
-    fn default() -> Self {
-        Self::Names(Vec::new())
-    }
-}
-
-impl Modules {
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            Self::Names(names) => names.is_empty(),
-            Self::Regex(regex) => regex.is_empty(),
-        }
-    }
-}
-
-impl<const N: usize> From<[&str; N]> for Modules {
-    fn from(names: [&str; N]) -> Self {
-        names.as_slice().into()
-    }
-}
-
-impl From<&[&str]> for Modules {
-    fn from(names: &[&str]) -> Self {
-        Self::Names(names.iter().map(ToString::to_string).collect())
-    }
-}
-
-impl From<Vec<String>> for Modules {
-    fn from(names: Vec<String>) -> Self {
-        Self::Names(names)
-    }
-}
-
-impl From<&str> for Modules {
-    fn from(regex: &str) -> Self {
-        Self::Regex(regex.to_owned())
-    }
-}
-
-/// How to initialise `A` and `B`: `true`, `false` or `"gaussian"` in JSON. Files may also name `"eva"`,
-/// `"orthogonal"` or `"mica"`, which change only the initial `A` and `B`; they are read as
-/// [`Default`](Self::Default). Methods that change the base's weights too are an error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InitLoraWeights {
-    /// `A` uniform in `±1 / sqrt(in_features)` (Kaiming with `a = sqrt(5)`) and `B` zero, so that training
-    /// starts at the base model.
-    #[default]
-    Default,
-    /// `A` normal with standard deviation `1 / r` and `B` zero.
-    Gaussian,
-    /// `A` as by default and `B` uniform in `±1 / sqrt(r)`. This is not the base model; use it in tests.
-    Random,
-}
-
-impl Serialize for InitLoraWeights {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self {
-            Self::Default => serializer.serialize_bool(true),
-            Self::Random => serializer.serialize_bool(false),
-            Self::Gaussian => serializer.serialize_str("gaussian"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for InitLoraWeights {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        let name = match &value {
-            Value::Bool(true) => return Ok(Self::Default),
-            Value::Bool(false) => return Ok(Self::Random),
-            Value::String(name) => name.to_ascii_lowercase(),
-            _ => String::new(),
-        };
-        if name == "gaussian" {
-            return Ok(Self::Gaussian);
-        }
-        if FIRST_VALUES.contains(&name.as_str()) {
-            return Ok(Self::Default);
-        }
-        let changes_base = CHANGED_BASE.iter().any(|kind| name.starts_with(kind));
-        Err(D::Error::custom(if changes_base {
-            format!(
-                "not supported: init_lora_weights = {value}, which also changed the weights of the base, so that the adapter does \
-                 not fit the base as it is; convert it with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
-            )
-        } else {
-            format!("not supported: init_lora_weights = {value}; it can be true, false or \"gaussian\"")
-        }))
-    }
-}
-
-/// Values of `init_lora_weights` that change only the initial `A` and `B`.
-const FIRST_VALUES: [&str; 3] = ["eva", "orthogonal", "mica"];
-
-/// Prefixes of the values that change the base's weights.
-const CHANGED_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-
 /// The object in `adapter_config.json`: the options of this crate, and all others.
 #[derive(Serialize, Deserialize)]
 struct Document {
@@ -293,7 +193,16 @@ struct Document {
 
 impl Serialize for LoraConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        Document { config: self.clone(), others: wire::fixed_options() }.serialize(serializer)
+        let mut others = wire::fixed_options();
+        others.insert("bias".to_owned(), serde_json::json!(self.bias));
+        others.insert("use_dora".to_owned(), self.use_dora.into());
+        let modules = Some(&self.modules_to_save).filter(|modules| !modules.is_empty());
+        others.insert("modules_to_save".to_owned(), serde_json::json!(modules));
+        // Left out where it is false, as in files of older versions of PEFT.
+        if self.lora_bias {
+            others.insert("lora_bias".to_owned(), Value::Bool(true));
+        }
+        Document { config: self.clone(), others }.serialize(serializer)
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Error {
     Unmatched(Vec<Unmatched>),
     /// The targets select modules that cannot be adapted.
     #[error(
-        "target_modules selects what is no linear layer, and only linear layers can be adapted: {}; \
+        "target_modules selects what is no layer that can be adapted: {}; \
          name the layers more exactly, or list these in exclude_modules",
         .0.join(", ")
     )]
@@ -31,6 +31,106 @@ pub enum Error {
          layers_to_transform leave"
     )]
     NothingSelected,
+
+    /// The rank is too large for an initialisation that decomposes the weight.
+    #[error(
+        "{path}: a rank of {rank} is more than PiSSA and OLoRA can take from its weight, at most {max}; set a smaller one for \
+         this layer with rank_pattern, or exclude the layer"
+    )]
+    Rank {
+        /// The layer.
+        path: String,
+        /// The rank that was asked for.
+        rank: usize,
+        /// The smaller dimension of the weight.
+        max: usize,
+    },
+    /// A layer cannot be adapted in this way.
+    #[error("{path}: {problem}")]
+    Unsupported {
+        /// The layer.
+        path: String,
+        /// What is not supported, and what to do.
+        problem: String,
+    },
+    /// A row of a weight is zero, and DoRA divides by its norm.
+    #[error(
+        "{path}: row {row} of the weight is zero, and use_dora divides by the norm of each row; exclude the layer"
+    )]
+    ZeroRow {
+        /// The layer.
+        path: String,
+        /// The row.
+        row: usize,
+    },
+
+    /// A model has no adapter of this name.
+    #[error("there is no adapter {name}; the model has {}", known.join(", "))]
+    UnknownAdapter {
+        /// The name.
+        name: String,
+        /// The adapters that there are.
+        known: Vec<String>,
+    },
+    /// A model has an adapter of this name already.
+    #[error("there is an adapter {name} already; choose another name, or use hot_swap to replace it")]
+    AdapterExists {
+        /// The name.
+        name: String,
+    },
+    /// The name stands for the model without adapters.
+    #[error(
+        "an adapter cannot be called {name}, which stands for the model without adapters; choose another name"
+    )]
+    ReservedName {
+        /// The name.
+        name: String,
+    },
+    /// Two active adapters would replace the same weight or bias.
+    #[error(
+        "the adapters {} and {} both replace {parameter} (modules_to_save or bias), so only one of them can be active",
+        adapters[0], adapters[1]
+    )]
+    TrainedTwice {
+        /// The parameter, by its name in the model.
+        parameter: String,
+        /// The two adapters.
+        adapters: [String; 2],
+    },
+    /// An adapter trains a parameter outside the linear layers, which the model owns.
+    #[error(
+        "{action}: {parameter} is outside the model's linear layers, and only the adapter that the model was built with \
+         can train it (modules_to_save or bias); build the model with that adapter's configuration"
+    )]
+    OutsideLayers {
+        /// What was to be done.
+        action: String,
+        /// The first such parameter.
+        parameter: String,
+    },
+    /// Adapters cannot be combined.
+    #[error("cannot combine {adapter}: {problem}")]
+    Combination {
+        /// The adapter that is the reason, or the new one.
+        adapter: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// Adapters were selected by sample in a training pass.
+    #[error(
+        "adapters cannot be selected by sample in a training pass; activate the one that is to be trained"
+    )]
+    AdaptersInTraining,
+    /// The number of adapter names does not divide the batch.
+    #[error(
+        "an input of shape {shape:?} cannot be divided among {samples} adapter names; pass one name for each sample of the batch"
+    )]
+    AdapterNames {
+        /// Number of names in the pass.
+        samples: usize,
+        /// Shape of the layer's input.
+        shape: Vec<usize>,
+    },
 
     /// A file cannot be read.
     #[error("cannot read {path}")]
@@ -80,6 +180,28 @@ pub enum Error {
         path: PathBuf,
         /// The names of the adapters.
         names: Vec<String>,
+    },
+    /// The files hold an adapter for a residual that cannot be computed again.
+    #[error(
+        "{path}: init_lora_weights = {init}, whose changed base depends on random numbers, so that the adapter fits no base that \
+         can be had; save it with PEFT's path_initial_model_for_weight_conversion, or from the program that trained it"
+    )]
+    RandomInitialisation {
+        /// The configuration file.
+        path: PathBuf,
+        /// The initialisation.
+        init: String,
+    },
+    /// The files hold a frozen weight that is not the base model's.
+    #[error(
+        "{path}: {name} is not the weight of this base model; the adapter was made for another base, or for one whose embedding was \
+         resized or trained: open it with that base"
+    )]
+    OtherBase {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
     },
     /// The weight file is damaged.
     #[error("{path} is not a complete safetensors file")]
@@ -134,6 +256,14 @@ pub enum Error {
         action: &'static str,
         /// The tensor.
         tensor: String,
+    },
+    /// An adapter adds a bias to a layer that has none in the base model.
+    #[error(
+        "{path} has no bias in the base model that the adapter's lora_bias could be merged into; use the adapter as it is"
+    )]
+    NoBias {
+        /// The layer.
+        path: String,
     },
     /// The adapter is already merged into the base.
     #[error("the adapter is merged already; unmerge it first")]

@@ -5,23 +5,18 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use tempfile::NamedTempFile;
 use torch_files::{LFS_POINTER, TorchFile};
 use train_ops::Renaming;
 
 use crate::error::Misshapen;
 use crate::layer::is_finite;
-use crate::{Error, LoraConfig, Result};
+use crate::{Error, InitLoraWeights, LoraConfig, Result};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PICKLE_FILE: &str = "adapter_model.bin";
-
-/// The name of a tensor in the weight file. PEFT wraps the model twice, and each wrapper adds a part to the path.
-pub(crate) fn tensor_name(path: &str, matrix: char) -> String {
-    format!("base_model.model.{path}.lora_{matrix}.weight")
-}
 
 /// The contents of an adapter's folder.
 #[derive(Clone, Debug)]
@@ -37,8 +32,12 @@ impl AdapterFiles {
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let config_path = dir.join(CONFIG_FILE);
         let json = read(&config_path)?;
-        let config = serde_json::from_slice(&json)
+        let config: LoraConfig = serde_json::from_slice(&json)
             .map_err(|source| Error::Config { path: config_path.clone(), source })?;
+        if let InitLoraWeights::PissaNiter(iterations) = config.init_lora_weights {
+            let init = format!("pissa_niter_{iterations}");
+            return Err(Error::RandomInitialisation { path: config_path, init });
+        }
 
         let (weights_path, tensors) = read_tensors(dir)?;
         let tensors = tensors
@@ -52,43 +51,64 @@ impl AdapterFiles {
         Ok(Self { config, config_path, weights_path, tensors })
     }
 
-    /// The tensors for `parameters`; an error unless names and shapes are exactly the same.
-    pub(crate) fn tensors_for(&self, parameters: &BTreeMap<String, Var>) -> Result<Vec<(Var, Tensor)>> {
+    /// The tensors of these names and shapes; an error unless the file has exactly them.
+    pub(crate) fn tensors_of(
+        &self,
+        shapes: &BTreeMap<String, Vec<usize>>,
+    ) -> Result<&BTreeMap<String, Tensor>> {
         let found: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
-        let expected: Vec<&str> = parameters.keys().map(String::as_str).collect();
-        let renaming = Renaming::find(&found, &expected, |name| parameters.contains_key(name));
+        let expected: Vec<&str> = shapes.keys().map(String::as_str).collect();
+        let renaming = Renaming::find(&found, &expected, |name| shapes.contains_key(name));
         if let Some(renaming) = renaming {
             return Err(Error::Renamed { path: self.weights_path.clone(), renaming });
         }
         let missing: Vec<String> =
-            parameters.keys().filter(|name| !self.tensors.contains_key(*name)).cloned().collect();
+            shapes.keys().filter(|name| !self.tensors.contains_key(*name)).cloned().collect();
         let unexpected: Vec<String> =
-            self.tensors.keys().filter(|name| !parameters.contains_key(*name)).cloned().collect();
-        let mut misshapen = Vec::new();
-        let mut pairs = Vec::new();
-        for (name, parameter) in parameters {
-            let Some(tensor) = self.tensors.get(name) else { continue };
-            if tensor.dims() != parameter.dims() {
-                misshapen.push(Misshapen {
-                    name: name.clone(),
-                    expected: parameter.dims().to_vec(),
-                    got: tensor.dims().to_vec(),
-                });
-            }
-            pairs.push((parameter.clone(), tensor.clone()));
-        }
+            self.tensors.keys().filter(|name| !shapes.contains_key(*name)).cloned().collect();
+        let misshapen = shapes.iter().filter_map(|(name, expected)| {
+            let got = self.tensors.get(name)?.dims();
+            let is_other = got != expected;
+            is_other.then(|| Misshapen { name: name.clone(), expected: expected.clone(), got: got.to_vec() })
+        });
+        let misshapen: Vec<Misshapen> = misshapen.collect();
         if missing.is_empty() && unexpected.is_empty() && misshapen.is_empty() {
-            return Ok(pairs);
+            return Ok(&self.tensors);
         }
         Err(Error::Tensors { path: self.weights_path.clone(), missing, unexpected, misshapen })
+    }
+
+    /// Whether the weight file has a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Checks that the tensor `name` is `weight`, up to rounding to 16 bits.
+    ///
+    /// # Errors
+    /// [`Error::OtherBase`].
+    pub(crate) fn check_same(&self, name: &str, weight: &Tensor) -> Result<()> {
+        let Some(stored) = self.tensors.get(name) else { return Ok(()) };
+        let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let largest = |tensor: &Tensor| tensor.abs()?.max_all()?.to_scalar::<f32>();
+        if largest(&(stored - &weight)?)? > largest(&weight)? / 256.0 {
+            return Err(Error::OtherBase { path: self.weights_path.clone(), name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// The error that the file lacks a tensor.
+    pub(crate) fn missing(&self, name: &str) -> Error {
+        let (missing, path) = (vec![name.to_owned()], self.weights_path.clone());
+        Error::Tensors { path, missing, unexpected: Vec::new(), misshapen: Vec::new() }
     }
 }
 
 /// Writes both files. Each is either complete or absent, and at no time is a configuration beside weights of
 /// another one: such a pair could be opened, and with another scale would give wrong results.
-pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<String, Var>) -> Result<()> {
-    for (name, parameter) in parameters {
-        if !is_finite(parameter.as_tensor())? {
+pub(crate) fn write(dir: &Path, config: &LoraConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in tensors {
+        if !is_finite(tensor)? {
             return Err(Error::NotFinite { action: "save", tensor: name.clone() });
         }
     }
@@ -97,7 +117,6 @@ pub(crate) fn write(dir: &Path, config: &LoraConfig, parameters: &BTreeMap<Strin
     let (weights_path, config_path) = (dir.join(WEIGHTS_FILE), dir.join(CONFIG_FILE));
     // Python readers refuse files that do not name the framework.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let tensors = parameters.iter().map(|(name, parameter)| (name, parameter.as_tensor()));
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::from)?;
     let json = serde_json::to_vec_pretty(config)
         .map_err(|source| Error::Config { path: config_path.clone(), source })?;
@@ -131,10 +150,17 @@ fn read_tensors(dir: &Path) -> Result<(PathBuf, BTreeMap<String, Tensor>)> {
 /// The tensors under the names that PEFT saves. Inside a model, names contain the adapter's name too, as in
 /// `….lora_A.default.weight`; it is removed if all of them have it.
 fn without_adapter_name(tensors: BTreeMap<String, Tensor>, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    // The name of the adapter, if the name of the tensor has it, and the name without it.
     let split = |name: &str| -> Option<(String, String)> {
         let (layer, rest) = name.rsplit_once(".lora_")?;
-        let (matrix, adapter) = rest.strip_suffix(".weight")?.split_once('.')?;
-        Some((adapter.to_owned(), format!("{layer}.lora_{matrix}.weight")))
+        let (kind, rest) = rest.split_once('.')?;
+        let (adapter, end) = match rest.rsplit_once('.') {
+            Some((adapter, _)) if kind == "magnitude_vector" => (adapter, String::new()),
+            Some((adapter, end)) => (adapter, format!(".{end}")),
+            None if kind.starts_with("embedding_") || kind == "magnitude_vector" => (rest, String::new()),
+            None => return None,
+        };
+        Some((adapter.to_owned(), format!("{layer}.lora_{kind}{end}")))
     };
     let Some(names) = tensors.keys().map(|name| split(name)).collect::<Option<Vec<_>>>() else {
         return Ok(tensors);

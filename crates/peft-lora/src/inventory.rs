@@ -8,6 +8,8 @@ use train_ops::{Error, Result};
 pub(crate) struct Inventory {
     linear: BTreeSet<String>,
     parameters: BTreeSet<String>,
+    /// Embeddings and convolutions that can be adapted.
+    adaptable: BTreeSet<String>,
     counted: HashSet<TensorId>,
     elements: usize,
 }
@@ -26,6 +28,16 @@ impl Inventory {
         insert(&mut self.parameters, path)
     }
 
+    /// Records an embedding or a convolution that can be adapted, whose parameters are recorded too.
+    pub(crate) fn add_adaptable(&mut self, path: &str) {
+        self.adaptable.insert(path.to_owned());
+    }
+
+    /// Paths of the layers that can be adapted: linear ones, and perhaps others.
+    pub(crate) fn adaptable(&self) -> BTreeSet<&str> {
+        self.linear.iter().chain(&self.adaptable).map(String::as_str).collect()
+    }
+
     /// Paths of the linear layers.
     pub(crate) fn linear(&self) -> &BTreeSet<String> {
         &self.linear
@@ -36,14 +48,14 @@ impl Inventory {
         &self.parameters
     }
 
-    /// Paths of the modules that are not linear layers: every proper prefix of a layer's or a parameter's
+    /// Paths of the modules that cannot be adapted: every proper prefix of a layer's or a parameter's
     /// path.
     pub(crate) fn other_modules(&self) -> BTreeSet<&str> {
         self.linear
             .iter()
             .chain(&self.parameters)
             .flat_map(|path| path.match_indices('.').map(|(dot, _)| &path[..dot]))
-            .filter(|module| !self.linear.contains(*module))
+            .filter(|module| !self.linear.contains(*module) && !self.adaptable.contains(*module))
             .collect()
     }
 

@@ -1,162 +1,141 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use candle_core::{DType, Tensor, Var};
-use train_ops::{
-    AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, lora_linear,
-};
+use candle_core::{DType, Tensor};
+use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear, LinearLayer};
 
-use crate::init::initial_weights;
-use crate::matching::LayerOptions;
-use crate::{Error, LoraConfig, Result};
+use crate::by_sample::by_sample;
+use crate::layer_adapter::{LayerAdapter, finished};
+use crate::set::{AdapterSet, State};
+use crate::update::Weights;
+use crate::{Error, Result};
 
-/// A frozen linear layer with a low-rank adapter: `y = x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ`, with `s = alpha / r`
-/// (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>; as PEFT's `lora.Linear`).
-///
-/// Only `A` and `B` are trained. They are f32, whatever the type of the base's weight.
+/// A frozen linear layer with the active adapters of its model, or with none.
 #[derive(Debug)]
-pub struct LoraLinear {
+pub(crate) struct AdaptableLinear {
     base: FrozenLinear,
-    a: Var,
-    b: Var,
-    options: LayerOptions,
-    dropout: Dropout,
-    switch: Switch,
-    merged: RwLock<Option<Arc<FrozenLinear>>>,
+    set: Arc<AdapterSet>,
 }
 
-impl LoraLinear {
-    pub(crate) fn new(
-        base: FrozenLinear,
-        options: LayerOptions,
-        config: &LoraConfig,
-        seed: u64,
-        switch: Switch,
-    ) -> train_ops::Result<Self> {
-        let sizes = (options.rank, base.in_features(), base.out_features());
-        let device = base.device();
-        let (a, b) = initial_weights(config.init_lora_weights, seed, base.path(), sizes, device)?;
-        Ok(Self {
-            dropout: Dropout::new(&format!("{}.lora_dropout", base.path()), config.lora_dropout as f32)?,
-            base,
-            a: Var::from_tensor(&a)?,
-            b: Var::from_tensor(&b)?,
-            options,
-            switch,
-            merged: RwLock::new(None),
-        })
+impl AdaptableLinear {
+    pub(crate) fn new(base: FrozenLinear, set: Arc<AdapterSet>) -> Self {
+        Self { base, set }
     }
 
-    /// Dotted checkpoint path of the layer.
-    pub fn path(&self) -> &str {
-        self.base.path()
-    }
-
-    /// The rank `r`.
-    pub fn rank(&self) -> usize {
-        self.options.rank
-    }
-
-    /// The numerator of the scale.
-    pub fn alpha(&self) -> f64 {
-        self.options.alpha
-    }
-
-    /// The scale of the update: `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
-    pub fn scale(&self) -> f64 {
-        self.options.scale
-    }
-
-    /// `A`, of shape `(r, in_features)`.
-    pub fn a(&self) -> &Var {
-        &self.a
-    }
-
-    /// `B`, of shape `(out_features, r)`.
-    pub fn b(&self) -> &Var {
-        &self.b
-    }
-
-    /// The layer without its adapter. It never changes.
-    pub fn base(&self) -> &FrozenLinear {
+    /// The layer without adapters. It never changes.
+    pub(crate) fn base(&self) -> &FrozenLinear {
         &self.base
     }
 
-    /// `ΔW = s B A`, of shape `(out_features, in_features)`, f32, without gradients.
-    pub fn delta_weight(&self) -> Result<Tensor> {
-        let (a, b) = (self.a.as_detached_tensor(), self.b.as_detached_tensor());
-        Ok((b.matmul(&a)? * self.options.scale)?)
+    fn path(&self) -> &str {
+        self.base.path()
     }
 
-    /// `W + ΔW`, summed in f32 and rounded to the type of `W`.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] if the rounded sum is not finite.
-    pub fn merged_weight(&self) -> Result<Tensor> {
-        let weight = self.base.weight()?;
-        let sum = (weight.to_dtype(DType::F32)? + self.delta_weight()?)?.to_dtype(weight.dtype())?;
-        if !is_finite(&sum)? {
-            return Err(Error::NotFinite { action: "merge", tensor: format!("{}.weight", self.path()) });
+    /// The merged layer that replaces base and adapters, if there is one; an error in a pass that it cannot serve.
+    fn merged<'a>(
+        &self,
+        state: &'a State,
+        ctx: &ForwardContext,
+    ) -> train_ops::Result<Option<&'a FrozenLinear>> {
+        let Some(merged) = state.merged.as_ref().and_then(|merged| merged.get(self.path())) else {
+            return Ok(None);
+        };
+        let action = match ctx.adapters() {
+            Some(_) => "select adapters by sample",
+            None if ctx.is_training() => "train",
+            None => return Ok(Some(merged)),
+        };
+        Err(self.refused(Error::Merged { action, path: self.path().to_owned() }))
+    }
+
+    fn refused(&self, source: Error) -> train_ops::Error {
+        train_ops::Error::Layer { path: self.path().to_owned(), source: Box::new(source) }
+    }
+
+    /// The layer with these adapters, one after another.
+    fn forward_with<'a>(
+        &self,
+        adapters: impl Iterator<Item = &'a LayerAdapter>,
+        xs: &Tensor,
+        ctx: &ForwardContext,
+    ) -> train_ops::Result<Tensor> {
+        let mut ys = None;
+        for adapter in adapters {
+            ys = Some(adapter.forward(ys, xs, ctx)?);
         }
-        Ok(sum)
+        ys.map_or_else(|| self.base.forward(xs, ctx), Ok)
     }
 
-    /// The merged layer that replaces base and adapter, if there is one.
-    pub(crate) fn merged(&self) -> Option<Arc<FrozenLinear>> {
-        self.merged.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The merged layer, if there is one; an error in a training pass, since it cannot be trained.
-    fn merged_for(&self, ctx: &ForwardContext) -> train_ops::Result<Option<Arc<FrozenLinear>>> {
-        let merged = self.merged();
-        if merged.is_some() && ctx.is_training() {
-            let path = self.path().to_owned();
-            let source = Box::new(Error::Merged { action: "train", path: path.clone() });
-            return Err(train_ops::Error::Layer { path, source });
-        }
-        Ok(merged)
-    }
-
-    fn weights(&self, ctx: &ForwardContext) -> (Tensor, Tensor) {
-        (ctx.parameter(self.a.as_tensor()), ctx.parameter(self.b.as_tensor()))
-    }
-
-    fn lora<'a>(&'a self, a: &'a Tensor, b: &'a Tensor) -> LoraWeights<'a> {
-        LoraWeights { a, b, scale: self.options.scale, dropout: &self.dropout }
-    }
-
-    pub(crate) fn set_merged(&self, merged: Option<FrozenLinear>) {
-        *self.merged.write().unwrap_or_else(PoisonError::into_inner) = merged.map(Arc::new);
+    /// The layer with an adapter of its own for each sample.
+    fn forward_by_sample(
+        &self,
+        state: &State,
+        names: &[String],
+        xs: &Tensor,
+        ctx: &ForwardContext,
+    ) -> train_ops::Result<Tensor> {
+        let compute = |name: &str, [xs]: [&Tensor; 1]| {
+            let adapter = state.adapter_on(name, self.path()).map_err(|error| self.refused(error))?;
+            self.forward_with(adapter.into_iter(), xs, ctx)
+        };
+        by_sample(names, [xs], ctx, compute, |error| self.refused(error))
     }
 }
 
-impl LinearLayer for LoraLinear {
+impl LinearLayer for AdaptableLinear {
     fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
-        if self.switch.is_off() {
+        if self.set.is_disabled() {
             return self.base.forward(xs, ctx);
         }
-        match self.merged_for(ctx)? {
-            Some(merged) => merged.forward(xs, ctx),
-            None => {
-                let (a, b) = self.weights(ctx);
-                lora_linear(xs, &self.base, self.lora(&a, &b), ctx)
-            }
+        let state = self.set.in_pass(ctx);
+        match (self.merged(&state, ctx)?, ctx.adapters()) {
+            (Some(merged), _) => merged.forward(xs, ctx),
+            (None, Some(names)) => self.forward_by_sample(&state, names, xs, ctx),
+            (None, None) => self.forward_with(state.active_on(self.path()), xs, ctx),
         }
     }
 
     fn adapted(&self, ctx: &ForwardContext) -> train_ops::Result<Option<AdaptedLinear>> {
-        if self.switch.is_off() {
+        if self.set.is_disabled() {
             return self.base.adapted(ctx);
         }
-        if let Some(merged) = self.merged_for(ctx)? {
+        let state = self.set.in_pass(ctx);
+        if let Some(merged) = self.merged(&state, ctx)? {
             return merged.adapted(ctx);
         }
-        let (a, b) = self.weights(ctx);
-        AdaptedLinear::new(&self.base, Some(self.lora(&a, &b))).map(Some)
+        if ctx.adapters().is_some() {
+            return Ok(None);
+        }
+        let mut active = state.active_on(self.path());
+        match (active.next(), active.next()) {
+            (None, _) => self.base.adapted(ctx),
+            (Some(adapter), None) => adapter.adapted(ctx),
+            (Some(_), Some(_)) => Ok(None),
+        }
+    }
+
+    fn for_snapshot(&self) -> train_ops::Result<Option<AdaptedLinear>> {
+        let ctx = ForwardContext::inference();
+        if let Some(adapted) = self.adapted(&ctx)? {
+            return Ok(Some(adapted));
+        }
+        if ctx.adapters().is_some() {
+            return Ok(None);
+        }
+        let state = self.set.in_pass(&ctx);
+        let merged = merged_layer(&self.base, &state).map_err(|error| self.refused(error))?;
+        merged.adapted(&ctx)
+    }
+
+    fn frozen(&self) -> Option<FrozenLinear> {
+        let state = self.set.state.get();
+        let is_replaced = state.active_on(self.path()).any(LayerAdapter::replaces_weight);
+        (!is_replaced).then(|| self.base.clone())
     }
 
     fn parameters(&self) -> Vec<Tensor> {
-        [&self.a, &self.b].map(|variable| variable.as_tensor().clone()).to_vec()
+        let state = self.set.state.get();
+        let active = state.active_on(self.path()).flat_map(|adapter| adapter.parameters());
+        active.map(|(_, variable)| variable.as_tensor().clone()).collect()
     }
 
     fn in_features(&self) -> usize {
@@ -168,40 +147,19 @@ impl LinearLayer for LoraLinear {
     }
 }
 
+/// The layer with the active adapters merged into its weight.
+pub(crate) fn merged_layer(base: &FrozenLinear, state: &State) -> Result<FrozenLinear> {
+    let mut weights = Weights::of(base)?;
+    for adapter in state.active_on(base.path()) {
+        weights = adapter.merge(weights)?;
+    }
+    let Weights { weight, bias } = finished(base, weights)?;
+    Ok(FrozenLinear::new(base.path(), weight, bias)?)
+}
+
 /// Whether every element is a finite number.
 pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
     // 0 x NaN and 0 x infinity are NaN, and the sum of anything with NaN is NaN.
     let zero = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
     Ok(zero == 0.0)
-}
-
-/// Turns all layers of an adapter on and off at once. Clones share the same state.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Switch {
-    off: Arc<AtomicUsize>,
-}
-
-impl Switch {
-    fn is_off(&self) -> bool {
-        self.off.load(Ordering::Acquire) > 0
-    }
-
-    pub(crate) fn turn_off(&self) -> Disabled {
-        self.off.fetch_add(1, Ordering::AcqRel);
-        Disabled { switch: self.clone() }
-    }
-}
-
-/// A guard that keeps an adapter disabled until it is dropped; made by
-/// [`Adapter::disable`](crate::Adapter::disable).
-#[derive(Debug)]
-#[must_use = "the adapter is enabled again as soon as this is dropped"]
-pub struct Disabled {
-    switch: Switch,
-}
-
-impl Drop for Disabled {
-    fn drop(&mut self) {
-        self.switch.off.fetch_sub(1, Ordering::AcqRel);
-    }
 }

@@ -52,26 +52,47 @@
 //! # }
 //! ```
 
+mod adaptation;
 mod adapter;
+mod adapters;
 mod audit;
 mod builder;
+mod by_sample;
+mod combine;
 mod config;
+mod decomposition;
 mod error;
 mod files;
 mod init;
+mod init_lora_weights;
 mod inventory;
 mod layer;
+mod layer_adapter;
 mod matching;
 mod merge;
+mod modules;
 mod report;
+mod set;
+mod update;
+mod variants;
+mod weights;
 mod wire;
 
-pub use adapter::Adapter;
-pub use builder::LoraBuilder;
-pub use config::{InitLoraWeights, LoraConfig, Modules};
+pub use adapter::{AdaptedLayer, Adapter};
+pub use adapters::Adapters;
+pub use builder::{BaseType, LoraBuilder};
+pub use combine::Combination;
+pub use config::LoraConfig;
 pub use error::{Error, Misshapen, Result, Unmatched};
-pub use layer::{Disabled, LoraLinear};
+pub use init_lora_weights::InitLoraWeights;
+pub use modules::Modules;
 pub use report::{AdaptedModule, InjectionReport};
+pub use set::Disabled;
+pub use variants::Bias;
+
+/// The name that stands for the model without adapters where a pass names an adapter for each sample
+/// ([`ForwardContext::with_adapters`](train_ops::ForwardContext::with_adapters)), as in PEFT.
+pub const BASE_ADAPTER: &str = "__base__";
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -3,7 +3,7 @@
 
 use fancy_regex::Regex;
 
-use crate::{Error, LoraConfig, Modules, Result};
+use crate::{Bias, Error, LoraConfig, Modules, Result};
 
 /// The decision about one linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub(crate) struct Targets {
     pub(crate) alphas: Vec<(Pattern, f64)>,
     /// The layer that `all-linear` leaves out.
     pub(crate) output_layer: Option<String>,
+    /// Names of `modules_to_save`, each with the pattern of the layers that it keeps from being adapted.
+    pub(crate) saved: Vec<(String, Pattern)>,
+    bias: Bias,
     rank: usize,
     alpha: f64,
     use_rslora: bool,
@@ -51,6 +54,8 @@ impl Targets {
             ranks: path_patterns("rank_pattern", &config.rank_pattern)?,
             alphas: path_patterns("alpha_pattern", &config.alpha_pattern)?,
             output_layer: None,
+            saved: saved_modules(&config.modules_to_save)?,
+            bias: config.bias,
             rank: config.r,
             alpha: config.lora_alpha,
             use_rslora: config.use_rslora,
@@ -64,6 +69,9 @@ impl Targets {
         {
             return Ok(Decision::Excluded);
         }
+        if self.saves_module(path) || first_match_of(&self.saved, path)? {
+            return Ok(Decision::Excluded);
+        }
         let targeted = match (&self.targets, &self.layers) {
             (Selector::AllLinear, _) => self.output_layer.as_deref() != Some(path),
             // A layer named by its full path is selected, whatever its number.
@@ -72,6 +80,27 @@ impl Targets {
             (targets, Some(layers)) => targets.selects(path)? && layers.contain(path)?,
         };
         Ok(if targeted { Decision::Adapted } else { Decision::NotTargeted })
+    }
+
+    /// Whether `modules_to_save` selects the module at `path` or one that it is in. As in PEFT, a name selects every path that
+    /// ends with it, also within a part of the path.
+    pub(crate) fn saves_module(&self, path: &str) -> bool {
+        let around = path.match_indices('.').map(|(dot, _)| &path[..dot]);
+        let mut modules = around.chain([path]);
+        modules.any(|module| self.saved.iter().any(|(name, _)| module.ends_with(name)))
+    }
+
+    /// Whether the embedding or convolution at `path` is adapted. `all-linear` selects none of them.
+    pub(crate) fn adapts_other(&self, path: &str) -> Result<bool> {
+        let all_linear = matches!(self.targets, Selector::AllLinear);
+        Ok(!all_linear && self.decide(path)? == Decision::Adapted)
+    }
+
+    /// Whether the parameter at its full `path`, outside the linear layers, is trained.
+    pub(crate) fn trains_parameter(&self, path: &str) -> bool {
+        let module = path.rsplit_once('.').map(|(module, _)| module);
+        let is_bias = path == "bias" || path.ends_with(".bias");
+        module.is_some_and(|module| self.saves_module(module)) || (self.bias == Bias::All && is_bias)
     }
 
     /// Rank and scale of the layer at `path`.
@@ -209,6 +238,22 @@ fn path_patterns<T: Copy>(option: &'static str, entries: &[(String, T)]) -> Resu
         .iter()
         .map(|(text, value)| Ok((Pattern::new(option, text, format!(r"\A(?:(.*\.)?({text})$)"))?, *value)))
         .collect()
+}
+
+/// The names of `modules_to_save` with PEFT's pattern of the layers that are not adapted because of them.
+fn saved_modules(names: &[String]) -> Result<Vec<(String, Pattern)>> {
+    let option = "modules_to_save";
+    let pattern = |name: &String| Pattern::new(option, name, format!(r"\A(?:(^|.*\.){name}($|\..*))"));
+    names.iter().map(|name| Ok((name.clone(), pattern(name)?))).collect()
+}
+
+fn first_match_of(patterns: &[(String, Pattern)], path: &str) -> Result<bool> {
+    for (_, pattern) in patterns {
+        if pattern.matches(path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn first_match<T: Copy>(patterns: &[(Pattern, T)], path: &str) -> Result<Option<T>> {

@@ -1,13 +1,16 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use train_ops::FrozenLinear;
 
-use crate::{Adapter, Error, Result};
+use crate::layer::merged_layer;
+use crate::set::State;
+use crate::{Adapter, Adapters, Error, Result};
 
-impl Adapter {
-    /// Merges every update into its layer's weight, `W + s B A`, so that inference costs no more than with
-    /// the base model.
+impl Adapters {
+    /// Merges the active adapters into the weights of their layers, so that inference costs no more than with the base model.
+    ///
+    /// Embeddings and convolutions go on computing their updates.
     ///
     /// The sums are computed in f32 and stored in the base's type. The original weights are kept, so that
     /// [`unmerge`](Self::unmerge) is exact; this takes the memory of the merged weights once more. All sums
@@ -16,20 +19,20 @@ impl Adapter {
     /// # Errors
     /// [`Error::AlreadyMerged`], and [`Error::NotFinite`] if a sum is not finite; nothing has changed then.
     pub fn merge(&self) -> Result<()> {
-        if self.is_merged() {
-            return Err(Error::AlreadyMerged);
-        }
-        let merged = self
-            .layers()
-            .map(|layer| {
-                let bias = layer.base().bias().cloned();
-                Ok((layer, FrozenLinear::new(layer.path(), layer.merged_weight()?, bias)?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        for (layer, merged) in merged {
-            layer.set_merged(Some(merged));
-        }
-        Ok(())
+        self.set.state.update(|state| {
+            if state.merged.is_some() {
+                return Err(Error::AlreadyMerged);
+            }
+            let mut merged = BTreeMap::new();
+            for name in &state.active {
+                for (path, layer) in &state.adapter(name)?.layers {
+                    if !merged.contains_key(path) {
+                        merged.insert(path.clone(), merged_layer(&layer.base, state)?);
+                    }
+                }
+            }
+            Ok(State { merged: Some(Arc::new(merged)), ..state.clone() })
+        })
     }
 
     /// Undoes [`merge`](Self::merge), exactly.
@@ -37,22 +40,38 @@ impl Adapter {
     /// # Errors
     /// [`Error::NotMerged`].
     pub fn unmerge(&self) -> Result<()> {
-        if !self.is_merged() {
-            return Err(Error::NotMerged);
-        }
-        self.layers().for_each(|layer| layer.set_merged(None));
-        Ok(())
+        self.set.state.update(|state| match state.merged {
+            None => Err(Error::NotMerged),
+            Some(_) => Ok(State { merged: None, ..state.clone() }),
+        })
     }
 
-    /// Whether the adapter is merged into the base.
+    /// Whether adapters are merged into the base.
     pub fn is_merged(&self) -> bool {
-        self.layers().any(|layer| layer.merged().is_some())
+        self.set.state.get().merged.is_some()
+    }
+}
+
+impl Adapter {
+    /// [`Adapters::merge`]: merges the active adapters of the model, of which this is one unless another was activated.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyMerged`], and [`Error::NotFinite`] if a sum is not finite; nothing has changed then.
+    pub fn merge(&self) -> Result<()> {
+        self.adapters().merge()
     }
 
-    /// The merged weights by their names in the base's checkpoint, `PATH.weight`, each computed when the
-    /// iterator reaches it. Together with the checkpoint's other tensors they are a model without an adapter.
-    pub fn merged_weights(&self) -> impl Iterator<Item = Result<(String, Tensor)>> {
-        self.layers().map(|layer| Ok((format!("{}.weight", layer.path()), layer.merged_weight()?)))
+    /// Undoes [`merge`](Self::merge), exactly.
+    ///
+    /// # Errors
+    /// [`Error::NotMerged`].
+    pub fn unmerge(&self) -> Result<()> {
+        self.adapters().unmerge()
+    }
+
+    /// Whether adapters are merged into the base.
+    pub fn is_merged(&self) -> bool {
+        self.adapters().is_merged()
     }
 
     /// The relative change of each layer's weight, `‖ΔW‖ / ‖W‖` (Frobenius), by path. All are 0 for an

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use crate::LoraLinear;
+use candle_core::Var;
+
+use crate::weights::AdapterWeights;
 
 /// The layers that a [`LoraBuilder`](crate::LoraBuilder) adapted.
 ///
@@ -16,6 +17,8 @@ use crate::LoraLinear;
 #[derive(Clone, Debug, PartialEq)]
 pub struct InjectionReport {
     modules: Vec<AdaptedModule>,
+    trainable: usize,
+    copied: usize,
     base_parameters: usize,
 }
 
@@ -30,22 +33,48 @@ pub struct AdaptedModule {
     pub alpha: f64,
     /// The scale of the update.
     pub scale: f64,
-    /// Number of elements of `A` and `B`.
+    /// Number of elements of `A`, `B` and, where there are any, of DoRA's magnitudes and the bias after `B`.
     pub parameters: usize,
 }
 
 impl InjectionReport {
-    pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a Arc<LoraLinear>>, base_parameters: usize) -> Self {
-        let modules = layers
-            .map(|layer| AdaptedModule {
-                path: layer.path().to_owned(),
-                rank: layer.rank(),
-                alpha: layer.alpha(),
-                scale: layer.scale(),
-                parameters: layer.a().elem_count() + layer.b().elem_count(),
-            })
-            .collect();
-        Self { modules, base_parameters }
+    pub(crate) fn new(weights: &AdapterWeights, base_parameters: usize) -> Self {
+        let elements = |parameters: &[(&str, Var)]| parameters.iter().map(|(_, var)| var.elem_count()).sum();
+        let mut modules = Vec::new();
+        let mut copied = 0;
+        for (path, layer) in &weights.layers {
+            let parameters: usize = elements(&layer.update.parameters());
+            match layer.update.low_rank() {
+                Some(low_rank) => modules.push(AdaptedModule {
+                    path: path.clone(),
+                    rank: low_rank.options.rank,
+                    alpha: low_rank.options.alpha,
+                    scale: low_rank.scale(),
+                    parameters,
+                }),
+                None => copied += parameters,
+            }
+        }
+        for (path, update) in &weights.others {
+            modules.push(AdaptedModule {
+                path: path.clone(),
+                rank: update.options.rank,
+                alpha: update.options.alpha,
+                scale: update.options.scale,
+                parameters: elements(&update.parameters()),
+            });
+        }
+        modules.sort_by(|one, other| one.path.cmp(&other.path));
+        // PEFT trains a copy of each module to save, and the biases of the model itself.
+        if !weights.config.modules_to_save.is_empty() {
+            copied += weights.parameters.values().map(|var| var.elem_count()).sum::<usize>();
+        }
+        let trainable = weights.variables().values().map(|var| var.elem_count()).sum();
+        Self { modules, trainable, copied, base_parameters }
+    }
+
+    pub(crate) fn base_parameters(&self) -> usize {
+        self.base_parameters
     }
 
     /// The adapted layers, in the order of their paths.
@@ -53,15 +82,17 @@ impl InjectionReport {
         &self.modules
     }
 
-    /// Number of trainable parameters: the elements of every `A` and `B`.
+    /// Number of trainable parameters: the elements of every `A` and `B`, and of all else that the configuration trains.
     pub fn trainable_parameters(&self) -> usize {
-        self.modules.iter().map(|module| module.parameters).sum()
+        self.trainable
     }
 
     /// Number of all parameters, the adapter's included. A tensor shared by two layers counts once. The
     /// numbers equal those of PEFT's `print_trainable_parameters`.
     pub fn total_parameters(&self) -> usize {
-        self.base_parameters + self.trainable_parameters()
+        self.base_parameters
+            + self.copied
+            + self.modules.iter().map(|module| module.parameters).sum::<usize>()
     }
 
     /// The counts as one line: `1,327,104 of 177,946,170 (0.7458 %)`.

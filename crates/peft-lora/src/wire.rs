@@ -16,10 +16,7 @@ pub(crate) fn fixed_options() -> BTreeMap<String, Value> {
         ("peft_version", json!(PEFT_VERSION)),
         // PEFT's value for saved adapters: they are opened for inference unless training is requested.
         ("inference_mode", json!(true)),
-        ("bias", json!("none")),
         ("fan_in_fan_out", json!(false)),
-        ("modules_to_save", Value::Null),
-        ("use_dora", json!(false)),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -43,7 +40,6 @@ fn is_neutral(name: &str, value: &Value) -> bool {
         (_, Value::Array(items)) if items.is_empty() => true,
         (_, Value::Object(items)) if items.is_empty() => true,
         ("peft_type", value) => value == "LORA",
-        ("bias", value) => value == "none",
         _ => NOTES.contains(&name) || IDLE.contains(&name),
     }
 }
@@ -148,7 +144,10 @@ pub(crate) mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "layers_to_transform and layers_pattern must be one value or a list")]
+    #[serde(
+        untagged,
+        expecting = "layers_to_transform, layers_pattern and modules_to_save must be one value or a list"
+    )]
     enum OneOrMany<T> {
         One(T),
         Many(Vec<T>),

@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 
-use crate::{Error, FrozenLinear, LinearLayer, Result, TrainableLinear};
+use crate::{Convolution, Error, ForwardContext, FrozenLinear, LinearLayer, Result, TrainableLinear};
 
 /// Builds the layers that a model asks for, and so decides which parts are trained and how.
 ///
@@ -16,6 +17,39 @@ pub trait LayerBuilder {
     /// Any other parameter (embedding, norm, convolution, class token) at its full `path`,
     /// `git.embeddings.LayerNorm.weight`. The tensor returned is the one that the model uses.
     fn parameter(&mut self, path: &str, value: Tensor) -> Result<Tensor>;
+
+    /// What is added to the embedding at `path`, whose frozen `weight` `(rows, width)` the builder has returned before; by
+    /// default nothing.
+    ///
+    /// # Errors
+    /// If the builder refuses the layer, as of the other methods.
+    fn adapt_embedding(&mut self, _path: &str, _weight: &Tensor) -> Result<Option<Arc<dyn Adaptation>>> {
+        Ok(None)
+    }
+
+    /// What is added to the convolution over two dimensions at `path`, whose frozen `weight`
+    /// `(out_channels, in_channels / groups, height, width)` the builder has returned before; by default nothing.
+    ///
+    /// # Errors
+    /// If the builder refuses the layer.
+    fn adapt_conv2d(
+        &mut self,
+        _path: &str,
+        _weight: &Tensor,
+        _convolution: Convolution,
+    ) -> Result<Option<Arc<dyn Adaptation>>> {
+        Ok(None)
+    }
+}
+
+/// What a builder adds to a layer that is no linear one: the adapters of an embedding or a convolution.
+pub trait Adaptation: Debug + Send + Sync {
+    /// The layer's result, from its input `xs` and its result `ys` without adapters. In a training pass it is differentiable in
+    /// `xs`, `ys` and the adapters' parameters.
+    ///
+    /// # Errors
+    /// If the adapters cannot serve this pass.
+    fn forward(&self, xs: &Tensor, ys: Tensor, ctx: &ForwardContext) -> Result<Tensor>;
 }
 
 /// Builds every layer frozen. Values that track gradients, those of a `VarMap` for instance, are cut off from the graph.

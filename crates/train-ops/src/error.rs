@@ -33,6 +33,11 @@ pub enum Error {
         /// Sample keys in the pass.
         samples: usize,
     },
+    /// A layer with cross-attention whose norms come before attention and MLP.
+    #[error(
+        "a decoder layer with cross-attention needs its norms after the sums, as in BERT: set norm_first to false"
+    )]
+    NormFirst,
     /// A target of the cross entropy that is not in the vocabulary.
     #[error("target {target} is not in the vocabulary of {vocabulary} tokens")]
     Target {

@@ -3,25 +3,56 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use cpu_kernels::mix;
 
-/// The mode of one forward pass over a batch: inference, or training with dropout.
+use crate::entered::entered;
+use crate::shared::Held;
+
+/// One forward pass over a batch: inference, or training with dropout.
 ///
 /// A training pass carries one key a sample. Every dropout mask is a pure function of (sample key, layer, element), so
 /// that a mask does not depend on how samples are grouped into batches, how far a batch is padded, on the number of
 /// threads, or on what was drawn before; a pass repeated with the same keys repeats its masks.
+///
+/// All layers of a pass see the same value of a [`Shared`](crate::Shared), such as the weights of an adapter that another
+/// thread replaces. So make a new context for each pass; clones belong to the same pass.
 #[derive(Clone, Debug)]
 pub struct ForwardContext {
     sample_keys: Option<Arc<[u64]>>,
+    adapters: Option<Arc<[String]>>,
+    pub(crate) held: Held,
 }
 
 impl ForwardContext {
-    /// No dropout, and no graph for trainable parameters.
+    /// No dropout, and no graph for trainable parameters. On a thread that has [entered](crate::enter) a pass, a part of that
+    /// pass: with its shared values and its adapters.
     pub fn inference() -> Self {
-        Self { sample_keys: None }
+        match entered() {
+            Some(pass) => Self { sample_keys: None, ..pass },
+            None => Self { sample_keys: None, adapters: None, held: Held::default() },
+        }
     }
 
     /// Dropout from one key for each sample of the batch, in batch order; [`sample_key`] makes them.
     pub fn training(sample_keys: impl Into<Arc<[u64]>>) -> Self {
-        Self { sample_keys: Some(sample_keys.into()) }
+        Self { sample_keys: Some(sample_keys.into()), adapters: None, held: Held::default() }
+    }
+
+    /// The pass with an adapter of its own for each sample of the batch, by name and in batch order. The names mean something
+    /// to the layers that have adapters; other layers ignore them.
+    pub fn with_adapters<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Self {
+        Self { adapters: Some(names.into_iter().map(Into::into).collect()), ..self }
+    }
+
+    /// The names that [`with_adapters`](Self::with_adapters) gave, one for each sample of the batch.
+    pub fn adapters(&self) -> Option<&[String]> {
+        self.adapters.as_deref()
+    }
+
+    /// The pass for a batch of these samples of its own batch, in this order. A sample that does not exist has no adapter's name,
+    /// so that the first layer with adapters reports the wrong number of them.
+    pub fn select(&self, samples: impl IntoIterator<Item = usize>) -> Self {
+        let Some(names) = &self.adapters else { return self.clone() };
+        let names = samples.into_iter().filter_map(|sample| names.get(sample).cloned());
+        Self { adapters: Some(names.collect()), ..self.clone() }
     }
 
     /// Whether this pass trains.

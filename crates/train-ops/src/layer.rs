@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use candle_core::Tensor;
 
-use crate::{AdaptedLinear, ForwardContext, Result};
+use crate::{AdaptedLinear, ForwardContext, FrozenLinear, Result};
 
 /// A layer that maps `(..., in_features)` to `(..., out_features)`.
 ///
@@ -32,5 +32,20 @@ pub trait LinearLayer: Debug + Send + Sync {
     /// As [`forward`](Self::forward) in this pass.
     fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
         Ok(None)
+    }
+
+    /// The frozen layer without adapters, if its weight is a part of this layer; by default that of [`adapted`](Self::adapted).
+    fn frozen(&self) -> Option<FrozenLinear> {
+        let adapted = self.adapted(&ForwardContext::inference()).ok().flatten()?;
+        Some(adapted.base().clone())
+    }
+
+    /// The layer as a [`snapshot`](crate::snapshot()) copies it: by default [`adapted`](Self::adapted) in inference. Where that is
+    /// `None`, a layer may return one frozen layer that computes the same, which takes longer to make than it takes to run.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) in inference.
+    fn for_snapshot(&self) -> Result<Option<AdaptedLinear>> {
+        self.adapted(&ForwardContext::inference())
     }
 }

@@ -5,7 +5,7 @@
 //! that is frozen ever gets a gradient.
 //!
 //! On the CPU in f32 they run on [`cpu_kernels`]. On NVIDIA GPUs in f32 and bf16, dropout, attention, layer norm, activations and
-//! cross entropy run on the kernels of `cuda-kernels` (feature `cuda`). On other devices and in other types all are composed of
+//! cross entropy run on the kernels of `cuda-kernels`, with the feature of that name. On other devices and in other types all are composed of
 //! candle's operations, with the same backward passes.
 //!
 //! The crate also has the traits that connect the other crates:
@@ -31,11 +31,13 @@ mod activation;
 mod attached;
 mod attention;
 mod builder;
+mod convolution;
 mod cross_entropy;
-#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+#[cfg_attr(not(feature = "cuda-kernels"), path = "no_cuda.rs")]
 mod cuda;
 mod decoding;
 mod dropout;
+mod entered;
 mod error;
 mod file;
 mod forward_context;
@@ -49,18 +51,22 @@ mod pool;
 mod recompute;
 mod rms_norm;
 mod rotary;
+mod scaled_features;
+mod shared;
 mod softmax;
 mod transformer;
 
 pub use activation::Activation;
-pub use attention::{AttentionMask, attention, fused_attention};
-pub use builder::{FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use attention::{AttentionMask, KeyLengths, attention, fused_attention, padded_attention};
+pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
 pub use decoding::{
     DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
 };
 pub use dropout::Dropout;
+pub use entered::{Entered, current_context, enter};
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
 pub use forward_context::{ForwardContext, sample_key};
@@ -74,8 +80,10 @@ pub use pool::on_pool;
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, rotary_embedding};
+pub use scaled_features::scaled_features;
+pub use shared::Shared;
 pub use softmax::softmax_last_dim;
-pub use transformer::TransformerLayer;
+pub use transformer::{CrossAttention, DecoderLayer, DecoderMasks, TransformerLayer};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -1,6 +1,8 @@
-//! Convolutions. Where something is trained they are products of unfolded windows. Candle-core's own backward pass would also
-//! compute the gradient of a frozen weight; over one dimension, version 0.11 computes wrong gradients (against finite
-//! differences), and over two it takes height and width for equal. Otherwise they are candle's.
+//! Convolutions. Where something is trained they are products of unfolded windows ([`train_ops::Convolution`]). Over one
+//! dimension, the backward pass of candle-core 0.11 computes wrong gradients (against finite differences). Otherwise they are
+//! candle's.
+
+use std::sync::Arc;
 
 use candle_core::{Module, Result, Tensor, bail};
 pub use candle_nn::conv::{
@@ -9,7 +11,10 @@ pub use candle_nn::conv::{
 };
 use candle_nn::{BatchNorm, Init, init::DEFAULT_KAIMING_NORMAL};
 
-use crate::{Linear, VarBuilder};
+use train_ops::{Adaptation, Convolution};
+
+use crate::error::to_candle;
+use crate::{VarBuilder, current_context};
 
 /// A convolution over one dimension, `(batch, in_channels, length)` to `(batch, out_channels, length)`.
 #[derive(Clone, Debug)]
@@ -47,8 +52,10 @@ impl Module for Conv1d {
             return candle_nn::Conv1d::new(self.weight.clone(), self.bias.clone(), self.config).forward(xs);
         }
         let Conv1dConfig { padding, stride, dilation, groups, .. } = self.config;
-        let windows = Windows { padding: [0, padding], stride, dilation, groups };
-        windows.convolve(&xs.unsqueeze(2)?, &self.weight.unsqueeze(2)?, self.bias.as_ref())?.squeeze(2)
+        let convolution = Convolution { padding: [0, padding], stride, dilation, groups };
+        let weight = self.weight.unsqueeze(2)?;
+        let ys = convolution.forward(&xs.unsqueeze(2)?, &weight, self.bias.as_ref());
+        ys.map_err(to_candle)?.squeeze(2)
     }
 }
 
@@ -58,12 +65,13 @@ pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     config: Conv2dConfig,
+    adaptation: Option<Arc<dyn Adaptation>>,
 }
 
 impl Conv2d {
     /// From a weight of shape `(out_channels, in_channels / groups, height, width)` and a bias of shape `(out_channels)`.
     pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
-        Self { weight, bias, config }
+        Self { weight, bias, config, adaptation: None }
     }
 
     /// Padding, stride, dilation and groups.
@@ -84,8 +92,11 @@ impl Conv2d {
     /// The convolution followed by a batch normalisation, as one convolution.
     ///
     /// # Errors
-    /// If the normalisation has no weight and bias, or another number of channels.
+    /// If the normalisation has no weight and bias, or another number of channels, or the convolution has an adapter.
     pub fn absorb_bn(&self, bn: &BatchNorm) -> Result<Self> {
+        if self.adaptation.is_some() {
+            bail!("a convolution that can have an adapter cannot absorb a batch normalisation; exclude it")
+        }
         let own =
             candle_nn::Conv2d::new(self.weight.clone(), self.bias.clone(), self.config).absorb_bn(bn)?;
         Ok(Self::new(own.weight().clone(), own.bias().cloned(), self.config))
@@ -94,75 +105,29 @@ impl Conv2d {
 
 impl Module for Conv2d {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        if !is_trained(xs, &self.weight, self.bias.as_ref()) {
-            return candle_nn::Conv2d::new(self.weight.clone(), self.bias.clone(), self.config).forward(xs);
+        let ys = match is_trained(xs, &self.weight, self.bias.as_ref()) {
+            false => {
+                candle_nn::Conv2d::new(self.weight.clone(), self.bias.clone(), self.config).forward(xs)?
+            }
+            true => {
+                let ys = convolution(&self.config).forward(xs, &self.weight, self.bias.as_ref());
+                ys.map_err(to_candle)?
+            }
+        };
+        match &self.adaptation {
+            None => Ok(ys),
+            Some(adaptation) => adaptation.forward(xs, ys, &current_context()).map_err(to_candle),
         }
-        let Conv2dConfig { padding, stride, dilation, groups, .. } = self.config;
-        let windows = Windows { padding: [padding; 2], stride, dilation, groups };
-        windows.convolve(xs, &self.weight, self.bias.as_ref())
     }
+}
+
+fn convolution(config: &Conv2dConfig) -> Convolution {
+    let Conv2dConfig { padding, stride, dilation, groups, .. } = *config;
+    Convolution { padding: [padding; 2], stride, dilation, groups }
 }
 
 fn is_trained(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> bool {
     xs.track_op() || weight.track_op() || bias.is_some_and(Tensor::track_op)
-}
-
-/// The windows of the input that a convolution multiplies by its weight.
-struct Windows {
-    /// Of height and width.
-    padding: [usize; 2],
-    stride: usize,
-    dilation: usize,
-    groups: usize,
-}
-
-impl Windows {
-    /// The convolution as a linear layer on the windows.
-    fn convolve(&self, xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (out_channels, _, height, width) = weight.dims4()?;
-        let (batch, in_channels, ..) = xs.dims4()?;
-        let [pad_height, pad_width] = self.padding;
-        let xs = xs.pad_with_zeros(2, pad_height, pad_height)?.pad_with_zeros(3, pad_width, pad_width)?;
-        let (padded_height, padded_width) = (xs.dim(2)?, xs.dim(3)?);
-        let rows = self.starts(padded_height, height)?;
-        let columns = self.starts(padded_width, width)?;
-        // For each window, the places of its elements in the padded picture.
-        let mut places = Vec::with_capacity(rows.len() * columns.len() * height * width);
-        for (row, column) in rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column))) {
-            for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-                places.push(((row + y * self.dilation) * padded_width + column + x * self.dilation) as u32);
-            }
-        }
-        let windows = rows.len() * columns.len();
-        let places = Tensor::from_vec(places, windows * height * width, xs.device())?;
-        let unfolded = xs.flatten_from(2)?.contiguous()?.index_select(&places, 2)?;
-        let unfolded = unfolded.reshape((batch, in_channels, windows, height * width))?.transpose(1, 2)?;
-
-        let (of_input, of_output) = (in_channels / self.groups, out_channels / self.groups);
-        let group = |group: usize| {
-            let xs = unfolded.narrow(2, group * of_input, of_input)?.contiguous()?.flatten_from(2)?;
-            let weight = weight.narrow(0, group * of_output, of_output)?.flatten_from(1)?;
-            let bias = bias.map(|bias| bias.narrow(0, group * of_output, of_output)).transpose()?;
-            Linear::new(weight, bias).forward(&xs)
-        };
-        let ys = match self.groups {
-            1 => group(0)?,
-            groups => Tensor::cat(&(0..groups).map(group).collect::<Result<Vec<_>>>()?, 2)?,
-        };
-        ys.transpose(1, 2)?.contiguous()?.reshape((batch, out_channels, rows.len(), columns.len()))
-    }
-
-    /// Where the windows of `kernel` elements begin along a padded dimension.
-    fn starts(&self, length: usize, kernel: usize) -> Result<Vec<usize>> {
-        let window = self.dilation * kernel.saturating_sub(1) + 1;
-        if length < window || self.stride == 0 {
-            bail!(
-                "a convolution of windows of {window} and stride {} does not fit a length of {length}",
-                self.stride
-            )
-        }
-        Ok((0..=length - window).step_by(self.stride).collect())
-    }
 }
 
 /// A convolution over one dimension, from the tensors `weight` and `bias`.
@@ -207,9 +172,8 @@ pub fn conv2d(
     config: Conv2dConfig,
     vb: VarBuilder<'_>,
 ) -> Result<Conv2d> {
-    let shape = (out_channels, in_channels / config.groups, kernel_size, kernel_size);
-    let weight = vb.get_with_hints(shape, "weight", DEFAULT_KAIMING_NORMAL)?;
-    Ok(Conv2d::new(weight, Some(bias(in_channels, out_channels, &vb)?), config))
+    let conv = conv2d_no_bias(in_channels, out_channels, kernel_size, config, vb.clone())?;
+    Ok(Conv2d { bias: Some(bias(in_channels, out_channels, &vb)?), ..conv })
 }
 
 /// A convolution over two dimensions, without bias.
@@ -224,7 +188,9 @@ pub fn conv2d_no_bias(
     vb: VarBuilder<'_>,
 ) -> Result<Conv2d> {
     let shape = (out_channels, in_channels / config.groups, kernel_size, kernel_size);
-    Ok(Conv2d::new(vb.get_with_hints(shape, "weight", DEFAULT_KAIMING_NORMAL)?, None, config))
+    let weight = vb.get_with_hints(shape, "weight", DEFAULT_KAIMING_NORMAL)?;
+    let adaptation = vb.adapt_conv2d(&weight, convolution(&config))?;
+    Ok(Conv2d { adaptation, ..Conv2d::new(weight, None, config) })
 }
 
 fn bias(in_channels: usize, out_channels: usize, vb: &VarBuilder<'_>) -> Result<Tensor> {

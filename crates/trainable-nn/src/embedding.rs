@@ -1,10 +1,14 @@
 //! Embeddings.
 
+use std::sync::Arc;
+
 use candle_core::{Module, Result, Tensor};
 use candle_nn::Init;
+use train_ops::Adaptation;
 
-use crate::VarBuilder;
+use crate::error::to_candle;
 use crate::layer_norm::parameter;
+use crate::{VarBuilder, current_context};
 
 /// Rows of a matrix by their number: `(...)` to `(..., hidden_size)`.
 #[derive(Clone, Debug)]
@@ -12,12 +16,13 @@ pub struct Embedding {
     embeddings: Tensor,
     hidden_size: usize,
     built: bool,
+    adaptation: Option<Arc<dyn Adaptation>>,
 }
 
 impl Embedding {
     /// From a matrix of shape `(rows, hidden_size)`.
     pub fn new(embeddings: Tensor, hidden_size: usize) -> Self {
-        Self { embeddings, hidden_size, built: false }
+        Self { embeddings, hidden_size, built: false, adaptation: None }
     }
 
     /// The matrix.
@@ -35,7 +40,11 @@ impl Module for Embedding {
     fn forward(&self, indexes: &Tensor) -> Result<Tensor> {
         let shape = [indexes.dims(), &[self.hidden_size]].concat();
         let embeddings = parameter(&self.embeddings, self.built);
-        embeddings.index_select(&indexes.flatten_all()?, 0)?.reshape(shape)
+        let ys = embeddings.index_select(&indexes.flatten_all()?, 0)?.reshape(shape)?;
+        match &self.adaptation {
+            None => Ok(ys),
+            Some(adaptation) => adaptation.forward(indexes, ys, &current_context()).map_err(to_candle),
+        }
     }
 }
 
@@ -46,5 +55,6 @@ impl Module for Embedding {
 pub fn embedding(in_size: usize, out_size: usize, vb: VarBuilder<'_>) -> Result<Embedding> {
     let init = Init::Randn { mean: 0., stdev: 1. };
     let embeddings = vb.get_with_hints((in_size, out_size), "weight", init)?;
-    Ok(Embedding { built: vb.is_built(), ..Embedding::new(embeddings, out_size) })
+    let adaptation = vb.adapt_embedding(&embeddings)?;
+    Ok(Embedding { built: vb.is_built(), adaptation, ..Embedding::new(embeddings, out_size) })
 }

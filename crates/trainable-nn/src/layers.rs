@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Result, Tensor};
-use train_ops::{LayerBuilder, LinearLayer};
+use train_ops::{Adaptation, Convolution, LayerBuilder, LinearLayer};
 
 use crate::error::to_candle;
 
@@ -17,13 +17,18 @@ struct State {
     /// By path in the checkpoint. Models ask twice for what they tie or share.
     linear: HashMap<String, Arc<dyn LinearLayer>>,
     parameters: HashMap<String, Tensor>,
+    adaptations: HashMap<String, Option<Arc<dyn Adaptation>>>,
 }
 
 impl Layers {
     /// Asks `builder` for all layers.
     pub(crate) fn new(builder: impl LayerBuilder + Send + 'static) -> Self {
-        let (linear, parameters) = (HashMap::new(), HashMap::new());
-        Self(Arc::new(Mutex::new(State { builder: Box::new(builder), linear, parameters })))
+        Self(Arc::new(Mutex::new(State {
+            builder: Box::new(builder),
+            linear: HashMap::new(),
+            parameters: HashMap::new(),
+            adaptations: HashMap::new(),
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -49,6 +54,21 @@ impl Layers {
     /// A parameter that was made before.
     pub(crate) fn made(&self, name: &str) -> Option<Tensor> {
         self.state().parameters.get(name).cloned()
+    }
+
+    /// What the builder adds to the layer `name`, which is no linear one: asked for with `ask` the first time.
+    pub(crate) fn adaptation(
+        &self,
+        name: &str,
+        ask: impl FnOnce(&mut dyn LayerBuilder) -> train_ops::Result<Option<Arc<dyn Adaptation>>>,
+    ) -> Result<Option<Arc<dyn Adaptation>>> {
+        let mut state = self.state();
+        if let Some(adaptation) = state.adaptations.get(name) {
+            return Ok(adaptation.clone());
+        }
+        let adaptation = ask(state.builder.as_mut()).map_err(to_candle)?;
+        state.adaptations.insert(name.to_owned(), adaptation.clone());
+        Ok(adaptation)
     }
 
     /// The linear layer `name`, named `path` towards the builder: made from `read` when it is first asked for.
@@ -110,5 +130,22 @@ impl<B: LayerBuilder> LayerBuilder for Lent<B> {
 
     fn parameter(&mut self, path: &str, value: Tensor) -> train_ops::Result<Tensor> {
         self.with(path, |builder| builder.parameter(path, value))
+    }
+
+    fn adapt_embedding(
+        &mut self,
+        path: &str,
+        weight: &Tensor,
+    ) -> train_ops::Result<Option<Arc<dyn Adaptation>>> {
+        self.with(path, |builder| builder.adapt_embedding(path, weight))
+    }
+
+    fn adapt_conv2d(
+        &mut self,
+        path: &str,
+        weight: &Tensor,
+        convolution: Convolution,
+    ) -> train_ops::Result<Option<Arc<dyn Adaptation>>> {
+        self.with(path, |builder| builder.adapt_conv2d(path, weight, convolution))
     }
 }

@@ -23,7 +23,6 @@ pub mod conv;
 mod dropout;
 pub mod embedding;
 mod error;
-mod forward_context;
 pub mod group_norm;
 pub mod kv_cache;
 pub mod layer_norm;
@@ -43,10 +42,12 @@ pub use conv::{
 };
 pub use dropout::Dropout;
 pub use embedding::{Embedding, embedding};
-pub use forward_context::{Entered, current_context, enter};
 pub use group_norm::{GroupNorm, group_norm};
 pub use layer_norm::{LayerNorm, LayerNormConfig, RmsNorm, layer_norm, layer_norm_no_bias, rms_norm};
 pub use linear::{Linear, linear, linear_b, linear_no_bias};
 pub use rnn::{GRU, GRUConfig, LSTM, LSTMConfig, RNN, gru, lstm};
-pub use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder, TrainableBuilder, sample_key};
+pub use train_ops::{
+    Entered, ForwardContext, FrozenBuilder, LayerBuilder, TrainableBuilder, current_context, enter,
+    sample_key,
+};
 pub use var_builder::VarBuilder;

@@ -65,7 +65,7 @@ impl Linear {
     pub fn weight(&self) -> &Tensor {
         self.weight.get_or_init(|| {
             let Kind::Built(layer) = &self.kind else { return self.absent.clone() };
-            let base = base(layer).and_then(|base| base.weight().ok());
+            let base = layer.frozen().and_then(|base| base.weight().ok());
             let shape = [layer.out_features(), layer.in_features()];
             base.or_else(|| trained(layer, &shape)).unwrap_or_else(|| self.absent.clone())
         })
@@ -75,7 +75,7 @@ impl Linear {
     pub fn bias(&self) -> Option<&Tensor> {
         let bias = self.bias.get_or_init(|| {
             let Kind::Built(layer) = &self.kind else { return None };
-            let base = base(layer).and_then(|base| base.bias().cloned());
+            let base = layer.frozen().and_then(|base| base.bias().cloned());
             base.or_else(|| trained(layer, &[layer.out_features()]))
         });
         bias.as_ref()
@@ -87,12 +87,6 @@ impl Linear {
             Kind::Refused(message) => Err(Error::Msg(message.clone())),
         }
     }
-}
-
-/// The frozen layer under an adapter, or itself.
-fn base(layer: &Arc<dyn LinearLayer>) -> Option<FrozenLinear> {
-    let adapted = layer.adapted(&ForwardContext::inference()).ok().flatten()?;
-    Some(adapted.base().clone())
 }
 
 /// A trained parameter of this shape.

@@ -12,7 +12,7 @@ pub use candle_nn::var_builder::{
     Backend, Rename, Renamer, SafeTensorWithRouting, ShardedSafeTensors, ShardedVarBuilder, SimpleBackend,
     VarBuilderArgs,
 };
-use train_ops::LayerBuilder;
+use train_ops::{Adaptation, Convolution, LayerBuilder};
 
 use crate::dropout::Numbering;
 use crate::layers::{Layers, Lent};
@@ -151,8 +151,32 @@ impl<'a> VarBuilder<'a> {
             let bias = bias.map(|init| self.get_with_hints(out_features, "bias", init)).transpose()?;
             return Ok(crate::Linear::new(weight, bias));
         }
-        let path = weight_name.strip_suffix("weight").unwrap_or(&weight_name).trim_end_matches('.');
+        let path = module_of(&weight_name);
         crate::Linear::built(layers.linear(path, &self.layer_path(path), read)?)
+    }
+
+    /// What the builder adds to the embedding whose `weight` is here.
+    pub(crate) fn adapt_embedding(&self, weight: &Tensor) -> Result<Option<Arc<dyn Adaptation>>> {
+        self.adaptation(|builder, path| builder.adapt_embedding(path, weight))
+    }
+
+    /// What the builder adds to the convolution whose `weight` is here.
+    pub(crate) fn adapt_conv2d(
+        &self,
+        weight: &Tensor,
+        convolution: Convolution,
+    ) -> Result<Option<Arc<dyn Adaptation>>> {
+        self.adaptation(|builder, path| builder.adapt_conv2d(path, weight, convolution))
+    }
+
+    fn adaptation(
+        &self,
+        ask: impl FnOnce(&mut dyn LayerBuilder, &str) -> train_ops::Result<Option<Arc<dyn Adaptation>>>,
+    ) -> Result<Option<Arc<dyn Adaptation>>> {
+        let Some(layers) = &self.layers else { return Ok(None) };
+        let weight_name = self.in_checkpoint("weight");
+        let path = module_of(&weight_name);
+        layers.adaptation(path, |builder| ask(builder, &self.layer_path(path)))
     }
 
     /// Whether a [`LayerBuilder`] makes the layers.
@@ -393,6 +417,11 @@ impl fmt::Debug for VarBuilder<'_> {
         debug.field("prefix", &self.prefix()).field("dtype", &self.dtype());
         debug.field("built", &self.is_built()).finish_non_exhaustive()
     }
+}
+
+/// The path of the layer whose weight has this name.
+fn module_of(weight_name: &str) -> &str {
+    weight_name.strip_suffix("weight").unwrap_or(weight_name).trim_end_matches('.')
 }
 
 /// candle's trait on shared renamers.

@@ -147,15 +147,25 @@ fn weight_and_bias_are_those_of_the_base_whoever_built_the_layer() {
     let plain = linear(2, 3, vb()).unwrap();
     let weight = map.data().lock().unwrap()["weight"].as_tensor().to_vec2::<f32>().unwrap();
     let bias = map.data().lock().unwrap()["bias"].as_tensor().to_vec1::<f32>().unwrap();
-    let config = peft_lora::LoraConfig { r: 1, target_modules: ["dense"].into(), ..Default::default() };
-    let lora = peft_lora::LoraBuilder::new(config).unwrap();
-    let named = vb().rename_f(|name| name.trim_start_matches("dense.").to_owned());
-    let named = named.layer_paths(|_| "dense".to_owned());
-    let layers: [Linear; 4] = [
+    let adapted = |change: fn(&mut peft_lora::LoraConfig)| {
+        let mut config =
+            peft_lora::LoraConfig { r: 2, target_modules: ["dense"].into(), ..Default::default() };
+        change(&mut config);
+        let lora = peft_lora::LoraBuilder::new(config).unwrap();
+        let named = vb().rename_f(|name| name.trim_start_matches("dense.").to_owned());
+        let named = named.layer_paths(|_| "dense".to_owned());
+        let (layer, lora) = named.build(lora, |vb| linear(2, 3, vb.pp("dense"))).unwrap();
+        lora.finish().unwrap();
+        layer
+    };
+    let layers: [Linear; 7] = [
         plain,
         vb().build(FrozenBuilder, |vb| linear(2, 3, vb)).unwrap().0,
         vb().build(TrainableBuilder::new(), |vb| linear(2, 3, vb)).unwrap().0,
-        named.build(lora, |vb| linear(2, 3, vb.pp("dense"))).unwrap().0,
+        adapted(|_| {}),
+        adapted(|config| config.use_dora = true),
+        adapted(|config| config.init_lora_weights = peft_lora::InitLoraWeights::Pissa),
+        adapted(|config| config.modules_to_save = vec!["dense".into()]),
     ];
     for layer in layers {
         assert_eq!(layer.weight().to_vec2::<f32>().unwrap(), weight);

@@ -14,15 +14,23 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-/// Replaces the file at `path` by `value` as indented JSON: writes under a temporary name, then renames. To survive a loss
-/// of power, and not only of the process, call [`sync_file`] afterwards.
+/// Replaces the file at `path` by the one that `write` makes at the path that it is given. To survive a loss of power, and not
+/// only of the process, call [`sync_file`] afterwards.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    write(partial).and_then(|()| fs::rename(partial, path)).map_err(io_error("write", path)).inspect_err(
+        |_| {
+            // Report the write error, not that of the clean-up.
+            fs::remove_file(partial).ok();
+        },
+    )
+}
+
+/// As [`replace`], by `value` as indented JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let partial = path.with_extension("json.partial");
-    let write = || -> io::Result<()> {
-        fs::write(&partial, serde_json::to_vec_pretty(value)?)?;
-        fs::rename(&partial, path)
-    };
-    write().map_err(io_error("write", path))
+    replace(path, |partial| fs::write(partial, serde_json::to_vec_pretty(value)?))
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {

@@ -1,9 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::PoisonError;
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::VarMap;
 
 use crate::files::sync_file;
 use crate::slices::with_slice;
@@ -42,14 +40,15 @@ impl Parameters {
         if parameters.is_empty() { Err(Error::NoParameters) } else { Ok(Self(parameters)) }
     }
 
-    /// Registers all variables of a [`VarMap`] for training: those that
+    /// Registers all variables of a [`VarMap`](candle_nn::VarMap) for training: those that
     /// [`VarBuilder::from_varmap`](candle_nn::VarBuilder::from_varmap) has made. A `VarMap` iterates in random order;
     /// here they are sorted by name, so that every run sums norms in the same order.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn from_var_map(variables: &VarMap) -> Result<Self> {
-        let variables = variables.data().lock().unwrap_or_else(PoisonError::into_inner).clone();
+    #[cfg(feature = "candle-nn")]
+    pub fn from_var_map(variables: &candle_nn::VarMap) -> Result<Self> {
+        let variables = variables.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         // Sorted, so that the same fault yields the same message every time.
         Self::new(variables.into_iter().collect::<BTreeMap<_, _>>())
     }

@@ -7,23 +7,17 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::files::io_error;
+use crate::files::replace;
 use crate::{Error, Result};
 
-/// Replaces the file at `path`: writes under a temporary name, then renames. Does not sync.
+/// Replaces the file at `path`. Does not sync.
 pub(crate) fn save(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
-    let partial = path.with_extension("safetensors.partial");
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let write = || -> io::Result<()> {
+    replace(path, |partial| {
         // safetensors writes through a temporary file that only its owner can read: restore the usual permissions.
-        let permissions = File::create(&partial)?.metadata()?.permissions();
-        safetensors::serialize_to_file(tensors, Some(metadata), &partial).map_err(io::Error::other)?;
-        fs::set_permissions(&partial, permissions)?;
-        fs::rename(&partial, path)
-    };
-    write().map_err(io_error("write", path)).inspect_err(|_| {
-        // Report the write error, not that of the clean-up.
-        fs::remove_file(&partial).ok();
+        let permissions = File::create(partial)?.metadata()?.permissions();
+        safetensors::serialize_to_file(tensors, Some(metadata), partial).map_err(io::Error::other)?;
+        fs::set_permissions(partial, permissions)
     })
 }
 

@@ -9,7 +9,7 @@ mod numbers;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use blip_model::{BlipForConditionalGeneration, Checkpoint};
+use blip_model::{BlipForConditionalGeneration, CaptionModel, Checkpoint};
 use candle_core::{DType, Device, Tensor, Var};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use serde_json::Value;
@@ -25,6 +25,11 @@ pub(crate) fn fixture(file: &str) -> PathBuf {
 /// A JSON file of `tests/fixtures`.
 pub(crate) fn fixture_json(file: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(fixture(file)).unwrap()).unwrap()
+}
+
+/// A list of token ids.
+pub(crate) fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
 /// A checkpoint given by its config, seed and scale.
@@ -112,7 +117,12 @@ impl Golden {
     }
 
     pub(crate) fn input_ids(&self) -> Tensor {
-        self.tensor("input_ids").to_dtype(DType::U32).unwrap()
+        self.ids("input_ids")
+    }
+
+    /// Recorded token ids.
+    pub(crate) fn ids(&self, name: &str) -> Tensor {
+        self.tensor(name).to_dtype(DType::U32).unwrap()
     }
 
     pub(crate) fn labels(&self) -> Vec<Vec<i64>> {
@@ -138,6 +148,15 @@ impl Golden {
         kind: &str,
         options: &blip_model::LoadOptions,
     ) -> (BlipForConditionalGeneration, Adapter) {
+        self.adapted_with(kind, |builder| load(checkpoint, builder, options))
+    }
+
+    /// What `load` builds, with the adapter `kind`.
+    pub(crate) fn adapted_with<M>(
+        &self,
+        kind: &str,
+        load: impl FnOnce(&mut dyn LayerBuilder) -> M,
+    ) -> (M, Adapter) {
         let facts = &self.facts[kind];
         let targets: Modules = match facts["targets"].as_array() {
             None => facts["targets"].as_str().unwrap().into(),
@@ -153,7 +172,7 @@ impl Golden {
             ..LoraConfig::default()
         };
         let mut builder = LoraBuilder::new(config).unwrap();
-        let model = load(checkpoint, &mut builder, options);
+        let model = load(&mut builder);
         let adapter = builder.finish().unwrap();
         let parameters = adapter.parameters();
         let expected: BTreeMap<String, Vec<usize>> = shapes(&facts["adapter"]).into_iter().collect();
@@ -169,10 +188,9 @@ impl Golden {
     /// Loss as a mean, and its gradients by the names of `parameters`.
     pub(crate) fn loss_and_gradients(
         &self,
-        model: &BlipForConditionalGeneration,
+        model: &dyn CaptionModel,
         parameters: &BTreeMap<String, Var>,
     ) -> (f64, BTreeMap<String, Tensor>) {
-        use blip_model::CaptionModel as _;
         let ctx = train_ops::ForwardContext::training(vec![0; self.pixel_values().dim(0).unwrap()]);
         let features = model.encode_images(&self.pixel_values(), &ctx).unwrap();
         let (loss, targets) = model.loss(&features, &self.input_ids(), &self.labels(), &ctx).unwrap();

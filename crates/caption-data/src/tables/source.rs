@@ -188,6 +188,10 @@ impl CaptionSource for ParquetSource {
         self.with_file(row, |bytes| Ok(fingerprint_of_file(bytes)))
     }
 
+    fn class_names(&self) -> Option<Vec<String>> {
+        self.files.first()?.caption()?.labels.clone()
+    }
+
     fn left_out(&self) -> LeftOut {
         self.left_out.clone()
     }

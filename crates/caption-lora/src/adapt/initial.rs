@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use peft_lora::{LoraConfig, Modules};
 
 use super::{BaseModel, modules};
-use crate::cli::LoraOptions;
 use crate::hub::{self, Location};
 use crate::open::{self, AdapterFolder};
+use crate::options::LoraOptions;
 use crate::terminal::warn;
 
 /// The adapter of `--init-adapter`, downloaded if it is on the hub. Warns if it was trained on another commit of
@@ -69,6 +69,22 @@ pub(super) fn agreed(
             "--target-modules {given} disagrees with the adapter {adapter}, which has {found}: leave it out"
         );
     }
+    for (flag, given, agrees) in [
+        ("--use-rslora", options.use_rslora, config.use_rslora),
+        ("--use-dora", options.use_dora, config.use_dora),
+        ("--lora-bias", options.lora_bias, config.lora_bias),
+        ("--bias", options.bias.is_some(), options.bias == Some(config.bias)),
+        (
+            "--modules-to-save",
+            !options.modules_to_save.is_empty(),
+            options.modules_to_save == config.modules_to_save,
+        ),
+        ("--init-lora-weights", options.init_lora_weights.is_some(), false),
+    ] {
+        if given && !agrees {
+            bail!("{flag} disagrees with the adapter {adapter}, whose own setting is kept: leave it out");
+        }
+    }
     config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
     if config.base_model_name_or_path.as_deref() == Some(base.name) && base.revision.is_some() {
         config.revision = base.revision.map(str::to_owned);
@@ -116,8 +132,8 @@ mod tests {
         let base = BaseModel { name: "a/b", revision: None };
         let saved = LoraConfig { target_modules: ["query", "value"].into(), ..LoraConfig::default() };
         let begun = |modules: &str| {
-            let line = ["pokemon_finetune", "--init-adapter", "x", "--target-modules", modules];
-            let options = crate::cli::Finetune::from_arguments(line).unwrap().lora;
+            let target_modules = Some(modules.parse().unwrap());
+            let options = LoraOptions { target_modules, ..LoraOptions::default() };
             agreed(saved.clone(), Path::new("x"), &base, &options)
         };
         assert_eq!(begun("value,query").unwrap().target_modules, saved.target_modules);

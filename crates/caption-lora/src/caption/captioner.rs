@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::DType;
 use caption_data::{CaptionTokenizer, OnBadImage, PictureLoader};
 use caption_model::{Caption, CaptionModel, Draft, GenerationConfig, LoadOptions};
@@ -10,14 +10,14 @@ use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
 use super::Inputs;
 use crate::captioning;
-use crate::cli::{self, Storage};
 use crate::open::{self, Pretrained};
+use crate::options::{self, Storage};
 use crate::prompts::Prompts;
 use crate::terminal::{say_error, warn};
 
 /// A model with all that it needs to caption [`Inputs`].
 pub struct PictureCaptioner<'a> {
-    options: &'a cli::Caption,
+    options: &'a options::Caption,
     inputs: &'a Inputs,
     pretrained: Pretrained,
     model: Box<dyn CaptionModel>,
@@ -43,7 +43,7 @@ pub struct Captioned {
 pub struct TextCaption {
     /// Token ids, from the start token to the end token if it was reached.
     pub ids: Vec<u32>,
-    /// The text of all tokens.
+    /// The text of all tokens; of a model for questions, the answer alone.
     pub text: String,
     /// The text after the picture's own prompt, if it has one.
     pub answer: Option<String>,
@@ -56,9 +56,17 @@ impl<'a> PictureCaptioner<'a> {
     ///
     /// # Errors
     /// If a file cannot be read or does not fit the others, or if decoding options contradict each other.
-    pub fn open(options: &'a cli::Caption, inputs: &'a Inputs) -> Result<Self> {
+    pub fn open(options: &'a options::Caption, inputs: &'a Inputs) -> Result<Self> {
         let pretrained = open::pretrained(&options.model)?;
         pretrained.say_commit();
+        let has_prompt = options.decoding.prompt.is_some() || options.prompt_column.is_some();
+        if pretrained.checkpoint.architecture().needs_prompt && !has_prompt {
+            bail!(
+                "{} answers questions about pictures: give it one with --prompt, or one for each picture with \
+                 --prompt-column",
+                pretrained.name
+            );
+        }
         let prompts = prompts(options, inputs, &pretrained)?;
         if let Some(cut) = prompts.cut() {
             warn(cut);
@@ -130,16 +138,21 @@ impl<'a> PictureCaptioner<'a> {
     fn captioned(&self, row: usize, captions: Vec<Caption>, seconds: f64) -> Result<Captioned> {
         let (prompt, tokens) = self.prompts.of_row(row).unzip();
         let decode = |ids: &[u32]| self.pretrained.tokenizer.decode(ids, true);
+        // An answer does not continue its question.
+        let question = match self.pretrained.checkpoint.architecture().needs_prompt {
+            true => tokens.unwrap_or_else(|| self.prompts.longest()),
+            false => 0,
+        };
         let text = |Caption { ids, score }| {
             let answer = tokens.map(|tokens| decode(&ids[tokens..])).transpose()?;
-            Ok(TextCaption { text: decode(&ids)?, answer, ids, score })
+            Ok(TextCaption { text: decode(&ids[question..])?, answer, ids, score })
         };
         let captions = captions.into_iter().map(text).collect::<Result<_>>()?;
         Ok(Captioned { row, prompt: prompt.map(str::to_owned), captions, seconds })
     }
 }
 
-fn prompts(options: &cli::Caption, inputs: &Inputs, pretrained: &Pretrained) -> Result<Prompts> {
+fn prompts(options: &options::Caption, inputs: &Inputs, pretrained: &Pretrained) -> Result<Prompts> {
     let (tokenizer, start) = (&pretrained.tokenizer, pretrained.checkpoint.tokens().start_token);
     match &options.prompt_column {
         Some(_) => Prompts::of_rows(&inputs.source, &inputs.rows, tokenizer, start),
@@ -147,20 +160,22 @@ fn prompts(options: &cli::Caption, inputs: &Inputs, pretrained: &Pretrained) -> 
     }
 }
 
-/// The decoding options for a prompt of this many tokens.
+/// The decoding options for a prompt of this many tokens. A question is read by an encoder: the decoder's text, whose length the
+/// checkpoint may limit, begins with the start token alone.
 fn resolve(
-    options: &cli::Caption,
+    options: &options::Caption,
     pretrained: &Pretrained,
     bad_words: &[Vec<u32>],
     prompt: usize,
 ) -> Result<GenerationConfig> {
+    let prompt = if pretrained.checkpoint.architecture().needs_prompt { 1 } else { prompt };
     let config = options.decoding.resolve(pretrained.checkpoint.generation(), prompt, bad_words.to_vec());
     config.map_err(anyhow::Error::msg)
 }
 
-fn model(options: &cli::Caption, pretrained: &Pretrained) -> Result<Box<dyn CaptionModel>> {
+fn model(options: &options::Caption, pretrained: &Pretrained) -> Result<Box<dyn CaptionModel>> {
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
-    let device = cli::device(options.device)?;
+    let device = options.device.open()?;
     let load_options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let load = |builder: &mut dyn LayerBuilder| pretrained.checkpoint.load_model(builder, &load_options);
     match &options.adapter {

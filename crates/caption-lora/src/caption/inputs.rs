@@ -4,8 +4,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use caption_data::{CaptionSource, ImageDecoder, Pictures, RgbImage, SourceOptions};
 
-use crate::cli;
 use crate::open;
+use crate::options::Caption;
 use crate::pictures::{expand, with_flag};
 use crate::terminal::say_error;
 
@@ -24,7 +24,7 @@ impl Inputs {
     ///
     /// # Errors
     /// If a folder, a pattern or the dataset cannot be read, or holds no pictures.
-    pub fn open(options: &cli::Caption) -> Result<Self> {
+    pub fn open(options: &Caption) -> Result<Self> {
         let decoder = ImageDecoder { max_pixels: options.max_image_pixels };
         let Some(location) = &options.dataset else {
             let Pictures { paths: files, left_out, .. } = expand(&options.images)?;
@@ -35,6 +35,7 @@ impl Inputs {
         let columns = SourceOptions {
             image_column: options.image_column.clone(),
             caption_column: None,
+            label_column: None,
             prompt_column: options.prompt_column.clone(),
             no_captions: true,
             decoder,

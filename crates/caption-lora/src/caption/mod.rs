@@ -16,15 +16,16 @@ pub use writer::CaptionWriter;
 
 use anyhow::Result;
 
-use crate::cli;
+use crate::options::Caption;
+use crate::threads::use_threads;
 
 /// Captions the pictures that the options name. Returns how many could not be read.
 ///
 /// # Errors
 /// If an input cannot be read, the options contradict each other, or a result cannot be written. A picture that cannot
 /// be read is skipped with a message.
-pub fn run(options: &cli::Caption) -> Result<usize> {
-    cli::use_threads(options.threads)?;
+pub fn run(options: &Caption) -> Result<usize> {
+    use_threads(options.threads)?;
     let inputs = Inputs::open(options)?;
     let mut writer = CaptionWriter::new(options, &inputs)?;
     let captioner = PictureCaptioner::open(options, &inputs)?;

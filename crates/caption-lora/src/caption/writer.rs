@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::metadata::Metadata;
 use super::{Captioned, Inputs, TextCaption};
-use crate::cli;
+use crate::options::Caption;
 use crate::terminal::say;
 
 /// Prints captions, and collects them for `--metadata`.
@@ -20,7 +20,7 @@ impl<'a> CaptionWriter<'a> {
     ///
     /// # Errors
     /// If the file exists, or a picture is not below its folder.
-    pub fn new(options: &cli::Caption, inputs: &'a Inputs) -> Result<Self> {
+    pub fn new(options: &Caption, inputs: &'a Inputs) -> Result<Self> {
         let metadata = options.metadata.as_deref().map(|path: &Path| Metadata::new(path, &inputs.files));
         Ok(Self { inputs, json: options.json, metadata: metadata.transpose()? })
     }

@@ -2,29 +2,28 @@ use std::{ffi::OsString, path::PathBuf};
 
 use caption_data::ImageDecoder;
 use clap::{
-    Parser, ValueEnum,
+    Parser,
     error::{Error, ErrorKind},
 };
 
-use super::command_line::{known_elsewhere, refusal};
+use super::decoding::DecodingFlags;
+use super::numbers::{count, row};
+use super::refusal::{known_elsewhere, refusal};
 use super::request::with_negative_numbers;
-use super::{
-    Decoding, DeviceArg, Drafting,
-    values::{count, row},
-};
 use crate::hub::Location;
+use crate::options::{Caption, DeviceName, Drafting, Storage};
 
 /// Captions pictures with an image-captioning model (GIT), with or without a LoRA adapter.
-#[derive(Debug, Clone, PartialEq, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "caption", version)]
-pub struct Caption {
+pub struct CaptionFlags {
     /// Pictures to caption: files (png, jpeg, gif, webp, bmp, tiff, ico, pnm, tga, qoi), folders of them, or patterns such as
     /// 'art/*.png'
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
-    pub images: Vec<PathBuf>,
+    images: Vec<PathBuf>,
     /// Caption the pictures of a dataset: `embedded`, a parquet file, a folder or a hub id
     #[arg(long, value_name = "NAME", help_heading = "Input")]
-    pub dataset: Option<Location>,
+    dataset: Option<Location>,
     /// Rows of the dataset, counted from 0, separated by commas; all if not given
     #[arg(
         long,
@@ -35,7 +34,7 @@ pub struct Caption {
         conflicts_with = "images",
         help_heading = "Input"
     )]
-    pub rows: Option<Vec<usize>>,
+    rows: Option<Vec<usize>>,
     /// The column of pictures in the dataset [default: `image`, else the only column of pictures]
     #[arg(
         long,
@@ -44,7 +43,7 @@ pub struct Caption {
         conflicts_with = "images",
         help_heading = "Input"
     )]
-    pub image_column: Option<String>,
+    image_column: Option<String>,
     /// The column of prompts in the dataset, such as questions: each caption continues the prompt of its row
     #[arg(
         long,
@@ -53,61 +52,89 @@ pub struct Caption {
         conflicts_with_all = ["images", "prompt"],
         help_heading = "Input"
     )]
-    pub prompt_column: Option<String>,
+    prompt_column: Option<String>,
     /// Skip pictures with more pixels; the default is Pillow's limit. Reading takes up to 8 bytes per pixel
     #[arg(long, value_name = "PIXELS", default_value_t = ImageDecoder::PILLOWS_MAX_PIXELS, help_heading = "Input")]
-    pub max_image_pixels: u64,
+    max_image_pixels: u64,
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
-    pub model: Location,
+    model: Location,
     /// A LoRA adapter: a local folder, or a hub id, with @ and a revision behind it if need be
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
-    pub adapter: Option<Location>,
+    adapter: Option<Location>,
     /// cpu, cuda, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value_t, help_heading = "Hardware")]
-    pub device: DeviceArg,
+    device: DeviceName,
     /// How the weights are stored
     #[arg(long, value_enum, default_value_t, help_heading = "Hardware")]
-    pub dtype: Storage,
+    dtype: Storage,
     /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     /// Pictures per batch
     #[arg(long, value_name = "PICTURES", default_value = "1", value_parser = count, help_heading = "Hardware")]
-    pub batch_size: usize,
+    batch_size: usize,
     /// Speculative decoding: an int8 copy of the weights proposes the next tokens, and the model verifies
     /// them in one pass. The captions stay the same; it is faster for up to four beams or draws at a time
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, help_heading = "Hardware")]
-    pub draft: Drafting,
+    draft: Drafting,
     /// Decoding options.
     #[command(flatten)]
-    pub decoding: Decoding,
+    decoding: DecodingFlags,
     /// Print one JSON line per caption, with token ids, score and seconds, instead of plain text
     #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    json: bool,
     /// Also write the best caption of each picture to this file, as the metadata.jsonl of an image folder:
     /// the pictures must be beside or below it
     #[arg(long, value_name = "FILE", conflicts_with = "dataset", help_heading = "Output")]
-    pub metadata: Option<PathBuf>,
+    metadata: Option<PathBuf>,
 }
 
-/// How the weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Storage {
-    /// 32 bits
-    #[default]
-    F32,
-    /// bfloat16: half the memory; activations are rounded too
-    Bf16,
-    /// 8-bit integers and a scale per output, quantised when the checkpoint is read: a quarter of the memory,
-    /// sums in f32
-    Int8,
+impl From<CaptionFlags> for Caption {
+    fn from(flags: CaptionFlags) -> Self {
+        let CaptionFlags {
+            images,
+            dataset,
+            rows,
+            image_column,
+            prompt_column,
+            max_image_pixels,
+            model,
+            adapter,
+            device,
+            dtype,
+            threads,
+            batch_size,
+            draft,
+            decoding,
+            json,
+            metadata,
+        } = flags;
+        Self {
+            images,
+            dataset,
+            rows,
+            image_column,
+            prompt_column,
+            max_image_pixels,
+            model,
+            adapter,
+            device,
+            dtype,
+            threads,
+            batch_size,
+            draft,
+            decoding: decoding.into(),
+            json,
+            metadata,
+        }
+    }
 }
 
-impl Caption {
+impl CaptionFlags {
     /// Reads the process's command line. Help, version and errors are printed and end the process, as in
     /// clap.
-    pub fn from_command_line() -> Self {
+    pub fn from_command_line() -> Caption {
         Self::from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
@@ -115,14 +142,17 @@ impl Caption {
     ///
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
-    pub fn from_arguments(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+    pub fn from_arguments(
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Caption, Error> {
         let arguments = with_negative_numbers(arguments.into_iter().map(Into::into).collect());
-        let options = Self::try_parse_from(arguments).map_err(|error| explained(&error).unwrap_or(error))?;
+        let flags = Self::try_parse_from(arguments).map_err(|error| explained(&error).unwrap_or(error))?;
+        let options = Caption::from(flags);
         let message = if options.dtype == Storage::Int8 && options.adapter.is_some() {
             "--dtype int8 is for a model without --adapter: merge the adapter into it first (merge_adapter)"
-        } else if options.dtype == Storage::Int8 && options.device != DeviceArg::Cpu {
+        } else if options.dtype == Storage::Int8 && options.device != DeviceName::Cpu {
             "--dtype int8 is for --device cpu: other devices have no 8-bit products here"
-        } else if options.draft == Drafting::Always && options.device != DeviceArg::Cpu {
+        } else if options.draft == Drafting::Always && options.device != DeviceName::Cpu {
             "--draft always is for --device cpu: the draft's weights are 8-bit integers"
         } else if options.dtype == Storage::Int8 && options.draft == Drafting::Always {
             "--draft always does nothing for --dtype int8, whose weights are those that guess"
@@ -150,9 +180,9 @@ fn explained(error: &Error) -> Option<Error> {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         let message =
             "no pictures: name files, folders or patterns such as 'art/*.png', or a dataset with --dataset";
-        return Some(refusal::<Caption>("caption", ErrorKind::MissingRequiredArgument, message));
+        return Some(refusal::<CaptionFlags>("caption", ErrorKind::MissingRequiredArgument, message));
     }
-    known_elsewhere::<Caption>("caption", error, &ELSEWHERE)
+    known_elsewhere::<CaptionFlags>("caption", error, &ELSEWHERE)
 }
 
 pub(super) fn adapter(text: &str) -> Result<Location, String> {
@@ -167,14 +197,15 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::options::Decoding;
 
     fn parse(arguments: &str) -> Result<Caption, Error> {
-        Caption::from_arguments(std::iter::once("caption").chain(arguments.split_whitespace()))
+        CaptionFlags::from_arguments(std::iter::once("caption").chain(arguments.split_whitespace()))
     }
 
     #[test]
     fn the_definition_is_sound() {
-        Caption::command().debug_assert();
+        CaptionFlags::command().debug_assert();
     }
 
     #[test]
@@ -191,7 +222,7 @@ mod tests {
             no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
             bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column max-image-pixels";
         let mut designed: Vec<_> = designed.split_whitespace().collect();
-        let command = Caption::command();
+        let command = CaptionFlags::command();
         let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
         designed.sort_unstable();
         there.sort_unstable();

@@ -2,48 +2,41 @@
 //!
 //! Flags have the names of Hugging Face's TrainingArguments and LoraConfig in kebab case, and the defaults of
 //! the recipe. Everything is checked before any work begins; a flag without effect is refused instead of
-//! ignored.
+//! ignored. A command line becomes plain [`options`](crate::options), which the rest of the crate uses.
 //!
 //! ```
-//! use caption_lora::cli::{Finetune, Tune};
+//! use caption_lora::cli::Request;
+//! use caption_lora::options::Tune;
 //!
-//! let options = Finetune::from_arguments(["pokemon_finetune", "--lora-r", "8", "--tune", "both"])?;
+//! let options = Request::parse(["pokemon_finetune", "--lora-r", "8", "--tune", "both"])?.options;
 //! assert_eq!((options.lora.rank(), options.lora.tune), (8, Tune::Both));
 //! assert_eq!(options.training.num_train_epochs, 15.0);
 //! # Ok::<(), clap::Error>(())
 //! ```
 
 mod caption;
-mod command_line;
+mod checks;
 mod compare;
 mod data;
 mod decoding;
-mod device;
-mod engine;
 mod finetune;
-mod flags;
 mod hardware;
+mod lora;
 mod merge;
+mod moved;
+mod numbers;
+mod optimizer;
+mod recorded;
+mod refusal;
 mod request;
+mod resume;
+mod run;
 mod sweep;
-mod threads;
+mod training;
 mod values;
 
-pub use caption::{Caption, Storage};
-pub use command_line::{PROGRAM, command_line, finetune_command};
-pub use compare::Compare;
-pub use data::{DataOptions, OnBadRow, SplitBy};
-pub use decoding::Decoding;
-pub use device::{DeviceArg, device};
-pub use engine::{OptimizerOptions, RunOptions};
-pub use finetune::{Finetune, LoraOptions, TrainingOptions};
-pub use flags::Flags;
-pub use hardware::{Hardware, TRAINED_ENCODER};
-pub use merge::{FileDtype, Merge};
+pub use caption::CaptionFlags;
+pub use compare::CompareFlags;
+pub use merge::MergeFlags;
 pub use request::Request;
-pub use sweep::{Axis, SweepRun};
-pub use threads::use_threads;
-pub use values::{
-    Drafting, Dtype, EarlyStopping, EvalStrategy, FuseAccumulation, LrSchedulerType, NanPolicy, Optim,
-    Padding, ReportTo, Resume, SaveStrategy, SplitFractions, TargetModules, Tune,
-};
+pub use sweep::sweep;

@@ -4,11 +4,17 @@ use std::path::Path;
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::command_line::{finetune_program, known_elsewhere};
-use super::{Finetune, Flags, command_line};
-use crate::resume::{Resumed, ResumedSweep};
+use super::checks::{idle_flag, split_conflict};
+use super::finetune::FinetuneFlags;
+use super::recorded::recorded;
+use super::refusal::known_elsewhere;
+use super::sweep::runs;
+use crate::finetune;
+use crate::options::{Axis, Finetune, Flags};
+use crate::resume::Resume;
+use crate::shell::{command_line, finetune_program};
 
-/// A command line of `pokemon_finetune`: the parsed options, and the flags as given.
+/// A command line of `caption-lora finetune`: the parsed options, and the flags as given.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The parsed options.
@@ -17,10 +23,10 @@ pub struct Request {
     pub flags: Flags,
     /// The command line in shell syntax, for reports.
     pub command: String,
-    /// The run to continue; found by [`Resumed::find`](crate::resume::Resumed::find).
-    pub resumed: Option<Resumed>,
-    /// The sweep to continue, found in the same way.
-    pub resumed_sweep: Option<ResumedSweep>,
+    /// The run or the sweep to continue; [`resolve`](Self::resolve) finds it.
+    pub resume: Option<Resume>,
+    /// The options that a sweep varies; empty for a single run.
+    pub sweep: Vec<Axis>,
 }
 
 impl Request {
@@ -38,19 +44,19 @@ impl Request {
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let read = read(&with_negative_numbers(arguments.clone()));
-        let (options, flags) = read
-            .map_err(|error| known_elsewhere::<Finetune>("finetune", &error, &ELSEWHERE).unwrap_or(error))?;
-        let command = command_line(arguments);
-        let request = Self { options, flags, command, resumed: None, resumed_sweep: None };
+        let request = read.map_err(|error| {
+            known_elsewhere::<FinetuneFlags>("finetune", &error, &ELSEWHERE).unwrap_or(error)
+        })?;
+        let request = Self { command: command_line(arguments), ..request };
         // With --resume, the other flags are checked when the run is found.
-        if request.options.training.resume.is_none() {
-            if let Some(message) = request.options.split_conflict() {
+        if request.resume.is_none() {
+            if let Some(message) = split_conflict(&request.options) {
                 return Err(refusal(&message));
             }
-            if let Some(idle) = request.options.idle_flag() {
+            if let Some(idle) = idle_flag(&request.options) {
                 return Err(refusal(&idle.message));
             }
-            request.sweep(Path::new(""))?;
+            runs(&request.clone().begin(), Path::new(""))?;
         }
         Ok(request)
     }
@@ -60,27 +66,32 @@ impl Request {
     ///
     /// # Errors
     /// As [`parse`](Self::parse).
-    pub(crate) fn continuing(&self, saved: &Flags) -> Result<Self, Error> {
+    pub(super) fn continuing(&self, saved: &Flags) -> Result<Self, Error> {
         let program = finetune_program();
         let mut flags = saved.with(&self.flags);
         loop {
             let arguments: Vec<OsString> =
                 std::iter::once(program.clone()).chain(flags.arguments()).collect();
-            let (mut options, _) = read(&arguments)?;
-            if let Some(idle) = options.idle_flag() {
+            let mut options = read(&arguments)?.options;
+            if let Some(idle) = idle_flag(&options) {
                 if !self.flags.is_given(idle.name) && flags.remove(idle.name) {
                     continue;
                 }
                 return Err(refusal(&idle.message));
             }
-            if let Some(message) = options.split_conflict() {
+            if let Some(message) = split_conflict(&options) {
                 return Err(refusal(&message));
             }
             options.data.output_dir.clone_from(&self.options.data.output_dir);
-            options.training.resume.clone_from(&self.options.training.resume);
             let command = command_line(std::iter::once(program).chain(flags.given_arguments()));
-            return Ok(Self { options, flags, command, resumed: None, resumed_sweep: None });
+            return Ok(Self { options, flags, command, resume: None, sweep: Vec::new() });
         }
+    }
+
+    /// The request for a new run or sweep.
+    pub(super) fn begin(self) -> finetune::Request {
+        let Self { options, flags, command, sweep, .. } = self;
+        finetune::Request { options, flags, command, sweep, resumed: None, resumed_sweep: None }
     }
 }
 
@@ -108,15 +119,18 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("--warmup-steps", "--warmup-ratio, a share of the steps"),
 ];
 
-fn read(arguments: &[OsString]) -> Result<(Finetune, Flags), Error> {
-    let command = Finetune::command();
+/// The flags, without checks that concern more than one of them.
+fn read(arguments: &[OsString]) -> Result<Request, Error> {
+    let command = FinetuneFlags::command();
     let matches = command.clone().try_get_matches_from(arguments)?;
-    let options = Finetune::from_arg_matches(&matches)?;
-    Ok((options, Flags::of(&command, &matches)))
+    let mut parsed = FinetuneFlags::from_arg_matches(&matches)?;
+    let (resume, sweep) = (parsed.training.resume.take(), std::mem::take(&mut parsed.data.sweep));
+    let flags = recorded(&command, &matches);
+    Ok(Request { options: parsed.into(), flags, command: String::new(), resume, sweep })
 }
 
 fn refusal(message: &str) -> Error {
-    super::command_line::refusal::<Finetune>("finetune", ErrorKind::ArgumentConflict, message)
+    super::refusal::refusal::<FinetuneFlags>("finetune", ErrorKind::ArgumentConflict, message)
 }
 
 /// Joins negative numbers to the flags before them, as in `--max-steps=-1`. Otherwise clap would take them

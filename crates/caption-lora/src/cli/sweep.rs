@@ -1,146 +1,92 @@
 use std::ffi::OsString;
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
+use anyhow::Result;
 use clap::error::Error;
-use serde::{Deserialize, Serialize};
+use trainer_core::SavedCheckpoint;
 
 use super::Request;
-use super::command_line::finetune_program;
+use super::resume::trains_longer;
+use crate::finetune::{self, Ending, OutputFolder, Session, SweepRun};
+use crate::options::Axis;
+use crate::resume::ResumedSweep;
+use crate::shell::{finetune_program, with_path};
 
-/// Options that may differ between the runs of a sweep, by their names in Hugging Face's classes. The model,
-/// the data and the split are the same for all runs, which share the image features.
-const SWEPT: [&str; 15] = [
-    "gradient_accumulation_steps",
-    "hidden_dropout",
-    "learning_rate",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_r",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "max_steps",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "seed",
-    "warmup_ratio",
-    "weight_decay",
-    "r",
-];
-
-/// One option and its values: `lora_alpha=16,32`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Axis {
-    /// The option's name, in snake case.
-    pub name: String,
-    /// Its values, as on the command line.
-    pub values: Vec<String>,
+/// Runs the sweep of a command line, or continues it.
+///
+/// # Errors
+/// As [`finetune::sweep()`].
+pub fn sweep(request: &finetune::Request, session: &mut Session) -> Result<Ending> {
+    let folder = OutputFolder::claim_for_sweep(request)?;
+    let begun = runs(request, &folder.path)?.into_iter();
+    let left = begun.map(|run| match &request.resumed_sweep {
+        Some(resumed) => left(run, request, resumed),
+        None => Ok(run),
+    });
+    let left = left.collect::<Result<Vec<_>>>()?;
+    finetune::sweep(request, folder, left, session)
 }
 
-impl FromStr for Axis {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let Some((name, values)) = text.split_once('=') else {
-            return Err("needs a name and values: lora_alpha=16,32".into());
-        };
-        let name = name.trim_start_matches("--").replace('-', "_");
-        if !SWEPT.contains(&name.as_str()) {
-            return Err(format!("`{name}` cannot be swept; these can: {}", SWEPT.join(", ")));
+/// The runs of `--sweep`, each from its beginning and in a folder of its own below `output_dir`. None without `--sweep`.
+///
+/// # Errors
+/// If a value is not valid for its flag, or if a flag is both swept and given.
+pub(super) fn runs(request: &finetune::Request, output_dir: &Path) -> Result<Vec<SweepRun>, Error> {
+    let mut arguments = vec![finetune_program()];
+    arguments.extend(request.flags.given_arguments());
+    if request.options.data.overwrite_output_dir {
+        arguments.push("--overwrite-output-dir".into());
+    }
+    let points = Axis::grid(&request.sweep).into_iter();
+    let run = points.map(|point| {
+        // Parsed like a typed command line, so that all checks of flags apply to sweeps.
+        let mut line = arguments.clone();
+        for (name, value) in &point.values {
+            let flag = if name == "r" { "lora_r" } else { name };
+            line.push(format!("--{}={value}", flag.replace('_', "-")).into());
         }
-        let values: Vec<String> = values.split(',').map(str::to_owned).collect();
-        if values.iter().any(String::is_empty) {
-            return Err("has an empty value".into());
-        }
-        Ok(Self { name, values })
+        let folder = output_dir.join(point.folder());
+        line.push(with_path("--output-dir=", &folder));
+        let request = Some(Request::parse(line)?.begin());
+        Ok(SweepRun { name: point.name(), folder, request })
+    });
+    run.collect()
+}
+
+/// The remaining part of a run of a resumed `sweep`.
+fn left(run: SweepRun, sweep: &finetune::Request, resumed: &ResumedSweep) -> Result<SweepRun> {
+    if run.is_finished() && !trains_longer(&resumed.given) {
+        return Ok(SweepRun { request: None, ..run });
     }
-}
-
-impl fmt::Display for Axis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, self.values.join(","))
+    if SavedCheckpoint::list(&run.folder)?.iter().any(|checkpoint| checkpoint.run.is_some()) {
+        let line = [OsString::from("pokemon_finetune"), with_path("--resume=", &run.folder)];
+        let request = Request::parse(line.into_iter().chain(resumed.given.given_arguments()))?;
+        return Ok(SweepRun { request: Some(request.resolve()?), ..run });
     }
-}
-
-impl Axis {
-    /// The names of the folders of a sweep's runs, in the order of the runs.
-    pub fn folders(axes: &[Self]) -> Vec<String> {
-        grid(axes).iter().map(|point| labels(point).join("_")).collect()
-    }
-}
-
-/// One run of a sweep.
-#[derive(Debug, Clone)]
-pub struct SweepRun {
-    /// Its distinguishing options: `r-4 lora_alpha-16`.
-    pub name: String,
-    /// The request for this run alone, including its output folder.
-    pub request: Request,
-}
-
-impl Request {
-    /// The runs of `--sweep`: every combination of the values, each in a folder of its own below
-    /// `output_dir`; the last axis varies fastest. None without `--sweep`.
-    ///
-    /// # Errors
-    /// If a value is not valid for its flag, or if a flag is both swept and given.
-    pub fn sweep(&self, output_dir: &Path) -> Result<Vec<SweepRun>, Error> {
-        let mut arguments = vec![finetune_program()];
-        arguments.extend(self.flags.given_arguments());
-        if self.options.data.overwrite_output_dir {
-            arguments.push("--overwrite-output-dir".into());
-        }
-        grid(&self.options.data.sweep)
-            .iter()
-            .map(|point| {
-                // Parsed like a typed command line, so that all checks of flags apply to sweeps.
-                let mut line = arguments.clone();
-                for (name, value) in point {
-                    let flag = if name == "r" { "lora_r" } else { name };
-                    line.push(format!("--{}={value}", flag.replace('_', "-")).into());
-                }
-                let labels = labels(point);
-                let mut folder = OsString::from("--output-dir=");
-                folder.push(output_dir.join(labels.join("_")));
-                line.push(folder);
-                Ok(SweepRun { name: labels.join(" "), request: Self::parse(line)? })
-            })
-            .collect()
-    }
-}
-
-/// One value of each swept option.
-type Point = Vec<(String, String)>;
-
-/// Every combination of the values; the last axis varies fastest. None without axes.
-fn grid(axes: &[Axis]) -> Vec<Point> {
-    if axes.is_empty() {
-        return Vec::new();
-    }
-    axes.iter().fold(vec![Vec::new()], |points, axis| {
-        let with = |point: &Point, value: &String| {
-            let mut point = point.clone();
-            point.push((axis.name.clone(), value.clone()));
-            point
-        };
-        points.iter().flat_map(|point| axis.values.iter().map(move |value| with(point, value))).collect()
-    })
-}
-
-/// `r-4` and `lora_alpha-16`.
-fn labels(point: &[(String, String)]) -> Vec<String> {
-    point.iter().map(|(name, value)| format!("{name}-{value}")).collect()
+    let request = run.request.map(|mut request| {
+        // It may have begun without reaching a checkpoint.
+        request.options.data.overwrite_output_dir = true;
+        // The sweep's commits of the hub, which the flags do not have.
+        request.options.data.model.clone_from(&sweep.options.data.model);
+        request.options.data.dataset.clone_from(&sweep.options.data.dataset);
+        request
+    });
+    Ok(SweepRun { request, ..run })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Finetune;
+
+    fn options(run: &SweepRun) -> &Finetune {
+        &run.request.as_ref().unwrap().options
+    }
 
     fn sweep(arguments: &str) -> Result<Vec<SweepRun>, Error> {
         let arguments = std::iter::once("pokemon_finetune").chain(arguments.split_whitespace());
-        let request = Request::parse(arguments)?;
-        request.sweep(request.options.data.output_dir.as_deref().unwrap_or(Path::new("runs/pokemon")))
+        let request = Request::parse(arguments)?.begin();
+        runs(&request, request.options.data.output_dir.as_deref().unwrap_or(Path::new("runs/pokemon")))
     }
 
     #[test]
@@ -151,14 +97,10 @@ mod tests {
             names,
             ["r-4 lora_alpha-16", "r-4 lora_alpha-32", "r-8 lora_alpha-16", "r-8 lora_alpha-32"]
         );
-        let last = &runs[3].request.options;
+        let last = options(&runs[3]);
         assert_eq!((last.lora.rank(), last.lora.alpha(), last.training.seed), (8, 32.0, 3));
         assert_eq!(last.data.output_dir.as_deref(), Some(Path::new("runs/x/r-8_lora_alpha-32")));
-        let axes = ["r=4,8", "lora_alpha=16,32"].map(|axis| axis.parse::<Axis>().unwrap());
-        let folders = Axis::folders(&axes);
-        assert_eq!((folders.len(), folders[3].as_str()), (4, "r-8_lora_alpha-32"));
-        assert_eq!(axes[1].to_string(), "lora_alpha=16,32");
-        assert!(sweep("--seed 3").unwrap().is_empty() && Axis::folders(&[]).is_empty());
+        assert!(sweep("--seed 3").unwrap().is_empty());
     }
 
     #[test]
@@ -168,12 +110,12 @@ mod tests {
             "--sweep=r=4 --sweep=seed=1,2 --no-shuffle --output-dir=runs/x",
         ] {
             let runs = sweep(flags).unwrap();
-            let (_, own) = runs[1].request.command.split_once(" -- ").unwrap();
+            let (_, own) = runs[1].request.as_ref().unwrap().command.split_once(" -- ").unwrap();
             assert_eq!(own, "--no-shuffle --lora-r=4 --seed=2 --output-dir=runs/x/r-4_seed-2");
             let again = format!("pokemon_finetune {own} --resume");
-            let again = Request::parse(again.split(' ')).unwrap().options;
-            assert!(again.training.resume.is_some());
-            assert_eq!(again.data.output_dir, runs[1].request.options.data.output_dir);
+            let again = Request::parse(again.split(' ')).unwrap();
+            assert!(again.resume.is_some());
+            assert_eq!(again.options.data.output_dir, options(&runs[1]).data.output_dir);
         }
     }
 
@@ -199,7 +141,7 @@ mod tests {
     fn each_run_of_a_sweep_replaces_its_own_earlier_one() {
         let replaces = |flags: &str| {
             let runs = sweep(&format!("--output-dir runs/x --sweep r=4,8 {flags}")).unwrap();
-            runs.iter().all(|run| run.request.options.data.overwrite_output_dir)
+            runs.iter().all(|run| options(run).data.overwrite_output_dir)
         };
         assert!(replaces("--overwrite-output-dir") && !replaces("--seed 3"));
     }

@@ -14,7 +14,7 @@ pub fn encode(model: &dyn CaptionModel, pixel_values: &Tensor) -> Result<Tensor>
 }
 
 /// A hash of everything that features depend on besides the picture: the encoder's weights and configuration,
-/// the type that it computes with, and the version of this code.
+/// the type `dtype` that it computes with and that of their `storage`, and the version of this code.
 ///
 /// The text decoder is not included: checkpoints that share a frozen encoder share features.
 ///
@@ -23,6 +23,7 @@ pub fn encode(model: &dyn CaptionModel, pixel_values: &Tensor) -> Result<Tensor>
 pub fn encoder_fingerprint(
     checkpoint: &dyn CaptionCheckpoint,
     dtype: DType,
+    storage: DType,
     device: &Device,
 ) -> Result<u128> {
     let (tensors, vision) = (checkpoint.tensors(), checkpoint.architecture().vision_prefix);
@@ -33,7 +34,10 @@ pub fn encoder_fingerprint(
     let weights = weights.collect::<Result<Vec<u128>>>()?;
     let version = env!("CARGO_PKG_VERSION");
     let config = checkpoint.vision_identity();
-    let all = format!("{version} {dtype:?} {:?} {config} {names:?} {weights:?}", device.location());
+    let mut all = format!("{version} {dtype:?} {:?} {config} {names:?} {weights:?}", device.location());
+    if storage != dtype {
+        all += &format!(" {storage:?}");
+    }
     Ok(XxHash3_128::oneshot(all.as_bytes()))
 }
 

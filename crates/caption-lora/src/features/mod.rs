@@ -10,6 +10,7 @@ mod files;
 mod folder;
 mod place;
 mod segment;
+mod storage;
 mod store;
 
 pub use encoder::{encode, encoder_fingerprint};

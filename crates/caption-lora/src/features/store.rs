@@ -15,8 +15,9 @@ use crate::captioning::{ENCODER_BATCH, PREFETCH};
 
 /// The frozen vision encoder's image features, computed once.
 ///
-/// They are stored in the type of the model's weights: a model in bf16 would round them to bf16 before it
-/// multiplies them. The storage location does not change a bit of them.
+/// They are stored in the type of the model's weights, as a model in bf16 would round them to bf16 before it
+/// multiplies them, or in bf16 if they are large ([`Layout::new`]). The storage location does not change a bit
+/// of them.
 pub struct FeatureStore {
     layout: Layout,
     device: Device,
@@ -46,11 +47,9 @@ impl FeatureStore {
         model: &dyn CaptionModel,
         pictures: &PictureLoader,
         rows: &[usize],
-        dtype: DType,
+        layout: Layout,
         place: &CachePlace,
     ) -> Result<Self> {
-        let (tokens, width) = model.feature_shape();
-        let layout = Layout { tokens, width, dtype };
         // In ascending order, which is how sources read their files. Without a cache folder no other run
         // looks the features up, so the row number is a sufficient key.
         let sorted: BTreeSet<usize> = rows.iter().copied().collect();
@@ -168,7 +167,7 @@ impl FeatureStore {
     }
 }
 
-/// `140 encoded, 560 from runs/features; 424 MB in memory`.
+/// `140 encoded, 560 from runs/features; 424 MB in memory`, and the type if it is not f32.
 impl Display for FeatureStore {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} encoded", self.encoded)?;
@@ -179,7 +178,11 @@ impl Display for FeatureStore {
             Features::Memory(_) => "in memory",
             Features::Files(_) => "in files",
         };
-        write!(f, "; {:.0} MB {where_to}", self.bytes() as f64 / 1e6)
+        write!(f, "; {:.0} MB {where_to}", self.bytes() as f64 / 1e6)?;
+        match self.layout.dtype {
+            DType::F32 => Ok(()),
+            dtype => write!(f, ", as {}", dtype.as_str()),
+        }
     }
 }
 

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Inputs, OutputFolder, Plan, Session};
+use super::{Inputs, OutputFolder, Plan, Request, Session};
 use crate::captioning::pictures;
-use crate::cli::{EvalStrategy, Finetune, Request};
 use crate::features::{CachePlace, FeatureStore};
+use crate::options::{EvalStrategy, Finetune};
 use crate::task::rows_of_first_samples;
 use crate::terminal::{say, warn};
 
@@ -33,7 +33,7 @@ pub fn cache_features(
             scratch: folder.path.clone(),
         };
         let loader = pictures(&inputs.source, &inputs.processor);
-        let store = FeatureStore::new(plan.adapted.model.as_ref(), &loader, &rows, plan.dtype, &place)?;
+        let store = FeatureStore::new(plan.adapted.model.as_ref(), &loader, &rows, plan.features, &place)?;
         for damage in store.damaged() {
             warn(format_args!("{damage}; the features that this run needs are computed again"));
         }
@@ -52,10 +52,10 @@ pub fn cache_features(
 fn rows_seen(options: &Finetune, inputs: &Inputs, session: &Session) -> Vec<usize> {
     let Finetune { data, training, .. } = options;
     let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
-    let steps = training.max_steps.filter(|_| !session.sweeps);
+    let steps = training.max_steps.filter(|_| !session.sweeps());
     let samples = steps.map_or(usize::MAX, |steps| steps * per_step);
     let mut rows = rows_of_first_samples(&inputs.rows.train, options.shuffle(), samples);
-    if training.eval_strategy != EvalStrategy::No || data.eval_captions.is_some() || session.sweeps {
+    if training.eval_strategy != EvalStrategy::No || data.eval_captions.is_some() || session.sweeps() {
         rows.extend(&inputs.rows.validation);
     }
     rows.extend(&inputs.rows.test);

@@ -3,9 +3,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::Request;
 use super::place::{earlier_run, for_new, locked, require_own_checkpoints};
-use crate::cli::{Finetune, Request};
 use crate::hub::Location;
+use crate::options::Finetune;
 use crate::results;
 use crate::resume::{Resumed, is_same};
 use crate::run_folder::{FolderLock, RECORD, RunRecord, RunState, SavedOptions};
@@ -67,7 +68,7 @@ impl OutputFolder {
         let resumed = request.resumed.as_ref();
         let (path, lock) = match resumed {
             Some(resumed) => {
-                let dir = resumed.output_dir(request);
+                let dir = resumed.output_dir(options.data.output_dir.as_deref());
                 let is_own = dir == resumed.folder;
                 locked(dir, is_own)?
             }

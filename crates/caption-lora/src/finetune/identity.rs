@@ -11,15 +11,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
-use clap::ValueEnum as _;
 use peft_lora::{LoraConfig, Modules};
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
 
 use super::inputs::Inputs;
 use crate::adapt::{Adapted, same_modules};
-use crate::cli::{Finetune, TargetModules};
 use crate::hub::Location;
+use crate::options::{Finetune, TargetModules};
 use crate::resume::Resumed;
 
 /// Flag of the adapted layers, whose names may come in any order.
@@ -72,8 +71,6 @@ pub(super) fn of(
         Some(rows) if inputs.beyond > 0 => rows.to_string(),
         _ => format!("all {} rows", inputs.source.len()),
     };
-    let padding = data.padding.to_possible_value();
-    let padding = padding.map_or_else(String::new, |value| value.get_name().to_owned());
     let identity = Identity::new()
         .with_content("--model", &inputs.name, &contents.weights)
         .with_content("the tokenizer of --model", &inputs.name, &contents.tokenizer)
@@ -82,18 +79,18 @@ pub(super) fn of(
         .with_content("--subset", subset, inputs.source.len().to_string())
         .with("--split", data.split)
         .with("--split-seed", data.split_seed)
-        .with("--split-by", format!("{:?}", data.split_by).to_lowercase())
+        .with("--split-by", data.split_by)
         .with_content("the rows of the splits", "", hash(format!("{order:?}").as_bytes()))
-        .with("--padding", padding)
+        .with("--padding", data.padding)
         .with("--no-shuffle", data.no_shuffle)
         .with("--seed", training.seed)
         .with("--per-device-train-batch-size", training.per_device_train_batch_size)
         .with("--gradient-accumulation-steps", training.gradient_accumulation_steps)
         .with("--label-smoothing-factor", training.label_smoothing_factor)
-        .with("--optim", format!("{:?}", optimizer.optim).to_lowercase())
-        .with("--tune", format!("{:?}", lora.tune).to_lowercase())
+        .with("--optim", optimizer.optim)
+        .with("--tune", lora.tune)
         .with("--hidden-dropout", hidden_dropout)
-        .with("--dtype", format!("{:?}", hardware.dtype).to_lowercase());
+        .with("--dtype", hardware.dtype);
     let Some(adapter) = &adapted.adapter else { return Ok(identity) };
     let identity = with_adapter(identity, options, adapter.config(), resumed)?;
     match (&lora.init_adapter, resumed) {

@@ -1,15 +1,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions};
 use caption_model::CaptionCheckpoint;
 
 use super::rows::{Rows, check_words};
-use crate::cli::Finetune;
 use crate::folders;
 use crate::hub::Location;
 use crate::open::{self, Pretrained};
+use crate::options::Finetune;
 
 /// The inputs of a run: the pre-trained model's tokenizer and processor, the captioned pictures, and their
 /// split.
@@ -53,6 +53,12 @@ impl Inputs {
         }
         let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =
             open::pretrained(&data.model)?;
+        if checkpoint.architecture().needs_prompt && data.prompt_column.is_none() {
+            bail!(
+                "{name} answers questions about pictures: name the column of questions with --prompt-column, and that of \
+                 answers with --caption-column"
+            );
+        }
         let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond } =
             Rows::open(data, &processor)?;
         let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);

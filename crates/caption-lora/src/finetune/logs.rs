@@ -7,7 +7,7 @@ use trainer_core::{BoxError, Event, EventSink};
 use super::eval_captions::EvalCaptions;
 use super::rows::skipped_lines;
 use super::{OutputFolder, Recipe};
-use crate::cli::ReportTo;
+use crate::options::ReportTo;
 use crate::results::SKIPPED_ROWS;
 use crate::run_folder::SavedOptions;
 use crate::{files, results};

@@ -8,7 +8,7 @@
 //! 6. [`Recipe::judge`]: loss, captions and scores on the test split, before and after;
 //! 7. [`Results::write`]: metrics, captions, curves and the report.
 //!
-//! [`run`] runs all stages. [`sweep()`] does so for a grid of options.
+//! [`run`] runs all stages for a [`Request`]. [`sweep()`] does so for several ones.
 
 mod caching;
 mod eval_captions;
@@ -19,11 +19,13 @@ mod logs;
 mod place;
 mod plan;
 mod recipe;
+mod request;
 mod results;
 mod rows;
 mod session;
 mod setup;
 mod setup_rows;
+mod story;
 mod sweep;
 mod training;
 
@@ -34,12 +36,11 @@ pub use folder::OutputFolder;
 pub use inputs::Inputs;
 pub use plan::Plan;
 pub use recipe::Recipe;
+pub use request::Request;
 pub use results::Results;
 pub use session::{INTERRUPTED, Session};
-pub use sweep::sweep;
+pub use sweep::{SweepRun, sweep};
 pub use training::Trained;
-
-use crate::cli::Request;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

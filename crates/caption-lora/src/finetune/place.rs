@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use trainer_core::SavedCheckpoint;
 
-use crate::cli::DataOptions;
+use crate::options::DataOptions;
 use crate::run_folder::{self, FolderLock, Locked, RunRecord, RunState};
 use crate::terminal::say;
 

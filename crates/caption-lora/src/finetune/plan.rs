@@ -8,11 +8,11 @@ use trainer_core::{Identity, TrainingArguments};
 
 use super::identity::{self, Contents};
 use super::setup;
-use super::{Inputs, OutputFolder, Session};
+use super::{Inputs, OutputFolder, Request, Session};
 use crate::adapt::{self, Adapted, BaseModel};
-use crate::cli::{self, Finetune, Request};
 use crate::engine_words;
-use crate::features::encoder_fingerprint;
+use crate::features::{Layout, encoder_fingerprint};
+use crate::options::{self, Finetune, TRAINED_ENCODER};
 use crate::resume::with_commits;
 use crate::terminal::say;
 
@@ -20,8 +20,8 @@ use crate::terminal::say;
 pub struct Plan {
     /// The model and its trainable parameters.
     pub adapted: Adapted,
-    /// The type of the frozen weights and of the cached features.
-    pub dtype: DType,
+    /// Shape and type of cached image features.
+    pub features: Layout,
     /// How captions are padded.
     pub padding: Padding,
     /// Arguments of the training engine.
@@ -49,11 +49,14 @@ impl Plan {
     ) -> Result<Self> {
         let Request { options, resumed, .. } = request;
         let Finetune { lora, training, hardware, .. } = options;
-        let device = cli::device(hardware.device)?;
+        let device = hardware.device.open()?;
         let dtype = adapt::storage(hardware.dtype);
+        let stored = hardware.feature_cache_dtype.map(DType::from);
+        let features = Layout::new(checkpoint.feature_shape(), dtype, stored);
         let between_runs = match &hardware.feature_cache_dir {
             Some(dir) if session.features.is_none() => {
-                Some((dir.clone(), encoder_fingerprint(checkpoint.as_ref(), dtype, &device)?))
+                let checkpoint = checkpoint.as_ref();
+                Some((dir.clone(), encoder_fingerprint(checkpoint, dtype, features.dtype, &device)?))
             }
             _ => None,
         };
@@ -64,7 +67,7 @@ impl Plan {
         if adapted.vision_trains
             && let Some(flag) = hardware.cache_flag()
         {
-            bail!("{flag} does nothing, as the vision encoder is trained: {}", cli::TRAINED_ENCODER);
+            bail!("{flag} does nothing, as the vision encoder is trained: {}", TRAINED_ENCODER);
         }
 
         let (padding, longest) = padding(options, inputs, &adapted);
@@ -81,11 +84,19 @@ impl Plan {
             Some(contents) => contents,
             None => Contents::read(options, inputs)?,
         };
-        let identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
+        let mut identity = identity::of(options, inputs, &adapted, &contents, resumed.as_ref())?;
+        let caches = !adapted.vision_trains && !hardware.no_feature_cache;
+        let rounds = caches && features.dtype != dtype;
+        if rounds {
+            identity = identity.with("--feature-cache-dtype", features.dtype.as_str());
+        }
         session.contents = Some(contents);
         refuse_another_run(request, &identity)?;
-        let setup = setup::rows(options, &arguments, inputs, &adapted, padding, session.threads);
-        Ok(Self { adapted, dtype, padding, arguments, identity, setup, between_runs })
+        let mut setup = setup::rows(options, &arguments, inputs, &adapted, padding, session.threads);
+        if rounds {
+            setup.push(("feature type".to_owned(), features.to_string()));
+        }
+        Ok(Self { adapted, features, padding, arguments, identity, setup, between_runs })
     }
 
     /// Prints the set-up.
@@ -99,8 +110,8 @@ impl Plan {
 /// The padding of captions, and the longest padded training caption in tokens.
 fn padding(options: &Finetune, inputs: &Inputs, adapted: &Adapted) -> (Padding, usize) {
     match options.data.padding {
-        cli::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
-        cli::Padding::MaxLength => {
+        options::Padding::Longest => (Padding::Longest, inputs.captions.longest(&inputs.rows.train)),
+        options::Padding::MaxLength => {
             let positions = adapted.model.tokens().max_length;
             let length = inputs.tokenizer.max_length().unwrap_or(positions).min(positions);
             (Padding::MaxLength(length), length)

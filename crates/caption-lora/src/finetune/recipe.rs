@@ -5,11 +5,11 @@ use anyhow::Result;
 use caption_data::PictureLoader;
 use trainer_core::BoxError;
 
-use super::{Inputs, OutputFolder, Plan, Results};
+use super::{Inputs, OutputFolder, Plan, Request, Results};
 use crate::captioning::{Captioner, pictures};
-use crate::cli::{Finetune, Request};
 use crate::features::FeatureStore;
 use crate::judge::{Judge, Judgement};
+use crate::options::Finetune;
 use crate::save;
 use crate::task::{CaptionBatches, CaptionTask, References};
 

@@ -3,17 +3,13 @@ use monster_drawings::DrawingSource;
 use trainer_core::TrainerState;
 
 use super::Recipe;
-use super::setup;
+use super::story::story;
 use crate::hub::Location;
 use crate::judge::Judgement;
-use crate::report::{Report, strip_svg};
+use crate::report::{self, History, Report};
 use crate::results::{self, CaptionLine, Metrics};
 use crate::run_folder::RunState;
 use crate::terminal::say;
-use crate::{files, plot};
-
-/// Test pictures in `captions.svg`.
-const STRIP: usize = 4;
 
 /// Number of test captions that are printed.
 const PRINTED: usize = 5;
@@ -52,21 +48,12 @@ impl Results {
         results::write_metrics(output_dir, &self.metrics)?;
         self.print(recipe)?;
 
-        let history = results::history(state);
-        plot::write(&history, output_dir)?;
-        let report = self.report(recipe, state, history)?;
-        report.write(&output_dir.join("report.html"))?;
-        if is_tested {
-            let first = report.examples.get(..STRIP).unwrap_or(&report.examples);
-            files::replace(&output_dir.join("captions.svg"), strip_svg(first)?.as_bytes())?;
-        }
+        let report = || self.report(recipe, state, results::history(state));
+        let page = if report::write(report, output_dir)? { "report.html, " } else { "" };
         recipe.folder.set_state(RunState::Finished)?;
         let model = if recipe.plan.adapted.adapter.is_some() { "adapter/" } else { "model/" };
         let captions = if is_tested { "captions.jsonl, " } else { "" };
-        say(format_args!(
-            "\nwritten to {}: report.html, {captions}metrics.json, {model}",
-            output_dir.display()
-        ));
+        say(format_args!("\nwritten to {}: {page}{captions}metrics.json, {model}", output_dir.display()));
         Ok(())
     }
 
@@ -91,7 +78,7 @@ impl Results {
         Ok(())
     }
 
-    fn report(self, recipe: &Recipe<'_>, state: &TrainerState, history: plot::History) -> Result<Report> {
+    fn report(self, recipe: &Recipe<'_>, state: &TrainerState, history: History) -> Result<Report> {
         let adapted = &recipe.plan.adapted;
         let effects = adapted.adapter.as_ref().map(|adapter| adapter.effect()).transpose()?;
         let examples = match &self.judgements {
@@ -103,7 +90,7 @@ impl Results {
         };
         Ok(Report {
             title: "Captions before and after fine-tuning".to_owned(),
-            subtitle: setup::story(recipe.options, adapted, recipe.inputs.rows.train.len(), state),
+            subtitle: story(recipe.options, adapted, recipe.inputs.rows.train.len(), state),
             command: recipe.request.command.clone(),
             setup: recipe.plan.setup.clone(),
             history,

@@ -8,9 +8,9 @@ use caption_data::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::cli::{DataOptions, OnBadRow, SplitBy};
 use crate::hub::Location;
 use crate::open::{self, Dataset};
+use crate::options::{DataOptions, OnBadRow, SplitBy};
 use crate::pictures::with_flag;
 
 /// Maximum number of bad rows that a message lists.

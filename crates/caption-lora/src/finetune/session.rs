@@ -8,13 +8,13 @@ use captioner::open_checkpoint;
 use peft_lora::LoraConfig;
 use trainer_core::StopSignal;
 
-use super::Inputs;
 use super::identity::Contents;
-use crate::cli::{self, Finetune, Request};
+use super::{Inputs, Request};
 use crate::features::FeatureStore;
 use crate::resume;
 use crate::run_folder::{Commits, SavedOptions};
 use crate::terminal::{say_error, warn};
+use crate::threads::use_threads;
 
 /// The exit code of a run that was stopped by Ctrl-C or SIGTERM and can be resumed: the usual code of a
 /// program ended by Ctrl-C.
@@ -26,9 +26,7 @@ pub struct Session {
     /// The stop signal of the current run, set by Ctrl-C. While no run trains it is already set, so that
     /// Ctrl-C ends the process at once.
     stop: Arc<Mutex<StopSignal>>,
-    /// Whether several runs share this session, so that later ones may need features of other pictures.
-    pub(super) sweeps: bool,
-    /// The folder of the sweep.
+    /// The folder of the sweep whose runs share this session.
     pub(super) sweep_folder: Option<PathBuf>,
     /// The inputs, once opened; the same for all runs of a sweep.
     inputs: Option<Arc<Inputs>>,
@@ -39,15 +37,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// Sets the number of threads and the Ctrl-C handler. Call it once, first thing in `main`.
+    /// Sets the number of threads, as [`use_threads`] does, and the Ctrl-C handler. Call it once, first thing in `main`.
     ///
     /// # Errors
     /// If something was computed before this call, or a handler is already set.
-    pub fn new(options: &Finetune) -> Result<Self> {
+    pub fn new(threads: Option<usize>) -> Result<Self> {
         if cfg!(debug_assertions) {
             warn("this is a debug build, many times slower; use cargo run --release");
         }
-        let threads = cli::use_threads(options.hardware.threads)?;
+        let threads = use_threads(threads)?;
         let none = StopSignal::new();
         none.request();
         let stop = Arc::new(Mutex::new(none));
@@ -60,15 +58,7 @@ impl Session {
             current.request();
             say_error("finishing this step, then saving; Ctrl-C once more ends at once");
         })?;
-        Ok(Self {
-            threads,
-            stop,
-            sweeps: !options.data.sweep.is_empty(),
-            sweep_folder: None,
-            inputs: None,
-            features: None,
-            contents: None,
-        })
+        Ok(Self { threads, stop, sweep_folder: None, inputs: None, features: None, contents: None })
     }
 
     /// Opens the inputs of a run: the model, the dataset and its split. A sweep reads and checks the rows once,
@@ -83,8 +73,13 @@ impl Session {
         let opened = Inputs::open(&request.options);
         let (checkpoint, inputs) = opened.map_err(|error| resume::with_commits(error, request))?;
         let inputs = Arc::new(inputs);
-        self.inputs = self.sweeps.then(|| Arc::clone(&inputs));
+        self.inputs = self.sweeps().then(|| Arc::clone(&inputs));
         Ok((checkpoint, inputs))
+    }
+
+    /// Whether several runs share this session, so that later ones may need features of other pictures.
+    pub(super) fn sweeps(&self) -> bool {
+        self.sweep_folder.is_some()
     }
 
     /// A stop signal for a new run.
@@ -111,6 +106,6 @@ pub(super) fn saved_options(
         flags: request.flags.clone(),
         adapter_config,
         commits,
-        sweep: request.options.data.sweep.clone(),
+        sweep: request.sweep.clone(),
     })
 }

@@ -1,19 +1,15 @@
 //! The set-up of a run in words: printed before it begins, and listed in its report.
 
 use std::num::NonZero;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use caption_data::{Padding, Split};
-use chrono::DateTime;
-use peft_lora::{LoraConfig, Modules};
-use trainer_core::{
-    IntervalStrategy, LogEntry, OnNan, OptimizerType, SchedulerType, TrainerState, TrainingArguments,
-};
+use peft_lora::{Bias, InitLoraWeights, LoraConfig, Modules};
+use trainer_core::{IntervalStrategy, OnNan, OptimizerType, SchedulerType, TrainingArguments};
 
 use super::inputs::Inputs;
 use crate::adapt::Adapted;
-use crate::cli::{Finetune, Hardware, TargetModules};
 use crate::hub::Location;
+use crate::options::{Finetune, Hardware, TargetModules};
 
 /// The set-up in display order: the inputs, what is trained and how, the hardware and the output folder. The
 /// main choices are always listed, the others if they differ from their defaults.
@@ -134,34 +130,6 @@ fn unusual(
     choices.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// A summary for readers who do not know the run: which model was trained on which pictures, for how long,
-/// and when.
-pub(super) fn story(options: &Finetune, adapted: &Adapted, pictures: usize, state: &TrainerState) -> String {
-    let model = match &options.data.model {
-        Location::Embedded => "The small model that comes with this project".to_owned(),
-        other => other.to_string(),
-    };
-    let what = match (&adapted.adapter, adapted.text_trains, adapted.vision_trains) {
-        (None, ..) => "in all its weights",
-        (_, true, true) => "with LoRA adapters in its vision encoder and text decoder",
-        (_, false, true) => "with LoRA adapters in its vision encoder",
-        (_, _, false) => "with LoRA adapters in its text decoder",
-    };
-    let data = match &options.data.dataset {
-        Location::Embedded => format!("{pictures} drawings of small monsters that this project makes itself"),
-        other => format!("{pictures} pictures of {other}"),
-    };
-    let steps = state.global_step;
-    let took = state.log_history.iter().rev().find_map(|entry| match entry {
-        LogEntry::Summary { train_runtime, .. } => Some(format!(" in {}", duration(*train_runtime))),
-        _ => None,
-    });
-    let took = took.unwrap_or_default();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let day = DateTime::from_timestamp_secs(now.as_secs().cast_signed()).unwrap_or_default().date_naive();
-    format!("{model}, fine-tuned {what} on {data}: {steps} steps{took}, finished on {day} (UTC).")
-}
-
 /// `microsoft/git-base, commit 0f3c...`: the requested name, and the commit that it was resolved to.
 fn at_commit(name: String, commit: Option<&str>) -> String {
     match commit {
@@ -171,7 +139,7 @@ fn at_commit(name: String, commit: Option<&str>) -> String {
 }
 
 /// Seconds as `45 s`, `12 min` or `3.5 h`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 100.0 => format!("{s:.0} s"),
         s if s < 6000.0 => format!("{:.0} min", s / 60.0),
@@ -211,7 +179,24 @@ fn lora(options: &Finetune, config: &LoraConfig) -> String {
         (_, Modules::Names(names)) => names.join(", "),
         (_, Modules::Regex(pattern)) => pattern.clone(),
     };
-    format!("LoRA r {}, alpha {}, dropout {} on {modules}", config.r, config.lora_alpha, config.lora_dropout)
+    let method = match (config.use_dora, config.init_lora_weights) {
+        (true, _) => "DoRA",
+        (_, InitLoraWeights::Pissa | InitLoraWeights::PissaNiter(_)) => "PiSSA",
+        (_, InitLoraWeights::Olora) => "OLoRA",
+        _ if config.use_rslora => "rsLoRA",
+        _ => "LoRA",
+    };
+    let LoraConfig { r, lora_alpha, lora_dropout, .. } = config;
+    let mut text = format!("{method} r {r}, alpha {lora_alpha}, dropout {lora_dropout} on {modules}");
+    match config.bias {
+        Bias::None => {}
+        Bias::All => text += "; all biases",
+        Bias::LoraOnly => text += "; their biases",
+    }
+    if !config.modules_to_save.is_empty() {
+        text += &format!("; all of {}", config.modules_to_save.join(", "));
+    }
+    text
 }
 
 fn rate(arguments: &TrainingArguments) -> String {

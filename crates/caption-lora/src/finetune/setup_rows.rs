@@ -3,7 +3,7 @@
 use caption_data::{CaptionSource as _, TokenCuts};
 
 use super::inputs::Inputs;
-use crate::cli::{Finetune, SplitBy};
+use crate::options::{Finetune, SplitBy};
 use crate::results::SKIPPED_ROWS;
 
 /// Lines of the set-up about the rows: several captions per row, everything that is left out, texts that the

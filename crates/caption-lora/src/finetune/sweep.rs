@@ -1,31 +1,50 @@
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use trainer_core::SavedCheckpoint;
 
 use super::folder::PAGE;
 use super::session::saved_options;
-use super::{Ending, OutputFolder, Session, run_in};
-use crate::cli::{Request, SweepRun};
+use super::{Ending, OutputFolder, Request, Session, run_in};
 use crate::report::{Run, write_comparison};
-use crate::resume::{Resumed, ResumedSweep};
 use crate::run_folder::{RunRecord, RunState, SavedOptions};
 use crate::terminal::say;
 
-/// Runs a grid of options one after another, and compares the results on one page. A sweep that is resumed
-/// keeps its finished runs, continues those with a checkpoint, and begins the others.
+/// One run of a sweep.
+#[derive(Debug, Clone)]
+pub struct SweepRun {
+    /// Its distinguishing options: `r-4 lora_alpha-16`.
+    pub name: String,
+    /// Its output folder, which the request names too.
+    pub folder: PathBuf,
+    /// What is left of it; `None` if it is finished.
+    pub request: Option<Request>,
+}
+
+impl SweepRun {
+    /// Whether all results of the run are in its folder.
+    pub fn is_finished(&self) -> bool {
+        let is_recorded = |record: RunRecord| record.state == RunState::Finished;
+        RunRecord::read(&self.folder).is_ok_and(|record| record.is_some_and(is_recorded))
+            && Run::read(&self.folder).is_ok()
+    }
+}
+
+/// Runs a sweep's runs one after another, and compares the results on one page in the sweep's `folder`
+/// ([`OutputFolder::claim_for_sweep`]). They share the session, and so the model, the dataset and the image features.
 ///
 /// # Errors
 /// Those of [`run`](super::run), and if the page cannot be written. Unusable output folders are detected
 /// before the first run begins.
-pub fn sweep(request: &Request, session: &mut Session) -> Result<Ending> {
-    let folder = OutputFolder::claim_for_sweep(request)?;
+pub fn sweep(
+    request: &Request,
+    folder: OutputFolder,
+    runs: Vec<SweepRun>,
+    session: &mut Session,
+) -> Result<Ending> {
     session.sweep_folder = Some(folder.path.clone());
     let saved = saved_options(request, None, None)?;
-    let members = request.sweep(&folder.path)?.into_iter();
     let members =
-        members.map(|run| Member::new(run, request, &folder, &saved)).collect::<Result<Vec<_>>>()?;
+        runs.into_iter().map(|run| Member::new(run, &folder, &saved)).collect::<Result<Vec<_>>>()?;
 
     for (number, member) in (1..).zip(&members) {
         let heading = format!("\nrun {number} of {}: {}", members.len(), member.name);
@@ -43,9 +62,11 @@ pub fn sweep(request: &Request, session: &mut Session) -> Result<Ending> {
     folder.begin_sweep(&saved)?;
     let read = |member: &Member| Ok(Run { name: member.name.clone(), ..Run::read(&member.path)? });
     let page = folder.path.join(PAGE);
-    write_comparison(&members.iter().map(read).collect::<Result<Vec<_>>>()?, &page)?;
+    let is_written = write_comparison(&members.iter().map(read).collect::<Result<Vec<_>>>()?, &page)?;
     folder.set_state(RunState::Finished)?;
-    say(format_args!("\n{} runs compared in {}", members.len(), page.display()));
+    if is_written {
+        say(format_args!("\n{} runs compared in {}", members.len(), page.display()));
+    }
     Ok(Ending::Finished)
 }
 
@@ -58,48 +79,12 @@ struct Member {
 }
 
 impl Member {
-    fn new(run: SweepRun, sweep: &Request, folder: &OutputFolder, saved: &SavedOptions) -> Result<Self> {
-        let SweepRun { name, request } = run;
-        let path = request.options.data.output_dir.clone().unwrap_or_default();
-        let left = match &sweep.resumed_sweep {
-            Some(resumed) => left(request, sweep, resumed, &path)?,
-            None => Some(request),
-        };
+    fn new(run: SweepRun, sweep: &OutputFolder, saved: &SavedOptions) -> Result<Self> {
+        let SweepRun { name, folder: path, request } = run;
         let claim = |request: Request| -> Result<(Request, OutputFolder)> {
-            let output = OutputFolder::claim(&request)?.within(folder, saved);
+            let output = OutputFolder::claim(&request)?.within(sweep, saved);
             Ok((request, output))
         };
-        Ok(Self { name, path, left: left.map(claim).transpose()? })
+        Ok(Self { name, path, left: request.map(claim).transpose()? })
     }
-}
-
-/// The remaining part of a resumed sweep's run, where `request` is the whole run; `None` if it is finished.
-fn left(
-    mut request: Request,
-    sweep: &Request,
-    resumed: &ResumedSweep,
-    path: &Path,
-) -> Result<Option<Request>> {
-    if is_finished(path) && !resumed.trains_longer() {
-        return Ok(None);
-    }
-    if SavedCheckpoint::list(path)?.iter().any(|checkpoint| checkpoint.run.is_some()) {
-        let mut folder = OsString::from("--resume=");
-        folder.push(path);
-        let line = [OsString::from("pokemon_finetune"), folder];
-        let request = Request::parse(line.into_iter().chain(resumed.given.given_arguments()))?;
-        return Resumed::find(request).map(Some);
-    }
-    // It may have begun without reaching a checkpoint.
-    request.options.data.overwrite_output_dir = true;
-    // The sweep's commits of the hub, which the flags do not have.
-    request.options.data.model.clone_from(&sweep.options.data.model);
-    request.options.data.dataset.clone_from(&sweep.options.data.dataset);
-    Ok(Some(request))
-}
-
-/// Whether all results of a run are in its folder.
-fn is_finished(path: &Path) -> bool {
-    let is_recorded = |record: RunRecord| record.state == RunState::Finished;
-    RunRecord::read(path).is_ok_and(|record| record.is_some_and(is_recorded)) && Run::read(path).is_ok()
 }

@@ -12,7 +12,7 @@ use crate::engine_words::{self, InFlags};
 use crate::judge::Sample;
 use crate::run_folder::{Commits, OPTIONS, RunState};
 use crate::terminal::{say, say_error};
-use crate::{cli, results};
+use crate::{results, shell};
 
 /// How training ended.
 pub enum Trained {
@@ -28,8 +28,7 @@ impl Recipe<'_> {
     /// # Errors
     /// Those of [`Trainer::fit`], and if the trained weights cannot be saved.
     pub fn train(&self, session: &Session) -> Result<Trained> {
-        let training = &self.options.training;
-        let samples = EvalCaptions::new(&self.folder.path, training.resume.is_some());
+        let samples = EvalCaptions::new(&self.folder.path, self.request.resumed.is_some());
         let adapter_config = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.config().clone());
         let commits =
             Commits { model: self.inputs.commit.clone(), dataset: self.inputs.source_commit.clone() };
@@ -59,7 +58,7 @@ impl Recipe<'_> {
                     state.global_step,
                     state.max_steps,
                     checkpoint.display(),
-                    cli::finetune_command(&["--resume".as_ref(), resumable.as_os_str()])
+                    shell::finetune_command(&["--resume".as_ref(), resumable.as_os_str()])
                 ));
                 return Ok(Trained::Interrupted);
             }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::Path, time::Duration};
 
-use super::{Error, Proxy, Repository, error::of_file};
+use super::{Proxy, Repository, error::of_file};
 
 /// An HTTP error: which server refused which file, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,25 +101,6 @@ impl Refusal {
             Some(seconds @ 1..) => format!("run again in {seconds} s"),
             _ => "run again later".into(),
         }
-    }
-}
-
-/// A short description of a failure to reach the hub at all; `None` for any other error.
-pub(super) fn outage(error: &Error) -> Option<String> {
-    match error {
-        Error::Unreachable { file: None, url, proxy, source, .. } => {
-            Some(format!("cannot reach {url}{} ({source})", through(proxy.as_deref())))
-        }
-        Error::Stalled { file: None, url, timeout, .. } => {
-            Some(format!("{url} sent nothing for {} s", timeout.as_secs_f64()))
-        }
-        Error::Cut { file: None, url, source, .. } => {
-            Some(format!("the connection to {url} ended early ({source})"))
-        }
-        Error::Refused(refusal) if refusal.is_hub && refusal.file.is_none() && refusal.status >= 500 => {
-            Some(format!("{} answered {}", refusal.url, refusal.status))
-        }
-        _ => None,
     }
 }
 

@@ -40,6 +40,13 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// This build has no access to the hub.
+    #[error(
+        "models, datasets and adapters of the hub need the feature `hub`, without which this program was built: build it with \
+         `--features hub`, or give a local folder"
+    )]
+    NotBuilt,
+
     /// Neither HF_HOME nor a home folder is known, so there is no place for a cache.
     #[error("no home folder is known to keep downloads in: set HF_HOME to a folder")]
     NoCacheFolder,

@@ -15,30 +15,29 @@
 //! assert!(folder.join("config.json").exists());
 //! # Ok::<(), caption_lora::hub::Error>(())
 //! ```
+//!
+//! Without the feature `hub`, a hub id is an error that says so, and nothing here uses the network.
 
-mod address;
 mod advice;
-mod cache;
-mod client;
-mod config;
-mod damage;
-mod download;
-mod environment;
 mod error;
-mod failure;
-mod http;
+mod fetched;
 mod location;
 mod proxy;
 mod repository;
-mod select;
-mod snapshot;
 
+#[cfg(not(feature = "hub"))]
+mod absent;
+#[cfg(feature = "hub")]
+mod online;
+
+#[cfg(not(feature = "hub"))]
+pub use absent::{Hub, damaged};
 pub use advice::Refusal;
-pub use client::{DatasetFiles, Fetched, FetchedDataset, Hub};
-pub use config::HubConfig;
-pub use damage::damaged;
 pub use error::{Error, Result};
+pub use fetched::{DatasetFiles, Fetched, FetchedDataset};
 pub use location::{Location, RepoId};
+#[cfg(feature = "hub")]
+pub use online::{Hub, HubConfig, damaged};
 pub use proxy::Proxy;
 pub(crate) use repository::is_commit;
 pub use repository::{Kind, Repository};

@@ -1,8 +1,4 @@
-use std::{env, fmt};
-
-/// The variables that may name a proxy, in the order in which the HTTP client looks at them.
-const VARIABLES: [&str; 6] =
-    ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+use std::fmt;
 
 /// A proxy that is set in the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,15 +7,6 @@ pub struct Proxy {
     pub address: String,
     /// The variable that names it.
     pub variable: &'static str,
-}
-
-impl Proxy {
-    /// The variable and the address of the proxy that the HTTP client uses.
-    pub(super) fn from_env(proxy: &ureq::Proxy) -> Option<Self> {
-        let names_one = |name: &&str| env::var(name).is_ok_and(|value| ureq::Proxy::new(&value).is_ok());
-        let variable = VARIABLES.into_iter().find(names_one)?;
-        Some(Self { address: format!("{}:{}", proxy.host(), proxy.port()), variable })
-    }
 }
 
 impl fmt::Display for Proxy {

@@ -130,5 +130,7 @@ fn flag(role: ColumnRole) -> &'static str {
         ColumnRole::Image => "--image-column",
         ColumnRole::Caption => "--caption-column",
         ColumnRole::Prompt => "--prompt-column",
+        // No command reads labels: they are captions there.
+        ColumnRole::Label => "--caption-column",
     }
 }

@@ -1,15 +1,28 @@
-//! The report of a run, `report.html`, a single file that needs no network; its first pictures in one image,
+//! The report of a run: `report.html`, a single file that needs no network; its curves, `loss.svg`; its first pictures in one image,
 //! `captions.svg`; and a page that compares several runs.
 //!
-//! The page is a template (report.html.jinja) that shows a [`Report`]. Everything that comes from a dataset
-//! or a command line is escaped.
+//! [`Report`] and [`Run`] are the data. [`write`] and [`write_comparison`] make files of them, and only in a build with the feature
+//! `report`.
 
-mod compare;
-mod filters;
-mod meaning;
-mod page;
-mod strip;
+mod data;
+mod history;
+mod run;
 
-pub use compare::{Run, compare_html, compare_runs, write_comparison};
-pub use page::{Better, Example, Metric, Report};
-pub use strip::strip_svg;
+#[cfg(not(feature = "report"))]
+mod absent;
+#[cfg(feature = "report")]
+mod pages;
+#[cfg(feature = "report")]
+pub mod plot;
+
+#[cfg(not(feature = "report"))]
+pub(crate) use absent::today;
+#[cfg(not(feature = "report"))]
+pub use absent::{FILES, write, write_comparison};
+pub use data::{Better, Example, Metric, Report};
+pub use history::{History, LogEntry};
+#[cfg(feature = "report")]
+pub(crate) use pages::today;
+#[cfg(feature = "report")]
+pub use pages::{FILES, compare_html, strip_svg, write, write_comparison};
+pub use run::{Run, compare_runs};

@@ -1,6 +1,8 @@
 //! Where a run and its checkpoints are, by the value of `--resume`.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -15,9 +17,54 @@ const RUNS: &str = "runs";
 /// Files of every complete checkpoint, whatever its folder is called.
 const COMPLETE: [&str; 2] = ["complete.json", "engine_state.json"];
 
+/// The run to continue. As text: `latest`, or a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// The one in the output folder, else the one in the working folder, else the newest in the default folders; from its newest
+    /// checkpoint.
+    Latest,
+    /// The one in this folder, or the one with this checkpoint.
+    From(PathBuf),
+}
+
+impl FromStr for Resume {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text == "latest" { Self::Latest } else { Self::From(text.into()) })
+    }
+}
+
+/// The folder of a run or a sweep to continue.
+#[derive(Debug, Clone)]
+pub struct RunPlace {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The checkpoint that was named; `None` for the newest undamaged one.
+    pub checkpoint: Option<PathBuf>,
+    /// The record in the folder, if it can be read.
+    pub record: Option<RunRecord>,
+}
+
+impl RunPlace {
+    /// Finds the folder.
+    ///
+    /// # Errors
+    /// If there is no such folder; the message describes what is there instead.
+    pub fn find(resume: &Resume, output_dir: Option<&Path>) -> Result<Self> {
+        let (folder, checkpoint) = match resume {
+            Resume::Latest => (output_dir.map_or_else(newest_default, |dir| Ok(dir.to_owned()))?, None),
+            Resume::From(path) => place(path, output_dir)?,
+        };
+        // A record that cannot be read is no obstacle, if there are checkpoints.
+        let record = RunRecord::read(&folder).unwrap_or_default();
+        Ok(Self { folder, checkpoint, record })
+    }
+}
+
 /// The run's folder and the checkpoint for `--resume PATH`. `PATH` is a run's folder, a checkpoint, or the
 /// name of a checkpoint in the output folder.
-pub(super) fn place(path: &Path, output_dir: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
+fn place(path: &Path, output_dir: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
     let is_checkpoint = |path: &Path| SavedCheckpoint::read(path).is_some();
     if path.is_dir() {
         let path = path.components().collect::<PathBuf>();
@@ -165,7 +212,7 @@ fn is_saved(path: &Path) -> bool {
 
 /// The step that a folder's `trainer_state.json` describes: that of a checkpoint, whatever its folder is
 /// called, or the last one of a run.
-pub(super) fn saved_step(folder: &Path) -> Option<u64> {
+pub(crate) fn saved_step(folder: &Path) -> Option<u64> {
     let state = std::fs::read(folder.join("trainer_state.json")).ok()?;
     serde_json::from_slice::<Value>(&state).ok()?["global_step"].as_u64()
 }
@@ -191,7 +238,7 @@ fn list(folder: &Path) -> String {
 }
 
 /// The folders in a folder, sorted.
-pub(super) fn folders_in(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn folders_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
     let mut folders: Vec<PathBuf> =
@@ -201,7 +248,7 @@ pub(super) fn folders_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The runs with checkpoints in the folders of a folder, as values of `--resume`: `, --resume runs/x/a, ...`.
-pub(super) fn runs_below(folder: &Path) -> String {
+pub(crate) fn runs_below(folder: &Path) -> String {
     let runs = folders_in(folder).into_iter().filter(|run| has_checkpoints(run));
     runs.map(|run| format!(", --resume {}", run.display())).collect()
 }
@@ -229,7 +276,7 @@ fn newest_first() -> Vec<PathBuf> {
 
 /// The run for `--resume` alone: that of the working directory if it is a run's folder, else the newest of
 /// the default folders.
-pub(super) fn newest_default() -> Result<PathBuf> {
+fn newest_default() -> Result<PathBuf> {
     let here = Path::new(HERE);
     let is_readable = |saved: &SavedCheckpoint| saved.run.is_some();
     let has_readable = SavedCheckpoint::list(here).is_ok_and(|saved| saved.iter().any(is_readable));

@@ -148,7 +148,7 @@ impl RunRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Flags;
+    use crate::options::Flags;
 
     fn record(folder: &Path, names: &[&str]) -> RunRecord {
         let options = SavedOptions {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use peft_lora::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Axis, Flags};
+use crate::options::{Axis, Flags};
 
 /// The file of [`SavedOptions`] in a checkpoint.
 pub const OPTIONS: &str = "options.json";

@@ -62,6 +62,25 @@ impl Tiny {
         tiny
     }
 
+    /// The same with a checkpoint of BLIP for questions, and a dataset of questions and answers: a folder of drawings with
+    /// metadata.
+    pub fn blip_questions() -> Self {
+        let mut tiny = Self::new();
+        write_blip_with(&tiny.checkpoint, "BlipForQuestionAnswering");
+        tiny.dataset = tiny.path("questions");
+        fs::create_dir(&tiny.dataset).unwrap();
+        let line = |row: usize| {
+            fs::write(tiny.dataset.join(format!("{row}.png")), png(row)).unwrap();
+            let caption = drawings().caption(row).unwrap();
+            let answer = caption.split(' ').next_back().unwrap().to_owned();
+            let question = if row.is_multiple_of(2) { "a picture of" } else { "a picture of a" };
+            json!({ "file_name": format!("{row}.png"), "question": question, "answer": answer }).to_string()
+                + "\n"
+        };
+        fs::write(tiny.dataset.join("metadata.jsonl"), (0..ROWS).map(line).collect::<String>()).unwrap();
+        tiny
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -160,6 +179,10 @@ fn write_checkpoint(to: &Path) {
 
 /// Replaces the checkpoint of [`write_checkpoint`] by one of BLIP, whose captions begin with a token that the tokenizer lacks.
 fn write_blip(to: &Path) {
+    write_blip_with(to, "BlipForConditionalGeneration");
+}
+
+fn write_blip_with(to: &Path, class: &str) {
     let write = |name: &str, value: &Value| fs::write(to.join(name), value.to_string()).unwrap();
     let words = 69;
     write(
@@ -173,14 +196,16 @@ fn write_blip(to: &Path) {
     let mut text = small.clone();
     text.as_object_mut().unwrap().extend(
         json!({
-            "vocab_size": words + 1, "bos_token_id": words, "sep_token_id": 3, "pad_token_id": 0,
+            "vocab_size": words + 2, "bos_token_id": words, "sep_token_id": 3, "pad_token_id": 0,
             "max_position_embeddings": 64, "hidden_dropout_prob": 0.1,
         })
         .as_object()
         .unwrap()
         .clone(),
     );
-    let config = json!({ "model_type": "blip", "text_config": text, "vision_config": small });
+    let config = json!({
+        "model_type": "blip", "architectures": [class], "text_config": text, "vision_config": small,
+    });
     write("config.json", &config);
     let config: BlipConfig = serde_json::from_value(config).unwrap();
     write_weights(to, random_weights(config.tensor_shapes()));

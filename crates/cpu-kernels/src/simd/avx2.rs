@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{HIGH_HALF, Simd, opaque};
+use super::{HIGH_HALF, Simd};
 
 pub(crate) struct Avx2;
 
@@ -22,21 +22,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(at: *const u32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch_far(at: *const u32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-
-    #[inline(always)]
-    fn opaque(pointer: *const u32) -> *const u32 {
-        opaque(pointer)
     }
 
     #[inline(always)]

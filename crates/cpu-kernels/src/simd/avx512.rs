@@ -6,11 +6,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{HIGH_HALF, Simd, opaque};
+use super::{HIGH_HALF, Simd};
 
-pub(crate) struct Avx512;
+/// Words are f32.
+pub(crate) type Avx512 = Avx512Words<false>;
 
-impl Simd for Avx512 {
+/// Words are pairs of bf16, summed in f32.
+pub(crate) type Avx512Bf16 = Avx512Words<true>;
+
+/// Both differ only in how words are multiplied.
+pub(crate) struct Avx512Words<const BF16: bool>;
+
+impl<const BF16: bool> Simd for Avx512Words<BF16> {
     const LANES: usize = 16;
     type Vector = __m512;
 
@@ -25,21 +32,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch_far(at: *const u32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-
-    #[inline(always)]
-    fn opaque(pointer: *const u32) -> *const u32 {
-        opaque(pointer)
-    }
-
-    #[inline(always)]
     unsafe fn load(from: *const u32) -> __m512 {
         unsafe { _mm512_loadu_ps(from.cast()) }
     }
@@ -51,12 +43,27 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn splat(from: *const u32) -> __m512 {
-        unsafe { _mm512_set1_ps(from.cast::<f32>().read()) }
+        unsafe {
+            if BF16 {
+                _mm512_castsi512_ps(_mm512_set1_epi32(from.cast::<i32>().read()))
+            } else {
+                _mm512_set1_ps(from.cast::<f32>().read())
+            }
+        }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
-        unsafe { _mm512_fmadd_ps(a, b, sum) }
+        unsafe {
+            if BF16 {
+                // SAFETY: both types are 64 bytes of plain data.
+                let a = std::mem::transmute::<__m512, __m512bh>(a);
+                let b = std::mem::transmute::<__m512, __m512bh>(b);
+                _mm512_dpbf16_ps(sum, a, b)
+            } else {
+                _mm512_fmadd_ps(a, b, sum)
+            }
+        }
     }
 
     #[inline(always)]
@@ -88,80 +95,5 @@ impl Simd for Avx512 {
                 _mm512_cvtepi32_ps(fourth),
             ]
         }
-    }
-}
-
-/// Pairs of bf16, summed in f32.
-pub(crate) struct Avx512Bf16;
-
-impl Simd for Avx512Bf16 {
-    const LANES: usize = 16;
-    type Vector = __m512;
-
-    #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(at: *const u32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch_far(at: *const u32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-
-    #[inline(always)]
-    fn opaque(pointer: *const u32) -> *const u32 {
-        opaque(pointer)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> __m512 {
-        unsafe { _mm512_loadu_ps(from.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(to: *mut u32, vector: __m512) {
-        unsafe { _mm512_storeu_ps(to.cast(), vector) }
-    }
-
-    #[inline(always)]
-    unsafe fn splat(from: *const u32) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(from.cast::<i32>().read())) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
-        // SAFETY: both types are 64 bytes of plain data.
-        unsafe {
-            _mm512_dpbf16_ps(
-                sum,
-                std::mem::transmute::<__m512, __m512bh>(a),
-                std::mem::transmute::<__m512, __m512bh>(b),
-            )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn mask(bits: *const u8, vector: __m512) -> __m512 {
-        unsafe { Avx512::mask(bits, vector) }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
-        unsafe { Avx512::widen(pairs) }
-    }
-
-    #[inline(always)]
-    unsafe fn widen_bytes(bytes: __m512) -> [__m512; 4] {
-        unsafe { Avx512::widen_bytes(bytes) }
     }
 }

@@ -34,26 +34,6 @@ pub(crate) trait Simd {
     /// The processor has the instruction set.
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// Prefetches the line at `at` into the first-level cache. Any address will do.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    #[inline(always)]
-    unsafe fn prefetch(_at: *const u32) {}
-
-    /// Prefetches the line at `at` into the second-level cache. Any address will do.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    #[inline(always)]
-    unsafe fn prefetch_far(_at: *const u32) {}
-
-    /// The same pointer, hidden from the optimiser.
-    #[inline(always)]
-    fn opaque(pointer: *const u32) -> *const u32 {
-        pointer
-    }
-
     /// # Safety
     /// `from` is valid for reading `LANES` words.
     unsafe fn load(from: *const u32) -> Self::Vector;
@@ -97,13 +77,37 @@ pub(crate) trait Simd {
 #[cfg(target_arch = "x86_64")]
 const HIGH_HALF: i32 = 0xffff_0000u32 as i32;
 
-/// An empty piece of assembly: for all that the optimiser knows, it changes the pointer.
-#[cfg(target_arch = "x86_64")]
+/// Prefetches the line at `at` into the first-level cache. Any address will do.
 #[inline(always)]
-#[allow(clippy::pointers_in_nomem_asm_block)]
-fn opaque(mut pointer: *const u32) -> *const u32 {
+pub(crate) fn prefetch(at: *const u32) {
+    #[cfg(target_arch = "x86_64")]
     unsafe {
-        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Prefetches the line at `at` into the second-level cache. Any address will do.
+#[inline(always)]
+pub(crate) fn prefetch_far(at: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// The same pointer, behind an empty piece of assembly: for all that the optimiser knows, it has changed.
+#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", allow(clippy::pointers_in_nomem_asm_block))]
+pub(crate) fn opaque(pointer: *const u32) -> *const u32 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    let pointer = unsafe {
+        let mut pointer = pointer;
+        std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+        pointer
     };
     pointer
 }

@@ -40,7 +40,7 @@ impl Block {
 
 pub struct Net {
     embed: Tensor,
-    stem: Arc<dyn LinearLayer>,
+    pub stem: Arc<dyn LinearLayer>,
     blocks: Vec<Block>,
     head: Arc<dyn LinearLayer>,
 }
@@ -73,13 +73,18 @@ impl Net {
     /// Scores of shape `(batch, tokens, 5)` for ids of shape `(batch, tokens)`.
     pub fn forward(&self, ids: &Tensor, ctx: &ForwardContext) -> Tensor {
         let (batch, tokens) = ids.dims2().unwrap();
-        let xs = self.embed.index_select(&ids.flatten_all().unwrap(), 0).unwrap();
+        let xs = ctx.parameter(&self.embed).index_select(&ids.flatten_all().unwrap(), 0).unwrap();
         let xs = xs.reshape((batch, tokens, ())).unwrap();
         let mut xs = self.stem.forward(&xs, ctx).unwrap().tanh().unwrap();
         for block in &self.blocks {
             xs = block.forward(&xs, ctx);
         }
         self.head.forward(&xs, ctx).unwrap()
+    }
+
+    /// The layer `value` of a block.
+    pub fn value(&self, block: usize) -> &Arc<dyn LinearLayer> {
+        &self.blocks[block].value
     }
 
     /// The model's output in inference.

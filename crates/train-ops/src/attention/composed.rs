@@ -1,18 +1,13 @@
 //! Attention of candle's operations, for devices without a kernel.
 
 use candle_core::{D, DType, Result, Tensor};
-use cpu_kernels::DropoutMask;
 
-use super::{AttentionMask, HEAD_BITS, Sizes};
+use super::{AttentionRows, HEAD_BITS};
 use crate::attached::attach3;
 
 /// Attention as one node of the graph, with the formulas of [`AttentionRows::backward`](super::AttentionRows::backward).
-pub(super) fn attention(
-    [query, key, value]: [&Tensor; 3],
-    s: Sizes,
-    mask: AttentionMask,
-    dropout: Option<DropoutMask>,
-) -> Result<Tensor> {
+pub(super) fn attention([query, key, value]: [&Tensor; 3], rows: AttentionRows) -> Result<Tensor> {
+    let s = rows.sizes;
     let split = move |tensor: &Tensor, tokens: usize| {
         tensor.detach().reshape((s.batch, tokens, s.heads, s.head_dim))?.transpose(1, 2)?.contiguous()
     };
@@ -22,17 +17,19 @@ pub(super) fn attention(
     let scale = 1.0 / (s.head_dim as f64).sqrt();
     // Softmax of short types is computed in f32.
     let (given, dtype) = (query.dtype(), if query.dtype() == DType::F64 { DType::F64 } else { DType::F32 });
-    let bias: Vec<f32> = (0..s.queries)
-        .flat_map(|query| {
-            let visible = mask.visible(query, s.keys);
+    // One mask for all samples, or one for each if their keys are padded. All heads of a sample have the same.
+    let masks = if rows.is_padded() { s.batch } else { 1 };
+    let bias: Vec<f32> = (0..masks * s.queries)
+        .flat_map(|row| {
+            let visible = rows.visible(row / s.queries * s.heads, row % s.queries);
             (0..s.keys).map(move |key| if key < visible { 0.0 } else { f32::MIN })
         })
         .collect();
-    let bias = Tensor::from_vec(bias, (s.queries, s.keys), query.device())?.to_dtype(dtype)?;
+    let bias = Tensor::from_vec(bias, (masks, 1, s.queries, s.keys), query.device())?.to_dtype(dtype)?;
     let scores = (q.matmul(&k.t()?)? * scale)?.to_dtype(dtype)?.broadcast_add(&bias)?;
     let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     let probabilities = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-    let factors = match dropout {
+    let factors = match rows.dropout {
         Some(mask) => {
             let mut factors = vec![1.0; s.batch * s.heads * s.queries * s.keys];
             for (row, factors) in factors.chunks_exact_mut(s.keys).enumerate() {

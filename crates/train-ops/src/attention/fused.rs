@@ -37,7 +37,7 @@ pub fn fused_attention(
     }
     let sizes = Sizes { batch, queries: tokens, keys: tokens, heads, head_dim: width / heads };
     let operation = FusedAttention {
-        rows: AttentionRows::new(sizes, mask, dropout, ctx)?,
+        rows: AttentionRows::new(sizes, mask, None, dropout, ctx)?,
         width,
         keep: qkv.track_op(),
         probabilities: OnceLock::new(),

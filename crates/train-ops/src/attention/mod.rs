@@ -1,5 +1,6 @@
 mod composed;
 mod fused;
+mod key_lengths;
 mod rows;
 
 use std::ops::Range;
@@ -11,6 +12,7 @@ use cpu_kernels::{Buffer, LANES, Strided};
 use crate::{Dropout, Error, ForwardContext, Result, cuda, host};
 
 pub use fused::fused_attention;
+pub use key_lengths::KeyLengths;
 pub(crate) use rows::AttentionRows;
 
 /// Which keys a query sees.
@@ -79,6 +81,22 @@ pub fn attention(
     dropout: &Dropout,
     ctx: &ForwardContext,
 ) -> Result<Tensor> {
+    padded_attention([query, key, value], heads, mask, None, dropout, ctx)
+}
+
+/// [`attention`] in a padded batch: a query sees at most the real keys of its sample, of which `lengths` has the number. `None` is
+/// a batch without padding.
+///
+/// # Errors
+/// If shapes do not fit, or `lengths` are not those of the keys.
+pub fn padded_attention(
+    [query, key, value]: [&Tensor; 3],
+    heads: usize,
+    mask: AttentionMask,
+    lengths: Option<&KeyLengths>,
+    dropout: &Dropout,
+    ctx: &ForwardContext,
+) -> Result<Tensor> {
     let (batch, queries, width) = query.dims3()?;
     let (_, keys, _) = key.dims3()?;
     for (path, tensor) in [("key", key), ("value", value)] {
@@ -94,16 +112,19 @@ pub fn attention(
         }
     }
     let sizes = Sizes { batch, queries, keys, heads, head_dim: width / heads };
-    let rows = AttentionRows::new(sizes, mask, dropout, ctx)?;
+    let rows = AttentionRows::new(sizes, mask, lengths, dropout, ctx)?;
     if host::is_host_f32(query) {
         let keep = query.track_op() || key.track_op() || value.track_op();
         let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
         return Ok(query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?);
     }
-    if let Some(context) = cuda::attention([query, key, value], sizes, mask, rows.dropout.as_ref())? {
+    // The kernels of GPUs see no padding.
+    if lengths.is_none()
+        && let Some(context) = cuda::attention([query, key, value], sizes, mask, rows.dropout.as_ref())?
+    {
         return Ok(context);
     }
-    Ok(composed::attention([query, key, value], sizes, mask, rows.dropout)?)
+    Ok(composed::attention([query, key, value], rows)?)
 }
 
 /// Dropout rows are numbered `head * 2^20 + query`, so that the number does not depend on the sequence's length.
@@ -213,13 +234,21 @@ mod tests {
 
     /// The kernel must agree with candle's operations in f64 in the result and in all three gradients.
     fn agrees_with_composition(queries: usize, keys: usize, mask: AttentionMask, p: f32) {
-        // One of a sample, or both.
+        // One of a sample, or both; without padding and with it.
         for samples in [2, 1] {
-            agrees_with_composition_of(samples, queries, keys, mask, p);
+            for lengths in [None, Some(KeyLengths::new([keys, keys.div_ceil(2)]))] {
+                agrees_with_composition_of(samples, [queries, keys], mask, lengths.as_ref(), p);
+            }
         }
     }
 
-    fn agrees_with_composition_of(samples: u64, queries: usize, keys: usize, mask: AttentionMask, p: f32) {
+    fn agrees_with_composition_of(
+        samples: u64,
+        [queries, keys]: [usize; 2],
+        mask: AttentionMask,
+        lengths: Option<&KeyLengths>,
+        p: f32,
+    ) {
         let (heads, head_dim, batch) = (3, 5, 2);
         let width = heads * head_dim;
         let inputs = [
@@ -236,7 +265,8 @@ mod tests {
         let weights = var(0.4, (batch, queries, width)).as_detached_tensor();
         // The context and the gradients of queries, keys and values.
         let run = |[q, k, v]: &[Var; 3]| {
-            let context = attention(q, k, v, heads, mask, &dropout, &ctx).unwrap();
+            let context =
+                padded_attention([q.as_tensor(), k, v], heads, mask, lengths, &dropout, &ctx).unwrap();
             let weights = weights.to_dtype(context.dtype()).unwrap();
             let gradients = (&context * weights).unwrap().sum_all().unwrap().backward().unwrap();
             let gradients = [q, k, v].map(|input| gradients.get(input).unwrap().clone());
@@ -266,6 +296,22 @@ mod tests {
             agrees_with_composition(3, 9, AttentionMask::CausalAfterPrefix { prefix: 4, first_query: 6 }, p);
             agrees_with_composition(6, 9, AttentionMask::CausalAfterPrefix { prefix: 4, first_query: 3 }, p);
             agrees_with_composition(1, 1, AttentionMask::CausalAfterPrefix { prefix: 0, first_query: 0 }, p);
+        }
+    }
+
+    #[test]
+    fn lengths_that_are_not_those_of_the_keys_are_refused() {
+        let (none, ctx) = (Dropout::new("probs", 0.0).unwrap(), ForwardContext::inference());
+        let [query, keys] = [var(0.1, (2, 3, 4)), var(0.2, (2, 5, 4))].map(|var| var.as_detached_tensor());
+        let run = |lengths: &[usize]| {
+            let lengths = KeyLengths::new(lengths);
+            let mask = AttentionMask::Full;
+            padded_attention([&query, &keys, &keys], 2, mask, Some(&lengths), &none, &ctx).map(|_| ())
+        };
+        assert!(run(&[5, 1]).is_ok());
+        for wrong in [&[5][..], &[5, 0], &[6, 1], &[1, 1, 1]] {
+            let error = run(wrong).unwrap_err().to_string();
+            assert!(error.contains("key lengths: expected shape (2), each from 1 to 5"), "{error}");
         }
     }
 

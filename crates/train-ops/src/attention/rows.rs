@@ -1,20 +1,23 @@
 //! Attention forward and backward, head by head, on rows of host memory.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use cpu_kernels::{
     Buffer, DropoutMask, Isa, Panels, SharedOutput, Strided, small_product, softmax, softmax_gradient,
 };
 use rayon::prelude::*;
 
-use super::{AttentionMask, HEAD_BITS, Sizes};
+use super::{AttentionMask, HEAD_BITS, KeyLengths, Sizes};
 use crate::{Dropout, ForwardContext, Result, host};
 
 /// Attention of one pass, on rows of host memory.
 pub(crate) struct AttentionRows {
     isa: Isa,
-    sizes: Sizes,
+    pub(super) sizes: Sizes,
     mask: AttentionMask,
+    /// The keys of each sample that are no padding; `None` if there is none.
+    lengths: Option<KeyLengths>,
     pub(super) dropout: Option<DropoutMask>,
 }
 
@@ -35,19 +38,43 @@ impl AttentionRows {
     pub(crate) fn new(
         sizes: Sizes,
         mask: AttentionMask,
+        lengths: Option<&KeyLengths>,
         dropout: &Dropout,
         ctx: &ForwardContext,
     ) -> Result<Self> {
+        if let Some(lengths) = lengths {
+            lengths.check(sizes.batch, sizes.keys)?;
+        }
         // The probabilities seen as (batch, heads * queries, keys): one dropout row for each head and query.
         let dropout = dropout.mask(&[sizes.batch, sizes.heads << HEAD_BITS, sizes.keys], ctx)?;
-        Ok(Self { isa: host::isa()?, sizes, mask, dropout })
+        Ok(Self { isa: host::isa()?, sizes, mask, lengths: lengths.cloned(), dropout })
+    }
+
+    /// Whether some keys are padding.
+    pub(super) fn is_padded(&self) -> bool {
+        self.lengths.is_some()
+    }
+
+    /// The keys of the sample of head number `index`, counted over the batch, without padding.
+    fn keys(&self, index: usize) -> usize {
+        self.lengths.as_ref().map_or(self.sizes.keys, |lengths| lengths.of(index / self.sizes.heads))
+    }
+
+    /// How many keys, counted from the first, a query sees in head number `index`.
+    pub(super) fn visible(&self, index: usize, query: usize) -> usize {
+        self.mask.visible(query, self.keys(index))
+    }
+
+    /// The blocks of queries in head number `index`; see [`AttentionMask::blocks`].
+    fn blocks(&self, index: usize) -> Vec<(Range<usize>, usize)> {
+        self.mask.blocks(self.sizes.queries, self.keys(index))
     }
 
     /// Multiplies the probabilities of one head, or their gradient, by the dropout mask.
     fn drop_out(&self, index: usize, rows: &mut [f32]) {
         if let Some(mask) = &self.dropout {
             for (query, row) in rows.chunks_exact_mut(self.sizes.stride()).enumerate() {
-                let visible = self.mask.visible(query, self.sizes.keys);
+                let visible = self.visible(index, query);
                 mask.apply_part((index << HEAD_BITS) + query, 0, &mut row[..visible]);
             }
         }
@@ -68,11 +95,11 @@ impl AttentionRows {
                 let [keys, values] = panels;
                 let keys = keys.pack_transposed(self.isa, s.head(k, s.keys, index, 0..s.keys), s.scale());
                 let values = values.pack(self.isa, s.head(v, s.keys, index, 0..s.keys), 1.0);
-                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                for (block, visible) in self.blocks(index) {
                     let rows = &mut probabilities[block.start * stride..block.end * stride];
                     small_product(rows, stride, visible, s.head(q, s.queries, index, block.clone()), keys);
                     for (query, row) in block.zip(rows.chunks_exact_mut(stride)) {
-                        softmax(self.isa, row, self.mask.visible(query, s.keys));
+                        softmax(self.isa, row, self.visible(index, query));
                     }
                 }
                 let probabilities: &[f32] = if self.dropout.is_some() {
@@ -83,7 +110,7 @@ impl AttentionRows {
                 } else {
                     probabilities
                 };
-                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                for (block, visible) in self.blocks(index) {
                     let rows = &probabilities[block.start * stride..block.end * stride];
                     let first = s.first(s.queries, index) + block.start * s.width();
                     // SAFETY: `first` is the first value of this block of this head of `context`, whose length was checked;
@@ -148,17 +175,17 @@ impl AttentionRows {
 
                 dscores.resize(size, 0.0);
                 let values = panels.pack_transposed(self.isa, all(v, s.keys), 1.0);
-                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                for (block, visible) in self.blocks(index) {
                     let rows = &mut dscores[block.start * stride..block.end * stride];
                     small_product(rows, stride, visible, s.head(dcontext, s.queries, index, block), values);
                 }
                 let rows = dscores.chunks_exact_mut(stride).zip(probabilities.chunks_exact(stride));
                 for (query, ((dscores, p), dropped)) in rows.zip(dropped.chunks_exact(stride)).enumerate() {
-                    let visible = self.mask.visible(query, s.keys);
+                    let visible = self.visible(index, query);
                     softmax_gradient(self.isa, p, dropped, dscores, visible, s.scale());
                 }
                 let keys = panels.pack(self.isa, all(k, s.keys), 1.0);
-                for (block, visible) in self.mask.blocks(s.queries, s.keys) {
+                for (block, visible) in self.blocks(index) {
                     let rows = &dscores[block.start * stride..block.end * stride];
                     let rows = Strided::new(rows, block.len(), stride, visible);
                     #[allow(unsafe_code)]

@@ -46,6 +46,11 @@ impl DecodingRows {
         self.rows.is_empty()
     }
 
+    /// The image of each sequence.
+    pub fn images(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|row| row.image)
+    }
+
     /// Text tokens of each sequence.
     pub fn lengths(&self) -> impl Iterator<Item = usize> {
         self.rows.iter().map(|row| row.slots.len())

@@ -145,6 +145,22 @@ impl FrozenLinear {
         self.bias.as_ref()
     }
 
+    /// The layer with another bias of shape `(out_features)`, or with none. Both layers share the weight.
+    ///
+    /// # Errors
+    /// If the bias has another shape.
+    pub fn with_bias(&self, bias: Option<Tensor>) -> Result<Self> {
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.dims() != [self.out_features]) {
+            return Err(Error::Shape {
+                path: format!("{}.bias", self.path),
+                expected: format!("({})", self.out_features),
+                got: bias.dims().to_vec(),
+            });
+        }
+        let bias = bias.map(|bias| bias.detach().to_dtype(DType::F32)?.contiguous()).transpose()?;
+        Ok(Self { bias, ..self.clone() })
+    }
+
     /// The packed weight, if it is in host memory.
     pub(crate) fn packed(&self) -> Option<Arc<PackedWeight>> {
         match &self.weight {

@@ -30,7 +30,7 @@ fn snapshot_with(
     layer: &Arc<dyn LinearLayer>,
     change: fn(AdaptedLinear) -> Result<AdaptedLinear>,
 ) -> Result<Arc<dyn LinearLayer>> {
-    let Some(adapted) = layer.adapted(&ForwardContext::inference())? else { return Ok(Arc::clone(layer)) };
+    let Some(adapted) = layer.for_snapshot()? else { return Ok(Arc::clone(layer)) };
     let AdaptedLinear { base, lora } = change(adapted)?;
     Ok(match (lora, base.packed()) {
         (None, _) => Arc::new(base),

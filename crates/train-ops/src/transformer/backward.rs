@@ -45,7 +45,7 @@ impl LayerRows {
     }
 
     /// The MLP: its gradients, and that of its residual, to `dresidual`. `dbranch` is scratch.
-    fn backward_mlp(
+    pub(super) fn backward_mlp(
         &self,
         saved: SavedMlp,
         attended: &[f32],
@@ -98,7 +98,7 @@ impl LayerRows {
 
     /// Attention, from the gradient of its output and that of the rows of `x` that are its residual: the gradients of query, key,
     /// value and output layer, and that of `xs`, to `dxs` if it is wanted.
-    fn backward_attention(
+    pub(super) fn backward_attention(
         &self,
         xs: &[f32],
         saved: SavedAttention,

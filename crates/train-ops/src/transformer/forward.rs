@@ -22,7 +22,7 @@ impl LayerRows {
 
     /// Attention with its linear layers, without the residual: its activations, the probabilities if `keep`, and its output of
     /// `len` values.
-    fn forward_attention(
+    pub(super) fn forward_attention(
         &self,
         xs: &[f32],
         len: usize,
@@ -74,7 +74,7 @@ impl LayerRows {
     }
 
     /// Adds the residual to the output of attention, and applies the norm that is next.
-    fn forward_residual(
+    pub(super) fn forward_residual(
         &self,
         xs: &[f32],
         attention: &SavedAttention,
@@ -94,7 +94,7 @@ impl LayerRows {
     }
 
     /// The MLP with its residual, to `ys`.
-    fn forward_mlp(
+    pub(super) fn forward_mlp(
         &self,
         attended: &[f32],
         (input, input_statistics): (Buffer, Statistics),

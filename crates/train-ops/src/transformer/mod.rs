@@ -1,6 +1,9 @@
 //! A transformer layer as one operation.
 
 mod backward;
+mod cross_rows;
+mod decoder;
+mod decoder_operation;
 mod forward;
 mod operation;
 mod rows;
@@ -8,6 +11,8 @@ mod rows;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+
+pub use decoder::{CrossAttention, DecoderLayer, DecoderMasks};
 
 use crate::{
     Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, Result, attention, host,

@@ -64,7 +64,7 @@ impl TransformerLayer {
         }
         let adapted = self.linear_layers().into_iter().map(|layer| layer.adapted(ctx));
         let Some(adapted) = adapted.collect::<Result<Option<Vec<AdaptedLinear>>>>()? else { return Ok(None) };
-        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), mask, ctx)?;
+        let rows = LayerRows::new(self, &adapted, hidden_states.dims(), (mask, None), ctx)?;
         Ok(rows.map(|rows| (rows, adapted)))
     }
 }

@@ -6,7 +6,7 @@ use super::TransformerLayer;
 use crate::attention::{AttentionRows, Sizes};
 use crate::layer_norm::Statistics;
 use crate::linear::RowLinear;
-use crate::{Activation, AdaptedLinear, AttentionMask, ForwardContext, LayerNorm, Result, host};
+use crate::{Activation, AdaptedLinear, AttentionMask, ForwardContext, KeyLengths, LayerNorm, Result, host};
 
 /// A layer in one pass over one batch.
 pub(super) struct LayerRows {
@@ -72,7 +72,7 @@ impl LayerRows {
         layer: &TransformerLayer,
         adapted: &[AdaptedLinear],
         dims: &[usize],
-        mask: AttentionMask,
+        (mask, lengths): (AttentionMask, Option<&KeyLengths>),
         ctx: &ForwardContext,
     ) -> Result<Option<Self>> {
         let (&[batch, tokens, width], first_query) = (dims, mask.first_query()) else { return Ok(None) };
@@ -96,7 +96,7 @@ impl LayerRows {
             query,
             key,
             value,
-            attention: AttentionRows::new(sizes, mask, &layer.attention_dropout, ctx)?,
+            attention: AttentionRows::new(sizes, mask, lengths, &layer.attention_dropout, ctx)?,
             attention_output,
             attention_norm: layer.attention_norm.clone(),
             attention_mask: layer.attention_output_dropout.mask(&query_rows, ctx)?,

@@ -1,12 +1,22 @@
 //! Tests of the flags, their defaults and refusals.
 
 use clap::CommandFactory as _;
+use clap::error::Error;
 
-use super::super::{DeviceArg, Dtype, OnBadRow, Padding, SplitBy, SplitFractions};
 use super::*;
+use crate::cli::Request;
+use crate::hub::Location;
+use crate::options::{
+    DeviceName, Dtype, EvalStrategy, LrSchedulerType, OnBadRow, Padding, SplitBy, SplitFractions, Tune,
+};
+use crate::resume::Resume;
+
+fn request(arguments: &str) -> Result<Request, Error> {
+    Request::parse(std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()))
+}
 
 fn parse(arguments: &str) -> Result<Finetune, Error> {
-    Finetune::from_arguments(std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()))
+    request(arguments).map(|request| request.options)
 }
 
 fn refusal(arguments: &str) -> String {
@@ -15,11 +25,20 @@ fn refusal(arguments: &str) -> String {
 
 #[test]
 fn the_definition_is_sound() {
-    Finetune::command().debug_assert();
+    FinetuneFlags::command().debug_assert();
 }
 
 #[test]
 fn the_defaults_are_the_recipe() {
+    assert_eq!(parse("").unwrap(), Finetune::default());
+    assert_eq!(crate::cli::CaptionFlags::from_arguments(["caption", "a.png"]).unwrap(), {
+        let images = vec!["a.png".into()];
+        crate::options::Caption { images, ..Default::default() }
+    });
+    assert_eq!(crate::cli::CompareFlags::from_arguments(["compare", "a"]).unwrap(), {
+        let runs = vec!["a".into()];
+        crate::options::Compare { runs, ..Default::default() }
+    });
     assert_eq!(parse("--model microsoft/git-base").unwrap().learning_rate(), 5e-5);
     assert_eq!(parse("--model microsoft/git-base --learning-rate 2e-4").unwrap().learning_rate(), 2e-4);
     assert_eq!(parse("").unwrap().learning_rate(), 1e-3);
@@ -45,13 +64,10 @@ fn the_defaults_are_the_recipe() {
         (LrSchedulerType::Linear, EvalStrategy::Epoch)
     );
     assert_eq!((lora.tune, lora.rank(), lora.alpha(), lora.dropout()), (Tune::Text, 16, 32.0, 0.05));
-    assert_eq!(
-        (lora.target_modules, lora.init_adapter, lora.hidden_dropout, training.resume),
-        (None, None, None, None)
-    );
+    assert_eq!((lora.target_modules, lora.init_adapter, lora.hidden_dropout), (None, None, None));
     assert_eq!(
         (hardware.device, hardware.dtype, hardware.no_feature_cache),
-        (DeviceArg::Cpu, Dtype::F32, false)
+        (DeviceName::Cpu, Dtype::F32, false)
     );
 }
 
@@ -60,12 +76,12 @@ fn every_flag_of_the_design_is_there_and_no_other() {
     let designed = "model dataset image-column caption-column prompt-column output-dir subset on-bad-row split split-seed \
         split-by num-train-epochs max-steps learning-rate \
         per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
-        max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules tune init-adapter hidden-dropout \
-        no-shuffle padding dtype device threads no-feature-cache feature-cache-dir feature-cache-memory fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
+        max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules init-lora-weights use-rslora use-dora lora-bias bias modules-to-save tune init-adapter hidden-dropout \
+        no-shuffle padding dtype device threads no-feature-cache feature-cache-dir feature-cache-memory feature-cache-dtype fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
         label-smoothing-factor gradient-checkpointing optim sgd-momentum loraplus-lr-ratio min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
         overwrite-output-dir early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions max-image-pixels";
     let mut designed: Vec<_> = designed.split_whitespace().collect();
-    let command = Finetune::command();
+    let command = FinetuneFlags::command();
     let mut there: Vec<_> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
     designed.sort_unstable();
     there.sort_unstable();
@@ -74,7 +90,7 @@ fn every_flag_of_the_design_is_there_and_no_other() {
 
 #[test]
 fn the_help_of_save_strategy_is_about_saving() {
-    let help = Finetune::command().render_long_help().to_string();
+    let help = FinetuneFlags::command().render_long_help().to_string();
     let (_, from) = help.split_once("--save-strategy <").unwrap();
     let (saving, _) = from.split_once("--save-steps <").unwrap();
     assert!(
@@ -98,9 +114,9 @@ fn a_flag_of_another_program_is_refused_with_the_equivalent() {
 
 #[test]
 fn resume_takes_a_folder_or_finds_the_newest() {
-    assert_eq!(parse("--resume").unwrap().training.resume, Some(Resume::Latest));
-    assert_eq!(parse("--resume --seed 1").unwrap().training.resume, Some(Resume::Latest));
-    let named = parse("--resume runs/pokemon/checkpoint-70").unwrap().training.resume;
+    assert_eq!(request("--resume").unwrap().resume, Some(Resume::Latest));
+    assert_eq!(request("--resume --seed 1").unwrap().resume, Some(Resume::Latest));
+    let named = request("--resume runs/pokemon/checkpoint-70").unwrap().resume;
     assert_eq!(named, Some(Resume::From("runs/pokemon/checkpoint-70".into())));
 }
 
@@ -245,4 +261,24 @@ fn every_flag_of_the_engine_reaches_it() {
         (&json["lr_scheduler_kwargs"]["num_cycles"], &json["lr_scheduler_kwargs"]["min_lr_rate"]),
         (&3.into(), &0.1.into())
     );
+}
+
+#[test]
+fn every_argument_that_a_message_may_name_has_a_flag() {
+    use trainer_core::TrainingArguments;
+
+    use crate::engine_words::flag;
+
+    let json = serde_json::to_value(TrainingArguments::default()).unwrap();
+    let command = FinetuneFlags::command();
+    let known: Vec<&str> = command.get_arguments().filter_map(|flag| flag.get_long()).collect();
+    let names = json.as_object().unwrap().iter().flat_map(|(name, value)| match value.as_object() {
+        Some(inner) => inner.keys().map(|key| format!("{name}.{key}")).collect(),
+        None => vec![name.clone()],
+    });
+    // These cannot be set by flags.
+    let fixed = ["adam_beta1", "adam_beta2", "adam_epsilon", "metric_for_best_model"];
+    for name in names.filter(|name| !fixed.contains(&name.as_str())) {
+        assert!(known.contains(&flag(&name).trim_start_matches('-')), "{name}: {}", flag(&name));
+    }
 }

@@ -1,0 +1,209 @@
+use candle_core::{DType, Device, Tensor};
+use caption_model::{
+    CaptionCheckpoint as _, CaptionModel, DecoderInput, GenerationError, LayerMap, Loader, ModelTokens,
+    TextDecoder,
+};
+use train_ops::{DecoderMasks, ForwardContext, KeyLengths, KeyValueCache, LayerBuilder};
+
+use crate::decoder::Decoder;
+use crate::embeddings::Embeddings;
+use crate::question_encoder::QuestionEncoder;
+use crate::questions::{QuestionBatch, QuestionTokens};
+use crate::schema::TEXT;
+use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, VisionEncoder, features};
+
+/// BLIP for questions about pictures, as transformers' `BlipForQuestionAnswering` computes it: a question encoder with
+/// cross-attention to the picture, and an answer decoder with cross-attention to the question's states.
+///
+/// A prompt is a question, and the caption that continues it is the answer. Questions begin with `[ENC]` and answers with
+/// `[DEC]`, in training and in generation, as in BLIP's own code.
+#[derive(Debug)]
+pub struct BlipForQuestionAnswering {
+    config: BlipConfig,
+    device: Device,
+    /// `None` after [`release_image_encoder`](CaptionModel::release_image_encoder).
+    vision: Option<VisionEncoder>,
+    encoder: QuestionEncoder,
+    embeddings: Embeddings,
+    decoder: Decoder,
+}
+
+impl BlipForQuestionAnswering {
+    /// Builds the model of a checkpoint on the CPU in f32; `builder` decides whether layers are frozen, trainable or adapted.
+    ///
+    /// # Errors
+    /// As [`load_with`](Self::load_with).
+    pub fn load(checkpoint: &Checkpoint, builder: &mut dyn LayerBuilder) -> Result<Self> {
+        Self::load_with(checkpoint, builder, &LoadOptions::default())
+    }
+
+    /// As [`load`](Self::load), with options.
+    ///
+    /// # Errors
+    /// If the checkpoint is one for captions, a tensor cannot be read, or the builder refuses a layer.
+    pub fn load_with(
+        checkpoint: &Checkpoint,
+        builder: &mut dyn LayerBuilder,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        checkpoint.expect(BlipTask::Questions)?;
+        let config = checkpoint.config().with_dropout(options.hidden_dropout);
+        let mut loader = Loader::new(checkpoint.tensors(), builder, options);
+        let (words, lm_head) = loader.words_and_head()?;
+        let text = &config.text_config;
+        Ok(Self {
+            vision: Some(VisionEncoder::load(&config.vision_config, &mut loader)?),
+            encoder: QuestionEncoder::load(text, &mut loader)?,
+            embeddings: Embeddings::load(text, &format!("{TEXT}.embeddings"), words, &mut loader)?,
+            decoder: Decoder::load(text, lm_head, &mut loader)?,
+            device: options.device.clone(),
+            config,
+        })
+    }
+
+    /// The configuration, with the dropout that the model was built with.
+    pub fn config(&self) -> &BlipConfig {
+        &self.config
+    }
+
+    /// The states `(batch, tokens, hidden)` of questions `[ENC] question [SEP]` `(batch, tokens)`, which the answer decoder
+    /// attends to. `lengths` are their numbers of tokens without padding; `None` if none is padded.
+    ///
+    /// # Errors
+    /// If shapes do not fit, a token is not in the vocabulary, or a question is longer than the model has positions.
+    pub fn encode_questions(
+        &self,
+        image_features: &Tensor,
+        questions: &Tensor,
+        lengths: Option<&KeyLengths>,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        let (batch, width) = (questions.dim(0)?, self.config.vision_config.hidden_size);
+        features::check("image_features", image_features, Some(batch), width)?;
+        self.encoder.forward(image_features, questions, lengths, ctx)
+    }
+
+    /// The decoder's last hidden states, `(batch, text, hidden)`, for answers `[DEC] answer` `(batch, text)` to questions with
+    /// these states. Padding of answers belongs at the end of a row.
+    ///
+    /// # Errors
+    /// As [`encode_questions`](Self::encode_questions).
+    pub fn hidden_states(
+        &self,
+        question_states: &Tensor,
+        lengths: Option<&KeyLengths>,
+        answers: &Tensor,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        let (batch, width) = (answers.dim(0)?, self.config.text_config.hidden_size);
+        features::check("question_states", question_states, Some(batch), width)?;
+        let masks = DecoderMasks { state_lengths: lengths.cloned(), ..DecoderMasks::causal() };
+        self.decoder.forward(&self.embeddings.forward(answers, ctx)?, question_states, &masks, ctx)
+    }
+
+    /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
+    ///
+    /// # Errors
+    /// If the hidden states have another width.
+    pub fn logits(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        self.decoder.head.logits(hidden_states, ctx)
+    }
+
+    fn question_tokens(&self) -> QuestionTokens {
+        let text = &self.config.text_config;
+        QuestionTokens {
+            question: self.config.question_token(),
+            answer: text.bos_token_id,
+            end: text.sep_token_id,
+        }
+    }
+}
+
+impl CaptionModel for BlipForQuestionAnswering {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn tokens(&self) -> ModelTokens {
+        self.config.tokens()
+    }
+
+    fn image_size(&self) -> usize {
+        self.config.vision_config.image_size
+    }
+
+    fn feature_shape(&self) -> (usize, usize) {
+        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
+    }
+
+    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+        self.config.saved_activations(caption, vision_trains)
+    }
+
+    fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
+        vision.forward(pixel_values, ctx)
+    }
+
+    fn release_image_encoder(&mut self) {
+        self.vision = None;
+    }
+
+    /// Rows of `input_ids` hold a prompt and the caption that continues it, whose labels tell them apart: question and answer.
+    /// Label smoothing is that of [`BlipForConditionalGeneration`](crate::BlipForConditionalGeneration).
+    fn smoothed_loss(
+        &self,
+        image_features: &Tensor,
+        input_ids: &Tensor,
+        labels: &[Vec<i64>],
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
+        let batch = QuestionBatch::new(input_ids, labels, self.question_tokens())?;
+        let QuestionBatch { questions, lengths, answers, labels } = batch;
+        if labels.targets.is_empty() {
+            return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
+        }
+        let lengths = Some(&lengths);
+        let states = self.encode_questions(image_features, &questions, lengths, ctx)?;
+        let hidden_states = self.hidden_states(&states, lengths, &answers, ctx)?;
+        let smoothing = self.config.smoothing(label_smoothing);
+        Ok((self.decoder.head.loss(&hidden_states, &labels, smoothing, ctx)?, labels.targets.len()))
+    }
+
+    fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        self.embeddings.at(input_ids, positions)
+    }
+
+    /// The question's states for each picture. The decoder begins with the start token alone.
+    fn decoder_input<'a>(
+        &self,
+        image_features: &Tensor,
+        prompt: Option<&'a [u32]>,
+    ) -> Result<DecoderInput<'a>> {
+        let prompt = prompt.filter(|prompt| prompt.len() > 1).ok_or(Error::NoQuestion { row: None })?;
+        let (start, got) = (self.config.text_config.bos_token_id, prompt[0]);
+        if got != start {
+            return Err(GenerationError::PromptStart { start, got }.into());
+        }
+        let pictures = image_features.dim(0)?;
+        let question = self.question_tokens().question_of(prompt);
+        let questions = Tensor::new(question, &self.device)?.unsqueeze(0)?.repeat((pictures, 1))?;
+        let ctx = ForwardContext::inference();
+        let states = self.encode_questions(image_features, &questions, None, &ctx)?;
+        Ok(DecoderInput { states, prompt: None, encoded: Some(prompt) })
+    }
+
+    fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
+        features::check("question states", states, None, self.config.text_config.hidden_size)?;
+        self.decoder.caches(states, slots)
+    }
+
+    fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {
+        Ok(Box::new(self.decoder.map_linear(map)?))
+    }
+
+    fn decoder_weights(&self) -> usize {
+        self.config.decoder_weights()
+    }
+}

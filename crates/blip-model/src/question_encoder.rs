@@ -1,0 +1,44 @@
+use candle_core::Tensor;
+use caption_model::Loader;
+use train_ops::{DecoderLayer, DecoderMasks, ForwardContext, KeyLengths};
+
+use crate::embeddings::Embeddings;
+use crate::schema::QUESTION;
+use crate::{Result, TextConfig, layer};
+
+/// BLIP's question encoder: BERT, whose tokens all see each other, with cross-attention to the image.
+#[derive(Debug)]
+pub(crate) struct QuestionEncoder {
+    embeddings: Embeddings,
+    layers: Vec<DecoderLayer>,
+}
+
+impl QuestionEncoder {
+    pub(crate) fn load(config: &TextConfig, loader: &mut Loader<'_>) -> Result<Self> {
+        let path = format!("{QUESTION}.embeddings");
+        let words = loader.word_embedding(&format!("{path}.word_embeddings.weight"))?;
+        Ok(Self {
+            embeddings: Embeddings::load(config, &path, words, loader)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|number| layer::load(config, &format!("{QUESTION}.encoder.layer.{number}"), loader))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// The states `(batch, tokens, hidden)` of questions `(batch, tokens)` about pictures with these features. `lengths` are the
+    /// questions' numbers of tokens; `None` if none is padded.
+    pub(crate) fn forward(
+        &self,
+        image_features: &Tensor,
+        questions: &Tensor,
+        lengths: Option<&KeyLengths>,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        let masks = DecoderMasks { text_lengths: lengths.cloned(), ..DecoderMasks::default() };
+        let mut states = self.embeddings.forward(questions, ctx)?;
+        for layer in &self.layers {
+            states = layer.forward(&states, image_features, &masks, ctx)?;
+        }
+        Ok(states)
+    }
+}

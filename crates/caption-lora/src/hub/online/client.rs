@@ -1,0 +1,171 @@
+use std::{fmt, fs};
+
+use super::{
+    DatasetFiles, Error, Fetched, FetchedDataset, HubConfig, Kind, RepoId, Repository, Result,
+    http::Http,
+    outage::outage,
+    select,
+    snapshot::{Listing, Snapshot},
+};
+
+/// The branch in which the hub keeps a parquet copy of datasets that came in another format.
+const CONVERTED: &str = "refs/convert/parquet";
+
+/// A connection to the hub; offline, to its cache only.
+pub struct Hub {
+    pub(super) config: HubConfig,
+    /// None when offline.
+    pub(super) http: Option<Http>,
+}
+
+impl Hub {
+    /// A hub configured from the environment: see [`HubConfig`].
+    ///
+    /// # Errors
+    /// As [`HubConfig::from_env`].
+    pub fn from_env() -> Result<Self> {
+        Self::new(HubConfig::from_env()?)
+    }
+
+    /// A hub with an explicit configuration. Does not access the network yet.
+    ///
+    /// # Errors
+    /// [`Error::BadEndpoint`].
+    pub fn new(config: HubConfig) -> Result<Self> {
+        let http = if config.offline { None } else { Some(Http::new(&config)?) };
+        Ok(Self { config, http })
+    }
+
+    /// The folder of a checkpoint: config.json, the weights, and those files of the tokenizer, the processor
+    /// and generation that the repository has. Safetensors are preferred to pytorch_model.bin.
+    ///
+    /// If the hub cannot be reached, the files come from the cache, as far as it has them all. A full commit
+    /// hash whose files are cached is looked up without the network.
+    ///
+    /// # Errors
+    /// If the repository can neither be reached nor be found in the cache, or is no checkpoint
+    /// ([`Error::Lacks`], [`Error::IsAdapter`]).
+    pub fn model_dir(&self, id: &RepoId) -> Result<Fetched> {
+        self.folder(&Repository::new(Kind::Model, id), select::model_files)
+    }
+
+    /// The folder of a LoRA adapter: adapter_config.json with adapter_model.safetensors or else adapter_model.bin.
+    ///
+    /// # Errors
+    /// As [`Hub::model_dir`].
+    pub fn adapter_dir(&self, id: &RepoId) -> Result<Fetched> {
+        self.folder(&Repository::new(Kind::Adapter, id), select::adapter_files)
+    }
+
+    /// The train split of a dataset: its parquet files; else the hub's conversion to parquet; else its images
+    /// with their captions.
+    ///
+    /// # Errors
+    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
+    pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
+        self.or_cached(|hub, outage| Ok(FetchedDataset { outage, ..hub.dataset(id)? }))
+    }
+
+    fn dataset(&self, id: &RepoId) -> Result<FetchedDataset> {
+        let main = match self.snapshot(&Repository::new(Kind::Dataset, id)) {
+            // The cache may have only the converted files.
+            Err(error @ Error::NotCached { .. }) => Err(error),
+            main => Ok(main?),
+        };
+        if let Ok(main) = &main
+            && let Some(parquet) = parquet(main)?
+        {
+            return Ok(parquet);
+        }
+        // The hub converts pictures and metadata, but omits captions in other files.
+        let has_other_captions = match &main {
+            Ok(main) => select::has_text_files(&main.listing) || has_json_metadata(main)?,
+            Err(_) => false,
+        };
+        let mut part = None;
+        if id.revision.is_none()
+            && !has_other_captions
+            && let Some(converted) = self.converted(id)?
+        {
+            part = select::converted_part(&converted.listing);
+            if part.is_none()
+                && let Some(parquet) = parquet(&converted)?
+            {
+                return Ok(parquet);
+            }
+        }
+        let main = main?;
+        let names = match (select::image_folder(&main.listing), part) {
+            (Err(Error::Lacks { repo, .. }), Some(part)) => {
+                return Err(Error::PartlyConverted { repo, part, revision: CONVERTED });
+            }
+            (names, _) => names?,
+        };
+        let folder = main.fetch(&names)?;
+        let left_out = select::left_out_by_image_folder(&main.listing, |name| folder.join(name).exists());
+        let is_whole = main.listing.is_whole;
+        let files = DatasetFiles::ImageFolder(folder);
+        Ok(FetchedDataset { files, commit: main.commit, left_out, is_whole, outage: None })
+    }
+
+    /// The hub's parquet conversion of a dataset, if there is one.
+    fn converted(&self, id: &RepoId) -> Result<Option<Snapshot<'_>>> {
+        let converted = RepoId { revision: Some(CONVERTED.into()), ..id.clone() };
+        match self.snapshot(&Repository::new(Kind::Dataset, &converted)) {
+            Err(Error::NotCached { .. }) => Ok(None),
+            Err(Error::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            converted => converted.map(Some),
+        }
+    }
+
+    fn folder(&self, repo: &Repository, choose: impl Fn(&Listing) -> Result<Vec<String>>) -> Result<Fetched> {
+        self.or_cached(|hub, outage| {
+            let snapshot = hub.snapshot(repo)?;
+            let folder = snapshot.fetch(&choose(&snapshot.listing)?)?;
+            Ok(Fetched { folder, commit: snapshot.commit, outage })
+        })
+    }
+
+    /// Looks something up on the hub, or in the cache if the hub cannot be reached. `look_up` gets the reason
+    /// why it could not.
+    fn or_cached<T>(&self, look_up: impl Fn(&Self, Option<String>) -> Result<T>) -> Result<T> {
+        let error = match look_up(self, None) {
+            Err(error) if self.http.is_some() => error,
+            result => return result,
+        };
+        let Some(outage) = outage(&error) else { return Err(error) };
+        let cache = Self { config: self.config.clone(), http: None };
+        look_up(&cache, Some(outage)).map_err(|_| error)
+    }
+}
+
+/// Written by hand because the client holds the token.
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hub").field(&self.config).finish()
+    }
+}
+
+/// The train split's parquet files in a snapshot; `None` if it has no parquet file.
+fn parquet(snapshot: &Snapshot<'_>) -> Result<Option<FetchedDataset>> {
+    let Some(names) = select::parquet_files(&snapshot.listing)? else { return Ok(None) };
+    let folder = snapshot.fetch(&names)?;
+    let mut files: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
+    files.sort();
+    let left_out = select::left_out_by_parquet_files(&snapshot.listing, &names);
+    let (commit, is_whole) = (snapshot.commit.clone(), snapshot.listing.is_whole);
+    let files = DatasetFiles::Parquet(files);
+    Ok(Some(FetchedDataset { files, commit, left_out, is_whole, outage: None }))
+}
+
+/// Whether a file `metadata.json` describes pictures: it holds an array. Other programs keep objects under
+/// that name.
+fn has_json_metadata(main: &Snapshot<'_>) -> Result<bool> {
+    let names = select::json_metadata(&main.listing);
+    let folder = main.get(&names)?;
+    let is_array = |name: &String| {
+        let bytes = fs::read(folder.join(name)).unwrap_or_default();
+        bytes.iter().find(|byte| byte.is_ascii_graphic()) == Some(&b'[')
+    };
+    Ok(names.iter().any(is_array))
+}

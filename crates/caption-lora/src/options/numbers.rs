@@ -1,0 +1,35 @@
+//! Numbers as text, with their bounds. The errors say what is expected.
+
+/// A share from 0 to 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    bounded(text, "between 0 and 1", |x| (0.0..=1.0).contains(&x))
+}
+
+/// A whole number of at least 1.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("must be a whole number of at least 1".into()),
+    }
+}
+
+/// A finite number for which `holds` is true; `bounds` says so in words.
+pub(crate) fn bounded(text: &str, bounds: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
+    let x: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if x.is_finite() && holds(x) { Ok(x) } else { Err(format!("{text} must be {bounds}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_their_bounds_and_are_finite() {
+        for text in ["inf", "NaN", "1e999", "", "five"] {
+            assert!(bounded(text, "finite", |_| true).is_err(), "{text}");
+        }
+        assert!(share("1").is_ok() && share("1.01").is_err());
+        assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err() && count("7") == Ok(7));
+    }
+}

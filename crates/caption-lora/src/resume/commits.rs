@@ -1,0 +1,38 @@
+//! The commits of the hub that a resumed run began with.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+
+use crate::finetune::Request;
+use crate::hub::{Location, RepoId};
+use crate::run_folder::SavedOptions;
+use crate::terminal::one_line;
+
+/// Adds to an error the flags that name the model and the dataset of the resumed run at their commits, where
+/// the request names others.
+pub fn with_commits(error: anyhow::Error, request: &Request) -> anyhow::Error {
+    let Some(resumed) = &request.resumed else { return error };
+    let data = &request.options.data;
+    let other = |(flag, location): (&str, &Location)| {
+        let id = began_with(flag, &resumed.options).map(Location::Hub)?;
+        (*location != id).then(|| format!("--{flag} {id}"))
+    };
+    let flags: Vec<String> =
+        [("dataset", &data.dataset), ("model", &data.model)].into_iter().filter_map(other).collect();
+    if flags.is_empty() {
+        return error;
+    }
+    anyhow!("{}; the run began with {}", one_line(&error), flags.join(" and "))
+}
+
+/// The repository of the hub that the run began with, at its commit.
+pub(crate) fn began_with(flag: &str, options: &SavedOptions) -> Option<RepoId> {
+    // By the flag's value, which a folder of the same name may hide by now.
+    let id = Location::Local(PathBuf::from(options.flags.value(flag)?)).hidden_id()?;
+    let commit = match flag {
+        "model" => options.model_commit(&id.name),
+        _ => options.commits.as_ref()?.dataset.clone(),
+    };
+    Some(RepoId { name: id.name, revision: Some(commit?) })
+}

@@ -1,0 +1,84 @@
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::ForwardContext;
+
+/// A value that several layers share, and that may be replaced at any time: all layers of a pass see the same one.
+///
+/// ```
+/// use train_ops::{ForwardContext, Shared};
+///
+/// let weights = Shared::new("old");
+/// let pass = ForwardContext::inference();
+/// assert_eq!(*weights.in_pass(&pass), "old");
+/// weights.replace("new");
+/// assert_eq!(*weights.in_pass(&pass), "old");
+/// assert_eq!(*weights.in_pass(&ForwardContext::inference()), "new");
+/// ```
+#[derive(Debug)]
+pub struct Shared<T> {
+    id: u64,
+    current: RwLock<Arc<T>>,
+}
+
+impl<T: Send + Sync + 'static> Shared<T> {
+    /// Shares `value`.
+    pub fn new(value: T) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), current: RwLock::new(Arc::new(value)) }
+    }
+
+    /// The value as it is now.
+    pub fn get(&self) -> Arc<T> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The value that the pass `ctx` sees: the current one when the pass asks for the first time, and the same from then on.
+    pub fn in_pass(&self, ctx: &ForwardContext) -> Arc<T> {
+        ctx.held.value(self.id, || self.get())
+    }
+
+    /// Replaces the value. Passes that have seen the old one keep it.
+    pub fn replace(&self, value: T) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+    }
+
+    /// Replaces the value by the result of `change`, which no other change can come between. If it fails, the value stays.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn update<E>(&self, change: impl FnOnce(&T) -> Result<T, E>) -> Result<(), E> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(change(&current)?);
+        Ok(())
+    }
+}
+
+/// The shared values that a pass has seen, by the ids of their [`Shared`]. Clones are the same list.
+#[derive(Clone, Default)]
+pub(crate) struct Held(Arc<Mutex<Vec<(u64, AnyValue)>>>);
+
+type AnyValue = Arc<dyn Any + Send + Sync>;
+
+impl Held {
+    fn value<T: Send + Sync + 'static>(&self, id: u64, current: impl FnOnce() -> Arc<T>) -> Arc<T> {
+        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = values.iter().find(|(other, _)| *other == id).map(|(_, value)| value.clone());
+        // An id belongs to one type.
+        if let Some(value) = known.and_then(|value| value.downcast().ok()) {
+            return value;
+        }
+        let value = current();
+        values.push((id, value.clone()));
+        value
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        f.debug_list().entries(values.iter().map(|(id, _)| id)).finish()
+    }
+}

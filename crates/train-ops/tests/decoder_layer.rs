@@ -1,0 +1,229 @@
+//! A layer with cross-attention as one operation against the same layer composed of smaller ones, whose own gradients are checked
+//! against finite differences.
+
+// Helpers of tests may panic.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use train_ops::{
+    Activation, AdaptedLinear, CrossAttention, DecoderLayer, DecoderMasks, Dropout, ForwardContext,
+    FrozenLinear, KeyLengths, LayerNorm, LinearLayer, LoraWeights, Result, TransformerLayer, lora_linear,
+    sample_key,
+};
+
+const WIDTH: usize = 24;
+const STATE_WIDTH: usize = 20;
+const INNER: usize = 40;
+const TOKENS: usize = 7;
+const STATES: usize = 11;
+
+fn values(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
+    let shape = shape.into();
+    let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+    Tensor::from_vec((0..shape.elem_count() as u64).map(value).collect::<Vec<_>>(), shape, &Device::Cpu)
+        .unwrap()
+}
+
+fn var(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
+    Var::from_tensor(&values(seed, shape)).unwrap().into_inner()
+}
+
+/// A frozen layer with an adapter, which may keep to itself that it is one.
+#[derive(Clone, Debug)]
+struct Adapted {
+    base: FrozenLinear,
+    a: Var,
+    b: Var,
+    dropout: Dropout,
+    known: bool,
+}
+
+impl Adapted {
+    fn layer(seed: u64, n_in: usize, n_out: usize, known: bool) -> Arc<dyn LinearLayer> {
+        let path = format!("layer{seed}");
+        let scale = 1.0 / (n_in as f64).sqrt();
+        let weight = (values(seed, (n_out, n_in)) * scale).unwrap();
+        Arc::new(Self {
+            base: FrozenLinear::new(&path, weight, Some(values(seed + 100, n_out))).unwrap(),
+            a: Var::from_tensor(&(values(seed + 200, (2, n_in)) * scale).unwrap()).unwrap(),
+            b: Var::from_tensor(&values(seed + 300, (n_out, 2))).unwrap(),
+            dropout: Dropout::new(&path, 0.2).unwrap(),
+            known,
+        })
+    }
+
+    fn lora(&self) -> LoraWeights<'_> {
+        LoraWeights { a: self.a.as_tensor(), b: self.b.as_tensor(), scale: 0.7, dropout: &self.dropout }
+    }
+}
+
+impl LinearLayer for Adapted {
+    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        lora_linear(xs, &self.base, self.lora(), ctx)
+    }
+
+    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
+        self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
+    }
+
+    fn parameters(&self) -> Vec<Tensor> {
+        vec![self.a.as_tensor().clone(), self.b.as_tensor().clone()]
+    }
+
+    fn in_features(&self) -> usize {
+        self.base.in_features()
+    }
+
+    fn out_features(&self) -> usize {
+        self.base.out_features()
+    }
+}
+
+/// The layer as one operation, or composed.
+fn layer(one_operation: bool) -> DecoderLayer {
+    let linear = |seed, n_in, n_out| Adapted::layer(seed, n_in, n_out, one_operation);
+    let norm = |seed| {
+        let weight = (values(seed, WIDTH) + 1.5).unwrap();
+        LayerNorm::new("norm", weight, values(seed + 1, WIDTH), 1e-5).unwrap()
+    };
+    let dropout = |path| Dropout::new(path, 0.15).unwrap();
+    DecoderLayer {
+        layer: TransformerLayer {
+            heads: 3,
+            norm_first: false,
+            query: linear(1, WIDTH, WIDTH),
+            key: linear(2, WIDTH, WIDTH),
+            value: linear(3, WIDTH, WIDTH),
+            attention_dropout: dropout("probabilities"),
+            attention_output: linear(4, WIDTH, WIDTH),
+            attention_output_dropout: dropout("attention"),
+            attention_norm: norm(50),
+            intermediate: linear(5, WIDTH, INNER),
+            activation: Activation::Gelu,
+            output: linear(6, INNER, WIDTH),
+            output_dropout: dropout("output"),
+            output_norm: norm(60),
+            recompute: false,
+        },
+        cross: CrossAttention {
+            query: linear(7, WIDTH, WIDTH),
+            key: linear(8, STATE_WIDTH, WIDTH),
+            value: linear(9, STATE_WIDTH, WIDTH),
+            dropout: dropout("cross.probabilities"),
+            output: linear(10, WIDTH, WIDTH),
+            output_dropout: dropout("cross.output"),
+            norm: norm(70),
+        },
+    }
+}
+
+fn all(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The result, the gradients of text and states where they are tracked, and those of all adapters in order.
+fn run(layer: &DecoderLayer, text: &Tensor, states: &Tensor, masks: &DecoderMasks) -> Vec<Vec<f32>> {
+    let ctx = ForwardContext::training([sample_key(1, 0, 0), sample_key(1, 0, 1)]);
+    let ys = layer.forward(text, states, masks, &ctx).unwrap();
+    let gradients = (&ys * values(9, ys.shape())).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut found = vec![all(&ys)];
+    found.extend([text, states].into_iter().filter_map(|input| gradients.get(input)).map(all));
+    found.extend(layer.parameters().iter().map(|parameter| all(gradients.get(parameter).unwrap())));
+    found
+}
+
+/// Causal and bidirectional, without padding and with it.
+fn masks() -> [DecoderMasks; 3] {
+    let padded = DecoderMasks {
+        causal: false,
+        text_lengths: Some(KeyLengths::new([TOKENS, 4])),
+        state_lengths: Some(KeyLengths::new([5, STATES])),
+    };
+    [DecoderMasks::causal(), DecoderMasks::default(), padded]
+}
+
+fn inputs() -> [Tensor; 2] {
+    [var(7, (2, TOKENS, WIDTH)), var(8, (2, STATES, STATE_WIDTH))]
+}
+
+/// Sums of up to 40 products of numbers near 1, and norms of them, in another order: a few roundings of the largest value.
+fn assert_close(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
+    assert_eq!(got.len(), expected.len(), "{name}");
+    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        assert!(largest > 0.0, "{name}: tensor {index} is zero");
+        for (got, expected) in got.iter().zip(expected) {
+            assert!(
+                (got - expected).abs() <= 5e-6 * largest,
+                "{name}, tensor {index}: {got}, not {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_operation_agrees_with_the_composition_in_value_and_all_gradients() {
+    let [text, states] = inputs();
+    for masks in masks() {
+        let expected = run(&layer(false), &text, &states, &masks);
+        let got = run(&layer(true), &text, &states, &masks);
+        assert_eq!(got.len(), 3 + 20);
+        assert_close(&format!("{masks:?}"), &got, &expected);
+    }
+}
+
+#[test]
+fn frozen_inputs_get_no_gradient_and_the_adapters_get_theirs() {
+    let ([text, states], layer) = (inputs(), layer(true));
+    for masks in masks() {
+        let mut of_tracked = run(&layer, &text, &states, &masks);
+        of_tracked.drain(1..3);
+        assert_eq!(run(&layer, &text.detach(), &states.detach(), &masks), of_tracked, "{masks:?}");
+    }
+}
+
+#[test]
+fn what_is_computed_again_has_the_same_bits() {
+    let [text, states] = inputs();
+    for one_operation in [false, true] {
+        let layer = layer(one_operation);
+        let mut again = layer.clone();
+        again.layer.recompute = true;
+        for masks in masks() {
+            for states in [&states, &states.detach()] {
+                let expected = run(&layer, &text, states, &masks);
+                assert_eq!(run(&again, &text, states, &masks), expected, "{one_operation} {masks:?}");
+            }
+        }
+    }
+}
+
+/// Padding has no effect on real tokens: a sample in a padded batch gives the bits that it gives alone.
+#[test]
+fn padding_is_never_seen() {
+    let ([text, states], ctx) = (inputs(), ForwardContext::inference());
+    for one_operation in [false, true] {
+        let layer = layer(one_operation);
+        let [_, alone, padded] = masks();
+        let batch = layer.forward(&text, &states, &padded, &ctx).unwrap();
+        let real = |tensor: &Tensor, sample: usize, tokens: usize| {
+            tensor.narrow(0, sample, 1).unwrap().narrow(1, 0, tokens).unwrap().contiguous().unwrap()
+        };
+        for (sample, [tokens, count]) in [[TOKENS, 5], [4, STATES]].into_iter().enumerate() {
+            let (text, states) = (real(&text, sample, tokens), real(&states, sample, count));
+            let expected = layer.forward(&text, &states, &alone, &ctx).unwrap();
+            assert_eq!(all(&real(&batch, sample, tokens)), all(&expected), "sample {sample}");
+        }
+    }
+}
+
+#[test]
+fn norms_that_come_first_are_refused() {
+    let ([text, states], mut layer) = (inputs(), layer(true));
+    layer.layer.norm_first = true;
+    let ctx = ForwardContext::inference();
+    let error = layer.forward(&text, &states, &DecoderMasks::causal(), &ctx).unwrap_err().to_string();
+    assert!(error.contains("norm_first"), "{error}");
+}
