@@ -5,7 +5,7 @@
 //! that is frozen ever gets a gradient.
 //!
 //! On the CPU in f32 they run on [`cpu_kernels`]. On NVIDIA GPUs in f32 and bf16, dropout, attention, layer norm, activations and
-//! cross entropy run on the kernels of `cuda-kernels`, with the feature of that name. On other devices and in other types all are composed of
+//! cross entropy run on the kernels of `cuda-kernels`, with the feature `fused-cuda`. On other devices and in other types all are composed of
 //! candle's operations, with the same backward passes.
 //!
 //! The crate also has the traits that connect the other crates:
@@ -33,7 +33,7 @@ mod attention;
 mod builder;
 mod convolution;
 mod cross_entropy;
-#[cfg_attr(not(feature = "cuda-kernels"), path = "no_cuda.rs")]
+#[cfg_attr(not(feature = "fused-cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod decoding;
 mod dropout;

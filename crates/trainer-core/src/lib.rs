@@ -76,7 +76,7 @@ mod arguments;
 mod audit;
 mod best;
 mod checkpoint;
-#[cfg_attr(not(feature = "cuda-kernels"), path = "no_cuda.rs")]
+#[cfg_attr(not(feature = "fused-cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod data;
 mod early_stopping;
