@@ -82,7 +82,7 @@ pub fn merge(checkpoint: &dyn CaptionCheckpoint, adapter: &Path, dtype: Option<D
         );
     }
     let mut merged = adapter.merged_weights().collect::<peft_lora::Result<BTreeMap<_, _>>>()?;
-    let layers = merged.len();
+    let layers = adapter.layers().count();
     let mut tensors = BTreeMap::new();
     for (name, stored) in tensors_of.dtypes()? {
         let tensor = match merged.remove(&name) {

@@ -2,27 +2,36 @@
 //! the same run.
 
 use std::fs;
+use std::path::Path;
 
 use crate::common::programs::{example, json, json_lines, resume, run};
 use crate::common::tiny::{Tiny, tensors};
 
 const FLAGS: &str = "--max-steps 4 --learning-rate 0.02 --lora-r 2 --save-strategy steps --save-steps 2";
 
-/// Trains with the flags and checks that the saved adapter captions as the run did. Returns the names of its tensors.
+/// Trains with the flags and checks that the saved adapter captions as the run did, merged too. Returns the names of its tensors.
 fn trained(tiny: &Tiny, flags: &str) -> Vec<String> {
     let stdout = run(&mut tiny.finetune("out", &format!("{FLAGS} {flags}"))).stdout();
     assert!(stdout.contains("adapter/"), "{stdout}");
     let metrics = json(&tiny.path("out/metrics.json"));
     assert_ne!(metrics["base"], metrics["adapter"], "{flags}");
     let lines = json_lines(&fs::read_to_string(tiny.path("out/captions.jsonl")).unwrap());
-    for line in &lines {
-        let mut caption = example("caption");
-        caption.args(["--threads", "1", "--json", "--model"]).arg(&tiny.checkpoint);
-        caption.arg("--adapter").arg(tiny.path("out/adapter"));
-        caption.arg("--dataset").arg(&tiny.dataset).args(["--rows", &line["row"].to_string()]);
-        let said = json_lines(&run(&mut caption).stdout());
-        assert_eq!(said[0]["text"], line["adapter"], "{flags}");
-    }
+    let adapter = tiny.path("out/adapter");
+    let captions = |model: &Path, adapter: Option<&Path>| {
+        for line in &lines {
+            let mut caption = example("caption");
+            caption.args(["--threads", "1", "--json", "--model"]).arg(model);
+            adapter.map(|adapter| caption.arg("--adapter").arg(adapter));
+            caption.arg("--dataset").arg(&tiny.dataset).args(["--rows", &line["row"].to_string()]);
+            let said = json_lines(&run(&mut caption).stdout());
+            assert_eq!(said[0]["text"], line["adapter"], "{flags}");
+        }
+    };
+    captions(&tiny.checkpoint, Some(&adapter));
+    let mut merge = example("merge_adapter");
+    merge.arg("--model").arg(&tiny.checkpoint).arg("--adapter").arg(&adapter);
+    run(merge.arg("--output-dir").arg(tiny.path("merged"))).stdout();
+    captions(&tiny.path("merged"), None);
     tensors(&tiny.path("out/adapter/adapter_model.safetensors")).into_keys().collect()
 }
 
@@ -63,11 +72,11 @@ fn pissa_and_olora_are_saved_as_lora_of_twice_the_rank_for_the_original_weights(
 #[test]
 fn biases_and_whole_modules_are_trained_and_saved_with_the_adapter() {
     let tiny = Tiny::new();
-    let flags = "--bias lora_only --modules-to-save output --use-rslora";
+    let flags = "--bias lora_only --modules-to-save attention.output.LayerNorm --use-rslora";
     let names = trained(&tiny, flags);
     let ends = |end: &str| names.iter().filter(|name| name.ends_with(end)).count();
-    // Query, key, value and three times dense; the output layer's weight and bias.
-    assert_eq!((ends(".bias"), ends("output.weight")), (6 + 1, 1), "{names:?}");
+    // Query, key, value and three times dense; the norm's weight and bias.
+    assert_eq!((ends(".bias"), ends("LayerNorm.weight")), (6 + 1, 1), "{names:?}");
     is_resumed_exactly(&tiny, flags);
     assert!(trained(&Tiny::new(), "--lora-bias").iter().any(|name| name.ends_with("lora_B.bias")));
 }
@@ -89,6 +98,7 @@ fn options_that_contradict_each_other_are_refused() {
     }
     trained(&tiny, "--use-dora");
     let adapter = tiny.path("out/adapter");
-    let said = refusal(&format!("--init-adapter {} --bias lora_only", adapter.display()), 1);
+    let flags = format!("--init-adapter {} --bias lora_only", adapter.display());
+    let said = run(&mut tiny.finetune("other", &flags)).refusal(1);
     assert!(said.contains("--bias disagrees with the adapter"), "{said}");
 }
