@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Report, Run};
 use crate::terminal::say;
 
-/// The files that [`write`] writes: none.
+/// The files that [`write()`] writes: none.
 pub const FILES: &[&str] = &[];
 
 /// Says that this build writes no report.

@@ -21,7 +21,7 @@ use crate::files;
 pub use compare::compare_html;
 pub use strip::strip_svg;
 
-/// The files that [`write`] writes into a run's folder.
+/// The files that [`write()`] writes into a run's folder.
 pub const FILES: &[&str] = &["loss.svg", "report.html", "captions.svg"];
 
 /// Test pictures in `captions.svg`.
