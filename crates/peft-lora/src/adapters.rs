@@ -11,7 +11,7 @@ use crate::{Adapter, BASE_ADAPTER, Error, LoraConfig, Result};
 /// All adapters of a model, by name. One of them or several are active, and the layers compute with these.
 ///
 /// Made from any of them by [`Adapter::adapters`]. Every change takes effect for all layers at once: a pass
-/// ([`ForwardContext`](train_ops::ForwardContext)) that has begun goes on with the adapters that it began with.
+/// ([`ForwardContext`](train_ops::ForwardContext)) that has begun keeps the adapters that it began with.
 ///
 /// ```no_run
 /// # fn example(adapter: peft_lora::Adapter) -> peft_lora::Result<()> {

@@ -10,7 +10,7 @@ use crate::{Adapter, Adapters, Error, Result};
 impl Adapters {
     /// Merges the active adapters into the weights of their layers, so that inference costs no more than with the base model.
     ///
-    /// Embeddings and convolutions go on computing their updates.
+    /// Embeddings and convolutions still compute their updates.
     ///
     /// The sums are computed in f32 and stored in the base's type. The original weights are kept, so that
     /// [`unmerge`](Self::unmerge) is exact; this takes the memory of the merged weights once more. All sums
