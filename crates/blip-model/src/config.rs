@@ -35,7 +35,7 @@ impl Default for BlipConfig {
     }
 }
 
-/// What a BLIP model was trained to do, and so its parts.
+/// The task of a BLIP checkpoint, which decides the parts of its model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlipTask {
     /// Captions: [`BlipForConditionalGeneration`](crate::BlipForConditionalGeneration).

@@ -1,4 +1,4 @@
-//! What a model costs, estimated from its configuration.
+//! Estimates of a model's costs, from its configuration.
 
 use crate::{BlipConfig, BlipTask};
 

@@ -7,10 +7,10 @@ use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
 
 use crate::{Decoding, Draft, Error, LayerMap, Result, TextDecoder};
 
-/// What a decoder starts from.
+/// The input of decoding.
 #[derive(Clone, Debug)]
 pub struct DecoderInput<'a> {
-    /// What [`caches`](CaptionModel::caches) computes keys and values of, `(pictures, tokens, width)`.
+    /// The states whose keys and values [`caches`](CaptionModel::caches) computes, `(pictures, tokens, width)`.
     pub states: Tensor,
     /// The text that the decoder continues; `None` is the start token alone.
     pub prompt: Option<&'a [u32]>,

@@ -48,11 +48,11 @@ pub struct AttentionSizes {
 /// Elements from one token to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionStrides {
-    /// Of the queries and their gradient.
+    /// For the queries and their gradient.
     pub query: usize,
-    /// Of the keys and their gradient.
+    /// For the keys and their gradient.
     pub key: usize,
-    /// Of the values and their gradient.
+    /// For the values and their gradient.
     pub value: usize,
 }
 

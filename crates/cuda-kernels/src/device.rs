@@ -21,7 +21,7 @@ pub struct Kernels {
 
 /// Tensor cores for bf16 came with compute capability 8.0.
 const OLDEST: i32 = 8;
-/// What a block has without asking.
+/// Dynamic shared memory that every block may use; more needs an attribute of the function.
 const SHARED_BYTES: u32 = 48 * 1024;
 /// Words of the longest argument of a kernel.
 const WORDS: usize = 32;

@@ -7,7 +7,7 @@ pub enum Error {
     Size {
         /// The kernel.
         kernel: &'static str,
-        /// What is counted.
+        /// The quantity.
         what: &'static str,
         /// The largest number that is supported.
         most: usize,
@@ -19,9 +19,9 @@ pub enum Error {
     Mismatch {
         /// The kernel.
         kernel: &'static str,
-        /// What it needs.
+        /// The value that is needed.
         expected: String,
-        /// What it got.
+        /// The value that was given.
         got: String,
     },
 }

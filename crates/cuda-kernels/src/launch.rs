@@ -1,4 +1,4 @@
-//! What a driver needs to run a kernel.
+//! The description of a launch: function, grid, block, shared memory and argument.
 
 use crate::{Error, Mask, Result};
 

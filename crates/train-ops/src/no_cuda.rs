@@ -1,4 +1,4 @@
-//! What `cuda` has where there is no CUDA: nothing serves any tensor.
+//! Stand-ins for the module `cuda` without the feature `fused-cuda`: no kernel serves any tensor.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use cpu_kernels::DropoutMask;

@@ -1,4 +1,4 @@
-//! What `cuda` has where there is no CUDA: nothing serves any tensors.
+//! Stand-ins for the module `cuda` without the feature `fused-cuda`: no kernel serves any tensor.
 
 use candle_core::{Result, Tensor};
 

@@ -72,10 +72,9 @@ mod tests {
         assert!(!flags.arguments().contains(&"--seed=42".into()));
     }
 
-    /// A run that a program begins can be continued from the command line.
-    #[test]
-    fn the_flags_of_options_parse_to_the_same_options() {
-        let everything = Finetune {
+    /// Options that all differ from the recipe.
+    fn everything() -> Finetune {
+        Finetune {
             data: DataOptions {
                 model: "a/b@main".parse().unwrap(),
                 dataset: "src/cli".parse().unwrap(),
@@ -157,12 +156,17 @@ mod tests {
                 feature_cache_dtype: Some(FeatureDtype::F32),
                 no_feature_cache: false,
             },
-        };
+        }
+    }
+
+    /// A run that a program begins can be continued from the command line.
+    #[test]
+    fn the_flags_of_options_parse_to_the_same_options() {
         let no_cache = Finetune {
             hardware: Hardware { no_feature_cache: true, ..Hardware::default() },
             ..Finetune::default()
         };
-        for options in [Finetune::default(), everything, no_cache] {
+        for options in [Finetune::default(), everything(), no_cache] {
             let flags = Flags::from(&options);
             for arguments in [flags.arguments(), flags.given_arguments()] {
                 let line = std::iter::once("pokemon_finetune".into()).chain(arguments);

@@ -16,7 +16,7 @@ pub struct SweepRun {
     pub name: String,
     /// Its output folder, which the request names too.
     pub folder: PathBuf,
-    /// What is left of it; `None` if it is finished.
+    /// The run to begin or to continue; `None` if it is finished.
     pub request: Option<Request>,
 }
 
