@@ -112,15 +112,15 @@ impl Optimizer for AdamW {
 impl AdamW {
     /// Updates the parameters of these names: on a GPU in one launch if it has kernels, else one after the other.
     fn apply(&mut self, updates: &[(&str, &Var, &Tensor, Update)]) -> Result<()> {
-        let moments = |name: &str| self.moments.get(name);
-        let updated: Vec<_> = updates
-            .iter()
-            .filter_map(|(name, parameter, gradient, update)| {
-                moments(name).map(|moments| update.on_device(parameter, moments, gradient))
-            })
-            .collect();
-        if cuda::adamw(&updated, [self.beta1, self.beta2], self.epsilon)?.is_some() {
-            return Ok(());
+        if updates.iter().any(|(_, parameter, ..)| !parameter.device().is_cpu()) {
+            let updated = updates.iter().filter_map(|(name, parameter, gradient, update)| {
+                let moments = self.moments.get(*name)?;
+                Some(update.on_device(parameter, moments, gradient))
+            });
+            let updated: Vec<_> = updated.collect();
+            if cuda::adamw(&updated, [self.beta1, self.beta2], self.epsilon)?.is_some() {
+                return Ok(());
+            }
         }
         for (name, parameter, gradient, update) in updates {
             let Some(moments) = self.moments.get_mut(*name) else { continue };
