@@ -3,7 +3,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use caption_model::{Loader, PatchEmbedding};
 use train_ops::{
-    Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, fused_attention, recompute,
+    Activation, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
+    TransformerLayer, fused_attention, recompute,
 };
 
 use crate::schema::VISION;
@@ -55,6 +56,8 @@ impl VisionEncoder {
 /// A pre-norm layer with one projection for queries, keys and values.
 #[derive(Clone, Debug)]
 struct EncoderLayer {
+    /// The same layer with the parts of the frozen `qkv` as query, key and value: one operation of the graph.
+    whole: Option<(FrozenLinear, TransformerLayer)>,
     heads: usize,
     attention_norm: LayerNorm,
     qkv: Arc<dyn LinearLayer>,
@@ -69,7 +72,8 @@ struct EncoderLayer {
 
 impl EncoderLayer {
     fn load(config: &VisionConfig, path: &str, loader: &mut Loader<'_>) -> Result<Self> {
-        Ok(Self {
+        let mut layer = Self {
+            whole: None,
             heads: config.num_attention_heads,
             attention_norm: loader.layer_norm(&format!("{path}.layer_norm1"), config.layer_norm_eps)?,
             qkv: loader.linear(&format!("{path}.self_attn.qkv"))?,
@@ -80,10 +84,53 @@ impl EncoderLayer {
             activation: config.hidden_act,
             fc2: loader.linear(&format!("{path}.mlp.fc2"))?,
             recompute: loader.gradient_checkpointing(),
-        })
+        };
+        layer.whole = layer.in_parts()?;
+        Ok(layer)
+    }
+
+    /// The frozen `qkv`, and the layer with its parts; `None` if it has none.
+    fn in_parts(&self) -> Result<Option<(FrozenLinear, TransformerLayer)>> {
+        let Some(qkv) = self.qkv.frozen() else { return Ok(None) };
+        let width = qkv.in_features();
+        if qkv.out_features() != 3 * width {
+            return Ok(None);
+        }
+        let part = |number: usize| qkv.outputs(number * width..(number + 1) * width);
+        let (Some(query), Some(key), Some(value)) = (part(0)?, part(1)?, part(2)?) else { return Ok(None) };
+        let none = Dropout::new("", 0.0)?;
+        let layer = TransformerLayer {
+            heads: self.heads,
+            norm_first: true,
+            query: Arc::new(query),
+            key: Arc::new(key),
+            value: Arc::new(value),
+            attention_dropout: self.attention_dropout.clone(),
+            attention_output: self.projection.clone(),
+            attention_output_dropout: none.clone(),
+            attention_norm: self.attention_norm.clone(),
+            intermediate: self.fc1.clone(),
+            activation: self.activation,
+            output: self.fc2.clone(),
+            output_dropout: none,
+            output_norm: self.mlp_norm.clone(),
+            recompute: self.recompute,
+        };
+        Ok(Some((qkv, layer)))
+    }
+
+    /// [`whole`](Self::whole), if `qkv` is frozen in this pass, without an adapter, and the layer that it was.
+    fn whole(&self, ctx: &ForwardContext) -> Result<Option<&TransformerLayer>> {
+        let (Some((frozen, whole)), Some(qkv)) = (&self.whole, self.qkv.adapted(ctx)?) else {
+            return Ok(None);
+        };
+        Ok((!qkv.has_adapter() && qkv.base().shares_weight(frozen)).then_some(whole))
     }
 
     fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        if let Some(whole) = self.whole(ctx)? {
+            return Ok(whole.forward(xs, AttentionMask::Full, ctx)?);
+        }
         if !self.recompute || !ctx.is_training() {
             return Ok(self.run(xs, ctx)?);
         }
@@ -104,5 +151,76 @@ impl EncoderLayer {
         let norms = [&self.attention_norm, &self.mlp_norm];
         let linear = linear.into_iter().flat_map(|layer| layer.parameters());
         linear.chain(norms.into_iter().flat_map(LayerNorm::parameters)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+
+    fn waves(shape: &[usize], frequency: f64) -> Tensor {
+        let count = shape.iter().product::<usize>() as f32;
+        let places = Tensor::arange(0f32, count, &Device::Cpu).unwrap();
+        (places.affine(frequency, 0.3).unwrap().sin().unwrap() * 0.2).unwrap().reshape(shape).unwrap()
+    }
+
+    fn linear(path: &str, inputs: usize, outputs: usize) -> Arc<dyn LinearLayer> {
+        let (weight, bias) = (waves(&[outputs, inputs], 7.3), waves(&[outputs], 1.7));
+        Arc::new(FrozenLinear::new(path, weight, Some(bias)).unwrap())
+    }
+
+    fn layer(width: usize) -> EncoderLayer {
+        let norm = || {
+            let one = Tensor::ones(width, DType::F32, &Device::Cpu).unwrap();
+            LayerNorm::new("norm", (one + waves(&[width], 0.9)).unwrap(), waves(&[width], 2.9), 1e-5).unwrap()
+        };
+        let mut layer = EncoderLayer {
+            whole: None,
+            heads: 4,
+            attention_norm: norm(),
+            qkv: linear("qkv", width, 3 * width),
+            attention_dropout: Dropout::new("dropout", 0.1).unwrap(),
+            projection: linear("projection", width, width),
+            mlp_norm: norm(),
+            fc1: linear("fc1", width, 2 * width),
+            activation: Activation::Gelu,
+            fc2: linear("fc2", 2 * width, width),
+            recompute: false,
+        };
+        layer.whole = layer.in_parts().unwrap();
+        layer
+    }
+
+    fn largest(tensor: &Tensor) -> f32 {
+        tensor.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    /// With dropout, whose mask is the same either way.
+    #[test]
+    fn a_layer_with_a_frozen_qkv_is_one_operation_with_the_same_result_and_gradient() {
+        let layer = layer(96);
+        let xs = Var::from_tensor(&waves(&[2, 5, 96], 3.1)).unwrap();
+        let ctx = ForwardContext::training([3, 4]);
+        let whole = layer.whole(&ctx).unwrap().expect("parts of 96 outputs");
+        let results = [whole.forward(&xs, AttentionMask::Full, &ctx), layer.run(&xs, &ctx)];
+        let [(ys, gradient), (expected_ys, expected_gradient)] = results.map(|ys| {
+            let ys = ys.unwrap();
+            let gradients = (&ys * waves(&[2, 5, 96], 5.7)).unwrap().sum_all().unwrap().backward().unwrap();
+            (ys, gradients.get(&xs).unwrap().clone())
+        });
+        assert!(largest(&(&ys - &expected_ys).unwrap()) < 1e-5 * largest(&expected_ys));
+        let error = largest(&(gradient - &expected_gradient).unwrap());
+        assert!(error < 1e-5 * largest(&expected_gradient), "{error:e}");
+    }
+
+    #[test]
+    fn another_weight_of_qkv_is_used_in_place_of_the_parts() {
+        let mut layer = layer(96);
+        layer.qkv = linear("other", 96, 288);
+        assert!(layer.whole(&ForwardContext::inference()).unwrap().is_none());
     }
 }

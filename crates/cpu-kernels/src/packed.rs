@@ -1,3 +1,6 @@
+use std::ops::Range;
+use std::sync::Arc;
+
 use half::bf16;
 use rayon::prelude::*;
 
@@ -27,7 +30,9 @@ pub struct PackedMatrix {
     pub(crate) precision: Precision,
     pub(crate) k: usize,
     pub(crate) n: usize,
-    pub(crate) data: Aligned,
+    pub(crate) data: Arc<Aligned>,
+    /// The word of `data` at which the matrix begins.
+    pub(crate) first: usize,
     /// One for each column of [`Precision::Int8`], else empty.
     pub(crate) scales: Vec<f32>,
 }
@@ -66,7 +71,7 @@ impl PackedMatrix {
                 }
             }
         });
-        Self { isa, precision, k, n, data, scales: Vec::new() }
+        Self::of_words(isa, precision, (k, n), data)
     }
 
     /// Packs `scale * b` in f32, for `b` `(k, n)` stored row by row.
@@ -84,7 +89,7 @@ impl PackedMatrix {
                 scale_to(isa, &row[first..first + columns], scale, to);
             }
         }
-        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+        Self::of_words(isa, Precision::F32, (k, n), data)
     }
 
     /// Packs `scale * bᵀ` in f32, for `b` `(n, k)` stored row by row.
@@ -107,7 +112,28 @@ impl PackedMatrix {
                 }
             }
         }
-        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+        Self::of_words(isa, Precision::F32, (k, n), data)
+    }
+
+    pub(crate) fn of_words(isa: Isa, precision: Precision, (k, n): (usize, usize), data: Aligned) -> Self {
+        Self { isa, precision, k, n, data: Arc::new(data), first: 0, scales: Vec::new() }
+    }
+
+    /// Some of the columns as a matrix of its own, which shares the memory of this one. `None` if the columns do not begin
+    /// and end with panels, or the matrix is int8.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub fn columns(&self, columns: Range<usize>) -> Option<Self> {
+        assert!(columns.start < columns.end && columns.end <= self.n, "columns of a matrix");
+        let width = self.isa.panel_width();
+        let whole_panels = columns.start.is_multiple_of(width)
+            && (columns.end.is_multiple_of(width) || columns.end == self.n);
+        if !whole_panels || self.precision == Precision::Int8 {
+            return None;
+        }
+        let first = self.first + columns.start / width * self.panel_stride();
+        Some(Self { first, n: columns.len(), ..self.clone() })
     }
 
     /// The transpose, in the same precision; that of an int8 matrix is in f32, because its scales would belong to rows.
@@ -123,7 +149,7 @@ impl PackedMatrix {
     #[inline]
     pub fn get(&self, k: usize, n: usize) -> f32 {
         let width = self.isa.panel_width();
-        let at = |word: usize| self.data[(n / width) * self.panel_stride() + word * width + n % width];
+        let at = |word: usize| self.words()[(n / width) * self.panel_stride() + word * width + n % width];
         match self.precision {
             Precision::Int8 => f32::from(at(k / 4).to_le_bytes()[k % 4] as i8) * self.scales[n],
             Precision::F32 => f32::from_bits(at(k)),
@@ -183,9 +209,14 @@ impl PackedMatrix {
         words(self.precision, self.k) * self.isa.panel_width()
     }
 
+    /// All panels.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.data[self.first..][..self.n.div_ceil(self.isa.panel_width()) * self.panel_stride()]
+    }
+
     /// The panel that begins at column `panel * width`.
     pub(crate) fn panels_from(&self, panel: usize) -> &[u32] {
-        &self.data[panel * self.panel_stride()..]
+        &self.words()[panel * self.panel_stride()..]
     }
 }
 

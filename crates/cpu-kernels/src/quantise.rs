@@ -18,7 +18,7 @@ impl PackedMatrix {
         let mut data = Aligned::zeros(self.n.div_ceil(width) * panel_stride);
         let mut scales = vec![0.0; self.n];
         let panels = data.par_chunks_mut(panel_stride.max(1)).zip(scales.par_chunks_mut(width));
-        panels.zip(self.data.par_chunks(self.panel_stride().max(1))).for_each(|((to, scales), panel)| {
+        panels.zip(self.words().par_chunks(self.panel_stride().max(1))).for_each(|((to, scales), panel)| {
             let mut wide = Vec::new();
             let panel = match self.precision {
                 Precision::Bf16 => {
@@ -32,7 +32,7 @@ impl PackedMatrix {
             quantise(self.isa, panel, &mut all[..width], to);
             scales.copy_from_slice(&all[..scales.len()]);
         });
-        Self { isa: self.isa, precision: Precision::Int8, k: self.k, n: self.n, data, scales }
+        Self { scales, ..Self::of_words(self.isa, Precision::Int8, (self.k, self.n), data) }
     }
 }
 

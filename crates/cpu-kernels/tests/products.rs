@@ -274,3 +274,28 @@ fn transposed_products_are_right() {
         }
     }
 }
+
+#[test]
+fn columns_of_a_packed_matrix_give_those_columns_of_the_product_bit_for_bit() {
+    let (rows, k, n) = (7, 19, 200);
+    let (a, b) = (values(1, rows * k), values(2, k * n));
+    for isa in instruction_sets() {
+        for precision in PRECISIONS {
+            let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+            let whole = times(&a, &packed, Init::Zero);
+            let width = isa.panel_width();
+            for columns in [0..n, 0..width, width..3 * width, 2 * width..n] {
+                let part = packed.columns(columns.clone()).unwrap();
+                let expected = whole.chunks(n).flat_map(|row| &row[columns.clone()]);
+                let got = times(&a, &part, Init::Zero);
+                assert!(got.iter().map(|x| x.to_bits()).eq(expected.map(|x| x.to_bits())), "{isa:?}");
+                let quantised = part.quantised();
+                let last = columns.len() - 1;
+                assert!((quantised.get(k - 1, last) - part.get(k - 1, last)).abs() < 0.01);
+                assert_eq!(part.transposed().get(last, k - 1), packed.get(k - 1, columns.end - 1));
+            }
+            assert!(packed.columns(1..n).is_none() && packed.columns(0..width - 1).is_none());
+            assert!(packed.quantised().columns(0..width).is_none());
+        }
+    }
+}

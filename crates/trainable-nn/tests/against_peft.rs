@@ -1,5 +1,5 @@
 //! Two models in candle's style against transformers with PEFT: logits, loss, the gradient of every A and B, and adapters
-//! through files in both directions. `fixtures/make_fixtures.py` made the expected values.
+//! through files in both directions. `fixtures/make_models.py` made the expected values.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]

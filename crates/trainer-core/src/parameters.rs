@@ -14,13 +14,18 @@ use crate::{Error, Result, tensors};
 pub struct Parameters(BTreeMap<String, Var>);
 
 impl Parameters {
-    /// Registers variables for training, for example a `BTreeMap<String, Var>`.
+    /// Registers variables for training, for example a `BTreeMap<String, Var>`, or those of a candle `VarMap`:
+    /// `Parameters::new(var_map.data().lock().unwrap().clone())`. A `VarMap` iterates in random order; here they are sorted by
+    /// name, so that every run sums norms in the same order.
     ///
     /// # Errors
     /// [`Error::NoParameters`] without variables, [`Error::ParameterDtype`] for a variable that is not f32,
     /// [`Error::DuplicateParameter`] for a name that occurs twice, and [`Error::SharedParameter`] for a variable with two
     /// names.
     pub fn new(variables: impl IntoIterator<Item = (String, Var)>) -> Result<Self> {
+        // Sorted, so that the same fault yields the same message every time.
+        let mut variables: Vec<_> = variables.into_iter().collect();
+        variables.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut parameters = BTreeMap::new();
         for (name, variable) in variables {
             if variable.dtype() != DType::F32 {
@@ -38,19 +43,6 @@ impl Parameters {
             }
         }
         if parameters.is_empty() { Err(Error::NoParameters) } else { Ok(Self(parameters)) }
-    }
-
-    /// Registers all variables of a [`VarMap`](candle_nn::VarMap) for training: those that
-    /// [`VarBuilder::from_varmap`](candle_nn::VarBuilder::from_varmap) has made. A `VarMap` iterates in random order;
-    /// here they are sorted by name, so that every run sums norms in the same order.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    #[cfg(feature = "candle-nn")]
-    pub fn from_var_map(variables: &candle_nn::VarMap) -> Result<Self> {
-        let variables = variables.data().lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        // Sorted, so that the same fault yields the same message every time.
-        Self::new(variables.into_iter().collect::<BTreeMap<_, _>>())
     }
 
     /// Iterates over names and variables, in the order of the names.

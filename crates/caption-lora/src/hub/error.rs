@@ -10,7 +10,8 @@ use super::{Proxy, advice, advice::Refusal, location::RepoId};
 /// The result of looking something up on the hub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a model, a dataset or an adapter could not be found, and what to do about it.
+/// Why a model, a dataset or an adapter could not be found, and what to do about it. A message names its cause in its middle, so
+/// the cause is a field and not `source()`, which would print it twice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -76,7 +77,7 @@ pub enum Error {
 
     /// No connection to the hub, or to a host that it redirects to.
     #[error(
-        "{repo}{file}: {sought}cannot reach {url}{through} ({source}): {advice}, or pass a local folder; {cached}",
+        "{repo}{file}: {sought}cannot reach {url}{through} ({cause}): {advice}, or pass a local folder; {cached}",
         file = of_file(file), sought = advice::sought(repo, file.as_deref()), through = advice::through(proxy.as_deref()), advice = advice::connect(proxy.as_deref()),
         cached = advice::cached(*cached, cache)
     )]
@@ -94,7 +95,7 @@ pub enum Error {
         /// The cache.
         cache: Box<Path>,
         /// The HTTP client's error.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
 
     /// A server accepted the connection and then sent nothing.
@@ -116,7 +117,7 @@ pub enum Error {
 
     /// The download was incomplete in every attempt.
     #[error(
-        "{repo}{file}: the download from {url} failed several times ({source}): run again to continue where it \
+        "{repo}{file}: the download from {url} failed several times ({cause}): run again to continue where it \
          stopped, or set HF_ENDPOINT to a mirror",
         file = of_file(file)
     )]
@@ -128,7 +129,7 @@ pub enum Error {
         /// The requested address, without its query.
         url: Box<str>,
         /// The error of the last attempt.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// What came is not the file that the hub describes, in every attempt.
@@ -291,7 +292,7 @@ pub enum Error {
 
     /// A file is not in the cache, and the cache cannot be written to.
     #[error(
-        "{repo}{file}: cannot be kept in the cache, {path}: {source}; set HF_HUB_CACHE to a folder that you may write \
+        "{repo}{file}: cannot be kept in the cache, {path}: {cause}; set HF_HUB_CACHE to a folder that you may write \
          to, or HF_HUB_OFFLINE=1 to use the files that the cache has",
         file = of_file(file), path = path.display()
     )]
@@ -303,16 +304,16 @@ pub enum Error {
         /// The path that cannot be written.
         path: PathBuf,
         /// The operating system's error.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// The cache cannot be read or written.
-    #[error("the cache, {path}: {source}{advice}", path = path.display(), advice = advice::disk(source))]
+    #[error("the cache, {path}: {cause}{advice}", path = path.display(), advice = advice::disk(cause))]
     Cache {
         /// The file or folder concerned.
         path: PathBuf,
         /// The operating system's error.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 

@@ -30,6 +30,11 @@ impl AdaptedLinear {
         &self.base
     }
 
+    /// Whether there is an adapter.
+    pub fn has_adapter(&self) -> bool {
+        self.lora.is_some()
+    }
+
     /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,
     /// without a graph: `ys` from `xs`, and from `dys` the gradient of `xs` to `dxs` and those of `A` and `B`. `xs` has
     /// the shape `dims`, `(samples * n, ..., in_features)`, whose first dimension is divided among the samples of the pass.

@@ -19,14 +19,14 @@ use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
 #[derive(Clone, Debug)]
 pub struct FrozenLinear {
     path: String,
-    weight: Weight,
+    pub(super) weight: Weight,
     bias: Option<Tensor>,
     pub(super) out_features: usize,
     pub(super) in_features: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Weight {
+pub(super) enum Weight {
     Packed(Arc<PackedWeight>),
     /// On another device, or of another type.
     Plain(Tensor),

@@ -4,6 +4,7 @@ mod adapted;
 mod frozen;
 mod lora;
 mod operation;
+mod outputs;
 mod snapshot;
 mod trainable;
 mod weight;

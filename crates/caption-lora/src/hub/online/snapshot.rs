@@ -100,7 +100,7 @@ impl Hub {
         let is_whole = recorded.is_some();
         let names = match recorded {
             Some(names) => names,
-            None => cache::files(&folder).map_err(|source| Error::Cache { path: folder, source })?,
+            None => cache::files(&folder).map_err(|cause| Error::Cache { path: folder, cause })?,
         };
         let listing = Listing { repo: repo.clone(), names, offline: true, is_whole };
         Ok(Snapshot { hub: self, listing, commit, cache })
@@ -134,18 +134,18 @@ impl Hub {
                 // If the list of files cannot be had, the cache is tried before the error is shown.
                 let cached = file.is_some() && self.cached(&repo).is_ok();
                 let cache = self.config.cache.clone().into();
-                Error::Unreachable { repo: Box::new(repo), file, url, proxy, cached, cache, source }
+                Error::Unreachable { repo: Box::new(repo), file, url, proxy, cached, cache, cause: source }
             }
             Failure::Silent { url } => Error::Stalled { repo, file, url, timeout: self.config.timeout },
-            Failure::Cut { url, source } => Error::Cut { repo, file, url, source },
+            Failure::Cut { url, source } => Error::Cut { repo, file, url, cause: source },
             Failure::Altered { url, found, stated } => {
                 Error::Altered { repo: Box::new(repo), file, url, found, stated }
             }
             Failure::NotAHub { url, problem } => Error::NotAHub { repo, file, url, problem: problem.into() },
             Failure::Disk { path, source } if is_read_only(&source) => {
-                Error::ReadOnlyCache { repo, file, path, source }
+                Error::ReadOnlyCache { repo, file, path, cause: source }
             }
-            Failure::Disk { path, source } => Error::Cache { path, source },
+            Failure::Disk { path, source } => Error::Cache { path, cause: source },
         }
     }
 }

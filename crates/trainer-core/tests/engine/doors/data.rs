@@ -21,11 +21,14 @@ fn the_variables_of_a_var_map_are_sorted_by_name() {
     for name in &names {
         builder.get_with_hints(2, name, Init::Const(0.5)).unwrap();
     }
-    let parameters = Parameters::from_var_map(&variables).unwrap();
+    let parameters = Parameters::new(variables.data().lock().unwrap().clone()).unwrap();
     let sorted: Vec<String> = (0..20).map(|index| format!("layer.{index:02}")).collect();
     assert_eq!(parameters.iter().map(|(name, _)| name).collect::<Vec<_>>(), sorted);
     assert_eq!(parameters.element_count(), 40);
-    assert!(matches!(Parameters::from_var_map(&VarMap::new()), Err(Error::NoParameters)));
+    assert!(matches!(
+        Parameters::new(VarMap::new().data().lock().unwrap().clone()),
+        Err(Error::NoParameters)
+    ));
 
     // They are the map's own variables, not copies.
     parameters.get("layer.03").unwrap().set(&Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap()).unwrap();
