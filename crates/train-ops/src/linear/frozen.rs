@@ -18,9 +18,9 @@ use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
 /// bf16.
 #[derive(Clone, Debug)]
 pub struct FrozenLinear {
-    path: String,
+    pub(super) path: String,
     pub(super) weight: Weight,
-    bias: Option<Tensor>,
+    pub(super) bias: Option<Tensor>,
     pub(super) out_features: usize,
     pub(super) in_features: usize,
 }
