@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Result, Tensor};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
-use peft_lora::{LoraBuilder, LoraConfig};
+use peft_lora::{BaseType, LoraBuilder, LoraConfig};
 use train_ops::{ForwardContext, peak_flops, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
@@ -31,13 +31,16 @@ fn main() -> Result<()> {
         None => caption_lora::embedded::checkpoint().unwrap(),
     };
     println!("checkpoint {}", dir.display());
-    for dtype in [DType::F32, DType::BF16] {
-        bench(&dir, dtype, &device, if quick { 1 } else { 9 })?;
+    for base in [BaseType::Stored, BaseType::Bf16, BaseType::Int8Products] {
+        if base == BaseType::Int8Products && !device.is_cpu() {
+            continue;
+        }
+        bench(&dir, base, &device, if quick { 1 } else { 9 })?;
     }
     Ok(())
 }
 
-fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> Result<()> {
+fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) -> Result<()> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let config = LoraConfig {
         r: 16,
@@ -46,7 +49,8 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         target_modules: ["query", "key", "value", "dense"].into(),
         ..LoraConfig::default()
     };
-    let mut builder = LoraBuilder::new(config).unwrap();
+    let mut builder = LoraBuilder::new(config).unwrap().base(base);
+    let dtype = if base == BaseType::Bf16 { DType::BF16 } else { DType::F32 };
     let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let adapter = builder.finish().unwrap();
@@ -86,9 +90,15 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         Ok(())
     })?;
 
+    // Of int8 the share of the peak of f32, which it may exceed.
     let peak = peak_flops(dtype == DType::BF16, 5).expect("an instruction set of this processor");
+    let name = match base {
+        BaseType::Bf16 => "bf16",
+        BaseType::Int8Products => "int8",
+        _ => "f32",
+    };
     println!(
-        "\n{dtype:?}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
+        "\n{name}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
         peak / 1e9
     );
     let (encoder, needed) = flops(&model);
