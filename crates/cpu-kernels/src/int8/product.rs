@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::dequantise::{Dequantise, add_dequantised};
+use super::dequantise::{TileResult, write_results};
 use super::sums::{Sums, Tile};
 use super::{Engine, Form, QuantisedRows};
 use crate::packed::words;
@@ -150,22 +150,26 @@ impl Task<'_> {
         let columns = panel * width..self.n.min((panel + 1) * width);
         let offsets = match self.a.engine.form() {
             Form::Unsigned => &b.offsets[columns.clone()],
-            _ => &[],
+            _ => &NO_OFFSETS[..columns.len()],
         };
-        for (row, sums) in rows.zip(sums.0.chunks_exact(width)) {
-            // SAFETY: this part of a row lies within the rectangle.
-            let to = unsafe {
-                let first = self.result.add(row * self.n + columns.start);
-                std::slice::from_raw_parts_mut(first, columns.len())
-            };
-            match self.init {
-                Init::Zero => to.fill(0.0),
-                Init::Bias(bias) => to.copy_from_slice(&bias[columns.clone()]),
-                Init::Accumulate => {}
-            }
-            let (scales, panel) = (&b.scales[columns.clone()], b.panels_from(panel));
-            let row = self.a.row(row);
-            add_dequantised(b.isa(), &Dequantise { sums, row, offsets, scales, panel }, to);
-        }
+        let result = TileResult {
+            sums: &sums.0,
+            width,
+            rows: self.a.rows(rows.clone()),
+            offsets,
+            scales: &b.scales[columns.clone()],
+            init: match self.init {
+                Init::Bias(bias) => Init::Bias(&bias[columns.clone()]),
+                other => other,
+            },
+            panel: b.panels_from(panel),
+            // SAFETY: the tile lies within the rectangle.
+            to: unsafe { self.result.add(rows.start * self.n + columns.start) },
+            stride: self.n,
+        };
+        write_results(b.isa(), &result);
     }
 }
+
+/// Those of a panel of the greatest width.
+static NO_OFFSETS: [i32; 32] = [0; 32];

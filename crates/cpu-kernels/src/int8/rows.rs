@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Engine, Form, MAX_INT8_ROW};
@@ -89,8 +91,8 @@ impl QuantisedRows {
         self.integers[row * self.stride..].as_ptr().cast()
     }
 
-    pub(super) fn row(&self, row: usize) -> &Row {
-        &self.rows[row]
+    pub(super) fn rows(&self, rows: Range<usize>) -> &[Row] {
+        &self.rows[rows]
     }
 }
 
