@@ -17,8 +17,9 @@ pub enum Precision {
     /// bf16, two neighbours in `k` together, as AVX512-BF16 reads them. The other factor of a product is rounded to bf16
     /// too, with every instruction set.
     Bf16,
-    /// Integers from -127 to 127, four neighbours in `k` together, times a scale for each column. The other factor stays f32.
-    /// A product is one with the integers: the caller multiplies its columns by the scales.
+    /// Integers from -127 to 127, four neighbours in `k` together, times a scale for each column. In
+    /// [`product`](crate::product()) the other factor stays f32, and the caller multiplies the result's columns by the scales;
+    /// in [`int8_product`](crate::int8_product) it is int8 too.
     Int8,
 }
 
@@ -35,6 +36,8 @@ pub struct PackedMatrix {
     pub(crate) first: usize,
     /// One for each column of [`Precision::Int8`], else empty.
     pub(crate) scales: Vec<f32>,
+    /// 128 times the sum of the integers of each column of [`Precision::Int8`], else empty.
+    pub(crate) offsets: Vec<i32>,
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -116,7 +119,7 @@ impl PackedMatrix {
     }
 
     pub(crate) fn of_words(isa: Isa, precision: Precision, (k, n): (usize, usize), data: Aligned) -> Self {
-        Self { isa, precision, k, n, data: Arc::new(data), first: 0, scales: Vec::new() }
+        Self { isa, precision, k, n, data: Arc::new(data), first: 0, scales: Vec::new(), offsets: Vec::new() }
     }
 
     /// Some of the columns as a matrix of its own, which shares the memory of this one. `None` if the columns do not begin

@@ -138,7 +138,7 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, cons
 /// As for [`tile`].
 #[inline(always)]
 #[allow(unsafe_code)]
-unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
+pub(crate) unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
     factors: &Factors,
     prefetch: Prefetch,
     sums: &mut [[S::Vector; VECTORS]; ROWS],
