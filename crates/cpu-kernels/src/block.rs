@@ -42,6 +42,10 @@ impl Block {
                 (Kind::Avx2, Precision::Bf16) => avx2_bf16(self),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx2, _) => avx2(self),
+                #[cfg(target_arch = "aarch64")]
+                (Kind::Neon { bf16: true }, Precision::Bf16) => neon_bf16(self),
+                #[cfg(target_arch = "aarch64")]
+                (Kind::Neon { .. }, _) => neon(self),
                 _ => portable(self),
             }
         }
@@ -70,6 +74,18 @@ unsafe fn avx2(block: &Block) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2_bf16(block: &Block) {
     unsafe { tiles::<crate::simd::Avx2, 6, 2>(block) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,bf16")]
+unsafe fn neon_bf16(block: &Block) {
+    unsafe { tiles::<crate::simd::NeonBf16, 6, 1>(block) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn neon(block: &Block) {
+    unsafe { tiles::<crate::simd::Neon, 6, 1>(block) }
 }
 
 unsafe fn portable(block: &Block) {

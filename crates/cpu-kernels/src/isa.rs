@@ -3,8 +3,8 @@ use std::sync::OnceLock;
 use crate::{Error, Result};
 
 /// The environment variable that selects the instruction set of all kernels of the process: `avx512bf16`, `avx512`
-/// (without BF16 instructions), `amx` (AVX-512 and Intel's tiles of 8 bits), `avx2` or `portable`. Unset or empty, the
-/// processor's best is used.
+/// (without BF16 instructions), `amx` (AVX-512 and Intel's tiles of 8 bits), `avx2`, `neon-bf16`, `neon` or `portable`. Unset or
+/// empty, the processor's best is used.
 pub const ISA_VARIABLE: &str = "CPU_KERNELS_ISA";
 
 /// An instruction set that the kernels are compiled for, and that this processor has.
@@ -14,11 +14,14 @@ pub const ISA_VARIABLE: &str = "CPU_KERNELS_ISA";
 pub struct Isa(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each architecture has its own sets")]
 pub(crate) enum Kind {
     /// AVX-512 F, BW and VL, with AVX512-BF16 where `bf16` is set, and with AMX-INT8 where `amx` is.
     Avx512 { bf16: bool, amx: bool },
     /// AVX2 and FMA.
     Avx2,
+    /// NEON, and the BF16 instructions of Armv8.6 where `bf16` is set.
+    Neon { bf16: bool },
     /// Plain Rust, for every processor.
     Portable,
 }
@@ -70,6 +73,16 @@ impl Isa {
                 kinds.push(Kind::Avx2);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected;
+            if is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("bf16") {
+                kinds.push(Kind::Neon { bf16: true });
+            }
+            if is_aarch64_feature_detected!("neon") {
+                kinds.push(Kind::Neon { bf16: false });
+            }
+        }
         kinds.push(Kind::Portable);
         kinds.into_iter().map(Self).collect()
     }
@@ -86,6 +99,8 @@ impl Isa {
             Kind::Avx512 { bf16: true, .. } => "avx512bf16",
             Kind::Avx512 { .. } => "avx512",
             Kind::Avx2 => "avx2",
+            Kind::Neon { bf16: true } => "neon-bf16",
+            Kind::Neon { bf16: false } => "neon",
             Kind::Portable => "portable",
         }
     }
@@ -99,7 +114,7 @@ impl Isa {
     pub fn panel_width(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } => 32,
-            Kind::Avx2 | Kind::Portable => 16,
+            Kind::Avx2 | Kind::Neon { .. } | Kind::Portable => 16,
         }
     }
 
@@ -107,7 +122,7 @@ impl Isa {
     pub fn tile_rows(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } => 14,
-            Kind::Avx2 => 6,
+            Kind::Avx2 | Kind::Neon { .. } => 6,
             Kind::Portable => 4,
         }
     }
@@ -116,7 +131,7 @@ impl Isa {
     /// words must stay in the second-level cache, from which tiles read 9 to 11 bytes a cycle.
     pub(crate) fn depth(self) -> usize {
         match self.0 {
-            Kind::Avx512 { .. } | Kind::Avx2 => 768,
+            Kind::Avx512 { .. } | Kind::Avx2 | Kind::Neon { .. } => 768,
             Kind::Portable => 256,
         }
     }
@@ -127,14 +142,14 @@ impl Isa {
     pub(crate) fn block_rows(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } => 224,
-            Kind::Avx2 => 96,
+            Kind::Avx2 | Kind::Neon { .. } => 96,
             Kind::Portable => 144,
         }
     }
 
     /// Whether there is an instruction that multiplies pairs of bf16.
     pub fn has_bf16(self) -> bool {
-        matches!(self.0, Kind::Avx512 { bf16: true, .. })
+        matches!(self.0, Kind::Avx512 { bf16: true, .. } | Kind::Neon { bf16: true })
     }
 }
 
@@ -155,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_instruction_set_that_the_processor_lacks_is_an_error_that_lists_the_others() {
-        for value in ["avx9", "AVX2", "portable ", "neon"] {
+        for value in ["avx9", "AVX2", "portable ", "sse2"] {
             let error = Isa::named(OsStr::new(value)).unwrap_err().to_string();
             assert!(
                 error.contains(&format!("CPU_KERNELS_ISA={value}:")) && error.contains("portable"),

@@ -32,6 +32,8 @@ impl MaskedCopy {
             Kind::Avx512 { .. } => unsafe { avx512(self) },
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2(self) },
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon { .. } => unsafe { neon(self) },
             _ => unsafe { vectors::<Portable>(self) },
         }
     }
@@ -47,6 +49,12 @@ unsafe fn avx512(work: &MaskedCopy) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(work: &MaskedCopy) {
     unsafe { vectors::<crate::simd::Avx2>(work) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn neon(work: &MaskedCopy) {
+    unsafe { vectors::<crate::simd::Neon>(work) }
 }
 
 #[inline(always)]

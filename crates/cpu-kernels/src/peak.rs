@@ -14,7 +14,7 @@ const ROUNDS: usize = 2_000_000;
 /// Floating-point operations a second that all threads of the pool reach with multiply-adds in registers alone, the best of
 /// `repeats` runs: the upper bound of any product with an f32 matrix, or with a bf16 one.
 ///
-/// For bf16 the instruction is the one that such products use: AVX512-BF16 where it is active, else f32.
+/// For bf16 the instruction is the one that such products use: that for bf16 where it is active, else f32.
 ///
 /// # Errors
 /// As [`Isa::active`].
@@ -45,6 +45,10 @@ fn run(isa: Isa, precision: Precision) -> f32 {
             (Kind::Avx512 { .. }, _) => avx512(),
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx2, _) => avx2(),
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon { bf16: true }, Precision::Bf16) => neon_bf16(),
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon { .. }, _) => neon(),
             _ => rounds::<Portable>(),
         }
     }
@@ -72,6 +76,22 @@ unsafe fn avx512() -> f32 {
 unsafe fn avx2() -> f32 {
     // SAFETY: the caller's.
     unsafe { rounds::<crate::simd::Avx2>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,bf16")]
+#[allow(unsafe_code)]
+unsafe fn neon_bf16() -> f32 {
+    // SAFETY: the caller's.
+    unsafe { rounds::<crate::simd::NeonBf16>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+#[allow(unsafe_code)]
+unsafe fn neon() -> f32 {
+    // SAFETY: the caller's.
+    unsafe { rounds::<crate::simd::Neon>() }
 }
 
 #[inline(always)]

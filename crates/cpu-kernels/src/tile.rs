@@ -121,7 +121,10 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, cons
                 }
             }
         }
-        add_products::<S, ROWS, VECTORS, WIDEN>(factors, prefetch, &mut sums);
+        match S::GROUP > 1 && factors.a_step == 1 {
+            true => add_groups::<S, ROWS, VECTORS>(factors, prefetch, &mut sums),
+            false => add_products::<S, ROWS, VECTORS, WIDEN>(factors, prefetch, &mut sums),
+        }
         for (row, sums) in sums.into_iter().enumerate() {
             let (from, to) = (from.add(row * from_stride), to.add(row * to_stride));
             for (at, sum) in sums.into_iter().enumerate() {
@@ -191,5 +194,46 @@ pub(crate) unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usi
             }
             left -= interval;
         }
+    }
+}
+
+/// As [`add_products`], several words of each row at a time.
+///
+/// # Safety
+/// As for [`tile`], and the words of a row are neighbours.
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn add_groups<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    factors: &Factors,
+    prefetch: Prefetch,
+    sums: &mut [[S::Vector; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let Factors { a_stride, mut b, b_step, .. } = *factors;
+        let mut rows: [*const u32; ROWS] = std::array::from_fn(|row| factors.a.wrapping_add(row * a_stride));
+        let Prefetch { from: mut next_line, lines } = prefetch;
+        let groups = factors.words / S::GROUP;
+        let mut left = groups;
+        S::exchange_sums(sums);
+        while left > 0 {
+            let interval = left.min(PREFETCH_INTERVAL / S::GROUP);
+            for _ in 0..lines {
+                simd::prefetch_far(next_line);
+                next_line = next_line.wrapping_add(LINE);
+            }
+            for _ in 0..interval {
+                S::add_group(rows, b, b_step, sums);
+                for row in &mut rows {
+                    *row = opaque(row.wrapping_add(S::GROUP));
+                }
+                b = b.wrapping_add(S::GROUP * b_step);
+            }
+            left -= interval;
+        }
+        S::exchange_sums(sums);
+        let words = factors.words - groups * S::GROUP;
+        let rest = Factors { words, a: factors.a.wrapping_add(groups * S::GROUP), b, ..*factors };
+        add_products::<S, ROWS, VECTORS, 1>(&rest, Prefetch { lines: 0, ..prefetch }, sums);
     }
 }

@@ -9,12 +9,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2, Avx2Pairs};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Pairs, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Neon, NeonBf16};
 pub(crate) use portable::{Portable, PortablePairs};
 
 /// One instruction set. A *word* is four bytes: an f32, a pair of bf16 or four int8, neighbours in `k`.
@@ -72,6 +76,47 @@ pub(crate) trait Simd {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn widen_bytes(bytes: Self::Vector) -> [Self::Vector; 4];
+
+    /// Neighbouring words of a row that [`add_group`](Self::add_group) takes at a time; 1 where it is not used, because
+    /// [`splat`](Self::splat) costs nothing.
+    const GROUP: usize = 1;
+
+    /// `sums += a b` for the `GROUP` words at each of `rows` and as many rows of `b`, which are `b_step` apart. The sums are
+    /// in the order of [`exchange_sums`](Self::exchange_sums), and have the bits of [`multiply_add`](Self::multiply_add) word
+    /// by word.
+    ///
+    /// # Safety
+    /// The processor has the instruction set. `rows` are valid for reading `GROUP` words, and `b` for as many rows of
+    /// `VECTORS` vectors.
+    #[inline(always)]
+    unsafe fn add_group<const ROWS: usize, const VECTORS: usize>(
+        rows: [*const u32; ROWS],
+        b: *const u32,
+        b_step: usize,
+        sums: &mut [[Self::Vector; VECTORS]; ROWS],
+    ) {
+        unsafe {
+            for word in 0..Self::GROUP {
+                for (row, sums) in rows.into_iter().zip(sums.iter_mut()) {
+                    let a = Self::splat(row.add(word));
+                    for (at, sum) in sums.iter_mut().enumerate() {
+                        *sum =
+                            Self::multiply_add(a, Self::load(b.add(word * b_step + at * Self::LANES)), *sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts the sums of a tile into the order in which [`add_group`](Self::add_group) keeps them, and back.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn exchange_sums<const ROWS: usize, const VECTORS: usize>(
+        _: &mut [[Self::Vector; VECTORS]; ROWS],
+    ) {
+    }
 }
 
 /// The bits of the second bf16 of a pair.
@@ -85,7 +130,11 @@ pub(crate) fn prefetch(at: *const u32) {
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", not(miri)))))]
     let _ = at;
 }
 
@@ -96,15 +145,19 @@ pub(crate) fn prefetch_far(at: *const u32) {
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", not(miri)))))]
     let _ = at;
 }
 
 /// The same pointer, behind an empty piece of assembly: for all that the optimiser knows, it has changed.
 #[inline(always)]
-#[cfg_attr(target_arch = "x86_64", allow(clippy::pointers_in_nomem_asm_block))]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), allow(clippy::pointers_in_nomem_asm_block))]
 pub(crate) fn opaque(pointer: *const u32) -> *const u32 {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
     let pointer = unsafe {
         let mut pointer = pointer;
         std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));

@@ -22,7 +22,7 @@ use crate::{Isa, PackedMatrix, Precision};
 pub(crate) fn max_rows(b: &PackedMatrix) -> usize {
     match b.isa().kind() {
         Kind::Avx512 { .. } if b.widening() > 1 => 48,
-        Kind::Avx2 if b.widening() > 1 => 16,
+        Kind::Avx2 | Kind::Neon { .. } if b.widening() > 1 => 16,
         _ => 4,
     }
 }
@@ -89,6 +89,10 @@ impl Skinny {
                 (Kind::Avx512 { .. }, precision) => avx512(self, precision),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx2, precision) => avx2(self, precision),
+                #[cfg(target_arch = "aarch64")]
+                (Kind::Neon { bf16: true }, Precision::Bf16) => neon_bf16(self),
+                #[cfg(target_arch = "aarch64")]
+                (Kind::Neon { .. }, precision) => neon(self, precision),
                 _ => portable(self, precision),
             }
         }
@@ -112,6 +116,18 @@ unsafe fn avx512(work: &Skinny, precision: Precision) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(work: &Skinny, precision: Precision) {
     unsafe { panels::<crate::simd::Avx2, 4, 5>(work, precision) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,bf16")]
+unsafe fn neon_bf16(work: &Skinny) {
+    unsafe { panels::<crate::simd::NeonBf16, 4, 4>(work, Precision::F32) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn neon(work: &Skinny, precision: Precision) {
+    unsafe { panels::<crate::simd::Neon, 4, 4>(work, precision) }
 }
 
 unsafe fn portable(work: &Skinny, precision: Precision) {

@@ -1,0 +1,262 @@
+//! NEON, without and with the BF16 instructions of Armv8.6.
+//!
+//! A vector is two registers of four lanes, so that panels are as wide as for AVX2 and masks begin at whole bytes.
+
+// SAFETY (of every block in this file): see the module `simd`: callers have checked that the processor has the instruction
+// set, and vouch for the pointers.
+#![allow(unsafe_code)]
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::Simd;
+
+/// Words are f32.
+pub(crate) type Neon = NeonWords<false>;
+
+/// Words are pairs of bf16, summed in f32.
+pub(crate) type NeonBf16 = NeonWords<true>;
+
+/// Both differ only in how words are multiplied.
+pub(crate) struct NeonWords<const BF16: bool>;
+
+/// Two registers.
+type Vector = [float32x4_t; 2];
+
+impl<const BF16: bool> Simd for NeonWords<BF16> {
+    const LANES: usize = 8;
+    type Vector = Vector;
+
+    #[inline(always)]
+    unsafe fn zero() -> Vector {
+        unsafe { [vdupq_n_f32(0.0); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Vector, b: Vector) -> Vector {
+        unsafe { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Vector {
+        unsafe { [vld1q_f32(from.cast()), vld1q_f32(from.add(4).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u32, vector: Vector) {
+        unsafe {
+            vst1q_f32(to.cast(), vector[0]);
+            vst1q_f32(to.add(4).cast(), vector[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const u32) -> Vector {
+        unsafe { [vld1q_dup_f32(from.cast()); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: Vector, b: Vector, sum: Vector) -> Vector {
+        unsafe {
+            match BF16 {
+                true => [add_pairs(a[0], b[0], sum[0]), add_pairs(a[1], b[1], sum[1])],
+                false => [vfmaq_f32(sum[0], a[0], b[0]), vfmaq_f32(sum[1], a[1], b[1])],
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mask(bits: *const u8, vector: Vector) -> Vector {
+        unsafe {
+            let bits = vdupq_n_u32(u32::from(*bits));
+            let low = vtstq_u32(bits, vld1q_u32([1, 2, 4, 8].as_ptr()));
+            let high = vtstq_u32(bits, vld1q_u32([16, 32, 64, 128].as_ptr()));
+            [and(vector[0], low), and(vector[1], high)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(pairs: Vector) -> (Vector, Vector) {
+        unsafe {
+            let high = vdupq_n_u32(0xffff_0000);
+            ([low_half(pairs[0]), low_half(pairs[1])], [and(pairs[0], high), and(pairs[1], high)])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen_bytes(bytes: Vector) -> [Vector; 4] {
+        unsafe {
+            let [a, b] = [widen_register(bytes[0]), widen_register(bytes[1])];
+            [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
+        }
+    }
+
+    /// For f32, an instruction multiplies by one lane of a register, so that four words of a row take one load. For bf16, an
+    /// instruction multiplies two words of two rows by two words of two columns.
+    const GROUP: usize = 4;
+
+    #[inline(always)]
+    unsafe fn add_group<const ROWS: usize, const VECTORS: usize>(
+        rows: [*const u32; ROWS],
+        b: *const u32,
+        b_step: usize,
+        sums: &mut [[Vector; VECTORS]; ROWS],
+    ) {
+        unsafe {
+            if BF16 {
+                add_two_words(rows, b, b_step, sums);
+                add_two_words(rows.map(|row| row.wrapping_add(2)), b.add(2 * b_step), b_step, sums);
+                return;
+            }
+            let mut words = [vdupq_n_f32(0.0); ROWS];
+            for (words, row) in words.iter_mut().zip(rows) {
+                *words = vld1q_f32(row.cast());
+            }
+            add_word::<0, ROWS, VECTORS>(&words, b, sums);
+            add_word::<1, ROWS, VECTORS>(&words, b.add(b_step), sums);
+            add_word::<2, ROWS, VECTORS>(&words, b.add(2 * b_step), sums);
+            add_word::<3, ROWS, VECTORS>(&words, b.add(3 * b_step), sums);
+        }
+    }
+
+    /// For bf16, from two rows to two squares of two rows and two columns, and back.
+    #[inline(always)]
+    unsafe fn exchange_sums<const ROWS: usize, const VECTORS: usize>(sums: &mut [[Vector; VECTORS]; ROWS]) {
+        if !BF16 {
+            return;
+        }
+        for [first, second] in sums.as_chunks_mut::<2>().0 {
+            for (first, second) in first.iter_mut().zip(second) {
+                for (first, second) in first.iter_mut().zip(second) {
+                    unsafe { (*first, *second) = exchange_halves(*first, *second) }
+                }
+            }
+        }
+    }
+}
+
+/// `sums += a b` in f32 for word `LANE` of every row. A register of `b` is used by all rows before the next one is needed: beside
+/// 24 sums and the words of six rows there are two registers left.
+#[inline(always)]
+unsafe fn add_word<const LANE: i32, const ROWS: usize, const VECTORS: usize>(
+    words: &[float32x4_t; ROWS],
+    b: *const u32,
+    sums: &mut [[Vector; VECTORS]; ROWS],
+) {
+    for vector in 0..VECTORS {
+        for register in 0..2 {
+            unsafe {
+                let b = vld1q_f32(b.add(8 * vector + 4 * register).cast());
+                for (sums, words) in sums.iter_mut().zip(words) {
+                    let sum = &mut sums[vector][register];
+                    *sum = vfmaq_laneq_f32::<LANE>(*sum, b, *words);
+                }
+            }
+        }
+    }
+}
+
+/// `sums += a b` for two words of pairs of bf16 of every row. The sums are in the order of `exchange_sums`; the last of an odd
+/// number of rows is summed as it is.
+#[inline(always)]
+unsafe fn add_two_words<const ROWS: usize, const VECTORS: usize>(
+    rows: [*const u32; ROWS],
+    b: *const u32,
+    b_step: usize,
+    sums: &mut [[Vector; VECTORS]; ROWS],
+) {
+    unsafe {
+        // Those of rows 0 and 1, of rows 2 and 3, and so on.
+        let mut words = [vdupq_n_f32(0.0); ROWS];
+        for (words, rows) in words.iter_mut().zip(rows.chunks(2)) {
+            let first = vld1_f32(rows[0].cast());
+            *words = vcombine_f32(first, rows.get(1).map_or(first, |row| vld1_f32(row.cast())));
+        }
+        for vector in 0..VECTORS {
+            for register in 0..2 {
+                let b = b.add(8 * vector + 4 * register);
+                let (first, second) = (vld1q_f32(b.cast()), vld1q_f32(b.add(b_step).cast()));
+                // Both words of two columns, and of two more.
+                let (left, right) = (vzip1q_f32(first, second), vzip2q_f32(first, second));
+                for (sums, words) in sums.chunks_mut(2).zip(words) {
+                    match sums {
+                        [above, below] => {
+                            let (above, below) = (&mut above[vector][register], &mut below[vector][register]);
+                            *above = add_square(words, left, *above);
+                            *below = add_square(words, right, *below);
+                        }
+                        [last] => {
+                            let last = &mut last[vector][register];
+                            *last = add_pairs(vdupq_laneq_f32::<0>(words), first, *last);
+                            *last = add_pairs(vdupq_laneq_f32::<1>(words), second, *last);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `sum` plus both products of the pairs of bf16 in each lane. `vbfdotq_f32` is not stable in Rust.
+#[inline(always)]
+unsafe fn add_pairs(a: float32x4_t, b: float32x4_t, mut sum: float32x4_t) -> float32x4_t {
+    unsafe {
+        asm!(
+            "bfdot {sum:v}.4s, {b:v}.8h, {a:v}.8h",
+            sum = inout(vreg) sum,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// `sum`, a square of two rows and two columns, plus four bf16 of two rows times those of two columns, in the order of
+/// [`add_pairs`] and so with the same bits. `vbfmmlaq_f32` is not stable in Rust.
+#[inline(always)]
+unsafe fn add_square(rows: float32x4_t, columns: float32x4_t, mut sum: float32x4_t) -> float32x4_t {
+    unsafe {
+        asm!(
+            "bfmmla {sum:v}.4s, {rows:v}.8h, {columns:v}.8h",
+            sum = inout(vreg) sum,
+            rows = in(vreg) rows,
+            columns = in(vreg) columns,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// The first halves of two registers, and their second halves.
+#[inline(always)]
+unsafe fn exchange_halves(a: float32x4_t, b: float32x4_t) -> (float32x4_t, float32x4_t) {
+    unsafe {
+        (vcombine_f32(vget_low_f32(a), vget_low_f32(b)), vcombine_f32(vget_high_f32(a), vget_high_f32(b)))
+    }
+}
+
+#[inline(always)]
+unsafe fn and(register: float32x4_t, mask: uint32x4_t) -> float32x4_t {
+    unsafe { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(register), mask)) }
+}
+
+/// The first bf16 of each pair as f32.
+#[inline(always)]
+unsafe fn low_half(pairs: float32x4_t) -> float32x4_t {
+    unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_f32(pairs))) }
+}
+
+/// The four bytes of each word as f32: to the top of the lane, and down again with the sign.
+#[inline(always)]
+unsafe fn widen_register(bytes: float32x4_t) -> [float32x4_t; 4] {
+    unsafe {
+        let bytes = vreinterpretq_s32_f32(bytes);
+        let first = vshrq_n_s32::<24>(vshlq_n_s32::<24>(bytes));
+        let second = vshrq_n_s32::<24>(vshlq_n_s32::<16>(bytes));
+        let third = vshrq_n_s32::<24>(vshlq_n_s32::<8>(bytes));
+        let fourth = vshrq_n_s32::<24>(bytes);
+        [vcvtq_f32_s32(first), vcvtq_f32_s32(second), vcvtq_f32_s32(third), vcvtq_f32_s32(fourth)]
+    }
+}
