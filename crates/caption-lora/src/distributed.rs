@@ -33,6 +33,12 @@ impl Team {
         Self { workers: Arc::new(SingleProcess), machines: 1, rank_here: 0, sharing: 1 }
     }
 
+    /// The team of these workers, on one machine.
+    #[cfg(test)]
+    pub(crate) fn of(workers: impl Workers + 'static) -> Self {
+        Self { workers: Arc::new(workers), ..Self::alone() }
+    }
+
     /// The team of the job that the process was launched in, and its membership in the job.
     ///
     /// # Errors
@@ -178,10 +184,8 @@ mod tests {
 
     #[test]
     fn the_summary_says_who_waits() {
-        let team = |count: usize, machines| {
-            let worker: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(count).remove(0));
-            Team { workers: worker, machines, ..Team::alone() }
-        };
+        let team =
+            |count: usize, machines| Team { machines, ..Team::of(ThreadWorkers::new(count).remove(0)) };
         assert_eq!(team(1, 1).summary(4, 4), None);
         assert_eq!(team(4, 2).summary(4, 1).as_deref(), Some("4 on 2 machines"));
         let fused = team(4, 1).summary(4, 4).unwrap();
@@ -195,8 +199,7 @@ mod tests {
 
     #[test]
     fn processes_share_values() {
-        let teams = ThreadWorkers::new(3).into_iter();
-        let teams = teams.map(|worker| Team { workers: Arc::new(worker), ..Team::alone() });
+        let teams = ThreadWorkers::new(3).into_iter().map(Team::of);
         let shared = std::thread::scope(|scope| {
             let threads: Vec<_> = teams
                 .map(|team| {

@@ -77,7 +77,7 @@ impl Trainer {
     }
 
     /// Continues an earlier run instead of starting a new one. The result is bit-identical to that of an uninterrupted run,
-    /// on the CPU with the same number of threads. [`fit`](Self::fit) returns
+    /// on the CPU with the same number of threads, with any number of [`workers`](Self::workers). [`fit`](Self::fit) returns
     /// [`Error::AnotherRun`](crate::Error::AnotherRun) if the [`identity`](Self::identity), the kind of optimizer or
     /// schedule, the seed, the gradient accumulation or the number of batches differs.
     #[must_use]

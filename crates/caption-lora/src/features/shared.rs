@@ -91,3 +91,70 @@ fn of_job(place: &CachePlace, team: &Team) -> Result<(CachePlace, Option<Option<
     let path: PathBuf = team.share(folder.as_ref().map(|folder| folder.path().to_owned()))?;
     Ok((CachePlace { between_runs: Some((path, 0)), ..place.clone() }, Some(folder)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::thread;
+
+    use caption_model::LoadOptions;
+    use monster_drawings::DrawingSource;
+    use train_ops::FrozenBuilder;
+    use trainer_core::ThreadWorkers;
+
+    use super::*;
+    use crate::captioning::pictures;
+    use crate::open::{Pretrained, pretrained};
+
+    /// The features of 20 drawings as bytes, and the number that had to be encoded, from each of `count` processes.
+    fn features(count: usize, folder: &Path, memory: usize, cache: Option<&Path>) -> Vec<(Vec<u8>, usize)> {
+        let rows: Vec<usize> = (0..20).rev().collect();
+        let place = CachePlace {
+            memory,
+            between_runs: cache.map(|cache| (cache.to_owned(), 7)),
+            scratch: folder.to_owned(),
+        };
+        let compute = |workers: ThreadWorkers| {
+            let Pretrained { checkpoint, processor, .. } = pretrained(&"embedded".parse().unwrap()).unwrap();
+            let layout = Layout::new(checkpoint.feature_shape(), candle_core::DType::F32, None);
+            let model = checkpoint.load_model(&mut FrozenBuilder, &LoadOptions::default()).unwrap();
+            let source: Arc<dyn caption_data::CaptionSource> = Arc::new(DrawingSource::default());
+            let loader = pictures(&source, &processor);
+            let store = match count {
+                1 => FeatureStore::new(model.as_ref(), &loader, &rows, layout, &place),
+                _ => FeatureStore::shared(model.as_ref(), &loader, &rows, layout, &place, &Team::of(workers)),
+            };
+            let store = store.unwrap();
+            let mut bytes = Vec::new();
+            store.batch(&rows).unwrap().write_bytes(&mut bytes).unwrap();
+            (bytes, store.encoded())
+        };
+        thread::scope(|scope| {
+            let workers = ThreadWorkers::new(count).into_iter();
+            let threads: Vec<_> = workers.map(|worker| scope.spawn(|| compute(worker))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn processes_share_the_features_that_one_computes_and_leave_no_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let alone = features(1, folder.path(), usize::MAX, None).remove(0);
+        assert_eq!(alone.1, 20);
+        for (count, memory) in [(2, usize::MAX), (4, usize::MAX), (3, 0)] {
+            for process in features(count, folder.path(), memory, None) {
+                assert!(process == alone, "{count} processes, {memory} bytes of memory");
+            }
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        // With a cache folder, each picture is encoded once, and later runs find all of them.
+        let cache = folder.path().join("cache");
+        let first = features(3, folder.path(), usize::MAX, Some(&cache));
+        let second = features(2, folder.path(), 0, Some(&cache));
+        assert!(first.iter().all(|process| *process == alone));
+        assert!(second.iter().all(|(bytes, encoded)| *bytes == alone.0 && *encoded == 0));
+    }
+}
