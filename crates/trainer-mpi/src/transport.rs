@@ -144,8 +144,11 @@ fn counts(lengths: &[usize], start: usize, block: usize) -> Vec<i32> {
 
 /// Where the parts of a joined list start.
 fn starts(counts: &[i32]) -> Vec<i32> {
-    let mut next = 0;
-    counts.iter().map(|count| std::mem::replace(&mut next, next + count)).collect()
+    let start = |next: &mut i32, count: &i32| {
+        *next += count;
+        Some(*next - count)
+    };
+    counts.iter().scan(0, start).collect()
 }
 
 fn total(counts: &[i32]) -> usize {
