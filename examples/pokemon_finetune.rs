@@ -12,9 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use caption_lora::cli;
-use caption_lora::finetune::{
-    Ending, INTERRUPTED, OutputFolder, Plan, Recipe, Request, Session, Trained, cache_features,
-};
+use caption_lora::finetune::{Ending, INTERRUPTED, Plan, Recipe, Request, Session, Trained, cache_features};
 use caption_lora::terminal::one_line;
 
 fn main() -> ExitCode {
@@ -31,19 +29,17 @@ fn main() -> ExitCode {
 fn run(request: cli::Request) -> Result<Ending> {
     // With --resume, the flags of the run that is continued.
     let request = request.resolve()?;
-    // Threads, and Ctrl-C, which lets a run finish its step and save.
-    let mut session = Session::new(request.options.hardware.threads)?;
-    if request.sweep.is_empty() {
-        fine_tune(&request, &mut session)
-    } else {
-        cli::sweep(&request, &mut session)
-    }
+    // Threads; Ctrl-C, which lets a run finish its step and save; and under mpirun the other processes.
+    let session = Session::start(&request.options.hardware)?;
+    session.run(|session| {
+        if request.sweep.is_empty() { fine_tune(&request, session) } else { cli::sweep(&request, session) }
+    })
 }
 
 /// One run, stage by stage.
 fn fine_tune(request: &Request, session: &mut Session) -> Result<Ending> {
     // A folder of its own, locked while the run writes to it.
-    let folder = OutputFolder::claim(request)?;
+    let folder = session.claim(request)?;
     // Opens the model and the dataset, checks every row, and splits the rows 80/10/10.
     let (checkpoint, inputs) = session.open(request)?;
     // Adapts the model: frozen layers, with LoRA in the text decoder unless flags say otherwise.

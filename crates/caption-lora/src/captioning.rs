@@ -7,11 +7,12 @@ use caption_data::{
     CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader, TokenizedCaptions,
 };
 use caption_model::{CaptionModel, Draft, GenerationConfig};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
 
 use crate::features::{FeatureStore, encode};
 use crate::options::{Drafting, Storage};
 use crate::prompts::{after_prompt, by_prompt};
+use crate::terminal::progress_bar;
 
 /// Batch size of the frozen encoder.
 pub(crate) const ENCODER_BATCH: usize = 8;
@@ -98,7 +99,7 @@ impl Captioner<'_> {
         config: &GenerationConfig,
         message: &str,
     ) -> Result<Vec<String>> {
-        let bar = ProgressBar::new(rows.len() as u64)
+        let bar = progress_bar(rows.len())
             .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
             .with_message(message.to_owned());
         let mut captions = vec![String::new(); rows.len()];

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::cli::{self, CaptionFlags, CompareFlags, MergeFlags, Request};
+use crate::distributed::is_first_launched;
 use crate::finetune::{self, Ending, INTERRUPTED, Session};
 use crate::terminal::{one_line, say_error};
 use crate::{caption, merge, report};
@@ -16,11 +17,13 @@ const SKIPPED: u8 = 2;
 
 /// Fine-tunes a model. The exit code of an interrupted run is 130.
 pub fn finetune(arguments: Vec<OsString>) -> ExitCode {
-    let request = Request::parse(arguments).unwrap_or_else(|error| error.exit());
-    exit_code(finetune_or_sweep(request).map(|ending| match ending {
+    let request = Request::parse(arguments).unwrap_or_else(|error| cli::exit(&error));
+    let ended = finetune_or_sweep(request).map(|ending| match ending {
         Ending::Finished => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
-    }))
+    });
+    // An error that all processes of a job have is printed by the first.
+    if ended.is_err() && !is_first_launched() { ExitCode::FAILURE } else { exit_code(ended) }
 }
 
 /// Captions pictures. The exit code is 2 if some could not be read.
@@ -57,10 +60,11 @@ fn exit_code(result: Result<ExitCode>) -> ExitCode {
 
 fn finetune_or_sweep(request: Request) -> Result<Ending> {
     let request = request.resolve()?;
-    let mut session = Session::new(request.options.hardware.threads)?;
-    if request.sweep.is_empty() {
-        finetune::run(&request, &mut session)
-    } else {
-        cli::sweep(&request, &mut session)
-    }
+    Session::start(&request.options.hardware)?.run(|session| {
+        if request.sweep.is_empty() {
+            finetune::run(&request, session)
+        } else {
+            cli::sweep(&request, session)
+        }
+    })
 }

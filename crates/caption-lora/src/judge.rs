@@ -11,9 +11,10 @@ use caption_metrics::{Scores, score};
 use caption_model::GenerationConfig;
 use serde_json::json;
 use train_ops::{ForwardContext, release_memory};
-use trainer_core::{LossTotal, evaluate};
+use trainer_core::{LossTotal, evaluate_together};
 
 use crate::captioning::Captioner;
+use crate::distributed::Team;
 use crate::features::encode;
 use crate::task::{CaptionBatches, CaptionTask};
 
@@ -31,6 +32,8 @@ pub struct Judge<'a> {
     pub captions: &'a TokenizedCaptions,
     /// The dataset.
     pub source: &'a dyn CaptionSource,
+    /// The processes that divide the work.
+    pub team: &'a Team,
 }
 
 /// The results of an evaluation.
@@ -57,10 +60,12 @@ impl Judge<'_> {
         // Training, losses and captions use buffers of different sizes, and the pool would hold all of them
         // at once.
         release_memory();
-        let loss = evaluate(self.task, test)?.loss;
+        let loss = evaluate_together(self.task, test, self.team.workers.as_ref())?.loss;
         let shuffled = self.shuffled_loss(test)?;
         release_memory();
-        let captions = self.captioner.caption_all(&test.rows, &GenerationConfig::recipe(), message)?;
+        let own = &test.rows[self.team.workers.share(test.rows.len())];
+        let captions = self.captioner.caption_all(own, &GenerationConfig::recipe(), message)?;
+        let captions = self.team.gather(&captions)?.concat();
         let scores = scored(self.source, &test.rows, &captions)?;
         let references = test.rows.iter().map(|row| self.captions.references(*row)).collect();
         Ok(Judgement { loss, shuffled, captions, scores, references })
@@ -76,8 +81,10 @@ impl Judge<'_> {
         let (model, mut others) = (self.task.model, test.rows.clone());
         others.rotate_left(count / 2);
         let other: BTreeMap<usize, usize> = test.rows.iter().copied().zip(others).collect();
-        let mut total = LossTotal::default();
-        for captions in self.captions.all(&test.rows).chunks(test.batch_size) {
+        let all = self.captions.all(&test.rows);
+        let batches: Vec<_> = all.chunks(test.batch_size).collect();
+        let mut own = Vec::new();
+        for captions in &batches[self.team.workers.share(batches.len())] {
             let others: Vec<usize> = captions.iter().map(|(row, _)| other[row]).collect();
             let features = match &self.task.features {
                 Some(store) => store.batch(&others)?,
@@ -91,7 +98,12 @@ impl Judge<'_> {
                 &labels,
                 &ForwardContext::inference(),
             )?;
-            total += LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets };
+            // As bits: JSON has no NaN.
+            own.push((f64::from(sum.to_scalar::<f32>()?).to_bits(), targets));
+        }
+        let mut total = LossTotal::default();
+        for (sum, targets) in self.team.gather(&own)?.concat() {
+            total += LossTotal { sum: f64::from_bits(sum), targets };
         }
         Ok(Some(total))
     }

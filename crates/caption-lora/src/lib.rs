@@ -23,6 +23,7 @@
 //! - [`results`], [`report`]: the results of a run: metrics, captions, curves, report
 //! - [`save`]: writes whole checkpoints
 //! - [`files`]: atomic file replacement
+//! - [`distributed`]: the processes of one job, which train one model together
 //! - [`terminal`]: messages for the user
 //! - [`shell`]: commands in shell syntax
 //! - [`threads`]: the number of threads of a process
@@ -37,6 +38,7 @@ pub mod captioning;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod commands;
+pub mod distributed;
 pub mod embedded;
 pub mod engine_words;
 pub mod features;

@@ -154,16 +154,32 @@ impl CaptionBatches {
             References::All => self.captions.all(rows),
         }
     }
+
+    /// The number of samples in every epoch.
+    fn samples(&self) -> usize {
+        match self.references {
+            References::Drawn(_) => self.rows.len(),
+            References::All => self.captions.all(&self.rows).len(),
+        }
+    }
 }
 
 impl BatchSource for CaptionBatches {
     type Batch = Batch;
 
     fn batches_per_epoch(&self) -> usize {
-        self.captions_of(&self.rows, 0).len().div_ceil(self.batch_size)
+        self.samples().div_ceil(self.batch_size)
     }
 
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Batch> {
+        self.select(epoch, (first_batch..self.batches_per_epoch()).collect())
+    }
+
+    fn batch_samples(&self, batch: usize) -> Option<usize> {
+        Some(self.samples().saturating_sub(batch * self.batch_size).min(self.batch_size))
+    }
+
+    fn select(&self, epoch: usize, batches: Vec<usize>) -> Batches<'_, Batch> {
         let rows: Vec<usize> = match self.shuffle {
             Some(seed) => {
                 epoch_order(seed, epoch, self.rows.len()).into_iter().map(|index| self.rows[index]).collect()
@@ -171,8 +187,9 @@ impl BatchSource for CaptionBatches {
             None => self.rows.clone(),
         };
         let captions = self.captions_of(&rows, epoch);
+        let chunks: Vec<&[(usize, usize)]> = captions.chunks(self.batch_size).collect();
         let batches: Vec<Vec<(usize, usize)>> =
-            captions.chunks(self.batch_size).skip(first_batch).map(<[_]>::to_vec).collect();
+            batches.into_iter().filter_map(|batch| Some(chunks.get(batch)?.to_vec())).collect();
         let batch = move |captions: Vec<(usize, usize)>, pictures| {
             Ok(Batch { captions: self.captions.batch_of(&captions, self.padding)?, pictures })
         };

@@ -2,11 +2,27 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::ProgressBar;
+
+/// Whether another process of the job speaks to the user.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Keeps this process from printing anything but errors: the first process of its job speaks for all.
+pub(crate) fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
+}
+
+/// A progress bar of this length, hidden if the process is quiet.
+pub(crate) fn progress_bar(length: usize) -> ProgressBar {
+    if IS_QUIET.load(Ordering::Relaxed) { ProgressBar::hidden() } else { ProgressBar::new(length as u64) }
+}
 
 /// Prints a line to standard output. Returns whether it was written. It fails if the reader has gone, as
 /// `head` does when it has seen enough, and a run's results should not be lost for that.
 pub fn say(line: impl Display) -> bool {
-    writeln!(io::stdout(), "{line}").is_ok()
+    !IS_QUIET.load(Ordering::Relaxed) && writeln!(io::stdout(), "{line}").is_ok()
 }
 
 /// Prints a line to standard error, as [`say`] does to standard output.
@@ -16,7 +32,7 @@ pub fn say_error(line: impl Display) -> bool {
 
 /// Prints a warning to standard error.
 pub fn warn(warning: impl Display) -> bool {
-    say_error(format_args!("warning: {warning}"))
+    !IS_QUIET.load(Ordering::Relaxed) && say_error(format_args!("warning: {warning}"))
 }
 
 /// An error with its causes in one line. Many messages of libraries already end with their cause; each cause

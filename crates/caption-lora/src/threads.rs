@@ -19,6 +19,11 @@ const VARIABLE: &str = "RAYON_NUM_THREADS";
 /// # Errors
 /// If something was computed before this call, or the variable is not a number.
 pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
+    use_part_of_threads(threads, 1)
+}
+
+/// As [`use_threads`], where `sharing` processes divide all cores among them.
+pub(crate) fn use_part_of_threads(threads: Option<usize>, sharing: usize) -> Result<NonZero<usize>> {
     let given = match (threads, env::var_os(VARIABLE)) {
         (Some(threads), _) => Some(threads),
         (None, Some(text)) => from_variable(&text.to_string_lossy())?,
@@ -26,7 +31,7 @@ pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
     };
     let threads = match given {
         Some(threads) => threads.try_into()?,
-        None => available_parallelism()?,
+        None => NonZero::new(available_parallelism()?.get() / sharing).unwrap_or(NonZero::<usize>::MIN),
     };
     disable_candles_pool();
     rayon::ThreadPoolBuilder::new()
@@ -43,7 +48,7 @@ pub fn use_threads(threads: Option<usize>) -> Result<NonZero<usize>> {
 /// It does so only while this process has one thread: C code in another thread could read the environment at
 /// the same time without a lock. With more threads, or an unknown number, candle keeps its pool; that affects
 /// only speed.
-fn disable_candles_pool() {
+pub(crate) fn disable_candles_pool() {
     if is_single_threaded() {
         // SAFETY: no other thread exists that could access the environment.
         #[allow(unsafe_code)]

@@ -40,7 +40,8 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "torch-files",
             "train-ops",
             "trainable-nn",
-            "trainer-core"
+            "trainer-core",
+            "trainer-mpi"
         ])
     );
     for package in packages {
@@ -62,6 +63,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "cuda-kernels" => &["cpu-kernels"],
             "train-ops" => &["cpu-kernels", "cuda-kernels"],
             "trainer-core" => &["cuda-kernels"],
+            "trainer-mpi" => &["trainer-core"],
             "captioner" => &["blip-model", "caption-data", "caption-model", "git-model", "train-ops"],
             "caption-model" => &["caption-generation", "torch-files", "train-ops"],
             "blip-model" => &["caption-model", "peft-lora", "train-ops"],
@@ -81,6 +83,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
                 "peft-lora",
                 "train-ops",
                 "trainer-core",
+                "trainer-mpi",
             ],
             _ => &[],
         };

@@ -1,26 +1,21 @@
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
 use crate::data::Epoch;
 use crate::micro_batches::{MicroBatches, NotFinite, ranges, scalar};
+use crate::workers::{gather_json, sum_in_order};
 use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, StepContext, Task, Workers};
 
-/// The sums over the micro-batches of one optimizer step.
+/// The sums over the micro-batches of one optimizer step. Equal for all workers.
 pub(crate) struct Accumulated {
     /// Gradients of the mean loss of all targets of the step.
     pub(crate) gradients: Gradients,
     pub(crate) loss: LossTotal,
     pub(crate) samples: usize,
-    /// Descriptions of this worker's micro-batches, for messages.
+    /// Descriptions of the micro-batches, for messages.
     pub(crate) batches: Vec<String>,
-    /// This worker's first loss that is not finite.
+    /// The first loss that is not finite.
     pub(crate) not_finite: Option<NotFinite>,
-    /// Whether any worker wants to stop or end the run.
-    pub(crate) votes: Votes,
-}
-
-/// Decisions that all workers must take together: if one left alone, the others would wait for it forever.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Votes {
-    pub(crate) stop: bool,
-    pub(crate) out_of_time: bool,
 }
 
 /// How a step is split: into `count` micro-batches, up to `fuse` of them in one forward and backward pass.
@@ -30,7 +25,27 @@ pub(crate) struct Split {
     pub(crate) fuse: usize,
 }
 
-/// Runs the forward and backward passes of a step, and sums gradients and losses over micro-batches and workers.
+/// One worker's part of a step, as the others need to know it.
+#[derive(Serialize, Deserialize)]
+struct Report {
+    /// In the order of the step.
+    passes: Vec<PassReport>,
+    /// For each slot of gradients, the indices of the parameters that got none.
+    missing: Vec<Vec<usize>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PassReport {
+    #[serde(with = "crate::bits")]
+    loss: f64,
+    targets: usize,
+    samples: usize,
+    batches: Vec<String>,
+    not_finite: Option<NotFinite>,
+}
+
+/// Runs this worker's forward and backward passes of a step, and sums gradients and losses over the passes of all workers, in
+/// the order of the passes.
 ///
 /// The sum is divided by the number of targets of the whole step, at the end. The step is therefore the same however it is
 /// split into micro-batches; a mean of the micro-batches' means would not be.
@@ -38,46 +53,72 @@ pub(crate) fn accumulate<T: Task>(
     task: &T,
     parameters: &Parameters,
     batches: &mut Epoch<'_, T::Batch>,
+    split: Split,
+    start: StepContext,
+    workers: &dyn Workers,
+) -> Result<Accumulated> {
+    let (slots, own) = own_passes(task, parameters, batches, split, start, workers)?;
+    let reports = gather_json(workers, &own)?;
+    let missing: Vec<_> = reports.iter().map(|report| report.missing.clone()).collect();
+    let passes: Vec<PassReport> = reports.into_iter().flat_map(|report| report.passes).collect();
+
+    let loss = passes.iter().map(|pass| pass.loss).sum();
+    let samples = passes.iter().map(|pass| pass.samples).sum();
+    let targets = passes.iter().map(|pass| pass.targets).sum();
+    let not_finite = passes.iter().find_map(|pass| pass.not_finite.clone());
+    let batches = passes.into_iter().flat_map(|pass| pass.batches).collect();
+    if targets == 0 {
+        return Err(Error::NoTargets { place: format!("step {}", start.step + 1), batches });
+    }
+    let mut gradients = sum_in_order(parameters, slots, &missing, workers)?;
+    gradients.scale(1.0 / targets as f64)?;
+    Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, batches, not_finite })
+}
+
+/// Runs this worker's passes. Returns their gradients in slots, which are to be added one after another, and the report of
+/// the passes.
+fn own_passes<T: Task>(
+    task: &T,
+    parameters: &Parameters,
+    batches: &mut Epoch<'_, T::Batch>,
     Split { count, fuse }: Split,
     start: StepContext,
     workers: &dyn Workers,
-    votes: Votes,
-) -> Result<Accumulated> {
+) -> Result<(Vec<Gradients>, Report)> {
     let step = start.step as usize + 1;
-    let mut gradients = Gradients::new();
-    let (mut samples, mut targets) = (0, 0);
-    let mut passes = Vec::new();
-    for range in ranges(count, fuse) {
+    let all: Vec<_> = ranges(count, fuse).collect();
+    let own = workers.share(all.len());
+    let (mut slots, mut passes, mut samples) = (Vec::new(), Vec::new(), 0);
+    for (pass, range) in all.into_iter().enumerate() {
+        if !own.contains(&pass) {
+            samples += batches.skip(range.len(), |batch| task.num_samples(batch))?;
+            continue;
+        }
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
         let mut group = MicroBatches::next(task, batches, range, context)?;
         let loss = group.train_loss(task)?;
         samples += group.samples;
-        targets += loss.targets;
-        let loss = backward(loss, step, parameters, &mut gradients)?;
+        let targets = loss.targets;
+        // Worker 0 has the first passes of the sum, so it can add them at once. The others must keep each.
+        let mut slot = if workers.rank() == 0 { slots.pop().unwrap_or_default() } else { Gradients::new() };
+        let loss = backward(loss, step, parameters, &mut slot)?;
+        slots.push(slot);
         group.release();
-        passes.push((group, loss));
+        passes.push((group, targets, loss));
     }
 
     // Read only now: on an accelerator, a read waits for all the work queued before it.
-    let losses = passes.iter().map(|(_, loss)| loss.as_ref().map_or(Ok(0.0), scalar));
-    let losses = losses.collect::<Result<Vec<f64>>>()?;
-    let loss: f64 = losses.iter().sum();
-    let vote = |vote| f64::from(u8::from(vote));
-    let mut numbers = [loss, targets as f64, samples as f64, vote(votes.stop), vote(votes.out_of_time)];
-    workers.sum(&mut gradients, &mut numbers).map_err(|source| Error::Workers { step, source })?;
-    let [loss, targets, samples, stop, out_of_time] = numbers;
-    let (targets, samples) = (targets as usize, samples as usize);
-    let names = passes.iter().flat_map(|(group, _)| group.descriptions.clone()).collect();
-    if targets == 0 {
-        return Err(Error::NoTargets { place: format!("step {step}"), batches: names });
-    }
-    let not_finite = passes.iter().zip(&losses).find(|(_, loss)| !loss.is_finite());
-    let not_finite =
-        not_finite.map(|((group, _), loss)| group.find_non_finite(task, *loss, count)).transpose()?;
-    gradients.scale(1.0 / targets as f64)?;
-    let votes = Votes { stop: stop > 0.0, out_of_time: out_of_time > 0.0 };
-    let loss = LossTotal { sum: loss, targets };
-    Ok(Accumulated { gradients, loss, samples, batches: names, not_finite, votes })
+    let mut is_finite = true;
+    let report = |(group, targets, loss): (MicroBatches<T::Batch>, usize, Option<Tensor>)| {
+        let loss = loss.as_ref().map_or(Ok(0.0), scalar)?;
+        let is_first = !loss.is_finite() && std::mem::take(&mut is_finite);
+        let not_finite = is_first.then(|| group.find_non_finite(task, loss, count)).transpose()?;
+        let (samples, batches) = (group.samples, group.descriptions);
+        Ok(PassReport { loss, targets, samples, batches, not_finite })
+    };
+    let passes = passes.into_iter().map(report).collect::<Result<_>>()?;
+    let missing = slots.iter().map(|slot| slot.missing_indices(parameters)).collect();
+    Ok((slots, Report { passes, missing }))
 }
 
 /// Adds the gradients of one pass and returns its loss without the graph. The graph is freed here, so that only one is in
@@ -87,7 +128,7 @@ fn backward(
     step: usize,
     parameters: &Parameters,
     gradients: &mut Gradients,
-) -> Result<Option<candle_core::Tensor>> {
+) -> Result<Option<Tensor>> {
     if loss.targets == 0 {
         return Ok(None);
     }

@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint;
-use crate::evaluation::evaluate;
+use crate::evaluation::evaluate_together;
 use crate::run::Run;
+use crate::workers::{share_json, share_numbers};
 use crate::{Event, LogEntry, Metric, Result, Task, Warning};
 
 /// Evaluation during training, and the best parameters.
@@ -13,7 +14,7 @@ impl<T: Task> Run<'_, T> {
         let Some(source) = self.evaluation else { return Ok(false) };
         let (epoch, step) = (self.state.epoch, self.state.global_step);
         self.emit(Event::EvaluationStarted { global_step: step, batches: source.batches_per_epoch() })?;
-        let evaluation = evaluate(self.task, source)?;
+        let evaluation = evaluate_together(self.task, source, self.workers.as_ref())?;
         let values = evaluation.measured.values();
         let others = values.iter().filter(|(metric, _)| metric.name != Metric::LOSS.name);
         let metrics: BTreeMap<_, _> =
@@ -70,11 +71,16 @@ impl<T: Task> Run<'_, T> {
 
     /// Loads the best parameters. If their checkpoint has been damaged, keeps the last ones, which may be saved nowhere else.
     pub(crate) fn load_best(&mut self, path: PathBuf, value: f64) -> Result<()> {
-        if let Err(reason) = checkpoint::verify_best(&path, &self.state) {
+        // Only worker 0 reads the checkpoint.
+        let damage = if self.leads() { checkpoint::verify_best(&path, &self.state).err() } else { None };
+        if let Some(reason) = share_json(self.workers.as_ref(), &damage)? {
             self.state.best_model_checkpoint = None;
             return self.emit(Event::Warning(Warning::BestNotLoaded { path, reason }));
         }
-        self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
+        if self.leads() {
+            self.parameters.load(&path.join(checkpoint::PARAMETERS))?;
+        }
+        share_numbers(self.workers.as_ref(), &self.parameters)?;
         self.emit(Event::BestLoaded { path, metric: self.best_metric.name.to_string(), value })
     }
 

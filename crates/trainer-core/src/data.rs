@@ -19,6 +19,24 @@ pub trait BatchSource {
 
     /// Returns the batches of `epoch` (from 0), starting at the batch with index `first_batch`.
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Self::Batch>;
+
+    /// Returns the number of samples in the batch with this index, in any epoch, if it is known without loading the batch. One
+    /// of several [`Workers`](crate::Workers) then [selects](Self::select) its own batches; otherwise it loads all, and counts
+    /// the samples of the others' batches. Default: unknown.
+    fn batch_samples(&self, _batch: usize) -> Option<usize> {
+        None
+    }
+
+    /// Returns the batches of `epoch` with these indices, which are in ascending order. Default: those of
+    /// [`epoch`](Self::epoch), all of which are loaded.
+    fn select(&self, epoch: usize, batches: Vec<usize>) -> Batches<'_, Self::Batch> {
+        let (Some(first), Some(last)) = (batches.first().copied(), batches.last().copied()) else {
+            return Box::new(std::iter::empty());
+        };
+        let loaded = (first..=last).zip(self.epoch(epoch, first));
+        let selected = loaded.filter(move |(index, _)| batches.binary_search(index).is_ok());
+        Box::new(selected.map(|(_, batch)| batch))
+    }
 }
 
 impl<B: Clone> BatchSource for Vec<B> {
@@ -35,7 +53,10 @@ impl<B: Clone> BatchSource for Vec<B> {
 
 /// The batches of one epoch, counted, with errors that name their position.
 pub(crate) struct Epoch<'a, B> {
+    source: &'a dyn BatchSource<Batch = B>,
     batches: Batches<'a, B>,
+    /// Whether `batches` are only those that are not skipped.
+    is_selected: bool,
     role: &'static str,
     epoch: usize,
     next: usize,
@@ -49,13 +70,38 @@ impl<'a, B> Epoch<'a, B> {
         epoch: usize,
         first: usize,
     ) -> Self {
-        Self {
-            batches: source.epoch(epoch, first),
-            role,
-            epoch,
-            next: first,
-            len: source.batches_per_epoch(),
+        let (batches, len) = (source.epoch(epoch, first), source.batches_per_epoch());
+        Self { source, batches, is_selected: false, role, epoch, next: first, len }
+    }
+
+    /// The batches of an epoch from `first` on. If there is a list `own`, only the batches with these indices will be taken,
+    /// and all others [skipped](Self::skip).
+    pub(crate) fn selected(
+        source: &'a dyn BatchSource<Batch = B>,
+        role: &'static str,
+        epoch: usize,
+        first: usize,
+        own: Option<Vec<usize>>,
+    ) -> Self {
+        let Some(own) = own.filter(|_| source.batch_samples(first).is_some()) else {
+            return Self::new(source, role, epoch, first);
+        };
+        let len = source.batches_per_epoch();
+        Self { source, batches: source.select(epoch, own), is_selected: true, role, epoch, next: first, len }
+    }
+
+    /// Passes over some batches, and returns the number of their samples.
+    pub(crate) fn skip(&mut self, count: usize, samples: impl Fn(&B) -> usize) -> Result<usize> {
+        let mut skipped = 0;
+        for _ in 0..count {
+            if self.is_selected {
+                skipped += self.source.batch_samples(self.next).unwrap_or_default();
+                self.next += 1;
+            } else {
+                skipped += samples(&self.next_batch()?);
+            }
         }
+        Ok(skipped)
     }
 
     /// Returns the next batch. The caller knows from the plan that there is one.

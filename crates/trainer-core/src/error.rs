@@ -180,13 +180,32 @@ pub enum Error {
         /// Number of batches it yielded.
         got: usize,
     },
-    /// The gradients could not be summed over the workers.
-    #[error("step {step}: cannot sum gradients over workers; resume all of them from their checkpoints")]
+    /// A worker is lost, or has ended with an error.
+    #[error(
+        "the workers cannot go on together; the newest checkpoint resumes the run, with any number of workers"
+    )]
     Workers {
-        /// The optimizer step.
-        step: usize,
-        /// The error of the workers.
+        /// The error of the connection; it names the worker.
         source: BoxError,
+    },
+    /// A worker was started with another run.
+    #[error("worker {rank} has another run than worker 0: {}", differences.join("; "))]
+    OtherRun {
+        /// The worker.
+        rank: usize,
+        /// Everything that differs, in clauses with both values.
+        differences: Vec<String>,
+    },
+    /// Workers that should be equal are not. No checkpoint was saved.
+    #[error(
+        "after step {step} the parameters of worker {rank} are not those of worker 0; processors with different instruction \
+         sets may round differently"
+    )]
+    UnequalWorkers {
+        /// Number of completed steps.
+        step: usize,
+        /// The first worker that differs.
+        rank: usize,
     },
     /// A sink failed.
     #[error("cannot record training events")]

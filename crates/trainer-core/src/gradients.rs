@@ -98,6 +98,12 @@ impl Gradients {
         names.filter(|name| !self.0.contains_key(*name)).map(str::to_owned).collect()
     }
 
+    /// Returns the indices of the parameters without a gradient, in ascending order.
+    pub(crate) fn missing_indices(&self, parameters: &Parameters) -> Vec<usize> {
+        let names = parameters.iter().enumerate();
+        names.filter(|(_, (name, _))| !self.0.contains_key(*name)).map(|(index, _)| index).collect()
+    }
+
     /// Multiplies every gradient by `factor`.
     ///
     /// # Errors

@@ -57,6 +57,10 @@ impl<S: Clone> BatchSource for InMemory<S> {
         self.samples.len().div_ceil(self.batch_size)
     }
 
+    fn batch_samples(&self, batch: usize) -> Option<usize> {
+        Some(self.samples.len().saturating_sub(batch * self.batch_size).min(self.batch_size))
+    }
+
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Vec<S>> {
         let Some(seed) = self.seed else {
             let batches = self.samples.chunks(self.batch_size).skip(first_batch);

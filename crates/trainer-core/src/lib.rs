@@ -11,6 +11,8 @@
 //! - **[`Event`]s** go to [`EventSink`]s: a progress bar, a log file, your own. The engine itself never prints.
 //! - **No silent faults**: a parameter without a gradient, a loss that is not finite, or an output directory that is not
 //!   writable ends the run before harm is done, with an [`Error`](enum@Error) that says where.
+//! - **[`Workers`]** are threads, or processes on one or many machines, that train one model together, with the same bits as
+//!   one process. A run that one number of workers began may be resumed by another.
 //!
 //! # Example
 //!
@@ -75,6 +77,7 @@ mod adamw;
 mod arguments;
 mod audit;
 mod best;
+mod bits;
 mod checkpoint;
 #[cfg_attr(not(feature = "fused-cuda"), path = "no_cuda.rs")]
 mod cuda;
@@ -121,7 +124,7 @@ pub use checkpoint::{Resume, SavedCheckpoint, SavedRun};
 pub use data::{BatchSource, Batches};
 pub use epoch_order::epoch_order;
 pub use error::{BoxError, Error, Result};
-pub use evaluation::{Evaluation, evaluate};
+pub use evaluation::{Evaluation, evaluate, evaluate_together};
 pub use event::{Event, EventSink, StepReport, Throughput};
 pub use gradients::{Gradients, Norms};
 pub use identity::{Difference, Identity};
@@ -138,7 +141,7 @@ pub use stop_signal::StopSignal;
 pub use task::{LossSum, LossTotal, StepContext, Task};
 pub use trainer::{Outcome, Trainer};
 pub use warning::{ArgumentChange, Warning};
-pub use workers::{SingleProcess, Workers};
+pub use workers::{SingleProcess, ThreadWorkers, Workers};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -168,6 +168,11 @@ impl Measured {
         values
     }
 
+    /// The task's metrics in the order they were added.
+    pub(crate) fn ratios(&self) -> impl Iterator<Item = &(Metric, Ratio)> {
+        self.ratios.iter()
+    }
+
     fn add(&mut self, metric: &Metric, ratio: Ratio) {
         match self.ratios.iter_mut().find(|(known, _)| known.name == metric.name) {
             Some((_, sum)) => {

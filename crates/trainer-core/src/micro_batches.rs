@@ -1,6 +1,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
 use crate::{BoxError, Error, LossSum, Result, StepContext, Task};
@@ -96,9 +97,11 @@ impl<B> MicroBatches<B> {
 }
 
 /// A loss that is NaN or infinite.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct NotFinite {
     /// For example `loss of micro-batch 2 of 4`.
     pub(crate) quantity: String,
+    #[serde(with = "crate::bits")]
     pub(crate) value: f64,
     pub(crate) batches: Vec<String>,
 }

@@ -1,19 +1,36 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{self, Found};
 use crate::progress::{Progress, ScheduleState};
 use crate::run::Run;
+use crate::workers::share_json;
 use crate::{Error, Event, Identity, Result, Resume, Task, TrainerState, Warning};
 
 /// Resuming from a checkpoint.
 impl<T: Task> Run<'_, T> {
-    pub(crate) fn restore(&mut self, resume: &Resume) -> Result<()> {
-        let mut found = checkpoint::find(&self.store, resume)?;
+    /// Finds the checkpoint to resume from; `None` for a new run. Worker 0 chooses it, and the others read the same.
+    pub(crate) fn find(&mut self, resume: Option<Resume>) -> Result<Option<Found>> {
+        let Some(resume) = resume else { return Ok(None) };
+        let starts_anew =
+            self.leads() && resume == Resume::NewestIfAny && self.store.checkpoints()?.is_empty();
+        let found =
+            if self.leads() && !starts_anew { Some(checkpoint::find(&self.store, &resume)?) } else { None };
+        let path = found.as_ref().map(|found| found.path.clone());
+        let path: Option<PathBuf> = share_json(self.workers.as_ref(), &path)?;
+        match (found, path) {
+            (None, Some(path)) => checkpoint::find(&self.store, &Resume::From(path)).map(Some),
+            (found, _) => Ok(found),
+        }
+    }
+
+    pub(crate) fn restore(&mut self, mut found: Found) -> Result<()> {
         for (path, reason) in std::mem::take(&mut found.skipped) {
             self.emit(Event::Warning(Warning::CheckpointSkipped { path, reason }))?;
         }
         self.require_same_run(&found)?;
-        self.store.require_run(&found.progress.run)?;
+        if self.leads() {
+            self.store.require_run(&found.progress.run)?;
+        }
         let chosen_by = found.progress.arguments.best_metric_name().to_owned();
         let changes = found.progress.changes(&self.arguments);
         if !changes.is_empty() {
@@ -56,6 +73,15 @@ impl<T: Task> Run<'_, T> {
         self.resumed_from = Some(found.path.clone());
         self.restore_best(&found.path, best_model_checkpoint, &chosen_by)?;
         self.emit(Event::Resumed { checkpoint: found.path, global_step })
+    }
+
+    /// Lets all workers continue from the state of worker 0, which knows which files exist.
+    pub(crate) fn share_state(&mut self) -> Result<()> {
+        if self.workers.count() > 1 {
+            (self.state, self.progress) =
+                share_json(self.workers.as_ref(), &(self.state.clone(), self.progress.clone()))?;
+        }
+        Ok(())
     }
 
     /// Returns an error for a checkpoint of a run whose numbers would differ.

@@ -1,15 +1,17 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::accumulate::{Accumulated, Split, Votes, accumulate};
+use crate::accumulate::{Accumulated, Split, accumulate};
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
 use crate::data::Epoch;
 use crate::early_stopping::EarlyStopping;
-use crate::micro_batches::NotFinite;
+use crate::micro_batches::{NotFinite, ranges};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::session::{Session, Votes};
+use crate::workers::gather_json;
 use crate::{
     BatchSource, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, OnNan, Optimizer,
     Parameters, Result, StepContext, StepReport, StopSignal, Task, TrainerState, TrainingArguments, Warning,
@@ -26,7 +28,7 @@ pub(crate) struct Run<'a, T: Task> {
     pub(crate) schedule: Box<dyn LearningRateSchedule>,
     pub(crate) parameters: Parameters,
     pub(crate) optimizer: Box<dyn Optimizer>,
-    pub(crate) workers: Box<dyn Workers>,
+    pub(crate) workers: Arc<dyn Workers>,
     pub(crate) stop: StopSignal,
     pub(crate) early_stopping: EarlyStopping,
     /// The metric that selects the best evaluation.
@@ -56,20 +58,44 @@ impl<T: Task> Run<'_, T> {
     }
 
     pub(crate) fn out_of_time(&self) -> bool {
-        self.session.votes.out_of_time || self.decides_alone() && self.time_is_up()
+        self.session.votes.out_of_time
     }
 
     pub(crate) fn stop_requested(&self) -> bool {
-        self.session.votes.stop || self.decides_alone() && self.stop.is_requested()
+        self.session.votes.stop
     }
 
-    fn time_is_up(&self) -> bool {
-        self.arguments.max_seconds.is_some_and(|limit| self.session.seconds() >= limit)
+    /// Lets all workers agree whether to stop and whether the time is up: it is enough if one of them wants to.
+    pub(crate) fn vote(&mut self) -> Result<()> {
+        let limit = self.arguments.max_seconds;
+        let own = Votes {
+            stop: self.stop.is_requested(),
+            out_of_time: limit.is_some_and(|limit| self.session.seconds() >= limit),
+        };
+        let all = gather_json(self.workers.as_ref(), &own)?;
+        self.session.votes = Votes {
+            stop: all.iter().any(|votes| votes.stop),
+            out_of_time: all.iter().any(|votes| votes.out_of_time),
+        };
+        Ok(())
     }
 
-    /// Several workers must stop after the same step: they agree on it when they sum its gradients.
-    fn decides_alone(&self) -> bool {
-        self.workers.count() == 1
+    /// Whether this worker writes the files of the run.
+    pub(crate) fn leads(&self) -> bool {
+        self.workers.rank() == 0
+    }
+
+    /// Indices of the batches that this worker trains on in the rest of the current epoch; `None` if it is alone.
+    pub(crate) fn own_batches(&self) -> Option<Vec<usize>> {
+        let fuse = self.arguments.fused_micro_batches;
+        let of_step = |done: usize| {
+            let passes: Vec<_> = ranges(self.plan.batches_of_step(done), fuse).collect();
+            let own = passes[self.workers.share(passes.len())].to_vec();
+            let first = self.plan.first_batch(done);
+            own.into_iter().flatten().map(move |batch| first + batch)
+        };
+        let steps = self.plan.rest_of_epoch(self.state.global_step);
+        (self.workers.count() > 1).then(|| steps.flat_map(of_step).collect())
     }
 
     /// Returns the learning rate of the next step.
@@ -93,22 +119,11 @@ impl<T: Task> Run<'_, T> {
         self.session.step_started = Instant::now();
         let done = self.state.global_step;
         let count = self.plan.batches_of_step(done);
-        let first_sample = (self.workers.rank() as u64) << 32;
-        let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample };
-        let votes = Votes { stop: self.stop.is_requested(), out_of_time: self.time_is_up() };
+        let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 };
         let split = Split { count, fuse: self.arguments.fused_micro_batches };
-        let mut sum =
-            accumulate(self.task, &self.parameters, batches, split, start, self.workers.as_ref(), votes)?;
-        if !self.decides_alone() {
-            self.session.votes = sum.votes;
-        }
-
+        let mut sum = accumulate(self.task, &self.parameters, batches, split, start, self.workers.as_ref())?;
         if let Some(NotFinite { quantity, value, batches }) = sum.not_finite {
             return Err(self.non_finite(quantity, value, learning_rate, batches));
-        }
-        if !sum.loss.sum.is_finite() {
-            let quantity = "loss of another worker".to_owned();
-            return Err(self.non_finite(quantity, sum.loss.sum, learning_rate, Vec::new()));
         }
         GradientAudit::require_gradients(done + 1, &sum.gradients, &self.parameters)?;
         let grad_norm = self.clip(&mut sum, learning_rate)?;

@@ -6,6 +6,7 @@ use crate::progress::ScheduleState;
 use crate::run::Run;
 use crate::session::Totals;
 use crate::text::with_causes;
+use crate::workers::gather_json;
 use crate::{Error, Event, LogEntry, Outcome, Result, Task, Warning};
 
 /// Saving checkpoints, and the end of the run.
@@ -22,15 +23,22 @@ impl<T: Task> Run<'_, T> {
         self.progress.seconds = self.session.seconds();
         self.progress.stamp();
         self.record_kinds();
-        let path = self.store.save(step, |directory| self.write_checkpoint(directory));
-        let path = path.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
+        self.require_equal_parameters()?;
+        let path = self.store.path(step);
+        if self.leads() {
+            let saved = self.store.save(step, |directory| self.write_checkpoint(directory));
+            saved.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
+        }
         self.write_state()?;
+        // The others wait until the checkpoint is complete.
+        self.vote()?;
         self.emit(Event::CheckpointSaved { path, global_step: step, best })?;
 
         let (best, limit) = (self.state.best_global_step, self.arguments.save_total_limit);
         for step in expired(&self.progress.saved, best, limit) {
             let path = self.store.path(step);
-            let event = match self.store.remove(step) {
+            let removed = if self.leads() { self.store.remove(step) } else { Ok(()) };
+            let event = match removed {
                 Ok(()) => Event::CheckpointRemoved { path },
                 Err(error) => {
                     Event::Warning(Warning::CheckpointNotRemoved { path, reason: with_causes(&error) })
@@ -46,7 +54,7 @@ impl<T: Task> Run<'_, T> {
     pub(crate) fn interrupt(mut self) -> Result<Outcome> {
         let global_step = self.state.global_step;
         let checkpoint = self.store.path(global_step);
-        sync_file(&self.state_path())?;
+        self.sync_state()?;
         self.emit(Event::Interrupted { checkpoint: checkpoint.clone(), global_step })?;
         Ok(Outcome::Interrupted { state: self.state, checkpoint })
     }
@@ -78,7 +86,7 @@ impl<T: Task> Run<'_, T> {
         }
         self.warn_of_unchanged_parameters()?;
         self.write_state()?;
-        sync_file(&self.state_path())?;
+        self.sync_state()?;
         self.emit(Event::Finished { global_step })?;
         Ok(Outcome::Finished { state: self.state })
     }
@@ -101,12 +109,31 @@ impl<T: Task> Run<'_, T> {
 
     /// Writes `trainer_state.json` to the output directory, without syncing it: checkpoints have their own.
     pub(crate) fn write_state(&self) -> Result<()> {
+        if !self.leads() {
+            return Ok(());
+        }
         let written = write_json(&self.state_path(), &self.state);
         written.map_err(|error| Error::Save {
             step: self.state.global_step,
             source: Box::new(error),
             checkpoint: self.last_good(),
         })
+    }
+
+    fn sync_state(&self) -> Result<()> {
+        if self.leads() { sync_file(&self.state_path()) } else { Ok(()) }
+    }
+
+    /// Checks that all workers have the same parameters, to the last bit.
+    pub(crate) fn require_equal_parameters(&self) -> Result<()> {
+        if self.workers.count() == 1 {
+            return Ok(());
+        }
+        let all = gather_json(self.workers.as_ref(), &self.parameters.checksums()?)?;
+        match all.iter().position(|checksums| *checksums != all[0]) {
+            None => Ok(()),
+            Some(rank) => Err(Error::UnequalWorkers { step: self.state.global_step, rank }),
+        }
     }
 
     fn state_path(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 use std::time::Instant;
 
-use crate::accumulate::Votes;
+use serde::{Deserialize, Serialize};
+
 use crate::{Throughput, resident_bytes};
 
 /// The clock and counters of this process, which a resume resets.
@@ -11,8 +12,15 @@ pub(crate) struct Session {
     first_step: usize,
     samples: usize,
     recent: Recent,
-    /// The workers' common decisions, as of the last step.
+    /// The workers' common decisions, as of their last vote.
     pub(crate) votes: Votes,
+}
+
+/// Decisions that all workers take together: if one left alone, the others would wait for it forever.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Votes {
+    pub(crate) stop: bool,
+    pub(crate) out_of_time: bool,
 }
 
 /// Work since the previous throughput report.

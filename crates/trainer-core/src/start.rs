@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
 use crate::early_stopping::EarlyStopping;
@@ -6,9 +8,10 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::run::Run;
 use crate::session::Session;
+use crate::workers::gather_json;
 use crate::{
-    BatchSource, Error, Event, IntervalStrategy, Metric, OptimizerType, Result, Resume, Schedule, Task,
-    Trainer, TrainerState,
+    BatchSource, Error, Event, IntervalStrategy, Metric, OptimizerType, Result, Schedule, SingleProcess,
+    Task, Trainer, TrainerState,
 };
 
 impl<'a, T: Task> Run<'a, T> {
@@ -34,11 +37,14 @@ impl<'a, T: Task> Run<'a, T> {
             evaluation,
             schedule,
             optimizer,
-            workers,
             early_stopping: EarlyStopping::new(&arguments),
             best_metric: Metric::LOSS,
             audit: GradientAudit::new(&parameters),
-            store: CheckpointStore::open(&arguments.output_dir)?,
+            store: match workers.rank() {
+                0 => CheckpointStore::open(&arguments.output_dir)?,
+                _ => CheckpointStore::of_another_worker(&arguments.output_dir),
+            },
+            workers,
             state: TrainerState {
                 max_steps: plan.max_steps,
                 num_train_epochs: plan.num_train_epochs,
@@ -57,20 +63,25 @@ impl<'a, T: Task> Run<'a, T> {
             sinks,
         };
         run.record_kinds();
+        run.require_one_run()?;
         let mut earlier = Vec::new();
-        let starts_anew = resume == Some(Resume::NewestIfAny) && run.store.checkpoints()?.is_empty();
-        match resume.filter(|_| !starts_anew) {
-            Some(resume) => run.restore(&resume)?,
+        match run.find(resume)? {
+            Some(found) => run.restore(found)?,
             None => {
                 run.progress.initial = run.parameters.checksums()?;
-                earlier = run.store.earlier(run.arguments.overwrite_output_dir)?;
+                if run.leads() {
+                    earlier = run.store.earlier(run.arguments.overwrite_output_dir)?;
+                }
             }
         }
         run.rehearse()?;
         for checkpoint in earlier {
             run.store.remove(checkpoint.step)?;
         }
+        run.share_state()?;
+        run.require_equal_parameters()?;
         run.session = Session::begin(run.state.global_step, run.progress.seconds);
+        run.vote()?;
         run.emit(Event::Started {
             run: run.progress.run.clone(),
             trainable_parameters: run.parameters.element_count(),
@@ -85,7 +96,7 @@ impl<'a, T: Task> Run<'a, T> {
     /// It saves even if `save_strategy` is `no`, as a run that is stopped always saves.
     fn rehearse(&mut self) -> Result<()> {
         if let Some(source) = self.evaluation {
-            let values = evaluate_batches(self.task, source, 1)?.measured.values();
+            let values = evaluate_batches(self.task, source, 1, &SingleProcess)?.measured.values();
             let mut known = values.into_iter().map(|(metric, _)| metric);
             let names: Vec<String> = known.clone().map(|metric| metric.name.into_owned()).collect();
             let wanted = self.arguments.best_metric_name();
@@ -93,6 +104,29 @@ impl<'a, T: Task> Run<'a, T> {
                 Error::UnknownMetric { name: self.arguments.metric_for_best_model.clone(), known: names }
             })?;
         }
-        self.store.rehearse(|directory| self.write_checkpoint(directory))
+        if self.leads() { self.store.rehearse(|directory| self.write_checkpoint(directory)) } else { Ok(()) }
+    }
+
+    /// Checks that all workers were started with the same run.
+    fn require_one_run(&self) -> Result<()> {
+        let all: Vec<Progress> = gather_json(self.workers.as_ref(), &self.progress)?;
+        let Some((first, others)) = all.split_first() else { return Ok(()) };
+        for (rank, other) in (1..).zip(others) {
+            let differences = first.differences(other).into_iter().map(|difference| {
+                (difference.key, difference.saved.unwrap_or_default(), difference.now.unwrap_or_default())
+            });
+            let arguments = first.changes(&other.arguments).into_iter();
+            let arguments = arguments.map(|change| (change.name, change.saved, change.now));
+            let differences: BTreeSet<String> = differences
+                .chain(arguments)
+                .map(|(key, first, other)| {
+                    format!("{key} is `{first}` on worker 0 and `{other}` on worker {rank}")
+                })
+                .collect();
+            if !differences.is_empty() {
+                return Err(Error::OtherRun { rank, differences: differences.into_iter().collect() });
+            }
+        }
+        Ok(())
     }
 }

@@ -58,16 +58,15 @@ pub trait Task {
 
 /// The position of a micro-batch in the run: the only source of randomness that a task may use.
 ///
-/// Sample `i` of the micro-batch is sample `first_sample + i` of its step, however the step is split into micro-batches. If
-/// several [`Workers`](crate::Workers) share a step, worker `r` counts from `r · 2³²`. The fields are `u64` because they
-/// are meant as parts of a random key.
+/// Sample `i` of the micro-batch is sample `first_sample + i` of its step, however the step is split into micro-batches and
+/// divided among [`Workers`](crate::Workers). The fields are `u64` because they are meant as parts of a random key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StepContext {
     /// Seed of the run.
     pub seed: u64,
     /// Index of the optimizer step, from 0.
     pub step: u64,
-    /// Number of samples in the earlier micro-batches of this step.
+    /// Number of samples in the earlier micro-batches of this step, of all workers.
     pub first_sample: u64,
 }
 

@@ -1,11 +1,13 @@
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::data::Epoch;
 use crate::plan::Plan;
 use crate::run::Run;
+use crate::text::with_causes;
 use crate::{
     BatchSource, EventSink, Identity, LearningRateSchedule, Optimizer, Parameters, Result, Resume,
     SingleProcess, StopSignal, Task, TrainerState, TrainingArguments, Workers,
@@ -21,7 +23,7 @@ pub struct Trainer {
     pub(crate) stop: StopSignal,
     pub(crate) resume: Option<Resume>,
     pub(crate) identity: Identity,
-    pub(crate) workers: Box<dyn Workers>,
+    pub(crate) workers: Arc<dyn Workers>,
 }
 
 impl Trainer {
@@ -40,7 +42,7 @@ impl Trainer {
             stop: StopSignal::new(),
             resume: None,
             identity: Identity::new(),
-            workers: Box::new(SingleProcess),
+            workers: Arc::new(SingleProcess),
         })
     }
 
@@ -75,7 +77,7 @@ impl Trainer {
     }
 
     /// Continues an earlier run instead of starting a new one. The result is bit-identical to that of an uninterrupted run,
-    /// on the CPU with the same number of threads. [`fit`](Self::fit) returns
+    /// on the CPU with the same number of threads, with any number of [`workers`](Self::workers). [`fit`](Self::fit) returns
     /// [`Error::AnotherRun`](crate::Error::AnotherRun) if the [`identity`](Self::identity), the kind of optimizer or
     /// schedule, the seed, the gradient accumulation or the number of batches differs.
     #[must_use]
@@ -92,10 +94,12 @@ impl Trainer {
         self
     }
 
-    /// Makes this trainer one of several [`Workers`] that train together. Default: [`SingleProcess`].
+    /// Makes this trainer one of several [`Workers`] that train together. Every worker needs a trainer with equal arguments,
+    /// parameters and identity, and calls [`fit`](Self::fit) with equal data. Each emits the events of the run; a sink that
+    /// writes files belongs to worker 0. Default: [`SingleProcess`].
     #[must_use]
-    pub fn workers(mut self, workers: impl Workers + 'static) -> Self {
-        self.workers = Box::new(workers);
+    pub fn workers(mut self, workers: Arc<dyn Workers>) -> Self {
+        self.workers = workers;
         self
     }
 
@@ -106,8 +110,19 @@ impl Trainer {
     /// one batch, and a checkpoint, which is then deleted.
     ///
     /// # Errors
-    /// Any [`Error`](enum@crate::Error). A step that fails leaves parameters and checkpoints unchanged.
+    /// Any [`Error`](enum@crate::Error). A step that fails leaves parameters and checkpoints unchanged. If one of several
+    /// workers fails, the others return [`Error::Workers`](crate::Error::Workers), which names it.
     pub fn fit<T: Task>(
+        self,
+        task: &T,
+        train: &dyn BatchSource<Batch = T::Batch>,
+        evaluation: Option<&dyn BatchSource<Batch = T::Batch>>,
+    ) -> Result<Outcome> {
+        let workers = Arc::clone(&self.workers);
+        self.train(task, train, evaluation).inspect_err(|error| workers.leave(&with_causes(error)))
+    }
+
+    fn train<T: Task>(
         self,
         task: &T,
         train: &dyn BatchSource<Batch = T::Batch>,
@@ -121,8 +136,8 @@ impl Trainer {
         }
         loop {
             let steps_made = run.steps_made();
-            let mut batches =
-                Epoch::new(train, "training", plan.epoch(steps_made), plan.first_batch(steps_made));
+            let (epoch, first) = (plan.epoch(steps_made), plan.first_batch(steps_made));
+            let mut batches = Epoch::selected(train, "training", epoch, first, run.own_batches());
 
             for step in plan.rest_of_epoch(steps_made) {
                 let learning_rate = run.learning_rate()?;
@@ -134,9 +149,13 @@ impl Trainer {
                     Err(error) => run.skip(error)?,
                 }
 
+                run.vote()?;
                 let last = step + 1 == plan.max_steps || run.out_of_time();
                 let evaluates = plan.evaluates_after(step + 1, last);
                 let improved = evaluates && run.evaluate()?;
+                if evaluates {
+                    run.vote()?;
+                }
                 // If time runs out between evaluations, one more step lets the run end evaluated.
                 let over = last || run.has_converged() || evaluates && run.out_of_time();
                 let stop = run.stop_requested() && !over;

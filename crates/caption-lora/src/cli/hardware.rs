@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::numbers::{bytes, count};
-use crate::options::{DeviceName, Dtype, FeatureDtype, Hardware};
+use crate::options::{DeviceName, Distributed, Dtype, FeatureDtype, Hardware};
 
 /// Hardware and precision.
 #[derive(Debug, Clone, Args)]
@@ -15,9 +15,12 @@ pub(super) struct HardwareFlags {
     /// Type of the frozen weights and of their arithmetic
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
-    /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
+    /// Processor threads of each process [default: RAYON_NUM_THREADS, or all cores, divided among the processes on them]
     #[arg(long, value_name = "THREADS", value_parser = count)]
     threads: Option<usize>,
+    /// Whether the processes of a job (mpirun -n 4 ...) train together [default: mpi if several were started]
+    #[arg(long, value_enum)]
+    distributed: Option<Distributed>,
     /// Gradient checkpointing: save only the input of each trained layer and recompute the layer in the
     /// backward pass; the same gradients with less memory, in more time
     #[arg(long)]
@@ -46,6 +49,7 @@ impl From<HardwareFlags> for Hardware {
             device,
             dtype,
             threads,
+            distributed,
             gradient_checkpointing,
             feature_cache_dir,
             feature_cache_memory,
@@ -56,6 +60,7 @@ impl From<HardwareFlags> for Hardware {
             device,
             dtype,
             threads,
+            distributed,
             gradient_checkpointing,
             feature_cache_dir,
             feature_cache_memory,

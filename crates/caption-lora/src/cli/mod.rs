@@ -39,4 +39,5 @@ pub use caption::CaptionFlags;
 pub use compare::CompareFlags;
 pub use merge::MergeFlags;
 pub use request::Request;
+pub(crate) use request::exit;
 pub use sweep::sweep;

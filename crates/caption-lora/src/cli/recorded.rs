@@ -6,8 +6,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::options::Flags;
 
 /// Flags of one command, which do not belong to the run that it begins or continues.
-const OF_THE_COMMAND: [&str; 6] =
-    ["help", "output-dir", "overwrite-output-dir", "resume", "sweep", "version"];
+const OF_THE_COMMAND: [&str; 7] =
+    ["distributed", "help", "output-dir", "overwrite-output-dir", "resume", "sweep", "version"];
 
 /// The flags of a parsed command line, which are saved with the run.
 pub(super) fn recorded(command: &Command, matches: &ArgMatches) -> Flags {
@@ -150,6 +150,7 @@ mod tests {
                 device: DeviceName::Cuda(1),
                 dtype: Dtype::Bf16,
                 threads: Some(2),
+                distributed: None,
                 gradient_checkpointing: true,
                 feature_cache_dir: Some("cache".into()),
                 feature_cache_memory: Some(134_217_729),

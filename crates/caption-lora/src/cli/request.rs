@@ -9,6 +9,7 @@ use super::finetune::FinetuneFlags;
 use super::recorded::recorded;
 use super::refusal::known_elsewhere;
 use super::sweep::runs;
+use crate::distributed::is_first_launched;
 use crate::finetune;
 use crate::options::{Axis, Finetune, Flags};
 use crate::resume::Resume;
@@ -33,7 +34,7 @@ impl Request {
     /// Reads the process's command line. Help, version and errors are printed and end the process, as in
     /// clap.
     pub fn from_command_line() -> Self {
-        Self::parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
+        Self::parse(std::env::args_os()).unwrap_or_else(|error| exit(&error))
     }
 
     /// Reads a command line that starts with the program's name, and refuses flags without effect. Each
@@ -85,6 +86,7 @@ impl Request {
                 return Err(refusal(&message));
             }
             options.data.output_dir.clone_from(&self.options.data.output_dir);
+            options.hardware.distributed = self.options.hardware.distributed;
             let command = command_line(std::iter::once(program).chain(flags.given_arguments()));
             return Ok(Self { options, flags, command, resume: None, sweep: Vec::new() });
         }
@@ -95,6 +97,11 @@ impl Request {
         let Self { options, flags, command, sweep, .. } = self;
         finetune::Request { options, flags, command, sweep, resumed: None, resumed_sweep: None }
     }
+}
+
+/// Prints an error of the command line, or the help, and ends the process. In a job the first process does so for all.
+pub(crate) fn exit(error: &Error) -> ! {
+    if is_first_launched() { error.exit() } else { std::process::exit(error.exit_code()) }
 }
 
 /// Flags of other programs, and the equivalents here.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::{Request, moved, sweep::runs};
+use super::{Request, moved, request::exit, sweep::runs};
 use crate::finetune;
 use crate::options::{Axis, Flags};
 use crate::resume::place::{folders_in, runs_below, saved_step};
@@ -75,7 +75,7 @@ fn resumed_sweep(request: &Request, folder: PathBuf, options: &SavedOptions) -> 
     let options = SavedOptions { commits, ..options.clone() };
     let mut continued = continued(request, &options, &folder)?;
     continued.sweep = axes.to_vec();
-    runs(&continued, &folder).unwrap_or_else(|error| error.exit());
+    runs(&continued, &folder).unwrap_or_else(|error| exit(&error));
     continued.resumed_sweep = Some(ResumedSweep { folder, given: request.flags.clone() });
     Ok(continued)
 }
@@ -86,9 +86,9 @@ fn continued(request: &Request, options: &SavedOptions, folder: &Path) -> Result
     let given = &request.flags;
     let mut continued = request
         .continuing(&flags)
-        .unwrap_or_else(|error| moved::gone_path(&error, given, options, folder).unwrap_or(error).exit());
+        .unwrap_or_else(|error| exit(&moved::gone_path(&error, given, options, folder).unwrap_or(error)));
     if let Some(error) = moved::gone_folder(&continued.options, given, options, folder) {
-        error.exit();
+        exit(&error);
     }
     // Without further flags, the command that began the run still reproduces it.
     if given.given_arguments().is_empty() {

@@ -7,7 +7,7 @@ use trainer_core::SavedCheckpoint;
 
 use super::Request;
 use super::resume::trains_longer;
-use crate::finetune::{self, Ending, OutputFolder, Session, SweepRun};
+use crate::finetune::{self, Ending, Session, SweepRun};
 use crate::options::Axis;
 use crate::resume::ResumedSweep;
 use crate::shell::{finetune_program, with_path};
@@ -17,7 +17,7 @@ use crate::shell::{finetune_program, with_path};
 /// # Errors
 /// As [`finetune::sweep()`].
 pub fn sweep(request: &finetune::Request, session: &mut Session) -> Result<Ending> {
-    let folder = OutputFolder::claim_for_sweep(request)?;
+    let folder = session.claim_for_sweep(request)?;
     let begun = runs(request, &folder.path)?.into_iter();
     let left = begun.map(|run| match &request.resumed_sweep {
         Some(resumed) => left(run, request, resumed),

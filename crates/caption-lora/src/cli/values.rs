@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::options::{
-    Drafting, Dtype, EarlyStopping, EvalStrategy, FeatureDtype, FileDtype, LrSchedulerType, NanPolicy,
-    OnBadRow, Optim, Padding, ReportTo, SaveStrategy, SplitBy, Storage, Tune,
+    Distributed, Drafting, Dtype, EarlyStopping, EvalStrategy, FeatureDtype, FileDtype, LrSchedulerType,
+    NanPolicy, OnBadRow, Optim, Padding, ReportTo, SaveStrategy, SplitBy, Storage, Tune,
 };
 
 /// Makes an enum of the options the values of a flag: each value's help text, after the name by which other programs know it.
@@ -36,6 +36,11 @@ values!(Dtype {
 values!(FeatureDtype {
     F32 => "32 bits: the encoder's numbers",
     Bf16 => "bfloat16: half the size",
+});
+
+values!(Distributed {
+    None => "Each process trains alone",
+    Mpi => "All processes of the MPI job train one model",
 });
 
 values!(Padding {

@@ -10,6 +10,7 @@ mod files;
 mod folder;
 mod place;
 mod segment;
+mod shared;
 mod storage;
 mod store;
 

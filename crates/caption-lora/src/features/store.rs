@@ -6,12 +6,14 @@ use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use caption_data::PictureLoader;
 use caption_model::CaptionModel;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
+use tempfile::TempDir;
 
 use super::files::Files;
 use super::segment::{Layout, next};
 use super::{CachePlace, encode};
 use crate::captioning::{ENCODER_BATCH, PREFETCH};
+use crate::terminal::progress_bar;
 
 /// The frozen vision encoder's image features, computed once.
 ///
@@ -24,12 +26,14 @@ pub struct FeatureStore {
     /// The fingerprint of each row's picture.
     pictures: BTreeMap<usize, u128>,
     features: Features,
-    encoded: usize,
+    pub(super) encoded: usize,
     /// How many features earlier runs had cached, and where.
-    found: Option<(usize, PathBuf)>,
-    damaged: Vec<String>,
+    pub(super) found: Option<(usize, PathBuf)>,
+    pub(super) damaged: Vec<String>,
     /// Bytes of files in the same folder that this run does not use.
     unneeded: u64,
+    /// The folder of a job's features, which is removed with the store.
+    pub(super) job_folder: Option<TempDir>,
 }
 
 enum Features {
@@ -58,10 +62,19 @@ impl FeatureStore {
             None => Ok(row as u128),
         };
         let rows = sorted.into_iter().map(|row| Ok((row, fingerprint(row)?)));
-        let rows = rows.collect::<Result<Vec<(usize, u128)>>>()?;
+        Self::encoded_by(model, pictures, &rows.collect::<Result<Vec<_>>>()?, layout, place)
+    }
 
-        Self::fill(&rows, layout, model.device(), place, |rows| {
-            let bar = ProgressBar::new(rows.len() as u64)
+    /// The store of some rows, each with the fingerprint of its picture; `model` encodes those that are not cached.
+    pub(super) fn encoded_by(
+        model: &dyn CaptionModel,
+        pictures: &PictureLoader,
+        rows: &[(usize, u128)],
+        layout: Layout,
+        place: &CachePlace,
+    ) -> Result<Self> {
+        Self::fill(rows, layout, model.device(), place, |rows| {
+            let bar = progress_bar(rows.len())
                 .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
                 .with_message("image features");
             let batches: Vec<Vec<usize>> = rows.chunks(ENCODER_BATCH).map(<[usize]>::to_vec).collect();
@@ -95,10 +108,7 @@ impl FeatureStore {
         let unneeded = files.unneeded();
         let fits = wanted.len().saturating_mul(layout.bytes()) <= place.memory;
 
-        // Rows may share a picture.
-        let mut seen = BTreeSet::new();
-        let missing = rows.iter().filter(|(_, picture)| !files.contains(*picture) && seen.insert(*picture));
-        let (rows, missing): (Vec<usize>, Vec<u128>) = missing.copied().unzip();
+        let (rows, missing): (Vec<usize>, Vec<u128>) = missing(rows, &files).into_iter().unzip();
         let mut memory = BTreeMap::new();
         if !missing.is_empty() {
             let mut features = encode(rows)?.flat_map(|batch| one_by_one(batch, layout));
@@ -118,7 +128,7 @@ impl FeatureStore {
             Features::Files(files)
         };
         let (device, encoded) = (device.clone(), missing.len());
-        Ok(Self { layout, device, pictures, features, encoded, found, damaged, unneeded })
+        Ok(Self { layout, device, pictures, features, encoded, found, damaged, unneeded, job_folder: None })
     }
 
     /// The features of some rows, `(rows, tokens, vision_hidden)`.
@@ -160,6 +170,11 @@ impl FeatureStore {
         ))
     }
 
+    /// Whether the features are read from files.
+    pub(super) fn is_in_files(&self) -> bool {
+        matches!(self.features, Features::Files(_))
+    }
+
     /// Bytes of all features, in memory and in files.
     pub fn bytes(&self) -> usize {
         let pictures: BTreeSet<&u128> = self.pictures.values().collect();
@@ -184,6 +199,13 @@ impl Display for FeatureStore {
             dtype => write!(f, ", as {}", dtype.as_str()),
         }
     }
+}
+
+/// The rows whose features are not in the files, each with its picture. Rows may share a picture; the first one counts.
+pub(super) fn missing(rows: &[(usize, u128)], files: &Files) -> Vec<(usize, u128)> {
+    let mut seen = BTreeSet::new();
+    let missing = rows.iter().filter(|(_, picture)| !files.contains(*picture) && seen.insert(*picture));
+    missing.copied().collect()
 }
 
 /// The features of each picture of a batch, in the storage type.

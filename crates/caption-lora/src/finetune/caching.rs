@@ -33,7 +33,11 @@ pub fn cache_features(
             scratch: folder.path.clone(),
         };
         let loader = pictures(&inputs.source, &inputs.processor);
-        let store = FeatureStore::new(plan.adapted.model.as_ref(), &loader, &rows, plan.features, &place)?;
+        let (model, team) = (plan.adapted.model.as_ref(), &session.team);
+        let store = match team.workers.count() {
+            1 => FeatureStore::new(model, &loader, &rows, plan.features, &place)?,
+            _ => FeatureStore::shared(model, &loader, &rows, plan.features, &place, team)?,
+        };
         for damage in store.damaged() {
             warn(format_args!("{damage}; the features that this run needs are computed again"));
         }

@@ -32,7 +32,8 @@ pub struct OutputFolder {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    lock: FolderLock,
+    /// `None` if another process of the job claimed the folder: it writes all files.
+    lock: Option<FolderLock>,
 }
 
 /// The run in the folder.
@@ -135,7 +136,13 @@ impl OutputFolder {
         let run = record.as_ref().map(|record| record.run.as_str());
         require_own_checkpoints(&path, if overwrite { run } else { wanted.continues })?;
         let state = Mutex::new(State { record, is_damaged, replaces: !is_own });
-        Ok(Self { path, shared: Arc::new(Shared { state, lock }), sweep: None })
+        Ok(Self { path, shared: Arc::new(Shared { state, lock: Some(lock) }), sweep: None })
+    }
+
+    /// The folder that another process of the job has claimed. Nothing is recorded in it by this one.
+    pub(super) fn of_another_process(path: PathBuf) -> Self {
+        let state = Mutex::new(State { record: None, is_damaged: false, replaces: false });
+        Self { path, shared: Arc::new(Shared { state, lock: None }), sweep: None }
     }
 
     /// Makes this the folder of a run of a sweep. The sweep begins when the first of its runs does.
@@ -176,6 +183,7 @@ impl OutputFolder {
     /// # Errors
     /// If a file cannot be removed, or the record cannot be written.
     pub fn begin(&self, run: &str, options: &SavedOptions, sweep: bool, names: &[&str]) -> Result<()> {
+        let Some(lock) = &self.shared.lock else { return Ok(()) };
         if let Some(sweep) = &self.sweep {
             let (folder, options) = sweep.as_ref();
             folder.begin_sweep(options)?;
@@ -195,7 +203,7 @@ impl OutputFolder {
         (record.state, record.options) = (RunState::Running, options.clone());
         names.iter().for_each(|name| record.add(&self.path, name));
         record.write(&self.path)?;
-        self.shared.lock.stay();
+        lock.stay();
         *state = State { record: Some(record), is_damaged: false, replaces: false };
         Ok(())
     }
@@ -226,6 +234,9 @@ impl OutputFolder {
     }
 
     fn change(&self, change: impl FnOnce(&mut RunRecord)) -> Result<()> {
+        if self.shared.lock.is_none() {
+            return Ok(());
+        }
         let mut state = self.state();
         let record = state.record.as_mut().context("the run has not begun")?;
         change(record);

@@ -1,6 +1,6 @@
 //! Fine-tuning as a sequence of stages, each a function or a type of its own:
 //!
-//! 1. [`OutputFolder::claim`]: a locked, writable output folder without files of others in the way;
+//! 1. [`Session::claim`]: a locked, writable output folder without files of others in the way;
 //! 2. [`Inputs::open`]: the model, the dataset and its split;
 //! 3. [`Plan::new`]: the adapted model, the arguments of the training engine, and the run's identity;
 //! 4. [`cache_features`]: the image features of a frozen vision encoder, computed once;
@@ -25,6 +25,7 @@ mod rows;
 mod session;
 mod setup;
 mod setup_rows;
+mod stopping;
 mod story;
 mod sweep;
 mod training;
@@ -57,7 +58,7 @@ pub enum Ending {
 /// If an input cannot be read or does not fit the others, if training fails, or if a result cannot be
 /// written.
 pub fn run(request: &Request, session: &mut Session) -> Result<Ending> {
-    run_in(OutputFolder::claim(request)?, request, session)
+    run_in(session.claim(request)?, request, session)
 }
 
 /// Runs all stages but the first.

@@ -10,6 +10,7 @@ use super::identity::{self, Contents};
 use super::setup;
 use super::{Inputs, OutputFolder, Request, Session};
 use crate::adapt::{self, Adapted, BaseModel};
+use crate::distributed::Team;
 use crate::engine_words;
 use crate::features::{Layout, encoder_fingerprint};
 use crate::options::{self, Finetune, TRAINED_ENCODER};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub identity: Identity,
     /// The set-up as names and values, for the console and the report.
     pub setup: Vec<(String, String)>,
+    /// The processes that train together.
+    pub(super) team: Team,
     /// The folder that caches features between runs, and the encoder's fingerprint.
     pub(super) between_runs: Option<(PathBuf, u128)>,
 }
@@ -97,7 +100,10 @@ impl Plan {
         if rounds {
             setup.push(("feature type".to_owned(), features.to_string()));
         }
-        Ok(Self { adapted, features, padding, arguments, identity, setup, between_runs })
+        let team = session.team.clone();
+        let workers = team.summary(arguments.gradient_accumulation_steps, arguments.fused_micro_batches);
+        setup.extend(workers.map(|workers| ("workers".to_owned(), workers)));
+        Ok(Self { adapted, features, padding, arguments, identity, setup, team, between_runs })
     }
 
     /// Prints the set-up.

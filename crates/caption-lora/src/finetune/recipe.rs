@@ -142,6 +142,7 @@ impl<'a> Recipe<'a> {
             captioner: &self.captioner(),
             captions: &self.inputs.captions,
             source: &self.inputs.source,
+            team: &self.plan.team,
         };
         let test = self.evaluation_batches(&self.inputs.rows.test);
         judge.judge(&test, &format!("captions of the {name} model"))

@@ -43,11 +43,15 @@ impl Results {
         Self { judgements: None, lines: Vec::new(), metrics: Metrics::default() }
     }
 
-    /// Writes `captions.jsonl`, `metrics.json`, the curves and the report, and prints the main numbers.
+    /// Writes `captions.jsonl`, `metrics.json`, the curves and the report, and prints the main numbers. In a job the first
+    /// process does so.
     ///
     /// # Errors
     /// If a file cannot be written, or a picture of the report cannot be read.
     pub fn write(self, recipe: &Recipe<'_>, state: &TrainerState) -> Result<()> {
+        if !recipe.plan.team.leads() {
+            return Ok(());
+        }
         let output_dir = recipe.folder.path.as_path();
         let is_tested = self.judgements.is_some();
         if is_tested {

@@ -5,13 +5,14 @@ use caption_data::{
     BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, TokenCuts, split,
     split_by_picture,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressStyle;
 use serde_json::json;
 
 use crate::hub::Location;
 use crate::open::{self, Dataset};
 use crate::options::{DataOptions, OnBadRow, SplitBy};
 use crate::pictures::with_flag;
+use crate::terminal::progress_bar;
 
 /// Maximum number of bad rows that a message lists.
 const NAMED: usize = 20;
@@ -95,7 +96,7 @@ pub(super) fn skipped_lines(skipped: &[BadRow]) -> String {
 
 /// Checks every row, with a progress bar.
 fn inspect(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> Result<Inspection> {
-    let bar = ProgressBar::new(source.len() as u64)
+    let bar = progress_bar(source.len())
         .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
         .with_message("rows checked");
     let threads = rayon::current_num_threads();

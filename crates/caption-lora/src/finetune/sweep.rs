@@ -44,7 +44,7 @@ pub fn sweep(
     session.sweep_folder = Some(folder.path.clone());
     let saved = saved_options(request, None, None)?;
     let members =
-        runs.into_iter().map(|run| Member::new(run, &folder, &saved)).collect::<Result<Vec<_>>>()?;
+        runs.into_iter().map(|run| Member::new(run, &folder, &saved, session)).collect::<Result<Vec<_>>>()?;
 
     for (number, member) in (1..).zip(&members) {
         let heading = format!("\nrun {number} of {}: {}", members.len(), member.name);
@@ -60,6 +60,9 @@ pub fn sweep(
     }
     // If every run was finished before, none of them has begun the sweep.
     folder.begin_sweep(&saved)?;
+    if !session.team.leads() {
+        return Ok(Ending::Finished);
+    }
     let read = |member: &Member| Ok(Run { name: member.name.clone(), ..Run::read(&member.path)? });
     let page = folder.path.join(PAGE);
     let is_written = write_comparison(&members.iter().map(read).collect::<Result<Vec<_>>>()?, &page)?;
@@ -79,10 +82,10 @@ struct Member {
 }
 
 impl Member {
-    fn new(run: SweepRun, sweep: &OutputFolder, saved: &SavedOptions) -> Result<Self> {
+    fn new(run: SweepRun, sweep: &OutputFolder, saved: &SavedOptions, session: &Session) -> Result<Self> {
         let SweepRun { name, folder: path, request } = run;
         let claim = |request: Request| -> Result<(Request, OutputFolder)> {
-            let output = OutputFolder::claim(&request)?.within(sweep, saved);
+            let output = session.claim(&request)?.within(sweep, saved);
             Ok((request, output))
         };
         Ok(Self { name, path, left: request.map(claim).transpose()? })

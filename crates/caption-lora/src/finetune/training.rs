@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use trainer_core::sinks::ConsoleSink;
@@ -44,7 +45,7 @@ impl Recipe<'_> {
         // Without rows there is no evaluation.
         let validation = (!validation.rows.is_empty()).then_some(&validation);
 
-        let stop = session.stop_signal();
+        let stop = session.stop_signal(&self.folder.path);
         let logs = Logs::new(self, saved.clone(), samples.clone());
         let trainer = self.trainer(logs)?.stop_signal(stop.clone());
         let outcome = trainer.fit(&task, &train, validation.map(|batches| batches as _));
@@ -52,6 +53,9 @@ impl Recipe<'_> {
             Outcome::Finished { state } => state,
             Outcome::Interrupted { state, checkpoint } => {
                 self.folder.set_state(RunState::Interrupted)?;
+                if !self.plan.team.leads() {
+                    return Ok(Trained::Interrupted);
+                }
                 let resumable = session.sweep_folder.as_ref().unwrap_or(&self.folder.path);
                 say_error(format_args!(
                     "stopped after step {} of {}, saved in {}; continue with: {}",
@@ -65,6 +69,9 @@ impl Recipe<'_> {
         };
         // There is no step to finish, so from here on Ctrl-C ends the process at once.
         stop.request();
+        if !self.plan.team.leads() {
+            return Ok(Trained::Finished(state));
+        }
         let names = results::result_names(self.options);
         self.folder.add(&names)?;
         self.save_model(&self.folder.path).map_err(|error| anyhow::anyhow!(error))?;
@@ -78,8 +85,12 @@ impl Recipe<'_> {
         let trainer = Trainer::new(self.plan.arguments.clone(), parameters)
             .map_err(engine_words::error)?
             .identity(self.plan.identity.clone())
-            .sink(InFlags(ConsoleSink::new()))
-            .sink(logs);
+            .workers(Arc::clone(&self.plan.team.workers));
+        let trainer = if self.plan.team.leads() {
+            trainer.sink(InFlags(ConsoleSink::new())).sink(logs)
+        } else {
+            trainer
+        };
         let Some(resumed) = &self.request.resumed else { return Ok(trainer) };
         let is_elsewhere = resumed.folder != self.folder.path;
         Ok(trainer.resume(match &resumed.checkpoint {

@@ -12,8 +12,10 @@ pub struct Hardware {
     pub device: DeviceName,
     /// Type of the frozen weights and of their arithmetic. Default: f32.
     pub dtype: Dtype,
-    /// Processor threads. Default: `RAYON_NUM_THREADS`, or all cores.
+    /// Processor threads. Default: `RAYON_NUM_THREADS`, or all cores, divided among the processes of a job.
     pub threads: Option<usize>,
+    /// Whether the process trains together with the others of its job. Default: if it was launched as one of several.
+    pub distributed: Option<Distributed>,
     /// Gradient checkpointing: only the input of each trained layer is saved, and the layer runs again in the backward pass:
     /// the same gradients with less memory, in more time. Default: false.
     pub gradient_checkpointing: bool,
@@ -47,6 +49,17 @@ impl Hardware {
         dir.or(memory).or(dtype).or(self.no_feature_cache.then_some("--no-feature-cache"))
     }
 }
+
+/// How a process trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distributed {
+    /// Alone, even if several were launched.
+    None,
+    /// As one process of an MPI job.
+    Mpi,
+}
+
+names!(Distributed { None => "none", Mpi => "mpi" });
 
 /// Storage type of the frozen weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

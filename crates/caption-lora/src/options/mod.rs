@@ -47,7 +47,7 @@ pub use decoding::{Decoding, EarlyStopping};
 pub use device::DeviceName;
 pub use finetune::Finetune;
 pub use flags::Flags;
-pub use hardware::{Dtype, FeatureDtype, Hardware, TRAINED_ENCODER};
+pub use hardware::{Distributed, Dtype, FeatureDtype, Hardware, TRAINED_ENCODER};
 pub use lora::{LoraOptions, TargetModules, Tune};
 pub(crate) use lora::{peft_name, peft_value};
 pub use merge::{FileDtype, Merge};

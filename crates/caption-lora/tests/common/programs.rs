@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 
 /// Environment variables of the machine that must not influence a test.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 21] = [
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_ENDPOINT",
@@ -36,6 +36,8 @@ const SETTINGS: [&str; 19] = [
     "https_proxy",
     "all_proxy",
     "RAYON_NUM_THREADS",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
 ];
 
 /// The installed program.

@@ -6,6 +6,7 @@
 mod common;
 
 mod caption;
+mod distributed;
 mod folders;
 mod hub_examples;
 mod other_examples;

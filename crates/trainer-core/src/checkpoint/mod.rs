@@ -60,6 +60,11 @@ impl CheckpointStore {
         Ok(store)
     }
 
+    /// The checkpoints that another worker writes. Nothing is created or cleaned up.
+    pub(crate) fn of_another_worker(output_dir: &Path) -> Self {
+        Self { output_dir: output_dir.to_owned() }
+    }
+
     pub(crate) fn output_dir(&self) -> &Path {
         &self.output_dir
     }

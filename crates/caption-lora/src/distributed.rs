@@ -1,0 +1,217 @@
+//! The processes of one job (`mpirun -n 4 ...`), which train one model together.
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use trainer_core::{SingleProcess, Workers};
+use trainer_mpi::{Error, Job, Launch};
+
+use crate::options::Distributed;
+use crate::terminal::{one_line, say_error};
+
+/// How long a process with an error waits for the first one, which may have the same error and prints it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The processes of a run, seen from one of them. A process that trains alone is a team of one.
+#[derive(Clone)]
+pub struct Team {
+    /// How they communicate.
+    pub(crate) workers: Arc<dyn Workers>,
+    machines: usize,
+    rank_here: usize,
+    /// Number of processes on the cores of this one.
+    sharing: usize,
+}
+
+impl Team {
+    /// A process that trains alone.
+    pub(crate) fn alone() -> Self {
+        Self { workers: Arc::new(SingleProcess), machines: 1, rank_here: 0, sharing: 1 }
+    }
+
+    /// The team of these workers, on one machine.
+    #[cfg(test)]
+    pub(crate) fn of(workers: impl Workers + 'static) -> Self {
+        Self { workers: Arc::new(workers), ..Self::alone() }
+    }
+
+    /// The team of the job that the process was launched in, and its membership in the job.
+    ///
+    /// # Errors
+    /// If the process is one of several and the program was built without MPI, or if MPI cannot be initialised.
+    pub(crate) fn join(choice: Option<Distributed>) -> Result<(Self, Option<Job>)> {
+        let launch = Launch::detect();
+        match (choice, launch) {
+            (Some(Distributed::None), _) | (None, None) => return Ok((Self::alone(), None)),
+            (Some(Distributed::Mpi), _) | (None, Some(_)) => {}
+        }
+        let job = Job::join().map_err(|error| match (error, launch) {
+            (Error::NotBuilt, Some(Launch { rank, count, .. })) => anyhow!(
+                "this process was started as number {} of {count}, but the program was built without MPI: build it with \
+                 --features mpi (which needs an MPI library and libclang), or let each process train by itself with \
+                 --distributed none and an --output-dir of its own",
+                rank + 1
+            ),
+            (Error::NotBuilt, None) => anyhow!(
+                "--distributed mpi: the program was built without MPI: build it with --features mpi, which needs an MPI library \
+                 and libclang"
+            ),
+            (error, _) => anyhow::Error::new(error),
+        })?;
+        let (workers, placement) = (job.workers(), job.placement());
+        let mut team =
+            Self { workers, machines: placement.machines, rank_here: placement.rank_here, sharing: 1 };
+        // Launchers may bind each process to cores of its own. Processes with equal cores share them.
+        let own = (placement.machine, allowed_cores());
+        team.sharing = team.gather(&own)?.into_iter().filter(|other| *other == own).count();
+        Ok((team, Some(job)))
+    }
+
+    /// Whether this process writes files and speaks to the user.
+    pub(crate) fn leads(&self) -> bool {
+        self.workers.rank() == 0
+    }
+
+    /// Number of processes that share the cores of this one, itself included.
+    pub(crate) fn sharing(&self) -> usize {
+        self.sharing
+    }
+
+    /// Whether all processes are on one machine.
+    pub(crate) fn is_on_one_machine(&self) -> bool {
+        self.machines == 1
+    }
+
+    /// `4 on 2 machines`; also how many of them wait in a step of `batches` that run up to `fused` at a time. `None` for a
+    /// process that trains alone.
+    pub(crate) fn summary(&self, batches: usize, fused: usize) -> Option<String> {
+        let (count, passes) = (self.workers.count(), batches.div_ceil(fused));
+        if count == 1 {
+            return None;
+        }
+        let counted = |count: usize, one: &str, more: &str| match count {
+            1 => format!("1 {one}"),
+            count => format!("{count} {more}"),
+        };
+        let mut text = format!("{count} on {}", counted(self.machines, "machine", "machines"));
+        if passes < count {
+            let passes_in_words = counted(passes, "pass", "passes");
+            text += &format!("; a step has {passes_in_words}, so that {} of them wait: ", count - passes);
+            text += match fused {
+                1 => "--gradient-accumulation-steps makes larger steps",
+                _ => "--fuse-accumulation 1 makes more passes, which round differently",
+            };
+        }
+        Some(text)
+    }
+
+    /// The values of all processes, by rank.
+    pub(crate) fn gather<V: Serialize + DeserializeOwned>(&self, value: &V) -> Result<Vec<V>> {
+        let messages = self.workers.gather(&serde_json::to_vec(value)?).map_err(|error| anyhow!(error))?;
+        let values = messages.iter().map(|message| serde_json::from_slice(message));
+        values.collect::<Result<_, _>>().context("processes of the job are of different versions")
+    }
+
+    /// The value of the first process, which passes it; the others pass `None`.
+    pub(crate) fn share<V: Serialize + DeserializeOwned>(&self, value: Option<V>) -> Result<V> {
+        let first = self.gather(&value)?.into_iter().next().flatten();
+        first.context("the first process of the job sent nothing")
+    }
+
+    /// Waits until all processes are here.
+    pub(crate) fn meet(&self) -> Result<()> {
+        self.gather(&()).map(|_| ())
+    }
+
+    /// Runs `open` on the first process of each machine, then on the others, which find in the cache what it has downloaded.
+    pub(crate) fn first_here<R>(&self, open: impl FnOnce() -> Result<R>) -> Result<R> {
+        if self.rank_here > 0 {
+            self.meet()?;
+        }
+        let opened = open()?;
+        if self.rank_here == 0 {
+            self.meet()?;
+        }
+        Ok(opened)
+    }
+}
+
+/// The processor's cores that this process may use, as the system lists them; empty if it does not.
+fn allowed_cores() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// Ends a process of the job with an error, and so the whole job: the others would wait for it.
+pub(crate) fn fail(team: &Team, job: &Job, error: &anyhow::Error, advice: Option<&str>) -> ! {
+    let who = if team.leads() {
+        String::new()
+    } else {
+        sleep(PATIENCE);
+        format!(" in process {} of {}", team.workers.rank() + 1, team.workers.count())
+    };
+    say_error(format_args!("error{who}: {}", one_line(error)));
+    if let Some(advice) = advice {
+        say_error(advice);
+    }
+    job.abort(1)
+}
+
+/// Whether this process is the first of those that were launched, or was launched alone. If not, waits for a moment: the
+/// first one may have the same error, which it reports before it ends the job.
+pub(crate) fn is_first_launched() -> bool {
+    let is_first = Launch::detect().is_none_or(|launch| launch.rank == 0);
+    if !is_first {
+        sleep(PATIENCE);
+    }
+    is_first
+}
+
+#[cfg(test)]
+mod tests {
+    use trainer_core::ThreadWorkers;
+
+    use super::*;
+
+    #[test]
+    fn the_summary_says_who_waits() {
+        let team =
+            |count: usize, machines| Team { machines, ..Team::of(ThreadWorkers::new(count).remove(0)) };
+        assert_eq!(team(1, 1).summary(4, 4), None);
+        assert_eq!(team(4, 2).summary(4, 1).as_deref(), Some("4 on 2 machines"));
+        let fused = team(4, 1).summary(4, 4).unwrap();
+        assert!(
+            fused.starts_with("4 on 1 machine; a step has 1 pass, so that 3 of them wait: --fuse"),
+            "{fused}"
+        );
+        let small = team(8, 2).summary(4, 1).unwrap();
+        assert!(small.contains("4 passes, so that 4 of them wait: --gradient-accumulation-steps"), "{small}");
+    }
+
+    #[test]
+    fn processes_share_values() {
+        let teams = ThreadWorkers::new(3).into_iter().map(Team::of);
+        let shared = std::thread::scope(|scope| {
+            let threads: Vec<_> = teams
+                .map(|team| {
+                    scope.spawn(move || {
+                        let rank = team.workers.rank();
+                        let first = team.share(team.leads().then_some(rank + 7)).unwrap();
+                        (first, team.gather(&rank).unwrap())
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(shared, vec![(7, vec![0, 1, 2]); 3]);
+    }
+}
