@@ -44,6 +44,16 @@ pub(crate) fn layer_norm(_: &Tensor, _: &Tensor, _: &Tensor, _: f32) -> Result<O
     Ok(None)
 }
 
+pub(crate) fn residual_norm(
+    _: [&Tensor; 2],
+    _: Option<&DropoutMask>,
+    _: &Tensor,
+    _: &Tensor,
+    _: f32,
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 pub(crate) fn lora_linear(
     _: &Tensor,
     _: &FrozenLinear,

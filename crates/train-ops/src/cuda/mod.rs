@@ -13,5 +13,5 @@ pub(crate) use activation::activation;
 pub(crate) use attention::attention;
 pub(crate) use cross_entropy::{cross_entropy, linear_cross_entropy};
 pub(crate) use dropout::{dropout, factors};
-pub(crate) use layer_norm::layer_norm;
+pub(crate) use layer_norm::{layer_norm, residual_norm};
 pub(crate) use lora::lora_linear;

@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
+};
 
 /// A node with the value `value` of shape `shape` and the argument `argument`; `backward` maps the gradient of the value, which is
 /// contiguous, to the argument's.
@@ -17,6 +19,20 @@ where
     F: Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
 {
     argument.apply_op1(Node { name, value: Mutex::new(Some(value)), shape: shape.into(), backward })
+}
+
+/// A node with two arguments. `backward` also gets which of them need a gradient.
+pub(super) fn node2<F>(
+    name: &'static str,
+    [first, second]: [&Tensor; 2],
+    value: CudaStorage,
+    shape: impl Into<Shape>,
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn(&Tensor, [bool; 2]) -> Result<[Option<Tensor>; 2]> + Send + Sync + 'static,
+{
+    first.apply_op2(second, Node { name, value: Mutex::new(Some(value)), shape: shape.into(), backward })
 }
 
 /// A node with three arguments. `backward` maps the value and its gradient to the gradients of all of them.
@@ -69,6 +85,38 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp1 for Node<F> {
 
     fn bwd(&self, _argument: &Tensor, _value: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         (self.backward)(&grad.contiguous()?).map(Some)
+    }
+}
+
+impl<F: Fn(&Tensor, [bool; 2]) -> Result<[Option<Tensor>; 2]> + Send + Sync> CustomOp2 for Node<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: value and arguments are on different devices", self.name)
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(
+        &self,
+        first: &Tensor,
+        second: &Tensor,
+        _value: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [of_first, of_second] =
+            (self.backward)(&grad.contiguous()?, [first.track_op(), second.track_op()])?;
+        Ok((of_first, of_second))
     }
 }
 
