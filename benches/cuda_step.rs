@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use libloading::os::unix::Library;
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{ForwardContext, sample_key};
+use train_ops::{ForwardContext, cuda_device, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Tokens per caption, including start and end.
@@ -67,7 +67,7 @@ fn count_as(phase: &str) {
 
 fn main() {
     common::use_threads();
-    let device = Device::new_cuda(0).unwrap();
+    let device = cuda_device(0).unwrap();
     let (batch, steps) = (setting("CUDA_STEP_BATCH", 8usize), setting("CUDA_STEP_RUNS", 2u64));
     let dtype = if setting("CUDA_STEP_DTYPE", String::new()) == "bf16" { DType::BF16 } else { DType::F32 };
     let dir = match std::env::var_os("CUDA_STEP_CHECKPOINT") {

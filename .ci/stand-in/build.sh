@@ -20,7 +20,7 @@ candle=${candle%/Cargo.toml}/src
 # As crates/cuda-kernels/build.rs. Candle's kernels read vectors through pointers to other types.
 flags=(-std=c++17 -O2 -fPIC -w -fvisibility=hidden -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE
     -ftrivial-auto-var-init=pattern -fcf-protection=none)
-newest=$(find . "$own" "$candle" -type f -newer "$out/.done" 2> /dev/null | head -n 1 || true)
+changed() { [[ ! -e $out/.$1 || $(find "${@:2}" -type f -newer "$out/.$1" | head -n 1) ]]; }
 
 compile() { # OBJECT ARGUMENTS...
     local object=$1
@@ -30,7 +30,7 @@ compile() { # OBJECT ARGUMENTS...
 
 # A file of candle's, with all its kernels entered in the register of the emulation.
 candle_kernels() {
-    local name=$1 include=(-I . -I include -I "$candle")
+    local name=$1 include=(-I include -I "$candle")
     printf '#include "candle_on_host.h"\n#include "%s.cu"\n' "$name" > "$out/$name.cpp"
     g++ -std=c++17 -w -E "${include[@]}" "$out/$name.cpp" |
         sed -n 's/.*extern "C"  *void  *\([a-z0-9_]*\)(.*/CANDLE_KERNEL(\1)/p' | sort -u > "$out/$name.list"
@@ -38,14 +38,17 @@ candle_kernels() {
     compile "$out/candle_$name.o" "${include[@]}" "$out/$name.cpp"
 }
 
-if [[ ! -e $out/.done || -n $newest ]]; then
+if changed candle include "$own/host" "$candle"; then
     for name in affine binary cast conv fill indexing reduce ternary unary; do candle_kernels "$name"; done
-    for source in "$own"/*.cu; do compile "$out/own_$(basename "$source" .cu).o" -xc++ "$source"; done
-    compile "$out/driver.o" -fvisibility=default driver.cpp
-    compile "$out/cublas.o" -O3 -fvisibility=default cublas.cpp
-    compile "$out/curand.o" -fvisibility=default curand.cpp
-    touch "$out/.done"
+    touch "$out/.candle"
 fi
+if changed own "$own"; then
+    for source in "$own"/*.cu; do compile "$out/own_$(basename "$source" .cu).o" -xc++ "$source"; done
+    touch "$out/.own"
+fi
+compile "$out/driver.o" -fvisibility=default driver.cpp
+compile "$out/cublas.o" -O3 -fvisibility=default cublas.cpp
+compile "$out/curand.o" -fvisibility=default curand.cpp
 
 # Functions that cudarc refers to, that begin with $1 and that the object $2 has not: they end the process with their name.
 missing() {

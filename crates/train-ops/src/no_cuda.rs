@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use cpu_kernels::DropoutMask;
 
 use crate::attention::Sizes;
+use crate::decoding::{DecodingRows, Seen};
 use crate::{Activation, AttentionMask, FrozenLinear};
 
 pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
@@ -28,6 +29,17 @@ pub(crate) fn linear_cross_entropy(
     _: &FrozenLinear,
     _: &[u32],
     _: f32,
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn decoding_attention(
+    _: Seen,
+    _: &Tensor,
+    _: &[Tensor; 2],
+    _: &[Tensor; 2],
+    _: usize,
+    _: &DecodingRows,
 ) -> Result<Option<Tensor>> {
     Ok(None)
 }

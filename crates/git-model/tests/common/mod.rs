@@ -25,7 +25,7 @@ pub(crate) use numbers::*;
 pub(crate) fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     let open = || match std::env::var("TEST_DEVICE").as_deref() {
-        Ok("cuda") => Device::new_cuda(0).unwrap(),
+        Ok("cuda") => train_ops::cuda_device(0).unwrap(),
         _ => Device::Cpu,
     };
     DEVICE.get_or_init(open).clone()

@@ -35,7 +35,7 @@ where
     first.apply_op2(second, Node { name, value: Mutex::new(Some(value)), shape: shape.into(), backward })
 }
 
-/// A node with three arguments. `backward` maps the value and its gradient to the gradients of all of them.
+/// A node with three arguments. `backward` gets the value, its gradient, and which arguments need a gradient.
 pub(super) fn node3<F>(
     name: &'static str,
     [first, second, third]: [&Tensor; 3],
@@ -44,7 +44,7 @@ pub(super) fn node3<F>(
     backward: F,
 ) -> Result<Tensor>
 where
-    F: Fn(&Tensor, &Tensor) -> Result<[Tensor; 3]> + Send + Sync + 'static,
+    F: Fn(&Tensor, &Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
 {
     first.apply_op3(
         second,
@@ -120,7 +120,7 @@ impl<F: Fn(&Tensor, [bool; 2]) -> Result<[Option<Tensor>; 2]> + Send + Sync> Cus
     }
 }
 
-impl<F: Fn(&Tensor, &Tensor) -> Result<[Tensor; 3]> + Send + Sync> CustomOp3 for Node<F> {
+impl<F: Fn(&Tensor, &Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync> CustomOp3 for Node<F> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -157,8 +157,8 @@ impl<F: Fn(&Tensor, &Tensor) -> Result<[Tensor; 3]> + Send + Sync> CustomOp3 for
         value: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [of_first, of_second, of_third] = (self.backward)(value, &grad.contiguous()?)?;
-        let wanted = |gradient, argument: &Tensor| argument.track_op().then_some(gradient);
-        Ok((wanted(of_first, first), wanted(of_second, second), wanted(of_third, third)))
+        let needed = [first, second, third].map(Tensor::track_op);
+        let [of_first, of_second, of_third] = (self.backward)(value, &grad.contiguous()?, needed)?;
+        Ok((of_first, of_second, of_third))
     }
 }

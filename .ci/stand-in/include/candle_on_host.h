@@ -1,7 +1,7 @@
 // Compiles candle's CUDA kernels for the CPU: the header that runs the kernels of cuda-kernels there, and what candle's use besides.
 #pragma once
 #include "narrow.h"
-#include "../../crates/cuda-kernels/kernels/host/cuda_on_host.h"
+#include "../../../crates/cuda-kernels/kernels/host/cuda_on_host.h"
 
 #include <cassert>
 #include <limits>
