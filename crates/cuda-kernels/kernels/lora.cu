@@ -1,6 +1,6 @@
 // The products of a low-rank adapter beside those with the frozen weight, forward and backward:
 //
-//     forward     h = drop(x) Aᵀ        ys += s h Bᵀ
+//     forward     h = drop(x) Aᵀ        ys += bias + s h Bᵀ
 //     backward    dh = s dy B           dxs += mask ∘ (dh A)
 //
 // Both are a product down to the rank and one up from it: a block computes them for 16 rows, with the narrow matrix
@@ -15,7 +15,8 @@ struct LoraArguments {
     const void* xs;  // (rows, in_features), in the backward pass dys.
     void* ys;        // (rows, out_features), in the backward pass dxs: added to; null: not wanted.
     const float *a, *b;
-    float* hidden;  // (rows, rank): h, in the backward pass dh.
+    float* hidden;      // (rows, rank): h, in the backward pass dh.
+    const float* bias;  // (out_features), only read in the forward pass; null: none.
     uint32_t rows, in_features, out_features, rank;
     float scale;
     Mask mask;
@@ -74,7 +75,8 @@ __device__ __forceinline__ void add_rows(
         T* to = static_cast<T*>(a.ys) + size_t(row) * features + at_column;
         const uint64_t key = BACKWARD ? a.mask.row_key(row) : 0;
         auto added = [&](float y, int i) {
-            return y + (BACKWARD ? a.mask.factor(key, at_column + i) : 1.0f) * from[i];
+            if (BACKWARD) return y + a.mask.factor(key, at_column + i) * from[i];
+            return (a.bias ? y + a.bias[at_column + i] : y) + from[i];
         };
         if (a.vectors && at_column + N <= features) {
             float y[N];

@@ -110,6 +110,23 @@ __device__ void step(const OptimizerArguments& a) {
     });
 }
 
+// Gradients times `scale`, in new memory, which takes the place of the parameters.
+__device__ void scale_gradients(const OptimizerArguments& a) {
+    const OptimizerTensor& t = a.tensors[a.chunk_tensors[blockIdx.x]];
+    for_chunk(t, [&](uint32_t i, uint32_t count) {
+        if (count == 4) {
+            float g[4];
+            load<4>(t.gradient + i, g);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) g[j] = __fmul_rn(g[j], a.scale);
+            store<4>(t.parameter + i, g);
+        } else {
+            for (uint32_t j = i; j < i + count; ++j) t.parameter[j] = __fmul_rn(t.gradient[j], a.scale);
+        }
+    });
+}
+
+KERNEL(gradient_scale, THREADS, OptimizerArguments, scale_gradients)
 KERNEL(gradient_squares, THREADS, OptimizerArguments, sum_squares)
 KERNEL(gradient_norms, THREADS, OptimizerArguments, norms_and_clip)
 KERNEL(adamw, THREADS, OptimizerArguments, step)

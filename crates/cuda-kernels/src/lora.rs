@@ -5,7 +5,7 @@ use crate::{Element, Error, Launch, Mask, Pointer, Result};
 /// which the caller computes first:
 ///
 /// ```text
-/// forward     h = drop(xs) Aᵀ       ys += s h Bᵀ
+/// forward     h = drop(xs) Aᵀ       ys += bias + s h Bᵀ
 /// backward    dh = s dys B          dxs += mask ∘ (dh A)       dA = dhᵀ drop(xs)       dB = s dysᵀ h
 /// ```
 ///
@@ -16,6 +16,8 @@ pub struct Lora {
     pub a: Pointer,
     /// `(out_features, rank)` in f32.
     pub b: Pointer,
+    /// The frozen layer's bias, `(out_features)` in f32; null if it has none.
+    pub bias: Pointer,
     /// Rows of activations.
     pub rows: usize,
     /// Features of `xs`.
@@ -101,7 +103,7 @@ impl Lora {
         let rows = size("lora", "rows", self.rows)?;
         let aligned = |features: usize| element.aligned(features, &[xs, ys]);
         let arguments = Arguments::default()
-            .pointers(&[xs, ys, self.a, self.b, hidden])
+            .pointers(&[xs, ys, self.a, self.b, hidden, self.bias])
             .u32s(&[rows, size("lora", "in_features", self.in_features)?])
             .u32s(&[size("lora", "out_features", self.out_features)?, rank])
             .f32(self.scale)

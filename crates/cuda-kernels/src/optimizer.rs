@@ -38,6 +38,15 @@ pub struct TensorTable {
 const CHUNK: usize = 4096;
 const THREADS: u32 = 256;
 
+impl OptimizerTensor {
+    /// A gradient of `count` elements, for [`AdamW::norms`], and for [`AdamW::scaled`], which writes to `parameter`.
+    pub fn of_gradient(gradient: Pointer, count: usize, parameter: Pointer) -> Self {
+        let (exp_avg, exp_avg_sq) = (Pointer::NULL, Pointer::NULL);
+        let (decay, step_size, root_correction) = (1.0, 0.0, 1.0);
+        Self { parameter, gradient, exp_avg, exp_avg_sq, count, decay, step_size, root_correction }
+    }
+}
+
 impl TensorTable {
     /// The tables of these tensors.
     ///
@@ -113,6 +122,15 @@ impl AdamW {
     /// If there are 2³¹ chunks or more.
     pub fn norms(&self) -> Result<[Launch; 2]> {
         Ok([self.launch("gradient_squares", self.chunk_count)?, self.launch("gradient_norms", 1)?])
+    }
+
+    /// The kernel that writes `scale g` of each tensor where its [`parameter`](OptimizerTensor::parameter) points, and reads
+    /// nothing but the tables and the gradients.
+    ///
+    /// # Errors
+    /// As [`norms`](Self::norms).
+    pub fn scaled(&self) -> Result<Launch> {
+        self.launch("gradient_scale", self.chunk_count)
     }
 
     /// The kernel of the update, after [`norms`](Self::norms).

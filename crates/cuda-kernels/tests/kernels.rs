@@ -66,6 +66,11 @@ fn norms_clipping_and_adamw_are_those_of_the_cpu_bit_for_bit() {
 }
 
 #[test]
+fn scaled_gradients_are_products_of_f32() {
+    passes(checks::optimizer::scaled_gradients);
+}
+
+#[test]
 fn int8_products_agree_with_f64() {
     passes(checks::int8::int8);
 }

@@ -285,6 +285,22 @@ const MUTANTS: &[Mutant] = &[
     },
     // Wrong arithmetic.
     Mutant {
+        what: "the bias of a column is another's",
+        file: "lora.cu",
+        from: "y + a.bias[at_column + i]",
+        to: "y + a.bias[at_column]",
+        kernels: &["lora", "lora_gradient"],
+        check: checks::lora::lora,
+    },
+    Mutant {
+        what: "the last gradients of a tensor are not scaled",
+        file: "optimizer.cu",
+        from: "for (uint32_t j = i; j < i + count; ++j) t.parameter[j] = __fmul_rn",
+        to: "for (uint32_t j = i; j + 1 < i + count; ++j) t.parameter[j] = __fmul_rn",
+        kernels: &["optimizer"],
+        check: checks::optimizer::scaled_gradients,
+    },
+    Mutant {
         what: "sums are not corrected for a larger score",
         file: "attention_forward.cu",
         from: "            sum[i] *= correction;\n",

@@ -23,8 +23,13 @@ fn checkpoint(golden: &Golden) -> (tempfile::TempDir, Checkpoint) {
     (dir, checkpoint)
 }
 
+fn on_device() -> LoadOptions {
+    LoadOptions { device: common::device(), ..LoadOptions::default() }
+}
+
 fn input_ids(golden: &Golden) -> Tensor {
-    golden.tensor("input_ids").to_dtype(candle_core::DType::U32).unwrap()
+    let ids = golden.tensor("input_ids").to_dtype(candle_core::DType::U32).unwrap();
+    ids.to_device(&common::device()).unwrap()
 }
 
 fn labels(golden: &Golden) -> Vec<Vec<i64>> {
@@ -46,7 +51,7 @@ fn logits_agree_with_transformers_on_every_kind_of_checkpoint() {
     for case in CASES {
         let golden = Golden::load(case);
         let (_dir, checkpoint) = checkpoint(&golden);
-        let model = GitForCausalLm::load(&checkpoint, &mut FrozenBuilder).unwrap();
+        let model = GitForCausalLm::load_with(&checkpoint, &mut FrozenBuilder, &on_device()).unwrap();
         let ctx = ForwardContext::inference();
         let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
         let agree = |name: &str, actual: &Tensor| {
@@ -83,11 +88,13 @@ fn adapter_gradients_agree(case: &str, kind: &str) {
     let variables: BTreeMap<String, Var> = golden
         .adapter(kind)
         .iter()
-        .map(|(key, value)| (key.clone(), Var::from_tensor(value).unwrap()))
+        .map(|(key, value)| {
+            (key.clone(), Var::from_tensor(&value.to_device(&common::device()).unwrap()).unwrap())
+        })
         .collect();
     let weights = variables.iter().map(|(key, variable)| (key.clone(), variable.as_tensor().clone()));
     let mut builder = GivenAdapters::new(facts, weights.collect());
-    let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
+    let options = LoadOptions { hidden_dropout: Some(0.0), ..on_device() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let batch = golden.pixel_values().dim(0).unwrap();
     let ctx = ForwardContext::training(vec![0; batch]);
@@ -125,7 +132,7 @@ fn gradients_of_full_fine_tuning_agree_with_autograd() {
         let golden = Golden::load(case);
         let (_dir, checkpoint) = checkpoint(&golden);
         let mut builder = TrainableBuilder::new();
-        let options = LoadOptions { hidden_dropout: Some(0.0), ..LoadOptions::default() };
+        let options = LoadOptions { hidden_dropout: Some(0.0), ..on_device() };
         let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
         let parameters = builder.finish();
         let ctx = ForwardContext::training(vec![0; golden.pixel_values().dim(0).unwrap()]);

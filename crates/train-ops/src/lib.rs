@@ -36,6 +36,7 @@ mod cross_entropy;
 #[cfg_attr(not(feature = "fused-cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod decoding;
+mod device;
 mod dropout;
 mod entered;
 mod error;
@@ -65,6 +66,7 @@ pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
 pub use decoding::{
     DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
 };
+pub use device::cuda_device;
 pub use dropout::Dropout;
 pub use entered::{Entered, current_context, enter};
 pub use error::{Error, Result};

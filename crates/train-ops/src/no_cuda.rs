@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use cpu_kernels::DropoutMask;
 
 use crate::attention::Sizes;
+use crate::decoding::{DecodingRows, Seen};
 use crate::{Activation, AttentionMask, FrozenLinear};
 
 pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
@@ -32,6 +33,17 @@ pub(crate) fn linear_cross_entropy(
     Ok(None)
 }
 
+pub(crate) fn decoding_attention(
+    _: Seen,
+    _: &Tensor,
+    _: &[Tensor; 2],
+    _: &[Tensor; 2],
+    _: usize,
+    _: &DecodingRows,
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 pub(crate) fn dropout(_: &Tensor, _: &DropoutMask) -> Result<Option<Tensor>> {
     Ok(None)
 }
@@ -41,6 +53,16 @@ pub(crate) fn factors(_: &DropoutMask, _: &Shape, _: DType, _: &Device) -> Resul
 }
 
 pub(crate) fn layer_norm(_: &Tensor, _: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn residual_norm(
+    _: [&Tensor; 2],
+    _: Option<&DropoutMask>,
+    _: &Tensor,
+    _: &Tensor,
+    _: f32,
+) -> Result<Option<Tensor>> {
     Ok(None)
 }
 

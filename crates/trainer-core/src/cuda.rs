@@ -71,17 +71,7 @@ pub(crate) fn norms(gradients: &[&Tensor]) -> Result<Option<Vec<f64>>> {
         .iter()
         .zip(&addresses)
         .map(|(gradient, address)| {
-            let none = Pointer::NULL;
-            OptimizerTensor {
-                parameter: none,
-                gradient: *address,
-                exp_avg: none,
-                exp_avg_sq: none,
-                count: gradient.elem_count(),
-                decay: 1.0,
-                step_size: 0.0,
-                root_correction: 1.0,
-            }
+            OptimizerTensor::of_gradient(*address, gradient.elem_count(), Pointer::NULL)
         })
         .collect();
     let table = Tables::new(&kernels, &tensors)?;
@@ -101,6 +91,45 @@ pub(crate) fn norms(gradients: &[&Tensor]) -> Result<Option<Vec<f64>>> {
     unsafe { kernels.run(&read, &mut [&mut squares, &mut norms], launches) }?;
     let norms = Kernels::tensor(norms, &Shape::from(table.tensor_count + 2)).to_vec1::<f64>()?;
     Ok(Some(norms[..table.tensor_count].to_vec()))
+}
+
+/// Elements of 16 bytes.
+const ALIGNED: usize = 4;
+
+/// Each tensor times `factor`.
+pub(crate) fn scaled(gradients: &[&Tensor], factor: f64) -> Result<Option<Vec<Tensor>>> {
+    let Some(kernels) = kernels(gradients.iter().copied()) else { return Ok(None) };
+    // All in one piece of memory, each from a multiple of 16 bytes on.
+    let mut firsts = Vec::with_capacity(gradients.len());
+    let mut len = 0;
+    for gradient in gradients {
+        firsts.push(len);
+        len += gradient.elem_count().next_multiple_of(ALIGNED);
+    }
+    let memory = Kernels::tensor(kernels.floats(len)?, &Shape::from(len));
+    let [to] = kernels.addresses(&[&memory])?[..] else { return Ok(None) };
+    let addresses = kernels.addresses(gradients)?;
+    let tensors: Vec<OptimizerTensor> = gradients
+        .iter()
+        .zip(addresses.iter().zip(&firsts))
+        .map(|(gradient, (address, first))| {
+            let to = Pointer(to.0 + (first * size_of::<f32>()) as u64);
+            OptimizerTensor::of_gradient(*address, gradient.elem_count(), to)
+        })
+        .collect();
+    let table = Tables::new(&kernels, &tensors)?;
+    let read = [gradients, &[&table.tensors, &table.chunks, &memory]].concat();
+    let launches = |addresses: &[Pointer], _: &[Pointer]| {
+        let [tensors, chunks] = [0, 1].map(|i| addresses[gradients.len() + i]);
+        Ok(vec![AdamW { scale: factor as f32, ..table.adamw(tensors, chunks) }.scaled()?])
+    };
+    // SAFETY: the tables describe these tensors and a place in the memory for each, which was just made: nothing else reads it.
+    #[allow(unsafe_code)]
+    unsafe { kernels.run(&read, &mut [], launches) }?;
+    let scaled = gradients.iter().zip(firsts);
+    let scaled = scaled
+        .map(|(gradient, first)| memory.narrow(0, first, gradient.elem_count())?.reshape(gradient.shape()));
+    scaled.collect::<Result<Vec<_>>>().map(Some)
 }
 
 /// The tables of a launch on the device.

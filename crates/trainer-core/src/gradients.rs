@@ -109,6 +109,13 @@ impl Gradients {
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle).
     pub fn scale(&mut self, factor: f64) -> Result<()> {
+        if self.0.values().any(|gradient| !gradient.device().is_cpu()) {
+            let all: Vec<&Tensor> = self.0.values().collect();
+            if let Some(scaled) = cuda::scaled(&all, factor)? {
+                self.0.values_mut().zip(scaled).for_each(|(gradient, scaled)| *gradient = scaled);
+                return Ok(());
+            }
+        }
         for gradient in self.0.values_mut() {
             *gradient = gradient.affine(factor, 0.0)?;
         }

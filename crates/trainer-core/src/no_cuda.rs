@@ -21,3 +21,7 @@ pub(crate) fn adamw(_: &[Updated<'_>], _: [f64; 2], _: f64) -> Result<Option<()>
 pub(crate) fn norms(_: &[&Tensor]) -> Result<Option<Vec<f64>>> {
     Ok(None)
 }
+
+pub(crate) fn scaled(_: &[&Tensor], _: f64) -> Result<Option<Vec<Tensor>>> {
+    Ok(None)
+}

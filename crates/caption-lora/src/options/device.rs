@@ -63,7 +63,7 @@ impl DeviceName {
                         "--device {self}: this program was built without CUDA; build it with `--features cuda`, or use --device cpu"
                     );
                 }
-                Device::new_cuda(n).with_context(|| {
+                train_ops::cuda_device(n).with_context(|| {
                     format!(
                         "--device {self}: cannot open this GPU; `nvidia-smi -L` lists those that there are"
                     )

@@ -36,9 +36,13 @@ fn one(
     let mask = TestMask::new(samples, rows, in_features, 0.1);
     let [xs, dys] = [&x, &dy].map(|values| Memory::of(element, values));
     let [a_memory, b_memory] = [&a, &b].map(|values| Memory::of(Element::F32, values));
+    // Where there is a single element, its sum with a bias would cancel.
+    let bias = (rank > 3).then(|| uniform(Element::F32, 7, out_features));
+    let bias_memory = bias.as_ref().map(|bias| Memory::of(Element::F32, bias));
     let lora = Lora {
         a: a_memory.pointer(),
         b: b_memory.pointer(),
+        bias: bias_memory.as_ref().map_or(Pointer::NULL, Memory::pointer),
         rows,
         in_features,
         out_features,
@@ -89,7 +93,10 @@ fn one(
     let (a, b, dy) = (exact(&a), exact(&b), exact(&dy));
     let dropped: Vec<f64> = exact(&x).iter().zip(&factors).map(|(x, factor)| x * factor).collect();
     let h = product(&dropped, &a, in_features);
-    let ys = added(&y, scaled(product(&h, &b, rank)));
+    let mut ys = added(&y, scaled(product(&h, &b, rank)));
+    for (row, bias) in ys.chunks_exact_mut(out_features).zip(std::iter::repeat(bias.iter().flatten())) {
+        row.iter_mut().zip(bias).for_each(|(y, bias)| *y += f64::from(*bias));
+    }
     let dh = scaled(product(&dy, &transposed(&b, rank), out_features));
     let through_a = product(&dh, &transposed(&a, in_features), rank);
     let dxs = added(&dx, through_a.iter().zip(&factors).map(|(d, factor)| d * factor).collect());

@@ -1,5 +1,5 @@
 use cuda_kernels::emulation::Emulator;
-use cuda_kernels::{AdamW, Element, OptimizerTensor, TensorTable};
+use cuda_kernels::{AdamW, Element, OptimizerTensor, Pointer, TensorTable};
 
 use super::memory::Memory;
 use super::{Outcome, in_all_orders, ok, run, same, uniform};
@@ -12,6 +12,43 @@ const SCALE: f32 = 1.0 / 37.0;
 pub(crate) fn optimizer(emulator: &Emulator) -> Outcome {
     for max_norm in [1.0, 1e6, 0.0] {
         one(emulator, max_norm).map_err(|error| format!("max_norm {max_norm}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Gradients times a factor, in new memory.
+pub(crate) fn scaled_gradients(emulator: &Emulator) -> Outcome {
+    let results = in_all_orders(|seed| {
+        let given: Vec<Memory> =
+            (0..COUNTS.len()).map(|index| Memory::of(Element::F32, &values(index)[1])).collect();
+        let scaled: Vec<Memory> = COUNTS.iter().map(|count| Memory::unwritten(4 * count)).collect();
+        let tensors: Vec<OptimizerTensor> = (0..COUNTS.len())
+            .map(|index| {
+                let (gradient, to) = (given[index].pointer(), scaled[index].pointer());
+                OptimizerTensor::of_gradient(gradient, COUNTS[index], to)
+            })
+            .collect();
+        let table = ok(TensorTable::new(&tensors))?;
+        let (table_memory, chunks) = (Memory::of_u64(&table.tensors), Memory::of_u32(&table.chunks));
+        let adamw = AdamW {
+            tensors: table_memory.pointer(),
+            chunks: chunks.pointer(),
+            squares: Pointer::NULL,
+            norms: Pointer::NULL,
+            result: Pointer::NULL,
+            tensor_count: tensors.len(),
+            chunk_count: table.chunks.len(),
+            scale: SCALE,
+            max_norm: 0.0,
+            betas: BETAS,
+            epsilon: 1e-8,
+        };
+        run(emulator, &[ok(adamw.scaled())?], seed)?;
+        scaled.iter().map(Memory::f32s).collect()
+    })?;
+    for (index, result) in results.iter().enumerate() {
+        let expected: Vec<f32> = values(index)[1].iter().map(|g| g * SCALE).collect();
+        same(&format!("gradient {index}"), result, &expected)?;
     }
     Ok(())
 }

@@ -14,11 +14,22 @@ mod numbers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 pub(crate) use numbers::*;
+
+/// The device that computes: the CPU, or with `TEST_DEVICE=cuda` a GPU, one for the whole run.
+pub(crate) fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || match std::env::var("TEST_DEVICE").as_deref() {
+        Ok("cuda") => train_ops::cuda_device(0).unwrap(),
+        _ => Device::Cpu,
+    };
+    DEVICE.get_or_init(open).clone()
+}
 
 /// Path of a file of `tests/fixtures`.
 pub(crate) fn fixture(file: &str) -> PathBuf {
@@ -107,9 +118,10 @@ impl Golden {
         Checkpoint::new(&self.facts["checkpoint"])
     }
 
-    /// The pictures of the batch: (captions, [frames,] 3, size, size).
+    /// The pictures of the batch on the [`device`]: (captions, [frames,] 3, size, size).
     pub(crate) fn pixel_values(&self) -> Tensor {
-        pixels(self.checkpoint().seed(), "pixel_values", &shape(&self.facts["pixel_values"]))
+        let pixels = pixels(self.checkpoint().seed(), "pixel_values", &shape(&self.facts["pixel_values"]));
+        pixels.to_device(&device()).unwrap()
     }
 
     /// A recorded tensor, such as `logits` or `lora.KEY`.

@@ -58,7 +58,10 @@ pub(crate) fn norm_error(actual: &Tensor, expected: &Tensor) -> f64 {
 
 fn flat(actual: &Tensor, expected: &Tensor) -> (Vec<f64>, Vec<f64>) {
     assert_eq!(actual.dims(), expected.dims(), "shapes differ");
-    let list = |t: &Tensor| t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+    let list = |t: &Tensor| {
+        let t = t.to_device(&Device::Cpu).unwrap().flatten_all().unwrap();
+        t.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    };
     (list(actual), list(expected))
 }
 

@@ -29,8 +29,11 @@ pub(crate) fn attention(
     let arguments = [query.contiguous()?, key.contiguous()?, value.contiguous()?];
     let inputs = arguments.each_ref().map(Tensor::detach);
     let (context, log_sums) = operation.forward(&inputs)?;
-    let backward =
-        move |context: &Tensor, grad: &Tensor| operation.backward(&inputs, context, &log_sums, grad);
+    let backward = move |context: &Tensor, grad: &Tensor, needed: [bool; 3]| {
+        let [dquery, dkey, dvalue] = operation.backward(&inputs, context, &log_sums, grad)?;
+        let [of_query, of_key, of_value] = needed;
+        Ok([of_query.then_some(dquery), of_key.then_some(dkey), of_value.then_some(dvalue)])
+    };
     node3("attention", arguments.each_ref(), context, query.shape(), backward).map(Some)
 }
 

@@ -1,77 +1,153 @@
 use candle_core::{CudaStorage, Result, Shape, Tensor};
+use cpu_kernels::DropoutMask;
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Mask, Pointer, ResidualNorm, ResidualNormGradient};
 
-use super::node::node;
+use super::dropout::DeviceMask;
+use super::node::{node, node2};
 
 /// The most features of a row.
 const MOST_FEATURES: usize = 4096;
 
 /// Layer norm with a frozen weight and bias.
 pub(crate) fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Option<Tensor>> {
-    let features = weight.elem_count();
-    let trained = weight.track_op() || bias.track_op();
-    if trained || weight.dtype() != xs.dtype() || bias.dtype() != xs.dtype() || features > MOST_FEATURES {
+    let Some(norm) = Norm::new(xs, [weight, bias], eps, None)? else { return Ok(None) };
+    let (xs, shape) = (xs.contiguous()?, xs.shape().clone());
+    let (ys, saved) = norm.forward(&xs, None)?;
+    node("layer_norm", &xs, ys, &shape, move |dys| Ok(norm.backward(&saved, dys, false)?.0)).map(Some)
+}
+
+/// The norm of `residual + mask ∘ xs`, with a frozen weight and bias.
+pub(crate) fn residual_norm(
+    [residual, xs]: [&Tensor; 2],
+    mask: Option<&DropoutMask>,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f32,
+) -> Result<Option<Tensor>> {
+    if residual.dtype() != xs.dtype() || residual.dims() != xs.dims() {
         return Ok(None);
     }
-    let Some(kernels) = Kernels::of(xs) else { return Ok(None) };
-    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-    let (ys, statistics) = forward(&kernels, [&xs, &weight, &bias], eps)?;
-    let x = xs.detach();
-    let backward = move |dys: &Tensor| {
-        let dxs = backward(&kernels, [&x, &statistics, &weight, dys])?;
-        Ok(Kernels::tensor(dxs, x.shape()))
+    let Some(norm) = Norm::new(xs, [weight, bias], eps, mask)? else { return Ok(None) };
+    let (residual, xs) = (residual.contiguous()?, xs.contiguous()?);
+    let (ys, saved) = norm.forward(&xs, Some(&residual))?;
+    let backward = move |dys: &Tensor, [_, of_xs]: [bool; 2]| {
+        let (dsums, dxs) = norm.backward(&saved, dys, of_xs)?;
+        // Without dropout both are one gradient.
+        let dxs = of_xs.then(|| dxs.unwrap_or_else(|| dsums.clone()));
+        Ok([Some(dsums), dxs])
     };
-    node("layer_norm", &xs, ys, xs.shape(), backward).map(Some)
+    let shape = xs.shape().clone();
+    node2("residual_norm", [&residual, &xs], ys, &shape, backward).map(Some)
 }
 
-/// The result, and mean and `1 / std` of each row.
-fn forward(kernels: &Kernels, [xs, weight, bias]: [&Tensor; 3], eps: f32) -> Result<(CudaStorage, Tensor)> {
-    let (count, features) = (xs.elem_count(), weight.elem_count());
-    let rows = count / features;
-    let (mut ys, mut statistics) = (kernels.activations(count)?, kernels.floats(2 * rows)?);
-    let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
-        let norm = ResidualNorm {
-            xs: inputs[0],
-            residual: Pointer::NULL,
-            weight: inputs[1],
-            bias: inputs[2],
-            sums: Pointer::NULL,
-            ys: outputs[0],
-            statistics: outputs[1],
-            rows,
-            features,
-            eps,
-            mask: Mask::NONE,
-        };
-        Ok(vec![norm.launch(kernels.element())?])
-    };
-    // SAFETY: `ys` has the elements of `xs`, and `statistics` two for each row.
-    #[allow(unsafe_code)]
-    unsafe { kernels.run(&[xs, weight, bias], &mut [&mut ys, &mut statistics], launches) }?;
-    Ok((ys, Kernels::tensor(statistics, &Shape::from((rows, 2)))))
+struct Norm {
+    kernels: Kernels,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+    mask: Option<DeviceMask>,
 }
 
-fn backward(kernels: &Kernels, [xs, statistics, weight, dys]: [&Tensor; 4]) -> Result<CudaStorage> {
-    let (count, features) = (xs.elem_count(), weight.elem_count());
-    let mut dxs = kernels.activations(count)?;
-    let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
-        let gradient = ResidualNormGradient {
-            sums: inputs[0],
-            statistics: inputs[1],
-            weight: inputs[2],
-            dys: inputs[3],
-            dsums_direct: Pointer::NULL,
-            dsums: outputs[0],
-            dxs: Pointer::NULL,
-            rows: count / features,
-            features,
-            mask: Mask::NONE,
+/// What the backward pass reads.
+struct Saved {
+    /// What was normalised.
+    sums: Tensor,
+    /// Mean and `1 / std` of each row.
+    statistics: Tensor,
+}
+
+impl Norm {
+    fn new(
+        xs: &Tensor,
+        [weight, bias]: [&Tensor; 2],
+        eps: f32,
+        mask: Option<&DropoutMask>,
+    ) -> Result<Option<Self>> {
+        let trained = weight.track_op() || bias.track_op();
+        let same_type = weight.dtype() == xs.dtype() && bias.dtype() == xs.dtype();
+        if trained || !same_type || weight.elem_count() > MOST_FEATURES {
+            return Ok(None);
+        }
+        let Some(kernels) = Kernels::of(xs) else { return Ok(None) };
+        let mask = mask.map(|mask| DeviceMask::new(&kernels, mask)).transpose()?;
+        Ok(Some(Self { kernels, weight: weight.contiguous()?, bias: bias.contiguous()?, eps, mask }))
+    }
+
+    /// The mask, whose keys are at the address after the first `others`.
+    fn mask_at(&self, addresses: &[Pointer], others: usize) -> Mask {
+        match (&self.mask, addresses.get(others)) {
+            (Some(mask), Some(keys)) => mask.at(*keys),
+            _ => Mask::NONE,
+        }
+    }
+
+    fn keys(&self) -> Option<&Tensor> {
+        self.mask.as_ref().map(|mask| &mask.keys)
+    }
+
+    fn forward(&self, xs: &Tensor, residual: Option<&Tensor>) -> Result<(CudaStorage, Saved)> {
+        let (count, features) = (xs.elem_count(), self.weight.elem_count());
+        let rows = count / features;
+        let mut ys = self.kernels.activations(count)?;
+        let mut statistics = self.kernels.floats(2 * rows)?;
+        let mut sums = residual.map(|_| self.kernels.activations(count)).transpose()?;
+        let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
+            let norm = ResidualNorm {
+                xs: inputs[0],
+                residual: residual.map_or(Pointer::NULL, |_| inputs[3]),
+                weight: inputs[1],
+                bias: inputs[2],
+                sums: outputs.get(2).copied().unwrap_or(Pointer::NULL),
+                ys: outputs[0],
+                statistics: outputs[1],
+                rows,
+                features,
+                eps: self.eps,
+                mask: self.mask_at(inputs, 4),
+            };
+            Ok(vec![norm.launch(self.kernels.element())?])
         };
-        Ok(vec![gradient.launch(kernels.element())?])
-    };
-    // SAFETY: `dys` and `dxs` have the elements of `xs`.
-    #[allow(unsafe_code)]
-    unsafe { kernels.run(&[xs, statistics, weight, dys], &mut [&mut dxs], launches) }?;
-    Ok(dxs)
+        let inputs: Vec<&Tensor> =
+            [xs, &self.weight, &self.bias].into_iter().chain(residual).chain(self.keys()).collect();
+        let mut outputs: Vec<&mut CudaStorage> =
+            [&mut ys, &mut statistics].into_iter().chain(&mut sums).collect();
+        // SAFETY: `ys` and `sums` have the elements of `xs`, and `statistics` two for each row. A mask comes with a residual.
+        #[allow(unsafe_code)]
+        unsafe { self.kernels.run(&inputs, &mut outputs, launches) }?;
+        let sums = sums.map_or_else(|| xs.detach(), |sums| Kernels::tensor(sums, xs.shape()));
+        let statistics = Kernels::tensor(statistics, &Shape::from((rows, 2)));
+        Ok((ys, Saved { sums, statistics }))
+    }
+
+    /// The gradient of the sums, which is the residual's, and that of `xs` where there is a mask and it is wanted.
+    fn backward(&self, saved: &Saved, dys: &Tensor, of_xs: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let (count, features) = (saved.sums.elem_count(), self.weight.elem_count());
+        let mut dsums = self.kernels.activations(count)?;
+        let masked = of_xs && self.mask.is_some();
+        let mut dxs = masked.then(|| self.kernels.activations(count)).transpose()?;
+        let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
+            let gradient = ResidualNormGradient {
+                sums: inputs[0],
+                statistics: inputs[1],
+                weight: inputs[2],
+                dys: inputs[3],
+                dsums_direct: Pointer::NULL,
+                dsums: outputs[0],
+                dxs: outputs.get(1).copied().unwrap_or(Pointer::NULL),
+                rows: count / features,
+                features,
+                mask: self.mask_at(inputs, 4),
+            };
+            Ok(vec![gradient.launch(self.kernels.element())?])
+        };
+        let inputs: Vec<&Tensor> =
+            [&saved.sums, &saved.statistics, &self.weight, dys].into_iter().chain(self.keys()).collect();
+        let mut outputs: Vec<&mut CudaStorage> = [&mut dsums].into_iter().chain(&mut dxs).collect();
+        // SAFETY: `dys`, `dsums` and `dxs` have the elements of the sums.
+        #[allow(unsafe_code)]
+        unsafe { self.kernels.run(&inputs, &mut outputs, launches) }?;
+        let tensor = |storage| Kernels::tensor(storage, saved.sums.shape());
+        Ok((tensor(dsums), dxs.map(tensor)))
+    }
 }

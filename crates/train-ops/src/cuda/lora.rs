@@ -1,17 +1,18 @@
-use candle_core::{DType, Result, Shape, Tensor};
+use candle_core::{CudaStorage, DType, Result, Shape, Tensor};
 use cpu_kernels::DropoutMask;
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Lora, LoraGradients, Mask, Pointer};
 
 use super::dropout::DeviceMask;
-use crate::attached::attach3;
+use super::node::node3;
+use super::product::product;
 use crate::{FrozenLinear, LinearLayer};
 
 /// The highest rank.
 const MOST_RANKS: usize = 64;
 
-/// A frozen layer with an adapter `A`, `B` of scale `scale`: the product with the frozen weight by cuBLAS, those of the adapter, with
-/// dropout on its input, in a launch.
+/// A frozen layer with an adapter `A`, `B` of scale `scale`: the product with the frozen weight by cuBLAS; bias and products of the
+/// adapter, with dropout on its input, in a launch.
 pub(crate) fn lora_linear(
     xs: &Tensor,
     base: &FrozenLinear,
@@ -36,12 +37,12 @@ pub(crate) fn lora_linear(
         *last = base.out_features();
     }
     let in_shape = xs.shape().clone();
-    let backward = move |dys: &Tensor, needed: [bool; 3]| {
-        let dys = dys.contiguous()?.reshape((rows, operation.base.out_features()))?;
+    let backward = move |_ys: &Tensor, dys: &Tensor, needed: [bool; 3]| {
+        let dys = dys.reshape((rows, operation.base.out_features()))?;
         let [dxs, da, db] = operation.backward(&flat, &hidden, &dys, needed)?;
         Ok([dxs.map(|dxs| dxs.reshape(&in_shape)).transpose()?, da, db])
     };
-    attach3("lora_linear", [&xs, &a, &b], ys.reshape(shape)?, backward).map(Some)
+    node3("lora_linear", [&xs, &a, &b], ys, shape, backward).map(Some)
 }
 
 struct Operation {
@@ -55,15 +56,18 @@ struct Operation {
 }
 
 impl Operation {
-    /// The kernels' description, from the addresses of `A`, `B` and the keys of the mask if there is one.
+    /// The kernels' description, from the addresses of `A`, `B`, and the bias and the keys of the mask if there are any.
     fn describe(&self, addresses: &[Pointer]) -> Lora {
-        let mask = match (&self.mask, addresses.get(2)) {
-            (Some(mask), Some(keys)) => mask.at(*keys),
+        let mut rest = addresses[2..].iter().copied();
+        let bias = self.base.bias().and_then(|_| rest.next()).unwrap_or(Pointer::NULL);
+        let mask = match (&self.mask, rest.next()) {
+            (Some(mask), Some(keys)) => mask.at(keys),
             _ => Mask::NONE,
         };
         Lora {
             a: addresses[0],
             b: addresses[1],
+            bias,
             rows: self.rows,
             in_features: self.base.in_features(),
             out_features: self.base.out_features(),
@@ -80,20 +84,20 @@ impl Operation {
     /// The tensors of [`describe`](Self::describe), after `others`.
     fn inputs<'a>(&'a self, others: &[&'a Tensor]) -> Vec<&'a Tensor> {
         let mask = self.mask.as_ref().map(|mask| &mask.keys);
-        others.iter().copied().chain(&self.adapter).chain(mask).collect()
+        others.iter().copied().chain(&self.adapter).chain(self.base.bias()).chain(mask).collect()
     }
 
     /// The result, and `h`.
-    fn forward(&self, xs: &Tensor) -> Result<(Tensor, Tensor)> {
-        let ys = self.base.forward_tensor(xs)?.contiguous()?;
+    fn forward(&self, xs: &Tensor) -> Result<(CudaStorage, Tensor)> {
+        let mut ys = product(xs, &self.base)?;
         let mut hidden = self.kernels.floats(self.rows * self.rank())?;
         let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
-            let lora = self.describe(&inputs[2..]);
-            Ok(vec![lora.forward(self.kernels.element(), inputs[0], outputs[0], inputs[1])?])
+            let lora = self.describe(&inputs[1..]);
+            Ok(vec![lora.forward(self.kernels.element(), inputs[0], outputs[1], outputs[0])?])
         };
-        // SAFETY: `ys` was just made, so that nothing else reads it; all have as many rows.
+        // SAFETY: all have as many rows; the bias has an element for each column of `ys`.
         #[allow(unsafe_code)]
-        unsafe { self.kernels.run(&self.inputs(&[xs, &ys]), &mut [&mut hidden], launches) }?;
+        unsafe { self.kernels.run(&self.inputs(&[xs]), &mut [&mut ys, &mut hidden], launches) }?;
         let hidden = Kernels::tensor(hidden, &Shape::from((self.rows, self.rank())));
         Ok((ys, hidden))
     }

@@ -4,14 +4,17 @@
 mod activation;
 mod attention;
 mod cross_entropy;
+mod decoding;
 mod dropout;
 mod layer_norm;
 mod lora;
 mod node;
+mod product;
 
 pub(crate) use activation::activation;
 pub(crate) use attention::attention;
 pub(crate) use cross_entropy::{cross_entropy, linear_cross_entropy};
+pub(crate) use decoding::decoding_attention;
 pub(crate) use dropout::{dropout, factors};
-pub(crate) use layer_norm::layer_norm;
+pub(crate) use layer_norm::{layer_norm, residual_norm};
 pub(crate) use lora::lora_linear;

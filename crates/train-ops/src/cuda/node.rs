@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
+};
 
 /// A node with the value `value` of shape `shape` and the argument `argument`; `backward` maps the gradient of the value, which is
 /// contiguous, to the argument's.
@@ -19,7 +21,21 @@ where
     argument.apply_op1(Node { name, value: Mutex::new(Some(value)), shape: shape.into(), backward })
 }
 
-/// A node with three arguments. `backward` maps the value and its gradient to the gradients of all of them.
+/// A node with two arguments. `backward` also gets which of them need a gradient.
+pub(super) fn node2<F>(
+    name: &'static str,
+    [first, second]: [&Tensor; 2],
+    value: CudaStorage,
+    shape: impl Into<Shape>,
+    backward: F,
+) -> Result<Tensor>
+where
+    F: Fn(&Tensor, [bool; 2]) -> Result<[Option<Tensor>; 2]> + Send + Sync + 'static,
+{
+    first.apply_op2(second, Node { name, value: Mutex::new(Some(value)), shape: shape.into(), backward })
+}
+
+/// A node with three arguments. `backward` gets the value, its gradient, and which arguments need a gradient.
 pub(super) fn node3<F>(
     name: &'static str,
     [first, second, third]: [&Tensor; 3],
@@ -28,7 +44,7 @@ pub(super) fn node3<F>(
     backward: F,
 ) -> Result<Tensor>
 where
-    F: Fn(&Tensor, &Tensor) -> Result<[Tensor; 3]> + Send + Sync + 'static,
+    F: Fn(&Tensor, &Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
 {
     first.apply_op3(
         second,
@@ -72,7 +88,39 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp1 for Node<F> {
     }
 }
 
-impl<F: Fn(&Tensor, &Tensor) -> Result<[Tensor; 3]> + Send + Sync> CustomOp3 for Node<F> {
+impl<F: Fn(&Tensor, [bool; 2]) -> Result<[Option<Tensor>; 2]> + Send + Sync> CustomOp2 for Node<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: value and arguments are on different devices", self.name)
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(
+        &self,
+        first: &Tensor,
+        second: &Tensor,
+        _value: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [of_first, of_second] =
+            (self.backward)(&grad.contiguous()?, [first.track_op(), second.track_op()])?;
+        Ok((of_first, of_second))
+    }
+}
+
+impl<F: Fn(&Tensor, &Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync> CustomOp3 for Node<F> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -109,8 +157,8 @@ impl<F: Fn(&Tensor, &Tensor) -> Result<[Tensor; 3]> + Send + Sync> CustomOp3 for
         value: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [of_first, of_second, of_third] = (self.backward)(value, &grad.contiguous()?)?;
-        let wanted = |gradient, argument: &Tensor| argument.track_op().then_some(gradient);
-        Ok((wanted(of_first, first), wanted(of_second, second), wanted(of_third, third)))
+        let needed = [first, second, third].map(Tensor::track_op);
+        let [of_first, of_second, of_third] = (self.backward)(value, &grad.contiguous()?, needed)?;
+        Ok((of_first, of_second, of_third))
     }
 }

@@ -13,14 +13,14 @@ pub use cache::KeyValueCache;
 pub use rows::DecodingRows;
 
 use self::cache::ImageKeys;
-use crate::{AttentionMask, Dropout, Error, ForwardContext, Result, attention, host};
+use crate::{AttentionMask, Dropout, Error, ForwardContext, Result, attention, cuda, host};
 
 /// Attention of the newest tokens of each sequence, `query` of shape `(rows, new, heads * head_dim)`, over the tokens of its
 /// image and its own tokens up to themselves: [`attention`] in inference, without a copy of the cache.
 ///
 /// # Errors
-/// If `query` has other tokens than the newest of `rows`, or `rows` refer to images or slots that the cache does not have. With a
-/// cache that is not f32 in host memory, also if the sequences differ in length.
+/// If `query` has other tokens than the newest of `rows`, or `rows` refer to images or slots that the cache does not have. On
+/// devices without a kernel, also if the sequences differ in length.
 pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
     attention_over(Seen::All, query, cache, rows)
 }
@@ -44,7 +44,7 @@ pub fn cached_cross_attention(query: &Tensor, cache: &KeyValueCache, rows: &Deco
 
 /// The tokens that a query sees.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
+pub(crate) enum Seen {
     /// Those of the image, then the sequence's own.
     All,
     Text,
@@ -71,6 +71,11 @@ fn attention_over(seen: Seen, query: &Tensor, cache: &KeyValueCache, rows: &Deco
     match &cache.image {
         ImageKeys::Packed(image) => Ok(over_packed(host::isa()?, seen, query, image, cache, rows)?),
         ImageKeys::Plain(image) => {
+            if let Some(context) =
+                cuda::decoding_attention(seen, query, image, &cache.text, cache.heads, rows)?
+            {
+                return Ok(context);
+            }
             let [key, value] = gather(seen, image, &cache.text, rows)?;
             let prefix = if seen == Seen::Text { 0 } else { cache.prefix };
             let mask = match seen {

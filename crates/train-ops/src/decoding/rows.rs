@@ -6,15 +6,15 @@ use crate::{Error, Result};
 /// costs a short list and no copies of keys and values.
 #[derive(Clone, Debug)]
 pub struct DecodingRows {
-    pub(super) rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     /// Number of slots in use.
     pub(super) used: usize,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     pub(super) image: usize,
-    pub(super) slots: Vec<usize>,
+    pub(crate) slots: Vec<usize>,
 }
 
 impl DecodingRows {

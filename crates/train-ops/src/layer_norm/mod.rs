@@ -9,7 +9,7 @@ use cpu_kernels::{Isa, normalise_gradient};
 use rayon::prelude::*;
 
 use crate::attached::attach3;
-use crate::{Error, ForwardContext, Result, cuda, host};
+use crate::{Dropout, Error, ForwardContext, Result, cuda, host};
 
 use rows::normalise_rows;
 pub(crate) use rows::{ROWS, Statistics, add_masked, apply_mask};
@@ -70,6 +70,24 @@ impl LayerNorm {
             return Ok(ys);
         }
         Ok(self.composed(xs, &weight, &bias)?)
+    }
+
+    /// The norm of `residual + dropout(xs)`, both `(..., features)`: one operation where a GPU has a kernel for it.
+    pub(crate) fn forward_sum(
+        &self,
+        residual: &Tensor,
+        xs: &Tensor,
+        dropout: &Dropout,
+        ctx: &ForwardContext,
+    ) -> Result<Tensor> {
+        if !xs.device().is_cpu() && xs.dims().last() == Some(&self.features()) {
+            let (weight, bias) = (ctx.parameter(&self.weight), ctx.parameter(&self.bias));
+            let mask = dropout.mask(xs.dims(), ctx)?;
+            if let Some(ys) = cuda::residual_norm([residual, xs], mask.as_ref(), &weight, &bias, self.eps)? {
+                return Ok(ys);
+            }
+        }
+        self.forward(&(residual + dropout.forward(xs, ctx)?)?, ctx)
     }
 
     /// The norm of candle's operations, for devices without a kernel.

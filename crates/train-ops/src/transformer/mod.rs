@@ -130,18 +130,20 @@ impl TransformerLayer {
         ctx: &ForwardContext,
     ) -> Result<Tensor> {
         let attended = self.attention_output.forward(context, ctx)?;
-        let attended = (hidden_states + self.attention_output_dropout.forward(&attended, ctx)?)?;
-        let (residual, normed) = match self.norm_first {
-            true => (attended.clone(), self.output_norm.forward(&attended, ctx)?),
-            false => {
-                let normed = self.attention_norm.forward(&attended, ctx)?;
-                (normed.clone(), normed)
-            }
+        let feed_forward = |xs: &Tensor| {
+            let inner = self.activation.forward(&self.intermediate.forward(xs, ctx)?)?;
+            self.output.forward(&inner, ctx)
         };
-        let inner = self.activation.forward(&self.intermediate.forward(&normed, ctx)?)?;
-        let ys = self.output_dropout.forward(&self.output.forward(&inner, ctx)?, ctx)?;
-        let ys = (residual + ys)?;
-        if self.norm_first { Ok(ys) } else { self.output_norm.forward(&ys, ctx) }
+        if self.norm_first {
+            let dropped = self.attention_output_dropout.forward(&attended, ctx)?;
+            let attended = (hidden_states + dropped)?;
+            let ys = feed_forward(&self.output_norm.forward(&attended, ctx)?)?;
+            return Ok((attended + self.output_dropout.forward(&ys, ctx)?)?);
+        }
+        let dropout = &self.attention_output_dropout;
+        let normed = self.attention_norm.forward_sum(hidden_states, &attended, dropout, ctx)?;
+        let ys = feed_forward(&normed)?;
+        self.output_norm.forward_sum(&normed, &ys, &self.output_dropout, ctx)
     }
 
     /// The layer with each linear layer replaced by the result of `f`, such as its [`snapshot`](crate::snapshot()).

@@ -1,0 +1,198 @@
+// A stand-in for NVIDIA's driver, libcuda.so.1. Its device is this process: device memory is the process's, a launch runs the
+// kernel that was compiled for the CPU (cuda_on_host.h), and every stream is in order with all others.
+//
+// It is stricter than the driver. These end the process with a message: a kernel that is not there, any fault that the emulation
+// finds, copies outside of allocations, writes beyond them, freeing twice. Memory is NaN until it is written.
+//
+// CUDA_STAND_IN_COUNTS=file   calls and bytes, by phases
+// CUDA_STAND_IN_COMPUTE=0     kernels and products are counted, not run
+// CUDA_STAND_IN_SEED=n        the order of threads: 0 theirs, 1 the opposite, others random
+// CUDA_STAND_IN_NO_DEVICE=1   a computer without a GPU
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "counts.h"
+#include "memory.h"
+
+extern "C" {
+int cuda_on_host_launch(const char*, const unsigned*, const unsigned*, unsigned, unsigned, void**);
+const char* cuda_on_host_fault();
+}
+
+namespace {
+using Result = int;
+using Address = unsigned long long;
+enum : Result { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
+
+struct Function {
+    std::string name;
+    int most_shared_bytes = 48 * 1024;
+};
+
+Counts counts;
+// Never destroyed: a program's own tensors may be freed after it.
+Memory& memory = *new Memory;
+std::mutex functions_lock;
+std::map<std::string, Function> functions;
+
+[[noreturn]] void fail(const std::string& message) {
+    std::fprintf(stderr, "CUDA stand-in: %s\n", message.c_str());
+    std::abort();
+}
+
+const char* setting(const char* name) { return std::getenv(name); }
+
+bool computes() {
+    static const bool computes = [] {
+        const char* value = setting("CUDA_STAND_IN_COMPUTE");
+        return !value || std::strcmp(value, "0");
+    }();
+    return computes;
+}
+
+void check_range(Address address, size_t bytes, const char* what) {
+    if (bytes && !memory.holds(reinterpret_cast<void*>(address), bytes))
+        fail(std::string(what) + " of " + std::to_string(bytes) + " bytes outside of an allocation");
+}
+
+void* handle(uintptr_t number) { return reinterpret_cast<void*>(number); }
+
+Result allocate(Address* address, size_t bytes, const char* call) {
+    counts.add(call, bytes);
+    void* pointer = memory.allocate(bytes);
+    *address = reinterpret_cast<Address>(pointer);
+    return pointer ? SUCCESS : OUT_OF_MEMORY;
+}
+
+Result release(Address address, const char* call) {
+    counts.add(call);
+    const std::string fault = memory.release(reinterpret_cast<void*>(address));
+    if (!fault.empty()) fail(fault);
+    return SUCCESS;
+}
+}  // namespace
+
+extern "C" {
+void cuda_stand_in_phase(const char* name) { counts.begin(name); }
+void cuda_stand_in_count(const char* what, unsigned long long bytes) { counts.add(what, bytes); }
+int cuda_stand_in_computes() { return computes(); }
+unsigned long long cuda_stand_in_peak() { return memory.most(); }
+void cuda_stand_in_check(const void* pointer, size_t bytes, const char* what) {
+    check_range(reinterpret_cast<Address>(pointer), bytes, what);
+}
+// Called by the functions that this has not (build.sh).
+int cuda_stand_in_missing(const char* name) { fail(std::string(name) + " is not there"); }
+
+Result cuInit(unsigned) { return setting("CUDA_STAND_IN_NO_DEVICE") ? NO_DEVICE : SUCCESS; }
+Result cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
+Result cuDeviceGet(int* device, int number) { return *device = number, number == 0 ? SUCCESS : INVALID_DEVICE; }
+Result cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
+Result cuDeviceGetName(char* name, int length, int) { return std::snprintf(name, length, "stand-in"), SUCCESS; }
+Result cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case 16: *value = 132; break;  // Multiprocessors.
+        case 75: *value = 9; break;    // Compute capability 9.0.
+        case 76: *value = 0; break;
+        case 97: *value = 227 * 1024; break;  // Shared memory of a block.
+        case 115: *value = 1; break;          // Pools of memory.
+        default: *value = 1024;
+    }
+    return SUCCESS;
+}
+Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t(80) << 30, SUCCESS; }
+Result cuDeviceGetUuid_v2(char* uuid, int) { return std::memset(uuid, 0, 16), SUCCESS; }
+
+Result cuDevicePrimaryCtxRetain(void** context, int) { return *context = handle(1), SUCCESS; }
+Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+Result cuCtxSetCurrent(void*) { return counts.add("context"), SUCCESS; }
+Result cuCtxGetCurrent(void** context) { return counts.add("context"), *context = handle(1), SUCCESS; }
+Result cuCtxSynchronize() { return counts.add("wait"), SUCCESS; }
+
+Result cuStreamCreate(void** stream, unsigned) { return *stream = handle(16), SUCCESS; }
+Result cuStreamDestroy_v2(void*) { return SUCCESS; }
+Result cuStreamSynchronize(void*) { return counts.add("wait"), SUCCESS; }
+Result cuStreamWaitEvent(void*, void*, unsigned) { return counts.add("event waited for"), SUCCESS; }
+Result cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
+
+Result cuEventCreate(void** event, unsigned) { return counts.add("event created"), *event = handle(1), SUCCESS; }
+Result cuEventRecord(void*, void*) { return counts.add("event recorded"), SUCCESS; }
+Result cuEventDestroy_v2(void*) { return counts.add("event destroyed"), SUCCESS; }
+Result cuEventSynchronize(void*) { return counts.add("wait"), SUCCESS; }
+Result cuEventQuery(void*) { return SUCCESS; }
+Result cuEventElapsedTime_v2(float* ms, void*, void*) { return *ms = 1, SUCCESS; }
+
+Result cuMemAllocAsync(Address* address, size_t bytes, void*) { return allocate(address, bytes, "allocation"); }
+Result cuMemAlloc_v2(Address* address, size_t bytes) { return allocate(address, bytes, "allocation that waits"); }
+Result cuMemFreeAsync(Address address, void*) { return release(address, "free"); }
+Result cuMemFree_v2(Address address) { return release(address, "free that waits"); }
+Result cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = size_t(80) << 30, SUCCESS; }
+Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) { return *memory = std::malloc(bytes), SUCCESS; }
+Result cuMemFreeHost(void* memory) { return std::free(memory), SUCCESS; }
+Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = handle(1), SUCCESS; }
+Result cuDeviceGetMemPool(void** pool, int) { return *pool = handle(1), SUCCESS; }
+Result cuMemPoolSetAttribute(void*, int, void*) { return counts.add("pool attribute"), SUCCESS; }
+
+Result cuMemsetD8Async(Address address, unsigned char value, size_t bytes, void*) {
+    counts.add("memset", bytes);
+    check_range(address, bytes, "a memset");
+    return std::memset(reinterpret_cast<void*>(address), value, bytes), SUCCESS;
+}
+Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
+    counts.add(bytes <= 4096 ? "copy to the device, at most 4 KiB" : "copy to the device, larger", bytes);
+    check_range(to, bytes, "a copy");
+    return std::memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
+}
+Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) {
+    counts.add("copy to the host", bytes);
+    check_range(from, bytes, "a copy");
+    return std::memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS;
+}
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
+    counts.add("copy on the device", bytes);
+    check_range(from, bytes, "a copy");
+    check_range(to, bytes, "a copy");
+    return std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), SUCCESS;
+}
+
+Result cuModuleLoadData(void** module, const void*) { return counts.add("module loaded"), *module = handle(1), SUCCESS; }
+Result cuModuleUnload(void*) { return SUCCESS; }
+Result cuModuleGetFunction(void** function, void*, const char* name) {
+    counts.add("function found");
+    std::lock_guard<std::mutex> guard(functions_lock);
+    Function& found = functions[name];
+    found.name = name;
+    *function = &found;
+    return SUCCESS;
+}
+Result cuFuncSetAttribute(void* function, int attribute, int value) {
+    counts.add("function attribute");
+    if (attribute == 8) static_cast<Function*>(function)->most_shared_bytes = value;
+    return value > 227 * 1024 ? INVALID_VALUE : SUCCESS;
+}
+Result cuFuncGetAttribute(int* value, int, void*) { return *value = 0, SUCCESS; }
+
+Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                      unsigned shared_bytes, void*, void** arguments, void**) {
+    const Function& kernel = *static_cast<Function*>(function);
+    counts.add("kernel " + kernel.name);
+    if (!gx || !gy || !gz || !bx || !by || !bz || int(shared_bytes) > kernel.most_shared_bytes) return INVALID_VALUE;
+    if (!computes()) return SUCCESS;
+    static const unsigned seed = setting("CUDA_STAND_IN_SEED") ? std::atoi(setting("CUDA_STAND_IN_SEED")) : 0;
+    const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+    // The emulation has one block's state for the whole process.
+    static std::mutex one_at_a_time;
+    std::lock_guard<std::mutex> guard(one_at_a_time);
+    switch (cuda_on_host_launch(kernel.name.c_str(), grid, block, shared_bytes, seed, arguments)) {
+        case 0: return SUCCESS;
+        case 1: fail("there is no kernel " + kernel.name);
+        default: fail("kernel " + kernel.name + ": " + cuda_on_host_fault());
+    }
+}
+
+Result cuGetErrorName(int, const char** name) { return *name = "an error of the stand-in", SUCCESS; }
+Result cuGetErrorString(int, const char** text) { return *text = "an error of the stand-in", SUCCESS; }
+}

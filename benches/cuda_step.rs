@@ -1,0 +1,133 @@
+//! A training step on an NVIDIA GPU, phase by phase: the time of each, and, on what stands in for a GPU (`.ci/cuda-stand-in`), the
+//! kernels, copies and allocations of each, which the last step counts.
+//!
+//! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features cuda --bench cuda_step`. Without a checkpoint it uses the embedded
+//! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
+//! steps, 2 by default.
+
+// A bench may panic.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use libloading::os::unix::Library;
+use peft_lora::{LoraBuilder, LoraConfig};
+use train_ops::{ForwardContext, cuda_device, sample_key};
+use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
+
+/// Tokens per caption, including start and end.
+const TOKENS: usize = 16;
+
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Measures what was queued since the last call, and begins the next phase.
+struct Phases<'a> {
+    device: &'a Device,
+    begun: Instant,
+    name: &'static str,
+    /// Whether what stands in for a GPU counts this step.
+    counted: bool,
+}
+
+impl<'a> Phases<'a> {
+    fn new(device: &'a Device, counted: bool) -> Self {
+        Self { device, begun: Instant::now(), name: "before", counted }
+    }
+
+    fn begin(&mut self, name: &'static str) {
+        self.device.synchronize().unwrap();
+        println!("{:>24} {:>9.2} ms", self.name, 1e3 * self.begun.elapsed().as_secs_f64());
+        if self.counted {
+            count_as(name);
+        }
+        (self.name, self.begun) = (name, Instant::now());
+    }
+}
+
+/// Names the phase for the stand-in's counts, where the program runs on it.
+fn count_as(phase: &str) {
+    // SAFETY: the stand-in's function takes a string that it copies.
+    #[allow(unsafe_code)]
+    unsafe {
+        let function = b"cuda_stand_in_phase\0";
+        if let Ok(name_phase) = Library::this().get::<unsafe extern "C" fn(*const c_char)>(function) {
+            name_phase(CString::new(phase).unwrap().as_ptr());
+        }
+    }
+}
+
+fn main() {
+    common::use_threads();
+    let device = cuda_device(0).unwrap();
+    let (batch, steps) = (setting("CUDA_STEP_BATCH", 8usize), setting("CUDA_STEP_RUNS", 2u64));
+    let dtype = if setting("CUDA_STEP_DTYPE", String::new()) == "bf16" { DType::BF16 } else { DType::F32 };
+    let dir = match std::env::var_os("CUDA_STEP_CHECKPOINT") {
+        Some(dir) => PathBuf::from(dir),
+        None => caption_lora::embedded::checkpoint().unwrap(),
+    };
+    let config = LoraConfig {
+        r: 16,
+        lora_alpha: 32.0,
+        lora_dropout: 0.05,
+        target_modules: ["query", "key", "value", "dense"].into(),
+        ..LoraConfig::default()
+    };
+    let mut builder = LoraBuilder::new(config).unwrap();
+    let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
+    let parameters = Parameters::new(builder.finish().unwrap().parameters()).unwrap();
+    let mut optimizer = AdamW::new(&TrainingArguments::default(), &parameters).unwrap();
+    println!("{dtype:?}, {batch} pictures, {} trained tensors", parameters.iter().count());
+    for step in 0..steps {
+        let mut phases = Phases::new(&device, step + 1 == steps);
+        println!("step {step}");
+        train(&model, &parameters, &mut optimizer, batch, step, &mut phases);
+    }
+}
+
+fn train(
+    model: &GitForCausalLm,
+    parameters: &Parameters,
+    optimizer: &mut AdamW,
+    batch: usize,
+    step: u64,
+    phases: &mut Phases<'_>,
+) {
+    let device = model.device();
+    let size = model.config().vision_config.image_size;
+    let vocabulary = model.config().vocab_size as u64;
+    let pixels = common::values(step, (batch, 3, size, size), device);
+    phases.begin("1 vision");
+    let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap().detach();
+    phases.begin("2 forward");
+    let id = |row, i| (sample_key(7 + step, row, i) % vocabulary) as u32;
+    let ids: Vec<Vec<u32>> =
+        (0..batch as u64).map(|row| (0..TOKENS as u64).map(|i| id(row, i)).collect()).collect();
+    let labels: Vec<Vec<i64>> = ids.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    let input_ids = Tensor::new(ids, device).unwrap();
+    let ctx = ForwardContext::training((0..batch as u64).map(|i| sample_key(1, step, i)).collect::<Vec<_>>());
+    let (loss, targets) = model.loss(&features, &input_ids, &labels, &ctx).unwrap();
+    phases.begin("3 backward");
+    let store = loss.backward().unwrap();
+    phases.begin("4 sum, norm and clip");
+    let mut gradients = Gradients::new();
+    gradients.accumulate(parameters, store).unwrap();
+    let loss = f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64;
+    gradients.scale(1.0 / targets as f64).unwrap();
+    let norm = gradients.norms().unwrap().global();
+    gradients.clip(norm, 1.0).unwrap();
+    phases.begin("5 optimizer");
+    optimizer.step(parameters, &gradients, 1e-3).unwrap();
+    phases.begin("6 end");
+    println!("loss {loss:.6}, norm {norm:.6}");
+}

@@ -1,0 +1,38 @@
+use candle_core::{Device, Result};
+
+/// The NVIDIA GPU with this number, from 0, set up for training: with a stream of its own, which all threads share, so that their work
+/// is in order; without the two events that the driver would record for each tensor, which only several streams need; and with
+/// freed memory kept for the next step instead of being returned whenever the host waits.
+///
+/// `Device::new_cuda` has none of these. Tensors of the device that this returns must not be used on other streams.
+///
+/// # Errors
+/// If the build has no CUDA, or there is no such GPU.
+pub fn cuda_device(number: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(number)?;
+    #[cfg(feature = "cuda")]
+    prepare(device.as_cuda_device()?)?;
+    Ok(device)
+}
+
+#[cfg(feature = "cuda")]
+fn prepare(device: &candle_core::CudaDevice) -> Result<()> {
+    use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::driver::{result, sys};
+
+    // SAFETY: a device of candle has one stream, on which all its tensors are made, used and freed.
+    #[allow(unsafe_code)]
+    unsafe {
+        device.disable_event_tracking();
+    }
+    let context = device.cuda_stream().context().clone();
+    let mut kept = u64::MAX;
+    // SAFETY: the device is the context's, and the attribute is a u64, which the driver copies.
+    #[allow(unsafe_code)]
+    unsafe {
+        // Old GPUs have no pools.
+        let Ok(pool) = result::device::get_default_mem_pool(context.cu_device()) else { return Ok(()) };
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut kept).cast()).w()
+    }
+}
