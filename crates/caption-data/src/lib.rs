@@ -50,6 +50,7 @@ mod by_picture;
 mod captions;
 mod class_labels;
 mod columns;
+mod concat;
 mod decode;
 mod error;
 mod folder;
@@ -72,11 +73,13 @@ mod prefetch;
 mod processor;
 mod processor_config;
 mod resize;
+mod shard;
 mod source;
 mod split;
 mod subset;
 #[cfg(feature = "parquet")]
 mod tables;
+mod text_block;
 mod text_encoding;
 mod texts;
 mod tiff;
@@ -91,6 +94,7 @@ pub use by_picture::ByPicture;
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
 pub use class_labels::ClassLabels;
 pub use columns::ColumnRole;
+pub use concat::Concat;
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
 pub use folder::ImageFolder;
@@ -104,8 +108,11 @@ pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
 pub use processor_config::{ImageSize, ProcessorConfig};
 pub use resize::Resample;
+pub use shard::{Shard, WINDOW_BYTES, is_large, sample_rows, window_memory};
 pub use source::CaptionSource;
-pub use split::{Split, shuffled, split, split_by_picture, train_test_split};
+pub use split::{
+    Split, shuffled, split, split_by_picture, split_off, split_off_by_picture, train_test_split,
+};
 pub use subset::Subset;
 #[cfg(feature = "parquet")]
 pub use tables::ParquetSource;

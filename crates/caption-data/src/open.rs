@@ -28,6 +28,9 @@ pub struct SourceOptions {
     pub no_captions: bool,
     /// The decoder of the pictures.
     pub decoder: ImageDecoder,
+    /// The memory for encoded pictures of a parquet or Arrow file, in bytes. The default is 1 GiB, or 176 MiB for a
+    /// [large](crate::is_large) dataset, which is enough for a window of [`WINDOW_BYTES`](crate::WINDOW_BYTES).
+    pub memory: Option<usize>,
 }
 
 impl SourceOptions {

@@ -57,27 +57,29 @@ impl Judge<'_> {
         // Training, losses and captions use buffers of different sizes, and the pool would hold all of them
         // at once.
         release_memory();
+        let rows = test.rows.rows();
         let loss = evaluate(self.task, test)?.loss;
         let shuffled = self.shuffled_loss(test)?;
         release_memory();
-        let captions = self.captioner.caption_all(&test.rows, &GenerationConfig::recipe(), message)?;
-        let scores = scored(self.source, &test.rows, &captions)?;
-        let references = test.rows.iter().map(|row| self.captions.references(*row)).collect();
+        let captions = self.captioner.caption_all(rows, &GenerationConfig::recipe(), message)?;
+        let scores = scored(self.source, rows, &captions)?;
+        let references = rows.iter().map(|row| self.captions.references(*row)).collect::<Result<_, _>>()?;
         Ok(Judgement { loss, shuffled, captions, scores, references })
     }
 
     /// The loss with the pictures shifted by half the split, so that each caption has a wrong one. It is
     /// higher if the model uses the pictures.
     fn shuffled_loss(&self, test: &CaptionBatches) -> Result<Option<LossTotal>> {
-        let count = test.rows.len();
+        let rows = test.rows.rows();
+        let count = rows.len();
         if count < 2 {
             return Ok(None);
         }
-        let (model, mut others) = (self.task.model, test.rows.clone());
+        let (model, mut others) = (self.task.model, rows.to_vec());
         others.rotate_left(count / 2);
-        let other: BTreeMap<usize, usize> = test.rows.iter().copied().zip(others).collect();
+        let other: BTreeMap<usize, usize> = rows.iter().copied().zip(others).collect();
         let mut total = LossTotal::default();
-        for captions in self.captions.all(&test.rows).chunks(test.batch_size) {
+        for captions in self.captions.all(rows)?.chunks(test.batch_size) {
             let others: Vec<usize> = captions.iter().map(|(row, _)| other[row]).collect();
             let features = match &self.task.features {
                 Some(store) => store.batch(&others)?,

@@ -113,6 +113,7 @@ mod text;
 mod trainer;
 mod validation;
 mod warning;
+mod windowed_order;
 mod workers;
 
 pub use adamw::AdamW;
@@ -138,6 +139,7 @@ pub use stop_signal::StopSignal;
 pub use task::{LossSum, LossTotal, StepContext, Task};
 pub use trainer::{Outcome, Trainer};
 pub use warning::{ArgumentChange, Warning};
+pub use windowed_order::WindowedOrder;
 pub use workers::{SingleProcess, Workers};
 
 /// Compiles the program of the README.

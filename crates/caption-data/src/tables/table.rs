@@ -1,6 +1,7 @@
 //! The common interface of parquet and Arrow files: columns of rows in groups, which are read one at a time.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::Path;
 
 use parquet::data_type::ByteArray;
@@ -12,8 +13,11 @@ use crate::Result;
 pub(crate) trait Table: Debug + Send + Sync {
     fn path(&self) -> &Path;
 
-    /// The number of row groups.
-    fn groups(&self) -> usize;
+    /// The row groups, in order.
+    fn groups(&self) -> Vec<Group>;
+
+    /// A hash of the file's size and of its description of its content: of all but the values themselves.
+    fn content(&self) -> u128;
 
     fn caption(&self) -> Option<&TextColumn>;
 
@@ -23,16 +27,32 @@ pub(crate) trait Table: Debug + Send + Sync {
     fn reader(&self) -> Result<Box<dyn TableReader + '_>>;
 }
 
+/// The size of a row group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) rows: usize,
+    /// The bytes of its pictures, uncompressed but as encoded as the picture files are.
+    pub(crate) bytes: u64,
+}
+
 /// Reads groups of rows.
 pub(crate) trait TableReader {
-    /// The number of rows in a group.
-    fn rows(&self, group: usize) -> Result<usize>;
+    /// The first row of each piece of a group, beginning with row 0. The pictures of a piece are in the same
+    /// pages of the file, so that reading one of them costs as much as reading all.
+    fn pieces(&self, group: usize) -> Result<Vec<usize>>;
 
-    /// The values of a text column, one for each row of a group; `None` for a string that is not UTF-8.
-    fn values(&self, group: usize, column: &TextColumn) -> Result<Vec<Option<Value>>>;
+    /// Calls `each` with the values of a text column in some rows of a group, in order; with `None` for a
+    /// string that is not UTF-8.
+    fn values(
+        &self,
+        group: usize,
+        rows: Range<usize>,
+        column: &TextColumn,
+        each: &mut dyn FnMut(Option<Value>),
+    ) -> Result<()>;
 
-    /// The bytes of the pictures of a group, and their paths if the file has them.
-    fn pictures(&self, group: usize) -> Result<(Column, Option<Column>)>;
+    /// The bytes of the pictures of some rows of a group, and their paths if the file has them.
+    fn pictures(&self, group: usize, rows: Range<usize>) -> Result<(Column, Option<Column>)>;
 }
 
 /// A column of captions or prompts.
@@ -45,7 +65,7 @@ pub(crate) struct TextColumn {
     pub(crate) labels: Option<Vec<String>>,
 }
 
-/// The byte strings of one group, each of which may be null.
+/// The byte strings of neighbouring rows, each of which may be null.
 #[derive(Debug)]
 pub(crate) struct Column {
     rows: Vec<Option<ByteArray>>,
@@ -64,7 +84,8 @@ impl Column {
         (0..self.rows.len()).map(|row| self.get(row))
     }
 
+    /// The memory that it takes.
     pub(crate) fn total_bytes(&self) -> usize {
-        self.iter().flatten().map(<[u8]>::len).sum()
+        size_of_val(self.rows.as_slice()) + self.iter().flatten().map(<[u8]>::len).sum::<usize>()
     }
 }

@@ -39,6 +39,7 @@ impl Inputs {
             prompt_column: options.prompt_column.clone(),
             no_captions: true,
             decoder,
+            memory: None,
         };
         let source = open::dataset(location, &columns)?.source;
         source.left_out().groups().for_each(|group| _ = say_error(format_args!("left out: {group}")));

@@ -6,7 +6,6 @@ use super::{Inputs, OutputFolder, Plan, Request, Session};
 use crate::captioning::pictures;
 use crate::features::{CachePlace, FeatureStore};
 use crate::options::{EvalStrategy, Finetune};
-use crate::task::rows_of_first_samples;
 use crate::terminal::{say, warn};
 
 /// Computes the image features of all pictures in the run, and frees the encoder. `None` if the vision
@@ -54,7 +53,7 @@ fn rows_seen(options: &Finetune, inputs: &Inputs, session: &Session) -> Vec<usiz
     let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
     let steps = training.max_steps.filter(|_| !session.sweeps());
     let samples = steps.map_or(usize::MAX, |steps| steps * per_step);
-    let mut rows = rows_of_first_samples(&inputs.rows.train, options.shuffle(), samples);
+    let mut rows = inputs.training_order(options).first(samples);
     if training.eval_strategy != EvalStrategy::No || data.eval_captions.is_some() || session.sweeps() {
         rows.extend(&inputs.rows.validation);
     }

@@ -2,14 +2,14 @@
 
 use std::num::NonZero;
 
-use caption_data::{Padding, Split};
+use caption_data::{Padding, Split, WINDOW_BYTES};
 use peft_lora::{Bias, InitLoraWeights, LoraConfig, Modules};
 use trainer_core::{IntervalStrategy, OnNan, OptimizerType, SchedulerType, TrainingArguments};
 
 use super::inputs::Inputs;
 use crate::adapt::Adapted;
 use crate::hub::Location;
-use crate::options::{Finetune, Hardware, TargetModules};
+use crate::options::{Finetune, Hardware, ShuffleWindow, TargetModules};
 
 /// The set-up in display order: the inputs, what is trained and how, the hardware and the output folder. The
 /// main choices are always listed, the others if they differ from their defaults.
@@ -34,7 +34,7 @@ pub(super) fn rows(
         named("split", split),
     ];
     rows.extend(super::setup_rows::rows(options, inputs));
-    rows.extend(training(options, arguments, adapted, train.len()));
+    rows.extend(training(options, arguments, inputs, adapted));
     if let Padding::MaxLength(tokens) = padding {
         rows.push(named("padding", format!("every caption to {tokens} tokens")));
     }
@@ -45,13 +45,14 @@ pub(super) fn rows(
     rows
 }
 
-/// What is trained and how. The training split has `samples` rows.
+/// What is trained and how.
 fn training(
     options: &Finetune,
     arguments: &TrainingArguments,
+    inputs: &Inputs,
     adapted: &Adapted,
-    samples: usize,
 ) -> Vec<(String, String)> {
+    let samples = inputs.rows.train.len();
     let pictures = options.training.per_device_train_batch_size;
     let batches = arguments.gradient_accumulation_steps;
     let method = adapted.adapter.as_ref();
@@ -80,17 +81,34 @@ fn training(
         ("evaluation", interval(arguments.eval_strategy, arguments.eval_steps)),
         ("seed", arguments.seed.to_string()),
     ];
-    rows.extend(unusual(options, arguments, adapted));
+    rows.extend(unusual(options, arguments, inputs, adapted));
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The order of the training rows, if they are not shuffled all together.
+fn order(options: &Finetune, inputs: &Inputs) -> Option<String> {
+    if options.data.no_shuffle {
+        return Some("the same rows in the same order in every epoch".to_owned());
+    }
+    let windows = inputs.windows.as_ref()?.windows(options.training.seed, 0);
+    let window = match options.data.shuffle_window {
+        Some(ShuffleWindow::Bytes(bytes)) => bytes as u64,
+        _ => WINDOW_BYTES,
+    };
+    let megabytes = window as f64 / 1e6;
+    Some(format!(
+        "shuffled in {windows} parts of {megabytes:.0} MB of pictures, in other parts in each epoch (--shuffle-window)"
+    ))
 }
 
 /// Choices that are listed only if they differ from their defaults.
 fn unusual(
     options: &Finetune,
     arguments: &TrainingArguments,
+    inputs: &Inputs,
     adapted: &Adapted,
 ) -> Vec<(&'static str, String)> {
-    let Finetune { data, training, lora, hardware, run, .. } = options;
+    let Finetune { training, lora, hardware, run, .. } = options;
     let skips = (arguments.on_nan == OnNan::Skip).then_some(arguments.max_skipped_steps);
     let choices = [
         (
@@ -105,7 +123,7 @@ fn unusual(
             "labels",
             Some(training.label_smoothing_factor).filter(|p| *p > 0.0).map(|p| format!("smoothed by {p}")),
         ),
-        ("order", data.no_shuffle.then(|| "the same rows in the same order in every epoch".to_owned())),
+        ("order", order(options, inputs)),
         ("checkpoints", run.save_strategy.map(|_| interval(arguments.save_strategy, arguments.save_steps))),
         (
             "ends early",
