@@ -4,7 +4,7 @@
 //! Face stack:
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] detects whether a path holds parquet files
-//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]). [`Subset`] chooses rows, [`ByPicture`]
+//!   ([`ParquetSource`]), tar files ([`WebDataset`]) or a folder of pictures ([`ImageFolder`]). [`Subset`] chooses rows, [`ByPicture`]
 //!   groups the rows of one picture, and [`Inspection`] finds the rows that cannot be used. [`selection`]
 //!   tells training files from held-out ones.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, like `datasets`, Pillow and
@@ -87,6 +87,7 @@ mod tokenized;
 mod tokenizer;
 mod tokenizer_config;
 mod walk;
+mod webdataset;
 
 pub mod selection;
 
@@ -119,6 +120,7 @@ pub use tables::ParquetSource;
 pub use tokenized::{TokenCuts, TokenizedCaptions};
 pub use tokenizer::{CaptionTokenizer, Encoded};
 pub use walk::{Pictures, pictures_of};
+pub use webdataset::{WebDataset, is_pattern};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -28,13 +28,13 @@ pub(crate) fn of_size(rows: usize, shards: &[Shard]) -> bool {
 }
 
 /// The default size of a window in which the rows of a large dataset are shuffled, in bytes of encoded pictures:
-/// 128 MiB.
-pub const WINDOW_BYTES: u64 = 128 << 20;
+/// 96 MiB.
+pub const WINDOW_BYTES: u64 = 96 << 20;
 
 /// The [memory](crate::SourceOptions::memory) for a window of this many bytes, and for what is read beside it: pieces
 /// lie across the ends of shards, and the next window begins before the last one is used up.
 pub fn window_memory(window: u64) -> usize {
-    usize::try_from(window.saturating_add(window / 4).saturating_add(16 << 20)).unwrap_or(usize::MAX)
+    usize::try_from(window.saturating_add(window / 8).saturating_add(16 << 20)).unwrap_or(usize::MAX)
 }
 
 /// Rows that stand for a dataset, in ascending order: the first 64 of up to 16 of its

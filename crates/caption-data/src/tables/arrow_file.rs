@@ -167,7 +167,7 @@ impl TableReader for OpenFile<'_> {
             let column = |field: &ArrayRef| {
                 // The contents of a null struct are ignored.
                 let bytes = |row| bytes_of(field, row).filter(|_| array.is_valid(row));
-                Column::new(rows.clone().map(|row| bytes(row).map(|bytes| bytes.to_vec().into())).collect())
+                Column::new(rows.clone().map(bytes))
             };
             let bytes = bytes.ok_or_else(|| ArrowError::SchemaError("no field `bytes`".to_owned()))?;
             Ok((column(bytes), paths.map(column)))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parquet::column::page::PageReader as _;
 use parquet::column::reader::{ColumnReader, get_column_reader};
+use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -184,7 +185,7 @@ impl OpenFile<'_> {
         Ok(starts)
     }
 
-    /// Some rows of one column of a row group. The strings are slices of the file's pages, not copies.
+    /// Some rows of one column of a row group.
     fn read_column(
         &self,
         group: usize,
@@ -204,13 +205,14 @@ impl OpenFile<'_> {
             let message = format!("a row group should have {} rows and has {}", rows.end, skipped + read);
             return Err(ParquetError::EOF(message));
         }
+        if present == 0 {
+            return Ok(Column::new(values.iter().map(|value| Some(value.data()))));
+        }
         // A definition level below the maximum means that the value, or a struct around it, is null.
-        let mut values = values.into_iter();
-        Ok(Column::new(if present == 0 {
-            values.map(Some).collect()
-        } else {
-            levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect()
-        }))
+        let mut values = values.iter();
+        let value = |level: &i16| if *level == present { values.next().map(ByteArray::data) } else { None };
+        let values: Vec<Option<&[u8]>> = levels.iter().map(value).collect();
+        Ok(Column::new(values.iter().copied()))
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
-use parquet::data_type::ByteArray;
 use serde_json::Value;
 
 use super::open_file;
@@ -27,10 +26,10 @@ use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, 
 /// these. [`SourceOptions`] says which columns are read.
 ///
 /// The captions of a dataset that is not [large](crate::is_large) are read and checked when it is opened; those of a
-/// large one are read when they are needed. Up to 48 MiB of captions are kept.
+/// large one are read when they are needed. Up to 32 MiB of captions are kept.
 ///
 /// Pictures are read in pieces of some pages, up to 8 MiB or one page of the file, when one of their rows is
-/// requested. The pieces that were used last are kept as they are in the file, not decoded: 1 GiB, or 176 MiB of a
+/// requested. The pieces that were used last are kept as they are in the file, not decoded: 1 GiB, or 124 MiB of a
 /// large dataset, unless [`SourceOptions::memory`] says otherwise.
 #[derive(Debug)]
 pub struct ParquetSource {
@@ -72,7 +71,7 @@ struct Pictures {
 /// Bytes of pictures that are kept of a dataset that is not large.
 const KEPT_BYTES: usize = 1 << 30;
 /// Bytes of captions that are kept.
-const TEXT_BYTES: usize = 48 << 20;
+const TEXT_BYTES: usize = 32 << 20;
 /// The number of rows whose captions are read together.
 const TEXT_ROWS: usize = 4096;
 /// Row groups with more bytes are divided into shards of this many bytes.
@@ -299,7 +298,7 @@ impl CaptionSource for ParquetSource {
 /// Divides a row group into shards.
 fn slices(Group { rows, bytes }: Group) -> impl Iterator<Item = Shard> {
     // With the places of the pictures in memory.
-    let bytes = bytes + (rows * size_of::<Option<ByteArray>>()) as u64;
+    let bytes = bytes + (rows * Column::ROW_BYTES) as u64;
     let count = if bytes > GROUP_BYTES { bytes.div_ceil(SLICE_BYTES) as usize } else { 1 };
     let count = count.clamp(1, rows.max(1));
     let start = move |slice: usize| slice * rows / count;

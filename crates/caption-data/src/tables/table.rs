@@ -4,7 +4,6 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
 
-use parquet::data_type::ByteArray;
 use serde_json::Value;
 
 use crate::Result;
@@ -65,19 +64,31 @@ pub(crate) struct TextColumn {
     pub(crate) labels: Option<Vec<String>>,
 }
 
-/// The byte strings of neighbouring rows, each of which may be null.
+/// The byte strings of neighbouring rows, each of which may be null. They are in one allocation, so that pieces of a
+/// file that come and go leave no holes in memory.
 #[derive(Debug)]
 pub(crate) struct Column {
-    rows: Vec<Option<ByteArray>>,
+    bytes: Vec<u8>,
+    /// Where each string ends in `bytes`, and whether it is there.
+    rows: Vec<(usize, bool)>,
 }
 
 impl Column {
-    pub(crate) fn new(rows: Vec<Option<ByteArray>>) -> Self {
-        Self { rows }
+    pub(crate) fn new<'a>(rows: impl Iterator<Item = Option<&'a [u8]>> + Clone) -> Self {
+        let length = rows.clone().flatten().map(<[u8]>::len).sum();
+        let mut this = Self { bytes: Vec::with_capacity(length), rows: Vec::new() };
+        for row in rows {
+            this.bytes.extend_from_slice(row.unwrap_or_default());
+            this.rows.push((this.bytes.len(), row.is_some()));
+        }
+        this.rows.shrink_to_fit();
+        this
     }
 
     pub(crate) fn get(&self, row: usize) -> Option<&[u8]> {
-        self.rows.get(row)?.as_ref().map(ByteArray::data)
+        let (end, is_there) = *self.rows.get(row)?;
+        let start = row.checked_sub(1).map_or(0, |before| self.rows[before].0);
+        is_there.then(|| &self.bytes[start..end])
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
@@ -86,6 +97,9 @@ impl Column {
 
     /// The memory that it takes.
     pub(crate) fn total_bytes(&self) -> usize {
-        size_of_val(self.rows.as_slice()) + self.iter().flatten().map(<[u8]>::len).sum::<usize>()
+        self.rows.len() * Self::ROW_BYTES + self.bytes.len()
     }
+
+    /// The memory that a row takes besides its bytes.
+    pub(crate) const ROW_BYTES: usize = size_of::<(usize, bool)>();
 }

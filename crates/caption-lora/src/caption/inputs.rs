@@ -39,6 +39,7 @@ impl Inputs {
             prompt_column: options.prompt_column.clone(),
             no_captions: true,
             decoder,
+            index_cache: None,
             memory: None,
         };
         let source = open::dataset(location, &columns)?.source;

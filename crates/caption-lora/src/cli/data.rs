@@ -71,7 +71,7 @@ pub(super) struct DataFlags {
     #[arg(long)]
     no_shuffle: bool,
     /// Shuffle within as many row groups at a time as take this much memory, such as 500MB, or within `all` of the
-    /// dataset [default: all; 128MiB for more than 50,000 rows or 1 GiB of pictures]
+    /// dataset [default: all; 96MiB for more than 50,000 rows or 1 GiB of pictures]
     #[arg(long, value_name = "SIZE", conflicts_with = "no_shuffle")]
     shuffle_window: Option<ShuffleWindow>,
     /// Folder for the adapter, checkpoints, metrics, captions and the report. Files that are already in it

@@ -175,6 +175,7 @@ impl DataOptions {
             label_column: None,
             no_captions: false,
             decoder: ImageDecoder { max_pixels: self.max_image_pixels },
+            index_cache: dirs::cache_dir().map(|folder| folder.join("caption-lora/index")),
             memory: self.shuffle_window.map(ShuffleWindow::memory),
         }
     }
