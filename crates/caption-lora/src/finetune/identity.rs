@@ -11,7 +11,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use caption_data::{CaptionSource, WINDOW_BYTES};
+use caption_data::CaptionSource;
 use peft_lora::{LoraConfig, Modules};
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
@@ -93,8 +93,7 @@ pub(super) fn of(
         .with("--hidden-dropout", hidden_dropout)
         .with("--dtype", hardware.dtype);
     // Only where it decides anything, so that runs from before there were windows continue.
-    if inputs.windows.is_some() {
-        let window = data.shuffle_window.map_or(WINDOW_BYTES, |window| window.memory() as u64);
+    if let (Some(_), Some(window)) = (&inputs.windows, data.window(inputs.source.as_ref())) {
         identity = identity.with("--shuffle-window", format!("{window} bytes"));
     }
     for (flag, part) in [("--validation", &data.validation), ("--test", &data.test)] {

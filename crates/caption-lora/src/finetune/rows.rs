@@ -2,8 +2,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use caption_data::{
-    BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, TokenCuts, WINDOW_BYTES,
-    is_large, sample_rows,
+    BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, TokenCuts, sample_rows,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -12,7 +11,7 @@ use trainer_core::WindowedOrder;
 use super::parts::Parts;
 use crate::hub::Location;
 use crate::open::{self, Dataset};
-use crate::options::{DataOptions, OnBadRow, ShuffleWindow, SplitBy};
+use crate::options::{DataOptions, OnBadRow, SplitBy};
 use crate::pictures::with_flag;
 use crate::row_order;
 
@@ -100,15 +99,10 @@ fn windows(
     data: &DataOptions,
     split: &mut Split,
 ) -> Option<Arc<WindowedOrder>> {
-    let window = match data.shuffle_window {
-        Some(ShuffleWindow::All) => return None,
-        Some(ShuffleWindow::Bytes(bytes)) => bytes as u64,
-        None if is_large(source.as_ref()) => WINDOW_BYTES,
-        None => return None,
-    };
+    let window = data.window(source.as_ref())?;
     let mut sorted = split.train.clone();
     sorted.sort_unstable();
-    let windows = row_order::windows(&source.shards(), &sorted, window).filter(|_| !data.no_shuffle)?;
+    let windows = row_order::windows(&source.shards(), &sorted, window)?;
     split.train = sorted;
     split.validation.sort_unstable();
     split.test.sort_unstable();

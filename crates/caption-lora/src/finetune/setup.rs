@@ -2,14 +2,14 @@
 
 use std::num::NonZero;
 
-use caption_data::{Padding, Split, WINDOW_BYTES};
+use caption_data::{Padding, Split};
 use peft_lora::{Bias, InitLoraWeights, LoraConfig, Modules};
 use trainer_core::{IntervalStrategy, OnNan, OptimizerType, SchedulerType, TrainingArguments};
 
 use super::inputs::Inputs;
 use crate::adapt::Adapted;
 use crate::hub::Location;
-use crate::options::{Finetune, Hardware, ShuffleWindow, TargetModules};
+use crate::options::{Finetune, Hardware, TargetModules};
 
 /// The set-up in display order: the inputs, what is trained and how, the hardware and the output folder. The
 /// main choices are always listed, the others if they differ from their defaults.
@@ -91,13 +91,9 @@ fn order(options: &Finetune, inputs: &Inputs) -> Option<String> {
         return Some("the same rows in the same order in every epoch".to_owned());
     }
     let windows = inputs.windows.as_ref()?.windows(options.training.seed, 0);
-    let window = match options.data.shuffle_window {
-        Some(ShuffleWindow::Bytes(bytes)) => bytes as u64,
-        _ => WINDOW_BYTES,
-    };
-    let megabytes = window as f64 / 1e6;
+    let megabytes = rounded(options.data.window(inputs.source.as_ref())? as f64 / 1e6, 3);
     Some(format!(
-        "shuffled in {windows} parts of {megabytes:.0} MB of pictures, in other parts in each epoch (--shuffle-window)"
+        "shuffled in {windows} parts of {megabytes} MB of pictures, in other parts in each epoch (--shuffle-window)"
     ))
 }
 

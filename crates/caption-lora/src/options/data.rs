@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use caption_data::{CaptionSource, ImageDecoder, SourceOptions, is_large};
+use caption_data::{CaptionSource, ImageDecoder, SourceOptions, WINDOW_BYTES, is_large};
 
 use super::names::names;
 use super::{CheckRows, HeldOut, ShuffleWindow, SplitFractions};
@@ -151,6 +151,16 @@ impl DataOptions {
         match self.check_rows {
             Some(check) => check == CheckRows::All,
             None => must || !is_large(source),
+        }
+    }
+
+    /// The bytes of encoded pictures among which training rows are shuffled; `None` for the whole dataset.
+    pub fn window(&self, source: &dyn CaptionSource) -> Option<u64> {
+        match self.shuffle_window {
+            _ if self.no_shuffle => None,
+            Some(ShuffleWindow::All) => None,
+            Some(ShuffleWindow::Bytes(bytes)) => Some(bytes as u64),
+            None => is_large(source).then_some(WINDOW_BYTES),
         }
     }
 

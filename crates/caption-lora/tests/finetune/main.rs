@@ -11,6 +11,7 @@ mod folder;
 mod hub;
 #[cfg(unix)]
 mod interrupted;
+mod large;
 mod moved;
 mod recipe;
 mod refusals;
