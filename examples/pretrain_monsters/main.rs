@@ -16,6 +16,7 @@ use anyhow::Result;
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use caption_lora::captioning::{Captioner, pictures};
 use caption_lora::hub::Location;
+use caption_lora::row_order::RowOrder;
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
 use caption_lora::threads::use_threads;
 use caption_lora::{open, save};
@@ -73,11 +74,10 @@ fn main() -> Result<()> {
     let train = CaptionBatches {
         captions,
         pictures: Some(loader.clone()),
-        rows: (0..count).collect(),
+        rows: RowOrder::fixed((0..count).collect::<Vec<_>>()),
         references: References::All,
         batch_size: options.batch_size,
         padding: Padding::Longest,
-        shuffle: None,
     };
     let task = CaptionTask {
         model: model.as_ref(),

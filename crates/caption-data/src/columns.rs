@@ -108,6 +108,11 @@ impl Columns {
         Self::with_texts(path, names, &others, image, options)
     }
 
+    /// The columns of captions and prompts in records without a column of pictures.
+    pub(crate) fn of_texts(path: &Path, names: &[&str], options: &SourceOptions) -> Result<Self> {
+        Self::with_texts(path, names, names, "", options)
+    }
+
     fn with_texts(
         path: &Path,
         names: &[&str],

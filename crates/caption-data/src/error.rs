@@ -43,6 +43,14 @@ pub enum Error {
         /// The kind of file that it is, and advice.
         why: String,
     },
+    /// A tar file is broken or cut short, or its files are no samples.
+    #[error("{}: {why}", path.display())]
+    Tar {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the sample.
+        why: String,
+    },
     /// An Arrow file is broken or cut short.
     #[error("{}: {why}", path.display())]
     Arrow {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use serde_json::Value;
+use twox_hash::XxHash3_128;
 
 use crate::columns::Columns;
 use crate::folder_files::FolderFiles;
@@ -166,6 +167,16 @@ impl CaptionSource for ImageFolder {
 
     fn left_out(&self) -> LeftOut {
         self.left_out.clone()
+    }
+
+    /// Of the names and sizes of the pictures and of all texts.
+    fn content(&self) -> Option<u128> {
+        let mut hasher = XxHash3_128::new();
+        for Row { image, texts, .. } in &self.rows {
+            let size = fs::metadata(image).map(|metadata| metadata.len()).unwrap_or_default();
+            hasher.write(format!("{:?} {size} {texts:?}", image.file_name()).as_bytes());
+        }
+        Some(hasher.finish_128())
     }
 }
 

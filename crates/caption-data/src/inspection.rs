@@ -37,20 +37,39 @@ impl Inspection {
         source: Arc<dyn CaptionSource>,
         processor: ImageProcessor,
         workers: usize,
+        progress: impl FnMut(usize),
+    ) -> Result<Self> {
+        let rows = 0..source.len();
+        Self::of_rows(source, rows, processor, workers, progress)
+    }
+
+    /// As [`new`](Self::new), of some rows: `pictures` has theirs, in the given order.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_rows(
+        source: Arc<dyn CaptionSource>,
+        rows: impl IntoIterator<Item = usize, IntoIter: Clone + Send + 'static>,
+        processor: ImageProcessor,
+        workers: usize,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
-        let rows: Vec<usize> = (0..source.len()).collect();
-        let chunks: Vec<Vec<usize>> = rows.chunks(Self::CHUNK).map(<[usize]>::to_vec).collect();
+        let rows = rows.into_iter();
+        let mut numbers = rows.clone();
+        let mut rest = rows;
+        let chunks = std::iter::from_fn(move || {
+            let chunk: Vec<usize> = rest.by_ref().take(Self::CHUNK).collect();
+            (!chunk.is_empty()).then_some(chunk)
+        });
         let read = move |rows: Vec<usize>| {
             Ok(rows.into_iter().map(|row| picture(&*source, &processor, row)).collect())
         };
         let chunks: Prefetch<Vec<Result<u128>>> = Prefetch::new(chunks, workers, 2 * workers, read)?;
-        let (mut pictures, mut bad) = (Vec::with_capacity(rows.len()), Vec::new());
+        let (mut pictures, mut bad) = (Vec::new(), Vec::new());
         for chunk in chunks {
             let chunk = chunk?;
             progress(chunk.len());
-            for picture in chunk {
-                let row = pictures.len();
+            for (picture, row) in chunk.into_iter().zip(numbers.by_ref()) {
                 pictures.push(picture.map_err(|error| bad.push(BadRow { row, error })).ok());
             }
         }

@@ -4,7 +4,7 @@
 //! Face stack:
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] detects whether a path holds parquet files
-//!   ([`ParquetSource`]) or a folder of pictures ([`ImageFolder`]). [`Subset`] chooses rows, [`ByPicture`]
+//!   ([`ParquetSource`]), tar files ([`WebDataset`]) or a folder of pictures ([`ImageFolder`]). [`Subset`] chooses rows, [`ByPicture`]
 //!   groups the rows of one picture, and [`Inspection`] finds the rows that cannot be used. [`selection`]
 //!   tells training files from held-out ones.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, like `datasets`, Pillow and
@@ -50,6 +50,7 @@ mod by_picture;
 mod captions;
 mod class_labels;
 mod columns;
+mod concat;
 mod decode;
 mod error;
 mod folder;
@@ -72,11 +73,13 @@ mod prefetch;
 mod processor;
 mod processor_config;
 mod resize;
+mod shard;
 mod source;
 mod split;
 mod subset;
 #[cfg(feature = "parquet")]
 mod tables;
+mod text_block;
 mod text_encoding;
 mod texts;
 mod tiff;
@@ -84,6 +87,7 @@ mod tokenized;
 mod tokenizer;
 mod tokenizer_config;
 mod walk;
+mod webdataset;
 
 pub mod selection;
 
@@ -91,6 +95,7 @@ pub use by_picture::ByPicture;
 pub use captions::{CaptionBatch, IGNORE_INDEX, Padding};
 pub use class_labels::ClassLabels;
 pub use columns::ColumnRole;
+pub use concat::Concat;
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
 pub use folder::ImageFolder;
@@ -104,14 +109,18 @@ pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
 pub use processor_config::{ImageSize, ProcessorConfig};
 pub use resize::Resample;
+pub use shard::{Shard, WINDOW_BYTES, is_large, sample_rows, window_memory};
 pub use source::CaptionSource;
-pub use split::{Split, shuffled, split, split_by_picture, train_test_split};
+pub use split::{
+    Split, shuffled, split, split_by_picture, split_off, split_off_by_picture, train_test_split,
+};
 pub use subset::Subset;
 #[cfg(feature = "parquet")]
 pub use tables::ParquetSource;
 pub use tokenized::{TokenCuts, TokenizedCaptions};
 pub use tokenizer::{CaptionTokenizer, Encoded};
 pub use walk::{Pictures, pictures_of};
+pub use webdataset::{WebDataset, is_pattern};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

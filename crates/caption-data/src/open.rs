@@ -3,8 +3,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::walk::{Files, has_extension, is_archive, is_picture, name_in, walk};
+use crate::webdataset::{expand, names_files};
 use crate::{
-    CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOut, LeftOutReason, Result, selection,
+    CaptionSource, ColumnRole, Error, ImageDecoder, ImageFolder, LeftOut, LeftOutReason, Result, WebDataset,
+    selection,
 };
 
 /// How to read a dataset on disk.
@@ -28,6 +30,12 @@ pub struct SourceOptions {
     pub no_captions: bool,
     /// The decoder of the pictures.
     pub decoder: ImageDecoder,
+    /// A folder for what is found out about files whose own folder cannot be written, the index of a tar file. The
+    /// default is none.
+    pub index_cache: Option<PathBuf>,
+    /// The memory for encoded pictures of a parquet or Arrow file, in bytes. The default is 1 GiB, or 124 MiB for a
+    /// [large](crate::is_large) dataset, which is enough for a window of [`WINDOW_BYTES`](crate::WINDOW_BYTES).
+    pub memory: Option<usize>,
 }
 
 impl SourceOptions {
@@ -50,6 +58,8 @@ impl SourceOptions {
 ///   paths;
 /// - a folder written by `save_to_disk` of `datasets`: the same for its Arrow files, with the feature
 ///   `arrow`;
+/// - a tar file, a folder with tar files, or a pattern of them such as `shards/{0000..0099}.tar` or `shards/*.tar`:
+///   [`WebDataset`];
 /// - a metadata file, such as `metadata.jsonl`: [`ImageFolder`] of the pictures that it names;
 /// - any other folder: [`ImageFolder`] of the pictures of its training split.
 ///
@@ -60,10 +70,16 @@ impl SourceOptions {
 /// [`ParquetSource::open`](crate::ParquetSource::open) and [`ImageFolder::open`].
 pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn CaptionSource>> {
     let path = path.as_ref();
+    if let Some(pattern) = names_files(path) {
+        return open_files(pattern, options);
+    }
     let kind = fs::metadata(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     if kind.is_file() {
         if has_extension(path, &["jsonl", "csv", "json"]) || is_metadata(path) {
             return Ok(Arc::new(ImageFolder::open(path, options)?));
+        }
+        if has_extension(path, &["tar"]) {
+            return Ok(Arc::new(WebDataset::open(&[path], options)?));
         }
         if !has_extension(path, &["parquet", "arrow"]) {
             let why = match is_archive(path) {
@@ -81,6 +97,12 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     let (mut tables, mut others): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_parquet);
     if tables.is_empty() {
         (tables, others) = others.into_iter().partition(|file| is_saved_table(file));
+    }
+    if tables.is_empty() && !others.iter().any(|file| is_picture(file) || is_metadata(file)) {
+        let shards: Vec<&PathBuf> = others.iter().filter(|file| has_extension(file, &["tar"])).collect();
+        if !shards.is_empty() {
+            return Ok(Arc::new(WebDataset::open(&training(path, &shards)?, options)?));
+        }
     }
     if tables.is_empty() {
         return Ok(Arc::new(ImageFolder::open(path, options)?));
@@ -100,6 +122,28 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     let is_training = |(file, name): (_, &&str)| training.contains(name).then_some(file);
     let training: Vec<&PathBuf> = tables.iter().zip(&names).filter_map(is_training).collect();
     open_tables(&training, left_out, options)
+}
+
+/// The files of a folder's training split.
+fn training<'a>(folder: &Path, files: &[&'a PathBuf]) -> Result<Vec<&'a PathBuf>> {
+    let names: Vec<String> = files.iter().map(|file| name_in(folder, file)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let chosen = selection::local_parquet_files(&names)
+        .map_err(|refusal| Error::Selection { dataset: folder.display().to_string(), refusal })?;
+    Ok(files.iter().zip(&names).filter(|(_, name)| chosen.contains(name)).map(|(file, _)| *file).collect())
+}
+
+/// Opens the files that a pattern names.
+fn open_files(pattern: &str, options: &SourceOptions) -> Result<Arc<dyn CaptionSource>> {
+    let files = expand(pattern)?;
+    if files.iter().all(|file| has_extension(file, &["tar"])) {
+        return Ok(Arc::new(WebDataset::open(&files, options)?));
+    }
+    if files.iter().all(|file| has_extension(file, &["parquet", "arrow"])) {
+        return open_tables(&files, LeftOut::default(), options);
+    }
+    let why = "its files must all be tar files, or all parquet or Arrow files".to_owned();
+    Err(Error::NoRows { dataset: pattern.to_owned(), why })
 }
 
 #[cfg(feature = "parquet")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use twox_hash::XxHash3_128;
 
-use crate::{Error, LeftOut, Result};
+use crate::{Error, LeftOut, Result, Shard};
 
 /// A dataset of captioned images, numbered from 0. Every dataset of this crate implements it.
 ///
@@ -75,6 +75,18 @@ pub trait CaptionSource: Send + Sync {
     fn left_out(&self) -> LeftOut {
         LeftOut::default()
     }
+
+    /// The parts of the dataset whose rows are read together, in the order of the rows. Default: none, as rows can be
+    /// read in any order at the same cost.
+    fn shards(&self) -> Vec<Shard> {
+        Vec::new()
+    }
+
+    /// A number that stands for the content of the whole dataset and is found without reading its rows. Default:
+    /// `None`, as there is none.
+    fn content(&self) -> Option<u128> {
+        None
+    }
 }
 
 /// The fingerprint of the picture that is decoded from these bytes.
@@ -123,5 +135,13 @@ impl<S: CaptionSource + ?Sized> CaptionSource for Arc<S> {
 
     fn left_out(&self) -> LeftOut {
         (**self).left_out()
+    }
+
+    fn shards(&self) -> Vec<Shard> {
+        (**self).shards()
+    }
+
+    fn content(&self) -> Option<u128> {
+        (**self).content()
     }
 }

@@ -107,17 +107,53 @@ pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
     // makes.
     let held_out = share(n, validation + test).clamp(parts - 1, n - 1);
     let (train, held_out) = cut(n, held_out, seed);
-    Ok(match (validation > 0.0, test > 0.0) {
-        (false, _) => Split { train, validation: Vec::new(), test: held_out },
-        (_, false) => Split { train, validation: held_out, test: Vec::new() },
-        _ => {
-            let count = held_out.len();
-            let of_test = share(count, test / (validation + test)).clamp(1, count - 1);
-            let (validation, test) = cut(count, of_test, seed);
-            let pick = |rows: Vec<usize>| rows.into_iter().map(|row| held_out[row]).collect();
-            Split { validation: pick(validation), test: pick(test), train }
-        }
-    })
+    let count = held_out.len();
+    let of_test = match (validation > 0.0, test > 0.0) {
+        (false, _) => count,
+        (_, false) => 0,
+        _ => share(count, test / (validation + test)).clamp(1, count - 1),
+    };
+    Ok(three_parts(train, held_out, of_test, seed))
+}
+
+/// Splits rows `0..n` three ways by numbers of rows: [`split()`] with `validation` and `test` rows in the held-out parts,
+/// as two calls of `train_test_split` of `datasets` with a whole number as `test_size` do. A part may be empty; without
+/// both, all rows are trained on in their order.
+///
+/// # Errors
+/// If no row is left for training.
+///
+/// ```
+/// let rows = caption_data::split_off(700, 70, 70, 42)?;
+/// assert_eq!(rows, caption_data::split(700, [0.8, 0.1, 0.1], 42)?);
+/// # Ok::<(), caption_data::Error>(())
+/// ```
+pub fn split_off(n: usize, validation: usize, test: usize, seed: u64) -> Result<Split> {
+    let held_out = validation.saturating_add(test);
+    if held_out >= n {
+        let why = format!(
+            "{validation} for validation and {test} for the test would be held out, which leaves none for training"
+        );
+        return Err(Error::Split { rows: n, why });
+    }
+    if held_out == 0 {
+        return Ok(Split { train: (0..n).collect(), validation: Vec::new(), test: Vec::new() });
+    }
+    let (train, held_out) = cut(n, held_out, seed);
+    Ok(three_parts(train, held_out, test, seed))
+}
+
+/// Separates held-out rows into validation and `test` rows.
+fn three_parts(train: Vec<usize>, held_out: Vec<usize>, test: usize, seed: u64) -> Split {
+    if test == 0 {
+        return Split { train, validation: held_out, test: Vec::new() };
+    }
+    if test == held_out.len() {
+        return Split { train, validation: Vec::new(), test: held_out };
+    }
+    let (validation, test) = cut(held_out.len(), test, seed);
+    let pick = |rows: Vec<usize>| rows.into_iter().map(|row| held_out[row]).collect();
+    Split { validation: pick(validation), test: pick(test), train }
 }
 
 /// Splits rows three ways so that all rows of a picture are in the same part: [`split()`] is applied to the
@@ -135,6 +171,19 @@ pub fn split(n: usize, fractions: [f64; 3], seed: u64) -> Result<Split> {
 /// # Ok::<(), caption_data::Error>(())
 /// ```
 pub fn split_by_picture(pictures: &[u128], fractions: [f64; 3], seed: u64) -> Result<Split> {
+    by_picture(pictures, |count| split(count, fractions, seed))
+}
+
+/// As [`split_by_picture`], with numbers of pictures as for [`split_off`].
+///
+/// # Errors
+/// As [`split_off`] for the pictures.
+pub fn split_off_by_picture(pictures: &[u128], validation: usize, test: usize, seed: u64) -> Result<Split> {
+    by_picture(pictures, |count| split_off(count, validation, test, seed))
+}
+
+/// Splits the pictures with `split`, which is given their number; each row follows its picture.
+fn by_picture(pictures: &[u128], split: impl FnOnce(usize) -> Result<Split>) -> Result<Split> {
     let mut numbers = HashMap::new();
     let mut rows: Vec<Vec<usize>> = Vec::new();
     for (row, picture) in pictures.iter().enumerate() {
@@ -144,7 +193,7 @@ pub fn split_by_picture(pictures: &[u128], fractions: [f64; 3], seed: u64) -> Re
         }
         rows[number].push(row);
     }
-    let Split { train, validation, test } = split(rows.len(), fractions, seed)?;
+    let Split { train, validation, test } = split(rows.len())?;
     let rows_of = |part: Vec<usize>| part.into_iter().flat_map(|number| rows[number].clone()).collect();
     Ok(Split { train: rows_of(train), validation: rows_of(validation), test: rows_of(test) })
 }

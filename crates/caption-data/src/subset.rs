@@ -1,6 +1,7 @@
 use image::RgbImage;
+use twox_hash::XxHash3_128;
 
-use crate::{CaptionSource, Error, LeftOut, Result};
+use crate::{CaptionSource, Error, LeftOut, Result, Shard};
 
 /// Chosen rows of another dataset, renumbered from 0.
 ///
@@ -73,5 +74,27 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
 
     fn left_out(&self) -> LeftOut {
         self.source.left_out()
+    }
+
+    /// Those of the other dataset, with the chosen rows. None if the rows are not in ascending order.
+    fn shards(&self) -> Vec<Shard> {
+        if !self.rows.is_sorted() {
+            return Vec::new();
+        }
+        let mut rest = self.rows.as_slice();
+        let mut end = 0;
+        let shards = self.source.shards().into_iter().map(|shard| {
+            end += shard.rows;
+            let rows = rest.partition_point(|row| *row < end);
+            rest = &rest[rows..];
+            Shard { rows, ..shard }
+        });
+        shards.filter(|shard| shard.rows > 0).collect()
+    }
+
+    fn content(&self) -> Option<u128> {
+        let rows =
+            XxHash3_128::oneshot(&self.rows.iter().flat_map(|row| row.to_le_bytes()).collect::<Vec<u8>>());
+        Some(self.source.content()? ^ rows)
     }
 }

@@ -1,10 +1,12 @@
+use std::sync::Arc;
+
 use twox_hash::XxHash3_64;
 
 use crate::{CaptionBatch, CaptionSource, CaptionTokenizer, Error, Padding, Result};
 
-/// Every caption of a dataset as token ids, from its start token to `[SEP]`, after the row's prompt if it has one.
+/// The captions of a dataset as token ids, from the start token to `[SEP]`, after the row's prompt if it has one.
 ///
-/// Captions are small and are read in every epoch, so they are tokenized once and kept. A row can have
+/// They are tokenized once and kept, or for a large dataset [when they are needed](Self::on_demand). A row can have
 /// several, the references of its picture: training [draws](Self::drawn) one of them in each epoch,
 /// evaluation uses [all](Self::all).
 ///
@@ -13,9 +15,20 @@ use crate::{CaptionBatch, CaptionSource, CaptionTokenizer, Error, Padding, Resul
 /// [`IGNORE_INDEX`](crate::IGNORE_INDEX).
 #[derive(Debug, Clone)]
 pub struct TokenizedCaptions {
-    rows: Vec<Row>,
+    rows: Rows,
     pad_id: u32,
     cuts: TokenCuts,
+}
+
+#[derive(Clone)]
+enum Rows {
+    Kept(Vec<Row>),
+    OnDemand {
+        source: Arc<dyn CaptionSource>,
+        tokenizer: CaptionTokenizer,
+        /// The number of tokens of the longest caption that was looked at.
+        longest: usize,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -37,7 +50,9 @@ struct Reference {
 /// the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenCuts {
-    /// The number of all captions.
+    /// The number of rows whose texts are counted.
+    pub rows: usize,
+    /// The number of their captions.
     pub captions: usize,
     /// Captions with too many tokens; they lose the last ones.
     pub cut_captions: usize,
@@ -58,59 +73,116 @@ impl TokenizedCaptions {
     pub fn new(source: &dyn CaptionSource, tokenizer: &CaptionTokenizer) -> Result<Self> {
         let mut cuts = TokenCuts { max_tokens: tokenizer.max_length(), ..TokenCuts::default() };
         let rows = (0..source.len()).map(|row| Row::read(source, row, tokenizer, &mut cuts));
-        Ok(Self { rows: rows.collect::<Result<_>>()?, pad_id: tokenizer.pad_id(), cuts })
+        Ok(Self { rows: Rows::Kept(rows.collect::<Result<_>>()?), pad_id: tokenizer.pad_id(), cuts })
+    }
+
+    /// The captions and prompts of a dataset, tokenized each time that they are needed: nothing of them is kept, and
+    /// an error of a row is that of the method that reads it. The ids are those of [`new`](Self::new). Only the
+    /// captions of the rows `sample` are looked at now, for [`cuts`](Self::cuts) and [`longest`](Self::longest).
+    ///
+    /// # Errors
+    /// If a caption of `sample` cannot be read or is blank: the error names the row.
+    pub fn on_demand(
+        source: Arc<dyn CaptionSource>,
+        tokenizer: CaptionTokenizer,
+        sample: &[usize],
+    ) -> Result<Self> {
+        let mut cuts = TokenCuts { max_tokens: tokenizer.max_length(), ..TokenCuts::default() };
+        let mut longest = 0;
+        for row in sample {
+            longest = longest.max(Row::read(&source, *row, &tokenizer, &mut cuts)?.longest());
+        }
+        let pad_id = tokenizer.pad_id();
+        Ok(Self { rows: Rows::OnDemand { source, tokenizer, longest }, pad_id, cuts })
     }
 
     /// The number of rows.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        match &self.rows {
+            Rows::Kept(rows) => rows.len(),
+            Rows::OnDemand { source, .. } => source.len(),
+        }
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
     }
 
-    /// The ids of a row's first caption after its prompt, without padding; `None` if there is no such row.
-    pub fn ids(&self, row: usize) -> Option<&[u32]> {
-        self.rows.get(row)?.references.first().map(|reference| reference.ids.as_slice())
+    /// The ids of a row's first caption after its prompt, without padding.
+    ///
+    /// # Errors
+    /// If there is no such row, or if it cannot be read.
+    pub fn ids(&self, row: usize) -> Result<Vec<u32>> {
+        Ok(self.reference(row, 0)?.ids)
     }
 
-    /// `[CLS]` and the ids of a row's prompt, for the model to continue; `None` without a prompt, or if there
-    /// is no such row.
-    pub fn prompt(&self, row: usize) -> Option<&[u32]> {
-        self.rows.get(row)?.prompt.as_deref()
+    /// `[CLS]` and the ids of a row's prompt, for the model to continue; `None` without a prompt.
+    ///
+    /// # Errors
+    /// As [`ids`](Self::ids).
+    pub fn prompt(&self, row: usize) -> Result<Option<Vec<u32>>> {
+        match &self.rows {
+            Rows::Kept(rows) => Ok(rows.get(row).ok_or_else(|| self.missing(row))?.prompt.clone()),
+            Rows::OnDemand { source, tokenizer, .. } => {
+                let prompt =
+                    source.prompt(row)?.map(|prompt| tokenizer.encode_prompt(&prompt)).transpose()?;
+                Ok(prompt.map(|prompt| prompt.ids))
+            }
+        }
     }
 
-    /// The number of captions of a row; 0 if there is no such row.
-    pub fn references(&self, row: usize) -> usize {
-        self.rows.get(row).map_or(0, |row| row.references.len())
+    /// The number of captions of a row.
+    ///
+    /// # Errors
+    /// As [`ids`](Self::ids).
+    pub fn references(&self, row: usize) -> Result<usize> {
+        match &self.rows {
+            Rows::Kept(rows) => Ok(rows.get(row).ok_or_else(|| self.missing(row))?.references.len()),
+            Rows::OnDemand { source, .. } => Ok(source.captions(row)?.len()),
+        }
     }
 
-    /// The number of tokens of the longest caption among some rows, prompts included.
+    /// The number of tokens of the longest caption among some rows, prompts included. If captions are read
+    /// [on demand](Self::on_demand), that of the longest one that was looked at.
     pub fn longest(&self, rows: &[usize]) -> usize {
-        let references = rows.iter().filter_map(|row| self.rows.get(*row)).flat_map(|row| &row.references);
-        references.map(|reference| reference.ids.len()).max().unwrap_or(0)
+        match &self.rows {
+            Rows::Kept(kept) => {
+                rows.iter().filter_map(|row| kept.get(*row)).map(Row::longest).max().unwrap_or(0)
+            }
+            Rows::OnDemand { longest, .. } => *longest,
+        }
     }
 
-    /// Counts the texts that the model does not see in full.
+    /// Counts the texts that the model does not see in full. If captions are read [on demand](Self::on_demand), of
+    /// those that were looked at.
     pub fn cuts(&self) -> TokenCuts {
         self.cuts
     }
 
     /// The index of the row's caption that is trained on in an epoch. It depends on the arguments alone, so a
     /// resumed run draws the same captions as an uninterrupted one. All captions are equally likely.
-    pub fn drawn(&self, row: usize, seed: u64, epoch: usize) -> usize {
-        let count = self.references(row) as u128;
+    ///
+    /// # Errors
+    /// As [`ids`](Self::ids).
+    pub fn drawn(&self, row: usize, seed: u64, epoch: usize) -> Result<usize> {
+        let count = self.references(row)? as u128;
         let bytes = [(epoch as u64).to_le_bytes(), (row as u64).to_le_bytes()].concat();
         let random = u128::from(XxHash3_64::oneshot_with_seed(seed, &bytes));
         // The high half of the product: a number below the count, uniform but for a bias of count / 2^64.
-        ((random * count) >> 64) as usize
+        Ok(((random * count) >> 64) as usize)
     }
 
     /// All captions of some rows, each as its row and its index in the row.
-    pub fn all(&self, rows: &[usize]) -> Vec<(usize, usize)> {
-        rows.iter().flat_map(|row| (0..self.references(*row)).map(|caption| (*row, caption))).collect()
+    ///
+    /// # Errors
+    /// As [`ids`](Self::ids).
+    pub fn all(&self, rows: &[usize]) -> Result<Vec<(usize, usize)>> {
+        let mut captions = Vec::with_capacity(rows.len());
+        for &row in rows {
+            captions.extend((0..self.references(row)?).map(|caption| (row, caption)));
+        }
+        Ok(captions)
     }
 
     /// The first captions of some rows, in their order.
@@ -124,23 +196,47 @@ impl TokenizedCaptions {
     /// Some captions in the given order, each given as its row and its index in the row.
     ///
     /// # Errors
-    /// If there is no such row or caption, or if a caption has more tokens than [`Padding::MaxLength`].
+    /// If there is no such row or caption, if it cannot be read, or if a caption has more tokens than
+    /// [`Padding::MaxLength`].
     pub fn batch_of(&self, captions: &[(usize, usize)], padding: Padding) -> Result<CaptionBatch> {
-        let references: Vec<&Reference> = captions
-            .iter()
-            .map(|&(row, caption)| {
-                let missing = || Error::RowOutOfRange {
-                    dataset: "the tokenized dataset".to_owned(),
-                    row,
-                    len: self.rows.len(),
-                };
-                self.rows.get(row).and_then(|row| row.references.get(caption)).ok_or_else(missing)
-            })
-            .collect::<Result<_>>()?;
+        let references = captions.iter().map(|(row, caption)| self.reference(*row, *caption));
+        let references = references.collect::<Result<Vec<Reference>>>()?;
         let rows = captions.iter().map(|(row, _)| *row).collect();
-        let ids = references.iter().map(|reference| reference.ids.clone()).collect();
         let prompts = references.iter().map(|reference| reference.prompt).collect();
+        let ids = references.into_iter().map(|reference| reference.ids).collect();
         CaptionBatch::new(rows, ids, self.pad_id, padding)?.with_prompts(prompts)
+    }
+
+    fn reference(&self, row: usize, caption: usize) -> Result<Reference> {
+        match &self.rows {
+            Rows::Kept(rows) => {
+                let reference = rows.get(row).and_then(|row| row.references.get(caption));
+                reference.cloned().ok_or_else(|| self.missing(row))
+            }
+            Rows::OnDemand { source, tokenizer, .. } => {
+                let prompt = self.prompt(row)?;
+                let captions = source.captions(row)?;
+                let caption = captions.get(caption).ok_or_else(|| self.missing(row))?;
+                Ok(Reference::new(prompt.as_deref(), &tokenizer.encode_text(caption)?.ids, tokenizer))
+            }
+        }
+    }
+
+    fn missing(&self, row: usize) -> Error {
+        Error::RowOutOfRange { dataset: "the tokenized dataset".to_owned(), row, len: self.len() }
+    }
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kept(rows) => f.debug_tuple("Kept").field(rows).finish(),
+            Self::OnDemand { source, longest, .. } => f
+                .debug_struct("OnDemand")
+                .field("source", &source.name())
+                .field("longest", longest)
+                .finish_non_exhaustive(),
+        }
     }
 }
 
@@ -160,19 +256,28 @@ impl Row {
             cuts.captions += 1;
             cuts.cut_captions += usize::from(caption.is_cut);
             cuts.unknown_captions += usize::from(tokenizer.is_unknown(&caption.ids));
-            references.push(match &prompt {
-                None => Reference { ids: caption.ids, prompt: 0 },
-                Some(prompt) => {
-                    // Without the caption's own start token: there is one before the prompt.
-                    let caption = caption.ids.get(1..).unwrap_or_default();
-                    let room = tokenizer.max_length().map_or(usize::MAX, |max| max - caption.len());
-                    prompt_is_cut |= prompt.len() > room;
-                    let prompt = &prompt[..prompt.len().min(room)];
-                    Reference { ids: [prompt, caption].concat(), prompt: prompt.len() }
-                }
-            });
+            let reference = Reference::new(prompt.as_deref(), &caption.ids, tokenizer);
+            prompt_is_cut |= prompt.as_ref().is_some_and(|prompt| reference.prompt < prompt.len());
+            references.push(reference);
         }
+        cuts.rows += 1;
         cuts.cut_prompts += usize::from(prompt_is_cut);
         Ok(Self { prompt, references })
+    }
+
+    fn longest(&self) -> usize {
+        self.references.iter().map(|reference| reference.ids.len()).max().unwrap_or(0)
+    }
+}
+
+impl Reference {
+    /// A caption after its prompt, which is cut if there is no room for both.
+    fn new(prompt: Option<&[u32]>, caption: &[u32], tokenizer: &CaptionTokenizer) -> Self {
+        let Some(prompt) = prompt else { return Self { ids: caption.to_vec(), prompt: 0 } };
+        // Without the caption's own start token: there is one before the prompt.
+        let caption = caption.get(1..).unwrap_or_default();
+        let room = tokenizer.max_length().map_or(usize::MAX, |max| max - caption.len());
+        let prompt = &prompt[..prompt.len().min(room)];
+        Self { ids: [prompt, caption].concat(), prompt: prompt.len() }
     }
 }

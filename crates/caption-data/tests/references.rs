@@ -6,6 +6,8 @@
 mod common;
 
 use candle_core::Device;
+use std::sync::Arc;
+
 use caption_data::{
     CaptionBatch, CaptionSource, CaptionTokenizer, Error, IGNORE_INDEX, Padding, Result, RgbImage,
     TokenizedCaptions,
@@ -57,8 +59,9 @@ fn evaluation_uses_all_captions_of_a_row_and_training_draws_one() {
     let source =
         rows(&[(None, &["a red bird", "a bird"]), (None, &["a cat"]), (None, &["one", "two", "three"])]);
     let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
-    assert_eq!([0, 1, 2, 3].map(|row| captions.references(row)), [2, 1, 3, 0]);
-    let all = captions.all(&[2, 0]);
+    assert_eq!([0, 1, 2].map(|row| captions.references(row).unwrap()), [2, 1, 3]);
+    assert!(matches!(captions.references(3), Err(Error::RowOutOfRange { .. })));
+    let all = captions.all(&[2, 0]).unwrap();
     assert_eq!(all, [(2, 0), (2, 1), (2, 2), (0, 0), (0, 1)]);
     let batch = captions.batch_of(&all, Padding::Longest).unwrap();
     assert_eq!(batch.rows(), [2, 2, 2, 0, 0]);
@@ -75,16 +78,16 @@ fn drawn_captions_depend_on_seed_epoch_and_row_and_are_uniform() {
     let mut counts = [0; 5];
     for epoch in 0..50 {
         for row in 0..200 {
-            counts[captions.drawn(row, 42, epoch)] += 1;
+            counts[captions.drawn(row, 42, epoch).unwrap()] += 1;
         }
     }
     // 10,000 draws: the bound is five standard deviations of a fair draw.
     assert!(counts.iter().all(|count: &i32| (count - 2000).abs() < 200), "{counts:?}");
     // These values must never change: a resumed run draws the same captions as the interrupted one, in later
     // versions too.
-    assert_eq!([0, 1, 2, 3, 4, 5].map(|epoch| captions.drawn(3, 42, epoch)), DRAWN);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(|epoch| captions.drawn(3, 42, epoch).unwrap()), DRAWN);
     let single = TokenizedCaptions::new(&rows(&[(None, &["a"])]), &tokenizer()).unwrap();
-    assert!((0..100).all(|epoch| single.drawn(0, 42, epoch) == 0));
+    assert!((0..100).all(|epoch| single.drawn(0, 42, epoch).unwrap() == 0));
 }
 
 /// The captions drawn in the first epochs.
@@ -97,7 +100,7 @@ fn a_prompt_precedes_its_caption_and_is_not_a_target() {
         let text = |key: &str| -> &'static str { case[key].as_str().unwrap().to_owned().leak() };
         let source = rows(&[(Some(text("question")), &[text("answer")])]);
         let captions = TokenizedCaptions::new(&source, &tokenizer()).unwrap();
-        assert_eq!(captions.prompt(0), Some(numbers::<u32>(&case["prompt_ids"]).as_slice()));
+        assert_eq!(captions.prompt(0).unwrap(), Some(numbers::<u32>(&case["prompt_ids"])));
         let batch = captions.batch(&[0], Padding::Longest).unwrap();
         assert_eq!(batch.ids()[0], numbers::<u32>(&case["input_ids"]));
         let labels: Vec<i64> =
@@ -161,5 +164,30 @@ fn a_prompt_without_room_for_its_caption_is_cut_and_counted() {
     let answer = &tokenizer.encode("a cat").unwrap()[1..];
     assert!(batch.ids()[0].ends_with(answer), "{:?}", batch.ids());
     assert_eq!((batch.seq_len(), batch.target_tokens()), (8, answer.len()));
-    assert_eq!(captions.prompt(0).unwrap().len(), 7);
+    assert_eq!(captions.prompt(0).unwrap().unwrap().len(), 7);
+}
+
+#[test]
+fn captions_on_demand_are_those_that_are_kept() {
+    let long: &'static str = "a red bird on a tree ".repeat(3).leak();
+    let tokenizer = tokenizer().limited_to(8).unwrap();
+    let with_prompts = [(Some(long), &["a cat", "a dog"][..]), (Some("a bird"), &["a cat"])];
+    let without = [(None, &["a red bird", long][..]), (None, &["a cat"])];
+    for of in [with_prompts, without] {
+        let source = Arc::new(rows(&of));
+        let kept = TokenizedCaptions::new(&source, &tokenizer).unwrap();
+        let read = TokenizedCaptions::on_demand(source, tokenizer.clone(), &[0, 1]).unwrap();
+        assert_eq!((read.len(), read.cuts(), read.longest(&[])), (2, kept.cuts(), kept.longest(&[0, 1])));
+        let all = kept.all(&[1, 0]).unwrap();
+        assert_eq!(read.all(&[1, 0]).unwrap(), all);
+        let batch = |captions: &TokenizedCaptions| captions.batch_of(&all, Padding::Longest).unwrap();
+        assert_eq!(batch(&read), batch(&kept));
+        for row in 0..2 {
+            assert_eq!(read.prompt(row).unwrap(), kept.prompt(row).unwrap());
+            for epoch in 0..9 {
+                assert_eq!(read.drawn(row, 42, epoch).unwrap(), kept.drawn(row, 42, epoch).unwrap());
+            }
+        }
+        assert!(read.ids(2).is_err() && read.batch_of(&[(1, 1)], Padding::Longest).is_err());
+    }
 }

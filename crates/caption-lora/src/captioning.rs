@@ -103,11 +103,15 @@ impl Captioner<'_> {
             .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
             .with_message(message.to_owned());
         let mut captions = vec![String::new(); rows.len()];
-        let prompt = |row: &usize| self.prompts.and_then(|prompts| prompts.prompt(*row));
-        for (prompt, places) in by_prompt(rows.iter().map(prompt)) {
+        let prompt = |row: &usize| match self.prompts {
+            Some(prompts) => prompts.prompt(*row),
+            None => Ok(None),
+        };
+        let prompts = rows.iter().map(prompt).collect::<Result<Vec<_>, _>>()?;
+        for (prompt, places) in by_prompt(prompts) {
             for places in places.chunks(ENCODER_BATCH) {
                 let rows: Vec<usize> = places.iter().map(|place| rows[*place]).collect();
-                for (place, caption) in places.iter().zip(self.caption(&rows, prompt, config)?) {
+                for (place, caption) in places.iter().zip(self.caption(&rows, prompt.as_deref(), config)?) {
                     captions[*place] = caption;
                 }
                 bar.inc(rows.len() as u64);

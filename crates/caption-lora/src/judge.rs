@@ -60,28 +60,30 @@ impl Judge<'_> {
         // Training, losses and captions use buffers of different sizes, and the pool would hold all of them
         // at once.
         release_memory();
+        let rows = test.rows.rows();
         let loss = evaluate_together(self.task, test, self.team.workers.as_ref())?.loss;
         let shuffled = self.shuffled_loss(test)?;
         release_memory();
-        let own = &test.rows[self.team.workers.share(test.rows.len())];
+        let own = &rows[self.team.workers.share(rows.len())];
         let captions = self.captioner.caption_all(own, &GenerationConfig::recipe(), message)?;
         let captions = self.team.gather(&captions)?.concat();
-        let scores = scored(self.source, &test.rows, &captions)?;
-        let references = test.rows.iter().map(|row| self.captions.references(*row)).collect();
+        let scores = scored(self.source, rows, &captions)?;
+        let references = rows.iter().map(|row| self.captions.references(*row)).collect::<Result<_, _>>()?;
         Ok(Judgement { loss, shuffled, captions, scores, references })
     }
 
     /// The loss with the pictures shifted by half the split, so that each caption has a wrong one. It is
     /// higher if the model uses the pictures.
     fn shuffled_loss(&self, test: &CaptionBatches) -> Result<Option<LossTotal>> {
-        let count = test.rows.len();
+        let rows = test.rows.rows();
+        let count = rows.len();
         if count < 2 {
             return Ok(None);
         }
-        let (model, mut others) = (self.task.model, test.rows.clone());
+        let (model, mut others) = (self.task.model, rows.to_vec());
         others.rotate_left(count / 2);
-        let other: BTreeMap<usize, usize> = test.rows.iter().copied().zip(others).collect();
-        let all = self.captions.all(&test.rows);
+        let other: BTreeMap<usize, usize> = rows.iter().copied().zip(others).collect();
+        let all = self.captions.all(rows)?;
         let batches: Vec<_> = all.chunks(test.batch_size).collect();
         let mut own = Vec::new();
         for captions in &batches[self.team.workers.share(batches.len())] {

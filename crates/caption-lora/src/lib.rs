@@ -56,6 +56,7 @@ pub mod prompts;
 pub mod report;
 pub mod results;
 pub mod resume;
+pub mod row_order;
 pub mod run_folder;
 pub mod save;
 pub mod shell;

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, TokenizedCaptions};
+use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, Prefetch, TokenizedCaptions};
 use caption_model::CaptionModel;
 use train_ops::{ForwardContext, sample_key};
-use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task, epoch_order};
+use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task};
 
 use crate::captioning::PREFETCH;
 use crate::features::{FeatureStore, encode};
+use crate::pictures::with_flag;
+use crate::row_order::RowOrder;
 
 /// Captions, with their pictures unless features are cached. A merged batch has the pictures of each of its parts.
 pub struct Batch {
@@ -121,91 +123,123 @@ pub struct CaptionBatches {
     pub captions: Arc<TokenizedCaptions>,
     /// The dataset's pictures, if batches contain them.
     pub pictures: Option<PictureLoader>,
-    /// The rows of the split.
-    pub rows: Vec<usize>,
+    /// The rows of the split, and their order in each epoch.
+    pub rows: RowOrder,
     /// Which of their captions are used. It makes no difference for rows with one caption.
     pub references: References,
     /// Samples per batch.
     pub batch_size: usize,
     /// How captions are padded.
     pub padding: Padding,
-    /// The seed of each epoch's order; `None` for the order of `rows`.
-    pub shuffle: Option<u64>,
-}
-
-/// The rows of the first `samples` training samples, in no particular order: all rows, unless training ends
-/// within its first epoch.
-pub fn rows_of_first_samples(rows: &[usize], shuffle: Option<u64>, samples: usize) -> Vec<usize> {
-    match shuffle {
-        Some(seed) if samples < rows.len() => {
-            epoch_order(seed, 0, rows.len()).into_iter().take(samples).map(|index| rows[index]).collect()
-        }
-        _ => rows.iter().copied().take(samples).collect(),
-    }
 }
 
 impl CaptionBatches {
-    /// The captions of some rows in an epoch, each as its row and its index in the row.
-    fn captions_of(&self, rows: &[usize], epoch: usize) -> Vec<(usize, usize)> {
+    /// The samples of an epoch without the first `done`, each as its row and the index of its caption; without the index
+    /// if the caption is still to be drawn.
+    fn samples(&self, epoch: usize, done: usize) -> caption_data::Result<Samples> {
         match self.references {
-            References::Drawn(seed) => {
-                rows.iter().map(|row| (*row, self.captions.drawn(*row, seed, epoch))).collect()
+            References::Drawn(_) => Ok(Box::new(self.rows.epoch(epoch, done).map(|row| (row, None)))),
+            References::All => {
+                let rows: Vec<usize> = self.rows.epoch(epoch, 0).collect();
+                let captions = self.captions.all(&rows)?.into_iter().skip(done);
+                Ok(Box::new(captions.map(|(row, caption)| (row, Some(caption)))))
             }
-            References::All => self.captions.all(rows),
         }
     }
 
-    /// The number of samples in every epoch.
-    fn samples(&self) -> usize {
+    /// Reads the captions and pictures of a batch in an epoch, from any thread.
+    fn reader(
+        &self,
+        epoch: usize,
+    ) -> impl Fn(Vec<Sample>) -> caption_data::Result<Batch> + Send + Sync + use<> {
+        let Self { captions, pictures, references, padding, .. } = self;
+        let (captions, pictures, references, padding) =
+            (Arc::clone(captions), pictures.clone(), *references, *padding);
+        move |samples| {
+            let caption = |(row, caption): Sample| match (caption, references) {
+                (Some(caption), _) => Ok((row, caption)),
+                (None, References::Drawn(seed)) => Ok((row, captions.drawn(row, seed, epoch)?)),
+                (None, References::All) => Ok((row, 0)),
+            };
+            let samples = samples.into_iter().map(caption).collect::<caption_data::Result<Vec<_>>>()?;
+            let rows: Vec<usize> = samples.iter().map(|(row, _)| *row).collect();
+            let pictures = pictures.as_ref().map(|pictures| pictures.load(&rows)).transpose()?;
+            let captions = captions.batch_of(&samples, padding)?;
+            Ok(Batch { captions, pictures: pictures.into_iter().map(Arc::new).collect() })
+        }
+    }
+
+    /// The number of samples in every epoch. A row that cannot be read is an error of its batch.
+    fn sample_count(&self) -> usize {
+        let rows = self.rows.rows();
         match self.references {
-            References::Drawn(_) => self.rows.len(),
-            References::All => self.captions.all(&self.rows).len(),
+            References::Drawn(_) => rows.len(),
+            References::All => rows.iter().map(|row| self.captions.references(*row).unwrap_or(1)).sum(),
+        }
+    }
+
+    /// The batches of an epoch from `first` on, or only those with the indices `own`, which are in ascending order.
+    fn read(&self, epoch: usize, first: usize, own: Option<Vec<usize>>) -> Batches<'_, Batch> {
+        let mut samples = match self.samples(epoch, first * self.batch_size) {
+            Ok(samples) => samples,
+            Err(error) => return Box::new(std::iter::once(Err(unusable(error)))),
+        };
+        let batch_size = self.batch_size;
+        let batches = std::iter::from_fn(move || {
+            let batch: Vec<Sample> = samples.by_ref().take(batch_size).collect();
+            (!batch.is_empty()).then_some(batch)
+        });
+        let end = own.as_ref().and_then(|own| own.last()).map_or(usize::MAX, |last| last + 1);
+        let is_own = move |index: &usize| own.as_ref().is_none_or(|own| own.binary_search(index).is_ok());
+        let batches =
+            (first..end).zip(batches).filter(move |(index, _)| is_own(index)).map(|(_, batch)| batch);
+        let read = self.reader(epoch);
+        if self.pictures.is_none() {
+            return Box::new(batches.map(move |batch| read(batch).map_err(unusable)));
+        }
+        match Prefetch::new(batches, 1, PREFETCH, read) {
+            Err(error) => Box::new(std::iter::once(Err(error.into()))),
+            Ok(batches) => Box::new(batches.map(|batch| batch.map_err(unusable))),
         }
     }
 }
+
+/// A row, and the index of one of its captions.
+type Sample = (usize, Option<usize>);
+type Samples = Box<dyn Iterator<Item = Sample> + Send>;
 
 impl BatchSource for CaptionBatches {
     type Batch = Batch;
 
     fn batches_per_epoch(&self) -> usize {
-        self.samples().div_ceil(self.batch_size)
+        self.sample_count().div_ceil(self.batch_size)
     }
 
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Batch> {
-        self.select(epoch, (first_batch..self.batches_per_epoch()).collect())
+        self.read(epoch, first_batch, None)
     }
 
     fn batch_samples(&self, batch: usize) -> Option<usize> {
-        Some(self.samples().saturating_sub(batch * self.batch_size).min(self.batch_size))
+        Some(self.sample_count().saturating_sub(batch * self.batch_size).min(self.batch_size))
     }
 
     fn select(&self, epoch: usize, batches: Vec<usize>) -> Batches<'_, Batch> {
-        let rows: Vec<usize> = match self.shuffle {
-            Some(seed) => {
-                epoch_order(seed, epoch, self.rows.len()).into_iter().map(|index| self.rows[index]).collect()
-            }
-            None => self.rows.clone(),
-        };
-        let captions = self.captions_of(&rows, epoch);
-        let chunks: Vec<&[(usize, usize)]> = captions.chunks(self.batch_size).collect();
-        let batches: Vec<Vec<(usize, usize)>> =
-            batches.into_iter().filter_map(|batch| Some(chunks.get(batch)?.to_vec())).collect();
-        let batch = move |captions: Vec<(usize, usize)>, pictures| {
-            Ok(Batch { captions: self.captions.batch_of(&captions, self.padding)?, pictures })
-        };
-        let Some(pictures) = &self.pictures else {
-            return Box::new(batches.into_iter().map(move |captions| batch(captions, Vec::new())));
-        };
-        let rows = |captions: &Vec<(usize, usize)>| captions.iter().map(|(row, _)| *row).collect();
-        let rows: Vec<Vec<usize>> = batches.iter().map(rows).collect();
-        match pictures.prefetch(rows, 1, PREFETCH) {
-            Err(error) => Box::new(std::iter::once(Err(error.into()))),
-            Ok(loaded) => Box::new(
-                batches
-                    .into_iter()
-                    .zip(loaded)
-                    .map(move |(captions, pictures)| batch(captions, vec![Arc::new(pictures?)])),
-            ),
+        match batches.first() {
+            Some(&first) => self.read(epoch, first, Some(batches)),
+            None => Box::new(std::iter::empty()),
         }
+    }
+}
+
+/// Adds to the error of a row how a run avoids it.
+fn unusable(error: caption_data::Error) -> BoxError {
+    match error {
+        error @ caption_data::Error::Row { .. } => format!(
+            "{}; mend it, or begin again with --on-bad-row skip, which reads every row before training and leaves \
+             such rows out",
+            with_flag(&error)
+        )
+        .into(),
+        error => error.into(),
     }
 }

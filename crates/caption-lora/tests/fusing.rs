@@ -9,6 +9,7 @@ use caption_lora::captioning::pictures;
 use caption_lora::embedded;
 use caption_lora::hub::Location;
 use caption_lora::open::{Pretrained, pretrained};
+use caption_lora::row_order::RowOrder;
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
 use git_model::{GitForCausalLm, LoadOptions};
 use monster_drawings::{DrawingSource, Style};
@@ -92,11 +93,10 @@ fn check(both: bool, rows: usize, batch_size: usize, fuse: usize, seed: u64, pad
     let batches = CaptionBatches {
         captions,
         pictures: Some(pictures(&source, &processor)),
-        rows: (0..rows).collect(),
+        rows: RowOrder::fixed((0..rows).collect::<Vec<_>>()),
         references: References::All,
         batch_size,
         padding,
-        shuffle: None,
     };
     let (model, adapter) = model(both);
     let task = CaptionTask {

@@ -116,6 +116,7 @@ mod text;
 mod trainer;
 mod validation;
 mod warning;
+mod windowed_order;
 mod workers;
 
 pub use adamw::AdamW;
@@ -141,6 +142,7 @@ pub use stop_signal::StopSignal;
 pub use task::{LossSum, LossTotal, StepContext, Task};
 pub use trainer::{Outcome, Trainer};
 pub use warning::{ArgumentChange, Warning};
+pub use windowed_order::WindowedOrder;
 pub use workers::{SingleProcess, ThreadWorkers, Workers};
 
 /// Compiles the program of the README.

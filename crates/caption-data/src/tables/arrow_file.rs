@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -13,10 +14,11 @@ use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::{MessageHeader, root_as_message};
 use arrow_schema::{ArrowError, DataType};
 use serde_json::Value;
+use twox_hash::XxHash3_128;
 
 use super::arrow_columns::{bytes_of, columns, is_picture, value};
 use super::parquet_schema::{PICTURES, STRINGS, features_in, labels_in};
-use super::table::{Column, Table, TableReader, TextColumn};
+use super::table::{Column, Group, Table, TableReader, TextColumn};
 use crate::columns::Columns;
 use crate::{Error, Result, SourceOptions, lfs};
 
@@ -26,8 +28,8 @@ pub(crate) struct ArrowFile {
     path: PathBuf,
     /// The messages that every record batch depends on: the schema and the dictionaries.
     head: Vec<u8>,
-    /// Position and length in bytes of each record batch.
-    batches: Vec<(u64, usize)>,
+    batches: Vec<Batch>,
+    content: u128,
     caption: Option<TextColumn>,
     prompt: Option<TextColumn>,
     image: String,
@@ -37,7 +39,7 @@ impl ArrowFile {
     pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
         let mut file = open(path)?;
         lfs::check_start(path, &file)?;
-        let Index { head, batches } = guarded(path, || Index::read(&mut file))?;
+        let Index { head, batches, content } = guarded(path, || Index::read(&mut file))?;
         let schema = guarded(path, || {
             let mut decoder = StreamDecoder::new();
             decoder.decode(&mut Buffer::from([head.as_slice(), &END].concat()))?;
@@ -58,12 +60,12 @@ impl ArrowFile {
             };
             return Err(Error::ColumnType { path: path.to_owned(), column: image, expected, found });
         }
-        Ok(Self { path: path.to_owned(), head, batches, caption, prompt, image })
+        Ok(Self { path: path.to_owned(), head, batches, content, caption, prompt, image })
     }
 
     /// Reads one record batch.
     fn batch(&self, index: usize) -> Result<RecordBatch> {
-        let (offset, length) = self.batches[index];
+        let Batch { offset, length, .. } = self.batches[index];
         let mut file = open(&self.path)?;
         guarded(&self.path, || {
             let mut stream = self.head.clone();
@@ -88,8 +90,13 @@ impl Table for ArrowFile {
         &self.path
     }
 
-    fn groups(&self) -> usize {
-        self.batches.len()
+    fn groups(&self) -> Vec<Group> {
+        // Nearly all of a batch are pictures.
+        self.batches.iter().map(|batch| Group { rows: batch.rows, bytes: batch.length as u64 }).collect()
+    }
+
+    fn content(&self) -> u128 {
+        self.content
     }
 
     fn caption(&self) -> Option<&TextColumn> {
@@ -127,17 +134,26 @@ impl OpenFile<'_> {
 }
 
 impl TableReader for OpenFile<'_> {
-    fn rows(&self, group: usize) -> Result<usize> {
-        Ok(self.batch(group)?.num_rows())
+    fn pieces(&self, _group: usize) -> Result<Vec<usize>> {
+        Ok(vec![0])
     }
 
-    fn values(&self, group: usize, column: &TextColumn) -> Result<Vec<Option<Value>>> {
+    fn values(
+        &self,
+        group: usize,
+        rows: Range<usize>,
+        column: &TextColumn,
+        each: &mut dyn FnMut(Option<Value>),
+    ) -> Result<()> {
         let batch = self.batch(group)?;
         let array = self.file.column(&batch, &column.name)?;
-        guarded(&self.file.path, || Ok((0..array.len()).map(|row| Some(value(array, row))).collect()))
+        guarded(&self.file.path, || {
+            rows.for_each(|row| each(Some(value(array, row))));
+            Ok(())
+        })
     }
 
-    fn pictures(&self, group: usize) -> Result<(Column, Option<Column>)> {
+    fn pictures(&self, group: usize, rows: Range<usize>) -> Result<(Column, Option<Column>)> {
         let batch = self.batch(group)?;
         let array = self.file.column(&batch, &self.file.image)?;
         guarded(&self.file.path, || {
@@ -151,9 +167,7 @@ impl TableReader for OpenFile<'_> {
             let column = |field: &ArrayRef| {
                 // The contents of a null struct are ignored.
                 let bytes = |row| bytes_of(field, row).filter(|_| array.is_valid(row));
-                Column::new(
-                    (0..field.len()).map(|row| bytes(row).map(|bytes| bytes.to_vec().into())).collect(),
-                )
+                Column::new(rows.clone().map(bytes))
             };
             let bytes = bytes.ok_or_else(|| ArrowError::SchemaError("no field `bytes`".to_owned()))?;
             Ok((column(bytes), paths.map(column)))
@@ -167,7 +181,19 @@ const END: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
 /// Where the parts of a file are.
 struct Index {
     head: Vec<u8>,
-    batches: Vec<(u64, usize)>,
+    batches: Vec<Batch>,
+    /// A hash of the headers.
+    content: u128,
+}
+
+/// Where a record batch is.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    /// Its position in bytes.
+    offset: u64,
+    /// Its length in bytes.
+    length: usize,
+    rows: usize,
 }
 
 impl Index {
@@ -176,7 +202,8 @@ impl Index {
     fn read(file: &mut File) -> std::result::Result<Self, ArrowError> {
         const CONTINUATION: u32 = u32::MAX;
         let size = file.metadata()?.len();
-        let mut index = Self { head: Vec::new(), batches: Vec::new() };
+        let mut index = Self { head: Vec::new(), batches: Vec::new(), content: 0 };
+        let mut hasher = XxHash3_128::with_seed(size);
         let mut signature = Vec::new();
         Read::by_ref(file).take(8).read_to_end(&mut signature)?;
         let mut at = if signature == *b"ARROW1\0\0" { 8 } else { 0 };
@@ -200,14 +227,18 @@ impl Index {
             if at + total > size {
                 return Err(ArrowError::IpcError("the file is cut short".to_owned()));
             }
+            hasher.write(&message);
             if header.header_type() == MessageHeader::RecordBatch {
-                index.batches.push((at, total as usize));
+                let rows = header.header_as_record_batch().map_or(0, |batch| batch.length());
+                let rows = usize::try_from(rows).unwrap_or_default();
+                index.batches.push(Batch { offset: at, length: total as usize, rows });
             } else {
                 file.seek(SeekFrom::Start(at))?;
                 Read::by_ref(file).take(total).read_to_end(&mut index.head)?;
             }
             at += total;
         }
+        index.content = hasher.finish_128();
         Ok(index)
     }
 }

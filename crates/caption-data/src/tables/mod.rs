@@ -6,6 +6,7 @@ mod arrow_columns;
 mod arrow_file;
 mod parquet_file;
 mod parquet_schema;
+mod recent;
 mod records;
 mod source;
 mod table;

@@ -1,18 +1,26 @@
 //! Reads columns of a parquet file.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parquet::column::reader::ColumnReader;
+use parquet::column::page::PageReader as _;
+use parquet::column::reader::{ColumnReader, get_column_reader};
+use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type as SchemaType;
 use serde_json::Value;
+use twox_hash::XxHash3_128;
 
 use super::parquet_schema;
-use super::table::{Column, Table, TableReader, TextColumn};
+use super::table::{Column, Group, Table, TableReader, TextColumn};
 use crate::columns::Columns;
 use crate::{Error, Result, SourceOptions, lfs};
 
@@ -20,7 +28,9 @@ use crate::{Error, Result, SourceOptions, lfs};
 #[derive(Debug)]
 pub(crate) struct ParquetFile {
     path: PathBuf,
-    groups: usize,
+    /// The file's footer, which is read once.
+    metadata: Arc<ParquetMetaData>,
+    content: u128,
     caption: Option<TextColumn>,
     prompt: Option<TextColumn>,
     /// Indices of the file's leaf columns.
@@ -28,12 +38,14 @@ pub(crate) struct ParquetFile {
     paths: Option<usize>,
 }
 
-pub(crate) type Reader = SerializedFileReader<File>;
+/// The bytes of pictures that are read together, if pages are smaller.
+const PIECE: u64 = 8 << 20;
 
 impl ParquetFile {
     pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
         let reader = reader(path)?;
-        let metadata = reader.metadata().file_metadata();
+        let footer = Arc::new(reader.metadata().clone());
+        let metadata = footer.file_metadata();
         let schema = metadata.schema_descr();
         let columns = Columns::of_table(path, &parquet_schema::columns(metadata), options)?;
         let (pictures, paths) = parquet_schema::pictures(path, schema, &columns.image)?;
@@ -44,11 +56,12 @@ impl ParquetFile {
         };
         Ok(Self {
             path: path.to_owned(),
-            groups: reader.num_row_groups(),
+            content: content(path)?,
             caption: columns.caption.map(text),
             prompt: columns.prompt.map(text),
             pictures,
             paths,
+            metadata: footer,
         })
     }
 }
@@ -58,8 +71,16 @@ impl Table for ParquetFile {
         &self.path
     }
 
-    fn groups(&self) -> usize {
-        self.groups
+    fn groups(&self) -> Vec<Group> {
+        let group = |group: &RowGroupMetaData| Group {
+            rows: usize::try_from(group.num_rows()).unwrap_or_default(),
+            bytes: u64::try_from(group.column(self.pictures).uncompressed_size()).unwrap_or_default(),
+        };
+        self.metadata.row_groups().iter().map(group).collect()
+    }
+
+    fn content(&self) -> u128 {
+        self.content
     }
 
     fn caption(&self) -> Option<&TextColumn> {
@@ -71,77 +92,149 @@ impl Table for ParquetFile {
     }
 
     fn reader(&self) -> Result<Box<dyn TableReader + '_>> {
-        Ok(Box::new(OpenFile { file: self, reader: reader(&self.path)? }))
+        let file = File::open(&self.path).map_err(|error| Error::Io { path: self.path.clone(), error })?;
+        Ok(Box::new(OpenFile { table: self, file: Arc::new(file) }))
     }
 }
 
 /// A parquet file that is open for reading.
 struct OpenFile<'a> {
-    file: &'a ParquetFile,
-    reader: Reader,
+    table: &'a ParquetFile,
+    file: Arc<File>,
 }
 
 impl TableReader for OpenFile<'_> {
-    fn rows(&self, group: usize) -> Result<usize> {
-        Ok(self.reader.metadata().row_group(group).num_rows() as usize)
+    fn pieces(&self, group: usize) -> Result<Vec<usize>> {
+        guarded(&self.table.path, || self.page_boundaries(group))
     }
 
-    fn values(&self, group: usize, column: &TextColumn) -> Result<Vec<Option<Value>>> {
+    fn values(
+        &self,
+        group: usize,
+        rows: Range<usize>,
+        column: &TextColumn,
+        each: &mut dyn FnMut(Option<Value>),
+    ) -> Result<()> {
         if let Some(leaf) = column.leaf {
-            let text = |text: Option<&[u8]>| match text {
-                Some(text) => str::from_utf8(text).ok().map(Value::from),
-                None => Some(Value::Null),
-            };
-            return Ok(self.read(group, leaf)?.iter().map(text).collect());
+            for text in self.read(group, rows, leaf)?.iter() {
+                each(match text {
+                    Some(text) => str::from_utf8(text).ok().map(Value::from),
+                    None => Some(Value::Null),
+                });
+            }
+            return Ok(());
         }
-        guarded(&self.file.path, || {
-            let schema = self.reader.metadata().file_metadata().schema_descr().root_schema();
+        guarded(&self.table.path, || {
+            let schema = self.table.metadata.file_metadata().schema_descr().root_schema();
             let field = schema.get_fields().iter().find(|field| field.name() == column.name);
             let fields = field.into_iter().cloned().collect();
             let projection = SchemaType::group_type_builder(schema.name()).with_fields(fields).build()?;
-            let group = self.reader.get_row_group(group)?;
-            let rows = RowIter::from_row_group(Some(projection), group.as_ref())?;
-            let value = |row: parquet::record::Row| {
-                row.get_column_iter().next().map(|(_, field)| field.to_json_value())
-            };
-            rows.map(|row| Ok(value(row?))).collect()
+            let reader = SerializedFileReader::new(self.file.try_clone()?)?;
+            let group = reader.get_row_group(group)?;
+            for row in
+                RowIter::from_row_group(Some(projection), group.as_ref())?.skip(rows.start).take(rows.len())
+            {
+                each(row?.get_column_iter().next().map(|(_, field)| field.to_json_value()));
+            }
+            Ok(())
         })
     }
 
-    fn pictures(&self, group: usize) -> Result<(Column, Option<Column>)> {
-        let paths = self.file.paths.map(|column| self.read(group, column)).transpose()?;
-        Ok((self.read(group, self.file.pictures)?, paths))
+    fn pictures(&self, group: usize, rows: Range<usize>) -> Result<(Column, Option<Column>)> {
+        let paths = self.table.paths.map(|column| self.read(group, rows.clone(), column)).transpose()?;
+        Ok((self.read(group, rows, self.table.pictures)?, paths))
     }
 }
 
 impl OpenFile<'_> {
-    fn read(&self, group: usize, column: usize) -> Result<Column> {
-        guarded(&self.file.path, || read_column(&self.reader, group, column))
+    fn read(&self, group: usize, rows: Range<usize>, column: usize) -> Result<Column> {
+        guarded(&self.table.path, || self.read_column(group, rows, column))
+    }
+
+    fn pages(&self, group: usize, column: usize) -> parquet::errors::Result<SerializedPageReader<File>> {
+        let group = self.table.metadata.row_group(group);
+        SerializedPageReader::new(
+            Arc::clone(&self.file),
+            group.column(column),
+            group.num_rows() as usize,
+            None,
+        )
+    }
+
+    /// Divides the rows of a group into pieces of whole pages of pictures. Reads the headers of the pages.
+    fn page_boundaries(&self, group: usize) -> parquet::errors::Result<Vec<usize>> {
+        let metadata = self.table.metadata.row_group(group);
+        let rows = metadata.num_rows() as usize;
+        let bytes = metadata.column(self.table.pictures).uncompressed_size() as u64;
+        let mut starts = vec![0];
+        if bytes <= PIECE {
+            return Ok(starts);
+        }
+        let least = (rows as u64 * PIECE / bytes) as usize;
+        let mut pages = self.pages(group, self.table.pictures)?;
+        let (mut row, mut start) = (0, 0);
+        while let Some(page) = pages.peek_next_page()? {
+            pages.skip_next_page()?;
+            // The column is not repeated: a page has as many levels as rows.
+            row += page.num_rows.or(page.num_levels).filter(|_| !page.is_dict).unwrap_or_default();
+            if row < rows && row - start > least {
+                starts.push(row);
+                start = row;
+            }
+        }
+        Ok(starts)
+    }
+
+    /// Some rows of one column of a row group.
+    fn read_column(
+        &self,
+        group: usize,
+        rows: Range<usize>,
+        column: usize,
+    ) -> parquet::errors::Result<Column> {
+        let descriptor = self.table.metadata.row_group(group).column(column).column_descr_ptr();
+        let present = descriptor.max_def_level();
+        let pages = Box::new(self.pages(group, column)?);
+        let ColumnReader::ByteArrayColumnReader(mut column) = get_column_reader(descriptor, pages) else {
+            return Err(ParquetError::General("not a column of byte strings".to_owned()));
+        };
+        let skipped = column.skip_records(rows.start)?;
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        let (read, _, _) = column.read_records(rows.len(), Some(&mut levels), None, &mut values)?;
+        if skipped != rows.start || read != rows.len() {
+            let message = format!("a row group should have {} rows and has {}", rows.end, skipped + read);
+            return Err(ParquetError::EOF(message));
+        }
+        if present == 0 {
+            return Ok(Column::new(values.iter().map(|value| Some(value.data()))));
+        }
+        // A definition level below the maximum means that the value, or a struct around it, is null.
+        let mut values = values.iter();
+        let value = |level: &i16| if *level == present { values.next().map(ByteArray::data) } else { None };
+        let values: Vec<Option<&[u8]>> = levels.iter().map(value).collect();
+        Ok(Column::new(values.iter().copied()))
     }
 }
 
-/// One column of one row group. The strings are slices of the file's pages, not copies.
-fn read_column(reader: &Reader, group: usize, column: usize) -> parquet::errors::Result<Column> {
-    let group = reader.get_row_group(group)?;
-    let expected = group.metadata().num_rows() as usize;
-    let present = group.metadata().column(column).column_descr().max_def_level();
-    let ColumnReader::ByteArrayColumnReader(mut column) = group.get_column_reader(column)? else {
-        return Err(parquet::errors::ParquetError::General("not a column of byte strings".to_owned()));
+/// A hash of a file's size and footer. The footer has the sizes and statistics of all columns of all row groups,
+/// so that hardly any edit leaves it as it was.
+fn content(path: &Path) -> Result<u128> {
+    let read = || -> std::io::Result<u128> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::End(-8))?;
+        let mut tail = [0; 4];
+        file.read_exact(&mut tail)?;
+        let footer = u64::from(u32::from_le_bytes(tail)).saturating_add(8).min(size);
+        file.seek(SeekFrom::Start(size - footer))?;
+        let mut bytes = size.to_le_bytes().to_vec();
+        file.read_to_end(&mut bytes)?;
+        Ok(XxHash3_128::oneshot(&bytes))
     };
-    let (mut levels, mut values) = (Vec::new(), Vec::new());
-    let (rows, _, _) = column.read_records(expected, Some(&mut levels), None, &mut values)?;
-    if rows != expected {
-        let message = format!("a row group should have {expected} rows and has {rows}");
-        return Err(parquet::errors::ParquetError::EOF(message));
-    }
-    // A definition level below the maximum means that the value, or a struct around it, is null.
-    let mut values = values.into_iter();
-    Ok(Column::new(if present == 0 {
-        values.map(Some).collect()
-    } else {
-        levels.into_iter().map(|level| if level == present { values.next() } else { None }).collect()
-    }))
+    read().map_err(|error| Error::Io { path: path.to_owned(), error })
 }
+
+type Reader = SerializedFileReader<File>;
 
 /// Opens a parquet file.
 pub(crate) fn reader(path: &Path) -> Result<Reader> {

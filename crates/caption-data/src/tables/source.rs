@@ -1,14 +1,20 @@
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
+use serde_json::Value;
 
 use super::open_file;
-use super::table::{Column, Table, TableReader, TextColumn};
+use super::recent::Recent;
+use super::table::{Column, Group, Table, TableReader, TextColumn};
+use crate::shard::{self, WINDOW_BYTES, window_memory};
 use crate::source::{fingerprint_of_file, row_of};
+use crate::text_block::TextBlock;
 use crate::texts::{self, RowTexts, TEXTS};
-use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, SourceOptions};
+use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, Shard, SourceOptions};
 
 /// Captioned pictures in parquet files, the format of the Hugging Face hub's datasets. With the feature
 /// `arrow`, also in the Arrow files that `Dataset.save_to_disk` writes; their record batches are treated like
@@ -19,21 +25,23 @@ use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, 
 /// file. Captions are texts, numbers, class labels (whose names `datasets` writes into the file) or lists of
 /// these. [`SourceOptions`] says which columns are read.
 ///
-/// Captions are read when the dataset is opened. Pictures are read one row group at a time, when one of its
-/// rows is requested. They are cached as in the file, not decoded. Beyond 1 GiB, the least recently used row
-/// groups are dropped, but the row group being read is always held whole: a file with larger row groups needs
-/// memory for its largest one.
+/// The captions of a dataset that is not [large](crate::is_large) are read and checked when it is opened; those of a
+/// large one are read when they are needed. Up to 32 MiB of captions are kept.
+///
+/// Pictures are read in pieces of some pages, up to 8 MiB or one page of the file, when one of their rows is
+/// requested. The pieces that were used last are kept as they are in the file, not decoded: 1 GiB, or 124 MiB of a
+/// large dataset, unless [`SourceOptions::memory`] says otherwise.
 #[derive(Debug)]
 pub struct ParquetSource {
     name: String,
     files: Vec<Box<dyn Table>>,
     /// The row groups of all files, in order.
     groups: Vec<RowGroup>,
-    /// One per row.
-    texts: Vec<RowTexts>,
+    len: usize,
     decoder: ImageDecoder,
     left_out: LeftOut,
-    cache: Mutex<Cache>,
+    texts: Mutex<Recent<(usize, usize), TextBlock>>,
+    pictures: Mutex<PictureCache>,
 }
 
 #[derive(Debug)]
@@ -42,12 +50,16 @@ struct RowGroup {
     /// Its index in the file.
     index: usize,
     first_row: usize,
+    size: Group,
 }
 
-/// Encoded pictures of the row groups that were used last, the newest at the end.
-#[derive(Debug, Default)]
-struct Cache {
-    groups: Vec<(usize, Arc<Pictures>)>,
+/// Encoded pictures.
+#[derive(Debug)]
+struct PictureCache {
+    /// By row group, and the first row of the piece in it.
+    pieces: Recent<(usize, usize), Pictures>,
+    /// The first rows of the pieces of a group, once its pages have been looked at.
+    starts: HashMap<usize, Arc<[usize]>>,
 }
 
 #[derive(Debug)]
@@ -56,15 +68,23 @@ struct Pictures {
     paths: Option<Column>,
 }
 
-/// The size limit of the cache in bytes, not counting the row group that is being read.
+/// Bytes of pictures that are kept of a dataset that is not large.
 const KEPT_BYTES: usize = 1 << 30;
+/// Bytes of captions that are kept.
+const TEXT_BYTES: usize = 32 << 20;
+/// The number of rows whose captions are read together.
+const TEXT_ROWS: usize = 4096;
+/// Row groups with more bytes are divided into shards of this many bytes.
+const GROUP_BYTES: u64 = 128 << 20;
+const SLICE_BYTES: u64 = 32 << 20;
 
 impl ParquetSource {
     /// Opens parquet files as one dataset, in the given order.
     ///
     /// # Errors
     /// If a file is not parquet, is truncated or lacks a column (the error names the columns that it has), if
-    /// a column has the wrong type, or if there is no row or no row with a caption.
+    /// a column has the wrong type, or if there is no row or no row with a caption. The captions of a
+    /// [large](crate::is_large) dataset are not looked at.
     pub fn open(paths: &[impl AsRef<Path>], options: &SourceOptions) -> Result<Self> {
         let mut name =
             paths.first().map_or("no parquet files".to_owned(), |path| path.as_ref().display().to_string());
@@ -73,30 +93,61 @@ impl ParquetSource {
         }
         let open = |path: &dyn AsRef<Path>| open_file(path.as_ref(), options);
         let files = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
-        let (mut groups, mut texts) = (Vec::new(), Vec::new());
-        for (file_number, file) in files.iter().enumerate() {
-            let reader = file.reader()?;
-            for index in 0..file.groups() {
-                let first_row = texts.len();
-                groups.push(RowGroup { file: file_number, index, first_row });
-                texts.extend(row_texts(&name, first_row, file.as_ref(), reader.as_ref(), index)?);
+        let (mut groups, mut len) = (Vec::new(), 0);
+        for (file, table) in files.iter().enumerate() {
+            for (index, size) in table.groups().into_iter().enumerate() {
+                groups.push(RowGroup { file, index, first_row: len, size });
+                len += size.rows;
             }
         }
-        if texts.is_empty() {
+        if len == 0 {
             return Err(Error::NoRows { dataset: name, why: "the file has no rows".to_owned() });
         }
-        let caption = files.first().and_then(|file| file.caption());
-        if let Some(column) = caption.filter(|_| texts.iter().all(|texts| texts.captions.is_empty())) {
+        let pictures = PictureCache { pieces: Recent::new(KEPT_BYTES), starts: HashMap::new() };
+        let mut this = Self {
+            name,
+            files,
+            groups,
+            len,
+            decoder: options.decoder.clone(),
+            left_out: LeftOut::default(),
+            texts: Mutex::new(Recent::new(TEXT_BYTES)),
+            pictures: Mutex::new(pictures),
+        };
+        let is_large = shard::of_size(len, &this.shards());
+        let memory =
+            options.memory.unwrap_or(if is_large { window_memory(WINDOW_BYTES) } else { KEPT_BYTES });
+        this.pictures = Mutex::new(PictureCache { pieces: Recent::new(memory), starts: HashMap::new() });
+        if !is_large {
+            this.check_texts()?;
+        }
+        Ok(this)
+    }
+
+    /// Reads all captions and prompts, and reports those that are blank.
+    fn check_texts(&mut self) -> Result<()> {
+        let (mut left_out, mut has_caption) = (LeftOut::default(), false);
+        for group in 0..self.groups.len() {
+            for first in (0..self.groups[group].size.rows).step_by(self.text_rows(group)) {
+                let first_row = self.groups[group].first_row + first;
+                let (block, blank) = self.read_texts(group, first)?;
+                for (at, blank) in blank.into_iter().enumerate() {
+                    has_caption |= blank.is_some();
+                    (0..blank.unwrap_or_default()).for_each(|_| {
+                        left_out.add(LeftOutReason::BlankCaption, format!("row {}", first_row + at));
+                    });
+                }
+                let bytes = block.bytes();
+                lock(&self.texts).add((group, first), block, bytes);
+            }
+        }
+        let caption = self.files.first().and_then(|file| file.caption());
+        if let Some(column) = caption.filter(|_| !has_caption) {
             let column = column.name.clone();
-            return Err(Error::NoCaptions { dataset: name, column, rows: texts.len() });
+            return Err(Error::NoCaptions { dataset: self.name.clone(), column, rows: self.len });
         }
-        let mut left_out = LeftOut::default();
-        for (row, texts) in texts.iter().enumerate() {
-            (0..texts.left_out())
-                .for_each(|_| left_out.add(LeftOutReason::BlankCaption, format!("row {row}")));
-        }
-        let (decoder, cache) = (options.decoder.clone(), Mutex::default());
-        Ok(Self { name, files, groups, texts, decoder, left_out, cache })
+        self.left_out.extend(left_out);
+        Ok(())
     }
 
     /// The same source, with a report of the files beside its own that are not used.
@@ -106,41 +157,79 @@ impl ParquetSource {
         self
     }
 
-    fn check(&self, row: usize) -> Result<()> {
-        let len = self.texts.len();
-        if row < len { Ok(()) } else { Err(Error::RowOutOfRange { dataset: self.name(), row, len }) }
+    /// The row group of a row, and the row's number in it.
+    fn place(&self, row: usize) -> Result<(usize, usize)> {
+        if row >= self.len {
+            return Err(Error::RowOutOfRange { dataset: self.name(), row, len: self.len });
+        }
+        let group = self.groups.partition_point(|group| group.first_row <= row) - 1;
+        Ok((group, row - self.groups[group].first_row))
     }
 
-    /// The pictures of a row group, from the cache or from the file.
-    fn pictures(&self, group: usize) -> Result<Arc<Pictures>> {
-        // Held while reading: another thread that waits most likely wants the same row group.
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = cache.groups.iter().position(|(number, _)| *number == group);
-        let pictures = match found {
-            Some(at) => cache.groups.remove(at).1,
+    /// How many rows of a group have their texts read together. Lists of captions can only be read from the
+    /// beginning of a group.
+    fn text_rows(&self, group: usize) -> usize {
+        let file = &self.files[self.groups[group].file];
+        let is_flat = |column: Option<&TextColumn>| column.is_none_or(|column| column.leaf.is_some());
+        let in_parts = is_flat(file.caption()) && is_flat(file.prompt());
+        if in_parts { TEXT_ROWS } else { self.groups[group].size.rows.max(1) }
+    }
+
+    /// Reads the texts of the rows of a group from row `first` of it. Also returns the number of blank captions
+    /// beside others of each row, or `None` for a row without a caption.
+    fn read_texts(&self, group: usize, first: usize) -> Result<(TextBlock, Vec<Option<usize>>)> {
+        let RowGroup { file, index, first_row, size } = self.groups[group];
+        let rows = first..size.rows.min(first + self.text_rows(group));
+        let file = self.files[file].as_ref();
+        let place = TextPlace { dataset: &self.name, first_row: first_row + first, group: index, rows };
+        row_texts(&place, file, file.reader()?.as_ref())
+    }
+
+    fn row_texts(&self, row: usize) -> Result<RowTexts> {
+        let (group, at) = self.place(row)?;
+        let first = at - at % self.text_rows(group);
+        let mut texts = lock(&self.texts);
+        let block = match texts.get(&(group, first)) {
+            Some(block) => block,
             None => {
-                let RowGroup { file, index, .. } = self.groups[group];
-                let file = &self.files[file];
-                let reader = file.reader()?;
-                let (bytes, paths) = reader.pictures(index)?;
-                Arc::new(Pictures { bytes, paths })
+                let (block, _) = self.read_texts(group, first)?;
+                let bytes = block.bytes();
+                texts.add((group, first), block, bytes)
             }
         };
-        cache.groups.push((group, Arc::clone(&pictures)));
-        let mut bytes: usize = cache.groups.iter().map(|(_, pictures)| pictures.bytes.total_bytes()).sum();
-        while bytes > KEPT_BYTES && cache.groups.len() > 1 {
-            bytes -= cache.groups.remove(0).1.bytes.total_bytes();
+        let missing = || Error::RowOutOfRange { dataset: self.name(), row, len: self.len };
+        block.get(at - first).ok_or_else(missing)
+    }
+
+    /// The pictures of the piece with row `at` of a group, from the cache or from the file, and the first row of the
+    /// piece.
+    fn pictures(&self, group: usize, at: usize) -> Result<(Arc<Pictures>, usize)> {
+        // Held while reading: another thread that waits most likely wants the same piece.
+        let mut cache = lock(&self.pictures);
+        let RowGroup { file, index, size, .. } = self.groups[group];
+        let starts = match cache.starts.get(&group) {
+            Some(starts) => Arc::clone(starts),
+            None => {
+                let starts: Arc<[usize]> = self.files[file].reader()?.pieces(index)?.into();
+                cache.starts.insert(group, Arc::clone(&starts));
+                starts
+            }
+        };
+        let piece = starts.partition_point(|start| *start <= at) - 1;
+        let (first, end) = (starts[piece], starts.get(piece + 1).copied().unwrap_or(size.rows));
+        if let Some(pictures) = cache.pieces.get(&(group, first)) {
+            return Ok((pictures, first));
         }
-        Ok(pictures)
+        let (bytes, paths) = self.files[file].reader()?.pictures(index, first..end)?;
+        let total = bytes.total_bytes() + paths.as_ref().map_or(0, Column::total_bytes);
+        Ok((cache.pieces.add((group, first), Pictures { bytes, paths }, total), first))
     }
 
     /// Calls `read` with the bytes of a row's picture file.
     fn with_file<T>(&self, row: usize, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-        self.check(row)?;
-        let number = self.groups.partition_point(|group| group.first_row <= row) - 1;
-        let group = &self.groups[number];
-        let pictures = self.pictures(number)?;
-        let file = self.file(group, &pictures, row - group.first_row);
+        let (number, at) = self.place(row)?;
+        let (pictures, first) = self.pictures(number, at)?;
+        let file = self.file(&self.groups[number], &pictures, at - first);
         file.and_then(|bytes| read(&bytes)).map_err(row_of(&self.name, row))
     }
 
@@ -161,23 +250,22 @@ impl CaptionSource for ParquetSource {
     }
 
     fn len(&self) -> usize {
-        self.texts.len()
+        self.len
     }
 
     fn caption(&self, row: usize) -> Result<String> {
-        self.check(row)?;
-        self.texts[row].captions().map(|captions| captions[0].clone()).map_err(row_of(&self.name, row))
+        let texts = self.row_texts(row)?;
+        texts.captions().map(|captions| captions[0].clone()).map_err(row_of(&self.name, row))
     }
 
     fn captions(&self, row: usize) -> Result<Vec<String>> {
-        self.check(row)?;
-        self.texts[row].captions().map(<[String]>::to_vec).map_err(row_of(&self.name, row))
+        let texts = self.row_texts(row)?;
+        texts.captions().map(<[String]>::to_vec).map_err(row_of(&self.name, row))
     }
 
     fn prompt(&self, row: usize) -> Result<Option<String>> {
-        self.check(row)?;
-        let prompt = self.texts[row].prompt().map_err(row_of(&self.name, row))?;
-        Ok(prompt.map(str::to_owned))
+        let texts = self.row_texts(row)?;
+        texts.prompt().map(|prompt| prompt.map(str::to_owned)).map_err(row_of(&self.name, row))
     }
 
     fn image(&self, row: usize) -> Result<RgbImage> {
@@ -195,44 +283,90 @@ impl CaptionSource for ParquetSource {
     fn left_out(&self) -> LeftOut {
         self.left_out.clone()
     }
+
+    /// The row groups. One of more than 128 MiB is divided.
+    fn shards(&self) -> Vec<Shard> {
+        self.groups.iter().flat_map(|group| slices(group.size)).collect()
+    }
+
+    fn content(&self) -> Option<u128> {
+        let contents: Vec<u8> = self.files.iter().flat_map(|file| file.content().to_le_bytes()).collect();
+        Some(fingerprint_of_file(&contents))
+    }
 }
 
-/// The texts of all rows of a row group; its first row is row `first_row` of the dataset.
-fn row_texts(
-    dataset: &str,
+/// Divides a row group into shards.
+fn slices(Group { rows, bytes }: Group) -> impl Iterator<Item = Shard> {
+    // With the places of the pictures in memory.
+    let bytes = bytes + (rows * Column::ROW_BYTES) as u64;
+    let count = if bytes > GROUP_BYTES { bytes.div_ceil(SLICE_BYTES) as usize } else { 1 };
+    let count = count.clamp(1, rows.max(1));
+    let start = move |slice: usize| slice * rows / count;
+    (0..count).map(move |slice| Shard { rows: start(slice + 1) - start(slice), bytes: bytes / count as u64 })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which texts are read, for messages.
+struct TextPlace<'a> {
+    dataset: &'a str,
+    /// The number of the first row in the dataset.
     first_row: usize,
+    /// The row group of the file.
+    group: usize,
+    /// The rows of the group.
+    rows: Range<usize>,
+}
+
+/// The texts of some rows of a row group, and the number of blank captions beside others of each.
+fn row_texts(
+    place: &TextPlace<'_>,
     file: &dyn Table,
     reader: &dyn TableReader,
-    group: usize,
-) -> Result<Vec<RowTexts>> {
-    let checked = |column: &TextColumn| {
-        let values = reader.values(group, column)?.into_iter().enumerate();
-        let bad_text = |at| row_of(dataset, first_row + at)(Error::CaptionEncoding);
-        values.map(|(at, value)| value.ok_or_else(|| bad_text(at))).collect::<Result<Vec<_>>>()
+) -> Result<(TextBlock, Vec<Option<usize>>)> {
+    let row = |at: usize| place.first_row + at;
+    let values = |column: Option<&TextColumn>| -> Result<Vec<Option<Value>>> {
+        let mut values = Vec::new();
+        if let Some(column) = column {
+            reader.values(place.group, place.rows.clone(), column, &mut |value| values.push(value))?;
+        }
+        Ok(values)
+    };
+    let read = |column: &TextColumn, values: &[Option<Value>], at: usize| match values.get(at) {
+        Some(Some(value)) => Ok(value.clone()),
+        Some(None) => Err(row_of(place.dataset, row(at))(Error::CaptionEncoding)),
+        None => Err(Error::Parquet {
+            path: file.path().to_owned(),
+            why: format!("column `{}` ends before row {}", column.name, row(at)),
+        }),
     };
     let refused = |column: &TextColumn, at: usize, found: String| Error::ColumnType {
         path: file.path().to_owned(),
         column: column.name.clone(),
         expected: TEXTS,
-        found: format!("{found} in row {} (rows count from 0)", first_row + at),
+        found: format!("{found} in row {} (rows count from 0)", row(at)),
     };
-    let column = |column: Option<&TextColumn>| column.map(checked).transpose();
-    let (captions, prompts) = (column(file.caption())?, column(file.prompt())?);
-    let rows = reader.rows(group)?;
-    let row = |at: usize| {
-        let (captions, blank) = match (file.caption(), &captions) {
-            (Some(column), Some(values)) => texts::texts(&values[at], column.labels.as_deref())
+    let (captions, prompts) = (values(file.caption())?, values(file.prompt())?);
+    let (mut block, mut blanks) = (TextBlock::new(file.prompt().is_some()), Vec::new());
+    for at in 0..place.rows.len() {
+        let (captions, blank) = match file.caption() {
+            Some(column) => texts::texts(&read(column, &captions, at)?, column.labels.as_deref())
                 .map_err(|found| refused(column, at, found))?,
-            _ => (Vec::new(), 0),
+            None => (Vec::new(), 0),
         };
-        let prompt = match (file.prompt(), &prompts) {
-            (Some(column), Some(values)) => Some(
-                texts::prompt(&values[at], column.labels.as_deref())
+        let prompt = match file.prompt() {
+            Some(column) => Some(
+                texts::prompt(&read(column, &prompts, at)?, column.labels.as_deref())
                     .map_err(|found| refused(column, at, found))?,
             ),
-            _ => None,
+            None => None,
         };
-        Ok(RowTexts { captions, blank, prompt })
-    };
-    (0..rows).map(row).collect()
+        let texts = RowTexts { captions, blank, prompt };
+        blanks.push((!texts.captions.is_empty()).then_some(texts.left_out()));
+        block.push(&texts);
+    }
+    block.shrink();
+    Ok((block, blanks))
 }

@@ -39,6 +39,8 @@ impl Inputs {
             prompt_column: options.prompt_column.clone(),
             no_captions: true,
             decoder,
+            index_cache: None,
+            memory: None,
         };
         let source = open::dataset(location, &columns)?.source;
         source.left_out().groups().for_each(|group| _ = say_error(format_args!("left out: {group}")));

@@ -3,13 +3,21 @@
 use trainer_core::IntervalStrategy;
 
 use crate::options::{
-    DeviceName, Dtype, EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim,
-    TRAINED_ENCODER, Tune,
+    CheckRows, DeviceName, Dtype, EvalStrategy, Finetune, FuseAccumulation, HeldOut, LrSchedulerType,
+    NanPolicy, OnBadRow, Optim, SplitBy, SplitFractions, TRAINED_ENCODER, Tune,
 };
 
+/// The conflict between two flags.
+pub(super) fn conflict(options: &Finetune) -> Option<String> {
+    split_conflict(options).or_else(|| check_conflict(options)).or_else(|| int8_conflict(options))
+}
+
 /// The conflict between a split without validation rows and another flag.
-pub(super) fn split_conflict(options: &Finetune) -> Option<String> {
+fn split_conflict(options: &Finetune) -> Option<String> {
     let data = &options.data;
+    if let Some([validation, _]) = data.held_out() {
+        return held_out_conflict(options, validation.as_ref());
+    }
     if data.split.validation > 0.0 {
         return None;
     }
@@ -25,11 +33,47 @@ pub(super) fn split_conflict(options: &Finetune) -> Option<String> {
 }
 
 /// The conflict between `--dtype int8` and another flag.
-pub(super) fn int8_conflict(options: &Finetune) -> Option<String> {
+fn int8_conflict(options: &Finetune) -> Option<String> {
     let hardware = &options.hardware;
     let conflicts = hardware.dtype == Dtype::Int8 && hardware.device != DeviceName::Cpu;
     conflicts
         .then(|| "--dtype int8 is for --device cpu: other devices have no 8-bit products here".to_owned())
+}
+
+/// The conflict between `--validation` or `--test` and another flag.
+fn held_out_conflict(options: &Finetune, validation: Option<&HeldOut>) -> Option<String> {
+    let data = &options.data;
+    let flag = if data.validation.is_some() { "--validation" } else { "--test" };
+    if data.split != SplitFractions::default() {
+        return Some(format!(
+            "--split {} and {flag} both say which rows are held out: give one of them",
+            data.split
+        ));
+    }
+    if data.split_by == SplitBy::Picture && data.named_datasets().next().is_some() {
+        return Some(format!("--split-by picture cannot be combined with a dataset that {flag} names"));
+    }
+    if validation.is_none() && options.training.eval_strategy != EvalStrategy::No {
+        return Some(
+            "--test without --validation leaves no rows for validation: give both, or use --eval-strategy no"
+                .to_owned(),
+        );
+    }
+    data.eval_captions.filter(|_| validation.is_none()).map(|_| {
+        "--eval-captions captions rows for validation, and without --validation there are none".to_owned()
+    })
+}
+
+/// The conflict between a check of some rows only and a flag that needs all.
+fn check_conflict(options: &Finetune) -> Option<String> {
+    let data = &options.data;
+    let needs = match (data.on_bad_row, data.split_by) {
+        (OnBadRow::Skip, _) => "--on-bad-row skip",
+        (_, SplitBy::Picture) => "--split-by picture",
+        _ => return None,
+    };
+    (data.check_rows == Some(CheckRows::Sample))
+        .then(|| format!("{needs} needs every row to be checked: leave out --check-rows sample"))
 }
 
 /// A flag that was given without effect.

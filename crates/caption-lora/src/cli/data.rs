@@ -5,7 +5,9 @@ use clap::Args;
 
 use super::numbers::{count, seed};
 use crate::hub::Location;
-use crate::options::{Axis, DataOptions, OnBadRow, Padding, SplitBy, SplitFractions};
+use crate::options::{
+    Axis, CheckRows, DataOptions, HeldOut, OnBadRow, Padding, ShuffleWindow, SplitBy, SplitFractions,
+};
 
 /// Inputs and outputs.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +37,10 @@ pub(super) struct DataFlags {
     /// pokemon-blip-captions, as in the recipe; all rows of others]
     #[arg(long, value_name = "ROWS", value_parser = count)]
     subset: Option<usize>,
+    /// Check every row before training, or only some of them and the others when they are read [default: all; sample
+    /// of a dataset with more than 50,000 rows or 1 GiB of pictures]
+    #[arg(long, value_enum, value_name = "ROWS")]
+    check_rows: Option<CheckRows>,
     /// What to do with unusable rows: those with a broken picture or an empty caption
     #[arg(long, value_enum, default_value_t)]
     on_bad_row: OnBadRow,
@@ -45,6 +51,13 @@ pub(super) struct DataFlags {
     /// no)
     #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
     split: SplitFractions,
+    /// The validation rows, in place of a share of --split: a number of rows, a share of them, or another dataset
+    #[arg(long, value_name = "ROWS|SHARE|NAME")]
+    validation: Option<HeldOut>,
+    /// The test rows, likewise [default: beside --validation, as many as that if it is a number or a share, else
+    /// none]
+    #[arg(long, value_name = "ROWS|SHARE|NAME")]
+    test: Option<HeldOut>,
     /// Seed of the split: gives the same rows as `train_test_split` of Hugging Face's datasets
     #[arg(long, value_name = "SEED", default_value_t = 42, value_parser = seed)]
     split_seed: u64,
@@ -57,6 +70,10 @@ pub(super) struct DataFlags {
     /// Use the training rows in the same order in every epoch, instead of shuffling them
     #[arg(long)]
     no_shuffle: bool,
+    /// Shuffle within as many row groups at a time as take this much memory, such as 500MB, or within `all` of the
+    /// dataset [default: all; 96MiB for more than 50,000 rows or 1 GiB of pictures]
+    #[arg(long, value_name = "SIZE", conflicts_with = "no_shuffle")]
+    shuffle_window: Option<ShuffleWindow>,
     /// Folder for the adapter, checkpoints, metrics, captions and the report. Files that are already in it
     /// stay, except those of an earlier run with --overwrite-output-dir [default: runs/pokemon, or the first
     /// free one of runs/pokemon-2, runs/pokemon-3, ...]
@@ -85,13 +102,17 @@ impl From<DataFlags> for DataOptions {
             caption_column,
             prompt_column,
             subset,
+            check_rows,
             on_bad_row,
             max_image_pixels,
             split,
+            validation,
+            test,
             split_seed,
             split_by,
             padding,
             no_shuffle,
+            shuffle_window,
             output_dir,
             overwrite_output_dir,
             eval_captions,
@@ -104,13 +125,17 @@ impl From<DataFlags> for DataOptions {
             caption_column,
             prompt_column,
             subset,
+            check_rows,
             on_bad_row,
             max_image_pixels,
             split,
+            validation,
+            test,
             split_seed,
             split_by,
             padding,
             no_shuffle,
+            shuffle_window,
             output_dir,
             overwrite_output_dir,
             eval_captions,

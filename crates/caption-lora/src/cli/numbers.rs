@@ -1,6 +1,6 @@
 //! Numbers as values of flags.
 
-pub(super) use crate::options::numbers::{count, share};
+pub(super) use crate::options::numbers::{bytes, count, share};
 
 use crate::options::numbers::bounded;
 
@@ -63,19 +63,6 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
         .or_else(|| unit('h', 3600.0))
         .ok_or("needs a unit: 90s, 45m or 2h")?;
     Ok(positive(number)? * unit)
-}
-
-/// A size such as 500MB or 2GB, in bytes. As in Hugging Face's libraries, GB are powers of 1000 and GiB of
-/// 1024.
-pub(super) fn bytes(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, f64); 6] =
-        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9)];
-    let unit = |(suffix, bytes): &(&str, f64)| {
-        let (number, unit) = text.split_at_checked(text.len().checked_sub(suffix.len())?)?;
-        unit.eq_ignore_ascii_case(suffix).then_some((number, *bytes))
-    };
-    let (number, unit) = UNITS.iter().find_map(unit).ok_or("needs a unit: 500MB or 2GB")?;
-    Ok((at_least_zero(number.trim())? * unit) as usize)
 }
 
 /// A share above 0.

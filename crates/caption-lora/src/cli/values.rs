@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::options::{
-    Distributed, Drafting, Dtype, EarlyStopping, EvalStrategy, FeatureDtype, FileDtype, LrSchedulerType,
-    NanPolicy, OnBadRow, Optim, Padding, ReportTo, SaveStrategy, SplitBy, Storage, Tune,
+    CheckRows, Distributed, Drafting, Dtype, EarlyStopping, EvalStrategy, FeatureDtype, FileDtype,
+    LrSchedulerType, NanPolicy, OnBadRow, Optim, Padding, ReportTo, SaveStrategy, SplitBy, Storage, Tune,
 };
 
 /// Makes an enum of the options the values of a flag: each value's help text, after the name by which other programs know it.
@@ -91,6 +91,11 @@ values!(SaveStrategy {
     Epoch => "After every epoch",
     Steps => "After every --save-steps steps",
     No => "Never otherwise",
+});
+
+values!(CheckRows {
+    All => "Every row",
+    Sample => "About a thousand rows of all parts of the dataset; a run stops at another that it cannot use",
 });
 
 values!(OnBadRow {

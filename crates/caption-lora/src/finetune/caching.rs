@@ -4,9 +4,8 @@ use anyhow::Result;
 
 use super::{Inputs, OutputFolder, Plan, Request, Session};
 use crate::captioning::pictures;
-use crate::features::{CachePlace, FeatureStore};
+use crate::features::{CachePlace, FeatureStore, Layout};
 use crate::options::{EvalStrategy, Finetune};
-use crate::task::rows_of_first_samples;
 use crate::terminal::{say, warn};
 
 /// Computes the image features of all pictures in the run, and frees the encoder. `None` if the vision
@@ -32,6 +31,9 @@ pub fn cache_features(
             between_runs: plan.between_runs.take(),
             scratch: folder.path.clone(),
         };
+        if let Some(words) = large(rows.len(), plan.features, &place) {
+            say(format_args!("note: {words}"));
+        }
         let loader = pictures(&inputs.source, &inputs.processor);
         let (model, team) = (plan.adapted.model.as_ref(), &session.team);
         let store = match team.workers.count() {
@@ -52,16 +54,51 @@ pub fn cache_features(
     Ok(session.features.clone())
 }
 
+/// Says how much the features of so many `pictures` will take, if it is much, and what can be done about it.
+fn large(pictures: usize, features: Layout, place: &CachePlace) -> Option<String> {
+    let bytes = pictures as f64 * features.bytes() as f64;
+    if bytes < MUCH {
+        return None;
+    }
+    let folder = place.between_runs.as_ref().map_or(&place.scratch, |(folder, _)| folder);
+    Some(format!(
+        "the image features of {pictures} pictures take up to {:.0} GB in {}; --no-feature-cache takes none and runs the \
+         encoder in every epoch, --subset takes a part of the dataset",
+        bytes / 1e9,
+        folder.display()
+    ))
+}
+
+/// The bytes of image features that a run mentions before it computes them.
+const MUCH: f64 = 10e9;
+
 /// The rows whose pictures the run reads; the same for all runs of a sweep.
 fn rows_seen(options: &Finetune, inputs: &Inputs, session: &Session) -> Vec<usize> {
     let Finetune { data, training, .. } = options;
     let per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
     let steps = training.max_steps.filter(|_| !session.sweeps());
     let samples = steps.map_or(usize::MAX, |steps| steps * per_step);
-    let mut rows = rows_of_first_samples(&inputs.rows.train, options.shuffle(), samples);
+    let mut rows = inputs.training_order(options).first(samples);
     if training.eval_strategy != EvalStrategy::No || data.eval_captions.is_some() || session.sweeps() {
         rows.extend(&inputs.rows.validation);
     }
     rows.extend(&inputs.rows.test);
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+
+    #[test]
+    fn the_size_of_many_features_is_said_before_they_are_computed() {
+        let place =
+            CachePlace { memory: 0, between_runs: Some(("runs/features".into(), 0)), scratch: "out".into() };
+        let base = Layout { tokens: 197, width: 768, dtype: DType::BF16 };
+        let words = large(1_000_000, base, &place).unwrap();
+        assert!(words.contains("303 GB in runs/features") && words.contains("--no-feature-cache"), "{words}");
+        assert_eq!(large(700, base, &place), None);
+    }
 }

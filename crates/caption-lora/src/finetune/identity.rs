@@ -5,6 +5,7 @@
 //! device, and the number of threads. Everything else is an entry of the identity, under the name of the flag
 //! that sets it.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -18,7 +19,7 @@ use twox_hash::XxHash3_128;
 use super::inputs::Inputs;
 use crate::adapt::{Adapted, same_modules};
 use crate::hub::Location;
-use crate::options::{Finetune, TargetModules};
+use crate::options::{Finetune, HeldOut, TargetModules};
 use crate::resume::Resumed;
 
 /// Flag of the adapted layers, whose names may come in any order.
@@ -71,7 +72,7 @@ pub(super) fn of(
         Some(rows) if inputs.beyond > 0 => rows.to_string(),
         _ => format!("all {} rows", inputs.source.len()),
     };
-    let identity = Identity::new()
+    let mut identity = Identity::new()
         .with_content("--model", &inputs.name, &contents.weights)
         .with_content("the tokenizer of --model", &inputs.name, &contents.tokenizer)
         .with_content("the image processor of --model", &inputs.name, &contents.processor)
@@ -80,7 +81,7 @@ pub(super) fn of(
         .with("--split", data.split)
         .with("--split-seed", data.split_seed)
         .with("--split-by", data.split_by)
-        .with_content("the rows of the splits", "", hash(format!("{order:?}").as_bytes()))
+        .with_content("the rows of the splits", "", hash_of_text(format_args!("{order:?}")))
         .with("--padding", data.padding)
         .with("--no-shuffle", data.no_shuffle)
         .with("--seed", training.seed)
@@ -91,6 +92,20 @@ pub(super) fn of(
         .with("--tune", lora.tune)
         .with("--hidden-dropout", hidden_dropout)
         .with("--dtype", hardware.dtype);
+    // Only where it decides anything, so that runs from before there were windows continue.
+    if let (Some(_), Some(window)) = (&inputs.windows, data.window(inputs.source.as_ref())) {
+        identity = identity.with("--shuffle-window", format!("{window} bytes"));
+    }
+    for (flag, part) in [("--validation", &data.validation), ("--test", &data.test)] {
+        if let Some(part) = part {
+            // The content of a named dataset is part of the data.
+            let is_named = matches!(part, HeldOut::Dataset(_));
+            identity = match is_named {
+                true => identity.with_content(flag, part, ""),
+                false => identity.with(flag, part),
+            };
+        }
+    }
     let Some(adapter) = &adapted.adapter else { return Ok(identity) };
     let identity = with_adapter(identity, options, adapter.config(), resumed)?;
     match (&lora.init_adapter, resumed) {
@@ -170,7 +185,8 @@ fn with_adapter(
     }
 }
 
-/// A hash of the captions, prompts and pictures of all rows in use, in the order of the dataset. Embedded
+/// A hash of the captions, prompts and pictures of all rows in use, in the order of the dataset; of a dataset of which
+/// only a sample was checked, the number that stands for its content. Embedded
 /// pictures are identified by the program's version, others by the fingerprints taken when the rows were
 /// checked.
 fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
@@ -183,8 +199,16 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
         hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
     }
     let source: &dyn CaptionSource = &inputs.source;
+    if inputs.pictures.is_empty()
+        && let Some(content) = source.content()
+    {
+        return Ok(format!("{content:032x}"));
+    }
     for row in used {
-        let picture = inputs.pictures.get(row).with_context(|| format!("row {row} was not checked"))?;
+        let picture = match inputs.pictures.get(row) {
+            Some(picture) => *picture,
+            None => source.fingerprint(row)?,
+        };
         hasher.write(&picture.to_le_bytes());
         for text in source.captions(row)?.into_iter().chain(source.prompt(row)?) {
             // Hashing the lengths distinguishes lists of texts that are equal when joined.
@@ -217,6 +241,21 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
         }
     }
     Ok(format!("{:032x}", hasher.finish_128()))
+}
+
+/// The hash of a long text, which is never in memory as a whole.
+fn hash_of_text(text: fmt::Arguments<'_>) -> String {
+    struct Hasher(XxHash3_128);
+    impl fmt::Write for Hasher {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut hasher = Hasher(XxHash3_128::new());
+    // Hashing cannot fail.
+    let _ = fmt::Write::write_fmt(&mut hasher, text);
+    format!("{:032x}", hasher.0.finish_128())
 }
 
 fn hash(bytes: &[u8]) -> String {

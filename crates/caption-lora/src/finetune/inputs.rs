@@ -2,14 +2,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use caption_data::{BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions};
+use caption_data::{
+    BadRow, CaptionSource, CaptionTokenizer, ImageProcessor, Split, TokenizedCaptions, is_large, sample_rows,
+};
 use caption_model::CaptionCheckpoint;
+use trainer_core::WindowedOrder;
 
 use super::rows::{Rows, check_words};
 use crate::folders;
 use crate::hub::Location;
 use crate::open::{self, Pretrained};
 use crate::options::Finetune;
+use crate::row_order::RowOrder;
 
 /// The inputs of a run: the pre-trained model's tokenizer and processor, the captioned pictures, and their
 /// split.
@@ -28,7 +32,8 @@ pub struct Inputs {
     pub source: Arc<dyn CaptionSource>,
     /// The dataset's commit, if it is from the hub.
     pub source_commit: Option<String>,
-    /// A fingerprint for each row's picture; equal for rows with the same picture.
+    /// A fingerprint for each row's picture; equal for rows with the same picture. Empty if only a sample of the rows was
+    /// checked.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
     pub rows: Split,
@@ -36,11 +41,22 @@ pub struct Inputs {
     pub skipped: Vec<BadRow>,
     /// The number of rows beyond --subset, which are left out.
     pub beyond: usize,
+    /// The windows in which training rows are shuffled; `None` for all of them at once.
+    pub windows: Option<Arc<WindowedOrder>>,
     /// The captions as token ids.
     pub captions: Arc<TokenizedCaptions>,
 }
 
 impl Inputs {
+    /// The training rows, in the order of each epoch.
+    pub fn training_order(&self, options: &Finetune) -> RowOrder {
+        let order = RowOrder::fixed(self.rows.train.as_slice());
+        match options.shuffle() {
+            Some(seed) => order.shuffled(seed, self.windows.clone()),
+            None => order,
+        }
+    }
+
     /// Opens the checkpoint and the dataset, splits the rows and tokenizes the captions. The checkpoint is
     /// returned separately, as it is closed when the model is built.
     ///
@@ -59,9 +75,15 @@ impl Inputs {
                  answers with --caption-column"
             );
         }
-        let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond } =
+        let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond, windows } =
             Rows::open(data, &processor)?;
-        let captions = Arc::new(TokenizedCaptions::new(&source, &tokenizer)?);
+        let captions = if is_large(source.as_ref()) {
+            let sample = sample_rows(source.as_ref());
+            TokenizedCaptions::on_demand(Arc::clone(&source), tokenizer.clone(), &sample)?
+        } else {
+            TokenizedCaptions::new(&source, &tokenizer)?
+        };
+        let captions = Arc::new(captions);
         check_words(&name, captions.cuts())?;
         let inputs = Self {
             name,
@@ -75,6 +97,7 @@ impl Inputs {
             rows,
             skipped,
             beyond,
+            windows,
             captions,
         };
         Ok((checkpoint, inputs))

@@ -16,6 +16,7 @@ mod folder;
 mod identity;
 mod inputs;
 mod logs;
+mod parts;
 mod place;
 mod plan;
 mod recipe;

@@ -10,6 +10,7 @@ use crate::captioning::{Captioner, pictures};
 use crate::features::FeatureStore;
 use crate::judge::{Judge, Judgement};
 use crate::options::Finetune;
+use crate::row_order::RowOrder;
 use crate::save;
 use crate::task::{CaptionBatches, CaptionTask, References};
 
@@ -46,30 +47,27 @@ impl<'a> Recipe<'a> {
     /// Training batches.
     pub(super) fn training_batches(&self) -> CaptionBatches {
         let training = &self.options.training;
-        CaptionBatches {
-            shuffle: self.options.shuffle(),
-            ..self.batches(
-                &self.inputs.rows.train,
-                training.per_device_train_batch_size,
-                References::Drawn(training.seed),
-            )
-        }
+        self.batches(
+            self.inputs.training_order(self.options),
+            training.per_device_train_batch_size,
+            References::Drawn(training.seed),
+        )
     }
 
     /// Evaluation batches of some rows, with all captions of each row.
     pub(super) fn evaluation_batches(&self, rows: &[usize]) -> CaptionBatches {
-        self.batches(rows, self.options.training.per_device_eval_batch_size, References::All)
+        let batch_size = self.options.training.per_device_eval_batch_size;
+        self.batches(RowOrder::fixed(rows), batch_size, References::All)
     }
 
-    fn batches(&self, rows: &[usize], batch_size: usize, references: References) -> CaptionBatches {
+    fn batches(&self, rows: RowOrder, batch_size: usize, references: References) -> CaptionBatches {
         CaptionBatches {
             captions: Arc::clone(&self.inputs.captions),
             pictures: self.features.is_none().then(|| self.loader.clone()),
-            rows: rows.to_vec(),
+            rows,
             references,
             batch_size,
             padding: self.plan.padding,
-            shuffle: None,
         }
     }
 

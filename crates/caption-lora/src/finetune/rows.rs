@@ -2,16 +2,18 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use caption_data::{
-    BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, TokenCuts, split,
-    split_by_picture,
+    BadRow, ByPicture, CaptionSource, ImageProcessor, Inspection, Split, Subset, TokenCuts, sample_rows,
 };
 use indicatif::ProgressStyle;
 use serde_json::json;
+use trainer_core::WindowedOrder;
 
+use super::parts::Parts;
 use crate::hub::Location;
 use crate::open::{self, Dataset};
 use crate::options::{DataOptions, OnBadRow, SplitBy};
 use crate::pictures::with_flag;
+use crate::row_order;
 use crate::terminal::progress_bar;
 
 /// Maximum number of bad rows that a message lists.
@@ -23,7 +25,7 @@ pub(super) struct Rows {
     pub source: Arc<dyn CaptionSource>,
     /// The dataset's commit, if it is from the hub.
     pub commit: Option<String>,
-    /// A fingerprint for each row's picture; equal for rows with the same picture.
+    /// A fingerprint for each row's picture; equal for rows with the same picture. Empty if only a sample was checked.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
     pub split: Split,
@@ -31,11 +33,12 @@ pub(super) struct Rows {
     pub skipped: Vec<BadRow>,
     /// The number of rows beyond --subset.
     pub beyond: usize,
+    /// The windows in which training rows are shuffled; `None` for all of them at once.
+    pub windows: Option<Arc<WindowedOrder>>,
 }
 
 impl Rows {
-    /// Opens the dataset, checks each of its rows, and splits the rows that a model with this `processor` can
-    /// use.
+    /// Opens the dataset, checks its rows, and splits those that a model with this `processor` can use.
     ///
     /// # Errors
     /// If the dataset is missing or has no usable rows, if a row is unusable with `--on-bad-row stop`, or if
@@ -46,31 +49,65 @@ impl Rows {
         let beyond = all.len() - count;
         let source: Arc<dyn CaptionSource> =
             if beyond > 0 { Arc::new(Subset::first(all, count)) } else { all };
-        // The embedded dataset is drawn by code: no picture is broken, and all are different.
-        let Inspection { pictures, bad } = match data.dataset {
-            Location::Embedded => {
-                Inspection { pictures: (0..count as u128).map(Some).collect(), bad: Vec::new() }
-            }
-            _ => inspect(&source, processor)?,
+        let mut parts = Parts::open(source, data)?;
+        let source = Arc::clone(&parts.source);
+        let (pictures, bad) = check(&source, data, processor)?;
+        let source: Arc<dyn CaptionSource> = if bad.is_empty() {
+            source
+        } else {
+            let is_bad = |row: &usize| bad.binary_search_by_key(row, |bad| bad.row).is_ok();
+            let usable: Vec<usize> = (0..source.len()).filter(|row| !is_bad(row)).collect();
+            parts.retain(&usable);
+            Arc::new(Subset::new(source, usable)?)
         };
-        let usable: Vec<usize> = (0..count).filter(|row| pictures[*row].is_some()).collect();
-        if !bad.is_empty() && (data.on_bad_row == OnBadRow::Stop || usable.is_empty()) {
-            bail!("{}", refusal(&bad, count, data.on_bad_row));
-        }
-        let pictures: Vec<u128> = pictures.into_iter().flatten().collect();
-        let source: Arc<dyn CaptionSource> =
-            if bad.is_empty() { source } else { Arc::new(Subset::new(source, usable)?) };
         let (source, pictures) = match data.split_by {
             SplitBy::Row => (source, pictures),
             SplitBy::Picture => by_picture(source, &pictures)?,
         };
-        let shares = [data.split.train, data.split.validation, data.split.test];
-        let split = match data.split_by {
-            SplitBy::Row => split(source.len(), shares, data.split_seed)?,
-            SplitBy::Picture => split_by_picture(&pictures, shares, data.split_seed)?,
-        };
-        Ok(Self { source, commit, pictures, split, skipped: bad, beyond })
+        let mut split = parts.split(data, source.len(), &pictures)?;
+        let windows = windows(&source, data, &mut split);
+        Ok(Self { source, commit, pictures, split, skipped: bad, beyond, windows })
     }
+}
+
+/// Checks rows, with a progress bar: returns the fingerprints of the pictures of usable rows, if all are checked, and the
+/// bad rows.
+fn check(
+    source: &Arc<dyn CaptionSource>,
+    data: &DataOptions,
+    processor: &ImageProcessor,
+) -> Result<(Vec<u128>, Vec<BadRow>)> {
+    // The embedded dataset is drawn by code: no picture is broken, and all are different.
+    if data.dataset == Location::Embedded && data.named_datasets().next().is_none() {
+        return Ok(((0..source.len() as u128).collect(), Vec::new()));
+    }
+    let checks_all = data.checks_all(source.as_ref());
+    let rows: Vec<usize> =
+        if checks_all { (0..source.len()).collect() } else { sample_rows(source.as_ref()) };
+    let count = rows.len();
+    let Inspection { pictures, bad } = inspect(source, rows, processor)?;
+    if !bad.is_empty() && (data.on_bad_row == OnBadRow::Stop || bad.len() == count) {
+        bail!("{}", refusal(&bad, count, data.on_bad_row));
+    }
+    let pictures = if checks_all { pictures.into_iter().flatten().collect() } else { Vec::new() };
+    Ok((pictures, bad))
+}
+
+/// The windows in which training rows are shuffled, if the dataset is too large for one. The rows of the split are then
+/// sorted: evaluation reads them in the order of the files, and training as the windows say.
+fn windows(
+    source: &Arc<dyn CaptionSource>,
+    data: &DataOptions,
+    split: &mut Split,
+) -> Option<Arc<WindowedOrder>> {
+    let window = data.window(source.as_ref())?;
+    let mut sorted = split.train.clone();
+    sorted.sort_unstable();
+    let windows = row_order::windows(&source.shards(), &sorted, window)?;
+    split.train = sorted;
+    split.validation.sort_unstable();
+    split.test.sort_unstable();
+    Some(Arc::new(windows))
 }
 
 /// Refuses captions of which the model's tokenizer knows no word.
@@ -94,14 +131,18 @@ pub(super) fn skipped_lines(skipped: &[BadRow]) -> String {
     skipped.iter().map(|bad| format!("{}\n", line(bad))).collect()
 }
 
-/// Checks every row, with a progress bar.
-fn inspect(source: &Arc<dyn CaptionSource>, processor: &ImageProcessor) -> Result<Inspection> {
-    let bar = progress_bar(source.len())
+/// Checks some rows, with a progress bar.
+fn inspect(
+    source: &Arc<dyn CaptionSource>,
+    rows: Vec<usize>,
+    processor: &ImageProcessor,
+) -> Result<Inspection> {
+    let bar = progress_bar(rows.len())
         .with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left")?)
         .with_message("rows checked");
     let threads = rayon::current_num_threads();
-    let inspection =
-        Inspection::new(Arc::clone(source), processor.clone(), threads, |rows| bar.inc(rows as u64))?;
+    let progress = |rows| bar.inc(rows as u64);
+    let inspection = Inspection::of_rows(Arc::clone(source), rows, processor.clone(), threads, progress)?;
     bar.finish_and_clear();
     Ok(inspection)
 }

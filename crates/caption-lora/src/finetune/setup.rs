@@ -34,7 +34,7 @@ pub(super) fn rows(
         named("split", split),
     ];
     rows.extend(super::setup_rows::rows(options, inputs));
-    rows.extend(training(options, arguments, adapted, train.len()));
+    rows.extend(training(options, arguments, inputs, adapted));
     if let Padding::MaxLength(tokens) = padding {
         rows.push(named("padding", format!("every caption to {tokens} tokens")));
     }
@@ -45,13 +45,14 @@ pub(super) fn rows(
     rows
 }
 
-/// What is trained and how. The training split has `samples` rows.
+/// What is trained and how.
 fn training(
     options: &Finetune,
     arguments: &TrainingArguments,
+    inputs: &Inputs,
     adapted: &Adapted,
-    samples: usize,
 ) -> Vec<(String, String)> {
+    let samples = inputs.rows.train.len();
     let pictures = options.training.per_device_train_batch_size;
     let batches = arguments.gradient_accumulation_steps;
     let method = adapted.adapter.as_ref();
@@ -80,17 +81,30 @@ fn training(
         ("evaluation", interval(arguments.eval_strategy, arguments.eval_steps)),
         ("seed", arguments.seed.to_string()),
     ];
-    rows.extend(unusual(options, arguments, adapted));
+    rows.extend(unusual(options, arguments, inputs, adapted));
     rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The order of the training rows, if they are not shuffled all together.
+fn order(options: &Finetune, inputs: &Inputs) -> Option<String> {
+    if options.data.no_shuffle {
+        return Some("the same rows in the same order in every epoch".to_owned());
+    }
+    let windows = inputs.windows.as_ref()?.windows(options.training.seed, 0);
+    let megabytes = rounded(options.data.window(inputs.source.as_ref())? as f64 / 1e6, 3);
+    Some(format!(
+        "shuffled in {windows} parts of {megabytes} MB of pictures, in other parts in each epoch (--shuffle-window)"
+    ))
 }
 
 /// Choices that are listed only if they differ from their defaults.
 fn unusual(
     options: &Finetune,
     arguments: &TrainingArguments,
+    inputs: &Inputs,
     adapted: &Adapted,
 ) -> Vec<(&'static str, String)> {
-    let Finetune { data, training, lora, hardware, run, .. } = options;
+    let Finetune { training, lora, hardware, run, .. } = options;
     let skips = (arguments.on_nan == OnNan::Skip).then_some(arguments.max_skipped_steps);
     let choices = [
         (
@@ -105,7 +119,7 @@ fn unusual(
             "labels",
             Some(training.label_smoothing_factor).filter(|p| *p > 0.0).map(|p| format!("smoothed by {p}")),
         ),
-        ("order", data.no_shuffle.then(|| "the same rows in the same order in every epoch".to_owned())),
+        ("order", order(options, inputs)),
         ("checkpoints", run.save_strategy.map(|_| interval(arguments.save_strategy, arguments.save_steps))),
         (
             "ends early",

@@ -14,12 +14,16 @@ pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)>
     let mut line = |name: &str, value: String| rows.push((name.to_owned(), value));
     let cuts = inputs.captions.cuts();
     let count = inputs.source.len();
-    if cuts.captions > count {
-        let of = format!(
-            "{} of {count} rows; one of a row's is drawn each epoch, all are evaluated",
-            cuts.captions
-        );
-        line("captions", of);
+    if cuts.captions > cuts.rows {
+        let of = if cuts.rows < count {
+            format!("about {:.1} a row", cuts.captions as f64 / cuts.rows as f64)
+        } else {
+            format!("{} of {count} rows", cuts.captions)
+        };
+        line("captions", format!("{of}; one of a row's is drawn each epoch, all are evaluated"));
+    }
+    if inputs.pictures.is_empty() {
+        line("checked", format!("{} of {count} rows; the others are read when they are needed", cuts.rows));
     }
     if let Some(column) = &options.data.prompt_column {
         line("prompts", format!("column `{column}`"));
@@ -35,7 +39,7 @@ pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)>
         let skipped = inputs.skipped.len();
         line("left out", format!("{skipped}: rows that cannot be used, listed in {SKIPPED_ROWS}"));
     }
-    for words in cut(cuts) {
+    for words in cut(cuts, count) {
         line("note", words);
     }
     if let Some(words) = seen(options, inputs) {
@@ -45,7 +49,7 @@ pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)>
 }
 
 /// Describes truncated and unknown texts.
-fn cut(cuts: TokenCuts) -> Vec<String> {
+fn cut(cuts: TokenCuts, rows: usize) -> Vec<String> {
     let max = cuts.max_tokens.unwrap_or_default();
     let texts = [
         (cuts.cut_captions, format!("captions cut to {max} tokens, all the model takes")),
@@ -59,12 +63,16 @@ fn cut(cuts: TokenCuts) -> Vec<String> {
         ),
     ];
     let texts = texts.into_iter().filter(|(count, _)| *count > 0);
-    texts.map(|(count, words)| format!("{count} of {}: {words}", cuts.captions)).collect()
+    let looked_at = if cuts.rows < rows { " captions looked at" } else { "" };
+    texts.map(|(count, words)| format!("{count} of {}{looked_at}: {words}", cuts.captions)).collect()
 }
 
 /// Counts the evaluated rows whose picture is also trained on.
 fn seen(options: &Finetune, inputs: &Inputs) -> Option<String> {
     let split = &inputs.rows;
+    if inputs.pictures.is_empty() {
+        return None;
+    }
     let [validation, test] = split.trained_on(&inputs.pictures);
     if validation + test == 0 {
         return None;

@@ -43,7 +43,7 @@ impl Recipe<'_> {
         let train = self.training_batches();
         let validation = self.evaluation_batches(&self.inputs.rows.validation);
         // Without rows there is no evaluation.
-        let validation = (!validation.rows.is_empty()).then_some(&validation);
+        let validation = (!validation.rows.rows().is_empty()).then_some(&validation);
 
         let stop = session.stop_signal(&self.folder.path);
         let logs = Logs::new(self, saved.clone(), samples.clone());

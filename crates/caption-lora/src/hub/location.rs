@@ -40,7 +40,7 @@ impl FromStr for Location {
         match RepoId::parse(text) {
             _ if text == "embedded" => Ok(Self::Embedded),
             Some(id) if is_empty_folder(path) => Err(Error::EmptyFolder { id, folder: folder() }),
-            _ if path.exists() => Ok(Self::Local(text.into())),
+            _ if path.exists() || caption_data::is_pattern(text) => Ok(Self::Local(text.into())),
             Some(id) => Ok(Self::Hub(id)),
             None => Err(Error::NoSuchLocation { text: text.into(), folder: folder() }),
         }

@@ -104,6 +104,10 @@ impl CaptionSource for Downloaded {
         self.source.fingerprint(row)
     }
 
+    fn content(&self) -> Option<u128> {
+        self.source.content()
+    }
+
     fn left_out(&self) -> LeftOut {
         let mut left_out = self.source.left_out();
         left_out.extend(self.left_out.clone());

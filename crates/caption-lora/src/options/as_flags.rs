@@ -44,13 +44,17 @@ fn data(options: &Finetune) -> Vec<Option<Given>> {
         maybe("caption-column", data.caption_column.as_ref()),
         maybe("prompt-column", data.prompt_column.as_ref()),
         maybe("subset", data.subset),
+        maybe("check-rows", data.check_rows),
         one("on-bad-row", data.on_bad_row),
         one("max-image-pixels", data.max_image_pixels),
         one("split", data.split),
+        maybe("validation", data.validation.as_ref()),
+        maybe("test", data.test.as_ref()),
         one("split-seed", data.split_seed),
         one("split-by", data.split_by),
         one("padding", data.padding),
         switch("no-shuffle", data.no_shuffle),
+        maybe("shuffle-window", data.shuffle_window),
         maybe("eval-captions", data.eval_captions),
     ]
 }

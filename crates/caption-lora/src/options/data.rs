@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use caption_data::{ImageDecoder, SourceOptions};
+use caption_data::{CaptionSource, ImageDecoder, SourceOptions, WINDOW_BYTES, is_large};
 
-use super::SplitFractions;
 use super::names::names;
+use super::{CheckRows, HeldOut, ShuffleWindow, SplitFractions};
 use crate::hub::Location;
 
 /// Inputs and outputs of a run.
@@ -22,12 +22,19 @@ pub struct DataOptions {
     pub prompt_column: Option<String>,
     /// The number of rows that are used, from the start of the dataset. Default: see [`most_rows`](Self::most_rows).
     pub subset: Option<usize>,
+    /// Which rows are checked before training. Default: all, or a sample of a [large](caption_data::is_large) dataset.
+    pub check_rows: Option<CheckRows>,
     /// What to do with unusable rows. Default: stop.
     pub on_bad_row: OnBadRow,
     /// Pictures with more pixels are refused. Default: Pillow's limit of 178,956,970.
     pub max_image_pixels: u64,
     /// Shares of the rows for training, validation and test. Default: 0.8, 0.1, 0.1.
     pub split: SplitFractions,
+    /// The validation rows, in place of a share. Default: as `split` says.
+    pub validation: Option<HeldOut>,
+    /// The test rows, in place of a share. Default: as `split` says; beside `validation`, as many as these if they are a
+    /// number or a share, else none.
+    pub test: Option<HeldOut>,
     /// Seed of the split. Default: 42.
     pub split_seed: u64,
     /// The unit that is split. Default: rows.
@@ -36,6 +43,9 @@ pub struct DataOptions {
     pub padding: Padding,
     /// Whether the training rows are used in the same order in every epoch. Default: false.
     pub no_shuffle: bool,
+    /// The part of the dataset in which training rows are shuffled. Default: all, or
+    /// [`WINDOW_BYTES`](caption_data::WINDOW_BYTES) of a [large](caption_data::is_large) dataset.
+    pub shuffle_window: Option<ShuffleWindow>,
     /// Folder for the results. Default: `runs/pokemon`, or the first free one of `runs/pokemon-2`, `runs/pokemon-3`, ...
     pub output_dir: Option<PathBuf>,
     /// Whether the run replaces the one that is in the output folder. Default: false.
@@ -53,13 +63,17 @@ impl Default for DataOptions {
             caption_column: None,
             prompt_column: None,
             subset: None,
+            check_rows: None,
             on_bad_row: OnBadRow::default(),
             max_image_pixels: ImageDecoder::PILLOWS_MAX_PIXELS,
             split: SplitFractions::default(),
+            validation: None,
+            test: None,
             split_seed: 42,
             split_by: SplitBy::default(),
             padding: Padding::default(),
             no_shuffle: false,
+            shuffle_window: None,
             output_dir: None,
             overwrite_output_dir: false,
             eval_captions: None,
@@ -122,6 +136,46 @@ impl DataOptions {
         self.subset.or_else(|| is_of_the_recipe.then_some(RECIPE_ROWS))
     }
 
+    /// The datasets that are named as validation or test rows.
+    pub fn named_datasets(&self) -> impl Iterator<Item = &Location> {
+        [&self.validation, &self.test].into_iter().filter_map(|part| match part {
+            Some(HeldOut::Dataset(location)) => Some(location),
+            _ => None,
+        })
+    }
+
+    /// Whether every row is checked before training: as [`check_rows`](Self::check_rows) says, else of datasets that are
+    /// not [large](caption_data::is_large), and where all rows must be known to be used or split.
+    pub fn checks_all(&self, source: &dyn CaptionSource) -> bool {
+        let must = self.on_bad_row == OnBadRow::Skip || self.split_by == SplitBy::Picture;
+        match self.check_rows {
+            Some(check) => check == CheckRows::All,
+            None => must || !is_large(source),
+        }
+    }
+
+    /// The bytes of encoded pictures among which training rows are shuffled; `None` for the whole dataset.
+    pub fn window(&self, source: &dyn CaptionSource) -> Option<u64> {
+        match self.shuffle_window {
+            _ if self.no_shuffle => None,
+            Some(ShuffleWindow::All) => None,
+            Some(ShuffleWindow::Bytes(bytes)) => Some(bytes as u64),
+            None => is_large(source).then_some(WINDOW_BYTES),
+        }
+    }
+
+    /// The validation and test rows, if they are named in place of shares. Beside a number or a share of validation rows
+    /// there are as many test rows, unless these are named too.
+    pub fn held_out(&self) -> Option<[Option<HeldOut>; 2]> {
+        let Self { validation, test, .. } = self;
+        let alike = || validation.clone().filter(|part| !matches!(part, HeldOut::Dataset(_)));
+        match (validation, test) {
+            (None, None) => None,
+            (_, Some(_)) => Some([validation.clone(), test.clone()]),
+            (_, None) => Some([validation.clone(), alike()]),
+        }
+    }
+
     /// How the dataset is read.
     pub fn source_options(&self) -> SourceOptions {
         SourceOptions {
@@ -131,6 +185,8 @@ impl DataOptions {
             label_column: None,
             no_captions: false,
             decoder: ImageDecoder { max_pixels: self.max_image_pixels },
+            index_cache: dirs::cache_dir().map(|folder| folder.join("caption-lora/index")),
+            memory: self.shuffle_window.map(ShuffleWindow::memory),
         }
     }
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Saved flags that a later flag replaces: a run of `--max-steps 10` that is resumed with `--num-train-epochs
 /// 30` makes 30 epochs.
-const MAKES_VOID: [(&str, &str); 5] = [
+const MAKES_VOID: [(&str, &str); 6] = [
+    ("no-shuffle", "shuffle-window"),
     ("num-train-epochs", "max-steps"),
     ("no-feature-cache", "feature-cache-dir"),
     ("no-feature-cache", "feature-cache-memory"),
@@ -15,7 +16,7 @@ const MAKES_VOID: [(&str, &str); 5] = [
 ];
 
 /// Flags whose values are paths.
-const PATHS: [&str; 4] = ["dataset", "feature-cache-dir", "init-adapter", "model"];
+const PATHS: [&str; 6] = ["dataset", "feature-cache-dir", "init-adapter", "model", "test", "validation"];
 
 /// The options of a run as flags, by their names without dashes, with given or default values. They are saved with a run and
 /// reused when it is resumed. Flags of one command, such as the output folder, are not among them.

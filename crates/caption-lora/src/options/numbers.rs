@@ -14,6 +14,19 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A size such as 500MB or 2GB, in bytes. As in Hugging Face's libraries, GB are powers of 1000 and GiB of
+/// 1024.
+pub(crate) fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, f64); 6] =
+        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9)];
+    let unit = |(suffix, bytes): &(&str, f64)| {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(suffix.len())?)?;
+        unit.eq_ignore_ascii_case(suffix).then_some((number, *bytes))
+    };
+    let (number, unit) = UNITS.iter().find_map(unit).ok_or("needs a unit: 500MB or 2GB")?;
+    Ok((bounded(number.trim(), "at least 0", |x| x >= 0.0)? * unit) as usize)
+}
+
 /// A finite number for which `holds` is true; `bounds` says so in words.
 pub(crate) fn bounded(text: &str, bounds: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
     let x: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;

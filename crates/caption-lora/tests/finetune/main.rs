@@ -12,6 +12,7 @@ mod hub;
 mod int8;
 #[cfg(unix)]
 mod interrupted;
+mod large;
 mod moved;
 mod recipe;
 mod refusals;

@@ -1,0 +1,65 @@
+use crate::CaptionSource;
+
+/// A part of a dataset whose rows are read together, such as a row group of a parquet file. Reading one of its rows
+/// alone costs nearly as much as reading all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// The number of its rows, which follow those of the shard before.
+    pub rows: usize,
+    /// The memory that its pictures take, encoded as in the file, in bytes.
+    pub bytes: u64,
+}
+
+/// Datasets with more rows than this are large.
+const LARGE_ROWS: usize = 50_000;
+/// Datasets with more bytes of encoded pictures than this are large.
+const LARGE_BYTES: u64 = 1 << 30;
+
+/// Whether a dataset is too large to be read before its first use: it has more than 50,000 rows, or more than 1 GiB
+/// of encoded pictures in its [`shards`](CaptionSource::shards).
+///
+/// The captions of a large dataset are read when they are needed, and are not checked when it is opened.
+pub fn is_large(source: &dyn CaptionSource) -> bool {
+    of_size(source.len(), &source.shards())
+}
+
+pub(crate) fn of_size(rows: usize, shards: &[Shard]) -> bool {
+    rows > LARGE_ROWS || shards.iter().map(|shard| shard.bytes).sum::<u64>() > LARGE_BYTES
+}
+
+/// The default size of a window in which the rows of a large dataset are shuffled, in bytes of encoded pictures:
+/// 96 MiB.
+pub const WINDOW_BYTES: u64 = 96 << 20;
+
+/// The [memory](crate::SourceOptions::memory) for a window of this many bytes, and for what is read beside it: pieces
+/// lie across the ends of shards, and the next window begins before the last one is used up.
+pub fn window_memory(window: u64) -> usize {
+    usize::try_from(window.saturating_add(window / 8).saturating_add(16 << 20)).unwrap_or(usize::MAX)
+}
+
+/// Rows that stand for a dataset, in ascending order: the first 64 of up to 16 of its
+/// [`shards`](CaptionSource::shards), which lie evenly between its first and its last; without shards, up to 1,024
+/// rows at equal distances. All rows, if there are no more.
+pub fn sample_rows(source: &dyn CaptionSource) -> Vec<usize> {
+    const SHARDS: usize = 16;
+    const ROWS: usize = 64;
+    let len = source.len();
+    let even = |of: usize, count: usize| (0..count.min(of)).map(move |at| at * of / count.min(of));
+    let shards = source.shards();
+    if shards.len() < 2 {
+        return even(len, SHARDS * ROWS).collect();
+    }
+    let mut first = 0;
+    let starts: Vec<(usize, usize)> = shards
+        .iter()
+        .map(|shard| {
+            first += shard.rows;
+            (first - shard.rows, shard.rows)
+        })
+        .collect();
+    let rows = even(starts.len(), SHARDS).flat_map(|shard| {
+        let (start, rows) = starts[shard];
+        start..start + rows.min(ROWS)
+    });
+    rows.collect()
+}
