@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-#[test]
-fn crates_depend_on_each_other_as_the_architecture_says() {
+/// The packages of the workspace, as `cargo metadata` describes them.
+fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
@@ -17,7 +17,38 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+/// Without the device's feature, operations of candle-core or candle-nn fail on it.
+#[test]
+fn a_library_passes_the_features_of_every_device_on_to_candle() {
+    let mut checked = 0;
+    for package in packages().iter().filter(|package| package["features"]["cuda"].is_array()) {
+        // Programs get the features of `caption-lora`, and cuda-kernels is for one device.
+        if ["benches", "cuda-kernels", "examples"].contains(&package["name"].as_str().unwrap()) {
+            continue;
+        }
+        let dependencies = package["dependencies"].as_array().unwrap();
+        let used = dependencies.iter().filter(|dependency| {
+            dependency["kind"].is_null() && dependency["optional"] == Value::Bool(false)
+        });
+        let candle = used.map(|dependency| dependency["name"].as_str().unwrap());
+        for candle in candle.filter(|name| ["candle-core", "candle-nn"].contains(name)) {
+            for device in ["cuda", "metal", "accelerate"] {
+                let passed_on = package["features"][device].as_array().into_iter().flatten();
+                let wanted = format!("{candle}/{device}");
+                assert!(passed_on.clone().any(|name| *name == *wanted), "{}: {wanted}", package["name"]);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20, "{checked}");
+}
+
+#[test]
+fn crates_depend_on_each_other_as_the_architecture_says() {
+    let packages = packages();
     let names: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
     assert_eq!(
         names,
@@ -44,7 +75,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "trainer-mpi"
         ])
     );
-    for package in packages {
+    for package in &packages {
         let name = package["name"].as_str().unwrap();
         // Programs may use every library, and so may the tests that are a package.
         if ["benches", "candle-model-files", "examples"].contains(&name) {

@@ -202,9 +202,14 @@ impl PackedMatrix {
     }
 
     /// Whether blocks widen a panel to f32 in scratch memory, once for all rows, and not in registers for each tile. AVX2 widens
-    /// bf16 in registers: it has a vector unit for shifts that is free while the two others multiply.
+    /// bf16 in registers: it has a vector unit for shifts that is free while the two others multiply. NEON's instruction for
+    /// bf16 takes a panel that is not widened there but interleaved.
     pub(crate) fn is_widened_to_scratch(&self) -> bool {
-        self.widening() > 1 && !(self.isa.kind() == Kind::Avx2 && self.precision == Precision::Bf16)
+        match (self.isa.kind(), self.precision) {
+            (Kind::Avx2, Precision::Bf16) => false,
+            (Kind::Neon { bf16: true }, Precision::Bf16) => true,
+            _ => self.widening() > 1,
+        }
     }
 
     /// Words from one panel to the next.
@@ -257,6 +262,21 @@ for_each_isa! {
                 (*first, *second) = (pair << 16, pair & HIGH_HALF);
             }
         }
+    }
+
+    /// Two rows of words at a time, column by column: both words of the first column, of the second, and so on. The last of an
+    /// odd number of rows stays as it is.
+    pub(crate) fn interleave(isa: Isa, words: &[u32], width: usize, to: &mut [u32]) {
+        let (rows, to) = (words.chunks_exact(2 * width), &mut to[..words.len()]);
+        let last = rows.remainder();
+        let (pairs, rest) = to.split_at_mut(words.len() - last.len());
+        for (rows, to) in rows.zip(pairs.chunks_exact_mut(2 * width)) {
+            let (first, second) = rows.split_at(width);
+            for ((to, first), second) in to.as_chunks_mut::<2>().0.iter_mut().zip(first).zip(second) {
+                *to = [*first, *second];
+            }
+        }
+        rest.copy_from_slice(last);
     }
 
     /// int8 as f32: each row of words becomes four rows, one for each of their bytes.

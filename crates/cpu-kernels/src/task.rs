@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::aligned::Aligned;
 use crate::block::Block;
-use crate::packed::{widen, widen_bytes, words};
+use crate::packed::{interleave, widen, widen_bytes, words};
 use crate::skinny::{Skinny, Sums};
 use crate::tile::{Factors, First};
 use crate::{PackedMatrix, Precision, Term};
@@ -180,7 +180,7 @@ impl Task<'_> {
         }
     }
 
-    /// `block` for some words of `b`, panel by panel, each widened to f32 once for all rows.
+    /// `block` for some words of `b`, panel by panel, each widened to f32 or interleaved once for all rows.
     unsafe fn run_widened(&self, block: Block, b: &PackedMatrix, words: Range<usize>, wide: &mut Aligned) {
         let (isa, width) = (b.isa(), b.isa().panel_width());
         wide.reserve(b.widening() * words.len() * width);
@@ -190,6 +190,7 @@ impl Task<'_> {
             let packed = &b.panels_from(panel)[words.start * width..][..words.len() * width];
             match b.precision() {
                 Precision::Int8 => widen_bytes(isa, packed, width, wide),
+                _ if isa.has_bf16() => interleave(isa, packed, width, wide),
                 _ => widen(isa, packed, width, wide),
             }
             let next = match column + width < block.columns {
@@ -206,7 +207,7 @@ impl Task<'_> {
                     to: block.to.add(column),
                     ..block
                 }
-                .run(isa, Precision::F32);
+                .run(isa, if b.widening() == 1 { b.precision() } else { Precision::F32 });
             }
             first = first.map(|first| first.next_panel(width));
         }

@@ -210,8 +210,7 @@ unsafe fn add_groups<S: Simd, const ROWS: usize, const VECTORS: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let Factors { a_stride, mut b, b_step, .. } = *factors;
-        let mut rows: [*const u32; ROWS] = std::array::from_fn(|row| factors.a.wrapping_add(row * a_stride));
+        let Factors { a_stride, mut a, mut b, b_step, .. } = *factors;
         let Prefetch { from: mut next_line, lines } = prefetch;
         let groups = factors.words / S::GROUP;
         let mut left = groups;
@@ -223,17 +222,18 @@ unsafe fn add_groups<S: Simd, const ROWS: usize, const VECTORS: usize>(
                 next_line = next_line.wrapping_add(LINE);
             }
             for _ in 0..interval {
-                S::add_group(rows, b, b_step, sums);
-                for row in &mut rows {
-                    *row = opaque(row.wrapping_add(S::GROUP));
-                }
+                let rows = std::array::from_fn(|row| a.wrapping_add(row * a_stride));
+                S::add_group::<ROWS, VECTORS>(rows, b, b_step, sums);
+                // One pointer, to which the addressing mode adds the distance of a row. Compilers would rather advance a pointer
+                // for each row, as a part of its load, which takes as many slots as another instruction.
+                a = opaque(a.wrapping_add(S::GROUP));
                 b = b.wrapping_add(S::GROUP * b_step);
             }
             left -= interval;
         }
         S::exchange_sums(sums);
         let words = factors.words - groups * S::GROUP;
-        let rest = Factors { words, a: factors.a.wrapping_add(groups * S::GROUP), b, ..*factors };
+        let rest = Factors { words, a, b, ..*factors };
         add_products::<S, ROWS, VECTORS, 1>(&rest, Prefetch { lines: 0, ..prefetch }, sums);
     }
 }

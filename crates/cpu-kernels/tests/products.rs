@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use common::{instruction_sets, values};
 use cpu_kernels::{
-    DropoutMask, Init, Isa, Operand, PackedMatrix, Precision, Rows, Term, at_b, leading_dimension, product,
+    DropoutMask, Init, Isa, Operand, PackedMatrix, Precision, Rows, Term, at_b, leading_dimension, mix,
+    product,
 };
 
 fn round(x: f32, precision: Precision) -> f32 {
@@ -180,6 +181,32 @@ fn instruction_sets_agree() {
             }
         }
     }
+}
+
+/// Computed with AVX-512: on x86-64 and on aarch64 a model gives the same numbers.
+#[test]
+fn all_sets_that_fuse_multiply_and_add_give_the_same_bits_on_every_architecture() {
+    let (k, n) = (1302, 70);
+    let b = values(2, k * n);
+    let mut compared = 0;
+    for isa in instruction_sets().into_iter().filter(|isa| isa.name() != "portable") {
+        for (precision, expected) in [
+            (Precision::F32, 0xb1ca_1112_8b1b_d1ff_u64),
+            (Precision::Bf16, 0x51a6_efd4_c7e5_0bb8),
+            (Precision::Int8, 0x2cb0_340c_45b6_4a61),
+        ] {
+            if precision == Precision::Bf16 && isa.has_bf16() {
+                continue;
+            }
+            let packed = PackedMatrix::new(isa, precision, k, n, |k, column| b[k * n + column]);
+            let results = [3, 29].map(|rows| times(&values(1, rows * k), &packed, Init::Zero));
+            let hash = results.concat().iter().fold(0, |hash, y| mix(hash ^ u64::from(y.to_bits())));
+            assert_eq!(hash, expected, "{isa:?} {precision:?}: {hash:#018x}");
+            compared += 1;
+        }
+    }
+    let fuses = cfg!(target_arch = "aarch64") || Isa::supported().len() > 1;
+    assert_eq!(compared > 0, fuses, "{compared}");
 }
 
 #[test]

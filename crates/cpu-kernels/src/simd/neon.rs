@@ -14,7 +14,7 @@ use super::Simd;
 /// Words are f32.
 pub(crate) type Neon = NeonWords<false>;
 
-/// Words are pairs of bf16, summed in f32.
+/// Words are pairs of bf16, summed in f32. [`add_group`](Simd::add_group) reads `b` as `packed::interleave` leaves it.
 pub(crate) type NeonBf16 = NeonWords<true>;
 
 /// Both differ only in how words are multiplied.
@@ -93,7 +93,7 @@ impl<const BF16: bool> Simd for NeonWords<BF16> {
 
     /// For f32, an instruction multiplies by one lane of a register, so that four words of a row take one load. For bf16, an
     /// instruction multiplies two words of two rows by two words of two columns.
-    const GROUP: usize = 4;
+    const GROUP: usize = if BF16 { 2 } else { 4 };
 
     #[inline(always)]
     unsafe fn add_group<const ROWS: usize, const VECTORS: usize>(
@@ -104,9 +104,7 @@ impl<const BF16: bool> Simd for NeonWords<BF16> {
     ) {
         unsafe {
             if BF16 {
-                add_two_words(rows, b, b_step, sums);
-                add_two_words(rows.map(|row| row.wrapping_add(2)), b.add(2 * b_step), b_step, sums);
-                return;
+                return add_two_words(rows, b, sums);
             }
             let mut words = [vdupq_n_f32(0.0); ROWS];
             for (words, row) in words.iter_mut().zip(rows) {
@@ -156,46 +154,48 @@ unsafe fn add_word<const LANE: i32, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// `sums += a b` for two words of pairs of bf16 of every row. The sums are in the order of `exchange_sums`; the last of an odd
-/// number of rows is summed as it is.
+/// `sums += a b` for two words of pairs of bf16 of every row and two interleaved rows of `b`. The sums are in the order of
+/// `exchange_sums`; the last of an odd number of rows is summed by itself.
 #[inline(always)]
 unsafe fn add_two_words<const ROWS: usize, const VECTORS: usize>(
     rows: [*const u32; ROWS],
     b: *const u32,
-    b_step: usize,
     sums: &mut [[Vector; VECTORS]; ROWS],
 ) {
     unsafe {
         // Those of rows 0 and 1, of rows 2 and 3, and so on.
         let mut words = [vdupq_n_f32(0.0); ROWS];
         for (words, rows) in words.iter_mut().zip(rows.chunks(2)) {
-            let first = vld1_f32(rows[0].cast());
-            *words = vcombine_f32(first, rows.get(1).map_or(first, |row| vld1_f32(row.cast())));
+            let first = rows[0].cast::<f64>().read_unaligned();
+            let second = rows.last().map_or(first, |row| row.cast::<f64>().read_unaligned());
+            *words = vreinterpretq_f32_f64(vsetq_lane_f64::<1>(second, vdupq_n_f64(first)));
         }
         for vector in 0..VECTORS {
             for register in 0..2 {
-                let b = b.add(8 * vector + 4 * register);
-                let (first, second) = (vld1q_f32(b.cast()), vld1q_f32(b.add(b_step).cast()));
-                // Both words of two columns, and of two more.
-                let (left, right) = (vzip1q_f32(first, second), vzip2q_f32(first, second));
+                // Both words of two columns, and of the next two.
+                let b = b.add(16 * vector + 8 * register);
+                let (left, right) = (vld1q_f32(b.cast()), vld1q_f32(b.add(4).cast()));
                 for (sums, words) in sums.chunks_mut(2).zip(words) {
-                    match sums {
-                        [above, below] => {
-                            let (above, below) = (&mut above[vector][register], &mut below[vector][register]);
-                            *above = add_square(words, left, *above);
-                            *below = add_square(words, right, *below);
-                        }
-                        [last] => {
-                            let last = &mut last[vector][register];
-                            *last = add_pairs(vdupq_laneq_f32::<0>(words), first, *last);
-                            *last = add_pairs(vdupq_laneq_f32::<1>(words), second, *last);
-                        }
-                        _ => {}
+                    if let [above, below] = sums {
+                        let (above, below) = (&mut above[vector][register], &mut below[vector][register]);
+                        *above = add_square(words, left, *above);
+                        *below = add_square(words, right, *below);
+                    } else if let [last] = sums {
+                        let last = &mut last[vector][register];
+                        *last = add_pairs(vdupq_laneq_f32::<0>(words), vuzp1q_f32(left, right), *last);
+                        *last = add_pairs(vdupq_laneq_f32::<1>(words), vuzp2q_f32(left, right), *last);
                     }
                 }
+                in_order();
             }
         }
     }
+}
+
+/// Compilers load no operand of the next columns before this: there is no register for it.
+#[inline(always)]
+unsafe fn in_order() {
+    unsafe { asm!("", options(nostack, preserves_flags)) }
 }
 
 /// `sum` plus both products of the pairs of bf16 in each lane. `vbfdotq_f32` is not stable in Rust.

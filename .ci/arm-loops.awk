@@ -1,0 +1,53 @@
+# Reads objdump's output for aarch64 and prints the innermost loops of the products of blocks: instructions, multiply-adds, other
+# instructions on vectors, loads of vectors, and accesses to the stack. Fails unless in loops of whole tiles, of 24 sums, at least 90 %
+# of the instructions on vectors multiply and add, a load serves at least 8 multiply-adds of numbers (those of two `fmla`), and
+# nothing is on the stack. Tiles of five rows are printed besides.
+BEGIN {
+    # Multiply-adds of numbers in an instruction.
+    numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = 16
+    printf "%-34s %4s %12s %8s %7s %7s %6s %6s\n", "function", "sums", "instructions", "products", "numbers", "others", "loads", "stack"
+}
+
+/^[0-9a-f]+ <.*>:$/ {
+    name = $0; sub(/^[0-9a-f]+ </, "", name); sub(/>:$/, "", name)
+    wanted = name ~ /block::neon/; n = loops = 0; split("", place)
+    next
+}
+
+# A loop ends with a branch backwards; it is innermost if no other loop begins between.
+wanted && /^ +[0-9a-f]+:/ {
+    at = $1; sub(/:$/, "", at); place[at] = n; operation[n] = $2; first[n] = $3; text[n] = $0
+    if ($2 ~ /^(b|b\..*|cbn?z|tbn?z)$/ && match($0, /[0-9a-f]+ </)) {
+        to = substr($0, RSTART, RLENGTH - 2)
+        if (to in place) {
+            innermost = 1
+            for (l = 0; l < loops; ++l) if (begin[l] >= place[to]) innermost = 0
+            begin[loops++] = place[to]
+            if (innermost) report(place[to], n)
+        }
+    }
+    ++n
+}
+
+function report(from, to,   i, products, total, others, loads, stack, sums, seen) {
+    products = total = others = loads = stack = sums = 0; split("", seen)
+    for (i = from; i <= to; ++i) {
+        if (operation[i] in numbers) {
+            ++products; total += numbers[operation[i]]
+            if (!(first[i] in seen)) { seen[first[i]]; ++sums }
+        } else if (operation[i] ~ /^ld/ && text[i] ~ /[ \t,{][vqds][0-9]+/) loads += operation[i] == "ldp" ? 2 : 1
+        else if (first[i] ~ /^v[0-9]+\./) ++others
+        if (text[i] ~ /\[sp/) ++stack
+    }
+    if (sums < 20) return
+    printf "%-34s %4d %12d %8d %7d %7d %6d %6d\n", name, sums, to - from + 1, products, total, others, loads, stack
+    found[name]
+    if (sums < 24) return
+    if (products < 0.9 * (products + others) || total < 8 * loads || stack > 0) { print "FAILED: the loop above"; failed = 1 }
+}
+
+END {
+    count = 0; for (name in found) ++count
+    if (count < 2) { print "FAILED: no tile of neon, or none of neon_bf16"; failed = 1 }
+    exit failed
+}
