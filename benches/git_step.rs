@@ -112,7 +112,8 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
         let values = store.get(parameter.as_tensor()).unwrap().flatten_all()?.to_vec1()?;
         Ok((name, values))
     };
-    let first_gradients = adapter.parameters().into_iter().map(gradient).collect::<Result<AdapterGradients>>()?;
+    let first_gradients =
+        adapter.parameters().into_iter().map(gradient).collect::<Result<AdapterGradients>>()?;
 
     let vision = common::median_seconds(device, runs, || {
         model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
