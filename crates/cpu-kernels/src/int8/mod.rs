@@ -31,6 +31,7 @@ pub const MAX_INT8_ROW: usize = 1 << 17;
 
 /// The instructions that multiply integers. All of them have the same results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) enum Engine {
     /// AMX-INT8, for more than a few rows.
     Amx,
@@ -40,12 +41,13 @@ pub(crate) enum Engine {
     Avx512,
     /// The same with AVX2.
     Avx2,
-    /// The same in plain Rust.
+    /// The same in plain Rust, for panels of any width.
     Portable,
 }
 
 impl Engine {
     /// Those that serve `isa` on this processor, best first.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(crate) fn all(isa: Isa) -> Vec<Self> {
         let mut engines = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -62,9 +64,7 @@ impl Engine {
             Kind::Avx2 => engines.push(Self::Avx2),
             _ => {}
         }
-        if isa == Isa::portable() {
-            engines.push(Self::Portable);
-        }
+        engines.push(Self::Portable);
         engines
     }
 

@@ -5,8 +5,11 @@
 #![allow(unsafe_code)]
 
 use super::Engine;
-use crate::simd::{PortablePairs, Simd};
-use crate::tile::{Factors, Prefetch, add_products};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::tile::add_products;
+use crate::tile::{Factors, Prefetch};
 
 /// Some rows of integers and a panel of the matrix.
 pub(super) struct Tile {
@@ -28,15 +31,15 @@ impl Tile {
     /// The factors are valid for the tile's rows and their words; each row has twice as many words as the panel where it is
     /// stored in pairs.
     pub(super) unsafe fn sums(&self, engine: Engine, to: &mut Sums) {
-        let to = to.0.as_mut_ptr().cast();
+        let to = to.0.as_mut_ptr();
         unsafe {
             match engine {
                 #[cfg(target_arch = "x86_64")]
-                Engine::Amx | Engine::Vnni => vnni(self, to),
+                Engine::Amx | Engine::Vnni => vnni(self, to.cast()),
                 #[cfg(target_arch = "x86_64")]
-                Engine::Avx512 => avx512(self, to),
+                Engine::Avx512 => avx512(self, to.cast()),
                 #[cfg(target_arch = "x86_64")]
-                Engine::Avx2 => avx2(self, to),
+                Engine::Avx2 => avx2(self, to.cast()),
                 _ => portable(self, to),
             }
         }
@@ -61,11 +64,27 @@ unsafe fn avx2(tile: &Tile, to: *mut u32) {
     unsafe { of_height::<crate::simd::Avx2Pairs, 6, 2>(tile, to) }
 }
 
-unsafe fn portable(tile: &Tile, to: *mut u32) {
-    unsafe { of_height::<PortablePairs, 4, 2>(tile, to) }
+/// For panels of any width, whose sums stay in the first-level cache.
+unsafe fn portable(tile: &Tile, to: *mut i32) {
+    let Factors { words, a, a_stride, b, b_step: width, .. } = tile.factors;
+    for row in 0..tile.rows {
+        let sums = unsafe { std::slice::from_raw_parts_mut(to.add(row * width), width) };
+        sums.fill(0);
+        for word in 0..words {
+            // The first and third of four neighbours, then the second and fourth.
+            let [a0, a2, a1, a3] =
+                unsafe { a.add(row * a_stride + 2 * word).cast::<[i16; 4]>().read() }.map(i32::from);
+            let b = unsafe { std::slice::from_raw_parts(b.add(word * width), width) };
+            for (sum, word) in sums.iter_mut().zip(b) {
+                let [b0, b1, b2, b3] = word.to_le_bytes().map(|byte| i32::from(byte as i8));
+                *sum += a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3;
+            }
+        }
+    }
 }
 
 /// With a constant number of rows, whose sums stay in registers.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn of_height<S: Simd, const ROWS: usize, const WIDEN: usize>(tile: &Tile, to: *mut u32) {
     macro_rules! rows_of {

@@ -2,6 +2,7 @@
 
 mod adapted;
 mod frozen;
+mod int8;
 mod lora;
 mod operation;
 mod outputs;
