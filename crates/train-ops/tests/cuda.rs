@@ -255,7 +255,8 @@ struct Adapted {
 
 impl Adapted {
     fn lora(&self) -> LoraWeights<'_> {
-        LoraWeights { a: &self.a, b: &self.b, scale: 0.7, dropout: &self.dropout }
+        // Small, so that attention does not choose a single key, which the rounding of bf16 would change.
+        LoraWeights { a: &self.a, b: &self.b, scale: 0.05, dropout: &self.dropout }
     }
 }
 
@@ -337,7 +338,8 @@ fn a_whole_layer_of_a_transformer() {
                 .collect();
             let mut inputs: Vec<Input<'_>> = vec![(Trained, 1, &[2, 6, WIDTH])];
             inputs.extend((70..).zip(&shapes).map(|(seed, shape)| (Parameter, seed, &shape[..])));
-            check("layer", &inputs, LAYER, |x| {
+            let name = format!("layer, norm first: {norm_first}, first query {first_query}");
+            check(&name, &inputs, LAYER, |x| {
                 transformer_layer(x, norm_first).forward(&x[0], mask, &training()).unwrap()
             });
         }
