@@ -3,24 +3,26 @@
 
 constexpr int THREADS = 256;
 
-enum Activation : uint32_t { GELU, QUICK_GELU, GELU_TANH, SILU };
+enum Activation : uint32_t { GELU, QUICK_GELU, GELU_TANH, SILU, IDENTITY };
 
 struct ActivationArguments {
-    const void *xs, *bias;  // Null bias: 0.
-    const void* dys;        // Of the backward pass only.
-    void* ys;               // In the backward pass, dxs.
+    const void* xs;
+    const float* bias;  // Null: 0.
+    const void* dys;    // Of the backward pass only.
+    void* ys;           // In the backward pass, dxs.
     uint32_t rows, columns;
     Activation activation;
 };
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// The value and the derivative. All but GELU are `x σ(u(x))`, whose derivative is `s + x s (1 - s) u'`.
+// The value and the derivative. All but GELU and the identity are `x σ(u(x))`, whose derivative is `s + x s (1 - s) u'`.
 __device__ __forceinline__ float2 value_and_derivative(Activation activation, float x) {
     if (activation == GELU) {
         const float cdf = 0.5f * (1.0f + erff(0.707106781f * x));
         return {x * cdf, cdf + x * 0.398942280f * expf(-0.5f * x * x)};
     }
+    if (activation == IDENTITY) return {x, 1.0f};
     float u = x, slope = 1.0f;
     if (activation == QUICK_GELU) {
         u = 1.702f * x, slope = 1.702f;
@@ -41,7 +43,16 @@ template <class T, int N, bool GRADIENT> __device__ __forceinline__ void activat
     const size_t at = size_t(row) * a.columns + column;
     float x[N], bias[N] = {}, dy[N] = {};
     load<N>(static_cast<const T*>(a.xs) + at, x);
-    if (a.bias) load<N>(static_cast<const T*>(a.bias) + column, bias);
+    if (a.bias) {
+        constexpr int STEP = N < 4 ? N : 4;
+#pragma unroll
+        for (int i = 0; i < N; i += STEP) {
+            float part[STEP];
+            load<STEP>(a.bias + column + i, part);
+#pragma unroll
+            for (int j = 0; j < STEP; ++j) bias[i + j] = part[j];
+        }
+    }
     if constexpr (GRADIENT) load<N>(static_cast<const T*>(a.dys) + at, dy);
 #pragma unroll
     for (int i = 0; i < N; ++i) {

@@ -12,6 +12,8 @@ pub enum ActivationKind {
     GeluTanh,
     /// `x σ(x)`.
     Silu,
+    /// `x`, where only the bias is to be added.
+    Identity,
 }
 
 /// `f(xs + bias)` and its gradient, over `(rows, columns)`.
@@ -19,7 +21,7 @@ pub enum ActivationKind {
 pub struct BiasActivation {
     /// The input.
     pub xs: Pointer,
-    /// `(columns)`, or null.
+    /// `(columns)` in f32, or null.
     pub bias: Pointer,
     /// Number of rows.
     pub rows: usize,
@@ -63,6 +65,7 @@ impl BiasActivation {
             ActivationKind::QuickGelu => 1,
             ActivationKind::GeluTanh => 2,
             ActivationKind::Silu => 3,
+            ActivationKind::Identity => 4,
         };
         let arguments = Arguments::default().pointers(&[self.xs, self.bias, dys, ys]).u32s(&[
             self.rows as u32,

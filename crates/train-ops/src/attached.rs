@@ -11,7 +11,9 @@ pub(crate) fn attach<F>(name: &'static str, argument: &Tensor, value: Tensor, ba
 where
     F: Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
 {
-    argument.apply_op1(Attached { name, value: value.detach().contiguous()?, backward })
+    let value = value.detach().contiguous()?;
+    // A node's value is a copy.
+    if argument.track_op() { argument.apply_op1(Attached { name, value, backward }) } else { Ok(value) }
 }
 
 /// A node with three arguments. `backward` also gets which arguments need a gradient, and returns those.
@@ -24,8 +26,12 @@ pub(crate) fn attach3<F>(
 where
     F: Fn(&Tensor, [bool; 3]) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
 {
+    let value = value.detach().contiguous()?;
+    if !arguments.iter().any(|argument| argument.track_op()) {
+        return Ok(value);
+    }
     let [first, second, third] = arguments;
-    first.apply_op3(second, third, Attached { name, value: value.detach().contiguous()?, backward })
+    first.apply_op3(second, third, Attached { name, value, backward })
 }
 
 struct Attached<F> {

@@ -4,8 +4,8 @@
 //! weights. The operations here do neither: everything that a training step reaches is differentiable, and nothing
 //! that is frozen ever gets a gradient.
 //!
-//! On the CPU in f32 they run on [`cpu_kernels`]. On NVIDIA GPUs in f32 and bf16, dropout, attention, layer norm, activations and
-//! cross entropy run on the kernels of `cuda-kernels`, with the feature `fused-cuda`. On other devices and in other types all are composed of
+//! On the CPU in f32 they run on [`cpu_kernels`]. On NVIDIA GPUs in f32 and bf16, linear layers, dropout, attention, layer norm,
+//! activations, cross entropy and decoding run on the kernels of `cuda-kernels`, with the feature `fused-cuda`. On other devices and in other types all are composed of
 //! candle's operations, with the same backward passes.
 //!
 //! The crate also has the traits that connect the other crates:

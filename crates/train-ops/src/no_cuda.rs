@@ -48,6 +48,10 @@ pub(crate) fn dropout(_: &Tensor, _: &DropoutMask) -> Result<Option<Tensor>> {
     Ok(None)
 }
 
+pub(crate) fn frozen_linear(_: &Tensor, _: &FrozenLinear) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 pub(crate) fn factors(_: &DropoutMask, _: &Shape, _: DType, _: &Device) -> Result<Option<Tensor>> {
     Ok(None)
 }

@@ -1,20 +1,21 @@
 use cuda_kernels::emulation::Emulator;
-use cuda_kernels::{ActivationKind, BiasActivation, Pointer};
+use cuda_kernels::{ActivationKind, BiasActivation, Element, Pointer};
 
 use super::memory::Memory;
 use super::{ELEMENTS, Outcome, agrees_within, in_all_orders, ok, run, tolerance, uniform};
 
 /// Bias + activation and its gradient, over values from far below to far above 0.
 pub(crate) fn activation(emulator: &Emulator) -> Outcome {
-    use ActivationKind::{Gelu, GeluTanh, QuickGelu, Silu};
+    use ActivationKind::{Gelu, GeluTanh, Identity, QuickGelu, Silu};
     for element in ELEMENTS {
-        for activation in [Gelu, QuickGelu, GeluTanh, Silu] {
+        for activation in [Gelu, QuickGelu, GeluTanh, Silu, Identity] {
             for (rows, columns, with_bias) in [(3, 300, true), (2, 64, false), (5, 7, true)] {
                 let mut x = uniform(element, 1, rows * columns);
                 x.iter_mut().zip([1.0, 8.0, 0.25, 64.0].iter().cycle()).for_each(|(x, factor)| *x *= factor);
                 (x[0], x[1]) = (-1000.0, 1000.0);
-                let [b, dy] = [uniform(element, 2, columns), uniform(element, 3, rows * columns)];
-                let [xs, bias, dys] = [&x, &b, &dy].map(|values| Memory::of(element, values));
+                let [b, dy] = [uniform(Element::F32, 2, columns), uniform(element, 3, rows * columns)];
+                let [xs, dys] = [&x, &dy].map(|values| Memory::of(element, values));
+                let bias = Memory::of(Element::F32, &b);
                 let bias = if with_bias { bias.pointer() } else { Pointer::NULL };
                 let operation = BiasActivation { xs: xs.pointer(), bias, rows, columns, activation };
                 let results = in_all_orders(|seed| {
@@ -50,6 +51,7 @@ fn value_and_slope(activation: ActivationKind, x: f64) -> (f64, f64) {
             0.5 * x * (1.0 + u.tanh())
         }
         ActivationKind::Silu => x * sigmoid(x),
+        ActivationKind::Identity => x,
     };
     let h = 1e-5;
     (f(x), (f(x + h) - f(x - h)) / (2.0 * h))

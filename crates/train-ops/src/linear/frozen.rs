@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{LayerInput, PackedWeight, check_input, check_weights, with_last_dim};
 use crate::attached::attach;
-use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
+use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, cuda, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
@@ -182,6 +182,9 @@ impl FrozenLinear {
     /// The layer of candle's operations.
     fn composed(&self, xs: &Tensor) -> Result<Tensor> {
         self.refuse_int8(xs)?;
+        if let Some(ys) = cuda::frozen_linear(xs, self)? {
+            return Ok(ys);
+        }
         let rows = xs.elem_count() / self.in_features;
         let shape = with_last_dim(xs.shape(), self.out_features);
         let ys = self.forward_tensor(&xs.detach().reshape((rows, self.in_features))?)?.reshape(shape)?;
