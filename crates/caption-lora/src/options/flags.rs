@@ -109,7 +109,8 @@ impl Flags {
             for value in flags.0.get_mut(name).into_iter().flat_map(|flag| &mut flag.values) {
                 // A hub id is not a path, nor is `embedded`; a feature cache folder may not exist yet.
                 let path = directory.join(value.as_ref());
-                let is_path = path.exists() && value.as_ref() != "embedded";
+                let is_pattern = value.as_ref().to_str().is_some_and(caption_data::is_pattern);
+                let is_path = (path.exists() || is_pattern) && value.as_ref() != "embedded";
                 if is_path || name == "feature-cache-dir" {
                     *value = path.into_os_string().into();
                 }
