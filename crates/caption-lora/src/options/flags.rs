@@ -155,12 +155,15 @@ mod tests {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let text = r#"{"model": {"values": ["microsoft/git-base"], "given": true},
-            "init-adapter": {"values": ["embedded"]}, "dataset": {"values": ["pictures"], "given": true}}"#;
+            "init-adapter": {"values": ["embedded"]}, "dataset": {"values": ["pictures"], "given": true},
+            "test": {"values": ["500"]}, "validation": {"values": ["shards/{0..1}.tar"]}}"#;
         let flags: Flags = serde_json::from_str(text).unwrap();
         let dataset = format!("--dataset={}", folder.path().join("pictures").display());
+        let validation = format!("--validation={}", folder.path().join("shards/{0..1}.tar").display());
         assert_eq!(
             flags.anchored(folder.path()).arguments(),
-            [dataset.as_str(), "--init-adapter=embedded", "--model=microsoft/git-base"].map(OsString::from)
+            [&dataset, "--init-adapter=embedded", "--model=microsoft/git-base", "--test=500", &validation]
+                .map(OsString::from)
         );
     }
 }
