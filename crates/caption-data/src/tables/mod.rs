@@ -6,8 +6,10 @@ mod arrow_columns;
 mod arrow_file;
 mod parquet_file;
 mod parquet_schema;
+mod picture_cache;
 mod recent;
 mod records;
+mod row_texts;
 mod source;
 mod table;
 

@@ -1,19 +1,18 @@
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
-use serde_json::Value;
 
 use super::open_file;
+use super::picture_cache::{PictureCache, Pictures, Place};
 use super::recent::Recent;
-use super::table::{Column, Group, Table, TableReader, TextColumn};
+use super::row_texts::{TextPlace, row_texts};
+use super::table::{Column, Group, Table, TextColumn};
 use crate::shard::{self, WINDOW_BYTES, window_memory};
 use crate::source::{fingerprint_of_file, row_of};
 use crate::text_block::TextBlock;
-use crate::texts::{self, RowTexts, TEXTS};
+use crate::texts::RowTexts;
 use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, Shard, SourceOptions};
 
 /// Captioned pictures in parquet files, the format of the Hugging Face hub's datasets. With the feature
@@ -41,7 +40,7 @@ pub struct ParquetSource {
     decoder: ImageDecoder,
     left_out: LeftOut,
     texts: Mutex<Recent<(usize, usize), TextBlock>>,
-    pictures: Mutex<PictureCache>,
+    pictures: PictureCache,
 }
 
 #[derive(Debug)]
@@ -51,21 +50,6 @@ struct RowGroup {
     index: usize,
     first_row: usize,
     size: Group,
-}
-
-/// Encoded pictures.
-#[derive(Debug)]
-struct PictureCache {
-    /// By row group, and the first row of the piece in it.
-    pieces: Recent<(usize, usize), Pictures>,
-    /// The first rows of the pieces of a group, once its pages have been looked at.
-    starts: HashMap<usize, Arc<[usize]>>,
-}
-
-#[derive(Debug)]
-struct Pictures {
-    bytes: Column,
-    paths: Option<Column>,
 }
 
 /// Bytes of pictures that are kept of a dataset that is not large.
@@ -103,7 +87,9 @@ impl ParquetSource {
         if len == 0 {
             return Err(Error::NoRows { dataset: name, why: "the file has no rows".to_owned() });
         }
-        let pictures = PictureCache { pieces: Recent::new(KEPT_BYTES), starts: HashMap::new() };
+        let is_large = shard::of_size(len, &shards_of(&groups));
+        let memory =
+            options.memory.unwrap_or(if is_large { window_memory(WINDOW_BYTES) } else { KEPT_BYTES });
         let mut this = Self {
             name,
             files,
@@ -112,12 +98,8 @@ impl ParquetSource {
             decoder: options.decoder.clone(),
             left_out: LeftOut::default(),
             texts: Mutex::new(Recent::new(TEXT_BYTES)),
-            pictures: Mutex::new(pictures),
+            pictures: PictureCache::new(memory),
         };
-        let is_large = shard::of_size(len, &this.shards());
-        let memory =
-            options.memory.unwrap_or(if is_large { window_memory(WINDOW_BYTES) } else { KEPT_BYTES });
-        this.pictures = Mutex::new(PictureCache { pieces: Recent::new(memory), starts: HashMap::new() });
         if !is_large {
             this.check_texts()?;
         }
@@ -201,35 +183,14 @@ impl ParquetSource {
         block.get(at - first).ok_or_else(missing)
     }
 
-    /// The pictures of the piece with row `at` of a group, from the cache or from the file, and the first row of the
-    /// piece.
-    fn pictures(&self, group: usize, at: usize) -> Result<(Arc<Pictures>, usize)> {
-        // Held while reading: another thread that waits most likely wants the same piece.
-        let mut cache = lock(&self.pictures);
-        let RowGroup { file, index, size, .. } = self.groups[group];
-        let starts = match cache.starts.get(&group) {
-            Some(starts) => Arc::clone(starts),
-            None => {
-                let starts: Arc<[usize]> = self.files[file].reader()?.pieces(index)?.into();
-                cache.starts.insert(group, Arc::clone(&starts));
-                starts
-            }
-        };
-        let piece = starts.partition_point(|start| *start <= at) - 1;
-        let (first, end) = (starts[piece], starts.get(piece + 1).copied().unwrap_or(size.rows));
-        if let Some(pictures) = cache.pieces.get(&(group, first)) {
-            return Ok((pictures, first));
-        }
-        let (bytes, paths) = self.files[file].reader()?.pictures(index, first..end)?;
-        let total = bytes.total_bytes() + paths.as_ref().map_or(0, Column::total_bytes);
-        Ok((cache.pieces.add((group, first), Pictures { bytes, paths }, total), first))
-    }
-
     /// Calls `read` with the bytes of a row's picture file.
     fn with_file<T>(&self, row: usize, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         let (number, at) = self.place(row)?;
-        let (pictures, first) = self.pictures(number, at)?;
-        let file = self.file(&self.groups[number], &pictures, at - first);
+        let group = &self.groups[number];
+        let RowGroup { file, index, size, .. } = *group;
+        let place = Place { number, file: self.files[file].as_ref(), index, rows: size.rows };
+        let (pictures, first) = self.pictures.get(&place, at)?;
+        let file = self.file(group, &pictures, at - first);
         file.and_then(|bytes| read(&bytes)).map_err(row_of(&self.name, row))
     }
 
@@ -286,13 +247,17 @@ impl CaptionSource for ParquetSource {
 
     /// The row groups. One of more than 128 MiB is divided.
     fn shards(&self) -> Vec<Shard> {
-        self.groups.iter().flat_map(|group| slices(group.size)).collect()
+        shards_of(&self.groups)
     }
 
     fn content(&self) -> Option<u128> {
         let contents: Vec<u8> = self.files.iter().flat_map(|file| file.content().to_le_bytes()).collect();
         Some(fingerprint_of_file(&contents))
     }
+}
+
+fn shards_of(groups: &[RowGroup]) -> Vec<Shard> {
+    groups.iter().flat_map(|group| slices(group.size)).collect()
 }
 
 /// Divides a row group into shards.
@@ -307,66 +272,4 @@ fn slices(Group { rows, bytes }: Group) -> impl Iterator<Item = Shard> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Which texts are read, for messages.
-struct TextPlace<'a> {
-    dataset: &'a str,
-    /// The number of the first row in the dataset.
-    first_row: usize,
-    /// The row group of the file.
-    group: usize,
-    /// The rows of the group.
-    rows: Range<usize>,
-}
-
-/// The texts of some rows of a row group, and the number of blank captions beside others of each.
-fn row_texts(
-    place: &TextPlace<'_>,
-    file: &dyn Table,
-    reader: &dyn TableReader,
-) -> Result<(TextBlock, Vec<Option<usize>>)> {
-    let row = |at: usize| place.first_row + at;
-    let values = |column: Option<&TextColumn>| -> Result<Vec<Option<Value>>> {
-        let mut values = Vec::new();
-        if let Some(column) = column {
-            reader.values(place.group, place.rows.clone(), column, &mut |value| values.push(value))?;
-        }
-        Ok(values)
-    };
-    let read = |column: &TextColumn, values: &[Option<Value>], at: usize| match values.get(at) {
-        Some(Some(value)) => Ok(value.clone()),
-        Some(None) => Err(row_of(place.dataset, row(at))(Error::CaptionEncoding)),
-        None => Err(Error::Parquet {
-            path: file.path().to_owned(),
-            why: format!("column `{}` ends before row {}", column.name, row(at)),
-        }),
-    };
-    let refused = |column: &TextColumn, at: usize, found: String| Error::ColumnType {
-        path: file.path().to_owned(),
-        column: column.name.clone(),
-        expected: TEXTS,
-        found: format!("{found} in row {} (rows count from 0)", row(at)),
-    };
-    let (captions, prompts) = (values(file.caption())?, values(file.prompt())?);
-    let (mut block, mut blanks) = (TextBlock::new(file.prompt().is_some()), Vec::new());
-    for at in 0..place.rows.len() {
-        let (captions, blank) = match file.caption() {
-            Some(column) => texts::texts(&read(column, &captions, at)?, column.labels.as_deref())
-                .map_err(|found| refused(column, at, found))?,
-            None => (Vec::new(), 0),
-        };
-        let prompt = match file.prompt() {
-            Some(column) => Some(
-                texts::prompt(&read(column, &prompts, at)?, column.labels.as_deref())
-                    .map_err(|found| refused(column, at, found))?,
-            ),
-            None => None,
-        };
-        let texts = RowTexts { captions, blank, prompt };
-        blanks.push((!texts.captions.is_empty()).then_some(texts.left_out()));
-        block.push(&texts);
-    }
-    block.shrink();
-    Ok((block, blanks))
 }

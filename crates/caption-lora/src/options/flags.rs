@@ -109,7 +109,8 @@ impl Flags {
             for value in flags.0.get_mut(name).into_iter().flat_map(|flag| &mut flag.values) {
                 // A hub id is not a path, nor is `embedded`; a feature cache folder may not exist yet.
                 let path = directory.join(value.as_ref());
-                let is_path = path.exists() && value.as_ref() != "embedded";
+                let is_pattern = value.as_ref().to_str().is_some_and(caption_data::is_pattern);
+                let is_path = (path.exists() || is_pattern) && value.as_ref() != "embedded";
                 if is_path || name == "feature-cache-dir" {
                     *value = path.into_os_string().into();
                 }
@@ -154,12 +155,15 @@ mod tests {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let text = r#"{"model": {"values": ["microsoft/git-base"], "given": true},
-            "init-adapter": {"values": ["embedded"]}, "dataset": {"values": ["pictures"], "given": true}}"#;
+            "init-adapter": {"values": ["embedded"]}, "dataset": {"values": ["pictures"], "given": true},
+            "test": {"values": ["500"]}, "validation": {"values": ["shards/{0..1}.tar"]}}"#;
         let flags: Flags = serde_json::from_str(text).unwrap();
         let dataset = format!("--dataset={}", folder.path().join("pictures").display());
+        let validation = format!("--validation={}", folder.path().join("shards/{0..1}.tar").display());
         assert_eq!(
             flags.anchored(folder.path()).arguments(),
-            [dataset.as_str(), "--init-adapter=embedded", "--model=microsoft/git-base"].map(OsString::from)
+            [&dataset, "--init-adapter=embedded", "--model=microsoft/git-base", "--test=500", &validation]
+                .map(OsString::from)
         );
     }
 }
