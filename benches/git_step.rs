@@ -1,7 +1,8 @@
 //! A training step by parts: vision forward, decoder forward, backward, optimizer, and the whole step.
 //!
 //! `GIT_STEP_CHECKPOINT=path/to/git-base cargo bench --bench git_step`. Without a checkpoint it uses the
-//! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once.
+//! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once. Of bf16 and int8 it
+//! also says how far the adapters' gradients are from those in f32.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -9,11 +10,12 @@
 #[path = "common/mod.rs"]
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
-use peft_lora::{LoraBuilder, LoraConfig};
+use peft_lora::{BaseType, LoraBuilder, LoraConfig};
 use train_ops::{ForwardContext, peak_flops, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
@@ -31,13 +33,47 @@ fn main() -> Result<()> {
         None => caption_lora::embedded::checkpoint().unwrap(),
     };
     println!("checkpoint {}", dir.display());
-    for dtype in [DType::F32, DType::BF16] {
-        bench(&dir, dtype, &device, if quick { 1 } else { 9 })?;
+    let mut exact = None;
+    for base in [BaseType::Stored, BaseType::Bf16, BaseType::Int8Products] {
+        if base == BaseType::Int8Products && !device.is_cpu() {
+            continue;
+        }
+        let gradients = bench(&dir, base, &device, if quick { 1 } else { 9 })?;
+        match &exact {
+            None => exact = Some(gradients),
+            Some(exact) => print_agreement(exact, &gradients),
+        }
     }
     Ok(())
 }
 
-fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> Result<()> {
+/// The gradients of all adapters' matrices, by name.
+type AdapterGradients = BTreeMap<String, Vec<f32>>;
+
+/// Prints the smallest and the median cosine of an adapter's gradient with the exact one, and the range of the ratio of their
+/// norms.
+fn print_agreement(exact: &AdapterGradients, gradients: &AdapterGradients) {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let of_both = |(exact, got): (&Vec<f32>, &Vec<f32>)| {
+        let norms = [exact, got].map(|values| dot(values, values).sqrt());
+        (dot(exact, got) / norms[0] / norms[1], norms[1] / norms[0])
+    };
+    let (mut cosines, mut ratios): (Vec<f64>, Vec<f64>) =
+        exact.values().zip(gradients.values()).map(of_both).unzip();
+    cosines.sort_by(f64::total_cmp);
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "{:>20} {} matrices against f32: cosine {:.5} at least, median {:.5}; norm {:.3} to {:.3} times",
+        "gradients",
+        cosines.len(),
+        cosines[0],
+        cosines[cosines.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1]
+    );
+}
+
+fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) -> Result<AdapterGradients> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let config = LoraConfig {
         r: 16,
@@ -46,10 +82,16 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         target_modules: ["query", "key", "value", "dense"].into(),
         ..LoraConfig::default()
     };
-    let mut builder = LoraBuilder::new(config).unwrap();
+    let mut builder = LoraBuilder::new(config).unwrap().base(base);
+    let dtype = if base == BaseType::Bf16 { DType::BF16 } else { DType::F32 };
     let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let adapter = builder.finish().unwrap();
+    // Otherwise zero, and with it the gradient of A.
+    for (seed, (_, b)) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")).enumerate()
+    {
+        b.set(&(common::values(100 + seed as u64, b.shape(), device) * 0.02)?)?;
+    }
 
     let size = model.config().vision_config.image_size;
     let pixels = common::values(1, (BATCH, 3, size, size), device);
@@ -64,6 +106,14 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
     let ctx = ForwardContext::training((0..BATCH as u64).map(|i| sample_key(1, 0, i)).collect::<Vec<_>>());
     let loss = || Ok::<_, candle_core::Error>(model.loss(&features, &input_ids, &labels, &ctx).unwrap().0);
     let parameters = Parameters::new(adapter.parameters()).unwrap();
+
+    let store = loss()?.backward()?;
+    let gradient = |(name, parameter): (String, Var)| {
+        let values = store.get(parameter.as_tensor()).unwrap().flatten_all()?.to_vec1()?;
+        Ok((name, values))
+    };
+    let first_gradients =
+        adapter.parameters().into_iter().map(gradient).collect::<Result<AdapterGradients>>()?;
 
     let vision = common::median_seconds(device, runs, || {
         model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
@@ -86,9 +136,15 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         Ok(())
     })?;
 
+    // Of int8 the share of the peak of f32, which it may exceed.
     let peak = peak_flops(dtype == DType::BF16, 5).expect("an instruction set of this processor");
+    let name = match base {
+        BaseType::Bf16 => "bf16",
+        BaseType::Int8Products => "int8",
+        _ => "f32",
+    };
     println!(
-        "\n{dtype:?}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
+        "\n{name}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
         peak / 1e9
     );
     let (encoder, needed) = flops(&model);
@@ -104,7 +160,7 @@ fn bench(dir: &std::path::Path, dtype: DType, device: &Device, runs: usize) -> R
         let share = share.map_or(String::new(), |share| format!("{share:>6.0} % of peak"));
         println!("{part:>20} {:>9.2} ms{share}", 1e3 * seconds);
     }
-    Ok(())
+    Ok(first_gradients)
 }
 
 /// Required floating-point operations of a batch: in the frozen encoder, and in the decoder's forward and

@@ -22,6 +22,15 @@ use train_ops::{
 const ROWS: [usize; 2] = [426, 1704];
 const FEATURES: [(usize, usize); 3] = [(768, 768), (768, 3072), (3072, 768)];
 
+/// How the frozen weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    F32,
+    Bf16,
+    /// Multiplied as integers, on the CPU. Candle's own operations use the weight in f32.
+    Int8,
+}
+
 struct Layer {
     rows: usize,
     rank: usize,
@@ -35,16 +44,21 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(rows: usize, (n_in, n_out): (usize, usize), rank: usize, dtype: DType, device: &Device) -> Self {
+    fn new(rows: usize, (n_in, n_out): (usize, usize), rank: usize, base: Base, device: &Device) -> Self {
+        let dtype = if base == Base::Bf16 { DType::BF16 } else { DType::F32 };
         let weight = common::values(1, (n_out, n_in), device).to_dtype(dtype).unwrap();
         let bias = common::values(2, n_out, device);
         let var =
             |seed, shape: (usize, usize)| Var::from_tensor(&common::values(seed, shape, device)).unwrap();
+        let frozen = FrozenLinear::new("layer", weight.clone(), Some(bias)).unwrap();
         Self {
             rows,
             rank,
             xs: var(3, (rows, n_in)),
-            base: FrozenLinear::new("layer", weight.clone(), Some(bias)).unwrap(),
+            base: match base {
+                Base::Int8 => frozen.to_int8_products().unwrap(),
+                _ => frozen,
+            },
             weight,
             a: var(4, (rank, n_in)),
             b: var(5, (n_out, rank)),
@@ -116,9 +130,12 @@ fn main() -> Result<()> {
     common::use_threads();
     let device = common::device();
     let quick = std::env::args().any(|argument| argument == "--test");
-    for dtype in [DType::F32, DType::BF16] {
-        let peak = peak_flops(dtype == DType::BF16, 5).expect("an instruction set of this processor");
-        println!("\n{dtype:?}, peak {:.0} GFLOP/s; forward + backward in ms, share of peak", peak / 1e9);
+    for base in [Base::F32, Base::Bf16, Base::Int8] {
+        if base == Base::Int8 && !device.is_cpu() {
+            continue;
+        }
+        let peak = peak_flops(base == Base::Bf16, 5).expect("an instruction set of this processor");
+        println!("\n{base:?}, peak {:.0} GFLOP/s; forward + backward in ms, share of peak", peak / 1e9);
         println!(
             "{:>6} {:>6} {:>6} {:>3}  {}",
             "rows",
@@ -136,7 +153,7 @@ fn main() -> Result<()> {
         for rows in ROWS {
             for features in FEATURES {
                 for &rank in ranks(rows, features) {
-                    let layer = Layer::new(rows, features, rank, dtype, &device);
+                    let layer = Layer::new(rows, features, rank, base, &device);
                     let runs = if quick { 1 } else { 15 };
                     let cell = |variant: &str, seconds: Option<f64>| {
                         let Some(seconds) = seconds else { return format!("{:>18}", "-") };
@@ -161,7 +178,7 @@ fn main() -> Result<()> {
     }
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     for features in FEATURES {
-        let layer = Layer::new(ROWS[0], features, 16, DType::F32, &device);
+        let layer = Layer::new(ROWS[0], features, 16, Base::F32, &device);
         let mut group = criterion.benchmark_group(format!("lora_matmul/{}x{}", features.0, features.1));
         for (name, forward) in VARIANTS {
             group.throughput(Throughput::Elements(layer.flops(name) as u64));

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Device, Var};
 use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, LoadOptions};
 use indicatif::HumanCount;
-use peft_lora::{Adapter, Bias, LoraBuilder, LoraConfig, Modules};
+use peft_lora::{Adapter, BaseType, Bias, LoraBuilder, LoraConfig, Modules};
 use train_ops::TrainableBuilder;
 
 use crate::open::AdapterFolder;
@@ -84,6 +84,12 @@ pub fn build(
         gradient_checkpointing: hardware.gradient_checkpointing,
     };
     if options.tune == Tune::Full {
+        if dtype == Dtype::Int8 {
+            bail!(
+                "--dtype int8 stores frozen weights in 8 bits, and --tune full freezes none: leave it out, or train adapters \
+                 with --tune both"
+            );
+        }
         if dtype == Dtype::Bf16 {
             bail!(
                 "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out. It is trained in \
@@ -99,6 +105,9 @@ pub fn build(
     let architecture = checkpoint.architecture();
     let config = config(base, architecture, options, saved, first_adapter.as_ref())?;
     let mut builder = LoraBuilder::new(config)?.seed(seed);
+    if dtype == Dtype::Int8 {
+        builder = builder.base(BaseType::Int8Products);
+    }
     if let Some(layer) = architecture.output_layer {
         builder = builder.output_layer(layer);
     }
@@ -207,10 +216,19 @@ fn modules(targets: TargetModules) -> Modules {
     }
 }
 
-/// The storage type of frozen weights.
+/// The type in which frozen weights are read; int8 ones are quantised from f32 by the builder.
 pub fn storage(dtype: Dtype) -> DType {
     match dtype {
-        Dtype::F32 => DType::F32,
+        Dtype::F32 | Dtype::Int8 => DType::F32,
         Dtype::Bf16 => DType::BF16,
+    }
+}
+
+/// The type that the frozen encoder computes with, for the [fingerprint](crate::features::encoder_fingerprint) of its
+/// features: that of the weights, with `U8` for int8.
+pub fn arithmetic(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::Int8 => DType::U8,
+        Dtype::F32 | Dtype::Bf16 => storage(dtype),
     }
 }

@@ -35,7 +35,7 @@ impl Block {
         unsafe {
             match (isa.kind(), precision) {
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512 { bf16: true }, Precision::Bf16) => avx512_bf16(self),
+                (Kind::Avx512 { bf16: true, .. }, Precision::Bf16) => avx512_bf16(self),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512 { .. }, _) => avx512(self),
                 #[cfg(target_arch = "x86_64")]

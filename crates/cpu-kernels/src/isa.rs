@@ -3,7 +3,8 @@ use std::sync::OnceLock;
 use crate::{Error, Result};
 
 /// The environment variable that selects the instruction set of all kernels of the process: `avx512bf16`, `avx512`
-/// (without BF16 instructions), `avx2`, `neon-bf16`, `neon` or `portable`. Unset or empty, the processor's best is used.
+/// (without BF16 instructions), `amx` (AVX-512 and Intel's tiles of 8 bits), `avx2`, `neon-bf16`, `neon` or `portable`. Unset or
+/// empty, the processor's best is used.
 pub const ISA_VARIABLE: &str = "CPU_KERNELS_ISA";
 
 /// An instruction set that the kernels are compiled for, and that this processor has.
@@ -15,8 +16,8 @@ pub struct Isa(Kind);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each architecture has its own sets")]
 pub(crate) enum Kind {
-    /// AVX-512 F, BW and VL, and AVX512-BF16 where `bf16` is set.
-    Avx512 { bf16: bool },
+    /// AVX-512 F, BW and VL, with AVX512-BF16 where `bf16` is set, and with AMX-INT8 where `amx` is.
+    Avx512 { bf16: bool, amx: bool },
     /// AVX2 and FMA.
     Avx2,
     /// NEON, and the BF16 instructions of Armv8.6 where `bf16` is set.
@@ -58,10 +59,14 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl");
             if avx512 {
-                kinds.push(Kind::Avx512 { bf16: false });
+                kinds.push(Kind::Avx512 { bf16: false, amx: false });
                 if is_x86_feature_detected!("avx512bf16") {
                     let best = if is_intel() { kinds.len() } else { 0 };
-                    kinds.insert(best, Kind::Avx512 { bf16: true });
+                    kinds.insert(best, Kind::Avx512 { bf16: true, amx: false });
+                }
+                // The rest is that of AVX-512 without BF16: the same numbers in every precision.
+                if crate::amx::is_available() {
+                    kinds.insert(0, Kind::Avx512 { bf16: false, amx: true });
                 }
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -90,8 +95,9 @@ impl Isa {
     /// The name, as in [`ISA_VARIABLE`].
     pub fn name(self) -> &'static str {
         match self.0 {
-            Kind::Avx512 { bf16: true } => "avx512bf16",
-            Kind::Avx512 { bf16: false } => "avx512",
+            Kind::Avx512 { amx: true, .. } => "amx",
+            Kind::Avx512 { bf16: true, .. } => "avx512bf16",
+            Kind::Avx512 { .. } => "avx512",
             Kind::Avx2 => "avx2",
             Kind::Neon { bf16: true } => "neon-bf16",
             Kind::Neon { bf16: false } => "neon",
@@ -143,7 +149,7 @@ impl Isa {
 
     /// Whether there is an instruction that multiplies pairs of bf16.
     pub fn has_bf16(self) -> bool {
-        matches!(self.0, Kind::Avx512 { bf16: true } | Kind::Neon { bf16: true })
+        matches!(self.0, Kind::Avx512 { bf16: true, .. } | Kind::Neon { bf16: true })
     }
 }
 

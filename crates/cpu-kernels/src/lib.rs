@@ -13,6 +13,7 @@
 //! | `rows`, `operand` | the rows that it is multiplied by, and their conversion, made once for all products that read them |
 //! | `task`, `product` | a sum of products, with dropout masks, as rectangles of the result |
 //! | `shares` | divides these rectangles among threads |
+//! | `int8`, `amx` | products of integers on both sides, by VNNI, AMX, NEON or pairs of 16 bits |
 //! | `skinny` | the same for a few rows, whose speed is that of memory |
 //! | `at_b` | `Aᵀ B`, for gradients of weights |
 //! | `small` | small products on one thread, for the heads of attention |
@@ -22,6 +23,8 @@
 //! of threads, nor on the other rows of the product.
 
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod at_b;
 mod block;
 mod buffer;
@@ -30,6 +33,7 @@ mod dropout;
 mod error;
 mod gathered;
 mod gelu;
+mod int8;
 mod isa;
 mod large_pages;
 mod layer_norm;
@@ -60,6 +64,7 @@ pub use gathered::{Gathered, gathered_dots, gathered_sum};
 pub use gelu::{
     gelu, gelu_gradient, gelu_tanh, gelu_tanh_gradient, quick_gelu, quick_gelu_gradient, silu, silu_gradient,
 };
+pub use int8::{MAX_INT8_ROW, QuantisedRows, int8_product};
 pub use isa::{ISA_VARIABLE, Isa};
 pub use layer_norm::{RowStatistics, normalise, normalise_gradient, rms_normalise, rms_normalise_gradient};
 pub use math::mix;

@@ -14,8 +14,9 @@ pub enum Precision {
     /// bf16, two neighbours in `k` together, as AVX512-BF16 reads them. The other factor of a product is rounded to bf16
     /// too, with every instruction set.
     Bf16,
-    /// Integers from -127 to 127, four neighbours in `k` together, times a scale for each column. The other factor stays f32.
-    /// A product is one with the integers: the caller multiplies its columns by the scales.
+    /// Integers from -127 to 127, four neighbours in `k` together, times a scale for each column. In
+    /// [`product`](crate::product()) the other factor stays f32, and the caller multiplies the result's columns by the scales;
+    /// in [`int8_product`](crate::int8_product) it is int8 too.
     Int8,
 }
 
@@ -30,6 +31,8 @@ pub struct PackedMatrix {
     pub(crate) data: Aligned,
     /// One for each column of [`Precision::Int8`], else empty.
     pub(crate) scales: Vec<f32>,
+    /// 128 times the sum of the integers of each column of [`Precision::Int8`], else empty.
+    pub(crate) offsets: Vec<i32>,
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -66,7 +69,7 @@ impl PackedMatrix {
                 }
             }
         });
-        Self { isa, precision, k, n, data, scales: Vec::new() }
+        Self { isa, precision, k, n, data, scales: Vec::new(), offsets: Vec::new() }
     }
 
     /// Packs `scale * b` in f32, for `b` `(k, n)` stored row by row.
@@ -84,7 +87,7 @@ impl PackedMatrix {
                 scale_to(isa, &row[first..first + columns], scale, to);
             }
         }
-        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new(), offsets: Vec::new() }
     }
 
     /// Packs `scale * bᵀ` in f32, for `b` `(n, k)` stored row by row.
@@ -107,7 +110,7 @@ impl PackedMatrix {
                 }
             }
         }
-        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new() }
+        Self { isa, precision: Precision::F32, k, n, data, scales: Vec::new(), offsets: Vec::new() }
     }
 
     /// The transpose, in the same precision; that of an int8 matrix is in f32, because its scales would belong to rows.

@@ -40,7 +40,7 @@ fn run(isa: Isa, precision: Precision) -> f32 {
     unsafe {
         match (isa.kind(), precision) {
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512 { bf16: true }, Precision::Bf16) => avx512_bf16(),
+            (Kind::Avx512 { bf16: true, .. }, Precision::Bf16) => avx512_bf16(),
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx512 { .. }, _) => avx512(),
             #[cfg(target_arch = "x86_64")]

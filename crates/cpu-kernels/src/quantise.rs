@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::aligned::Aligned;
 use crate::dispatch::for_each_isa;
 use crate::packed::{widen, words};
-use crate::{PackedMatrix, Precision};
+use crate::{Isa, PackedMatrix, Precision};
 
 impl PackedMatrix {
     /// The same matrix in int8; see [`Precision::Int8`]. An int8 matrix is returned as it is.
@@ -32,7 +32,47 @@ impl PackedMatrix {
             quantise(self.isa, panel, &mut all[..width], to);
             scales.copy_from_slice(&all[..scales.len()]);
         });
-        Self { isa: self.isa, precision: Precision::Int8, k: self.k, n: self.n, data, scales }
+        Self::of_integers((self.isa, self.k, self.n), data, scales)
+    }
+
+    /// The transpose of an int8 matrix's integers, with scales of 1: those of the matrix belong to the rows now, and a product
+    /// has to multiply its first factor by them ([`QuantisedRows::new`](crate::QuantisedRows::new)).
+    ///
+    /// # Panics
+    /// If the matrix is not int8.
+    pub fn transposed_integers(&self) -> Self {
+        assert!(self.precision == Precision::Int8, "integers of a matrix that is not int8");
+        let (width, k, n) = (self.isa.panel_width(), self.n, self.k);
+        let panel_stride = words(Precision::Int8, k) * width;
+        let mut data = Aligned::zeros(n.div_ceil(width) * panel_stride);
+        data.par_chunks_mut(panel_stride.max(1)).enumerate().for_each(|(panel, data)| {
+            for (word, row) in data.chunks_exact_mut(width).enumerate() {
+                for (to, n) in row.iter_mut().zip(panel * width..n) {
+                    let byte = |at: usize| if 4 * word + at < k { self.byte(n, 4 * word + at) } else { 0 };
+                    *to = u32::from_le_bytes(std::array::from_fn(byte));
+                }
+            }
+        });
+        Self::of_integers((self.isa, k, n), data, vec![1.0; n])
+    }
+
+    fn of_integers((isa, k, n): (Isa, usize, usize), data: Aligned, scales: Vec<f32>) -> Self {
+        let mut packed = Self { isa, precision: Precision::Int8, k, n, data, scales, offsets: Vec::new() };
+        let mut offsets = vec![0; n];
+        let width = isa.panel_width();
+        let panels = packed.data.par_chunks(packed.panel_stride().max(1));
+        offsets
+            .par_chunks_mut(width)
+            .zip(panels)
+            .for_each(|(offsets, panel)| add_offsets(isa, panel, width, offsets));
+        packed.offsets = offsets;
+        packed
+    }
+
+    /// The integer in row `k` and column `n`, as its bits.
+    fn byte(&self, k: usize, n: usize) -> u8 {
+        let width = self.isa.panel_width();
+        self.data[n / width * self.panel_stride() + k / 4 * width + n % width].to_le_bytes()[k % 4]
     }
 }
 
@@ -62,11 +102,22 @@ for_each_isa! {
             }
         }
     }
+
+    /// Adds 128 times the sum of each column. It may wrap, as the sums that it is subtracted from do.
+    fn add_offsets(isa: Isa, panel: &[u32], width: usize, offsets: &mut [i32]) {
+        for row in panel.chunks_exact(width) {
+            for (offset, word) in offsets.iter_mut().zip(row) {
+                for shift in [24, 16, 8, 0] {
+                    *offset = offset.wrapping_add(((word << shift) as i32 >> 24) << 7);
+                }
+            }
+        }
+    }
 }
 
 /// `1.5 * 2^23`: a sum with it has no bits for a fraction.
-const ROUNDER: f32 = 12_582_912.0;
+pub(crate) const ROUNDER: f32 = 12_582_912.0;
 /// The most columns of a panel.
 const WIDEST: usize = 32;
 /// The largest integer that a weight becomes.
-const LARGEST: f32 = 127.0;
+pub(crate) const LARGEST: f32 = 127.0;

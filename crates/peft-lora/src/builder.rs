@@ -145,8 +145,11 @@ pub enum BaseType {
     Stored,
     /// In 16 bits.
     Bf16,
-    /// In 8 bits, with a scale for each output ([`FrozenLinear::to_int8`]). Needs the CPU.
+    /// In 8 bits, with a scale for each output, and multiplied in f32 ([`FrozenLinear::to_int8`]). Needs the CPU.
     Int8,
+    /// In 8 bits and multiplied as integers, forward and backward ([`FrozenLinear::to_int8_products`]): faster than f32 by the
+    /// rounding of activations and gradients to 8 bits. Needs the CPU.
+    Int8Products,
 }
 
 impl BaseType {
@@ -156,6 +159,7 @@ impl BaseType {
             Self::Stored => FrozenLinear::new(path, weight, bias),
             Self::Bf16 => FrozenLinear::new(path, weight.to_dtype(DType::BF16)?, bias),
             Self::Int8 => FrozenLinear::quantised(path, weight, bias),
+            Self::Int8Products => FrozenLinear::new(path, weight, bias)?.to_int8_products(),
         }
     }
 }

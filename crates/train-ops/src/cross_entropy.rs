@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor, bail};
-use cpu_kernels::{Buffer, Init, Isa, Operand, Rows, Term, probabilities, product};
+use cpu_kernels::{Buffer, Init, Isa, Rows, probabilities};
 use rayon::prelude::*;
 
 use crate::attached::attach;
@@ -157,8 +157,8 @@ impl CustomOp1 for HeadOp {
         let mut gradients = grad_xs.chunks_mut(ROWS * hidden);
         for (xs, targets) in xs.chunks(ROWS * hidden).zip(self.targets.chunks(ROWS)) {
             let mut logits = Buffer::new(targets.len() * vocabulary);
-            let xs = Operand::new(Rows::new(xs, hidden), &self.packed.forward);
-            self.head.sum(&mut logits, &[Term::new(&xs, &self.packed.forward)])?;
+            let input = self.packed.input(Rows::new(xs, hidden));
+            self.head.sum(&mut logits, &self.packed, &input, None)?;
             let losses: Vec<f32> = (logits.par_chunks_mut(vocabulary), targets)
                 .into_par_iter()
                 .map(|(logits, target)| {
@@ -173,9 +173,8 @@ impl CustomOp1 for HeadOp {
                 .collect();
             loss += losses.into_iter().map(f64::from).sum::<f64>();
             if let Some(gradient) = gradients.next() {
-                let dlogits = Operand::new(Rows::new(&logits, vocabulary), self.packed.backward());
-                let term = Term::new(&dlogits, self.packed.backward());
-                product(gradient, hidden, Init::Zero, &[term]);
+                let dlogits = Rows::new(&logits, vocabulary);
+                self.packed.sum_backward((gradient, Init::Zero), dlogits, None, None);
             }
         }
         let _ = self.grad_xs.set(grad_xs);

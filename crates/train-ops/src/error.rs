@@ -76,6 +76,16 @@ pub enum Error {
         /// Their device.
         device: String,
     },
+    /// A layer is too large for products of integers, whose sums have 32 bits.
+    #[error("{path}: int8 products have room for {limit} features, got {features}; use f32 or bf16 weights")]
+    Int8Size {
+        /// Dotted path of the layer.
+        path: String,
+        /// Its input or output features, whichever are more.
+        features: usize,
+        /// The most that there can be.
+        limit: usize,
+    },
     /// A sequence was to continue one that does not exist.
     #[error("sequence {parent} does not exist: {sequences} are being decoded")]
     Sequence {

@@ -3,7 +3,8 @@
 use trainer_core::IntervalStrategy;
 
 use crate::options::{
-    EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim, TRAINED_ENCODER, Tune,
+    DeviceName, Dtype, EvalStrategy, Finetune, FuseAccumulation, LrSchedulerType, NanPolicy, Optim,
+    TRAINED_ENCODER, Tune,
 };
 
 /// The conflict between a split without validation rows and another flag.
@@ -21,6 +22,14 @@ pub(super) fn split_conflict(options: &Finetune) -> Option<String> {
     data.eval_captions.map(|_| {
         format!("--eval-captions captions rows for validation, and --split {} leaves none", data.split)
     })
+}
+
+/// The conflict between `--dtype int8` and another flag.
+pub(super) fn int8_conflict(options: &Finetune) -> Option<String> {
+    let hardware = &options.hardware;
+    let conflicts = hardware.dtype == Dtype::Int8 && hardware.device != DeviceName::Cpu;
+    conflicts
+        .then(|| "--dtype int8 is for --device cpu: other devices have no 8-bit products here".to_owned())
 }
 
 /// A flag that was given without effect.

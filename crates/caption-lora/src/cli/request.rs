@@ -4,7 +4,7 @@ use std::path::Path;
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::checks::{idle_flag, split_conflict};
+use super::checks::{idle_flag, int8_conflict, split_conflict};
 use super::finetune::FinetuneFlags;
 use super::recorded::recorded;
 use super::refusal::known_elsewhere;
@@ -50,7 +50,9 @@ impl Request {
         let request = Self { command: command_line(arguments), ..request };
         // With --resume, the other flags are checked when the run is found.
         if request.resume.is_none() {
-            if let Some(message) = split_conflict(&request.options) {
+            if let Some(message) =
+                split_conflict(&request.options).or_else(|| int8_conflict(&request.options))
+            {
                 return Err(refusal(&message));
             }
             if let Some(idle) = idle_flag(&request.options) {
@@ -79,7 +81,7 @@ impl Request {
                 }
                 return Err(refusal(&idle.message));
             }
-            if let Some(message) = split_conflict(&options) {
+            if let Some(message) = split_conflict(&options).or_else(|| int8_conflict(&options)) {
                 return Err(refusal(&message));
             }
             options.data.output_dir.clone_from(&self.options.data.output_dir);

@@ -29,6 +29,8 @@ macro_rules! values {
 values!(Dtype {
     F32 => "32 bits",
     Bf16 => "bfloat16 for the frozen weights: half the memory; adapters and optimizer stay f32",
+    Int8 => "8-bit integers for the frozen weights and what they are multiplied by: the fastest, and a quarter of the memory; \
+             adapters and optimizer stay f32. Needs --device cpu",
 });
 
 values!(FeatureDtype {

@@ -56,7 +56,8 @@ impl Plan {
         let between_runs = match &hardware.feature_cache_dir {
             Some(dir) if session.features.is_none() => {
                 let checkpoint = checkpoint.as_ref();
-                Some((dir.clone(), encoder_fingerprint(checkpoint, dtype, features.dtype, &device)?))
+                let arithmetic = adapt::arithmetic(hardware.dtype);
+                Some((dir.clone(), encoder_fingerprint(checkpoint, arithmetic, features.dtype, &device)?))
             }
             _ => None,
         };

@@ -6,10 +6,15 @@ use super::Recipe;
 use super::story::story;
 use crate::hub::Location;
 use crate::judge::Judgement;
+use crate::options::Dtype;
 use crate::report::{self, History, Report};
 use crate::results::{self, CaptionLine, Metrics};
 use crate::run_folder::RunState;
 use crate::terminal::say;
+
+/// The remark of a run with `--dtype int8`.
+const IN_INT8: &str =
+    "both models were computed in 8 bits (--dtype int8): in f32, losses and captions differ a little";
 
 /// Number of test captions that are printed.
 const PRINTED: usize = 5;
@@ -26,7 +31,10 @@ impl Results {
     pub(super) fn new(recipe: &Recipe<'_>, base: Judgement, adapted: Judgement) -> Result<Self> {
         let inputs = &recipe.inputs;
         let lines = results::caption_lines(&inputs.source, &inputs.rows.test, &base, &adapted)?;
-        let metrics = Metrics::new(&base, &adapted);
+        let mut metrics = Metrics::new(&base, &adapted);
+        if recipe.options.hardware.dtype == Dtype::Int8 {
+            metrics.warnings.push(IN_INT8.to_owned());
+        }
         Ok(Self { judgements: Some([base, adapted]), lines, metrics })
     }
 

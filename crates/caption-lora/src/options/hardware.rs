@@ -56,9 +56,11 @@ pub enum Dtype {
     F32,
     /// bfloat16 for the frozen weights: half the memory; adapters and optimizer stay f32.
     Bf16,
+    /// 8-bit integers, multiplied as such in both passes: a quarter of the memory; adapters and optimizer stay f32.
+    Int8,
 }
 
-names!(Dtype { F32 => "f32", Bf16 => "bf16" });
+names!(Dtype { F32 => "f32", Bf16 => "bf16", Int8 => "int8" });
 
 /// Type of cached image features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

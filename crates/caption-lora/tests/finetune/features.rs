@@ -70,6 +70,7 @@ fn only_changed_pictures_are_encoded_again() {
     assert_eq!(encoded("--seed 7 --split-seed 3 --no-shuffle --lora-r 2").0, 0);
     assert_eq!(encoded("--dtype bf16").0, ROWS);
     assert_eq!([encoded("--dtype bf16").0, encoded("").0], [0, 0]);
+    assert_eq!([encoded("--dtype int8").0, encoded("--dtype int8").0, encoded("").0], [ROWS, 0, 0]);
 
     // One picture, and all captions.
     let captions =

@@ -9,6 +9,7 @@ mod blip;
 mod features;
 mod folder;
 mod hub;
+mod int8;
 #[cfg(unix)]
 mod interrupted;
 mod moved;

@@ -67,6 +67,7 @@ fn every_flag_that_decides_the_numbers_is_refused_with_both_values() {
         ("--seed 1", "--seed was 42 and is now 1"),
         ("--label-smoothing-factor 0.2", "--label-smoothing-factor was 0 and is now 0.2"),
         ("--dtype bf16", "--dtype was f32 and is now bf16"),
+        ("--dtype int8", "--dtype was f32 and is now int8"),
         ("--padding max-length", "--padding was longest and is now max-length"),
         ("--per-device-train-batch-size 1", "--per-device-train-batch-size was 2 and is now 1"),
         ("--gradient-accumulation-steps 3", "--gradient-accumulation-steps was 4 and is now 3"),

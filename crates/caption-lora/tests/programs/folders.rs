@@ -112,6 +112,10 @@ fn full_fine_tuning_refuses_a_type_and_says_how_to_get_it() {
     for words in ["--dtype bf16", "leave it out", "stored in the types of --model", "a bf16 checkpoint"] {
         assert!(message.contains(words), "{message}");
     }
+    let message = run(&mut tiny.finetune("out", "--tune full --dtype int8 --max-steps 1")).refusal(1);
+    for words in ["--dtype int8", "leave it out", "--tune both"] {
+        assert!(message.contains(words), "{message}");
+    }
 }
 
 #[test]

@@ -8,9 +8,17 @@ use std::arch::x86_64::*;
 
 use super::{HIGH_HALF, Simd};
 
-pub(crate) struct Avx2;
+/// Words are f32.
+pub(crate) type Avx2 = Avx2Words<false>;
 
-impl Simd for Avx2 {
+/// Words of `a` are pairs of i16, those of `b` four signed bytes that are widened to two pairs. Sums are i32: exact, unlike
+/// those of `vpmaddubsw`, which saturate.
+pub(crate) type Avx2Pairs = Avx2Words<true>;
+
+/// Both differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
+pub(crate) struct Avx2Words<const PAIRS: bool>;
+
+impl<const PAIRS: bool> Simd for Avx2Words<PAIRS> {
     const LANES: usize = 8;
     type Vector = __m256;
 
@@ -41,7 +49,13 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a, b, sum) }
+        unsafe {
+            if PAIRS {
+                let products = _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
+                return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), products));
+            }
+            _mm256_fmadd_ps(a, b, sum)
+        }
     }
 
     #[inline(always)]
@@ -57,6 +71,11 @@ impl Simd for Avx2 {
     unsafe fn widen(pairs: __m256) -> (__m256, __m256) {
         unsafe {
             let pairs = _mm256_castps_si256(pairs);
+            if PAIRS {
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(pairs));
+                let odd = _mm256_srai_epi16::<8>(pairs);
+                return (_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd));
+            }
             let high = _mm256_and_si256(pairs, _mm256_set1_epi32(HIGH_HALF));
             (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high))
         }

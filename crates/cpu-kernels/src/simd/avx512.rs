@@ -1,4 +1,4 @@
-//! AVX-512, without and with its BF16 instructions.
+//! AVX-512, without and with its instructions for bf16 and int8.
 
 // SAFETY (of every block in this file): see the module `simd`: callers have checked that the processor has the instruction
 // set, and vouch for the pointers.
@@ -9,15 +9,26 @@ use std::arch::x86_64::*;
 use super::{HIGH_HALF, Simd};
 
 /// Words are f32.
-pub(crate) type Avx512 = Avx512Words<false>;
+pub(crate) type Avx512 = Avx512Words<F32>;
 
 /// Words are pairs of bf16, summed in f32.
-pub(crate) type Avx512Bf16 = Avx512Words<true>;
+pub(crate) type Avx512Bf16 = Avx512Words<BF16>;
 
-/// Both differ only in how words are multiplied.
-pub(crate) struct Avx512Words<const BF16: bool>;
+/// Words are four bytes, those of `a` without sign and those of `b` with it, summed in i32 by AVX512-VNNI.
+pub(crate) type Avx512Vnni = Avx512Words<BYTES>;
 
-impl<const BF16: bool> Simd for Avx512Words<BF16> {
+/// Words of `a` are pairs of i16, those of `b` four signed bytes that are widened to two pairs. Sums are i32.
+pub(crate) type Avx512Pairs = Avx512Words<PAIRS>;
+
+const F32: u8 = 0;
+const BF16: u8 = 1;
+const BYTES: u8 = 2;
+const PAIRS: u8 = 3;
+
+/// All of them differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
+pub(crate) struct Avx512Words<const WORD: u8>;
+
+impl<const WORD: u8> Simd for Avx512Words<WORD> {
     const LANES: usize = 16;
     type Vector = __m512;
 
@@ -44,10 +55,9 @@ impl<const BF16: bool> Simd for Avx512Words<BF16> {
     #[inline(always)]
     unsafe fn splat(from: *const u32) -> __m512 {
         unsafe {
-            if BF16 {
-                _mm512_castsi512_ps(_mm512_set1_epi32(from.cast::<i32>().read()))
-            } else {
-                _mm512_set1_ps(from.cast::<f32>().read())
+            match WORD {
+                F32 => _mm512_set1_ps(from.cast::<f32>().read()),
+                _ => _mm512_castsi512_ps(_mm512_set1_epi32(from.cast::<i32>().read())),
             }
         }
     }
@@ -55,13 +65,22 @@ impl<const BF16: bool> Simd for Avx512Words<BF16> {
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
         unsafe {
-            if BF16 {
-                // SAFETY: both types are 64 bytes of plain data.
-                let a = std::mem::transmute::<__m512, __m512bh>(a);
-                let b = std::mem::transmute::<__m512, __m512bh>(b);
-                _mm512_dpbf16_ps(sum, a, b)
-            } else {
-                _mm512_fmadd_ps(a, b, sum)
+            // No closure: it would not be compiled for AVX-512.
+            let (a_bits, b_bits) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let sum_bits = _mm512_castps_si512(sum);
+            match WORD {
+                F32 => _mm512_fmadd_ps(a, b, sum),
+                BF16 => {
+                    // SAFETY: both types are 64 bytes of plain data.
+                    let a = std::mem::transmute::<__m512, __m512bh>(a);
+                    let b = std::mem::transmute::<__m512, __m512bh>(b);
+                    _mm512_dpbf16_ps(sum, a, b)
+                }
+                BYTES => _mm512_castsi512_ps(_mm512_dpbusd_epi32(sum_bits, a_bits, b_bits)),
+                _ => {
+                    let products = _mm512_madd_epi16(a_bits, b_bits);
+                    _mm512_castsi512_ps(_mm512_add_epi32(sum_bits, products))
+                }
             }
         }
     }
@@ -75,6 +94,11 @@ impl<const BF16: bool> Simd for Avx512Words<BF16> {
     unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
         unsafe {
             let pairs = _mm512_castps_si512(pairs);
+            if WORD == PAIRS {
+                let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(pairs));
+                let odd = _mm512_srai_epi16::<8>(pairs);
+                return (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
+            }
             let high = _mm512_and_si512(pairs, _mm512_set1_epi32(HIGH_HALF));
             (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(high))
         }

@@ -14,11 +14,11 @@ mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::Avx2;
+pub(crate) use avx2::{Avx2, Avx2Pairs};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::{Avx512, Avx512Bf16};
+pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Pairs, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::{Neon, NeonBf16};
+pub(crate) use neon::{Neon, NeonBf16, NeonDot};
 pub(crate) use portable::Portable;
 
 /// One instruction set. A *word* is four bytes: an f32, a pair of bf16 or four int8, neighbours in `k`.
@@ -52,7 +52,7 @@ pub(crate) trait Simd {
     /// `from` is valid for reading a word.
     unsafe fn splat(from: *const u32) -> Self::Vector;
 
-    /// `sum + a * b` in f32, lane by lane; for pairs of bf16, `sum` plus both products.
+    /// `sum + a * b` in f32, lane by lane; for words of two or four numbers, `sum` plus their products.
     ///
     /// # Safety
     /// The processor has the instruction set.
@@ -64,7 +64,8 @@ pub(crate) trait Simd {
     /// The processor has the instruction set, and `bits` is valid for reading a bit for each lane.
     unsafe fn mask(bits: *const u8, vector: Self::Vector) -> Self::Vector;
 
-    /// Pairs of bf16 as f32: the first of each, and the second.
+    /// Pairs of bf16 as f32: the first of each, and the second. Where words are pairs of i16: four bytes as the pair of the
+    /// first and the third, and that of the second and the fourth.
     ///
     /// # Safety
     /// The processor has the instruction set.

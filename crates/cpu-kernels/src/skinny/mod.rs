@@ -84,7 +84,7 @@ impl Skinny {
         unsafe {
             match (isa.kind(), precision) {
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512 { bf16: true }, Precision::Bf16) => avx512_bf16(self),
+                (Kind::Avx512 { bf16: true, .. }, Precision::Bf16) => avx512_bf16(self),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512 { .. }, precision) => avx512(self, precision),
                 #[cfg(target_arch = "x86_64")]

@@ -30,7 +30,7 @@ impl First {
     fn new(base: &FrozenLinear, a: Tensor, b: Tensor, scale: f64) -> Result<Self> {
         let weight = base.weight()?;
         let rest = (weight.to_dtype(DType::F32)? - (b.matmul(&a)? * scale)?)?.to_dtype(weight.dtype())?;
-        Ok(Self { a, b, residual: FrozenLinear::new(base.path(), rest, None)? })
+        Ok(Self { a, b, residual: base.with_weight(rest, None)? })
     }
 }
 

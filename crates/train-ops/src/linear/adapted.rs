@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use cpu_kernels::{Buffer, DropoutMask, Init, Operand, Rows, Term, product};
+use cpu_kernels::{Buffer, DropoutMask, Init, Rows};
 
 use super::lora::{Lora, LoraGradients};
-use super::{FrozenLinear, LoraWeights, PackedWeight};
+use super::{FrozenLinear, LayerInput, LoraWeights, PackedWeight};
 use crate::{Error, ForwardContext, LinearLayer, Result, on_pool};
 
 /// A frozen linear layer, with a low-rank adapter or without, as operations that span several layers see it. See
@@ -59,7 +59,7 @@ impl AdaptedLinear {
         };
         Ok(on_pool(|| {
             let (xs, dys) = (Rows::new(xs, n_in), Rows::new(dys, n_out));
-            let h = layer.forward(xs, &layer.operand(xs), ys)?;
+            let h = layer.forward(xs, &layer.input(xs), ys)?;
             layer.backward(xs, h.as_ref(), dys, Some((dxs, Init::Zero)))
         })?)
     }
@@ -97,32 +97,32 @@ impl RowLinear {
     }
 
     /// The rows of an input in the format that the weight needs: once for all layers of one precision.
-    pub(crate) fn operand<'a>(&self, xs: Rows<'a>) -> Operand<'a> {
-        Operand::new(xs, &self.weight.forward)
+    pub(crate) fn input<'a>(&self, xs: Rows<'a>) -> LayerInput<'a> {
+        self.weight.input(xs)
     }
 
-    /// Computes `ys` from `xs`, of which `operand` is a [conversion](Self::operand) for this layer or another. Returns `h` of
-    /// the adapter, `(rows, r)`, for the backward pass.
+    /// Computes `ys` from `xs`, of which `input` is a [conversion](Self::input) for this layer or another. Returns `h` of the
+    /// adapter, `(rows, r)`, for the backward pass.
     pub(crate) fn forward(
         &self,
         xs: Rows<'_>,
-        operand: &Operand<'_>,
+        input: &LayerInput<'_>,
         ys: &mut [f32],
     ) -> candle_core::Result<Option<Buffer>> {
         let own;
-        let operand = if operand.fits(&self.weight.forward) {
-            operand
+        let input = if self.weight.takes(input) {
+            input
         } else {
-            own = self.operand(xs);
+            own = self.input(xs);
             &own
         };
         let base = &self.layer.base;
         let Some(lora) = &self.layer.lora else {
-            base.sum(ys, &[Term::new(operand, &self.weight.forward)])?;
+            base.sum(ys, &self.weight, input, None)?;
             return Ok(None);
         };
         let packed = lora.pack(&self.weight)?;
-        packed.forward(base, &self.weight, self.mask.as_ref(), (xs, operand), ys).map(Some)
+        packed.forward(base, &self.weight, self.mask.as_ref(), (xs, input), ys).map(Some)
     }
 
     /// From the gradient of `ys`, and the `h` of the forward pass: the gradients of `A` and `B`, and `dx` where it is wanted, on
@@ -137,9 +137,8 @@ impl RowLinear {
         if let (Some(lora), Some(h)) = (&self.layer.lora, h) {
             return lora.backward(&self.weight, self.mask.as_ref(), (xs, h), dys, dxs).map(Some);
         }
-        if let Some((dxs, init)) = dxs {
-            let weight = self.weight.backward();
-            product(dxs, self.in_features(), init, &[Term::new(&Operand::new(dys, weight), weight)]);
+        if let Some(to) = dxs {
+            self.weight.sum_backward(to, dys, None, None);
         }
         Ok(None)
     }

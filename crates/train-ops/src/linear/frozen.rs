@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
-use cpu_kernels::{Init, Operand, Precision, Rows, Term, product};
+use cpu_kernels::{Init, Precision, Rows, Term, int8_product, product};
 use rayon::prelude::*;
 
-use super::{PackedWeight, check_input, check_weights, with_last_dim};
+use super::{LayerInput, PackedWeight, check_input, check_weights, with_last_dim};
 use crate::attached::attach;
 use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
 
@@ -15,18 +15,18 @@ use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, host};
 ///
 /// On the CPU a weight in f32 or bf16 is packed in the order in which the forward pass reads it, and its tensor is dropped. The
 /// first backward pass packs it again in its own order. Sums are f32. A bf16 weight is multiplied by activations rounded to
-/// bf16.
+/// bf16. [`to_int8`](Self::to_int8) and [`to_int8_products`](Self::to_int8_products) make int8 weights.
 #[derive(Clone, Debug)]
 pub struct FrozenLinear {
-    path: String,
-    weight: Weight,
-    bias: Option<Tensor>,
+    pub(super) path: String,
+    pub(super) weight: Weight,
+    pub(super) bias: Option<Tensor>,
     pub(super) out_features: usize,
     pub(super) in_features: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Weight {
+pub(super) enum Weight {
     Packed(Arc<PackedWeight>),
     /// On another device, or of another type.
     Plain(Tensor),
@@ -48,53 +48,6 @@ impl FrozenLinear {
             out_features,
             in_features,
         })
-    }
-
-    /// As [`new`](Self::new) and [`to_int8`](Self::to_int8).
-    ///
-    /// # Errors
-    /// As of these.
-    pub fn quantised(path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let weight = if weight.device().is_cpu() { weight.to_dtype(DType::F32)? } else { weight };
-        Self::new(path, weight, bias)?.to_int8()
-    }
-
-    /// The layer with an int8 weight and a scale for each of its rows, the row's largest magnitude / 127: no weight is off by
-    /// more than half a scale. Activations and sums are f32. Takes a quarter of the memory of f32, whose bandwidth limits
-    /// decoding.
-    ///
-    /// # Errors
-    /// If the weight is not on the CPU.
-    pub fn to_int8(&self) -> Result<Self> {
-        let quantised = match &self.weight {
-            Weight::Packed(packed) if packed.forward.precision() == Precision::Int8 => {
-                return Ok(self.clone());
-            }
-            Weight::Packed(packed) => packed.forward.quantised(),
-            Weight::Plain(weight) => {
-                let packed = match weight.device().is_cpu() {
-                    true => PackedWeight::from_tensor(&weight.to_dtype(DType::F32)?)?,
-                    false => None,
-                };
-                packed.ok_or_else(|| self.int8_error(weight))?.forward.quantised()
-            }
-        };
-        Ok(Self { weight: Weight::Packed(Arc::new(PackedWeight::new(quantised))), ..self.clone() })
-    }
-
-    fn int8_error(&self, tensor: &Tensor) -> Error {
-        let device = format!("{:?}", tensor.device().location());
-        Error::Int8 { path: self.path.clone(), dtype: tensor.dtype(), device }
-    }
-
-    /// Refuses activations without a kernel if the weight is int8.
-    pub(crate) fn refuse_int8(&self, xs: &Tensor) -> Result<()> {
-        match &self.weight {
-            Weight::Packed(packed) if packed.forward.precision() == Precision::Int8 => {
-                Err(self.int8_error(xs))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Dotted checkpoint path of the layer.
@@ -169,31 +122,45 @@ impl FrozenLinear {
         }
     }
 
-    /// `ys = Σ terms + b` on the host; the first term is the product with the weight.
-    pub(crate) fn sum(&self, ys: &mut [f32], terms: &[Term<'_>]) -> candle_core::Result<()> {
+    /// `ys = x Wᵀ + b` on the host for an input in the format of the packed weight, plus `through_adapter`.
+    pub(crate) fn sum(
+        &self,
+        ys: &mut [f32],
+        weight: &PackedWeight,
+        input: &LayerInput<'_>,
+        through_adapter: Option<Term<'_>>,
+    ) -> candle_core::Result<()> {
         let view = self.bias.as_ref().map(Tensor::storage_and_layout);
         let init = match &view {
             Some(view) => Init::Bias(host::values(view)?),
             None => Init::Zero,
         };
         let n = self.out_features;
-        let Some((first, rest)) = terms.split_first().filter(|(first, _)| !first.b.scales().is_empty())
-        else {
-            product(ys, n, init, terms);
-            return Ok(());
-        };
-        // int8: dequantise the accumulator before bias and adapter.
-        product(ys, n, Init::Zero, &[*first]);
-        let bias = match init {
-            Init::Bias(bias) => bias,
-            _ => &[],
-        };
-        ys.par_chunks_mut(n.max(1)).for_each(|ys| {
-            ys.iter_mut().zip(first.b.scales()).for_each(|(y, scale)| *y *= scale);
-            ys.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
-        });
-        if !rest.is_empty() {
-            product(ys, n, Init::Accumulate, rest);
+        match input {
+            LayerInput::Int8(rows) => int8_product(ys, n, init, rows, &weight.forward),
+            LayerInput::Float(operand) if weight.forward.precision() == Precision::Int8 => {
+                // Dequantised before bias and adapter.
+                product(ys, n, Init::Zero, &[Term::new(operand, &weight.forward)]);
+                let bias = match init {
+                    Init::Bias(bias) => bias,
+                    _ => &[],
+                };
+                ys.par_chunks_mut(n.max(1)).for_each(|ys| {
+                    ys.iter_mut().zip(weight.forward.scales()).for_each(|(y, scale)| *y *= scale);
+                    ys.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+                });
+            }
+            LayerInput::Float(operand) => {
+                let first = Term::new(operand, &weight.forward);
+                match through_adapter {
+                    Some(term) => product(ys, n, init, &[first, term]),
+                    None => product(ys, n, init, &[first]),
+                }
+                return Ok(());
+            }
+        }
+        if let Some(term) = through_adapter {
+            product(ys, n, Init::Accumulate, &[term]);
         }
         Ok(())
     }
@@ -274,19 +241,17 @@ impl CustomOp1 for FrozenLinearOp {
         let xs = host::slice(storage, layout)?;
         let shape = with_last_dim(layout.shape(), self.layer.out_features);
         let mut ys = vec![0.0; shape.elem_count()];
-        let xs = Operand::new(Rows::new(xs, self.layer.in_features), &self.packed.forward);
-        self.layer.sum(&mut ys, &[Term::new(&xs, &self.packed.forward)])?;
+        let input = self.packed.input(Rows::new(xs, self.layer.in_features));
+        self.layer.sum(&mut ys, &self.packed, &input, None)?;
         Ok((CpuStorage::F32(ys), shape))
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let view = grad.storage_and_layout();
-        let dys =
-            Operand::new(Rows::new(host::values(&view)?, self.layer.out_features), self.packed.backward());
+        let dys = Rows::new(host::values(&view)?, self.layer.out_features);
         let mut grad_xs = vec![0.0; xs.elem_count()];
-        let term = Term::new(&dys, self.packed.backward());
-        product(&mut grad_xs, self.layer.in_features, Init::Zero, &[term]);
+        self.packed.sum_backward((&mut grad_xs, Init::Zero), dys, None, None);
         Tensor::from_vec(grad_xs, xs.shape(), xs.device()).map(Some)
     }
 }

@@ -10,10 +10,10 @@
 //! devices and types. Neither `dW` nor the full-size `B A` is ever computed.
 
 use candle_core::{Result, Tensor};
-use cpu_kernels::{Buffer, DropoutMask, Init, Operand, PackedMatrix, Precision, Rows, Term, at_b, product};
+use cpu_kernels::{Buffer, DropoutMask, Init, Operand, PackedMatrix, Rows, Term, at_b, product};
 use rayon::prelude::*;
 
-use super::{FrozenLinear, PackedWeight};
+use super::{FrozenLinear, LayerInput, PackedWeight};
 use crate::{Dropout, Error, LoraWeights, host};
 
 /// An adapter of one layer.
@@ -98,19 +98,11 @@ impl Lora {
         );
         // dx = dy W + dropᵀ(dh A).
         let backward_xs = || {
-            let Some((dxs, init)) = dxs else { return };
+            let Some(to) = dxs else { return };
             let a = PackedMatrix::from_rows(isa, rank, in_features, a, 1.0);
-            let w = weight.backward();
-            let converted;
-            let operand = if w.precision() == Precision::F32 {
-                &plain_dys
-            } else {
-                converted = Operand::new(dys, w);
-                &converted
-            };
             let dh = Operand::plain(Rows::new(&dh, rank));
             let through_a = Term { product_mask: bits.as_ref(), ..Term::new(&dh, &a) };
-            product(dxs, in_features, init, &[Term::new(operand, w), through_a]);
+            weight.sum_backward(to, dys, Some(&plain_dys), Some(through_a));
         };
         // dA = dhᵀ drop(x).
         let (grad_a, ()) = rayon::join(|| at_b(isa, (&dh, rank), xs, bits.as_ref()), backward_xs);
@@ -168,25 +160,25 @@ pub(super) struct PackedLora {
 }
 
 impl PackedLora {
-    /// The forward pass on rows, to `ys`. `operand` has the rows converted for the layer's weight. Returns `h`.
+    /// The forward pass on rows, to `ys`. `input` has the rows converted for the layer's weight. Returns `h`.
     pub(super) fn forward(
         &self,
         base: &FrozenLinear,
         weight: &PackedWeight,
         mask: Option<&DropoutMask>,
-        (xs, operand): (Rows<'_>, &Operand<'_>),
+        (xs, input): (Rows<'_>, &LayerInput<'_>),
         ys: &mut [f32],
     ) -> Result<Buffer> {
         let rank = self.a.n();
         let own;
-        let for_a = match mask {
-            None if operand.fits(&self.a) => operand,
-            None => {
+        let for_a = match (mask, input) {
+            (None, LayerInput::Float(operand)) if operand.fits(&self.a) => operand,
+            (None, _) => {
                 own = Operand::new(xs, &self.a);
                 &own
             }
             // Masked rows are copied anyway, a few at a time.
-            Some(_) => {
+            (Some(_), _) => {
                 own = Operand::plain(xs);
                 &own
             }
@@ -194,7 +186,7 @@ impl PackedLora {
         let mut h = Buffer::new(xs.count() * rank);
         product(&mut h, rank, Init::Zero, &[Term { a_mask: mask, ..Term::new(for_a, &self.a) }]);
         let for_b = Operand::plain(Rows::new(&h, rank));
-        base.sum(ys, &[Term::new(operand, &weight.forward), Term::new(&for_b, &self.b)])?;
+        base.sum(ys, weight, input, Some(Term::new(&for_b, &self.b)))?;
         Ok(h)
     }
 }

@@ -2,6 +2,7 @@
 
 mod adapted;
 mod frozen;
+mod int8;
 mod lora;
 mod operation;
 mod snapshot;
@@ -17,7 +18,7 @@ pub(crate) use lora::LoraGradients;
 pub use operation::{LoraWeights, lora_linear};
 pub use snapshot::{int8_snapshot, snapshot};
 pub use trainable::TrainableLinear;
-pub(crate) use weight::PackedWeight;
+pub(crate) use weight::{LayerInput, PackedWeight};
 
 use crate::{Error, Result};
 

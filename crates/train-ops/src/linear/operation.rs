@@ -97,7 +97,7 @@ impl CustomOp3 for LoraLinearOp {
         let shape = with_last_dim(xs_layout.shape(), self.rows.out_features());
         let mut ys = vec![0.0; shape.elem_count()];
         let xs = Rows::new(xs, self.rows.in_features());
-        let hidden = self.rows.forward(xs, &self.rows.operand(xs), &mut ys)?;
+        let hidden = self.rows.forward(xs, &self.rows.input(xs), &mut ys)?;
         if let Some(hidden) = hidden {
             let _ = self.hidden.set(hidden);
         }

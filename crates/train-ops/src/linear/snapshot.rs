@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use cpu_kernels::{Operand, Rows};
+use cpu_kernels::Rows;
 
 use super::lora::PackedLora;
 use super::{AdaptedLinear, FrozenLinear, PackedWeight, check_input, with_last_dim};
@@ -61,8 +61,7 @@ impl LinearLayer for Snapshot {
         let view = xs.storage_and_layout();
         let rows = Rows::new(host::values(&view)?, self.base.in_features());
         let mut ys = vec![0.0; shape.elem_count()];
-        let operand = Operand::new(rows, &self.weight.forward);
-        self.lora.forward(&self.base, &self.weight, None, (rows, &operand), &mut ys)?;
+        self.lora.forward(&self.base, &self.weight, None, (rows, &self.weight.input(rows)), &mut ys)?;
         Ok(Tensor::from_vec(ys, shape, xs.device())?)
     }
 

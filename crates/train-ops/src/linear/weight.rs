@@ -1,7 +1,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, Storage, Tensor};
-use cpu_kernels::{PackedMatrix, Precision};
+use cpu_kernels::{Init, Operand, PackedMatrix, Precision, QuantisedRows, Rows, Term, int8_product, product};
 
 use crate::{Result, host};
 
@@ -11,11 +11,24 @@ pub(crate) struct PackedWeight {
     /// `Wᵀ`, `(in_features, out_features)`.
     pub(crate) forward: PackedMatrix,
     backward: OnceLock<PackedMatrix>,
+    /// Whether the rows that an int8 weight is multiplied by are quantised as well.
+    quantises_rows: bool,
+}
+
+/// Rows in the format that a weight needs.
+pub(crate) enum LayerInput<'a> {
+    Float(Operand<'a>),
+    Int8(QuantisedRows),
 }
 
 impl PackedWeight {
     pub(super) fn new(forward: PackedMatrix) -> Self {
-        Self { forward, backward: OnceLock::new() }
+        Self { forward, backward: OnceLock::new(), quantises_rows: false }
+    }
+
+    /// An int8 weight for products of integers.
+    pub(super) fn for_int8_products(forward: PackedMatrix) -> Self {
+        Self { quantises_rows: true, ..Self::new(forward) }
     }
 
     /// Packs a contiguous weight `(out_features, in_features)` in f32 or bf16 in host memory; `None` for another.
@@ -40,11 +53,68 @@ impl PackedWeight {
         Ok(Some(Self::new(forward)))
     }
 
-    /// `W`, `(out_features, in_features)`.
-    pub(crate) fn backward(&self) -> &PackedMatrix {
+    /// Whether products with the weight are those of [`FrozenLinear::to_int8_products`](super::FrozenLinear::to_int8_products).
+    pub(super) fn quantises_rows(&self) -> bool {
+        self.quantises_rows
+    }
+
+    /// The rows of an input in the format that the weight needs: once for all weights of one precision.
+    pub(crate) fn input<'a>(&self, xs: Rows<'a>) -> LayerInput<'a> {
+        match self.quantises_rows {
+            true => LayerInput::Int8(QuantisedRows::new(xs, None, &self.forward)),
+            false => LayerInput::Float(Operand::new(xs, &self.forward)),
+        }
+    }
+
+    /// Whether an input has the format that the weight needs.
+    pub(super) fn takes(&self, input: &LayerInput<'_>) -> bool {
+        match input {
+            LayerInput::Float(operand) => !self.quantises_rows && operand.fits(&self.forward),
+            LayerInput::Int8(rows) => self.quantises_rows && rows.fits(&self.forward),
+        }
+    }
+
+    /// `dx = init + dy W`, plus `through_adapter`. `plain` are the rows of `dys` for f32 matrices, if there are such already.
+    pub(crate) fn sum_backward(
+        &self,
+        (dxs, init): (&mut [f32], Init<'_>),
+        dys: Rows<'_>,
+        plain: Option<&Operand<'_>>,
+        through_adapter: Option<Term<'_>>,
+    ) {
+        let (weight, in_features) = (self.backward(), self.forward.k());
+        if self.quantises_rows {
+            // W = s q with a scale for each of its rows: dx = (s dy) q, with the integers of the forward pass.
+            let rows = QuantisedRows::new(dys, Some(self.forward.scales()), weight);
+            int8_product(dxs, in_features, init, &rows, weight);
+            if let Some(term) = through_adapter {
+                product(dxs, in_features, Init::Accumulate, &[term]);
+            }
+            return;
+        }
+        let converted;
+        let operand = match plain {
+            Some(plain) if weight.precision() == Precision::F32 => plain,
+            _ => {
+                converted = Operand::new(dys, weight);
+                &converted
+            }
+        };
+        let first = Term::new(operand, weight);
+        match through_adapter {
+            Some(term) => product(dxs, in_features, init, &[first, term]),
+            None => product(dxs, in_features, init, &[first]),
+        }
+    }
+
+    /// `W`, `(out_features, in_features)`; without the scales of its rows where they are quantised.
+    fn backward(&self) -> &PackedMatrix {
         // Packed outside of the lock: a thread that waits for a part of the packing may steal a task that needs it too.
         self.backward.get().unwrap_or_else(|| {
-            let packed = self.forward.transposed();
+            let packed = match self.quantises_rows {
+                true => self.forward.transposed_integers(),
+                false => self.forward.transposed(),
+            };
             self.backward.get_or_init(|| packed)
         })
     }

@@ -66,27 +66,27 @@ impl CrossRows {
     pub(super) fn forward(&self, input: Buffer, states: &[f32], keep: bool) -> Result<(SavedCross, Buffer)> {
         let (len, width) = (input.len(), self.query.in_features());
         let (rows, state_rows) = (Rows::new(&input, width), Rows::new(states, self.key.in_features()));
-        let operand = self.key.operand(state_rows);
+        let converted = self.key.input(state_rows);
         let [mut keys, mut values] = [(); 2].map(|()| Buffer::new(state_rows.count() * width));
         let mut queries = Buffer::new(len);
         // In parallel, so that threads do not wait for the last task of each.
         let (hidden_query, (hidden_key, hidden_value)) = rayon::join(
-            || self.query.forward(rows, &self.query.operand(rows), &mut queries),
+            || self.query.forward(rows, &self.query.input(rows), &mut queries),
             || {
                 rayon::join(
-                    || self.key.forward(state_rows, &operand, &mut keys),
-                    || self.value.forward(state_rows, &operand, &mut values),
+                    || self.key.forward(state_rows, &converted, &mut keys),
+                    || self.value.forward(state_rows, &converted, &mut values),
                 )
             },
         );
-        drop(operand);
+        drop(converted);
 
         let mut context = Buffer::new(len);
         let probabilities = self.attention.forward([&queries, &keys, &values], &mut context, keep);
         let mut sums = Buffer::new(len);
         let hidden_output = {
             let rows = Rows::new(&context, width);
-            self.output.forward(rows, &self.output.operand(rows), &mut sums)?
+            self.output.forward(rows, &self.output.input(rows), &mut sums)?
         };
         let mut crossed = Buffer::new(len);
         let mask = self.mask.as_ref();

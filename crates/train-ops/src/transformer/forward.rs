@@ -38,36 +38,36 @@ impl LayerRows {
         };
         let input = normed.as_ref().map_or(xs, |(normed, _)| normed);
         let (width, input_rows) = (self.width(), Rows::new(input, self.width()));
-        let operand = self.key.operand(input_rows);
+        let converted = self.key.input(input_rows);
         let (mut keys, mut values) = (Buffer::new(xs.len()), Buffer::new(xs.len()));
         let mut queries = Buffer::new(len);
         let query_rows = self.gather_queries(input);
         // In parallel, so that threads do not wait for the last task of each.
         let (hidden_query, (hidden_key, hidden_value)) = rayon::join(
             || match &query_rows {
-                None => self.query.forward(input_rows, &operand, &mut queries),
+                None => self.query.forward(input_rows, &converted, &mut queries),
                 Some(query_rows) => {
                     let rows = Rows::new(query_rows, width);
-                    self.query.forward(rows, &self.query.operand(rows), &mut queries)
+                    self.query.forward(rows, &self.query.input(rows), &mut queries)
                 }
             },
             || {
                 rayon::join(
-                    || self.key.forward(input_rows, &operand, &mut keys),
-                    || self.value.forward(input_rows, &operand, &mut values),
+                    || self.key.forward(input_rows, &converted, &mut keys),
+                    || self.value.forward(input_rows, &converted, &mut values),
                 )
             },
         );
         let (hidden_query, hidden_key, hidden_value) = (hidden_query?, hidden_key?, hidden_value?);
-        drop(operand);
+        drop(converted);
 
         let mut context = Buffer::new(len);
         let probabilities = self.attention.forward([&queries, &keys, &values], &mut context, keep);
         let mut attended = Buffer::new(len);
         let rows = Rows::new(&context, width);
-        let operand = self.attention_output.operand(rows);
-        let hidden_output = self.attention_output.forward(rows, &operand, &mut attended)?;
-        drop(operand);
+        let converted = self.attention_output.input(rows);
+        let hidden_output = self.attention_output.forward(rows, &converted, &mut attended)?;
+        drop(converted);
         let hidden = [hidden_query, hidden_key, hidden_value, hidden_output];
         let saved = SavedAttention { normed, query_rows, queries, keys, values, context, hidden };
         Ok((saved, probabilities, attended))
@@ -103,7 +103,7 @@ impl LayerRows {
         let (count, inner_width) = (ys.len() / self.width(), self.intermediate.out_features());
         let mut inner = Buffer::new(count * inner_width);
         let rows = Rows::new(&input, self.width());
-        let hidden_inner = self.intermediate.forward(rows, &self.intermediate.operand(rows), &mut inner)?;
+        let hidden_inner = self.intermediate.forward(rows, &self.intermediate.input(rows), &mut inner)?;
         let stride = leading_dimension(inner_width);
         let mut activated = Buffer::new(count * stride);
         activated
@@ -112,19 +112,19 @@ impl LayerRows {
             .with_min_len(ROWS)
             .for_each(|(to, inner)| self.activation.apply(self.isa, inner, &mut to[..inner_width]));
         let rows = Rows::padded(&activated, inner_width);
-        let operand = self.output.operand(rows);
+        let converted = self.output.input(rows);
         let mask = self.output_mask.as_ref();
         let (hidden_output, sums) = if self.norm_first {
-            let hidden = self.output.forward(rows, &operand, ys)?;
+            let hidden = self.output.forward(rows, &converted, ys)?;
             self.add(ys, attended, mask);
             (hidden, None)
         } else {
             let mut sums = Buffer::new(ys.len());
-            let hidden = self.output.forward(rows, &operand, &mut sums)?;
+            let hidden = self.output.forward(rows, &converted, &mut sums)?;
             let statistics = self.output_norm.forward_residual_rows(&mut sums, &input, mask, ys)?;
             (hidden, Some((sums, statistics)))
         };
-        drop(operand);
+        drop(converted);
         let hidden = [hidden_inner, hidden_output];
         Ok(SavedMlp { input, input_statistics, inner, activated, sums, hidden })
     }

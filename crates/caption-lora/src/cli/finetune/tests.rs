@@ -143,7 +143,7 @@ fn nonsense_is_refused_with_the_flag_and_the_reason() {
         ("--lora-dropout 1", "below 1"),
         ("--warmup-ratio 5", "between 0 and 1"),
         ("--device gpu", "cpu, cuda, cuda:N or metal"),
-        ("--dtype f16", "[possible values: f32, bf16]"),
+        ("--dtype f16", "[possible values: f32, bf16, int8]"),
         ("--padding max", "[possible values: longest, max-length]"),
         ("--tune all", "[possible values: text, vision, both, full]"),
         ("--model ./no/such/folder", "`./no/such/folder`"),
@@ -168,6 +168,13 @@ fn nonsense_is_refused_with_the_flag_and_the_reason() {
         let message = refusal(arguments);
         assert!(message.contains(words), "{arguments}: {message}");
     }
+}
+
+#[test]
+fn int8_is_for_the_cpu() {
+    parse("--dtype int8").unwrap();
+    let message = refusal("--dtype int8 --device cuda");
+    assert!(message.contains("--dtype int8 is for --device cpu"), "{message}");
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Products of 8-bit integers on both sides, with exact sums in 32 bits.
+//!
+//! Rows are quantised as they come ([`QuantisedRows`]), each with a scale of its own; the matrix is quantised once, with a scale
+//! for each column. A product is
+//!
+//! ```text
+//! y[i][j] = init + s[i] t[j] Σₖ q[i][k] w[k][j] + Σₒ x[i][o] t[j] w[o][j]
+//! ```
+//!
+//! with the integers `q` and `w`, the scales `s` and `t`, and the few outliers `o` of row `i`, which are multiplied in f32 (as in
+//! LLM.int8(), Dettmers et al., 2022, <https://arxiv.org/abs/2208.07339>, but chosen row by row, so that a row's result does not
+//! depend on the others). The first sum is exact, and the rest is computed in one order without fused multiply-adds: the bits are
+//! the same on every instruction set.
+
+mod dequantise;
+mod product;
+mod rows;
+mod sums;
+#[cfg(test)]
+mod tests;
+
+use crate::Isa;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::isa::Kind;
+
+pub use product::int8_product;
+pub use rows::QuantisedRows;
+
+/// The most numbers of a row: so many products of two integers up to 127 fit into 32 bits.
+pub const MAX_INT8_ROW: usize = 1 << 17;
+
+/// The instructions that multiply integers. All of them have the same results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each architecture has its own")]
+pub(crate) enum Engine {
+    /// AMX-INT8, for more than a few rows.
+    Amx,
+    /// AVX512-VNNI.
+    Vnni,
+    /// Pairs of 16 bits, with AVX-512 BW.
+    Avx512,
+    /// The same with AVX2.
+    Avx2,
+    /// The dot products of Armv8.2.
+    NeonDot,
+    /// Pairs of 16 bits in plain Rust, for panels of any width.
+    Portable,
+}
+
+impl Engine {
+    /// Those that serve `isa` on this processor, best first.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))]
+    pub(crate) fn all(isa: Isa) -> Vec<Self> {
+        let mut engines = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        match isa.kind() {
+            Kind::Avx512 { amx, .. } => {
+                if amx {
+                    engines.push(Self::Amx);
+                }
+                if is_x86_feature_detected!("avx512vnni") {
+                    engines.push(Self::Vnni);
+                }
+                engines.push(Self::Avx512);
+            }
+            Kind::Avx2 => engines.push(Self::Avx2),
+            _ => {}
+        }
+        #[cfg(target_arch = "aarch64")]
+        if matches!(isa.kind(), Kind::Neon { .. }) && std::arch::is_aarch64_feature_detected!("dotprod") {
+            engines.push(Self::NeonDot);
+        }
+        engines.push(Self::Portable);
+        engines
+    }
+
+    /// The best one for products of so many rows.
+    pub(crate) fn of(isa: Isa, rows: usize) -> Self {
+        let is_worth_it = |engine: &Self| *engine != Self::Amx || rows > FEW;
+        Self::all(isa).into_iter().find(is_worth_it).unwrap_or(Self::Portable)
+    }
+
+    /// How it reads rows.
+    pub(crate) fn form(self) -> Form {
+        match self {
+            Self::Amx | Self::NeonDot => Form::Signed,
+            Self::Vnni => Form::Unsigned,
+            Self::Avx512 | Self::Avx2 | Self::Portable => Form::Pairs,
+        }
+    }
+
+    /// Rows of a tile.
+    pub(crate) fn tile_rows(self, isa: Isa) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => crate::amx::SIDE,
+            _ => isa.tile_rows(),
+        }
+    }
+}
+
+/// How the integers of a row are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Four neighbours in a word.
+    Signed,
+    /// The same, plus 128: VNNI multiplies bytes without sign by bytes with it.
+    Unsigned,
+    /// As i16: the first and third of four neighbours in a word, the second and fourth in the next.
+    Pairs,
+}
+
+impl Form {
+    /// Words for `k` integers.
+    pub(crate) fn words(self, k: usize) -> usize {
+        match self {
+            Self::Signed | Self::Unsigned => k.div_ceil(4),
+            Self::Pairs => 2 * k.div_ceil(4),
+        }
+    }
+}
+
+/// The most rows for which a tile of AMX, of 16 rows, is slower than one with fewer rows.
+const FEW: usize = 8;

@@ -1,0 +1,221 @@
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Engine, Form, MAX_INT8_ROW};
+use crate::dispatch::for_each_isa;
+use crate::quantise::{LARGEST, ROUNDER};
+use crate::softmax::LANES;
+use crate::{Buffer, Isa, PackedMatrix, Precision, Rows};
+
+/// Rows in 8 bits, each with a scale, as the first factor of [`int8_product`](crate::int8_product).
+///
+/// The scale of a row is its largest magnitude / 127. Numbers larger than six times the root of the row's mean square are
+/// *outliers*: they stay f32, and the scale is that of the others. Without this, one large number would take the bits of all
+/// others. At most one number in 36 is an outlier.
+#[derive(Debug)]
+pub struct QuantisedRows {
+    /// The integers, in the form of the engine.
+    integers: Buffer,
+    pub(super) engine: Engine,
+    isa: Isa,
+    count: usize,
+    k: usize,
+    /// Words from one row to the next.
+    stride: usize,
+    rows: Vec<Row>,
+}
+
+/// What belongs to the integers of a row.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Row {
+    /// The factor of the integers. NaN if a number of the row is not finite: then all of its results are NaN.
+    pub(super) scale: f32,
+    /// Place and value of the outliers, in the order of their places.
+    pub(super) outliers: Vec<(usize, f32)>,
+}
+
+impl QuantisedRows {
+    /// Quantises `rows`, of `b.k()` numbers, for products with `b` and other int8 matrices of as many rows. Each number is
+    /// multiplied by the factor of its column before, if there are `factors`.
+    ///
+    /// # Panics
+    /// If `b` is not int8, if lengths do not agree, or if rows have more than [`MAX_INT8_ROW`] numbers.
+    pub fn new(rows: Rows<'_>, factors: Option<&[f32]>, b: &PackedMatrix) -> Self {
+        assert!(b.precision() == Precision::Int8 && rows.width() == b.k(), "rows for an int8 matrix");
+        Self::for_engine(b.isa(), Engine::of(b.isa(), rows.count()), rows, factors)
+    }
+
+    pub(super) fn for_engine(isa: Isa, engine: Engine, rows: Rows<'_>, factors: Option<&[f32]>) -> Self {
+        let (count, k, form) = (rows.count(), rows.width(), engine.form());
+        assert!(k <= MAX_INT8_ROW, "length of a row of int8");
+        assert!(factors.is_none_or(|factors| factors.len() == k), "factors of the columns");
+        // Whole cache lines, and not a multiple of 4 KiB, at which rows would compete for the same lines.
+        let mut stride = form.words(k).next_multiple_of(LINE).max(LINE);
+        if stride.is_multiple_of(PAGE) {
+            stride += LINE;
+        }
+        // Tiles read rows that do not exist, whose results nobody reads.
+        let mut integers = Buffer::new(count.next_multiple_of(engine.tile_rows(isa)) * stride);
+        let mut all = vec![Row::default(); count];
+        let targets = integers.par_chunks_mut(stride).zip(all.par_iter_mut());
+        targets.zip(rows.par_iter()).with_min_len(MIN_ROWS).for_each_init(
+            || vec![0.0; k],
+            |scratch, ((to, row), values)| {
+                *row = quantise(isa, values, factors, scratch);
+                match form {
+                    Form::Pairs => store_pairs(isa, scratch, halves(to)),
+                    Form::Signed => store_bytes(isa, scratch, 0, bytes(to)),
+                    Form::Unsigned => store_bytes(isa, scratch, 128, bytes(to)),
+                }
+            },
+        );
+        Self { integers, engine, isa, count, k, stride, rows: all }
+    }
+
+    /// Whether the rows fit products with `b`.
+    pub fn fits(&self, b: &PackedMatrix) -> bool {
+        b.precision() == Precision::Int8 && b.k() == self.k && b.isa() == self.isa
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The integers from row `row` on.
+    pub(super) fn from_row(&self, row: usize) -> *const u32 {
+        self.integers[row * self.stride..].as_ptr().cast()
+    }
+
+    pub(super) fn rows(&self, rows: Range<usize>) -> &[Row] {
+        &self.rows[rows]
+    }
+}
+
+/// Words in a cache line, and in a page.
+const LINE: usize = 16;
+const PAGE: usize = 1024;
+/// The fewest rows of a task.
+const MIN_ROWS: usize = 4;
+/// So many times the root of the mean square makes an outlier.
+const OUTLIER: f32 = 6.0;
+/// A row of smaller numbers becomes zeros, as `127 / largest` would overflow.
+const TINY: f32 = 1e-36;
+
+/// Words as bytes.
+fn bytes(words: &mut [f32]) -> &mut [u8] {
+    // SAFETY: f32 has no padding, any bits are valid for both types, and the alignment is less.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len())
+    }
+}
+
+/// Words as two i16 each.
+fn halves(words: &mut [f32]) -> &mut [i16] {
+    // SAFETY: as in `bytes`.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len())
+    }
+}
+
+/// Leaves in `to` the numbers that are integers once [`ROUNDER`] is added.
+fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -> Row {
+    let largest = copy_scaled(isa, values, factors, to);
+    if !largest.is_finite() {
+        to.fill(0.0);
+        return Row { scale: f32::NAN, outliers: Vec::new() };
+    }
+    if largest < TINY {
+        to.fill(0.0);
+        return Row::default();
+    }
+    // Relative to the largest, so that no square overflows or vanishes.
+    let mean_square = sum_of_squares(isa, to, 1.0 / largest) / to.len() as f32;
+    let limit = largest * OUTLIER * mean_square.sqrt();
+    let (mut rest, mut outliers) = (largest, Vec::new());
+    if largest > limit {
+        rest = 0.0;
+        for (place, value) in to.iter_mut().enumerate() {
+            match value.abs() > limit {
+                true => outliers.push((place, std::mem::take(value))),
+                false => rest = value.abs().max(rest),
+            }
+        }
+    }
+    if rest < TINY {
+        to.fill(0.0);
+        return Row { scale: 0.0, outliers };
+    }
+    multiply(isa, to, LARGEST / rest);
+    Row { scale: rest / LARGEST, outliers }
+}
+
+for_each_isa! {
+    /// `to = factors * values`; returns the largest magnitude, or infinity if a number is NaN.
+    fn copy_scaled(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -> f32 {
+        match factors {
+            None => to.copy_from_slice(values),
+            Some(factors) => {
+                for ((to, value), factor) in to.iter_mut().zip(values).zip(factors) {
+                    *to = value * factor;
+                }
+            }
+        }
+        // As integers, magnitudes have the order of the numbers, and NaNs are the largest.
+        let mut largest = 0;
+        for value in to.iter() {
+            largest = (value.to_bits() & 0x7fff_ffff).max(largest);
+        }
+        f32::from_bits(largest.min(f32::INFINITY.to_bits()))
+    }
+
+    /// `Σ (factor * value)²`, in an order that does not depend on the instruction set.
+    fn sum_of_squares(isa: Isa, values: &[f32], factor: f32) -> f32 {
+        let mut sums = [0.0; LANES];
+        let (chunks, rest) = values.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (sum, value) in sums.iter_mut().zip(chunk) {
+                *sum += (factor * value) * (factor * value);
+            }
+        }
+        for (sum, value) in sums.iter_mut().zip(rest) {
+            *sum += (factor * value) * (factor * value);
+        }
+        sums.iter().sum()
+    }
+
+    fn multiply(isa: Isa, values: &mut [f32], factor: f32) {
+        for value in values {
+            *value *= factor;
+        }
+    }
+
+    /// The nearest integers as bytes, plus `offset`.
+    fn store_bytes(isa: Isa, values: &[f32], offset: u8, to: &mut [u8]) {
+        let (of_values, rest) = to.split_at_mut(values.len());
+        for (to, value) in of_values.iter_mut().zip(values) {
+            *to = ((value + ROUNDER).to_bits() as u8).wrapping_add(offset);
+        }
+        rest.fill(offset);
+    }
+
+    /// The nearest integers as i16, with the second and third of four neighbours exchanged.
+    fn store_pairs(isa: Isa, values: &[f32], to: &mut [i16]) {
+        let (chunks, rest) = values.as_chunks::<4>();
+        let (of_chunks, others) = to.split_at_mut(4 * chunks.len());
+        for (to, values) in of_chunks.as_chunks_mut::<4>().0.iter_mut().zip(chunks) {
+            let [first, second, third, fourth] = values.map(|value| (value + ROUNDER).to_bits() as i16);
+            *to = [first, third, second, fourth];
+        }
+        others.fill(0);
+        for (value, place) in rest.iter().zip([0, 2, 1]) {
+            others[place] = (value + ROUNDER).to_bits() as i16;
+        }
+    }
+}

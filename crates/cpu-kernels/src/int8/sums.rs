@@ -1,0 +1,116 @@
+//! Exact sums of products of integers, a tile at a time.
+
+// SAFETY (of every block in this file): the caller of `sums` vouches for the tile's pointers and their extents; an `Engine` is
+// one that the processor has.
+#![allow(unsafe_code)]
+
+use super::Engine;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::simd::Simd;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::tile::sum_products;
+use crate::tile::{Factors, Prefetch};
+
+/// Some rows of integers and a panel of the matrix.
+pub(super) struct Tile {
+    /// At most [`Engine::tile_rows`].
+    pub(super) rows: usize,
+    /// For all engines but AMX, whose rows lie within as many as its tiles have.
+    pub(super) factors: Factors,
+    pub(super) prefetch: Prefetch,
+}
+
+/// Room for the sums of a tile, row by row, each of a panel's width.
+#[repr(C, align(64))]
+pub(super) struct Sums(pub(super) [i32; 32 * 32]);
+
+impl Tile {
+    /// The sums of the tile. Those of AMX are computed elsewhere, with the registers of a whole task.
+    ///
+    /// # Safety
+    /// The factors are valid for the tile's rows and their words; each row has twice as many words as the panel where it is
+    /// stored in pairs.
+    pub(super) unsafe fn sums(&self, engine: Engine, to: &mut Sums) {
+        let to = to.0.as_mut_ptr();
+        unsafe {
+            match engine {
+                #[cfg(target_arch = "x86_64")]
+                Engine::Amx | Engine::Vnni => vnni(self, to.cast()),
+                #[cfg(target_arch = "x86_64")]
+                Engine::Avx512 => avx512(self, to.cast()),
+                #[cfg(target_arch = "x86_64")]
+                Engine::Avx2 => avx2(self, to.cast()),
+                #[cfg(target_arch = "aarch64")]
+                Engine::NeonDot => neon_dot(self, to.cast()),
+                _ => portable(self, to),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn vnni(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::Avx512Vnni, 14, 1>(tile, to) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn avx512(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::Avx512Pairs, 14, 2>(tile, to) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::Avx2Pairs, 6, 2>(tile, to) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn neon_dot(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::NeonDot, 6, 1>(tile, to) }
+}
+
+/// For panels of any width, whose sums stay in the first-level cache.
+unsafe fn portable(tile: &Tile, to: *mut i32) {
+    let Factors { words, a, a_stride, b, b_step: width, .. } = tile.factors;
+    for row in 0..tile.rows {
+        let sums = unsafe { std::slice::from_raw_parts_mut(to.add(row * width), width) };
+        sums.fill(0);
+        for word in 0..words {
+            // The first and third of four neighbours, then the second and fourth.
+            let [a0, a2, a1, a3] =
+                unsafe { a.add(row * a_stride + 2 * word).cast::<[i16; 4]>().read() }.map(i32::from);
+            let b = unsafe { std::slice::from_raw_parts(b.add(word * width), width) };
+            for (sum, word) in sums.iter_mut().zip(b) {
+                let [b0, b1, b2, b3] = word.to_le_bytes().map(|byte| i32::from(byte as i8));
+                *sum += a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3;
+            }
+        }
+    }
+}
+
+/// With a constant number of rows, whose sums stay in registers.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn of_height<S: Simd, const ROWS: usize, const WIDEN: usize>(tile: &Tile, to: *mut u32) {
+    macro_rules! rows_of {
+        ($($n:literal)*) => {
+            match tile.rows {
+                // A comparison of constants: no code is generated for tiles that do not fit the registers.
+                $($n if $n <= ROWS => unsafe {
+                    let mut sums = [[S::zero(); 2]; $n];
+                    sum_products::<S, $n, 2, WIDEN>(&tile.factors, tile.prefetch, &mut sums);
+                    for (row, sums) in sums.into_iter().enumerate() {
+                        for (at, sum) in sums.into_iter().enumerate() {
+                            S::store(to.add((2 * row + at) * S::LANES), sum);
+                        }
+                    }
+                },)*
+                _ => debug_assert!(false, "more rows than a tile has"),
+            }
+        };
+    }
+    rows_of!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+}
