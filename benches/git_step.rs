@@ -90,7 +90,7 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
     // Otherwise zero, and with it the gradient of A.
     for (seed, (_, b)) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")).enumerate()
     {
-        b.set(&(common::values(100 + seed as u64, b.shape(), device) * 0.02)?)?;
+        b.set(&(common::values(100 + seed as u64, b.shape().clone(), device) * 0.02)?)?;
     }
 
     let size = model.config().vision_config.image_size;
@@ -108,7 +108,7 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
     let parameters = Parameters::new(adapter.parameters()).unwrap();
 
     let store = loss()?.backward()?;
-    let gradient = |(name, parameter): (String, Var)| {
+    let gradient = |(name, parameter): (String, Var)| -> Result<(String, Vec<f32>)> {
         let values = store.get(parameter.as_tensor()).unwrap().flatten_all()?.to_vec1()?;
         Ok((name, values))
     };

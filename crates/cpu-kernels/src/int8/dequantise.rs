@@ -35,15 +35,15 @@ impl TileResult<'_> {
             Init::Bias(bias) => to.copy_from_slice(&bias[first..][..count]),
             Init::Accumulate => {}
         }
-        for lane in 0..count {
-            to[lane] += (row.scale * scales[lane]) * sums[lane].wrapping_sub(offsets[lane]) as f32;
+        for ((to, sum), (scale, offset)) in to.iter_mut().zip(sums).zip(scales.iter().zip(offsets)) {
+            *to += (row.scale * scale) * sum.wrapping_sub(*offset) as f32;
         }
         for (place, value) in &row.outliers {
             let words = &self.panel[place / 4 * self.width + first..][..count];
             let shift = 24 - 8 * (place % 4) as u32;
-            for lane in 0..count {
-                let weight = ((words[lane] << shift) as i32 >> 24) as f32;
-                to[lane] += value * (scales[lane] * weight);
+            for ((to, word), scale) in to.iter_mut().zip(words).zip(scales) {
+                let weight = ((word << shift) as i32 >> 24) as f32;
+                *to += value * (scale * weight);
             }
         }
     }
