@@ -1,16 +1,16 @@
-# Reads objdump's output for aarch64 and prints the innermost loops of the products of blocks: instructions, multiply-adds, other
+# Reads objdump's output for aarch64 and prints the innermost loops of products: instructions, multiply-adds, other
 # instructions on vectors, loads of vectors, and accesses to the stack. Fails unless in loops of whole tiles, of 24 sums, at least 90 %
 # of the instructions on vectors multiply and add, a load serves at least 8 multiply-adds of numbers (those of two `fmla`), and
 # nothing is on the stack. Tiles of five rows are printed besides.
 BEGIN {
     # Multiply-adds of numbers in an instruction.
-    numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = 16
+    numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = numbers["sdot"] = 16
     printf "%-34s %4s %12s %8s %7s %7s %6s %6s\n", "function", "sums", "instructions", "products", "numbers", "others", "loads", "stack"
 }
 
 /^[0-9a-f]+ <.*>:$/ {
     name = $0; sub(/^[0-9a-f]+ </, "", name); sub(/>:$/, "", name)
-    wanted = name ~ /block::neon/; n = loops = 0; split("", place)
+    wanted = name ~ /(block|sums)::neon/; n = loops = 0; split("", place)
     next
 }
 
@@ -48,6 +48,6 @@ function report(from, to,   i, products, total, others, loads, stack, sums, seen
 
 END {
     count = 0; for (name in found) ++count
-    if (count < 2) { print "FAILED: no tile of neon, or none of neon_bf16"; failed = 1 }
+    if (count < 3) { print "FAILED: no tile of neon, neon_bf16 or neon_dot"; failed = 1 }
     exit failed
 }

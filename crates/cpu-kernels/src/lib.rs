@@ -13,7 +13,7 @@
 //! | `rows`, `operand` | the rows that it is multiplied by, and their conversion, made once for all products that read them |
 //! | `task`, `product` | a sum of products, with dropout masks, as rectangles of the result |
 //! | `shares` | divides these rectangles among threads |
-//! | `int8`, `amx` | products of integers on both sides, by VNNI, AMX or pairs of 16 bits |
+//! | `int8`, `amx` | products of integers on both sides, by VNNI, AMX, NEON or pairs of 16 bits |
 //! | `skinny` | the same for a few rows, whose speed is that of memory |
 //! | `at_b` | `Aᵀ B`, for gradients of weights |
 //! | `small` | small products on one thread, for the heads of attention |

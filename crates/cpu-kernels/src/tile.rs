@@ -121,10 +121,7 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, cons
                 }
             }
         }
-        match S::GROUP > 1 && factors.a_step == 1 {
-            true => add_groups::<S, ROWS, VECTORS>(factors, prefetch, &mut sums),
-            false => add_products::<S, ROWS, VECTORS, WIDEN>(factors, prefetch, &mut sums),
-        }
+        sum_products::<S, ROWS, VECTORS, WIDEN>(factors, prefetch, &mut sums);
         for (row, sums) in sums.into_iter().enumerate() {
             let (from, to) = (from.add(row * from_stride), to.add(row * to_stride));
             for (at, sum) in sums.into_iter().enumerate() {
@@ -135,13 +132,33 @@ pub(crate) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, cons
     }
 }
 
-/// Adds the products of a tile to its sums.
+/// Adds the products of a tile to its sums, several words of a row at a time where that is faster.
 ///
 /// # Safety
 /// As for [`tile`].
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(crate) unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
+pub(crate) unsafe fn sum_products<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
+    factors: &Factors,
+    prefetch: Prefetch,
+    sums: &mut [[S::Vector; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match S::GROUP > 1 && factors.a_step == 1 {
+            true => add_groups::<S, ROWS, VECTORS>(factors, prefetch, sums),
+            false => add_products::<S, ROWS, VECTORS, WIDEN>(factors, prefetch, sums),
+        }
+    }
+}
+
+/// Adds the products of a tile to its sums, word by word.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const WIDEN: usize>(
     factors: &Factors,
     prefetch: Prefetch,
     sums: &mut [[S::Vector; VECTORS]; ROWS],

@@ -20,7 +20,7 @@ mod sums;
 mod tests;
 
 use crate::Isa;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::isa::Kind;
 
 pub use product::int8_product;
@@ -31,7 +31,7 @@ pub const MAX_INT8_ROW: usize = 1 << 17;
 
 /// The instructions that multiply integers. All of them have the same results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[allow(dead_code, reason = "each architecture has its own")]
 pub(crate) enum Engine {
     /// AMX-INT8, for more than a few rows.
     Amx,
@@ -41,13 +41,15 @@ pub(crate) enum Engine {
     Avx512,
     /// The same with AVX2.
     Avx2,
-    /// The same in plain Rust, for panels of any width.
+    /// The dot products of Armv8.2.
+    NeonDot,
+    /// Pairs of 16 bits in plain Rust, for panels of any width.
     Portable,
 }
 
 impl Engine {
     /// Those that serve `isa` on this processor, best first.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))]
     pub(crate) fn all(isa: Isa) -> Vec<Self> {
         let mut engines = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -64,6 +66,10 @@ impl Engine {
             Kind::Avx2 => engines.push(Self::Avx2),
             _ => {}
         }
+        #[cfg(target_arch = "aarch64")]
+        if matches!(isa.kind(), Kind::Neon { .. }) && std::arch::is_aarch64_feature_detected!("dotprod") {
+            engines.push(Self::NeonDot);
+        }
         engines.push(Self::Portable);
         engines
     }
@@ -77,7 +83,7 @@ impl Engine {
     /// How it reads rows.
     pub(crate) fn form(self) -> Form {
         match self {
-            Self::Amx => Form::Signed,
+            Self::Amx | Self::NeonDot => Form::Signed,
             Self::Vnni => Form::Unsigned,
             Self::Avx512 | Self::Avx2 | Self::Portable => Form::Pairs,
         }

@@ -5,10 +5,10 @@
 #![allow(unsafe_code)]
 
 use super::Engine;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::simd::Simd;
-#[cfg(target_arch = "x86_64")]
-use crate::tile::add_products;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::tile::sum_products;
 use crate::tile::{Factors, Prefetch};
 
 /// Some rows of integers and a panel of the matrix.
@@ -40,6 +40,8 @@ impl Tile {
                 Engine::Avx512 => avx512(self, to.cast()),
                 #[cfg(target_arch = "x86_64")]
                 Engine::Avx2 => avx2(self, to.cast()),
+                #[cfg(target_arch = "aarch64")]
+                Engine::NeonDot => neon_dot(self, to.cast()),
                 _ => portable(self, to),
             }
         }
@@ -64,6 +66,12 @@ unsafe fn avx2(tile: &Tile, to: *mut u32) {
     unsafe { of_height::<crate::simd::Avx2Pairs, 6, 2>(tile, to) }
 }
 
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn neon_dot(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::NeonDot, 6, 1>(tile, to) }
+}
+
 /// For panels of any width, whose sums stay in the first-level cache.
 unsafe fn portable(tile: &Tile, to: *mut i32) {
     let Factors { words, a, a_stride, b, b_step: width, .. } = tile.factors;
@@ -84,7 +92,7 @@ unsafe fn portable(tile: &Tile, to: *mut i32) {
 }
 
 /// With a constant number of rows, whose sums stay in registers.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 unsafe fn of_height<S: Simd, const ROWS: usize, const WIDEN: usize>(tile: &Tile, to: *mut u32) {
     macro_rules! rows_of {
@@ -93,7 +101,7 @@ unsafe fn of_height<S: Simd, const ROWS: usize, const WIDEN: usize>(tile: &Tile,
                 // A comparison of constants: no code is generated for tiles that do not fit the registers.
                 $($n if $n <= ROWS => unsafe {
                     let mut sums = [[S::zero(); 2]; $n];
-                    add_products::<S, $n, 2, WIDEN>(&tile.factors, tile.prefetch, &mut sums);
+                    sum_products::<S, $n, 2, WIDEN>(&tile.factors, tile.prefetch, &mut sums);
                     for (row, sums) in sums.into_iter().enumerate() {
                         for (at, sum) in sums.into_iter().enumerate() {
                             S::store(to.add((2 * row + at) * S::LANES), sum);

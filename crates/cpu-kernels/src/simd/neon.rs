@@ -1,4 +1,4 @@
-//! NEON, without and with the BF16 instructions of Armv8.6.
+//! NEON, without and with the instructions of later versions for int8 (Armv8.2) and bf16 (Armv8.6).
 //!
 //! A vector is two registers of four lanes, so that panels are as wide as for AVX2 and masks begin at whole bytes.
 
@@ -12,18 +12,25 @@ use std::arch::asm;
 use super::Simd;
 
 /// Words are f32.
-pub(crate) type Neon = NeonWords<false>;
+pub(crate) type Neon = NeonWords<F32>;
 
 /// Words are pairs of bf16, summed in f32. [`add_group`](Simd::add_group) reads `b` as `packed::interleave` leaves it.
-pub(crate) type NeonBf16 = NeonWords<true>;
+pub(crate) type NeonBf16 = NeonWords<BF16>;
 
-/// Both differ only in how words are multiplied.
-pub(crate) struct NeonWords<const BF16: bool>;
+/// Words are four bytes with sign, summed in i32.
+pub(crate) type NeonDot = NeonWords<BYTES>;
+
+const F32: u8 = 0;
+const BF16: u8 = 1;
+const BYTES: u8 = 2;
+
+/// All of them differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
+pub(crate) struct NeonWords<const WORD: u8>;
 
 /// Two registers.
 type Vector = [float32x4_t; 2];
 
-impl<const BF16: bool> Simd for NeonWords<BF16> {
+impl<const WORD: u8> Simd for NeonWords<WORD> {
     const LANES: usize = 8;
     type Vector = Vector;
 
@@ -58,9 +65,10 @@ impl<const BF16: bool> Simd for NeonWords<BF16> {
     #[inline(always)]
     unsafe fn multiply_add(a: Vector, b: Vector, sum: Vector) -> Vector {
         unsafe {
-            match BF16 {
-                true => [add_pairs(a[0], b[0], sum[0]), add_pairs(a[1], b[1], sum[1])],
-                false => [vfmaq_f32(sum[0], a[0], b[0]), vfmaq_f32(sum[1], a[1], b[1])],
+            match WORD {
+                F32 => [vfmaq_f32(sum[0], a[0], b[0]), vfmaq_f32(sum[1], a[1], b[1])],
+                BF16 => [add_pairs(a[0], b[0], sum[0]), add_pairs(a[1], b[1], sum[1])],
+                _ => [add_bytes(a[0], b[0], sum[0]), add_bytes(a[1], b[1], sum[1])],
             }
         }
     }
@@ -91,9 +99,9 @@ impl<const BF16: bool> Simd for NeonWords<BF16> {
         }
     }
 
-    /// For f32, an instruction multiplies by one lane of a register, so that four words of a row take one load. For bf16, an
+    /// For f32 and bytes, an instruction multiplies by one lane of a register, so that four words of a row take one load. For bf16, an
     /// instruction multiplies two words of two rows by two words of two columns.
-    const GROUP: usize = if BF16 { 2 } else { 4 };
+    const GROUP: usize = if WORD == BF16 { 2 } else { 4 };
 
     #[inline(always)]
     unsafe fn add_group<const ROWS: usize, const VECTORS: usize>(
@@ -103,24 +111,24 @@ impl<const BF16: bool> Simd for NeonWords<BF16> {
         sums: &mut [[Vector; VECTORS]; ROWS],
     ) {
         unsafe {
-            if BF16 {
+            if WORD == BF16 {
                 return add_two_words(rows, b, sums);
             }
             let mut words = [vdupq_n_f32(0.0); ROWS];
             for (words, row) in words.iter_mut().zip(rows) {
                 *words = vld1q_f32(row.cast());
             }
-            add_word::<0, ROWS, VECTORS>(&words, b, sums);
-            add_word::<1, ROWS, VECTORS>(&words, b.add(b_step), sums);
-            add_word::<2, ROWS, VECTORS>(&words, b.add(2 * b_step), sums);
-            add_word::<3, ROWS, VECTORS>(&words, b.add(3 * b_step), sums);
+            add_word::<WORD, 0, ROWS, VECTORS>(&words, b, sums);
+            add_word::<WORD, 1, ROWS, VECTORS>(&words, b.add(b_step), sums);
+            add_word::<WORD, 2, ROWS, VECTORS>(&words, b.add(2 * b_step), sums);
+            add_word::<WORD, 3, ROWS, VECTORS>(&words, b.add(3 * b_step), sums);
         }
     }
 
     /// For bf16, from two rows to two squares of two rows and two columns, and back.
     #[inline(always)]
     unsafe fn exchange_sums<const ROWS: usize, const VECTORS: usize>(sums: &mut [[Vector; VECTORS]; ROWS]) {
-        if !BF16 {
+        if WORD != BF16 {
             return;
         }
         for [first, second] in sums.as_chunks_mut::<2>().0 {
@@ -133,10 +141,10 @@ impl<const BF16: bool> Simd for NeonWords<BF16> {
     }
 }
 
-/// `sums += a b` in f32 for word `LANE` of every row. A register of `b` is used by all rows before the next one is needed: beside
+/// `sums += a b` for word `LANE` of every row, an f32 or four bytes. A register of `b` is used by all rows before the next one is needed: beside
 /// 24 sums and the words of six rows there are two registers left.
 #[inline(always)]
-unsafe fn add_word<const LANE: i32, const ROWS: usize, const VECTORS: usize>(
+unsafe fn add_word<const WORD: u8, const LANE: i32, const ROWS: usize, const VECTORS: usize>(
     words: &[float32x4_t; ROWS],
     b: *const u32,
     sums: &mut [[Vector; VECTORS]; ROWS],
@@ -147,7 +155,10 @@ unsafe fn add_word<const LANE: i32, const ROWS: usize, const VECTORS: usize>(
                 let b = vld1q_f32(b.add(8 * vector + 4 * register).cast());
                 for (sums, words) in sums.iter_mut().zip(words) {
                     let sum = &mut sums[vector][register];
-                    *sum = vfmaq_laneq_f32::<LANE>(*sum, b, *words);
+                    *sum = match WORD {
+                        BYTES => add_bytes_lane::<LANE>(*words, b, *sum),
+                        _ => vfmaq_laneq_f32::<LANE>(*sum, b, *words),
+                    };
                 }
             }
         }
@@ -223,6 +234,41 @@ unsafe fn add_square(rows: float32x4_t, columns: float32x4_t, mut sum: float32x4
             sum = inout(vreg) sum,
             rows = in(vreg) rows,
             columns = in(vreg) columns,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// `sum`, in i32, plus the products of the four bytes in each lane. `vdotq_s32` is not stable in Rust.
+#[inline(always)]
+unsafe fn add_bytes(a: float32x4_t, b: float32x4_t, mut sum: float32x4_t) -> float32x4_t {
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {b:v}.16b, {a:v}.16b",
+            sum = inout(vreg) sum,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// The same with the bytes in lane `LANE` of `a` for all lanes.
+#[inline(always)]
+unsafe fn add_bytes_lane<const LANE: i32>(
+    a: float32x4_t,
+    b: float32x4_t,
+    mut sum: float32x4_t,
+) -> float32x4_t {
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {b:v}.16b, {a:v}.4b[{lane}]",
+            sum = inout(vreg) sum,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            lane = const LANE,
             options(pure, nomem, nostack, preserves_flags)
         );
     }
