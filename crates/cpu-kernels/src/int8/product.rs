@@ -94,7 +94,7 @@ impl Task<'_> {
                 rows: height,
                 factors: Factors {
                     words,
-                    a: a.from_row(first),
+                    a: a.integers_at(first),
                     a_stride: a.stride(),
                     a_step: 1,
                     b: b.panels_from(panel).as_ptr(),
@@ -130,7 +130,7 @@ impl Task<'_> {
         tail[..rest.len()].copy_from_slice(rest);
         for first in rows.clone().step_by(SIDE) {
             let height = SIDE.min(rows.end - first);
-            let a = (self.a.from_row(first), self.a.stride(), height > TILE_ROWS);
+            let a = (self.a.integers_at(first), self.a.stride(), height > TILE_ROWS);
             // SAFETY: there are integers for a multiple of `SIDE` rows, of which blocks have whole numbers; their stride is a
             // multiple of `TILE_WORDS`.
             unsafe {

@@ -87,7 +87,7 @@ impl QuantisedRows {
     }
 
     /// The integers from row `row` on.
-    pub(super) fn from_row(&self, row: usize) -> *const u32 {
+    pub(super) fn integers_at(&self, row: usize) -> *const u32 {
         self.integers[row * self.stride..].as_ptr().cast()
     }
 
