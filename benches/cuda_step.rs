@@ -6,7 +6,7 @@
 //! steps, 2 by default.
 
 // A bench may panic.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 #[path = "common/mod.rs"]
 mod common;
