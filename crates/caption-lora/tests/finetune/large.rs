@@ -73,11 +73,11 @@ fn a_run_that_shuffles_in_windows_continues_as_if_it_had_not_stopped() {
 fn everything_in_one_window_is_the_recipes_order() {
     let tiny = Tiny::new();
     let dataset = parts(&tiny);
-    let steps = ["--shuffle-window 1MB", "--shuffle-window all", ""].map(|flags| {
-        let output = format!("out{}", flags.len());
+    let windows = [("some", "--shuffle-window 1MB"), ("all", "--shuffle-window all"), ("default", "")];
+    let steps = windows.map(|(output, flags)| {
         let flags = format!("--num-train-epochs 2 --split 0.6,0.2,0.2 {flags}");
-        run(&mut finetune(&tiny, &dataset, &output, &flags)).stdout();
-        steps(&tiny.path(&output))
+        run(&mut finetune(&tiny, &dataset, output, &flags)).stdout();
+        steps(&tiny.path(output))
     });
     assert!(steps[0] == steps[2] && steps[1] == steps[2]);
 }
