@@ -13,7 +13,7 @@ use crate::epoch_order;
 /// // Three shards of four samples, of 10 bytes each, and two at a time.
 /// let order = WindowedOrder::new([(4, 10), (4, 10), (4, 10)], 20);
 /// let epoch: Vec<usize> = order.epoch(42, 0).collect();
-/// assert_eq!(epoch, [6, 1, 4, 7, 2, 0, 5, 3, 11, 8, 9, 10]);
+/// assert_eq!(epoch, [8, 2, 9, 1, 11, 0, 10, 3, 7, 5, 4, 6]);
 /// assert_eq!(order.epoch_from(42, 0, 9).collect::<Vec<_>>(), epoch[9..]);
 ///
 /// let one_window = WindowedOrder::new([(4, 10), (4, 10), (4, 10)], 30);

@@ -260,12 +260,15 @@ fn shards_of(groups: &[RowGroup]) -> Vec<Shard> {
     groups.iter().flat_map(|group| slices(group.size)).collect()
 }
 
+/// The most shards of a row group. A damaged file can claim any number of rows, and memory is not to be taken for them.
+const MAX_SLICES: usize = 1 << 12;
+
 /// Divides a row group into shards.
 fn slices(Group { rows, bytes }: Group) -> impl Iterator<Item = Shard> {
     // With the places of the pictures in memory.
     let bytes = bytes + (rows * Column::ROW_BYTES) as u64;
     let count = if bytes > GROUP_BYTES { bytes.div_ceil(SLICE_BYTES) as usize } else { 1 };
-    let count = count.clamp(1, rows.max(1));
+    let count = count.clamp(1, rows.clamp(1, MAX_SLICES));
     let start = move |slice: usize| slice * rows / count;
     (0..count).map(move |slice| Shard { rows: start(slice + 1) - start(slice), bytes: bytes / count as u64 })
 }

@@ -86,8 +86,8 @@ mod tests {
                 on_bad_row: OnBadRow::Skip,
                 max_image_pixels: 7,
                 split: SplitFractions { train: 0.7, validation: 0.2, test: 0.1 },
-                validation: Some(HeldOut::Rows(5)),
-                test: Some(HeldOut::Share(0.25)),
+                validation: None,
+                test: None,
                 split_seed: 3,
                 split_by: SplitBy::Picture,
                 padding: Padding::MaxLength,
@@ -171,7 +171,15 @@ mod tests {
             hardware: Hardware { no_feature_cache: true, ..Hardware::default() },
             ..Finetune::default()
         };
-        for options in [Finetune::default(), everything(), no_cache] {
+        let held_out = Finetune {
+            data: DataOptions {
+                validation: Some(HeldOut::Rows(5)),
+                test: Some(HeldOut::Share(0.25)),
+                ..DataOptions::default()
+            },
+            ..Finetune::default()
+        };
+        for options in [Finetune::default(), everything(), no_cache, held_out] {
             let flags = Flags::from(&options);
             for arguments in [flags.arguments(), flags.given_arguments()] {
                 let line = std::iter::once("pokemon_finetune".into()).chain(arguments);
