@@ -25,7 +25,7 @@ enum Rows {
     Kept(Vec<Row>),
     OnDemand {
         source: Arc<dyn CaptionSource>,
-        tokenizer: CaptionTokenizer,
+        tokenizer: Box<CaptionTokenizer>,
         /// The number of tokens of the longest caption that was looked at.
         longest: usize,
     },
@@ -93,7 +93,7 @@ impl TokenizedCaptions {
             longest = longest.max(Row::read(&source, *row, &tokenizer, &mut cuts)?.longest());
         }
         let pad_id = tokenizer.pad_id();
-        Ok(Self { rows: Rows::OnDemand { source, tokenizer, longest }, pad_id, cuts })
+        Ok(Self { rows: Rows::OnDemand { source, tokenizer: Box::new(tokenizer), longest }, pad_id, cuts })
     }
 
     /// The number of rows.

@@ -43,7 +43,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Sets the number of threads, as [`use_threads`] does, and the Ctrl-C handler. Call it once, first thing in `main`.
+    /// Sets the number of threads, as [`use_threads`](crate::threads::use_threads) does, and the Ctrl-C handler. Call it once, first thing in `main`.
     ///
     /// # Errors
     /// If something was computed before this call, or a handler is already set.

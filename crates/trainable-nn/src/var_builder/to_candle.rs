@@ -7,7 +7,7 @@ use super::{SimpleBackend, VarBuilder};
 
 impl<'a> VarBuilder<'a> {
     /// A candle-nn `VarBuilder` at the same prefix, for candle-nn's own constructors. Its tensors are those of this one, made by the
-    /// same [`LayerBuilder`].
+    /// same [`LayerBuilder`](crate::LayerBuilder).
     pub fn to_candle(&self) -> candle_nn::VarBuilder<'a> {
         let weights: Box<dyn SimpleBackend + 'a> = Box::new(Tensors(self.root()));
         let root = candle_nn::VarBuilder::from_backend(weights, self.dtype(), self.device().clone());
