@@ -195,7 +195,7 @@ impl BlipConfig {
         }
     }
 
-    /// What the model was trained to do, by `architectures`.
+    /// The task that the model was trained for, by `architectures`.
     pub fn task(&self) -> BlipTask {
         match self.architectures.as_deref() {
             Some([class, ..]) if class == BlipTask::Questions.class() => BlipTask::Questions,

@@ -48,7 +48,7 @@ pub enum Error {
     Tar {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the sample.
+        /// The fault, with the sample.
         why: String,
     },
     /// An Arrow file is broken or cut short.
@@ -76,7 +76,7 @@ pub enum Error {
     NoRows {
         /// Its name or path.
         dataset: String,
-        /// What was looked for, or what was found instead.
+        /// The wanted thing, or what was found instead.
         why: String,
     },
     /// A folder whose parquet files are not one whole training split.
@@ -84,7 +84,7 @@ pub enum Error {
     Selection {
         /// Its path.
         dataset: String,
-        /// What is wrong.
+        /// The fault.
         refusal: crate::selection::Refusal,
     },
     /// A dataset in which all captions are blank.
@@ -104,7 +104,7 @@ pub enum Error {
     MissingColumn {
         /// The file.
         path: PathBuf,
-        /// What the column should hold.
+        /// The content that the column should have.
         role: crate::ColumnRole,
         /// The column asked for.
         column: String,
@@ -116,7 +116,7 @@ pub enum Error {
     NoColumn {
         /// The file.
         path: PathBuf,
-        /// What the column should hold.
+        /// The content that the column should have.
         role: crate::ColumnRole,
         /// The columns it has.
         available: Vec<String>,
@@ -126,7 +126,7 @@ pub enum Error {
     AmbiguousColumns {
         /// The file.
         path: PathBuf,
-        /// What the column should hold.
+        /// The content that the column should have.
         role: crate::ColumnRole,
         /// The columns that could be meant.
         candidates: Vec<String>,
@@ -139,7 +139,7 @@ pub enum Error {
     NoTable {
         /// The folder.
         path: PathBuf,
-        /// What the column should hold.
+        /// The content that the column should have.
         role: crate::ColumnRole,
         /// The column asked for.
         column: String,
@@ -163,7 +163,7 @@ pub enum Error {
         path: PathBuf,
         /// Where the record stands in it.
         place: crate::RecordPlace,
-        /// What is wrong with it.
+        /// Its fault.
         why: String,
     },
     /// A text file in an unsupported encoding.
@@ -193,7 +193,7 @@ pub enum Error {
     Split {
         /// The number of rows.
         rows: usize,
-        /// What is wrong.
+        /// The fault.
         why: String,
     },
 
@@ -215,7 +215,7 @@ pub enum Error {
         dataset: String,
         /// The row, counted from 0.
         row: usize,
-        /// What is wrong with it.
+        /// Its fault.
         error: Box<Error>,
     },
     /// A caption that is null, empty or white space.
@@ -334,7 +334,7 @@ pub enum Error {
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         why: String,
     },
 

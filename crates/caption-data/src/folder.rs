@@ -169,7 +169,7 @@ impl CaptionSource for ImageFolder {
         self.left_out.clone()
     }
 
-    /// Of the names and sizes of the pictures and of all texts.
+    /// Checksum of the names and sizes of the pictures and of all texts.
     fn content(&self) -> Option<u128> {
         let mut hasher = XxHash3_128::new();
         for Row { image, texts, .. } in &self.rows {

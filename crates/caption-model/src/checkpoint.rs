@@ -6,7 +6,7 @@ use train_ops::LayerBuilder;
 
 use crate::{CaptionModel, CheckpointTensors, GenerationDefaults, LoadOptions, ModelTokens, Result};
 
-/// What an application has to know of a kind of model to adapt it: the paths of its parts and its usual targets.
+/// The facts about a kind of model that an application needs to adapt it: the paths of its parts and its usual targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Architecture {
     /// `model_type` in `config.json`.

@@ -72,7 +72,7 @@ pub enum Error {
     Renamed {
         /// The folder.
         path: PathBuf,
-        /// What the names have too much or too little.
+        /// The missing and the unexpected names.
         renaming: Renaming,
     },
     /// The checkpoint's tensors do not fit its configuration.

@@ -102,7 +102,7 @@ impl GenerationDefaults {
         Self::from_options(&Options { path, options })
     }
 
-    /// What `options`, an object inside the file at `path`, sets: for models whose decoder has a configuration of its own.
+    /// The settings in `options`, an object inside the file at `path`: for models whose decoder has a configuration of its own.
     ///
     /// # Errors
     /// If an option has a value of another kind than it should.

@@ -88,7 +88,7 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// If a token is not in the vocabulary.
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor>;
 
-    /// What the decoder starts from, for pictures with these features and their common prompt. Default: it reads the features
+    /// The decoder's input, for pictures with these features and their common prompt. Default: it reads the features
     /// and continues the prompt. A model that reads the prompt in an encoder of its own returns that encoder's states.
     ///
     /// # Errors

@@ -142,7 +142,7 @@ impl CheckpointTensors {
         if problems.is_empty() { Ok(()) } else { Err(self.mismatch(problems)) }
     }
 
-    /// What the names of all tensors have too much or too little.
+    /// The missing and the unexpected names of all tensors.
     fn renaming(
         &self,
         expected: &BTreeMap<String, Vec<usize>>,

@@ -93,7 +93,7 @@ impl Captioner {
         self.generate(images, None)
     }
 
-    /// What the model says about a picture after a prompt: BLIP for questions answers it, other models continue it. The text does
+    /// The model's continuation of a prompt about a picture: BLIP for questions answers it, other models continue it. The text does
     /// not repeat the prompt.
     ///
     /// # Errors

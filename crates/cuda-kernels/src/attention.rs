@@ -57,7 +57,7 @@ pub struct AttentionStrides {
 }
 
 impl AttentionStrides {
-    /// Of dense tensors.
+    /// Strides of dense tensors.
     pub fn dense(sizes: AttentionSizes) -> Self {
         let width = sizes.heads * sizes.head_dim;
         Self { query: width, key: width, value: width }
@@ -79,7 +79,7 @@ pub enum VisibleKeys {
     },
 }
 
-/// What the backward pass of [`Attention`] needs besides.
+/// Further arguments of the backward pass of [`Attention`].
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionGradients {
     /// The gradient of the context, dense.

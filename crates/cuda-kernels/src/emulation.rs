@@ -44,12 +44,12 @@ pub enum EmulationError {
     /// There is no such kernel.
     #[error("there is no kernel {0}")]
     Missing(String),
-    /// What would be undefined or an error on a GPU.
+    /// A fault that would be undefined behaviour or an error on a GPU.
     #[error("kernel {kernel}: {fault}")]
     Fault {
         /// The kernel.
         kernel: String,
-        /// What happened.
+        /// The fault.
         fault: String,
     },
 }

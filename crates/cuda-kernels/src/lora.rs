@@ -32,7 +32,7 @@ pub struct Lora {
     pub mask: Mask,
 }
 
-/// What the gradients of `A` and `B` are computed from, and where they go.
+/// The sources of the gradients of `A` and `B`, and their destinations.
 #[derive(Clone, Copy, Debug)]
 pub struct LoraGradients {
     /// `(rows, in_features)`.

@@ -414,7 +414,7 @@ fn every_planted_fault_is_found() {
     assert!(missed.is_empty(), "not found: {missed:#?}");
 }
 
-/// What is found above is the planted fault, and not the way in which these kernels are compiled.
+/// The tests above find the planted fault, and not the way in which these kernels are compiled.
 #[test]
 fn unchanged_copies_pass() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ pub enum Error {
     InvalidOption {
         /// Name of the option, as in `adapter_config.json`.
         option: &'static str,
-        /// What is wrong with its value, and which values are valid.
+        /// The fault of its value, and the valid values.
         problem: String,
     },
     /// Names or patterns that select nothing in the model.
@@ -50,7 +50,7 @@ pub enum Error {
     Unsupported {
         /// The layer.
         path: String,
-        /// What is not supported, and what to do.
+        /// The unsupported option, and a way out.
         problem: String,
     },
     /// A row of a weight is zero, and DoRA divides by its norm.
@@ -103,7 +103,7 @@ pub enum Error {
          can train it (modules_to_save or bias); build the model with that adapter's configuration"
     )]
     OutsideLayers {
-        /// What was to be done.
+        /// The operation that failed.
         action: String,
         /// The first such parameter.
         parameter: String,
@@ -113,7 +113,7 @@ pub enum Error {
     Combination {
         /// The adapter that is the reason, or the new one.
         adapter: String,
-        /// What is wrong, and what to do.
+        /// The fault, and a way out.
         problem: String,
     },
     /// Adapters were selected by sample in a training pass.

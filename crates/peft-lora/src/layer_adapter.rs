@@ -9,7 +9,7 @@ use crate::{Bias, Error, LoraConfig, Result};
 /// The bias of an adapted layer, which PEFT wraps.
 pub(crate) const ADAPTED_BIAS: &str = "base_layer.bias";
 
-/// What an adapter does to one layer: an update, and perhaps a trained copy of the layer's bias.
+/// The effect of an adapter on one layer: an update, and perhaps a trained copy of the layer's bias.
 #[derive(Debug)]
 pub(crate) struct LayerAdapter {
     pub(crate) base: FrozenLinear,
@@ -18,7 +18,7 @@ pub(crate) struct LayerAdapter {
 }
 
 impl LayerAdapter {
-    /// What a configuration does to the layer `base`; `None` if nothing.
+    /// The effect of a configuration on the layer `base`; `None` if it has none.
     pub(crate) fn new(
         config: &LoraConfig,
         targets: &Targets,

@@ -35,19 +35,19 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// What the active adapters do to a layer.
+    /// The effect of the active adapters on a layer.
     pub(crate) fn active_on<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a LayerAdapter> {
         let active = self.active.iter().filter_map(|name| self.adapters.get(name));
         active.filter_map(move |adapter| adapter.layers.get(path))
     }
 
-    /// What the active adapters add to an embedding or a convolution.
+    /// The addition of the active adapters to an embedding or a convolution.
     pub(crate) fn active_others<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Added> {
         let active = self.active.iter().filter_map(|name| self.adapters.get(name));
         active.filter_map(move |adapter| adapter.others.get(path))
     }
 
-    /// What the adapter of this name adds to an embedding or a convolution; nothing for [`BASE_ADAPTER`].
+    /// The addition of the adapter of this name to an embedding or a convolution; nothing for [`BASE_ADAPTER`].
     ///
     /// # Errors
     /// [`Error::UnknownAdapter`].
@@ -58,7 +58,7 @@ impl State {
         Ok(self.adapter(name)?.others.get(path))
     }
 
-    /// What the adapter of this name does to a layer; nothing for [`BASE_ADAPTER`].
+    /// The effect of the adapter of this name on a layer; nothing for [`BASE_ADAPTER`].
     ///
     /// # Errors
     /// [`Error::UnknownAdapter`].

@@ -18,7 +18,7 @@ pub trait LayerBuilder {
     /// `git.embeddings.LayerNorm.weight`. The tensor returned is the one that the model uses.
     fn parameter(&mut self, path: &str, value: Tensor) -> Result<Tensor>;
 
-    /// What is added to the embedding at `path`, whose frozen `weight` `(rows, width)` the builder has returned before; by
+    /// The adaptation of the embedding at `path`, whose frozen `weight` `(rows, width)` the builder has returned before; by
     /// default nothing.
     ///
     /// # Errors
@@ -27,7 +27,7 @@ pub trait LayerBuilder {
         Ok(None)
     }
 
-    /// What is added to the convolution over two dimensions at `path`, whose frozen `weight`
+    /// The adaptation of the convolution over two dimensions at `path`, whose frozen `weight`
     /// `(out_channels, in_channels / groups, height, width)` the builder has returned before; by default nothing.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ pub trait LayerBuilder {
     }
 }
 
-/// What a builder adds to a layer that is no linear one: the adapters of an embedding or a convolution.
+/// The addition of a builder to a layer that is no linear one: the adapters of an embedding or a convolution.
 pub trait Adaptation: Debug + Send + Sync {
     /// The layer's result, from its input `xs` and its result `ys` without adapters. In a training pass it is differentiable in
     /// `xs`, `ys` and the adapters' parameters.

@@ -1,9 +1,9 @@
 use std::fmt;
 
-/// What wrappers of a model put into the names of its tensors.
+/// Prefixes that wrappers of a model put into the names of its tensors.
 const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
 
-/// What all names of a file have too much or too little, compared with the names that were expected.
+/// The missing and the unexpected names of a file, compared with the names that were expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renaming {
     /// All names have this part, and should not: `module.` of DataParallel, `_orig_mod.` of torch.compile.

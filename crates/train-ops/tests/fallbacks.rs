@@ -1,4 +1,4 @@
-//! What runs on devices and types without kernels, tested with f64 on the CPU, which takes the same paths: values and
+//! The code for devices and types without kernels, tested with f64 on the CPU, which takes the same paths: values and
 //! gradients against the f32 kernels and against finite differences, and no gradient of anything that is frozen.
 
 // Helpers of tests may panic.

@@ -201,7 +201,7 @@ fn attention_with_the_mask_of_git_and_dropout() {
     }
 }
 
-/// What `lora_linear` fuses, of candle's operations.
+/// The operation that `lora_linear` fuses, made of candle's operations.
 fn composed(
     xs: &Tensor,
     w: &Tensor,

@@ -1,4 +1,4 @@
-//! What recomputing saves. Alone in its process, so that the memory measured is its own.
+//! The memory that recomputing saves. Alone in its process, so that the memory measured is its own.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]

@@ -48,7 +48,7 @@ where
     )
 }
 
-/// What attention hides.
+/// The keys that attention hides.
 pub(crate) struct Masking<'a> {
     /// Added to the scores.
     pub(crate) added: Option<&'a Tensor>,

@@ -56,7 +56,7 @@ impl Layers {
         self.state().parameters.get(name).cloned()
     }
 
-    /// What the builder adds to the layer `name`, which is no linear one: asked for with `ask` the first time.
+    /// The adaptation of the layer `name`, which is no linear one; `ask` gets it from the builder the first time.
     pub(crate) fn adaptation(
         &self,
         name: &str,

@@ -26,7 +26,7 @@ enum Kind {
     Built(Arc<dyn LinearLayer>),
     /// Made of tensors: trained if they are variables, in every pass.
     Plain(Arc<dyn LinearLayer>),
-    /// Of shapes that do not fit. [`Linear::new`] cannot fail, so the forward pass does.
+    /// Shapes that do not fit. [`Linear::new`] cannot fail, so the forward pass does.
     Refused(String),
 }
 

@@ -27,7 +27,7 @@ fn weights(name: &str) -> VarBuilder<'static> {
     VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap()
 }
 
-/// What transformers and PEFT computed.
+/// Values that transformers and PEFT computed.
 struct Expected(HashMap<String, Tensor>);
 
 impl Expected {

@@ -51,7 +51,7 @@ pub fn evaluate_together<T: Task>(
     Ok(evaluation)
 }
 
-/// What a worker measured on a batch, with every bit.
+/// A worker's measurements on a batch, with every bit.
 #[derive(Serialize, Deserialize)]
 struct Report {
     samples: usize,

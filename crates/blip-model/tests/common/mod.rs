@@ -151,7 +151,7 @@ impl Golden {
         self.adapted_with(kind, |builder| load(checkpoint, builder, options))
     }
 
-    /// What `load` builds, with the adapter `kind`.
+    /// The model that `load` builds, with the adapter `kind`.
     pub(crate) fn adapted_with<M>(
         &self,
         kind: &str,

@@ -14,7 +14,7 @@ use crate::{Error, Result, lfs, selection};
 /// The samples of a tar file, in its order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Index {
-    /// Of this code.
+    /// The version of this code.
     version: u32,
     /// Size of the tar file in bytes.
     size: u64,

@@ -45,7 +45,7 @@ struct TarFile {
     index: Index,
 }
 
-/// What the captions are read from.
+/// The source of the captions.
 #[derive(Debug, PartialEq)]
 enum Captions {
     None,
@@ -130,7 +130,7 @@ impl WebDataset {
 }
 
 impl TarFile {
-    /// What captions and prompts are read from, by the first sample.
+    /// The source of captions and prompts, by the first sample.
     fn columns(&self, options: &SourceOptions) -> Result<(Captions, Option<String>)> {
         let sample = &self.index.samples[0];
         let json = self.json(sample.json)?;
@@ -240,7 +240,7 @@ impl CaptionSource for WebDataset {
         self.shards.iter().map(shard).collect()
     }
 
-    /// Of the names, places and sizes of all files.
+    /// Checksum of the names, places and sizes of all files.
     fn content(&self) -> Option<u128> {
         let mut hasher = XxHash3_128::new();
         for sample in self.shards.iter().flat_map(|shard| &shard.index.samples) {

@@ -45,7 +45,7 @@ pub(super) fn rows(
     rows
 }
 
-/// What is trained and how.
+/// The trained layers, and how they are trained.
 fn training(
     options: &Finetune,
     arguments: &TrainingArguments,

@@ -132,7 +132,7 @@ pub enum Error {
         cause: io::Error,
     },
 
-    /// What came is not the file that the hub describes, in every attempt.
+    /// The download is not the file that the hub describes, in every attempt.
     #[error(
         "{repo}{file}: {url} sent other bytes than those of the hub's file, several times: they have {found}, and the \
          hub states {stated}; a proxy or a mirror may change them: check HTTPS_PROXY and HF_ENDPOINT, and run again to \

@@ -48,7 +48,7 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// Those that serve `isa` on this processor, best first.
+    /// The engines that serve `isa` on this processor, best first.
     #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))]
     pub(crate) fn all(isa: Isa) -> Vec<Self> {
         let mut engines = Vec::new();

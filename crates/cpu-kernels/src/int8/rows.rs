@@ -26,7 +26,7 @@ pub struct QuantisedRows {
     rows: Vec<Row>,
 }
 
-/// What belongs to the integers of a row.
+/// The data of a row besides its integers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Row {
     /// The factor of the integers. NaN if a number of the row is not finite: then all of its results are NaN.

@@ -18,7 +18,7 @@ fn matrix(isa: Isa, k: usize, n: usize, seed: u64) -> (PackedMatrix, Vec<i64>) {
     (packed, integers)
 }
 
-/// What the formula of the module says for one row, one number at a time: the exact sum in i64, the rest in the documented
+/// The formula of the module for one row, one number at a time: the exact sum in i64, the rest in the documented
 /// order.
 fn by_the_formula(row: &[f32], bias: &[f32], packed: &PackedMatrix, integers: &[i64]) -> Vec<f32> {
     let n = packed.n();

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]

@@ -23,7 +23,7 @@ use half::bf16;
 
 use memory::Memory;
 
-/// What is wrong, if anything is.
+/// The fault, if there is one.
 pub(crate) type Outcome = Result<(), String>;
 
 /// A check of some kernels.
@@ -79,7 +79,7 @@ impl TestMask {
         Self { keys: memory, mask, cpu: Some(DropoutMask::new(isa, keys, rows_per_sample, columns, p)) }
     }
 
-    /// What the elements of a row are multiplied by.
+    /// The factors of the elements of a row.
     pub(crate) fn row(&self, row: usize, columns: usize) -> Vec<f32> {
         let mut factors = vec![1.0; columns];
         if let Some(mask) = &self.cpu {

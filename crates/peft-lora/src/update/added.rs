@@ -69,7 +69,7 @@ impl Added {
         })
     }
 
-    /// What is added to the layer's result for `xs`.
+    /// The addition to the layer's result for `xs`.
     pub(crate) fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
         let (a, b) = (ctx.parameter(self.a.as_tensor()), ctx.parameter(self.b.as_tensor()));
         let sum = match &self.base {

@@ -1,4 +1,4 @@
-//! What an adapter does to a layer. Each kind of update is one file.
+//! The effect of an adapter on a layer. Each kind of update is one file.
 
 mod added;
 mod dora;
@@ -19,7 +19,7 @@ pub(crate) use trained::{OnlyBias, TrainedLinear};
 
 use crate::{LoraConfig, Result};
 
-/// What an adapter does to one linear layer.
+/// The effect of an adapter on one linear layer.
 ///
 /// Several adapters act one after another: the first on the base layer, the others on the result `before` of those
 /// that came earlier, as in PEFT.

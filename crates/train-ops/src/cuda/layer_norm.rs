@@ -49,9 +49,9 @@ struct Norm {
     mask: Option<DeviceMask>,
 }
 
-/// What the backward pass reads.
+/// The tensors that the backward pass reads.
 struct Saved {
-    /// What was normalised.
+    /// The normalised tensor.
     sums: Tensor,
     /// Mean and `1 / std` of each row.
     statistics: Tensor,

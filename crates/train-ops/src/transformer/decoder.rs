@@ -46,7 +46,7 @@ pub struct DecoderLayer {
     pub cross: CrossAttention,
 }
 
-/// What the tokens of a [`DecoderLayer`] see. By default, each sees all tokens and all states.
+/// The masks of a [`DecoderLayer`]. By default, each sees all tokens and all states.
 #[derive(Clone, Debug, Default)]
 pub struct DecoderMasks {
     /// Whether a token sees itself and the tokens before it, instead of all tokens.

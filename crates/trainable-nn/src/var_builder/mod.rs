@@ -105,7 +105,7 @@ impl<'a> VarBuilder<'a> {
         self.renamed.as_ref().map_or(full.clone(), |renamed| renamed(&full))
     }
 
-    /// What the builder calls `path`, a path in the checkpoint.
+    /// The builder's name for `path`, a path in the checkpoint.
     fn layer_path(&self, path: &str) -> String {
         self.layer_paths.as_ref().map_or(path.to_owned(), |paths| paths(path))
     }
@@ -146,12 +146,12 @@ impl<'a> VarBuilder<'a> {
         crate::Linear::built(layers.linear(path, &self.layer_path(path), read)?)
     }
 
-    /// What the builder adds to the embedding whose `weight` is here.
+    /// The builder's adaptation of the embedding whose `weight` is here.
     pub(crate) fn adapt_embedding(&self, weight: &Tensor) -> Result<Option<Arc<dyn Adaptation>>> {
         self.adaptation(|builder, path| builder.adapt_embedding(path, weight))
     }
 
-    /// What the builder adds to the convolution whose `weight` is here.
+    /// The builder's adaptation of the convolution whose `weight` is here.
     pub(crate) fn adapt_conv2d(
         &self,
         weight: &Tensor,

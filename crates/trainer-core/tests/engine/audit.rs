@@ -87,7 +87,7 @@ fn a_parameter_whose_gradient_stays_zero_is_reported_once() {
     assert_eq!(zero_gradient_warnings(true, 0.1), [["lora_dead"]]);
 }
 
-/// What the message about missing gradients says of candle-nn.
+/// The advice about candle-nn in the message about missing gradients.
 #[test]
 fn operations_named_in_the_message_cut_the_graph_and_their_replacements_do_not() {
     use candle_core::D;

@@ -49,7 +49,7 @@ fn arguments_for(directory: &Path, fuse: usize) -> TrainingArguments {
     }
 }
 
-/// What a run computed: every bit of the parameters, and the log without times.
+/// The results of a run: every bit of the parameters, and the log without times.
 type Bits = (BTreeMap<String, Vec<u32>>, Vec<LogEntry>);
 
 fn bits(mlp: &Mlp, state: &TrainerState) -> Bits {

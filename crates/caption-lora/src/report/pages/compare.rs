@@ -13,7 +13,7 @@ use crate::files;
 use crate::report::plot::{Curve, Scale, lines_svg};
 use crate::report::{Better, History, Metric, Run};
 
-/// What every page has, and by which a page is told from other files.
+/// The mark of every page, which distinguishes it from other files.
 const MARKS: [&str; 2] = ["<body class=\"compare", "<h2 id=\"results\">Results on the test split</h2>"];
 
 /// One page with the results and curves of several runs side by side; a single file that needs no network.
