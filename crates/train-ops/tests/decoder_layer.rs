@@ -4,14 +4,17 @@
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, CrossAttention, DecoderLayer, DecoderMasks, Dropout, ForwardContext,
-    FrozenLinear, KeyLengths, LayerNorm, LinearLayer, LoraWeights, Result, TransformerLayer, lora_linear,
-    sample_key,
+    Activation, CrossAttention, DecoderLayer, DecoderMasks, Dropout, ForwardContext, KeyLengths, LayerNorm,
+    LinearLayer, TransformerLayer, sample_key,
 };
+
+use common::{Adapted, values};
 
 const WIDTH: usize = 24;
 const STATE_WIDTH: usize = 20;
@@ -19,71 +22,15 @@ const INNER: usize = 40;
 const TOKENS: usize = 7;
 const STATES: usize = 11;
 
-fn values(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
-    let shape = shape.into();
-    let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
-    Tensor::from_vec((0..shape.elem_count() as u64).map(value).collect::<Vec<_>>(), shape, &Device::Cpu)
-        .unwrap()
-}
-
 fn var(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
     Var::from_tensor(&values(seed, shape)).unwrap().into_inner()
 }
 
-/// A frozen layer with an adapter, which may keep to itself that it is one.
-#[derive(Clone, Debug)]
-struct Adapted {
-    base: FrozenLinear,
-    a: Var,
-    b: Var,
-    dropout: Dropout,
-    known: bool,
-}
-
-impl Adapted {
-    fn layer(seed: u64, n_in: usize, n_out: usize, known: bool) -> Arc<dyn LinearLayer> {
-        let path = format!("layer{seed}");
-        let scale = 1.0 / (n_in as f64).sqrt();
-        let weight = (values(seed, (n_out, n_in)) * scale).unwrap();
-        Arc::new(Self {
-            base: FrozenLinear::new(&path, weight, Some(values(seed + 100, n_out))).unwrap(),
-            a: Var::from_tensor(&(values(seed + 200, (2, n_in)) * scale).unwrap()).unwrap(),
-            b: Var::from_tensor(&values(seed + 300, (n_out, 2))).unwrap(),
-            dropout: Dropout::new(&path, 0.2).unwrap(),
-            known,
-        })
-    }
-
-    fn lora(&self) -> LoraWeights<'_> {
-        LoraWeights { a: self.a.as_tensor(), b: self.b.as_tensor(), scale: 0.7, dropout: &self.dropout }
-    }
-}
-
-impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), ctx)
-    }
-
-    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
-        self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
-    }
-
-    fn parameters(&self) -> Vec<Tensor> {
-        vec![self.a.as_tensor().clone(), self.b.as_tensor().clone()]
-    }
-
-    fn in_features(&self) -> usize {
-        self.base.in_features()
-    }
-
-    fn out_features(&self) -> usize {
-        self.base.out_features()
-    }
-}
-
 /// The layer as one operation, or composed.
 fn layer(one_operation: bool) -> DecoderLayer {
-    let linear = |seed, n_in, n_out| Adapted::layer(seed, n_in, n_out, one_operation);
+    let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
+        Arc::new(Adapted::new(seed, n_in, n_out, one_operation))
+    };
     let norm = |seed| {
         let weight = (values(seed, WIDTH) + 1.5).unwrap();
         LayerNorm::new("norm", weight, values(seed + 1, WIDTH), 1e-5).unwrap()

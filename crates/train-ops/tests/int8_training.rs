@@ -3,22 +3,19 @@
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use cpu_kernels::MAX_INT8_ROW;
 use rayon::ThreadPoolBuilder;
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, Dropout, Error, ForwardContext, FrozenLinear, LayerNorm,
-    LinearLayer, LoraWeights, Result, TransformerLayer, linear_cross_entropy_sum, lora_linear, sample_key,
+    Activation, AttentionMask, Dropout, Error, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
+    TransformerLayer, linear_cross_entropy_sum, sample_key,
 };
 
-fn values(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
-    let shape = shape.into();
-    let value = |i| (sample_key(seed, 0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
-    Tensor::from_vec((0..shape.elem_count() as u64).map(value).collect::<Vec<_>>(), shape, &Device::Cpu)
-        .unwrap()
-}
+use common::{Adapted, values};
 
 fn all(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
@@ -36,65 +33,15 @@ fn norm_error(got: &[f32], expected: &[f32]) -> f64 {
     (error / expected.iter().map(|x| square(*x)).sum::<f64>()).sqrt()
 }
 
-/// A frozen layer with an adapter, which may keep to itself that it is one.
-#[derive(Clone, Debug)]
-struct Adapted {
-    base: FrozenLinear,
-    a: Var,
-    b: Var,
-    dropout: Dropout,
-    known: bool,
+/// The layer with an int8 weight.
+fn quantised(layer: &Adapted) -> Adapted {
+    Adapted { base: layer.base.to_int8_products().unwrap(), ..layer.clone() }
 }
 
-impl Adapted {
-    fn new(seed: u64, n_in: usize, n_out: usize) -> Self {
-        let path = format!("layer{seed}");
-        let scale = 1.0 / (n_in as f64).sqrt();
-        let weight = (values(seed, (n_out, n_in)) * scale).unwrap();
-        Self {
-            base: FrozenLinear::new(&path, weight, Some(values(seed + 100, n_out))).unwrap(),
-            a: Var::from_tensor(&(values(seed + 200, (2, n_in)) * scale).unwrap()).unwrap(),
-            b: Var::from_tensor(&values(seed + 300, (n_out, 2))).unwrap(),
-            dropout: Dropout::new(&path, 0.2).unwrap(),
-            known: true,
-        }
-    }
-
-    fn int8(&self) -> Self {
-        Self { base: self.base.to_int8_products().unwrap(), ..self.clone() }
-    }
-
-    /// The layer in f32 with the quantised weight.
-    fn dequantised(&self) -> Self {
-        let weight = self.int8().base.weight().unwrap();
-        Self { base: FrozenLinear::new("", weight, self.base.bias().cloned()).unwrap(), ..self.clone() }
-    }
-
-    fn lora(&self) -> LoraWeights<'_> {
-        LoraWeights { a: self.a.as_tensor(), b: self.b.as_tensor(), scale: 0.7, dropout: &self.dropout }
-    }
-}
-
-impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), ctx)
-    }
-
-    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
-        self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
-    }
-
-    fn parameters(&self) -> Vec<Tensor> {
-        vec![self.a.as_tensor().clone(), self.b.as_tensor().clone()]
-    }
-
-    fn in_features(&self) -> usize {
-        self.base.in_features()
-    }
-
-    fn out_features(&self) -> usize {
-        self.base.out_features()
-    }
+/// The layer in f32 with the quantised weight.
+fn dequantised(layer: &Adapted) -> Adapted {
+    let weight = quantised(layer).base.weight().unwrap();
+    Adapted { base: FrozenLinear::new("", weight, layer.base.bias().cloned()).unwrap(), ..layer.clone() }
 }
 
 /// `Σ c y`, and its gradients in `x`, `A` and `B`.
@@ -109,7 +56,7 @@ fn loss_and_gradients(layer: &Adapted, xs: &Var, c: &Tensor) -> (f64, [Vec<f32>;
 /// The formula `y = x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ` in f64 with the quantised `W`.
 fn loss_by_the_formula(layer: &Adapted, [xs, a, b]: [&Tensor; 3], mask: &Tensor, c: &Tensor) -> f64 {
     let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap();
-    let weight = wide(&layer.int8().base.weight().unwrap());
+    let weight = wide(&quantised(layer).base.weight().unwrap());
     let ys = wide(xs).matmul(&weight.t().unwrap()).unwrap();
     let ys = ys.broadcast_add(&wide(layer.base.bias().unwrap())).unwrap();
     let h = (wide(xs) * wide(mask)).unwrap().matmul(&wide(a).t().unwrap()).unwrap();
@@ -120,7 +67,7 @@ fn loss_by_the_formula(layer: &Adapted, [xs, a, b]: [&Tensor; 3], mask: &Tensor,
 #[test]
 fn gradients_are_the_finite_differences_of_the_formula_with_the_quantised_weight() {
     let (rows, n_in, n_out) = (2, 70, 40);
-    let layer = Adapted::new(1, n_in, n_out).int8();
+    let layer = quantised(&Adapted::new(1, n_in, n_out, true));
     let xs = Var::from_tensor(&values(2, (rows, n_in))).unwrap();
     let c = values(3, (rows, n_out));
     let ones = Tensor::ones((rows, n_in), DType::F32, &Device::Cpu).unwrap();
@@ -152,8 +99,8 @@ fn gradients_are_the_finite_differences_of_the_formula_with_the_quantised_weight
 fn layer(int8: bool, known: bool) -> TransformerLayer {
     let (width, inner) = (96, 160);
     let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
-        let layer = Adapted { known, ..Adapted::new(seed, n_in, n_out) };
-        Arc::new(if int8 { layer.int8() } else { layer.dequantised() })
+        let layer = Adapted::new(seed, n_in, n_out, known);
+        Arc::new(if int8 { quantised(&layer) } else { dequantised(&layer) })
     };
     let norm = |seed| {
         let weight = (values(seed, width) + 1.5).unwrap();
@@ -222,14 +169,14 @@ fn the_head_and_its_loss_train_on_int8() {
     let (rows, hidden, vocabulary) = (70, 48, 130);
     let xs = Var::from_tensor(&values(1, (rows, hidden))).unwrap();
     let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7 % vocabulary as u32).collect();
-    let layer = Adapted::new(4, hidden, vocabulary);
+    let layer = Adapted::new(4, hidden, vocabulary, true);
     let run = |head: &FrozenLinear| {
         let loss = linear_cross_entropy_sum(xs.as_tensor(), head, &targets, 0.1, &training()).unwrap();
         let gradient = all(loss.backward().unwrap().get(xs.as_tensor()).unwrap());
         (f64::from(loss.to_scalar::<f32>().unwrap()), gradient)
     };
     let ((loss, gradient), (exact, exact_gradient)) =
-        (run(&layer.int8().base), run(&layer.dequantised().base));
+        (run(&quantised(&layer).base), run(&dequantised(&layer).base));
     assert!((loss / exact - 1.0).abs() < 1e-3, "{loss}, not {exact}");
     let error = norm_error(&gradient, &exact_gradient);
     assert!(error > 1e-5 && error < 0.02, "off by {error} of the norm");
@@ -237,7 +184,7 @@ fn the_head_and_its_loss_train_on_int8() {
 
 #[test]
 fn a_layer_keeps_its_products_when_its_weight_is_replaced() {
-    let layer = Adapted::new(1, 20, 10);
+    let layer = Adapted::new(1, 20, 10, true);
     let (weight, xs) = (values(8, (10, 20)), values(9, (3, 20)));
     let forward = |layer: FrozenLinear| all(&layer.forward(&xs, &ForwardContext::inference()).unwrap());
     let exact = FrozenLinear::new("layer1", weight.clone(), None).unwrap();
@@ -245,7 +192,7 @@ fn a_layer_keeps_its_products_when_its_weight_is_replaced() {
     assert_eq!(replaced(&layer.base), forward(exact.clone()));
     assert_eq!(replaced(&layer.base.to_int8().unwrap()), forward(exact.to_int8().unwrap()));
     let products = forward(exact.to_int8_products().unwrap());
-    assert_eq!(replaced(&layer.int8().base), products);
+    assert_eq!(replaced(&quantised(&layer).base), products);
     assert!(products != forward(exact.to_int8().unwrap()) && products != forward(exact));
 }
 
@@ -258,7 +205,7 @@ fn layers_without_room_for_their_sums_and_activations_without_a_kernel_are_refus
         if path == "head" && (*features, *limit) == (MAX_INT8_ROW + 1, MAX_INT8_ROW)),
         "{error}"
     );
-    let layer = Adapted::new(1, 5, 4).int8();
+    let layer = quantised(&Adapted::new(1, 5, 4, true));
     let xs = values(2, (3, 5)).to_dtype(DType::F64).unwrap();
     let error = layer.base.forward(&xs, &ForwardContext::inference()).unwrap_err();
     assert!(matches!(error, Error::Int8 { dtype: DType::F64, .. }), "{error}");

@@ -10,7 +10,8 @@ use crate::Result;
 impl FrozenLinear {
     /// The layer with only some of the outputs, which shares the memory of the weight: the query of a projection to query, key
     /// and value, for instance. `None` if the weight is not packed in host memory, is int8, or its panels do not begin and end
-    /// with these outputs; those of 768 outputs and more do at multiples of 32.
+    /// with these outputs. Panels have at most 32 outputs ([`Isa::panel_width`](cpu_kernels::Isa::panel_width)), so multiples of 32
+    /// always fit.
     ///
     /// # Errors
     /// If the bias cannot be read.
