@@ -20,7 +20,6 @@ mod sums;
 mod tests;
 
 use crate::Isa;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::isa::Kind;
 
 pub use product::int8_product;
@@ -31,7 +30,6 @@ pub const MAX_INT8_ROW: usize = 1 << 17;
 
 /// The instructions that multiply integers. All of them have the same results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "each architecture has its own")]
 pub(crate) enum Engine {
     /// AMX-INT8, for more than a few rows.
     Amx,
@@ -48,36 +46,27 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// The engines that serve `isa` on this processor, best first.
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))]
-    pub(crate) fn all(isa: Isa) -> Vec<Self> {
-        let mut engines = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        match isa.kind() {
-            Kind::Avx512 { amx, .. } => {
-                if amx {
-                    engines.push(Self::Amx);
-                }
-                if is_x86_feature_detected!("avx512vnni") {
-                    engines.push(Self::Vnni);
-                }
-                engines.push(Self::Avx512);
-            }
-            Kind::Avx2 => engines.push(Self::Avx2),
-            _ => {}
+    /// All engines, best first.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Amx, Self::Vnni, Self::Avx512, Self::Avx2, Self::NeonDot, Self::Portable];
+
+    /// Whether it serves `isa` on this processor.
+    pub(crate) fn serves(self, isa: Isa) -> bool {
+        match (self, isa.kind()) {
+            (Self::Portable, _) | (Self::Avx2, Kind::Avx2) | (Self::Avx512, Kind::Avx512 { .. }) => true,
+            (Self::Amx, Kind::Avx512 { amx, .. }) => amx,
+            #[cfg(target_arch = "x86_64")]
+            (Self::Vnni, Kind::Avx512 { .. }) => is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "aarch64")]
+            (Self::NeonDot, Kind::Neon { .. }) => std::arch::is_aarch64_feature_detected!("dotprod"),
+            _ => false,
         }
-        #[cfg(target_arch = "aarch64")]
-        if matches!(isa.kind(), Kind::Neon { .. }) && std::arch::is_aarch64_feature_detected!("dotprod") {
-            engines.push(Self::NeonDot);
-        }
-        engines.push(Self::Portable);
-        engines
     }
 
     /// The best one for products of so many rows.
     pub(crate) fn of(isa: Isa, rows: usize) -> Self {
         let is_worth_it = |engine: &Self| *engine != Self::Amx || rows > FEW;
-        Self::all(isa).into_iter().find(is_worth_it).unwrap_or(Self::Portable)
+        Self::ALL.into_iter().filter(is_worth_it).find(|engine| engine.serves(isa)).unwrap_or(Self::Portable)
     }
 
     /// How it reads rows.
