@@ -14,7 +14,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor};
-use git_model::{Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress};
+use git_model::{
+    CaptionModel as _, Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress,
+};
 use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
 /// Tokens per caption: random weights never generate the end token, and a trained model is prevented from it.
@@ -79,7 +81,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         Ok(())
     })?;
     println!("{:>26} {:>9.1} ms", "vision encoder", 1e3 * encoder);
-    let bytes = model.decoder_weights() as f64 * storage as u8 as f64;
+    let bytes = model.caption_config().decoder_weights() as f64 * storage as u8 as f64;
     for (name, base) in [("greedy", greedy()), ("2 beams (recipe)", recipe())] {
         let begin = seconds(runs, &first, &config(base.clone(), 1), None)?;
         let all = seconds(runs, &first, &config(base.clone(), TOKENS), None)?;

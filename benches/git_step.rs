@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use git_model::{CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::{BaseType, LoraBuilder, LoraConfig};
 use train_ops::{ForwardContext, peak_flops, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use caption_model::{
-    Architecture, CaptionCheckpoint, CaptionModel, CheckpointTensors, ModelTokens, read_json,
+    Architecture, CaptionCheckpoint, CaptionConfig, CaptionModel, CheckpointTensors, read_json,
 };
 use serde_json::{Map, Value};
 use train_ops::LayerBuilder;
@@ -109,20 +109,8 @@ impl CaptionCheckpoint for Checkpoint {
         &self.generation
     }
 
-    fn tokens(&self) -> ModelTokens {
-        self.config.tokens()
-    }
-
-    fn image_size(&self) -> usize {
-        self.config.vision_config.image_size
-    }
-
-    fn feature_shape(&self) -> (usize, usize) {
-        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
-    }
-
-    fn vision_identity(&self) -> String {
-        format!("{:?}", self.config.vision_config)
+    fn caption_config(&self) -> &dyn CaptionConfig {
+        &self.config
     }
 
     fn load_model(

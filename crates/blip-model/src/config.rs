@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use caption_model::{ModelTokens, activation, read_json};
+use caption_model::{activation, read_json};
 use serde::{Deserialize, Deserializer};
 use train_ops::Activation;
 
@@ -184,17 +184,6 @@ impl BlipConfig {
         self.tie_word_embeddings || self.text_config.tie_word_embeddings
     }
 
-    /// The properties of the model that prompts and decoding options have to fit.
-    pub fn tokens(&self) -> ModelTokens {
-        let text = &self.text_config;
-        ModelTokens {
-            vocab_size: text.vocab_size,
-            start_token: text.bos_token_id,
-            end_tokens: vec![text.sep_token_id],
-            max_length: text.max_position_embeddings,
-        }
-    }
-
     /// The task that the model was trained for, by `architectures`.
     pub fn task(&self) -> BlipTask {
         match self.architectures.as_deref() {
@@ -244,6 +233,8 @@ fn square<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<usi
 
 #[cfg(test)]
 mod tests {
+    use caption_model::CaptionConfig as _;
+
     use super::*;
 
     fn read(text: &str) -> Result<BlipConfig> {

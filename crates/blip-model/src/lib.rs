@@ -1,14 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod caption_config;
 mod checkpoint;
 mod config;
 mod config_checks;
 mod decoder;
 mod embeddings;
-mod estimates;
 mod features;
 mod layer;
 mod model;
+mod parts;
 mod question_answering;
 mod question_encoder;
 mod questions;
@@ -16,8 +17,8 @@ mod schema;
 mod vision;
 
 pub use caption_model::{
-    Caption, CaptionCheckpoint, CaptionModel, Draft, Error, GenerationConfig, GenerationDefaults,
-    LoadOptions, ModelTokens, Result,
+    Caption, CaptionCheckpoint, CaptionConfig, CaptionModel, Draft, Error, GenerationConfig,
+    GenerationDefaults, LoadOptions, ModelTokens, Result,
 };
 pub use checkpoint::{BLIP, BLIP_QUESTIONS, Checkpoint};
 pub use config::{BlipConfig, BlipTask, TextConfig, VisionConfig};

@@ -1,13 +1,11 @@
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use caption_model::{
-    CaptionCheckpoint as _, CaptionModel, LayerMap, Loader, ModelTokens, ShiftedLabels, TextDecoder,
+    CaptionCheckpoint as _, CaptionConfig, CaptionModel, LayerMap, Loader, ShiftedLabels, TextDecoder,
 };
 use train_ops::{DecoderMasks, ForwardContext, KeyValueCache, LayerBuilder};
 
-use crate::decoder::Decoder;
-use crate::embeddings::Embeddings;
-use crate::schema::TEXT;
-use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, VisionEncoder, features};
+use crate::parts::Parts;
+use crate::{BlipConfig, BlipTask, Checkpoint, LoadOptions, Result, features};
 
 /// Salesforce's BLIP for captioning (Li et al., 2022, <https://arxiv.org/abs/2201.12086>), as transformers'
 /// `BlipForConditionalGeneration` computes it.
@@ -16,12 +14,7 @@ use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, Vision
 /// generation.
 #[derive(Debug)]
 pub struct BlipForConditionalGeneration {
-    config: BlipConfig,
-    device: Device,
-    /// `None` after [`release_image_encoder`](CaptionModel::release_image_encoder).
-    vision: Option<VisionEncoder>,
-    embeddings: Embeddings,
-    decoder: Decoder,
+    parts: Parts,
 }
 
 impl BlipForConditionalGeneration {
@@ -48,20 +41,12 @@ impl BlipForConditionalGeneration {
         checkpoint.expect(BlipTask::Captions)?;
         let config = checkpoint.config().with_dropout(options.hidden_dropout);
         let mut loader = Loader::new(checkpoint.tensors(), builder, options);
-        let (words, lm_head) = loader.words_and_head()?;
-        let text = &config.text_config;
-        Ok(Self {
-            vision: Some(VisionEncoder::load(&config.vision_config, &mut loader)?),
-            embeddings: Embeddings::load(text, &format!("{TEXT}.embeddings"), words, &mut loader)?,
-            decoder: Decoder::load(text, lm_head, &mut loader)?,
-            device: options.device.clone(),
-            config,
-        })
+        Ok(Self { parts: Parts::load(config, &mut loader, options)? })
     }
 
     /// The configuration, with the dropout that the model was built with.
     pub fn config(&self) -> &BlipConfig {
-        &self.config
+        &self.parts.config
     }
 
     /// The decoder's last hidden states, `(batch, text, hidden)`.
@@ -78,10 +63,10 @@ impl BlipForConditionalGeneration {
         input_ids: &Tensor,
         ctx: &ForwardContext,
     ) -> Result<Tensor> {
-        let (batch, width) = (input_ids.dim(0)?, self.config.vision_config.hidden_size);
+        let (batch, width) = (input_ids.dim(0)?, self.parts.config.vision_config.hidden_size);
         features::check("image_features", image_features, Some(batch), width)?;
-        let text = self.embeddings.forward(input_ids, ctx)?;
-        self.decoder.forward(&text, image_features, &DecoderMasks::causal(), ctx)
+        let text = self.parts.embeddings.forward(input_ids, ctx)?;
+        self.parts.decoder.forward(&text, image_features, &DecoderMasks::causal(), ctx)
     }
 
     /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
@@ -89,38 +74,25 @@ impl BlipForConditionalGeneration {
     /// # Errors
     /// If the hidden states have another width.
     pub fn logits(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        self.decoder.head.logits(hidden_states, ctx)
+        self.parts.decoder.head.logits(hidden_states, ctx)
     }
 }
 
 impl CaptionModel for BlipForConditionalGeneration {
     fn device(&self) -> &Device {
-        &self.device
+        &self.parts.device
     }
 
-    fn tokens(&self) -> ModelTokens {
-        self.config.tokens()
-    }
-
-    fn image_size(&self) -> usize {
-        self.config.vision_config.image_size
-    }
-
-    fn feature_shape(&self) -> (usize, usize) {
-        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
-    }
-
-    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
-        self.config.saved_activations(caption, vision_trains)
+    fn caption_config(&self) -> &dyn CaptionConfig {
+        &self.parts.config
     }
 
     fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
-        vision.forward(pixel_values, ctx)
+        self.parts.encode_images(pixel_values, ctx)
     }
 
     fn release_image_encoder(&mut self) {
-        self.vision = None;
+        self.parts.vision = None;
     }
 
     /// As in transformers, the loss is smoothed by `text_config.label_smoothing`, in validation too, where `label_smoothing`
@@ -134,28 +106,20 @@ impl CaptionModel for BlipForConditionalGeneration {
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
         let labels = ShiftedLabels::new(labels, input_ids)?;
-        if labels.targets.is_empty() {
-            return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
-        }
-        let hidden_states = self.hidden_states(image_features, input_ids, ctx)?;
-        let smoothing = self.config.smoothing(label_smoothing);
-        Ok((self.decoder.head.loss(&hidden_states, &labels, smoothing, ctx)?, labels.targets.len()))
+        let hidden_states = || self.hidden_states(image_features, input_ids, ctx);
+        self.parts.loss(&labels, label_smoothing, ctx, hidden_states)
     }
 
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        self.embeddings.at(input_ids, positions)
+        self.parts.embeddings.at(input_ids, positions)
     }
 
     fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
-        features::check("image_features", states, None, self.config.vision_config.hidden_size)?;
-        self.decoder.caches(states, slots)
+        features::check("image_features", states, None, self.parts.config.vision_config.hidden_size)?;
+        self.parts.decoder.caches(states, slots)
     }
 
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {
-        Ok(Box::new(self.decoder.map_linear(map)?))
-    }
-
-    fn decoder_weights(&self) -> usize {
-        self.config.decoder_weights()
+        Ok(Box::new(self.parts.decoder.map_linear(map)?))
     }
 }

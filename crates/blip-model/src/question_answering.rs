@@ -1,16 +1,14 @@
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use caption_model::{
-    CaptionCheckpoint as _, CaptionModel, DecoderInput, GenerationError, LayerMap, Loader, ModelTokens,
+    CaptionCheckpoint as _, CaptionConfig, CaptionModel, DecoderInput, GenerationError, LayerMap, Loader,
     TextDecoder,
 };
 use train_ops::{DecoderMasks, ForwardContext, KeyLengths, KeyValueCache, LayerBuilder};
 
-use crate::decoder::Decoder;
-use crate::embeddings::Embeddings;
+use crate::parts::Parts;
 use crate::question_encoder::QuestionEncoder;
 use crate::questions::{QuestionBatch, QuestionTokens};
-use crate::schema::TEXT;
-use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, VisionEncoder, features};
+use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, features};
 
 /// BLIP for questions about pictures, as transformers' `BlipForQuestionAnswering` computes it: a question encoder with
 /// cross-attention to the picture, and an answer decoder with cross-attention to the question's states.
@@ -19,13 +17,8 @@ use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, Vision
 /// `[DEC]`, in training and in generation, as in BLIP's own code.
 #[derive(Debug)]
 pub struct BlipForQuestionAnswering {
-    config: BlipConfig,
-    device: Device,
-    /// `None` after [`release_image_encoder`](CaptionModel::release_image_encoder).
-    vision: Option<VisionEncoder>,
+    parts: Parts,
     encoder: QuestionEncoder,
-    embeddings: Embeddings,
-    decoder: Decoder,
 }
 
 impl BlipForQuestionAnswering {
@@ -49,21 +42,13 @@ impl BlipForQuestionAnswering {
         checkpoint.expect(BlipTask::Questions)?;
         let config = checkpoint.config().with_dropout(options.hidden_dropout);
         let mut loader = Loader::new(checkpoint.tensors(), builder, options);
-        let (words, lm_head) = loader.words_and_head()?;
-        let text = &config.text_config;
-        Ok(Self {
-            vision: Some(VisionEncoder::load(&config.vision_config, &mut loader)?),
-            encoder: QuestionEncoder::load(text, &mut loader)?,
-            embeddings: Embeddings::load(text, &format!("{TEXT}.embeddings"), words, &mut loader)?,
-            decoder: Decoder::load(text, lm_head, &mut loader)?,
-            device: options.device.clone(),
-            config,
-        })
+        let encoder = QuestionEncoder::load(&config.text_config, &mut loader)?;
+        Ok(Self { parts: Parts::load(config, &mut loader, options)?, encoder })
     }
 
     /// The configuration, with the dropout that the model was built with.
     pub fn config(&self) -> &BlipConfig {
-        &self.config
+        &self.parts.config
     }
 
     /// The states `(batch, tokens, hidden)` of questions `[ENC] question [SEP]` `(batch, tokens)`, which the answer decoder
@@ -78,7 +63,7 @@ impl BlipForQuestionAnswering {
         lengths: Option<&KeyLengths>,
         ctx: &ForwardContext,
     ) -> Result<Tensor> {
-        let (batch, width) = (questions.dim(0)?, self.config.vision_config.hidden_size);
+        let (batch, width) = (questions.dim(0)?, self.parts.config.vision_config.hidden_size);
         features::check("image_features", image_features, Some(batch), width)?;
         self.encoder.forward(image_features, questions, lengths, ctx)
     }
@@ -95,10 +80,15 @@ impl BlipForQuestionAnswering {
         answers: &Tensor,
         ctx: &ForwardContext,
     ) -> Result<Tensor> {
-        let (batch, width) = (answers.dim(0)?, self.config.text_config.hidden_size);
+        let (batch, width) = (answers.dim(0)?, self.parts.config.text_config.hidden_size);
         features::check("question_states", question_states, Some(batch), width)?;
         let masks = DecoderMasks { state_lengths: lengths.cloned(), ..DecoderMasks::causal() };
-        self.decoder.forward(&self.embeddings.forward(answers, ctx)?, question_states, &masks, ctx)
+        self.parts.decoder.forward(
+            &self.parts.embeddings.forward(answers, ctx)?,
+            question_states,
+            &masks,
+            ctx,
+        )
     }
 
     /// Logits over the vocabulary, `(..., vocab_size)`, from hidden states `(..., hidden)`.
@@ -106,13 +96,13 @@ impl BlipForQuestionAnswering {
     /// # Errors
     /// If the hidden states have another width.
     pub fn logits(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        self.decoder.head.logits(hidden_states, ctx)
+        self.parts.decoder.head.logits(hidden_states, ctx)
     }
 
     fn question_tokens(&self) -> QuestionTokens {
-        let text = &self.config.text_config;
+        let text = &self.parts.config.text_config;
         QuestionTokens {
-            question: self.config.question_token(),
+            question: self.parts.config.question_token(),
             answer: text.bos_token_id,
             end: text.sep_token_id,
         }
@@ -121,32 +111,19 @@ impl BlipForQuestionAnswering {
 
 impl CaptionModel for BlipForQuestionAnswering {
     fn device(&self) -> &Device {
-        &self.device
+        &self.parts.device
     }
 
-    fn tokens(&self) -> ModelTokens {
-        self.config.tokens()
-    }
-
-    fn image_size(&self) -> usize {
-        self.config.vision_config.image_size
-    }
-
-    fn feature_shape(&self) -> (usize, usize) {
-        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
-    }
-
-    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
-        self.config.saved_activations(caption, vision_trains)
+    fn caption_config(&self) -> &dyn CaptionConfig {
+        &self.parts.config
     }
 
     fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
-        vision.forward(pixel_values, ctx)
+        self.parts.encode_images(pixel_values, ctx)
     }
 
     fn release_image_encoder(&mut self) {
-        self.vision = None;
+        self.parts.vision = None;
     }
 
     /// Rows of `input_ids` hold a prompt and the caption that continues it, whose labels tell them apart: question and answer.
@@ -161,18 +138,16 @@ impl CaptionModel for BlipForQuestionAnswering {
     ) -> Result<(Tensor, usize)> {
         let batch = QuestionBatch::new(input_ids, labels, self.question_tokens())?;
         let QuestionBatch { questions, lengths, answers, labels } = batch;
-        if labels.targets.is_empty() {
-            return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
-        }
         let lengths = Some(&lengths);
-        let states = self.encode_questions(image_features, &questions, lengths, ctx)?;
-        let hidden_states = self.hidden_states(&states, lengths, &answers, ctx)?;
-        let smoothing = self.config.smoothing(label_smoothing);
-        Ok((self.decoder.head.loss(&hidden_states, &labels, smoothing, ctx)?, labels.targets.len()))
+        let hidden_states = || {
+            let states = self.encode_questions(image_features, &questions, lengths, ctx)?;
+            self.hidden_states(&states, lengths, &answers, ctx)
+        };
+        self.parts.loss(&labels, label_smoothing, ctx, hidden_states)
     }
 
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        self.embeddings.at(input_ids, positions)
+        self.parts.embeddings.at(input_ids, positions)
     }
 
     /// The question's states for each picture. The decoder begins with the start token alone.
@@ -182,28 +157,24 @@ impl CaptionModel for BlipForQuestionAnswering {
         prompt: Option<&'a [u32]>,
     ) -> Result<DecoderInput<'a>> {
         let prompt = prompt.filter(|prompt| prompt.len() > 1).ok_or(Error::NoQuestion { row: None })?;
-        let (start, got) = (self.config.text_config.bos_token_id, prompt[0]);
+        let (start, got) = (self.parts.config.text_config.bos_token_id, prompt[0]);
         if got != start {
             return Err(GenerationError::PromptStart { start, got }.into());
         }
         let pictures = image_features.dim(0)?;
         let question = self.question_tokens().question_of(prompt);
-        let questions = Tensor::new(question, &self.device)?.unsqueeze(0)?.repeat((pictures, 1))?;
+        let questions = Tensor::new(question, &self.parts.device)?.unsqueeze(0)?.repeat((pictures, 1))?;
         let ctx = ForwardContext::inference();
         let states = self.encode_questions(image_features, &questions, None, &ctx)?;
         Ok(DecoderInput { states, prompt: None, encoded: Some(prompt) })
     }
 
     fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
-        features::check("question states", states, None, self.config.text_config.hidden_size)?;
-        self.decoder.caches(states, slots)
+        features::check("question states", states, None, self.parts.config.text_config.hidden_size)?;
+        self.parts.decoder.caches(states, slots)
     }
 
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {
-        Ok(Box::new(self.decoder.map_linear(map)?))
-    }
-
-    fn decoder_weights(&self) -> usize {
-        self.config.decoder_weights()
+        Ok(Box::new(self.parts.decoder.map_linear(map)?))
     }
 }

@@ -95,7 +95,7 @@ mod tests {
     fn the_default_model_has_the_number_of_parameters_of_transformers() {
         let schema = tensors(&BlipConfig::default());
         let count: usize = schema.shapes().values().map(|shape| shape.iter().product::<usize>()).sum();
-        // Of `BlipForConditionalGeneration(BlipConfig())` in transformers 5.23.
+        // The number of `BlipForConditionalGeneration(BlipConfig())` in transformers 5.23.
         assert_eq!(count, PARAMETERS);
     }
 

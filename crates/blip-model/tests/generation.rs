@@ -65,7 +65,10 @@ fn a_model_is_used_without_knowing_its_kind() {
     let (_dir, checkpoint) = source.open();
     let checkpoint: Box<dyn CaptionCheckpoint> = Box::new(checkpoint);
     assert_eq!(checkpoint.architecture().model_type, "blip");
-    assert_eq!((checkpoint.image_size(), checkpoint.feature_shape()), (32, (17, 48)));
+    assert_eq!(
+        (checkpoint.caption_config().image_size(), checkpoint.caption_config().feature_shape()),
+        (32, (17, 48))
+    );
     let options = LoadOptions::default();
     let mut model: Box<dyn CaptionModel> = checkpoint.load_model(&mut FrozenBuilder, &options).unwrap();
     let expected = &golden["cases"]["greedy"]["captions"][0];

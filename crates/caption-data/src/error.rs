@@ -1,25 +1,26 @@
 use std::path::PathBuf;
 
-/// The errors of this crate. Each message is complete: it names the cause and the place, and says what to do.
+/// The errors of this crate. Each message names the place and says what to do. A cause that is an error itself is the
+/// `source()`, and not repeated in the text: print the chain, as `anyhow` does with `{:#}`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     // Files
     /// A file or folder could not be read.
-    #[error("{}: {error}", path.display())]
+    #[error("cannot read {}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's error.
-        error: std::io::Error,
+        source: std::io::Error,
     },
     /// A configuration file that is not valid JSON, or not of the expected form.
-    #[error("{}: {error}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// The position and the cause of the error.
-        error: serde_json::Error,
+        /// The fault and its position.
+        source: serde_json::Error,
     },
     /// A parquet file is broken or cut short.
     #[error("{}: {why}", path.display())]
@@ -209,14 +210,14 @@ pub enum Error {
         len: usize,
     },
     /// A row that cannot be used, and why.
-    #[error("row {row} of {dataset}: {error}")]
+    #[error("row {row} of {dataset} cannot be used")]
     Row {
         /// Name of the dataset, or the row's file in it.
         dataset: String,
         /// The row, counted from 0.
         row: usize,
         /// Its fault.
-        error: Box<Error>,
+        source: Box<Error>,
     },
     /// A caption that is null, empty or white space.
     #[error("the caption is blank; write one or leave the row out")]
@@ -228,17 +229,17 @@ pub enum Error {
     #[error("the caption is not UTF-8 text")]
     CaptionEncoding,
     /// A picture's file that could not be read; the row's error has its path.
-    #[error("its file cannot be read: {error}")]
+    #[error("its file cannot be read")]
     UnreadableFile {
         /// The operating system's error.
-        error: std::io::Error,
+        source: std::io::Error,
     },
     /// A picture that was cloned without Git LFS.
     #[error("the picture is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")]
     LfsPointerPicture,
     /// A row with the path of a picture, at which there is no file.
     #[error(
-        "the row holds only the path of its picture, and {} cannot be read: {error}; put the pictures there, or name \
+        "the row holds only the path of its picture, and {} cannot be read; put the pictures there, or name \
          their own folder, with a metadata.jsonl of file_name and text in it",
         path.display()
     )]
@@ -246,7 +247,7 @@ pub enum Error {
         /// Where it should be: its path, which is relative to the table's folder.
         path: PathBuf,
         /// The operating system's error.
-        error: std::io::Error,
+        source: std::io::Error,
     },
     /// A row with neither the bytes of a picture nor the path of one.
     #[error("there is no picture: its bytes are null")]
@@ -384,10 +385,10 @@ pub enum Error {
 
     // Threads
     /// No thread could be started.
-    #[error("cannot start a thread: {error}")]
+    #[error("cannot start a thread")]
     Thread {
         /// The operating system's error.
-        error: std::io::Error,
+        source: std::io::Error,
     },
     /// The function that a prefetching thread ran panicked.
     #[error("a prefetching thread panicked")]

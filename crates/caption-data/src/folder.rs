@@ -127,7 +127,7 @@ impl Row {
     }
 
     fn read(&self) -> Result<Vec<u8>> {
-        fs::read(&self.image).map_err(|error| Error::UnreadableFile { error })
+        fs::read(&self.image).map_err(|source| Error::UnreadableFile { source })
     }
 }
 

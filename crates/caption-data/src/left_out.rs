@@ -70,7 +70,7 @@ impl fmt::Display for LeftOutReason {
     }
 }
 
-/// What to call pictures with a given extension.
+/// The name of pictures with a given extension.
 fn kind(extension: &str) -> String {
     match extension {
         "heic" | "heif" => "HEIC".to_owned(),

@@ -19,7 +19,7 @@ pub(crate) fn check(path: &Path, file: &[u8]) -> Result<()> {
 
 /// As [`check`], for an open file that is too large to be read whole. Its position does not change.
 pub(crate) fn check_start(path: &Path, mut file: &File) -> Result<()> {
-    let io = |error| Error::Io { path: path.to_owned(), error };
+    let io = |source| Error::Io { path: path.to_owned(), source };
     let mut start = Vec::new();
     Read::take(file, 64).read_to_end(&mut start).map_err(io)?;
     file.rewind().map_err(io)?;

@@ -66,6 +66,7 @@ mod lfs;
 mod metadata;
 mod open;
 mod pcg64;
+mod picture_limits;
 mod pictures;
 mod png;
 mod pnm;

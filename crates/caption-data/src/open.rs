@@ -73,7 +73,7 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
     if let Some(pattern) = names_files(path) {
         return open_files(pattern, options);
     }
-    let kind = fs::metadata(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let kind = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     if kind.is_file() {
         if has_extension(path, &["jsonl", "csv", "json"]) || is_metadata(path) {
             return Ok(Arc::new(ImageFolder::open(path, options)?));

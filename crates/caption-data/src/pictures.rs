@@ -7,7 +7,7 @@ use twox_hash::XxHash3_128;
 use crate::source::row_of;
 use crate::{CaptionSource, Error, ImageProcessor, Prefetch, Result};
 
-/// What to do with a row whose picture cannot be read or processed.
+/// The response to a row whose picture cannot be read or processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBadImage {
     /// Return an error that names the row.

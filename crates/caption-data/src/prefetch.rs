@@ -67,7 +67,7 @@ impl<T: Send + 'static> Prefetch<T> {
             let (tasks, stop) = (Arc::clone(&tasks), Arc::clone(&this.stop));
             let worker =
                 thread::Builder::new().name("prefetch".to_owned()).spawn(move || work(&tasks, &stop));
-            this.workers.push(worker.map_err(|error| Error::Thread { error })?);
+            this.workers.push(worker.map_err(|source| Error::Thread { source })?);
         }
         this.fill();
         Ok(this)

@@ -150,8 +150,8 @@ impl ProcessorConfig {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
-        let json = |error| Error::Json { path: path.to_owned(), error };
+        let text = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let json = |source| Error::Json { path: path.to_owned(), source };
         let mut value: Value = serde_json::from_slice(&text).map_err(json)?;
         if let Some(nested) = value.get_mut("image_processor") {
             value = nested.take();

@@ -96,7 +96,7 @@ pub(crate) fn fingerprint_of_file(bytes: &[u8]) -> u128 {
 
 /// Adds to an error the row that it is about.
 pub(crate) fn row_of(dataset: impl Display, row: usize) -> impl FnOnce(Error) -> Error {
-    move |error| Error::Row { dataset: dataset.to_string(), row, error: Box::new(error) }
+    move |error| Error::Row { dataset: dataset.to_string(), row, source: Box::new(error) }
 }
 
 /// A shared source is a source too, so that a prefetching thread can hold it.

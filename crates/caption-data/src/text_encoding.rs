@@ -11,7 +11,7 @@ use crate::{Error, Result, lfs};
 /// If the file cannot be read, is a Git LFS pointer, or has another encoding. UTF-16 without a byte-order
 /// mark shows only as zero bytes, and is an error too: the captions would be full of zeros.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     lfs::check(path, &bytes)?;
     let broken = |line, why: String| Error::TextEncoding { path: path.to_owned(), line, why };
     match *bytes.as_slice() {

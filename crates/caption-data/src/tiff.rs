@@ -9,7 +9,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::{ByteOrder, Tag};
 use tiff::{ColorType, TiffError};
 
-use crate::decode::{check_size, max_bytes};
+use crate::picture_limits::{check_size, max_bytes};
 use crate::{Error, Result};
 
 type File<'a> = Decoder<Cursor<&'a [u8]>>;
@@ -161,7 +161,7 @@ fn read(decoder: File<'_>, max_pixels: u64) -> Result<Samples> {
 
 /// Converts like Pillow's `convert("RGB")`, row by row.
 fn to_rgb(samples: &Samples, mode: &Mode, width: usize) -> Vec<u8> {
-    // Of 16 bits, Pillow reads the high byte, but for gray levels.
+    // Pillow reads the high byte of 16 bits, except for gray levels.
     let bytes = || match samples {
         Samples::Bytes(bytes) => Cow::Borrowed(bytes.as_slice()),
         Samples::Words(words) => Cow::Owned(words.iter().map(|word| (word >> 8) as u8).collect()),

@@ -49,7 +49,7 @@ impl CaptionTokenizer {
         let path = if json.exists() || !vocabulary.exists() { &json } else { &vocabulary };
         let fail = |why| Error::Tokenizer { path: path.clone(), why };
         let read = if path == &json { bert::from_json } else { bert::from_vocabulary };
-        let text = fs::read_to_string(path).map_err(|error| Error::Io { path: path.clone(), error })?;
+        let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.clone(), source })?;
         lfs::check(path, text.as_bytes())?;
         let mut tokenizer = read(path, &text, &config)?;
 

@@ -64,7 +64,7 @@ impl TokenizerConfig {
         let config = read::<Map<String, Value>>(&path)?;
         let exists = config.is_some();
         let merged = config.unwrap_or_default();
-        let json = |error| Error::Json { path: path.clone(), error };
+        let json = |source| Error::Json { path: path.clone(), source };
         let options: Options = serde_json::from_value(Value::Object(merged.clone())).map_err(json)?;
         let mut this = Self { path: path.clone(), exists, options, merged, numbered: BTreeMap::new() };
         if let Some(tokens) = this.options.added_tokens_decoder.take() {
@@ -246,10 +246,10 @@ fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => {
-            let json = |error| Error::Json { path: path.to_owned(), error };
+            let json = |source| Error::Json { path: path.to_owned(), source };
             serde_json::from_slice(&text).map(Some).map_err(json)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::Io { path: path.to_owned(), error }),
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
     }
 }

@@ -156,7 +156,7 @@ const SYSTEM: [&str; 9] = [
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |error| Error::Io { path, error }
+    move |source| Error::Io { path, source }
 }
 
 /// Whether a link is one of the hub's cache, such as `../../blobs/0f3a`. If it is broken, a download is

@@ -15,7 +15,7 @@ use caption_data::{
     CaptionBatch, CaptionSource, CaptionTokenizer, Error, IGNORE_INDEX, ImageProcessor, OnBadImage, Padding,
     PictureLoader, Prefetch, Result, RgbImage, SourceOptions, Subset, TokenizedCaptions, open,
 };
-use common::fixture;
+use common::{fixture, message};
 use proptest::prelude::*;
 
 fn dataset(name: &str) -> Arc<dyn CaptionSource> {
@@ -166,8 +166,8 @@ fn unprocessable_pictures_are_reported_or_skipped_like_unreadable_ones() {
     let source = open(folder.path(), &SourceOptions::default()).unwrap();
     let loader = |rule| PictureLoader::new(Arc::clone(&source), processor.clone(), rule);
 
-    let text = loader(OnBadImage::Fail).load(&[0, 1]).unwrap_err().to_string();
-    let row = format!("row 1 of {}: ", folder.path().display());
+    let error = loader(OnBadImage::Fail).load(&[0, 1]).unwrap_err();
+    let (text, row) = (message(&error), format!("row 1 of {} cannot be used: ", folder.path().display()));
     assert!(text.starts_with(&row) && text.contains("1 x 60000 pixels would become"), "{text}");
     let batch = loader(OnBadImage::Skip).load(&[0, 1]).unwrap();
     assert!(batch.rows() == [0] && matches!(batch.skipped(), [Error::Row { row: 1, .. }]));

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use caption_data::{CaptionSource, ColumnRole, Error, Result, RgbImage, SourceOptions, open};
-use common::fixture;
+use common::{fixture, message};
 use tempfile::TempDir;
 
 fn options(image: Option<&str>, caption: Option<&str>, prompt: Option<&str>) -> SourceOptions {
@@ -24,7 +24,7 @@ fn kinds(caption: Option<&str>, prompt: Option<&str>) -> Result<Arc<dyn CaptionS
 }
 
 fn refusal<T>(result: Result<T>) -> String {
-    result.err().map(|error| error.to_string()).unwrap()
+    message(&result.err().unwrap())
 }
 
 /// A folder with metadata and pictures of one pixel.

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod common;
+
 use std::fs;
 use std::sync::Arc;
 
 use caption_data::{ImageProcessor, Inspection, RgbImage, SourceOptions, Subset, open};
+use common::message;
 
 #[test]
 fn all_broken_rows_are_found_and_the_others_can_be_used() {
@@ -39,7 +42,8 @@ fn all_broken_rows_are_found_and_the_others_can_be_used() {
         for (bad, words) in
             inspection.bad.iter().zip(["03.png", "17.png", "empty", "blank", "13440000", "39.txt"])
         {
-            assert!(bad.error.to_string().contains(words), "{}", bad.error);
+            let text = message(&bad.error);
+            assert!(text.contains(words), "{text}");
         }
         let pictures = &inspection.pictures;
         assert!(pictures[4] == pictures[5] && pictures[4] != pictures[6] && pictures[4].is_some());

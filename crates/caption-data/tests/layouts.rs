@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use caption_data::{CaptionSource, ImageFolder, LeftOutReason, Result, RgbImage, SourceOptions, open};
-use common::fixture;
+use common::{fixture, message};
 use image::Rgb;
 use tempfile::TempDir;
 
@@ -48,7 +48,7 @@ fn assert_rows(source: Result<Arc<dyn CaptionSource>>, len: usize) {
 }
 
 fn refusal(source: Result<Arc<dyn CaptionSource>>) -> String {
-    source.err().unwrap().to_string()
+    message(&source.err().unwrap())
 }
 
 fn left_out(folder: &TempDir) -> Vec<String> {
@@ -66,8 +66,11 @@ fn metadata_parquet_names_pictures_of_its_folder() {
     assert_rows(open_at(folder.path()), 3);
     assert_rows(open_at(folder.path().join("metadata.parquet")), 3);
     fs::remove_file(folder.path().join("1.png")).unwrap();
-    let text = open_at(folder.path()).unwrap().image(1).unwrap_err().to_string();
-    assert!(text.starts_with("row 1 of ") && text.contains("1.png: its file cannot be read"), "{text}");
+    let text = message(&open_at(folder.path()).unwrap().image(1).unwrap_err());
+    assert!(
+        text.starts_with("row 1 of ") && text.contains("1.png cannot be used: its file cannot be read"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -155,7 +158,7 @@ fn absolute_file_names_inside_the_folder_are_read() {
 }
 
 fn refusal_of_row(path: &Path) -> String {
-    open_at(path).unwrap().image(0).unwrap_err().to_string()
+    message(&open_at(path).unwrap().image(0).unwrap_err())
 }
 
 #[test]
@@ -243,8 +246,11 @@ fn caption_files_can_have_several_extensions() {
     assert_rows(open_at(both.path()), 2);
     assert_eq!(left_out(&both), ["1: not read beside another caption file of the same name (0.caption)"]);
     let source = open_at(folder(&[("0.caption", b"a")], &["0.png", "1.png"]).path()).unwrap();
-    let text = source.caption(1).unwrap_err().to_string();
-    assert!(text.contains("1.png: it has no caption: ") && text.ends_with("1.txt does not exist"), "{text}");
+    let text = message(&source.caption(1).unwrap_err());
+    assert!(
+        text.contains("1.png cannot be used: it has no caption: ") && text.ends_with("1.txt does not exist"),
+        "{text}"
+    );
 }
 
 #[cfg(unix)]
@@ -275,9 +281,9 @@ fn git_lfs_pointers_are_reported_everywhere() {
     }
     let folder = folder(&[("metadata.jsonl", JSONL.as_bytes()), ("1.png", pointer)], &["0.png"]);
     let source = open_at(folder.path()).unwrap();
-    let text = source.image(1).unwrap_err().to_string();
+    let text = message(&source.image(1).unwrap_err());
     assert!(
-        text.contains("1.png (line 2 of its metadata; rows count from 0): ")
+        text.contains("1.png (line 2 of its metadata; rows count from 0) cannot be used: ")
             && text.contains("`git lfs pull`"),
         "{text}"
     );
@@ -491,7 +497,7 @@ mod arrow {
         let source = open_at(fixture("layouts/saved_strings")).unwrap();
         assert_eq!((source.len(), source.caption(2).unwrap()), (3, "picture 2".to_owned()));
         assert_eq!(source.image(1).unwrap(), picture(1));
-        assert!(source.caption(1).unwrap_err().to_string().contains("the caption is blank"));
+        assert!(message(&source.caption(1).unwrap_err()).contains("the caption is blank"));
     }
 
     /// A copy of the saved dataset.

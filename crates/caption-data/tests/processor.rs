@@ -11,6 +11,8 @@ use caption_data::{ImageProcessor, Result, RgbImage};
 use image::Rgb;
 use serde_json::{Value, json};
 
+use common::message;
+
 fn processor(config: Value) -> Result<ImageProcessor> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("preprocessor_config.json"), config.to_string()).unwrap();
@@ -18,7 +20,7 @@ fn processor(config: Value) -> Result<ImageProcessor> {
 }
 
 fn refusal(config: Value) -> String {
-    processor(config).unwrap_err().to_string()
+    message(&processor(config).unwrap_err())
 }
 
 /// A picture whose pixels are all different.
@@ -231,10 +233,10 @@ fn unsupported_options_are_named() {
 #[test]
 fn broken_and_missing_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let text = ImageProcessor::from_pretrained(folder.path()).unwrap_err().to_string();
+    let text = message(&ImageProcessor::from_pretrained(folder.path()).unwrap_err());
     assert!(text.contains("preprocessor_config.json"), "{text}");
     fs::write(folder.path().join("preprocessor_config.json"), r#"{"image_mean": [0.5]}"#).unwrap();
-    let text = ImageProcessor::from_pretrained(folder.path()).unwrap_err().to_string();
+    let text = message(&ImageProcessor::from_pretrained(folder.path()).unwrap_err());
     assert!(text.contains("preprocessor_config.json") && text.contains("length"), "{text}");
     assert!(
         ImageProcessor::default()

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use caption_data::{CaptionSource as _, RgbImage, SourceOptions, open};
-use common::fixture;
+use common::{fixture, message};
 use tempfile::TempDir;
 
 /// A folder with the given files, and with pictures of one pixel.
@@ -25,7 +25,7 @@ fn folder(files: &[(&str, &[u8])], pictures: &[&str]) -> TempDir {
 }
 
 fn refusal(path: impl AsRef<Path>) -> String {
-    open(path, &SourceOptions::default()).err().unwrap().to_string()
+    message(&open(path, &SourceOptions::default()).err().unwrap())
 }
 
 /// The message about one metadata file in a folder with a picture.
@@ -79,10 +79,10 @@ fn tables_with_only_the_paths_of_pictures_are_told_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data.parquet");
     fs::copy(fixture("parquet/paths_only.parquet"), &path).unwrap();
-    let text = open(&path, &SourceOptions::default()).unwrap().image(3).unwrap_err().to_string();
+    let text = message(&open(&path, &SourceOptions::default()).unwrap().image(3).unwrap_err());
     assert!(text.contains("row 3 of ") && text.contains("metadata.jsonl"), "{text}");
     assert!(text.contains("the row holds only the path of its picture, and "), "{text}");
-    assert!(text.contains("3.png cannot be read: "), "{text}");
+    assert!(text.contains("3.png cannot be read; put the pictures there"), "{text}");
 
     // A column of strings, with the usual name and without.
     for column in ["image", "image_path"] {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use caption_data::{
     CaptionSource, Error, ImageFolder, ParquetSource, Result, RgbImage, SourceOptions, Subset, open,
 };
-use common::fixture;
+use common::{fixture, message};
 use image::Rgb;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ fn open_fixture(path: &str) -> Result<Arc<dyn CaptionSource>> {
 }
 
 fn refusal<T>(result: Result<T>) -> String {
-    result.err().map(|error| error.to_string()).unwrap()
+    message(&result.err().unwrap())
 }
 
 // Parquet
@@ -169,7 +169,7 @@ fn a_bad_row_is_an_error_of_its_own_and_names_itself() {
         let text = refusal(source.image(row));
         assert!(
             text.contains(&format!("row {row} of "))
-                && text.contains("some_bad_rows.parquet: ")
+                && text.contains("some_bad_rows.parquet cannot be used: ")
                 && text.contains(why),
             "{text}"
         );
@@ -369,9 +369,12 @@ fn a_broken_picture_of_a_folder_is_an_error_that_names_its_file() {
     let source = open_folder(&folder).unwrap();
     assert_eq!(source.image(0).unwrap(), picture(0));
     let text = refusal(source.image(1));
-    assert!(text.contains("row 1 of ") && text.contains("b.png: not a PNG"), "{text}");
+    assert!(text.contains("row 1 of ") && text.contains("b.png cannot be used: not a PNG"), "{text}");
     let text = refusal(source.caption(1));
-    assert!(text.contains("row 1 of ") && text.contains("b.png: the caption is blank"), "{text}");
+    assert!(
+        text.contains("row 1 of ") && text.contains("b.png cannot be used: the caption is blank"),
+        "{text}"
+    );
     fs::remove_file(folder.path().join("a.png")).unwrap();
     assert!(refusal(source.image(0)).contains("row 0 of "));
 }

@@ -192,7 +192,7 @@ fn a_sample_without_a_caption_or_with_a_broken_picture_is_an_error_of_its_row() 
     let source = WebDataset::open(&[&path], &SourceOptions::default()).unwrap();
     for (row, error) in [(1, source.caption(1).unwrap_err()), (2, source.caption(2).unwrap_err())] {
         assert!(
-            matches!(&error, Error::Row { row: at, error, .. } if *at == row && matches!(**error, Error::BlankCaption)),
+            matches!(&error, Error::Row { row: at, source, .. } if *at == row && matches!(**source, Error::BlankCaption)),
             "{error}"
         );
     }

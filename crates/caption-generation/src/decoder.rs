@@ -27,14 +27,14 @@ pub trait CaptionDecoder: Send {
     /// values after another.
     ///
     /// # Errors
-    /// Those of the model.
+    /// The model's errors.
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Self::Error>;
 
     /// Replaces the live sequences: the new sequence `i` is a copy of the old sequence `parents[i]`. There may be more or
     /// fewer sequences afterwards.
     ///
     /// # Errors
-    /// Those of the model.
+    /// The model's errors.
     fn reorder(&mut self, parents: &[usize]) -> Result<(), Self::Error>;
 }
 
@@ -51,7 +51,7 @@ pub trait SpeculativeDecoder: CaptionDecoder {
     /// draft with a cache of its own has to read the newest step only.
     ///
     /// # Errors
-    /// Those of the draft model.
+    /// The draft model's errors.
     fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
 
     /// The model's logits after each of `steps`, which follow one another from the live sequences, in one pass: the rows
@@ -60,14 +60,14 @@ pub trait SpeculativeDecoder: CaptionDecoder {
     /// The live sequences stay as they are until [`accept`](Self::accept).
     ///
     /// # Errors
-    /// Those of the model.
+    /// The model's errors.
     fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
 
     /// Makes the live sequences those after the first `accepted` of the steps that were verified last, at least one, and
     /// forgets the other steps.
     ///
     /// # Errors
-    /// Those of the model.
+    /// The model's errors.
     fn accept(&mut self, accepted: usize) -> Result<(), Self::Error>;
 
     /// The most rows (sequences times steps of a call of [`verify`](Self::verify)) that the model reads in about the time of

@@ -87,7 +87,7 @@ impl<'a> Generator<'a> {
     /// they are. Afterwards, the decoder's live sequences are unspecified.
     ///
     /// # Errors
-    /// Those of the decoder, and [`Error::NotNumbers`] or [`Error::LogitCount`] if its logits cannot be used.
+    /// The decoder's errors, and [`Error::NotNumbers`] or [`Error::LogitCount`] if its logits cannot be used.
     pub fn generate<D: CaptionDecoder>(
         &self,
         decoder: &mut D,

@@ -33,7 +33,7 @@ pub fn draft(
     sequences: usize,
     drafting: Drafting,
 ) -> caption_model::Result<Option<Draft>> {
-    let helps = helps(storage, model.decoder_weights(), sequences);
+    let helps = helps(storage, model.caption_config().decoder_weights(), sequences);
     match drafting {
         Drafting::Always => model.draft().map(Some),
         Drafting::Auto if helps && model.device().is_cpu() => model.draft().map(Some),

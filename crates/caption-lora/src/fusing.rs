@@ -14,7 +14,7 @@ pub fn fused(pictures: usize, activations: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use git_model::GitConfig;
+    use git_model::{CaptionConfig as _, GitConfig};
 
     use super::*;
 

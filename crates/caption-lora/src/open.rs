@@ -87,7 +87,7 @@ fn checkpoint(dir: PathBuf, name: String, commit: Option<String>) -> Result<Pret
             dir.display()
         );
     }
-    let size = checkpoint.image_size();
+    let size = checkpoint.caption_config().image_size();
     if let Some(output) = processor.output_size()
         && output != (size, size)
     {

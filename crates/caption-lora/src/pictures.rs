@@ -60,15 +60,13 @@ fn but(left_out: &LeftOut) -> String {
     groups.concat()
 }
 
-/// An error about a picture, with the flag that helps if there is one.
+/// An error about a picture with its causes, and with the flag that helps if there is one.
 pub fn with_flag(error: &Error) -> String {
-    fn is_too_large(error: &Error) -> bool {
-        match error {
-            Error::Row { error, .. } => is_too_large(error),
-            error => matches!(error, Error::TooManyPixels { .. }),
-        }
+    match error {
+        Error::Row { dataset, row, source } => format!("row {row} of {dataset}: {}", with_flag(source)),
+        Error::TooManyPixels { .. } => format!("{error} (--max-image-pixels)"),
+        error => anyhow::Chain::new(error).map(ToString::to_string).collect::<Vec<_>>().join(": "),
     }
-    if is_too_large(error) { format!("{error} (--max-image-pixels)") } else { error.to_string() }
 }
 
 #[cfg(test)]
@@ -178,7 +176,7 @@ mod tests {
     #[test]
     fn the_flag_of_a_picture_that_is_too_large_is_named() {
         let large = || Error::TooManyPixels { width: 20_000, height: 20_000, max_pixels: 178_956_970 };
-        let row = Error::Row { dataset: "art".to_owned(), row: 3, error: Box::new(large()) };
+        let row = Error::Row { dataset: "art".to_owned(), row: 3, source: Box::new(large()) };
         for error in [large(), row] {
             assert!(with_flag(&error).ends_with("(--max-image-pixels)"), "{}", with_flag(&error));
         }

@@ -128,7 +128,7 @@ impl Prompts {
     /// captions that it would get alone.
     ///
     /// # Errors
-    /// Those of `resolve`, and as [`CaptionModel::generate_with`].
+    /// The errors of `resolve`, and as [`CaptionModel::generate_with`].
     pub fn captions(
         &self,
         rows: &[usize],

@@ -1,7 +1,9 @@
 //! Finds the run or the sweep to continue, and what it saved.
 
 pub(crate) mod commits;
-pub(crate) mod place;
+pub(crate) mod folders;
+mod newest;
+mod place;
 
 use std::path::{Path, PathBuf};
 

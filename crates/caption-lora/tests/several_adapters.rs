@@ -37,7 +37,7 @@ fn change(adapter: &Adapter, seed: f64) {
 
 /// The features of three pictures of stripes.
 fn features(model: &GitForCausalLm) -> Tensor {
-    let size = model.image_size();
+    let size = model.caption_config().image_size();
     let pixels = Tensor::arange(0f32, (3 * 3 * size * size) as f32, &Device::Cpu).unwrap();
     let pixels = pixels.affine(0.013, 0.0).unwrap().sin().unwrap().reshape((3, 3, size, size)).unwrap();
     model.encode_images(&pixels, &ForwardContext::inference()).unwrap()

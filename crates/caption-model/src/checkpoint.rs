@@ -4,7 +4,9 @@ use std::path::Path;
 use candle_core::DType;
 use train_ops::LayerBuilder;
 
-use crate::{CaptionModel, CheckpointTensors, GenerationDefaults, LoadOptions, ModelTokens, Result};
+use crate::{
+    CaptionConfig, CaptionModel, CheckpointTensors, GenerationDefaults, LoadOptions, ModelTokens, Result,
+};
 
 /// The facts about a kind of model that an application needs to adapt it: the paths of its parts and its usual targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +43,13 @@ pub trait CaptionCheckpoint: Send + Sync {
     /// How the checkpoint asks to be decoded.
     fn generation(&self) -> &GenerationDefaults;
 
+    /// The configuration.
+    fn caption_config(&self) -> &dyn CaptionConfig;
+
     /// The properties that prompts, captions and decoding options have to fit.
-    fn tokens(&self) -> ModelTokens;
-
-    /// Height and width of a picture in pixels.
-    fn image_size(&self) -> usize;
-
-    /// Tokens and width of a picture's features.
-    fn feature_shape(&self) -> (usize, usize);
-
-    /// A text that differs between vision encoders of different configurations, for caches of their features.
-    fn vision_identity(&self) -> String;
+    fn tokens(&self) -> ModelTokens {
+        self.caption_config().tokens()
+    }
 
     /// Builds the model; `builder` decides whether layers are frozen, trainable or adapted.
     ///

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod checkpoint;
+mod config;
 mod config_file;
 mod decoding;
 mod draft;
@@ -20,6 +21,7 @@ pub use caption_generation::{
     Progress, Sampling, SpeculativeDecoder, Step,
 };
 pub use checkpoint::{Architecture, CaptionCheckpoint};
+pub use config::CaptionConfig;
 pub use config_file::{activation, check_heads, read_json, token_ids};
 pub use decoding::{Decoding, TextDecoder};
 pub use draft::{DecoderShape, Draft, LayerMap};

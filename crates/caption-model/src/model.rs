@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use caption_generation::{Caption, GenerationConfig, Generator, ModelTokens, Progress};
 use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
 
-use crate::{Decoding, Draft, Error, LayerMap, Result, TextDecoder};
+use crate::{CaptionConfig, Decoding, Draft, Error, LayerMap, Result, TextDecoder};
 
 /// The input of decoding.
 #[derive(Clone, Debug)]
@@ -26,18 +26,13 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// The device of the model's tensors.
     fn device(&self) -> &candle_core::Device;
 
+    /// The configuration that the model was built with.
+    fn caption_config(&self) -> &dyn CaptionConfig;
+
     /// The properties of the model that prompts and decoding options have to fit.
-    fn tokens(&self) -> ModelTokens;
-
-    /// Height and width of a picture in pixels.
-    fn image_size(&self) -> usize;
-
-    /// Tokens and width of a picture's features.
-    fn feature_shape(&self) -> (usize, usize);
-
-    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens.
-    /// `vision_trains` is whether the vision encoder is trained too.
-    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize;
+    fn tokens(&self) -> ModelTokens {
+        self.caption_config().tokens()
+    }
 
     /// The vision encoder's features, `(batch, tokens, vision_hidden)`, of pictures `(batch, channels, size, size)`.
     ///
@@ -111,11 +106,8 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// A copy of the text decoder with its head, with `map` applied to each of its linear layers.
     ///
     /// # Errors
-    /// Those of `map`.
+    /// The errors of `map`.
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>>;
-
-    /// Number of weights that a decoding step multiplies by: those of the decoder's layers and of the head.
-    fn decoder_weights(&self) -> usize;
 
     /// A draft of the model with its adapters as they are now, for [`generate_with`](Self::generate_with).
     ///

@@ -59,7 +59,7 @@ impl Captioner {
         if tokens > vocab_size {
             return Err(Error::Vocabulary { tokenizer: tokens, model: vocab_size });
         }
-        let size = model.image_size();
+        let size = model.caption_config().image_size();
         match processor.output_size() {
             Some(output) if output != (size, size) => {
                 Err(Error::ImageSize { processor: output, model: size })

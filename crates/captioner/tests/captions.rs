@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use caption_data::{CaptionTokenizer, ImageProcessor};
 use captioner::{Captioner, Error, GenerationConfig, RgbImage};
-use git_model::{Checkpoint, GitForCausalLm};
+use git_model::{CaptionModel as _, Checkpoint, GitForCausalLm};
 use train_ops::{ForwardContext, FrozenBuilder};
 
 fn checkpoint() -> PathBuf {

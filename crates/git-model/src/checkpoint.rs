@@ -1,8 +1,6 @@
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use caption_model::{Architecture, CaptionCheckpoint, CaptionModel, CheckpointTensors, ModelTokens};
+use caption_model::{Architecture, CaptionCheckpoint, CaptionConfig, CaptionModel, CheckpointTensors};
 use train_ops::LayerBuilder;
 
 use crate::{Error, GenerationDefaults, GitConfig, GitForCausalLm, LoadOptions, Result, schema};
@@ -54,37 +52,6 @@ impl Checkpoint {
     pub fn config(&self) -> &GitConfig {
         &self.config
     }
-
-    /// The folder.
-    pub fn dir(&self) -> &Path {
-        self.tensors.dir()
-    }
-
-    /// Whether the LM head shares the word embedding's weight.
-    pub fn tied(&self) -> bool {
-        self.tensors.tied()
-    }
-
-    /// How the checkpoint asks to be decoded.
-    pub fn generation(&self) -> &GenerationDefaults {
-        &self.generation
-    }
-
-    /// The name of every tensor of the model and the type that it is stored in. A tied head is left out.
-    ///
-    /// # Errors
-    /// If a tensor is stored in a type that candle does not have.
-    pub fn dtypes(&self) -> Result<BTreeMap<String, DType>> {
-        self.tensors.dtypes()
-    }
-
-    /// The tensor called `name`, converted to `dtype`.
-    ///
-    /// # Errors
-    /// If the checkpoint has no tensor of that name, or it cannot be read.
-    pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        self.tensors.tensor(name, dtype, device)
-    }
 }
 
 impl CaptionCheckpoint for Checkpoint {
@@ -104,20 +71,8 @@ impl CaptionCheckpoint for Checkpoint {
         &self.generation
     }
 
-    fn tokens(&self) -> ModelTokens {
-        self.config.tokens()
-    }
-
-    fn image_size(&self) -> usize {
-        self.config.vision_config.image_size
-    }
-
-    fn feature_shape(&self) -> (usize, usize) {
-        (self.config.vision_config.tokens(), self.config.vision_config.hidden_size)
-    }
-
-    fn vision_identity(&self) -> String {
-        format!("{:?}", self.config.vision_config)
+    fn caption_config(&self) -> &dyn CaptionConfig {
+        &self.config
     }
 
     fn load_model(

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use caption_model::{ModelTokens, activation, check_heads, read_json, token_ids};
+use caption_model::{activation, check_heads, read_json, token_ids};
 use serde::Deserialize;
 use train_ops::Activation;
 
@@ -135,30 +135,6 @@ impl GitConfig {
     /// Name and shape of every tensor of a checkpoint with this configuration, without a tied head.
     pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
         schema::tensors(self).shapes().clone()
-    }
-
-    /// The properties of the model that prompts and decoding options have to fit.
-    pub fn tokens(&self) -> ModelTokens {
-        ModelTokens {
-            vocab_size: self.vocab_size,
-            start_token: self.bos_token_id,
-            end_tokens: self.eos_token_id.clone(),
-            max_length: self.max_position_embeddings,
-        }
-    }
-
-    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
-    /// `vision_trains` is whether the vision encoder is trained too. For the decoder of git-base, 0.08 GB in f32, where 0.09
-    /// are measured.
-    pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
-        let vision = &self.vision_config;
-        // Saved values per token of a layer: ten times its width and 2.5 times the feed-forward block's.
-        let layer = |width: usize, intermediate: usize| 10 * width + 5 * intermediate / 2;
-        let tokens = vision.tokens() + caption;
-        let text = tokens * self.num_hidden_layers * layer(self.hidden_size, self.intermediate_size);
-        let encoder =
-            vision.tokens() * vision.num_hidden_layers * layer(vision.hidden_size, vision.intermediate_size);
-        if vision_trains { text + encoder } else { text }
     }
 
     fn check(&self, path: &Path) -> Result<()> {

@@ -1,19 +1,21 @@
 #![doc = include_str!("../README.md")]
 
+mod caption_config;
+mod captioning;
 mod checkpoint;
 mod config;
 mod decoder;
-mod generate;
 mod model;
 mod schema;
 mod vision;
 
 pub use caption_model::{
-    Caption, CaptionDecoder, DecoderShape, Draft, EarlyStopping, Error, GenerationConfig, GenerationDefaults,
-    GenerationError, LoadOptions, ModelTokens, Progress, Result, Sampling, SpeculativeDecoder, Step,
+    Caption, CaptionCheckpoint, CaptionConfig, CaptionDecoder, CaptionModel, DecoderShape, Draft,
+    EarlyStopping, Error, GenerationConfig, GenerationDefaults, GenerationError, LoadOptions, ModelTokens,
+    Progress, Result, Sampling, SpeculativeDecoder, Step,
 };
+pub use captioning::Decoding;
 pub use checkpoint::{Checkpoint, GIT};
 pub use config::{GitConfig, VisionConfig};
-pub use generate::Decoding;
 pub use model::GitForCausalLm;
 pub use vision::VisionEncoder;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use common::{Checkpoint as Source, Golden, fixture, fixture_json, max_error};
-use git_model::{Checkpoint, GitForCausalLm};
+use git_model::{CaptionCheckpoint as _, CaptionModel as _, Checkpoint, GitForCausalLm};
 use serde_json::json;
 use train_ops::{ForwardContext, FrozenBuilder};
 
@@ -56,8 +56,8 @@ fn shards_hold_the_same_model_as_one_file() {
     std::fs::write(&index, json!({"weight_map": weight_map}).to_string()).unwrap();
     let many = Checkpoint::open(dir.path()).unwrap();
     for (name, tensor) in &tensors {
-        let read = many.tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
-        let same = one.tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
+        let read = many.tensors().tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
+        let same = one.tensors().tensor(name, tensor.dtype(), &Device::Cpu).unwrap();
         assert_eq!(max_error(&read, &same), 0.0, "{name}");
     }
     // An index that lists a tensor in the wrong shard.
@@ -263,13 +263,13 @@ fn a_tied_config_over_two_different_heads_is_not_tied() {
     let source = Source::new(&fixture_json("golden_tied.json")["checkpoint"]);
     let dir = tempfile::tempdir().unwrap();
     source.write(dir.path());
-    assert!(Checkpoint::open(dir.path()).unwrap().tied());
+    assert!(Checkpoint::open(dir.path()).unwrap().tensors().tied());
     let mut tensors = source.tensors();
     let words = tensors["git.embeddings.word_embeddings.weight"].clone();
     tensors.insert("output.weight".into(), words.clone());
     save(dir.path(), &tensors);
-    assert!(Checkpoint::open(dir.path()).unwrap().tied(), "the two matrices are equal");
+    assert!(Checkpoint::open(dir.path()).unwrap().tensors().tied(), "the two matrices are equal");
     tensors.insert("output.weight".into(), (words * 2.0).unwrap());
     save(dir.path(), &tensors);
-    assert!(!Checkpoint::open(dir.path()).unwrap().tied());
+    assert!(!Checkpoint::open(dir.path()).unwrap().tensors().tied());
 }

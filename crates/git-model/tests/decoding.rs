@@ -7,7 +7,7 @@ mod common;
 
 use candle_core::{IndexOp, Tensor};
 use common::models::{list, logits, model};
-use git_model::{CaptionDecoder, SpeculativeDecoder, Step};
+use git_model::{CaptionDecoder, CaptionModel as _, SpeculativeDecoder, Step};
 use train_ops::{ForwardContext, sample_key};
 
 /// A prompt, then sequences that fork, change order and end, over two pictures.

@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use common::adapters::GivenAdapters;
 use common::captions::{model, pictures, speculative};
 use common::{Checkpoint as Golden, fixture_json, parameter, pixels, shape, shapes};
-use git_model::{Caption, EarlyStopping, GenerationConfig, Sampling};
+use git_model::{Caption, CaptionModel as _, EarlyStopping, GenerationConfig, Sampling};
 use serde_json::Value;
 use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 

@@ -8,7 +8,9 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::captions::{changed, pictures, speculative, with_number};
-use git_model::{Caption, EarlyStopping, GenerationConfig, GenerationError, Progress, Sampling};
+use git_model::{
+    Caption, CaptionModel as _, EarlyStopping, GenerationConfig, GenerationError, Progress, Sampling,
+};
 use serde_json::Value;
 
 #[test]

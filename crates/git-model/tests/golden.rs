@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var};
 use common::adapters::GivenAdapters;
 use common::{Golden, max_error, norm_error};
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use git_model::{CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions};
 use train_ops::{ForwardContext, FrozenBuilder, TrainableBuilder};
 
 const CASES: [&str; 5] = ["tiny", "small", "video", "tied", "wide"];

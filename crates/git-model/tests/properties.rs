@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, IndexOp, Tensor};
 use common::Golden;
 use common::models::{list, logits, model};
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use git_model::{CaptionCheckpoint as _, CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions};
 use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, TrainableBuilder, sample_key};
 
 #[test]
@@ -150,7 +150,7 @@ fn weights_of_16_and_8_bits_are_those_of_a_tied_head_too() {
     let dir = tempfile::tempdir().unwrap();
     golden.checkpoint().write(dir.path());
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert!(checkpoint.tied());
+    assert!(checkpoint.tensors().tied());
     let options = LoadOptions { dtype: DType::BF16, ..LoadOptions::default() };
     let bf16 = GitForCausalLm::load_with(&checkpoint, &mut FrozenBuilder, &options).unwrap();
     let int8 = GitForCausalLm::load(&checkpoint, &mut Int8Builder).unwrap();

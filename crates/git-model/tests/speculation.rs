@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Tensor};
 use common::captions::{model, pictures, speculative};
 use common::{Checkpoint as Golden, fixture_json};
-use git_model::{Caption, Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling};
+use git_model::{
+    Caption, CaptionModel as _, Checkpoint, GenerationConfig, GitForCausalLm, LoadOptions, Progress, Sampling,
+};
 use train_ops::{ForwardContext, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer};
 
 /// A draft that is mostly right and one that is mostly wrong, for every kind of search, and from one picture, where many steps

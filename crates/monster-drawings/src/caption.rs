@@ -3,7 +3,8 @@ use std::collections::BTreeSet;
 use crate::color::Color;
 use crate::creature::Creature;
 use crate::feature::Feature;
-use crate::monster::{Expression, Monster, Scene};
+use crate::monster::{Expression, Monster};
+use crate::scene::Scene;
 
 /// A style of captions.
 ///

@@ -1,7 +1,7 @@
 use crate::feature::FeatureKind::{
     self, Belly, Crown, Flame, Flower, Hat, Horns, Leaf, Shell, Spots, Stripes, Wings,
 };
-use crate::monster::Scene::{self, Cloud, Grass, Plain, Water};
+use crate::scene::Scene::{self, Cloud, Grass, Plain, Water};
 
 /// The kind of animal that a monster looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -25,11 +25,13 @@ mod creature;
 mod dice;
 mod feature;
 mod monster;
+mod scene;
 mod source;
 
 // The drawing of a monster.
 mod adornments;
 mod bodies;
+mod drawing;
 mod face;
 mod headwear;
 mod scenery;
@@ -40,7 +42,8 @@ pub use caption::{Style, vocabulary};
 pub use color::Color;
 pub use creature::Creature;
 pub use feature::Feature;
-pub use monster::{Expression, Monster, Scene};
+pub use monster::{Expression, Monster};
+pub use scene::Scene;
 pub use source::DrawingSource;
 
 /// Compiles the program of the README.

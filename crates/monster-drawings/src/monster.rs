@@ -1,12 +1,10 @@
-use image::RgbImage;
 use tiny_skia::Transform;
 
-use crate::bodies;
 use crate::color::{Color, Rgb};
 use crate::creature::Creature;
 use crate::dice::{Dice, Stream};
 use crate::feature::Feature;
-use crate::sketch::Sketch;
+use crate::scene::Scene;
 
 /// The expression of a monster's face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,19 +17,6 @@ pub enum Expression {
     MouthOpen,
     /// Closed eyes.
     EyesClosed,
-}
-
-/// The place that a monster is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scene {
-    /// White paper.
-    Plain,
-    /// On the grass, or above it.
-    Grass,
-    /// In the water.
-    Water,
-    /// On a cloud, or above one.
-    Cloud,
 }
 
 /// One drawn monster: everything that its captions say, and its individual variation.
@@ -89,17 +74,6 @@ impl Monster {
         ]);
         let scene = dice.pick(creature.scenes());
         Self { creature, color, feature, expression, scene, build: Build::new(&mut dice) }
-    }
-
-    /// Draws the monster on white, `size` pixels wide and high.
-    ///
-    /// The pixels are the same on every machine. The picture is empty if `size` is 0 or far too large.
-    pub fn draw(&self, size: u32) -> RgbImage {
-        let Some(mut sketch) = Sketch::new(self, size) else { return RgbImage::new(0, 0) };
-        sketch.on_the_board(Sketch::backdrop);
-        bodies::draw(&mut sketch);
-        sketch.on_the_board(Sketch::foreground);
-        sketch.finish()
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::color::Rgb;
-use crate::monster::Scene;
+use crate::scene::Scene;
 use crate::shape::{Oval, Point, disc, line, petal, polygon};
 use crate::sketch::Sketch;
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use train_ops::{Adaptation, ForwardContext};
 
 use crate::by_sample::by_sample;
-use crate::set::{AdapterSet, State};
+use crate::state::{SharedState, State};
 use crate::update::OtherBase;
 use crate::{Error, Result};
 
@@ -13,12 +13,12 @@ use crate::{Error, Result};
 pub(crate) struct AdaptableResult {
     path: String,
     pub(crate) base: OtherBase,
-    set: Arc<AdapterSet>,
+    shared: Arc<SharedState>,
 }
 
 impl AdaptableResult {
-    pub(crate) fn new(path: &str, base: OtherBase, set: Arc<AdapterSet>) -> Self {
-        Self { path: path.to_owned(), base, set }
+    pub(crate) fn new(path: &str, base: OtherBase, shared: Arc<SharedState>) -> Self {
+        Self { path: path.to_owned(), base, shared }
     }
 
     fn refused(&self, source: Error) -> train_ops::Error {
@@ -57,10 +57,10 @@ impl AdaptableResult {
 
 impl Adaptation for AdaptableResult {
     fn forward(&self, xs: &Tensor, ys: Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
-        if self.set.is_disabled() {
+        if self.shared.is_disabled() {
             return Ok(ys);
         }
-        let state = self.set.in_pass(ctx);
+        let state = self.shared.in_pass(ctx);
         match ctx.adapters() {
             Some(names) => self.by_name(&state, names, [xs, &ys], ctx),
             None => self.add(state.active_others(&self.path).map(Ok), [xs, &ys], ctx),

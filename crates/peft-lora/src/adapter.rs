@@ -7,7 +7,8 @@ use train_ops::FrozenLinear;
 
 use crate::files::{self, AdapterFiles};
 use crate::layer_adapter::LayerAdapter;
-use crate::set::{AdapterSet, Disabled};
+use crate::set::AdapterSet;
+use crate::state::Disabled;
 use crate::weights::AdapterWeights;
 use crate::{Adapters, InjectionReport, LoraConfig, Result};
 
@@ -81,7 +82,7 @@ impl Adapter {
     /// # }
     /// ```
     pub fn disable(&self) -> Disabled {
-        self.set.disable()
+        self.set.state.disable()
     }
 
     /// Writes `adapter_config.json` and `adapter_model.safetensors` to the folder `dir`, and creates it if
@@ -110,7 +111,7 @@ impl Adapter {
     /// - [`Scale`](crate::Error::Scale) if the files' configuration would scale the update differently.
     /// - [`Merged`](crate::Error::Merged) while adapters are merged.
     pub fn load_weights(&self, dir: impl AsRef<Path>) -> Result<()> {
-        self.set.state.get().check_unmerged("load weights")?;
+        self.set.state.current.get().check_unmerged("load weights")?;
         self.weights.restore(&AdapterFiles::read(dir.as_ref())?)
     }
 

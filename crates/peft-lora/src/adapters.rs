@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::files::AdapterFiles;
 use crate::matching::Targets;
-use crate::set::{AdapterSet, State};
+use crate::set::AdapterSet;
+use crate::state::State;
 use crate::weights::AdapterWeights;
 use crate::{Adapter, BASE_ADAPTER, Error, LoraConfig, Result};
 
@@ -36,12 +37,12 @@ impl Adapters {
 
     /// The names of all adapters, sorted.
     pub fn names(&self) -> Vec<String> {
-        self.set.state.get().adapters.keys().cloned().collect()
+        self.set.state.current.get().adapters.keys().cloned().collect()
     }
 
     /// The names of the active adapters, in the order in which they act.
     pub fn active(&self) -> Vec<String> {
-        self.set.state.get().active.clone()
+        self.set.state.current.get().active.clone()
     }
 
     /// The adapter of this name.
@@ -49,7 +50,7 @@ impl Adapters {
     /// # Errors
     /// [`Error::UnknownAdapter`].
     pub fn get(&self, name: &str) -> Result<Adapter> {
-        Ok(self.handle(name, self.set.state.get().adapter(name)?.clone()))
+        Ok(self.handle(name, self.set.state.current.get().adapter(name)?.clone()))
     }
 
     /// Adds a new adapter, which is not active yet, with initial weights from `seed`.
@@ -79,7 +80,7 @@ impl Adapters {
     /// - [`Error::TrainedTwice`] if two of them replace the same layer or bias.
     pub fn activate<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let active: Vec<String> = names.into_iter().map(str::to_owned).collect();
-        self.set.state.update(|state| {
+        self.set.state.current.update(|state| {
             state.check_unmerged("activate adapters")?;
             State { active, ..state.clone() }.checked()
         })
@@ -94,7 +95,7 @@ impl Adapters {
     /// As [`load`](Self::load); then the old adapter stays. [`Error::Merged`] while it is merged.
     pub fn hot_swap(&self, name: &str, dir: impl AsRef<Path>) -> Result<Adapter> {
         let weights = Arc::new(self.read(dir.as_ref())?);
-        self.set.state.update(|state| {
+        self.set.state.current.update(|state| {
             state.check_unmerged("replace adapters")?;
             state.adapter(name)?.check_outside(name)?;
             let mut adapters = state.adapters.clone();
@@ -109,7 +110,7 @@ impl Adapters {
     /// # Errors
     /// [`Error::UnknownAdapter`], and [`Error::Merged`] while adapters are merged.
     pub fn remove(&self, name: &str) -> Result<()> {
-        self.set.state.update(|state| {
+        self.set.state.current.update(|state| {
             state.check_unmerged("remove adapters")?;
             state.adapter(name)?.check_outside(name)?;
             let mut state = state.clone();
@@ -128,7 +129,7 @@ impl Adapters {
             return Err(Error::ReservedName { name: name.to_owned() });
         }
         let weights = Arc::new(weights);
-        self.set.state.update(|state| {
+        self.set.state.current.update(|state| {
             let mut adapters = state.adapters.clone();
             match adapters.insert(name.to_owned(), weights.clone()) {
                 None => Ok(State { adapters, ..state.clone() }),

@@ -47,7 +47,7 @@ impl Adapters {
     /// - [`Error::Combination`] if there is no adapter, one of them is not a plain LoRA, a weight is not finite, or ranks differ
     ///   where they must not.
     pub fn combine(&self, name: &str, adapters: &[(&str, f64)], combination: Combination) -> Result<Adapter> {
-        let state = self.set.state.get();
+        let state = self.set.state.current.get();
         let mut sources = Vec::with_capacity(adapters.len());
         for (source, weight) in adapters {
             let adapter = state.adapter(source)?.clone();

@@ -11,7 +11,7 @@ use torch_files::{LFS_POINTER, TorchFile};
 use train_ops::Renaming;
 
 use crate::error::Misshapen;
-use crate::layer::is_finite;
+use crate::finite::is_finite;
 use crate::{Error, InitLoraWeights, LoraConfig, Result};
 
 const CONFIG_FILE: &str = "adapter_config.json";

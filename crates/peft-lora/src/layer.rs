@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear, LinearLayer};
 
 use crate::by_sample::by_sample;
 use crate::layer_adapter::{LayerAdapter, finished};
-use crate::set::{AdapterSet, State};
+use crate::state::{SharedState, State};
 use crate::update::Weights;
 use crate::{Error, Result};
 
@@ -13,12 +13,12 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct AdaptableLinear {
     base: FrozenLinear,
-    set: Arc<AdapterSet>,
+    shared: Arc<SharedState>,
 }
 
 impl AdaptableLinear {
-    pub(crate) fn new(base: FrozenLinear, set: Arc<AdapterSet>) -> Self {
-        Self { base, set }
+    pub(crate) fn new(base: FrozenLinear, shared: Arc<SharedState>) -> Self {
+        Self { base, shared }
     }
 
     /// The layer without adapters. It never changes.
@@ -83,10 +83,10 @@ impl AdaptableLinear {
 
 impl LinearLayer for AdaptableLinear {
     fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
-        if self.set.is_disabled() {
+        if self.shared.is_disabled() {
             return self.base.forward(xs, ctx);
         }
-        let state = self.set.in_pass(ctx);
+        let state = self.shared.in_pass(ctx);
         match (self.merged(&state, ctx)?, ctx.adapters()) {
             (Some(merged), _) => merged.forward(xs, ctx),
             (None, Some(names)) => self.forward_by_sample(&state, names, xs, ctx),
@@ -95,10 +95,10 @@ impl LinearLayer for AdaptableLinear {
     }
 
     fn adapted(&self, ctx: &ForwardContext) -> train_ops::Result<Option<AdaptedLinear>> {
-        if self.set.is_disabled() {
+        if self.shared.is_disabled() {
             return self.base.adapted(ctx);
         }
-        let state = self.set.in_pass(ctx);
+        let state = self.shared.in_pass(ctx);
         if let Some(merged) = self.merged(&state, ctx)? {
             return merged.adapted(ctx);
         }
@@ -121,19 +121,19 @@ impl LinearLayer for AdaptableLinear {
         if ctx.adapters().is_some() {
             return Ok(None);
         }
-        let state = self.set.in_pass(&ctx);
+        let state = self.shared.in_pass(&ctx);
         let merged = merged_layer(&self.base, &state).map_err(|error| self.refused(error))?;
         merged.adapted(&ctx)
     }
 
     fn frozen(&self) -> Option<FrozenLinear> {
-        let state = self.set.state.get();
+        let state = self.shared.current.get();
         let is_replaced = state.active_on(self.path()).any(LayerAdapter::replaces_weight);
         (!is_replaced).then(|| self.base.clone())
     }
 
     fn parameters(&self) -> Vec<Tensor> {
-        let state = self.set.state.get();
+        let state = self.shared.current.get();
         let active = state.active_on(self.path()).flat_map(|adapter| adapter.parameters());
         active.map(|(_, variable)| variable.as_tensor().clone()).collect()
     }
@@ -155,11 +155,4 @@ pub(crate) fn merged_layer(base: &FrozenLinear, state: &State) -> Result<FrozenL
     }
     let Weights { weight, bias } = finished(base, weights)?;
     Ok(FrozenLinear::new(base.path(), weight, bias)?)
-}
-
-/// Whether every element is a finite number.
-pub(crate) fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
-    // 0 x NaN and 0 x infinity are NaN, and the sum of anything with NaN is NaN.
-    let zero = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
-    Ok(zero == 0.0)
 }

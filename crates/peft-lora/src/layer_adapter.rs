@@ -1,7 +1,7 @@
 use candle_core::{DType, Tensor, Var};
 use train_ops::{AdaptedLinear, ForwardContext, FrozenLinear};
 
-use crate::layer::is_finite;
+use crate::finite::is_finite;
 use crate::matching::{Decision, Targets};
 use crate::update::{Dora, LayerUpdate, LowRank, OnlyBias, Residual, TrainedLinear, Weights};
 use crate::{Bias, Error, LoraConfig, Result};

@@ -63,6 +63,7 @@ mod config;
 mod decomposition;
 mod error;
 mod files;
+mod finite;
 mod init;
 mod init_lora_weights;
 mod inventory;
@@ -73,6 +74,7 @@ mod merge;
 mod modules;
 mod report;
 mod set;
+mod state;
 mod update;
 mod variants;
 mod weights;
@@ -87,7 +89,7 @@ pub use error::{Error, Misshapen, Result, Unmatched};
 pub use init_lora_weights::InitLoraWeights;
 pub use modules::Modules;
 pub use report::{AdaptedModule, InjectionReport};
-pub use set::Disabled;
+pub use state::Disabled;
 pub use variants::Bias;
 
 /// The name that stands for the model without adapters where a pass names an adapter for each sample

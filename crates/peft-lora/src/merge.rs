@@ -4,7 +4,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use crate::layer::merged_layer;
-use crate::set::State;
+use crate::state::State;
 use crate::{Adapter, Adapters, Error, Result};
 
 impl Adapters {
@@ -19,7 +19,7 @@ impl Adapters {
     /// # Errors
     /// [`Error::AlreadyMerged`], and [`Error::NotFinite`] if a sum is not finite; nothing has changed then.
     pub fn merge(&self) -> Result<()> {
-        self.set.state.update(|state| {
+        self.set.state.current.update(|state| {
             if state.merged.is_some() {
                 return Err(Error::AlreadyMerged);
             }
@@ -40,7 +40,7 @@ impl Adapters {
     /// # Errors
     /// [`Error::NotMerged`].
     pub fn unmerge(&self) -> Result<()> {
-        self.set.state.update(|state| match state.merged {
+        self.set.state.current.update(|state| match state.merged {
             None => Err(Error::NotMerged),
             Some(_) => Ok(State { merged: None, ..state.clone() }),
         })
@@ -48,7 +48,7 @@ impl Adapters {
 
     /// Whether adapters are merged into the base.
     pub fn is_merged(&self) -> bool {
-        self.set.state.get().merged.is_some()
+        self.set.state.current.get().merged.is_some()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::grad_proxy::{GradProxies, GradSink};
 /// ```
 ///
 /// # Errors
-/// Those of `segment`, as they are in this first run, and wrapped in candle's error in the backward pass. If one of
+/// The errors of `segment`, as they are in this first run, and wrapped in candle's error in the backward pass. If one of
 /// `parameters` is computed from others: its gradient would end here.
 pub fn recompute<F, E>(parameters: &[Tensor], xs: &Tensor, segment: F) -> std::result::Result<Tensor, E>
 where

@@ -48,7 +48,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     /// Replaces the value by the result of `change`, which no other change can come between. If it fails, the value stays.
     ///
     /// # Errors
-    /// Those of `change`.
+    /// The errors of `change`.
     pub fn update<E>(&self, change: impl FnOnce(&T) -> Result<T, E>) -> Result<(), E> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(change(&current)?);

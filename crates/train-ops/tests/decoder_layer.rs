@@ -5,16 +5,19 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/layer.rs"]
+mod layer;
 
 use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use train_ops::{
-    Activation, CrossAttention, DecoderLayer, DecoderMasks, Dropout, ForwardContext, KeyLengths, LayerNorm,
-    LinearLayer, TransformerLayer, sample_key,
+    CrossAttention, DecoderLayer, DecoderMasks, Dropout, ForwardContext, KeyLengths, LayerNorm, LinearLayer,
+    sample_key,
 };
 
-use common::{Adapted, values};
+use common::{adapted, values, var};
+use layer::transformer_layer;
 
 const WIDTH: usize = 24;
 const STATE_WIDTH: usize = 20;
@@ -22,38 +25,17 @@ const INNER: usize = 40;
 const TOKENS: usize = 7;
 const STATES: usize = 11;
 
-fn var(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
-    Var::from_tensor(&values(seed, shape)).unwrap().into_inner()
-}
-
 /// The layer as one operation, or composed.
 fn layer(one_operation: bool) -> DecoderLayer {
-    let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
-        Arc::new(Adapted::new(seed, n_in, n_out, one_operation))
-    };
+    let linear =
+        |seed, n_in, n_out| -> Arc<dyn LinearLayer> { Arc::new(adapted(seed, n_in, n_out, one_operation)) };
     let norm = |seed| {
         let weight = (values(seed, WIDTH) + 1.5).unwrap();
         LayerNorm::new("norm", weight, values(seed + 1, WIDTH), 1e-5).unwrap()
     };
     let dropout = |path| Dropout::new(path, 0.15).unwrap();
     DecoderLayer {
-        layer: TransformerLayer {
-            heads: 3,
-            norm_first: false,
-            query: linear(1, WIDTH, WIDTH),
-            key: linear(2, WIDTH, WIDTH),
-            value: linear(3, WIDTH, WIDTH),
-            attention_dropout: dropout("probabilities"),
-            attention_output: linear(4, WIDTH, WIDTH),
-            attention_output_dropout: dropout("attention"),
-            attention_norm: norm(50),
-            intermediate: linear(5, WIDTH, INNER),
-            activation: Activation::Gelu,
-            output: linear(6, INNER, WIDTH),
-            output_dropout: dropout("output"),
-            output_norm: norm(60),
-            recompute: false,
-        },
+        layer: transformer_layer(3, (WIDTH, INNER), false, linear, norm),
         cross: CrossAttention {
             query: linear(7, WIDTH, WIDTH),
             key: linear(8, STATE_WIDTH, WIDTH),
@@ -92,7 +74,7 @@ fn masks() -> [DecoderMasks; 3] {
 }
 
 fn inputs() -> [Tensor; 2] {
-    [var(7, (2, TOKENS, WIDTH)), var(8, (2, STATES, STATE_WIDTH))]
+    [var(&values(7, (2, TOKENS, WIDTH))), var(&values(8, (2, STATES, STATE_WIDTH)))]
 }
 
 /// Sums of up to 40 products of numbers near 1, and norms of them, in another order: a few roundings of the largest value.

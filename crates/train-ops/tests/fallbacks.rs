@@ -4,15 +4,23 @@
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/adapted.rs"]
+mod adapted;
+#[path = "common/layer.rs"]
+mod layer;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear,
-    KeyValueCache, LayerNorm, LinearLayer, LoraWeights, Result, RotaryLayout, TrainableLinear,
-    TransformerLayer, attention, cached_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear,
-    rms_norm, rotary_embedding, sample_key, softmax_last_dim,
+    Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyValueCache, LayerNorm,
+    LinearLayer, LoraWeights, RotaryLayout, TrainableLinear, TransformerLayer, attention, cached_attention,
+    cross_entropy_sum, linear_cross_entropy_sum, lora_linear, rms_norm, rotary_embedding, sample_key,
+    softmax_last_dim,
 };
+
+use adapted::Adapted;
+use layer::transformer_layer;
 
 /// Fixed values in (-1, 1) without structure.
 fn values(seed: u64, shape: &[usize]) -> Vec<f64> {
@@ -240,81 +248,30 @@ fn attention_with_masks_and_dropout() {
     }
 }
 
-/// A frozen layer with an adapter.
-#[derive(Debug)]
-struct Adapted {
-    base: FrozenLinear,
-    a: Tensor,
-    b: Tensor,
-    dropout: Dropout,
-}
-
-impl Adapted {
-    fn lora(&self) -> LoraWeights<'_> {
-        LoraWeights { a: &self.a, b: &self.b, scale: 0.7, dropout: &self.dropout }
-    }
-}
-
-impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), ctx)
-    }
-
-    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
-        AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
-    }
-
-    fn parameters(&self) -> Vec<Tensor> {
-        vec![self.a.clone(), self.b.clone()]
-    }
-
-    fn in_features(&self) -> usize {
-        self.base.in_features()
-    }
-
-    fn out_features(&self) -> usize {
-        self.base.out_features()
-    }
-}
-
 const WIDTH: usize = 6;
 const INNER: usize = 8;
 
 /// A layer whose adapters are the tensors after the first.
-fn transformer_layer(x: &[Tensor], norm_first: bool) -> TransformerLayer {
+fn layer_of(x: &[Tensor], norm_first: bool) -> TransformerLayer {
     let dtype = x[0].dtype();
-    let linear = |index: usize, n_in: usize, n_out: usize| -> Arc<dyn LinearLayer> {
-        let path = format!("layer{index}");
-        let weight = constant(20 + index as u64, &[n_out, n_in], dtype);
+    let linear = |number: u64, n_in: usize, n_out: usize| -> Arc<dyn LinearLayer> {
+        let path = format!("layer{number}");
+        let weight = constant(20 + number, &[n_out, n_in], dtype);
+        let [a, b] = [2 * number - 1, 2 * number].map(|index| x[index as usize].clone());
         Arc::new(Adapted {
             base: FrozenLinear::new(&path, weight, Some(constant(30, &[n_out], DType::F32))).unwrap(),
-            a: x[1 + 2 * index].clone(),
-            b: x[2 + 2 * index].clone(),
+            a,
+            b,
+            scale: 0.7,
             dropout: Dropout::new(&path, 0.2).unwrap(),
+            known: true,
         })
     };
     let norm = |seed| {
         let weight = (constant(seed, &[WIDTH], dtype) + 1.5).unwrap();
         LayerNorm::new("norm", weight, constant(seed + 1, &[WIDTH], dtype), 1e-5).unwrap()
     };
-    let dropout = |path| Dropout::new(path, 0.15).unwrap();
-    TransformerLayer {
-        heads: 2,
-        norm_first,
-        query: linear(0, WIDTH, WIDTH),
-        key: linear(1, WIDTH, WIDTH),
-        value: linear(2, WIDTH, WIDTH),
-        attention_dropout: dropout("probabilities"),
-        attention_output: linear(3, WIDTH, WIDTH),
-        attention_output_dropout: dropout("attention"),
-        attention_norm: norm(50),
-        intermediate: linear(4, WIDTH, INNER),
-        activation: Activation::Gelu,
-        output: linear(5, INNER, WIDTH),
-        output_dropout: dropout("output"),
-        output_norm: norm(60),
-        recompute: false,
-    }
+    transformer_layer(2, (WIDTH, INNER), norm_first, linear, norm)
 }
 
 #[test]
@@ -330,9 +287,7 @@ fn a_whole_layer_of_a_transformer() {
             };
             inputs.extend([trained(70 + index, &[2, n_in]), trained(80 + index, &[n_out, 2])]);
         }
-        check("layer", inputs, |x| {
-            transformer_layer(x, norm_first).forward(&x[0], mask, &training()).unwrap()
-        });
+        check("layer", inputs, |x| layer_of(x, norm_first).forward(&x[0], mask, &training()).unwrap());
     }
 }
 

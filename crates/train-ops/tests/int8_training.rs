@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/layer.rs"]
+mod layer;
 
 use std::sync::Arc;
 
@@ -11,11 +13,13 @@ use candle_core::{DType, Device, Tensor, Var};
 use cpu_kernels::MAX_INT8_ROW;
 use rayon::ThreadPoolBuilder;
 use train_ops::{
-    Activation, AttentionMask, Dropout, Error, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
-    TransformerLayer, linear_cross_entropy_sum, sample_key,
+    AttentionMask, Error, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, TransformerLayer,
+    linear_cross_entropy_sum, sample_key,
 };
 
-use common::{Adapted, values};
+use common::adapted::Adapted;
+use common::{adapted, values};
+use layer::transformer_layer;
 
 fn all(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
@@ -49,8 +53,8 @@ fn loss_and_gradients(layer: &Adapted, xs: &Var, c: &Tensor) -> (f64, [Vec<f32>;
     let ys = layer.forward(xs.as_tensor(), &training()).unwrap();
     let loss = (ys * c).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
-    let of = |var: &Var| all(gradients.get(var.as_tensor()).unwrap());
-    (f64::from(loss.to_scalar::<f32>().unwrap()), [of(xs), of(&layer.a), of(&layer.b)])
+    let of = |var: &Tensor| all(gradients.get(var).unwrap());
+    (f64::from(loss.to_scalar::<f32>().unwrap()), [of(xs.as_tensor()), of(&layer.a), of(&layer.b)])
 }
 
 /// The formula `y = x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ` in f64 with the quantised `W`.
@@ -67,13 +71,13 @@ fn loss_by_the_formula(layer: &Adapted, [xs, a, b]: [&Tensor; 3], mask: &Tensor,
 #[test]
 fn gradients_are_the_finite_differences_of_the_formula_with_the_quantised_weight() {
     let (rows, n_in, n_out) = (2, 70, 40);
-    let layer = quantised(&Adapted::new(1, n_in, n_out, true));
+    let layer = quantised(&adapted(1, n_in, n_out, true));
     let xs = Var::from_tensor(&values(2, (rows, n_in))).unwrap();
     let c = values(3, (rows, n_out));
     let ones = Tensor::ones((rows, n_in), DType::F32, &Device::Cpu).unwrap();
     let mask = layer.dropout.forward(&ones, &training()).unwrap();
     let (loss, gradients) = loss_and_gradients(&layer, &xs, &c);
-    let inputs = [xs.as_tensor(), layer.a.as_tensor(), layer.b.as_tensor()];
+    let inputs = [xs.as_tensor(), &layer.a, &layer.b];
     let expected = loss_by_the_formula(&layer, inputs, &mask, &c);
     assert!((loss - expected).abs() < 0.02 * expected.abs().max(1.0), "{loss}, not {expected}");
     // Only dx sees the rounding of dy to 8 bits, of at most half a unit in 127.
@@ -99,31 +103,14 @@ fn gradients_are_the_finite_differences_of_the_formula_with_the_quantised_weight
 fn layer(int8: bool, known: bool) -> TransformerLayer {
     let (width, inner) = (96, 160);
     let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
-        let layer = Adapted::new(seed, n_in, n_out, known);
+        let layer = adapted(seed, n_in, n_out, known);
         Arc::new(if int8 { quantised(&layer) } else { dequantised(&layer) })
     };
     let norm = |seed| {
         let weight = (values(seed, width) + 1.5).unwrap();
         LayerNorm::new("norm", weight, values(seed + 1, width), 1e-5).unwrap()
     };
-    let dropout = |path: &str| Dropout::new(path, 0.1).unwrap();
-    TransformerLayer {
-        heads: 3,
-        norm_first: false,
-        query: linear(1, width, width),
-        key: linear(2, width, width),
-        value: linear(3, width, width),
-        attention_dropout: dropout("probabilities"),
-        attention_output: linear(4, width, width),
-        attention_output_dropout: dropout("attention"),
-        attention_norm: norm(50),
-        intermediate: linear(5, width, inner),
-        activation: Activation::Gelu,
-        output: linear(6, inner, width),
-        output_dropout: dropout("output"),
-        output_norm: norm(60),
-        recompute: false,
-    }
+    transformer_layer(3, (width, inner), false, linear, norm)
 }
 
 /// The result, the gradient of the input, and those of all adapters in order.
@@ -169,7 +156,7 @@ fn the_head_and_its_loss_train_on_int8() {
     let (rows, hidden, vocabulary) = (70, 48, 130);
     let xs = Var::from_tensor(&values(1, (rows, hidden))).unwrap();
     let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7 % vocabulary as u32).collect();
-    let layer = Adapted::new(4, hidden, vocabulary, true);
+    let layer = adapted(4, hidden, vocabulary, true);
     let run = |head: &FrozenLinear| {
         let loss = linear_cross_entropy_sum(xs.as_tensor(), head, &targets, 0.1, &training()).unwrap();
         let gradient = all(loss.backward().unwrap().get(xs.as_tensor()).unwrap());
@@ -184,7 +171,7 @@ fn the_head_and_its_loss_train_on_int8() {
 
 #[test]
 fn a_layer_keeps_its_products_when_its_weight_is_replaced() {
-    let layer = Adapted::new(1, 20, 10, true);
+    let layer = adapted(1, 20, 10, true);
     let (weight, xs) = (values(8, (10, 20)), values(9, (3, 20)));
     let forward = |layer: FrozenLinear| all(&layer.forward(&xs, &ForwardContext::inference()).unwrap());
     let exact = FrozenLinear::new("layer1", weight.clone(), None).unwrap();
@@ -205,7 +192,7 @@ fn layers_without_room_for_their_sums_and_activations_without_a_kernel_are_refus
         if path == "head" && (*features, *limit) == (MAX_INT8_ROW + 1, MAX_INT8_ROW)),
         "{error}"
     );
-    let layer = quantised(&Adapted::new(1, 5, 4, true));
+    let layer = quantised(&adapted(1, 5, 4, true));
     let xs = values(2, (3, 5)).to_dtype(DType::F64).unwrap();
     let error = layer.base.forward(&xs, &ForwardContext::inference()).unwrap_err();
     assert!(matches!(error, Error::Int8 { dtype: DType::F64, .. }), "{error}");

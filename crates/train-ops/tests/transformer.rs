@@ -5,16 +5,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/layer.rs"]
+mod layer;
 
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
-    LoraWeights, TransformerLayer, sample_key,
+    AdaptedLinear, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
+    TransformerLayer, sample_key,
 };
 
-use common::{Adapted, values};
+use common::adapted::Adapted;
+use common::{adapted, values};
+use layer::transformer_layer;
 
 const WIDTH: usize = 24;
 const INNER: usize = 40;
@@ -29,31 +33,13 @@ fn layer(norm_first: bool, one_operation: bool) -> TransformerLayer {
 
 /// With an MLP of so many inner values.
 fn layer_with(inner: usize, norm_first: bool, one_operation: bool) -> TransformerLayer {
-    let linear = |seed, n_in, n_out| -> Arc<dyn LinearLayer> {
-        Arc::new(Adapted::new(seed, n_in, n_out, one_operation))
-    };
+    let linear =
+        |seed, n_in, n_out| -> Arc<dyn LinearLayer> { Arc::new(adapted(seed, n_in, n_out, one_operation)) };
     let norm = |seed| {
         let weight = (values(seed, WIDTH) + 1.5).unwrap();
         LayerNorm::new("norm", weight, values(seed + 1, WIDTH), 1e-5).unwrap()
     };
-    let dropout = |path| Dropout::new(path, 0.15).unwrap();
-    TransformerLayer {
-        heads: HEADS,
-        norm_first,
-        query: linear(1, WIDTH, WIDTH),
-        key: linear(2, WIDTH, WIDTH),
-        value: linear(3, WIDTH, WIDTH),
-        attention_dropout: dropout("probabilities"),
-        attention_output: linear(4, WIDTH, WIDTH),
-        attention_output_dropout: dropout("attention"),
-        attention_norm: norm(50),
-        intermediate: linear(5, WIDTH, inner),
-        activation: Activation::Gelu,
-        output: linear(6, inner, WIDTH),
-        output_dropout: dropout("output"),
-        output_norm: norm(60),
-        recompute: false,
-    }
+    transformer_layer(HEADS, (WIDTH, inner), norm_first, linear, norm)
 }
 
 fn all(tensor: &Tensor) -> Vec<f32> {
@@ -239,8 +225,8 @@ fn an_input_of_another_shape_is_a_clear_error() {
 
 #[test]
 fn a_layer_on_rows_refuses_dimensions_that_are_not_the_rows() {
-    let Adapted { base, a, b, dropout, .. } = Adapted::new(1, WIDTH, WIDTH, true);
-    let lora = LoraWeights { a: a.as_tensor(), b: b.as_tensor(), scale: 0.7, dropout: &dropout };
+    let Adapted { base, a, b, dropout, .. } = adapted(1, WIDTH, WIDTH, true);
+    let lora = LoraWeights { a: &a, b: &b, scale: 0.7, dropout: &dropout };
     let layer = AdaptedLinear::new(&base, Some(lora)).unwrap();
     let xs = all(&values(7, (2, TOKENS, WIDTH)));
     let (mut ys, mut dxs) = (xs.clone(), xs.clone());
@@ -259,7 +245,7 @@ fn weights_without_rows_or_columns_are_refused() {
         let error = FrozenLinear::new("layer", empty(shape), None).unwrap_err().to_string();
         assert!(error.contains("layer.weight"), "{error}");
     }
-    let base = Adapted::new(1, WIDTH, WIDTH, true).base;
+    let base = adapted(1, WIDTH, WIDTH, true).base;
     let (a, b, dropout) = (empty((0, WIDTH)), empty((WIDTH, 0)), Dropout::new("", 0.0).unwrap());
     let lora = LoraWeights { a: &a, b: &b, scale: 1.0, dropout: &dropout };
     assert!(AdaptedLinear::new(&base, Some(lora)).is_err(), "a rank of 0");
@@ -267,7 +253,7 @@ fn weights_without_rows_or_columns_are_refused() {
 
 #[test]
 fn an_empty_batch_goes_forward_and_backward() {
-    let layer = Adapted::new(1, WIDTH, WIDTH, true);
+    let layer = adapted(1, WIDTH, WIDTH, true);
     let xs =
         Var::from_tensor(&Tensor::zeros((0, WIDTH), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
     let ys = layer.forward(&xs, &ForwardContext::inference()).unwrap();

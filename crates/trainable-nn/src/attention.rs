@@ -5,7 +5,7 @@ pub use candle_nn::attention::{
     AttnMask, cpu_flash, flash_attn_varlen_cpu, flash_attn_varlen_unfused, varlen,
 };
 
-use crate::ops::softmax_last_dim;
+use crate::softmax::softmax_last_dim;
 
 /// Attention of queries `(batch, queries, heads, head_dim)` over keys and values `(batch, keys, kv_heads, head_dim)`; the
 /// result has shape `(batch, heads, queries, head_dim)`. Where a tensor is trained it is composed of differentiable

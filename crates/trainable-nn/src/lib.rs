@@ -31,6 +31,7 @@ pub mod linear;
 pub mod ops;
 pub mod rnn;
 pub mod rotary_emb;
+mod softmax;
 pub mod var_builder;
 
 pub use activation::{Activation, PReLU, prelu};

@@ -111,7 +111,7 @@ fn adapters_saved_by_peft_give_its_outputs_gradients_and_merged_weights() {
         let pass = enter(ForwardContext::training([1, 2]));
         let trained = output(&net);
         drop(pass);
-        // Of these, only an embedding has dropout, which PEFT does not apply to it.
+        // Only an embedding has dropout, which PEFT does not apply to it.
         assert!(difference(&trained, of_peft) < 2e-5, "{name}");
         let loss = (trained * &expected["loss_weights"]).unwrap().mean_all().unwrap();
         let gradients = loss.backward().unwrap();

@@ -59,7 +59,7 @@ pub struct TrainingArguments {
     pub adam_beta2: f64,
     /// Term added to AdamW's denominator; above 0, also as f32. Default 1e-8.
     pub adam_epsilon: f64,
-    /// What to do with a step whose loss or gradient norm is not finite. Default: stop the run.
+    /// The response to a step whose loss or gradient norm is not finite. Default: stop the run.
     pub on_nan: OnNan,
     /// Maximum number of skipped steps if `on_nan` is `skip`; one more stops the run. Default 10.
     pub max_skipped_steps: usize,
@@ -166,7 +166,7 @@ impl fmt::Display for IntervalStrategy {
     }
 }
 
-/// What to do with a step whose loss or gradient norm is NaN or infinite. Its gradients are never applied.
+/// The response to a step whose loss or gradient norm is NaN or infinite. Its gradients are never applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnNan {

@@ -244,7 +244,7 @@ impl Index {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })
+    File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// Adds the file's name to errors, and turns a panic on malformed bytes into an error.

@@ -92,7 +92,7 @@ impl Table for ParquetFile {
     }
 
     fn reader(&self) -> Result<Box<dyn TableReader + '_>> {
-        let file = File::open(&self.path).map_err(|error| Error::Io { path: self.path.clone(), error })?;
+        let file = File::open(&self.path).map_err(|source| Error::Io { path: self.path.clone(), source })?;
         Ok(Box::new(OpenFile { table: self, file: Arc::new(file) }))
     }
 }
@@ -231,14 +231,14 @@ fn content(path: &Path) -> Result<u128> {
         file.read_to_end(&mut bytes)?;
         Ok(XxHash3_128::oneshot(&bytes))
     };
-    read().map_err(|error| Error::Io { path: path.to_owned(), error })
+    read().map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 type Reader = SerializedFileReader<File>;
 
 /// Opens a parquet file.
 pub(crate) fn reader(path: &Path) -> Result<Reader> {
-    let file = File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     lfs::check_start(path, &file)?;
     guarded(path, || SerializedFileReader::new(file)).map_err(|error| not_parquet(path, error))
 }

@@ -201,7 +201,7 @@ impl ParquetSource {
         let path = pictures.paths.as_ref().and_then(|paths| paths.get(at)).ok_or(Error::NoPicture)?;
         let parquet = self.files[group.file].path();
         let path: PathBuf = parquet.with_file_name(String::from_utf8_lossy(path).as_ref());
-        std::fs::read(&path).map(Cow::Owned).map_err(|error| Error::NoPictureFile { path, error })
+        std::fs::read(&path).map(Cow::Owned).map_err(|source| Error::NoPictureFile { path, source })
     }
 }
 

@@ -60,7 +60,7 @@ impl Index {
     /// The index of a tar file: the one that is saved, if it is that of the file as it is, else made in one pass over
     /// the file's headers, and saved beside the file or, where that cannot be written, in the folder `cache`.
     pub(super) fn of(path: &Path, cache: Option<&Path>) -> Result<Self> {
-        let io = |error| Error::Io { path: path.to_owned(), error };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let metadata = fs::metadata(path).map_err(io)?;
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let (size, modified) = (metadata.len(), modified.map_or(0, |time| time.as_nanos()));
@@ -132,7 +132,7 @@ impl Begun {
 /// Reads the headers of all files of a tar file of `size` bytes.
 fn samples(path: &Path, size: u64) -> Result<Vec<Sample>> {
     let broken = |why: String| Error::Tar { path: path.to_owned(), why };
-    let file = File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     lfs::check_start(path, &file)?;
     let damaged = |error: std::io::Error| {
         broken(format!("it is no tar file, or damaged ({error}); download or write it again"))

@@ -123,7 +123,7 @@ impl WebDataset {
     fn picture(&self, row: usize) -> Result<(Vec<u8>, String)> {
         let (shard, at) = self.place(row)?;
         let picture = shard.index.samples[at].picture.read(&shard.path);
-        let picture = picture.map_err(|error| Error::UnreadableFile { error });
+        let picture = picture.map_err(|source| Error::UnreadableFile { source });
         let name = shard.sample(at);
         Ok((picture.map_err(row_of(&name, row))?, name))
     }
@@ -170,13 +170,13 @@ impl TarFile {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text).map_err(|error| Error::Json { path: self.path.clone(), error })
+        serde_json::from_str(&text).map_err(|source| Error::Json { path: self.path.clone(), source })
     }
 
     /// The text of a file; empty if it is not there.
     fn text(&self, file: Option<Extent>) -> Result<String> {
         let Some(file) = file else { return Ok(String::new()) };
-        let bytes = file.read(&self.path).map_err(|error| Error::UnreadableFile { error })?;
+        let bytes = file.read(&self.path).map_err(|source| Error::UnreadableFile { source })?;
         String::from_utf8(bytes).map_err(|_| Error::CaptionEncoding)
     }
 

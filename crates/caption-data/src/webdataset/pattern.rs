@@ -27,7 +27,7 @@ pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     }
     if let Some(missing) = files.iter().find(|file| !file.exists()) {
         let error = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(Error::Io { path: missing.clone(), error });
+        return Err(Error::Io { path: missing.clone(), source: error });
     }
     if files.is_empty() {
         return Err(Error::NoRows { dataset: pattern.to_owned(), why: "no file matches".to_owned() });

@@ -24,3 +24,11 @@ pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> String {
     let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
     format!("{:016x}", bytes.into_iter().fold(0xCBF2_9CE4_8422_2325, mix))
 }
+
+/// An error with its causes.
+pub(crate) fn message(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", message(cause)),
+        None => error.to_string(),
+    }
+}

@@ -56,8 +56,8 @@ impl Inputs {
     /// The reason why a picture was skipped, without its row number, which means nothing for files of the command line.
     pub(super) fn reason(&self, error: &caption_data::Error) -> String {
         match error {
-            caption_data::Error::Row { row, error, .. } if let Some(path) = self.files.get(*row) => {
-                format!("{}: {}", path.display(), with_flag(error))
+            caption_data::Error::Row { row, source, .. } if let Some(path) = self.files.get(*row) => {
+                format!("{}: {}", path.display(), with_flag(source))
             }
             error => with_flag(error),
         }
@@ -86,13 +86,14 @@ impl CaptionSource for Files {
     fn image(&self, row: usize) -> caption_data::Result<RgbImage> {
         let path = &self.paths[row];
         let decode = || {
-            let file = std::fs::read(path).map_err(|error| caption_data::Error::UnreadableFile { error })?;
+            let file =
+                std::fs::read(path).map_err(|source| caption_data::Error::UnreadableFile { source })?;
             self.decoder.decode(&file)
         };
         decode().map_err(|error| caption_data::Error::Row {
             dataset: path.display().to_string(),
             row,
-            error: Box::new(error),
+            source: Box::new(error),
         })
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct DataFlags {
     /// of a dataset with more than 50,000 rows or 1 GiB of pictures]
     #[arg(long, value_enum, value_name = "ROWS")]
     check_rows: Option<CheckRows>,
-    /// What to do with unusable rows: those with a broken picture or an empty caption
+    /// Handling of unusable rows: those with a broken picture or an empty caption
     #[arg(long, value_enum, default_value_t)]
     on_bad_row: OnBadRow,
     /// Refuse pictures with more pixels; the default is Pillow's limit. Reading takes up to 8 bytes per pixel
@@ -61,7 +61,7 @@ pub(super) struct DataFlags {
     /// Seed of the split: gives the same rows as `train_test_split` of Hugging Face's datasets
     #[arg(long, value_name = "SEED", default_value_t = 42, value_parser = seed)]
     split_seed: u64,
-    /// What to split: rows or pictures
+    /// The unit of the split: rows or pictures
     #[arg(long, value_enum, default_value_t)]
     split_by: SplitBy,
     /// Pad captions to the longest of their batch, or to the model's maximum
@@ -93,52 +93,27 @@ pub(super) struct DataFlags {
     eval_captions: Option<usize>,
 }
 
-impl From<DataFlags> for DataOptions {
-    fn from(flags: DataFlags) -> Self {
-        let DataFlags {
-            model,
-            dataset,
-            image_column,
-            caption_column,
-            prompt_column,
-            subset,
-            check_rows,
-            on_bad_row,
-            max_image_pixels,
-            split,
-            validation,
-            test,
-            split_seed,
-            split_by,
-            padding,
-            no_shuffle,
-            shuffle_window,
-            output_dir,
-            overwrite_output_dir,
-            eval_captions,
-            ..
-        } = flags;
-        Self {
-            model,
-            dataset,
-            image_column,
-            caption_column,
-            prompt_column,
-            subset,
-            check_rows,
-            on_bad_row,
-            max_image_pixels,
-            split,
-            validation,
-            test,
-            split_seed,
-            split_by,
-            padding,
-            no_shuffle,
-            shuffle_window,
-            output_dir,
-            overwrite_output_dir,
-            eval_captions,
-        }
+same_fields! {
+    DataFlags => DataOptions without sweep {
+        model,
+        dataset,
+        image_column,
+        caption_column,
+        prompt_column,
+        subset,
+        check_rows,
+        on_bad_row,
+        max_image_pixels,
+        split,
+        validation,
+        test,
+        split_seed,
+        split_by,
+        padding,
+        no_shuffle,
+        shuffle_window,
+        output_dir,
+        overwrite_output_dir,
+        eval_captions,
     }
 }

@@ -65,44 +65,24 @@ pub(super) struct DecodingFlags {
     prompt: Option<String>,
 }
 
-impl From<DecodingFlags> for Decoding {
-    fn from(flags: DecodingFlags) -> Self {
-        let DecodingFlags {
-            num_beams,
-            max_new_tokens,
-            min_new_tokens,
-            length_penalty,
-            no_repeat_ngram_size,
-            repetition_penalty,
-            early_stopping,
-            do_sample,
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            seed,
-            bad_words,
-            num_return_sequences,
-            prompt,
-        } = flags;
-        Self {
-            num_beams,
-            max_new_tokens,
-            min_new_tokens,
-            length_penalty,
-            no_repeat_ngram_size,
-            repetition_penalty,
-            early_stopping,
-            do_sample,
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            seed,
-            bad_words,
-            num_return_sequences,
-            prompt,
-        }
+same_fields! {
+    DecodingFlags => Decoding {
+        num_beams,
+        max_new_tokens,
+        min_new_tokens,
+        length_penalty,
+        no_repeat_ngram_size,
+        repetition_penalty,
+        early_stopping,
+        do_sample,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seed,
+        bad_words,
+        num_return_sequences,
+        prompt,
     }
 }
 

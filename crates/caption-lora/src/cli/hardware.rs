@@ -43,29 +43,16 @@ pub(super) struct HardwareFlags {
     no_feature_cache: bool,
 }
 
-impl From<HardwareFlags> for Hardware {
-    fn from(flags: HardwareFlags) -> Self {
-        let HardwareFlags {
-            device,
-            dtype,
-            threads,
-            distributed,
-            gradient_checkpointing,
-            feature_cache_dir,
-            feature_cache_memory,
-            feature_cache_dtype,
-            no_feature_cache,
-        } = flags;
-        Self {
-            device,
-            dtype,
-            threads,
-            distributed,
-            gradient_checkpointing,
-            feature_cache_dir,
-            feature_cache_memory,
-            feature_cache_dtype,
-            no_feature_cache,
-        }
+same_fields! {
+    HardwareFlags => Hardware {
+        device,
+        dtype,
+        threads,
+        distributed,
+        gradient_checkpointing,
+        feature_cache_dir,
+        feature_cache_memory,
+        feature_cache_dtype,
+        no_feature_cache,
     }
 }

@@ -57,37 +57,20 @@ pub(super) struct LoraFlags {
     hidden_dropout: Option<f64>,
 }
 
-impl From<LoraFlags> for LoraOptions {
-    fn from(flags: LoraFlags) -> Self {
-        let LoraFlags {
-            tune,
-            lora_r,
-            lora_alpha,
-            lora_dropout,
-            target_modules,
-            init_lora_weights,
-            use_rslora,
-            use_dora,
-            lora_bias,
-            bias,
-            modules_to_save,
-            init_adapter,
-            hidden_dropout,
-        } = flags;
-        Self {
-            tune,
-            lora_r,
-            lora_alpha,
-            lora_dropout,
-            target_modules,
-            init_lora_weights,
-            use_rslora,
-            use_dora,
-            lora_bias,
-            bias,
-            modules_to_save,
-            init_adapter,
-            hidden_dropout,
-        }
+same_fields! {
+    LoraFlags => LoraOptions {
+        tune,
+        lora_r,
+        lora_alpha,
+        lora_dropout,
+        target_modules,
+        init_lora_weights,
+        use_rslora,
+        use_dora,
+        lora_bias,
+        bias,
+        modules_to_save,
+        init_adapter,
+        hidden_dropout,
     }
 }

@@ -14,18 +14,32 @@
 //! # Ok::<(), clap::Error>(())
 //! ```
 
+/// Makes plain options from flags that have the same fields, and perhaps one `without` an option of that name.
+macro_rules! same_fields {
+    ($flags:ident => $options:ident $(without $left:ident)? { $($field:ident),+ $(,)? }) => {
+        impl From<$flags> for $options {
+            fn from(flags: $flags) -> Self {
+                let $flags { $($field,)+ $($left: _)? } = flags;
+                Self { $($field),+ }
+            }
+        }
+    };
+}
+
 mod caption;
 mod checks;
 mod compare;
 mod data;
 mod decoding;
 mod finetune;
+mod grid;
 mod hardware;
 mod lora;
 mod merge;
 mod moved;
 mod numbers;
 mod optimizer;
+mod parse;
 mod recorded;
 mod refusal;
 mod request;

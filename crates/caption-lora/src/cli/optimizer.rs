@@ -30,17 +30,14 @@ pub(super) struct OptimizerFlags {
     lr_decay_ratio: Option<f64>,
 }
 
-impl From<OptimizerFlags> for OptimizerOptions {
-    fn from(flags: OptimizerFlags) -> Self {
-        let OptimizerFlags {
-            optim,
-            sgd_momentum,
-            loraplus_lr_ratio,
-            min_lr_rate,
-            lr_num_cycles,
-            lr_power,
-            lr_decay_ratio,
-        } = flags;
-        Self { optim, sgd_momentum, loraplus_lr_ratio, min_lr_rate, lr_num_cycles, lr_power, lr_decay_ratio }
+same_fields! {
+    OptimizerFlags => OptimizerOptions {
+        optim,
+        sgd_momentum,
+        loraplus_lr_ratio,
+        min_lr_rate,
+        lr_num_cycles,
+        lr_power,
+        lr_decay_ratio,
     }
 }

@@ -1,5 +1,4 @@
 use std::ffi::OsString;
-use std::path::Path;
 
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -8,7 +7,6 @@ use super::checks::{conflict, idle_flag};
 use super::finetune::FinetuneFlags;
 use super::recorded::recorded;
 use super::refusal::known_elsewhere;
-use super::sweep::runs;
 use crate::distributed::is_first_launched;
 use crate::finetune;
 use crate::options::{Axis, Finetune, Flags};
@@ -31,19 +29,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the process's command line. Help, version and errors are printed and end the process, as in
-    /// clap.
-    pub fn from_command_line() -> Self {
-        Self::parse(std::env::args_os()).unwrap_or_else(|error| exit(&error))
-    }
-
-    /// Reads a command line that starts with the program's name, and refuses flags without effect. Each
-    /// combination of a sweep's values is checked too.
+    /// Reads a command line that starts with the program's name, and refuses flags without effect. The values of a
+    /// sweep are not checked.
     ///
     /// # Errors
     /// As clap's; [`ErrorKind::ArgumentConflict`] names the flags that exclude each other.
-    pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
-        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    pub(super) fn checked(arguments: Vec<OsString>) -> Result<Self, Error> {
         let read = read(&with_negative_numbers(arguments.clone()));
         let request = read.map_err(|error| {
             known_elsewhere::<FinetuneFlags>("finetune", &error, &ELSEWHERE).unwrap_or(error)
@@ -57,7 +48,6 @@ impl Request {
             if let Some(idle) = idle_flag(&request.options) {
                 return Err(refusal(&idle.message));
             }
-            runs(&request.clone().begin(), Path::new(""))?;
         }
         Ok(request)
     }
@@ -66,7 +56,7 @@ impl Request {
     /// that the new ones make ineffective is dropped.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse).
+    /// As [`checked`](Self::checked).
     pub(super) fn continuing(&self, saved: &Flags) -> Result<Self, Error> {
         let program = finetune_program();
         let mut flags = saved.with(&self.flags);

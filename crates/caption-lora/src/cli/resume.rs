@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::{Request, moved, request::exit, sweep::runs};
+use super::grid::runs;
+use super::moved;
+use super::request::{Request, exit};
 use crate::finetune;
 use crate::options::{Axis, Flags};
-use crate::resume::place::{folders_in, runs_below, saved_step};
+use crate::resume::folders::{folders_in, runs_below, saved_step};
 use crate::resume::{Resumed, ResumedSweep, RunPlace, is_same};
 use crate::run_folder::{RunRecord, RunState, SavedOptions};
 use crate::terminal::say;

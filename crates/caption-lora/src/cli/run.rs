@@ -27,7 +27,7 @@ pub(super) struct RunFlags {
     /// End after this much training time, such as 90s, 45m or 2h; the time before --resume counts too
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     max_time: Option<f64>,
-    /// What to do with a step whose loss or gradient is not a number; such a step is never applied
+    /// Response to a step whose loss or gradient is not a number; such a step is never applied
     #[arg(long, value_enum, default_value_t)]
     on_nan: NanPolicy,
     /// Maximum number of steps that --on-nan skip skips before it stops [default: 10]
@@ -38,29 +38,16 @@ pub(super) struct RunFlags {
     report_to: Vec<ReportTo>,
 }
 
-impl From<RunFlags> for RunOptions {
-    fn from(flags: RunFlags) -> Self {
-        let RunFlags {
-            eval_steps,
-            save_strategy,
-            save_steps,
-            early_stopping_patience,
-            early_stopping_threshold,
-            max_time,
-            on_nan,
-            max_skipped_steps,
-            report_to,
-        } = flags;
-        Self {
-            eval_steps,
-            save_strategy,
-            save_steps,
-            early_stopping_patience,
-            early_stopping_threshold,
-            max_time,
-            on_nan,
-            max_skipped_steps,
-            report_to,
-        }
+same_fields! {
+    RunFlags => RunOptions {
+        eval_steps,
+        save_strategy,
+        save_steps,
+        early_stopping_patience,
+        early_stopping_threshold,
+        max_time,
+        on_nan,
+        max_skipped_steps,
+        report_to,
     }
 }

@@ -66,44 +66,23 @@ pub(super) struct TrainingFlags {
     pub(super) resume: Option<Resume>,
 }
 
-impl From<TrainingFlags> for TrainingOptions {
-    fn from(flags: TrainingFlags) -> Self {
-        let TrainingFlags {
-            num_train_epochs,
-            max_steps,
-            learning_rate,
-            lr_scheduler_type,
-            warmup_ratio,
-            per_device_train_batch_size,
-            per_device_eval_batch_size,
-            gradient_accumulation_steps,
-            fuse_accumulation,
-            weight_decay,
-            max_grad_norm,
-            label_smoothing_factor,
-            eval_strategy,
-            save_total_limit,
-            logging_steps,
-            seed,
-            ..
-        } = flags;
-        Self {
-            num_train_epochs,
-            max_steps,
-            learning_rate,
-            lr_scheduler_type,
-            warmup_ratio,
-            per_device_train_batch_size,
-            per_device_eval_batch_size,
-            gradient_accumulation_steps,
-            fuse_accumulation,
-            weight_decay,
-            max_grad_norm,
-            label_smoothing_factor,
-            eval_strategy,
-            save_total_limit,
-            logging_steps,
-            seed,
-        }
+same_fields! {
+    TrainingFlags => TrainingOptions without resume {
+        num_train_epochs,
+        max_steps,
+        learning_rate,
+        lr_scheduler_type,
+        warmup_ratio,
+        per_device_train_batch_size,
+        per_device_eval_batch_size,
+        gradient_accumulation_steps,
+        fuse_accumulation,
+        weight_decay,
+        max_grad_norm,
+        label_smoothing_factor,
+        eval_strategy,
+        save_total_limit,
+        logging_steps,
+        seed,
     }
 }

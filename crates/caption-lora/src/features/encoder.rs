@@ -33,7 +33,7 @@ pub fn encoder_fingerprint(
     let weights = names.par_iter().map(|name| Ok(hash(&tensors.tensor(name, DType::F32, &Device::Cpu)?)?));
     let weights = weights.collect::<Result<Vec<u128>>>()?;
     let version = env!("CARGO_PKG_VERSION");
-    let config = checkpoint.vision_identity();
+    let config = checkpoint.caption_config().vision_identity();
     let mut all = format!("{version} {dtype:?} {:?} {config} {names:?} {weights:?}", device.location());
     if storage != dtype {
         all += &format!(" {storage:?}");

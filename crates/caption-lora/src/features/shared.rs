@@ -118,7 +118,8 @@ mod tests {
         };
         let compute = |workers: ThreadWorkers| {
             let Pretrained { checkpoint, processor, .. } = pretrained(&"embedded".parse().unwrap()).unwrap();
-            let layout = Layout::new(checkpoint.feature_shape(), candle_core::DType::F32, None);
+            let layout =
+                Layout::new(checkpoint.caption_config().feature_shape(), candle_core::DType::F32, None);
             let model = checkpoint.load_model(&mut FrozenBuilder, &LoadOptions::default()).unwrap();
             let source: Arc<dyn caption_data::CaptionSource> = Arc::new(DrawingSource::default());
             let loader = pictures(&source, &processor);

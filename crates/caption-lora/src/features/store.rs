@@ -92,7 +92,7 @@ impl FeatureStore {
     /// batches of any size, `(pictures, tokens, width)`.
     ///
     /// # Errors
-    /// Those of `encode`; if its features do not have this layout; if a file cannot be written. The
+    /// The errors of `encode`; if its features do not have this layout; if a file cannot be written. The
     /// incomplete file is removed then, and complete ones stay.
     pub fn fill<F: Iterator<Item = Result<Tensor>>>(
         rows: &[(usize, u128)],

@@ -55,7 +55,7 @@ impl Plan {
         let device = hardware.device.open()?;
         let dtype = adapt::storage(hardware.dtype);
         let stored = hardware.feature_cache_dtype.map(DType::from);
-        let features = Layout::new(checkpoint.feature_shape(), dtype, stored);
+        let features = Layout::new(checkpoint.caption_config().feature_shape(), dtype, stored);
         let between_runs = match &hardware.feature_cache_dir {
             Some(dir) if session.features.is_none() => {
                 let checkpoint = checkpoint.as_ref();

@@ -127,7 +127,7 @@ pub(super) fn check_words(model: &str, cuts: TokenCuts) -> Result<()> {
 
 /// The lines of the file that lists skipped rows.
 pub(super) fn skipped_lines(skipped: &[BadRow]) -> String {
-    let line = |bad: &BadRow| json!({ "row": bad.row, "reason": bad.error.to_string() });
+    let line = |bad: &BadRow| json!({ "row": bad.row, "reason": with_flag(&bad.error) });
     skipped.iter().map(|bad| format!("{}\n", line(bad))).collect()
 }
 
@@ -186,7 +186,7 @@ mod tests {
     fn a_refusal_names_twenty_rows_and_counts_the_others() {
         let bad = |row| BadRow {
             row,
-            error: Error::Row { dataset: "a".into(), row, error: Box::new(Error::BlankCaption) },
+            error: Error::Row { dataset: "a".into(), row, source: Box::new(Error::BlankCaption) },
         };
         let bad: Vec<BadRow> = (0..30).map(bad).collect();
         let text = refusal(&bad, 90, OnBadRow::Stop);

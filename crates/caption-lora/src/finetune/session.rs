@@ -92,7 +92,7 @@ impl Session {
     /// Does the work of this process, and leaves the job.
     ///
     /// # Errors
-    /// Those of `work`. A process of a job does not return them: it prints the error and how to continue, and ends the job, as
+    /// The errors of `work`. A process of a job does not return them: it prints the error and how to continue, and ends the job, as
     /// the others would wait for it. A panic ends the job too.
     pub fn run(mut self, work: impl FnOnce(&mut Self) -> Result<Ending>) -> Result<Ending> {
         let ended = work(&mut self);

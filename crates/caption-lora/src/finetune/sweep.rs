@@ -33,7 +33,7 @@ impl SweepRun {
 /// ([`OutputFolder::claim_for_sweep`]). They share the session, and so the model, the dataset and the image features.
 ///
 /// # Errors
-/// Those of [`run`](super::run), and if the page cannot be written. Unusable output folders are detected
+/// The errors of [`run`](super::run), and if the page cannot be written. Unusable output folders are detected
 /// before the first run begins.
 pub fn sweep(
     request: &Request,

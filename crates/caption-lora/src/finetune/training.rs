@@ -27,7 +27,7 @@ impl Recipe<'_> {
     /// Trains, writing checkpoints and logs, and saves the result.
     ///
     /// # Errors
-    /// Those of [`Trainer::fit`], and if the trained weights cannot be saved.
+    /// The errors of [`Trainer::fit`], and if the trained weights cannot be saved.
     pub fn train(&self, session: &Session) -> Result<Trained> {
         let samples = EvalCaptions::new(&self.folder.path, self.request.resumed.is_some());
         let adapter_config = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.config().clone());

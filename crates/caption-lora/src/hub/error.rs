@@ -4,8 +4,9 @@ use std::{
     time::Duration,
 };
 
+use super::advice::{self, beside, known, list, of_file, page, place};
 use super::repository::Repository;
-use super::{Proxy, advice, advice::Refusal, location::RepoId};
+use super::{Proxy, Refusal, location::RepoId};
 
 /// The result of looking something up on the hub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -315,46 +316,4 @@ pub enum Error {
         /// The operating system's error.
         cause: io::Error,
     },
-}
-
-/// The hub id in the address of a hub page.
-fn page(text: &str) -> String {
-    let Some((_, address)) = text.split_once("://") else { return String::new() };
-    let parts: Vec<&str> = address.split(['/', '?', '#']).skip(1).collect();
-    match parts.as_slice() {
-        ["datasets" | "models", owner, name, ..] | [owner, name, ..] => {
-            format!("; the id in this address is `{owner}/{name}`")
-        }
-        _ => String::new(),
-    }
-}
-
-/// Where a relative path was looked up.
-fn beside(text: &str, folder: &Path) -> String {
-    if Path::new(text).is_absolute() { String::new() } else { format!(" in {}", folder.display()) }
-}
-
-pub(super) fn of_file(file: &Option<String>) -> String {
-    file.as_ref().map(|name| format!(", file {name}")).unwrap_or_default()
-}
-
-fn place(offline: bool) -> &'static str {
-    if offline { "in the cache (HF_HUB_OFFLINE is set: unset it to download the rest)" } else { "there" }
-}
-
-fn known(revisions: &[String]) -> String {
-    if revisions.is_empty() {
-        String::new()
-    } else {
-        format!("; the cache has other revisions of it: {}", list(revisions))
-    }
-}
-
-fn list(names: &[String]) -> String {
-    const SHOWN: usize = 12;
-    let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text += &format!(" and {} more", names.len() - SHOWN);
-    }
-    if text.is_empty() { "nothing".into() } else { text }
 }

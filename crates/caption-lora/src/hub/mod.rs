@@ -23,6 +23,7 @@ mod error;
 mod fetched;
 mod location;
 mod proxy;
+mod refusal;
 mod repository;
 
 #[cfg(not(feature = "hub"))]
@@ -32,12 +33,12 @@ mod online;
 
 #[cfg(not(feature = "hub"))]
 pub use absent::{Hub, damaged};
-pub use advice::Refusal;
 pub use error::{Error, Result};
 pub use fetched::{DatasetFiles, Fetched, FetchedDataset};
 pub use location::{Location, RepoId};
 #[cfg(feature = "hub")]
 pub use online::{Hub, HubConfig, damaged};
 pub use proxy::Proxy;
+pub use refusal::Refusal;
 pub(crate) use repository::is_commit;
 pub use repository::{Kind, Repository};

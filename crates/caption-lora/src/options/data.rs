@@ -24,7 +24,7 @@ pub struct DataOptions {
     pub subset: Option<usize>,
     /// Which rows are checked before training. Default: all, or a sample of a [large](caption_data::is_large) dataset.
     pub check_rows: Option<CheckRows>,
-    /// What to do with unusable rows. Default: stop.
+    /// The response to unusable rows. Default: stop.
     pub on_bad_row: OnBadRow,
     /// Pictures with more pixels are refused. Default: Pillow's limit of 178,956,970.
     pub max_image_pixels: u64,
@@ -81,7 +81,7 @@ impl Default for DataOptions {
     }
 }
 
-/// What to do with unusable rows: those with a broken picture or an empty caption.
+/// The response to unusable rows: those with a broken picture or an empty caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBadRow {
     /// List them and stop before training.

@@ -95,7 +95,9 @@ impl Finetune {
         let pictures = self.training.per_device_train_batch_size;
         let fused = match self.training.fuse_accumulation {
             FuseAccumulation::UpTo(count) => count,
-            FuseAccumulation::Auto => fused(pictures, model.saved_activations(caption, vision_trains)),
+            FuseAccumulation::Auto => {
+                fused(pictures, model.caption_config().saved_activations(caption, vision_trains))
+            }
         };
         fused.min(self.training.gradient_accumulation_steps)
     }

@@ -17,7 +17,7 @@ pub struct RunOptions {
     pub early_stopping_threshold: Option<f64>,
     /// The run ends after this many seconds of training, those before a resume included. Default: no limit.
     pub max_time: Option<f64>,
-    /// What to do with a step whose loss or gradient is not a number. Default: stop.
+    /// The response to a step whose loss or gradient is not a number. Default: stop.
     pub on_nan: NanPolicy,
     /// The number of steps that [`NanPolicy::Skip`] skips before it stops. Default: 10.
     pub max_skipped_steps: Option<usize>,
@@ -25,7 +25,7 @@ pub struct RunOptions {
     pub report_to: Vec<ReportTo>,
 }
 
-/// What to do with a step whose loss or gradient is not a number. Such a step is never applied.
+/// The response to a step whose loss or gradient is not a number. Such a step is never applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NanPolicy {
     /// Stop the run and say where.

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 use trainer_core::SavedCheckpoint;
 
+use super::folders::{HERE, folders_in, has_checkpoints, list, runs_below, saved_step};
+use super::newest::{newest_default, newest_first};
 use crate::run_folder::{self, RunRecord, RunState};
 
-/// The working directory.
-const HERE: &str = ".";
 /// The parent of the default output folders.
 const RUNS: &str = "runs";
 /// Files of every complete checkpoint, whatever its folder is called.
@@ -208,91 +207,4 @@ pub(super) fn no_checkpoint(path: &Path) -> String {
 /// Whether a folder is a checkpoint of this program, by its name and its files.
 fn is_saved(path: &Path) -> bool {
     SavedCheckpoint::read(path).is_some_and(|checkpoint| checkpoint.run.is_some())
-}
-
-/// The step that a folder's `trainer_state.json` describes: that of a checkpoint, whatever its folder is
-/// called, or the last one of a run.
-pub(crate) fn saved_step(folder: &Path) -> Option<u64> {
-    let state = std::fs::read(folder.join("trainer_state.json")).ok()?;
-    serde_json::from_slice::<Value>(&state).ok()?["global_step"].as_u64()
-}
-
-fn has_checkpoints(folder: &Path) -> bool {
-    SavedCheckpoint::list(folder).is_ok_and(|checkpoints| !checkpoints.is_empty())
-}
-
-/// Lists the checkpoints of a folder in a clause.
-fn list(folder: &Path) -> String {
-    let mut steps: Vec<usize> =
-        SavedCheckpoint::list(folder).unwrap_or_default().iter().map(|saved| saved.step).collect();
-    steps.sort_unstable();
-    let names: Vec<String> = steps.iter().map(|step| format!("checkpoint-{step}")).collect();
-    let shown = match folder == Path::new(HERE) {
-        true => "this folder".to_owned(),
-        false => folder.display().to_string(),
-    };
-    match names.is_empty() {
-        true => format!("{shown} has no checkpoints"),
-        false => format!("{shown} has {}", names.join(", ")),
-    }
-}
-
-/// The folders in a folder, sorted.
-pub(crate) fn folders_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
-    let mut folders: Vec<PathBuf> =
-        paths.map(|path| path.strip_prefix(HERE).map(Path::to_owned).unwrap_or(path)).collect();
-    folders.sort();
-    folders
-}
-
-/// The runs with checkpoints in the folders of a folder, as values of `--resume`: `, --resume runs/x/a, ...`.
-pub(crate) fn runs_below(folder: &Path) -> String {
-    let runs = folders_in(folder).into_iter().filter(|run| has_checkpoints(run));
-    runs.map(|run| format!(", --resume {}", run.display())).collect()
-}
-
-/// When the newest checkpoint of a run was saved, or of the runs of a sweep.
-fn saved_at(folder: &Path) -> Option<u64> {
-    let of_run = |folder: &Path| {
-        let checkpoints = SavedCheckpoint::list(folder).unwrap_or_default();
-        checkpoints.iter().filter_map(|saved| Some(saved.run.as_ref()?.saved_at)).max()
-    };
-    let is_sweep = || RunRecord::read(folder).is_ok_and(|record| record.is_some_and(|record| record.sweep));
-    of_run(folder).or_else(|| {
-        if is_sweep() { folders_in(folder).iter().filter_map(|run| of_run(run)).max() } else { None }
-    })
-}
-
-/// The default folders with checkpoints, the one with the newest first.
-fn newest_first() -> Vec<PathBuf> {
-    let there = run_folder::defaults().take_while(|folder| folder.is_dir());
-    let mut runs: Vec<(u64, PathBuf)> =
-        there.filter_map(|folder| Some((saved_at(&folder)?, folder))).collect();
-    runs.sort();
-    runs.into_iter().rev().map(|(_, folder)| folder).collect()
-}
-
-/// The run for `--resume` alone: that of the working directory if it is a run's folder, else the newest of
-/// the default folders.
-fn newest_default() -> Result<PathBuf> {
-    let here = Path::new(HERE);
-    let is_readable = |saved: &SavedCheckpoint| saved.run.is_some();
-    let has_readable = SavedCheckpoint::list(here).is_ok_and(|saved| saved.iter().any(is_readable));
-    if has_readable || RunRecord::read(here).is_ok_and(|record| record.is_some()) {
-        return Ok(here.to_owned());
-    }
-    // A run without checkpoints cannot be resumed, but the error should name it.
-    let begun = || {
-        let there = run_folder::defaults().take_while(|folder| folder.is_dir());
-        there.filter(|folder| folder.join(run_folder::RECORD).is_file()).last()
-    };
-    let newest = newest_first().into_iter().next().or_else(begun);
-    newest.with_context(|| {
-        format!(
-            "there is no run to resume in {}: name one with --resume DIR, the folder of a run or of a checkpoint",
-            run_folder::DEFAULT
-        )
-    })
 }

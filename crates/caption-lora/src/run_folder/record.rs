@@ -98,7 +98,7 @@ impl RunRecord {
         files::replace(&folder.join(RECORD), &json)
     }
 
-    /// Those of `names` that exist in the folder and that no run wrote according to the record. Without a
+    /// The files of `names` that exist in the folder and that no run wrote according to the record. Without a
     /// record, all that exist.
     pub fn foreign(record: Option<&Self>, folder: &Path, names: &[&str]) -> Vec<String> {
         let is_own = |name: &str| record.is_some_and(|record| record.files.contains(name));

@@ -3,7 +3,7 @@
 use crate::common::programs::run;
 use crate::common::tiny::Tiny;
 use candle_core::DType;
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use git_model::{CaptionCheckpoint as _, Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::{LoraBuilder, LoraConfig};
 
 #[test]
@@ -15,7 +15,7 @@ fn a_tied_head_is_the_output_layer_and_its_weight_counts_once() {
         let config = LoraConfig { target_modules: "all-linear".into(), ..LoraConfig::default() };
         let mut builder = LoraBuilder::new(config).unwrap().output_layer("output");
         let checkpoint = Checkpoint::open(&tiny.checkpoint).unwrap();
-        assert!(checkpoint.tied());
+        assert!(checkpoint.tensors().tied());
         let options = LoadOptions { dtype, ..LoadOptions::default() };
         GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
         let adapter = builder.finish().unwrap();

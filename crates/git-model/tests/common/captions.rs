@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use git_model::{Caption, Checkpoint, Draft, GenerationConfig, GitForCausalLm, Progress};
+use git_model::{Caption, CaptionModel as _, Checkpoint, Draft, GenerationConfig, GitForCausalLm, Progress};
 use serde_json::Value;
 use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 

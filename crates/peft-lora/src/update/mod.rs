@@ -89,7 +89,7 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Those of a frozen layer.
+    /// As a frozen layer.
     pub(crate) fn of(base: &FrozenLinear) -> Result<Self> {
         Ok(Self { weight: base.weight()?.to_dtype(DType::F32)?, bias: base.bias().cloned() })
     }

@@ -1,71 +1,22 @@
 mod composed;
 mod fused;
 mod key_lengths;
+mod mask;
 mod rows;
+mod sizes;
 
-use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, bail};
-use cpu_kernels::{Buffer, LANES, Strided};
+use cpu_kernels::Buffer;
 
 use crate::{Dropout, Error, ForwardContext, Result, cuda, host};
 
 pub use fused::fused_attention;
 pub use key_lengths::KeyLengths;
+pub use mask::AttentionMask;
 pub(crate) use rows::AttentionRows;
-
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionMask {
-    /// Every query sees every key.
-    Full,
-    /// A prefix whose tokens all see each other and nothing else, then a causal rest: GIT's image tokens and text.
-    ///
-    /// A query at sequence position `p` sees the keys `0..prefix` if `p < prefix`, and `0..=p` otherwise. The queries
-    /// are the positions from `first_query` on; the keys start at position 0.
-    CausalAfterPrefix {
-        /// Number of prefix tokens.
-        prefix: usize,
-        /// Sequence position of the first query.
-        first_query: usize,
-    },
-}
-
-impl AttentionMask {
-    /// Sequence position of the first query.
-    pub(crate) fn first_query(self) -> usize {
-        match self {
-            Self::Full => 0,
-            Self::CausalAfterPrefix { first_query, .. } => first_query,
-        }
-    }
-
-    /// How many keys, counted from the first, query number `query` sees.
-    fn visible(self, query: usize, keys: usize) -> usize {
-        match self {
-            Self::Full => keys,
-            Self::CausalAfterPrefix { prefix, first_query } => {
-                (first_query + query + 1).max(prefix).min(keys)
-            }
-        }
-    }
-
-    /// Ranges of queries, each with the number of keys that any of them sees, so that products leave out masked keys.
-    fn blocks(self, queries: usize, keys: usize) -> Vec<(Range<usize>, usize)> {
-        let split = match self {
-            Self::Full => 0,
-            Self::CausalAfterPrefix { prefix, first_query } => {
-                prefix.saturating_sub(first_query).min(queries)
-            }
-        };
-        [0..split, split..queries]
-            .into_iter()
-            .filter(|block| !block.is_empty())
-            .map(|block| (block.clone(), self.visible(block.end - 1, keys)))
-            .collect()
-    }
-}
+pub(crate) use sizes::Sizes;
 
 /// Multi-head scaled dot-product attention (Vaswani et al., 2017), differentiable:
 /// `dropout(softmax(q kᵀ / sqrt(head_dim) + mask)) v` for each head.
@@ -129,41 +80,6 @@ pub fn padded_attention(
 
 /// Dropout rows are numbered `head * 2^20 + query`, so that the number does not depend on the sequence's length.
 const HEAD_BITS: usize = 20;
-
-#[derive(Clone, Copy)]
-pub(crate) struct Sizes {
-    pub(crate) batch: usize,
-    pub(crate) queries: usize,
-    pub(crate) keys: usize,
-    pub(crate) heads: usize,
-    pub(crate) head_dim: usize,
-}
-
-impl Sizes {
-    fn width(&self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    /// From one row of scores to the next: a multiple of the vectors of softmax.
-    fn stride(&self) -> usize {
-        self.keys.next_multiple_of(LANES)
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
-    /// Where head number `index`, counted over the batch, begins in a tensor of `(batch, tokens, heads * head_dim)`.
-    fn first(&self, tokens: usize, index: usize) -> usize {
-        index / self.heads * tokens * self.width() + index % self.heads * self.head_dim
-    }
-
-    /// The rows `rows` of that head.
-    fn head<'a>(&self, values: &'a [f32], tokens: usize, index: usize, rows: Range<usize>) -> Strided<'a> {
-        let first = self.first(tokens, index) + rows.start * self.width();
-        Strided::new(&values[first..], rows.len(), self.width(), self.head_dim)
-    }
-}
 
 struct AttentionOp {
     rows: AttentionRows,

@@ -45,7 +45,7 @@ pub fn cached_cross_attention(query: &Tensor, cache: &KeyValueCache, rows: &Deco
 /// The tokens that a query sees.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// Those of the image, then the sequence's own.
+    /// The image's, then the sequence's own.
     All,
     Text,
     Image,

@@ -1,10 +1,11 @@
 //! Helpers of several tests.
 
+pub(crate) mod adapted;
+
 use candle_core::{Device, Shape, Tensor, Var};
-use train_ops::{
-    AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, Result, lora_linear,
-    sample_key,
-};
+use train_ops::{Dropout, FrozenLinear, sample_key};
+
+use adapted::Adapted;
 
 /// Fixed values in (-1, 1) without structure.
 pub(crate) fn values(seed: u64, shape: impl Into<Shape>) -> Tensor {
@@ -14,53 +15,21 @@ pub(crate) fn values(seed: u64, shape: impl Into<Shape>) -> Tensor {
         .unwrap()
 }
 
-/// A frozen layer with an adapter, which may keep to itself that it is one.
-#[derive(Clone, Debug)]
-pub(crate) struct Adapted {
-    pub(crate) base: FrozenLinear,
-    pub(crate) a: Var,
-    pub(crate) b: Var,
-    pub(crate) dropout: Dropout,
-    pub(crate) known: bool,
+pub(crate) fn var(tensor: &Tensor) -> Tensor {
+    Var::from_tensor(tensor).unwrap().into_inner()
 }
 
-impl Adapted {
-    pub(crate) fn new(seed: u64, n_in: usize, n_out: usize, known: bool) -> Self {
-        let path = format!("layer{seed}");
-        let scale = 1.0 / (n_in as f64).sqrt();
-        let weight = (values(seed, (n_out, n_in)) * scale).unwrap();
-        Self {
-            base: FrozenLinear::new(&path, weight, Some(values(seed + 100, n_out))).unwrap(),
-            a: Var::from_tensor(&(values(seed + 200, (2, n_in)) * scale).unwrap()).unwrap(),
-            b: Var::from_tensor(&values(seed + 300, (n_out, 2))).unwrap(),
-            dropout: Dropout::new(&path, 0.2).unwrap(),
-            known,
-        }
-    }
-
-    pub(crate) fn lora(&self) -> LoraWeights<'_> {
-        LoraWeights { a: self.a.as_tensor(), b: self.b.as_tensor(), scale: 0.7, dropout: &self.dropout }
-    }
-}
-
-impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), ctx)
-    }
-
-    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
-        self.known.then(|| AdaptedLinear::new(&self.base, Some(self.lora()))).transpose()
-    }
-
-    fn parameters(&self) -> Vec<Tensor> {
-        vec![self.a.as_tensor().clone(), self.b.as_tensor().clone()]
-    }
-
-    fn in_features(&self) -> usize {
-        self.base.in_features()
-    }
-
-    fn out_features(&self) -> usize {
-        self.base.out_features()
+/// A layer `known` to have an adapter, or not.
+pub(crate) fn adapted(seed: u64, n_in: usize, n_out: usize, known: bool) -> Adapted {
+    let path = format!("layer{seed}");
+    let scale = 1.0 / (n_in as f64).sqrt();
+    let weight = (values(seed, (n_out, n_in)) * scale).unwrap();
+    Adapted {
+        base: FrozenLinear::new(&path, weight, Some(values(seed + 100, n_out))).unwrap(),
+        a: var(&(values(seed + 200, (2, n_in)) * scale).unwrap()),
+        b: var(&values(seed + 300, (n_out, 2))),
+        scale: 0.7,
+        dropout: Dropout::new(&path, 0.2).unwrap(),
+        known,
     }
 }

@@ -58,7 +58,7 @@ impl<'a> VarBuilder<'a> {
     /// ```
     ///
     /// # Errors
-    /// Those of `model`. An error of `builder` reaches `model` as one of candle's.
+    /// The errors of `model`. An error of `builder` reaches `model` as one of candle's.
     pub fn build<B, M, E>(
         self,
         builder: B,

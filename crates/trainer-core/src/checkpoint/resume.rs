@@ -41,7 +41,7 @@ pub(crate) fn find(store: &CheckpointStore, resume: &Resume) -> Result<Found> {
 }
 
 fn newest(store: &CheckpointStore) -> Result<Found> {
-    // Those without a readable date come first, so that they are reported.
+    // Checkpoints without a readable date come first, so that they are reported.
     let saved_at = |path: &PathBuf| {
         read_json(&path.join(ENGINE_STATE)).map_or(u64::MAX, |progress: Progress| progress.saved_at)
     };

@@ -31,7 +31,7 @@ const STRIP: usize = 4;
 /// the feature `report` does not.
 ///
 /// # Errors
-/// Those of `report`, which makes the content, and if a file cannot be written.
+/// The errors of `report`, which makes the content, and if a file cannot be written.
 pub fn write(report: impl FnOnce() -> Result<Report>, dir: &Path) -> Result<bool> {
     let report = report()?;
     plot::write(&report.history, dir)?;

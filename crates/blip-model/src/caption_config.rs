@@ -1,11 +1,33 @@
-//! Estimates of a model's costs, from its configuration.
+//! The configuration as captioning needs it.
+
+use caption_model::{CaptionConfig, ModelTokens};
 
 use crate::{BlipConfig, BlipTask};
 
-impl BlipConfig {
-    /// Estimated numbers that a training pass saves for the backward pass, for one picture with a caption of `caption` tokens;
-    /// `vision_trains` is whether the vision encoder is trained too.
-    pub fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
+impl CaptionConfig for BlipConfig {
+    fn tokens(&self) -> ModelTokens {
+        let text = &self.text_config;
+        ModelTokens {
+            vocab_size: text.vocab_size,
+            start_token: text.bos_token_id,
+            end_tokens: vec![text.sep_token_id],
+            max_length: text.max_position_embeddings,
+        }
+    }
+
+    fn image_size(&self) -> usize {
+        self.vision_config.image_size
+    }
+
+    fn feature_shape(&self) -> (usize, usize) {
+        (self.vision_config.tokens(), self.vision_config.hidden_size)
+    }
+
+    fn vision_identity(&self) -> String {
+        format!("{:?}", self.vision_config)
+    }
+
+    fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
         let (text, vision) = (&self.text_config, &self.vision_config);
         // Per text token of a layer: 18 times its width, 2.5 times the feed-forward block's, and the probabilities of
         // cross-attention; per image token, keys and values.
@@ -27,11 +49,10 @@ impl BlipConfig {
         if vision_trains { decoder + encoder } else { decoder }
     }
 
-    /// Number of weights that a decoding step multiplies by: those of the decoder's layers and of the head.
-    pub(crate) fn decoder_weights(&self) -> usize {
+    fn decoder_weights(&self) -> usize {
         let text = &self.text_config;
         let (width, inner) = (text.hidden_size, text.intermediate_size);
-        // Of cross-attention, the query and the output: keys and values are computed once for a picture.
+        // Cross-attention counts with query and output: keys and values are computed once for a picture.
         let layer = 4 * width * width + 2 * width * width + 2 * width * inner;
         text.num_hidden_layers * layer + width * width + width * text.vocab_size
     }

@@ -1,98 +1,13 @@
-//! The virtual machine that runs a pickle, as far as dictionaries of tensors need it.
-//!
-//! All values are in one list and refer to each other by index, so that neither cycles nor deep nesting can
-//! exhaust memory or the stack.
+//! The virtual machine that runs a pickle.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read as _};
 
+use super::{GLOBALS, Id, Result, Value};
 use crate::error::Fault;
 
-type Result<T> = std::result::Result<T, Fault>;
-
-/// The index of a value.
-pub(crate) type Id = usize;
-
-/// A value that a pickle creates.
-#[derive(Debug)]
-pub(crate) enum Value {
-    None,
-    Bool,
-    Int(i64),
-    Float,
-    Text(String),
-    /// An integer of more than 64 bits, as bytes in little-endian order.
-    LongInt(Vec<u8>),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    /// A function or class of [`GLOBALS`], or a storage type: its name without the module.
-    Global(String),
-    /// A call of a function or class with its arguments. It is recorded, not run.
-    Call(Id, Id),
-    /// A reference to an object outside the pickle, which is a storage.
-    Persistent(Id),
-}
-
-/// The functions and classes that a dictionary of tensors needs. Storage types are allowed by their suffix.
-const GLOBALS: [(&str, &str); 8] = [
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._tensor", "_rebuild_from_type_v2"),
-    ("torch.nn.parameter", "Parameter"),
-    ("torch", "Tensor"),
-    ("torch", "Size"),
-];
-
-/// The values of a pickle. The last one left on the stack is the result.
-#[derive(Debug)]
-pub(crate) struct Pickle {
-    pub(crate) values: Vec<Value>,
-    pub(crate) root: Id,
-}
-
-impl Pickle {
-    /// Runs the pickle at the reader's position, up to its end and no further.
-    pub(crate) fn read(input: &mut impl BufRead) -> Result<Self> {
-        let mut machine =
-            Machine { input, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-        while machine.step()? {}
-        let root = machine.pop()?;
-        Ok(Self { values: machine.values, root })
-    }
-
-    pub(crate) fn value(&self, id: Id) -> &Value {
-        &self.values[id]
-    }
-
-    /// The value as a string.
-    pub(crate) fn text(&self, id: Id) -> Option<&str> {
-        match self.value(id) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The value as an integer that is not negative.
-    pub(crate) fn size(&self, id: Id) -> Option<usize> {
-        match self.value(id) {
-            Value::Int(number) => usize::try_from(*number).ok(),
-            _ => None,
-        }
-    }
-
-    /// The items of a tuple or a list.
-    pub(crate) fn items(&self, id: Id) -> Option<&[Id]> {
-        match self.value(id) {
-            Value::Tuple(items) | Value::List(items) => Some(items),
-            _ => None,
-        }
-    }
-}
-
-struct Machine<'a, R> {
+/// The virtual machine.
+pub(super) struct Machine<'a, R> {
     input: &'a mut R,
     values: Vec<Value>,
     stack: Vec<Id>,
@@ -105,7 +20,18 @@ fn damaged<T>(reason: impl Into<String>) -> Result<T> {
     Err(Fault::Damaged(reason.into()))
 }
 
-impl<R: BufRead> Machine<'_, R> {
+impl<'a, R: BufRead> Machine<'a, R> {
+    pub(super) fn new(input: &'a mut R) -> Self {
+        Self { input, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }
+    }
+
+    /// Runs to the end. Returns all values, and the one that is left on the stack.
+    pub(super) fn run(mut self) -> Result<(Vec<Value>, Id)> {
+        while self.step()? {}
+        let root = self.pop()?;
+        Ok((self.values, root))
+    }
+
     /// Runs one instruction; returns `false` at the end. The opcodes are those of Python's `pickletools`.
     fn step(&mut self) -> Result<bool> {
         let [code] = self.bytes()?;
