@@ -5,7 +5,7 @@ use std::fs;
 
 use caption_lora::{
     report::{Better, Example, History, LogEntry, Metric, Report, Run, compare_html, write_comparison},
-    results::Metrics,
+    results::{CaptionLine, Metrics},
 };
 
 fn metric(key: &str, name: &str, base: Option<f64>, adapter: Option<f64>, better: Better) -> Metric {
@@ -107,7 +107,37 @@ fn run(name: &str, base: f64, adapter: f64, bleu: f64) -> Run {
     let mut metrics = Metrics::default();
     metrics.base.insert("test_loss".into(), Some(base));
     metrics.adapter.extend([("test_loss".into(), Some(adapter)), ("bleu_4".into(), Some(bleu))]);
-    Run { name: name.into(), history: report().history, metrics, seconds: None }
+    Run { name: name.into(), history: report().history, metrics, captions: Vec::new(), seconds: None }
+}
+
+#[test]
+fn captions_that_differ_between_runs_stand_side_by_side() {
+    let line = |row: usize, adapter: &str| CaptionLine {
+        row,
+        prompt: None,
+        reference: format!("creature {row}"),
+        references: Vec::new(),
+        base: "the base's".into(),
+        adapter: adapter.into(),
+    };
+    let with = |name: &str, captions: Vec<CaptionLine>| Run { captions, ..run(name, 4.0, 3.0, 0.5) };
+    let first = with("f32", vec![line(7, "a red <b> dragon"), line(8, "a blue bird"), line(9, "a cat")]);
+    let second = with("int8", vec![line(8, "a blue bird"), line(7, ""), line(10, "a dog")]);
+    let html = compare_html(&[first.clone(), second]).unwrap();
+    for text in [
+        "1 of 2 pictures have the same caption from all runs; these have not.",
+        "creature 7<small>row 7</small></th><td>a red &lt;b&gt; dragon</td><td>(nothing)</td>",
+    ] {
+        assert!(html.contains(text), "no `{text}` in {html}");
+    }
+    assert!(["creature 8", "creature 9", "creature 10"].iter().all(|other| !html.contains(other)));
+    let html = compare_html(&[first.clone(), first.clone()]).unwrap();
+    assert!(
+        html.contains("3 of 3 pictures have the same caption from all runs.") && !html.contains("creature")
+    );
+    for runs in [vec![first.clone()], vec![first, run("old", 4.0, 3.0, 0.5)]] {
+        assert!(!compare_html(&runs).unwrap().contains("id=\"captions\""));
+    }
 }
 
 #[test]

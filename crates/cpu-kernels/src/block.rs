@@ -37,11 +37,13 @@ impl Block {
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512 { bf16: true, .. }, Precision::Bf16) => avx512_bf16(self),
                 #[cfg(target_arch = "x86_64")]
+                (Kind::Avx512 { amx: true, .. }, Precision::Bf16) => crate::amx::bf16_block(self),
+                #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512 { .. }, _) => avx512(self),
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx2, Precision::Bf16) => avx2_bf16(self),
+                (Kind::Avx2 { .. }, Precision::Bf16) => avx2_bf16(self),
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx2, _) => avx2(self),
+                (Kind::Avx2 { .. }, _) => avx2(self),
                 #[cfg(target_arch = "aarch64")]
                 (Kind::Neon { bf16: true }, Precision::Bf16) => neon_bf16(self),
                 #[cfg(target_arch = "aarch64")]

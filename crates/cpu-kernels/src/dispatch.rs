@@ -28,7 +28,7 @@ macro_rules! for_each_isa {
                 crate::isa::Kind::Avx512 { .. } => unsafe { avx512($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code)]
-                crate::isa::Kind::Avx2 => unsafe { avx2($($argument),*) },
+                crate::isa::Kind::Avx2 { .. } => unsafe { avx2($($argument),*) },
                 _ => portable($($argument),*),
             }
         }

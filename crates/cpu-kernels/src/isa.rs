@@ -3,7 +3,8 @@ use std::sync::OnceLock;
 use crate::{Error, Result};
 
 /// The environment variable that selects the instruction set of all kernels of the process: `avx512bf16`, `avx512`
-/// (without BF16 instructions), `amx` (AVX-512 and Intel's tiles of 8 bits), `avx2`, `neon-bf16`, `neon` or `portable`. Unset or
+/// (without BF16 instructions), `amx` (AVX-512 and Intel's tiles for int8 and bf16), `avxvnni` (AVX2 and products of
+/// int8), `avx2`, `neon-bf16`, `neon` or `portable`. Unset or
 /// empty, the processor's best is used.
 pub const ISA_VARIABLE: &str = "CPU_KERNELS_ISA";
 
@@ -16,10 +17,10 @@ pub struct Isa(Kind);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each architecture has its own sets")]
 pub(crate) enum Kind {
-    /// AVX-512 F, BW and VL, with AVX512-BF16 where `bf16` is set, and with AMX-INT8 where `amx` is.
+    /// AVX-512 F, BW and VL, with AVX512-BF16 where `bf16` is set, and with AMX-INT8 and AMX-BF16 where `amx` is.
     Avx512 { bf16: bool, amx: bool },
-    /// AVX2 and FMA.
-    Avx2,
+    /// AVX2 and FMA, with AVX-VNNI where `vnni` is set.
+    Avx2 { vnni: bool },
     /// NEON, and the BF16 instructions of Armv8.6 where `bf16` is set.
     Neon { bf16: bool },
     /// Plain Rust, for every processor.
@@ -64,13 +65,17 @@ impl Isa {
                     let best = if is_intel() { kinds.len() } else { 0 };
                     kinds.insert(best, Kind::Avx512 { bf16: true, amx: false });
                 }
-                // The rest is that of AVX-512 without BF16: the same numbers in every precision.
+                // The rest is that of AVX-512 without BF16: only products with bf16 matrices have other numbers.
                 if crate::amx::is_available() {
                     kinds.insert(0, Kind::Avx512 { bf16: false, amx: true });
                 }
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                kinds.push(Kind::Avx2);
+                // The rest is that of AVX2: the same numbers in every precision.
+                if is_x86_feature_detected!("avxvnni") {
+                    kinds.push(Kind::Avx2 { vnni: true });
+                }
+                kinds.push(Kind::Avx2 { vnni: false });
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -98,7 +103,8 @@ impl Isa {
             Kind::Avx512 { amx: true, .. } => "amx",
             Kind::Avx512 { bf16: true, .. } => "avx512bf16",
             Kind::Avx512 { .. } => "avx512",
-            Kind::Avx2 => "avx2",
+            Kind::Avx2 { vnni: true } => "avxvnni",
+            Kind::Avx2 { vnni: false } => "avx2",
             Kind::Neon { bf16: true } => "neon-bf16",
             Kind::Neon { bf16: false } => "neon",
             Kind::Portable => "portable",
@@ -114,7 +120,7 @@ impl Isa {
     pub fn panel_width(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } => 32,
-            Kind::Avx2 | Kind::Neon { .. } | Kind::Portable => 16,
+            Kind::Avx2 { .. } | Kind::Neon { .. } | Kind::Portable => 16,
         }
     }
 
@@ -122,7 +128,7 @@ impl Isa {
     pub fn tile_rows(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } => 14,
-            Kind::Avx2 | Kind::Neon { .. } => 6,
+            Kind::Avx2 { .. } | Kind::Neon { .. } => 6,
             Kind::Portable => 4,
         }
     }
@@ -131,7 +137,7 @@ impl Isa {
     /// words must stay in the second-level cache, from which tiles read 9 to 11 bytes a cycle.
     pub(crate) fn depth(self) -> usize {
         match self.0 {
-            Kind::Avx512 { .. } | Kind::Avx2 | Kind::Neon { .. } => 768,
+            Kind::Avx512 { .. } | Kind::Avx2 { .. } | Kind::Neon { .. } => 768,
             Kind::Portable => 256,
         }
     }
@@ -142,13 +148,23 @@ impl Isa {
     pub(crate) fn block_rows(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } => 224,
-            Kind::Avx2 | Kind::Neon { .. } => 96,
+            Kind::Avx2 { .. } | Kind::Neon { .. } => 96,
             Kind::Portable => 144,
         }
     }
 
     /// Whether there is an instruction that multiplies pairs of bf16.
     pub fn has_bf16(self) -> bool {
+        self.has_tiles() || self.has_bf16_vectors()
+    }
+
+    /// Whether AMX multiplies pairs of bf16.
+    pub(crate) fn has_tiles(self) -> bool {
+        matches!(self.0, Kind::Avx512 { amx: true, .. })
+    }
+
+    /// Whether an instruction on vectors multiplies pairs of bf16.
+    pub(crate) fn has_bf16_vectors(self) -> bool {
         matches!(self.0, Kind::Avx512 { bf16: true, .. } | Kind::Neon { bf16: true })
     }
 }

@@ -31,7 +31,7 @@ impl MaskedCopy {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 { .. } => unsafe { avx512(self) },
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { avx2(self) },
+            Kind::Avx2 { .. } => unsafe { avx2(self) },
             #[cfg(target_arch = "aarch64")]
             Kind::Neon { .. } => unsafe { neon(self) },
             _ => unsafe { vectors::<Portable>(self) },

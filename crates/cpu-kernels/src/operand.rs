@@ -25,6 +25,9 @@ enum Form {
     Rounded,
     /// Pairs of bf16.
     Pairs,
+    /// Pairs of bf16 in whole tiles of AMX: rows of a multiple of [`TILE_WORDS`] words, and a multiple of a tile's rows, of which the
+    /// last ones have any content.
+    Tiles,
 }
 
 impl Form {
@@ -32,6 +35,7 @@ impl Form {
         match b.precision() {
             Precision::F32 => Self::Plain(1),
             Precision::Int8 => Self::Plain(4),
+            Precision::Bf16 if b.is_for_tiles() => Self::Tiles,
             Precision::Bf16 if b.isa().has_bf16() => Self::Pairs,
             Precision::Bf16 => Self::Rounded,
         }
@@ -51,13 +55,15 @@ impl<'a> Operand<'a> {
             Form::Plain(multiple) => k.next_multiple_of(multiple),
             Form::Rounded => k.next_multiple_of(2),
             Form::Pairs => words(Precision::Bf16, k),
+            Form::Tiles => words(Precision::Bf16, k).next_multiple_of(TILE_WORDS),
         };
         let small = count <= SMALL;
         if matches!(form, Form::Plain(_)) && words == k && (small || rows.stride() == leading_dimension(k)) {
             return Self::plain(rows);
         }
         let stride = if small { words } else { leading_dimension(words) };
-        let mut converted = Buffer::new(count * stride);
+        let all = if form == Form::Tiles { count.next_multiple_of(b.tile_rows()) } else { count };
+        let mut converted = Buffer::new(all * stride);
         converted.par_chunks_mut(stride.max(1)).zip(rows.par_iter()).with_min_len(MIN_ROWS).for_each(
             |(to, row)| match form {
                 Form::Plain(_) => {
@@ -65,7 +71,7 @@ impl<'a> Operand<'a> {
                     to[k..].fill(0.0);
                 }
                 Form::Rounded => round(b.isa(), row, to),
-                Form::Pairs => pair_up(b.isa(), row, to),
+                Form::Pairs | Form::Tiles => pair_up(b.isa(), row, to),
             },
         );
         Self { rows, converted: Some(converted), form, stride }
@@ -99,6 +105,8 @@ impl<'a> Operand<'a> {
 
 /// So many rows stay in the caches whatever their distance.
 const SMALL: usize = 8;
+/// Words of a row of AMX's tiles.
+const TILE_WORDS: usize = 16;
 /// The fewest rows of a task.
 const MIN_ROWS: usize = 16;
 

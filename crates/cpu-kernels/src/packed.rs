@@ -206,9 +206,23 @@ impl PackedMatrix {
     /// bf16 takes a panel that is not widened there but interleaved.
     pub(crate) fn is_widened_to_scratch(&self) -> bool {
         match (self.isa.kind(), self.precision) {
-            (Kind::Avx2, Precision::Bf16) => false,
+            (Kind::Avx2 { .. }, Precision::Bf16) => false,
             (Kind::Neon { bf16: true }, Precision::Bf16) => true,
             _ => self.widening() > 1,
+        }
+    }
+
+    /// Whether its products are computed by AMX; those of integers choose for themselves.
+    pub(crate) fn is_for_tiles(&self) -> bool {
+        self.precision == Precision::Bf16 && self.isa.has_tiles()
+    }
+
+    /// Rows of a tile of its products.
+    pub(crate) fn tile_rows(&self) -> usize {
+        match self.is_for_tiles() {
+            #[cfg(target_arch = "x86_64")]
+            true => crate::amx::SIDE,
+            _ => self.isa.tile_rows(),
         }
     }
 

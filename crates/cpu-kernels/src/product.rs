@@ -44,8 +44,9 @@ pub fn product(to: &mut [f32], n: usize, init: Init<'_>, terms: &[Term<'_>]) {
         Init::Accumulate => None,
     };
     assert!(init.is_none_or(|init| init.len() == n), "bias of a product");
-    let skinny = rows <= max_rows(terms[0].b)
-        && terms.iter().all(|term| term.product_mask.is_none() && term.a_mask.is_none());
+    let may_be_skinny =
+        |term: &Term<'_>| !term.b.is_for_tiles() && term.product_mask.is_none() && term.a_mask.is_none();
+    let skinny = rows <= max_rows(terms[0].b) && terms.iter().all(may_be_skinny);
     let shared = SharedPointer(to.as_mut_ptr());
     let task =
         |rows: Range<usize>, columns: Range<usize>| Task { rows, columns, n, init, result: shared.pointer() };
@@ -61,7 +62,8 @@ pub fn product(to: &mut [f32], n: usize, init: Init<'_>, terms: &[Term<'_>]) {
         });
         return;
     }
-    let (height, width) = (block_rows(isa, rows, n), isa.panel_width());
+    let tile_rows = terms.iter().map(|term| term.b.tile_rows()).max().unwrap_or(1);
+    let (height, width) = (block_rows(isa, rows, n, tile_rows), isa.panel_width());
     Shares::new(rows.div_ceil(height), n.div_ceil(width)).work(|block, panels| {
         let rows = block * height..rows.min((block + 1) * height);
         let columns = panels.start * width..n.min(panels.end * width);
@@ -75,9 +77,9 @@ pub fn product(to: &mut [f32], n: usize, init: Init<'_>, terms: &[Term<'_>]) {
 
 /// Rows of a block of the result: as many as fit the cache, and fewer where there would not be enough panels for all
 /// threads.
-fn block_rows(isa: Isa, rows: usize, n: usize) -> usize {
+fn block_rows(isa: Isa, rows: usize, n: usize, tile_rows: usize) -> usize {
     let blocks = (PANELS * rayon::current_num_threads()).div_ceil(n.div_ceil(isa.panel_width()));
-    rows.div_ceil(rows.div_ceil(isa.block_rows()).max(blocks)).next_multiple_of(isa.tile_rows())
+    rows.div_ceil(rows.div_ceil(isa.block_rows()).max(blocks)).next_multiple_of(tile_rows)
 }
 
 /// Columns of a task of a skinny product: each thread gets a few long ranges.

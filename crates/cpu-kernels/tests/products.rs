@@ -209,6 +209,55 @@ fn all_sets_that_fuse_multiply_and_add_give_the_same_bits_on_every_architecture(
     assert_eq!(compared > 0, fuses, "{compared}");
 }
 
+/// Intel's manual on `TDPBF16PS`: of 32 neighbours in `k` the even and the odd products are summed, each with one rounding a
+/// multiply-add, then both sums, and so on over `k`; the sum of 1,536 numbers is added to the result so far.
+fn sum_of_tiles(init: f32, factors: &[(f32, f32)]) -> f32 {
+    let of_tile = |factors: &[(f32, f32)]| {
+        let mut halves = [0.0f32; 2];
+        for (at, (a, b)) in factors.iter().enumerate() {
+            halves[at % 2] = a.mul_add(*b, halves[at % 2]);
+        }
+        halves[0] + halves[1]
+    };
+    let of_pass = |factors: &[(f32, f32)]| factors.chunks(32).map(of_tile).fold(0.0, |sum, x| sum + x);
+    factors.chunks(1536).map(of_pass).fold(init, |sum, x| sum + x)
+}
+
+#[test]
+fn amx_has_the_roundings_of_the_manual_for_any_number_of_rows() {
+    let Some(isa) = instruction_sets().into_iter().find(|isa| isa.name() == "amx") else { return };
+    for (rows, k, n) in [(1, 768, 70), (2, 31, 5), (17, 33, 64), (40, 3072, 33), (250, 1601, 40)] {
+        let (a, b, bias) = (values(1, rows * k), values(2, k * n), values(3, n));
+        let packed = PackedMatrix::new(isa, Precision::Bf16, k, n, |k, column| b[k * n + column]);
+        let got = times(&a, &packed, Init::Bias(&bias));
+        for (index, got) in got.into_iter().enumerate() {
+            let (row, column) = (index / n, index % n);
+            let rounded = |x| round(x, Precision::Bf16);
+            let factors: Vec<(f32, f32)> =
+                (0..k).map(|k_| (rounded(a[row * k + k_]), rounded(b[k_ * n + column]))).collect();
+            let expected = sum_of_tiles(bias[column], &factors);
+            assert_eq!(got, expected, "({rows}, {k}, {n}) at ({row}, {column})");
+        }
+    }
+}
+
+/// Memory beside a row's numbers, used by an earlier product, must not reach its sums.
+#[test]
+fn numbers_beside_a_row_do_not_enter_its_product_in_bf16() {
+    for isa in instruction_sets() {
+        let (rows, k, n) = (50, 70, 33);
+        let b = values(2, k * n);
+        let packed = PackedMatrix::new(isa, Precision::Bf16, k, n, |k, column| b[k * n + column]);
+        let a = values(1, rows * k);
+        let expected = times(&a, &packed, Init::Zero);
+        let poisoned = times(&vec![f32::NAN; rows * k], &packed, Init::Zero);
+        assert!(poisoned.iter().all(|y| y.is_nan()), "{isa:?}");
+        for count in [1, 17, 50] {
+            assert_eq!(times(&a[..count * k], &packed, Init::Zero), expected[..count * n], "{isa:?}");
+        }
+    }
+}
+
 #[test]
 fn a_packed_matrix_has_the_elements_that_it_was_made_of() {
     for isa in instruction_sets() {

@@ -321,7 +321,7 @@ fn dora_drops_its_input_as_peft_does() {
 
 #[test]
 fn adapters_act_on_bases_in_16_and_8_bits() {
-    for (base, bound) in [(BaseType::Bf16, 0.02), (BaseType::Int8, 0.05)] {
+    for (base, bound) in [(BaseType::Bf16, 0.02), (BaseType::Int8, 0.05), (BaseType::Int8Products, 0.1)] {
         for (name, config) in table().into_iter().filter(|(name, _)| !name.contains("dropout")) {
             let (net, adapter) = adapted(config.clone());
             change(&adapter);

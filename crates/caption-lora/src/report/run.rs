@@ -5,7 +5,7 @@ use trainer_core::{LogEntry, TrainerState};
 
 use super::{History, write_comparison};
 use crate::options::Axis;
-use crate::results::{self, Metrics};
+use crate::results::{self, CaptionLine, Metrics};
 use crate::run_folder::{RunRecord, RunState};
 use crate::terminal::{say, warn};
 
@@ -18,6 +18,8 @@ pub struct Run {
     pub history: History,
     /// Its results.
     pub metrics: Metrics,
+    /// Its captions of the test pictures, if it has any.
+    pub captions: Vec<CaptionLine>,
     /// Seconds of training, if the log has them.
     pub seconds: Option<f64>,
 }
@@ -26,7 +28,7 @@ impl Run {
     /// Reads the run in the folder `dir`, whose name becomes the run's.
     ///
     /// # Errors
-    /// If `trainer_state.json` or `metrics.json` is missing or cannot be read.
+    /// If `trainer_state.json` or `metrics.json` is missing, or one of them or `captions.jsonl` cannot be read.
     pub fn read(dir: &Path) -> Result<Self> {
         let text = |name: &str| {
             let path = dir.join(name);
@@ -42,7 +44,13 @@ impl Run {
             LogEntry::Summary { train_runtime, .. } => Some(*train_runtime),
             _ => None,
         });
-        Ok(Self { name: dir.display().to_string(), history: results::history(&state), metrics, seconds })
+        Ok(Self {
+            name: dir.display().to_string(),
+            history: results::history(&state),
+            metrics,
+            captions: results::read_captions(dir)?,
+            seconds,
+        })
     }
 
     /// Reads the run in the folder `dir`, or the finished runs of a sweep in their order. Also returns the

@@ -1,19 +1,19 @@
 //! `captions.jsonl` and `eval_captions.jsonl`: captions beside their references, and the report's gallery of them.
 
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
 use image::imageops::FilterType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::judge::Judgement;
 use crate::report::Example;
 
 /// One test picture: a line of `captions.jsonl`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CaptionLine {
     /// Row of the dataset.
     pub row: usize,
@@ -23,7 +23,7 @@ pub struct CaptionLine {
     /// The dataset's caption; the first if there are several.
     pub reference: String,
     /// All captions of the dataset, if there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
     /// The base model's caption.
     pub base: String,
@@ -78,6 +78,20 @@ pub fn write_captions(dir: &Path, lines: &[CaptionLine]) -> Result<()> {
         json.push(b'\n');
     }
     files::replace(&dir.join("captions.jsonl"), &json)
+}
+
+/// The lines of `captions.jsonl` in the folder `dir`, none if it has no such file.
+///
+/// # Errors
+/// If the file cannot be read, or a line of it is broken.
+pub fn read_captions(dir: &Path) -> Result<Vec<CaptionLine>> {
+    let path = dir.join("captions.jsonl");
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let lines = text.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>();
+    lines.with_context(|| format!("{} is broken", path.display()))
 }
 
 /// The report's gallery: thumbnails of the pictures, and the ROUGE-L of each caption of the base and the

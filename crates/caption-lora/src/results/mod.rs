@@ -8,7 +8,7 @@ use trainer_core::{LogEntry, TrainerState};
 use crate::options::{Finetune, OnBadRow, ReportTo, Tune};
 use crate::report::{self, History};
 
-pub use captions::{CaptionLine, caption_lines, gallery, lines_until, write_captions};
+pub use captions::{CaptionLine, caption_lines, gallery, lines_until, read_captions, write_captions};
 pub use metrics::{Metrics, write_metrics};
 
 /// The file in the output folder that lists skipped rows.

@@ -23,48 +23,76 @@ pub(super) struct TileResult<'a> {
     pub(super) stride: usize,
 }
 
+/// So many neighbouring results, whose arrays become vectors.
+type Lanes<T> = [T; LANES];
+
 impl TileResult<'_> {
-    /// Some results from column `first` on, which hold their initial values in [`Init::Accumulate`].
+    /// Results from column `first` on, from their initial values.
     #[inline(always)]
-    fn dequantise(&self, row: &Row, sums: &[i32], first: usize, to: &mut [f32]) {
-        let count = to.len();
-        let (scales, offsets) = (&self.scales[first..][..count], &self.offsets[first..][..count]);
-        let sums = &sums[first..][..count];
-        match self.init {
-            Init::Zero => to.fill(0.0),
-            Init::Bias(bias) => to.copy_from_slice(&bias[first..][..count]),
-            Init::Accumulate => {}
-        }
-        for ((to, sum), (scale, offset)) in to.iter_mut().zip(sums).zip(scales.iter().zip(offsets)) {
-            *to += (row.scale * scale) * sum.wrapping_sub(*offset) as f32;
+    fn dequantise(
+        &self,
+        row: &Row,
+        first: usize,
+        (sums, offsets): (&Lanes<i32>, &Lanes<i32>),
+        scales: &Lanes<f32>,
+        mut results: Lanes<f32>,
+    ) -> Lanes<f32> {
+        for lane in 0..LANES {
+            let sum = sums[lane].wrapping_sub(offsets[lane]) as f32;
+            results[lane] += (row.scale * scales[lane]) * sum;
         }
         for (place, value) in &row.outliers {
-            let words = &self.panel[place / 4 * self.width + first..][..count];
+            let words = &self.panel[place / 4 * self.width + first..][..LANES];
             let shift = 24 - 8 * (place % 4) as u32;
-            for ((to, word), scale) in to.iter_mut().zip(words).zip(scales) {
-                let weight = ((word << shift) as i32 >> 24) as f32;
-                *to += value * (scale * weight);
+            for lane in 0..LANES {
+                let weight = ((words[lane] << shift) as i32 >> 24) as f32;
+                results[lane] += value * (scales[lane] * weight);
             }
         }
+        results
     }
+
+    /// The initial values of `to`, which has them already in [`Init::Accumulate`], from column `first` on.
+    #[inline(always)]
+    fn initial(&self, first: usize, to: &[f32]) -> Lanes<f32> {
+        match self.init {
+            Init::Zero => [0.0; LANES],
+            Init::Bias(bias) => padded(&bias[first..][..to.len()]),
+            Init::Accumulate => padded(to),
+        }
+    }
+}
+
+/// Up to [`LANES`] values, and zeros after them.
+#[inline(always)]
+fn padded<T: Copy + Default>(values: &[T]) -> Lanes<T> {
+    if let Ok(values) = values.try_into() {
+        return values;
+    }
+    let mut all = [T::default(); LANES];
+    all[..values.len()].copy_from_slice(values);
+    all
 }
 
 for_each_isa! {
     /// `to = init + row.scale * scales * (sums - offsets) + Σ outliers * scales * panel`, without fused multiply-adds.
     pub(super) fn write_results(isa: Isa, tile: &TileResult<'_>) {
-        for (index, (row, sums)) in tile.rows.iter().zip(tile.sums.chunks_exact(tile.width)).enumerate() {
-            // SAFETY: the caller's task alone accesses these columns of the result.
-            #[allow(unsafe_code)]
-            let to = unsafe {
-                std::slice::from_raw_parts_mut(tile.to.add(index * tile.stride), tile.scales.len())
-            };
-            // In pieces of a constant length, which become vectors.
-            let (pieces, rest) = to.as_chunks_mut::<LANES>();
-            let whole = LANES * pieces.len();
-            for (at, to) in pieces.iter_mut().enumerate() {
-                tile.dequantise(row, sums, LANES * at, to);
+        for first in (0..tile.scales.len()).step_by(LANES) {
+            let columns = first..tile.scales.len().min(first + LANES);
+            let (scales, offsets) = (padded(&tile.scales[columns.clone()]), padded(&tile.offsets[columns.clone()]));
+            for (index, (row, sums)) in tile.rows.iter().zip(tile.sums.chunks_exact(tile.width)).enumerate() {
+                // SAFETY: the caller's task alone accesses these columns of the result.
+                #[allow(unsafe_code)]
+                let to = unsafe {
+                    std::slice::from_raw_parts_mut(tile.to.add(index * tile.stride + first), columns.len())
+                };
+                let sums = padded(&sums[first..][..LANES]);
+                let results = tile.dequantise(row, first, (&sums, &offsets), &scales, tile.initial(first, to));
+                match <&mut Lanes<f32>>::try_from(&mut *to) {
+                    Ok(to) => *to = results,
+                    Err(_) => to.copy_from_slice(&results[..columns.len()]),
+                }
             }
-            tile.dequantise(row, sums, whole, rest);
         }
     }
 }

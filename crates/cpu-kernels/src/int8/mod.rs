@@ -35,6 +35,8 @@ pub(crate) enum Engine {
     Amx,
     /// AVX512-VNNI.
     Vnni,
+    /// AVX-VNNI: the same instruction for processors without AVX-512.
+    AvxVnni,
     /// Pairs of 16 bits, with AVX-512 BW.
     Avx512,
     /// The same with AVX2.
@@ -47,16 +49,19 @@ pub(crate) enum Engine {
 
 impl Engine {
     /// All engines, best first.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Amx, Self::Vnni, Self::Avx512, Self::Avx2, Self::NeonDot, Self::Portable];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Amx, Self::Vnni, Self::AvxVnni, Self::Avx512, Self::Avx2, Self::NeonDot, Self::Portable];
 
     /// Whether it serves `isa` on this processor.
     pub(crate) fn serves(self, isa: Isa) -> bool {
         match (self, isa.kind()) {
-            (Self::Portable, _) | (Self::Avx2, Kind::Avx2) | (Self::Avx512, Kind::Avx512 { .. }) => true,
+            (Self::Portable, _) | (Self::Avx2, Kind::Avx2 { .. }) | (Self::Avx512, Kind::Avx512 { .. }) => {
+                true
+            }
             (Self::Amx, Kind::Avx512 { amx, .. }) => amx,
             #[cfg(target_arch = "x86_64")]
             (Self::Vnni, Kind::Avx512 { .. }) => is_x86_feature_detected!("avx512vnni"),
+            (Self::AvxVnni, Kind::Avx2 { vnni }) => vnni,
             #[cfg(target_arch = "aarch64")]
             (Self::NeonDot, Kind::Neon { .. }) => std::arch::is_aarch64_feature_detected!("dotprod"),
             _ => false,
@@ -73,9 +78,14 @@ impl Engine {
     pub(crate) fn form(self) -> Form {
         match self {
             Self::Amx | Self::NeonDot => Form::Signed,
-            Self::Vnni => Form::Unsigned,
+            Self::Vnni | Self::AvxVnni => Form::Unsigned,
             Self::Avx512 | Self::Avx2 | Self::Portable => Form::Pairs,
         }
+    }
+
+    /// Whether panels are widened to pairs of 16 bits, once for all rows of a block. The portable one widens every byte as it is used.
+    pub(crate) fn widens_panels(self) -> bool {
+        matches!(self, Self::Avx512 | Self::Avx2)
     }
 
     /// Rows of a tile.

@@ -1,8 +1,11 @@
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::dequantise::{TileResult, write_results};
 use super::sums::{Sums, Tile};
 use super::{Engine, Form, QuantisedRows};
+use crate::aligned::Aligned;
+use crate::dispatch::for_each_isa;
 use crate::packed::words;
 use crate::shared_pointer::SharedPointer;
 use crate::shares::Shares;
@@ -45,6 +48,26 @@ fn block_rows(engine: Engine, rows: usize, b: &PackedMatrix, panels: usize) -> u
     rows.div_ceil(rows.div_ceil(b.isa().block_rows()).max(blocks)).next_multiple_of(tile_rows)
 }
 
+thread_local! {
+    /// A panel widened to pairs of 16 bits.
+    static WIDE: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
+}
+
+for_each_isa! {
+    /// Bytes as i16: each row of words becomes the row of the pairs of their first and third bytes, and that of their second and
+    /// fourth ones, in the order of [`Form::Pairs`].
+    fn widen_to_pairs(isa: Isa, words: &[u32], width: usize, wide: &mut [u32]) {
+        let pair = |low: i32, high: i32| (low & 0xffff | high << 16) as u32;
+        for (words, wide) in words.chunks_exact(width).zip(wide.chunks_exact_mut(2 * width)) {
+            let (even, odd) = wide.split_at_mut(width);
+            for ((word, even), odd) in words.iter().zip(even).zip(odd) {
+                let byte = |shift: u32| (word << shift) as i32 >> 24;
+                (*even, *odd) = (pair(byte(24), byte(8)), pair(byte(16), byte(0)));
+            }
+        }
+    }
+}
+
 /// A product whose result is computed in rectangles.
 struct Task<'a> {
     a: &'a QuantisedRows,
@@ -71,9 +94,11 @@ impl Task<'_> {
             }
             return;
         }
-        for panel in panels {
-            unsafe { self.panel(rows.clone(), panel, &mut sums) }
-        }
+        WIDE.with_borrow_mut(|wide| {
+            for panel in panels {
+                unsafe { self.panel(rows.clone(), panel, wide, &mut sums) }
+            }
+        });
     }
 
     /// A panel for some rows, in tiles of nearly equal height. Each prefetches a part of the next panel.
@@ -81,12 +106,18 @@ impl Task<'_> {
     /// # Safety
     /// As for [`run`](Self::run).
     #[allow(unsafe_code)]
-    unsafe fn panel(&self, rows: Range<usize>, panel: usize, sums: &mut Sums) {
+    unsafe fn panel(&self, rows: Range<usize>, panel: usize, wide: &mut Aligned, sums: &mut Sums) {
         let (a, b, width) = (self.a, self.b, self.b.isa().panel_width());
-        let words = words(Precision::Int8, b.k());
+        let mut words = words(Precision::Int8, b.k());
         let count = rows.len().div_ceil(a.engine.tile_rows(b.isa()));
         let lines = (words * width).div_ceil(LINE).div_ceil(count);
         let next = b.panels_from(panel).as_ptr().wrapping_add(b.panel_stride());
+        let mut factor = b.panels_from(panel).as_ptr();
+        if a.engine.widens_panels() {
+            wide.reserve(2 * words * width);
+            widen_to_pairs(b.isa(), &b.panels_from(panel)[..words * width], width, wide);
+            (factor, words) = (wide.as_ptr(), 2 * words);
+        }
         let mut first = rows.start;
         for index in 0..count {
             let height = rows.len() / count + usize::from(index < rows.len() % count);
@@ -97,7 +128,7 @@ impl Task<'_> {
                     a: a.integers_from(first),
                     a_stride: a.stride(),
                     a_step: 1,
-                    b: b.panels_from(panel).as_ptr(),
+                    b: factor,
                     b_step: width,
                     panel_stride: b.panel_stride(),
                 },
@@ -122,19 +153,25 @@ impl Task<'_> {
     #[cfg(target_arch = "x86_64")]
     #[allow(unsafe_code)]
     unsafe fn amx_panel(&self, tiles: &crate::amx::Tiles, rows: Range<usize>, panel: usize, sums: &mut Sums) {
-        use crate::amx::{SIDE, TILE_ROWS, TILE_WORDS};
+        use crate::amx::{Product, SIDE, TILE_ROWS, Tail};
 
         let (b, words) = (self.b.panels_from(panel), words(Precision::Int8, self.b.k()));
-        let mut tail = [0; SIDE * TILE_WORDS];
-        let rest = &b[words / TILE_WORDS * TILE_WORDS * SIDE..words * SIDE];
-        tail[..rest.len()].copy_from_slice(rest);
+        let tail = Tail::new(&b[..words * SIDE]);
         for first in rows.clone().step_by(SIDE) {
             let height = SIDE.min(rows.end - first);
-            let a = (self.a.integers_from(first), self.a.stride(), height > TILE_ROWS);
+            let product = Product {
+                a: self.a.integers_from(first),
+                a_stride: self.a.stride(),
+                is_tall: height > TILE_ROWS,
+                b: b.as_ptr(),
+                words,
+                tail: tail.as_ptr(),
+                sums: sums.0.as_mut_ptr().cast(),
+            };
             // SAFETY: there are integers for a multiple of `SIDE` rows, of which blocks have whole numbers; their stride is a
             // multiple of `TILE_WORDS`.
             unsafe {
-                tiles.int8_sums(a, (b.as_ptr(), words, tail.as_ptr()), sums.0.as_mut_ptr());
+                tiles.int8_sums(product);
                 self.finish(first..first + height, panel, sums);
             }
         }

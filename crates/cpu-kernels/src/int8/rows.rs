@@ -124,6 +124,13 @@ fn halves(words: &mut [f32]) -> &mut [i16] {
     }
 }
 
+/// Moves magnitudes beyond `limit` to `outliers`; the first value has the place `first`.
+fn move_outliers(values: &mut [f32], first: usize, limit: f32, outliers: &mut Vec<(usize, f32)>) {
+    for (place, value) in values.iter_mut().enumerate().filter(|(_, value)| value.abs() > limit) {
+        outliers.push((first + place, std::mem::take(value)));
+    }
+}
+
 /// Leaves in `to` the numbers that are integers once [`ROUNDER`] is added.
 fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -> Row {
     let largest = copy_scaled(isa, values, factors, to);
@@ -140,13 +147,7 @@ fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -
     let limit = largest * OUTLIER * mean_square.sqrt();
     let (mut rest, mut outliers) = (largest, Vec::new());
     if largest > limit {
-        rest = 0.0;
-        for (place, value) in to.iter_mut().enumerate() {
-            match value.abs() > limit {
-                true => outliers.push((place, std::mem::take(value))),
-                false => rest = value.abs().max(rest),
-            }
-        }
+        rest = take_outliers(isa, to, limit, &mut outliers);
     }
     if rest < TINY {
         to.fill(0.0);
@@ -188,6 +189,27 @@ for_each_isa! {
             *sum += (factor * value) * (factor * value);
         }
         sums.iter().sum()
+    }
+
+    /// Replaces magnitudes beyond `limit` by zero and moves them to `outliers`; returns the largest of the others.
+    fn take_outliers(isa: Isa, values: &mut [f32], limit: f32, outliers: &mut Vec<(usize, f32)>) -> f32 {
+        let mut largest = [0.0f32; LANES];
+        let (chunks, rest) = values.as_chunks_mut::<LANES>();
+        let first_of_rest = LANES * chunks.len();
+        for (index, chunk) in chunks.iter_mut().enumerate() {
+            let mut beyond = false;
+            for value in chunk.iter() {
+                beyond |= value.abs() > limit;
+            }
+            if beyond {
+                move_outliers(chunk, LANES * index, limit, outliers);
+            }
+            for (largest, value) in largest.iter_mut().zip(chunk) {
+                *largest = if value.abs() > *largest { value.abs() } else { *largest };
+            }
+        }
+        move_outliers(rest, first_of_rest, limit, outliers);
+        largest.iter().chain(rest.iter()).fold(0.0, |largest, value| value.abs().max(largest))
     }
 
     fn multiply(isa: Isa, values: &mut [f32], factor: f32) {

@@ -28,14 +28,16 @@ impl Tile {
     /// The sums of the tile. Those of AMX are computed elsewhere, with the registers of a whole task.
     ///
     /// # Safety
-    /// The factors are valid for the tile's rows and their words; each row has twice as many words as the panel where it is
-    /// stored in pairs.
+    /// The factors are valid for the tile's rows and their words. For pairs, the panel is [widened](super::product) unless the engine is
+    /// the portable one, whose rows have twice as many words as the panel.
     pub(super) unsafe fn sums(&self, engine: Engine, to: &mut Sums) {
         let to = to.0.as_mut_ptr();
         unsafe {
             match engine {
                 #[cfg(target_arch = "x86_64")]
                 Engine::Amx | Engine::Vnni => vnni(self, to.cast()),
+                #[cfg(target_arch = "x86_64")]
+                Engine::AvxVnni => avx_vnni(self, to.cast()),
                 #[cfg(target_arch = "x86_64")]
                 Engine::Avx512 => avx512(self, to.cast()),
                 #[cfg(target_arch = "x86_64")]
@@ -51,25 +53,31 @@ impl Tile {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn vnni(tile: &Tile, to: *mut u32) {
-    unsafe { of_height::<crate::simd::Avx512Vnni, 14, 1>(tile, to) }
+    unsafe { of_height::<crate::simd::Avx512Vnni, 14>(tile, to) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn avx_vnni(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::AvxVnni, 6>(tile, to) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn avx512(tile: &Tile, to: *mut u32) {
-    unsafe { of_height::<crate::simd::Avx512Pairs, 14, 2>(tile, to) }
+    unsafe { of_height::<crate::simd::Avx512Pairs, 14>(tile, to) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn avx2(tile: &Tile, to: *mut u32) {
-    unsafe { of_height::<crate::simd::Avx2Pairs, 6, 2>(tile, to) }
+    unsafe { of_height::<crate::simd::Avx2Pairs, 6>(tile, to) }
 }
 
 #[cfg(target_arch = "aarch64")]
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn neon_dot(tile: &Tile, to: *mut u32) {
-    unsafe { of_height::<crate::simd::NeonDot, 6, 1>(tile, to) }
+    unsafe { of_height::<crate::simd::NeonDot, 6>(tile, to) }
 }
 
 /// For panels of any width, whose sums stay in the first-level cache.
@@ -94,14 +102,14 @@ unsafe fn portable(tile: &Tile, to: *mut i32) {
 /// With a constant number of rows, whose sums stay in registers.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
-unsafe fn of_height<S: Simd, const ROWS: usize, const WIDEN: usize>(tile: &Tile, to: *mut u32) {
+unsafe fn of_height<S: Simd, const ROWS: usize>(tile: &Tile, to: *mut u32) {
     macro_rules! rows_of {
         ($($n:literal)*) => {
             match tile.rows {
                 // A comparison of constants: no code is generated for tiles that do not fit the registers.
                 $($n if $n <= ROWS => unsafe {
                     let mut sums = [[S::zero(); 2]; $n];
-                    sum_products::<S, $n, 2, WIDEN>(&tile.factors, tile.prefetch, &mut sums);
+                    sum_products::<S, $n, 2, 1>(&tile.factors, tile.prefetch, &mut sums);
                     for (row, sums) in sums.into_iter().enumerate() {
                         for (at, sum) in sums.into_iter().enumerate() {
                             S::store(to.add((2 * row + at) * S::LANES), sum);

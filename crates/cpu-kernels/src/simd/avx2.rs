@@ -1,4 +1,4 @@
-//! AVX2 with FMA.
+//! AVX2 with FMA, and AVX-VNNI.
 
 // SAFETY (of every block in this file): see the module `simd`: callers have checked that the processor has the instruction
 // set, and vouch for the pointers.
@@ -9,16 +9,22 @@ use std::arch::x86_64::*;
 use super::{HIGH_HALF, Simd};
 
 /// Words are f32.
-pub(crate) type Avx2 = Avx2Words<false>;
+pub(crate) type Avx2 = Avx2Words<F32>;
 
-/// Words of `a` are pairs of i16, those of `b` four signed bytes that are widened to two pairs. Sums are i32: exact, unlike
-/// those of `vpmaddubsw`, which saturate.
-pub(crate) type Avx2Pairs = Avx2Words<true>;
+/// Words are four bytes, those of `a` without sign and those of `b` with it, summed in i32 by AVX-VNNI.
+pub(crate) type AvxVnni = Avx2Words<BYTES>;
 
-/// Both differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
-pub(crate) struct Avx2Words<const PAIRS: bool>;
+/// Words are pairs of i16. Sums are i32: exact, unlike those of `vpmaddubsw`, which saturate.
+pub(crate) type Avx2Pairs = Avx2Words<PAIRS>;
 
-impl<const PAIRS: bool> Simd for Avx2Words<PAIRS> {
+const F32: u8 = 0;
+const BYTES: u8 = 1;
+const PAIRS: u8 = 2;
+
+/// All of them differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
+pub(crate) struct Avx2Words<const WORD: u8>;
+
+impl<const WORD: u8> Simd for Avx2Words<WORD> {
     const LANES: usize = 8;
     type Vector = __m256;
 
@@ -50,11 +56,13 @@ impl<const PAIRS: bool> Simd for Avx2Words<PAIRS> {
     #[inline(always)]
     unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
         unsafe {
-            if PAIRS {
-                let products = _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
-                return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), products));
+            let (a_bits, b_bits) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let sum_bits = _mm256_castps_si256(sum);
+            match WORD {
+                F32 => _mm256_fmadd_ps(a, b, sum),
+                BYTES => _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(sum_bits, a_bits, b_bits)),
+                _ => _mm256_castsi256_ps(_mm256_add_epi32(sum_bits, _mm256_madd_epi16(a_bits, b_bits))),
             }
-            _mm256_fmadd_ps(a, b, sum)
         }
     }
 
@@ -71,11 +79,6 @@ impl<const PAIRS: bool> Simd for Avx2Words<PAIRS> {
     unsafe fn widen(pairs: __m256) -> (__m256, __m256) {
         unsafe {
             let pairs = _mm256_castps_si256(pairs);
-            if PAIRS {
-                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(pairs));
-                let odd = _mm256_srai_epi16::<8>(pairs);
-                return (_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd));
-            }
             let high = _mm256_and_si256(pairs, _mm256_set1_epi32(HIGH_HALF));
             (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high))
         }

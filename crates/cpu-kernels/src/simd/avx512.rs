@@ -17,7 +17,7 @@ pub(crate) type Avx512Bf16 = Avx512Words<BF16>;
 /// Words are four bytes, those of `a` without sign and those of `b` with it, summed in i32 by AVX512-VNNI.
 pub(crate) type Avx512Vnni = Avx512Words<BYTES>;
 
-/// Words of `a` are pairs of i16, those of `b` four signed bytes that are widened to two pairs. Sums are i32.
+/// Words are pairs of i16. Sums are i32.
 pub(crate) type Avx512Pairs = Avx512Words<PAIRS>;
 
 const F32: u8 = 0;
@@ -94,11 +94,6 @@ impl<const WORD: u8> Simd for Avx512Words<WORD> {
     unsafe fn widen(pairs: __m512) -> (__m512, __m512) {
         unsafe {
             let pairs = _mm512_castps_si512(pairs);
-            if WORD == PAIRS {
-                let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(pairs));
-                let odd = _mm512_srai_epi16::<8>(pairs);
-                return (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
-            }
             let high = _mm512_and_si512(pairs, _mm512_set1_epi32(HIGH_HALF));
             (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(high))
         }

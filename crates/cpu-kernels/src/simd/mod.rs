@@ -14,7 +14,7 @@ mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::{Avx2, Avx2Pairs};
+pub(crate) use avx2::{Avx2, Avx2Pairs, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Pairs, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
@@ -64,8 +64,7 @@ pub(crate) trait Simd {
     /// The processor has the instruction set, and `bits` is valid for reading a bit for each lane.
     unsafe fn mask(bits: *const u8, vector: Self::Vector) -> Self::Vector;
 
-    /// Pairs of bf16 as f32: the first of each, and the second. Where words are pairs of i16: four bytes as the pair of the
-    /// first and the third, and that of the second and the fourth.
+    /// Pairs of bf16 as f32: the first of each, and the second.
     ///
     /// # Safety
     /// The processor has the instruction set.

@@ -22,7 +22,7 @@ use crate::{Isa, PackedMatrix, Precision};
 pub(crate) fn max_rows(b: &PackedMatrix) -> usize {
     match b.isa().kind() {
         Kind::Avx512 { .. } if b.widening() > 1 => 48,
-        Kind::Avx2 | Kind::Neon { .. } if b.widening() > 1 => 16,
+        Kind::Avx2 { .. } | Kind::Neon { .. } if b.widening() > 1 => 16,
         _ => 4,
     }
 }
@@ -88,7 +88,7 @@ impl Skinny {
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512 { .. }, precision) => avx512(self, precision),
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx2, precision) => avx2(self, precision),
+                (Kind::Avx2 { .. }, precision) => avx2(self, precision),
                 #[cfg(target_arch = "aarch64")]
                 (Kind::Neon { bf16: true }, Precision::Bf16) => neon_bf16(self),
                 #[cfg(target_arch = "aarch64")]

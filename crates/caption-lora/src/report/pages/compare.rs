@@ -51,7 +51,7 @@ pub fn compare_html(runs: &[Run]) -> Result<String> {
     let (folder, names) = names(runs);
     let figures = figures(runs, &names)?;
     Ok(environment.get_template("compare.html")?.render(context! {
-        folder, names, rows, bases, figures, style => STYLE
+        folder, names, rows, bases, figures, captions => captions(runs), style => STYLE
     })?)
 }
 
@@ -69,6 +69,25 @@ fn rows(run: &Run) -> Vec<Metric> {
     rows.push(row("eval_loss", "Best validation loss", run.history.best().map(|(_, loss)| loss)));
     rows.push(row("train_runtime", "Time of training", run.seconds));
     rows
+}
+
+/// The captions of the pictures that all runs have captioned: how many pictures these are, and those whose captions are not all
+/// the same.
+fn captions(runs: &[Run]) -> Value {
+    let of_all = runs.first().into_iter().flat_map(|run| &run.captions).filter_map(|line| {
+        let of_run = |run: &Run| {
+            let same = run.captions.iter().find(|other| other.row == line.row)?;
+            (same.shown() == line.shown()).then(|| same.adapter.clone())
+        };
+        Some((line, runs.iter().map(of_run).collect::<Option<Vec<String>>>()?))
+    });
+    let of_all: Vec<_> = of_all.collect();
+    let differing: Vec<Value> = of_all
+        .iter()
+        .filter(|(_, said)| said.windows(2).any(|pair| pair[0] != pair[1]))
+        .map(|(line, said)| context! { row => line.row, reference => line.shown(), said })
+        .collect();
+    context! { pictures => of_all.len(), differing }
 }
 
 /// Writes the page to `path`, where it may replace an earlier page, and no other file.
