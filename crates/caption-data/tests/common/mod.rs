@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(dead_code, reason = "each test file uses some of them")]
 
+pub(crate) mod folders;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

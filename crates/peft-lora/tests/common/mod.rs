@@ -143,3 +143,14 @@ pub fn difference(got: &Tensor, expected: &Tensor) -> f32 {
     assert!(got.iter().all(|value| value.is_finite()));
     difference / largest(&mut expected.iter().copied())
 }
+
+/// Changes the tensors of a saved adapter.
+pub fn rewrite_tensors(
+    dir: &std::path::Path,
+    change: impl Fn(&mut std::collections::HashMap<String, Tensor>),
+) {
+    let path = dir.join("adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    change(&mut tensors);
+    candle_core::safetensors::save(&tensors, path).unwrap();
+}
