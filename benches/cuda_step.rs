@@ -3,7 +3,7 @@
 //!
 //! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features cuda --bench cuda_step`. Without a checkpoint it uses the embedded
 //! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
-//! steps, 2 by default.
+//! steps, 2 by default. At the end as many forward and backward passes run as a CUDA graph.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
 use libloading::os::unix::Library;
 use peft_lora::{LoraBuilder, LoraConfig};
-use train_ops::{ForwardContext, cuda_device, sample_key};
+use train_ops::{DeviceGraph, ForwardContext, cuda_device, sample_key};
 use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Tokens per caption, including start and end.
@@ -93,6 +93,61 @@ fn main() {
         println!("step {step}");
         train(&model, &parameters, &mut optimizer, batch, step, &mut phases);
     }
+    replay(&model, &parameters, batch, steps);
+}
+
+/// Pictures' features of the frozen encoder.
+fn features(model: &GitForCausalLm, batch: usize, step: u64, phases: &mut Phases<'_>) -> Tensor {
+    let size = model.config().vision_config.image_size;
+    let pixels = common::values(step, (batch, 3, size, size), model.device());
+    phases.begin("1 vision");
+    model.encode_images(&pixels, &ForwardContext::inference()).unwrap().detach()
+}
+
+/// Token ids, and the labels that are the same.
+fn captions(model: &GitForCausalLm, batch: usize, step: u64) -> (Tensor, Vec<Vec<i64>>) {
+    let vocabulary = model.config().vocab_size as u64;
+    let id = |row, i| (sample_key(7 + step, row, i) % vocabulary) as u32;
+    let ids: Vec<Vec<u32>> =
+        (0..batch as u64).map(|row| (0..TOKENS as u64).map(|i| id(row, i)).collect()).collect();
+    let labels = ids.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    (Tensor::new(ids, model.device()).unwrap(), labels)
+}
+
+fn training(batch: usize, step: u64) -> ForwardContext {
+    ForwardContext::training((0..batch as u64).map(|i| sample_key(1, step, i)).collect::<Vec<_>>())
+}
+
+/// Forward and backward pass, recorded once and replayed with the dropout of each step, beside the same without a graph.
+fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: u64) {
+    println!("as a graph");
+    let mut phases = Phases::new(model.device(), false);
+    let features = features(model, batch, 0, &mut phases);
+    let (input_ids, labels) = captions(model, batch, 0);
+    let pass = |ctx: &ForwardContext| {
+        let (loss, _) = model.loss(&features, &input_ids, &labels, ctx).map_err(candle_core::Error::wrap)?;
+        let store = loss.backward()?;
+        let gradients = parameters.iter().filter_map(|(_, variable)| store.get(variable).cloned());
+        Ok(std::iter::once(loss.clone()).chain(gradients).collect::<Vec<_>>())
+    };
+    phases.begin("6 recording");
+    let graph = DeviceGraph::record(model.device(), |_| pass(&training(batch, 0))).unwrap();
+    // Each position but a row's last predicts the next token.
+    let positions =
+        (0..batch * TOKENS).filter(|position| position % TOKENS != TOKENS - 1).map(|at| at as u32);
+    let targets = labels.iter().flat_map(|row| row[1..].iter().map(|label| *label as u32));
+    let numbers: Vec<u32> = positions.chain(targets).collect();
+    for step in 0..steps {
+        let ctx = training(batch, step);
+        phases.counted = step + 1 == steps;
+        phases.begin("7 replay");
+        let results = graph.replay(&ctx, &numbers).unwrap();
+        phases.begin("8 without a graph");
+        let loss = results[0].to_scalar::<f32>().unwrap();
+        let expected = pass(&ctx).unwrap()[0].to_scalar::<f32>().unwrap();
+        println!("loss {loss:.6}, without a graph {expected:.6}");
+    }
+    phases.begin("9 end");
 }
 
 fn train(
@@ -103,20 +158,10 @@ fn train(
     step: u64,
     phases: &mut Phases<'_>,
 ) {
-    let device = model.device();
-    let size = model.config().vision_config.image_size;
-    let vocabulary = model.config().vocab_size as u64;
-    let pixels = common::values(step, (batch, 3, size, size), device);
-    phases.begin("1 vision");
-    let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap().detach();
+    let features = features(model, batch, step, phases);
     phases.begin("2 forward");
-    let id = |row, i| (sample_key(7 + step, row, i) % vocabulary) as u32;
-    let ids: Vec<Vec<u32>> =
-        (0..batch as u64).map(|row| (0..TOKENS as u64).map(|i| id(row, i)).collect()).collect();
-    let labels: Vec<Vec<i64>> = ids.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
-    let input_ids = Tensor::new(ids, device).unwrap();
-    let ctx = ForwardContext::training((0..batch as u64).map(|i| sample_key(1, step, i)).collect::<Vec<_>>());
-    let (loss, targets) = model.loss(&features, &input_ids, &labels, &ctx).unwrap();
+    let (input_ids, labels) = captions(model, batch, step);
+    let (loss, targets) = model.loss(&features, &input_ids, &labels, &training(batch, step)).unwrap();
     phases.begin("3 backward");
     let store = loss.backward().unwrap();
     phases.begin("4 sum, norm and clip");

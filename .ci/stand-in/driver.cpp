@@ -11,15 +11,18 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
 
 #include "counts.h"
+#include "graph.h"
 #include "memory.h"
 
 extern "C" {
 int cuda_on_host_launch(const char*, const unsigned*, const unsigned*, unsigned, unsigned, void**);
+int cuda_on_host_record(const char*, const unsigned*, const unsigned*, unsigned, void**, std::function<bool()>*);
 const char* cuda_on_host_fault();
 }
 
@@ -36,6 +39,9 @@ struct Function {
 Counts counts;
 // Never destroyed: a program's own tensors may be freed after it.
 Memory& memory = *new Memory;
+// What is being recorded; all streams are one.
+Graph* recording = nullptr;
+std::map<void*, GraphMemory>& graph_memory = *new std::map<void*, GraphMemory>;
 std::mutex functions_lock;
 std::map<std::string, Function> functions;
 
@@ -61,28 +67,90 @@ void check_range(Address address, size_t bytes, const char* what) {
 
 void* handle(uintptr_t number) { return reinterpret_cast<void*>(number); }
 
+// Calls that a recording does not allow, as they would happen once and not in each replay.
+void not_recorded(const char* what) {
+    if (recording) fail(std::string(what) + " while a graph is recorded");
+}
+
+// Counts and does something in the order of the stream: now, or in each replay of what is being recorded.
+void queue(const std::string& what, size_t bytes, std::function<void()> work) {
+    counts.add(recording ? "recorded " + what : what, bytes);
+    recording ? recording->nodes.push_back(std::move(work)) : work();
+}
+
+// What a graph allocates has one place in memory for as long as the graph exists. It is NaN whenever a replay allocates it.
 Result allocate(Address* address, size_t bytes, const char* call) {
-    counts.add(call, bytes);
+    counts.add(recording ? std::string("recorded ") + call : call, bytes);
     void* pointer = memory.allocate(bytes);
     *address = reinterpret_cast<Address>(pointer);
-    return pointer ? SUCCESS : OUT_OF_MEMORY;
+    if (!pointer) return OUT_OF_MEMORY;
+    if (recording) {
+        graph_memory[pointer] = {recording, bytes, false};
+        recording->nodes.push_back([=] {
+            graph_memory[pointer].freed = false;
+            std::memset(pointer, 0xff, bytes);
+        });
+    }
+    return SUCCESS;
 }
 
 Result release(Address address, const char* call) {
-    counts.add(call);
-    const std::string fault = memory.release(reinterpret_cast<void*>(address));
-    if (!fault.empty()) fail(fault);
+    counts.add(recording ? std::string("recorded ") + call : call);
+    void* pointer = reinterpret_cast<void*>(address);
+    const auto found = graph_memory.find(pointer);
+    if (recording && (found == graph_memory.end() || found->second.graph != recording))
+        fail("memory from before a recording is freed in it");
+    if (found == graph_memory.end()) {
+        const std::string fault = memory.release(pointer);
+        if (!fault.empty()) fail(fault);
+        return SUCCESS;
+    }
+    const auto free = [=] {
+        GraphMemory& of_graph = graph_memory[pointer];
+        if (of_graph.freed) fail("memory of a graph is freed that a replay has not allocated, or twice");
+        of_graph.freed = true;
+        std::memset(pointer, 0xff, of_graph.bytes);
+    };
+    if (recording) {
+        recording->nodes.push_back(free);
+    } else {
+        free();
+    }
+    return SUCCESS;
+}
+
+Result destroy(Graph* graph) {
+    for (auto at = graph_memory.begin(); at != graph_memory.end();) {
+        if (at->second.graph != graph) {
+            ++at;
+            continue;
+        }
+        // What is still in use belongs to the program from now on.
+        if (at->second.freed) {
+            const std::string fault = memory.release(at->first);
+            if (!fault.empty()) fail(fault);
+        }
+        at = graph_memory.erase(at);
+    }
+    delete graph;
     return SUCCESS;
 }
 }  // namespace
 
 extern "C" {
 void cuda_stand_in_phase(const char* name) { counts.begin(name); }
-void cuda_stand_in_count(const char* what, unsigned long long bytes) { counts.add(what, bytes); }
+void cuda_stand_in_count(const char* what, unsigned long long bytes) {
+    counts.add(recording ? std::string("recorded ") + what : what, bytes);
+}
 int cuda_stand_in_computes() { return computes(); }
 unsigned long long cuda_stand_in_peak() { return memory.most(); }
 void cuda_stand_in_check(const void* pointer, size_t bytes, const char* what) {
     check_range(reinterpret_cast<Address>(pointer), bytes, what);
+}
+// Whether a graph is being recorded; `work` is then a part of it.
+int cuda_stand_in_record(const std::function<void()>& work) {
+    if (recording) recording->nodes.push_back(work);
+    return recording != nullptr;
 }
 // Called by the functions that this has not (build.sh).
 int cuda_stand_in_missing(const char* name) { fail(std::string(name) + " is not there"); }
@@ -110,13 +178,35 @@ Result cuDevicePrimaryCtxRetain(void** context, int) { return *context = handle(
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxSetCurrent(void*) { return counts.add("context"), SUCCESS; }
 Result cuCtxGetCurrent(void** context) { return counts.add("context"), *context = handle(1), SUCCESS; }
-Result cuCtxSynchronize() { return counts.add("wait"), SUCCESS; }
+Result cuCtxSynchronize() { return not_recorded("a wait"), counts.add("wait"), SUCCESS; }
 
 Result cuStreamCreate(void** stream, unsigned) { return *stream = handle(16), SUCCESS; }
 Result cuStreamDestroy_v2(void*) { return SUCCESS; }
-Result cuStreamSynchronize(void*) { return counts.add("wait"), SUCCESS; }
+Result cuStreamSynchronize(void*) { return not_recorded("a wait"), counts.add("wait"), SUCCESS; }
 Result cuStreamWaitEvent(void*, void*, unsigned) { return counts.add("event waited for"), SUCCESS; }
-Result cuStreamIsCapturing(void*, int* status) { return *status = 0, SUCCESS; }
+
+Result cuStreamIsCapturing(void*, int* status) { return *status = recording != nullptr, SUCCESS; }
+Result cuStreamBeginCapture_v2(void*, int) {
+    not_recorded("a recording");
+    return recording = new Graph, SUCCESS;
+}
+Result cuStreamEndCapture(void*, void** graph) {
+    *graph = recording;
+    return recording = nullptr, SUCCESS;
+}
+// Frees what the replay before left: CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH. Without it, that would be an error.
+Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
+    counts.add("graph made");
+    return *exec = graph, flags == 1 ? SUCCESS : INVALID_VALUE;
+}
+Result cuGraphLaunch(void* exec, void*) {
+    not_recorded("a graph");
+    counts.add("graph");
+    for (auto& node : static_cast<Graph*>(exec)->nodes) node();
+    return SUCCESS;
+}
+Result cuGraphExecDestroy(void*) { return SUCCESS; }
+Result cuGraphDestroy(void* graph) { return destroy(static_cast<Graph*>(graph)); }
 
 Result cuEventCreate(void** event, unsigned) { return counts.add("event created"), *event = handle(1), SUCCESS; }
 Result cuEventRecord(void*, void*) { return counts.add("event recorded"), SUCCESS; }
@@ -137,28 +227,35 @@ Result cuDeviceGetMemPool(void** pool, int) { return *pool = handle(1), SUCCESS;
 Result cuMemPoolSetAttribute(void*, int, void*) { return counts.add("pool attribute"), SUCCESS; }
 
 Result cuMemsetD8Async(Address address, unsigned char value, size_t bytes, void*) {
-    counts.add("memset", bytes);
     check_range(address, bytes, "a memset");
-    return std::memset(reinterpret_cast<void*>(address), value, bytes), SUCCESS;
+    queue("memset", bytes, [=] { std::memset(reinterpret_cast<void*>(address), value, bytes); });
+    return SUCCESS;
 }
 Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
+    // A graph would read the host's memory in each replay, which may be gone by then.
+    not_recorded("a copy to the device");
     counts.add(bytes <= 4096 ? "copy to the device, at most 4 KiB" : "copy to the device, larger", bytes);
     check_range(to, bytes, "a copy");
     return std::memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
 }
 Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) {
+    not_recorded("a copy to the host");
     counts.add("copy to the host", bytes);
     check_range(from, bytes, "a copy");
     return std::memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS;
 }
 Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
-    counts.add("copy on the device", bytes);
     check_range(from, bytes, "a copy");
     check_range(to, bytes, "a copy");
-    return std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), SUCCESS;
+    queue("copy on the device", bytes,
+          [=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); });
+    return SUCCESS;
 }
 
-Result cuModuleLoadData(void** module, const void*) { return counts.add("module loaded"), *module = handle(1), SUCCESS; }
+Result cuModuleLoadData(void** module, const void*) {
+    not_recorded("loading of kernels");
+    return counts.add("module loaded"), *module = handle(1), SUCCESS;
+}
 Result cuModuleUnload(void*) { return SUCCESS; }
 Result cuModuleGetFunction(void** function, void*, const char* name) {
     counts.add("function found");
@@ -178,19 +275,27 @@ Result cuFuncGetAttribute(int* value, int, void*) { return *value = 0, SUCCESS; 
 Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                       unsigned shared_bytes, void*, void** arguments, void**) {
     const Function& kernel = *static_cast<Function*>(function);
-    counts.add("kernel " + kernel.name);
     if (!gx || !gy || !gz || !bx || !by || !bz || int(shared_bytes) > kernel.most_shared_bytes) return INVALID_VALUE;
-    if (!computes()) return SUCCESS;
     static const unsigned seed = setting("CUDA_STAND_IN_SEED") ? std::atoi(setting("CUDA_STAND_IN_SEED")) : 0;
     const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
     // The emulation has one block's state for the whole process.
     static std::mutex one_at_a_time;
     std::lock_guard<std::mutex> guard(one_at_a_time);
-    switch (cuda_on_host_launch(kernel.name.c_str(), grid, block, shared_bytes, seed, arguments)) {
-        case 0: return SUCCESS;
-        case 1: fail("there is no kernel " + kernel.name);
-        default: fail("kernel " + kernel.name + ": " + cuda_on_host_fault());
+    const auto check = [&kernel](int code) {
+        if (code == 1) fail("there is no kernel " + kernel.name);
+        if (code) fail("kernel " + kernel.name + ": " + cuda_on_host_fault());
+    };
+    if (recording) {
+        std::function<bool()> launch;
+        check(cuda_on_host_record(kernel.name.c_str(), grid, block, shared_bytes, arguments, &launch));
+        queue("kernel " + kernel.name, 0, [=] {
+            if (computes()) check(launch() ? 0 : 2);
+        });
+        return SUCCESS;
     }
+    counts.add("kernel " + kernel.name);
+    if (computes()) check(cuda_on_host_launch(kernel.name.c_str(), grid, block, shared_bytes, seed, arguments));
+    return SUCCESS;
 }
 
 Result cuGetErrorName(int, const char** name) { return *name = "an error of the stand-in", SUCCESS; }

@@ -84,6 +84,7 @@ fn main() -> Result<()> {
         features: None,
         vision_trains: true,
         label_smoothing: 0.0,
+        graphs: None,
         save: &|_| Ok(()),
     };
     let arguments = TrainingArguments {

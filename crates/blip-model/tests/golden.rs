@@ -5,9 +5,9 @@
 
 mod common;
 
-use blip_model::{BlipForConditionalGeneration, CaptionModel as _, LoadOptions};
+use blip_model::{CaptionModel as _, LoadOptions};
 use candle_core::{Device, Tensor};
-use common::{Golden, fixture, fixture_json, load, max_error, norm_error};
+use common::{Golden, fixture, fixture_json, load, max_error, norm_error, on_device};
 use peft_lora::LoraBuilder;
 use train_ops::{ForwardContext, FrozenBuilder, TrainableBuilder};
 
@@ -16,7 +16,7 @@ fn real_positions(golden: &Golden, tensor: &Tensor) -> Tensor {
     let mask: Vec<i64> = golden.tensor("attention_mask").flatten_all().unwrap().to_vec1().unwrap();
     let positions: Vec<u32> = (0u32..).zip(mask).filter(|(_, real)| *real > 0).map(|(i, _)| i).collect();
     let rows = tensor.reshape(((), tensor.dims()[2])).unwrap();
-    rows.index_select(&Tensor::new(positions, &Device::Cpu).unwrap(), 0).unwrap()
+    rows.index_select(&Tensor::new(positions, tensor.device()).unwrap(), 0).unwrap()
 }
 
 fn agree(what: &str, loss: f64, expected: f64) {
@@ -28,7 +28,7 @@ fn logits_and_losses_agree_with_transformers_for_tied_and_untied_heads() {
     for case in ["tied", "wide"] {
         let golden = Golden::load(case);
         let (_dir, checkpoint) = golden.source().open();
-        let model = BlipForConditionalGeneration::load(&checkpoint, &mut FrozenBuilder).unwrap();
+        let model = load(&checkpoint, &mut FrozenBuilder, &on_device());
         let ctx = ForwardContext::inference();
         let features = model.encode_images(&golden.pixel_values(), &ctx).unwrap();
         let error = max_error(&features.get(0).unwrap(), golden.tensor("vision_features"));
@@ -52,7 +52,7 @@ fn logits_and_losses_agree_with_transformers_for_tied_and_untied_heads() {
 #[test]
 fn gradients_of_every_lora_a_and_lora_b_agree_with_autograd() {
     for gradient_checkpointing in [false, true] {
-        let options = LoadOptions { gradient_checkpointing, ..LoadOptions::default() };
+        let options = LoadOptions { gradient_checkpointing, ..on_device() };
         for (case, kind) in [("tied", "both"), ("wide", "text"), ("wide", "all")] {
             let golden = Golden::load(case);
             let (_dir, checkpoint) = golden.source().open();
@@ -74,7 +74,7 @@ fn gradients_of_full_fine_tuning_agree_with_autograd() {
     let golden = Golden::load("tied");
     let (_dir, checkpoint) = golden.source().open();
     let mut builder = TrainableBuilder::new();
-    let model = load(&checkpoint, &mut builder, &LoadOptions::default());
+    let model = load(&checkpoint, &mut builder, &on_device());
     let parameters = builder.finish();
     let norms = golden.facts["full"].as_object().unwrap();
     assert_eq!(parameters.keys().collect::<Vec<_>>(), norms.keys().collect::<Vec<_>>());
@@ -92,7 +92,7 @@ fn an_adapter_that_peft_saved_opens_and_is_saved_as_it_was() {
     let golden = Golden::load("tied");
     let (_dir, checkpoint) = golden.source().open();
     let mut builder = LoraBuilder::from_pretrained(fixture("golden_adapter")).unwrap();
-    let model = load(&checkpoint, &mut builder, &LoadOptions::default());
+    let model = load(&checkpoint, &mut builder, &on_device());
     let adapter = builder.finish().unwrap();
     let (loss, _) = golden.loss_and_gradients(&model, &adapter.parameters());
     agree("PEFT's adapter", loss, fixture_json("golden_adapter/loss.json")["loss"].as_f64().unwrap());
@@ -114,7 +114,7 @@ fn an_adapter_that_peft_saved_opens_and_is_saved_as_it_was() {
 fn a_frozen_encoder_leaves_no_graph() {
     let golden = Golden::load("wide");
     let (_dir, checkpoint) = golden.source().open();
-    let (model, _) = golden.adapted(&checkpoint, "text", &LoadOptions::default());
+    let (model, _) = golden.adapted(&checkpoint, "text", &on_device());
     let ctx = ForwardContext::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
     assert!(!model.encode_images(&golden.pixel_values(), &ctx).unwrap().track_op());
 }

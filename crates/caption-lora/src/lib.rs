@@ -60,6 +60,7 @@ pub mod row_order;
 pub mod run_folder;
 pub mod save;
 pub mod shell;
+pub mod step_graphs;
 pub mod task;
 pub mod terminal;
 pub mod threads;

@@ -7,12 +7,15 @@ use candle_core::{Device, Tensor};
 use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, Prefetch, TokenizedCaptions};
 use caption_model::CaptionModel;
 use train_ops::{ForwardContext, sample_key};
-use trainer_core::{BatchSource, Batches, BoxError, LossSum, LossTotal, StepContext, Task};
+use trainer_core::{
+    BatchSource, Batches, BoxError, Gradients, LossSum, LossTotal, Parameters, StepContext, Task,
+};
 
 use crate::captioning::PREFETCH;
 use crate::features::{FeatureStore, encode};
 use crate::pictures::with_flag;
 use crate::row_order::RowOrder;
+use crate::step_graphs::{Pass, StepGraphs};
 
 /// Captions, with their pictures unless features are cached. A merged batch has the pictures of each of its parts.
 pub struct Batch {
@@ -44,28 +47,39 @@ pub struct CaptionTask<'a> {
     /// Label smoothing, in training only: validation losses stay comparable between runs, and their
     /// exponential is a perplexity.
     pub label_smoothing: f32,
+    /// CUDA graphs of the passes, if they are to be used.
+    pub graphs: Option<StepGraphs>,
     /// Writes the trained parameters into a checkpoint's folder.
     pub save: &'a dyn Fn(&Path) -> Result<(), BoxError>,
 }
 
+/// The forward context of a micro-batch in training.
+fn training(batch: &Batch, context: &StepContext) -> ForwardContext {
+    let samples = context.first_sample..context.first_sample + batch.captions.batch_size() as u64;
+    let keys = samples.map(|sample| sample_key(context.seed, context.step, sample));
+    ForwardContext::training(keys.collect::<Vec<_>>())
+}
+
 impl CaptionTask<'_> {
+    fn image_features(&self, batch: &Batch, ctx: &ForwardContext) -> Result<Tensor, BoxError> {
+        if let Some(store) = &self.features {
+            return Ok(store.batch(batch.captions.rows())?);
+        }
+        let pixel_values = batch.pixel_values(self.model.device())?;
+        if self.vision_trains {
+            Ok(self.model.encode_images(&pixel_values, ctx)?)
+        } else {
+            Ok(encode(self.model, &pixel_values)?)
+        }
+    }
+
     fn loss(
         &self,
         batch: &Batch,
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize), BoxError> {
-        let features = match &self.features {
-            Some(store) => store.batch(batch.captions.rows())?,
-            None => {
-                let pixel_values = batch.pixel_values(self.model.device())?;
-                if self.vision_trains {
-                    self.model.encode_images(&pixel_values, ctx)?
-                } else {
-                    encode(self.model, &pixel_values)?
-                }
-            }
-        };
+        let features = self.image_features(batch, ctx)?;
         let input_ids = batch.captions.input_ids(self.model.device())?;
         let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
         Ok(self.model.smoothed_loss(&features, &input_ids, &labels, label_smoothing, ctx)?)
@@ -76,10 +90,24 @@ impl Task for CaptionTask<'_> {
     type Batch = Batch;
 
     fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
-        let samples = context.first_sample..context.first_sample + batch.captions.batch_size() as u64;
-        let keys: Vec<u64> = samples.map(|sample| sample_key(context.seed, context.step, sample)).collect();
-        let (sum, targets) = self.loss(batch, self.label_smoothing, &ForwardContext::training(keys))?;
+        let (sum, targets) = self.loss(batch, self.label_smoothing, &training(batch, context))?;
         Ok(LossSum { sum, targets })
+    }
+
+    fn train_gradients(
+        &self,
+        batch: &Batch,
+        context: &StepContext,
+        parameters: &Parameters,
+    ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
+        let Some(graphs) = self.graphs.as_ref().filter(|_| !self.vision_trains) else { return Ok(None) };
+        let (model, label_smoothing) = (self.model, self.label_smoothing);
+        let pass = Pass { model, parameters, label_smoothing, ctx: training(batch, context) };
+        let input_ids = batch.captions.input_ids(model.device())?;
+        let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
+        let features = || self.image_features(batch, &pass.ctx);
+        let trained = graphs.run(&pass, &input_ids, &labels, features)?;
+        Ok(trained.map(|(sum, targets, gradients)| (LossSum { sum, targets }, gradients)))
     }
 
     fn merge(&self, batches: &[Batch]) -> Result<Batch, BoxError> {

@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use train_ops::{ForwardContext, sample_key};
+use train_ops::{ForwardContext, host_numbers, sample_key};
 
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ impl ShiftedLabels {
     /// If the hidden states have another shape.
     pub fn select(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (batch, length, width) = hidden_states.dims3()?;
-        let positions = Tensor::new(&self.positions[..], hidden_states.device())?;
+        let positions = host_numbers(&self.positions, hidden_states.device())?;
         Ok(hidden_states.reshape((batch * length, width))?.index_select(&positions, 0)?)
     }
 

@@ -14,6 +14,7 @@ pub struct DropoutMask {
     isa: Isa,
     /// One for each sample.
     keys: Vec<u64>,
+    origin: Option<Origin>,
     rows_per_sample: usize,
     columns: usize,
     p: f32,
@@ -21,12 +22,43 @@ pub struct DropoutMask {
     scale: f32,
 }
 
+/// What the keys were made of.
+#[derive(Clone, Debug)]
+struct Origin {
+    samples: Vec<u64>,
+    place: u64,
+}
+
 impl DropoutMask {
     /// The mask of `keys.len() * rows_per_sample` rows of `columns` elements, each of which is dropped with probability `p`
     /// in `[0, 1)`.
     pub fn new(isa: Isa, keys: Vec<u64>, rows_per_sample: usize, columns: usize, p: f32) -> Self {
         let threshold = (f64::from(p) * 2f64.powi(32)) as u32;
-        Self { isa, keys, rows_per_sample, columns, p, threshold, scale: 1.0 / (1.0 - p) }
+        Self { isa, keys, origin: None, rows_per_sample, columns, p, threshold, scale: 1.0 / (1.0 - p) }
+    }
+
+    /// The mask at one of several places of a model that use the same samples: with the keys [`place_keys`](Self::place_keys).
+    pub fn at_place(
+        isa: Isa,
+        samples: &[u64],
+        place: u64,
+        rows_per_sample: usize,
+        columns: usize,
+        p: f32,
+    ) -> Self {
+        let keys = Self::place_keys(samples, place).collect();
+        let origin = Some(Origin { samples: samples.to_vec(), place });
+        Self { origin, ..Self::new(isa, keys, rows_per_sample, columns, p) }
+    }
+
+    /// The keys of [`at_place`](Self::at_place), one for each sample: `mix(sample ^ place)`.
+    pub fn place_keys(samples: &[u64], place: u64) -> impl Iterator<Item = u64> {
+        samples.iter().map(move |sample| mix(sample ^ place))
+    }
+
+    /// The samples and the place of [`at_place`](Self::at_place); `None` for a mask of [`new`](Self::new).
+    pub fn origin(&self) -> Option<(&[u64], u64)> {
+        self.origin.as_ref().map(|origin| (&origin.samples[..], origin.place))
     }
 
     /// Multiplies `values`, all rows of the matrix or the first of them, by the mask.

@@ -43,16 +43,7 @@ template <class T, int N, bool GRADIENT> __device__ __forceinline__ void activat
     const size_t at = size_t(row) * a.columns + column;
     float x[N], bias[N] = {}, dy[N] = {};
     load<N>(static_cast<const T*>(a.xs) + at, x);
-    if (a.bias) {
-        constexpr int STEP = N < 4 ? N : 4;
-#pragma unroll
-        for (int i = 0; i < N; i += STEP) {
-            float part[STEP];
-            load<STEP>(a.bias + column + i, part);
-#pragma unroll
-            for (int j = 0; j < STEP; ++j) bias[i + j] = part[j];
-        }
-    }
+    if (a.bias) load_parameters<N>(a.bias + column, bias);
     if constexpr (GRADIENT) load<N>(static_cast<const T*>(a.dys) + at, dy);
 #pragma unroll
     for (int i = 0; i < N; ++i) {

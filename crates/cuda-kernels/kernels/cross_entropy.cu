@@ -5,9 +5,11 @@
 
 constexpr int THREADS = 512;
 
+constexpr uint32_t NO_TARGET = ~0u;
+
 struct CrossEntropyArguments {
     void* logits;             // (rows, stride); the columns from `vocabulary` on get the gradient 0.
-    const uint32_t* targets;  // (rows)
+    const uint32_t* targets;  // (rows); NO_TARGET: a row without loss.
     float* losses;            // (rows)
     uint32_t vocabulary, stride;
     float label_smoothing;
@@ -28,6 +30,13 @@ __device__ __forceinline__ Softmax join(Softmax a, Softmax b) {
 template <class T, int N> __device__ void cross_entropy(const CrossEntropyArguments& a) {
     T* logits = static_cast<T*>(a.logits) + size_t(blockIdx.x) * a.stride;
     const uint32_t target = a.targets[blockIdx.x];
+    if (target == NO_TARGET) {
+        if (threadIdx.x == 0) a.losses[blockIdx.x] = 0.0f;
+        const float zeros[N] = {};
+        for (uint32_t column = threadIdx.x * N; a.gradient && column < a.stride; column += THREADS * N)
+            store<N>(logits + column, zeros);
+        return;
+    }
     Softmax softmax{-INFINITY, 0.0f};
     float total = 0.0f;
     for (uint32_t column = threadIdx.x * N; column < a.vocabulary; column += THREADS * N) {

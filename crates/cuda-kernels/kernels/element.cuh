@@ -66,6 +66,18 @@ __device__ __forceinline__ void load(const int8_t* from, float (&to)[16]) {
     for (int i = 0; i < 16; ++i) to[i] = int8_t(words[i / 4] >> (8 * (i % 4)));
 }
 
+// Loads `N` parameters, which are f32 whatever the activations are.
+template <int N> __device__ __forceinline__ void load_parameters(const float* from, float (&to)[N]) {
+    constexpr int STEP = N < 4 ? N : 4;
+#pragma unroll
+    for (int i = 0; i < N; i += STEP) {
+        float part[STEP];
+        load<STEP>(from + i, part);
+#pragma unroll
+        for (int j = 0; j < STEP; ++j) to[i + j] = part[j];
+    }
+}
+
 // Stores `N` neighbours at once.
 template <int N> __device__ __forceinline__ void store(float* to, const float (&from)[N]) {
     if constexpr (N == 1) {

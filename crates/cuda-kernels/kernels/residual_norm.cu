@@ -11,7 +11,7 @@ constexpr int MOST = 16;
 
 struct ResidualNormArguments {
     const void *xs, *residual;  // Null residual: 0.
-    const void *weight, *bias;
+    const float *weight, *bias;
     void *sums, *ys;     // Null sums: not wanted.
     float2* statistics;  // Mean and `1 / sqrt(variance + eps)` of each row.
     uint32_t features;
@@ -57,8 +57,8 @@ template <class T, int N> __device__ void residual_norm_forward(const ResidualNo
         const uint32_t column = (threadIdx.x + i * THREADS) * N;
         if (column >= a.features) break;
         float weight[N], bias[N];
-        load<N>(static_cast<const T*>(a.weight) + column, weight);
-        load<N>(static_cast<const T*>(a.bias) + column, bias);
+        load_parameters<N>(a.weight + column, weight);
+        load_parameters<N>(a.bias + column, bias);
 #pragma unroll
         for (int j = 0; j < N; ++j) sums[i][j] = (sums[i][j] - mean) * rstd * weight[j] + bias[j];
         store<N>(static_cast<T*>(a.ys) + first + column, sums[i]);
@@ -69,7 +69,7 @@ template <class T, int N> __device__ void residual_norm_forward(const ResidualNo
 struct ResidualNormGradientArguments {
     const void* sums;
     const float2* statistics;
-    const void* weight;
+    const float* weight;
     const void *dys, *dsums_direct;  // The gradient of the sums that does not come through the norm; null: 0.
     void *dsums, *dxs;               // Null dxs: not wanted.
     uint32_t features;
@@ -90,7 +90,7 @@ template <class T, int N> __device__ void residual_norm_backward(const ResidualN
         float weight[N];
         load<N>(static_cast<const T*>(a.sums) + first + column, normed[i]);
         load<N>(static_cast<const T*>(a.dys) + first + column, gradients[i]);
-        load<N>(static_cast<const T*>(a.weight) + column, weight);
+        load_parameters<N>(a.weight + column, weight);
 #pragma unroll
         for (int j = 0; j < N; ++j) {
             normed[i][j] = (normed[i][j] - mean) * rstd;

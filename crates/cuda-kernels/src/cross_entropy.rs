@@ -9,7 +9,7 @@ use crate::{Element, Error, Launch, Pointer, Result};
 pub struct CrossEntropy {
     /// `(rows, stride)`. If a gradient is wanted, replaced by it: 0 in columns that are not of the vocabulary.
     pub logits: Pointer,
-    /// A u32 for each row, below the vocabulary.
+    /// A u32 for each row, below the vocabulary, or [`NO_TARGET`](Self::NO_TARGET).
     pub targets: Pointer,
     /// An f32 for each row.
     pub losses: Pointer,
@@ -28,6 +28,10 @@ pub struct CrossEntropy {
 const THREADS: u32 = 512;
 
 impl CrossEntropy {
+    /// The target of a row without one: its loss and its gradient are 0. Such rows fill a batch up to a size for which a CUDA graph
+    /// exists.
+    pub const NO_TARGET: u32 = u32::MAX;
+
     /// The kernel.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::C
 use candle_core::cuda_backend::cudarc::driver::{
     DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
-use candle_core::cuda_backend::{CudaDevice, WrapErr};
+use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
@@ -50,6 +50,11 @@ impl Kernels {
     /// The type of activations.
     pub fn element(&self) -> Element {
         self.element
+    }
+
+    /// The device.
+    pub fn device_id(&self) -> DeviceId {
+        self.device.id()
     }
 
     /// Whether a tensor is on this device, of this type, contiguous, and begins at a multiple of 16 bytes.

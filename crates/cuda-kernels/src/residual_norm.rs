@@ -12,9 +12,9 @@ pub struct ResidualNorm {
     pub xs: Pointer,
     /// `(rows, features)`; null for a norm without a residual.
     pub residual: Pointer,
-    /// `(features)`, of the type of `xs`.
+    /// `(features)`, in f32.
     pub weight: Pointer,
-    /// `(features)`, of the type of `xs`.
+    /// `(features)`, in f32.
     pub bias: Pointer,
     /// `(rows, features)`, for the backward pass; null if it is not wanted.
     pub sums: Pointer,
@@ -39,7 +39,7 @@ pub struct ResidualNormGradient {
     pub sums: Pointer,
     /// As the forward pass wrote them.
     pub statistics: Pointer,
-    /// `(features)`.
+    /// `(features)`, in f32.
     pub weight: Pointer,
     /// The gradient of `ys`.
     pub dys: Pointer,

@@ -154,6 +154,14 @@ const MUTANTS: &[Mutant] = &[
         check: checks::residual_norm::residual_norm,
     },
     Mutant {
+        what: "a row without a target keeps its logits in place of a gradient of 0",
+        file: "cross_entropy.cu",
+        from: "            store<N>(logits + column, zeros);",
+        to: "            (void)zeros;",
+        kernels: &["cross_entropy"],
+        check: checks::cross_entropy::cross_entropy,
+    },
+    Mutant {
         what: "elements after the last are changed",
         file: "optimizer.cu",
         from: "body(i, min(end - i, 4u));",

@@ -29,20 +29,28 @@ impl Decoder {
     /// The last layer needs the image tokens for keys and values only, so it has queries at the text positions only.
     pub(crate) fn forward(&self, image: &Tensor, text: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let prefix = image.dim(1)?;
-        let mut hidden_states = Tensor::cat(&[image, text], 1)?;
+        let mut hidden_states = self.as_activations(&Tensor::cat(&[image, text], 1)?, ctx)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let first_query = if index + 1 == self.layers.len() { prefix } else { 0 };
             let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
             hidden_states = layer.forward(&hidden_states, mask, ctx)?;
         }
-        Ok(hidden_states)
+        Ok(hidden_states.to_dtype(text.dtype())?)
+    }
+
+    /// Hidden states in the type in which the layers compute.
+    fn as_activations(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        match self.layers.first() {
+            Some(layer) => Ok(layer.as_activations(hidden_states, ctx)?),
+            None => Ok(hidden_states.clone()),
+        }
     }
 
     /// A cache for each layer with the keys and values of image tokens `(pictures, image, hidden)` and slots for `slots`
     /// text tokens. Image tokens do not see text, so their keys and values are computed once for all steps and beams.
     pub(crate) fn caches(&self, image: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
         let ctx = ForwardContext::inference();
-        let mut hidden_states = image.clone();
+        let mut hidden_states = self.as_activations(image, &ctx)?;
         let mut caches = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let [key, value] = if index + 1 < self.layers.len() {
@@ -67,7 +75,7 @@ impl Decoder {
     /// values are written to `caches`.
     fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor> {
         let ctx = ForwardContext::inference();
-        let mut hidden_states = text.clone();
+        let mut hidden_states = self.as_activations(text, &ctx)?;
         for (layer, cache) in self.layers.iter().zip(caches) {
             let key = layer.key.forward(&hidden_states, &ctx)?;
             let value = layer.value.forward(&hidden_states, &ctx)?;
@@ -76,7 +84,7 @@ impl Decoder {
             let context = cached_attention(&query, cache, rows)?;
             hidden_states = layer.after_attention(&context, &hidden_states, &ctx)?;
         }
-        Ok(hidden_states)
+        Ok(hidden_states.to_dtype(text.dtype())?)
     }
 }
 

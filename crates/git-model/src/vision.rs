@@ -54,10 +54,14 @@ impl VisionEncoder {
         let embeddings = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
         let embeddings = embeddings.broadcast_add(&ctx.parameter(&self.position_embedding))?;
         let mut hidden_states = self.pre_layer_norm.forward(&embeddings, ctx)?;
+        if let Some(layer) = self.layers.first() {
+            hidden_states = layer.as_activations(&hidden_states, ctx)?;
+        }
         for layer in &self.layers {
             hidden_states = layer.forward(&hidden_states, AttentionMask::Full, ctx)?;
         }
-        Ok(self.post_layer_norm.forward(&hidden_states, ctx)?)
+        let features = self.post_layer_norm.forward(&hidden_states, ctx)?;
+        Ok(features.to_dtype(embeddings.dtype())?)
     }
 }
 

@@ -1,5 +1,5 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
-use cpu_kernels::{DropoutMask, mix};
+use cpu_kernels::DropoutMask;
 
 use crate::attached::attach;
 use crate::{Error, ForwardContext, Result, cuda, host};
@@ -63,8 +63,8 @@ impl Dropout {
                 samples: keys.len(),
             });
         }
-        let streams = keys.iter().map(|key| mix(key ^ self.site)).collect();
-        Ok(Some(DropoutMask::new(host::isa()?, streams, rows / keys.len(), features, self.p)))
+        let rows_per_sample = rows / keys.len();
+        Ok(Some(DropoutMask::at_place(host::isa()?, keys, self.site, rows_per_sample, features, self.p)))
     }
 }
 

@@ -43,6 +43,7 @@ mod error;
 mod file;
 mod forward_context;
 mod grad_proxy;
+mod graph_run;
 mod host;
 mod layer;
 mod layer_norm;
@@ -63,6 +64,7 @@ pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, Trainabl
 pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
+pub use cuda::{DeviceGraph, host_numbers};
 pub use decoding::{
     DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
 };
@@ -72,6 +74,7 @@ pub use entered::{Entered, current_context, enter};
 pub use error::{Error, Result};
 pub use file::RandomAccessFile;
 pub use forward_context::{ForwardContext, sample_key};
+pub use graph_run::Run;
 pub use layer::LinearLayer;
 pub use layer_norm::LayerNorm;
 pub use linear::{

@@ -1,14 +1,18 @@
 //! Stand-ins for the module `cuda` without the feature `fused-cuda`: no kernel serves any tensor.
 
-use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use cpu_kernels::DropoutMask;
 
 use crate::attention::Sizes;
 use crate::decoding::{DecodingRows, Seen};
-use crate::{Activation, AttentionMask, FrozenLinear};
+use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run};
 
 pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
     Ok(None)
+}
+
+pub(crate) fn computes_in_bf16(_: &FrozenLinear, _: usize) -> Result<bool> {
+    Ok(false)
 }
 
 pub(crate) fn attention(
@@ -78,4 +82,34 @@ pub(crate) fn lora_linear(
     _: Option<&DropoutMask>,
 ) -> Result<Option<Tensor>> {
     Ok(None)
+}
+
+/// Numbers of a batch as a tensor on a device.
+///
+/// # Errors
+/// If the device has no memory.
+pub fn host_numbers(numbers: &[u32], device: &Device) -> Result<Tensor> {
+    Tensor::new(numbers, device)
+}
+
+/// Work on an NVIDIA GPU that was recorded once and is repeated by one call of the driver. Without the feature `fused-cuda` there is none.
+#[derive(Debug)]
+pub struct DeviceGraph(std::convert::Infallible);
+
+impl DeviceGraph {
+    /// Records `work`.
+    ///
+    /// # Errors
+    /// Always, without the feature `fused-cuda`.
+    pub fn record(_: &Device, _: impl FnMut(Run) -> Result<Vec<Tensor>>) -> Result<Self> {
+        bail!("a graph needs a build with the feature fused-cuda")
+    }
+
+    /// Queues the work.
+    ///
+    /// # Errors
+    /// Never: there is no such graph.
+    pub fn replay(&self, _: &ForwardContext, _: &[u32]) -> Result<&[Tensor]> {
+        match self.0 {}
+    }
 }

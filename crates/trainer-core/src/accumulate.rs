@@ -96,12 +96,12 @@ fn own_passes<T: Task>(
         }
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
         let mut group = MicroBatches::next(task, batches, range, context)?;
-        let loss = group.train_loss(task)?;
+        let (loss, gradients) = group.train(task, parameters)?;
         samples += group.samples;
         let targets = loss.targets;
         // Worker 0 has the first passes of the sum, so it can add them at once. The others must keep each.
         let mut slot = if workers.rank() == 0 { slots.pop().unwrap_or_default() } else { Gradients::new() };
-        let loss = backward(loss, step, parameters, &mut slot)?;
+        let loss = backward((loss, gradients), step, parameters, &mut slot)?;
         slots.push(slot);
         group.release();
         passes.push((group, targets, loss));
@@ -121,10 +121,10 @@ fn own_passes<T: Task>(
     Ok((slots, Report { passes, missing }))
 }
 
-/// Adds the gradients of one pass and returns its loss without the graph. The graph is freed here, so that only one is in
-/// memory at a time.
+/// Adds the gradients of one pass, which are computed here if the task did not, and returns its loss without the graph. The graph is
+/// freed here, so that only one is in memory at a time.
 fn backward(
-    loss: LossSum,
+    (loss, computed): (LossSum, Option<Gradients>),
     step: usize,
     parameters: &Parameters,
     gradients: &mut Gradients,
@@ -135,6 +135,9 @@ fn backward(
     if loss.sum.rank() != 0 {
         return Err(Error::LossShape { step, shape: loss.sum.dims().to_vec() });
     }
-    gradients.accumulate(parameters, loss.sum.backward()?)?;
+    match computed {
+        Some(computed) => gradients.add(&computed)?,
+        None => gradients.accumulate(parameters, loss.sum.backward()?)?,
+    }
     Ok(Some(loss.sum.detach()))
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
-use crate::{BoxError, Error, LossSum, Result, StepContext, Task};
+use crate::{BoxError, Error, Gradients, LossSum, Parameters, Result, StepContext, Task};
 
 /// The micro-batches of one forward and backward pass: a single one, or several that the task merges.
 pub(crate) struct MicroBatches<B> {
@@ -37,13 +37,21 @@ impl<B> MicroBatches<B> {
         Ok(Self { range, context, descriptions, samples, batches })
     }
 
-    /// Computes the loss of all of them in one pass.
-    pub(crate) fn train_loss<T: Task<Batch = B>>(&self, task: &T) -> Result<LossSum> {
-        let loss = match &self.batches[..] {
-            [batch] => task.train_loss(batch, &self.context),
-            batches => self.merged(task, batches).and_then(|batch| task.train_loss(&batch, &self.context)),
+    /// Computes the loss of all of them in one pass, and the gradients if the task does that itself.
+    pub(crate) fn train<T: Task<Batch = B>>(
+        &self,
+        task: &T,
+        parameters: &Parameters,
+    ) -> Result<(LossSum, Option<Gradients>)> {
+        let train = |batch: &B| match task.train_gradients(batch, &self.context, parameters)? {
+            Some((loss, gradients)) => Ok((loss, Some(gradients))),
+            None => Ok((task.train_loss(batch, &self.context)?, None)),
         };
-        loss.map_err(|source| self.error(source, self.descriptions.join("; ")))
+        let trained = match &self.batches[..] {
+            [batch] => train(batch),
+            batches => self.merged(task, batches).and_then(|batch| train(&batch)),
+        };
+        trained.map_err(|source| self.error(source, self.descriptions.join("; ")))
     }
 
     fn merged<T: Task<Batch = B>>(&self, task: &T, batches: &[B]) -> Result<B, BoxError> {

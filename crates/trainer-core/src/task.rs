@@ -4,7 +4,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Measured, Result};
+use crate::{BoxError, Gradients, Measured, Parameters, Result};
 
 /// The model and its objective: turns a batch into a loss.
 ///
@@ -19,6 +19,18 @@ pub trait Task {
     /// Anything random, such as dropout, must depend only on `context` and the sample's position in the batch: a
     /// resumed run then repeats what the interrupted one would have done.
     fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError>;
+
+    /// Computes the loss of one micro-batch and its gradients in a way of the task's own, such as a graph recorded on the device.
+    /// They must be those of [`train_loss`](Self::train_loss) and its backward pass. The engine keeps the tensors until the step is
+    /// done: they must not change. Default: `None`, which asks for `train_loss`.
+    fn train_gradients(
+        &self,
+        _batch: &Self::Batch,
+        _context: &StepContext,
+        _parameters: &Parameters,
+    ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
+        Ok(None)
+    }
 
     /// Concatenates several micro-batches of a step, in order, into one batch. Its loss, targets and random draws must be
     /// those of the parts, up to rounding. Called when

@@ -8,14 +8,30 @@ mod numbers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use blip_model::{BlipForConditionalGeneration, CaptionModel, Checkpoint};
+use blip_model::{BlipForConditionalGeneration, CaptionModel, Checkpoint, LoadOptions};
 use candle_core::{DType, Device, Tensor, Var};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig, Modules};
 use serde_json::Value;
 use train_ops::LayerBuilder;
 
 pub(crate) use numbers::*;
+
+/// The device that computes: the CPU, or with `TEST_DEVICE=cuda` a GPU, one for the whole run.
+pub(crate) fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || match std::env::var("TEST_DEVICE").as_deref() {
+        Ok("cuda") => train_ops::cuda_device(0).unwrap(),
+        _ => Device::Cpu,
+    };
+    DEVICE.get_or_init(open).clone()
+}
+
+/// The options of a model on that device.
+pub(crate) fn on_device() -> LoadOptions {
+    LoadOptions { device: device(), ..LoadOptions::default() }
+}
 
 /// Path of a file of `tests/fixtures`.
 pub(crate) fn fixture(file: &str) -> PathBuf {
@@ -113,7 +129,8 @@ impl Golden {
     }
 
     pub(crate) fn pixel_values(&self) -> Tensor {
-        pixels(self.source().seed(), "pixel_values", &shape(&self.facts["pixel_values"]))
+        let pixels = pixels(self.source().seed(), "pixel_values", &shape(&self.facts["pixel_values"]));
+        pixels.to_device(&device()).unwrap()
     }
 
     pub(crate) fn input_ids(&self) -> Tensor {
@@ -122,7 +139,7 @@ impl Golden {
 
     /// Recorded token ids.
     pub(crate) fn ids(&self, name: &str) -> Tensor {
-        self.tensor(name).to_dtype(DType::U32).unwrap()
+        self.tensor(name).to_dtype(DType::U32).unwrap().to_device(&device()).unwrap()
     }
 
     pub(crate) fn labels(&self) -> Vec<Vec<i64>> {
@@ -178,9 +195,8 @@ impl Golden {
         let expected: BTreeMap<String, Vec<usize>> = shapes(&facts["adapter"]).into_iter().collect();
         assert!(parameters.keys().eq(expected.keys()), "{kind}: PEFT adapts other layers");
         for (key, shape) in expected {
-            parameters[&key]
-                .set(&parameter(self.source().seed(), &key, &shape, self.source().scale()))
-                .unwrap();
+            let value = parameter(self.source().seed(), &key, &shape, self.source().scale());
+            parameters[&key].set(&value.to_device(&device()).unwrap()).unwrap();
         }
         (model, adapter)
     }

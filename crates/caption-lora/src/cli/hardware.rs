@@ -41,6 +41,10 @@ pub(super) struct HardwareFlags {
     /// Run the frozen vision encoder on every picture in every epoch, instead of caching its features
     #[arg(long)]
     no_feature_cache: bool,
+    /// On an NVIDIA GPU, launch the kernels of each training pass one after another instead of recorded CUDA
+    /// graphs, for debugging
+    #[arg(long)]
+    no_cuda_graph: bool,
 }
 
 same_fields! {
@@ -54,5 +58,6 @@ same_fields! {
         feature_cache_memory,
         feature_cache_dtype,
         no_feature_cache,
+        no_cuda_graph,
     }
 }

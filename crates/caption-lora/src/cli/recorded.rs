@@ -160,6 +160,7 @@ mod tests {
                 feature_cache_memory: Some(134_217_729),
                 feature_cache_dtype: Some(FeatureDtype::F32),
                 no_feature_cache: false,
+                no_cuda_graph: true,
             },
         }
     }

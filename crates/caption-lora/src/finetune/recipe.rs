@@ -12,6 +12,7 @@ use crate::judge::{Judge, Judgement};
 use crate::options::Finetune;
 use crate::row_order::RowOrder;
 use crate::save;
+use crate::step_graphs::StepGraphs;
 use crate::task::{CaptionBatches, CaptionTask, References};
 
 /// Everything that training and evaluation need: the results of the stages before training.
@@ -84,8 +85,12 @@ impl<'a> Recipe<'a> {
 
     /// The model as a task of the engine; `save` writes its trained parameters into a checkpoint's folder.
     pub(super) fn task<'t>(&'t self, save: &'t dyn Fn(&Path) -> Result<(), BoxError>) -> CaptionTask<'t> {
+        let model = self.plan.adapted.model.as_ref();
+        let graphs =
+            (!self.options.hardware.no_cuda_graph).then(|| StepGraphs::new(model.device())).flatten();
         CaptionTask {
-            model: self.plan.adapted.model.as_ref(),
+            model,
+            graphs,
             features: self.features.clone(),
             vision_trains: self.plan.adapted.vision_trains,
             label_smoothing: self.options.training.label_smoothing_factor as f32,

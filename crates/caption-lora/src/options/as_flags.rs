@@ -145,6 +145,7 @@ fn hardware(options: &Finetune) -> Vec<Option<Given>> {
         ),
         maybe("feature-cache-dtype", hardware.feature_cache_dtype),
         switch("no-feature-cache", hardware.no_feature_cache),
+        switch("no-cuda-graph", hardware.no_cuda_graph),
     ]
 }
 

@@ -29,6 +29,9 @@ pub struct Hardware {
     pub feature_cache_dtype: Option<FeatureDtype>,
     /// Whether the frozen vision encoder runs on every picture in every epoch, without a cache. Default: false.
     pub no_feature_cache: bool,
+    /// Whether the kernels of each training pass on an NVIDIA GPU are launched one after another, for debugging, in place of recorded
+    /// CUDA graphs. Default: false.
+    pub no_cuda_graph: bool,
 }
 
 /// Why a trained encoder's features cannot be cached, and what to do.

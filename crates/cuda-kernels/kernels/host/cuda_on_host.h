@@ -253,7 +253,14 @@ inline void run_block(unsigned number) {
             fault = "a write beyond the shared memory of the launch";
 }
 
+// Where a launch is put in place of being run, if not null: it has copies of its arguments.
+inline std::function<bool()>* recorded;
+
 inline bool launch(dim3 grid_size, dim3 block_size, size_t shared_bytes, std::function<void()> f) {
+    if (recorded) {
+        *recorded = [=] { return launch(grid_size, block_size, shared_bytes, f); };
+        return true;
+    }
     fault.clear();
     if (shared_bytes > MOST_SHARED_BYTES) fault = std::to_string(shared_bytes) + " bytes of shared memory";
     if (block_size.x * block_size.y * block_size.z > 1024 || grid_size.y > 65535 || grid_size.z > 65535)
@@ -312,7 +319,8 @@ struct Register {
     Register(const char* name, Call call) { kernels()[name] = call; }
 };
 template <class A> bool call(void (*f)(A), dim3 g, dim3 b, size_t bytes, void** arguments) {
-    return launch(g, b, bytes, [=] { f(*static_cast<A*>(arguments[0])); });
+    const A argument = *static_cast<A*>(arguments[0]);
+    return launch(g, b, bytes, [=] { f(argument); });
 }
 }  // namespace cuda_on_host
 
@@ -327,6 +335,15 @@ extern "C" inline __attribute__((used, visibility("default"))) int cuda_on_host_
     if (found == cuda_on_host::kernels().end()) return 1;
     cuda_on_host::seed = seed;
     return found->second({g[0], g[1], g[2]}, {b[0], b[1], b[2]}, shared_bytes, arguments) ? 0 : 2;
+}
+// The launch of a kernel, to be run later, as often as wanted. The results are those of `cuda_on_host_launch`.
+extern "C" inline __attribute__((used, visibility("default"))) int cuda_on_host_record(
+    const char* name, const unsigned* g, const unsigned* b, unsigned shared_bytes, void** arguments,
+    std::function<bool()>* launch) {
+    cuda_on_host::recorded = launch;
+    const int code = cuda_on_host_launch(name, g, b, shared_bytes, 0, arguments);
+    cuda_on_host::recorded = nullptr;
+    return code;
 }
 extern "C" inline __attribute__((used, visibility("default"))) const char* cuda_on_host_fault() {
     return cuda_on_host::fault.c_str();

@@ -34,10 +34,10 @@ pub(crate) fn residual_norm(emulator: &Emulator) -> Outcome {
 fn one(emulator: &Emulator, element: Element, rows: usize, features: usize, options: Options) -> Outcome {
     let count = rows * features;
     let [x, r, dy, direct] = [1, 2, 3, 4].map(|seed| uniform(element, seed, count));
-    let [w, b] = [5, 6].map(|seed| uniform(element, seed, features));
+    let [w, b] = [5, 6].map(|seed| uniform(Element::F32, seed, features));
     let mask = TestMask::new(options.samples, rows, features, 0.25);
     let [xs, residual, dys, dsums_direct] = [&x, &r, &dy, &direct].map(|values| Memory::of(element, values));
-    let [weight, bias] = [&w, &b].map(|values| Memory::of(element, values));
+    let [weight, bias] = [&w, &b].map(|values| Memory::of(Element::F32, values));
     let given = |memory: &Memory, is: bool| if is { memory.pointer() } else { Pointer::NULL };
 
     let results = in_all_orders(|seed| {

@@ -5,13 +5,11 @@ use cuda_kernels::{
     Attention, AttentionGradients, AttentionSizes, AttentionStrides, Mask, Pointer, VisibleKeys,
 };
 
+use super::activations::MOST_HEAD_DIM;
 use super::dropout::DeviceMask;
 use super::node::node3;
 use crate::AttentionMask;
 use crate::attention::Sizes;
-
-/// The most features of a head.
-const MOST_HEAD_DIM: usize = 64;
 
 /// Attention that never stores its scores.
 pub(crate) fn attention(

@@ -2,6 +2,7 @@ use candle_core::{CudaStorage, Result, Shape, Tensor};
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{CrossEntropy, LossSum, Pointer};
 
+use super::inputs::host_numbers;
 use super::node::node;
 use crate::FrozenLinear;
 
@@ -61,7 +62,7 @@ fn losses(
     gradient: bool,
 ) -> Result<Tensor> {
     let (rows, vocabulary) = logits.dims2()?;
-    let targets = Tensor::new(targets, logits.device())?;
+    let targets = host_numbers(targets, logits.device())?;
     let mut losses = kernels.floats(rows)?;
     let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
         let operation = CrossEntropy {

@@ -2,10 +2,8 @@ use candle_core::{Result, Tensor};
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{DecodingAttention, Pointer};
 
+use super::activations::MOST_HEAD_DIM;
 use crate::decoding::{DecodingRows, Seen};
-
-/// The most features of a head.
-const MOST_HEAD_DIM: usize = 64;
 
 /// Attention of the newest tokens of each sequence, over a cache whose keys and values stay where they are. `query` is
 /// `(rows, new, width)`, `image` `(images, tokens, width)`, `text` `(slots, width)`; the caller checked that they fit.

@@ -3,6 +3,7 @@ use cpu_kernels::DropoutMask;
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Dropout, Mask, Pointer};
 
+use super::keys::device_keys;
 use super::node::node;
 
 /// A mask whose keys are on the device: a few bytes in place of a factor for each element.
@@ -15,7 +16,7 @@ pub(super) struct DeviceMask {
 impl DeviceMask {
     pub(super) fn new(kernels: &Kernels, mask: &DropoutMask) -> Result<Self> {
         let rows_per_sample = u32::try_from(mask.rows_per_sample()).unwrap_or(u32::MAX);
-        Ok(Self { keys: kernels.words(mask.keys())?, rows_per_sample, p: mask.p() })
+        Ok(Self { keys: device_keys(kernels, mask)?, rows_per_sample, p: mask.p() })
     }
 
     /// The mask as kernels take it, with the address of its keys.

@@ -1,4 +1,4 @@
-use candle_core::{CudaStorage, Result, Shape, Tensor};
+use candle_core::{CudaStorage, DType, Result, Shape, Tensor};
 use cpu_kernels::DropoutMask;
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Mask, Pointer, ResidualNorm, ResidualNormGradient};
@@ -65,13 +65,13 @@ impl Norm {
         mask: Option<&DropoutMask>,
     ) -> Result<Option<Self>> {
         let trained = weight.track_op() || bias.track_op();
-        let same_type = weight.dtype() == xs.dtype() && bias.dtype() == xs.dtype();
-        if trained || !same_type || weight.elem_count() > MOST_FEATURES {
+        if trained || weight.elem_count() > MOST_FEATURES {
             return Ok(None);
         }
         let Some(kernels) = Kernels::of(xs) else { return Ok(None) };
         let mask = mask.map(|mask| DeviceMask::new(&kernels, mask)).transpose()?;
-        Ok(Some(Self { kernels, weight: weight.contiguous()?, bias: bias.contiguous()?, eps, mask }))
+        let parameter = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.contiguous();
+        Ok(Some(Self { kernels, weight: parameter(weight)?, bias: parameter(bias)?, eps, mask }))
     }
 
     /// The mask, whose keys are at the address after the first `others`.

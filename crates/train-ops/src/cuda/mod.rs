@@ -2,21 +2,28 @@
 //! another device or of another type, or sizes that they were not written for. The operation is then composed of candle's.
 
 mod activation;
+mod activations;
 mod attention;
 mod cross_entropy;
 mod decoding;
 mod dropout;
 mod frozen;
+mod graph;
+mod inputs;
+mod keys;
 mod layer_norm;
 mod lora;
 mod node;
 mod product;
 
 pub(crate) use activation::activation;
+pub(crate) use activations::computes_in_bf16;
 pub(crate) use attention::attention;
 pub(crate) use cross_entropy::{cross_entropy, linear_cross_entropy};
 pub(crate) use decoding::decoding_attention;
 pub(crate) use dropout::{dropout, factors};
 pub(crate) use frozen::frozen_linear;
+pub use graph::DeviceGraph;
+pub use inputs::host_numbers;
 pub(crate) use layer_norm::{layer_norm, residual_norm};
 pub(crate) use lora::lora_linear;

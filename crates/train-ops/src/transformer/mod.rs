@@ -10,13 +10,13 @@ mod rows;
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 pub use decoder::{CrossAttention, DecoderLayer, DecoderMasks};
 
 use crate::{
-    Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, Result, attention, host,
-    recompute,
+    Activation, AttentionMask, Dropout, ForwardContext, LayerNorm, LinearLayer, Result, attention, cuda,
+    host, recompute,
 };
 
 /// A layer of a transformer (Vaswani et al., 2017): attention and a feed-forward block (MLP) of two layers, each with a residual
@@ -91,6 +91,19 @@ impl TransformerLayer {
         match self.as_operation_with_keys(hidden_states, mask)? {
             Some(results) => Ok(results),
             None => self.composed_with_keys(hidden_states, mask, &ForwardContext::inference()),
+        }
+    }
+
+    /// Hidden states in the type in which the layer computes best: bf16 if its weights are bf16 and a GPU has kernels for that, which
+    /// keep all sums in f32; else as they are. Convert them before the first layer, and the result after the last.
+    pub fn as_activations(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        let query = self.query.adapted(ctx)?;
+        let head_dim = self.query.out_features() / self.heads.max(1);
+        match query {
+            Some(query) if cuda::computes_in_bf16(query.base(), head_dim)? => {
+                Ok(hidden_states.to_dtype(DType::BF16)?)
+            }
+            _ => Ok(hidden_states.clone()),
         }
     }
 

@@ -48,11 +48,11 @@ impl LinearLayer for Adapted {
     }
 }
 
-const WIDTH: usize = 32;
+pub(crate) const WIDTH: usize = 32;
 const INNER: usize = 48;
 
 /// A layer whose adapters are the tensors after the first.
-fn transformer_layer(x: &[Tensor], norm_first: bool) -> TransformerLayer {
+pub(crate) fn transformer_layer(x: &[Tensor], norm_first: bool) -> TransformerLayer {
     let linear = |index: usize, n_in: usize, n_out: usize| -> Arc<dyn LinearLayer> {
         let path = format!("layer{index}");
         let weight = (constant(20 + index as u64, &[n_out, n_in], &x[0]) * 0.25).unwrap();
@@ -87,21 +87,25 @@ fn transformer_layer(x: &[Tensor], norm_first: bool) -> TransformerLayer {
     }
 }
 
+/// The shapes of the adapters, `A` and `B` of one linear layer after the other.
+pub(crate) fn adapter_shapes() -> Vec<[usize; 2]> {
+    let shapes = |index: usize| {
+        let (n_in, n_out) = match index {
+            4 => (WIDTH, INNER),
+            5 => (INNER, WIDTH),
+            _ => (WIDTH, WIDTH),
+        };
+        [[8, n_in], [n_out, 8]]
+    };
+    (0..6).flat_map(shapes).collect()
+}
+
 #[test]
 fn a_whole_layer_of_a_transformer() {
     for first_query in [0, 1] {
         let mask = AttentionMask::CausalAfterPrefix { prefix: 2, first_query };
         for norm_first in [false, true] {
-            let shapes: Vec<[usize; 2]> = (0..6usize)
-                .flat_map(|index| {
-                    let (n_in, n_out) = match index {
-                        4 => (WIDTH, INNER),
-                        5 => (INNER, WIDTH),
-                        _ => (WIDTH, WIDTH),
-                    };
-                    [[8, n_in], [n_out, 8]]
-                })
-                .collect();
+            let shapes = adapter_shapes();
             let mut inputs: Vec<Input<'_>> = vec![(Trained, 1, &[2, 6, WIDTH])];
             inputs.extend((70..).zip(&shapes).map(|(seed, shape)| (Parameter, seed, &shape[..])));
             let name = format!("layer, norm first: {norm_first}, first query {first_query}");

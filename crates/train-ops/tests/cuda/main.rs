@@ -5,14 +5,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[cfg(feature = "fused-cuda")]
+mod graph;
 mod layer;
 
 use candle_core::{DType, Device, Tensor, Var};
 use common::{Frozen, Input, ONE, Parameter, Trained, check, constant, gpu, list, training, values};
 use train_ops::{
-    Activation, AttentionMask, DecodingRows, Dropout, FrozenLinear, KeyValueCache, LayerNorm, LinearLayer,
-    LoraWeights, TrainableLinear, attention, cached_attention, cached_cross_attention, cached_self_attention,
-    cross_entropy_sum, linear_cross_entropy_sum, lora_linear,
+    Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyValueCache, LayerNorm,
+    LinearLayer, LoraWeights, TrainableLinear, attention, cached_attention, cached_cross_attention,
+    cached_self_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
 };
 
 #[test]
@@ -28,6 +30,24 @@ fn masks_of_dropout_are_those_of_the_cpu_to_the_last_bit() {
         assert_eq!(run(gpu()), run(&Device::Cpu), "{shape:?}");
     }
     check("dropout", &[(Trained, 1, &[2, 5, 24])], ONE, |x| dropout.forward(&x[0], &training()).unwrap());
+}
+
+#[test]
+fn masks_of_several_places_and_passes_are_those_of_the_cpu() {
+    let places = ["a", "b", "c"].map(|path| Dropout::new(path, 0.4).unwrap());
+    let xs = values(1, &[2, 3, 16]);
+    // Places that are known or new, and passes of other samples, also of another number.
+    for (step, used) in [&[0, 1][..], &[1, 0, 2], &[2, 1, 0, 2], &[0]].into_iter().enumerate() {
+        let keys: Vec<u64> =
+            (0..1 + step as u64 % 2).map(|sample| sample_key(7, step as u64, sample)).collect();
+        let masks = |device: &Device| {
+            let xs = xs.to_device(device).unwrap();
+            let ctx = ForwardContext::training(keys.clone());
+            let masks = used.iter().map(|place| list(&places[*place].forward(&xs, &ctx).unwrap()));
+            masks.collect::<Vec<_>>()
+        };
+        assert_eq!(masks(gpu()), masks(&Device::Cpu), "pass {step}");
+    }
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use candle_core::backprop::GradStore;
 use proptest::prelude::*;
 use trainer_core::{
-    BatchSource, BoxError, Error, IntervalStrategy, LogEntry, LossSum, LossTotal, OptimizerType, Parameters,
-    StepContext, Task, Trainer, TrainerState, TrainingArguments,
+    BatchSource, BoxError, Error, Gradients, IntervalStrategy, LogEntry, LossSum, LossTotal, OptimizerType,
+    Parameters, StepContext, Task, Trainer, TrainerState, TrainingArguments,
 };
 
 /// Trains for one step per epoch on micro-batches of the given sizes. Returns the log and the parameters.
@@ -277,4 +277,55 @@ fn the_last_step_of_an_epoch_takes_the_remaining_batches() {
         })
         .collect();
     assert_eq!(epochs, [(1, 4.0 / 6.0), (2, 1.0)]);
+}
+
+/// An `Mlp` that computes its gradients itself for every second batch, and counts the losses that it is asked for.
+struct OwnGradients {
+    mlp: Mlp,
+    passes: RefCell<[usize; 2]>,
+}
+
+impl Task for OwnGradients {
+    type Batch = Batch;
+
+    fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
+        self.passes.borrow_mut()[0] += 1;
+        self.mlp.train_loss(batch, context)
+    }
+
+    fn train_gradients(
+        &self,
+        batch: &Batch,
+        context: &StepContext,
+        parameters: &Parameters,
+    ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
+        if batch.numbers[0] % 4 == 0 {
+            return Ok(None);
+        }
+        self.passes.borrow_mut()[1] += 1;
+        let loss = self.mlp.train_loss(batch, context)?;
+        let mut gradients = Gradients::new();
+        gradients.accumulate(parameters, loss.sum.backward()?)?;
+        Ok(Some((LossSum { sum: loss.sum.detach(), ..loss }, gradients)))
+    }
+
+    fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
+        self.mlp.eval_loss(batch)
+    }
+
+    fn num_samples(&self, batch: &Batch) -> usize {
+        batch.numbers.len()
+    }
+}
+
+#[test]
+fn gradients_that_a_task_computes_itself_give_the_same_run() {
+    let rows = random_rows(1, 8);
+    let expected = train(&rows, &[2; 4], 0.3);
+    let task = OwnGradients { mlp: Mlp::with_dropout(5, 0.3), passes: RefCell::default() };
+    let state = train_fused(&task, &task.mlp, &rows, &[2; 4], 1).unwrap();
+    let parameters: Vec<f32> = task.mlp.variables.values().flat_map(|variable| values(variable)).collect();
+    assert_eq!(losses_and_norms(&state), losses_and_norms(&expected.0));
+    assert_eq!(parameters, expected.1);
+    assert_eq!(task.passes.take(), [6, 6]);
 }

@@ -1,0 +1,17 @@
+// CUDA graphs: work that is recorded and replayed.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+struct Graph {
+    std::vector<std::function<void()>> nodes;
+};
+
+// Memory that a graph allocates, at the same place in each replay.
+struct GraphMemory {
+    Graph* graph;
+    size_t bytes;
+    // By a replay, or by the program after it.
+    bool freed;
+};
