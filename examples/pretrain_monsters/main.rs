@@ -85,6 +85,7 @@ fn main() -> Result<()> {
         vision_trains: true,
         label_smoothing: 0.0,
         save: &|_| Ok(()),
+        before_saving: None,
     };
     let arguments = TrainingArguments {
         num_train_epochs: 1.0,

@@ -46,6 +46,8 @@ pub struct CaptionTask<'a> {
     pub label_smoothing: f32,
     /// Writes the trained parameters into a checkpoint's folder.
     pub save: &'a dyn Fn(&Path) -> Result<(), BoxError>,
+    /// Prepares the checkpoint of a step, on all processes of a job; `None` if there is nothing to prepare.
+    pub before_saving: Option<&'a dyn Fn(usize) -> Result<(), BoxError>>,
 }
 
 impl CaptionTask<'_> {
@@ -101,6 +103,10 @@ impl Task for CaptionTask<'_> {
 
     fn describe(&self, batch: &Batch) -> String {
         format!("rows {:?}", batch.captions.rows())
+    }
+
+    fn before_saving(&self, global_step: usize) -> Result<(), BoxError> {
+        self.before_saving.map_or(Ok(()), |prepare| prepare(global_step))
     }
 
     fn save_model(&self, directory: &Path) -> Result<(), BoxError> {

@@ -34,7 +34,7 @@ mod online;
 pub use absent::{Hub, damaged};
 pub use advice::Refusal;
 pub use error::{Error, Result};
-pub use fetched::{DatasetFiles, Fetched, FetchedDataset};
+pub use fetched::{DatasetFiles, Fetched, FetchedDataset, PiecewiseDataset};
 pub use location::{Location, RepoId};
 #[cfg(feature = "hub")]
 pub use online::{Hub, HubConfig, damaged};
