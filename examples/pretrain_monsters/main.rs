@@ -86,6 +86,7 @@ fn main() -> Result<()> {
         label_smoothing: 0.0,
         graphs: None,
         save: &|_| Ok(()),
+        before_saving: None,
     };
     let arguments = TrainingArguments {
         num_train_epochs: 1.0,

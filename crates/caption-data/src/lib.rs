@@ -117,7 +117,7 @@ pub use split::{
 };
 pub use subset::Subset;
 #[cfg(feature = "parquet")]
-pub use tables::ParquetSource;
+pub use tables::{ParquetSource, RemoteFile};
 pub use tokenized::{TokenCuts, TokenizedCaptions};
 pub use tokenizer::{CaptionTokenizer, Encoded};
 pub use walk::{Pictures, pictures_of};

@@ -38,11 +38,12 @@ pub fn window_memory(window: u64) -> usize {
 }
 
 /// Rows that stand for a dataset, in ascending order: the first 64 of up to 16 of its
-/// [`shards`](CaptionSource::shards), which lie evenly between its first and its last; without shards, up to 1,024
-/// rows at equal distances. All rows, if there are no more.
+/// [`shards`](CaptionSource::shards), which lie at equal distances and take 256 MiB or two shards; without shards, up
+/// to 1,024 rows at equal distances. All rows, if there are no more.
 pub fn sample_rows(source: &dyn CaptionSource) -> Vec<usize> {
     const SHARDS: usize = 16;
     const ROWS: usize = 64;
+    const BYTES: u64 = 256 << 20;
     let len = source.len();
     let even = |of: usize, count: usize| (0..count.min(of)).map(move |at| at * of / count.min(of));
     let shards = source.shards();
@@ -57,7 +58,10 @@ pub fn sample_rows(source: &dyn CaptionSource) -> Vec<usize> {
             (first - shard.rows, shard.rows)
         })
         .collect();
-    let rows = even(starts.len(), SHARDS).flat_map(|shard| {
+    // A shard is read whole.
+    let average = shards.iter().map(|shard| shard.bytes).sum::<u64>() / shards.len() as u64;
+    let count = (BYTES / average.max(1)).clamp(2, SHARDS as u64) as usize;
+    let rows = even(starts.len(), count).flat_map(|shard| {
         let (start, rows) = starts[shard];
         start..start + rows.min(ROWS)
     });

@@ -5,10 +5,11 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use caption_data::{
-    CaptionSource, Concat, Error, Inspection, ParquetSource, Shard, SourceOptions, Subset, is_large,
-    sample_rows,
+    CaptionSource, Concat, Error, Inspection, ParquetSource, RemoteFile, Shard, SourceOptions, Subset,
+    is_large, sample_rows,
 };
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
@@ -98,6 +99,55 @@ fn pictures_are_read_by_pages_whatever_the_memory() {
     }
 }
 
+/// A file in memory, of which few bytes are read at a time.
+#[derive(Debug)]
+struct Elsewhere {
+    bytes: Vec<u8>,
+    read: AtomicUsize,
+}
+
+impl RemoteFile for Elsewhere {
+    fn name(&self) -> &Path {
+        Path::new("someone/drawings/a.parquet")
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, start: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        let start = start as usize;
+        self.read.fetch_add(bytes.len(), Ordering::Relaxed);
+        let part = self.bytes.get(start..start + bytes.len());
+        bytes.copy_from_slice(part.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_that_is_not_on_a_disk_is_read_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    // A large group of one page, and small ones.
+    let picture = |row: usize| bytes(row, if row < 60 { 400_000 } else { 30 });
+    write(&path, &[60, 50_000, 300], picture, text);
+    let local = open(&path, None);
+    let file = Arc::new(Elsewhere { bytes: std::fs::read(&path).unwrap(), read: AtomicUsize::default() });
+    let options = SourceOptions::default();
+    let remote = ParquetSource::open_remote("someone/drawings", vec![file.clone()], &options).unwrap();
+    let footer = file.read.load(Ordering::Relaxed);
+    assert!(footer < 100_000, "{footer} bytes are read at first");
+    assert_eq!((remote.len(), remote.shards(), remote.content()), (50_360, local.shards(), local.content()));
+    for row in [3, 59, 60, 20_000, 50_359] {
+        assert_eq!(remote.fingerprint(row).unwrap(), xxhash(&picture(row)));
+        assert_eq!(remote.captions(row).unwrap(), local.captions(row).unwrap());
+    }
+
+    let cut = Elsewhere { bytes: file.bytes[..1000].to_vec(), read: AtomicUsize::default() };
+    let error = ParquetSource::open_remote("x", vec![Arc::new(cut)], &options).unwrap_err().to_string();
+    assert!(error.contains("someone/drawings/a.parquet"), "{error}");
+}
+
 fn xxhash(bytes: &[u8]) -> u128 {
     twox_hash::XxHash3_128::oneshot(bytes)
 }
@@ -116,11 +166,46 @@ fn shards_are_row_groups_and_large_groups_are_divided() {
         "{shards:?}"
     );
     assert!(!is_large(&source));
+    // All shards together are small enough, and each has fewer than 64 rows.
     assert_eq!(sample_rows(&source).len(), 157);
 
     let some = Subset::new(source, vec![1, 2, 3, 34, 156]);
     let rows: Vec<usize> = some.unwrap().shards().iter().map(|shard| shard.rows).collect();
     assert_eq!(rows, [2, 1, 1, 1]);
+}
+
+/// A dataset that has nothing but shards.
+struct Shards(Vec<Shard>);
+
+impl CaptionSource for Shards {
+    fn name(&self) -> String {
+        "shards".to_owned()
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|shard| shard.rows).sum()
+    }
+
+    fn caption(&self, _row: usize) -> caption_data::Result<String> {
+        Err(Error::BlankCaption)
+    }
+
+    fn image(&self, _row: usize) -> caption_data::Result<caption_data::RgbImage> {
+        Err(Error::NoPicture)
+    }
+
+    fn shards(&self) -> Vec<Shard> {
+        self.0.clone()
+    }
+}
+
+#[test]
+fn few_large_shards_stand_for_a_dataset() {
+    // A shard is read whole.
+    let shards = |bytes| Shards(vec![Shard { rows: 70, bytes }; 20]);
+    assert_eq!(sample_rows(&shards(1 << 20)).len(), 16 * 64);
+    assert_eq!(sample_rows(&shards(100_000_000)), (0..64).chain(700..764).collect::<Vec<_>>());
+    assert_eq!(sample_rows(&shards(1 << 40)).len(), 2 * 64);
 }
 
 #[test]

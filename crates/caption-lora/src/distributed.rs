@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use trainer_core::{SingleProcess, Workers};
 use trainer_mpi::{Error, Job, Launch};
 
+use crate::hub::Location;
 use crate::options::Distributed;
 use crate::terminal::{one_line, say_error};
 
@@ -127,8 +128,16 @@ impl Team {
         self.gather(&()).map(|_| ())
     }
 
-    /// Runs `open` on the first process of each machine, then on the others, which find in the cache what it has downloaded.
-    pub(crate) fn first_here<R>(&self, open: impl FnOnce() -> Result<R>) -> Result<R> {
+    /// Opens inputs. If one is of the hub, the first process of each machine does so before the others, which find in the cache
+    /// what it has downloaded. `open` must not wait for other processes.
+    pub(crate) fn open<'a, R>(
+        &self,
+        inputs: impl IntoIterator<Item = &'a Location>,
+        open: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        if !inputs.into_iter().any(|input| matches!(input, Location::Hub(_))) {
+            return open();
+        }
         if self.rank_here > 0 {
             self.meet()?;
         }

@@ -64,9 +64,7 @@ impl Judge<'_> {
         let loss = evaluate_together(self.task, test, self.team.workers.as_ref())?.loss;
         let shuffled = self.shuffled_loss(test)?;
         release_memory();
-        let own = &rows[self.team.workers.share(rows.len())];
-        let captions = self.captioner.caption_all(own, &GenerationConfig::recipe(), message)?;
-        let captions = self.team.gather(&captions)?.concat();
+        let captions = divided(self.captioner, rows, message, self.team)?;
         let scores = scored(self.source, rows, &captions)?;
         let references = rows.iter().map(|row| self.captions.references(*row)).collect::<Result<_, _>>()?;
         Ok(Judgement { loss, shuffled, captions, scores, references })
@@ -119,12 +117,17 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Captions the rows.
+    /// Captions the rows. The processes of the team divide the work.
     ///
     /// # Errors
     /// If a picture cannot be read.
-    pub fn take(captioner: &Captioner<'_>, source: &dyn CaptionSource, rows: &[usize]) -> Result<Self> {
-        let captions = captioner.caption_all(rows, &GenerationConfig::recipe(), "captions")?;
+    pub fn take(
+        captioner: &Captioner<'_>,
+        source: &dyn CaptionSource,
+        rows: &[usize],
+        team: &Team,
+    ) -> Result<Self> {
+        let captions = divided(captioner, rows, "captions", team)?;
         Ok(Self { scores: scored(source, rows, &captions)?, rows: rows.to_vec(), captions })
     }
 
@@ -145,6 +148,13 @@ impl Display for Sample {
         let mut captions = self.rows.iter().zip(&self.captions).take(3);
         captions.try_for_each(|(row, caption)| writeln!(f, "  row {row}: {caption}"))
     }
+}
+
+/// The captions of some rows, of which each process of the team makes a part; `message` goes to the progress bar.
+fn divided(captioner: &Captioner<'_>, rows: &[usize], message: &str, team: &Team) -> Result<Vec<String>> {
+    let own = &rows[team.workers.share(rows.len())];
+    let captions = captioner.caption_all(own, &GenerationConfig::recipe(), message)?;
+    Ok(team.gather(&captions)?.concat())
 }
 
 /// Scores of the captions of some rows, each against all reference captions of its row.

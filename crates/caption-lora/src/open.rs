@@ -18,7 +18,7 @@ use crate::hub::{self, Fetched, Hub, Location, RepoId};
 use crate::terminal::{say_error, warn};
 
 pub use adapter::{AdapterFolder, adapter, adapter_dir, adapter_for, another_base};
-pub use dataset::{Dataset, dataset};
+pub use dataset::{Dataset, dataset, dataset_within};
 
 /// The contents of a checkpoint's folder.
 pub struct Pretrained {

@@ -54,12 +54,13 @@ impl RowOrder {
     }
 }
 
-/// The order of `rows` in windows of `window` bytes of pictures; `None` if all shards fit into one window, or if there are
-/// none. `rows` are in ascending order.
-pub(crate) fn windows(shards: &[Shard], rows: &[usize], window: u64) -> Option<WindowedOrder> {
-    if shards.iter().map(|shard| shard.bytes).sum::<u64>() <= window {
-        return None;
-    }
+/// Whether a window of `window` bytes of pictures has room for all shards.
+pub(crate) fn is_one_window(shards: &[Shard], window: u64) -> bool {
+    shards.iter().map(|shard| shard.bytes).sum::<u64>() <= window
+}
+
+/// The order of `rows`, which are in ascending order, in windows of `window` bytes of pictures.
+pub(crate) fn windows(shards: &[Shard], rows: &[usize], window: u64) -> WindowedOrder {
     let (mut rest, mut end) = (rows, 0);
     let shards = shards.iter().map(|shard| {
         end += shard.rows;
@@ -67,7 +68,7 @@ pub(crate) fn windows(shards: &[Shard], rows: &[usize], window: u64) -> Option<W
         rest = &rest[here..];
         (here, shard.bytes)
     });
-    Some(WindowedOrder::new(shards, window))
+    WindowedOrder::new(shards, window)
 }
 
 #[cfg(test)]
@@ -78,7 +79,7 @@ mod tests {
     fn windows_have_the_rows_of_whole_shards() {
         let shards = [Shard { rows: 4, bytes: 10 }; 4];
         let rows = vec![0, 3, 4, 5, 6, 12, 15]; // two, three, none and two of the shards' rows
-        let order = windows(&shards, &rows, 20).map(Arc::new).unwrap();
+        let order = Arc::new(windows(&shards, &rows, 20));
         let order = RowOrder::fixed(rows.clone()).shuffled(42, Some(order));
         for epoch in 0..10 {
             let all: Vec<usize> = order.epoch(epoch, 0).collect();
@@ -88,6 +89,6 @@ mod tests {
             assert_eq!(order.epoch(epoch, 3).collect::<Vec<_>>(), all[3..]);
         }
         assert_eq!(order.first(3), order.epoch(0, 0).take(3).collect::<Vec<_>>());
-        assert!(windows(&shards, &rows, 40).is_none() && windows(&[], &rows, 0).is_none());
+        assert!(is_one_window(&shards, 40) && is_one_window(&[], 0) && !is_one_window(&shards, 39));
     }
 }

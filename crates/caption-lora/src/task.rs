@@ -51,6 +51,8 @@ pub struct CaptionTask<'a> {
     pub graphs: Option<StepGraphs>,
     /// Writes the trained parameters into a checkpoint's folder.
     pub save: &'a dyn Fn(&Path) -> Result<(), BoxError>,
+    /// Prepares the checkpoint of a step, on all processes of a job; `None` if there is nothing to prepare.
+    pub before_saving: Option<&'a dyn Fn(usize) -> Result<(), BoxError>>,
 }
 
 /// The forward context of a micro-batch in training.
@@ -129,6 +131,10 @@ impl Task for CaptionTask<'_> {
 
     fn describe(&self, batch: &Batch) -> String {
         format!("rows {:?}", batch.captions.rows())
+    }
+
+    fn before_saving(&self, global_step: usize) -> Result<(), BoxError> {
+        self.before_saving.map_or(Ok(()), |prepare| prepare(global_step))
     }
 
     fn save_model(&self, directory: &Path) -> Result<(), BoxError> {

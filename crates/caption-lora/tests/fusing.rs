@@ -105,6 +105,8 @@ fn check(both: bool, rows: usize, batch_size: usize, fuse: usize, seed: u64, pad
         vision_trains: both,
         label_smoothing: 0.1,
         save: &|_| -> Result<(), BoxError> { Ok(()) },
+        before_saving: None,
+        graphs: None,
     };
     let parameters = Parameters::new(adapter.parameters()).unwrap();
     let [alone, fused] = [1, fuse].map(|fuse| step(&task, &parameters, &batches, fuse));

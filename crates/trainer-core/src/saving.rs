@@ -25,10 +25,13 @@ impl<T: Task> Run<'_, T> {
         self.record_kinds();
         self.require_equal_parameters()?;
         let path = self.store.path(step);
-        if self.leads() {
-            let saved = self.store.save(step, |directory| self.write_checkpoint(directory));
-            saved.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
-        }
+        let prepared = self.task.before_saving(step);
+        let prepared = prepared.map_err(|source| Error::SaveModel { path: path.clone(), source });
+        let saved = prepared.and_then(|()| match self.leads() {
+            true => self.store.save(step, |directory| self.write_checkpoint(directory)).map(|_| ()),
+            false => Ok(()),
+        });
+        saved.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
         self.write_state()?;
         // The others wait until the checkpoint is complete.
         self.vote()?;

@@ -60,6 +60,12 @@ pub trait Task {
         format!("{} samples", self.num_samples(batch))
     }
 
+    /// Prepares the checkpoint of a step: called just before it is written, on all [`Workers`](crate::Workers), which may
+    /// divide the work; [`save_model`](Self::save_model) is called on the first alone. Default: nothing.
+    fn before_saving(&self, _global_step: usize) -> Result<(), BoxError> {
+        Ok(())
+    }
+
     /// Writes the model into a checkpoint in its own format, for other programs to read. Default: nothing.
     ///
     /// The engine does not read these files: it saves and restores the trainable parameters itself.

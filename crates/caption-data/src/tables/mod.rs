@@ -7,6 +7,7 @@ mod arrow_file;
 mod parquet_file;
 mod parquet_schema;
 mod picture_cache;
+mod place;
 mod recent;
 mod records;
 mod row_texts;
@@ -15,6 +16,7 @@ mod table;
 
 use std::path::Path;
 
+pub use place::RemoteFile;
 pub(crate) use records::records;
 pub use source::ParquetSource;
 

@@ -1,7 +1,7 @@
 //! Reads columns of a parquet file.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::Read as _;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader as _, FileReader, Length as _, SerializedFileReader};
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type as SchemaType;
@@ -20,6 +20,7 @@ use serde_json::Value;
 use twox_hash::XxHash3_128;
 
 use super::parquet_schema;
+use super::place::{Place, RemoteFile};
 use super::table::{Column, Group, Table, TableReader, TextColumn};
 use crate::columns::Columns;
 use crate::{Error, Result, SourceOptions, lfs};
@@ -27,7 +28,10 @@ use crate::{Error, Result, SourceOptions, lfs};
 /// Where a parquet file holds the picture and the texts of each row.
 #[derive(Debug)]
 pub(crate) struct ParquetFile {
+    /// Its path; the name of a file that is not on a disk.
     path: PathBuf,
+    /// A file that is not on a disk.
+    remote: Option<Arc<dyn RemoteFile>>,
     /// The file's footer, which is read once.
     metadata: Arc<ParquetMetaData>,
     content: u128,
@@ -44,6 +48,24 @@ const PIECE: u64 = 8 << 20;
 impl ParquetFile {
     pub(crate) fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
         let reader = reader(path)?;
+        let place = on_disk(path)?;
+        Self::new(path, None, &place, &reader, options)
+    }
+
+    /// Opens a file that is not on a disk. Its footer is read.
+    pub(crate) fn open_remote(file: Arc<dyn RemoteFile>, options: &SourceOptions) -> Result<Self> {
+        let place = Place::Remote(Arc::clone(&file));
+        let reader = guarded(file.name(), || SerializedFileReader::new(place.clone()))?;
+        Self::new(file.name(), Some(Arc::clone(&file)), &place, &reader, options)
+    }
+
+    fn new(
+        path: &Path,
+        remote: Option<Arc<dyn RemoteFile>>,
+        place: &Place,
+        reader: &dyn FileReader,
+        options: &SourceOptions,
+    ) -> Result<Self> {
         let footer = Arc::new(reader.metadata().clone());
         let metadata = footer.file_metadata();
         let schema = metadata.schema_descr();
@@ -56,7 +78,8 @@ impl ParquetFile {
         };
         Ok(Self {
             path: path.to_owned(),
-            content: content(path)?,
+            remote,
+            content: guarded(path, || content(place))?,
             caption: columns.caption.map(text),
             prompt: columns.prompt.map(text),
             pictures,
@@ -92,15 +115,18 @@ impl Table for ParquetFile {
     }
 
     fn reader(&self) -> Result<Box<dyn TableReader + '_>> {
-        let file = File::open(&self.path).map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        Ok(Box::new(OpenFile { table: self, file: Arc::new(file) }))
+        let place = match &self.remote {
+            Some(file) => Place::Remote(Arc::clone(file)),
+            None => on_disk(&self.path)?,
+        };
+        Ok(Box::new(OpenFile { table: self, place: Arc::new(place) }))
     }
 }
 
 /// A parquet file that is open for reading.
 struct OpenFile<'a> {
     table: &'a ParquetFile,
-    file: Arc<File>,
+    place: Arc<Place>,
 }
 
 impl TableReader for OpenFile<'_> {
@@ -129,7 +155,7 @@ impl TableReader for OpenFile<'_> {
             let field = schema.get_fields().iter().find(|field| field.name() == column.name);
             let fields = field.into_iter().cloned().collect();
             let projection = SchemaType::group_type_builder(schema.name()).with_fields(fields).build()?;
-            let reader = SerializedFileReader::new(self.file.try_clone()?)?;
+            let reader = SerializedFileReader::new(Place::clone(&self.place))?;
             let group = reader.get_row_group(group)?;
             for row in
                 RowIter::from_row_group(Some(projection), group.as_ref())?.skip(rows.start).take(rows.len())
@@ -151,10 +177,10 @@ impl OpenFile<'_> {
         guarded(&self.table.path, || self.read_column(group, rows, column))
     }
 
-    fn pages(&self, group: usize, column: usize) -> parquet::errors::Result<SerializedPageReader<File>> {
+    fn pages(&self, group: usize, column: usize) -> parquet::errors::Result<SerializedPageReader<Place>> {
         let group = self.table.metadata.row_group(group);
         SerializedPageReader::new(
-            Arc::clone(&self.file),
+            Arc::clone(&self.place),
             group.column(column),
             group.num_rows() as usize,
             None,
@@ -205,33 +231,36 @@ impl OpenFile<'_> {
             let message = format!("a row group should have {} rows and has {}", rows.end, skipped + read);
             return Err(ParquetError::EOF(message));
         }
-        if present == 0 {
-            return Ok(Column::new(values.iter().map(|value| Some(value.data()))));
-        }
+        let length: usize = values.iter().map(ByteArray::len).sum();
+        let mut values = values.into_iter();
         // A definition level below the maximum means that the value, or a struct around it, is null.
-        let mut values = values.iter();
-        let value = |level: &i16| if *level == present { values.next().map(ByteArray::data) } else { None };
-        let values: Vec<Option<&[u8]>> = levels.iter().map(value).collect();
-        Ok(Column::new(values.iter().copied()))
+        let values: Vec<Option<ByteArray>> = match present {
+            0 => values.map(Some).collect(),
+            _ => levels.iter().map(|level| if *level == present { values.next() } else { None }).collect(),
+        };
+        if length as u64 > 2 * PIECE {
+            // Hardly more than one page.
+            return Ok(Column::Kept(values));
+        }
+        Ok(Column::new(values.iter().map(|value| value.as_ref().map(ByteArray::data))))
     }
 }
 
 /// A hash of a file's size and footer. The footer has the sizes and statistics of all columns of all row groups,
 /// so that hardly any edit leaves it as it was.
-fn content(path: &Path) -> Result<u128> {
-    let read = || -> std::io::Result<u128> {
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::End(-8))?;
-        let mut tail = [0; 4];
-        file.read_exact(&mut tail)?;
-        let footer = u64::from(u32::from_le_bytes(tail)).saturating_add(8).min(size);
-        file.seek(SeekFrom::Start(size - footer))?;
-        let mut bytes = size.to_le_bytes().to_vec();
-        file.read_to_end(&mut bytes)?;
-        Ok(XxHash3_128::oneshot(&bytes))
-    };
-    read().map_err(|source| Error::Io { path: path.to_owned(), source })
+fn content(place: &Place) -> parquet::errors::Result<u128> {
+    let size = place.len();
+    let tail = place.get_bytes(size.saturating_sub(8), 4)?;
+    let footer = tail.first_chunk().map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
+    let footer = footer.saturating_add(8).min(size);
+    let mut bytes = size.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&place.get_bytes(size - footer, footer as usize)?);
+    Ok(XxHash3_128::oneshot(&bytes))
+}
+
+fn on_disk(path: &Path) -> Result<Place> {
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    Ok(Place::Disk(Arc::new(file)))
 }
 
 type Reader = SerializedFileReader<File>;

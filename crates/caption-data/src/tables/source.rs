@@ -1,11 +1,13 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use image::RgbImage;
 
 use super::open_file;
+use super::parquet_file::ParquetFile;
 use super::picture_cache::{PictureCache, Pictures, Place};
+use super::place::RemoteFile;
 use super::recent::Recent;
 use super::row_texts::{TextPlace, row_texts};
 use super::table::{Column, Group, Table, TextColumn};
@@ -77,6 +79,26 @@ impl ParquetSource {
         }
         let open = |path: &dyn AsRef<Path>| open_file(path.as_ref(), options);
         let files = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+        Self::of_tables(name, files, options)
+    }
+
+    /// Opens parquet files that are not on a disk as one dataset, in the given order. Their footers are read now, and
+    /// the rest when it is needed: captions of a dataset that is not [large](crate::is_large) at once.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if a part of a file cannot be had.
+    pub fn open_remote(
+        name: impl Into<String>,
+        files: Vec<Arc<dyn RemoteFile>>,
+        options: &SourceOptions,
+    ) -> Result<Self> {
+        let open =
+            |file| -> Result<Box<dyn Table>> { Ok(Box::new(ParquetFile::open_remote(file, options)?)) };
+        let files = files.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        Self::of_tables(name.into(), files, options)
+    }
+
+    fn of_tables(name: String, files: Vec<Box<dyn Table>>, options: &SourceOptions) -> Result<Self> {
         let (mut groups, mut len) = (Vec::new(), 0);
         for (file, table) in files.iter().enumerate() {
             for (index, size) in table.groups().into_iter().enumerate() {

@@ -1,9 +1,11 @@
 //! The common interface of parquet and Arrow files: columns of rows in groups, which are read one at a time.
 
 use std::fmt::Debug;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::path::Path;
 
+use memmap2::MmapMut;
+use parquet::data_type::ByteArray;
 use serde_json::Value;
 
 use crate::Result;
@@ -64,42 +66,99 @@ pub(crate) struct TextColumn {
     pub(crate) labels: Option<Vec<String>>,
 }
 
-/// The byte strings of neighbouring rows, each of which may be null. They are in one allocation, so that pieces of a
-/// file that come and go leave no holes in memory.
+/// The byte strings of neighbouring rows, each of which may be null.
 #[derive(Debug)]
-pub(crate) struct Column {
-    bytes: Vec<u8>,
-    /// Where each string ends in `bytes`, and whether it is there.
-    rows: Vec<(usize, bool)>,
+pub(crate) enum Column {
+    /// Copied into one place, so that a piece holds no pages of the file.
+    Joined {
+        bytes: Bytes,
+        /// Where each string ends in `bytes`, and whether it is there.
+        rows: Vec<(usize, bool)>,
+    },
+    /// Parts of one large page, which is kept.
+    Kept(Vec<Option<ByteArray>>),
 }
 
 impl Column {
+    /// A copy of these strings.
     pub(crate) fn new<'a>(rows: impl Iterator<Item = Option<&'a [u8]>> + Clone) -> Self {
         let length = rows.clone().flatten().map(<[u8]>::len).sum();
-        let mut this = Self { bytes: Vec::with_capacity(length), rows: Vec::new() };
+        let (mut bytes, mut ends, mut end) = (Bytes::zeroed(length), Vec::new(), 0);
         for row in rows {
-            this.bytes.extend_from_slice(row.unwrap_or_default());
-            this.rows.push((this.bytes.len(), row.is_some()));
+            let start = end;
+            end += row.map_or(0, <[u8]>::len);
+            bytes[start..end].copy_from_slice(row.unwrap_or_default());
+            ends.push((end, row.is_some()));
         }
-        this.rows.shrink_to_fit();
-        this
+        ends.shrink_to_fit();
+        Self::Joined { bytes, rows: ends }
     }
 
     pub(crate) fn get(&self, row: usize) -> Option<&[u8]> {
-        let (end, is_there) = *self.rows.get(row)?;
-        let start = row.checked_sub(1).map_or(0, |before| self.rows[before].0);
-        is_there.then(|| &self.bytes[start..end])
+        match self {
+            Self::Joined { bytes, rows } => {
+                let (end, is_there) = *rows.get(row)?;
+                let start = row.checked_sub(1).map_or(0, |before| rows[before].0);
+                is_there.then(|| &bytes[start..end])
+            }
+            Self::Kept(values) => values.get(row)?.as_ref().map(ByteArray::data),
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
-        (0..self.rows.len()).map(|row| self.get(row))
+        (0..self.len()).map(|row| self.get(row))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Joined { rows, .. } => rows.len(),
+            Self::Kept(values) => values.len(),
+        }
     }
 
     /// The memory that it takes.
     pub(crate) fn total_bytes(&self) -> usize {
-        self.rows.len() * Self::ROW_BYTES + self.bytes.len()
+        self.len() * Self::ROW_BYTES + self.iter().flatten().map(<[u8]>::len).sum::<usize>()
     }
 
     /// The memory that a row takes besides its bytes.
     pub(crate) const ROW_BYTES: usize = size_of::<(usize, bool)>();
+}
+
+/// Bytes that are mapped on their own if they are many: pieces of a file come and go, and would leave holes in the memory
+/// that the allocator keeps.
+#[derive(Debug)]
+pub(crate) enum Bytes {
+    Allocated(Vec<u8>),
+    Mapped(MmapMut),
+}
+
+/// The number of bytes from which they are mapped.
+const MAPPED: usize = 1 << 20;
+
+impl Bytes {
+    fn zeroed(length: usize) -> Self {
+        let mapped = (length >= MAPPED).then(|| MmapMut::map_anon(length).ok()).flatten();
+        mapped.map_or_else(|| Self::Allocated(vec![0; length]), Self::Mapped)
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Allocated(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Allocated(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
 }

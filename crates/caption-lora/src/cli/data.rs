@@ -6,7 +6,8 @@ use clap::Args;
 use super::numbers::{count, seed};
 use crate::hub::Location;
 use crate::options::{
-    Axis, CheckRows, DataOptions, HeldOut, OnBadRow, Padding, ShuffleWindow, SplitBy, SplitFractions,
+    Axis, CheckRows, DataCache, DataOptions, HeldOut, OnBadRow, Padding, ShuffleWindow, SplitBy,
+    SplitFractions,
 };
 
 /// Inputs and outputs.
@@ -74,6 +75,10 @@ pub(super) struct DataFlags {
     /// dataset [default: all; 96MiB for more than 50,000 rows or 1 GiB of pictures]
     #[arg(long, value_name = "SIZE", conflicts_with = "no_shuffle")]
     shuffle_window: Option<ShuffleWindow>,
+    /// Fetch parts of a dataset of the hub when they are needed, and keep this much of it, such as 20GB, in place of
+    /// downloading it as a whole
+    #[arg(long, value_name = "SIZE")]
+    data_cache: Option<DataCache>,
     /// Folder for the adapter, checkpoints, metrics, captions and the report. Files that are already in it
     /// stay, except those of an earlier run with --overwrite-output-dir [default: runs/pokemon, or the first
     /// free one of runs/pokemon-2, runs/pokemon-3, ...]
@@ -112,6 +117,7 @@ same_fields! {
         padding,
         no_shuffle,
         shuffle_window,
+        data_cache,
         output_dir,
         overwrite_output_dir,
         eval_captions,

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, Error, ErrorKind};
 
 use super::finetune::FinetuneFlags;
 use crate::hub::Location;
-use crate::options::{Finetune, Flags};
+use crate::options::{Finetune, Flags, HeldOut};
 use crate::resume::commits::began_with;
 use crate::run_folder::SavedOptions;
 
@@ -63,13 +63,18 @@ fn gone(flag: &str, options: &SavedOptions, folder: &Path) -> Option<Error> {
     Some(FinetuneFlags::command().error(ErrorKind::ValueValidation, message))
 }
 
-/// Makes the model and the dataset those of the hub's commits that the run began with, since a branch may
+/// Makes the model and the datasets those of the hub's commits that the run began with, since a branch may
 /// have moved. A location that is `given` anew stays as it is.
 pub(super) fn pin(continued: &mut Finetune, given: &Flags, options: &SavedOptions) {
     let data = &mut continued.data;
     for (flag, location) in [("dataset", &mut data.dataset), ("model", &mut data.model)] {
         if let Some(id) = began_with(flag, options).filter(|_| !given.is_given(flag)) {
             *location = Location::Hub(id);
+        }
+    }
+    for (flag, part) in [("validation", &mut data.validation), ("test", &mut data.test)] {
+        if let Some(id) = began_with(flag, options).filter(|_| !given.is_given(flag)) {
+            *part = Some(HeldOut::Dataset(Location::Hub(id)));
         }
     }
 }
@@ -101,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_branch_is_replaced_by_the_commit_of_the_run() {
-        let commits = Commits { model: None, dataset: Some("0f3c".into()) };
+        let commits = Commits { dataset: Some("0f3c".into()), ..Commits::default() };
         let mut continued = request("").options;
         pin(&mut continued, &Flags::default(), &saved(Some(commits.clone())));
         assert_eq!(continued.data.dataset.to_string(), "someone/drawings@0f3c");
@@ -128,7 +133,7 @@ mod tests {
         assert!(message.contains(&text) && message.contains("give --dataset and its new place"), "{message}");
         assert_eq!(gone(&was_local, &request("").flags), None);
         assert_eq!(gone(&saved(None), &Flags::default()), None);
-        let was_hub = Commits { model: None, dataset: Some("0f3c".into()) };
+        let was_hub = Commits { dataset: Some("0f3c".into()), ..Commits::default() };
         assert_eq!(gone(&saved(Some(was_hub)), &Flags::default()), None);
     }
 }

@@ -93,6 +93,7 @@ mod tests {
                 padding: Padding::MaxLength,
                 no_shuffle: true,
                 shuffle_window: None,
+                data_cache: Some(DataCache { bytes: 2_000_000 }),
                 output_dir: None,
                 overwrite_output_dir: false,
                 eval_captions: Some(2),

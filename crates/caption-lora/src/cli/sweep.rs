@@ -41,6 +41,8 @@ fn left(run: SweepRun, sweep: &finetune::Request, resumed: &ResumedSweep) -> Res
         // The sweep's commits of the hub, which the flags do not have.
         request.options.data.model.clone_from(&sweep.options.data.model);
         request.options.data.dataset.clone_from(&sweep.options.data.dataset);
+        request.options.data.validation.clone_from(&sweep.options.data.validation);
+        request.options.data.test.clone_from(&sweep.options.data.test);
         request
     });
     Ok(SweepRun { request, ..run })

@@ -17,4 +17,5 @@ mod store;
 pub use encoder::{encode, encoder_fingerprint};
 pub use place::CachePlace;
 pub use segment::Layout;
+pub(crate) use shared::remove_leftovers;
 pub use store::FeatureStore;

@@ -1,7 +1,8 @@
 //! Image features that the processes of a job compute together, each a part of them, and share through a folder.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use caption_data::PictureLoader;
@@ -13,6 +14,18 @@ use super::store::missing;
 use super::{CachePlace, FeatureStore, Layout};
 use crate::captioning::ENCODER_BATCH;
 use crate::distributed::Team;
+
+/// The beginning of the name of a folder in which the processes of a job share features.
+const FOLDER: &str = ".features-";
+
+/// Removes the folders of shared features that killed jobs have left in `scratch`, which no other job uses now.
+pub(crate) fn remove_leftovers(scratch: &Path) {
+    let entries = fs::read_dir(scratch).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(FOLDER)) {
+        // Harmless if it cannot be removed.
+        let _ = fs::remove_dir_all(entry.path());
+    }
+}
 
 impl FeatureStore {
     /// As [`new`](Self::new), with the encoder's work divided among the processes of a job. They find each other's features in
@@ -82,7 +95,7 @@ fn of_job(place: &CachePlace, team: &Team) -> Result<(CachePlace, Option<Option<
         return Ok((place.clone(), None));
     }
     let make = || {
-        let folder = Builder::new().prefix(".features-").tempdir_in(&place.scratch);
+        let folder = Builder::new().prefix(FOLDER).tempdir_in(&place.scratch);
         folder.with_context(|| {
             format!("cannot make a folder for image features in {}", place.scratch.display())
         })
@@ -94,8 +107,6 @@ fn of_job(place: &CachePlace, team: &Team) -> Result<(CachePlace, Option<Option<
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
     use std::sync::Arc;
     use std::thread;
 
@@ -137,6 +148,20 @@ mod tests {
             let threads: Vec<_> = workers.map(|worker| scope.spawn(|| compute(worker))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
+    }
+
+    #[test]
+    fn what_killed_jobs_have_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in [".features-x1", ".features-x2", "features", ".other"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("file"), "").unwrap();
+        }
+        remove_leftovers(folder.path());
+        remove_leftovers(&at("none"));
+        assert!(!at(".features-x1").exists() && !at(".features-x2").exists());
+        assert!(at("features/file").exists() && at(".other/file").exists());
     }
 
     #[test]

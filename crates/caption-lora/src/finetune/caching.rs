@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{Inputs, OutputFolder, Plan, Request, Session};
 use crate::captioning::pictures;
-use crate::features::{CachePlace, FeatureStore, Layout};
+use crate::features::{CachePlace, FeatureStore, Layout, remove_leftovers};
 use crate::options::{EvalStrategy, Finetune};
 use crate::terminal::{say, warn};
 
@@ -21,6 +21,9 @@ pub fn cache_features(
     session: &mut Session,
 ) -> Result<Option<Arc<FeatureStore>>> {
     let options = &request.options;
+    if session.team.leads() && session.features.is_none() {
+        remove_leftovers(&folder.path);
+    }
     if plan.adapted.vision_trains || options.hardware.no_feature_cache {
         return Ok(None);
     }

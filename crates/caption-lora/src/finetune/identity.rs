@@ -190,6 +190,12 @@ fn with_adapter(
 /// pictures are identified by the program's version, others by the fingerprints taken when the rows were
 /// checked.
 fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
+    let source: &dyn CaptionSource = &inputs.source;
+    if inputs.pictures.is_empty()
+        && let Some(content) = source.content()
+    {
+        return Ok(format!("{content:032x}"));
+    }
     let rows = &inputs.rows;
     let mut used: Vec<usize> =
         [&rows.train, &rows.validation, &rows.test].into_iter().flatten().copied().collect();
@@ -197,12 +203,6 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let mut hasher = XxHash3_128::new();
     if embedded {
         hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
-    }
-    let source: &dyn CaptionSource = &inputs.source;
-    if inputs.pictures.is_empty()
-        && let Some(content) = source.content()
-    {
-        return Ok(format!("{content:032x}"));
     }
     for row in used {
         let picture = match inputs.pictures.get(row) {

@@ -9,6 +9,7 @@ use caption_model::CaptionCheckpoint;
 use trainer_core::WindowedOrder;
 
 use super::rows::{Rows, check_words};
+use crate::distributed::Team;
 use crate::folders;
 use crate::hub::Location;
 use crate::open::{self, Pretrained};
@@ -32,6 +33,8 @@ pub struct Inputs {
     pub source: Arc<dyn CaptionSource>,
     /// The dataset's commit, if it is from the hub.
     pub source_commit: Option<String>,
+    /// The commits of the datasets that are named as validation and test rows, if they are from the hub.
+    pub held_out_commits: [Option<String>; 2],
     /// A fingerprint for each row's picture; equal for rows with the same picture. Empty if only a sample of the rows was
     /// checked.
     pub pictures: Vec<u128>,
@@ -63,20 +66,33 @@ impl Inputs {
     /// # Errors
     /// If something is missing or damaged, or does not fit the rest.
     pub fn open(options: &Finetune) -> Result<(Box<dyn CaptionCheckpoint>, Self)> {
+        Self::open_in(options, &Team::alone())
+    }
+
+    /// As [`open`](Self::open), for one of the processes of a job, which divide the checks of the rows.
+    pub(super) fn open_in(options: &Finetune, team: &Team) -> Result<(Box<dyn CaptionCheckpoint>, Self)> {
         let data = &options.data;
         if let Location::Local(dir) = &data.model {
             folders::check_is_checkpoint(dir, "--init-adapter")?;
         }
         let Pretrained { name, commit, dir, checkpoint, tokenizer, processor } =
-            open::pretrained(&data.model)?;
+            team.open([&data.model], || open::pretrained(&data.model))?;
         if checkpoint.architecture().needs_prompt && data.prompt_column.is_none() {
             bail!(
                 "{name} answers questions about pictures: name the column of questions with --prompt-column, and that of \
                  answers with --caption-column"
             );
         }
-        let Rows { source, commit: source_commit, pictures, split: rows, skipped, beyond, windows } =
-            Rows::open(data, &processor)?;
+        let Rows {
+            source,
+            commit: source_commit,
+            held_out_commits,
+            pictures,
+            split: rows,
+            skipped,
+            beyond,
+            windows,
+        } = Rows::open(data, &processor, team)?;
         let captions = if is_large(source.as_ref()) {
             let sample = sample_rows(source.as_ref());
             TokenizedCaptions::on_demand(Arc::clone(&source), tokenizer.clone(), &sample)?
@@ -93,6 +109,7 @@ impl Inputs {
             processor,
             source,
             source_commit,
+            held_out_commits,
             pictures,
             rows,
             skipped,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use caption_data::{CaptionSource, Concat, Split, split, split_by_picture, split_off, split_off_by_picture};
 
 use crate::hub::Location;
-use crate::open;
+use crate::open::{self, Dataset};
 use crate::options::{DataOptions, HeldOut, SplitBy};
 
 /// The rows of all datasets of a run, one after another.
@@ -17,6 +17,8 @@ pub(super) struct Parts {
     trained: usize,
     /// The number of rows of the datasets for validation and test; 0 for one that is not named.
     held_out: [usize; 2],
+    /// The commits of those that are of the hub.
+    pub(super) commits: [Option<String>; 2],
 }
 
 impl Parts {
@@ -29,19 +31,21 @@ impl Parts {
         let mut sources = vec![source];
         let mut open = |flag: &str, part: &Option<HeldOut>| match part {
             Some(HeldOut::Dataset(location)) => {
-                let source = named(location, data).with_context(|| format!("{flag} {location}"))?;
+                let Dataset { source, commit } =
+                    named(location, data).with_context(|| format!("{flag} {location}"))?;
                 let rows = source.len();
                 sources.push(source);
-                anyhow::Ok(rows)
+                anyhow::Ok((rows, commit))
             }
-            _ => Ok(0),
+            _ => Ok((0, None)),
         };
-        let held_out = [open("--validation", &data.validation)?, open("--test", &data.test)?];
+        let (validation, validation_commit) = open("--validation", &data.validation)?;
+        let (test, test_commit) = open("--test", &data.test)?;
         let source = match sources.len() {
             1 => sources.remove(0),
             _ => Arc::new(Concat::new(sources)),
         };
-        Ok(Self { source, trained, held_out })
+        Ok(Self { source, trained, held_out: [validation, test], commits: [validation_commit, test_commit] })
     }
 
     /// Counts only the `usable` rows, which are in ascending order.
@@ -93,6 +97,6 @@ impl Parts {
 }
 
 /// Opens a dataset that is held out. The same columns are read as of the dataset that is trained on.
-fn named(location: &Location, data: &DataOptions) -> Result<Arc<dyn CaptionSource>> {
-    Ok(open::dataset(location, &data.source_options())?.source)
+fn named(location: &Location, data: &DataOptions) -> Result<Dataset> {
+    open::dataset_within(location, &data.source_options(), data.data_cache.map(|cache| cache.bytes))
 }

@@ -95,6 +95,7 @@ impl<'a> Recipe<'a> {
             vision_trains: self.plan.adapted.vision_trains,
             label_smoothing: self.options.training.label_smoothing_factor as f32,
             save,
+            before_saving: None,
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use trainer_core::WindowedOrder;
 
 use super::parts::Parts;
+use crate::distributed::Team;
 use crate::hub::Location;
 use crate::open::{self, Dataset};
 use crate::options::{DataOptions, OnBadRow, SplitBy};
@@ -25,6 +26,8 @@ pub(super) struct Rows {
     pub source: Arc<dyn CaptionSource>,
     /// The dataset's commit, if it is from the hub.
     pub commit: Option<String>,
+    /// The commits of the datasets that are named as validation and test rows, if they are from the hub.
+    pub held_out_commits: [Option<String>; 2],
     /// A fingerprint for each row's picture; equal for rows with the same picture. Empty if only a sample was checked.
     pub pictures: Vec<u128>,
     /// Rows for training, validation and test.
@@ -43,15 +46,24 @@ impl Rows {
     /// # Errors
     /// If the dataset is missing or has no usable rows, if a row is unusable with `--on-bad-row stop`, or if
     /// there are too few rows for the split.
-    pub(super) fn open(data: &DataOptions, processor: &ImageProcessor) -> Result<Self> {
-        let Dataset { source: all, commit } = open::dataset(&data.dataset, &data.source_options())?;
-        let count = data.most_rows().map_or(all.len(), |most| most.min(all.len()));
-        let beyond = all.len() - count;
-        let source: Arc<dyn CaptionSource> =
-            if beyond > 0 { Arc::new(Subset::first(all, count)) } else { all };
-        let mut parts = Parts::open(source, data)?;
+    pub(super) fn open(data: &DataOptions, processor: &ImageProcessor, team: &Team) -> Result<Self> {
+        let limit = data.data_cache.map(|cache| cache.bytes);
+        let is_hub = |location: &Location| matches!(location, Location::Hub(_));
+        if limit.is_some() && !is_hub(&data.dataset) && !data.named_datasets().any(is_hub) {
+            bail!("--data-cache is for datasets of the hub; {} is on this machine", data.dataset);
+        }
+        let inputs = std::iter::once(&data.dataset).chain(data.named_datasets());
+        let (mut parts, commit, beyond) = team.open(inputs, || {
+            let Dataset { source: all, commit } =
+                open::dataset_within(&data.dataset, &data.source_options(), limit)?;
+            let count = data.most_rows().map_or(all.len(), |most| most.min(all.len()));
+            let beyond = all.len() - count;
+            let source: Arc<dyn CaptionSource> =
+                if beyond > 0 { Arc::new(Subset::first(all, count)) } else { all };
+            Ok((Parts::open(source, data)?, commit, beyond))
+        })?;
         let source = Arc::clone(&parts.source);
-        let (pictures, bad) = check(&source, data, processor)?;
+        let (pictures, bad) = check(&source, data, processor, team)?;
         let source: Arc<dyn CaptionSource> = if bad.is_empty() {
             source
         } else {
@@ -66,16 +78,18 @@ impl Rows {
         };
         let mut split = parts.split(data, source.len(), &pictures)?;
         let windows = windows(&source, data, &mut split);
-        Ok(Self { source, commit, pictures, split, skipped: bad, beyond, windows })
+        let held_out_commits = parts.commits;
+        Ok(Self { source, commit, held_out_commits, pictures, split, skipped: bad, beyond, windows })
     }
 }
 
 /// Checks rows, with a progress bar: returns the fingerprints of the pictures of usable rows, if all are checked, and the
-/// bad rows.
+/// bad rows. The processes of a job divide the rows.
 fn check(
     source: &Arc<dyn CaptionSource>,
     data: &DataOptions,
     processor: &ImageProcessor,
+    team: &Team,
 ) -> Result<(Vec<u128>, Vec<BadRow>)> {
     // The embedded dataset is drawn by code: no picture is broken, and all are different.
     if data.dataset == Location::Embedded && data.named_datasets().next().is_none() {
@@ -85,7 +99,10 @@ fn check(
     let rows: Vec<usize> =
         if checks_all { (0..source.len()).collect() } else { sample_rows(source.as_ref()) };
     let count = rows.len();
-    let Inspection { pictures, bad } = inspect(source, rows, processor)?;
+    let Inspection { pictures, bad } = match team.workers.count() {
+        1 => inspect(source, rows, processor)?,
+        _ => inspect_together(source, &rows, processor, team)?,
+    };
     if !bad.is_empty() && (data.on_bad_row == OnBadRow::Stop || bad.len() == count) {
         bail!("{}", refusal(&bad, count, data.on_bad_row));
     }
@@ -101,13 +118,14 @@ fn windows(
     split: &mut Split,
 ) -> Option<Arc<WindowedOrder>> {
     let window = data.window(source.as_ref())?;
-    let mut sorted = split.train.clone();
-    sorted.sort_unstable();
-    let windows = row_order::windows(&source.shards(), &sorted, window)?;
-    split.train = sorted;
+    let shards = source.shards();
+    if row_order::is_one_window(&shards, window) {
+        return None;
+    }
+    split.train.sort_unstable();
     split.validation.sort_unstable();
     split.test.sort_unstable();
-    Some(Arc::new(windows))
+    Some(Arc::new(row_order::windows(&shards, &split.train, window)))
 }
 
 /// Refuses captions of which the model's tokenizer knows no word.
@@ -145,6 +163,22 @@ fn inspect(
     let inspection = Inspection::of_rows(Arc::clone(source), rows, processor.clone(), threads, progress)?;
     bar.finish_and_clear();
     Ok(inspection)
+}
+
+/// Checks some rows, of which each process of a job reads a part.
+fn inspect_together(
+    source: &Arc<dyn CaptionSource>,
+    rows: &[usize],
+    processor: &ImageProcessor,
+    team: &Team,
+) -> Result<Inspection> {
+    let own = rows[team.workers.share(rows.len())].to_vec();
+    let Inspection { pictures, bad } = inspect(source, own, processor)?;
+    let bad: Vec<usize> = bad.iter().map(|bad| bad.row).collect();
+    let (pictures, bad): (Vec<_>, Vec<_>) = team.gather(&(pictures, bad))?.into_iter().unzip();
+    // Read again by all processes, as errors cannot be sent.
+    let Inspection { bad, .. } = inspect(source, bad.concat(), processor)?;
+    Ok(Inspection { pictures: pictures.concat(), bad })
 }
 
 /// Groups rows with the same picture and prompt into one row.
@@ -197,6 +231,38 @@ mod tests {
         assert!(text.contains("row 19 of a") && !text.contains("row 20 of a"), "{text}");
         assert!(text.contains("and 10 more") && text.ends_with("--on-bad-row skip"), "{text}");
         assert!(!refusal(&bad[..20], 90, OnBadRow::Skip).contains("more"));
+    }
+
+    #[test]
+    fn processes_that_divide_the_checks_find_the_same_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        for row in 0..9 {
+            let drawing = monster_drawings::DrawingSource::default().image(row).unwrap();
+            let path = folder.path().join(format!("{row}.png"));
+            if row % 4 == 2 {
+                std::fs::write(path, "no picture").unwrap()
+            } else {
+                drawing.save(path).unwrap()
+            }
+            std::fs::write(folder.path().join(format!("{row}.txt")), "a cat").unwrap();
+        }
+        let source = caption_data::open(folder.path(), &Default::default()).unwrap();
+        let rows: Vec<usize> = (0..9).collect();
+        let processor = ImageProcessor::default();
+        let found = |Inspection { pictures, bad }: Inspection| {
+            let bad = bad.into_iter().map(|bad| (bad.row, bad.error.to_string())).collect::<Vec<_>>();
+            (pictures, bad)
+        };
+        let alone = found(inspect(&source, rows.clone(), &processor).unwrap());
+        assert_eq!(alone.1.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [2, 6]);
+        let teams = trainer_core::ThreadWorkers::new(4).into_iter().map(Team::of);
+        std::thread::scope(|scope| {
+            let check = |team: Team| found(inspect_together(&source, &rows, &processor, &team).unwrap());
+            let threads: Vec<_> = teams.map(|team| scope.spawn(move || check(team))).collect();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap(), alone);
+            }
+        });
     }
 
     #[test]

@@ -14,7 +14,6 @@ use super::stopping::Stopping;
 use super::{Ending, Inputs, OutputFolder, Request};
 use crate::distributed::{Team, fail};
 use crate::features::FeatureStore;
-use crate::hub::Location;
 use crate::options::Hardware;
 use crate::resume;
 use crate::run_folder::{Commits, SavedOptions};
@@ -137,10 +136,7 @@ impl Session {
         if let Some(inputs) = &self.inputs {
             return Ok((open_checkpoint(&inputs.dir)?, Arc::clone(inputs)));
         }
-        let data = &request.options.data;
-        let is_hub = [&data.model, &data.dataset].iter().any(|input| matches!(input, Location::Hub(_)));
-        let open = || Inputs::open(&request.options);
-        let opened = if is_hub { self.team.first_here(open) } else { open() };
+        let opened = Inputs::open_in(&request.options, &self.team);
         let (checkpoint, inputs) = opened.map_err(|error| resume::with_commits(error, request))?;
         let inputs = Arc::new(inputs);
         self.inputs = self.sweeps().then(|| Arc::clone(&inputs));

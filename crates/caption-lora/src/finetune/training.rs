@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use trainer_core::sinks::ConsoleSink;
@@ -12,6 +12,7 @@ use super::{Recipe, Session};
 use crate::engine_words::{self, InFlags};
 use crate::judge::Sample;
 use crate::run_folder::{Commits, OPTIONS, RunState};
+use crate::task::CaptionTask;
 use crate::terminal::{say, say_error};
 use crate::{results, shell};
 
@@ -31,15 +32,25 @@ impl Recipe<'_> {
     pub fn train(&self, session: &Session) -> Result<Trained> {
         let samples = EvalCaptions::new(&self.folder.path, self.request.resumed.is_some());
         let adapter_config = self.plan.adapted.adapter.as_ref().map(|adapter| adapter.config().clone());
-        let commits =
-            Commits { model: self.inputs.commit.clone(), dataset: self.inputs.source_commit.clone() };
+        let [validation, test] = self.inputs.held_out_commits.clone();
+        let (model, dataset) = (self.inputs.commit.clone(), self.inputs.source_commit.clone());
+        let commits = Commits { model, dataset, validation, test };
         let saved = saved_options(self.request, adapter_config, Some(commits))?;
+        let sample: Mutex<Option<(usize, Sample)>> = Mutex::default();
+        let sampled = || sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let before_saving = |step: usize| -> Result<(), BoxError> {
+            *sampled() = self.sample(step)?;
+            Ok(())
+        };
         let save = |to: &Path| -> Result<(), BoxError> {
-            self.caption_checkpoint(to, &samples)?;
+            if let Some((step, sample)) = sampled().take() {
+                say(sample.to_string().trim_end());
+                samples.add(&sample.line(step).to_string())?;
+            }
             std::fs::write(to.join(OPTIONS), serde_json::to_vec_pretty(&saved)?)?;
             self.save_model(to)
         };
-        let task = self.task(&save);
+        let task = CaptionTask { before_saving: Some(&before_saving), ..self.task(&save) };
         let train = self.training_batches();
         let validation = self.evaluation_batches(&self.inputs.rows.validation);
         // Without rows there is no evaluation.
@@ -100,19 +111,12 @@ impl Recipe<'_> {
         }))
     }
 
-    /// Captions some validation pictures at a checkpoint, with `--eval-captions`.
-    fn caption_checkpoint(&self, checkpoint: &Path, samples: &EvalCaptions) -> Result<(), BoxError> {
-        // A checkpoint's name contains its step, even while it is being written. Step 0 is a trial save
-        // before training.
-        let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
-        let step: usize = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
-        if let Some(count) = self.options.data.eval_captions.filter(|_| step > 0) {
-            let rows = &self.inputs.rows.validation;
-            let rows = &rows[..count.min(rows.len())];
-            let sample = Sample::take(&self.captioner(), &self.inputs.source, rows)?;
-            say(sample.to_string().trim_end());
-            samples.add(&sample.line(step).to_string())?;
-        }
-        Ok(())
+    /// The captions of some validation pictures at the checkpoint of a step, with `--eval-captions`.
+    fn sample(&self, step: usize) -> Result<Option<(usize, Sample)>> {
+        let Some(count) = self.options.data.eval_captions else { return Ok(None) };
+        let rows = &self.inputs.rows.validation;
+        let rows = &rows[..count.min(rows.len())];
+        let sample = Sample::take(&self.captioner(), &self.inputs.source, rows, &self.plan.team)?;
+        Ok(Some((step, sample)))
     }
 }

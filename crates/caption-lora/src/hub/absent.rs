@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Error, Fetched, FetchedDataset, RepoId, Result};
+use super::{Error, Fetched, FetchedDataset, PiecewiseDataset, RepoId, Result};
 
 /// A connection to the hub, which this build has not.
 pub enum Hub {}
@@ -30,6 +30,14 @@ impl Hub {
     /// None, as there is no connection.
     pub fn adapter_dir(&self, _id: &RepoId) -> Result<Fetched> {
         match *self {}
+    }
+
+    /// The train split of a dataset, in pieces.
+    ///
+    /// # Errors
+    /// None, as there is no connection.
+    pub fn dataset_pieces(self, _id: &RepoId, _limit: u64) -> Result<Option<PiecewiseDataset>> {
+        match self {}
     }
 
     /// The train split of a dataset.

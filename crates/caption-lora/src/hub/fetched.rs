@@ -1,6 +1,7 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use caption_data::LeftOut;
+use caption_data::{LeftOut, RemoteFile};
 
 /// A folder with the files of a model or an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,19 @@ pub struct FetchedDataset {
 pub enum DatasetFiles {
     /// Parquet files, sorted by name: the rows of each file follow those of the file before it.
     Parquet(Vec<PathBuf>),
+    /// Tar files in the layout of WebDataset, sorted by name.
+    Tar(Vec<PathBuf>),
     /// A folder of images with their captions in metadata or in text files of the same name.
     ImageFolder(PathBuf),
+}
+
+/// A dataset's train split in parquet files of which parts are fetched when they are needed.
+#[derive(Debug, Clone)]
+pub struct PiecewiseDataset {
+    /// Its files, sorted by name.
+    pub files: Vec<Arc<dyn RemoteFile>>,
+    /// The commit of the files, as of a [`FetchedDataset`].
+    pub commit: String,
+    /// The repository's files that do not belong to the train split.
+    pub left_out: LeftOut,
 }

@@ -34,7 +34,7 @@ mod online;
 #[cfg(not(feature = "hub"))]
 pub use absent::{Hub, damaged};
 pub use error::{Error, Result};
-pub use fetched::{DatasetFiles, Fetched, FetchedDataset};
+pub use fetched::{DatasetFiles, Fetched, FetchedDataset, PiecewiseDataset};
 pub use location::{Location, RepoId};
 #[cfg(feature = "hub")]
 pub use online::{Hub, HubConfig, damaged};

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use caption_data::{CaptionSource, ColumnRole, ImageFolder, LeftOut, ParquetSource, RgbImage, SourceOptions};
+use caption_data::{
+    CaptionSource, ColumnRole, ImageFolder, LeftOut, ParquetSource, RgbImage, SourceOptions, WebDataset,
+};
 use monster_drawings::DrawingSource;
 
 use super::{or_damaged, warn_of_outage};
-use crate::hub::{DatasetFiles, Hub, Location};
+use crate::hub::{DatasetFiles, Hub, Location, PiecewiseDataset};
 use crate::terminal::warn;
 
 /// Captioned pictures, and their origin.
@@ -23,7 +25,23 @@ pub struct Dataset {
 /// # Errors
 /// If it is missing or has no usable rows, or if its columns are ambiguous: the message names the flag.
 pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> {
+    dataset_within(location, options, None)
+}
+
+/// As [`dataset`]. Of a dataset of the hub in parquet files, parts are fetched when they are needed, if there is a `limit`, in
+/// bytes, for what is kept of it.
+///
+/// # Errors
+/// As [`dataset`].
+pub fn dataset_within(location: &Location, options: &SourceOptions, limit: Option<u64>) -> Result<Dataset> {
     let mut commit = None;
+    if let (Location::Hub(id), Some(limit)) = (location, limit)
+        && let Some(PiecewiseDataset { files, commit, left_out }) =
+            Hub::from_env()?.dataset_pieces(id, limit)?
+    {
+        let source = ParquetSource::open_remote(&id.name, files, options).map_err(with_column_flag)?;
+        return Ok(Dataset { source: Arc::new(source.with_left_out(left_out)), commit: Some(commit) });
+    }
     let opened: caption_data::Result<Arc<dyn CaptionSource>> = match location {
         Location::Embedded => {
             if let Some((role, _)) = options.named_columns().next() {
@@ -45,6 +63,9 @@ pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> 
             match fetched.files {
                 DatasetFiles::Parquet(files) => ParquetSource::open(&files, options)
                     .map(|source| Arc::new(source.with_left_out(fetched.left_out)) as Arc<dyn CaptionSource>),
+                DatasetFiles::Tar(files) => {
+                    WebDataset::open(&files, options).map(|source| Arc::new(source) as Arc<dyn CaptionSource>)
+                }
                 DatasetFiles::ImageFolder(folder) => ImageFolder::open(folder, options).map(|source| {
                     Arc::new(Downloaded { source, left_out: fetched.left_out }) as Arc<dyn CaptionSource>
                 }),
@@ -60,9 +81,9 @@ pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> 
             }
             _ => None,
         };
-        match column_flag(&error) {
-            Some(flag) => anyhow!("{error} ({flag} COLUMN)"),
-            None => or_damaged(error.into(), downloaded),
+        match downloaded {
+            Some(_) if column_flag(&error).is_none() => or_damaged(error.into(), downloaded),
+            _ => with_column_flag(error),
         }
     })?;
     Ok(Dataset { source, commit })
@@ -112,6 +133,14 @@ impl CaptionSource for Downloaded {
         let mut left_out = self.source.left_out();
         left_out.extend(self.left_out.clone());
         left_out
+    }
+}
+
+/// Adds the flag for the column that an error is about.
+fn with_column_flag(error: caption_data::Error) -> anyhow::Error {
+    match column_flag(&error) {
+        Some(flag) => anyhow!("{error} ({flag} COLUMN)"),
+        None => error.into(),
     }
 }
 

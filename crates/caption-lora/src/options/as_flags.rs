@@ -55,6 +55,7 @@ fn data(options: &Finetune) -> Vec<Option<Given>> {
         one("padding", data.padding),
         switch("no-shuffle", data.no_shuffle),
         maybe("shuffle-window", data.shuffle_window),
+        maybe("data-cache", data.data_cache),
         maybe("eval-captions", data.eval_captions),
     ]
 }

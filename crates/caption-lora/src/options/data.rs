@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use caption_data::{CaptionSource, ImageDecoder, SourceOptions, WINDOW_BYTES, is_large};
 
 use super::names::names;
-use super::{CheckRows, HeldOut, ShuffleWindow, SplitFractions};
+use super::{CheckRows, DataCache, HeldOut, ShuffleWindow, SplitFractions};
 use crate::hub::Location;
 
 /// Inputs and outputs of a run.
@@ -46,6 +46,9 @@ pub struct DataOptions {
     /// The part of the dataset in which training rows are shuffled. Default: all, or
     /// [`WINDOW_BYTES`](caption_data::WINDOW_BYTES) of a [large](caption_data::is_large) dataset.
     pub shuffle_window: Option<ShuffleWindow>,
+    /// The space for datasets of the hub, parts of which are fetched when they are needed. Default: they are downloaded as a
+    /// whole.
+    pub data_cache: Option<DataCache>,
     /// Folder for the results. Default: `runs/pokemon`, or the first free one of `runs/pokemon-2`, `runs/pokemon-3`, ...
     pub output_dir: Option<PathBuf>,
     /// Whether the run replaces the one that is in the output folder. Default: false.
@@ -74,6 +77,7 @@ impl Default for DataOptions {
             padding: Padding::default(),
             no_shuffle: false,
             shuffle_window: None,
+            data_cache: None,
             output_dir: None,
             overwrite_output_dir: false,
             eval_captions: None,

@@ -53,7 +53,7 @@ pub use lora::{LoraOptions, TargetModules, Tune};
 pub(crate) use lora::{peft_name, peft_value};
 pub use merge::{FileDtype, Merge};
 pub use optimizer::{Optim, OptimizerOptions};
-pub use reading::{CheckRows, HeldOut, ShuffleWindow};
+pub use reading::{CheckRows, DataCache, HeldOut, ShuffleWindow};
 pub use run::{NanPolicy, ReportTo, RunOptions, SaveStrategy};
 pub use split::SplitFractions;
 pub use sweep::{Axis, SweepPoint};

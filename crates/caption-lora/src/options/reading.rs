@@ -59,6 +59,33 @@ impl fmt::Display for ShuffleWindow {
     }
 }
 
+/// The space for a dataset of the hub, parts of which are fetched when they are needed. As text: `20GB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataCache {
+    /// The space in bytes.
+    pub bytes: u64,
+}
+
+impl FromStr for DataCache {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match bytes(text)? as u64 {
+            bytes if bytes < MIN_DATA_CACHE => Err("must be at least 1MB".to_owned()),
+            bytes => Ok(Self { bytes }),
+        }
+    }
+}
+
+/// Less space would be used up by a few pictures.
+const MIN_DATA_CACHE: u64 = 1_000_000;
+
+impl fmt::Display for DataCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}KB", self.bytes as f64 / 1e3)
+    }
+}
+
 /// The rows of a held-out part: of the dataset itself, or a dataset of its own. As text: `500`, `0.05`, `val.parquet`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeldOut {
@@ -138,6 +165,12 @@ mod tests {
             assert_eq!(text.parse(), Ok(window));
             assert_eq!(window.to_string().parse(), Ok(window));
         }
+        assert_eq!("20GB".parse(), Ok(DataCache { bytes: 20_000_000_000 }));
+        assert_eq!(
+            "1.5MB".parse::<DataCache>().unwrap().to_string().parse(),
+            Ok(DataCache { bytes: 1_500_000 })
+        );
+        assert!("900KB".parse::<DataCache>().is_err() && "20".parse::<DataCache>().is_err());
         assert!("0MB".parse::<ShuffleWindow>().is_err());
         let refusal = "500".parse::<ShuffleWindow>().unwrap_err();
         assert!(refusal.contains("needs a unit") && refusal.ends_with("or `all`"), "{refusal}");

@@ -6,10 +6,11 @@ use anyhow::anyhow;
 
 use crate::finetune::Request;
 use crate::hub::{Location, RepoId};
+use crate::options::HeldOut;
 use crate::run_folder::SavedOptions;
 use crate::terminal::one_line;
 
-/// Adds to an error the flags that name the model and the dataset of the resumed run at their commits, where
+/// Adds to an error the flags that name the model and the datasets of the resumed run at their commits, where
 /// the request names others.
 pub fn with_commits(error: anyhow::Error, request: &Request) -> anyhow::Error {
     let Some(resumed) = &request.resumed else { return error };
@@ -18,8 +19,13 @@ pub fn with_commits(error: anyhow::Error, request: &Request) -> anyhow::Error {
         let id = began_with(flag, &resumed.options).map(Location::Hub)?;
         (*location != id).then(|| format!("--{flag} {id}"))
     };
-    let flags: Vec<String> =
-        [("dataset", &data.dataset), ("model", &data.model)].into_iter().filter_map(other).collect();
+    let held_out = [("validation", &data.validation), ("test", &data.test)].into_iter();
+    let held_out = held_out.filter_map(|(flag, part)| match part {
+        Some(HeldOut::Dataset(location)) => Some((flag, location)),
+        _ => None,
+    });
+    let inputs = [("dataset", &data.dataset), ("model", &data.model)].into_iter().chain(held_out);
+    let flags: Vec<String> = inputs.filter_map(other).collect();
     if flags.is_empty() {
         return error;
     }
@@ -32,6 +38,8 @@ pub(crate) fn began_with(flag: &str, options: &SavedOptions) -> Option<RepoId> {
     let id = Location::Local(PathBuf::from(options.flags.value(flag)?)).hidden_id()?;
     let commit = match flag {
         "model" => options.model_commit(&id.name),
+        "validation" => options.commits.as_ref()?.validation.clone(),
+        "test" => options.commits.as_ref()?.test.clone(),
         _ => options.commits.as_ref()?.dataset.clone(),
     };
     Some(RepoId { name: id.name, revision: Some(commit?) })

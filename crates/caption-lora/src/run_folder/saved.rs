@@ -39,6 +39,12 @@ pub struct Commits {
     pub model: Option<String>,
     /// The dataset's commit.
     pub dataset: Option<String>,
+    /// The commit of the dataset that is named as validation rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<String>,
+    /// The commit of the dataset that is named as test rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<String>,
 }
 
 impl SavedOptions {
@@ -96,7 +102,7 @@ mod tests {
         let lora = SavedOptions { adapter_config, ..earlier };
         assert_eq!(lora.model_commit("a/b").as_deref(), Some("0f3c"));
         assert_eq!(lora.model_commit("a/other"), None);
-        let commits = Some(Commits { model: Some("9d2e".to_owned()), dataset: None });
+        let commits = Some(Commits { model: Some("9d2e".to_owned()), ..Commits::default() });
         let now = SavedOptions { commits, ..lora };
         assert_eq!(now.model_commit("a/b").as_deref(), Some("9d2e"));
         assert_eq!(serde_json::from_str::<SavedOptions>(&serde_json::to_string(&now).unwrap()).unwrap(), now);

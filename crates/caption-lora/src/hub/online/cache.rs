@@ -4,6 +4,7 @@
 //! models--owner--name/blobs/ETAG               the bytes of a file, named by its ETag
 //! models--owner--name/snapshots/COMMIT/NAME    a relative link to a blob
 //! models--owner--name/refs/REVISION            the commit that a branch or a tag points to
+//! datasets--owner--name/pieces/ETAG/START-END  a part of a file; not in Python's layout
 //! models--owner--name/listings/COMMIT.json     the names of all files of a commit; not in Python's layout
 //! .locks/models--owner--name/ETAG.lock         held while a blob is written
 //! ```
@@ -36,6 +37,11 @@ impl RepoCache {
 
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.root.join("blobs").join(etag)
+    }
+
+    /// The folder of the pieces of a file.
+    pub(super) fn pieces(&self, etag: &str) -> PathBuf {
+        self.root.join("pieces").join(etag)
     }
 
     /// The commit that a branch or a tag points to; a commit is returned as it is.

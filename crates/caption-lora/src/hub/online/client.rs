@@ -1,9 +1,13 @@
-use std::{fmt, fs};
+use std::{fmt, fs, sync::Arc};
+
+use caption_data::{LeftOut, RemoteFile};
 
 use super::{
-    DatasetFiles, Error, Fetched, FetchedDataset, HubConfig, Kind, RepoId, Repository, Result,
+    DatasetFiles, Error, Fetched, FetchedDataset, HubConfig, Kind, PiecewiseDataset, RepoId, Repository,
+    Result,
     http::Http,
     outage::outage,
+    pieces::{PieceCache, PiecewiseFile, fetched_ahead},
     select,
     snapshot::{Listing, Snapshot},
 };
@@ -57,13 +61,51 @@ impl Hub {
         self.folder(&Repository::new(Kind::Adapter, id), select::adapter_files)
     }
 
-    /// The train split of a dataset: its parquet files; else the hub's conversion to parquet; else its images
-    /// with their captions.
+    /// The train split of a dataset: its parquet files; else the hub's conversion to parquet; else its tar files; else its
+    /// images with their captions.
     ///
     /// # Errors
     /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
     pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
         self.or_cached(|hub, outage| Ok(FetchedDataset { outage, ..hub.dataset(id)? }))
+    }
+
+    /// As [`dataset_files`](Self::dataset_files), without a download: parts of the files are fetched when they are read, and
+    /// the following parts ahead, into a part of the cache that takes no more than `limit` bytes. A dataset that is larger
+    /// is fetched again in each epoch.
+    ///
+    /// `None` if the dataset is not in parquet files, if all of them are in the cache as a whole, or offline.
+    ///
+    /// # Errors
+    /// As [`dataset_files`](Self::dataset_files).
+    pub fn dataset_pieces(self, id: &RepoId, limit: u64) -> Result<Option<PiecewiseDataset>> {
+        let hub = Arc::new(self);
+        if hub.http.is_none() {
+            return Ok(None);
+        }
+        let mut snapshot = hub.snapshot(&Repository::new(Kind::Dataset, id))?;
+        let mut names = select::parquet_files(&snapshot.listing)?;
+        if names.is_none()
+            && id.revision.is_none()
+            && !select::has_text_files(&snapshot.listing)
+            && let Some(converted) = hub.converted(id)?
+            && select::converted_part(&converted.listing).is_none()
+        {
+            names = select::parquet_files(&converted.listing)?;
+            snapshot = converted;
+        }
+        let Some(mut names) = names.filter(|names| !snapshot.has(names)) else { return Ok(None) };
+        let left_out = select::left_out_by_parquet_files(&snapshot.listing, &names);
+        names.sort();
+        let cache = Arc::new(PieceCache::new(&hub.config.cache, limit));
+        let ahead =
+            fetched_ahead().map_err(|cause| Error::Cache { path: hub.config.cache.clone(), cause })?;
+        let file = |name: &String| -> Result<Arc<dyn RemoteFile>> {
+            let source = snapshot.in_pieces(&hub, name, &cache)?;
+            Ok(Arc::new(PiecewiseFile::new(source, ahead.clone())))
+        };
+        let files = names.iter().map(file).collect::<Result<Vec<_>>>()?;
+        Ok(Some(PiecewiseDataset { files, commit: snapshot.commit.clone(), left_out }))
     }
 
     fn dataset(&self, id: &RepoId) -> Result<FetchedDataset> {
@@ -95,6 +137,14 @@ impl Hub {
             }
         }
         let main = main?;
+        if let Some(mut names) = select::tar_files(&main.listing)? {
+            let folder = main.fetch(&names)?;
+            names.sort();
+            let files = DatasetFiles::Tar(names.iter().map(|name| folder.join(name)).collect());
+            let is_whole = main.listing.is_whole;
+            let left_out = LeftOut::default();
+            return Ok(FetchedDataset { files, commit: main.commit, left_out, is_whole, outage: None });
+        }
         let names = match (select::image_folder(&main.listing), part) {
             (Err(Error::Lacks { repo, .. }), Some(part)) => {
                 return Err(Error::PartlyConverted { repo, part, revision: CONVERTED });

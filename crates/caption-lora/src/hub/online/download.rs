@@ -28,11 +28,11 @@ pub(super) struct RemoteFile<'a> {
 }
 
 /// The headers that describe a file.
-struct Facts {
+pub(super) struct Facts {
     /// Identifies the content.
-    etag: String,
+    pub(super) etag: String,
     /// The number of bytes, if the hub states it for the file and not for one response.
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
     /// Whether the ETag is the SHA-256 of the content, as it is for all large files of the hub.
     is_sha256: bool,
     /// The address of the content, possibly with a signature that expires.
@@ -65,7 +65,7 @@ impl RemoteFile<'_> {
 
     /// Requests the headers of the file: those of the hub's own response, not of the storage that it
     /// redirects to.
-    fn facts(&self) -> Result<Facts, Failure> {
+    pub(super) fn facts(&self) -> Result<Facts, Failure> {
         let says_what = |reply: &Reply, target: &Uri| {
             reply.header("X-Linked-ETag").is_some()
                 || (reply.header("ETag").is_some() && !self.http.is_hub(target))
@@ -247,7 +247,7 @@ fn length(path: &Path) -> u64 {
 }
 
 /// The first byte and the total size of the file in `bytes 5-9/10`.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split('-').next()?.trim().parse().ok()?, total.trim().parse().ok()))
 }

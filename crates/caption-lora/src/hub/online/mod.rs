@@ -12,6 +12,7 @@ mod failure;
 mod http;
 mod outage;
 mod paths;
+mod pieces;
 mod select;
 mod snapshot;
 
@@ -20,6 +21,6 @@ pub use config::HubConfig;
 pub use damage::damaged;
 
 use super::{
-    DatasetFiles, Error, Fetched, FetchedDataset, Kind, Proxy, Refusal, RepoId, Repository, Result, advice,
-    is_commit,
+    DatasetFiles, Error, Fetched, FetchedDataset, Kind, PiecewiseDataset, Proxy, Refusal, RepoId, Repository,
+    Result, advice, is_commit,
 };

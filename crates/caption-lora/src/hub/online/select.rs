@@ -72,6 +72,20 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     Ok(Some(files))
 }
 
+/// The tar files of the train split, last part first as [`parquet_files`]; `None` if the repository has none, or has pictures
+/// or metadata beside them.
+pub(super) fn tar_files(listing: &Listing) -> Result<Option<Vec<String>>> {
+    let names = || listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name));
+    let tar: Vec<&str> = names().filter(|name| extension(name) == "tar").collect();
+    if tar.is_empty() || names().any(|name| is_picture(name) || is_description(name)) {
+        return Ok(None);
+    }
+    let files = selection::parquet_files(&tar).map_err(|refusal| listing.refuse(refusal))?;
+    let mut files: Vec<String> = files.into_iter().map(str::to_owned).collect();
+    files.sort_by(|a, b| b.cmp(a));
+    Ok(Some(files))
+}
+
 /// The folder of a dataset that was too large for the hub to convert as a whole, such as
 /// `default/partial-train`.
 pub(super) fn converted_part(listing: &Listing) -> Option<String> {

@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use ureq::http::Uri;
 
 use super::address::{masked, shown};
 use super::cache::{self, RepoCache, is_read_only};
-use super::download::RemoteFile;
+use super::download::{RemoteFile, content_range};
 use super::failure::{Failure, cut, retried};
 use super::http::Http;
+use super::pieces::{PieceCache, Source};
 use super::{Error, Hub, Refusal, Repository, Result};
 use crate::files::LFS_POINTER;
 
@@ -181,6 +183,37 @@ impl Snapshot<'_> {
         Ok(folder)
     }
 
+    /// Whether the cache has all of the named files as a whole.
+    pub(super) fn has(&self, names: &[String]) -> bool {
+        let folder = self.cache.snapshot(&self.commit);
+        names.iter().all(|name| folder.join(name).exists())
+    }
+
+    /// The named file in pieces, of which nothing but its size is asked for yet.
+    pub(super) fn in_pieces(&self, hub: &Arc<Hub>, name: &str, pieces: &Arc<PieceCache>) -> Result<Source> {
+        let repo = &self.listing.repo;
+        let find = || -> Result<Source, Failure> {
+            let url = hub.address(&repo.file_path(&self.commit, name))?;
+            let Some(http) = &hub.http else { return Err(Failure::Silent { url: shown(&url) }) };
+            let facts = retried(|| RemoteFile { http, url: url.clone(), name, progress: false }.facts())?;
+            let size = match facts.size {
+                Some(size) => size,
+                None => stated_size(http, &url)?,
+            };
+            Ok(Source {
+                hub: Arc::clone(hub),
+                repo: repo.clone(),
+                name: name.to_owned(),
+                path: Path::new(&repo.id.name).join(name),
+                url,
+                size,
+                folder: self.cache.pieces(&facts.etag),
+                cache: Arc::clone(pieces),
+            })
+        };
+        find().map_err(|failure| hub.explain(repo, Some(name), failure))
+    }
+
     fn not_all_cached(&self, folder: &Path, names: &[String]) -> Error {
         let missing = names.iter().filter(|name| !folder.join(name).exists()).cloned().collect();
         Error::NotAllCached { repo: self.listing.repo.clone(), missing, total: names.len() }
@@ -190,6 +223,15 @@ impl Snapshot<'_> {
         let url = self.hub.address(&self.listing.repo.file_path(&self.commit, name))?;
         RemoteFile { http, url, name, progress: self.hub.config.progress }.fetch(&self.cache, &self.commit)
     }
+}
+
+/// The size of a file, for which its first byte is asked.
+fn stated_size(http: &Http, url: &Uri) -> Result<u64, Failure> {
+    let reply = retried(|| http.get(url, Some("bytes=0-0")))?;
+    let total = reply.header("Content-Range").and_then(content_range).and_then(|(_, total)| total);
+    total.ok_or_else(|| {
+        reply.strange("it does not say how large the file is, which --data-cache needs".into())
+    })
 }
 
 /// Whether a file is a Git LFS pointer.
