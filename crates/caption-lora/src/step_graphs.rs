@@ -17,7 +17,7 @@ const MOST_GRAPHS: usize = 64;
 #[derive(Debug, Default)]
 pub struct StepGraphs(Mutex<HashMap<Shape, State>>);
 
-/// What the launches of a pass depend on.
+/// The properties of a batch that the launches of its pass depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     batch: usize,
@@ -34,7 +34,7 @@ enum State {
     Refused,
 }
 
-/// What a pass computes with.
+/// The arguments of a pass.
 pub struct Pass<'a> {
     /// The model.
     pub model: &'a dyn CaptionModel,
