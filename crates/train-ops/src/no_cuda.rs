@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use cpu_kernels::DropoutMask;
 
-use crate::attention::Sizes;
+use crate::attention::sizes::Sizes;
 use crate::decoding::{DecodingRows, Seen};
 use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run};
 

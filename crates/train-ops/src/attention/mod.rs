@@ -3,7 +3,7 @@ mod fused;
 mod key_lengths;
 mod mask;
 mod rows;
-mod sizes;
+pub(crate) mod sizes;
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ pub use fused::fused_attention;
 pub use key_lengths::KeyLengths;
 pub use mask::AttentionMask;
 pub(crate) use rows::AttentionRows;
-pub(crate) use sizes::Sizes;
+use sizes::Sizes;
 
 /// Multi-head scaled dot-product attention (Vaswani et al., 2017), differentiable:
 /// `dropout(softmax(q kᵀ / sqrt(head_dim) + mask)) v` for each head.

@@ -9,7 +9,7 @@ use super::activations::MOST_HEAD_DIM;
 use super::dropout::DeviceMask;
 use super::node::node3;
 use crate::AttentionMask;
-use crate::attention::Sizes;
+use crate::attention::sizes::Sizes;
 
 /// Attention that never stores its scores.
 pub(crate) fn attention(

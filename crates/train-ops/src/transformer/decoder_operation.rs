@@ -8,7 +8,7 @@ use cpu_kernels::Buffer;
 use super::cross_rows::{CrossRows, SavedCross};
 use super::rows::{LayerRows, SavedAttention, SavedMlp};
 use super::{DecoderLayer, DecoderMasks};
-use crate::attention::Sizes;
+use crate::attention::sizes::Sizes;
 use crate::grad_proxy::{GradProxies, GradSink};
 use crate::layer_norm::Statistics;
 use crate::{AdaptedLinear, ForwardContext, Result, host, on_pool};
