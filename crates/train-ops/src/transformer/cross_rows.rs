@@ -4,7 +4,7 @@ use candle_core::Result;
 use cpu_kernels::{Buffer, DropoutMask, Init, Rows};
 
 use super::CrossAttention;
-use crate::attention::{AttentionRows, Sizes};
+use crate::attention::{AttentionRows, sizes::Sizes};
 use crate::layer_norm::Statistics;
 use crate::linear::{LoraGradients, RowLinear};
 use crate::{AdaptedLinear, AttentionMask, ForwardContext, KeyLengths, LayerNorm};

@@ -3,7 +3,7 @@
 use cpu_kernels::{Buffer, DropoutMask, Isa};
 
 use super::TransformerLayer;
-use crate::attention::{AttentionRows, Sizes};
+use crate::attention::{AttentionRows, sizes::Sizes};
 use crate::layer_norm::Statistics;
 use crate::linear::RowLinear;
 use crate::{Activation, AdaptedLinear, AttentionMask, ForwardContext, KeyLengths, LayerNorm, Result, host};
