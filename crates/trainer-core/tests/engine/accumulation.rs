@@ -299,7 +299,7 @@ impl Task for OwnGradients {
         context: &StepContext,
         parameters: &Parameters,
     ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
-        if batch.numbers[0] % 4 == 0 {
+        if batch.numbers[0].is_multiple_of(4) {
             return Ok(None);
         }
         self.passes.borrow_mut()[1] += 1;
