@@ -44,6 +44,38 @@ fn int8_weights_learn_as_f32_ones_do_and_the_results_say_so() {
     assert_eq!(config("int8"), config("f32"));
 }
 
+/// GIT and BLIP, with adapters of every kind and in the encoder too, learn as in f32 and save what f32 saves.
+#[test]
+fn variants_of_lora_and_blip_train_on_int8() {
+    for (model, flags) in [
+        (Tiny::new as fn() -> Tiny, "--use-dora"),
+        (Tiny::new, "--init-lora-weights pissa --lora-r 2"),
+        (Tiny::new, "--tune both --bias lora_only"),
+        (Tiny::blip, "--tune both"),
+        (Tiny::blip, "--use-dora"),
+    ] {
+        let tiny = model();
+        for dtype in ["f32", "int8"] {
+            let flags = format!("--max-steps 8 --learning-rate 0.01 --dtype {dtype} {flags}");
+            run(&mut tiny.finetune(dtype, &flags)).stdout();
+        }
+        let (f32, int8) = (losses(&tiny, "f32"), losses(&tiny, "int8"));
+        assert!(f32.len() == int8.len() && f32 != int8, "{flags}");
+        assert!(int8.last() < int8.first(), "{flags}: {int8:?}");
+        for (f32, int8) in f32.iter().zip(&int8) {
+            assert!((int8 / f32 - 1.0).abs() < 0.02, "{flags}: {int8}, not {f32}");
+        }
+        let saved = |dtype: &str| {
+            let file = tiny.path(dtype).join("adapter/adapter_model.safetensors");
+            tensors(&file)
+                .into_iter()
+                .map(|(name, tensor)| (name, tensor.dims().to_vec()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(saved("int8"), saved("f32"), "{flags}");
+    }
+}
+
 #[test]
 fn an_int8_run_is_resumed_to_the_same_bits() {
     let tiny = Tiny::new();

@@ -77,20 +77,22 @@ fn padded<T: Copy + Default>(values: &[T]) -> Lanes<T> {
 for_each_isa! {
     /// `to = init + row.scale * scales * (sums - offsets) + Σ outliers * scales * panel`, without fused multiply-adds.
     pub(super) fn write_results(isa: Isa, tile: &TileResult<'_>) {
-        for first in (0..tile.scales.len()).step_by(LANES) {
-            let columns = first..tile.scales.len().min(first + LANES);
-            let (scales, offsets) = (padded(&tile.scales[columns.clone()]), padded(&tile.offsets[columns.clone()]));
-            for (index, (row, sums)) in tile.rows.iter().zip(tile.sums.chunks_exact(tile.width)).enumerate() {
-                // SAFETY: the caller's task alone accesses these columns of the result.
-                #[allow(unsafe_code)]
-                let to = unsafe {
-                    std::slice::from_raw_parts_mut(tile.to.add(index * tile.stride + first), columns.len())
-                };
+        let columns = tile.scales.len();
+        for (index, (row, sums)) in tile.rows.iter().zip(tile.sums.chunks_exact(tile.width)).enumerate() {
+            // SAFETY: the caller's task alone accesses these columns of the result.
+            #[allow(unsafe_code)]
+            let to =
+                unsafe { std::slice::from_raw_parts_mut(tile.to.add(index * tile.stride), columns) };
+            // A row whole, as rows may be at distances that compete for the same lines of the caches.
+            for (at, to) in to.chunks_mut(LANES).enumerate() {
+                let first = LANES * at;
+                let (scales, offsets) =
+                    (padded(&tile.scales[first..][..to.len()]), padded(&tile.offsets[first..][..to.len()]));
                 let sums = padded(&sums[first..][..LANES]);
                 let results = tile.dequantise(row, first, (&sums, &offsets), &scales, tile.initial(first, to));
                 match <&mut Lanes<f32>>::try_from(&mut *to) {
                     Ok(to) => *to = results,
-                    Err(_) => to.copy_from_slice(&results[..columns.len()]),
+                    Err(_) => to.copy_from_slice(&results[..to.len()]),
                 }
             }
         }
