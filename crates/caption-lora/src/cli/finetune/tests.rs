@@ -77,7 +77,7 @@ fn every_flag_of_the_design_is_there_and_no_other() {
         split-by num-train-epochs max-steps learning-rate \
         per-device-train-batch-size per-device-eval-batch-size gradient-accumulation-steps warmup-ratio weight-decay \
         max-grad-norm lr-scheduler-type lora-r lora-alpha lora-dropout target-modules init-lora-weights use-rslora use-dora lora-bias bias modules-to-save tune init-adapter hidden-dropout \
-        no-shuffle shuffle-window data-cache padding dtype device distributed threads no-feature-cache feature-cache-dir feature-cache-memory feature-cache-dtype fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
+        no-shuffle shuffle-window data-cache padding dtype device distributed threads no-feature-cache no-cuda-graph feature-cache-dir feature-cache-memory feature-cache-dtype fuse-accumulation eval-strategy save-total-limit logging-steps seed resume \
         label-smoothing-factor gradient-checkpointing optim sgd-momentum loraplus-lr-ratio min-lr-rate lr-num-cycles lr-power lr-decay-ratio eval-steps save-strategy save-steps early-stopping-patience \
         overwrite-output-dir early-stopping-threshold max-time on-nan max-skipped-steps report-to sweep eval-captions max-image-pixels";
     let mut designed: Vec<_> = designed.split_whitespace().collect();
