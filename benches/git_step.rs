@@ -97,11 +97,7 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
     let pixels = common::values(1, (BATCH, 3, size, size), device);
     let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap().detach();
     let vocabulary = model.config().vocab_size as u64;
-    let rows: Vec<Vec<u32>> = (0..BATCH as u64)
-        .map(|row| (0..TOKENS as u64).map(|i| (sample_key(7, row, i) % vocabulary) as u32).collect())
-        .collect();
-    let labels: Vec<Vec<i64>> =
-        rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    let (rows, labels) = captions(vocabulary);
     let input_ids = Tensor::new(rows, device)?;
     let ctx = ForwardContext::training((0..BATCH as u64).map(|i| sample_key(1, 0, i)).collect::<Vec<_>>());
     let loss = || Ok::<_, candle_core::Error>(model.loss(&features, &input_ids, &labels, &ctx).unwrap().0);
@@ -136,8 +132,30 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
         Ok(())
     })?;
 
-    // Of int8 the share of the peak of f32, which it may exceed.
-    let peak = peak_flops(dtype == DType::BF16, 5).expect("an instruction set of this processor");
+    print_times(base, &model, device, runs, [vision, forward, both, update, step]);
+    Ok(first_gradients)
+}
+
+/// Token ids and labels of a batch.
+fn captions(vocabulary: u64) -> (Vec<Vec<u32>>, Vec<Vec<i64>>) {
+    let rows: Vec<Vec<u32>> = (0..BATCH as u64)
+        .map(|row| (0..TOKENS as u64).map(|i| (sample_key(7, row, i) % vocabulary) as u32).collect())
+        .collect();
+    let labels: Vec<Vec<i64>> =
+        rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    (rows, labels)
+}
+
+/// Prints the seconds of each part, and its share of the peak.
+fn print_times(
+    base: BaseType,
+    model: &GitForCausalLm,
+    device: &Device,
+    runs: usize,
+    [vision, forward, both, update, step]: [f64; 5],
+) {
+    // The share of int8 is that of the peak of f32, which it may exceed.
+    let peak = peak_flops(base == BaseType::Bf16, 5).expect("an instruction set of this processor");
     let name = match base {
         BaseType::Bf16 => "bf16",
         BaseType::Int8Products => "int8",
@@ -147,7 +165,7 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
         "\n{name}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
         peak / 1e9
     );
-    let (encoder, needed) = flops(&model);
+    let (encoder, needed) = flops(model);
     for (part, seconds, flops) in [
         ("vision forward", vision, Some(encoder)),
         ("decoder forward", forward, None),
@@ -160,7 +178,6 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
         let share = share.map_or(String::new(), |share| format!("{share:>6.0} % of peak"));
         println!("{part:>20} {:>9.2} ms{share}", 1e3 * seconds);
     }
-    Ok(first_gradients)
 }
 
 /// Required floating-point operations of a batch: in the frozen encoder, and in the decoder's forward and

@@ -72,32 +72,36 @@ mod tests {
         assert!(!flags.arguments().contains(&"--seed=42".into()));
     }
 
+    fn data() -> DataOptions {
+        DataOptions {
+            model: "a/b@main".parse().unwrap(),
+            dataset: "src/cli".parse().unwrap(),
+            image_column: Some("photo".to_owned()),
+            caption_column: Some("says".to_owned()),
+            prompt_column: Some("asks".to_owned()),
+            subset: Some(9),
+            check_rows: Some(CheckRows::All),
+            on_bad_row: OnBadRow::Skip,
+            max_image_pixels: 7,
+            split: SplitFractions { train: 0.7, validation: 0.2, test: 0.1 },
+            validation: None,
+            test: None,
+            split_seed: 3,
+            split_by: SplitBy::Picture,
+            padding: Padding::MaxLength,
+            no_shuffle: true,
+            shuffle_window: None,
+            data_cache: Some(DataCache { bytes: 2_000_000 }),
+            output_dir: None,
+            overwrite_output_dir: false,
+            eval_captions: Some(2),
+        }
+    }
+
     /// Options that all differ from the recipe.
     fn everything() -> Finetune {
         Finetune {
-            data: DataOptions {
-                model: "a/b@main".parse().unwrap(),
-                dataset: "src/cli".parse().unwrap(),
-                image_column: Some("photo".to_owned()),
-                caption_column: Some("says".to_owned()),
-                prompt_column: Some("asks".to_owned()),
-                subset: Some(9),
-                check_rows: Some(CheckRows::All),
-                on_bad_row: OnBadRow::Skip,
-                max_image_pixels: 7,
-                split: SplitFractions { train: 0.7, validation: 0.2, test: 0.1 },
-                validation: None,
-                test: None,
-                split_seed: 3,
-                split_by: SplitBy::Picture,
-                padding: Padding::MaxLength,
-                no_shuffle: true,
-                shuffle_window: None,
-                data_cache: Some(DataCache { bytes: 2_000_000 }),
-                output_dir: None,
-                overwrite_output_dir: false,
-                eval_captions: Some(2),
-            },
+            data: data(),
             training: TrainingOptions {
                 num_train_epochs: 0.1 + 0.2,
                 max_steps: Some(5),

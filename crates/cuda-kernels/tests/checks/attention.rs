@@ -68,7 +68,7 @@ fn one(emulator: &Emulator, element: Element, case: &Case, backward: bool) -> Ou
     q.iter_mut().for_each(|q| *q *= 4.0);
     let [k, v] = [2, 3].map(|seed| uniform(element, seed, s.batch * s.keys * width));
     let dcontext = uniform(element, 4, q.len());
-    let mask = TestMask::new(case.samples, s.batch * s.heads << 20, s.keys, 0.2);
+    let mask = TestMask::new(case.samples, (s.batch * s.heads) << 20, s.keys, 0.2);
     let inputs = Inputs::new(element, case.fused, [&q, &k, &v], width);
     let dcontexts = Memory::of(element, &dcontext);
 

@@ -84,33 +84,42 @@ fn one(
         Ok(results)
     })?;
 
+    let expected = exact_results(
+        [&x, &y, &dy, &dx, &a, &b],
+        bias.as_deref(),
+        &mask,
+        [rows, in_features, out_features, rank],
+    );
+    for ((name, got), exact) in ["ys", "dxs", "h", "dh", "dA", "dB"].into_iter().zip(&results).zip(expected) {
+        agrees(name, got, &exact, tolerance(element, 3e-6, 2e-2))?;
+    }
+    Ok(())
+}
+
+/// `ys`, `dxs`, `h`, `dh`, `dA` and `dB` in f64.
+fn exact_results(
+    [x, y, dy, dx, a, b]: [&[f32]; 6],
+    bias: Option<&[f32]>,
+    mask: &TestMask,
+    [rows, in_features, out_features, rank]: [usize; 4],
+) -> [Vec<f64>; 6] {
     let factors = exact(&mask.factors(rows, in_features));
     let scale = f64::from(SCALE);
     let scaled = |values: Vec<f64>| values.into_iter().map(|value| scale * value).collect::<Vec<f64>>();
     let added = |base: &[f32], delta: Vec<f64>| -> Vec<f64> {
         delta.iter().zip(base).map(|(delta, base)| f64::from(*base) + delta).collect()
     };
-    let (a, b, dy) = (exact(&a), exact(&b), exact(&dy));
-    let dropped: Vec<f64> = exact(&x).iter().zip(&factors).map(|(x, factor)| x * factor).collect();
+    let (a, b, dy) = (exact(a), exact(b), exact(dy));
+    let dropped: Vec<f64> = exact(x).iter().zip(&factors).map(|(x, factor)| x * factor).collect();
     let h = product(&dropped, &a, in_features);
-    let mut ys = added(&y, scaled(product(&h, &b, rank)));
-    for (row, bias) in ys.chunks_exact_mut(out_features).zip(std::iter::repeat(bias.iter().flatten())) {
-        row.iter_mut().zip(bias).for_each(|(y, bias)| *y += f64::from(*bias));
+    let mut ys = added(y, scaled(product(&h, &b, rank)));
+    for row in ys.chunks_exact_mut(out_features) {
+        row.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, bias)| *y += f64::from(*bias));
     }
     let dh = scaled(product(&dy, &transposed(&b, rank), out_features));
     let through_a = product(&dh, &transposed(&a, in_features), rank);
-    let dxs = added(&dx, through_a.iter().zip(&factors).map(|(d, factor)| d * factor).collect());
+    let dxs = added(dx, through_a.iter().zip(&factors).map(|(d, factor)| d * factor).collect());
     let da = product(&transposed(&dh, rank), &transposed(&dropped, in_features), rows);
     let db = scaled(product(&transposed(&dy, out_features), &transposed(&h, rank), rows));
-    for (name, got, exact) in [
-        ("ys", &results[0], ys),
-        ("dxs", &results[1], dxs),
-        ("h", &results[2], h),
-        ("dh", &results[3], dh),
-        ("dA", &results[4], da),
-        ("dB", &results[5], db),
-    ] {
-        agrees(name, got, &exact, tolerance(element, 3e-6, 2e-2))?;
-    }
-    Ok(())
+    [ys, dxs, h, dh, da, db]
 }

@@ -70,58 +70,62 @@ fn scalars(index: usize) -> [f32; 3] {
     ]
 }
 
+/// The norms of all tensors, the norm and the coefficient of clipping, and all tensors after a step whose launches run in the order of a
+/// seed.
+fn step(emulator: &Emulator, max_norm: f32, seed: u32) -> Result<Vec<Vec<f32>>, String> {
+    let memories: Vec<[Memory; 4]> = (0..COUNTS.len())
+        .map(|index| values(index).map(|values| Memory::of(Element::F32, &values)))
+        .collect();
+    let tensors: Vec<OptimizerTensor> = memories
+        .iter()
+        .enumerate()
+        .map(|(index, memory)| {
+            let [parameter, gradient, exp_avg, exp_avg_sq] = memory.each_ref().map(Memory::pointer);
+            let [decay, step_size, root_correction] = scalars(index);
+            let count = COUNTS[index];
+            let moments = (exp_avg, exp_avg_sq);
+            OptimizerTensor {
+                parameter,
+                gradient,
+                exp_avg: moments.0,
+                exp_avg_sq: moments.1,
+                count,
+                decay,
+                step_size,
+                root_correction,
+            }
+        })
+        .collect();
+    let table = ok(TensorTable::new(&tensors))?;
+    let (table_memory, chunks) = (Memory::of_u64(&table.tensors), Memory::of_u32(&table.chunks));
+    let squares = Memory::unwritten(8 * table.chunks.len());
+    let norms = Memory::unwritten(8 * tensors.len());
+    let result = Memory::unwritten(16);
+    let adamw = AdamW {
+        tensors: table_memory.pointer(),
+        chunks: chunks.pointer(),
+        squares: squares.pointer(),
+        norms: norms.pointer(),
+        result: result.pointer(),
+        tensor_count: tensors.len(),
+        chunk_count: table.chunks.len(),
+        scale: SCALE,
+        max_norm,
+        betas: BETAS,
+        epsilon: 1e-8,
+    };
+    let [of_chunks, of_all] = ok(adamw.norms())?;
+    run(emulator, &[of_chunks, of_all, ok(adamw.step())?], seed)?;
+    let mut results = vec![norms.f64s()?.into_iter().map(|norm| norm as f32).collect()];
+    results.push(vec![result.f64s()?[0] as f32, result.f32s()?[2]]);
+    for memory in memories.iter().flatten() {
+        results.push(memory.f32s()?);
+    }
+    Ok(results)
+}
+
 fn one(emulator: &Emulator, max_norm: f32) -> Outcome {
-    let results = in_all_orders(|seed| {
-        let memories: Vec<[Memory; 4]> = (0..COUNTS.len())
-            .map(|index| values(index).map(|values| Memory::of(Element::F32, &values)))
-            .collect();
-        let tensors: Vec<OptimizerTensor> = memories
-            .iter()
-            .enumerate()
-            .map(|(index, memory)| {
-                let [parameter, gradient, exp_avg, exp_avg_sq] = memory.each_ref().map(Memory::pointer);
-                let [decay, step_size, root_correction] = scalars(index);
-                let count = COUNTS[index];
-                let moments = (exp_avg, exp_avg_sq);
-                OptimizerTensor {
-                    parameter,
-                    gradient,
-                    exp_avg: moments.0,
-                    exp_avg_sq: moments.1,
-                    count,
-                    decay,
-                    step_size,
-                    root_correction,
-                }
-            })
-            .collect();
-        let table = ok(TensorTable::new(&tensors))?;
-        let (table_memory, chunks) = (Memory::of_u64(&table.tensors), Memory::of_u32(&table.chunks));
-        let squares = Memory::unwritten(8 * table.chunks.len());
-        let norms = Memory::unwritten(8 * tensors.len());
-        let result = Memory::unwritten(16);
-        let adamw = AdamW {
-            tensors: table_memory.pointer(),
-            chunks: chunks.pointer(),
-            squares: squares.pointer(),
-            norms: norms.pointer(),
-            result: result.pointer(),
-            tensor_count: tensors.len(),
-            chunk_count: table.chunks.len(),
-            scale: SCALE,
-            max_norm,
-            betas: BETAS,
-            epsilon: 1e-8,
-        };
-        let [of_chunks, of_all] = ok(adamw.norms())?;
-        run(emulator, &[of_chunks, of_all, ok(adamw.step())?], seed)?;
-        let mut results = vec![norms.f64s()?.into_iter().map(|norm| norm as f32).collect()];
-        results.push(vec![result.f64s()?[0] as f32, result.f32s()?[2]]);
-        for memory in memories.iter().flatten() {
-            results.push(memory.f32s()?);
-        }
-        Ok(results)
-    })?;
+    let results = in_all_orders(|seed| step(emulator, max_norm, seed))?;
 
     let scaled = |index: usize| -> Vec<f32> { values(index)[1].iter().map(|g| g * SCALE).collect() };
     // An empty sum is -0.0 in Rust.
