@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use git_model::{Checkpoint, GitForCausalLm, LoadOptions};
+use git_model::{CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions};
 use libloading::os::unix::Library;
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{DeviceGraph, ForwardContext, cuda_device, sample_key};
