@@ -250,7 +250,7 @@ mod tests {
         let rows: Vec<usize> = (0..9).collect();
         let processor = ImageProcessor::default();
         let found = |Inspection { pictures, bad }: Inspection| {
-            let bad = bad.into_iter().map(|bad| (bad.row, bad.error.to_string())).collect::<Vec<_>>();
+            let bad = bad.into_iter().map(|bad| (bad.row, with_flag(&bad.error))).collect::<Vec<_>>();
             (pictures, bad)
         };
         let alone = found(inspect(&source, rows.clone(), &processor).unwrap());

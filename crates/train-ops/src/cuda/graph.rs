@@ -21,7 +21,7 @@ pub struct DeviceGraph {
     // Freed before the graph whose memory they have.
     results: Vec<Tensor>,
     keys: Option<PassKeys>,
-    /// Those of `host_numbers`, in the order of the work.
+    /// The tensors of `host_numbers`, in the order of the work.
     numbers: Vec<Tensor>,
     graph: CudaGraph,
 }
@@ -36,7 +36,7 @@ impl DeviceGraph {
     /// may use the device meanwhile.
     ///
     /// # Errors
-    /// Those of `work`; if it reads from the device, frees a tensor from before, or copies new values from the host; or if the
+    /// The errors of `work`; if it reads from the device, frees a tensor from before, or copies new values from the host; or if the
     /// device is no GPU, or the build has no `fused-cuda`.
     pub fn record(device: &Device, mut work: impl FnMut(Run) -> Result<Vec<Tensor>>) -> Result<Self> {
         let device = device.as_cuda_device()?;

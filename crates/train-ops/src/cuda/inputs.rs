@@ -7,7 +7,7 @@ thread_local! {
     static RECORDING: RefCell<Recording> = const { RefCell::new(Recording::None) };
 }
 
-/// What a thread does with [`host_numbers`].
+/// The part of a recording in which a thread calls [`host_numbers`].
 enum Recording {
     None,
     /// The first run of a graph's work: keeps the tensors.
