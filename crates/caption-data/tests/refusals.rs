@@ -7,22 +7,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use caption_data::{CaptionSource as _, RgbImage, SourceOptions, open};
+use caption_data::{CaptionSource as _, SourceOptions, open};
+use common::folders::folder;
 use common::{fixture, message};
-use tempfile::TempDir;
-
-/// A folder with the given files, and with pictures of one pixel.
-fn folder(files: &[(&str, &[u8])], pictures: &[&str]) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        path
-    };
-    files.iter().for_each(|(name, content)| fs::write(at(name), content).unwrap());
-    pictures.iter().for_each(|name| RgbImage::new(1, 1).save(at(name)).unwrap());
-    folder
-}
 
 fn refusal(path: impl AsRef<Path>) -> String {
     message(&open(path, &SourceOptions::default()).err().unwrap())
