@@ -69,13 +69,13 @@ impl Activation {
     }
 }
 
-/// `σ(u) = (1 + tanh(u / 2)) / 2`, of differentiable operations.
+/// `σ(u) = (1 + tanh(u / 2)) / 2`, composed of differentiable operations.
 fn sigmoid(us: &Tensor) -> Result<Tensor> {
     Ok((((us * 0.5)?.tanh()? + 1.0)? * 0.5)?)
 }
 
 impl Activation {
-    /// Applies it to values in host memory, on one thread.
+    /// Applies the activation to values in host memory, on one thread.
     pub(crate) fn apply(self, isa: Isa, xs: &[f32], ys: &mut [f32]) {
         match self {
             Self::Gelu => cpu_kernels::gelu(isa, xs, ys),
@@ -85,7 +85,7 @@ impl Activation {
         }
     }
 
-    /// `dxs`, the gradient of the values `xs`, from that of the result, `dys`; on one thread.
+    /// Computes `dxs`, the gradient of the values `xs`, from `dys`, the gradient of the result; on one thread.
     pub(crate) fn gradient(self, isa: Isa, xs: &[f32], dys: &[f32], dxs: &mut [f32]) {
         match self {
             Self::Gelu => cpu_kernels::gelu_gradient(isa, xs, dys, dxs),
@@ -96,7 +96,7 @@ impl Activation {
     }
 }
 
-/// Values of a task: enough to outweigh its scheduling, few enough to stay in the cache.
+/// Number of values of a task: enough to outweigh its scheduling, few enough to stay in the cache.
 const CHUNK: usize = 16 * 1024;
 
 struct ActivationOp {

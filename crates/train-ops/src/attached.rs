@@ -1,12 +1,14 @@
-//! Operations for devices without kernels: a value composed of candle's operations outside of the graph, and one node of the
-//! graph with a backward pass of our own. Candle's graph would compute gradients of constants too, and keep them.
+//! Fallbacks for devices without kernels. The value is composed of candle's operations outside of the graph,
+//! and one node of the graph has a backward pass of our own. Candle's own graph would also compute gradients of
+//! constants, and keep them.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor, bail,
 };
 
-/// A node with the value `value` and the argument `argument`; `backward` maps the gradient of the value to the argument's.
+/// A node of the graph with the value `value` and the argument `argument`; `backward` maps the gradient of the
+/// value to that of the argument.
 pub(crate) fn attach<F>(name: &'static str, argument: &Tensor, value: Tensor, backward: F) -> Result<Tensor>
 where
     F: Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
@@ -16,7 +18,8 @@ where
     if argument.track_op() { argument.apply_op1(Attached { name, value, backward }) } else { Ok(value) }
 }
 
-/// A node with three arguments. `backward` also gets which arguments need a gradient, and returns those.
+/// A node with three arguments. The second argument of `backward` marks those that need a gradient; it returns
+/// these gradients.
 pub(crate) fn attach3<F>(
     name: &'static str,
     arguments: [&Tensor; 3],

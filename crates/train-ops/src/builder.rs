@@ -6,7 +6,8 @@ use candle_core::{Tensor, Var};
 
 use crate::{Convolution, Error, ForwardContext, FrozenLinear, LinearLayer, Result, TrainableLinear};
 
-/// Builds the layers that a model asks for, and so decides which parts are trained and how.
+/// Builds the layers of a model, and so decides which parts are trained and how. A model calls it for each of
+/// its layers.
 ///
 /// Paths are those of the checkpoint, dotted and without `.weight`: `git.encoder.layer.0.attention.self.query`.
 pub trait LayerBuilder {
@@ -18,17 +19,18 @@ pub trait LayerBuilder {
     /// `git.embeddings.LayerNorm.weight`. The tensor returned is the one that the model uses.
     fn parameter(&mut self, path: &str, value: Tensor) -> Result<Tensor>;
 
-    /// The adaptation of the embedding at `path`, whose frozen `weight` `(rows, width)` the builder has returned before; by
-    /// default nothing.
+    /// The adaptation of the embedding at `path`; by default none. `weight`, of shape `(rows, width)`, is the
+    /// frozen tensor that [`parameter`](Self::parameter) returned.
     ///
     /// # Errors
-    /// If the builder refuses the layer, as of the other methods.
+    /// If the builder refuses the layer.
     fn adapt_embedding(&mut self, _path: &str, _weight: &Tensor) -> Result<Option<Arc<dyn Adaptation>>> {
         Ok(None)
     }
 
-    /// The adaptation of the convolution over two dimensions at `path`, whose frozen `weight`
-    /// `(out_channels, in_channels / groups, height, width)` the builder has returned before; by default nothing.
+    /// The adaptation of the convolution over two dimensions at `path`; by default none. `weight`, of shape
+    /// `(out_channels, in_channels / groups, height, width)`, is the frozen tensor that
+    /// [`parameter`](Self::parameter) returned.
     ///
     /// # Errors
     /// If the builder refuses the layer.
@@ -42,7 +44,7 @@ pub trait LayerBuilder {
     }
 }
 
-/// The addition of a builder to a layer that is no linear one: the adapters of an embedding or a convolution.
+/// The adapters of a layer that is not linear: an embedding or a convolution.
 pub trait Adaptation: Debug + Send + Sync {
     /// The layer's result, from its input `xs` and its result `ys` without adapters. In a training pass it is differentiable in
     /// `xs`, `ys` and the adapters' parameters.
@@ -52,7 +54,8 @@ pub trait Adaptation: Debug + Send + Sync {
     fn forward(&self, xs: &Tensor, ys: Tensor, ctx: &ForwardContext) -> Result<Tensor>;
 }
 
-/// Builds every layer frozen. Values that track gradients, those of a `VarMap` for instance, are cut off from the graph.
+/// Builds every layer frozen. Values that track gradients, such as those of a `VarMap`, are detached from the
+/// graph.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FrozenBuilder;
 

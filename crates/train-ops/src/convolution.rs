@@ -4,15 +4,15 @@ use crate::{ForwardContext, FrozenLinear, LinearLayer as _, Result, TrainableLin
 
 /// A convolution over height and width as a product with unfolded windows, differentiable in its input, its weight and its bias.
 ///
-/// Candle-core's own backward pass would also compute the gradient of a frozen weight, and version 0.11 takes height and width
-/// for equal.
+/// Candle-core's own backward pass also computes the gradient of a frozen weight, and in version 0.11 it
+/// assumes that height and width are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Convolution {
-    /// Zeros on both sides, of height and of width.
+    /// Number of zeros added on both sides, in height and in width.
     pub padding: [usize; 2],
-    /// Distance of the windows.
+    /// Distance from one window to the next.
     pub stride: usize,
-    /// Distance of the elements of a window.
+    /// Distance from one element of a window to the next.
     pub dilation: usize,
     /// The number of groups that the channels are divided into.
     pub groups: usize,
@@ -32,7 +32,7 @@ impl Convolution {
         let (padded_height, padded_width) = (xs.dim(2)?, xs.dim(3)?);
         let rows = self.starts(padded_height, height)?;
         let columns = self.starts(padded_width, width)?;
-        // For each window, the places of its elements in the padded picture.
+        // For each window, the indices of its elements in the padded picture.
         let mut places = Vec::with_capacity(rows.len() * columns.len() * height * width);
         for (row, column) in rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column))) {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
@@ -71,7 +71,7 @@ impl Convolution {
     }
 }
 
-/// `x Wᵀ + b`, trained where the weight or the bias tracks gradients.
+/// `x Wᵀ + b`, with gradients of the weight and the bias if they track gradients.
 fn linear(xs: &Tensor, weight: Tensor, bias: Option<Tensor>) -> Result<Tensor> {
     let ctx = ForwardContext::training([]);
     match weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op) {

@@ -15,9 +15,9 @@ use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, cuda, host
 /// Σᵢ log Σⱼ exp(zᵢⱼ) - (1 - ε) zᵢ[targetᵢ] - ε/V Σⱼ zᵢⱼ
 /// ```
 ///
-/// `logits` has shape `(n, vocabulary)` and `targets` one id for each row; `ε` is `label_smoothing`, in `[0, 1)` and
-/// usually 0. A sum and not a mean: the mean over an optimizer step is the sum over its batches divided by the number
-/// of targets in all of them. Without rows it is 0.
+/// `logits` has shape `(n, vocabulary)` and `targets` one id for each row; `ε` is `label_smoothing`, in
+/// `[0, 1)` and usually 0. The result is a sum and not a mean, because the mean over an optimizer step is the
+/// sum over its batches divided by the number of targets in all of them. Without rows it is 0.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -61,7 +61,8 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32)
     Ok(composed(logits, targets, label_smoothing)?)
 }
 
-/// The loss of candle's operations, for devices without a kernel: in f64 for logits in f64, else in f32.
+/// The loss composed of candle's operations, for devices without a kernel: in f64 for logits in f64, else in
+/// f32.
 fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_core::Result<Tensor> {
     let given = logits.dtype();
     let dtype = if given == DType::F64 { DType::F64 } else { DType::F32 };
@@ -87,11 +88,12 @@ fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_co
     })
 }
 
-/// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`, without keeping the logits where the head is
-/// frozen and there are kernels for it. `ε` is `label_smoothing`.
+/// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`. The logits are not kept if the
+/// head is frozen and there are kernels for it. `ε` is `label_smoothing`.
 ///
-/// A loss ends a graph, so the gradient of `xs` is computed with it, from a few rows of logits at a time, which are then
-/// dropped. The backward pass multiplies that gradient by the gradient of the loss.
+/// A loss is the last node of a graph. So the forward pass also computes the gradient of `xs`, from a few rows
+/// of logits at a time, which are then dropped. The backward pass multiplies this gradient by the gradient of
+/// the loss.
 pub fn linear_cross_entropy_sum(
     xs: &Tensor,
     head: &dyn LinearLayer,
@@ -130,7 +132,7 @@ pub fn linear_cross_entropy_sum(
     }
 }
 
-/// Rows whose logits are in memory at the same time.
+/// Number of rows whose logits are in memory at the same time.
 const ROWS: usize = 64;
 
 struct HeadOp {
@@ -240,7 +242,7 @@ impl CustomOp1 for CrossEntropyOp {
     }
 }
 
-/// The logit that the smoothed target expects, `(1 - ε) logits[target] + ε mean(logits)`.
+/// The expected logit under the smoothed target, `(1 - ε) logits[target] + ε mean(logits)`.
 fn expected(logits: &[f32], target: u32, label_smoothing: f32) -> f32 {
     let logit = logits[target as usize];
     if label_smoothing == 0.0 {

@@ -1,10 +1,11 @@
 use candle_core::{Device, Result};
 
-/// The NVIDIA GPU with this number, from 0, set up for training: with a stream of its own, which all threads share, so that their work
-/// is in order; without the two events that the driver would record for each tensor, which only several streams need; and with
-/// freed memory kept for the next step instead of being returned whenever the host waits.
+/// The NVIDIA GPU with this number, counted from 0, set up for training. It has its own stream, which all
+/// threads share, so that their work is in order. The driver does not record two events for each tensor, which
+/// only several streams need. Freed memory is kept for the next step instead of being returned whenever the
+/// host waits.
 ///
-/// `Device::new_cuda` has none of these. Tensors of the device that this returns must not be used on other streams.
+/// `Device::new_cuda` does none of this. Tensors of the returned device must not be used on other streams.
 ///
 /// # Errors
 /// If the build has no CUDA, or there is no such GPU.

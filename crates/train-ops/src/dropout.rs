@@ -4,11 +4,12 @@ use cpu_kernels::DropoutMask;
 use crate::attached::attach;
 use crate::{Error, ForwardContext, Result, cuda, host};
 
-/// Inverted dropout at one place of a model: in training, an element is zeroed with probability `p` and the others are
-/// scaled by `1 / (1 - p)` (Srivastava et al., 2014; as `torch.nn.Dropout`). In inference, and for `p` 0, the identity.
+/// Inverted dropout at one place of a model: in training, an element is zeroed with probability `p` and the
+/// others are scaled by `1 / (1 - p)` (Srivastava et al., 2014; as `torch.nn.Dropout`). In inference, and for
+/// `p = 0`, it is the identity.
 ///
-/// Masks are not stored: whether an element is dropped is a hash of the sample's key ([`ForwardContext`]), the layer's path, and the
-/// element's place in the sample, computed again in the backward pass.
+/// Masks are not stored. A hash of the sample's key ([`ForwardContext`]), the layer's path and the element's
+/// index in the sample decides whether an element is dropped, and is computed again in the backward pass.
 #[derive(Clone, Debug)]
 pub struct Dropout {
     path: String,
@@ -44,7 +45,8 @@ impl Dropout {
         if let Some(ys) = cuda::dropout(xs, &mask)? {
             return Ok(ys);
         }
-        // For devices without a kernel. The mask is a constant: a product in candle's graph would keep a gradient of it.
+        // For devices without a kernel. The mask is a constant, but a product in candle's graph would compute
+        // its gradient too.
         let factors = factors(&mask, xs.shape(), xs.dtype(), xs.device())?;
         let ys = (xs.detach() * &factors)?;
         Ok(attach("dropout", xs, ys, move |grad| grad * &factors)?)
@@ -68,7 +70,7 @@ impl Dropout {
     }
 }
 
-/// A mask as a tensor, for operations that are composed of candle's.
+/// A mask as a tensor, for operations that are composed of candle's operations.
 pub(crate) fn factors(
     mask: &DropoutMask,
     shape: &Shape,

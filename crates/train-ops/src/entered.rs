@@ -8,14 +8,15 @@ thread_local! {
     static NEXT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Makes `ctx` the forward context of this thread until the guard is dropped. Layers that get no context, because candle's
-/// `Module::forward` has no argument for one, take it from [`current_context`], and [`ForwardContext::inference`] becomes a part
-/// of it.
+/// Makes `ctx` the forward context of this thread until the guard is dropped. Layers without an argument for a
+/// context, because they implement candle's `Module::forward`, use [`current_context`]. A
+/// [`ForwardContext::inference`] made meanwhile belongs to the same pass.
 ///
-/// Guards nest: the newest one that still exists counts, and without any a thread runs for inference. Other threads are not
-/// affected, so one thread may train a model while another one generates with it. A thread that a forward pass starts itself
-/// begins with inference; hand it [`current_context`] and enter that there. A segment of [`recompute`](crate::recompute()) runs again in the
-/// backward pass, so it enters the pass itself.
+/// Guards nest: the newest one that still exists counts, and without a guard a thread runs in inference mode.
+/// Other threads are not affected, so one thread may train a model while another generates with it. A thread
+/// that a forward pass starts begins in inference mode; pass it the [`current_context`] and enter that there. A
+/// segment of [`recompute`](crate::recompute()) runs again in the backward pass, so it must enter the context
+/// itself.
 ///
 /// ```
 /// use train_ops::{ForwardContext, current_context, enter, sample_key};
@@ -56,7 +57,7 @@ pub struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        // Guards may be dropped in any order. While a thread ends there is nothing left to remove from.
+        // Guards may be dropped in any order. While a thread ends, the list may be gone already.
         let _ = ENTERED.try_with(|entered| entered.borrow_mut().retain(|(id, _)| *id != self.id));
     }
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// A file that is read part by part, from any thread: a checkpoint whose tensors are loaded one at a time, or a cache of
-/// features of which a batch needs a few.
+/// A file that is read in parts, from any thread: a checkpoint whose tensors are loaded one at a time, or a
+/// cache of features from which a batch reads a few.
 ///
-/// Parts are read when they are asked for and never mapped into memory: a file that is truncated or changed meanwhile is an
-/// error or wrong values, and no undefined behaviour.
+/// Parts are read on request and never mapped into memory. So if the file is truncated or changed meanwhile,
+/// the result is an error or wrong values, but never undefined behaviour.
 #[derive(Debug)]
 pub struct RandomAccessFile {
     path: PathBuf,
@@ -50,11 +50,11 @@ impl RandomAccessFile {
     /// Reads a range of bytes and appends them to `bytes`.
     ///
     /// # Errors
-    /// As [`read`](Self::read); then `bytes` are as they were.
+    /// As [`read`](Self::read); `bytes` are then unchanged.
     pub fn read_to(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<()> {
         let failed = |source| Error::Read { path: self.path.clone(), source };
         let count = range.end.saturating_sub(range.start);
-        // Before so much memory is taken: a damaged header may ask for anything.
+        // Checked before memory is allocated, since a damaged header may contain any length.
         if range.end > self.len || usize::try_from(count).is_err() {
             let message = format!("bytes {} to {} of {}", range.start, range.end, self.len);
             return Err(failed(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, message)));

@@ -8,9 +8,9 @@ use crate::shared::Held;
 
 /// One forward pass over a batch: inference, or training with dropout.
 ///
-/// A training pass carries one key a sample. Every dropout mask is a pure function of (sample key, layer, element), so
-/// that a mask does not depend on how samples are grouped into batches, how far a batch is padded, on the number of
-/// threads, or on what was drawn before; a pass repeated with the same keys repeats its masks.
+/// A training pass has one key for each sample. Every dropout mask is a pure function of (sample key, layer,
+/// element). So a mask does not depend on how samples are grouped into batches, on padding, on the number of
+/// threads, or on earlier draws, and a pass that is repeated with the same keys has the same masks.
 ///
 /// All layers of a pass see the same value of a [`Shared`](crate::Shared), such as the weights of an adapter that another
 /// thread replaces. So make a new context for each pass; clones belong to the same pass.
@@ -22,8 +22,8 @@ pub struct ForwardContext {
 }
 
 impl ForwardContext {
-    /// No dropout, and no graph for trainable parameters. On a thread that has [entered](crate::enter) a pass, a part of that
-    /// pass: with its shared values and its adapters.
+    /// A context for inference: no dropout, and no graph for trainable parameters. On a thread that has
+    /// [entered](crate::enter) a context, it belongs to the same pass, with its shared values and its adapters.
     pub fn inference() -> Self {
         match entered() {
             Some(pass) => Self { sample_keys: None, ..pass },
@@ -31,13 +31,14 @@ impl ForwardContext {
         }
     }
 
-    /// Dropout from one key for each sample of the batch, in batch order; [`sample_key`] makes them.
+    /// A context for training, with dropout from one key for each sample, in the order of the batch;
+    /// [`sample_key`] makes the keys.
     pub fn training(sample_keys: impl Into<Arc<[u64]>>) -> Self {
         Self { sample_keys: Some(sample_keys.into()), adapters: None, held: Held::default() }
     }
 
-    /// The pass with an adapter of its own for each sample of the batch, by name and in batch order. The names mean something
-    /// to the layers that have adapters; other layers ignore them.
+    /// The context with an adapter for each sample, by name and in the order of the batch. Layers without
+    /// adapters ignore the names.
     pub fn with_adapters<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Self {
         Self { adapters: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
@@ -47,8 +48,9 @@ impl ForwardContext {
         self.adapters.as_deref()
     }
 
-    /// The pass for a batch of these samples of its own batch, in this order. A sample that does not exist has no adapter's name,
-    /// so that the first layer with adapters reports the wrong number of them.
+    /// The context for a batch of these samples of the context's batch, in this order. A sample that does not
+    /// exist gets no adapter name, so that the first layer with adapters reports that the number of names is
+    /// wrong.
     pub fn select(&self, samples: impl IntoIterator<Item = usize>) -> Self {
         let Some(names) = &self.adapters else { return self.clone() };
         let names = samples.into_iter().filter_map(|sample| names.get(sample).cloned());
@@ -65,7 +67,7 @@ impl ForwardContext {
         self.sample_keys.as_deref()
     }
 
-    /// A trainable parameter as this pass should see it: itself when training, cut from the graph in inference.
+    /// A trainable parameter for use in this pass: itself in training, detached from the graph in inference.
     pub fn parameter(&self, parameter: &Tensor) -> Tensor {
         if self.is_training() { parameter.clone() } else { parameter.detach() }
     }

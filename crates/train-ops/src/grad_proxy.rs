@@ -6,11 +6,12 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, MetalStorage, Result, Shape, Tensor,
 };
 
-/// Proxies for the parameters of an operation that has more of them than an operation of candle has arguments.
+/// Proxies for the parameters of an operation that has more parameters than the three arguments of a candle
+/// operation.
 ///
-/// Each parameter gets a scalar proxy node in the graph. The operation takes all proxies as one argument, and its backward
-/// pass delivers the parameters' gradients to a shared list, from which the proxies' own backward passes hand them on.
-/// Nothing is copied.
+/// Each parameter gets a scalar proxy node in the graph. The operation takes all proxies as one argument. Its
+/// backward pass writes the parameters' gradients to a shared list, and the proxies' own backward passes return
+/// them from there. Nothing is copied.
 pub(crate) struct GradProxies {
     /// The argument: a 0 for each parameter, or a single 0 if there are none.
     pub(crate) argument: Tensor,
@@ -34,13 +35,13 @@ impl GradProxies {
         Ok(Self { argument, gradients })
     }
 
-    /// Where the operation's backward pass delivers the gradients.
+    /// The list to which the operation's backward pass writes the gradients.
     pub(crate) fn sink(&self) -> GradSink {
         GradSink(self.gradients.clone())
     }
 }
 
-/// Takes the gradients of the parameters, in the order of the parameters.
+/// Receives the gradients of the parameters, in the order of the parameters.
 pub(crate) struct GradSink(Gradients);
 
 impl GradSink {
@@ -73,7 +74,8 @@ impl CustomOp1 for GradProxy {
         Ok((parameter.device().zeros_impl(&Shape::from(1), DType::F32)?, Shape::from(1)))
     }
 
-    /// Without a gradient there is none, instead of zeros, so that a check for unused parameters finds them.
+    /// A parameter without a gradient gets none, instead of zeros, so that a check for unused parameters finds
+    /// it.
     fn bwd(&self, _parameter: &Tensor, _proxy: &Tensor, _grad: &Tensor) -> Result<Option<Tensor>> {
         let mut gradients = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(gradients.get_mut(self.index).and_then(Option::take))

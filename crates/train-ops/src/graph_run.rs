@@ -1,8 +1,8 @@
-/// The two runs of the work of a [`DeviceGraph`](crate::DeviceGraph). If the host's values in them differ, the recording shows that
-/// nothing but the graph's inputs depends on those: it fails otherwise.
+/// The two runs of the work of a [`DeviceGraph`](crate::DeviceGraph). The work should use different values of
+/// the host in each: then the recording fails if a launch depends on a value that is not an input of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// Runs as always.
+    /// Runs without a recording.
     First,
     /// Is recorded.
     Recorded,

@@ -25,7 +25,8 @@ pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
     }
 }
 
-/// Whether the kernels serve this tensor. For other devices and types each operation is composed of candle's.
+/// Whether the kernels support this tensor. For other devices and types each operation is composed of candle's
+/// operations.
 pub(crate) fn is_host_f32(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }

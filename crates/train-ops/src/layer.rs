@@ -25,8 +25,8 @@ pub trait LinearLayer: Debug + Send + Sync {
     /// Size of the last dimension of the output.
     fn out_features(&self) -> usize;
 
-    /// The layer as a frozen one with or without an adapter, for operations that span several layers, such as
-    /// [`TransformerLayer`](crate::TransformerLayer). `None`, the default, for a layer that is something else.
+    /// The layer as a frozen layer with or without an adapter, for operations that span several layers, such as
+    /// [`TransformerLayer`](crate::TransformerLayer). `None`, the default, for any other layer.
     ///
     /// # Errors
     /// As [`forward`](Self::forward) in this pass.
@@ -40,8 +40,9 @@ pub trait LinearLayer: Debug + Send + Sync {
         Some(adapted.base().clone())
     }
 
-    /// The layer as a [`snapshot`](crate::snapshot()) copies it: by default [`adapted`](Self::adapted) in inference. Where that is
-    /// `None`, a layer may return one frozen layer that computes the same, which takes longer to make than it takes to run.
+    /// The layer that a [`snapshot`](crate::snapshot()) copies: by default [`adapted`](Self::adapted) in
+    /// inference. If that is `None`, a layer may return a frozen layer with the same result, such as one with
+    /// merged weights. It is made once and then used for many passes.
     ///
     /// # Errors
     /// As [`forward`](Self::forward) in inference.

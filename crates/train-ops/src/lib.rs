@@ -1,18 +1,19 @@
 //! Differentiable operations that fine-tuning needs, each with its forward and backward pass side by side.
 //!
-//! Candle's fused operations cut the gradient silently, and its generic backward pass computes gradients of frozen
-//! weights. The operations here do neither: everything that a training step reaches is differentiable, and nothing
-//! that is frozen ever gets a gradient.
+//! Candle's fused operations return no gradient, without an error, and its backward pass computes gradients of
+//! frozen weights. The operations here do neither: all of them are differentiable, and no frozen tensor gets a
+//! gradient.
 //!
-//! On the CPU in f32 they run on [`cpu_kernels`]. On NVIDIA GPUs in f32 and bf16, linear layers, dropout, attention, layer norm,
-//! activations, cross entropy and decoding run on the kernels of `cuda-kernels`, with the feature `fused-cuda`. On other devices and in other types all are composed of
-//! candle's operations, with the same backward passes.
+//! On the CPU in f32 they run on [`cpu_kernels`]. With the feature `fused-cuda`, linear layers, dropout,
+//! attention, layer norm, activations, cross entropy and decoding run on the kernels of `cuda-kernels` on
+//! NVIDIA GPUs, in f32 and bf16. On other devices and in other types, all operations are composed of candle's
+//! operations, with the same backward passes.
 //!
 //! The crate also has the traits that connect the other crates:
 //!
-//! - [`LinearLayer`] and [`LayerBuilder`]: a model asks a builder for each of its layers by the layer's checkpoint
-//!   path, and the builder decides what it gets: a frozen layer, a trainable one, one with an adapter.
-//! - [`ForwardContext`]: whether a forward pass trains, and if so from which keys its dropout masks are drawn.
+//! - [`LinearLayer`] and [`LayerBuilder`]: a model asks a builder for each of its layers by the layer's
+//!   checkpoint path, and the builder returns a frozen layer, a trainable one, or one with an adapter.
+//! - [`ForwardContext`]: the mode of a forward pass: inference, or training with the keys of its dropout masks.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

@@ -6,14 +6,16 @@ const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
 /// The missing and the unexpected names of a file, compared with the names that were expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renaming {
-    /// All names have this part, and should not: `module.` of DataParallel, `_orig_mod.` of torch.compile.
+    /// All names begin with this prefix but should not: `module.` of DataParallel, `_orig_mod.` of
+    /// torch.compile.
     Surplus(String),
-    /// No name begins with this part, and all should.
+    /// No name begins with this prefix, but all should.
     Lacking(String),
 }
 
 impl Renaming {
-    /// Finds what would make every name in `found` one that is expected; `None` if nothing would, or nothing need be done.
+    /// Finds the prefix whose removal or addition makes every name in `found` an expected one; `None` if there
+    /// is no such prefix, or the names are right already.
     ///
     /// ```
     /// use train_ops::Renaming;

@@ -1,4 +1,4 @@
-//! Stand-ins for the module `cuda` without the feature `fused-cuda`: no kernel serves any tensor.
+//! Replaces the module `cuda` without the feature `fused-cuda`: no tensor has a kernel.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use cpu_kernels::DropoutMask;
@@ -84,7 +84,7 @@ pub(crate) fn lora_linear(
     Ok(None)
 }
 
-/// Numbers of a batch as a tensor on a device.
+/// Numbers of a batch as a tensor of shape `(numbers)` and type u32 on a device.
 ///
 /// # Errors
 /// If the device has no memory.
@@ -92,7 +92,8 @@ pub fn host_numbers(numbers: &[u32], device: &Device) -> Result<Tensor> {
     Tensor::new(numbers, device)
 }
 
-/// Work on an NVIDIA GPU that was recorded once and is repeated by one call of the driver. Without the feature `fused-cuda` there is none.
+/// Work on an NVIDIA GPU that is recorded once and then repeated by one call of the driver (a CUDA graph).
+/// Without the feature `fused-cuda` there are no such graphs.
 #[derive(Debug)]
 pub struct DeviceGraph(std::convert::Infallible);
 

@@ -8,12 +8,14 @@ use candle_core::{
 use crate::grad_proxy::{GradProxies, GradSink};
 
 /// Runs a segment of a model without keeping its intermediate results, and runs it again in the backward pass:
-/// gradient checkpointing (Chen, Xu, Zhang and Guestrin, 2016, <https://arxiv.org/abs/1604.06174>). Values and gradients
-/// are those of `segment(xs)`; memory is that of its input and its result, for the price of one more forward pass.
+/// gradient checkpointing (Chen, Xu, Zhang and Guestrin, 2016, <https://arxiv.org/abs/1604.06174>). Values and
+/// gradients are those of `segment(xs)`; only its input and its result are kept in memory, and the segment
+/// takes one more forward pass.
 ///
-/// `segment` must compute the same every time, dropout included: a [`ForwardContext`](crate::ForwardContext) that it captures sees to that.
-/// `parameters` are the variables that it uses, which are not copied; a gradient of one that is not among them is lost.
-/// `xs` and the result are single tensors of one device. There is no second derivative.
+/// `segment` must compute the same result every time, including dropout; with a captured
+/// [`ForwardContext`](crate::ForwardContext) it does. `parameters` are the variables that it uses. They are not
+/// copied, and a variable that is not among them gets no gradient. `xs` and the result are single tensors on
+/// one device. There is no second derivative.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -31,14 +33,15 @@ use crate::grad_proxy::{GradProxies, GradSink};
 /// ```
 ///
 /// # Errors
-/// The errors of `segment`, as they are in this first run, and wrapped in candle's error in the backward pass. If one of
-/// `parameters` is computed from others: its gradient would end here.
+/// The errors of `segment`: unchanged in this first run, wrapped in candle's error in the backward pass. Also
+/// an error if one of `parameters` is not a variable but computed from others, because its gradient would not
+/// reach them.
 pub fn recompute<F, E>(parameters: &[Tensor], xs: &Tensor, segment: F) -> std::result::Result<Tensor, E>
 where
     F: Fn(&Tensor) -> std::result::Result<Tensor, E> + Send + Sync + 'static,
     E: std::error::Error + From<candle_core::Error> + Send + Sync + 'static,
 {
-    // The graph of this first run is dropped here, and all that it holds with it.
+    // The graph of this first run is dropped here, with everything that it holds.
     let value = segment(&xs.detach())?.detach().contiguous()?;
     if parameters.is_empty() && !xs.track_op() {
         return Ok(value);

@@ -8,14 +8,14 @@ use crate::attached::attach3;
 use crate::layer_norm::ROWS;
 use crate::{Error, Result, host};
 
-/// Root mean square normalisation over the last dimension (Zhang and Sennrich, 2019; as in Llama), differentiable in `xs`
-/// and, where it tracks gradients, `weight`:
+/// Root mean square normalisation over the last dimension (Zhang and Sennrich, 2019; as in Llama),
+/// differentiable in `xs` and, if it tracks gradients, in `weight`:
 ///
 /// ```text
 /// y = x / sqrt(mean(x²) + eps) * weight
 /// ```
 ///
-/// `xs` has shape `(..., features)` and `weight` `(features)`. Short types are normalised in f32.
+/// `xs` has shape `(..., features)` and `weight` `(features)`. Types of 16 bits are normalised in f32.
 ///
 /// # Errors
 /// If the last dimension of `xs` is not that of `weight`, or is 0.
@@ -35,7 +35,7 @@ pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(composed(xs, weight, eps)?)
 }
 
-/// The norm of candle's operations, for devices and types without a kernel.
+/// The norm composed of candle's operations, for devices and types without a kernel.
 fn composed(xs: &Tensor, weight: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
     let (given, weight_dtype) = (xs.dtype(), weight.dtype());
     let dtype = if given == DType::F64 { DType::F64 } else { DType::F32 };

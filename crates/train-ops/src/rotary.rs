@@ -20,8 +20,8 @@ pub enum RotaryLayout {
 /// Rotates pairs of elements of each head by the angles of their position, differentiable in `xs`:
 /// `(a, b)` becomes `(a cos - b sin, a sin + b cos)`.
 ///
-/// `cos` and `sin` have shape `(positions, head_dim / 2)` or `(batch, positions, head_dim / 2)`, with at least as many
-/// positions as tokens. They are constants. The gradient of a rotation is the rotation backwards.
+/// `cos` and `sin` have shape `(positions, head_dim / 2)` or `(batch, positions, head_dim / 2)`, with at least
+/// as many positions as tokens. They are constants. The gradient is rotated by the negative angles.
 ///
 /// # Errors
 /// If the shapes are not these.
@@ -37,7 +37,7 @@ pub fn rotary_embedding(xs: &Tensor, cos: &Tensor, sin: &Tensor, layout: RotaryL
     Ok(attach("rotary_embedding", xs, ys, move |dys| composed(dys, &cos, &sin.neg()?, layout))?)
 }
 
-/// The rotation of candle's operations; angles as [`Sizes::broadcast`] returns them.
+/// The rotation composed of candle's operations; angles as [`Sizes::broadcast`] returns them.
 fn composed(xs: &Tensor, cos: &Tensor, sin: &Tensor, layout: RotaryLayout) -> candle_core::Result<Tensor> {
     let (pairs, of_pair) = match layout {
         RotaryLayout::Interleaved => (xs.reshape(split(xs.dims(), [xs.dim(D::Minus1)? / 2, 2]))?, 4),
@@ -63,7 +63,7 @@ struct Sizes {
     head_dim: usize,
     /// Positions for which there are angles.
     positions: usize,
-    /// Whether each sequence of the batch has angles of its own.
+    /// Whether each sequence of the batch has its own angles.
     batched: bool,
     layout: RotaryLayout,
 }
@@ -124,7 +124,7 @@ impl Sizes {
         (first + token) * (self.head_dim / 2)
     }
 
-    /// Rotates all rows by the angles, or backwards if `sign` is -1.
+    /// Rotates all rows by the angles, or by the negative angles if `sign` is -1.
     fn rotate(&self, xs: &[f32], cos: &[f32], sin: &[f32], sign: f32) -> Vec<f32> {
         let (half, mut ys) = (self.head_dim / 2, vec![0.0; xs.len()]);
         let size = ROWS * self.head_dim;

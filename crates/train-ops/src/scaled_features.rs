@@ -5,8 +5,8 @@ use crate::{Error, Result};
 
 /// `y = x ⊙ scale + bias`, of `xs` `(..., features)`, for a `scale` and a constant `bias` of shape `(features)`.
 ///
-/// Gradients flow to `xs` and `scale` where these track them: `dx = dy ⊙ scale`, and `dscale` is the sum of `dy ⊙ x` over
-/// all rows.
+/// The result is differentiable in `xs` and `scale` if these track gradients: `dx = dy ⊙ scale`, and `dscale`
+/// is the sum of `dy ⊙ x` over all rows.
 ///
 /// # Errors
 /// If a shape is not `(features)`.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::ForwardContext;
 
-/// A value that several layers share, and that may be replaced at any time: all layers of a pass see the same one.
+/// A value that several layers share and that may be replaced at any time. All layers of a pass read the same
+/// version of it.
 ///
 /// ```
 /// use train_ops::{ForwardContext, Shared};
@@ -35,17 +36,18 @@ impl<T: Send + Sync + 'static> Shared<T> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The value that the pass `ctx` sees: the current one when the pass asks for the first time, and the same from then on.
+    /// The value for the pass `ctx`: the one that was current at the first call in this pass.
     pub fn in_pass(&self, ctx: &ForwardContext) -> Arc<T> {
         ctx.held.value(self.id, || self.get())
     }
 
-    /// Replaces the value. Passes that have seen the old one keep it.
+    /// Replaces the value. Passes that have read the old value keep it.
     pub fn replace(&self, value: T) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }
 
-    /// Replaces the value by the result of `change`, which no other change can come between. If it fails, the value stays.
+    /// Replaces the value by the result of `change`, atomically with respect to other changes. If `change`
+    /// fails, the value stays.
     ///
     /// # Errors
     /// The errors of `change`.
@@ -56,7 +58,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 }
 
-/// The shared values that a pass has seen, by the ids of their [`Shared`]. Clones are the same list.
+/// The shared values that a pass has read, by the ids of their [`Shared`]. Clones share the list.
 #[derive(Clone, Default)]
 pub(crate) struct Held(Arc<Mutex<Vec<(u64, AnyValue)>>>);
 

@@ -7,7 +7,8 @@ use crate::{Error, Result, host};
 
 /// Softmax over the last dimension, differentiable: `y = exp(x) / Σ exp(x)` and `dx = y (dy - Σ y dy)`.
 ///
-/// Elements of minus infinity get 0, so a mask may be added before. Short types are computed in f32.
+/// The result is 0 where an element is minus infinity, so a mask may be added before. Types of 16 bits are
+/// computed in f32.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -60,7 +61,8 @@ impl CustomOp1 for SoftmaxOp {
         let row = layout.shape().dims().last().map_or(1, |last| *last);
         ys.par_chunks_mut(task(row)).for_each(|rows| {
             rows.chunks_exact_mut(row).for_each(|values| cpu_kernels::softmax(self.isa, values, row));
-            // The kernel's exp ends at the smallest normal number: what is masked would slow down the product that follows.
+            // The kernel's exp is never below the smallest normal number, so masked elements are set to 0;
+            // otherwise they would slow down the product that follows.
             rows.iter_mut().filter(|y| **y < 2.0 * f32::MIN_POSITIVE).for_each(|y| *y = 0.0);
         });
         Ok((CpuStorage::F32(ys), layout.shape().clone()))

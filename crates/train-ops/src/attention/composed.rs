@@ -1,4 +1,4 @@
-//! Attention of candle's operations, for devices without a kernel.
+//! Attention composed of candle's operations, for devices without a kernel.
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -17,7 +17,7 @@ pub(super) fn attention([query, key, value]: [&Tensor; 3], rows: AttentionRows) 
     let scale = 1.0 / (s.head_dim as f64).sqrt();
     // Softmax of short types is computed in f32.
     let (given, dtype) = (query.dtype(), if query.dtype() == DType::F64 { DType::F64 } else { DType::F32 });
-    // One mask for all samples, or one for each if their keys are padded. All heads of a sample have the same.
+    // One mask for all samples, or one for each sample if keys are padded. All heads of a sample share a mask.
     let masks = if rows.is_padded() { s.batch } else { 1 };
     let bias: Vec<f32> = (0..masks * s.queries)
         .flat_map(|row| {

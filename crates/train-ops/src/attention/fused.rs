@@ -69,7 +69,7 @@ impl CustomOp1 for FusedAttention {
         Ok((CpuStorage::F32(context), Shape::from((batch, tokens, self.width))))
     }
 
-    /// Splits `qkv` again instead of keeping its parts: copies are cheap, and memory is not.
+    /// Splits `qkv` again instead of saving its parts: this takes little time and saves memory.
     fn bwd(&self, qkv: &Tensor, _context: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let Some(probabilities) = self.probabilities.get() else {
             bail!("fused_attention: backward before forward")
@@ -90,7 +90,7 @@ impl CustomOp1 for FusedAttention {
     }
 }
 
-/// Rows that a task copies at least.
+/// The least number of rows that a task copies.
 const ROWS: usize = 16;
 
 /// Queries, keys and values of rows that hold all three.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use crate::{Error, Result};
 
-/// The number of real keys of each sample in a padded batch. Padding comes after them, and no query sees it.
+/// The number of real keys of each sample in a padded batch. Padding follows them, and no query attends to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLengths(Arc<[usize]>);
 
@@ -17,7 +17,7 @@ impl KeyLengths {
         self.0[sample]
     }
 
-    /// Checks that there is a number for each of `batch` samples, and that it fits `keys` keys.
+    /// Checks that there is a number for each of `batch` samples, and that none is larger than `keys`.
     pub(super) fn check(&self, batch: usize, keys: usize) -> Result<()> {
         if self.0.len() == batch && self.0.iter().all(|length| (1..=keys).contains(length)) {
             return Ok(());

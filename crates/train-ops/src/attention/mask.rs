@@ -1,11 +1,12 @@
 use std::ops::Range;
 
-/// Which keys a query sees.
+/// Which keys a query attends to ("sees").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionMask {
     /// Every query sees every key.
     Full,
-    /// A prefix whose tokens all see each other and nothing else, then a causal rest: GIT's image tokens and text.
+    /// A prefix, whose tokens see each other and nothing else, followed by causal tokens: GIT's image tokens
+    /// and text.
     ///
     /// A query at sequence position `p` sees the keys `0..prefix` if `p < prefix`, and `0..=p` otherwise. The queries
     /// are the positions from `first_query` on; the keys start at position 0.
@@ -26,7 +27,7 @@ impl AttentionMask {
         }
     }
 
-    /// How many keys, counted from the first, query number `query` sees.
+    /// The number of keys, counted from the first, that query number `query` sees.
     pub(super) fn visible(self, query: usize, keys: usize) -> usize {
         match self {
             Self::Full => keys,

@@ -21,8 +21,8 @@ use sizes::Sizes;
 /// Multi-head scaled dot-product attention (Vaswani et al., 2017), differentiable:
 /// `dropout(softmax(q kᵀ / sqrt(head_dim) + mask)) v` for each head.
 ///
-/// `query` has shape `(batch, queries, heads * head_dim)`, `key` and `value` `(batch, keys, heads * head_dim)`; the
-/// result has the shape of `query`. The mask is never made into a tensor.
+/// `query` has shape `(batch, queries, heads * head_dim)`, `key` and `value` `(batch, keys, heads * head_dim)`;
+/// the result has the shape of `query`. No tensor is made of the mask.
 pub fn attention(
     query: &Tensor,
     key: &Tensor,
@@ -35,8 +35,8 @@ pub fn attention(
     padded_attention([query, key, value], heads, mask, None, dropout, ctx)
 }
 
-/// [`attention`] in a padded batch: a query sees at most the real keys of its sample, of which `lengths` has the number. `None` is
-/// a batch without padding.
+/// [`attention`] in a padded batch: `lengths` has the number of real keys of each sample, and no query sees the
+/// keys after them. `None` is a batch without padding.
 ///
 /// # Errors
 /// If shapes do not fit, or `lengths` are not those of the keys.
@@ -69,7 +69,7 @@ pub fn padded_attention(
         let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
         return Ok(query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?);
     }
-    // The kernels of GPUs see no padding.
+    // The kernels for GPUs have no mask for padding.
     if lengths.is_none()
         && let Some(context) = cuda::attention([query, key, value], sizes, mask, rows.dropout.as_ref())?
     {

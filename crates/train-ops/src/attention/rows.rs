@@ -16,7 +16,7 @@ pub(crate) struct AttentionRows {
     isa: Isa,
     pub(super) sizes: Sizes,
     mask: AttentionMask,
-    /// The keys of each sample that are no padding; `None` if there is none.
+    /// The number of keys of each sample that are not padding; `None` if there is no padding.
     lengths: Option<KeyLengths>,
     pub(super) dropout: Option<DropoutMask>,
 }
@@ -140,9 +140,9 @@ impl AttentionRows {
         None
     }
 
-    /// With `P` the probabilities, `D` the dropout mask and `P' = D P`:
-    /// `dv = P'ᵀ do`, `dP' = do vᵀ`, `dS = (P' dP' - P rowsum(P' dP')) / sqrt(d)`, `dq = dS k`, `dk = dSᵀ q`. The mask enters
-    /// through `P'` alone and so is computed once.
+    /// With `P` the probabilities, `D` the dropout mask and `P' = D P`: `dv = P'ᵀ do`, `dP' = do vᵀ`,
+    /// `dS = (P' dP' - P rowsum(P' dP')) / sqrt(d)`, `dq = dS k`, `dk = dSᵀ q`. Only `P'` depends on the mask,
+    /// so the mask is computed once.
     pub(crate) fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],

@@ -17,7 +17,7 @@ impl Sizes {
         self.heads * self.head_dim
     }
 
-    /// From one row of scores to the next: a multiple of the vectors of softmax.
+    /// The distance from one row of scores to the next: a multiple of softmax's vector length.
     pub(super) fn stride(&self) -> usize {
         self.keys.next_multiple_of(LANES)
     }

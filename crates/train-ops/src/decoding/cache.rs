@@ -5,8 +5,9 @@ use rayon::prelude::*;
 use super::DecodingRows;
 use crate::{Error, Result, host};
 
-/// The key-value cache of one attention layer in decoding: keys and values of an image's tokens once, however many sequences
-/// see it, and those of text tokens in the slots that [`DecodingRows`] gives them.
+/// The key-value cache of one attention layer in decoding. It has the keys and values of an image's tokens
+/// once, for all sequences of the image, and those of text tokens in the slots that [`DecodingRows`] assigns to
+/// them.
 #[derive(Debug)]
 pub struct KeyValueCache {
     pub(super) heads: usize,
@@ -60,7 +61,8 @@ impl KeyValueCache {
         Ok(Self { heads, images, prefix, width, image, text })
     }
 
-    /// Writes keys and values of new tokens, `(rows, new, width)`, to the slots that `rows` gave them last.
+    /// Writes keys and values of new tokens, `(rows, new, width)`, to the slots that the last call of
+    /// [`DecodingRows::extend`] assigned to them.
     ///
     /// # Errors
     /// If these are not the newest tokens of all rows, or there are too few slots.

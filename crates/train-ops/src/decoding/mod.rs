@@ -15,8 +15,9 @@ pub use rows::DecodingRows;
 use self::cache::ImageKeys;
 use crate::{AttentionMask, Dropout, Error, ForwardContext, Result, attention, cuda, host};
 
-/// Attention of the newest tokens of each sequence, `query` of shape `(rows, new, heads * head_dim)`, over the tokens of its
-/// image and its own tokens up to themselves: [`attention`] in inference, without a copy of the cache.
+/// Attention of the newest tokens of each sequence, `query` of shape `(rows, new, heads * head_dim)`, over the
+/// tokens of the sequence's image and its own tokens up to the query. The result has the shape of `query`. This
+/// is [`attention`] in inference, without a copy of the cache.
 ///
 /// # Errors
 /// If `query` has other tokens than the newest of `rows`, or `rows` refer to images or slots that the cache does not have. On
@@ -25,8 +26,8 @@ pub fn cached_attention(query: &Tensor, cache: &KeyValueCache, rows: &DecodingRo
     attention_over(Seen::All, query, cache, rows)
 }
 
-/// As [`cached_attention`], over the sequence's own tokens only: the causal self-attention of a decoder that sees images by
-/// cross-attention.
+/// As [`cached_attention`], over the sequence's own tokens only: the causal self-attention of a decoder that
+/// reads images by cross-attention.
 ///
 /// # Errors
 /// As [`cached_attention`].
@@ -88,7 +89,8 @@ fn attention_over(seen: Seen, query: &Tensor, cache: &KeyValueCache, rows: &Deco
     }
 }
 
-/// A new token: its number among the new tokens of all sequences, its image, and the slots of the text that it sees.
+/// A new token: its index among the new tokens of all sequences, its image, and the slots of the text that it
+/// sees.
 #[derive(Clone, Copy)]
 struct Query<'a> {
     number: usize,
@@ -117,7 +119,7 @@ fn over_packed(
         })
     });
     let mut queries: Vec<Query<'_>> = queries.collect();
-    // Tokens of the same image read its keys and values together.
+    // All queries of an image read its keys and values together.
     queries.sort_by_key(|query| query.image);
     let query = query.contiguous()?;
     let views = [&query, &cache.text[0], &cache.text[1]].map(Tensor::storage_and_layout);

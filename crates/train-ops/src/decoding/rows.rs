@@ -1,9 +1,10 @@
 use crate::{Error, Result};
 
-/// The sequences that are decoded together: the image that each sees, and the cache slots of the keys and values of its tokens.
+/// The sequences that are decoded together: the image of each, and the cache slots of the keys and values of
+/// its tokens.
 ///
-/// Keys and values of a token stay in their slot. A sequence is a list of slots, so that a beam that forks, or replaces another,
-/// costs a short list and no copies of keys and values.
+/// Keys and values of a token stay in their slot. A sequence is a list of slots. So when a beam forks or
+/// replaces another, only a short list is copied, and no keys and values.
 #[derive(Clone, Debug)]
 pub struct DecodingRows {
     pub(crate) rows: Vec<Row>,
@@ -23,10 +24,12 @@ impl DecodingRows {
         Self { rows: (0..images).map(|image| Row { image, slots: Vec::new() }).collect(), used: 0 }
     }
 
-    /// The sequences of several consecutive steps as rows of one step: those of the first, then those of the second, and so on.
-    /// Each of `steps` comes from the one before by [`reorder`](Self::reorder) and [`extend`](Self::extend).
+    /// Joins the sequences of several consecutive steps as rows of one step: those of the first, then those of
+    /// the second, and so on. Each of `steps` results from the one before by [`reorder`](Self::reorder) and
+    /// [`extend`](Self::extend).
     ///
-    /// So a model reads all of these steps at once if their tokens are known, as in the verification of speculative decoding.
+    /// If the tokens of these steps are known, as in the verification of speculative decoding, a model can so
+    /// compute all steps in one pass.
     pub fn join<'a>(steps: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut joined = Self::new(0);
         for step in steps {
@@ -74,7 +77,8 @@ impl DecodingRows {
         Ok(())
     }
 
-    /// Gives slots to `new` more tokens of each sequence: consecutive ones to the first sequence, then to the second, and so on.
+    /// Assigns slots to `new` more tokens of each sequence: consecutive slots to the first sequence, then to
+    /// the second, and so on.
     pub fn extend(&mut self, new: usize) {
         for row in &mut self.rows {
             row.slots.extend(self.used..self.used + new);
@@ -82,7 +86,8 @@ impl DecodingRows {
         }
     }
 
-    /// The first slot of the last `new` tokens of all sequences, if each sequence has so many and their slots are consecutive.
+    /// The first slot of the last `new` tokens of all sequences, if each sequence has that many and their slots
+    /// are consecutive.
     pub(super) fn newest(&self, new: usize) -> Option<usize> {
         let first = self.used.checked_sub(self.len() * new)?;
         let mut slots = first..;

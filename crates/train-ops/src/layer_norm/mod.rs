@@ -20,7 +20,8 @@ pub(crate) use rows::{ROWS, Statistics, add_masked, apply_mask};
 /// y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias        var without Bessel's correction
 /// ```
 ///
-/// Unlike `candle_nn::LayerNorm` it is differentiable, in `x` and, where they track gradients, `weight` and `bias`.
+/// Unlike `candle_nn::LayerNorm` it is differentiable, in `x` and, if they track gradients, in `weight` and
+/// `bias`.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     path: String,
@@ -72,7 +73,8 @@ impl LayerNorm {
         Ok(self.composed(xs, &weight, &bias)?)
     }
 
-    /// The norm of `residual + dropout(xs)`, both `(..., features)`: one operation where a GPU has a kernel for it.
+    /// The norm of `residual + dropout(xs)`, both `(..., features)`: one operation on a GPU with a kernel for
+    /// it.
     pub(crate) fn forward_sum(
         &self,
         residual: &Tensor,
@@ -90,7 +92,7 @@ impl LayerNorm {
         self.forward(&(residual + dropout.forward(xs, ctx)?)?, ctx)
     }
 
-    /// The norm of candle's operations, for devices without a kernel.
+    /// The norm composed of candle's operations, for devices without a kernel.
     fn composed(&self, xs: &Tensor, weight: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
         let (x, dtype, parameter_dtype) = (xs.detach(), xs.dtype(), weight.dtype());
         let [w, b] = [weight, bias].map(|parameter| parameter.detach().to_dtype(dtype));
@@ -119,7 +121,7 @@ impl LayerNorm {
 }
 
 impl LayerNorm {
-    /// The weight and the bias where they are trained, for [`recompute`](crate::recompute).
+    /// The weight and the bias if they are trained, for [`recompute`](crate::recompute).
     pub fn parameters(&self) -> Vec<Tensor> {
         [&self.weight, &self.bias].into_iter().filter(|tensor| tensor.track_op()).cloned().collect()
     }

@@ -36,7 +36,7 @@ impl LayerNorm {
         Ok(())
     }
 
-    /// Replaces `sums` by `residual + mask ∘ sums` and normalises that, the end of a block in BERT.
+    /// Replaces `sums` by `residual + mask ∘ sums` and normalises the result: the end of a block in BERT.
     pub(crate) fn forward_residual_rows(
         &self,
         sums: &mut [f32],
@@ -61,8 +61,8 @@ impl LayerNorm {
         Ok(statistics)
     }
 
-    /// The backward pass of [`forward_residual_rows`](Self::forward_residual_rows): `dsums`, the gradient of the sums and so of
-    /// the residual, and `dxs`, that of the values under the mask.
+    /// The backward pass of [`forward_residual_rows`](Self::forward_residual_rows): `dsums`, the gradient of
+    /// the sums, which is also that of the residual, and `dxs`, the gradient of the values before the mask.
     pub(crate) fn backward_residual_rows(
         &self,
         sums: &[f32],
@@ -92,7 +92,7 @@ impl LayerNorm {
 /// Mean and `1 / sqrt(var + eps)` of each row.
 pub(crate) type Statistics = Vec<RowStatistics>;
 
-/// Multiplies rows of `features`, the first of which is number `first`, by their mask.
+/// Multiplies rows of `features` by their mask; the first of them is row number `first`.
 pub(crate) fn apply_mask(rows: &mut [f32], mask: Option<&DropoutMask>, first: usize, features: usize) {
     let Some(mask) = mask else { return };
     for (index, row) in rows.chunks_exact_mut(features).enumerate() {

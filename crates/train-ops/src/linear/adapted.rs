@@ -7,7 +7,7 @@ use super::lora::{Lora, LoraGradients};
 use super::{FrozenLinear, LayerInput, LoraWeights, PackedWeight};
 use crate::{Error, ForwardContext, LinearLayer, Result, on_pool};
 
-/// A frozen linear layer, with a low-rank adapter or without, as operations that span several layers see it. See
+/// A frozen linear layer, with a low-rank adapter or without, for operations that span several layers. See
 /// [`LinearLayer::adapted`](crate::LinearLayer::adapted).
 #[derive(Clone, Debug)]
 pub struct AdaptedLinear {
@@ -35,9 +35,10 @@ impl AdaptedLinear {
         self.lora.is_some()
     }
 
-    /// The layer forward and backward on rows of host memory, as a [`TransformerLayer`](crate::TransformerLayer) runs it,
-    /// without a graph: `ys` from `xs`, and from `dys` the gradient of `xs` to `dxs` and those of `A` and `B`. `xs` has
-    /// the shape `dims`, `(samples * n, ..., in_features)`, whose first dimension is divided among the samples of the pass.
+    /// Runs the layer forward and backward on rows of host memory, without a graph, as a
+    /// [`TransformerLayer`](crate::TransformerLayer) does. It computes `ys` from `xs`, and from `dys` the
+    /// gradient `dxs` and, as the result, those of `A` and `B`. `xs` has the shape `dims`,
+    /// `(samples * n, ..., in_features)`, whose first dimension is divided among the samples of the pass.
     ///
     /// # Errors
     /// If the weight is not in host memory, or a length is not that of its shape.
@@ -106,8 +107,8 @@ impl RowLinear {
         self.weight.input(xs)
     }
 
-    /// Computes `ys` from `xs`, of which `input` is a [conversion](Self::input) for this layer or another. Returns `h` of the
-    /// adapter, `(rows, r)`, for the backward pass.
+    /// Computes `ys` from `xs`. `input` is the [conversion](Self::input) of `xs` for this layer or for another
+    /// one. Returns `h` of the adapter, `(rows, r)`, for the backward pass.
     pub(crate) fn forward(
         &self,
         xs: Rows<'_>,
@@ -130,8 +131,8 @@ impl RowLinear {
         packed.forward(base, &self.weight, self.mask.as_ref(), (xs, input), ys).map(Some)
     }
 
-    /// From the gradient of `ys`, and the `h` of the forward pass: the gradients of `A` and `B`, and `dx` where it is wanted, on
-    /// top of its [`Init`].
+    /// Computes, from the gradient of `ys` and the `h` of the forward pass, the gradients of `A` and `B`, and
+    /// `dx` if it is wanted, added to its [`Init`].
     pub(crate) fn backward(
         &self,
         xs: Rows<'_>,

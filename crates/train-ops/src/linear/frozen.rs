@@ -10,8 +10,8 @@ use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, cuda, hos
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
-/// The backward pass is `dx = dy W` and nothing else: candle's own product would also compute and keep `dW`, which is
-/// as much work again.
+/// The backward pass computes only `dx = dy W`. Candle's own product would also compute and keep `dW`, which
+/// doubles the work.
 ///
 /// On the CPU a weight in f32 or bf16 is packed in the order in which the forward pass reads it, and its tensor is dropped. The
 /// first backward pass packs it again in its own order. Sums are f32. A bf16 weight is multiplied by activations rounded to
@@ -33,8 +33,8 @@ pub(super) enum Weight {
 }
 
 impl FrozenLinear {
-    /// From a weight of shape `(out_features, in_features)` and a bias of shape `(out_features)`. Gradients that the
-    /// tensors may track are cut off.
+    /// From a weight of shape `(out_features, in_features)` and a bias of shape `(out_features)`. Tensors that
+    /// track gradients are detached.
     ///
     /// # Errors
     /// If the shapes are not these, or are empty.
@@ -179,7 +179,7 @@ impl FrozenLinear {
         dys.to_dtype(self.dtype())?.matmul(&self.weight_tensor()?)?.to_dtype(dys.dtype())
     }
 
-    /// The layer of candle's operations.
+    /// The layer composed of candle's operations.
     fn composed(&self, xs: &Tensor) -> Result<Tensor> {
         self.refuse_int8(xs)?;
         if let Some(ys) = cuda::frozen_linear(xs, self)? {

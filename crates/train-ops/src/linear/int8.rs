@@ -19,9 +19,10 @@ impl FrozenLinear {
         Self::new(path, weight, bias)?.to_int8()
     }
 
-    /// The layer with an int8 weight and a scale for each of its rows, the row's largest magnitude / 127: no weight is off by
-    /// more than half a scale. Activations and sums are f32. Takes a quarter of the memory of f32, whose bandwidth limits
-    /// decoding. A layer that is int8 already is returned as it is.
+    /// The layer with an int8 weight and a scale for each of its rows, which is the row's largest magnitude / 127.
+    /// The error of a weight is at most half a scale. Activations and sums are f32. The weight takes a quarter
+    /// of the memory of f32, and memory bandwidth limits decoding. A layer that is int8 already is returned
+    /// unchanged.
     ///
     /// # Errors
     /// If the weight is not on the CPU.
@@ -33,16 +34,18 @@ impl FrozenLinear {
         Ok(Self { weight: Weight::Packed(Arc::new(weight)), ..self.clone() })
     }
 
-    /// The layer with an int8 weight, as of [`to_int8`](Self::to_int8), whose products are those of integers in both
-    /// passes: for training, where arithmetic is the limit. With `W = t q`, `t` the scales of the weight's rows,
+    /// The layer with an int8 weight as in [`to_int8`](Self::to_int8), and with integer products in both
+    /// passes: for training, which is limited by arithmetic. With `W = t q`, `t` the scales of the weight's
+    /// rows,
     ///
     /// ```text
     /// y = s (round(x / s) qᵀ) t + b        dx = s' (round(dy t / s') q)
     /// ```
     ///
-    /// where `s` and `s'` are scales of each row of `x` and `dy t` ([`QuantisedRows`](cpu_kernels::QuantisedRows)). So the
-    /// backward pass has the same integers, and its result is that of the quantised weight except for the rounding of `dy t`.
-    /// Sums are exact, and adapters are f32.
+    /// where `s` and `s'` are scales of each row of `x` and `dy t`
+    /// ([`QuantisedRows`](cpu_kernels::QuantisedRows)). So the backward pass uses the same integers, and its
+    /// result is that of the quantised weight except for the rounding of `dy t`. Sums are exact, and adapters
+    /// are f32.
     ///
     /// # Errors
     /// If the weight is not on the CPU, or has more than [`MAX_INT8_ROW`] rows or columns.
@@ -55,7 +58,8 @@ impl FrozenLinear {
         Ok(Self { weight: Weight::Packed(Arc::new(weight)), ..self.clone() })
     }
 
-    /// A layer with another weight and bias, whose weight is stored and multiplied as that of this layer.
+    /// A layer with another weight and bias. The weight is stored and multiplied in the same way as that of
+    /// this layer.
     ///
     /// # Errors
     /// As [`new`](Self::new), and if this layer is int8 and the weight is not on the CPU.

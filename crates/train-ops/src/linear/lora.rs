@@ -6,8 +6,9 @@
 //!             dA = dhᵀ drop(x)     dx = dy W + dropᵀ(dh A)
 //! ```
 //!
-//! with `dropᵀ` the mask of `drop`. It is written twice: on rows of host memory for the kernels, and on tensors for other
-//! devices and types. Neither `dW` nor the full-size `B A` is ever computed.
+//! where `dropᵀ` multiplies by the mask of `drop`. The formulas are implemented twice: on rows of host memory
+//! for the kernels, and on tensors for other devices and types. Neither `dW` nor the full-size `B A` is ever
+//! computed.
 
 use candle_core::{Result, Tensor};
 use cpu_kernels::{Buffer, DropoutMask, Init, Operand, PackedMatrix, Rows, Term, at_b, product};
@@ -54,7 +55,7 @@ impl Lora {
         })
     }
 
-    /// `A` and `B` packed for the forward pass, the scale in `B`.
+    /// `A` and `B` packed for the forward pass, with the scale multiplied into `B`.
     pub(super) fn pack(&self, weight: &PackedWeight) -> Result<PackedLora> {
         let (isa, rank) = (weight.forward.isa(), self.rank);
         let (a_view, b_view) = (self.a.storage_and_layout(), self.b.storage_and_layout());
@@ -81,7 +82,7 @@ impl Lora {
         let (a, b) = (host::values(&a_view)?, host::values(&b_view)?);
         let scale = self.scale as f32;
 
-        // Both sides read `dys`, and neither keeps two threads busy to its end.
+        // Both computations read `dys`, and neither of them alone keeps two threads busy until its end.
         let (grad_b, (bits, plain_dys, dh)) = rayon::join(
             // dB = s dyᵀ h, computed as (hᵀ dy)ᵀ.
             || transposed(&at_b(isa, (h, rank), dys, None), out_features, rank, scale),
@@ -177,7 +178,7 @@ impl PackedLora {
                 own = Operand::new(xs, &self.a);
                 &own
             }
-            // Masked rows are copied anyway, a few at a time.
+            // Masked rows have to be copied in any case, a few at a time.
             (Some(_), _) => {
                 own = Operand::plain(xs);
                 &own

@@ -27,8 +27,8 @@ pub struct LoraWeights<'a> {
 /// `y = x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ`: a frozen layer with a low-rank adapter (Hu et al., 2021,
 /// <https://arxiv.org/abs/2106.09685>; as PEFT's `lora.Linear`) as one operation.
 ///
-/// `xs` has shape `(..., in_features)`. Gradients flow to `xs`, `a` and `b` where these track them; the gradient of `W` is
-/// never computed.
+/// `xs` has shape `(..., in_features)`. The result is differentiable in `xs`, `a` and `b` if these track
+/// gradients; the gradient of `W` is never computed.
 ///
 /// # Errors
 /// If shapes do not agree, or `base` is int8 and `xs` is not f32 on the CPU.
@@ -54,7 +54,7 @@ pub fn lora_linear(
     composed(xs, base, &Lora::new(base, lora)?, ctx)
 }
 
-/// The layer of candle's operations, for devices without kernels.
+/// The layer composed of candle's operations, for devices without kernels.
 fn composed(xs: &Tensor, base: &FrozenLinear, lora: &Lora, ctx: &ForwardContext) -> Result<Tensor> {
     let flat = (xs.elem_count() / base.in_features(), base.in_features());
     let rows = xs.detach().reshape(flat)?;

@@ -1,4 +1,4 @@
-//! A part of a frozen layer's outputs as a layer of its own.
+//! A range of a frozen layer's outputs as a separate layer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use super::{FrozenLinear, PackedWeight};
 use crate::Result;
 
 impl FrozenLinear {
-    /// The layer with only some of the outputs, which shares the memory of the weight: the query of a projection to query, key
-    /// and value, for instance. `None` if the weight is not packed in host memory, is int8, or its panels do not begin and end
-    /// with these outputs. Panels have at most 32 outputs ([`Isa::panel_width`](cpu_kernels::Isa::panel_width)), so multiples of 32
-    /// always fit.
+    /// The layer with only a range of the outputs, for instance the query of a projection to query, key and
+    /// value. It shares the memory of the weight. `None` if the weight is not packed in host memory or is int8,
+    /// or if the range does not begin and end at panels of the weight. Panels have at most 32 outputs
+    /// ([`Isa::panel_width`](cpu_kernels::Isa::panel_width)), so multiples of 32 always fit.
     ///
     /// # Errors
     /// If the bias cannot be read.
@@ -27,7 +27,7 @@ impl FrozenLinear {
         layer.with_bias(bias.transpose()?).map(Some)
     }
 
-    /// Whether both layers read the same packed weight: clones of each other, with whatever biases.
+    /// Whether both layers read the same packed weight, as clones do; their biases may differ.
     pub fn shares_weight(&self, other: &Self) -> bool {
         match (&self.weight, &other.weight) {
             (Weight::Packed(one), Weight::Packed(other)) => Arc::ptr_eq(one, other),

@@ -8,8 +8,9 @@ use super::lora::PackedLora;
 use super::{AdaptedLinear, FrozenLinear, PackedWeight, check_input, with_last_dim};
 use crate::{Error, ForwardContext, LinearLayer, Result, host};
 
-/// A copy of `layer` as it is now, for many forward passes without a graph, as in decoding: an adapter is packed once and not
-/// in every pass. The layer itself if it is neither frozen nor adapted, or if its adapter is not in host memory.
+/// A copy of the current state of `layer`, for many forward passes without a graph, as in decoding: an adapter
+/// is packed once and not in every pass. The layer itself if it is neither frozen nor adapted, or if its
+/// adapter is not in host memory.
 ///
 /// # Errors
 /// If the layer cannot be used in inference.
@@ -18,8 +19,8 @@ pub fn snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
 }
 
 /// A [`snapshot`] with the frozen weight in int8, multiplied by activations that are quantised too
-/// ([`FrozenLinear::to_int8_products`]): nearly the same layer, from a quarter of the memory and a quarter of the instructions.
-/// The layer itself if it is neither frozen nor adapted.
+/// ([`FrozenLinear::to_int8_products`]): nearly the same layer, with a quarter of the memory and a quarter of
+/// the instructions. The layer itself if it is neither frozen nor adapted.
 ///
 /// # Errors
 /// As [`snapshot`] and [`FrozenLinear::to_int8_products`].

@@ -14,7 +14,8 @@ pub struct TrainableLinear {
 }
 
 impl TrainableLinear {
-    /// From a variable's tensor of shape `(out_features, in_features)` and another of shape `(out_features)`.
+    /// From the tensors of variables: a weight of shape `(out_features, in_features)` and a bias of shape
+    /// `(out_features)`.
     pub fn new(path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (out_features, in_features) = check_weights(path, &weight, bias.as_ref())?;
         Ok(Self { path: path.to_owned(), weight, bias, out_features, in_features })

@@ -5,7 +5,7 @@ use cpu_kernels::{Init, Operand, PackedMatrix, Precision, QuantisedRows, Rows, T
 
 use crate::{Result, host};
 
-/// A weight packed for the forward pass, and for the backward pass when that is first run.
+/// A weight packed for the forward pass, and for the backward pass when that runs for the first time.
 #[derive(Debug)]
 pub(crate) struct PackedWeight {
     /// `Wᵀ`, `(in_features, out_features)`.
@@ -109,7 +109,8 @@ impl PackedWeight {
 
     /// `W`, `(out_features, in_features)`; without the scales of its rows where they are quantised.
     fn backward(&self) -> &PackedMatrix {
-        // Packed outside of the lock: a thread that waits for a part of the packing may steal a task that needs it too.
+        // Packed without holding the lock: a thread that waits for a part of the packing may steal a task that
+        // needs the packed weight too.
         self.backward.get().unwrap_or_else(|| {
             let packed = match self.quantises_rows {
                 true => self.forward.transposed_integers(),

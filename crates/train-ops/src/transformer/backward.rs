@@ -12,8 +12,8 @@ use crate::linear::{LoraGradients, RowLinear};
 type Backward<'a> = (&'a RowLinear, Rows<'a>, Option<&'a Buffer>, Rows<'a>);
 
 impl LayerRows {
-    /// From the gradient of `ys`: that of `xs`, to `dxs` if it is wanted, and those of the adapters' `A` and `B`, layer by
-    /// layer. Saved activations are freed as soon as they are used.
+    /// Computes, from the gradient of `ys`, that of `xs` (to `dxs`, if it is wanted) and those of the adapters'
+    /// `A` and `B`, layer by layer. Saved activations are freed as soon as they are used.
     ///
     /// `dresidual` is the gradient of the residual and accumulates its parts; `dbranch` is that of a branch's output.
     pub(super) fn backward(
@@ -44,7 +44,8 @@ impl LayerRows {
         Ok(all.flatten().flatten().collect())
     }
 
-    /// The MLP: its gradients, and that of its residual, to `dresidual`. `dbranch` is scratch.
+    /// The backward pass of the MLP: the gradients of its adapters, and that of its residual, to `dresidual`.
+    /// `dbranch` is scratch memory.
     pub(super) fn backward_mlp(
         &self,
         saved: SavedMlp,
@@ -146,7 +147,8 @@ impl LayerRows {
         Ok([query, key, value, output])
     }
 
-    /// The gradient of the layer's input to `dxs`, from those of keys, values and queries, and from that of the residual.
+    /// Writes the gradient of the layer's input to `dxs`, from the gradients of keys, values, queries and the
+    /// residual.
     fn backward_input(
         &self,
         xs: &[f32],
@@ -183,7 +185,7 @@ impl LayerRows {
         Ok([key, value, query])
     }
 
-    /// Adds the query rows to their places among all rows.
+    /// Adds each query row to its row among all rows.
     fn scatter_add(&self, query_rows: &[f32], all: &mut [f32]) {
         let (size, skipped) = (self.sizes.queries * self.width(), self.first_query * self.width());
         all.par_chunks_exact_mut(size + skipped).zip(query_rows.par_chunks_exact(size)).for_each(

@@ -37,7 +37,7 @@ pub(super) struct SavedCross {
 }
 
 impl CrossRows {
-    /// A block whose sizes fit, with its four linear layers; `None` if one of them is not in host memory.
+    /// From a block whose sizes fit, with its four linear layers; `None` if one of them is not in host memory.
     pub(super) fn new(
         block: &CrossAttention,
         adapted: &[AdaptedLinear],
@@ -62,7 +62,8 @@ impl CrossRows {
         }))
     }
 
-    /// The block's result, and the activations, which a backward pass needs with the probabilities: if `keep`.
+    /// Returns the saved activations and the block's result. The probabilities are saved only if `keep`, for a
+    /// backward pass.
     pub(super) fn forward(&self, input: Buffer, states: &[f32], keep: bool) -> Result<(SavedCross, Buffer)> {
         let (len, width) = (input.len(), self.query.in_features());
         let (rows, state_rows) = (Rows::new(&input, width), Rows::new(states, self.key.in_features()));
@@ -97,8 +98,9 @@ impl CrossRows {
         Ok((saved, crossed))
     }
 
-    /// From the gradient of the result: that of the input to `dxs`, that of the states to `dstates` if it is wanted, and those
-    /// of the adapters of query, key, value and output. Saved activations are freed as soon as they are used.
+    /// Computes, from the gradient of the result, that of the input (to `dxs`), that of the states (to
+    /// `dstates`, if it is wanted), and those of the adapters of query, key, value and output. Saved
+    /// activations are freed as soon as they are used.
     pub(super) fn backward(
         &self,
         states: &[f32],

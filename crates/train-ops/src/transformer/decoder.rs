@@ -36,8 +36,9 @@ pub struct CrossAttention {
 /// r = norm(x + attention(x))      c = norm(r + attention(r, states))      y = norm(c + MLP(c))
 /// ```
 ///
-/// A layer whose linear layers are frozen, with adapters or without, and in host memory is one operation of the graph, as a
-/// [`TransformerLayer`] is. States that track no gradient, such as features of a frozen image encoder, cost no backward pass.
+/// A layer whose linear layers are frozen, with adapters or without, and in host memory is one operation of the
+/// graph, as a [`TransformerLayer`] is. For states that track no gradient, such as features of a frozen image
+/// encoder, no gradient is computed.
 #[derive(Clone, Debug)]
 pub struct DecoderLayer {
     /// Self-attention and MLP, whose norms come after the sums: `norm_first` must be false.
@@ -99,7 +100,7 @@ impl DecoderLayer {
             let states = states.clone();
             return recompute(&parameters, text, move |text| layer.composed(text, &states, &masks, &ctx));
         }
-        // A recomputed segment has one input: both in one row.
+        // A recomputed segment has one input, so text and states are joined in one tensor.
         let shapes = [text.shape().clone(), states.shape().clone()];
         let both = Tensor::cat(&[text.flatten_all()?, states.flatten_all()?], 0)?;
         recompute(&parameters, &both, move |both| {
@@ -111,7 +112,7 @@ impl DecoderLayer {
         })
     }
 
-    /// The layer of this crate's operations.
+    /// The layer composed of this crate's operations.
     fn composed(
         &self,
         text: &Tensor,
@@ -144,7 +145,9 @@ impl DecoderLayer {
         self.after_cross_attention(&context, &attended, ctx)
     }
 
-    /// The input of cross-attention, from the output of self-attention over `text`.
+    /// The input of cross-attention, `(batch, tokens, features)`. `context` is the result of self-attention
+    /// over `text`, `(batch, tokens, heads * head_dim)`, and `text` the input of the layer,
+    /// `(batch, tokens, features)`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -165,7 +168,9 @@ impl DecoderLayer {
         )
     }
 
-    /// The rest of the layer, from the output of cross-attention for each of its inputs.
+    /// The part of the layer after cross-attention. `context` is the result of cross-attention,
+    /// `(batch, tokens, heads * head_dim)`, and `attended` its input, `(batch, tokens, features)`, as
+    /// [`after_self_attention`](Self::after_self_attention) returns it.
     ///
     /// # Errors
     /// If shapes do not fit.

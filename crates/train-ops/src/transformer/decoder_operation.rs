@@ -14,7 +14,7 @@ use crate::layer_norm::Statistics;
 use crate::{AdaptedLinear, ForwardContext, Result, host, on_pool};
 
 impl DecoderLayer {
-    /// The layer as one operation, where it can be one.
+    /// The layer as one operation; `None` if it has to be composed.
     pub(super) fn as_operation(
         &self,
         text: &Tensor,
@@ -91,13 +91,13 @@ impl DecoderRows {
         let (attention, probabilities, attended) = self.layer.forward_attention(xs, ys.len(), keep)?;
         let (attended, (normed, _)) = self.layer.forward_residual(xs, &attention, attended)?;
         let (cross, crossed) = self.cross.forward(normed, states, keep)?;
-        // After a sum, the residual of the MLP is its input.
+        // As norms come after the sums, the residual of the MLP is its input.
         let mlp = self.layer.forward_mlp(&[], (crossed, Statistics::new()), ys)?;
         Ok(probabilities.map(|probabilities| SavedDecoder { attention, probabilities, attended, cross, mlp }))
     }
 
-    /// From the gradient of `ys`: those of `xs` and of the states, where they are wanted, and those of the adapters' `A` and
-    /// `B`, layer by layer.
+    /// Computes, from the gradient of `ys`, those of `xs` and of the states, if they are wanted, and those of
+    /// the adapters' `A` and `B`, layer by layer.
     fn backward(
         &self,
         [xs, states]: [&[f32]; 2],

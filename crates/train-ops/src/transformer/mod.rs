@@ -1,4 +1,4 @@
-//! A transformer layer as one operation.
+//! A transformer layer as one operation of the graph.
 
 mod backward;
 mod cross_rows;
@@ -27,10 +27,10 @@ use crate::{
 /// otherwise:   r = norm(x + attention(x))      y = norm(r + MLP(r))          BERT
 /// ```
 ///
-/// with dropout on the output of each branch and on the attention's probabilities. A layer whose linear layers are frozen, with
-/// adapters or without, and in host memory is one operation of the graph: its backward pass is written by hand, sums gradients
-/// in place, and frees activations as it uses them. All others are composed of this crate's operations, with the same result up
-/// to rounding.
+/// with dropout on the output of each branch and on the attention's probabilities. A layer whose linear layers
+/// are frozen, with adapters or without, and in host memory is one operation of the graph: its backward pass is
+/// written by hand, sums gradients in place, and frees activations as it uses them. All other layers are
+/// composed of this crate's operations, with the same result except for rounding.
 #[derive(Clone, Debug)]
 pub struct TransformerLayer {
     /// Number of attention heads.
@@ -66,8 +66,9 @@ pub struct TransformerLayer {
 }
 
 impl TransformerLayer {
-    /// The layer on `hidden_states` `(batch, tokens, features)`. With a mask whose first query is a later token, the result has
-    /// the tokens from that one on: the tokens before it are used as keys and values only.
+    /// The layer on `hidden_states` `(batch, tokens, features)`. If the first query of the mask is a later
+    /// token, the result has only the tokens from that one on; the tokens before it are used as keys and
+    /// values.
     pub fn forward(
         &self,
         hidden_states: &Tensor,
@@ -86,7 +87,8 @@ impl TransformerLayer {
         self.composed(hidden_states, mask, ctx)
     }
 
-    /// The layer in inference, followed by the keys and the values of all tokens, for a decoding to continue from.
+    /// The result of the layer in inference, and the keys and the values of all tokens, each
+    /// `(batch, tokens, features)`, from which decoding continues.
     pub fn forward_with_keys(&self, hidden_states: &Tensor, mask: AttentionMask) -> Result<[Tensor; 3]> {
         match self.as_operation_with_keys(hidden_states, mask)? {
             Some(results) => Ok(results),
@@ -94,8 +96,9 @@ impl TransformerLayer {
         }
     }
 
-    /// Hidden states in the type in which the layer computes best: bf16 if its weights are bf16 and a GPU has kernels for that, which
-    /// keep all sums in f32; else as they are. Convert them before the first layer, and the result after the last.
+    /// Converts hidden states to the type in which the layer computes best: bf16 if its weights are bf16 and
+    /// the GPU has kernels for it, whose sums are f32; otherwise they are unchanged. Convert them before the
+    /// first layer, and convert the result back after the last.
     pub fn as_activations(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let query = self.query.adapted(ctx)?;
         let head_dim = self.query.out_features() / self.heads.max(1);
@@ -107,7 +110,7 @@ impl TransformerLayer {
         }
     }
 
-    /// The layer of this crate's operations.
+    /// The layer composed of this crate's operations.
     fn composed(&self, hidden_states: &Tensor, mask: AttentionMask, ctx: &ForwardContext) -> Result<Tensor> {
         let [ys, _, _] = self.composed_with_keys(hidden_states, mask, ctx)?;
         Ok(ys)
@@ -135,7 +138,9 @@ impl TransformerLayer {
         Ok([ys, key, value])
     }
 
-    /// The rest of the layer, from the output of attention for each of the hidden states.
+    /// The part of the layer after attention, for a caller that computes attention itself, as in decoding.
+    /// `context` is the result of attention, `(batch, tokens, heads * head_dim)`, and `hidden_states` the input
+    /// of the layer, `(batch, tokens, features)`, which is also the shape of the result.
     pub fn after_attention(
         &self,
         context: &Tensor,

@@ -8,7 +8,7 @@ use crate::grad_proxy::{GradProxies, GradSink};
 use crate::{AdaptedLinear, AttentionMask, ForwardContext, Result, host, on_pool};
 
 impl TransformerLayer {
-    /// The layer as one operation, where it can be one.
+    /// The layer as one operation; `None` if it has to be composed.
     pub(super) fn as_operation(
         &self,
         hidden_states: &Tensor,
@@ -32,7 +32,7 @@ impl TransformerLayer {
         Ok(Some(hidden_states.contiguous()?.apply_op2(&proxies.argument, operation)?))
     }
 
-    /// [`forward_with_keys`](Self::forward_with_keys) as one operation, where it can be one.
+    /// [`forward_with_keys`](Self::forward_with_keys) as one operation; `None` if it has to be composed.
     pub(super) fn as_operation_with_keys(
         &self,
         hidden_states: &Tensor,
@@ -52,7 +52,7 @@ impl TransformerLayer {
         Ok(Some([Tensor::from_vec(ys, shape, &Device::Cpu)?, keys, values]))
     }
 
-    /// The layer on rows of host memory and its linear layers, where it can work there.
+    /// The layer on rows of host memory and its linear layers; `None` if it cannot run there.
     fn on_rows(
         &self,
         hidden_states: &Tensor,

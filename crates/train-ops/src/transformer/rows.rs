@@ -1,4 +1,4 @@
-//! A transformer layer on rows of host memory, and what its two passes share.
+//! A transformer layer on rows of host memory, with the state that its two passes share.
 
 use cpu_kernels::{Buffer, DropoutMask, Isa};
 
@@ -30,8 +30,8 @@ pub(super) struct LayerRows {
     pub(super) output_mask: Option<DropoutMask>,
 }
 
-/// Activations that the forward pass saves for the backward pass. A norm that comes first leaves its result, one that comes
-/// after a sum leaves that sum.
+/// Activations that the forward pass saves for the backward pass. If a norm comes first, its result is saved;
+/// if it comes after a sum, that sum is saved.
 pub(super) struct Saved {
     pub(super) attention: SavedAttention,
     pub(super) probabilities: Buffer,
@@ -67,7 +67,7 @@ pub(super) struct SavedMlp {
 }
 
 impl LayerRows {
-    /// A layer whose sizes fit; `None` if a linear layer is not in host memory.
+    /// From a layer whose sizes fit; `None` if a linear layer is not in host memory.
     pub(super) fn new(
         layer: &TransformerLayer,
         adapted: &[AdaptedLinear],
