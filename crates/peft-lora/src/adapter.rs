@@ -12,9 +12,9 @@ use crate::state::Disabled;
 use crate::weights::AdapterWeights;
 use crate::{Adapters, InjectionReport, LoraConfig, Result};
 
-/// One adapter of a model: all of its weights, as one handle.
+/// A handle on one adapter of a model, with all of its weights.
 ///
-/// Clones refer to the same weights. [`Adapters`] has the others of the model, if there are several.
+/// Clones refer to the same weights. [`Adapters`] has all adapters of the model, if there are several.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     name: String,
@@ -69,7 +69,7 @@ impl Adapter {
     /// Disables all adapters of the model until the guard is dropped. The linear layers are then exactly those of the
     /// base model, merged or not. With several guards, the adapters stay disabled until the last one is dropped.
     ///
-    /// Parameters outside linear layers that `modules_to_save` or `bias` train stay as they are trained.
+    /// Parameters outside linear layers that `modules_to_save` or `bias` train keep their trained values.
     ///
     /// ```no_run
     /// # fn evaluate() {}
@@ -104,7 +104,8 @@ impl Adapter {
     /// Replaces the weights by those in the folder `dir`, which must hold an adapter with the same layers,
     /// ranks and scales. On an error nothing is replaced. The [`parameters`](Self::parameters) stay the same variables.
     ///
-    /// A pass that runs meanwhile on another thread may see some of both; [`Adapters::hot_swap`] excludes that.
+    /// A pass that runs meanwhile on another thread may use old weights in some layers and new ones in others;
+    /// [`Adapters::hot_swap`] prevents that.
     ///
     /// # Errors
     /// - [`Tensors`](crate::Error::Tensors) if tensors are missing, unexpected or of another shape; lists all of them.
@@ -115,9 +116,9 @@ impl Adapter {
         self.weights.restore(&AdapterFiles::read(dir.as_ref())?)
     }
 
-    /// The merged weights by their names in the base's checkpoint, each layer's computed when the iterator reaches it:
-    /// `PATH.weight` of each adapted layer, and all other parameters that the adapter changes. Together with the
-    /// checkpoint's other tensors they are a model without an adapter.
+    /// The merged weights by their names in the base's checkpoint: `PATH.weight` of each adapted layer, and all
+    /// other parameters that the adapter changes. Each is computed when the iterator reaches it. Together with
+    /// the checkpoint's other tensors they are a model without an adapter.
     pub fn merged_weights(&self) -> impl Iterator<Item = Result<(String, Tensor)>> {
         let of_layers = self.weights.layers.values().flat_map(|layer| match layer.changed() {
             Ok(tensors) => tensors.into_iter().map(Ok).collect(),

@@ -9,10 +9,10 @@ use crate::state::State;
 use crate::weights::AdapterWeights;
 use crate::{Adapter, BASE_ADAPTER, Error, LoraConfig, Result};
 
-/// All adapters of a model, by name. One of them or several are active, and the layers compute with these.
+/// All adapters of a model, by name. One or several of them are active, and the layers use these.
 ///
-/// Made from any of them by [`Adapter::adapters`]. Every change takes effect for all layers at once: a pass
-/// ([`ForwardContext`](train_ops::ForwardContext)) that has begun keeps the adapters that it began with.
+/// [`Adapter::adapters`] of any of them returns this handle. Every change takes effect for all layers at once:
+/// a pass ([`ForwardContext`](train_ops::ForwardContext)) that has begun keeps the adapters that it began with.
 ///
 /// ```no_run
 /// # fn example(adapter: peft_lora::Adapter) -> peft_lora::Result<()> {
@@ -40,7 +40,7 @@ impl Adapters {
         self.set.state.current.get().adapters.keys().cloned().collect()
     }
 
-    /// The names of the active adapters, in the order in which they act.
+    /// The names of the active adapters, in the order in which they are applied.
     pub fn active(&self) -> Vec<String> {
         self.set.state.current.get().active.clone()
     }
@@ -72,8 +72,8 @@ impl Adapters {
         self.insert(name, weights)
     }
 
-    /// Makes these adapters the active ones, which act one after another, and no others. With none, the layers are those of the
-    /// base model.
+    /// Makes these adapters the active ones, and no others. They are applied one after another. Without any,
+    /// the layers are those of the base model.
     ///
     /// # Errors
     /// - [`Error::UnknownAdapter`], [`Error::Merged`].
@@ -86,10 +86,12 @@ impl Adapters {
         })
     }
 
-    /// Replaces the adapter `name` by the one in the folder `dir`, whose targets, ranks and scales may be others. A pass that
-    /// runs meanwhile, on whatever thread, sees the old weights in all layers; one that begins later sees the new ones.
+    /// Replaces the adapter `name` by the one in the folder `dir`, which may have other targets, ranks and
+    /// scales. A pass that runs meanwhile, on any thread, uses the old weights in all layers; a pass that
+    /// begins later uses the new ones.
     ///
-    /// Handles of the old adapter, and the variables of an optimizer, keep the old weights: use the returned handle.
+    /// Handles on the old adapter, and the variables of an optimizer, keep the old weights: use the returned
+    /// handle.
     ///
     /// # Errors
     /// As [`load`](Self::load); then the old adapter stays. [`Error::Merged`] while it is merged.

@@ -8,7 +8,7 @@ use crate::inventory::Inventory;
 use crate::matching::{Decision, LayerNumbers, Pattern, Selector, Targets, is_named};
 use crate::{Error, Result};
 
-/// How many of the model's names an error suggests.
+/// The number of the model's names that an error suggests at most.
 const MAX_CANDIDATES: usize = 8;
 
 /// Fails if the targets select something that cannot be adapted, or if there is no layer at the output
@@ -28,8 +28,8 @@ pub(crate) fn check_layers(targets: &Targets, model: &Inventory) -> Result<()> {
 /// Fails if an entry of the configuration selects nothing. `adapted` are the paths of the adapted layers.
 pub(crate) fn check_entries(targets: &Targets, model: &Inventory, adapted: &BTreeSet<&str>) -> Result<()> {
     let linear = model.adaptable();
-    // Other modules selected here are excluded, or check_layers() would have failed: their entries do have an
-    // effect.
+    // Other modules that are selected here are excluded (else check_layers() would have failed), so their
+    // entries have an effect.
     let others = selectable(&targets.targets, model);
     let mut unmatched =
         unmatched_entries("target_modules", &targets.targets, "linear layer", &linear, &others)?;

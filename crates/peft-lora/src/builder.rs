@@ -29,7 +29,7 @@ pub struct LoraBuilder {
     files: Option<AdapterFiles>,
     model: Inventory,
     base: BaseType,
-    /// All linear layers, which the caller may not keep.
+    /// All linear layers, because the caller may have dropped them.
     bases: Vec<FrozenLinear>,
     others: BTreeMap<String, OtherBase>,
     parameters: BTreeMap<String, Var>,
@@ -61,27 +61,26 @@ impl LoraBuilder {
     /// [`finish`](Self::finish) sets the weights.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or its configuration asks for something that this crate does not
-    /// support.
+    /// If a file is missing or damaged, or its configuration has an option that this crate does not support.
     pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
         let files = AdapterFiles::read(dir.as_ref())?;
         Ok(Self { files: Some(files.clone()), ..Self::new(files.config)? })
     }
 
-    /// Names the layer that computes the logits from the last hidden state. `all-linear` leaves it out, as
-    /// PEFT does for transformers' models. By default no layer is left out.
+    /// Sets the path of the layer that computes the logits from the last hidden state. `all-linear` leaves it
+    /// out, as PEFT does for transformers' models. By default no layer is left out.
     pub fn output_layer(mut self, path: &str) -> Self {
         self.targets.output_layer = Some(path.to_owned());
         self
     }
 
-    /// The seed of a new adapter's initial weights. Default 0.
+    /// Sets the seed of a new adapter's initial weights. Default 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// How the frozen weights are stored. Default [`BaseType::Stored`].
+    /// Sets how the frozen weights are stored. Default [`BaseType::Stored`].
     pub fn base(mut self, base: BaseType) -> Self {
         self.base = base;
         self
@@ -101,7 +100,7 @@ impl LoraBuilder {
     ///
     /// # Errors
     /// - [`Error::Unmatched`] if an entry of the configuration selects nothing; lists all of them. A
-    ///   configuration from files is exempt, since the weights say which layers there are.
+    ///   configuration from files is exempt, since the weights determine the layers.
     /// - [`Error::NotLinear`] if the targets select modules that are not linear layers.
     /// - [`Error::NothingSelected`] if no layer is left to adapt.
     /// - [`Error::Tensors`] and others if the weights of [`from_pretrained`](Self::from_pretrained) do not
@@ -140,15 +139,16 @@ impl LoraBuilder {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BaseType {
-    /// In the type that the model's constructor passes on: f32, bf16 or another that candle multiplies by.
+    /// In the type of the tensor from the model's constructor: f32, bf16 or another type that candle can
+    /// multiply.
     #[default]
     Stored,
     /// In 16 bits.
     Bf16,
     /// In 8 bits, with a scale for each output, and multiplied in f32 ([`FrozenLinear::to_int8`]). Needs the CPU.
     Int8,
-    /// In 8 bits and multiplied as integers, forward and backward ([`FrozenLinear::to_int8_products`]): faster than f32 by the
-    /// rounding of activations and gradients to 8 bits. Needs the CPU.
+    /// In 8 bits and multiplied as integers, forward and backward ([`FrozenLinear::to_int8_products`]): faster
+    /// than f32, but activations and gradients are rounded to 8 bits too. Needs the CPU.
     Int8Products,
 }
 
@@ -190,7 +190,7 @@ impl LayerBuilder for LoraBuilder {
             self.parameters.insert(path.to_owned(), variable);
             return Ok(tensor);
         }
-        // A value that tracks gradients, such as a variable of a `VarMap`, would be trained.
+        // Detached: a value that tracks gradients, such as a variable of a `VarMap`, would be trained.
         Ok(value.detach())
     }
 

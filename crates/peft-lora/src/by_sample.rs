@@ -5,8 +5,8 @@ use train_ops::{ForwardContext, Result};
 
 use crate::Error;
 
-/// The results of a layer with an adapter of its own for each sample: `compute` gets a name and the rows of `inputs` of the
-/// samples with that name. Each sample has an equal share of the first dimension.
+/// The results of a layer with an adapter for each sample. `compute` gets an adapter's name and those rows of
+/// `inputs` that belong to samples with this name. Each sample has an equal share of the first dimension.
 pub(crate) fn by_sample<const N: usize>(
     names: &[String],
     inputs: [&Tensor; N],

@@ -8,8 +8,8 @@ use crate::update::LowRank;
 use crate::weights::AdapterWeights;
 use crate::{Adapter, Adapters, Bias, Error, InitLoraWeights, LoraConfig, Modules, Result};
 
-/// How [`Adapters::combine`] makes one adapter of several, with weights `w`. The names and numbers are those of PEFT's
-/// `add_weighted_adapter`.
+/// How [`Adapters::combine`] computes one adapter from several, with weights `w`. The names and results are
+/// those of PEFT's `add_weighted_adapter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combination {
     /// `A = Σ ±√|w s| A` and `B = Σ √|w s| B`. Needs equal ranks, and is a rough approximation of the sum of the updates: it also
@@ -17,7 +17,8 @@ pub enum Combination {
     Linear,
     /// The sum of the updates, exactly. The rank is the sum of the ranks.
     Cat,
-    /// The best approximation of the sum of the updates of the rank `rank`, or of the largest rank of the adapters.
+    /// The best approximation of rank `rank` to the sum of the updates. By default the rank is the largest of
+    /// the adapters.
     Svd {
         /// The new rank.
         rank: Option<usize>,
@@ -136,7 +137,7 @@ fn new_rank(name: &str, combination: Combination, ranks: &[usize]) -> Result<usi
     }
 }
 
-/// The configuration of a combined adapter, which names its layers by their paths, and their ranks where these differ.
+/// The configuration of a combined adapter. It has the paths of its layers, and their ranks if they differ.
 fn combined_config(
     first: &LoraConfig,
     rank: usize,
@@ -154,7 +155,7 @@ fn combined_config(
         exclude_modules: None,
         layers_to_transform: Vec::new(),
         layers_pattern: Vec::new(),
-        // PEFT keeps it, and so scales the combination by √r.
+        // PEFT keeps `use_rslora`, and so scales the combination by √r.
         use_rslora: false,
         init_lora_weights: InitLoraWeights::Default,
         ..first.clone()
@@ -164,7 +165,7 @@ fn combined_config(
 fn linear(parts: &[Part<'_>]) -> candle_core::Result<(Tensor, Tensor)> {
     let mut sums: Option<(Tensor, Tensor)> = None;
     for (low_rank, weight) in parts {
-        // The sign belongs to one side only.
+        // Only one of the two matrices gets the sign.
         let root = weight.abs().sqrt();
         let a = (low_rank.a.as_detached_tensor() * (root * weight.signum()))?;
         let b = (low_rank.b.as_detached_tensor() * root)?;

@@ -8,11 +8,11 @@ use crate::{Bias, Error, InitLoraWeights, Modules, Result, wire};
 
 /// The options of an adapter, with the names, meanings and defaults of PEFT's `LoraConfig`.
 ///
-/// Serde reads and writes the contents of `adapter_config.json`. PEFT's other options are accepted if they
-/// are null, false or their default, or if they belong to an option that is not set (`corda_config` without
+/// Serde reads and writes the contents of `adapter_config.json`. PEFT's other options are accepted if they are
+/// null, false or their default, or if they belong to an option that is not set (`corda_config` without
 /// `corda`). Otherwise they are an error that names them: an adapter trained with, say, `use_qalora` would give
 /// wrong results as plain LoRA. `inference_mode` is accepted and ignored, since each
-/// [`ForwardContext`](train_ops::ForwardContext) says whether it trains.
+/// [`ForwardContext`](train_ops::ForwardContext) has its own mode.
 ///
 /// ```
 /// use peft_lora::LoraConfig;
@@ -54,12 +54,12 @@ pub struct LoraConfig {
     #[serde(with = "wire::ordered_map")]
     pub alpha_pattern: Vec<(String, f64)>,
     /// The layer numbers to adapt; the number of `bert.encoder.3.query` is 3. Layers without a number are not
-    /// adapted, but those that `target_modules` names by their full path are. Needs `target_modules` to be a
+    /// adapted, except those that `target_modules` names by their full path. Needs `target_modules` to be a
     /// list. Default empty, which means all layers.
     #[serde(with = "wire::one_or_many")]
     pub layers_to_transform: Vec<usize>,
-    /// Names of the module lists whose indices `layers_to_transform` means (`encoder` in the path above),
-    /// each a regular expression. Default empty, which means the first number in a path with at least two
+    /// Regular expressions for the names of the module lists that `layers_to_transform` counts (`encoder` in
+    /// the path above). Default empty: the layer number is then the first number in a path with at least two
     /// names before it. So a list at the model's root, as in `blocks.3.query`, has to be named here.
     #[serde(with = "wire::one_or_many")]
     pub layers_pattern: Vec<String>,
@@ -198,7 +198,7 @@ impl Serialize for LoraConfig {
         others.insert("use_dora".to_owned(), self.use_dora.into());
         let modules = Some(&self.modules_to_save).filter(|modules| !modules.is_empty());
         others.insert("modules_to_save".to_owned(), serde_json::json!(modules));
-        // Left out where it is false, as in files of older versions of PEFT.
+        // Left out if it is false, as in files of older versions of PEFT.
         if self.lora_bias {
             others.insert("lora_bias".to_owned(), Value::Bool(true));
         }

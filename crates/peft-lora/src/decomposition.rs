@@ -71,7 +71,7 @@ mod tests {
         u.broadcast_mul(values).unwrap().matmul(v_t).unwrap()
     }
 
-    /// `columnsᵀ columns - 1`, at most.
+    /// The largest magnitude in `columnsᵀ columns - 1`.
     fn from_orthonormal(columns: &Tensor) -> f32 {
         let gram = columns.t().unwrap().contiguous().unwrap().matmul(columns).unwrap();
         let one = Tensor::eye(gram.dims()[0], DType::F32, &Device::Cpu).unwrap();
@@ -108,7 +108,7 @@ mod tests {
         for (found, expected) in found.to_vec1::<f32>().unwrap().iter().zip(&values) {
             assert!((found - expected).abs() < 1e-6, "{found} and {expected}");
         }
-        // The same space, whatever the signs of its vectors.
+        // The same subspace; the signs of its vectors may differ.
         let projection = |u: &Tensor| u.matmul(&u.t().unwrap()).unwrap();
         assert!(
             largest(

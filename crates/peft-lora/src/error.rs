@@ -78,7 +78,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// The name stands for the model without adapters.
+    /// The name is reserved for the model without adapters.
     #[error(
         "an adapter cannot be called {name}, which stands for the model without adapters; choose another name"
     )]
@@ -170,7 +170,7 @@ pub enum Error {
     Renamed {
         /// The file.
         path: PathBuf,
-        /// The part that the names have too much or too little.
+        /// The prefix that the names should not have, or lack.
         renaming: Renaming,
     },
     /// The weight file holds several adapters.

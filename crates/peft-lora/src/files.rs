@@ -104,8 +104,9 @@ impl AdapterFiles {
     }
 }
 
-/// Writes both files. Each is either complete or absent, and at no time is a configuration beside weights of
-/// another one: such a pair could be opened, and with another scale would give wrong results.
+/// Writes both files. Each is either complete or absent. At no time does the folder have a configuration and
+/// the weights of another adapter: such a pair could be opened, and with another scale would give wrong
+/// results.
 pub(crate) fn write(dir: &Path, config: &LoraConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     for (name, tensor) in tensors {
         if !is_finite(tensor)? {
@@ -115,7 +116,7 @@ pub(crate) fn write(dir: &Path, config: &LoraConfig, tensors: &BTreeMap<String, 
     fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.to_owned(), source })?;
 
     let (weights_path, config_path) = (dir.join(WEIGHTS_FILE), dir.join(CONFIG_FILE));
-    // Python readers refuse files that do not name the framework.
+    // Python's readers refuse files whose metadata does not name the framework.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(candle_core::Error::from)?;
     let json = serde_json::to_vec_pretty(config)
@@ -195,7 +196,8 @@ fn stage(path: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
         let mut options = tempfile::Builder::new();
         #[cfg(unix)]
         {
-            // The permissions of any new file; by default only the owner could read a temporary file.
+            // Gives the file the permissions of any new file; by default only the owner can read a temporary
+            // file.
             use std::os::unix::fs::PermissionsExt;
             options.permissions(fs::Permissions::from_mode(0o666));
         }

@@ -74,8 +74,8 @@ pub(crate) fn embedding_weights(
     Ok((Tensor::from_vec(a, (rank, rows), device)?, Tensor::from_vec(b, (width, rank), device)?))
 }
 
-/// The initial `A`, `(rank, in_channels, height, width)`, and `B`, `(out_channels, rank / groups, 1, 1)`, of a convolution, as
-/// those of a linear layer whose inputs are the elements of a window.
+/// The initial `A`, `(rank, in_channels, height, width)`, and `B`, `(out_channels, rank / groups, 1, 1)`, of a
+/// convolution, drawn as for a linear layer whose inputs are the elements of a window.
 pub(crate) fn convolution_weights(
     init: InitLoraWeights,
     seed: u64,
@@ -101,7 +101,8 @@ pub(crate) fn convolution_weights(
     Ok((a, Tensor::from_vec(b, (out_channels, in_b, 1, 1), weight.device())?))
 }
 
-/// `A = (S / s)^½ Vᵀ` and `B = U (S / s)^½` of the largest singular values, so that `s B A` is their part of the weight.
+/// `A = (S / s)^½ Vᵀ` and `B = U (S / s)^½` for the largest singular values, so that `s B A` is the part of the
+/// weight that belongs to them.
 fn principal((u, values, v_t): &(Tensor, Tensor, Tensor), options: LayerOptions) -> Result<(Tensor, Tensor)> {
     let root = (values.narrow(0, 0, options.rank)? / options.scale)?.sqrt()?;
     let a = v_t.narrow(0, 0, options.rank)?.broadcast_mul(&root.unsqueeze(1)?)?;

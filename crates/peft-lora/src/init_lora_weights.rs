@@ -7,9 +7,9 @@ use serde_json::Value;
 /// Files may also name `"eva"`, `"orthogonal"` or `"mica"`, which change only the initial `A` and `B`; they are
 /// read as [`Default`](Self::Default). Other methods that change the base's weights are an error.
 ///
-/// PiSSA and OLoRA subtract the initial update from the base's weight, so that training starts at the base model.
-/// They need the memory of the adapted weights once more. Their adapters are [saved](crate::Adapter::save) as plain
-/// LoRA of twice the rank for the original base, as PEFT converts them.
+/// PiSSA and OLoRA subtract the initial update from the base's weight, so that training starts at the base
+/// model. They keep a second copy of the adapted weights in memory. Their adapters are
+/// [saved](crate::Adapter::save) as plain LoRA of twice the rank for the original base, as PEFT converts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitLoraWeights {
     /// `A` uniform in `±1 / sqrt(in_features)` (Kaiming with `a = sqrt(5)`) and `B` zero, so that training
@@ -23,8 +23,8 @@ pub enum InitLoraWeights {
     /// `s B A` is the best approximation of the weight of rank `r`: its largest singular values and their vectors
     /// (PiSSA, Meng et al., 2024, <https://arxiv.org/abs/2404.02948>).
     Pissa,
-    /// [`Pissa`](Self::Pissa), approximated in a fraction of the time by this many subspace iterations from random
-    /// vectors (Halko et al., 2009, <https://arxiv.org/abs/0909.4061>). Usual are 4 to 16.
+    /// An approximation of [`Pissa`](Self::Pissa) that takes a fraction of the time: this number of subspace
+    /// iterations from random vectors (Halko et al., 2009, <https://arxiv.org/abs/0909.4061>), usually 4 to 16.
     PissaNiter(usize),
     /// `B` and `A` are the first columns of `Q` and rows of `R` in the QR decomposition of the weight (OLoRA,
     /// Büyükakyüz, 2024, <https://arxiv.org/abs/2406.01775>).

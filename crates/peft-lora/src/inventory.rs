@@ -33,7 +33,7 @@ impl Inventory {
         self.adaptable.insert(path.to_owned());
     }
 
-    /// Paths of the layers that can be adapted: linear ones, and perhaps others.
+    /// Paths of all layers that can be adapted: linear layers, embeddings and convolutions.
     pub(crate) fn adaptable(&self) -> BTreeSet<&str> {
         self.linear.iter().chain(&self.adaptable).map(String::as_str).collect()
     }

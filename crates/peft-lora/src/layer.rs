@@ -30,7 +30,8 @@ impl AdaptableLinear {
         self.base.path()
     }
 
-    /// The merged layer that replaces base and adapters, if there is one; an error in a pass that it cannot serve.
+    /// The merged layer that replaces base and adapters, if there is one. An error in a pass that a merged
+    /// layer does not support.
     fn merged<'a>(
         &self,
         state: &'a State,
@@ -65,7 +66,7 @@ impl AdaptableLinear {
         ys.map_or_else(|| self.base.forward(xs, ctx), Ok)
     }
 
-    /// The layer with an adapter of its own for each sample.
+    /// The layer with an adapter for each sample.
     fn forward_by_sample(
         &self,
         state: &State,

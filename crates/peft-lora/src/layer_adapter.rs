@@ -52,7 +52,8 @@ impl LayerAdapter {
         Ok(Some(Self { base, update, bias }))
     }
 
-    /// The base as the update should see it, and the bias to add afterwards so that it gets a gradient.
+    /// The base layer for the update, and the trained bias, which is added afterwards so that it gets a
+    /// gradient.
     fn base_for(&self, ctx: &ForwardContext) -> train_ops::Result<(FrozenLinear, Option<&Var>)> {
         match &self.bias {
             None => Ok((self.base.clone(), None)),
@@ -62,7 +63,7 @@ impl LayerAdapter {
         }
     }
 
-    /// The layer with this adapter after those that gave `before`.
+    /// The layer with this adapter, applied after the adapters that computed `before`.
     pub(crate) fn forward(
         &self,
         before: Option<Tensor>,
@@ -85,7 +86,7 @@ impl LayerAdapter {
         }
     }
 
-    /// Merges this adapter into the weights that others before it left.
+    /// Merges this adapter into `before`, the weights with the earlier adapters merged.
     pub(crate) fn merge(&self, before: Weights) -> Result<Weights> {
         let bias = self.bias.as_ref().map(Var::as_detached_tensor).or(before.bias);
         self.update.merge(&self.base, Weights { weight: before.weight, bias })

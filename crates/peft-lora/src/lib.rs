@@ -1,10 +1,11 @@
 //! Low-rank adaptation (LoRA) for any candle model, with PEFT's configuration and files.
 //!
-//! A model that takes its layers from a [`train_ops::LayerBuilder`] can be adapted without changes. Build it
-//! with a [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` beside their
-//! frozen weight `W`.
+//! A model that gets its layers from a [`train_ops::LayerBuilder`] can be adapted without changes. Build it
+//! with a [`LoraBuilder`]: the layers that a [`LoraConfig`] targets get a trainable update `s B A` in addition
+//! to their frozen weight `W`.
 //!
-//! The [`Adapter`] is the handle on all of them: their parameters, saving and loading, disabling, merging.
+//! The [`Adapter`] is a handle on all of these updates. It has their parameters, and saves, loads, disables and
+//! merges them.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -13,11 +14,8 @@
 //! use peft_lora::{LoraBuilder, LoraConfig};
 //! use train_ops::{ForwardContext, LayerBuilder, LinearLayer};
 //!
-//! /// A model knows its layers and their paths, but not who builds them.
-//! struct Classifier {
-//!     hidden: Arc<dyn LinearLayer>,
-//!     output: Arc<dyn LinearLayer>,
-//! }
+//! /// The model defines its layers and their paths, and does not depend on the kind of builder. struct
+//! Classifier { hidden: Arc<dyn LinearLayer>, output: Arc<dyn LinearLayer>, }
 //!
 //! impl Classifier {
 //!     fn new(builder: &mut dyn LayerBuilder) -> train_ops::Result<Self> {
@@ -92,7 +90,7 @@ pub use report::{AdaptedModule, InjectionReport};
 pub use state::Disabled;
 pub use variants::Bias;
 
-/// The name that stands for the model without adapters where a pass names an adapter for each sample
+/// The name of the model without adapters, for passes that select an adapter for each sample
 /// ([`ForwardContext::with_adapters`](train_ops::ForwardContext::with_adapters)), as in PEFT.
 pub const BASE_ADAPTER: &str = "__base__";
 

@@ -31,7 +31,7 @@ pub(crate) struct Targets {
     pub(crate) alphas: Vec<(Pattern, f64)>,
     /// The layer that `all-linear` leaves out.
     pub(crate) output_layer: Option<String>,
-    /// Names of `modules_to_save`, each with the pattern of the layers that it keeps from being adapted.
+    /// Names of `modules_to_save`, each with the pattern of the layers that are not adapted because of it.
     pub(crate) saved: Vec<(String, Pattern)>,
     bias: Bias,
     rank: usize,
@@ -82,8 +82,8 @@ impl Targets {
         Ok(if targeted { Decision::Adapted } else { Decision::NotTargeted })
     }
 
-    /// Whether `modules_to_save` selects the module at `path` or one that it is in. As in PEFT, a name selects every path that
-    /// ends with it, also within a part of the path.
+    /// Whether `modules_to_save` selects the module at `path` or a module that contains it. As in PEFT, a name
+    /// selects every path that ends with it, also within a part of the path.
     pub(crate) fn saves_module(&self, path: &str) -> bool {
         let around = path.match_indices('.').map(|(dot, _)| &path[..dot]);
         let mut modules = around.chain([path]);
@@ -147,7 +147,7 @@ pub(crate) fn is_named(path: &str, name: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNumbers {
     pub(crate) numbers: Vec<usize>,
-    /// Each captures the number in a path; if empty, the first number of a path counts.
+    /// Each captures the number in a path. If there are none, the first number of a path is used.
     pub(crate) patterns: Vec<Pattern>,
     any: Pattern,
 }
@@ -197,7 +197,7 @@ pub(crate) struct Pattern {
 impl Pattern {
     /// Compiles `regex`, which contains the user's pattern `text`.
     fn new(option: &'static str, text: &str, regex: String) -> Result<Self> {
-        // Compiles `text` alone first, so that an error message quotes the user's own pattern.
+        // Compiles `text` alone first, so that an error message quotes the user's pattern.
         let refused = |error: fancy_regex::Error| Error::InvalidOption {
             option,
             problem: format!("`{text}` is not a regular expression: {error}"),

@@ -13,8 +13,8 @@ impl Adapters {
     /// Embeddings and convolutions still compute their updates.
     ///
     /// The sums are computed in f32 and stored in the base's type. The original weights are kept, so that
-    /// [`unmerge`](Self::unmerge) is exact; this takes the memory of the merged weights once more. All sums
-    /// are computed and checked before the first layer changes.
+    /// [`unmerge`](Self::unmerge) is exact; the merged weights take additional memory. All sums are computed
+    /// and checked before the first layer changes.
     ///
     /// # Errors
     /// [`Error::AlreadyMerged`], and [`Error::NotFinite`] if a sum is not finite; nothing has changed then.

@@ -82,7 +82,8 @@ impl InjectionReport {
         &self.modules
     }
 
-    /// Number of trainable parameters: the elements of every `A` and `B`, and of all else that the configuration trains.
+    /// Number of trainable parameters: the elements of every `A` and `B`, and of all other tensors that the
+    /// configuration trains.
     pub fn trainable_parameters(&self) -> usize {
         self.trainable
     }

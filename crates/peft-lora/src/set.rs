@@ -30,7 +30,7 @@ impl AdapterSet {
         layer
     }
 
-    /// Makes an embedding or a convolution one that adapters can act on.
+    /// Wraps an embedding or a convolution, so that adapters can act on it.
     pub(crate) fn add_other(&self, path: &str, base: OtherBase) -> Arc<AdaptableResult> {
         let layer = Arc::new(AdaptableResult::new(path, base, self.state.clone()));
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +56,7 @@ impl AdapterSet {
         parameters.iter().find(|path| condition(path)).cloned()
     }
 
-    /// The linear layers without adapters, those that the model still has, sorted by path.
+    /// The linear layers that the model still has, without adapters, sorted by path.
     pub(crate) fn bases(&self) -> Vec<FrozenLinear> {
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         layers.values().filter_map(Weak::upgrade).map(|layer| layer.base().clone()).collect()

@@ -9,11 +9,11 @@ use crate::update::Added;
 use crate::weights::AdapterWeights;
 use crate::{BASE_ADAPTER, Error, Result};
 
-/// The adapters as one pass sees them.
+/// The state of all adapters during one pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub(crate) adapters: BTreeMap<String, Arc<AdapterWeights>>,
-    /// The names of those that act, one after another.
+    /// The names of the active adapters, in the order in which they are applied.
     pub(crate) active: Vec<String>,
     /// The layers with the active adapters merged into their weights, by path.
     pub(crate) merged: Option<Arc<BTreeMap<String, FrozenLinear>>>,
@@ -80,7 +80,7 @@ impl Default for SharedState {
 }
 
 impl SharedState {
-    /// The state that the pass sees.
+    /// The state for the pass `ctx`.
     pub(crate) fn in_pass(&self, ctx: &ForwardContext) -> Arc<State> {
         self.current.in_pass(ctx)
     }

@@ -10,7 +10,7 @@ use crate::matching::Targets;
 use crate::update::{Added, OtherBase};
 use crate::{Error, LoraConfig, Result};
 
-/// The part of every name in files that stands for the two wrappers which PEFT puts around a model.
+/// The prefix of every name in files: the names of the two wrappers that PEFT puts around a model.
 pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// One adapter: its configuration and all of its weights.
@@ -35,7 +35,7 @@ impl AdapterWeights {
         parameters: BTreeMap<String, Var>,
         seed: u64,
     ) -> Result<Self> {
-        // Each layer by itself, since PiSSA and OLoRA decompose its weight.
+        // In parallel over layers, since PiSSA and OLoRA decompose each layer's weight.
         let layers = bases.into_par_iter().filter_map(|base| {
             let path = base.path().to_owned();
             let layer = LayerAdapter::new(config, targets, base, seed).transpose()?;

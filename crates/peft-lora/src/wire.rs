@@ -47,8 +47,8 @@ fn is_neutral(name: &str, value: &Value) -> bool {
 /// Notes on the writer and its process. An adapter's output does not depend on them.
 const NOTES: [&str; 3] = ["peft_version", "inference_mode", "runtime_config"];
 
-/// Details of other options. They have no effect unless those options are set, and then those are reported
-/// instead.
+/// Details of other options. They have no effect unless those options are set, and then the options themselves
+/// are reported.
 const IDLE: [&str; 8] = [
     // For values of `init_lora_weights`.
     "corda_config",

@@ -8,8 +8,8 @@ use crate::init::initial_weights;
 use crate::matching::LayerOptions;
 use crate::{LoraConfig, Result};
 
-/// LoRA: `y + s (drop(x) Aᵀ) Bᵀ`, with `s = alpha / r` (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>), and
-/// `s c` besides with a trained bias `c` (`lora_bias`).
+/// LoRA: `y + s (drop(x) Aᵀ) Bᵀ`, with `s = alpha / r` (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>),
+/// plus `s c` with a trained bias `c` (`lora_bias`).
 #[derive(Debug)]
 pub(crate) struct LowRank {
     pub(crate) a: Var,
@@ -42,7 +42,7 @@ impl LowRank {
         self.options.scale
     }
 
-    /// `A` and `B` as the pass sees them.
+    /// `A` and `B` for the pass `ctx`.
     pub(crate) fn weights(&self, ctx: &ForwardContext) -> (Tensor, Tensor) {
         (ctx.parameter(self.a.as_tensor()), ctx.parameter(self.b.as_tensor()))
     }

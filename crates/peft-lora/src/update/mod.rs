@@ -21,8 +21,8 @@ use crate::{LoraConfig, Result};
 
 /// The effect of an adapter on one linear layer.
 ///
-/// Several adapters act one after another: the first on the base layer, the others on the result `before` of those
-/// that came earlier, as in PEFT.
+/// Several adapters are applied one after another, as in PEFT: the first to the base layer, each other one to
+/// the result `before` of the earlier ones.
 pub(crate) trait LayerUpdate: Debug + Send + Sync {
     /// The layer's result for `xs` `(..., in_features)`, with a graph for the update's parameters in a training pass.
     fn forward(
@@ -33,8 +33,8 @@ pub(crate) trait LayerUpdate: Debug + Send + Sync {
         ctx: &ForwardContext,
     ) -> train_ops::Result<Tensor>;
 
-    /// The layer with this update alone as a frozen layer with a plain low-rank adapter, for operations that span several
-    /// layers; `None` for another kind of update.
+    /// The layer with only this update, as a frozen layer with a plain low-rank adapter, for operations that
+    /// span several layers; `None` if the update is of another kind.
     fn adapted(
         &self,
         _base: &FrozenLinear,
@@ -43,7 +43,8 @@ pub(crate) trait LayerUpdate: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Merges the update into the weights that the adapters before it left. `base` is the layer without any.
+    /// Merges the update into `before`, the weights with the earlier adapters merged. `base` is the layer
+    /// without adapters.
     fn merge(&self, base: &FrozenLinear, before: Weights) -> Result<Weights>;
 
     /// The change of the weight, f32.
@@ -55,7 +56,7 @@ pub(crate) trait LayerUpdate: Debug + Send + Sync {
     /// The trainable parameters, each with the end of its name in files: `lora_A.weight`, ...
     fn parameters(&self) -> Vec<(&'static str, Var)>;
 
-    /// The tensors that files hold, with the same ends of names in the same order.
+    /// The tensors that are saved in files, with the same ends of names in the same order.
     fn saved(&self) -> Result<Vec<(&'static str, Tensor)>> {
         let tensors = self.parameters().into_iter();
         Ok(tensors.map(|(name, var)| (name, var.as_detached_tensor())).collect())
@@ -66,8 +67,8 @@ pub(crate) trait LayerUpdate: Debug + Send + Sync {
         self.parameters().into_iter().map(|(_, var)| var.dims().to_vec()).collect()
     }
 
-    /// Takes over tensors from files: those of [`saved`](Self::saved), in shapes of [`shapes_in`](Self::shapes_in). The
-    /// parameters stay the same variables.
+    /// Sets the parameters from tensors of files: those of [`saved`](Self::saved), in the shapes of
+    /// [`shapes_in`](Self::shapes_in). The parameters stay the same variables.
     fn restore(&self, _base: &FrozenLinear, tensors: Vec<Tensor>) -> Result<()> {
         for ((_, parameter), tensor) in self.parameters().into_iter().zip(tensors) {
             parameter.set(&tensor.to_device(parameter.device())?)?;

@@ -7,8 +7,8 @@ use super::low_rank::low_rank_product;
 use super::{LayerUpdate, LowRank, Weights};
 use crate::{LoraConfig, Result};
 
-/// LoRA that begins with a part of the weight (PiSSA, OLoRA): `y = x W'ᵀ + b + s (drop(x) Aᵀ) Bᵀ` with the residual
-/// `W' = W - s B₀ A₀`, for the first `A₀` and `B₀`.
+/// LoRA that is initialised with a part of the weight (PiSSA, OLoRA): `y = x W'ᵀ + b + s (drop(x) Aᵀ) Bᵀ` with
+/// the residual `W' = W - s B₀ A₀`, where `A₀` and `B₀` are the initial values of `A` and `B`.
 ///
 /// Files hold the same update for the original weight, a plain LoRA of twice the rank with `[A; A₀]` and `[B, -B₀]`,
 /// as PEFT's `subtract_mutated_init` makes it.
@@ -18,7 +18,7 @@ pub(crate) struct Residual {
     first: RwLock<Arc<First>>,
 }
 
-/// The first `A` and `B`, and what they leave of the layer.
+/// The initial `A` and `B`, and the layer with the residual as its weight.
 #[derive(Debug)]
 struct First {
     a: Tensor,
@@ -35,7 +35,7 @@ impl First {
 }
 
 impl Residual {
-    /// The update of `base` that begins with `low_rank` as it is.
+    /// The update of `base` whose initial values are those of `low_rank`.
     pub(crate) fn new(base: &FrozenLinear, low_rank: LowRank) -> Result<Self> {
         let (a, b) = (low_rank.a.as_detached_tensor().copy()?, low_rank.b.as_detached_tensor().copy()?);
         let first = First::new(base, a, b, low_rank.scale())?;
@@ -88,7 +88,8 @@ impl LayerUpdate for Residual {
         Ok(vec![("lora_A.weight", a), ("lora_B.weight", b)])
     }
 
-    /// Files whose configuration names the initialisation hold `A` and `B` alone, for the residual that it gives.
+    /// Files whose configuration names the initialisation have only `A` and `B`, which belong to the residual
+    /// of that initialisation.
     fn shapes_in(&self, files: &LoraConfig) -> Vec<Vec<usize>> {
         let rank = match files.init_lora_weights.changes_base() {
             true => self.low_rank.options.rank,

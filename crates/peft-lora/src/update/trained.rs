@@ -43,7 +43,7 @@ impl LayerUpdate for TrainedLinear {
     }
 }
 
-/// A layer of which only the bias is trained, so that nothing is added to its product.
+/// The update of a layer whose bias alone is trained: it adds nothing to the layer's product.
 #[derive(Debug)]
 pub(crate) struct OnlyBias;
 
