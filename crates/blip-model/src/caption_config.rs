@@ -1,4 +1,4 @@
-//! The configuration as captioning needs it.
+//! BLIP's configuration as a `CaptionConfig`.
 
 use caption_model::{CaptionConfig, ModelTokens};
 
@@ -52,7 +52,7 @@ impl CaptionConfig for BlipConfig {
     fn decoder_weights(&self) -> usize {
         let text = &self.text_config;
         let (width, inner) = (text.hidden_size, text.intermediate_size);
-        // Cross-attention counts with query and output: keys and values are computed once for a picture.
+        // Of cross-attention, only query and output count: keys and values are computed once for a picture.
         let layer = 4 * width * width + 2 * width * width + 2 * width * inner;
         text.num_hidden_layers * layer + width * width + width * text.vocab_size
     }

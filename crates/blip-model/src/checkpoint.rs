@@ -13,8 +13,8 @@ use crate::{
 
 /// The paths of BLIP's parts, and the layers that usually get adapters.
 ///
-/// PEFT's wrapper for `CAUSAL_LM` passes an argument that BLIP refuses, so that its adapters have no task type. transformers
-/// does not know BLIP's output layer, so that `all-linear` adapts it.
+/// PEFT's wrapper for `CAUSAL_LM` passes an argument that BLIP refuses, so its adapters have no task type.
+/// transformers does not define BLIP's output layer, so `all-linear` adapts it.
 pub const BLIP: Architecture = Architecture {
     model_type: "blip",
     vision_prefix: "vision_model.",
@@ -75,8 +75,8 @@ impl Checkpoint {
     }
 }
 
-/// How the checkpoint asks to be decoded. BLIP's `generate` is that of its text decoder: it reads `text_config` and no
-/// `generation_config.json`, and always ends captions with `[SEP]`.
+/// The checkpoint's options for decoding. BLIP's `generate` is that of its text decoder: it reads `text_config`
+/// instead of `generation_config.json`, and always ends captions with `[SEP]`.
 fn generation(config: &BlipConfig, path: PathBuf) -> Result<GenerationDefaults> {
     let mut whole: Map<String, Value> = read_json(&path)?;
     let mut text = match whole.remove("text_config") {

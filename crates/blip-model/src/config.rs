@@ -13,13 +13,14 @@ use crate::{Result, schema};
 pub struct BlipConfig {
     /// `blip`; anything else is refused.
     pub model_type: String,
-    /// Class that wrote the checkpoint: `BlipForConditionalGeneration`, also if there is none, or `BlipForQuestionAnswering`.
+    /// Class that wrote the checkpoint: `BlipForConditionalGeneration` (the default) or
+    /// `BlipForQuestionAnswering`.
     pub architectures: Option<Vec<String>>,
     /// The text decoder, and the question encoder if there is one.
     pub text_config: TextConfig,
     /// The vision encoder.
     pub vision_config: VisionConfig,
-    /// Whether the word embedding and the LM head share their weight; so does `text_config` say.
+    /// Whether the word embedding and the LM head share their weight; `text_config` has this option too.
     pub tie_word_embeddings: bool,
 }
 
@@ -68,7 +69,7 @@ pub struct TextConfig {
     pub num_hidden_layers: usize,
     /// Attention heads of each layer, in self-attention and in cross-attention.
     pub num_attention_heads: usize,
-    /// Rows of the position embedding: most text tokens in one sequence.
+    /// Rows of the position embedding: the largest number of text tokens in one sequence.
     pub max_position_embeddings: usize,
     /// `gelu` or `quick_gelu`.
     #[serde(deserialize_with = "activation")]
@@ -247,7 +248,7 @@ mod tests {
     #[test]
     fn an_empty_configuration_is_that_of_transformers() {
         let config = read("{}").unwrap();
-        // BLIP's checkpoints say 12 heads; transformers' default is 8.
+        // BLIP's checkpoints have 12 heads; transformers' default is 8.
         assert_eq!((config.text_config.num_attention_heads, config.vision_config.tokens()), (8, 577));
         assert_eq!(config.tokens().start_token, 30_522);
         assert!(config.ties());

@@ -2,8 +2,8 @@ use candle_core::Tensor;
 
 use crate::{Error, Result};
 
-/// Checks that the states that a decoder attends to, an `input` of that name, have `width` features, and that there are those of
-/// `batch` pictures if that is known.
+/// Checks that the states that a decoder attends to have `width` features and, if `batch` is given, that they
+/// belong to `batch` pictures. `input` is their name in the error.
 pub(crate) fn check(input: &'static str, states: &Tensor, batch: Option<usize>, width: usize) -> Result<()> {
     match states.dims() {
         &[pictures, _, found] if found == width && batch.is_none_or(|batch| batch == pictures) => Ok(()),

@@ -7,8 +7,8 @@ use train_ops::{DecoderMasks, ForwardContext, KeyValueCache, LayerBuilder};
 use crate::parts::Parts;
 use crate::{BlipConfig, BlipTask, Checkpoint, LoadOptions, Result, features};
 
-/// Salesforce's BLIP for captioning (Li et al., 2022, <https://arxiv.org/abs/2201.12086>), as transformers'
-/// `BlipForConditionalGeneration` computes it.
+/// Salesforce's BLIP for captioning (Li et al., 2022, <https://arxiv.org/abs/2201.12086>), with the results of
+/// transformers' `BlipForConditionalGeneration`.
 ///
 /// [`CaptionModel`] has its loss and its captions. Captions begin with `[DEC]` and end with `[SEP]`, in training and in
 /// generation.
@@ -20,11 +20,12 @@ pub struct BlipForConditionalGeneration {
 impl BlipForConditionalGeneration {
     /// Builds the model of a checkpoint on the CPU in f32; `builder` decides whether layers are frozen, trainable or adapted.
     ///
-    /// A frozen word embedding stays in the checkpoint's file, whose rows are read when they are needed. If the file is changed
-    /// in place while the model exists, the model computes with the changed rows, or fails if they are gone.
+    /// A frozen word embedding stays in the checkpoint's file, and its rows are read when they are needed. If
+    /// the file is changed in place while the model exists, the model uses the changed rows, or fails if they
+    /// are missing.
     ///
     /// # Errors
-    /// If the checkpoint is one for questions, a tensor cannot be read, or the builder refuses a layer.
+    /// If the checkpoint is for questions, a tensor cannot be read, or the builder refuses a layer.
     pub fn load(checkpoint: &Checkpoint, builder: &mut dyn LayerBuilder) -> Result<Self> {
         Self::load_with(checkpoint, builder, &LoadOptions::default())
     }
@@ -51,9 +52,9 @@ impl BlipForConditionalGeneration {
 
     /// The decoder's last hidden states, `(batch, text, hidden)`.
     ///
-    /// `image_features` come from [`encode_images`](CaptionModel::encode_images), a picture for each row of `input_ids`
-    /// `(batch, text)`. A token sees the whole image and the text up to itself. Padding belongs at the end of a row, where no
-    /// real token sees it.
+    /// `image_features` come from [`encode_images`](CaptionModel::encode_images), a picture for each row of
+    /// `input_ids` `(batch, text)`. A token attends to the whole image and to the text up to itself. Padding
+    /// must be at the end of a row, where no real token attends to it.
     ///
     /// # Errors
     /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.
@@ -95,8 +96,8 @@ impl CaptionModel for BlipForConditionalGeneration {
         self.parts.vision = None;
     }
 
-    /// As in transformers, the loss is smoothed by `text_config.label_smoothing`, in validation too, where `label_smoothing`
-    /// is 0; another value replaces it.
+    /// As in transformers, the loss is smoothed by `text_config.label_smoothing` if `label_smoothing` is 0, in
+    /// validation too. Any other value of `label_smoothing` replaces it.
     fn smoothed_loss(
         &self,
         image_features: &Tensor,

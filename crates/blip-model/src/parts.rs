@@ -36,8 +36,8 @@ impl Parts {
         self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?.forward(pixel_values, ctx)
     }
 
-    /// The loss, of which there is none without targets, and the number of targets. The `hidden_states` are computed where
-    /// there are targets.
+    /// The sum of the losses, 0 without targets, and the number of targets. The `hidden_states` are computed
+    /// only if there are targets.
     pub(crate) fn loss(
         &self,
         labels: &ShiftedLabels,

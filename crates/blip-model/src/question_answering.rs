@@ -10,8 +10,9 @@ use crate::question_encoder::QuestionEncoder;
 use crate::questions::{QuestionBatch, QuestionTokens};
 use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, features};
 
-/// BLIP for questions about pictures, as transformers' `BlipForQuestionAnswering` computes it: a question encoder with
-/// cross-attention to the picture, and an answer decoder with cross-attention to the question's states.
+/// BLIP for questions about pictures, with the results of transformers' `BlipForQuestionAnswering`: a question
+/// encoder with cross-attention to the picture, and an answer decoder with cross-attention to the question's
+/// states.
 ///
 /// A prompt is a question, and the caption that continues it is the answer. Questions begin with `[ENC]` and answers with
 /// `[DEC]`, in training and in generation, as in BLIP's own code.
@@ -33,7 +34,7 @@ impl BlipForQuestionAnswering {
     /// As [`load`](Self::load), with options.
     ///
     /// # Errors
-    /// If the checkpoint is one for captions, a tensor cannot be read, or the builder refuses a layer.
+    /// If the checkpoint is for captions, a tensor cannot be read, or the builder refuses a layer.
     pub fn load_with(
         checkpoint: &Checkpoint,
         builder: &mut dyn LayerBuilder,
@@ -51,8 +52,9 @@ impl BlipForQuestionAnswering {
         &self.parts.config
     }
 
-    /// The states `(batch, tokens, hidden)` of questions `[ENC] question [SEP]` `(batch, tokens)`, which the answer decoder
-    /// attends to. `lengths` are their numbers of tokens without padding; `None` if none is padded.
+    /// The states `(batch, tokens, hidden)` of questions `[ENC] question [SEP]` `(batch, tokens)`, which the
+    /// answer decoder attends to. `lengths` has the number of tokens of each question without padding; `None`
+    /// if no question is padded.
     ///
     /// # Errors
     /// If shapes do not fit, a token is not in the vocabulary, or a question is longer than the model has positions.
@@ -68,8 +70,8 @@ impl BlipForQuestionAnswering {
         self.encoder.forward(image_features, questions, lengths, ctx)
     }
 
-    /// The decoder's last hidden states, `(batch, text, hidden)`, for answers `[DEC] answer` `(batch, text)` to questions with
-    /// these states. Padding of answers belongs at the end of a row.
+    /// The decoder's last hidden states, `(batch, text, hidden)`, for answers `[DEC] answer` `(batch, text)` to
+    /// questions with these states. Padding of answers must be at the end of a row.
     ///
     /// # Errors
     /// As [`encode_questions`](Self::encode_questions).
@@ -126,8 +128,9 @@ impl CaptionModel for BlipForQuestionAnswering {
         self.parts.vision = None;
     }
 
-    /// Rows of `input_ids` hold a prompt and the caption that continues it, whose labels tell them apart: question and answer.
-    /// Label smoothing is that of [`BlipForConditionalGeneration`](crate::BlipForConditionalGeneration).
+    /// Rows of `input_ids` hold a prompt, the question, and the caption that continues it, the answer; only the
+    /// answer has labels. Label smoothing is that of
+    /// [`BlipForConditionalGeneration`](crate::BlipForConditionalGeneration).
     fn smoothed_loss(
         &self,
         image_features: &Tensor,
@@ -150,7 +153,7 @@ impl CaptionModel for BlipForQuestionAnswering {
         self.parts.embeddings.at(input_ids, positions)
     }
 
-    /// The question's states for each picture. The decoder begins with the start token alone.
+    /// The states of the question, encoded with each picture. The decoder begins with the start token alone.
     fn decoder_input<'a>(
         &self,
         image_features: &Tensor,

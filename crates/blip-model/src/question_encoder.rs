@@ -6,7 +6,7 @@ use crate::embeddings::Embeddings;
 use crate::schema::QUESTION;
 use crate::{Result, TextConfig, layer};
 
-/// BLIP's question encoder: BERT, whose tokens all see each other, with cross-attention to the image.
+/// BLIP's question encoder: a BERT, whose tokens all attend to each other, with cross-attention to the image.
 #[derive(Debug)]
 pub(crate) struct QuestionEncoder {
     embeddings: Embeddings,
@@ -25,8 +25,8 @@ impl QuestionEncoder {
         })
     }
 
-    /// The states `(batch, tokens, hidden)` of questions `(batch, tokens)` about pictures with these features. `lengths` are the
-    /// questions' numbers of tokens; `None` if none is padded.
+    /// The states `(batch, tokens, hidden)` of questions `(batch, tokens)` about pictures with these features.
+    /// `lengths` has the number of tokens of each question; `None` if no question is padded.
     pub(crate) fn forward(
         &self,
         image_features: &Tensor,

@@ -23,7 +23,7 @@ impl QuestionTokens {
     }
 }
 
-/// A training batch of prompts and captions, taken apart into questions and answers.
+/// A training batch of prompts and captions, separated into questions and answers.
 #[derive(Debug)]
 pub(crate) struct QuestionBatch {
     /// `[ENC] question [SEP]` and padding, `(batch, tokens)`.
@@ -37,8 +37,8 @@ pub(crate) struct QuestionBatch {
 }
 
 impl QuestionBatch {
-    /// Takes rows `start question answer [SEP] padding` apart. The answer is where the labels are: a row's question ends before
-    /// its first label, and padding begins after its last.
+    /// Separates rows `start question answer [SEP] padding`. The positions with labels are the answer: a row's
+    /// question ends before its first label, and padding begins after its last.
     pub(crate) fn new(input_ids: &Tensor, labels: &[Vec<i64>], tokens: QuestionTokens) -> Result<Self> {
         // Checks the shape of the labels.
         ShiftedLabels::new(labels, input_ids)?;
@@ -62,7 +62,7 @@ impl QuestionBatch {
         let length = answers.dim(1)?;
         answer_labels.iter_mut().for_each(|labels| labels.resize(length, -100));
         Ok(Self {
-            // Padding is never seen, so that any token will do.
+            // No token attends to padding, so any token can be used.
             questions: padded(questions, tokens.end, device)?,
             lengths: KeyLengths::new(lengths),
             labels: ShiftedLabels::new(&answer_labels, &answers)?,

@@ -24,7 +24,7 @@ pub(crate) fn tensors(config: &BlipConfig) -> TensorSchema {
         schema.alias(&head_bias, &bias);
         schema
     } else {
-        // Then the bias that is not the head's has no use.
+        // Then the other bias is not used.
         let mut schema = TensorSchema::new(&words, &head, &head_bias, shape, false);
         schema.buffer(&bias);
         schema
@@ -41,7 +41,7 @@ pub(crate) fn tensors(config: &BlipConfig) -> TensorSchema {
     schema
 }
 
-/// The layers of a text model with cross-attention at `path`, and its embeddings but for those of words.
+/// The layers of a text model with cross-attention at `path`, and its embeddings except the word embedding.
 fn add_text(schema: &mut TensorSchema, config: &BlipConfig, path: &str) {
     let text = &config.text_config;
     let hidden = text.hidden_size;
@@ -50,7 +50,7 @@ fn add_text(schema: &mut TensorSchema, config: &BlipConfig, path: &str) {
         &[text.max_position_embeddings, hidden],
     );
     schema.norm(&format!("{path}.embeddings.LayerNorm"), hidden);
-    // Older versions of transformers wrote it. It holds `0, 1, 2, …`.
+    // A buffer that older versions of transformers wrote. It contains `0, 1, 2, …`.
     schema.buffer(&format!("{path}.embeddings.position_ids"));
     let vision_width = config.vision_config.hidden_size;
     for layer in 0..text.num_hidden_layers {
@@ -95,7 +95,7 @@ mod tests {
     fn the_default_model_has_the_number_of_parameters_of_transformers() {
         let schema = tensors(&BlipConfig::default());
         let count: usize = schema.shapes().values().map(|shape| shape.iter().product::<usize>()).sum();
-        // The number of `BlipForConditionalGeneration(BlipConfig())` in transformers 5.23.
+        // The number of parameters of `BlipForConditionalGeneration(BlipConfig())` in transformers 5.23.
         assert_eq!(count, PARAMETERS);
     }
 

@@ -56,7 +56,7 @@ impl VisionEncoder {
 /// A pre-norm layer with one projection for queries, keys and values.
 #[derive(Clone, Debug)]
 struct EncoderLayer {
-    /// The same layer with the parts of the frozen `qkv` as query, key and value: one operation of the graph.
+    /// The same layer as one operation of the graph, with parts of the frozen `qkv` as query, key and value.
     whole: Option<(FrozenLinear, TransformerLayer)>,
     heads: usize,
     attention_norm: LayerNorm,
@@ -89,7 +89,8 @@ impl EncoderLayer {
         Ok(layer)
     }
 
-    /// The frozen `qkv`, and the layer with its parts; `None` if it has none.
+    /// The frozen `qkv`, and the layer with its parts as query, key and value; `None` if `qkv` cannot be
+    /// divided.
     fn in_parts(&self) -> Result<Option<(FrozenLinear, TransformerLayer)>> {
         let Some(qkv) = self.qkv.frozen() else { return Ok(None) };
         let width = qkv.in_features();
@@ -119,7 +120,8 @@ impl EncoderLayer {
         Ok(Some((qkv, layer)))
     }
 
-    /// [`whole`](Self::whole), if `qkv` is frozen in this pass, without an adapter, and the layer that it was.
+    /// [`whole`](Self::whole), if in this pass `qkv` is frozen, has no adapter, and is still the layer from
+    /// which `whole` was made.
     fn whole(&self, ctx: &ForwardContext) -> Result<Option<&TransformerLayer>> {
         let (Some((frozen, whole)), Some(qkv)) = (&self.whole, self.qkv.adapted(ctx)?) else {
             return Ok(None);
@@ -199,7 +201,7 @@ mod tests {
         tensor.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     }
 
-    /// With dropout, whose mask is the same either way.
+    /// With dropout, whose mask is the same in both.
     #[test]
     fn a_layer_with_a_frozen_qkv_is_one_operation_with_the_same_result_and_gradient() {
         let layer = layer(96);

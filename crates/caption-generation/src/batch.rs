@@ -9,8 +9,8 @@ use crate::decoder::Step;
 use crate::search::{Continuation, Search};
 use crate::single::SingleSearch;
 
-/// The searches for the captions of a batch of pictures. Indices of live sequences count those of the first search first,
-/// then those of the second, and so on; a search that is done has none.
+/// The searches for the captions of a batch of pictures. Live sequences are numbered in the order of their
+/// searches: those of the first search, then those of the second, and so on. A finished search has none.
 pub(crate) struct SearchBatch<'a> {
     entries: Vec<Entry<'a>>,
     vocab_size: usize,
@@ -21,7 +21,7 @@ struct Entry<'a> {
     picture: usize,
     sequence: usize,
     search: Box<dyn Search + 'a>,
-    /// Whether it took part in the last step.
+    /// Whether the search took part in the last step.
     advanced: bool,
 }
 
@@ -100,7 +100,7 @@ impl<'a> SearchBatch<'a> {
         })
     }
 
-    /// Independent copies of the searches that are not done, with which a draft looks ahead.
+    /// Independent copies of the unfinished searches, with which a draft proposes steps.
     pub(crate) fn fork(&self) -> SearchBatch<'_> {
         let live = self.entries.iter().filter(|entry| !entry.search.is_done());
         SearchBatch {

@@ -6,11 +6,11 @@ use crate::processors::process;
 use crate::search::{Continuation, Search};
 use crate::softmax::log_softmax;
 
-/// The score of a beam that has not begun and of an empty slot for a caption. Finite, as in transformers, so that
-/// differences of scores are numbers.
+/// The score of a beam that has not begun and of an empty slot for a caption. It is finite, as in transformers,
+/// so that differences of scores are numbers.
 const NO_SCORE: f32 = -1e9;
 
-/// Beam search over one picture, as transformers 5 does it.
+/// Beam search for one picture, with the results of transformers 5.
 ///
 /// Each step ranks the `max(2, 1 + end tokens) * num_beams` best continuations of all beams. Those among the first
 /// `num_beams` that end a caption compete for the slots of finished captions, with their score divided by
@@ -58,7 +58,7 @@ impl<'a> BeamSearch<'a> {
         self.finished.len() == self.config.num_beams
     }
 
-    /// The best continuations of all beams, best first; among equals, the earlier beam and then the smaller token first.
+    /// The best continuations of all beams, best first. Equal ones are ordered by beam, then by token.
     fn candidates(&self, logits: &mut [f32]) -> Vec<Candidate> {
         let count = 2.max(1 + self.eos.len()) * self.config.num_beams;
         let vocab_size = logits.len() / self.beams.len();
@@ -66,7 +66,7 @@ impl<'a> BeamSearch<'a> {
         rows.for_each(|(beam, scores)| {
             log_softmax(scores);
             process(self.config, self.eos, &beam.ids, self.prompt, scores);
-            // Where every token is forbidden, there is no distribution.
+            // If every token is forbidden, there is no distribution.
             if self.config.renormalize_logits && scores.iter().any(|score| *score > f32::NEG_INFINITY) {
                 log_softmax(scores);
             }
@@ -133,7 +133,7 @@ impl Search for BeamSearch<'_> {
             score: self.config.normalised(candidate.total, generated),
         });
         let ended = ended.collect();
-        // Sequences that end stay beams only where nothing else is left, and rank last.
+        // Sequences that ended stay beams only if too few others are left, and rank last.
         let (mut next, rest): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| !ends(c));
         next.extend(rest.into_iter().map(|c| Candidate { total: c.total + NO_SCORE, ..c }));
         next.truncate(self.config.num_beams);
@@ -158,7 +158,8 @@ impl Search for BeamSearch<'_> {
         }
     }
 
-    /// The best finished captions, then live beams where the search was interrupted before enough captions had finished.
+    /// The best finished captions, then live beams if the search was interrupted before enough captions had
+    /// finished.
     fn captions(&self) -> Vec<Caption> {
         let live = self.beams.iter().map(|beam| Caption {
             ids: beam.ids.clone(),

@@ -3,9 +3,10 @@
 pub struct Caption {
     /// The token ids: the prompt (the start token if none was given), the new tokens, and the end token if it was reached.
     pub ids: Vec<u32>,
-    /// The sum of the new tokens' log-probabilities `/ number of new tokens ^ length_penalty`, the end token included, as
-    /// `sequences_scores` of transformers. Without beams, each log-probability is taken in the distribution that the token
-    /// was chosen from: after penalties and forbidden tokens, and when sampling also after temperature and cuts.
+    /// The sum of the new tokens' log-probabilities `/ number of new tokens ^ length_penalty`, the end token
+    /// included, as `sequences_scores` of transformers. Without beams, the log-probabilities are those of the
+    /// distribution from which the token was chosen: after penalties and forbidden tokens and, with sampling,
+    /// after temperature, top-k, top-p and min-p.
     pub score: f32,
 }
 

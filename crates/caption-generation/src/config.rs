@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 pub enum EarlyStopping {
     /// As soon as there are `num_beams` finished captions.
     Always,
-    /// When no running beam can become better than the worst finished caption, judged at the current length.
+    /// When no live beam can become better than the worst finished caption, judged at the current length.
     #[default]
     Heuristic,
-    /// When no running beam can become better, judged at the greatest length that could still help it.
+    /// When no live beam can become better than the worst finished caption, judged at the most favourable
+    /// length that it could still reach.
     Never,
 }
 
@@ -17,7 +18,7 @@ pub enum EarlyStopping {
 /// The default is greedy decoding of at most 40 tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
-    /// Most tokens to generate, the end token included. Default: 40.
+    /// The largest number of tokens to generate, including the end token. Default: 40.
     pub max_new_tokens: usize,
     /// Tokens to generate before the end token is allowed. Default: 0.
     pub min_new_tokens: usize,
@@ -33,12 +34,12 @@ pub struct GenerationConfig {
     pub repetition_penalty: f32,
     /// Tokens that end a caption; `None` for the model's own. Default: `None`.
     pub eos_token_id: Option<Vec<u32>>,
-    /// Token sequences that must not occur, `bad_words_ids` of transformers: a token is forbidden where it would complete
-    /// one. As there, a sequence applies once prompt and caption are as long as it is, and the end token alone cannot be
-    /// forbidden. Default: none.
+    /// Token sequences that must not occur, `bad_words_ids` of transformers: a token is forbidden if it would
+    /// complete one of them. As in transformers, a sequence applies when prompt and caption are at least as
+    /// long as it is, and the end token alone cannot be forbidden. Default: none.
     pub bad_words: Vec<Vec<u32>>,
-    /// Turns scores into log-probabilities again after penalties and forbidden tokens, which changes the ranking of beams.
-    /// Greedy decoding and sampling give the same captions with it. Default: `false`.
+    /// Normalises scores to log-probabilities again after penalties and forbidden tokens, which changes the
+    /// ranking of beams. It does not change the captions of greedy decoding and sampling. Default: `false`.
     pub renormalize_logits: bool,
     /// Captions for each picture: with beams at most `num_beams`, with sampling any number. Default: 1.
     pub num_return_sequences: usize,
@@ -57,8 +58,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// Draw from the tokens that have at least this fraction of the best token's probability. Default: 0.
     pub min_p: f32,
-    /// Seed of the draws. A draw depends on it, on the caption's index among those of its picture and on the position, and
-    /// not on the other pictures in the batch. Default: 0.
+    /// Seed of the draws. A draw depends on the seed, on the caption's index among those of its picture and on
+    /// the position, and not on the other pictures of the batch. Default: 0.
     pub seed: u64,
 }
 
@@ -100,7 +101,7 @@ impl GenerationConfig {
         }
     }
 
-    /// Checks that each option is in its range and that they do not contradict each other.
+    /// Checks that each option is in its range and that no options contradict each other.
     ///
     /// # Errors
     /// [`Error::Options`] with every problem.

@@ -10,11 +10,12 @@ pub struct Step {
     pub tokens: Vec<u32>,
 }
 
-/// A captioning model in the middle of decoding a batch of pictures: its live sequences, and the keys and values that it
-/// has cached for them.
+/// A captioning model while it decodes a batch of pictures: its live sequences, and the cached keys and values
+/// for them.
 ///
-/// A decoder begins with one sequence without tokens for each picture. How it sees the pictures (by a prefix of image tokens,
-/// or by cross-attention) is up to the implementation. Calls come from a thread of rayon's pool.
+/// A decoder begins with one sequence without tokens for each picture. The implementation decides how the model
+/// reads the pictures (as a prefix of image tokens, or by cross-attention). Methods are called on a thread of
+/// rayon's pool.
 pub trait CaptionDecoder: Send {
     /// The model's error; errors of this crate are converted to it.
     type Error: From<Error> + Send;
@@ -22,9 +23,9 @@ pub trait CaptionDecoder: Send {
     /// Number of live sequences.
     fn sequences(&self) -> usize;
 
-    /// Appends the same number of tokens to each live sequence, `tokens` being those of the first sequence, then those of
-    /// the second, and so on. Returns the logits that follow the last token of each sequence, one row of `vocab_size`
-    /// values after another.
+    /// Appends the same number of tokens to each live sequence. `tokens` has those of the first sequence, then
+    /// those of the second, and so on. Returns the logits that follow the last token of each sequence, one row
+    /// of `vocab_size` values after another.
     ///
     /// # Errors
     /// The model's errors.
@@ -40,15 +41,15 @@ pub trait CaptionDecoder: Send {
 
 /// A decoder with a draft model, for speculative decoding (Leviathan et al., 2023, <https://arxiv.org/abs/2211.17192>).
 ///
-/// The draft is cheap and may be wrong. It proposes the next few steps; the model then reads all of them in one pass, which
-/// shows how many are right. Whatever the draft proposes, the captions are those of plain decoding if
-/// [`verify`](Self::verify) and [`append`](CaptionDecoder::append) give the same logits.
+/// The draft is fast and may be wrong. It proposes the next few steps, and the model verifies all of them in
+/// one pass. Whatever the draft proposes, the captions are those of plain decoding if [`verify`](Self::verify)
+/// and [`append`](CaptionDecoder::append) give the same logits.
 pub trait SpeculativeDecoder: CaptionDecoder {
     /// The draft's logits after the last of `steps`, which follow one another from the live sequences: one row of
     /// `vocab_size` values for each sequence of the last step. The live sequences stay as they are.
     ///
-    /// Between two calls of [`verify`](Self::verify), each call has the steps of the call before and one more, so that a
-    /// draft with a cache of its own has to read the newest step only.
+    /// Between two calls of [`verify`](Self::verify), each call has the steps of the call before and one more.
+    /// So a draft with a cache of its own has to read only the newest step.
     ///
     /// # Errors
     /// The draft model's errors.
@@ -63,15 +64,15 @@ pub trait SpeculativeDecoder: CaptionDecoder {
     /// The model's errors.
     fn verify(&mut self, steps: &[Step]) -> Result<Vec<f32>, Self::Error>;
 
-    /// Makes the live sequences those after the first `accepted` of the steps that were verified last, at least one, and
-    /// forgets the other steps.
+    /// Accepts the first `accepted` steps (at least one) of the last verification: the live sequences become
+    /// those after these steps, and the other steps are discarded.
     ///
     /// # Errors
     /// The model's errors.
     fn accept(&mut self, accepted: usize) -> Result<(), Self::Error>;
 
-    /// The most rows (sequences times steps of a call of [`verify`](Self::verify)) that the model reads in about the time of
-    /// one row, because it waits for the weights. Default: 8.
+    /// The largest number of rows (sequences times steps of a call of [`verify`](Self::verify)) that takes the
+    /// model about the time of one row, because it is limited by reading the weights. Default: 8.
     fn max_rows(&self) -> usize {
         8
     }

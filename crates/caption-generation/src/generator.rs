@@ -17,11 +17,11 @@ pub struct ModelTokens {
     pub start_token: u32,
     /// Tokens that end a caption unless [`GenerationConfig::eos_token_id`] names others. May be empty.
     pub end_tokens: Vec<u32>,
-    /// Most text tokens that the model can read in one sequence, the prompt included.
+    /// The largest number of text tokens in one sequence, including the prompt.
     pub max_length: usize,
 }
 
-/// Generates captions with a [`CaptionDecoder`], by options and a prompt that fit its model.
+/// Generates captions with a [`CaptionDecoder`], from options and a prompt that were checked against its model.
 ///
 /// A picture's captions do not depend on the other pictures of the batch as long as the decoder's logits do not.
 #[derive(Clone, Debug)]
@@ -70,10 +70,11 @@ impl<'a> Generator<'a> {
         Ok(Self { config, eos, prompt, vocab_size: model.vocab_size })
     }
 
-    /// The number of text tokens for which a decoder needs cache slots, all sequences of a batch of `pictures` together.
+    /// The number of text tokens for which a decoder needs cache slots, for all sequences of a batch of
+    /// `pictures` together.
     ///
-    /// It suffices if sequences with a common beginning share its slots, and if the slots of steps that were not accepted are
-    /// used again.
+    /// It suffices if sequences with a common beginning share the slots of that beginning, and if the slots of
+    /// steps that were not accepted are reused.
     pub fn cached_tokens(&self, pictures: usize) -> usize {
         let sequences = pictures * self.config.num_beams.max(self.config.num_return_sequences);
         pictures * self.prompt.len() + sequences * (self.config.max_new_tokens - 1)
@@ -99,8 +100,8 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// The captions of [`generate`](Self::generate), by speculative decoding. It is faster while so few sequences are live
-    /// that several steps fit in [`max_rows`](SpeculativeDecoder::max_rows).
+    /// The captions of [`generate`](Self::generate), by speculative decoding. It is faster as long as so few
+    /// sequences are live that several steps fit in [`max_rows`](SpeculativeDecoder::max_rows).
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -113,7 +114,7 @@ impl<'a> Generator<'a> {
         self.run(decoder, on_token, |decoder, searches, step| speculation.logits(decoder, searches, step))
     }
 
-    /// Generates captions; `read` gives the logits after a step that the searches have chosen.
+    /// Generates captions; `read` returns the logits after a step that the searches have chosen.
     fn run<D: CaptionDecoder>(
         &self,
         decoder: &mut D,
@@ -140,7 +141,8 @@ impl<'a> Generator<'a> {
         Ok(searches.captions())
     }
 
-    /// Reads the prompt once for each picture, then makes one sequence of the decoder for each live sequence of the searches.
+    /// Reads the prompt once for each picture, then reorders the decoder so that it has one sequence for each
+    /// live sequence of the searches.
     fn read_prompt<D: CaptionDecoder>(
         &self,
         decoder: &mut D,

@@ -1,4 +1,4 @@
-//! Sampling: the candidates that transformers' logits warpers leave, and the draw of one of them.
+//! Sampling: the candidates that remain after transformers' logits warpers, and the draw of one of them.
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -16,7 +16,7 @@ pub(crate) fn candidates(sampling: &Sampling, scores: &[f32]) -> Vec<Candidate> 
     if sampling.top_k > 0 && sampling.top_k < tokens.len() {
         let mut ranked = scores.to_vec();
         let (_, last, _) = ranked.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.total_cmp(a));
-        // As in transformers, tokens as good as the last of the best k stay too.
+        // As in transformers, tokens with the same score as the last of the best k stay too.
         tokens.retain(|token| score(token) >= *last);
     }
     tokens.sort_by(|a, b| score(b).total_cmp(&score(a)));
@@ -83,7 +83,7 @@ mod tests {
             counts
         };
         let all = Sampling { top_k: 0, ..Sampling::default() };
-        // The logarithms are rounded, so that a draw on a border may fall on either side.
+        // The logarithms are rounded, so a draw at a boundary may select either token.
         let [first, second, third, never] = shares(&all);
         assert!(
             (first - 4000i32).abs() <= 1 && (second - 2000i32).abs() <= 1 && (third - 1000i32).abs() <= 1

@@ -5,8 +5,8 @@ pub(crate) trait Search: Send + Sync {
     /// Number of its live sequences.
     fn sequences(&self) -> usize;
 
-    /// Takes the logits that follow each live sequence, `(sequences, vocab_size)`, which it may overwrite, and returns how
-    /// each new live sequence continues an old one.
+    /// Takes the logits that follow each live sequence, `(sequences, vocab_size)`, and may overwrite them.
+    /// Returns, for each new live sequence, the old one that it continues and its new token.
     fn advance(&mut self, logits: &mut [f32]) -> Vec<Continuation>;
 
     fn is_done(&self) -> bool;
@@ -17,7 +17,7 @@ pub(crate) trait Search: Send + Sync {
     /// The captions found, best first.
     fn captions(&self) -> Vec<Caption>;
 
-    /// An independent copy, with which a draft looks ahead.
+    /// An independent copy, with which a draft proposes steps.
     fn fork(&self) -> Box<dyn Search + '_>;
 }
 

@@ -8,9 +8,10 @@ pub(crate) fn log_softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|logit| *logit -= log_sum);
 }
 
-/// `log Σ exp(logits)`, which turns logits into log-probabilities when it is subtracted from them.
+/// `log Σ exp(logits)`. Logits minus this number are log-probabilities.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
-    // A set that does not exist is an error of the model's own kernels; here all sets give the same bits.
+    // The model's own kernels report an instruction set that the processor does not have; here all sets give
+    // the same bits.
     cpu_kernels::log_sum_exp(Isa::active().unwrap_or_else(|_| Isa::portable()), logits)
 }
 

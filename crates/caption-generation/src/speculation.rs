@@ -4,14 +4,14 @@ use crate::batch::SearchBatch;
 use crate::decoder::{SpeculativeDecoder, Step};
 use crate::logits::check_logits;
 
-/// Steps that the draft proposes the first time.
+/// Number of steps that the draft proposes the first time.
 const FIRST_PROPOSALS: usize = 3;
 
 /// Speculative decoding: verifies each step of the searches together with the steps that a draft proposes after it. The
 /// logits of proposed steps are stored, and used if the searches then choose the same steps.
 pub(crate) struct Speculation {
     vocab_size: usize,
-    /// Proposed steps that were verified and that the searches have not reached, with the logits after each.
+    /// Verified steps that the searches have not reached yet, with the logits after each.
     ahead: VecDeque<(Step, Vec<f32>)>,
     /// Number of steps of the last verification that the searches have chosen; `None` before the first verification.
     chosen: Option<usize>,
@@ -37,7 +37,7 @@ impl Speculation {
             decoder.accept(chosen)?;
         }
         let fitting = (decoder.max_rows() / step.tokens.len()).saturating_sub(1);
-        // One more than were right the last time.
+        // One more than were accepted the last time.
         let proposals = fitting.min(self.chosen.unwrap_or(FIRST_PROPOSALS));
         let steps = self.propose(decoder, searches, step, proposals)?;
         let rows = steps.iter().map(|step| step.tokens.len()).sum();

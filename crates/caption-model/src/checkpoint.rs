@@ -8,7 +8,8 @@ use crate::{
     CaptionConfig, CaptionModel, CheckpointTensors, GenerationDefaults, LoadOptions, ModelTokens, Result,
 };
 
-/// The facts about a kind of model that an application needs to adapt it: the paths of its parts and its usual targets.
+/// The properties of a kind of model that an application needs to adapt it: the paths of its parts and its
+/// usual targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Architecture {
     /// `model_type` in `config.json`.
@@ -23,7 +24,7 @@ pub struct Architecture {
     pub output_layer: Option<&'static str>,
     /// `task_type` of an adapter's configuration, if PEFT's wrapper of that type can call the model.
     pub task_type: Option<&'static str>,
-    /// Whether captions begin with the model's start token in place of the tokenizer's.
+    /// Whether captions begin with the model's start token instead of the tokenizer's.
     pub replaces_start_token: bool,
     /// Whether the model answers questions: each picture needs a prompt, in training and in generation.
     pub needs_prompt: bool,
@@ -40,7 +41,7 @@ pub trait CaptionCheckpoint: Send + Sync {
     /// The tensors, checked against the configuration.
     fn tensors(&self) -> &CheckpointTensors;
 
-    /// How the checkpoint asks to be decoded.
+    /// The checkpoint's options for decoding.
     fn generation(&self) -> &GenerationDefaults;
 
     /// The configuration.

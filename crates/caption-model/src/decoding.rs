@@ -6,21 +6,22 @@ use train_ops::{DecodingRows, ForwardContext, KeyValueCache, enter, snapshot};
 
 use crate::{CaptionModel, DecoderShape, Draft, Error, Result};
 
-/// A model's text decoder with its language-modelling head, as it was at one time but for trainable layers, which stay
-/// current. It reads a few new tokens at a time.
+/// A copy of a model's text decoder with its language-modelling head. Frozen and adapted layers keep the state
+/// of the time of the copy; trainable layers are shared with the model. A step computes a few new tokens.
 pub trait TextDecoder: Debug + Send + Sync {
     /// The sizes that a draft has to share with the model.
     fn shape(&self) -> DecoderShape;
 
-    /// Logits `(rows, vocabulary)` after the last of new tokens, of which `text` `(rows, new, hidden)` are the embeddings.
-    /// They are the newest tokens of `rows`; their keys and values are written to `caches`, one for each layer.
+    /// Logits `(rows, vocabulary)` after the newest tokens of `rows`, from the embeddings `text`
+    /// `(rows, new, hidden)` of these tokens. The tokens' keys and values are written to `caches`, one for each
+    /// layer.
     ///
     /// # Errors
     /// If there are too few cache slots.
     fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor>;
 }
 
-/// Sequences in the middle of being decoded, with the keys and values of their tokens.
+/// Sequences that are being decoded, with the keys and values of their tokens.
 ///
 /// [`generate`](CaptionModel::generate) makes one itself.
 #[derive(Debug)]
@@ -31,22 +32,23 @@ pub struct Decoding<'a, M: ?Sized> {
     decoder: Box<dyn TextDecoder>,
     draft: Option<&'a Draft>,
     rows: DecodingRows,
-    /// The rows after each step that was verified last.
+    /// The rows after each step of the last verification.
     verified: Vec<DecodingRows>,
     /// One for each layer.
     caches: Vec<KeyValueCache>,
 }
 
 impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
-    /// Begins to decode: one sequence without text for each picture, and cache slots for `slots` text tokens of all sequences
-    /// together. The keys and values of `states`, which come from [`decoder_input`](CaptionModel::decoder_input), are computed
-    /// here.
+    /// Begins to decode. There is one sequence without text for each picture, and there are cache slots for
+    /// `slots` text tokens of all sequences together. The keys and values of `states`, which come from
+    /// [`decoder_input`](CaptionModel::decoder_input), are computed here.
     ///
-    /// An adapter for each picture comes from the pass that the thread has entered
+    /// To use a different adapter for each picture, enter a context with their names first
     /// ([`ForwardContext::with_adapters`], [`enter`]).
     ///
     /// # Errors
-    /// If `states` have another shape than the model needs, or the pass names adapters for another number of pictures.
+    /// If `states` do not have the shape that the model needs, or the entered context names adapters for
+    /// another number of pictures.
     pub fn new(model: &'a M, states: &Tensor, slots: usize) -> Result<Self> {
         let (ctx, pictures) = (ForwardContext::inference(), states.dim(0)?);
         if let Some(names) = ctx.adapters().filter(|names| names.len() != pictures) {
@@ -147,8 +149,8 @@ impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
 }
 
 impl<M: CaptionModel + ?Sized> SpeculativeDecoder for Decoding<'_, M> {
-    /// The draft writes its keys and values where the model writes its own when it reads the same tokens, so that it needs
-    /// no cache and leaves no trace.
+    /// The draft writes its keys and values to the slots that the model overwrites when it reads the same
+    /// tokens. So the draft needs no cache of its own.
     fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
         let decoder = self.draft.map_or(&self.decoder, |draft| &draft.decoder);
         match (steps.last(), self.after(steps)?.last()) {

@@ -5,18 +5,19 @@ use train_ops::LinearLayer;
 
 use crate::TextDecoder;
 
-/// Replaces a linear layer by another.
+/// A function that replaces a linear layer by another.
 pub type LayerMap = fn(&Arc<dyn LinearLayer>) -> train_ops::Result<Arc<dyn LinearLayer>>;
 
 /// The model's decoder and head in 8 bits, which proposes tokens in speculative decoding (Leviathan et al., 2023,
 /// <https://arxiv.org/abs/2211.17192>); see [`generate_with`](crate::CaptionModel::generate_with).
 ///
-/// A decoding step takes as long as the weights take to arrive from memory, for one token or for several. A draft reads a
-/// quarter of the bytes; the whole model then reads the tokens that it proposes in one step, and says which are right.
+/// A decoding step takes as long as reading the weights from memory, for one token or for several. A draft
+/// reads a quarter of the bytes. The whole model then verifies the proposed tokens in one step.
 ///
-/// The proposals do not change the captions by a bit where the model's layers are frozen, with adapters or without, in f32,
-/// bf16 or 8 bits: there, a row's results do not depend on the rows that are computed with it. A layer of another kind is
-/// used in the draft as it is, so that nothing is gained, and may round several rows differently from one.
+/// If the model's layers are frozen, with adapters or without, in f32, bf16 or 8 bits, the proposals do not
+/// change the captions by a bit, because the results of a row do not depend on the other rows. The draft uses a
+/// layer of another kind unchanged. Such a layer makes drafting slower, and may round several rows differently
+/// from one.
 #[derive(Debug)]
 pub struct Draft {
     pub(crate) decoder: Box<dyn TextDecoder>,

@@ -8,7 +8,7 @@ use crate::draft::DecoderShape;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file of the checkpoint is not there.
+    /// A file of the checkpoint is missing.
     #[error("{} has no {wanted}; a checkpoint is a folder with config.json and its weights", dir.display())]
     Missing {
         /// The checkpoint's folder.
@@ -67,7 +67,8 @@ pub enum Error {
     /// A file of PyTorch cannot be read.
     #[error(transparent)]
     TorchFile(#[from] torch_files::Error),
-    /// The checkpoint's tensors are those of the model, but for a part that all of their names have or lack.
+    /// The checkpoint's tensors are those of the model, except for a prefix that all of their names have or
+    /// lack.
     #[error("{} does not hold the weights of its config.json under their names: {renaming}", path.display())]
     Renamed {
         /// The folder.

@@ -6,20 +6,23 @@ use serde_json::{Map, Value};
 use crate::config_file::read_json;
 use crate::{EarlyStopping, Error, Result};
 
-/// How a checkpoint asks to be decoded: what its `generation_config.json` sets, or its `config.json` where there is no such file,
-/// as transformers reads them. `None` is what the file leaves open; an option that is `null` is left open too.
+/// The decoding options of a checkpoint: those of its `generation_config.json`, or of its `config.json` if
+/// there is no such file, as transformers reads them. `None` is an option that the file does not set or sets to
+/// `null`.
 #[derive(Clone, Debug, Default)]
 pub struct GenerationDefaults {
     /// Token that a caption starts with, instead of that of `config.json`.
     pub bos_token_id: Option<u32>,
-    /// Tokens that end a caption, instead of those of `config.json`. Empty if `generation_config.json` names none: like
-    /// transformers, captions then end at their greatest length.
+    /// Tokens that end a caption, instead of those of `config.json`. Empty if `generation_config.json` names
+    /// none: as in transformers, captions then end at their maximum length.
     pub eos_token_id: Option<Vec<u32>>,
-    /// Tokens of prompt and caption at most. [`max_new_tokens`](Self::max_new_tokens) comes before it.
+    /// The largest number of tokens of prompt and caption. [`max_new_tokens`](Self::max_new_tokens) overrides
+    /// it.
     pub max_length: Option<usize>,
-    /// Tokens to generate at most.
+    /// The largest number of tokens to generate.
     pub max_new_tokens: Option<usize>,
-    /// Tokens of prompt and caption before the end token is allowed. [`min_new_tokens`](Self::min_new_tokens) comes before it.
+    /// Tokens of prompt and caption before the end token is allowed. [`min_new_tokens`](Self::min_new_tokens)
+    /// overrides it.
     pub min_length: Option<usize>,
     /// Tokens to generate before the end token is allowed.
     pub min_new_tokens: Option<usize>,
@@ -35,7 +38,7 @@ pub struct GenerationDefaults {
     pub repetition_penalty: Option<f32>,
     /// Token sequences that never occur.
     pub bad_words: Option<Vec<Vec<u32>>>,
-    /// Whether the scores of tokens are probabilities again after all processing.
+    /// Whether scores are normalised to log-probabilities again after all processing.
     pub renormalize_logits: Option<bool>,
     /// Captions for each picture.
     pub num_return_sequences: Option<usize>,
@@ -52,16 +55,18 @@ pub struct GenerationDefaults {
     path: PathBuf,
     /// The model's text positions.
     positions: Option<usize>,
-    /// Options that would change captions and are not implemented, with their values; and whether only draws feel them.
+    /// Options that would change captions and are not implemented, with their values, and whether they affect
+    /// only sampling.
     unsupported: Vec<(&'static str, String, bool)>,
 }
 
-/// An option of transformers that this crate does not implement: its name, the numbers with which it has no effect there, and
-/// whether it has one on draws alone.
+/// An option of transformers that this crate does not implement: its name, whether it has no effect with a
+/// given number, and whether it affects only sampling.
 type UnsupportedOption = (&'static str, fn(f64) -> bool, bool);
 
-/// The options that change captions. Without effect, they may be there too: as null, false, an empty list or such a number.
-/// Options that are not in this list change no caption, such as `use_cache` and `output_scores`.
+/// The options that change captions. They are accepted with a value that has no effect: null, false, an empty
+/// list or such a number. Options that are not in this list, such as `use_cache` and `output_scores`, change no
+/// caption.
 const UNSUPPORTED: [UnsupportedOption; 23] = [
     ("begin_suppress_tokens", |_| false, false),
     ("constraints", |_| false, false),
@@ -91,7 +96,7 @@ const UNSUPPORTED: [UnsupportedOption; 23] = [
 const FILE: &str = "generation_config.json";
 
 impl GenerationDefaults {
-    /// Reads what the checkpoint in the folder `dir` sets.
+    /// Reads the options of the checkpoint in the folder `dir`.
     ///
     /// # Errors
     /// If the file cannot be read, or an option has a value of another kind than it should.
@@ -113,7 +118,8 @@ impl GenerationDefaults {
     fn from_options(file: &Options) -> Result<Self> {
         let (integer, number) = ("a whole number of at least 0", "a number");
         let tokens = "a token id, a list of them, or null";
-        // As in transformers, generation_config.json stands for itself: where it names no end token, there is none.
+        // As in transformers, generation_config.json is not completed from config.json: if it names no end
+        // token, there is none.
         let eos = match file.options.get("eos_token_id") {
             None if !file.path.ends_with(FILE) => None,
             None | Some(Value::Null) => Some(Vec::new()),
@@ -158,7 +164,7 @@ impl GenerationDefaults {
         &self.path
     }
 
-    /// The same for a model with this many text positions.
+    /// The same options for a model with this many text positions.
     #[must_use]
     pub fn with_positions(self, positions: usize) -> Self {
         Self { positions: Some(positions), ..self }
@@ -169,8 +175,8 @@ impl GenerationDefaults {
         self.positions
     }
 
-    /// Fails where the file asks for something that would change captions and is not implemented. `sampling` is whether tokens are
-    /// drawn: some options change nothing else.
+    /// Fails if the file sets an option that would change captions and is not implemented. `sampling` is
+    /// whether tokens are sampled: some options affect only sampling.
     ///
     /// # Errors
     /// [`Error::Unsupported`] names the first such option.

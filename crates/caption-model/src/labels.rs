@@ -34,7 +34,7 @@ impl ShiftedLabels {
         let (mut positions, mut targets) = (Vec::new(), Vec::new());
         for (row, labels) in labels.iter().enumerate() {
             for (position, next) in labels.iter().skip(1).enumerate() {
-                // A negative label is no target.
+                // A negative label is not a target.
                 if let Ok(target) = u32::try_from(*next) {
                     positions.push((row * length + position) as u32);
                     targets.push(target);
@@ -55,15 +55,16 @@ impl ShiftedLabels {
         Ok(hidden_states.reshape((batch * length, width))?.index_select(&positions, 0)?)
     }
 
-    /// The context of the head, which reads rows of single positions: each has a key of its own, a function of its sample's key
-    /// and its place in the text, so that the dropout of an adapter on the head depends on neither batch nor padding.
+    /// The context for the head, whose rows are single positions. Each row has its own key, a function of its
+    /// sample's key and its position in the text, so that the dropout of an adapter on the head depends on
+    /// neither batch nor padding.
     pub fn context(&self, ctx: &ForwardContext) -> ForwardContext {
         let Some(keys) = ctx.sample_keys() else { return ctx.clone() };
         let key = |position: &u32| {
             let (row, place) = (*position as usize / self.length, *position as usize % self.length);
             keys.get(row).map(|key| sample_key(*key, place as u64, 0))
         };
-        // A pass with another number of keys is refused by the layers before.
+        // The earlier layers have refused a context with another number of keys.
         let keys: Vec<u64> = self.positions.iter().filter_map(key).collect();
         ForwardContext::training(keys)
     }

@@ -11,12 +11,14 @@ use crate::{CheckpointTensors, Result, WordEmbedding};
 pub struct LoadOptions {
     /// Device of the tensors. Default: the CPU.
     pub device: Device,
-    /// Type of the linear layers' weights, a tied head included: f32 or bf16. Everything else is f32. Default: f32.
+    /// Type of the linear layers' weights, including a tied head: f32 or bf16. All other tensors are f32.
+    /// Default: f32.
     pub dtype: DType,
     /// Replaces the configuration's `hidden_dropout_prob` and `attention_probs_dropout_prob`. Default: `None`.
     pub hidden_dropout: Option<f32>,
     /// Stores only the input of each layer in training, and computes the layer again in the backward pass
-    /// ([`recompute`](train_ops::recompute)): the same gradients with less memory in more time. Default: off.
+    /// ([`recompute`](train_ops::recompute)). The gradients are the same; it takes less memory and more time.
+    /// Default: off.
     pub gradient_checkpointing: bool,
 }
 
@@ -26,7 +28,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Builds layers from a checkpoint's tensors by a layer builder.
+/// Builds layers from a checkpoint's tensors with a layer builder.
 pub struct Loader<'a> {
     tensors: &'a CheckpointTensors,
     builder: &'a mut dyn LayerBuilder,
@@ -51,7 +53,7 @@ impl<'a> Loader<'a> {
     /// The linear layer at `path`.
     ///
     /// # Errors
-    /// If a tensor cannot be read or the builder refuses the layer, as of all these methods.
+    /// If a tensor cannot be read or the builder refuses the layer.
     pub fn linear(&mut self, path: &str) -> Result<Arc<dyn LinearLayer>> {
         self.linear_with(path, &format!("{path}.bias"))
     }
@@ -92,7 +94,7 @@ impl<'a> Loader<'a> {
         self.words(name, &stored, words)
     }
 
-    /// The word embedding called `name`, of which the builder made `words` from `stored`.
+    /// The word embedding called `name`. The builder made the tensor `words` from `stored`.
     fn words(&self, name: &str, stored: &Tensor, words: Tensor) -> Result<WordEmbedding> {
         // If the builder returned the same tensor, the embedding can stay in its file.
         let unchanged = words.id() == stored.id() && !words.track_op() && self.options.device.is_cpu();

@@ -12,9 +12,10 @@ use crate::{CaptionConfig, Decoding, Draft, Error, LayerMap, Result, TextDecoder
 pub struct DecoderInput<'a> {
     /// The states whose keys and values [`caches`](CaptionModel::caches) computes, `(pictures, tokens, width)`.
     pub states: Tensor,
-    /// The text that the decoder continues; `None` is the start token alone.
+    /// The tokens that the decoder continues; `None` is the start token alone.
     pub prompt: Option<&'a [u32]>,
-    /// A prompt that an encoder has read in place of the decoder, which then begins with the start token.
+    /// The prompt, if an encoder has read it instead of the decoder. The decoder then begins with the start
+    /// token.
     pub encoded: Option<&'a [u32]>,
 }
 
@@ -83,8 +84,9 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// If a token is not in the vocabulary.
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor>;
 
-    /// The decoder's input, for pictures with these features and their common prompt. Default: it reads the features
-    /// and continues the prompt. A model that reads the prompt in an encoder of its own returns that encoder's states.
+    /// The decoder's input, for pictures with these features and their common prompt. By default, the decoder
+    /// attends to the features and continues the prompt. A model with an encoder for the prompt returns the
+    /// states of that encoder.
     ///
     /// # Errors
     /// If the prompt or the features do not fit the model.
@@ -109,10 +111,10 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// The errors of `map`.
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>>;
 
-    /// A draft of the model with its adapters as they are now, for [`generate_with`](Self::generate_with).
+    /// A draft of the model with the current state of its adapters, for [`generate_with`](Self::generate_with).
     ///
     /// # Errors
-    /// If the model is not on the CPU, as 8-bit weights exist only there.
+    /// If the model is not on the CPU: 8-bit weights are supported only there.
     fn draft(&self) -> Result<Draft> {
         if !self.device().is_cpu() {
             return Err(Error::DraftDevice);
@@ -144,9 +146,10 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// As [`generate`](Self::generate), with a call of `on_token` for each token of each caption. [`ControlFlow::Break`]
     /// ends all captions of the batch where they are.
     ///
-    /// A [`draft`](Self::draft) turns on speculative decoding, which gives the same captions and is faster while at most
-    /// four sequences (beams included) are live. With more, the draft is not used. A draft of another model of the same
-    /// shape, or with other adapters, does no harm but is mostly wrong.
+    /// A [`draft`](Self::draft) turns on speculative decoding, which gives the same captions and is faster
+    /// while at most four sequences (beams included) are live. With more, the draft is not used. A draft of
+    /// another model of the same shape, or with other adapters, does not change the captions, but few of its
+    /// proposals are accepted.
     ///
     /// # Errors
     /// As [`generate`](Self::generate), and if the draft belongs to a model of another shape.

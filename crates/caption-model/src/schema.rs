@@ -14,7 +14,7 @@ pub struct TensorSchema {
     pub(crate) tie: bool,
     /// Another name that a tensor may have in a file, and its name here.
     pub(crate) aliases: BTreeMap<String, String>,
-    /// Names that a file may have and that hold no weights.
+    /// Names of buffers that a file may have and that are not weights.
     pub(crate) buffers: Vec<String>,
 }
 
@@ -57,12 +57,12 @@ impl TensorSchema {
         self.tensor(&format!("{path}.bias"), &[features]);
     }
 
-    /// Lets the tensor `name` be called `stored` in a file, or have both names.
+    /// Allows a file to have the tensor `name` under the name `stored`, or under both names.
     pub fn alias(&mut self, stored: &str, name: &str) {
         self.aliases.insert(stored.to_owned(), name.to_owned());
     }
 
-    /// Lets a file have the buffer `name`, which holds no weights and is not read.
+    /// Allows a file to have the buffer `name`, which is not a weight and is not read.
     pub fn buffer(&mut self, name: &str) {
         self.buffers.push(name.to_owned());
     }

@@ -10,7 +10,7 @@ use crate::{Error, Result, TensorSchema};
 
 /// The tensors of a checkpoint's folder, whose names and shapes are exactly those of a [`TensorSchema`].
 ///
-/// Tensors are read from their file when they are asked for.
+/// Tensors are read from their file on request.
 pub struct CheckpointTensors {
     dir: PathBuf,
     schema: TensorSchema,
@@ -111,7 +111,7 @@ impl CheckpointTensors {
         let mut expected = schema.shapes.clone();
         let head = schema.head_weight();
         if schema.tie && found.contains_key(&head) {
-            // The words may be missing; then the head has their shape.
+            // The word embedding may be missing; then the head has its shape.
             if let Some(shape) = expected.get(&schema.words).cloned() {
                 if !found.contains_key(&schema.words) {
                     expected.remove(&schema.words);
@@ -155,8 +155,8 @@ impl CheckpointTensors {
         Renaming::find(&found, &names, is_expected)
     }
 
-    /// Whether the file has one matrix for words and head. As in transformers, a file with two different ones is not tied,
-    /// whatever its configuration says.
+    /// Whether the file has one matrix for words and head. As in transformers, a file with two different
+    /// matrices is not tied, whatever its configuration says.
     fn same_head(&self, found: &BTreeMap<String, Vec<usize>>) -> Result<bool> {
         let (words, head) = (&self.schema.words, self.schema.head_weight());
         Ok(!found.contains_key(&head) || !found.contains_key(words) || self.equal(words, &head)?)

@@ -136,7 +136,7 @@ impl SafetensorsFile {
         // Checks the offsets, shapes and types of the tensors against one another.
         let metadata: Metadata = serde_json::from_slice(&data.read(LENGTH..start)?)
             .map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
-        // `SafeTensors::deserialize` would check this, for a file that is in memory.
+        // For a file in memory, `SafeTensors::deserialize` checks this.
         let described = start + metadata.data_len() as u64;
         if described != data.len() {
             let reason = format!("its header describes {described} bytes, the file has {}", data.len());

@@ -5,10 +5,10 @@ use train_ops::{ForwardContext, RandomAccessFile};
 
 use crate::{Error, Result};
 
-/// The word embedding: a table with a row for each token, of which a batch needs a few.
+/// The word embedding: a table with a row for each token. A batch needs a few of the rows.
 ///
-/// A frozen table stays in the checkpoint's file, whose rows are read when they are needed: it would take an eighth of
-/// git-base's memory.
+/// A frozen table stays in the checkpoint's file, and its rows are read when they are needed, because the table
+/// would take an eighth of git-base's memory.
 #[derive(Debug)]
 pub struct WordEmbedding(pub(crate) Words);
 

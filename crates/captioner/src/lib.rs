@@ -38,10 +38,10 @@ impl Captioner {
         Self::of(model, CaptionTokenizer::from_pretrained(dir)?, processor)
     }
 
-    /// Joins a model, on any device and with or without adapters, with its tokenizer and image processor.
+    /// From a model, on any device and with or without adapters, its tokenizer and its image processor.
     ///
     /// # Errors
-    /// If the three do not fit each other.
+    /// If tokenizer or image processor do not fit the model.
     pub fn new(
         model: impl CaptionModel + 'static,
         tokenizer: CaptionTokenizer,
@@ -85,7 +85,8 @@ impl Captioner {
         self.caption_images(&images)
     }
 
-    /// The captions of pictures in memory, in one batch. A model for questions has none: see [`answer`](Self::answer).
+    /// The captions of pictures in memory, in one batch. For a model for questions this is an error: see
+    /// [`answer`](Self::answer).
     ///
     /// # Errors
     /// As [`caption`](Self::caption).
@@ -114,13 +115,13 @@ impl Captioner {
         self.generate(images, Some(&prompt))
     }
 
-    /// The texts after the prompt, which is the start token alone if there is none.
+    /// The texts after the prompt; `None` is a prompt of the start token alone.
     fn generate(&self, images: &[RgbImage], prompt: Option<&[u32]>) -> Result<Vec<String>> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
         let pixels = self.processor.pixel_values(images, self.model.device())?;
-        // One pass, so that adapters which another thread replaces do not mix.
+        // One pass, so that it does not use both old and new adapters if another thread replaces them.
         let pass = ForwardContext::inference();
         let _entered = enter(pass.clone());
         let features = self.model.encode_images(&pixels, &pass)?;

@@ -19,7 +19,7 @@ pub fn open_checkpoint(dir: impl AsRef<Path>) -> Result<Box<dyn CaptionCheckpoin
     }
     let kind: Kind = caption_model::read_json(&path)?;
     match kind.model_type.as_deref() {
-        // transformers writes it; files without it were GIT's.
+        // transformers writes `model_type`; older files of GIT may lack it.
         None => Ok(Box::new(git_model::Checkpoint::open(dir)?)),
         Some(name) if name == git_model::GIT.model_type => Ok(Box::new(git_model::Checkpoint::open(dir)?)),
         Some(name) if name == blip_model::BLIP.model_type => Ok(Box::new(blip_model::Checkpoint::open(dir)?)),

@@ -1,4 +1,4 @@
-//! The configuration as captioning needs it.
+//! GIT's configuration as a `CaptionConfig`.
 
 use caption_model::{CaptionConfig, ModelTokens};
 
@@ -26,7 +26,7 @@ impl CaptionConfig for GitConfig {
         format!("{:?}", self.vision_config)
     }
 
-    /// For the decoder of git-base, 0.08 GB in f32, where 0.09 are measured.
+    /// The estimate for the decoder of git-base is 0.08 GB in f32; 0.09 GB are measured.
     fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
         let vision = &self.vision_config;
         // Saved values per token of a layer: ten times its width and 2.5 times the feed-forward block's.

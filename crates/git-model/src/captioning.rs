@@ -5,12 +5,12 @@ use train_ops::{ForwardContext, KeyValueCache, linear_cross_entropy_sum};
 use crate::decoder::DecoderWithHead;
 use crate::{Error, GitForCausalLm, Result};
 
-/// Sequences of GIT in the middle of being decoded.
+/// Sequences that GIT is decoding.
 pub type Decoding<'a> = caption_model::Decoding<'a, GitForCausalLm>;
 
 impl GitForCausalLm {
-    /// Begins to decode: one sequence without text for each picture, whose keys and values are computed here, and cache
-    /// slots for `slots` text tokens of all sequences together.
+    /// Begins to decode. There is one sequence without text for each picture, and there are cache slots for
+    /// `slots` text tokens of all sequences together. The keys and values of the pictures are computed here.
     ///
     /// # Errors
     /// If `image_features` are not `(batch, tokens, vision_hidden)`.
@@ -28,8 +28,8 @@ impl CaptionModel for GitForCausalLm {
         &self.config
     }
 
-    /// `pixel_values` may be videos `(batch, frames, channels, size, size)`, too. A video has the tokens of its frames one after
-    /// another, with temporal embeddings added.
+    /// `pixel_values` may also be videos `(batch, frames, channels, size, size)`. A video has the tokens of its
+    /// frames one after another, with temporal embeddings added.
     fn encode_images(&self, pixel_values: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let vision = self.vision.as_ref().ok_or(Error::ImageEncoderReleased)?;
         if pixel_values.rank() != 5 {

@@ -48,7 +48,7 @@ impl Checkpoint {
         Ok(Self { config, generation, tensors })
     }
 
-    /// The configuration. Its begin and end tokens are those of `generation_config.json` where that names them.
+    /// The configuration. Its begin and end tokens are those of `generation_config.json` if that file has them.
     pub fn config(&self) -> &GitConfig {
         &self.config
     }

@@ -32,7 +32,7 @@ pub struct GitConfig {
     pub hidden_dropout_prob: f32,
     /// Dropout probability of attention probabilities.
     pub attention_probs_dropout_prob: f32,
-    /// Rows of the text position embedding: most text tokens in one sequence.
+    /// Rows of the text position embedding: the largest number of text tokens in one sequence.
     pub max_position_embeddings: usize,
     /// Added to the variance in the decoder's layer norms.
     pub layer_norm_eps: f64,
@@ -40,7 +40,7 @@ pub struct GitConfig {
     pub tie_word_embeddings: bool,
     /// Start token of every caption.
     pub bos_token_id: u32,
-    /// Tokens that end a caption. If empty (`null` in the file), captions end at their greatest length.
+    /// Tokens that end a caption. If empty (`null` in the file), captions end at their maximum length.
     #[serde(deserialize_with = "token_ids")]
     pub eos_token_id: Vec<u32>,
     /// Number of video frames that have a temporal embedding; `None` for models of single pictures.

@@ -26,7 +26,8 @@ impl Decoder {
     /// The last layer's hidden states at the text positions, `(batch, text, hidden)`, from image tokens
     /// `(batch, image, hidden)` and embedded text `(batch, text, hidden)`.
     ///
-    /// The last layer needs the image tokens for keys and values only, so it has queries at the text positions only.
+    /// The last layer uses the image tokens only for keys and values, so it computes queries only at the text
+    /// positions.
     pub(crate) fn forward(&self, image: &Tensor, text: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let prefix = image.dim(1)?;
         let mut hidden_states = self.as_activations(&Tensor::cat(&[image, text], 1)?, ctx)?;
@@ -71,8 +72,8 @@ impl Decoder {
         Ok(Self { layers })
     }
 
-    /// The last layer's hidden states of new embedded text `(rows, new, hidden)`, the newest tokens of `rows`, whose keys and
-    /// values are written to `caches`.
+    /// The last layer's hidden states of the newest tokens of `rows`, from their embeddings `text`
+    /// `(rows, new, hidden)`. The tokens' keys and values are written to `caches`.
     fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor> {
         let ctx = ForwardContext::inference();
         let mut hidden_states = self.as_activations(text, &ctx)?;

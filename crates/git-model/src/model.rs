@@ -7,8 +7,8 @@ use train_ops::{Dropout, ForwardContext, LayerBuilder, LayerNorm, LinearLayer};
 use crate::decoder::Decoder;
 use crate::{CaptionCheckpoint as _, Checkpoint, Error, GitConfig, LoadOptions, Result, VisionEncoder};
 
-/// Microsoft's GIT (Wang et al., 2022, <https://arxiv.org/abs/2205.14100>) with its language-modelling head, as
-/// transformers' `GitForCausalLM` computes it.
+/// Microsoft's GIT (Wang et al., 2022, <https://arxiv.org/abs/2205.14100>) with its language-modelling head.
+/// The results are those of transformers' `GitForCausalLM`.
 ///
 /// Captioning has three steps: [`encode_images`](crate::CaptionModel::encode_images), [`project`](Self::project), and the decoder with
 /// text ([`hidden_states`](Self::hidden_states), [`loss`](crate::CaptionModel::loss), [`generate`](crate::CaptionModel::generate)). If the
@@ -33,8 +33,9 @@ pub struct GitForCausalLm {
 impl GitForCausalLm {
     /// Builds the model of a checkpoint on the CPU in f32; `builder` decides whether layers are frozen, trainable or adapted.
     ///
-    /// A frozen word embedding stays in the checkpoint's file, whose rows are read when they are needed. If the file is changed
-    /// in place while the model exists, the model computes with the changed rows, or fails if they are gone.
+    /// A frozen word embedding stays in the checkpoint's file, and its rows are read when they are needed. If
+    /// the file is changed in place while the model exists, the model uses the changed rows, or fails if they
+    /// are missing.
     ///
     /// # Errors
     /// If a tensor cannot be read, or the builder refuses a layer.
@@ -97,9 +98,10 @@ impl GitForCausalLm {
 
     /// The decoder's last hidden states at the text positions, `(batch, text, hidden)`.
     ///
-    /// `image_features` come from [`encode_images`](crate::CaptionModel::encode_images), a picture for each row of `input_ids`
-    /// `(batch, text)`. Image tokens see each other and no text; a text token sees the image and the text up to itself.
-    /// Padding belongs at the end of a row, where no real token sees it.
+    /// `image_features` come from [`encode_images`](crate::CaptionModel::encode_images), a picture for each row
+    /// of `input_ids` `(batch, text)`. Image tokens attend to each other and to no text; a text token attends
+    /// to the image and to the text up to itself. Padding must be at the end of a row, where no real token
+    /// attends to it.
     ///
     /// # Errors
     /// If the shapes do not fit, a token is not in the vocabulary, or the text is longer than the model has positions.

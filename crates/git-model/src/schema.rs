@@ -14,7 +14,7 @@ pub(crate) fn tensors(config: &GitConfig) -> TensorSchema {
     let words = [config.vocab_size, hidden];
     let bias = format!("{LM_HEAD}.bias");
     let mut schema = TensorSchema::new(WORD_EMBEDDINGS, LM_HEAD, &bias, words, config.tie_word_embeddings);
-    // Older versions of transformers wrote these. They hold `0, 1, 2, …`.
+    // Buffers that older versions of transformers wrote. They contain `0, 1, 2, …`.
     schema.buffer("git.embeddings.position_ids");
     schema.buffer(&format!("{VISION}.embeddings.position_ids"));
     schema.tensor("git.embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden]);

@@ -1,4 +1,4 @@
-//! Attention on the CPU: candle-nn's fused kernel, or where something is trained, differentiable operations.
+//! Attention on the CPU: candle-nn's fused kernel, or differentiable operations if a tensor is trained.
 
 use candle_core::{Device, Result, Tensor, WithDType, bail};
 pub use candle_nn::attention::{
@@ -7,12 +7,12 @@ pub use candle_nn::attention::{
 
 use crate::softmax::softmax_last_dim;
 
-/// Attention of queries `(batch, queries, heads, head_dim)` over keys and values `(batch, keys, kv_heads, head_dim)`; the
-/// result has shape `(batch, heads, queries, head_dim)`. Where a tensor is trained it is composed of differentiable
-/// operations; otherwise it is candle-nn's.
+/// Attention of queries `(batch, queries, heads, head_dim)` over keys and values
+/// `(batch, keys, kv_heads, head_dim)`; the result has shape `(batch, heads, queries, head_dim)`. If a tensor
+/// is trained, attention is composed of differentiable operations; otherwise candle-nn's kernel computes it.
 ///
 /// # Errors
-/// If the shapes do not fit, or with ALiBi (`max_bias`) where something is trained.
+/// If the shapes do not fit, or with ALiBi (`max_bias`) if a tensor is trained.
 pub fn flash_attn<T>(
     q: &Tensor,
     k: &Tensor,
@@ -48,15 +48,16 @@ where
     )
 }
 
-/// The keys that attention hides.
+/// The mask of attention.
 pub(crate) struct Masking<'a> {
     /// Added to the scores.
     pub(crate) added: Option<&'a Tensor>,
-    /// Query `i` sees the keys up to `i` plus this.
+    /// Query `i` attends to the keys up to `i` plus this number.
     pub(crate) causal_offset: Option<usize>,
 }
 
-/// Attention of differentiable operations. Heads are the second dimension, as in [`sdpa`](crate::ops::sdpa).
+/// Attention composed of differentiable operations. Heads are the second dimension, as in
+/// [`sdpa`](crate::ops::sdpa).
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -84,7 +85,7 @@ pub(crate) fn attention(
     softmax_last_dim(&scores)?.matmul(&v)
 }
 
-/// Each head `times` in a row.
+/// Repeats each head `times` times in a row.
 fn repeat_heads(heads: &Tensor, times: usize) -> Result<Tensor> {
     if times == 1 {
         return heads.contiguous();
@@ -94,7 +95,7 @@ fn repeat_heads(heads: &Tensor, times: usize) -> Result<Tensor> {
     repeated.reshape((batch, kv_heads * times, tokens, head_dim))
 }
 
-/// 0 where a query sees a key and minus infinity elsewhere, `(queries, keys)`.
+/// The mask `(queries, keys)`: 0 where a query attends to a key, and minus infinity elsewhere.
 fn causal_mask(queries: usize, keys: usize, offset: usize, device: &Device) -> Result<Tensor> {
     let values = (0..queries).flat_map(|query| {
         (0..keys).map(move |key| if key <= query + offset { 0f32 } else { f32::NEG_INFINITY })

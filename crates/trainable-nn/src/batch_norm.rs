@@ -6,8 +6,8 @@ pub use candle_nn::batch_norm::{BatchNorm, BatchNormConfig};
 
 use crate::VarBuilder;
 
-/// Batch normalisation from the tensors `running_mean` and `running_var`, which are no parameters, and if `config` is affine
-/// `weight` and `bias`.
+/// Batch normalisation from the tensors `running_mean` and `running_var`, which are not parameters, and, if
+/// `config` is affine, `weight` and `bias`.
 ///
 /// # Errors
 /// If one is missing or has another shape, or `config` holds an invalid number.

@@ -1,6 +1,6 @@
-//! Convolutions. Where something is trained they are products of unfolded windows ([`train_ops::Convolution`]). Over one
-//! dimension, the backward pass of candle-core 0.11 computes wrong gradients (against finite differences). Otherwise they are
-//! candle's.
+//! Convolutions. If a tensor is trained, they are products with unfolded windows ([`train_ops::Convolution`]),
+//! because the backward pass of candle-core 0.11 computes wrong gradients over one dimension (compared with
+//! finite differences). Otherwise they are candle's.
 
 use std::sync::Arc;
 

@@ -9,11 +9,11 @@ thread_local! {
     static CONSTRUCTED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Inverted dropout, whose masks are a function of the pass that the thread has [entered](crate::enter): the same keys give
-/// the same masks, however samples are batched.
+/// Inverted dropout. Its masks are a function of the keys of the forward context that the thread has
+/// [entered](crate::enter), however samples are batched.
 ///
-/// Each dropout of a model has masks of its own. Candle gives it no name, so it is numbered when it is constructed, from 0 on
-/// in each [`VarBuilder::build`](crate::VarBuilder::build).
+/// Each dropout layer of a model has its own masks. candle-nn's dropout has no name, so the layers are numbered
+/// as they are constructed, from 0 in each [`VarBuilder::build`](crate::VarBuilder::build).
 #[derive(Clone, Debug)]
 pub struct Dropout {
     p: f32,
@@ -30,8 +30,8 @@ impl Dropout {
     /// The identity unless `train`. The first dimension of `xs` is divided evenly among the samples of the pass.
     ///
     /// # Errors
-    /// If `train` is set while the thread has entered no training pass, which has the keys of the masks; or `p` is not in
-    /// `[0, 1)`.
+    /// If `train` is set and the thread has not entered a training context, which has the keys of the masks, or
+    /// if `p` is not in `[0, 1)`.
     pub fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         if !train || self.p == 0.0 {
             return Ok(xs.clone());

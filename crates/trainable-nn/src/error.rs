@@ -2,8 +2,8 @@ use std::error::Error as _;
 
 use candle_core::Error;
 
-/// Candle's error of one of train-ops, since candle's modules return candle's errors. Those have no source, so the text
-/// has the causes too.
+/// Converts an error of train-ops to candle's, since candle's modules return candle's errors. These have no
+/// source, so the text contains the causes too.
 pub(crate) fn to_candle(error: train_ops::Error) -> Error {
     let mut text = match error {
         train_ops::Error::Candle(error) => return error,

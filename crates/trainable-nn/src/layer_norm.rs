@@ -66,7 +66,7 @@ impl Module for LayerNorm {
     }
 }
 
-/// A trainable parameter as the pass of this thread sees it; as it is if no builder made it.
+/// A trainable parameter for the forward context of this thread; unchanged if no builder made it.
 pub(crate) fn parameter(parameter: &Tensor, built: bool) -> Tensor {
     if built { current_context().parameter(parameter) } else { parameter.clone() }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Layers(Arc<Mutex<State>>);
 
 struct State {
     builder: Box<dyn LayerBuilder + Send>,
-    /// By path in the checkpoint. Models ask twice for what they tie or share.
+    /// By path in the checkpoint. A model requests a tied or shared layer twice.
     linear: HashMap<String, Arc<dyn LinearLayer>>,
     parameters: HashMap<String, Tensor>,
     adaptations: HashMap<String, Option<Arc<dyn Adaptation>>>,
@@ -35,7 +35,7 @@ impl Layers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The parameter `name`, named `path` towards the builder: made from `read` when it is first asked for.
+    /// The parameter `name`, made from `read` at the first request. The builder gets it under the name `path`.
     pub(crate) fn parameter(
         &self,
         name: &str,
@@ -51,12 +51,13 @@ impl Layers {
         Ok(parameter)
     }
 
-    /// A parameter that was made before.
+    /// A parameter that exists already.
     pub(crate) fn made(&self, name: &str) -> Option<Tensor> {
         self.state().parameters.get(name).cloned()
     }
 
-    /// The adaptation of the layer `name`, which is no linear one; `ask` gets it from the builder the first time.
+    /// The adaptation of the layer `name`, which is not linear; `ask` gets it from the builder at the first
+    /// request.
     pub(crate) fn adaptation(
         &self,
         name: &str,
@@ -71,7 +72,8 @@ impl Layers {
         Ok(adaptation)
     }
 
-    /// The linear layer `name`, named `path` towards the builder: made from `read` when it is first asked for.
+    /// The linear layer `name`, made from `read` at the first request. The builder gets it under the name
+    /// `path`.
     pub(crate) fn linear(
         &self,
         name: &str,
@@ -89,7 +91,7 @@ impl Layers {
     }
 }
 
-/// A builder that is lent to a model and taken back when the model is built.
+/// A builder that is lent to a model's constructor and taken back when the model is built.
 pub(crate) struct Lent<B>(Arc<Mutex<Option<B>>>);
 
 impl<B> Lent<B> {
@@ -101,7 +103,7 @@ impl<B> Lent<B> {
         Self(self.0.clone())
     }
 
-    /// The builder. Whoever still asks for a layer gets an error from here on.
+    /// Takes the builder back. From here on, a request for a layer is an error.
     pub(crate) fn take(&self) -> Option<B> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

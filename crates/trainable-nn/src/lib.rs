@@ -4,11 +4,11 @@
 //!
 //! | of candle-nn | here |
 //! |---|---|
-//! | [`VarBuilder`] | also asks a [`LayerBuilder`] what becomes of each linear layer and parameter |
-//! | [`Linear`], [`Embedding`], [`LayerNorm`], [`RmsNorm`] | differentiable, and cut from the graph in an inference pass |
+//! | [`VarBuilder`] | gets each linear layer and parameter from a [`LayerBuilder`]: frozen, adapted or trained |
+//! | [`Linear`], [`Embedding`], [`LayerNorm`], [`RmsNorm`] | differentiable, and detached from the graph in inference |
 //! | [`Activation`], [`ops`], [`rotary_emb`] | fused on the CPU, forward and backward |
-//! | [`kv_cache`], [`attention`] | keep the gradients of what is appended and attended to |
-//! | [`Dropout`] | takes its masks from the pass |
+//! | [`kv_cache`], [`attention`] | keep the gradients of keys and values |
+//! | [`Dropout`] | takes its masks from the forward context |
 //!
 //! Everything else is candle-nn's own and re-exported. Its optimized attention for decoding
 //! (`attention::cpu_flash`, `attention::varlen`, `cpu_flash_attention`), the caches `ScatteredKvCache`,

@@ -13,27 +13,27 @@ use crate::{VarBuilder, current_context};
 #[derive(Clone, Debug)]
 pub struct Linear {
     kind: Kind,
-    /// Read from the layer when they are asked for.
+    /// Read from the layer at the first request.
     weight: OnceLock<Tensor>,
     bias: OnceLock<Option<Tensor>>,
-    /// Stands for the weight of a layer that has none.
+    /// Returned as the weight of a layer that has none.
     absent: Tensor,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// Made by a [`LayerBuilder`](crate::LayerBuilder): obeys the pass that its thread has entered.
+    /// Made by a [`LayerBuilder`](crate::LayerBuilder): uses the forward context that the thread has entered.
     Built(Arc<dyn LinearLayer>),
-    /// Made of tensors: trained if they are variables, in every pass.
+    /// Made from tensors: trained if they are variables, whatever the context.
     Plain(Arc<dyn LinearLayer>),
     /// Shapes that do not fit. [`Linear::new`] cannot fail, so the forward pass does.
     Refused(String),
 }
 
 impl Linear {
-    /// From a weight of shape `(out_dim, in_dim)` and a bias of shape `(out_dim)`. Trained where these are variables, or
-    /// computed from some, and constant otherwise. Never gets an adapter, since it has no path. The tensors are kept, and on the
-    /// CPU a constant weight once more in the order of its products.
+    /// From a weight of shape `(out_dim, in_dim)` and a bias of shape `(out_dim)`. The layer is trained if
+    /// these are variables or computed from variables, and constant otherwise. It never gets an adapter, since
+    /// it has no path. The tensors are kept; on the CPU, a constant weight is also stored in packed form.
     ///
     /// If the shapes do not fit, the forward pass returns an error.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
@@ -60,8 +60,8 @@ impl Linear {
     /// The weight without an adapter, of shape `(out_dim, in_dim)`; of shape `(0, 0)` for a layer of a
     /// [`LayerBuilder`](crate::LayerBuilder) that has no such weight.
     ///
-    /// A frozen layer keeps its weight in the order of its products. The first call makes a tensor of it, which takes the same
-    /// memory again.
+    /// A frozen layer stores its weight in packed form. The first call makes a tensor of it, which takes the
+    /// same memory again.
     pub fn weight(&self) -> &Tensor {
         self.weight.get_or_init(|| {
             let Kind::Built(layer) = &self.kind else { return self.absent.clone() };
@@ -121,7 +121,7 @@ pub fn linear_no_bias(in_dim: usize, out_dim: usize, vb: VarBuilder<'_>) -> Resu
     vb.linear(in_dim, out_dim, None)
 }
 
-/// A linear layer with a bias if `bias` says so.
+/// A linear layer, with a bias if `bias` is true.
 ///
 /// # Errors
 /// As [`linear`].

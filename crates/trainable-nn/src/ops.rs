@@ -19,7 +19,7 @@ pub use crate::softmax::{softmax, softmax_last_dim};
 /// If there is no such dimension.
 pub fn log_softmax<S: Dim>(xs: &Tensor, dim: S) -> Result<Tensor> {
     let dim = dim.to_index(xs.shape(), "log-softmax")?;
-    // The largest element only keeps exp from overflowing: it is a constant.
+    // The largest element is subtracted only to prevent an overflow of exp, so it is a constant.
     let shifted = xs.broadcast_sub(&xs.detach().max_keepdim(dim)?)?;
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(dim)?.log()?)
 }
@@ -65,11 +65,11 @@ pub(crate) fn rms_normalise(xs: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
 }
 
 pub(crate) fn normalise(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    // Short types are normalised in f32, as in candle.
+    // Types of 16 bits are normalised in f32, as in candle.
     let dtype = if xs.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let (weight, bias) = (weight.to_dtype(dtype)?, bias.to_dtype(dtype)?);
     let norm = train_ops::LayerNorm::new("layer_norm", weight, bias, eps).map_err(to_candle)?;
-    // The tensors say themselves whether they are trained.
+    // Whether the tensors are trained follows from whether they track gradients.
     let ys = norm.forward(&xs.to_dtype(dtype)?, &ForwardContext::training([])).map_err(to_candle)?;
     ys.to_dtype(xs.dtype())
 }

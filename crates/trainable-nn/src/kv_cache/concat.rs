@@ -1,6 +1,6 @@
 use candle_core::{Result, Tensor};
 
-/// Keys and values that grow along one dimension, concatenated anew with each addition.
+/// Keys and values that grow along one dimension and are concatenated at each addition.
 #[derive(Debug, Clone)]
 pub struct ConcatKvCache {
     k: Option<Tensor>,

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 #[derive(Debug, Clone)]
 pub struct Cache {
     values: candle_nn::kv_cache::Cache,
-    /// The contents with their graph, since something trained was appended.
+    /// The contents with their graph, if a tensor that tracks gradients was appended.
     trained: Option<Tensor>,
 }
 
@@ -32,7 +32,7 @@ impl Cache {
         self.values.max_seq_len()
     }
 
-    /// The memory of the cache, or the contents where something is trained.
+    /// The memory of the cache, or the contents if they track gradients.
     pub fn all_data(&self) -> &Option<Tensor> {
         if self.trained.is_some() { &self.trained } else { self.values.all_data() }
     }
@@ -57,7 +57,7 @@ impl Cache {
     /// If its other dimensions are not those of the contents.
     pub fn append(&mut self, src: &Tensor) -> Result<()> {
         if !src.track_op() && self.trained.is_none() {
-            // candle-nn's refuses the transposed tensors that several of its models append.
+            // candle-nn's cache refuses the transposed tensors that several models append.
             return self.values.append(&src.contiguous()?);
         }
         self.trained = Some(match self.current_data()? {

@@ -1,5 +1,5 @@
-//! Caches of keys and values. Where something is trained they keep its gradients, which candle-nn's cut off: clear a cache
-//! before each forward pass that trains, as models do with `clear_kv_cache`.
+//! Caches of keys and values. Unlike candle-nn's, they keep the gradients of trained tensors. So clear a cache
+//! before each forward pass that trains, with the model's `clear_kv_cache`.
 
 mod concat;
 mod growing;

@@ -1,6 +1,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
-/// A tensor that holds the newest values along one dimension. Values that are trained can be appended to an empty cache only.
+/// A tensor that holds the newest values along one dimension. Values that track gradients can be appended only
+/// to an empty cache.
 #[derive(Debug, Clone)]
 pub struct RotatingCache(candle_nn::kv_cache::RotatingCache);
 
@@ -48,10 +49,11 @@ impl RotatingCache {
         self.0.reset();
     }
 
-    /// Appends `src` and returns what a query may see.
+    /// Appends `src` and returns the values that a query may attend to.
     ///
     /// # Errors
-    /// If its other dimensions are not those of the contents, or it is trained and the cache is not empty.
+    /// If its other dimensions are not those of the contents, or if it tracks gradients and the cache is not
+    /// empty.
     pub fn append(&mut self, src: &Tensor) -> Result<Tensor> {
         if !src.track_op() {
             return self.0.append(src);
@@ -62,7 +64,7 @@ impl RotatingCache {
                 self.current_seq_len()
             )
         }
-        // Into an empty cache, what is returned is what was appended.
+        // For an empty cache, the result is the appended tensor itself.
         self.0.append(&src.detach().contiguous()?)?;
         Ok(src.clone())
     }
@@ -81,7 +83,7 @@ impl RotatingCache {
     }
 }
 
-/// The newest keys and values. Those that are trained can be appended to an empty cache only.
+/// The newest keys and values. Tensors that track gradients can be appended only to an empty cache.
 #[derive(Debug, Clone)]
 pub struct RotatingKvCache {
     k: RotatingCache,
@@ -130,7 +132,7 @@ impl RotatingKvCache {
         self.v.current_data()
     }
 
-    /// Appends to both, and returns what a query may see.
+    /// Appends to both, and returns the keys and values that a query may attend to.
     ///
     /// # Errors
     /// As [`RotatingCache::append`].

@@ -16,7 +16,7 @@ impl<'a> VarBuilder<'a> {
         candle_nn::VarBuilder::from_backend(backend, dtype, device).into()
     }
 
-    /// Zeros, whatever is asked for.
+    /// Returns zeros for every name.
     pub fn zeros(dtype: DType, device: &Device) -> Self {
         candle_nn::VarBuilder::zeros(dtype, device).into()
     }
@@ -26,7 +26,7 @@ impl<'a> VarBuilder<'a> {
         candle_nn::VarBuilder::from_tensors(tensors, dtype, device).into()
     }
 
-    /// The variables of a map, initialized when they are first asked for.
+    /// The variables of a map, initialized at their first request.
     pub fn from_varmap(varmap: &crate::VarMap, dtype: DType, device: &Device) -> Self {
         candle_nn::VarBuilder::from_varmap(varmap, dtype, device).into()
     }
@@ -44,7 +44,7 @@ impl<'a> VarBuilder<'a> {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         Ok(unsafe { candle_nn::VarBuilder::from_mmaped_safetensors(paths, dtype, device) }?.into())
     }
 
@@ -223,7 +223,7 @@ impl<'a> VarBuilder<'a> {
         self.parameter(name, dtype, || self.weights.get_unchecked_dtype(name, dtype))
     }
 
-    /// The tensor `name` as it is in its source: a buffer, which is never trained.
+    /// The tensor `name` directly from its source: a buffer, which is never trained.
     pub(crate) fn buffer<S: Into<Shape>>(&self, shape: S, name: &str, init: Init) -> Result<Tensor> {
         self.weights.get_with_hints(shape, name, init)
     }

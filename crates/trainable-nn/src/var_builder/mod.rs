@@ -1,4 +1,4 @@
-//! The source of a model's weights, which also decides what is trained.
+//! The source of a model's weights, through which a layer builder decides what is trained.
 
 mod candle_names;
 mod to_candle;
@@ -19,10 +19,11 @@ use crate::layers::{Layers, Lent};
 
 type Names<'a> = Arc<dyn Fn(&str) -> String + Send + Sync + 'a>;
 
-/// candle-nn's `VarBuilder`, whose [`build`](Self::build) lets a [`LayerBuilder`] decide what becomes of each layer.
+/// candle-nn's `VarBuilder` with a method [`build`](Self::build), through which a [`LayerBuilder`] decides for
+/// each layer whether it is frozen, adapted or trained.
 ///
-/// Without `build` a model gets its tensors as they are: constants from a file, variables from a `VarMap`. Then a pass need
-/// not be [entered](crate::enter), and models train as with candle-nn.
+/// Without `build` a model gets its tensors unchanged: constants from a file, variables from a `VarMap`. Then
+/// no context has to be [entered](crate::enter), and models train as with candle-nn.
 #[derive(Clone)]
 pub struct VarBuilder<'a> {
     weights: candle_nn::VarBuilder<'a>,
@@ -37,9 +38,9 @@ impl<'a> VarBuilder<'a> {
     /// Builds `model` with the layers of `builder`, and returns both: a LoRA builder's `finish` then gives the adapter, a
     /// [`TrainableBuilder`](crate::TrainableBuilder)'s the variables.
     ///
-    /// A linear layer made by [`linear`](crate::linear()) and its variants is asked for by its path. Any other tensor is a
-    /// parameter; so is the weight of a layer made by `Linear::new`, which therefore gets no adapter. What a model asks for
-    /// twice is made once and shared.
+    /// The builder makes the linear layers of [`linear`](crate::linear()) and its variants, by their paths. Any
+    /// other tensor is a parameter; so is the weight of a layer made by `Linear::new`, which therefore gets no
+    /// adapter. A layer or parameter that a model requests twice is made once and shared.
     ///
     /// ```
     /// # fn main() -> candle_core::Result<()> {
@@ -77,8 +78,9 @@ impl<'a> VarBuilder<'a> {
         Ok((model, taken))
     }
 
-    /// Names layers differently towards the [`LayerBuilder`]: `names` gets the path of a layer or a parameter in the checkpoint.
-    /// An adapter of PEFT names layers as transformers does, which may leave out a prefix that the checkpoint has:
+    /// Changes the paths that the [`LayerBuilder`] gets: `names` maps the path of a layer or a parameter in the
+    /// checkpoint to the new one. An adapter of PEFT names layers as transformers does, whose models may lack a
+    /// prefix that the checkpoint has:
     ///
     /// ```
     /// # use candle_core::{DType, Device};
@@ -110,7 +112,7 @@ impl<'a> VarBuilder<'a> {
         self.layer_paths.as_ref().map_or(path.to_owned(), |paths| paths(path))
     }
 
-    /// Hands a tensor to the builder, if there is one, or returns the one that it made before.
+    /// Passes a tensor to the builder, if there is one, or returns the parameter that it made before.
     fn parameter(&self, name: &str, dtype: DType, read: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
         let Some(layers) = &self.layers else { return read() };
         let name = self.in_checkpoint(name);
@@ -137,7 +139,7 @@ impl<'a> VarBuilder<'a> {
             return Ok(crate::Linear::new(weight, bias));
         };
         let weight_name = self.in_checkpoint("weight");
-        // The weight of an embedding that is used again as output layer: one parameter, and no layer of its own.
+        // The weight of an embedding that is also the output layer: one parameter, and no separate layer.
         if let Some(weight) = layers.made(&weight_name) {
             let bias = bias.map(|init| self.get_with_hints(out_features, "bias", init)).transpose()?;
             return Ok(crate::Linear::new(weight, bias));
