@@ -19,7 +19,7 @@ pub(crate) fn from_vocabulary(path: &Path, vocabulary: &str, config: &TokenizerC
         vocabulary.lines().zip(0..).map(|(word, id)| (word.trim_end().to_owned(), id.into())).collect();
     let named = |name: &'static str, default: &'static str| {
         let token = config.named(name, default).ok_or_else(|| fail(format!("{name} is null")))?;
-        // A token that is in no file would get an id that the model was never trained with.
+        // A token that no file contains would get an id that the model was not trained with.
         let is_there = ids.contains_key(token) || name != "unk_token" && config.mentions(name, token);
         if is_there { Ok(token) } else { Err(fail(no_token(token))) }
     };

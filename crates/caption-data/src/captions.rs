@@ -8,15 +8,15 @@ pub const IGNORE_INDEX: i64 = -100;
 /// The length that the captions of a batch are padded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Padding {
-    /// The longest caption of the batch, so that no work is wasted.
+    /// The longest caption of the batch, so that padding is as short as possible.
     #[default]
     Longest,
-    /// This many tokens, however long the captions are.
+    /// This many tokens, whatever the lengths of the captions.
     MaxLength(usize),
 }
 
-/// The captions of a batch, ready for the model. They are plain numbers, so that a batch can move between
-/// threads; the tensors are made where they are used.
+/// The captions of a batch, ready for the model. They are stored as numbers, so that a batch can move between
+/// threads; tensors are made on request.
 ///
 /// A batch holds no pictures: their features are usually computed once and then looked up by
 /// [`rows`](Self::rows). Without such a cache, a [`PictureLoader`](crate::PictureLoader) loads the pixel values
@@ -64,9 +64,9 @@ impl CaptionBatch {
         Ok(Self { rows, ids, prompts, length, pad_id })
     }
 
-    /// The same captions with prompts: `prompts[i]` is the number of ids at the beginning of caption `i` that
-    /// are its prompt, `[CLS]` included. The model reads them, but they are no targets. The number is 0 for a
-    /// caption without a prompt.
+    /// The same captions with prompts. `prompts[i]` is the number of ids at the beginning of caption `i` that
+    /// belong to its prompt, including `[CLS]`; it is 0 for a caption without a prompt. The model reads these
+    /// ids, but they are not targets.
     ///
     /// # Errors
     /// If the numbers of prompts and captions differ, or if a caption is shorter than its prompt.

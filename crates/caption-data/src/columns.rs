@@ -85,7 +85,7 @@ impl Columns {
         let pictures = of_kind(ColumnKind::Picture);
         let choice = Choice { path, role: ColumnRole::Image, names: &names };
         let texts = of_kind(ColumnKind::Text);
-        // A column `image` of another type, or of paths, has an error of its own.
+        // A column `image` of another type, or of paths, is a different error.
         let first = if pictures.is_empty() { &names } else { &pictures };
         let image = match named(options.image_column.as_deref(), "image", first) {
             Some(name) => choice.there(name)?,
@@ -97,7 +97,7 @@ impl Columns {
         Self::with_texts(path, &names, &texts, image, options)
     }
 
-    /// The columns of metadata that name picture files.
+    /// The columns of metadata whose records name picture files.
     pub(crate) fn of_metadata(path: &Path, names: &[&str], options: &SourceOptions) -> Result<Self> {
         let choice = Choice { path, role: ColumnRole::Image, names };
         let image = match named(options.image_column.as_deref(), "file_name", names) {
@@ -133,7 +133,7 @@ impl Columns {
             None => {
                 let is_answer = |name: &str| name.to_lowercase().starts_with("answer");
                 let mut usual = usual(&CAPTIONS, texts);
-                // A question is no caption, and an answer is only one together with its question.
+                // A question is not a caption, and an answer is one only together with its question.
                 usual.retain(|name| Some(*name) != prompt && (prompt.is_some() || !is_answer(name)));
                 choice.only(usual)
             }
@@ -143,7 +143,7 @@ impl Columns {
     }
 }
 
-/// The column that was asked for, or else the first choice if the file has it.
+/// The requested column, or else the first choice if the file has it.
 fn named<'a>(wanted: Option<&'a str>, first: &'a str, there: &[&str]) -> Option<&'a str> {
     wanted.or_else(|| there.contains(&first).then_some(first))
 }

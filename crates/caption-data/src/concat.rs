@@ -85,7 +85,7 @@ impl CaptionSource for Concat {
         left_out
     }
 
-    /// The shards of the parts; a part without shards is one, of no size, if others have shards.
+    /// The shards of the parts. If some parts have shards, a part without shards counts as one shard of size 0.
     fn shards(&self) -> Vec<Shard> {
         let shards: Vec<Vec<Shard>> = self.parts.iter().map(|part| part.shards()).collect();
         if shards.iter().all(Vec::is_empty) {

@@ -20,7 +20,7 @@ use crate::{Error, Result, gif, ico, jpeg, png, pnm, tiff};
 /// |---|---|
 /// | palette | its colours; transparency is dropped |
 /// | gray, black and white | repeated three times |
-/// | with alpha | alpha is dropped: hidden colours show, nothing is blended |
+/// | with alpha | alpha is dropped, without blending: colours of transparent pixels become visible |
 /// | 16-bit gray | levels above 255 become 255, as in Pillow; the others stay as they are |
 /// | 16-bit colour or with alpha | the high byte |
 /// | CMYK JPEG or TIFF | `(255 - c)(255 - k) / 255`, without a colour profile |
@@ -33,8 +33,8 @@ use crate::{Error, Result, gif, ico, jpeg, png, pnm, tiff};
 /// a PNG may end right after its pixels. TIFF of floating-point numbers, of YCbCr colours or of bits in
 /// reverse order is an error.
 ///
-/// A picture that is truncated, broken, too large or of an unknown format is an error, and so is a panic of a
-/// decoder.
+/// A picture that is truncated, broken, too large or of an unknown format is an error. A panic of a decoder is
+/// returned as an error too.
 ///
 /// ```
 /// use caption_data::ImageDecoder;
@@ -72,8 +72,8 @@ impl ImageDecoder {
     /// If it is not a complete picture of a supported format with at most [`max_pixels`](Self::max_pixels)
     /// pixels.
     pub fn decode(&self, file: &[u8]) -> Result<RgbImage> {
-        // A decoder's panic must not end the training run. Unwinding is safe here: no state outlives the call
-        // that a panic could leave inconsistent.
+        // A decoder's panic must not end the training run. Unwinding is safe here, because no state that a
+        // panic could leave inconsistent outlives the call.
         catch_unwind(AssertUnwindSafe(|| self.decode_unguarded(file)))
             .unwrap_or_else(|_| Err(Error::Decode { why: "the decoder panicked on it".to_owned() }))
     }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
-/// The errors of this crate. Each message names the place and says what to do. A cause that is an error itself is the
-/// `source()`, and not repeated in the text: print the chain, as `anyhow` does with `{:#}`.
+/// The errors of this crate. Each message names the place and a remedy. A cause that is an error itself is the
+/// `source()` and is not repeated in the text, so print the whole chain, as `anyhow` does with `{:#}`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -36,7 +36,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A file that is called `.parquet` and is something else, or only a part of one.
+    /// A file whose name ends in `.parquet` and that is of another kind, or incomplete.
     #[error("{}: {why}", path.display())]
     NotParquet {
         /// The file.
@@ -72,12 +72,12 @@ pub enum Error {
     },
 
     // Datasets
-    /// A dataset without rows, or nothing that is a dataset.
+    /// A dataset without rows, or a path that is not a dataset.
     #[error("{dataset}: no captioned pictures found; {why}")]
     NoRows {
         /// Its name or path.
         dataset: String,
-        /// The wanted thing, or what was found instead.
+        /// What was expected, or what was found instead.
         why: String,
     },
     /// A folder whose parquet files are not one whole training split.
@@ -100,7 +100,7 @@ pub enum Error {
         /// The number of rows.
         rows: usize,
     },
-    /// A file without a column that was asked for.
+    /// A file without a requested column.
     #[error("{}: no column `{column}` for the {role}; there are: {}", path.display(), available.join(", "))]
     MissingColumn {
         /// The file.
@@ -132,7 +132,7 @@ pub enum Error {
         /// The columns that could be meant.
         candidates: Vec<String>,
     },
-    /// A folder that has no columns, although one was asked for.
+    /// A folder that has no columns, although one was requested.
     #[error(
         "{}: no column `{column}` for the {role}: the captions are in text files, which have no columns; leave the name \
          out, or write a metadata.jsonl", path.display()
@@ -189,7 +189,7 @@ pub enum Error {
         /// Where its caption should be.
         caption: PathBuf,
     },
-    /// Rows that cannot be split as asked.
+    /// Rows that cannot be split in the requested way.
     #[error("cannot split {rows} rows: {why}")]
     Split {
         /// The number of rows.
@@ -237,7 +237,7 @@ pub enum Error {
     /// A picture that was cloned without Git LFS.
     #[error("the picture is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")]
     LfsPointerPicture,
-    /// A row with the path of a picture, at which there is no file.
+    /// A row with the path of a picture that does not exist.
     #[error(
         "the row holds only the path of its picture, and {} cannot be read; put the pictures there, or name \
          their own folder, with a metadata.jsonl of file_name and text in it",

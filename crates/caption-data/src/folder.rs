@@ -25,8 +25,8 @@ use crate::{
 ///   `0001.caption`.
 ///
 /// A picture can have several captions: a list in the metadata, several records with its name (and with the
-/// same prompt, if there are prompts), or several lines of its text file. All of them are in one row.
-/// [`SourceOptions`] names the columns of metadata, if they are not called as above.
+/// same prompt, if there are prompts), or several lines of its text file. All of them are in one row. If the
+/// columns of metadata have other names than above, set them in [`SourceOptions`].
 ///
 /// `file_name` lies inside the folder of the metadata file, and is relative to it or absolute. Folders may be nested, each
 /// with its own metadata; a folder without metadata in it or above it may have text files instead. Text is
@@ -34,9 +34,9 @@ use crate::{
 /// text files come last.
 ///
 /// These files are left out: pictures that the metadata do not name, pictures in unsupported formats, text
-/// files without a picture of their name, links to files that are not there, and all that is not in the
-/// training split ([`selection`]). For example, `test/0001.png` in this folder is left out, but not if the
-/// folder `test` itself is opened. [`left_out`](CaptionSource::left_out) lists them.
+/// files without a picture of the same name, broken links, and all files that are not in the training split
+/// ([`selection`]). For example, `test/0001.png` in this folder is left out, but not if the folder `test`
+/// itself is opened. [`left_out`](CaptionSource::left_out) lists them.
 #[derive(Debug)]
 pub struct ImageFolder {
     name: String,
@@ -192,9 +192,9 @@ fn row_of_text_file(image: PathBuf, text: Option<&Path>) -> Result<Row> {
     Ok(Row { image, texts, record: None })
 }
 
-/// The rows of text files in folders that no metadata file describes. The other pictures that are not in
-/// `rows`, those of the metadata, are left out. So are all of them if there are prompts, which only metadata
-/// have.
+/// The rows of text files in folders that no metadata file describes. Other pictures that are not in `rows`,
+/// the rows of the metadata, are left out. With prompts, which only metadata have, all pictures without
+/// metadata are left out.
 fn rows_beside_metadata(rows: &[Row], options: &SourceOptions, files: &mut FolderFiles) -> Result<Vec<Row>> {
     let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
     let unnamed: Vec<PathBuf> =
@@ -278,8 +278,7 @@ fn file_name<'a>(metadata: &MetadataFile, record: &'a Record, column: &str) -> R
     }
 }
 
-/// The captions and the prompt of a record. A field that it lacks counts as blank, since other records have
-/// it.
+/// The captions and the prompt of a record. A missing field counts as blank, since other records have it.
 fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Result<RowTexts> {
     let value = |column: &str| record.fields.get(column).unwrap_or(&Value::Null);
     let refused = |column: &str, found: String| {

@@ -90,8 +90,8 @@ impl FolderFiles {
         self.left_out.add(reason, name_in(&self.folder, path));
     }
 
-    /// The caption files, by their paths without the extension; of several with the same name, the one to read
-    /// is the first.
+    /// The caption files, by their paths without the extension. If several have the same name, the first is the
+    /// one to read.
     pub(crate) fn caption_files(&self) -> BTreeMap<PathBuf, Vec<PathBuf>> {
         let mut files: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
         for extension in selection::CAPTIONS {
@@ -146,7 +146,7 @@ impl FolderFiles {
         if with_texts.iter().any(|(_, text)| text.is_some()) { with_texts } else { Vec::new() }
     }
 
-    /// Why the folder has no rows: what was found, and what was looked for.
+    /// Why the folder has no rows: the files that were found, and those that are needed.
     pub(crate) fn nothing_found(&self) -> String {
         let mut why = Vec::new();
         let archives = self.others.iter().filter(|path| is_archive(path));
@@ -193,7 +193,8 @@ fn few(names: &BTreeSet<String>) -> String {
     shown.join(", ") + if names.len() > SHOWN { ", ..." } else { "" }
 }
 
-/// Whether a file is called `metadata.json` and holds an array. Other programs keep objects under that name.
+/// Whether a file is called `metadata.json` and holds an array. Other programs write objects to files of this
+/// name.
 fn is_json_metadata(path: &Path) -> bool {
     let mut start = Vec::new();
     path.ends_with("metadata.json")

@@ -1,11 +1,11 @@
-//! Icons that hold a PNG file, in whichever mode it is: the image crate reads only those in RGBA.
+//! Icons that contain a PNG file of any mode: the image crate reads only those in RGBA.
 
 /// Bytes of the header and of each entry of the directory.
 const HEADER: usize = 6;
 const ENTRY: usize = 16;
 
-/// The PNG file of the icon's picture; `None` if the picture is a bitmap, or the file is damaged. Of several
-/// pictures, the largest counts, and of equal ones that of the fewest colours, as in Pillow.
+/// The PNG file of the icon's picture; `None` if the picture is a bitmap, or the file is damaged. If there are
+/// several pictures, the largest is read, and among equal ones that with the fewest colours, as in Pillow.
 pub(crate) fn png(file: &[u8]) -> Option<&[u8]> {
     let entries = file.get(HEADER..)?.as_chunks::<ENTRY>().0;
     let count = usize::from(u16::from_le_bytes(file.get(4..HEADER)?.try_into().ok()?));
@@ -17,13 +17,13 @@ pub(crate) fn png(file: &[u8]) -> Option<&[u8]> {
     picture.starts_with(b"\x89PNG\r\n\x1a\n").then_some(picture)
 }
 
-/// Pixels of an entry; a side of 0 stands for 256.
+/// Number of pixels of an entry; a side of 0 means 256.
 fn area(entry: &[u8; ENTRY]) -> u32 {
     let side = |byte: u8| if byte == 0 { 256 } else { u32::from(byte) };
     side(entry[0]) * side(entry[1])
 }
 
-/// Bits per pixel: as given, else of the number of colours, else more than any.
+/// Bits per pixel: the stored number, else computed from the number of colours, else a number larger than any.
 fn depth(entry: &[u8; ENTRY]) -> u32 {
     match (u16::from_le_bytes([entry[6], entry[7]]), entry[2]) {
         (0, 0) => 256,

@@ -27,12 +27,12 @@ impl Inspection {
     const CHUNK: usize = 16;
 
     /// Reads the captions, the prompt and the picture of every row on `workers` threads. Pictures are decoded
-    /// too, the only way to be sure that `processor` can use them. `progress` is called with the number of
-    /// rows read since its last call.
+    /// too, because only this shows that `processor` can use them. `progress` is called with the number of rows
+    /// read since its last call.
     ///
     /// # Errors
-    /// If the operating system cannot start a thread. A row that cannot be used is no error: it is listed in
-    /// [`bad`](Self::bad).
+    /// If the operating system cannot start a thread. A row that cannot be used is not an error: it is listed
+    /// in [`bad`](Self::bad).
     pub fn new(
         source: Arc<dyn CaptionSource>,
         processor: ImageProcessor,
@@ -43,7 +43,7 @@ impl Inspection {
         Self::of_rows(source, rows, processor, workers, progress)
     }
 
-    /// As [`new`](Self::new), of some rows: `pictures` has theirs, in the given order.
+    /// As [`new`](Self::new), for some rows: `pictures` has those of these rows, in the given order.
     ///
     /// # Errors
     /// As [`new`](Self::new).

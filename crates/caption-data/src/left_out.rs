@@ -29,7 +29,7 @@ pub enum LeftOutReason {
     BlankCaption,
     /// A caption file without a picture of the same name.
     NoPicture,
-    /// A caption file beside a file of the same name that is no picture by its extension, such as `1.txt`
+    /// A caption file beside a file of the same name whose extension is not that of a picture, such as `1.txt`
     /// beside `1.pdf`.
     NotAPicture,
     /// A picture or metadata file in a folder whose dataset is in parquet or Arrow files.
@@ -40,7 +40,7 @@ pub enum LeftOutReason {
     UnreadCaptionFile,
     /// A second caption file of a picture; the first is read.
     OtherCaptionFile,
-    /// A link to a file or folder that is not there.
+    /// A link to a file or folder that does not exist.
     BrokenLink,
 }
 

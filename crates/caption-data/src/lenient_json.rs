@@ -9,7 +9,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(&with_nulls(text))
 }
 
-/// The text with null in their place. The lines of error positions stay right, but columns may shift.
+/// The text with null in place of these. Line numbers in errors stay correct, but columns may shift.
 fn with_nulls(text: &str) -> Cow<'_, str> {
     const NAMES: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
     if !NAMES.iter().any(|name| text.contains(name)) {

@@ -1,12 +1,12 @@
-//! Captioned images: sources, CLIP image processing, tokenizing, label masking, splits and batches.
+//! Pictures with captions: sources, image processing, tokenizing, label masking, splits and batches.
 //!
 //! This crate prepares the data for training a captioning model, and gives the same numbers as the Hugging
 //! Face stack:
 //!
 //! - [`CaptionSource`]: a dataset, row by row. [`open`] detects whether a path holds parquet files
-//!   ([`ParquetSource`]), tar files ([`WebDataset`]) or a folder of pictures ([`ImageFolder`]). [`Subset`] chooses rows, [`ByPicture`]
-//!   groups the rows of one picture, and [`Inspection`] finds the rows that cannot be used. [`selection`]
-//!   tells training files from held-out ones.
+//!   ([`ParquetSource`]), tar files ([`WebDataset`]) or a folder of pictures ([`ImageFolder`]). [`Subset`]
+//!   chooses rows, [`ByPicture`] groups the rows of one picture, and [`Inspection`] finds the rows that cannot
+//!   be used. [`selection`] decides which files belong to the training split.
 //! - [`ImageDecoder`] and [`ImageProcessor`]: picture files to pixel values, like `datasets`, Pillow and
 //!   `CLIPImageProcessor`.
 //! - [`CaptionTokenizer`], [`TokenizedCaptions`] and [`CaptionBatch`]: captions to token ids and labels.

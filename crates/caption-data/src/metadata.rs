@@ -55,8 +55,8 @@ impl MetadataFile {
         Ok(Self { path: path.to_owned(), records })
     }
 
-    /// The path for a record's `file_name`, which lies inside the metadata file's folder, with `/` or `\`
-    /// between its parts. It need not exist.
+    /// The path for a record's `file_name`, which must lie inside the metadata file's folder, with `/` or `\`
+    /// between its parts. The file need not exist.
     pub(crate) fn picture(&self, record: &Record, file_name: &str) -> Result<PathBuf> {
         let folder = self.path.parent().unwrap_or(&self.path);
         // On Linux, `\` can be part of a name; metadata written on Windows have it between folders.
@@ -89,7 +89,8 @@ impl MetadataFile {
     }
 }
 
-/// The part of an absolute path below a folder. Both may be written in several ways, with links in them.
+/// The part of an absolute path below a folder. Both may contain links, so that they may be written in several
+/// ways.
 fn inside_of(folder: &Path, path: &Path) -> Option<PathBuf> {
     let below = |folder: &Path, path: &Path| path.strip_prefix(folder).ok().map(Path::to_owned);
     below(&std::path::absolute(folder).ok()?, path).or_else(|| {

@@ -22,16 +22,15 @@ pub struct SourceOptions {
     pub caption_column: Option<String>,
     /// The column of prompts, the texts that captions continue. The default is none.
     pub prompt_column: Option<String>,
-    /// The column of class labels, to be read in place of captions: [`ClassLabels`](crate::ClassLabels) gives their numbers, and
-    /// rows have their names as captions. The default is none.
+    /// The column of class labels, which are read instead of captions: [`ClassLabels`](crate::ClassLabels) has
+    /// their numbers, and their names are the captions of the rows. The default is none.
     pub label_column: Option<String>,
     /// Read only pictures and prompts. Neither a caption column nor caption files are needed then, and all
     /// captions are blank. The default is `false`.
     pub no_captions: bool,
     /// The decoder of the pictures.
     pub decoder: ImageDecoder,
-    /// A folder for what is found out about files whose own folder cannot be written, the index of a tar file. The
-    /// default is none.
+    /// A folder for the indices of tar files whose own folder is not writable. The default is none.
     pub index_cache: Option<PathBuf>,
     /// The memory for encoded pictures of a parquet or Arrow file, in bytes. The default is 1 GiB, or 124 MiB for a
     /// [large](crate::is_large) dataset, which is enough for a window of [`WINDOW_BYTES`](crate::WINDOW_BYTES).
@@ -39,7 +38,7 @@ pub struct SourceOptions {
 }
 
 impl SourceOptions {
-    /// The columns that are named here, each with its role.
+    /// The columns that these options name, each with its role.
     pub fn named_columns(&self) -> impl Iterator<Item = (ColumnRole, &str)> {
         let columns = [
             (ColumnRole::Image, &self.image_column),
@@ -51,7 +50,7 @@ impl SourceOptions {
     }
 }
 
-/// Opens the dataset at `path`, by what is there:
+/// Opens the dataset at `path`. Its kind is detected:
 ///
 /// - a parquet file, with the feature `parquet`: [`ParquetSource`](crate::ParquetSource);
 /// - a folder with parquet files, at any depth: [`ParquetSource`](crate::ParquetSource) of its training split, in the order of the

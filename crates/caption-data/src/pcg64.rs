@@ -1,4 +1,4 @@
-//! NumPy's generator behind `numpy.random.default_rng(seed)`, as far as `permutation` needs it.
+//! NumPy's generator behind `numpy.random.default_rng(seed)`, with the functions that `permutation` needs.
 //!
 //! `SeedSequence` expands the seed to 256 bits of state (M. E. O'Neill's seed_seq without its flaws). The
 //! state drives PCG64, a 128-bit linear congruential generator with the XSL-RR output function (O'Neill,

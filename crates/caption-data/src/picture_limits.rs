@@ -1,4 +1,4 @@
-//! How large a picture may be.
+//! The limits on the size of a picture.
 
 use crate::{Error, Result};
 

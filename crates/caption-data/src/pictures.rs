@@ -17,7 +17,7 @@ pub enum OnBadImage {
     Skip,
 }
 
-/// Reads, decodes and resizes the pictures of a dataset, one batch at a time or ahead of their use.
+/// Reads, decodes and resizes the pictures of a dataset, one batch at a time or several batches ahead.
 #[derive(Clone)]
 pub struct PictureLoader {
     source: Arc<dyn CaptionSource>,
@@ -26,7 +26,7 @@ pub struct PictureLoader {
 }
 
 impl PictureLoader {
-    /// A loader of the pictures of `source`, which prepares them with `processor` as its model needs them.
+    /// A loader that prepares the pictures of `source` with `processor`.
     pub fn new(source: Arc<dyn CaptionSource>, processor: ImageProcessor, on_bad_image: OnBadImage) -> Self {
         Self { source, processor: Arc::new(processor), on_bad_image }
     }

@@ -7,7 +7,7 @@ use std::io::Read;
 use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
-/// EXIF and XMP of a PNG, the last of each as in Pillow; empty if there is none.
+/// EXIF and XMP of a PNG; empty if there are none. If there are several, the last counts, as in Pillow.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
     pub(crate) exif: Vec<u8>,
@@ -135,7 +135,7 @@ impl<'a> Text<'a> {
             return self.bytes.to_vec();
         }
         let mut text = Vec::new();
-        // A broken text counts up to the break.
+        // A broken text is read up to the fault.
         let _ = ZlibDecoder::new(self.bytes).take(max_bytes).read_to_end(&mut text);
         text
     }

@@ -7,11 +7,11 @@ use std::thread::{self, JoinHandle};
 
 use crate::{Error, Result};
 
-/// An iterator whose items are made ahead of their use by worker threads, and arrive in order.
+/// An iterator whose items are computed in advance by worker threads, and are returned in order.
 ///
-/// At most `queue` items are finished or in progress before they are requested, so memory stays bounded
-/// however slow the consumer is. An item that cannot be made is an error at its own place, and the items
-/// after it still arrive. Dropping the iterator stops the workers after their current items.
+/// At most `queue` items are finished or in progress before they are requested, so memory stays bounded however
+/// slow the consumer is. An item that cannot be computed is an error at its position, and the items after it
+/// are still returned. Dropping the iterator stops the workers after their current items.
 ///
 /// ```
 /// use caption_data::Prefetch;
@@ -73,7 +73,7 @@ impl<T: Send + 'static> Prefetch<T> {
         Ok(this)
     }
 
-    /// Gives the workers as many tasks as may be ahead.
+    /// Sends tasks to the workers until the maximum number of them is in progress.
     fn fill(&mut self) {
         while self.ahead.len() < self.queue {
             let (Some(task), Some(to_workers)) = (self.tasks.next(), &self.to_workers) else { return };
@@ -93,7 +93,7 @@ fn work<T>(tasks: &Mutex<Receiver<Job<T>>>, stop: &AtomicBool) {
             return;
         }
         let item = catch_unwind(AssertUnwindSafe(task)).unwrap_or(Err(Error::WorkerPanicked));
-        // If the consumer is gone, the item is not needed.
+        // If the iterator was dropped, the item is not needed.
         let _ = to_consumer.send(item);
     }
 }

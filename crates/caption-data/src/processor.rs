@@ -93,8 +93,8 @@ impl ImageProcessor {
         Self::from_file(Self::file(checkpoint))
     }
 
-    /// The file that describes the processor of a checkpoint folder, chosen as by transformers 5:
-    /// `processor_config.json` if that holds an `image_processor`, or else `preprocessor_config.json`, which
+    /// The file that describes the processor of a checkpoint folder, chosen as in transformers 5:
+    /// `processor_config.json` if it contains an `image_processor`, or else `preprocessor_config.json`, which
     /// need not exist.
     pub fn file(checkpoint: impl AsRef<Path>) -> PathBuf {
         let folder = checkpoint.as_ref();
@@ -113,13 +113,13 @@ impl ImageProcessor {
     /// transformers' defaults.
     ///
     /// # Errors
-    /// If the file cannot be read, or sets something that this processor does not implement: the error names
+    /// If the file cannot be read, or sets an option that this processor does not implement: the error names
     /// the option.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self::of(ProcessorConfig::read(path.as_ref())?))
     }
 
-    /// Height and width of the pixel values; `None` if they are the picture's own.
+    /// Height and width of the pixel values; `None` if they are those of the picture.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.resize) {
             (Some(crop), _) => Some(crop),
@@ -131,11 +131,11 @@ impl ImageProcessor {
     /// A hash of everything except the picture that pixel values depend on: the configuration, and the
     /// version of this code.
     pub(crate) fn fingerprint(&self) -> u128 {
-        // Debug output has every field, future ones included, and every digit of every number.
+        // Debug output has every field, including future ones, and every digit of every number.
         XxHash3_128::oneshot(format!("{} {:?}", env!("CARGO_PKG_VERSION"), self.config).as_bytes())
     }
 
-    /// Resizes and crops: gives the levels that [`pixel_values`](Self::pixel_values) are computed from.
+    /// Resizes and crops: returns the levels from which [`pixel_values`](Self::pixel_values) are computed.
     ///
     /// # Errors
     /// If the picture has no pixels, or if it is so long and narrow that without a crop it would not fit into
@@ -224,7 +224,8 @@ impl ImageProcessor {
     }
 }
 
-/// A narrow picture that is enlarged by its short edge and not cropped could grow without bound.
+/// The limit for pictures that are not cropped: a narrow one, enlarged by its short edge, could become
+/// arbitrarily large.
 const MAX_OUTPUT_PIXELS: usize = 64_000_000;
 
 /// The range of `length` samples inside a centred window of `window` samples, and where in the window it

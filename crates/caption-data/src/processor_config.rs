@@ -7,13 +7,14 @@ use serde_json::{Map, Value};
 use crate::resize::Resample;
 use crate::{Error, Result};
 
-/// The steps of an [`ImageProcessor`](crate::ImageProcessor), in their order, as a `preprocessor_config.json` sets them. `None`
-/// leaves a step out. The default is CLIP's: see there.
+/// The steps of an [`ImageProcessor`](crate::ImageProcessor), in their order, as a `preprocessor_config.json`
+/// sets them. `None` leaves a step out. The default has CLIP's values; see
+/// [`ImageProcessor`](crate::ImageProcessor).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProcessorConfig {
     /// The size that pictures are resized to, and the interpolation.
     pub resize: Option<(ImageSize, Resample)>,
-    /// Height and width in pixels of the centre that is cut out, with a black border if the picture is smaller.
+    /// Height and width in pixels of the centre crop, with a black border if the picture is smaller.
     pub crop: Option<(usize, usize)>,
     /// The factor of each level from 0 to 255; usually 1/255.
     pub rescale: Option<f64>,
@@ -75,8 +76,8 @@ const PROCESSORS: [(&str, Defaults); 9] = [
     ("BlipImageProcessorPil", BLIP),
 ];
 
-/// Options that do not affect pixels: the class that reads the file, where it computes, and how its caller
-/// passes pictures and receives tensors.
+/// Options that do not affect pixels: the class that reads the file, its device, and the formats in which its
+/// caller passes pictures and receives tensors.
 const NO_STEPS: [&str; 7] = [
     "processor_class",
     "use_fast",

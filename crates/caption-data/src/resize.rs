@@ -1,14 +1,13 @@
 //! Pillow's `Image.resize` for 8-bit RGB, bit for bit.
 //!
 //! An output sample is a weighted mean of the inputs around its centre. The weights are those of an
-//! interpolation kernel, rounded to 22 fractional bits. When the picture shrinks, the kernel is stretched so
-//! that every input counts (antialiasing). The width is changed first and the height after that, with a
-//! rounding to 8 bits in between. If a picture loses more than twice as many rows as columns, Pillow 13
-//! begins with the height. Older versions may not, which makes a difference of a few levels in such tall
-//! pictures.
+//! interpolation kernel, rounded to 22 fractional bits. If the picture becomes smaller, the kernel is widened
+//! so that every input counts (antialiasing). The width is changed first and then the height, with a rounding
+//! to 8 bits in between. If a picture loses more than twice as many rows as columns, Pillow 13 begins with the
+//! height. Older versions may not, so that levels of such tall pictures differ slightly.
 //!
-//! Each output depends on its own inputs alone, so only the requested region is computed: the centre of a 1 x
-//! 500 picture enlarged to 224 x 112,000 costs no more than any other.
+//! Each output depends only on its own inputs, so only the requested region is computed: the centre of a 1 x
+//! 500 picture that is enlarged to 224 x 112,000 takes no longer than any other.
 
 use std::ops::Range;
 
@@ -22,7 +21,7 @@ const PRECISION: u32 = 32 - 8 - 2;
 pub enum Resample {
     /// Linear in both directions.
     Bilinear = 2,
-    /// Cubic in both directions, as CLIP and BLIP have it.
+    /// Cubic in both directions, as for CLIP and BLIP.
     Bicubic = 3,
 }
 

@@ -1,4 +1,5 @@
-//! Decides by name alone which of a dataset's files are for training: one rule for folders and for the hub.
+//! Decides by their names which files of a dataset are for training, with the same rule for folders and for the
+//! hub.
 //!
 //! Paths are relative to the dataset, with `/` between their parts. A part belongs to a split if one of its
 //! words is a name of the split, as in `datasets`: `train`, `training`; `test`, `testing`, `eval`,
@@ -55,8 +56,8 @@ pub fn parquet_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     Ok(files)
 }
 
-/// As [`parquet_files`], for a folder that a user filled: parts such as `0001.parquet` may be numbered from
-/// 1. In a download they may not, since otherwise a missing first part would go unnoticed.
+/// As [`parquet_files`], for a local folder: parts such as `0001.parquet` may be numbered from 1. In a download
+/// they may not, since a missing first part would not be noticed.
 ///
 /// # Errors
 /// As [`parquet_files`].
@@ -87,8 +88,8 @@ fn training_files<'a>(paths: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
 
 /// Decides which files of an image folder are for training: pictures, their text files, and metadata.
 ///
-/// Only the names of folders tell the split, since a picture may have any name. Files in held-out folders are
-/// left out. If there are pictures in training folders, the pictures elsewhere are left out too, with their
+/// Only the names of folders determine the split, since a picture may have any name. Files in held-out folders
+/// are left out. If there are pictures in training folders, the pictures elsewhere are left out too, with their
 /// texts. Metadata elsewhere may describe pictures of every folder, and are left out only if training folders
 /// have their own.
 ///

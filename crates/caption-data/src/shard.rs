@@ -4,9 +4,9 @@ use crate::CaptionSource;
 /// alone costs nearly as much as reading all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
-    /// The number of its rows, which follow those of the shard before.
+    /// The number of its rows, which follow those of the previous shard.
     pub rows: usize,
-    /// The memory that its pictures take, encoded as in the file, in bytes.
+    /// The size of its pictures in memory, in bytes, encoded as in the file.
     pub bytes: u64,
 }
 
@@ -31,15 +31,17 @@ pub(crate) fn of_size(rows: usize, shards: &[Shard]) -> bool {
 /// 96 MiB.
 pub const WINDOW_BYTES: u64 = 96 << 20;
 
-/// The [memory](crate::SourceOptions::memory) for a window of this many bytes, and for what is read beside it: pieces
-/// lie across the ends of shards, and the next window begins before the last one is used up.
+/// The [memory](crate::SourceOptions::memory) for a window of this many bytes, and for the data that is read in
+/// addition: pieces extend beyond the ends of shards, and the next window begins before the last one is
+/// finished.
 pub fn window_memory(window: u64) -> usize {
     usize::try_from(window.saturating_add(window / 8).saturating_add(16 << 20)).unwrap_or(usize::MAX)
 }
 
-/// Rows that stand for a dataset, in ascending order: the first 64 of up to 16 of its
-/// [`shards`](CaptionSource::shards), which lie at equal distances and take 256 MiB or two shards; without shards, up
-/// to 1,024 rows at equal distances. All rows, if there are no more.
+/// A sample of the rows of a dataset, in ascending order. With [`shards`](CaptionSource::shards), it has the
+/// first 64 rows of up to 16 shards at equal distances: as many as take about 256 MiB together, but at least
+/// two. Without shards, it has up to 1,024 rows at equal distances. It has all rows if there are no more than
+/// that.
 pub fn sample_rows(source: &dyn CaptionSource) -> Vec<usize> {
     const SHARDS: usize = 16;
     const ROWS: usize = 64;

@@ -6,7 +6,8 @@ use twox_hash::XxHash3_128;
 
 use crate::{Error, LeftOut, Result, Shard};
 
-/// A dataset of captioned images, numbered from 0. Every dataset of this crate implements it.
+/// A dataset of pictures with captions, whose rows are numbered from 0. Every dataset of this crate implements
+/// it.
 ///
 /// Rows are read on demand and by number, from any thread, so a source holds no decoded pictures. A row that
 /// cannot be used is an error that names the dataset and the row; reading it again gives the same error.
@@ -29,7 +30,7 @@ pub trait CaptionSource: Send + Sync {
     fn caption(&self, row: usize) -> Result<String>;
 
     /// All captions of a row: the references of its picture, in the order of the dataset. There is at least
-    /// one, and none is blank. Default: the one that [`caption`](Self::caption) gives.
+    /// one, and none is blank. Default: the one of [`caption`](Self::caption).
     ///
     /// # Errors
     /// As [`caption`](Self::caption).
@@ -46,15 +47,15 @@ pub trait CaptionSource: Send + Sync {
         Ok(None)
     }
 
-    /// The picture of a row: decoded, turned upright as its EXIF orientation says, in RGB.
+    /// The picture of a row: decoded, turned upright by its EXIF orientation, in RGB.
     ///
     /// # Errors
     /// If there is no such row, or if its picture cannot be read or decoded.
     fn image(&self, row: usize) -> Result<RgbImage>;
 
     /// A hash of the content behind [`image`](Self::image). Rows with the same hash have the same picture, in
-    /// this dataset and in every other of its kind. Default: a hash of the pixels. Sources that read files
-    /// hash the files, and decode nothing.
+    /// this dataset and in every other of its kind. Default: a hash of the pixels. Sources that read files hash
+    /// the files without decoding them.
     ///
     /// # Errors
     /// If there is no such row, or if its picture cannot be read.
@@ -76,14 +77,14 @@ pub trait CaptionSource: Send + Sync {
         LeftOut::default()
     }
 
-    /// The parts of the dataset whose rows are read together, in the order of the rows. Default: none, as rows can be
-    /// read in any order at the same cost.
+    /// The parts of the dataset whose rows are read together, in the order of the rows. Default: none, which
+    /// means that rows can be read in any order at the same cost.
     fn shards(&self) -> Vec<Shard> {
         Vec::new()
     }
 
-    /// A number that stands for the content of the whole dataset and is found without reading its rows. Default:
-    /// `None`, as there is none.
+    /// A number that identifies the content of the whole dataset and is computed without reading its rows.
+    /// Default: `None`, there is no such number.
     fn content(&self) -> Option<u128> {
         None
     }
@@ -94,7 +95,7 @@ pub(crate) fn fingerprint_of_file(bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot(bytes)
 }
 
-/// Adds to an error the row that it is about.
+/// Adds the number of the row to an error.
 pub(crate) fn row_of(dataset: impl Display, row: usize) -> impl FnOnce(Error) -> Error {
     move |error| Error::Row { dataset: dataset.to_string(), row, source: Box::new(error) }
 }

@@ -45,7 +45,7 @@ pub fn train_test_split(n: usize, test_size: f64, seed: u64) -> Result<(Vec<usiz
 }
 
 /// The rows `0..n` in random order: that of `datasets.Dataset.shuffle(seed=seed)`, which is NumPy's
-/// `default_rng(seed).permutation(n)`. For an order of each epoch, give each a seed of its own.
+/// `default_rng(seed).permutation(n)`. To shuffle each epoch differently, use a different seed for each.
 ///
 /// ```
 /// use caption_data::{SourceOptions, Subset, open, shuffled};
@@ -65,8 +65,8 @@ pub fn shuffled(n: usize, seed: u64) -> Vec<usize> {
 /// validation and test parts together, and a second one with the same seed separates the two.
 ///
 /// `fractions` are those of train, validation and test; they add up to 1. A part of fraction 0 is empty. If
-/// validation and test are both 0, all rows are trained on in their order. A part with a fraction above 0
-/// gets at least one row, even if rounding would leave it none.
+/// validation and test are both 0, all rows are trained on in their order. A part with a fraction above 0 gets
+/// at least one row, even if rounding gives it none.
 ///
 /// # Errors
 /// If the fractions do not add up to 1 or are out of range, if none is left for training, or if there are
@@ -182,7 +182,7 @@ pub fn split_off_by_picture(pictures: &[u128], validation: usize, test: usize, s
     by_picture(pictures, |count| split_off(count, validation, test, seed))
 }
 
-/// Splits the pictures with `split`, which is given their number; each row follows its picture.
+/// Splits the pictures with `split`, whose argument is their number; each row follows its picture.
 fn by_picture(pictures: &[u128], split: impl FnOnce(usize) -> Result<Split>) -> Result<Split> {
     let mut numbers = HashMap::new();
     let mut rows: Vec<Vec<usize>> = Vec::new();
@@ -214,8 +214,8 @@ impl Split {
     }
 }
 
-/// The number of rows in a fraction of `n`, rounded up. A rounding error, as of 0.1 + 0.2, does not add a
-/// row.
+/// The number of rows in a fraction of `n`, rounded up. A rounding error, such as that of 0.1 + 0.2, does not
+/// add a row.
 fn share(n: usize, fraction: f64) -> usize {
     (fraction * n as f64 - 1e-9).ceil() as usize
 }

@@ -76,7 +76,7 @@ impl<S: CaptionSource> CaptionSource for Subset<S> {
         self.source.left_out()
     }
 
-    /// The other dataset's shards, with the chosen rows. None if the rows are not in ascending order.
+    /// The other dataset's shards, restricted to the chosen rows. Empty if the rows are not in ascending order.
     fn shards(&self) -> Vec<Shard> {
         if !self.rows.is_sorted() {
             return Vec::new();

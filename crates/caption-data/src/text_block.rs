@@ -1,4 +1,4 @@
-//! The texts of many rows in little memory.
+//! The texts of many rows in a compact form.
 
 use crate::texts::RowTexts;
 

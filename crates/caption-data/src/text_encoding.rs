@@ -8,8 +8,8 @@ use crate::{Error, Result, lfs};
 /// The text of a file, without its byte-order mark.
 ///
 /// # Errors
-/// If the file cannot be read, is a Git LFS pointer, or has another encoding. UTF-16 without a byte-order
-/// mark shows only as zero bytes, and is an error too: the captions would be full of zeros.
+/// If the file cannot be read, is a Git LFS pointer, or has another encoding. UTF-16 without a byte-order mark
+/// is recognised by its zero bytes, and is an error too, because the captions would be full of zeros.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     lfs::check(path, &bytes)?;

@@ -51,9 +51,9 @@ pub(crate) fn prompt(value: &Value, labels: Option<&[String]>) -> std::result::R
 /// The supported types of such a column, for messages.
 pub(crate) const TEXTS: &str = "text, numbers, class labels or lists of these";
 
-/// The texts in a value that are not blank, and the number of blank ones. A text, a number or null gives one
-/// text; a list gives those of its elements. `labels` are the names of class labels: the value is then a
-/// label's number, and -1 means no label.
+/// The texts in a value that are not blank, and the number of blank ones. A text, a number or null is one text;
+/// a list has the texts of its elements. `labels` are the names of class labels: the value is then a label's
+/// number, and -1 means no label.
 ///
 /// # Errors
 /// If it is not clear what the value's text is: the message describes the value.

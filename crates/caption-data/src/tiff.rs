@@ -84,7 +84,7 @@ fn broken(error: TiffError) -> Error {
 
 /// The mode of a file without a palette; `None` for those that the image crate converts as Pillow does.
 fn other_mode(decoder: &mut File<'_>, photometric: Option<u16>) -> Result<Option<Mode>> {
-    // The image crate names what it does not read.
+    // The image crate reports modes that it does not read.
     let Ok(color) = decoder.colortype() else { return Ok(None) };
     let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(broken)?;
     let is_premultiplied = extra.is_some_and(|extra| extra.first() == Some(&PREMULTIPLIED));
@@ -209,7 +209,7 @@ fn unpacked(bytes: &[u8], bits: u8, width: usize) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The level that an ink and black leave of white: Pillow's formula, with its rounding.
+/// The level of a colour that is printed with an ink and with black: Pillow's formula, with its rounding.
 fn without_ink(ink: u8, black: u8) -> u8 {
     let white = 255 - black;
     let product = u32::from(ink) * u32::from(white) + 128;

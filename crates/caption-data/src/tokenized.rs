@@ -6,11 +6,11 @@ use crate::{CaptionBatch, CaptionSource, CaptionTokenizer, Error, Padding, Resul
 
 /// The captions of a dataset as token ids, from the start token to `[SEP]`, after the row's prompt if it has one.
 ///
-/// They are tokenized once and kept, or for a large dataset [when they are needed](Self::on_demand). A row can have
-/// several, the references of its picture: training [draws](Self::drawn) one of them in each epoch,
-/// evaluation uses [all](Self::all).
+/// They are tokenized once and kept, or, for a large dataset, [when they are needed](Self::on_demand). A row
+/// can have several captions, the references of its picture: training [draws](Self::drawn) one of them in each
+/// epoch, and evaluation uses [all](Self::all).
 ///
-/// The model is given the prompt and should generate the caption, as GIT's checkpoints for questions do: the
+/// The model reads the prompt and learns to generate the caption, as in GIT's checkpoints for questions: the
 /// ids are `[CLS] prompt caption [SEP]`, and the labels of `[CLS] prompt` are
 /// [`IGNORE_INDEX`](crate::IGNORE_INDEX).
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ enum Rows {
     OnDemand {
         source: Arc<dyn CaptionSource>,
         tokenizer: Box<CaptionTokenizer>,
-        /// The number of tokens of the longest caption that was looked at.
+        /// The number of tokens of the longest caption that was read.
         longest: usize,
     },
 }
@@ -46,7 +46,7 @@ struct Reference {
     prompt: usize,
 }
 
-/// Counts the texts that the model does not see in full: they have too many tokens, or words that are not in
+/// Counts the texts that do not reach the model completely: they have too many tokens, or words that are not in
 /// the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenCuts {
@@ -76,9 +76,10 @@ impl TokenizedCaptions {
         Ok(Self { rows: Rows::Kept(rows.collect::<Result<_>>()?), pad_id: tokenizer.pad_id(), cuts })
     }
 
-    /// The captions and prompts of a dataset, tokenized each time that they are needed: nothing of them is kept, and
-    /// an error of a row is that of the method that reads it. The ids are those of [`new`](Self::new). Only the
-    /// captions of the rows `sample` are looked at now, for [`cuts`](Self::cuts) and [`longest`](Self::longest).
+    /// The captions and prompts of a dataset, tokenized each time that they are needed. Nothing is kept, and an
+    /// error in a row is returned by the method that reads the row. The ids are those of [`new`](Self::new).
+    /// Only the captions of the rows `sample` are read now, for [`cuts`](Self::cuts) and
+    /// [`longest`](Self::longest).
     ///
     /// # Errors
     /// If a caption of `sample` cannot be read or is blank: the error names the row.
@@ -143,8 +144,8 @@ impl TokenizedCaptions {
         }
     }
 
-    /// The number of tokens of the longest caption among some rows, prompts included. If captions are read
-    /// [on demand](Self::on_demand), that of the longest one that was looked at.
+    /// The number of tokens of the longest caption among some rows, prompts included. If captions are read [on
+    /// demand](Self::on_demand), that of the longest one in the sample.
     pub fn longest(&self, rows: &[usize]) -> usize {
         match &self.rows {
             Rows::Kept(kept) => {
@@ -154,8 +155,8 @@ impl TokenizedCaptions {
         }
     }
 
-    /// Counts the texts that the model does not see in full. If captions are read [on demand](Self::on_demand), of
-    /// those that were looked at.
+    /// Counts the texts that do not reach the model completely; if captions are read [on
+    /// demand](Self::on_demand), those of the sample.
     pub fn cuts(&self) -> TokenCuts {
         self.cuts
     }
@@ -169,7 +170,7 @@ impl TokenizedCaptions {
         let count = self.references(row)? as u128;
         let bytes = [(epoch as u64).to_le_bytes(), (row as u64).to_le_bytes()].concat();
         let random = u128::from(XxHash3_64::oneshot_with_seed(seed, &bytes));
-        // The high half of the product: a number below the count, uniform but for a bias of count / 2^64.
+        // The high half of the product: a number below the count, uniform except for a bias of count / 2^64.
         Ok(((random * count) >> 64) as usize)
     }
 
@@ -271,10 +272,10 @@ impl Row {
 }
 
 impl Reference {
-    /// A caption after its prompt, which is cut if there is no room for both.
+    /// A caption after its prompt; the prompt is truncated if there is no room for both.
     fn new(prompt: Option<&[u32]>, caption: &[u32], tokenizer: &CaptionTokenizer) -> Self {
         let Some(prompt) = prompt else { return Self { ids: caption.to_vec(), prompt: 0 } };
-        // Without the caption's own start token: there is one before the prompt.
+        // Without the caption's own start token, because there is one before the prompt.
         let caption = caption.get(1..).unwrap_or_default();
         let room = tokenizer.max_length().map_or(usize::MAX, |max| max - caption.len());
         let prompt = &prompt[..prompt.len().min(room)];

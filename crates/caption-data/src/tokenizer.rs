@@ -6,7 +6,7 @@ use tokenizers::{Model as _, Tokenizer, TruncationDirection, TruncationParams};
 use crate::tokenizer_config::TokenizerConfig;
 use crate::{Error, Result, bert, lfs};
 
-/// The BERT tokenizer of a checkpoint: captions to ids and back, like transformers.
+/// The BERT tokenizer of a checkpoint, which converts captions to ids and back like transformers.
 ///
 /// A caption becomes `[CLS]` (or [another start token](Self::starting_with)), its word pieces and `[SEP]`. A caption with too many tokens for the model loses
 /// its last pieces, or its first if `truncation_side` says so, and keeps its `[SEP]`.
@@ -53,7 +53,7 @@ impl CaptionTokenizer {
         lfs::check(path, text.as_bytes())?;
         let mut tokenizer = read(path, &text, &config)?;
 
-        // The batch does the padding. The file's own settings of padding and truncation are for another use.
+        // Padding is added by the batch. The file's settings for padding and truncation are not used.
         let options = &config.options;
         let max_length = options.model_max_length.filter(|n| *n < 1e20).map(|n| n as usize);
         let direction = match options.truncation_side.as_deref() {
@@ -94,8 +94,8 @@ impl CaptionTokenizer {
         Ok(this)
     }
 
-    /// The same tokenizer with another first token in captions and prompts: the `[DEC]` with which BLIP's captions
-    /// begin. It need not be in the vocabulary, as published tokenizers of BLIP lack it.
+    /// The same tokenizer with another first token in captions and prompts, such as the `[DEC]` of BLIP's
+    /// captions. It need not be in the vocabulary, since published tokenizers of BLIP lack it.
     pub fn starting_with(self, id: u32) -> Self {
         Self { start_id: id, ..self }
     }
@@ -193,8 +193,8 @@ impl CaptionTokenizer {
         self.max_length
     }
 
-    /// How many rows a model's word embedding needs: one for each id, but for that of a mask token that the vocabulary
-    /// lacks. Such a token comes last, as in transformers, and no caption has it.
+    /// The number of rows that a model's word embedding needs: one for each id, except that of a mask token
+    /// that the vocabulary lacks. Such a token comes last, as in transformers, and no caption contains it.
     pub fn vocab_size(&self) -> usize {
         let size = self.tokenizer.get_vocab_size(true);
         size - usize::from(self.mask_is_added && size > 0)

@@ -200,7 +200,7 @@ impl TokenizerConfig {
             [(name, value)] => {
                 added_token(value, true).map(Some).ok_or_else(|| self.unsupported(name, value))
             }
-            // Their ids would follow the order of the file, which the parser does not keep.
+            // Their ids would depend on the order in the file, which the parser does not keep.
             [_, (name, value), ..] => Err(self.unsupported(name, value)),
         }
     }

@@ -27,8 +27,8 @@ pub struct Pictures {
 /// Finds the pictures of a folder and its subfolders.
 ///
 /// Links are followed. Hidden files and folders, such as `.ipynb_checkpoints`, folders whose names begin with
-/// `__`, such as `__MACOSX`, and folders that systems create, such as `@eaDir`, are left out, and so are links
-/// to files that are not there.
+/// `__`, such as `__MACOSX`, and folders that systems create, such as `@eaDir`, are left out, and so are broken
+/// links.
 ///
 /// # Errors
 /// If a folder cannot be read.
@@ -107,7 +107,7 @@ impl Walk<'_> {
 
     fn look_at(&mut self, path: &Path, name: &str) -> Result<()> {
         if name.starts_with('.') {
-            // `._1.png` is a file of macOS's own beside `1.png` on other file systems.
+            // `._1.png` is a file that macOS writes beside `1.png` on other file systems.
             if is_picture(path) && !name.starts_with("._") {
                 self.leave_out(LeftOutReason::Hidden, path);
             }
@@ -140,8 +140,8 @@ impl Walk<'_> {
     }
 }
 
-/// Folders that systems and programs create, such as those of thumbnails and deleted files; nobody keeps
-/// pictures in them.
+/// Folders that systems and programs create, such as those of thumbnails and deleted files; they contain no
+/// pictures of a dataset.
 const SYSTEM: [&str; 9] = [
     "__MACOSX",
     "__pycache__",

@@ -25,7 +25,7 @@ pub(crate) struct Split {
     pub(crate) fuse: usize,
 }
 
-/// One worker's part of a step, as the others need to know it.
+/// The results of one worker's part of a step that the other workers need.
 #[derive(Serialize, Deserialize)]
 struct Report {
     /// In the order of the step.
@@ -47,8 +47,8 @@ struct PassReport {
 /// Runs this worker's forward and backward passes of a step, and sums gradients and losses over the passes of all workers, in
 /// the order of the passes.
 ///
-/// The sum is divided by the number of targets of the whole step, at the end. The step is therefore the same however it is
-/// split into micro-batches; a mean of the micro-batches' means would not be.
+/// The sum is divided by the number of targets of the whole step, at the end. So the step is the same however
+/// it is split into micro-batches; with a mean of the micro-batches' means it would not be.
 pub(crate) fn accumulate<T: Task>(
     task: &T,
     parameters: &Parameters,
@@ -75,7 +75,7 @@ pub(crate) fn accumulate<T: Task>(
     Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, batches, not_finite })
 }
 
-/// Runs this worker's passes. Returns their gradients in slots, which are to be added one after another, and the report of
+/// Runs this worker's passes. Returns their gradients in slots, to be added in this order, and the report of
 /// the passes.
 fn own_passes<T: Task>(
     task: &T,
@@ -99,7 +99,8 @@ fn own_passes<T: Task>(
         let (loss, gradients) = group.train(task, parameters)?;
         samples += group.samples;
         let targets = loss.targets;
-        // Worker 0 has the first passes of the sum, so it can add them at once. The others must keep each.
+        // Worker 0 has the first passes of the sum, so it can add their gradients at once. The others must keep
+        // those of each pass.
         let mut slot = if workers.rank() == 0 { slots.pop().unwrap_or_default() } else { Gradients::new() };
         let loss = backward((loss, gradients), step, parameters, &mut slot)?;
         slots.push(slot);
@@ -107,7 +108,7 @@ fn own_passes<T: Task>(
         passes.push((group, targets, loss));
     }
 
-    // Read only now: on an accelerator, a read waits for all the work queued before it.
+    // Losses are read only now: on an accelerator, a read waits for all work that was queued before it.
     let mut is_finite = true;
     let report = |(group, targets, loss): (MicroBatches<T::Batch>, usize, Option<Tensor>)| {
         let loss = loss.as_ref().map_or(Ok(0.0), scalar)?;
@@ -121,8 +122,8 @@ fn own_passes<T: Task>(
     Ok((slots, Report { passes, missing }))
 }
 
-/// Adds the gradients of one pass, which are computed here if the task did not, and returns its loss without the graph. The graph is
-/// freed here, so that only one is in memory at a time.
+/// Adds the gradients of one pass and returns its loss without the graph. The gradients are computed here
+/// unless the task has computed them. The graph is freed here, so that only one is in memory at a time.
 fn backward(
     (loss, computed): (LossSum, Option<Gradients>),
     step: usize,

@@ -8,7 +8,8 @@ use crate::parameter_group::ParameterSettings;
 use crate::slices::{with_slice, with_slice_mut};
 use crate::{Error, Gradients, Optimizer, OptimizerType, Parameters, Result, TrainingArguments};
 
-/// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as `torch.optim.AdamW` computes it.
+/// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), with the results of
+/// `torch.optim.AdamW`.
 ///
 /// For a parameter `θ` with gradient `g`, in its step `t` (from 1) at learning rate `η`:
 ///
@@ -19,8 +20,9 @@ use crate::{Error, Gradients, Optimizer, OptimizerType, Parameters, Result, Trai
 /// θ ← θ - η / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
 /// ```
 ///
-/// `m` is saved as `NAME.exp_avg`, `v` as `NAME.exp_avg_sq` (torch's names; f32, initially 0), and `t` as `NAME.step`. A
-/// parameter without a gradient is unchanged: no decay, no change of its moments, no step counted.
+/// `m` is saved as `NAME.exp_avg`, `v` as `NAME.exp_avg_sq` (torch's names; f32, initially 0), and `t` as
+/// `NAME.step`. A parameter without a gradient is unchanged: it does not decay, its moments do not change, and
+/// no step is counted for it.
 #[derive(Debug)]
 pub struct AdamW {
     beta1: f64,
@@ -110,7 +112,8 @@ impl Optimizer for AdamW {
 }
 
 impl AdamW {
-    /// Updates the parameters of these names: on a GPU in one launch if it has kernels, else one after the other.
+    /// Updates the parameters of these names: in one launch on a GPU with kernels, otherwise one after the
+    /// other.
     fn apply(&mut self, updates: &[(&str, &Var, &Tensor, Update)]) -> Result<()> {
         if updates.iter().any(|(_, parameter, ..)| !parameter.device().is_cpu()) {
             let updated = updates.iter().filter_map(|(name, parameter, gradient, update)| {

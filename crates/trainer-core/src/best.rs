@@ -42,7 +42,7 @@ impl<T: Task> Run<'_, T> {
         };
         let value = value_of(&self.best_metric);
         self.schedule.evaluated(&self.best_metric, value);
-        // If the loss is not finite, the other metrics mean nothing.
+        // If the loss is not finite, the other metrics are meaningless.
         let decisive = [Metric::LOSS, self.best_metric.clone()];
         let not_finite = decisive.into_iter().find(|metric| !value_of(metric).is_finite());
         let improvement = match not_finite {
@@ -84,8 +84,9 @@ impl<T: Task> Run<'_, T> {
         self.emit(Event::BestLoaded { path, metric: self.best_metric.name.to_string(), value })
     }
 
-    /// On resume, locates the checkpoint of the best evaluation: `recorded` when the checkpoint `resumed` was saved, and
-    /// selected by the metric `chosen_by`. Forgets an evaluation that cannot count as the best of the resumed run.
+    /// On resume, locates the checkpoint of the best evaluation: `recorded` when the checkpoint `resumed` was
+    /// saved, and selected by the metric `chosen_by`. Discards an evaluation that cannot be the best of the
+    /// resumed run.
     pub(crate) fn restore_best(
         &mut self,
         resumed: &Path,
@@ -118,7 +119,7 @@ impl<T: Task> Run<'_, T> {
         self.forget_best(Warning::BestCheckpointMissing { path: recorded })
     }
 
-    /// Forgets all evaluations: the next one counts as the first.
+    /// Discards all evaluations: the next one counts as the first.
     fn forget_best(&mut self, warning: Warning) -> Result<()> {
         (self.state.best_metric, self.state.best_global_step) = (None, None);
         self.progress.without_improvement = 0;

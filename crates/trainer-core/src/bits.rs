@@ -1,4 +1,4 @@
-//! Numbers in JSON as their bits, for values between workers: JSON has neither NaN nor infinity.
+//! Numbers in JSON as their bits, for messages between workers: JSON has neither NaN nor infinity.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

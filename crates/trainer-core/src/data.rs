@@ -20,9 +20,9 @@ pub trait BatchSource {
     /// Returns the batches of `epoch` (from 0), starting at the batch with index `first_batch`.
     fn epoch(&self, epoch: usize, first_batch: usize) -> Batches<'_, Self::Batch>;
 
-    /// Returns the number of samples in the batch with this index, in any epoch, if it is known without loading the batch. One
-    /// of several [`Workers`](crate::Workers) then [selects](Self::select) its own batches; otherwise it loads all, and counts
-    /// the samples of the others' batches. Default: unknown.
+    /// Returns the number of samples in the batch with this index, in any epoch, if it is known without loading
+    /// the batch. Then each of several [`Workers`](crate::Workers) [selects](Self::select) its own batches;
+    /// otherwise it loads all batches and counts the samples of those of the others. Default: unknown.
     fn batch_samples(&self, _batch: usize) -> Option<usize> {
         None
     }
@@ -74,8 +74,8 @@ impl<'a, B> Epoch<'a, B> {
         Self { source, batches, is_selected: false, role, epoch, next: first, len }
     }
 
-    /// The batches of an epoch from `first` on. If there is a list `own`, only the batches with these indices will be taken,
-    /// and all others [skipped](Self::skip).
+    /// The batches of an epoch from `first` on. With a list `own`, the caller takes only the batches with these
+    /// indices and [skips](Self::skip) all others.
     pub(crate) fn selected(
         source: &'a dyn BatchSource<Batch = B>,
         role: &'static str,
@@ -90,7 +90,7 @@ impl<'a, B> Epoch<'a, B> {
         Self { source, batches: source.select(epoch, own), is_selected: true, role, epoch, next: first, len }
     }
 
-    /// Passes over some batches, and returns the number of their samples.
+    /// Skips some batches, and returns the number of their samples.
     pub(crate) fn skip(&mut self, count: usize, samples: impl Fn(&B) -> usize) -> Result<usize> {
         let mut skipped = 0;
         for _ in 0..count {

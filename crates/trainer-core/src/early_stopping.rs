@@ -2,7 +2,8 @@ use crate::TrainingArguments;
 
 /// Ends a run whose evaluations no longer improve, as transformers' `EarlyStoppingCallback` does.
 ///
-/// Stateless: the number of evaluations in a row without improvement is passed in, and saved in checkpoints.
+/// It has no state: the number of evaluations in a row without improvement is an argument, and is saved in
+/// checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct EarlyStopping {
     patience: Option<usize>,

@@ -34,7 +34,8 @@ fn below(random: &mut SplitMix64, bound: u64) -> u64 {
     }
 }
 
-/// The first number of the generator with this seed: a bijection that scatters neighbouring seeds.
+/// The first number of the generator with this seed: a bijection that maps neighbouring seeds to distant
+/// numbers.
 fn mix(seed: u64) -> u64 {
     SplitMix64::seed_from_u64(seed).next_u64()
 }

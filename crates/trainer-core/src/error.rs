@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use crate::Difference;
 use crate::text::listed;
 
-/// An error from code that the engine calls: a task, a batch source, a sink. It becomes the source of an [`enum@Error`] that
-/// says where it occurred.
+/// An error from code that the engine calls: a task, a batch source, a sink. It becomes the source of an
+/// [`enum@Error`] that names the place.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of an operation of this crate.
@@ -96,7 +96,7 @@ pub enum Error {
         /// The other shape.
         got: Vec<usize>,
     },
-    /// A state that does not fit the optimizer.
+    /// A state whose tensors are not those of the optimizer.
     #[error("the state does not fit the optimizer: {}", listed(problems, "; "))]
     OptimizerState {
         /// All missing, unexpected and misshapen tensors.
@@ -180,7 +180,7 @@ pub enum Error {
         /// Number of batches it yielded.
         got: usize,
     },
-    /// A worker is lost, or has ended with an error.
+    /// The connection to a worker is lost, or the worker has ended with an error.
     #[error(
         "the workers cannot go on together; the newest checkpoint resumes the run, with any number of workers"
     )]

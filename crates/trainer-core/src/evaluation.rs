@@ -51,7 +51,7 @@ pub fn evaluate_together<T: Task>(
     Ok(evaluation)
 }
 
-/// A worker's measurements on a batch, with every bit.
+/// A worker's measurements on a batch, exact to the last bit.
 #[derive(Serialize, Deserialize)]
 struct Report {
     samples: usize,
@@ -105,7 +105,7 @@ pub(crate) fn evaluate_batches<T: Task>(
         Ok(Report::new(&measured, task.num_samples(&batch)))
     };
     let reports = own.map(report).collect::<Result<Vec<_>>>()?;
-    // Added batch by batch in their order, as one worker does.
+    // Added in the order of the batches, as a single worker does.
     let (mut measured, mut samples) = (Measured::default(), 0);
     for report in gather_json(workers, &reports)?.into_iter().flatten() {
         samples += report.samples;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BoxError, LogEntry, Metric, Warning};
 
-/// Something that happened in a run. The engine reports everything as events, and prints nothing.
+/// Something that happened in a run. The engine reports its progress only as events, and prints nothing.
 ///
 /// In JSON, an event is an object with its kind under `event`, in snake case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -14,8 +14,8 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-/// Replaces the file at `path` by the one that `write` makes at the path that it is given. To survive a loss of power, and not
-/// only of the process, call [`sync_file`] afterwards.
+/// Replaces the file at `path` by the file that `write` writes to its argument, a temporary path. To survive
+/// not only a crash of the process but also a loss of power, call [`sync_file`] afterwards.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -28,7 +28,7 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) 
     )
 }
 
-/// As [`replace`], by `value` as indented JSON.
+/// As [`replace`], with `value` as indented JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     replace(path, |partial| fs::write(partial, serde_json::to_vec_pretty(value)?))
 }

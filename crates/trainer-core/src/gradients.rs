@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::slices::with_slice;
 use crate::{Parameters, Result, cuda};
 
-/// The gradients of trainable parameters, by name and summed over micro-batches.
+/// The gradients of trainable parameters by name, summed over micro-batches.
 ///
-/// Without graphs, and without the gradients of frozen tensors that candle's store holds.
+/// They have no graphs. Gradients of other tensors in candle's store are dropped.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -32,14 +32,14 @@ impl Gradients {
         Self::default()
     }
 
-    /// Adds the gradients of one backward pass and drops the rest of the store.
+    /// Adds the gradients of one backward pass and drops the rest of candle's store.
     ///
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle) if a gradient has another shape than the sum so far.
     pub fn accumulate(&mut self, parameters: &Parameters, mut store: GradStore) -> Result<()> {
         for (name, variable) in parameters.iter() {
             if let Some(gradient) = store.remove(variable) {
-                // A gradient can carry a graph of its own, through the tensors it was computed from.
+                // A gradient can have a graph itself, through the tensors from which it was computed.
                 self.add_one(name, gradient.detach())?;
             }
         }
@@ -173,7 +173,7 @@ fn sums_of_squares<'a>(gradients: impl Iterator<Item = &'a Tensor> + Clone) -> R
     if let Some(norms) = cuda::norms(&gradients.clone().collect::<Vec<_>>())? {
         return Ok(norms.into_iter().map(|norm| norm * norm).collect());
     }
-    // One transfer for all: on an accelerator, each read waits for all the work queued before it.
+    // One transfer for all norms: on an accelerator, each read waits for all work that was queued before it.
     let sums =
         gradients.map(|gradient| gradient.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
     Ok(Tensor::stack(&sums, 0)?.to_dtype(DType::F64)?.to_vec1()?)

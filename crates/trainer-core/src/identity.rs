@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 /// Everything outside the [`TrainingArguments`](crate::TrainingArguments) that determines a run's numbers, such as the
 /// data, the frozen weights and the batch size.
 ///
-/// A checkpoint stores it, and [`Trainer::resume`](crate::Trainer::resume) refuses a run that differs in any entry. The
-/// caller chooses keys and values; the engine compares them, and errors show them.
+/// A checkpoint stores it, and [`Trainer::resume`](crate::Trainer::resume) refuses a run that differs in any
+/// entry. The caller chooses keys and values. The engine compares them and shows them in errors.
 ///
 /// ```
 /// use trainer_core::Identity;

@@ -2,8 +2,8 @@ use crate::{BatchSource, Batches, Error, Result, epoch_order};
 
 /// Samples in memory, in batches of equal size; the last batch of an epoch is smaller if they do not divide evenly.
 ///
-/// A batch is a `Vec` of clones, so samples should be cheap to clone: numbers, indices, tensors. The order of an epoch is
-/// that of the list, or a shuffle that depends only on the seed and the epoch's number.
+/// A batch is a `Vec` of clones, so samples should be cheap to clone: numbers, indices, tensors. The order of
+/// an epoch is that of the list, or a random one that depends only on the seed and the epoch's number.
 ///
 /// ```
 /// use trainer_core::{BatchSource, InMemory};
@@ -38,7 +38,7 @@ impl<S: Clone> InMemory<S> {
         Ok(Self { samples, batch_size, seed: None })
     }
 
-    /// Shuffles the samples anew in every epoch, in the [`epoch_order`] of this seed.
+    /// Shuffles the samples differently in every epoch, in the [`epoch_order`] of this seed.
     #[must_use]
     pub fn shuffled(self, seed: u64) -> Self {
         Self { seed: Some(seed), ..self }

@@ -1,22 +1,25 @@
 //! A training engine for candle models: loop, optimizers, schedules, checkpoints, metrics and events.
 //!
-//! Implement [`Task`], which turns a batch into a loss, and provide a [`BatchSource`], such as [`InMemory`]. The engine does
-//! the rest; it counts as `transformers.Trainer` does and computes as `torch.optim.AdamW` does:
+//! Implement [`Task`], which turns a batch into a loss, and provide a [`BatchSource`], such as [`InMemory`].
+//! The engine has everything else. It counts steps as `transformers.Trainer` does, and its updates are those of
+//! `torch.optim.AdamW`:
 //!
 //! - **[`Trainer`]** runs the loop described by [`TrainingArguments`]: [gradients](Gradients) summed over micro-batches and
 //!   averaged over their targets, clipping by global norm, an [`Optimizer`], a [learning-rate schedule](LearningRateSchedule)
 //!   in optimizer steps, evaluation, logging, and the best parameters at the end.
-//! - **Checkpoints** are complete or do not exist. [`Trainer::resume`] continues from one, bit for bit as if the run had
-//!   never stopped, and refuses a run of another [`Identity`]; [`StopSignal`] stops a run so that it can be resumed.
+//! - **Checkpoints** are complete or do not exist. [`Trainer::resume`] continues from one, with the same bits
+//!   as an uninterrupted run, and refuses a run with another [`Identity`]. [`StopSignal`] stops a run so that
+//!   it can be resumed.
 //! - **[`Event`]s** go to [`EventSink`]s: a progress bar, a log file, your own. The engine itself never prints.
-//! - **No silent faults**: a parameter without a gradient, a loss that is not finite, or an output directory that is not
-//!   writable ends the run before harm is done, with an [`Error`](enum@Error) that says where.
-//! - **[`Workers`]** are threads, or processes on one or many machines, that train one model together, with the same bits as
-//!   one process. A run that one number of workers began may be resumed by another.
+//! - **No silent faults**: a parameter without a gradient, a loss that is not finite, or an output directory
+//!   that is not writable ends the run before parameters or files are changed, with an [`Error`](enum@Error)
+//!   that names the place.
+//! - **[`Workers`]** are threads, or processes on one or many machines, that train one model together, with the
+//!   same bits as one process. A run may be resumed with another number of workers.
 //!
 //! # Example
 //!
-//! A straight line through points:
+//! This program fits a straight line to points:
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};

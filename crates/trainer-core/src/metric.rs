@@ -100,7 +100,8 @@ impl fmt::Display for Unit {
 
 /// A quotient of two sums: the running value of a metric.
 ///
-/// Sums of numerators and denominators do not depend on how samples are batched; means of means do.
+/// Sums of numerators and denominators do not depend on how samples are divided into batches; means of means
+/// do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
     /// For example the number of correctly predicted targets.

@@ -71,8 +71,8 @@ impl<B> MicroBatches<B> {
         }
     }
 
-    /// Finds the micro-batch whose loss is not finite, given that their joint loss `value` is not: runs the forward pass of
-    /// each alone. `count` is the number of micro-batches of the step.
+    /// Finds the micro-batch whose loss is not finite, after their joint loss `value` was not: runs the forward
+    /// pass of each alone. `count` is the number of micro-batches of the step.
     pub(crate) fn find_non_finite<T: Task<Batch = B>>(
         &self,
         task: &T,
@@ -90,7 +90,7 @@ impl<B> MicroBatches<B> {
                 return Ok(NotFinite { quantity, value, batches: vec![description.clone()] });
             }
         }
-        // There is only one, or the sum overflows although its parts do not.
+        // There is only one micro-batch, or the sum overflows although its parts do not.
         let which = match self.range.len() {
             1 => format!("micro-batch {}", self.range.end),
             _ => format!("micro-batches {} to {}", self.range.start + 1, self.range.end),

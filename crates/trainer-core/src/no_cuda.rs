@@ -1,4 +1,4 @@
-//! Stand-ins for the module `cuda` without the feature `fused-cuda`: no kernel serves any tensor.
+//! Replaces the module `cuda` without the feature `fused-cuda`: no tensor has a kernel.
 
 use candle_core::{Result, Tensor};
 

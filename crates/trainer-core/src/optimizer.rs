@@ -55,8 +55,9 @@ pub trait Optimizer: fmt::Debug + Send {
     /// were not created for. Others can wrap their own errors in [`Error::Optimizer`].
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()>;
 
-    /// Returns the whole state as named tensors, such as `NAME.exp_avg`. The names, shapes and types must not depend on
-    /// the number of steps: they are what [`load`](Self::load) expects. The tensors may share memory with the optimizer.
+    /// Returns the whole state as named tensors, such as `NAME.exp_avg`. The names, shapes and types must not
+    /// depend on the number of steps, because [`load`](Self::load) expects exactly these. The tensors may share
+    /// memory with the optimizer.
     ///
     /// # Errors
     /// [`Error::Candle`].

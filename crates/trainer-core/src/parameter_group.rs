@@ -35,7 +35,7 @@ impl ParameterGroup {
     }
 }
 
-/// How an optimizer treats one parameter.
+/// The settings of an optimizer for one parameter.
 #[derive(Clone, Debug)]
 pub(crate) struct ParameterSettings {
     /// Learning rate as a multiple of the schedule's.

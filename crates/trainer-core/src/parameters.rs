@@ -23,7 +23,7 @@ impl Parameters {
     /// [`Error::DuplicateParameter`] for a name that occurs twice, and [`Error::SharedParameter`] for a variable with two
     /// names.
     pub fn new(variables: impl IntoIterator<Item = (String, Var)>) -> Result<Self> {
-        // Sorted, so that the same fault yields the same message every time.
+        // Sorted, so that the same fault always yields the same message.
         let mut variables: Vec<_> = variables.into_iter().collect();
         variables.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut parameters = BTreeMap::new();

@@ -2,8 +2,8 @@ use std::ops::Range;
 
 use crate::{Error, IntervalStrategy, Result, TrainingArguments};
 
-/// The timetable of a run: which batches form each optimizer step, and after which steps the run evaluates and saves.
-/// Counts as transformers' Trainer does.
+/// The schedule of a run: which batches form each optimizer step, and after which steps the run evaluates and
+/// saves. Steps are counted as in transformers' Trainer.
 ///
 /// An epoch of `n` batches has `ceil(n / k)` steps of `k` batches; its last step takes the remaining ones, so that none is
 /// lost and none moves to the next epoch. The number of completed steps alone therefore determines the position in the data.

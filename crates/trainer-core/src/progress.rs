@@ -114,7 +114,8 @@ impl Progress {
         let [saved, identity] = [self, current].map(|run| run.identity.as_ref().unwrap_or(&none));
         differences.extend(saved.differences(identity));
         if differences.is_empty() {
-            // Only if nothing else differs: a changed batch size or dataset is the better explanation.
+            // Reported only if nothing else differs: a changed batch size or dataset explains this difference
+            // better.
             let batches = [self, current].map(|run| run.batches_per_epoch);
             differences.extend(difference("training batches per epoch", &batches[0], &batches[1]));
         }

@@ -67,7 +67,7 @@ impl<T: Task> Run<'_, T> {
         self.record_kinds();
         self.progress.saved.retain(|step| self.store.path(*step).is_dir());
         if !is_same(&found.path, &self.store.path(global_step)) {
-            // The run moves to another directory. The checkpoints it leaves behind are not its own to delete.
+            // The run moves to another directory. It must not delete the checkpoints in the old one.
             self.progress.saved.clear();
         }
         self.resumed_from = Some(found.path.clone());
@@ -75,7 +75,7 @@ impl<T: Task> Run<'_, T> {
         self.emit(Event::Resumed { checkpoint: found.path, global_step })
     }
 
-    /// Lets all workers continue from the state of worker 0, which knows which files exist.
+    /// Sends the state of worker 0 to all workers, because only worker 0 knows which files exist.
     pub(crate) fn share_state(&mut self) -> Result<()> {
         if self.workers.count() > 1 {
             (self.state, self.progress) =

@@ -18,8 +18,8 @@ use crate::{
     Workers,
 };
 
-/// A run in progress: its parts and its state. Here: the optimizer steps; `best.rs`, `saving.rs`, `start.rs` and
-/// `restore.rs` have the other stages.
+/// A run in progress: its parts and its state. This file has the optimizer steps; `best.rs`, `saving.rs`,
+/// `start.rs` and `restore.rs` have the other stages.
 pub(crate) struct Run<'a, T: Task> {
     pub(crate) task: &'a T,
     pub(crate) evaluation: Option<&'a dyn BatchSource<Batch = T::Batch>>,
@@ -48,7 +48,7 @@ impl<T: Task> Run<'_, T> {
         self.state.global_step
     }
 
-    /// Whether there is nothing left to do, as may be the case for a resumed run.
+    /// Whether the run has no steps left, as may be the case for a resumed run.
     pub(crate) fn is_over(&self) -> bool {
         self.state.global_step >= self.plan.max_steps || self.has_converged() || self.out_of_time()
     }
@@ -65,7 +65,7 @@ impl<T: Task> Run<'_, T> {
         self.session.votes.stop
     }
 
-    /// Lets all workers agree whether to stop and whether the time is up: it is enough if one of them wants to.
+    /// Lets all workers agree whether to stop and whether the time is up. One worker is enough for either.
     pub(crate) fn vote(&mut self) -> Result<()> {
         let limit = self.arguments.max_seconds;
         let own = Votes {
@@ -85,7 +85,8 @@ impl<T: Task> Run<'_, T> {
         self.workers.rank() == 0
     }
 
-    /// Indices of the batches that this worker trains on in the rest of the current epoch; `None` if it is alone.
+    /// Indices of the batches that this worker trains on in the rest of the current epoch; `None` if there is
+    /// only one worker.
     pub(crate) fn own_batches(&self) -> Option<Vec<usize>> {
         let fuse = self.arguments.fused_micro_batches;
         let of_step = |done: usize| {

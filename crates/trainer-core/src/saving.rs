@@ -33,7 +33,7 @@ impl<T: Task> Run<'_, T> {
         });
         saved.map_err(|error| Error::Save { step, source: Box::new(error), checkpoint: before })?;
         self.write_state()?;
-        // The others wait until the checkpoint is complete.
+        // The other workers wait until the checkpoint is complete.
         self.vote()?;
         self.emit(Event::CheckpointSaved { path, global_step: step, best })?;
 

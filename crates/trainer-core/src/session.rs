@@ -16,7 +16,7 @@ pub(crate) struct Session {
     pub(crate) votes: Votes,
 }
 
-/// Decisions that all workers take together: if one left alone, the others would wait for it forever.
+/// Decisions that all workers take together: if one worker stopped alone, the others would wait for it forever.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Votes {
     pub(crate) stop: bool,

@@ -6,7 +6,7 @@ use crate::optimizer::{require_same_tensors, require_shape};
 use crate::parameter_group::ParameterSettings;
 use crate::{Error, Gradients, Optimizer, OptimizerType, Parameters, Result, TrainingArguments};
 
-/// Stochastic gradient descent with momentum, as `torch.optim.SGD` computes it.
+/// Stochastic gradient descent with momentum, with the results of `torch.optim.SGD`.
 ///
 /// For a parameter `θ` with gradient `g` and weight decay `λ`, momentum `μ` and learning rate `η`:
 ///

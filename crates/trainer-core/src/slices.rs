@@ -16,12 +16,13 @@ pub(crate) fn with_slice<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> 
 
 /// Runs `update` on the elements of a contiguous f32 tensor on the CPU, in place.
 ///
-/// Calls nest, which is how one loop updates several tensors.
+/// Calls may be nested, so that one loop can update several tensors.
 pub(crate) fn with_slice_mut<F: FnOnce(&mut [f32]) -> Result<()>>(tensor: &Tensor, update: F) -> Result<()> {
     tensor.inplace_op1(&InPlace(Cell::new(Some(update))))
 }
 
-/// candle calls an in-place operation by shared reference, and exactly once: the cell yields the closure.
+/// candle calls an in-place operation by shared reference, and exactly once: the closure is taken out of the
+/// cell.
 struct InPlace<F>(Cell<Option<F>>);
 
 impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {

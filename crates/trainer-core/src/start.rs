@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl<'a, T: Task> Run<'a, T> {
-    /// Prepares a new or resumed run, and tries everything that could otherwise fail after hours of training.
+    /// Prepares a new or resumed run, and tests everything that could otherwise fail after hours of training.
     pub(crate) fn begin(
         trainer: Trainer,
         task: &'a T,

@@ -8,21 +8,22 @@ use crate::{BoxError, Gradients, Measured, Parameters, Result};
 
 /// The model and its objective: turns a batch into a loss.
 ///
-/// The engine never sees the model. It asks for losses, computes their gradients with respect to the
-/// [`Parameters`](crate::Parameters), and updates those.
+/// The engine does not use the model directly. It gets losses from the task, computes their gradients with
+/// respect to the [`Parameters`](crate::Parameters), and updates these.
 pub trait Task {
     /// The input of one forward pass, as a [`BatchSource`](crate::BatchSource) yields it.
     type Batch;
 
     /// Returns the loss of one micro-batch, differentiable in every trainable parameter.
     ///
-    /// Anything random, such as dropout, must depend only on `context` and the sample's position in the batch: a
-    /// resumed run then repeats what the interrupted one would have done.
+    /// Anything random, such as dropout, must depend only on `context` and the sample's position in the batch,
+    /// so that a resumed run has the same results as an uninterrupted one.
     fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError>;
 
-    /// Computes the loss of one micro-batch and its gradients in a way of the task's own, such as a graph recorded on the device.
-    /// They must be those of [`train_loss`](Self::train_loss) and its backward pass. The engine keeps the tensors until the step is
-    /// done: they must not change. Default: `None`, which asks for `train_loss`.
+    /// Computes the loss of one micro-batch and its gradients in another way, such as with a graph recorded on
+    /// the device. They must be those of [`train_loss`](Self::train_loss) and its backward pass. The engine
+    /// keeps the tensors until the step is done, so they must not change. Default: `None`; then the engine
+    /// calls `train_loss`.
     fn train_gradients(
         &self,
         _batch: &Self::Batch,
@@ -46,8 +47,8 @@ pub trait Task {
 
     /// Returns the loss of one batch, as [`eval_loss`](Self::eval_loss) does, and further metrics. Default: the loss alone.
     ///
-    /// A metric is a pair of sums, so that nothing else of a batch (its logits, above all) is kept. Every batch should
-    /// have the same metrics.
+    /// A metric is a pair of sums, so that other data of a batch, such as its logits, need not be kept. Every
+    /// batch should have the same metrics.
     fn measure(&self, batch: &Self::Batch) -> Result<Measured, BoxError> {
         Ok(Measured::new(self.eval_loss(batch)?))
     }
@@ -60,8 +61,9 @@ pub trait Task {
         format!("{} samples", self.num_samples(batch))
     }
 
-    /// Prepares the checkpoint of a step: called just before it is written, on all [`Workers`](crate::Workers), which may
-    /// divide the work; [`save_model`](Self::save_model) is called on the first alone. Default: nothing.
+    /// Prepares the checkpoint of a step. It is called just before the checkpoint is written, on all
+    /// [`Workers`](crate::Workers), which may divide the work; [`save_model`](Self::save_model) is called on
+    /// worker 0 alone. Default: nothing.
     fn before_saving(&self, _global_step: usize) -> Result<(), BoxError> {
         Ok(())
     }
@@ -90,8 +92,8 @@ pub struct StepContext {
 
 /// The loss of a micro-batch as a sum over its targets.
 ///
-/// A sum, because a step is averaged over all of its targets: a mean of means would give the targets of short batches more
-/// weight.
+/// It is a sum, because a step is averaged over all of its targets: a mean of means would give the targets of
+/// short batches more weight.
 #[derive(Clone, Debug)]
 pub struct LossSum {
     /// Sum of the losses of all targets: a scalar with its graph.

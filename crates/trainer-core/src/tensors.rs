@@ -1,4 +1,4 @@
-//! Safetensors files, read strictly: exactly the expected tensors, or an error that lists all differences.
+//! Safetensors files. Reading one returns exactly the expected tensors, or an error that lists all differences.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};

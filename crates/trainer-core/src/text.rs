@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-/// Joins the items of a message: all of a few, otherwise the first ones and the number of the others.
+/// Joins the items of a message: all of them if they are few, otherwise the first ones and the number of the
+/// others.
 pub(crate) fn listed(items: &[String], separator: &str) -> String {
     const SHOWN: usize = 6;
     // One more item is no longer than "and 1 more".
@@ -12,7 +13,7 @@ pub(crate) fn listed(items: &[String], separator: &str) -> String {
     format!("{} and {} more", items[..SHOWN].join(separator), items.len() - SHOWN)
 }
 
-/// An error and its causes in one line, for a message that can carry no source.
+/// An error and its causes in one line, for a message without a source.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

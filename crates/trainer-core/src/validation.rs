@@ -29,7 +29,7 @@ impl TrainingArguments {
         ] {
             issues.require((0.0..1.0).contains(&decay), argument, "in [0, 1)", decay);
         }
-        // It is added in f32, to a denominator that is 0 if all gradients were 0.
+        // The epsilon is added in f32, to a denominator that is 0 if all gradients were 0.
         let epsilon = self.adam_epsilon as f32;
         let is_positive = epsilon.is_finite() && epsilon > 0.0;
         issues.require(is_positive, "adam_epsilon", "above 0 as f32", self.adam_epsilon);

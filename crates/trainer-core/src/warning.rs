@@ -156,7 +156,8 @@ impl fmt::Display for ArgumentChange {
     }
 }
 
-/// Parameters by their number and the first name: after a short run nearly all of a model's may be meant.
+/// Describes parameters by their number and the first name, because after a short run these may be nearly all
+/// of the model's parameters.
 fn parameters(names: &[String]) -> String {
     match names {
         [] => "no parameter".to_owned(),

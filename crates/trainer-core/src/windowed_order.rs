@@ -1,11 +1,11 @@
 use crate::epoch_order;
 
-/// The order of the samples of a dataset that is read in parts, its shards: in an epoch the shards come in random order,
-/// as many of them at a time as fit into a window, and the samples of a window are shuffled among themselves.
+/// The order of the samples of a dataset that is read in parts, its shards. In each epoch the shards are in
+/// random order and grouped into windows, and the samples are shuffled within each window.
 ///
-/// So the data of a window are in memory at a time, and each shard is read once an epoch. Like [`epoch_order`], the order
-/// depends only on the arguments: a position in it is a number, at which a run is resumed. If all shards fit into one
-/// window, the order is `epoch_order`'s.
+/// So only the data of one window have to be in memory, and each shard is read once an epoch. Like
+/// [`epoch_order`], the order depends only on the arguments, so a run can be resumed at any position. If all
+/// shards fit into one window, the order is that of `epoch_order`.
 ///
 /// ```
 /// use trainer_core::{WindowedOrder, epoch_order};
@@ -33,8 +33,9 @@ struct Shard {
 }
 
 impl WindowedOrder {
-    /// The order of samples that are numbered shard by shard. Each shard is given by the number of its samples and by
-    /// its size; a window takes shards of `window` bytes together, or a single larger one. Sizes may be in any unit.
+    /// The order of samples that are numbered shard by shard. `shards` has the number of samples and the size
+    /// of each shard. A window takes shards whose sizes add up to at most `window`, or a single larger one.
+    /// Sizes may be in any unit, such as bytes.
     pub fn new(shards: impl IntoIterator<Item = (usize, u64)>, window: u64) -> Self {
         let mut first = 0;
         let shard = |(samples, bytes)| {
@@ -79,7 +80,7 @@ impl WindowedOrder {
             (number, shards, samples, done.saturating_sub(before - samples))
         });
         windows.filter(|(_, _, samples, done)| done < samples).flat_map(move |(number, shards, _, done)| {
-            // Window 0 has the seed itself, for the order of a single window to be that of `epoch_order`.
+            // Window 0 uses the seed itself, so that the order of a single window is that of `epoch_order`.
             let seed = seed ^ (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let samples: Vec<usize> =
                 shards.iter().flat_map(|shard| shard.first..shard.first + shard.samples).collect();

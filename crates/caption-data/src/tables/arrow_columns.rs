@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::columns::ColumnKind;
 
-/// The columns of a file, each with what it can be used for.
+/// The columns of a file, each with its possible uses.
 pub(crate) fn columns(schema: &Schema, features: &HashMap<String, Value>) -> Vec<(String, ColumnKind)> {
     let kind = |field: &Field| {
         let is_audio = features.get(field.name()).is_some_and(|feature| feature["_type"] == "Audio");

@@ -91,7 +91,7 @@ impl Table for ArrowFile {
     }
 
     fn groups(&self) -> Vec<Group> {
-        // Nearly all of a batch are pictures.
+        // Pictures are nearly all of a batch.
         self.batches.iter().map(|batch| Group { rows: batch.rows, bytes: batch.length as u64 }).collect()
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct ParquetFile {
     paths: Option<usize>,
 }
 
-/// The bytes of pictures that are read together, if pages are smaller.
+/// The number of bytes of pictures that are read together, if pages are smaller.
 const PIECE: u64 = 8 << 20;
 
 impl ParquetFile {
@@ -239,15 +239,15 @@ impl OpenFile<'_> {
             _ => levels.iter().map(|level| if *level == present { values.next() } else { None }).collect(),
         };
         if length as u64 > 2 * PIECE {
-            // Hardly more than one page.
+            // Little more than one page.
             return Ok(Column::Kept(values));
         }
         Ok(Column::new(values.iter().map(|value| value.as_ref().map(ByteArray::data))))
     }
 }
 
-/// A hash of a file's size and footer. The footer has the sizes and statistics of all columns of all row groups,
-/// so that hardly any edit leaves it as it was.
+/// A hash of a file's size and footer. The footer has the sizes and statistics of all columns of all row
+/// groups, so that nearly every edit changes it.
 fn content(place: &Place) -> parquet::errors::Result<u128> {
     let size = place.len();
     let tail = place.get_bytes(size.saturating_sub(8), 4)?;
@@ -272,7 +272,7 @@ pub(crate) fn reader(path: &Path) -> Result<Reader> {
     guarded(path, || SerializedFileReader::new(file)).map_err(|error| not_parquet(path, error))
 }
 
-/// Says what a file is that could not be opened.
+/// Describes the actual kind of a file that could not be opened.
 fn not_parquet(path: &Path, error: Error) -> Error {
     let Error::Parquet { why: reason, .. } = &error else { return error };
     let mut start = Vec::new();

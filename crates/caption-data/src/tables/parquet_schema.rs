@@ -11,12 +11,12 @@ use serde_json::Value;
 use crate::columns::ColumnKind;
 use crate::{Error, Result};
 
-/// The expected contents of a picture column, and what a column of strings holds instead, for messages.
+/// The expected contents of a picture column, and those of a column of strings, for messages.
 pub(crate) const PICTURES: &str = "the bytes of pictures";
 pub(crate) const STRINGS: &str = "strings (paths or addresses); write the pictures themselves into the file, or name the \
                                   pictures' own folder, with a metadata.jsonl of file_name and text in it";
 
-/// The columns of a file, each with what it can be used for.
+/// The columns of a file, each with its possible uses.
 pub(crate) fn columns(metadata: &FileMetaData) -> Vec<(String, ColumnKind)> {
     let (schema, features) = (metadata.schema_descr(), features(metadata));
     let fields = schema.root_schema().get_fields();

@@ -1,4 +1,4 @@
-//! Encoded pictures of a table that were read last.
+//! A cache of the encoded pictures of a table that were read last.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ pub(super) struct PictureCache(Mutex<Pieces>);
 struct Pieces {
     /// By row group of the dataset, and the first row of the piece in it.
     recent: Recent<(usize, usize), Pictures>,
-    /// The first rows of the pieces of a group, once its pages have been looked at.
+    /// The first rows of the pieces of each group whose pages have been read.
     starts: HashMap<usize, Arc<[usize]>>,
 }
 
@@ -35,14 +35,14 @@ pub(super) struct Place<'a> {
 }
 
 impl PictureCache {
-    /// An empty cache for so many bytes.
+    /// An empty cache for this many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self(Mutex::new(Pieces { recent: Recent::new(bytes), starts: HashMap::new() }))
     }
 
     /// The pictures of the piece with row `at` of a group, and the first row of the piece.
     pub(super) fn get(&self, group: &Place<'_>, at: usize) -> Result<(Arc<Pictures>, usize)> {
-        // Held while reading: another thread that waits most likely wants the same piece.
+        // The lock is held while reading, because a thread that waits for it most likely needs the same piece.
         let mut pieces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let starts = match pieces.starts.get(&group.number) {
             Some(starts) => Arc::clone(starts),

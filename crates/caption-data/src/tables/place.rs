@@ -1,4 +1,4 @@
-//! Where a parquet file is: on a disk, or elsewhere.
+//! The location of a parquet file: on a disk, or remote.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -22,7 +22,7 @@ pub trait RemoteFile: Debug + Send + Sync {
     /// Reads the bytes from `start` on, exactly as many as `bytes` has room for.
     ///
     /// # Errors
-    /// If they cannot be had, or if the file ends before.
+    /// If they cannot be read, or if the file ends earlier.
     fn read_at(&self, start: u64, bytes: &mut [u8]) -> io::Result<()>;
 }
 

@@ -1,10 +1,10 @@
-//! Values that were used last, up to a number of bytes.
+//! A cache of the values that were used last, up to a number of bytes.
 
 use std::sync::Arc;
 
 /// The values that were used last. The least recently used ones are dropped when all together take more than a
-/// number of bytes, but never the newest two: with one only, two threads that read neighbouring values, each larger
-/// than half of the bytes, would read them again and again.
+/// number of bytes, but never the newest two. If only one were kept, two threads that use neighbouring values,
+/// each larger than half of the bytes, would read them again and again.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V> {
     /// The newest is at the end.

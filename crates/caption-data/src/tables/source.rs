@@ -24,14 +24,14 @@ use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, 
 /// The picture column holds the bytes of picture files, either directly or in the field `bytes` of a struct
 /// (the hub's `Image` feature). If `bytes` is null, the struct's `path` names a file, relative to the parquet
 /// file. Captions are texts, numbers, class labels (whose names `datasets` writes into the file) or lists of
-/// these. [`SourceOptions`] says which columns are read.
+/// these. [`SourceOptions`] selects the columns.
 ///
 /// The captions of a dataset that is not [large](crate::is_large) are read and checked when it is opened; those of a
 /// large one are read when they are needed. Up to 32 MiB of captions are kept.
 ///
 /// Pictures are read in pieces of some pages, up to 8 MiB or one page of the file, when one of their rows is
-/// requested. The pieces that were used last are kept as they are in the file, not decoded: 1 GiB, or 124 MiB of a
-/// large dataset, unless [`SourceOptions::memory`] says otherwise.
+/// requested. The pieces that were used last are cached, encoded as in the file: up to 1 GiB, or 124 MiB of a
+/// large dataset, unless [`SourceOptions::memory`] is set.
 #[derive(Debug)]
 pub struct ParquetSource {
     name: String,
@@ -68,9 +68,9 @@ impl ParquetSource {
     /// Opens parquet files as one dataset, in the given order.
     ///
     /// # Errors
-    /// If a file is not parquet, is truncated or lacks a column (the error names the columns that it has), if
-    /// a column has the wrong type, or if there is no row or no row with a caption. The captions of a
-    /// [large](crate::is_large) dataset are not looked at.
+    /// If a file is not parquet, is truncated or lacks a column (the error names the columns that it has), if a
+    /// column has the wrong type, or if there is no row or no row with a caption. The captions of a
+    /// [large](crate::is_large) dataset are not read.
     pub fn open(paths: &[impl AsRef<Path>], options: &SourceOptions) -> Result<Self> {
         let mut name =
             paths.first().map_or("no parquet files".to_owned(), |path| path.as_ref().display().to_string());
@@ -82,11 +82,12 @@ impl ParquetSource {
         Self::of_tables(name, files, options)
     }
 
-    /// Opens parquet files that are not on a disk as one dataset, in the given order. Their footers are read now, and
-    /// the rest when it is needed: captions of a dataset that is not [large](crate::is_large) at once.
+    /// Opens parquet files that are not on a disk as one dataset, in the given order. Their footers are read
+    /// now, and so are the captions of a dataset that is not [large](crate::is_large). The rest is read when it
+    /// is needed.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and if a part of a file cannot be had.
+    /// As [`open`](Self::open), and if a part of a file cannot be read.
     pub fn open_remote(
         name: impl Into<String>,
         files: Vec<Arc<dyn RemoteFile>>,
@@ -170,7 +171,7 @@ impl ParquetSource {
         Ok((group, row - self.groups[group].first_row))
     }
 
-    /// How many rows of a group have their texts read together. Lists of captions can only be read from the
+    /// The number of rows of a group whose texts are read together. Lists of captions can be read only from the
     /// beginning of a group.
     fn text_rows(&self, group: usize) -> usize {
         let file = &self.files[self.groups[group].file];
@@ -282,12 +283,13 @@ fn shards_of(groups: &[RowGroup]) -> Vec<Shard> {
     groups.iter().flat_map(|group| slices(group.size)).collect()
 }
 
-/// The most shards of a row group. A damaged file can claim any number of rows, and memory is not to be taken for them.
+/// The largest number of shards of a row group. A damaged file can contain any number of rows in its footer,
+/// for which no memory should be allocated.
 const MAX_SLICES: usize = 1 << 12;
 
 /// Divides a row group into shards.
 fn slices(Group { rows, bytes }: Group) -> impl Iterator<Item = Shard> {
-    // With the places of the pictures in memory.
+    // Including the memory for the positions of the pictures.
     let bytes = bytes + (rows * Column::ROW_BYTES) as u64;
     let count = if bytes > GROUP_BYTES { bytes.div_ceil(SLICE_BYTES) as usize } else { 1 };
     let count = count.clamp(1, rows.clamp(1, MAX_SLICES));

@@ -17,7 +17,7 @@ pub(crate) trait Table: Debug + Send + Sync {
     /// The row groups, in order.
     fn groups(&self) -> Vec<Group>;
 
-    /// A hash of the file's size and of its description of its content: of all but the values themselves.
+    /// A hash of the file's size and of its metadata, which describe everything but the values themselves.
     fn content(&self) -> u128;
 
     fn caption(&self) -> Option<&TextColumn>;
@@ -72,10 +72,10 @@ pub(crate) enum Column {
     /// Copied into one place, so that a piece holds no pages of the file.
     Joined {
         bytes: Bytes,
-        /// Where each string ends in `bytes`, and whether it is there.
+        /// The end of each string in `bytes`, and whether the string is not null.
         rows: Vec<(usize, bool)>,
     },
-    /// Parts of one large page, which is kept.
+    /// Parts of one large page, which is kept in memory.
     Kept(Vec<Option<ByteArray>>),
 }
 
@@ -125,15 +125,15 @@ impl Column {
     pub(crate) const ROW_BYTES: usize = size_of::<(usize, bool)>();
 }
 
-/// Bytes that are mapped on their own if they are many: pieces of a file come and go, and would leave holes in the memory
-/// that the allocator keeps.
+/// Bytes that have their own memory mapping if they are many. Pieces of a file are allocated and freed often,
+/// and would fragment the allocator's memory.
 #[derive(Debug)]
 pub(crate) enum Bytes {
     Allocated(Vec<u8>),
     Mapped(MmapMut),
 }
 
-/// The number of bytes from which they are mapped.
+/// The least number of bytes for a mapping.
 const MAPPED: usize = 1 << 20;
 
 impl Bytes {

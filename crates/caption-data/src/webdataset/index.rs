@@ -1,4 +1,4 @@
-//! Where a tar file has the files of each sample.
+//! The positions of each sample's files in a tar file.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -57,8 +57,9 @@ impl Extent {
 }
 
 impl Index {
-    /// The index of a tar file: the one that is saved, if it is that of the file as it is, else made in one pass over
-    /// the file's headers, and saved beside the file or, where that cannot be written, in the folder `cache`.
+    /// The index of a tar file. A saved index is used if it belongs to the current version of the file.
+    /// Otherwise the index is made in one pass over the file's headers and saved beside the file or, if that is
+    /// not writable, in the folder `cache`.
     pub(super) fn of(path: &Path, cache: Option<&Path>) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let metadata = fs::metadata(path).map_err(io)?;
@@ -75,7 +76,7 @@ impl Index {
             return Ok(index);
         }
         let index = Self { version: VERSION, size, modified, samples: samples(path, size)? };
-        // Without a place to write to, the next run makes the index again.
+        // If no folder is writable, the next run makes the index again.
         let _ = places.iter().any(|place| index.save(place).is_ok());
         Ok(index)
     }
@@ -83,7 +84,7 @@ impl Index {
     fn save(&self, place: &Path) -> std::io::Result<()> {
         let folder = place.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        // Under another name first: a run beside this one never reads a part of it.
+        // Written under another name first, so that a concurrent run never reads an incomplete index.
         let partial = place.with_extension(format!("partial-{}", std::process::id()));
         let written = File::create_new(&partial)
             .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))
@@ -107,7 +108,7 @@ fn in_cache(folder: &Path, path: &Path) -> PathBuf {
     folder.join(format!("{hash:032x}.index.json"))
 }
 
-/// The files of a sample whose picture may not have come yet.
+/// The files of a sample whose picture may follow later.
 #[derive(Default)]
 struct Begun {
     key: String,
@@ -187,7 +188,7 @@ fn samples(path: &Path, size: u64) -> Result<Vec<Sample>> {
         }
     }
     samples.extend(begun.finish(broken)?);
-    // The end is marked by blocks of zeros: without one, files may be missing.
+    // Blocks of zeros mark the end; without them, files may be missing.
     if end + BLOCK > size {
         return Err(cut_short(path));
     }

@@ -20,14 +20,14 @@ use crate::{CaptionSource, Error, ImageDecoder, Result, Shard, SourceOptions};
 /// Captioned pictures in tar files, in the layout of WebDataset: the files of a sample follow each other and have the
 /// same name up to its first dot, `0001.jpg` and `0001.txt`.
 ///
-/// A sample has one picture. Its captions are the lines of its `.txt` (or `.caption`), or a field of its `.json`, or the
-/// number in its `.cls`. [`SourceOptions::caption_column`] names one of these: `txt`, `cls` or a field; the default is the
-/// first of them that the first sample has, and of the fields the one with a usual name. A prompt is a field of the
-/// `.json`. Files with other endings are not used.
+/// A sample has one picture. Its captions are the lines of its `.txt` (or `.caption`), or a field of its
+/// `.json`, or the number in its `.cls`. [`SourceOptions::caption_column`] selects one of these: `txt`, `cls`
+/// or a field. The default is the first of them that the first sample has; among fields it is the one with a
+/// usual name. A prompt is a field of the `.json`. Files with other endings are not used.
 ///
-/// The first time that a tar file is opened, its headers are read in one pass, and where each sample is is written to
-/// `0000.tar.index.json` beside it, or into [`SourceOptions::index_cache`] where that is not possible. Pictures and
-/// captions are read when they are needed.
+/// When a tar file is opened for the first time, its headers are read in one pass, and the positions of the
+/// samples are written to `0000.tar.index.json` beside it, or to [`SourceOptions::index_cache`] if that is not
+/// possible. Pictures and captions are read when they are needed.
 #[derive(Debug)]
 pub struct WebDataset {
     name: String,
@@ -58,8 +58,9 @@ impl WebDataset {
     /// Opens tar files as one dataset, in the given order.
     ///
     /// # Errors
-    /// If a file is no tar file or cut short; if a sample has no picture or two, or if its files are not together (the
-    /// error names the file and the sample); if there is no sample, or if it is not clear what the captions are.
+    /// If a file is not a tar file or is truncated; if a sample has no picture or two, or if its files are not
+    /// together (the error names the file and the sample); if there is no sample; or if it is not clear which
+    /// entries are the captions.
     pub fn open(paths: &[impl AsRef<Path>], options: &SourceOptions) -> Result<Self> {
         let mut name =
             paths.first().map_or("no tar files".to_owned(), |path| path.as_ref().display().to_string());
@@ -173,7 +174,7 @@ impl TarFile {
         serde_json::from_str(&text).map_err(|source| Error::Json { path: self.path.clone(), source })
     }
 
-    /// The text of a file; empty if it is not there.
+    /// The text of a file; empty if it does not exist.
     fn text(&self, file: Option<Extent>) -> Result<String> {
         let Some(file) = file else { return Ok(String::new()) };
         let bytes = file.read(&self.path).map_err(|source| Error::UnreadableFile { source })?;

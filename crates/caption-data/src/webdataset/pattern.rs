@@ -1,4 +1,4 @@
-//! Names of several files in one: `shards/{0000..0099}.tar`, `train-{a,b}.tar`, `*.tar`.
+//! Patterns that name several files: `shards/{0000..0099}.tar`, `train-{a,b}.tar`, `*.tar`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,11 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[']) || braces(text).is_some()
 }
 
-/// The files that a pattern names: of braces in the order of the numbers or words, of `*`, `?` and `[...]` by name.
+/// The files that a pattern names: for braces in the order of the numbers or words, for `*`, `?` and `[...]`
+/// sorted by name.
 ///
 /// # Errors
-/// If a file that braces name is not there, or if no file matches.
+/// If a file that braces name does not exist, or if no file matches.
 pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for name in expand_braces(pattern) {
@@ -35,12 +36,12 @@ pub(crate) fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether a path is a pattern of files, and nothing by itself.
+/// The text of a path that is a pattern and does not exist as a file; `None` for other paths.
 pub(crate) fn names_files(path: &Path) -> Option<&str> {
     path.to_str().filter(|text| !path.exists() && is_pattern(text))
 }
 
-/// The text before the first braces, the choices in them, and the text behind.
+/// The text before the first braces, the choices in them, and the text after them.
 fn braces(text: &str) -> Option<(&str, Vec<String>, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (inside, behind) = rest.split_once('}')?;

@@ -40,7 +40,7 @@ pub(super) fn seal(directory: &Path) -> Result<()> {
 pub(super) fn sync_all(directory: &Path) -> Result<()> {
     let sync_all = || -> io::Result<()> {
         let names = files(directory)?;
-        // In parallel: a journaling file system then writes them together, in a fraction of the time.
+        // In parallel: a journaling file system then writes all of them together, in a fraction of the time.
         std::thread::scope(|scope| {
             let files: Vec<_> =
                 names.iter().map(|name| scope.spawn(move || sync(&directory.join(name)))).collect();

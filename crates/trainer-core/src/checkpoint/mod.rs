@@ -100,14 +100,15 @@ impl CheckpointStore {
         Ok(path)
     }
 
-    /// Writes a checkpoint as [`save`](Self::save) does, and deletes it: a fault should show before hours of training, not
-    /// after.
+    /// Writes a checkpoint as [`save`](Self::save) does, and deletes it, so that a fault is found before hours
+    /// of training, not after.
     pub(crate) fn rehearse(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let partial = self.write_partial(0, write)?;
         fs::remove_dir_all(&partial).map_err(io_error("remove", &partial))
     }
 
-    /// Deletes a checkpoint. Renames it first: deleting its files takes time, during which the process could be killed.
+    /// Deletes a checkpoint. It is renamed first, because deleting its files takes time, during which the
+    /// process could be killed.
     ///
     /// # Errors
     /// [`Error::ForeignFiles`] if it contains files that no run wrote; it is kept then.

@@ -63,7 +63,7 @@ impl SavedCheckpoint {
         Some(Self { path: path.to_owned(), step, run })
     }
 
-    /// Whether this engine wrote it, complete or not.
+    /// Whether this engine wrote the checkpoint, complete or not.
     fn is_of_this_engine(&self) -> bool {
         [manifest::NAME, ENGINE_STATE].iter().any(|name| self.path.join(name).exists())
     }

@@ -1,7 +1,7 @@
 /// Returns the steps of the checkpoints to delete: the oldest, so that `limit` remain besides the newest (needed to resume)
 /// and the best (loaded at the end). `saved` is in ascending order.
 ///
-/// In transformers those two count towards the limit, so `save_total_limit = 1` can lose one of them.
+/// In transformers these two count towards the limit, so `save_total_limit = 1` can delete one of them.
 pub(crate) fn expired(saved: &[usize], best: Option<usize>, limit: Option<usize>) -> Vec<usize> {
     let Some(limit) = limit else { return Vec::new() };
     let removable = saved.iter().copied().filter(|step| Some(step) != saved.last() && Some(*step) != best);

@@ -14,8 +14,8 @@ use crate::{BoxError, Error, Event, EventSink, Result};
 
 /// Writes the curves of a run for TensorBoard: `tensorboard --logdir DIRECTORY`.
 ///
-/// Every process writes its own file, as TensorBoard expects. A resumed run marks the step at which it resumes, and
-/// TensorBoard then hides later values of the run before.
+/// Every process writes its own file, as TensorBoard expects. A resumed run marks the step at which it resumes,
+/// and TensorBoard then hides later values of the earlier process.
 #[derive(Debug)]
 pub struct TensorBoardSink {
     file: File,
