@@ -48,7 +48,7 @@ impl Adapted {
     }
 }
 
-/// The base model of an adapter, as the adapter's configuration names it.
+/// The base model of an adapter, as recorded in the adapter's configuration.
 pub struct BaseModel<'a> {
     /// The name or the path.
     pub name: &'a str,
@@ -127,7 +127,7 @@ pub fn build(
         (true, false) => "text",
         (false, _) => "vision",
     };
-    // At least one part has adapters: if the named one has none, the other one does.
+    // At least one part of the model has adapters: if the named part has none, the other part has.
     let left_alone = match options.tune {
         Tune::Text if vision_trains => Some(("vision encoder", "text")),
         Tune::Vision if text_trains => Some(("text decoder", "vision")),
@@ -166,7 +166,7 @@ fn full(checkpoint: &dyn CaptionCheckpoint, load: &LoadOptions) -> Result<Adapte
 }
 
 /// The adapter's configuration: a new one, or that of the `first` adapter with the changes that flags may make.
-/// A resumed run that began with an adapter has the `saved` one.
+/// For a resumed run that began with an adapter, it is the `saved` one.
 fn config(
     base: &BaseModel<'_>,
     architecture: &Architecture,

@@ -16,13 +16,13 @@ use crate::terminal::progress_bar;
 
 /// Batch size of the frozen encoder.
 pub(crate) const ENCODER_BATCH: usize = 8;
-/// Batches of pictures that are decoded and resized ahead.
+/// Number of batches of pictures that are decoded and resized in advance.
 pub(crate) const PREFETCH: usize = 4;
 
-/// Bytes of weights that a processor's caches may hold from one token to the next.
+/// Bytes of weights that may stay in a processor's caches from one token to the next.
 const CACHES: usize = 64 << 20;
 
-/// The draft model of `model`, if `drafting` asks for one. `storage` is the type of the model's weights,
+/// The draft model of `model`, if `drafting` enables it. `storage` is the type of the model's weights,
 /// `sequences` the number of beams or draws that are decoded at a time.
 ///
 /// # Errors
@@ -44,8 +44,8 @@ pub fn draft(
 /// Whether speculative decoding is faster, for a number of `sequences` decoded at a time and a number of
 /// decoder `weights`.
 fn helps(storage: Storage, weights: usize, sequences: usize) -> bool {
-    // With up to this many sequences, the rows to verify still fit into one read of the weights. bf16 weights
-    // are read in half the time, so fewer pay off.
+    // With up to this many sequences, verifying several rows takes about one read of the weights. bf16 weights
+    // are read in half the time, so fewer sequences are faster with a draft.
     let (bytes, most) = match storage {
         Storage::F32 => (4, 4),
         Storage::Bf16 => (2, 1),

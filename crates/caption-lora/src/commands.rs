@@ -22,7 +22,7 @@ pub fn finetune(arguments: Vec<OsString>) -> ExitCode {
         Ending::Finished => ExitCode::SUCCESS,
         Ending::Interrupted => ExitCode::from(INTERRUPTED),
     });
-    // An error that all processes of a job have is printed by the first.
+    // If all processes of a job have the same error, the first one prints it.
     if ended.is_err() && !is_first_launched() { ExitCode::FAILURE } else { exit_code(ended) }
 }
 

@@ -19,11 +19,11 @@ const FILES: [(&str, &[u8]); 5] = [
     ("tokenizer_config.json", include_bytes!("../assets/git-monsters/tokenizer_config.json")),
 ];
 
-/// The folder of the embedded checkpoint. The first call in a process writes its files to the user's cache folder, or to
-/// a temporary folder where that one cannot be written; files that are already there are compared and reused.
+/// The folder of the embedded checkpoint. The first call in a process writes its files to the user's cache
+/// folder, or to a temporary folder if that is not writable. Existing files are compared and reused.
 ///
 /// # Errors
-/// If the files can be written to neither.
+/// If neither folder is writable.
 pub fn checkpoint() -> Result<PathBuf> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let folder =
@@ -31,7 +31,7 @@ pub fn checkpoint() -> Result<PathBuf> {
     folder.clone().map_err(|error| anyhow!("cannot unpack the embedded checkpoint: {error}"))
 }
 
-/// Unpacks into a folder below `cache`, or else into a temporary folder that stays.
+/// Unpacks to a folder below `cache`, or else to a temporary folder that is not removed.
 fn unpack_to_first(cache: Option<PathBuf>) -> Result<PathBuf> {
     if let Some(cache) = cache {
         let folder = cache.join("caption-lora").join(format!("git-monsters-{:016x}", fingerprint()));
@@ -44,7 +44,8 @@ fn unpack_to_first(cache: Option<PathBuf>) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Writes the files that are not there or differ. Each is replaced atomically: other processes may read them.
+/// Writes the files that are missing or differ. Each is replaced atomically, because other processes may read
+/// them.
 fn unpack(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (name, contents) in FILES {
@@ -56,7 +57,7 @@ fn unpack(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A hash of all files, so that each version of the checkpoint has a folder of its own.
+/// A hash of all files, so that each version of the checkpoint has its own folder.
 fn fingerprint() -> u64 {
     let mut hasher = XxHash3_64::new();
     for (name, contents) in FILES {

@@ -54,7 +54,7 @@ pub fn error(error: trainer_core::Error) -> Error {
 /// another one is left out: another --subset also changes the rows.
 pub fn another_run(checkpoint: &str, differences: &[Difference]) -> Error {
     let has_other_value = |difference: &&Difference| {
-        // A dataset that grew has other content, but no flag says so.
+        // A dataset with more rows than before has other content, although no flag has changed.
         difference.saved != difference.now
             && ![&difference.saved, &difference.now].iter().any(|value| value.as_deref() == Some(""))
             && row_counts(difference).is_none()
@@ -83,7 +83,7 @@ fn clause(difference: &Difference) -> String {
     }
 }
 
-/// The numbers of rows of a dataset then and now, if all of them were in use then and are now.
+/// The numbers of rows of a dataset before and now, if all of its rows were in use before and are now.
 fn row_counts(difference: &Difference) -> Option<(usize, usize)> {
     let all = |value: &Option<String>| -> Option<usize> {
         value.as_deref()?.strip_prefix("all ")?.strip_suffix(" rows")?.parse().ok()
@@ -91,7 +91,8 @@ fn row_counts(difference: &Difference) -> Option<(usize, usize)> {
     (difference.key == "--subset").then_some((all(&difference.saved)?, all(&difference.now)?))
 }
 
-/// Whether the same dataset has another number of usable rows now: `art (9 of 12 rows)`, or `art` if all are used.
+/// Whether both values are the same dataset with different numbers of usable rows: `art (9 of 12 rows)`, or
+/// `art` if all are used.
 fn is_a_mended_dataset(difference: &Difference) -> bool {
     fn name(value: Option<&str>) -> Option<&str> {
         let text = value?;

@@ -1,4 +1,4 @@
-//! Atomic file replacement, and files that are not there yet.
+//! Atomic file replacement.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 /// The beginning of a Git LFS pointer: the text that replaces a file that was not downloaded.
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Replaces the file at `path`, creating its folder if needed: written under another name, synced, then
-/// renamed, so that a reader never sees a partial file, nor one that two writers mixed.
+/// Replaces the file at `path`, and creates its folder if needed. The new file is written under another name,
+/// synced, then renamed, so that a reader never sees a partial file or a mixture of two writers.
 ///
 /// # Errors
 /// If the folder or the file cannot be written; the message has the path.

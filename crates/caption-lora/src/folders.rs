@@ -1,4 +1,4 @@
-//! Detects folders given for the wrong purpose, and suggests the right one.
+//! Detects folders that are given for the wrong purpose, and suggests the right one.
 
 use std::cmp::Reverse;
 use std::fs;

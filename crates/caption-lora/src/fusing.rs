@@ -5,9 +5,9 @@
 /// are hardly faster than two.
 const MEMORY: usize = 384 << 20;
 
-/// How many micro-batches to fuse, each of some `pictures` for which a pass saves some `activations`, numbers in
-/// f32: many for a small model, whose products are small; one for a large batch. The result depends on the
-/// arguments only, so that a resumed run makes the same passes.
+/// The number of micro-batches to fuse. Each has `pictures` pictures, for each of which a pass saves
+/// `activations` numbers in f32. Many are fused for a small model, whose products are small; one for a large
+/// batch. The result depends only on the arguments, so that a resumed run has the same passes.
 pub fn fused(pictures: usize, activations: usize) -> usize {
     (MEMORY / (pictures * activations * size_of::<f32>()).max(1)).max(1)
 }

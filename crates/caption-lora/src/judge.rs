@@ -52,7 +52,7 @@ pub struct Judgement {
 }
 
 impl Judge<'_> {
-    /// Computes loss, captions and scores on the rows of `test`; `message` goes to the progress bar.
+    /// Computes loss, captions and scores on the rows of `test`; `message` is shown in the progress bar.
     ///
     /// # Errors
     /// If a picture cannot be read.
@@ -150,7 +150,8 @@ impl Display for Sample {
     }
 }
 
-/// The captions of some rows, of which each process of the team makes a part; `message` goes to the progress bar.
+/// The captions of some rows. Each process of the team computes a part of them. `message` is shown in the
+/// progress bar.
 fn divided(captioner: &Captioner<'_>, rows: &[usize], message: &str, team: &Team) -> Result<Vec<String>> {
     let own = &rows[team.workers.share(rows.len())];
     let captions = captioner.caption_all(own, &GenerationConfig::recipe(), message)?;

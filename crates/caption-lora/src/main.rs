@@ -1,4 +1,5 @@
-//! The program `caption-lora`: one subcommand for each step from captioned pictures to a model that captions others.
+//! The program `caption-lora`, with one subcommand for each step from captioned pictures to a model that
+//! captions new ones.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     let first = arguments.next().unwrap_or_default();
     match COMMANDS.iter().find(|(name, ..)| first == *name) {
-        // Each subcommand reads its own flags; its program name is the one that it was called by.
+        // Each subcommand reads its own flags. Its program name is the name under which it was called.
         Some((name, _, run)) => {
             run(std::iter::once(format!("{PROGRAM} {name}").into()).chain(arguments).collect())
         }

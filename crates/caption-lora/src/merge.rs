@@ -14,7 +14,8 @@ use crate::run_folder::RECORD;
 use crate::save;
 use crate::terminal::say;
 
-/// Files of the folders of an adapter, a run's checkpoint and a run, in which no merged checkpoint belongs.
+/// Files that identify the folder of an adapter, of a run's checkpoint or of a run. A merged checkpoint must
+/// not be written to such a folder.
 const OF_OTHERS: [&str; 3] = ["adapter_config.json", "complete.json", RECORD];
 
 /// A model with its adapter merged in.

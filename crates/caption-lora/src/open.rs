@@ -136,7 +136,7 @@ fn say_commit(kind: &str, name: impl Display, commit: Option<&str>) {
     }
 }
 
-/// Warns that files are those of the cache, as the hub could not be reached.
+/// Warns that the files are from the cache, because the hub could not be reached.
 fn warn_of_outage(id: &RepoId, commit: &str, outage: Option<&str>) {
     if let Some(outage) = outage {
         warn(format_args!("{outage}; the copy of {id} in the cache is used, commit {commit}"));

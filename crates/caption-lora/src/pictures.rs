@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail};
 use caption_data::{Error, LeftOut, Pictures, pictures_of, selection};
 use glob::MatchOptions;
 
-/// The picture files for `names`, in order. A folder gives its pictures and those of its subfolders, sorted;
-/// a pattern with `*`, `?`, `[…]` or `**` gives the matching pictures; any other name is taken as a file.
-/// Hidden files in folders and matches of patterns are skipped.
+/// The picture files for `names`, in order. A folder yields its pictures and those of its subfolders, sorted. A
+/// pattern with `*`, `?`, `[…]` or `**` yields the matching pictures. Any other name is a file. Hidden files in
+/// folders and matches of patterns are skipped.
 ///
 /// # Errors
 /// If a folder cannot be read, or a folder or pattern holds no pictures.
@@ -42,7 +42,7 @@ pub fn expand(names: &[PathBuf]) -> Result<Pictures> {
 fn matching(pattern: &str) -> Result<Pictures> {
     let names_hidden = |part: &str| part.starts_with('.') && part.contains(['*', '?', '[']);
     let options = MatchOptions {
-        // With this, the glob crate finds no hidden file at all, a leading dot in the pattern or not.
+        // With this option, the glob crate finds no hidden file, even if the pattern has a leading dot.
         require_literal_leading_dot: !pattern.split(std::path::is_separator).any(names_hidden),
         ..MatchOptions::default()
     };
@@ -54,7 +54,7 @@ fn matching(pattern: &str) -> Result<Pictures> {
     Ok(found)
 }
 
-/// Describes the files that are there instead of pictures.
+/// Describes the files that were found instead of pictures.
 fn but(left_out: &LeftOut) -> String {
     let groups: Vec<String> = left_out.groups().map(|group| format!("; left out, {group}")).collect();
     groups.concat()
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(expand(dir.path().into()).unwrap(), [at("a.JPG"), at("b.png"), at("more/c.webp")]);
         assert_eq!(expand(at("*.png")).unwrap(), [at("b.png")]);
         assert_eq!(expand(at("**/*")).unwrap().len(), 3);
-        // A named file is always taken; whether it is a picture shows when it is read.
+        // A named file is always used; whether it is a picture is found out when it is read.
         assert_eq!(expand(at("notes.txt")).unwrap(), [at("notes.txt")]);
         assert_eq!(expand(at("none.png")).unwrap(), [at("none.png")]);
         let message = expand(at("*.gif")).unwrap_err().to_string();
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(lines(&found).len(), 1);
         assert_eq!(found.left_out.count(), 3, "{:?}", lines(&found)); // .b.png, more/.c.png, __old
         assert_eq!(expand(&[at("*")]).unwrap().paths, [at("a.png")]);
-        // Named hidden files are taken.
+        // Hidden files are used if they are named.
         assert_eq!(expand(&[at(".*.png")]).unwrap().paths, [at("._a.png"), at(".b.png")]);
         assert_eq!(expand(&[at(".b.png")]).unwrap().paths, [at(".b.png")]);
     }
@@ -157,7 +157,7 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         let found = expand(&[dir.path().into()]).unwrap();
         assert_eq!(found.paths, [at("a/1.png"), at("linked/2.png"), at("linked/deep/3.png")]);
-        // A link that is named itself is followed.
+        // A named link is followed.
         assert_eq!(expand(&[at("linked")]).unwrap().paths, [at("linked/2.png"), at("linked/deep/3.png")]);
     }
 

@@ -124,8 +124,8 @@ impl Prompts {
     }
 
     /// Captions the pictures of some rows, in order, continuing their prompts. `resolve` returns the decoding
-    /// options for a prompt's length. Rows with the same prompt are captioned together, and each gets the
-    /// captions that it would get alone.
+    /// options for a prompt's length. Rows with the same prompt are captioned together; the captions are the
+    /// same as one by one.
     ///
     /// # Errors
     /// The errors of `resolve`, and as [`CaptionModel::generate_with`].
@@ -204,7 +204,7 @@ pub(crate) fn after_prompt(
     prompt: usize,
     model: &dyn CaptionModel,
 ) -> GenerationConfig {
-    // The last token is never fed back, so it needs no position.
+    // The model never reads the last token, so it needs no position.
     let left = (model.tokens().max_length + 1).saturating_sub(prompt).max(1);
     GenerationConfig {
         max_new_tokens: config.max_new_tokens.min(left),

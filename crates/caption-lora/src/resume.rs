@@ -1,4 +1,4 @@
-//! Finds the run or the sweep to continue, and what it saved.
+//! Finds the run or the sweep to continue, and reads its saved state.
 
 pub(crate) mod commits;
 pub(crate) mod folders;

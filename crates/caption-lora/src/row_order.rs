@@ -5,8 +5,8 @@ use std::sync::Arc;
 use caption_data::Shard;
 use trainer_core::{WindowedOrder, epoch_order};
 
-/// The rows of a split, and their order in each epoch. It depends only on the number of the epoch, so that a run can be
-/// continued anywhere.
+/// The rows of a split, and their order in each epoch. It depends only on the number of the epoch, so that a
+/// run can be resumed at any position.
 #[derive(Clone, Debug)]
 pub struct RowOrder {
     rows: Arc<[usize]>,
@@ -20,13 +20,14 @@ impl RowOrder {
         Self { rows: rows.into(), shuffle: None, windows: None }
     }
 
-    /// The same rows, shuffled in every epoch: within `windows` if there are any, which number the rows as they are here.
+    /// The same rows, shuffled in every epoch. With `windows`, they are shuffled within each window; the
+    /// windows number the rows by their position in this order.
     #[must_use]
     pub fn shuffled(self, seed: u64, windows: Option<Arc<WindowedOrder>>) -> Self {
         Self { shuffle: Some(seed), windows, ..self }
     }
 
-    /// The rows, in the order that they were given in.
+    /// The rows, in their original order.
     pub fn rows(&self) -> &[usize] {
         &self.rows
     }

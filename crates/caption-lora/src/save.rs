@@ -71,7 +71,7 @@ pub fn tensors(tensors: &BTreeMap<String, Tensor>, like: &Path, dir: &Path) -> R
             files::replace(&dir.join(name), &bytes)?;
         }
     }
-    // transformers refuses files that do not name their format.
+    // transformers refuses files whose metadata does not name the format.
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
     files::replace(&dir.join(WEIGHTS), &bytes)

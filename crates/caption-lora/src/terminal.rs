@@ -1,4 +1,4 @@
-//! Messages of the examples for the user.
+//! Messages for the user on the terminal.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 
-/// Whether another process of the job speaks to the user.
+/// Whether another process of the job prints the messages.
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Keeps this process from printing anything but errors: the first process of its job speaks for all.
+/// Makes this process print only errors, because the first process of its job prints the messages for all.
 pub(crate) fn be_quiet() {
     IS_QUIET.store(true, Ordering::Relaxed);
 }
@@ -19,8 +19,8 @@ pub(crate) fn progress_bar(length: usize) -> ProgressBar {
     if IS_QUIET.load(Ordering::Relaxed) { ProgressBar::hidden() } else { ProgressBar::new(length as u64) }
 }
 
-/// Prints a line to standard output. Returns whether it was written. It fails if the reader has gone, as
-/// `head` does when it has seen enough, and a run's results should not be lost for that.
+/// Prints a line to standard output. Returns whether it was written. It fails if the reader has closed the
+/// pipe, as `head` does after its lines; a run should not lose its results because of that.
 pub fn say(line: impl Display) -> bool {
     !IS_QUIET.load(Ordering::Relaxed) && writeln!(io::stdout(), "{line}").is_ok()
 }

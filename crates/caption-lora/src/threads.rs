@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, anyhow};
 /// The environment variable for the number of threads of programs with rayon.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
 
-/// Sets the number of threads and returns it: `threads`, else the variable `RAYON_NUM_THREADS`, else all
-/// cores. Also makes the allocator keep memory between steps. Call it once, first thing in `main`.
+/// Sets the number of threads and returns it: `threads`, else the variable `RAYON_NUM_THREADS`, else all cores.
+/// Also makes the allocator keep memory between steps. Call it once, at the beginning of `main`.
 ///
-/// The operations run on rayon's global pool. Candle's own elementwise operations would use a second pool
-/// whose threads spin while they wait. Two pools on the same cores slow each other down several times over,
-/// so candle's pool gets one thread.
+/// The operations run on rayon's global pool. Candle's own elementwise operations would use a second pool whose
+/// threads spin while they wait. Two pools on the same cores make each other several times slower, so candle's
+/// pool gets one thread.
 ///
 /// # Errors
 /// If something was computed before this call, or the variable is not a number.

@@ -1,4 +1,4 @@
-//! The adapter that a run begins with, and whether the flags agree with it.
+//! The initial adapter of a run, and the check that the flags agree with it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub(super) fn config(dir: &Path) -> Result<LoraConfig> {
         .with_context(|| format!("{} is not an adapter's configuration", path.display()))
 }
 
-/// The configuration of the adapter that a run begins with, if the flags agree with it.
+/// The configuration of a run's initial adapter, if the flags agree with it.
 pub(super) fn agreed(
     mut config: LoraConfig,
     adapter: &Path,

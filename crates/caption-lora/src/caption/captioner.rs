@@ -15,7 +15,7 @@ use crate::options::{self, Storage};
 use crate::prompts::Prompts;
 use crate::terminal::{say_error, warn};
 
-/// A model with all that it needs to caption [`Inputs`].
+/// A model with everything that is needed to caption [`Inputs`].
 pub struct PictureCaptioner<'a> {
     options: &'a options::Caption,
     inputs: &'a Inputs,
@@ -31,7 +31,7 @@ pub struct PictureCaptioner<'a> {
 pub struct Captioned {
     /// Its row among the inputs.
     pub row: usize,
-    /// The prompt of its own that the captions continue, if each row has one.
+    /// The row's prompt, which the captions continue, if each row has one.
     pub prompt: Option<String>,
     /// Its captions, best first, or in the order of sampling.
     pub captions: Vec<TextCaption>,
@@ -43,7 +43,7 @@ pub struct Captioned {
 pub struct TextCaption {
     /// Token ids, from the start token to the end token if it was reached.
     pub ids: Vec<u32>,
-    /// The text of all tokens; of a model for questions, the answer alone.
+    /// The text of all tokens; for a model for questions, the answer alone.
     pub text: String,
     /// The text after the picture's own prompt, if it has one.
     pub answer: Option<String>,
@@ -85,8 +85,8 @@ impl<'a> PictureCaptioner<'a> {
         Ok(Self { options, inputs, pretrained, model, draft, prompts, bad_words, loader })
     }
 
-    /// Captions all pictures in batches with a progress bar, and hands each picture to `print` until that returns
-    /// false. Returns how many pictures could not be read; each is named on standard error.
+    /// Captions all pictures in batches with a progress bar, and calls `print` for each picture until it
+    /// returns false. Returns the number of pictures that could not be read; each is named on standard error.
     ///
     /// # Errors
     /// If captioning or `print` fails.
@@ -138,7 +138,7 @@ impl<'a> PictureCaptioner<'a> {
     fn captioned(&self, row: usize, captions: Vec<Caption>, seconds: f64) -> Result<Captioned> {
         let (prompt, tokens) = self.prompts.of_row(row).unzip();
         let decode = |ids: &[u32]| self.pretrained.tokenizer.decode(ids, true);
-        // An answer does not continue its question.
+        // The ids of an answer do not begin with its question.
         let question = match self.pretrained.checkpoint.architecture().needs_prompt {
             true => tokens.unwrap_or_else(|| self.prompts.longest()),
             false => 0,
@@ -160,8 +160,8 @@ fn prompts(options: &options::Caption, inputs: &Inputs, pretrained: &Pretrained)
     }
 }
 
-/// The decoding options for a prompt of this many tokens. A question is read by an encoder: the decoder's text, whose length the
-/// checkpoint may limit, begins with the start token alone.
+/// The decoding options for a prompt of this many tokens. If an encoder reads the question, the decoder's text,
+/// whose length the checkpoint may limit, begins with the start token alone.
 fn resolve(
     options: &options::Caption,
     pretrained: &Pretrained,
@@ -184,7 +184,7 @@ fn model(options: &options::Caption, pretrained: &Pretrained) -> Result<Box<dyn 
         Some(location) => {
             let mut lora = LoraBuilder::from_pretrained(open::adapter_for(pretrained, location)?)?;
             let model = load(&mut lora)?;
-            // finish() reads the adapter's files into the weights, which the model's layers share.
+            // finish() copies the adapter's files to the weights, which the model's layers share.
             lora.finish()?;
             Ok(model)
         }

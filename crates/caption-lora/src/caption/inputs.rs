@@ -53,7 +53,8 @@ impl Inputs {
         self.files.get(row).map(|path| path.display().to_string())
     }
 
-    /// The reason why a picture was skipped, without its row number, which means nothing for files of the command line.
+    /// The reason why a picture was skipped, without its row number, which is meaningless for files of the
+    /// command line.
     pub(super) fn reason(&self, error: &caption_data::Error) -> String {
         match error {
             caption_data::Error::Row { row, source, .. } if let Some(path) = self.files.get(*row) => {

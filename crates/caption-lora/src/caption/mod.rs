@@ -19,7 +19,7 @@ use anyhow::Result;
 use crate::options::Caption;
 use crate::threads::use_threads;
 
-/// Captions the pictures that the options name. Returns how many could not be read.
+/// Captions the pictures that the options name. Returns the number of pictures that could not be read.
 ///
 /// # Errors
 /// If an input cannot be read, the options contradict each other, or a result cannot be written. A picture that cannot

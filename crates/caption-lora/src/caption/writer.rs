@@ -25,7 +25,7 @@ impl<'a> CaptionWriter<'a> {
         Ok(Self { inputs, json: options.json, metadata: metadata.transpose()? })
     }
 
-    /// Prints the captions of one picture. Returns whether anybody reads on: a closed pipe ends the work, unless
+    /// Prints the captions of one picture. Returns whether to continue: a closed pipe ends the work, unless
     /// there is a file to write.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl<'a> CaptionWriter<'a> {
         line.to_string()
     }
 
-    /// Writes the file of `--metadata`, if it was asked for.
+    /// Writes the file of `--metadata`, if there is one.
     ///
     /// # Errors
     /// If it cannot be written.

@@ -175,7 +175,8 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("--model-name-or-path", "--model"),
 ];
 
-/// The error for a command line without pictures, or with a flag of another program: what to give instead.
+/// The error for a command line without pictures, or with a flag of another program. It names the right
+/// arguments.
 fn explained(error: &Error) -> Option<Error> {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         let message =

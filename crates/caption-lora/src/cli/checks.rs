@@ -1,4 +1,4 @@
-//! Flags that contradict each other, or that would do nothing.
+//! Finds flags that contradict each other, or that have no effect.
 
 use trainer_core::IntervalStrategy;
 
@@ -64,7 +64,7 @@ fn held_out_conflict(options: &Finetune, validation: Option<&HeldOut>) -> Option
     })
 }
 
-/// The conflict between a check of some rows only and a flag that needs all.
+/// The conflict between `--check-rows sample` and a flag that needs all rows to be checked.
 fn check_conflict(options: &Finetune) -> Option<String> {
     let data = &options.data;
     let needs = match (data.on_bad_row, data.split_by) {
@@ -134,7 +134,7 @@ fn idle_engine_flag(options: &Finetune) -> Option<(&'static str, &'static str)> 
     let schedule = training.lr_scheduler_type;
     let falls = schedule != LrSchedulerType::Constant;
     let saves_steps = options.save_interval() == IntervalStrategy::Steps;
-    // The best evaluation so far is saved whatever --save-strategy says.
+    // The best evaluation so far is saved with any --save-strategy.
     let evaluates = training.eval_strategy != EvalStrategy::No;
     let saves = evaluates || options.save_interval() != IntervalStrategy::No;
     let needs = [
@@ -201,7 +201,7 @@ fn idle_engine_flag(options: &Finetune) -> Option<(&'static str, &'static str)> 
 }
 
 /// A feature cache flag that was given although the encoder is certain to be trained. Target modules may
-/// exclude the encoder whatever --tune says; that is known only when the model is built.
+/// exclude the encoder with any --tune; that is known only when the model is built.
 fn idle_cache_flag(options: &Finetune) -> Option<&'static str> {
     let trained = match options.lora.tune {
         Tune::Text => false,

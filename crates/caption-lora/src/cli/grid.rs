@@ -9,7 +9,8 @@ use crate::finetune::{self, SweepRun};
 use crate::options::Axis;
 use crate::shell::{finetune_program, with_path};
 
-/// The runs of `--sweep`, each from its beginning and in a folder of its own below `output_dir`. None without `--sweep`.
+/// The runs of `--sweep`, each from its beginning and in its own folder below `output_dir`. Empty without
+/// `--sweep`.
 ///
 /// # Errors
 /// If a value is not valid for its flag, or if a flag is both swept and given.
@@ -90,7 +91,7 @@ mod tests {
             ("--sweep r=4,8 --lora-r 2", "--lora-r"),
             ("--sweep lr_scheduler_type=linear,constant --min-lr-rate 0.1", "--min-lr-rate does nothing"),
         ] {
-            // Before a run is begun.
+            // Checked before any run begins.
             let arguments: Vec<&str> =
                 std::iter::once("pokemon_finetune").chain(arguments.split_whitespace()).collect();
             let message = Request::parse(arguments.clone()).unwrap_err().to_string();

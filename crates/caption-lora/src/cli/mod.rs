@@ -14,7 +14,7 @@
 //! # Ok::<(), clap::Error>(())
 //! ```
 
-/// Makes plain options from flags that have the same fields, and perhaps one `without` an option of that name.
+/// Converts flags to plain options with the same fields. A field after `without` has no option of that name.
 macro_rules! same_fields {
     ($flags:ident => $options:ident $(without $left:ident)? { $($field:ident),+ $(,)? }) => {
         impl From<$flags> for $options {

@@ -1,5 +1,5 @@
-//! Models and datasets that are not where they were when the run began: a path that is gone, or a branch of
-//! the hub with new commits.
+//! Models and datasets whose location has changed since the run began: a path that no longer exists, or a
+//! branch of the hub with new commits.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub(super) fn gone_path(
     if place.exists() { None } else { gone(flag, options, folder) }
 }
 
-/// The error for a folder that no longer exists, and whose name `owner/name` would now be that of a
+/// The error for a folder that no longer exists and whose name `owner/name` would now be read as that of a
 /// repository of the hub.
 pub(super) fn gone_folder(
     continued: &Finetune,
@@ -63,8 +63,8 @@ fn gone(flag: &str, options: &SavedOptions, folder: &Path) -> Option<Error> {
     Some(FinetuneFlags::command().error(ErrorKind::ValueValidation, message))
 }
 
-/// Makes the model and the datasets those of the hub's commits that the run began with, since a branch may
-/// have moved. A location that is `given` anew stays as it is.
+/// Sets the model and the datasets to the hub's commits that the run began with, since a branch may have moved.
+/// A location that the command line gives (`given`) is unchanged.
 pub(super) fn pin(continued: &mut Finetune, given: &Flags, options: &SavedOptions) {
     let data = &mut continued.data;
     for (flag, location) in [("dataset", &mut data.dataset), ("model", &mut data.model)] {

@@ -27,7 +27,7 @@ pub(super) fn steps(text: &str) -> Result<usize, String> {
     })
 }
 
-/// A whole number that may be 0; a limit is turned off by leaving its flag out.
+/// A whole number that may be 0. To turn a limit off, its flag is left out.
 pub(super) fn whole(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| match text.starts_with('-') {
         true => "must be a whole number of at least 0; leave the flag out to have no limit".into(),

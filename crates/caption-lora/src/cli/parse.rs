@@ -21,7 +21,7 @@ impl Request {
     /// exclude each other.
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let request = Self::checked(arguments.into_iter().map(Into::into).collect())?;
-        // The runs of a resumed sweep are known when it is found.
+        // The runs of a resumed sweep are known only when the sweep is found.
         if request.resume.is_none() {
             runs(&request.clone().begin(), Path::new(""))?;
         }

@@ -11,7 +11,8 @@ pub(super) fn refusal<C: CommandFactory>(subcommand: &str, kind: ErrorKind, mess
     command.error(kind, message)
 }
 
-/// The error for an unknown flag that is another program's name for one of this subcommand; `known` has both.
+/// The error for an unknown flag that is another program's name for a flag of this subcommand; `known` has both
+/// names.
 pub(super) fn known_elsewhere<C: CommandFactory>(
     subcommand: &str,
     error: &Error,

@@ -53,7 +53,7 @@ impl Request {
     }
 
     /// The request to continue a run with the flags `saved`, replaced by those of this request. A saved flag
-    /// that the new ones make ineffective is dropped.
+    /// that has no effect with the new ones is dropped.
     ///
     /// # Errors
     /// As [`checked`](Self::checked).
@@ -130,8 +130,8 @@ fn refusal(message: &str) -> Error {
     super::refusal::refusal::<FinetuneFlags>("finetune", ErrorKind::ArgumentConflict, message)
 }
 
-/// Joins negative numbers to the flags before them, as in `--max-steps=-1`. Otherwise clap would take them
-/// for flags; this way the flag's own parser checks them.
+/// Joins negative numbers to the flags before them, as in `--max-steps=-1`, so that the flag's own parser
+/// checks them. Otherwise clap would read them as flags.
 pub(super) fn with_negative_numbers(arguments: Vec<OsString>) -> Vec<OsString> {
     let is_number = |text: &str| text.starts_with('-') && text.parse::<f64>().is_ok();
     let is_flag = |text: &str| text.starts_with("--") && text.len() > 2 && !text.contains('=');

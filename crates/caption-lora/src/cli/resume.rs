@@ -1,4 +1,5 @@
-//! The request that `--resume` makes: the saved flags of the run or of the sweep, replaced by those of the command line.
+//! The request of `--resume`: the saved flags of the run or of the sweep, replaced by those of the command
+//! line.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,9 @@ use crate::run_folder::{RunRecord, RunState, SavedOptions};
 use crate::terminal::say;
 
 impl Request {
-    /// Finds the run or the sweep that the command line continues. The result has its options, replaced by the flags of the
-    /// command line. Without `--resume` it is a new run or sweep. A contradictory command line ends the process, as in clap.
+    /// Finds the run or the sweep that the command line continues. The result has its options, replaced by the
+    /// flags of the command line. Without `--resume` the result is a new run or sweep. A contradictory command
+    /// line ends the process, as in clap.
     ///
     /// # Errors
     /// If there is no such run, or it cannot be read; the message describes what is there instead.
@@ -92,7 +94,7 @@ fn continued(request: &Request, options: &SavedOptions, folder: &Path) -> Result
     if let Some(error) = moved::gone_folder(&continued.options, given, options, folder) {
         exit(&error);
     }
-    // Without further flags, the command that began the run still reproduces it.
+    // Without additional flags, the command that began the run reproduces it.
     if given.given_arguments().is_empty() {
         continued.command.clone_from(&options.command);
     }
@@ -105,7 +107,7 @@ pub(super) fn trains_longer(given: &Flags) -> bool {
     ["num-train-epochs", "max-steps"].iter().any(|flag| given.is_given(flag))
 }
 
-/// Tells the user about a finished run, unless its last checkpoints are gone, so that steps are left.
+/// Prints that the run is finished already, unless its last checkpoints are missing, so that steps remain.
 fn say_finished(folder: &Path, step: usize) {
     if saved_step(folder) == Some(step as u64) {
         say(format_args!(

@@ -25,7 +25,7 @@ pub fn sweep(request: &finetune::Request, session: &mut Session) -> Result<Endin
     finetune::sweep(request, folder, left, session)
 }
 
-/// The remaining part of a run of a resumed `sweep`.
+/// The remaining work of a run of a resumed `sweep`.
 fn left(run: SweepRun, sweep: &finetune::Request, resumed: &ResumedSweep) -> Result<SweepRun> {
     if run.is_finished() && !trains_longer(&resumed.given) {
         return Ok(SweepRun { request: None, ..run });
@@ -36,7 +36,7 @@ fn left(run: SweepRun, sweep: &finetune::Request, resumed: &ResumedSweep) -> Res
         return Ok(SweepRun { request: Some(request.resolve()?), ..run });
     }
     let request = run.request.map(|mut request| {
-        // It may have begun without reaching a checkpoint.
+        // The run may have begun without reaching a checkpoint.
         request.options.data.overwrite_output_dir = true;
         // The sweep's commits of the hub, which the flags do not have.
         request.options.data.model.clone_from(&sweep.options.data.model);

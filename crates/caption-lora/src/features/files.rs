@@ -8,7 +8,7 @@ use super::folder;
 use super::place::CachePlace;
 use super::segment::{Layout, Segment};
 
-/// Pictures in a cached file. An interrupted run has to encode at most this many again.
+/// Number of pictures in a cached file. After an interruption, fewer than this many have to be encoded again.
 const PICTURES: usize = 256;
 
 /// Features in files, looked up by picture.
@@ -48,7 +48,7 @@ impl Files {
                 }
             }
         }
-        // A later file may have a good copy.
+        // A later file may have an undamaged copy.
         broken.retain(|picture| !slots.contains_key(picture));
         if !broken.is_empty() {
             damaged.push(format!("{} of the image features in {} are damaged", broken.len(), dir.display()));

@@ -15,14 +15,14 @@ use super::segment::{self, Layout, Segment, WriteError};
 /// Extensions of feature files: complete ones, and those that are still being written.
 const WHOLE: &str = ".safetensors";
 const PARTIAL: &str = ".features.partial";
-/// A partial file that has not been written to for this long was left by a killed run.
+/// A partial file that has not been written to for this long belongs to a killed run.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// The path of a feature file, and the open file.
 pub(super) type Found = (PathBuf, Segment);
 
-/// Opens the complete files of an encoder's features in a folder, which may be missing. Also returns what is
-/// wrong with others that have this encoder's name. Removes the partial files of killed runs.
+/// Opens the complete files of an encoder's features in a folder, which may be missing. Also returns the faults
+/// of other files with this encoder's name. Removes the partial files of killed runs.
 pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<Found>, Vec<String>)> {
     let read = || format!("cannot read the folder of image features {}", folder.display());
     let paths = match files(folder) {
@@ -36,7 +36,7 @@ pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<
         if name.starts_with(&format!("{encoder:032x}-")) && name.ends_with(WHOLE) {
             match Segment::open(&path, layout, encoder) {
                 Ok(segment) => segments.push((path, segment)),
-                // Deleted since the folder was listed, which its owner may do.
+                // The file was deleted after the folder was listed, which its owner may do.
                 Err(_) if !path.exists() => {}
                 Err(error) => damaged.push(format!("{} is of no use: {error:#}", path.display())),
             }
@@ -49,7 +49,7 @@ pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<
 /// bytes of all others in the folder.
 pub(super) fn mark_used(folder: &Path, used: &BTreeSet<PathBuf>) -> u64 {
     for path in used {
-        // Ignored where the user may not write.
+        // Ignored if the user may not write to the folder.
         let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
     }
     let others = files(folder).unwrap_or_default().into_iter().filter(|path| !used.contains(path));
@@ -129,13 +129,13 @@ pub(super) fn write_temporary(
     segment::write(&mut file, layout, 0, pictures, features).map_err(cannot_write(folder))?;
     let mut path = file.into_temp_path();
     let segment = Segment::open(&path, layout, 0)?;
-    // Where the system allows it, the name is removed now and the open file keeps the content: nothing is
-    // left behind, however the process ends.
+    // If the system allows it, the name is removed now and the open file keeps the content, so that no file
+    // remains, however the process ends.
     path.disable_cleanup(fs::remove_file(&path).is_ok());
     Ok((segment, path))
 }
 
-/// Adds to an error of a full disk what takes the space, and what can be done.
+/// Adds to the error for a full disk what takes the space, and a remedy.
 fn cannot_write<E: Into<WriteError>>(folder: &Path) -> impl Fn(E) -> anyhow::Error {
     move |error| {
         match error.into() {

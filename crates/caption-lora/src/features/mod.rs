@@ -1,9 +1,9 @@
-//! The feature cache: the frozen vision encoder's image features, computed once. They are in memory while
-//! they fit, in files beyond that, and are reused by later runs where a folder is given.
+//! The feature cache: the frozen vision encoder's image features, computed once. They are in memory if all of
+//! them fit, otherwise in files. If a folder is given, later runs reuse them.
 //!
 //! Features are looked up by their inputs, not by the picture's location: a hash of the picture's content and
-//! preprocessing, and one of the encoder's weights and configuration. So a cached feature never belongs to
-//! another picture or another model, whatever was renamed, edited, reordered or retrained in between.
+//! preprocessing, and one of the encoder's weights and configuration. So cached features never belong to
+//! another picture or another model, even if files were renamed, edited, reordered or retrained in between.
 
 mod encoder;
 mod files;

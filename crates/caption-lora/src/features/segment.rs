@@ -47,7 +47,7 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Opens the file at `path`. It must consist of features of `encoder` in this layout and nothing else.
+    /// Opens the file at `path`. It must contain features of `encoder` in this layout and nothing else.
     ///
     /// The features themselves are not read here: see [`is_intact`](Self::is_intact).
     pub(super) fn open(path: &Path, layout: Layout, encoder: u128) -> Result<Self> {

@@ -4,8 +4,8 @@ use candle_core::DType;
 
 use super::Layout;
 
-/// Bytes of a picture's features in f32 above which they are large: more than GIT's (1.1 MB in git-large), less than BLIP's
-/// (577 tokens: 1.8 MB in blip-base, 2.4 MB in blip-large).
+/// Features with more bytes than this a picture, in f32, are large. It is more than GIT's (1.1 MB in git-large)
+/// and less than BLIP's (577 tokens: 1.8 MB in blip-base, 2.4 MB in blip-large).
 const LARGE: usize = 1_500_000;
 
 impl Layout {

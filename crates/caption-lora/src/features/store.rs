@@ -17,9 +17,9 @@ use crate::terminal::progress_bar;
 
 /// The frozen vision encoder's image features, computed once.
 ///
-/// They are stored in the type of the model's weights, as a model in bf16 would round them to bf16 before it
-/// multiplies them, or in bf16 if they are large ([`Layout::new`]). The storage location does not change a bit
-/// of them.
+/// They are stored in the type of the model's weights, because a model in bf16 rounds them to bf16 before it
+/// multiplies them, or in bf16 if they are large ([`Layout::new`]). The storage location does not change their
+/// bits.
 pub struct FeatureStore {
     layout: Layout,
     device: Device,
@@ -42,8 +42,8 @@ enum Features {
 }
 
 impl FeatureStore {
-    /// Encodes the pictures of `rows` that are not cached yet. Decoding and resizing run ahead on a thread of
-    /// their own.
+    /// Encodes the pictures of `rows` that are not cached yet. Pictures are decoded and resized in advance on
+    /// another thread.
     ///
     /// # Errors
     /// If a picture cannot be read, and as [`fill`](Self::fill).
@@ -54,8 +54,8 @@ impl FeatureStore {
         layout: Layout,
         place: &CachePlace,
     ) -> Result<Self> {
-        // In ascending order, which is how sources read their files. Without a cache folder no other run
-        // looks the features up, so the row number is a sufficient key.
+        // In ascending order, the order of the source's files. Without a cache folder no other run looks the
+        // features up, so the row number is a sufficient key.
         let sorted: BTreeSet<usize> = rows.iter().copied().collect();
         let fingerprint = |row: usize| match place.between_runs {
             Some(_) => pictures.fingerprint(row),
@@ -114,7 +114,7 @@ impl FeatureStore {
             let mut features = encode(rows)?.flat_map(|batch| one_by_one(batch, layout));
             if fits && place.between_runs.is_none() {
                 for picture in &missing {
-                    // Copied: a view would keep the whole batch alive.
+                    // Copied, because a view would keep the whole batch in memory.
                     memory.insert(*picture, next(&mut features)?.force_contiguous()?);
                 }
             } else {
@@ -153,7 +153,7 @@ impl FeatureStore {
         self.encoded
     }
 
-    /// Cached features that were damaged and have been computed again.
+    /// Descriptions of cached features that were damaged and have been computed again.
     pub fn damaged(&self) -> &[String] {
         &self.damaged
     }

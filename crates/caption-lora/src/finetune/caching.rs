@@ -57,7 +57,7 @@ pub fn cache_features(
     Ok(session.features.clone())
 }
 
-/// Says how much the features of so many `pictures` will take, if it is much, and what can be done about it.
+/// Describes the size of the features of this many `pictures`, if it is large, and the alternatives.
 fn large(pictures: usize, features: Layout, place: &CachePlace) -> Option<String> {
     let bytes = pictures as f64 * features.bytes() as f64;
     if bytes < MUCH {
@@ -72,7 +72,7 @@ fn large(pictures: usize, features: Layout, place: &CachePlace) -> Option<String
     ))
 }
 
-/// The bytes of image features that a run mentions before it computes them.
+/// A run warns before it computes image features of more than this many bytes.
 const MUCH: f64 = 10e9;
 
 /// The rows whose pictures the run reads; the same for all runs of a sweep.

@@ -17,9 +17,9 @@ pub(super) const PAGE: &str = "compare.html";
 /// The name of a sweep in its record.
 const SWEEP: &str = "sweep";
 
-/// The folder of a run's results. Before any long work it is locked, checked to be writable, and checked for
-/// files of others under the names that the run writes. Clones refer to the same folder. If no run begins,
-/// a folder that was created for it is removed again.
+/// The folder of a run's results. Before any long work it is locked and checked: it must be writable, and must
+/// not have files of others under the names that the run writes. Clones refer to the same folder. If no run
+/// begins, a folder that was created for it is removed again.
 #[derive(Clone, Debug)]
 pub struct OutputFolder {
     /// Its path.
@@ -43,7 +43,7 @@ struct State {
     record: Option<RunRecord>,
     /// Whether the file of the record is damaged.
     is_damaged: bool,
-    /// Whether this run replaces that one.
+    /// Whether the new run replaces the one in the folder.
     replaces: bool,
 }
 
@@ -177,8 +177,8 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Makes the folder that of the run with this name: removes the files of the previous run, unless it is
-    /// the same one, and records the new run and the `names` that it will write first.
+    /// Assigns the folder to the run with this name: removes the files of the previous run, unless it is the
+    /// same one, and records the new run and the `names` that it will write first.
     ///
     /// # Errors
     /// If a file cannot be removed, or the record cannot be written.
@@ -208,7 +208,7 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Makes the folder that of a sweep with these options. A second call only records that it is running.
+    /// Assigns the folder to a sweep with these options. A second call only records that the sweep is running.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -248,9 +248,9 @@ impl OutputFolder {
     }
 }
 
-/// The record in a folder, and whether its file is damaged. If it is lost or damaged in the folder of the
-/// resumed run, the record is made again with the options in the run's checkpoint: files under the `names` of
-/// its results are taken for the run's own.
+/// The record in a folder, and whether its file is damaged. If the record of the resumed run is lost or
+/// damaged, it is restored from the options in the run's checkpoint; files under the `names` of its results are
+/// assumed to be the run's own.
 fn record(path: &Path, resumed: Option<&Resumed>, names: &[&str]) -> Result<(Option<RunRecord>, bool)> {
     let resumed = resumed.filter(|resumed| is_same(&resumed.folder, path));
     let (is_damaged, resumed) = match (RunRecord::read(path), resumed) {

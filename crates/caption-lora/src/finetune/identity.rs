@@ -1,5 +1,4 @@
-//! The identity of a run: everything that decides its numbers. `--resume` continues a run of the same
-//! identity or refuses.
+//! The identity of a run: everything that decides its numbers. `--resume` refuses a run with another identity.
 //!
 //! Some things may change: how long and how fast a run trains, what is measured, saved and written, the
 //! device, and the number of threads. Everything else is an entry of the identity, under the name of the flag
@@ -24,7 +23,7 @@ use crate::resume::Resumed;
 
 /// Flag of the adapted layers, whose names may come in any order.
 const TARGET_MODULES: &str = "--target-modules";
-/// Flag of the initial adapter. A resumed run takes over this entry.
+/// Flag of the initial adapter. A resumed run copies this entry.
 const INIT_ADAPTER: &str = "--init-adapter";
 
 /// Fingerprints of a run's inputs. They take a while to compute, so all runs of a sweep share them.
@@ -92,7 +91,7 @@ pub(super) fn of(
         .with("--tune", lora.tune)
         .with("--hidden-dropout", hidden_dropout)
         .with("--dtype", hardware.dtype);
-    // Only where it decides anything, so that runs from before there were windows continue.
+    // Recorded only if it has an effect, so that runs of versions without windows can be resumed.
     if let (Some(_), Some(window)) = (&inputs.windows, data.window(inputs.source.as_ref())) {
         identity = identity.with("--shuffle-window", format!("{window} bytes"));
     }
@@ -116,7 +115,7 @@ pub(super) fn of(
             Ok(identity.with_entry_of(&saved, INIT_ADAPTER))
         }
         (Some(path), _) => {
-            // A resumed run downloads no adapter: another name is another adapter.
+            // A resumed run does not download the adapter, so adapters are compared by their names.
             let folder = adapted.first_adapter.as_ref().map_or(path.as_path(), |first| first.dir.as_path());
             let is_adapter = |name: &str| name.starts_with("adapter_");
             let content = if folder.is_dir() { files(folder, is_adapter)? } else { String::new() };
@@ -138,7 +137,7 @@ fn is_weights(dir: &Path, name: &str) -> bool {
     }
 }
 
-/// Whether a folder is the initial adapter of the resumed run, by its path.
+/// Whether a path is that of the resumed run's initial adapter.
 fn is_the_runs_own(dir: &Path, resumed: &Resumed) -> bool {
     let saved = resumed.options.flags.anchored(&resumed.options.directory);
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -185,10 +184,9 @@ fn with_adapter(
     }
 }
 
-/// A hash of the captions, prompts and pictures of all rows in use, in the order of the dataset; of a dataset of which
-/// only a sample was checked, the number that stands for its content. Embedded
-/// pictures are identified by the program's version, others by the fingerprints taken when the rows were
-/// checked.
+/// A hash of the captions, prompts and pictures of all rows in use, in the order of the dataset. For a dataset
+/// of which only a sample was checked, it is the number that identifies its content. Embedded pictures are
+/// identified by the program's version, others by the fingerprints taken when the rows were checked.
 fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let source: &dyn CaptionSource = &inputs.source;
     if inputs.pictures.is_empty()
@@ -243,7 +241,7 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
     Ok(format!("{:032x}", hasher.finish_128()))
 }
 
-/// The hash of a long text, which is never in memory as a whole.
+/// The hash of a long text that is not in memory as a whole.
 fn hash_of_text(text: fmt::Arguments<'_>) -> String {
     struct Hasher(XxHash3_128);
     impl fmt::Write for Hasher {

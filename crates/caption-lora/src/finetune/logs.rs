@@ -12,8 +12,8 @@ use crate::results::SKIPPED_ROWS;
 use crate::run_folder::SavedOptions;
 use crate::{files, results};
 
-/// The logs of a run. They are opened at its first event, when everything that can fail before training has
-/// been tried; then the files of a replaced run are removed.
+/// The logs of a run. They are opened at its first event, after everything that can fail before training has
+/// been checked. The files of a replaced run are removed then.
 pub(super) struct Logs {
     folder: OutputFolder,
     options: SavedOptions,

@@ -1,4 +1,4 @@
-//! Fine-tuning as a sequence of stages, each a function or a type of its own:
+//! Fine-tuning as a sequence of stages, each of which is a function or a type:
 //!
 //! 1. [`Session::claim`]: a locked, writable output folder without files of others in the way;
 //! 2. [`Inputs::open`]: the model, the dataset and its split;
@@ -8,7 +8,7 @@
 //! 6. [`Recipe::judge`]: loss, captions and scores on the test split, before and after;
 //! 7. [`Results::write`]: metrics, captions, curves and the report.
 //!
-//! [`run`] runs all stages for a [`Request`]. [`sweep()`] does so for several ones.
+//! [`run`] runs all stages for a [`Request`]. [`sweep()`] does so for several requests.
 
 mod caching;
 mod eval_captions;
@@ -62,7 +62,7 @@ pub fn run(request: &Request, session: &mut Session) -> Result<Ending> {
     run_in(session.claim(request)?, request, session)
 }
 
-/// Runs all stages but the first.
+/// Runs all stages except the first.
 fn run_in(folder: OutputFolder, request: &Request, session: &mut Session) -> Result<Ending> {
     let (checkpoint, inputs) = session.open(request)?;
     let mut plan = Plan::new(request, &folder, checkpoint, &inputs, session)?;

@@ -1,4 +1,4 @@
-//! The datasets of a run: the one that is trained on, and those that are named as validation or test rows.
+//! The datasets of a run: the training dataset, and those that are named as validation or test rows.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::options::{DataOptions, HeldOut, SplitBy};
 /// The rows of all datasets of a run, one after another.
 pub(super) struct Parts {
     pub(super) source: Arc<dyn CaptionSource>,
-    /// The number of rows of the dataset that is trained on.
+    /// The number of rows of the training dataset.
     trained: usize,
     /// The number of rows of the datasets for validation and test; 0 for one that is not named.
     held_out: [usize; 2],
-    /// The commits of those that are of the hub.
+    /// The commits of the named datasets that are from the hub.
     pub(super) commits: [Option<String>; 2],
 }
 
@@ -48,7 +48,7 @@ impl Parts {
         Ok(Self { source, trained, held_out: [validation, test], commits: [validation_commit, test_commit] })
     }
 
-    /// Counts only the `usable` rows, which are in ascending order.
+    /// Keeps only the `usable` rows, which are in ascending order.
     pub(super) fn retain(&mut self, usable: &[usize]) {
         let [validation, test] = self.ranges();
         let count = |range: Range<usize>| {
@@ -96,7 +96,7 @@ impl Parts {
     }
 }
 
-/// Opens a dataset that is held out. The same columns are read as of the dataset that is trained on.
+/// Opens a validation or test dataset, with the same columns as the training dataset.
 fn named(location: &Location, data: &DataOptions) -> Result<Dataset> {
     open::dataset_within(location, &data.source_options(), data.data_cache.map(|cache| cache.bytes))
 }

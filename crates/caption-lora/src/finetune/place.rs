@@ -9,7 +9,7 @@ use crate::options::DataOptions;
 use crate::run_folder::{self, FolderLock, Locked, RunRecord, RunState};
 use crate::terminal::say;
 
-/// Creates a folder and locks it. `resumes`: for the run that is in it already.
+/// Creates a folder and locks it. `resumes` is whether it is for the run that is in it already.
 pub(super) fn locked(path: PathBuf, resumes: bool) -> Result<(PathBuf, FolderLock)> {
     match FolderLock::create(&path)? {
         Locked::Here(lock) => Ok((path, lock)),
@@ -24,8 +24,8 @@ pub(super) fn locked(path: PathBuf, resumes: bool) -> Result<(PathBuf, FolderLoc
     }
 }
 
-/// The folder of a new run or sweep: the one that was named, else the first default folder that is free, or
-/// the first one if it is to be replaced.
+/// The folder of a new run or sweep: the named one, or the first free default folder. With
+/// `--overwrite-output-dir`, it is the first default folder.
 pub(super) fn for_new(data: &DataOptions) -> Result<(PathBuf, FolderLock)> {
     match &data.output_dir {
         Some(dir) => locked(dir.clone(), false),
@@ -34,7 +34,7 @@ pub(super) fn for_new(data: &DataOptions) -> Result<(PathBuf, FolderLock)> {
     }
 }
 
-/// The first default folder that is free. Prints what is in the one before it, so that nobody looks for the
+/// The first free default folder. Prints what is in the one before it, so that the user does not look for the
 /// results there.
 fn first_free() -> Result<(PathBuf, FolderLock)> {
     let mut before = None;

@@ -107,8 +107,8 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// Evaluates the base model before training, if there are test rows and there will be no adapter that
-    /// could be switched off afterwards.
+    /// Evaluates the base model before training, if there are test rows and no adapter that can be disabled
+    /// afterwards.
     ///
     /// # Errors
     /// If a picture cannot be read.

@@ -33,8 +33,8 @@ impl Request {
         Self { options, flags, command, resumed: None, sweep: Vec::new(), resumed_sweep: None }
     }
 
-    /// The continuation of a run with these options, which must be its own: they may change how long and how fast it trains,
-    /// and when it evaluates, saves and ends.
+    /// The continuation of a run. `options` must be those of the run, except for how long and how fast it
+    /// trains, and when it evaluates, saves and ends.
     ///
     /// # Errors
     /// If there is no such run, or it cannot be read, or it is a sweep.

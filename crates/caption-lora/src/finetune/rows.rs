@@ -91,7 +91,7 @@ fn check(
     processor: &ImageProcessor,
     team: &Team,
 ) -> Result<(Vec<u128>, Vec<BadRow>)> {
-    // The embedded dataset is drawn by code: no picture is broken, and all are different.
+    // The embedded dataset is generated: no picture is broken, and all pictures differ.
     if data.dataset == Location::Embedded && data.named_datasets().next().is_none() {
         return Ok(((0..source.len() as u128).collect(), Vec::new()));
     }
@@ -110,8 +110,8 @@ fn check(
     Ok((pictures, bad))
 }
 
-/// The windows in which training rows are shuffled, if the dataset is too large for one. The rows of the split are then
-/// sorted: evaluation reads them in the order of the files, and training as the windows say.
+/// The windows in which training rows are shuffled, if the dataset is too large for one. The rows of the split
+/// are then sorted: evaluation reads them in the order of the files, and training in the order of the windows.
 fn windows(
     source: &Arc<dyn CaptionSource>,
     data: &DataOptions,
@@ -128,7 +128,7 @@ fn windows(
     Some(Arc::new(row_order::windows(&shards, &split.train, window)))
 }
 
-/// Refuses captions of which the model's tokenizer knows no word.
+/// Refuses captions without any word of the model's vocabulary.
 ///
 /// # Errors
 /// If every caption is `[UNK]` alone.
@@ -165,7 +165,7 @@ fn inspect(
     Ok(inspection)
 }
 
-/// Checks some rows, of which each process of a job reads a part.
+/// Checks some rows. Each process of a job reads a part of them.
 fn inspect_together(
     source: &Arc<dyn CaptionSource>,
     rows: &[usize],
@@ -176,7 +176,7 @@ fn inspect_together(
     let Inspection { pictures, bad } = inspect(source, own, processor)?;
     let bad: Vec<usize> = bad.iter().map(|bad| bad.row).collect();
     let (pictures, bad): (Vec<_>, Vec<_>) = team.gather(&(pictures, bad))?.into_iter().unzip();
-    // Read again by all processes, as errors cannot be sent.
+    // All processes read the bad rows again, because errors cannot be sent.
     let Inspection { bad, .. } = inspect(source, bad.concat(), processor)?;
     Ok(Inspection { pictures: pictures.concat(), bad })
 }

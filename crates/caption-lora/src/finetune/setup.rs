@@ -1,4 +1,4 @@
-//! The set-up of a run in words: printed before it begins, and listed in its report.
+//! The set-up of a run as text: printed before it begins, and listed in its report.
 
 use std::num::NonZero;
 

@@ -1,4 +1,4 @@
-//! Describes which rows of its dataset a run uses and which it does not.
+//! Describes which rows of its dataset a run uses, and which it leaves out.
 
 use caption_data::{CaptionSource as _, TokenCuts};
 
@@ -6,9 +6,9 @@ use super::inputs::Inputs;
 use crate::options::{Finetune, SplitBy};
 use crate::results::SKIPPED_ROWS;
 
-/// Lines of the set-up about the rows: several captions per row, everything that is left out, texts that the
-/// model does not see in full, and pictures that are in several parts of the split. Empty for a dataset that
-/// is used as it is.
+/// Lines of the set-up about the rows: several captions per row, everything that is left out, texts that are
+/// truncated or unknown to the model, and pictures that are in several parts of the split. Empty for a dataset
+/// that is used completely and unchanged.
 pub(crate) fn rows(options: &Finetune, inputs: &Inputs) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut line = |name: &str, value: String| rows.push((name.to_owned(), value));

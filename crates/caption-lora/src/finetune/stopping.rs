@@ -11,7 +11,7 @@ use crate::distributed::Team;
 use crate::shell;
 use crate::terminal::say_error;
 
-/// The current run of the process, as signals see it.
+/// The current run of the process, for the signal handlers.
 pub(super) struct Stopping {
     /// While no run trains the signal is already set, so that Ctrl-C ends the process at once.
     stop: Mutex<StopSignal>,
@@ -52,7 +52,7 @@ impl Stopping {
         signal
     }
 
-    /// Asks the run to stop. A second request of a user who `insists` ends the process.
+    /// Requests the run to stop. A second request ends the process if `insists`.
     fn ask(&self, insists: bool) {
         let current = locked(&self.stop);
         if current.is_requested() {

@@ -58,7 +58,7 @@ pub fn sweep(
             return Ok(Ending::Interrupted);
         }
     }
-    // If every run was finished before, none of them has begun the sweep.
+    // If every run was finished already, none of them has recorded the sweep.
     folder.begin_sweep(&saved)?;
     if !session.team.leads() {
         return Ok(Ending::Finished);

@@ -78,7 +78,7 @@ impl Recipe<'_> {
                 return Ok(Trained::Interrupted);
             }
         };
-        // There is no step to finish, so from here on Ctrl-C ends the process at once.
+        // No step is in progress any more, so from here on Ctrl-C ends the process at once.
         stop.request();
         if !self.plan.team.leads() {
             return Ok(Trained::Finished(state));

@@ -1,10 +1,10 @@
-//! In place of access to the hub, in a build without the feature `hub`.
+//! Replaces access to the hub in a build without the feature `hub`.
 
 use std::path::PathBuf;
 
 use super::{Error, Fetched, FetchedDataset, PiecewiseDataset, RepoId, Result};
 
-/// A connection to the hub, which this build has not.
+/// A connection to the hub, which this build does not have.
 pub enum Hub {}
 
 impl Hub {

@@ -22,8 +22,8 @@ pub struct FetchedDataset {
     /// The commit of the files. If the hub converted the dataset to parquet, it is a commit of the branch
     /// that holds the result.
     pub commit: String,
-    /// The repository's files that are not downloaded, as they do not belong to the train split. Files that
-    /// are in the folder of images anyway are not among them.
+    /// The repository's files that are not downloaded, as they do not belong to the train split. Files that are
+    /// in the folder of images for another reason are not among them.
     pub left_out: LeftOut,
     /// Whether all files of the repository are known. If not, `left_out` has only files in the cache.
     pub is_whole: bool,
@@ -42,7 +42,7 @@ pub enum DatasetFiles {
     ImageFolder(PathBuf),
 }
 
-/// A dataset's train split in parquet files of which parts are fetched when they are needed.
+/// A dataset's train split in parquet files, parts of which are fetched when they are needed.
 #[derive(Debug, Clone)]
 pub struct PiecewiseDataset {
     /// Its files, sorted by name.

@@ -16,7 +16,7 @@
 //! # Ok::<(), caption_lora::hub::Error>(())
 //! ```
 //!
-//! Without the feature `hub`, a hub id is an error that says so, and nothing here uses the network.
+//! Without the feature `hub`, a hub id is an error that names the feature, and nothing here uses the network.
 
 mod advice;
 mod error;

@@ -24,7 +24,7 @@ pub struct Refusal {
     pub status: u16,
     /// The hub's name for the error, such as `GatedRepo`; empty if it gives none.
     pub code: String,
-    /// How long the server asked to wait.
+    /// The waiting time in the server's response.
     pub wait: Option<Duration>,
     /// Whether the client has an access token.
     pub with_token: bool,
@@ -33,7 +33,7 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { repo, file, url, status, .. } = self;
-        // The other refusals of a list of files say so in their advice.
+        // The advice about other refusals of a list of files already contains this.
         let sought = if *status >= 500 { sought(repo, file.as_deref()) } else { String::new() };
         write!(f, "{repo}{}: {sought}{url} answered {status}: {}", of_file(file), self.advice())
     }

@@ -28,8 +28,8 @@ pub fn dataset(location: &Location, options: &SourceOptions) -> Result<Dataset> 
     dataset_within(location, options, None)
 }
 
-/// As [`dataset`]. Of a dataset of the hub in parquet files, parts are fetched when they are needed, if there is a `limit`, in
-/// bytes, for what is kept of it.
+/// As [`dataset`]. With a `limit` in bytes, parts of a hub dataset in parquet files are fetched when they are
+/// needed, and up to this many bytes of it are kept.
 ///
 /// # Errors
 /// As [`dataset`].
@@ -89,7 +89,7 @@ pub fn dataset_within(location: &Location, options: &SourceOptions, limit: Optio
     Ok(Dataset { source, commit })
 }
 
-/// The captioned images of a repository, of which not all files were downloaded.
+/// The captioned pictures of a repository whose files were not all downloaded.
 struct Downloaded {
     source: ImageFolder,
     /// The files that were not downloaded.

@@ -9,7 +9,7 @@ use crate::hub::Location;
 type Given = (&'static str, Vec<OsString>);
 
 impl From<&Finetune> for Flags {
-    /// Every option as a flag. It counts as given if it differs from the recipe.
+    /// Every option as a flag. A flag counts as given if it differs from the recipe.
     fn from(options: &Finetune) -> Self {
         let recipe = flags(&Finetune::default());
         let mut record = Self::default();
@@ -150,7 +150,7 @@ fn hardware(options: &Finetune) -> Vec<Option<Given>> {
     ]
 }
 
-/// A path may be no valid text.
+/// A path may not be valid UTF-8.
 fn location(location: &Location) -> OsString {
     match location {
         Location::Local(path) => path.clone().into(),

@@ -30,10 +30,10 @@ pub struct DataOptions {
     pub max_image_pixels: u64,
     /// Shares of the rows for training, validation and test. Default: 0.8, 0.1, 0.1.
     pub split: SplitFractions,
-    /// The validation rows, in place of a share. Default: as `split` says.
+    /// The validation rows, instead of a share. Default: the share in `split`.
     pub validation: Option<HeldOut>,
-    /// The test rows, in place of a share. Default: as `split` says; beside `validation`, as many as these if they are a
-    /// number or a share, else none.
+    /// The test rows, instead of a share. Default: the share in `split`. If `validation` is set, as many rows
+    /// as it if it is a number or a share, else none.
     pub test: Option<HeldOut>,
     /// Seed of the split. Default: 42.
     pub split_seed: u64,
@@ -148,8 +148,9 @@ impl DataOptions {
         })
     }
 
-    /// Whether every row is checked before training: as [`check_rows`](Self::check_rows) says, else of datasets that are
-    /// not [large](caption_data::is_large), and where all rows must be known to be used or split.
+    /// Whether every row is checked before training. If [`check_rows`](Self::check_rows) is not set, this is
+    /// the case for datasets that are not [large](caption_data::is_large), and if other options need all rows
+    /// to be checked.
     pub fn checks_all(&self, source: &dyn CaptionSource) -> bool {
         let must = self.on_bad_row == OnBadRow::Skip || self.split_by == SplitBy::Picture;
         match self.check_rows {
@@ -168,8 +169,8 @@ impl DataOptions {
         }
     }
 
-    /// The validation and test rows, if they are named in place of shares. Beside a number or a share of validation rows
-    /// there are as many test rows, unless these are named too.
+    /// The validation and test rows, if they are set instead of shares. With a number or a share of validation
+    /// rows there are as many test rows, unless these are set too.
     pub fn held_out(&self) -> Option<[Option<HeldOut>; 2]> {
         let Self { validation, test, .. } = self;
         let alike = || validation.clone().filter(|part| !matches!(part, HeldOut::Dataset(_)));

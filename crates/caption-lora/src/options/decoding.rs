@@ -4,8 +4,8 @@ mod resolve;
 
 use super::names::names;
 
-/// Decoding options, with the names and meanings of Hugging Face's GenerationConfig. A `None` is taken from the checkpoint's
-/// generation_config.json, else it has the recipe's default, which is given here.
+/// Decoding options, with the names and meanings of Hugging Face's GenerationConfig. For `None`, the option of
+/// the checkpoint's generation_config.json is used, else the recipe's default, which is named here.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decoding {
     /// Number of beams; 1 is greedy decoding. Default: 2, and 1 with sampling.

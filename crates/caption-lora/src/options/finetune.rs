@@ -31,8 +31,9 @@ pub struct Finetune {
 }
 
 impl Finetune {
-    /// The highest learning rate: [`TrainingOptions::learning_rate`], else the recipe's 5e-5. The embedded model needs larger
-    /// steps, 1e-3: an adapter's effect grows with the width of its layers.
+    /// The highest learning rate: [`TrainingOptions::learning_rate`], else the recipe's 5e-5. The embedded
+    /// model needs 1e-3, because an adapter's effect grows with the width of its layers, which are narrow
+    /// there.
     pub fn learning_rate(&self) -> f64 {
         let default = if self.data.model == Location::Embedded { 1e-3 } else { 5e-5 };
         self.training.learning_rate.unwrap_or(default)

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Saved flags that a later flag replaces: a run of `--max-steps 10` that is resumed with `--num-train-epochs
-/// 30` makes 30 epochs.
+/// Saved flags that a later flag replaces: a run with `--max-steps 10` that is resumed with
+/// `--num-train-epochs 30` trains for 30 epochs.
 const MAKES_VOID: [(&str, &str); 6] = [
     ("no-shuffle", "shuffle-window"),
     ("num-train-epochs", "max-steps"),

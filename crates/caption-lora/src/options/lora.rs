@@ -21,7 +21,8 @@ pub struct LoraOptions {
     /// The linear layers that get an adapter. Default: those of the architecture (GIT: query, key, value and dense in the text
     /// decoder), or those of the initial adapter.
     pub target_modules: Option<TargetModules>,
-    /// How new adapters begin. Default: with the base model's outputs, `A` random and `B` zero.
+    /// How new adapters are initialised. Default: `A` random and `B` zero, which gives the base model's
+    /// outputs.
     pub init_lora_weights: Option<InitLoraWeights>,
     /// Scales adapters by alpha / sqrt(rank) (rsLoRA). Default: false, or as the initial adapter.
     pub use_rslora: bool,
@@ -33,8 +34,8 @@ pub struct LoraOptions {
     pub bias: Option<Bias>,
     /// Modules that are trained as a whole and saved with the adapter. Default: none, or those of the initial adapter.
     pub modules_to_save: Vec<String>,
-    /// The adapter that the run begins with: a folder, or a hub id. Other options must agree with it if given, except for the
-    /// dropout. Default: a new adapter.
+    /// The initial adapter of the run: a folder, or a hub id. Other options must agree with it if given, except
+    /// for the dropout. Default: a new adapter.
     pub init_adapter: Option<PathBuf>,
     /// Dropout of the base model's hidden states and attention. Default: the checkpoint's values.
     pub hidden_dropout: Option<f64>,
@@ -96,7 +97,7 @@ names!(Tune { Text => "text", Vision => "vision", Both => "both", Full => "full"
 /// As text: names separated by commas, a regular expression for whole paths, or `all-linear`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
-    /// Every linear layer but the output head.
+    /// Every linear layer except the output head.
     AllLinear,
     /// The layers whose path ends in one of these names.
     Names(Vec<String>),

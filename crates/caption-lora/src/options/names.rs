@@ -1,4 +1,4 @@
-/// Gives the values of an enum their names.
+/// Defines the names of an enum's values.
 macro_rules! names {
     ($kind:ident { $($value:ident => $name:literal),+ $(,)? }) => {
         impl $kind {

@@ -1,4 +1,4 @@
-//! Numbers as text, with their bounds. The errors say what is expected.
+//! Parses numbers and checks their bounds. The errors describe the expected values.
 
 /// A share from 0 to 1.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
@@ -27,7 +27,7 @@ pub(crate) fn bytes(text: &str) -> Result<usize, String> {
     Ok((bounded(number.trim(), "at least 0", |x| x >= 0.0)? * unit) as usize)
 }
 
-/// A finite number for which `holds` is true; `bounds` says so in words.
+/// A finite number for which `holds` is true; `bounds` describes this condition.
 pub(crate) fn bounded(text: &str, bounds: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
     let x: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     if x.is_finite() && holds(x) { Ok(x) } else { Err(format!("{text} must be {bounds}")) }

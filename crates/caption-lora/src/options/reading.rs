@@ -1,4 +1,4 @@
-//! How a dataset is read: what is checked beforehand, and in which parts it is shuffled.
+//! How a dataset is read: which rows are checked beforehand, and in which parts it is shuffled.
 
 use std::{fmt, str::FromStr};
 
@@ -77,7 +77,7 @@ impl FromStr for DataCache {
     }
 }
 
-/// Less space would be used up by a few pictures.
+/// With less space, a few pictures would fill the cache.
 const MIN_DATA_CACHE: u64 = 1_000_000;
 
 impl fmt::Display for DataCache {
@@ -86,7 +86,8 @@ impl fmt::Display for DataCache {
     }
 }
 
-/// The rows of a held-out part: of the dataset itself, or a dataset of its own. As text: `500`, `0.05`, `val.parquet`.
+/// The rows of a held-out part: some rows of the dataset itself, or another dataset. As text: `500`, `0.05`,
+/// `val.parquet`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeldOut {
     /// This many rows of the dataset.

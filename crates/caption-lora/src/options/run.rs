@@ -15,7 +15,7 @@ pub struct RunOptions {
     pub early_stopping_patience: Option<usize>,
     /// How much lower than the best a validation loss must be to count for the patience, in nats per token. Default: 0.
     pub early_stopping_threshold: Option<f64>,
-    /// The run ends after this many seconds of training, those before a resume included. Default: no limit.
+    /// The run ends after this many seconds of training, including those before a resume. Default: no limit.
     pub max_time: Option<f64>,
     /// The response to a step whose loss or gradient is not a number. Default: stop.
     pub on_nan: NanPolicy,
@@ -28,7 +28,7 @@ pub struct RunOptions {
 /// The response to a step whose loss or gradient is not a number. Such a step is never applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NanPolicy {
-    /// Stop the run and say where.
+    /// Stop the run with an error that names the step.
     #[default]
     Stop,
     /// Skip the step with a warning.
@@ -55,7 +55,7 @@ pub enum SaveStrategy {
     Epoch,
     /// After every [`save_steps`](RunOptions::save_steps) steps.
     Steps,
-    /// Never otherwise.
+    /// Never, except for these.
     No,
 }
 

@@ -59,7 +59,8 @@ impl fmt::Display for Axis {
 }
 
 impl Axis {
-    /// Every combination of the values, one for each run of a sweep; the last axis varies fastest. None without axes.
+    /// Every combination of the values, one for each run of a sweep; the last axis varies fastest. Empty
+    /// without axes.
     pub fn grid(axes: &[Self]) -> Vec<SweepPoint> {
         if axes.is_empty() {
             return Vec::new();

@@ -23,8 +23,8 @@ pub struct TrainingOptions {
     pub per_device_eval_batch_size: usize,
     /// Batches per step; their gradients are weighted by the number of target tokens. Default: 4.
     pub gradient_accumulation_steps: usize,
-    /// How many of a step's batches run in one forward and backward pass: the same step except for rounding. Default: as many
-    /// as take little memory.
+    /// The number of a step's batches that run in one forward and backward pass; the step is the same except
+    /// for rounding. Default: as many as take little memory.
     pub fuse_accumulation: FuseAccumulation,
     /// Weight decay, except for biases and norms; decoupled in AdamW. Default: 0.
     pub weight_decay: f64,

@@ -1,4 +1,4 @@
-//! In place of plots and pages, in a build without the feature `report`.
+//! Replaces plots and pages in a build without the feature `report`.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::terminal::say;
 /// The files that [`write()`] writes: none.
 pub const FILES: &[&str] = &[];
 
-/// Says that this build writes no report.
+/// Prints that this build writes no report.
 ///
 /// # Errors
 /// None.
@@ -19,7 +19,7 @@ pub fn write(_report: impl FnOnce() -> Result<Report>, _dir: &Path) -> Result<bo
     Ok(false)
 }
 
-/// Says that this build writes no page.
+/// Prints that this build writes no page.
 ///
 /// # Errors
 /// None.
@@ -28,7 +28,7 @@ pub fn write_comparison(_runs: &[Run], _path: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// The date is of the report alone.
+/// The date is used only in the report.
 pub(crate) fn today() -> String {
     String::new()
 }

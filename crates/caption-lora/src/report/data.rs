@@ -39,7 +39,7 @@ pub struct Report {
     pub signatures: Vec<(String, String)>,
     /// Remarks about the results, in sentences.
     pub warnings: Vec<String>,
-    /// How much the adapter changes each layer, `‖ΔW‖ / ‖W‖`, by path.
+    /// The relative change of each layer by the adapter, `‖ΔW‖ / ‖W‖`, by path.
     pub effects: Vec<(String, f64)>,
     /// Test pictures with their captions.
     pub examples: Vec<Example>,
@@ -56,11 +56,11 @@ pub struct Metric {
     pub base: Option<f64>,
     /// The adapted model's value, if measured.
     pub adapter: Option<f64>,
-    /// Which way it is better.
+    /// Whether higher or lower is better.
     pub better: Better,
 }
 
-/// Which way a result is better.
+/// Whether higher or lower values of a result are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
@@ -77,7 +77,7 @@ pub enum Better {
 pub struct Example {
     /// Its row in the dataset.
     pub row: usize,
-    /// The picture as a PNG file. It is embedded as it is, so a thumbnail of some 200 pixels is right.
+    /// The picture as a PNG file. It is embedded unchanged, so use a thumbnail of about 200 pixels.
     #[serde(skip)]
     pub image_png: Vec<u8>,
     /// The dataset's caption, the reference.

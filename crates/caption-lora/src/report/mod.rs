@@ -1,8 +1,8 @@
 //! The report of a run: `report.html`, a single file that needs no network; its curves, `loss.svg`; its first pictures in one image,
 //! `captions.svg`; and a page that compares several runs.
 //!
-//! [`Report`] and [`Run`] are the data. [`write()`] and [`write_comparison`] make files of them, and only in a build with the feature
-//! `report`.
+//! [`Report`] and [`Run`] have the data. [`write()`] and [`write_comparison`] write them to files, only in a
+//! build with the feature `report`.
 
 mod data;
 mod history;

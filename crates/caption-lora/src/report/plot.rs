@@ -74,7 +74,7 @@ pub fn write(history: &History, dir: &Path) -> Result<()> {
     files::replace(&dir.join("loss.svg"), loss_svg(history, Style::default())?.as_bytes())
 }
 
-/// The plot in words.
+/// A description of the plot as text.
 fn description(history: &History) -> String {
     let mut words = String::from("Loss by epoch.");
     for (name, curve) in [("Training", history.training()), ("Validation", history.validation())] {
@@ -101,7 +101,7 @@ where
     Ok(style.letters * 2)
 }
 
-/// Decimals that tell neighbouring ticks apart, for at most `ticks` of them over `span`.
+/// The number of decimals that distinguishes neighbouring ticks, for at most `ticks` of them over `span`.
 fn decimals(span: f64, ticks: u32) -> usize {
     let step = span / f64::from(ticks.max(1));
     // A step's first digit is 1, 2 or 5, so it needs as many decimals as its power of ten; steps are never

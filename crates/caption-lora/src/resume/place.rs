@@ -1,4 +1,4 @@
-//! Where a run and its checkpoints are, by the value of `--resume`.
+//! Finds a run and its checkpoints from the value of `--resume`.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ impl RunPlace {
             Resume::Latest => (output_dir.map_or_else(newest_default, |dir| Ok(dir.to_owned()))?, None),
             Resume::From(path) => place(path, output_dir)?,
         };
-        // A record that cannot be read is no obstacle, if there are checkpoints.
+        // The record may be unreadable, if there are checkpoints.
         let record = RunRecord::read(&folder).unwrap_or_default();
         Ok(Self { folder, checkpoint, record })
     }

@@ -19,7 +19,7 @@ const LONGEST: u64 = 100;
 pub struct FolderLock {
     file: File,
     path: PathBuf,
-    /// Whether the file stays on drop: if it was there before, or a run has begun in the folder.
+    /// Whether the file is kept on drop, because it existed before or a run has begun in the folder.
     stays: AtomicBool,
     /// The folders that were created for the lock, the deepest first. They are removed with it.
     created: Vec<PathBuf>,
@@ -98,7 +98,7 @@ impl FolderLock {
         }
     }
 
-    /// Leaves the lock file in the folder, which belongs to a run now.
+    /// Keeps the lock file in the folder on drop, because a run has begun there.
     pub fn stay(&self) {
         self.stays.store(true, Ordering::Relaxed);
     }
@@ -113,7 +113,7 @@ impl Drop for FolderLock {
         }
         fs::remove_file(&self.path).ok();
         for folder in &self.created {
-            // It fails if something else is in the folder by now.
+            // This fails if the folder contains other files by now.
             if fs::remove_dir(folder).is_err() {
                 break;
             }

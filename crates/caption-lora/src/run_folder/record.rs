@@ -66,8 +66,8 @@ impl RunRecord {
         Ok(Some(record))
     }
 
-    /// The record of a run whose own is lost: its files are those of `names` that are in the folder, which
-    /// has checkpoints of the run.
+    /// Restores the lost record of a run from a folder with checkpoints of the run. Its files are those of
+    /// `names` that exist in the folder.
     pub fn recovered(folder: &Path, run: &str, options: &SavedOptions, names: &[&str]) -> Self {
         let is_there = |name: &&str| folder.join(name).symlink_metadata().is_ok();
         Self {
@@ -136,7 +136,7 @@ impl RunRecord {
         Ok(())
     }
 
-    /// Whether this record would have `path`, or a folder that contains it, removed.
+    /// Whether [`remove_files`](Self::remove_files) would remove `path`, or a folder that contains it.
     pub fn removes(&self, folder: &Path, path: &Path) -> bool {
         let (Ok(path), Ok(folder)) = (path.canonicalize(), folder.canonicalize()) else { return false };
         let Ok(inside) = path.strip_prefix(&folder) else { return false };

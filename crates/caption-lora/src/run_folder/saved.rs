@@ -67,8 +67,8 @@ impl SavedOptions {
         serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", path.display()))
     }
 
-    /// The commit of the hub's model `name` that the run trained, if it recorded one. Earlier versions did so
-    /// in the configuration of the adapter alone.
+    /// The commit of the hub's model `name` that the run trained, if it recorded one. Earlier versions recorded
+    /// it only in the configuration of the adapter.
     pub fn model_commit(&self, name: &str) -> Option<String> {
         if let Some(commits) = &self.commits {
             return commits.model.clone();

@@ -1,4 +1,4 @@
-//! The cache on disk, in the layout of Python's huggingface_hub, so that each finds the other's downloads:
+//! The cache on disk, in the layout of Python's huggingface_hub, so that both use each other's downloads:
 //!
 //! ```text
 //! models--owner--name/blobs/ETAG               the bytes of a file, named by its ETag
@@ -55,8 +55,8 @@ impl RepoCache {
         files(&self.root.join("refs")).unwrap_or_default()
     }
 
-    /// Records the commit that a revision points to. Nothing is written if it is recorded already. A cache
-    /// that cannot be written to is left as it is: the files are there.
+    /// Records the commit that a revision points to. Nothing is written if it is recorded already. If the cache
+    /// is not writable, nothing is recorded, because the files are there already.
     pub(super) fn set_ref(&self, revision: &str, commit: &str) -> Result<(), Failure> {
         if self.commit(revision) == commit {
             return Ok(());
@@ -84,8 +84,8 @@ impl RepoCache {
 
     /// Prevents other processes from writing a blob until the result is dropped.
     ///
-    /// The lock only avoids a second download. It is skipped where the file system has no locks, or where the
-    /// lock folder belongs to somebody else.
+    /// The lock only avoids a second download. It is skipped if the file system has no locks, or if the lock
+    /// folder belongs to another user.
     pub(super) fn lock(&self, etag: &str, waiting: impl Fn(&Path)) -> Result<Option<File>, Failure> {
         let path = self.locks.join(format!("{etag}.lock"));
         let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -106,8 +106,8 @@ impl RepoCache {
         }
     }
 
-    /// Makes a file of a commit a link to a blob. Where links cannot be made, a blob that `is_new` is moved
-    /// instead: no other file can be linked to it yet.
+    /// Makes a file of a commit a link to a blob. If links are not supported, a blob that `is_new` is moved
+    /// instead, because no other file can be linked to it yet.
     pub(super) fn link(&self, commit: &str, name: &str, etag: &str, is_new: bool) -> Result<(), Failure> {
         let path = self.snapshot(commit).join(name);
         let blob = self.blob(etag);
@@ -132,7 +132,7 @@ impl RepoCache {
 fn record(path: PathBuf, text: &str) -> Result<(), Failure> {
     let mut new = path.clone().into_os_string();
     new.push(format!(".{}.tmp", std::process::id()));
-    // Under another name first, so that no reader sees a part of it.
+    // Written under another name first, so that no reader sees an incomplete file.
     let written = parent_of(&path).and_then(|_| fs::write(&new, text)).and_then(|()| fs::rename(&new, &path));
     written.or_else(|source| if is_read_only(&source) { Ok(()) } else { Err(Failure::Disk { path, source }) })
 }

@@ -134,7 +134,7 @@ impl RemoteFile<'_> {
         let mut file = OpenOptions::new().create(true).append(true).open(partial).map_err(disk)?;
         let mut offset = file.metadata().map_err(disk)?.len();
         if facts.size.is_some_and(|size| offset >= size) {
-            // Left by a process that was killed just before the end, or damaged.
+            // The partial file was left by a process that was killed just before the end, or is damaged.
             offset = 0;
             file.set_len(0).map_err(disk)?;
         }
@@ -164,7 +164,8 @@ impl RemoteFile<'_> {
             CopyError::Write(source) => disk(source),
         });
         if is_compressed && copied.is_err() {
-            // A position in the unpacked file is no position in the compressed one, so it cannot be resumed.
+            // The response is compressed, and positions in the unpacked file are not positions in it, so it
+            // cannot be resumed.
             file.set_len(0).map_err(disk)?;
         }
         copied?;

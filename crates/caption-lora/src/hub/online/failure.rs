@@ -13,7 +13,7 @@ use crate::terminal::say_error;
 /// The number of retries, and the first pause between them, which doubles each time.
 const RETRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
-/// The longest time that a server may ask us to wait. Beyond it the user decides.
+/// The longest time that is waited at a server's request. Beyond it, the request fails and the user decides.
 const LONGEST_WAIT: Duration = Duration::from_secs(90);
 
 /// Why a download failed. The caller adds the repository and the file, and advice.
@@ -36,8 +36,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// How long to wait before the next attempt after `failures` earlier retries; `None` if another attempt would not
-    /// help, or there were enough.
+    /// How long to wait before the next attempt after `failures` earlier retries; `None` if another attempt
+    /// would not help, or if all retries are used up.
     pub(super) fn pause(&self, failures: u32) -> Option<Duration> {
         let usual = PAUSE * 2u32.pow(failures);
         let pause = match self {
@@ -49,7 +49,7 @@ impl Failure {
     }
 }
 
-/// Repeats a request as long as that may help.
+/// Repeats a request as long as another attempt may succeed.
 pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     let mut failures = 0;
     loop {
@@ -63,7 +63,7 @@ pub(super) fn retried<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Res
     }
 }
 
-/// Waits, and says so if it takes long enough to look like a hang.
+/// Waits, and prints a message if it takes long enough to look like a hang.
 pub(super) fn wait(pause: Duration) {
     const LONG: Duration = Duration::from_secs(1);
     if pause >= LONG {

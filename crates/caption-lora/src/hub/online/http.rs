@@ -42,7 +42,7 @@ impl Http {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            // Lengths and ranges are to count the file's bytes, not those of a compressed form.
+            // No compression, so that lengths and ranges count the bytes of the file.
             .accept_encoding("identity")
             .timeout_resolve(timeout)
             .timeout_connect(timeout)
@@ -133,7 +133,7 @@ impl Reply {
         self.header("Content-Encoding").is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"))
     }
 
-    /// The body, decompressed if the server compressed it although it was asked not to.
+    /// The body, decompressed if the server compressed it in spite of the request's headers.
     pub(super) fn reader(self) -> Result<Box<dyn Read>, Failure> {
         let coding = self.header("Content-Encoding").unwrap_or("identity").to_ascii_lowercase();
         match coding.as_str() {
@@ -143,7 +143,7 @@ impl Reply {
         }
     }
 
-    /// A failure that says what is wrong with this response.
+    /// A failure that describes the fault of this response.
     pub(super) fn strange(&self, problem: String) -> Failure {
         Failure::NotAHub { url: shown(&self.url), problem }
     }
@@ -157,8 +157,8 @@ impl Reply {
         Err(Failure::Refused { url, is_hub, status: self.status, code, wait })
     }
 
-    /// How long the server asks to wait: `Retry-After` in seconds or as a date, or the hub's own `RateLimit:
-    /// "api";r=0;t=55`.
+    /// The waiting time in the server's response: `Retry-After` in seconds or as a date, or the hub's own
+    /// `RateLimit: "api";r=0;t=55`.
     fn wait(&self) -> Option<Duration> {
         let seconds = |text: &str| text.trim().parse().ok().map(Duration::from_secs);
         let until = |text: &str| {

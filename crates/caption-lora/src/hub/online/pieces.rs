@@ -1,4 +1,4 @@
-//! Files of which parts are fetched when they are needed, into a part of the cache that has a limit:
+//! Files whose parts are fetched when they are needed, to a part of the cache with a size limit:
 //!
 //! ```text
 //! datasets--owner--name/pieces/ETAG/START-END     bytes of the file with this ETag
@@ -50,7 +50,7 @@ impl PieceCache {
         Self { cache: cache.to_owned(), limit, piece, busy: Mutex::default(), is_fetched: Condvar::new() }
     }
 
-    /// The open file of the piece at `path`, which has `length` bytes. It is fetched if it is not there.
+    /// The open file of the piece at `path`, which has `length` bytes. The piece is fetched if it is missing.
     fn get(
         &self,
         path: &Path,
@@ -138,7 +138,7 @@ fn open(path: &Path, length: u64) -> Option<File> {
     Some(file)
 }
 
-/// The paths in a folder; none if it is no folder.
+/// The paths in a folder; empty if it is not a folder.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
@@ -153,11 +153,11 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
 pub(super) struct PiecewiseFile {
     file: Arc<Source>,
     ahead: SyncSender<(Arc<Source>, u64)>,
-    /// The piece that was last asked for ahead.
+    /// The last piece that was requested in advance.
     last: AtomicU64,
 }
 
-/// Where the pieces of a file come from, and where they are kept.
+/// The origin of the pieces of a file, and the folder that caches them.
 pub(super) struct Source {
     pub(super) hub: Arc<Hub>,
     pub(super) repo: Repository,
@@ -193,7 +193,7 @@ impl Source {
     }
 
     fn fetch(&self, range: &Range<u64>) -> Result<Vec<u8>, Failure> {
-        // There is a connection: without one, no such file is made.
+        // There is always a connection, because such a file is made only with one.
         let Some(http) = &self.hub.http else { return Err(Failure::Silent { url: shown(&self.url) }) };
         let wanted = format!("bytes={}-{}", range.start, range.end - 1);
         let reply = http.get(&self.url, Some(&wanted))?;
@@ -241,7 +241,7 @@ impl RemoteFile for PiecewiseFile {
             let mut piece = source.piece(number).map_err(|failure| io::Error::other(explain(failure)))?;
             let next = number + 1;
             if next * size < source.size && self.last.swap(next, Ordering::Relaxed) != next {
-                // If too many wait already, it is fetched when it is read.
+                // If too many pieces wait already, this one is fetched when it is read.
                 let _ = self.ahead.try_send((Arc::clone(source), next));
             }
             let count = rest.len().min((range.end - at) as usize);
@@ -254,12 +254,12 @@ impl RemoteFile for PiecewiseFile {
     }
 }
 
-/// The sender of pieces to fetch ahead. A thread fetches them until all senders are gone.
+/// The sender of pieces to fetch in advance. A thread fetches them until all senders are dropped.
 pub(super) fn fetched_ahead() -> io::Result<SyncSender<(Arc<Source>, u64)>> {
     let (sender, wanted): (_, Receiver<(Arc<Source>, u64)>) = sync_channel(AHEAD);
     thread::Builder::new().name("ahead".to_owned()).spawn(move || {
         for (source, piece) in wanted {
-            // An error comes again when the piece is read.
+            // An error is ignored here, because it is reported when the piece is read.
             let _ = source.piece(piece);
         }
     })?;

@@ -49,8 +49,8 @@ struct Sibling {
 }
 
 impl Hub {
-    /// Lists the files of a revision. The hub is asked for the list, unless it is recorded in the cache and
-    /// cannot have changed. Offline, the files in the cache are listed if no list is recorded.
+    /// Lists the files of a revision. The list is requested from the hub, unless it is recorded in the cache
+    /// and cannot have changed. Offline, the files in the cache are listed if no list is recorded.
     pub(super) fn snapshot(&self, repo: &Repository) -> Result<Snapshot<'_>> {
         let Some(http) = &self.http else { return self.cached(repo) };
         let cache = RepoCache::new(&self.config.cache, repo);
@@ -133,7 +133,7 @@ impl Hub {
                 with_token,
             })),
             Failure::Unreachable { url, proxy, source } => {
-                // If the list of files cannot be had, the cache is tried before the error is shown.
+                // If the list of files cannot be downloaded, the cache is tried before the error is shown.
                 let cached = file.is_some() && self.cached(&repo).is_ok();
                 let cache = self.config.cache.clone().into();
                 Error::Unreachable { repo: Box::new(repo), file, url, proxy, cached, cache, cause: source }
@@ -189,7 +189,7 @@ impl Snapshot<'_> {
         names.iter().all(|name| folder.join(name).exists())
     }
 
-    /// The named file in pieces, of which nothing but its size is asked for yet.
+    /// The named file in pieces. Only its size is requested now.
     pub(super) fn in_pieces(&self, hub: &Arc<Hub>, name: &str, pieces: &Arc<PieceCache>) -> Result<Source> {
         let repo = &self.listing.repo;
         let find = || -> Result<Source, Failure> {
@@ -225,7 +225,7 @@ impl Snapshot<'_> {
     }
 }
 
-/// The size of a file, for which its first byte is asked.
+/// The size of a file, from the response to a request of its first byte.
 fn stated_size(http: &Http, url: &Uri) -> Result<u64, Failure> {
     let reply = retried(|| http.get(url, Some("bytes=0-0")))?;
     let total = reply.header("Content-Range").and_then(content_range).and_then(|(_, total)| total);

@@ -1,4 +1,4 @@
-//! Decoding options, combined from those that are given, the checkpoint's file and the recipe.
+//! Combines decoding options from the given ones, the checkpoint's file and the recipe.
 
 use caption_model::{GenerationConfig, GenerationDefaults, Sampling};
 
@@ -10,8 +10,8 @@ impl Decoding {
     /// [`bad_words`](Self::bad_words).
     ///
     /// # Errors
-    /// If options contradict each other, or the checkpoint asks for an unsupported one. The message names the
-    /// flag that helps.
+    /// If options contradict each other, or the checkpoint sets an unsupported one. The message names the flag
+    /// that helps.
     pub fn resolve(
         &self,
         file: &GenerationDefaults,
@@ -115,7 +115,7 @@ impl Decoding {
             Some(tokens) => Ok(tokens),
             None => {
                 let length = file.min_length.map_or(0, |length| length.saturating_sub(prompt));
-                // As in transformers: max_length wins over min_length.
+                // As in transformers, max_length overrides min_length.
                 Ok(file.min_new_tokens.unwrap_or(length).min(most))
             }
         }
@@ -131,7 +131,7 @@ impl Decoding {
     ) -> Result<(), String> {
         let is_of_all = self.prompt.is_some() || prompt == 1;
         let Some(positions) = file.positions().filter(|_| is_of_all) else { return Ok(()) };
-        // The last token is never fed back, so it needs no position.
+        // The model never reads the last token, so it needs no position.
         let left = (positions + 1).saturating_sub(prompt);
         if max_new_tokens <= left {
             return Ok(());

@@ -29,8 +29,7 @@ pub fn compare_html(runs: &[Run]) -> Result<String> {
         }
     }
     let find = |column: &[Metric], key: &str| column.iter().find(|metric| metric.key == key).cloned();
-    // Runs with the same base model share its results, which get a column of their own. Otherwise there is no
-    // such column.
+    // If all runs have the same base model, its results have a separate column.
     let bases = runs.windows(2).all(|pair| are_close(&pair[0].metrics.base, &pair[1].metrics.base));
     let rows: Vec<Value> = rows
         .iter()
@@ -111,7 +110,7 @@ pub(super) fn write(runs: &[Run], path: &Path) -> Result<()> {
     files::replace(path, compare_html(runs)?.as_bytes())
 }
 
-/// The common folder of all runs, and the name of each below it: columns are narrow.
+/// The common folder of all runs, and the name of each below it, because columns are narrow.
 fn names(runs: &[Run]) -> (String, Vec<String>) {
     let first = runs.first().map(|run| run.name.as_str()).unwrap_or_default();
     let folders = first.rmatch_indices('/').map(|(end, _)| &first[..=end]);
@@ -121,8 +120,7 @@ fn names(runs: &[Run]) -> (String, Vec<String>) {
     (folder.to_owned(), runs.iter().map(|run| run.name[folder.len()..].to_owned()).collect())
 }
 
-/// Whether two results are those of the same model: the last bits of its losses depend on the number of
-/// threads.
+/// Whether two results are those of the same model. They need not be equal to the last bit.
 fn are_close(a: &BTreeMap<String, Option<f64>>, b: &BTreeMap<String, Option<f64>>) -> bool {
     let close = |pair| match pair {
         (Some(a), Some(b)) => f64::abs(a - b) <= 1e-4 * f64::abs(a),

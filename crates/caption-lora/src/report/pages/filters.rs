@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-/// A result to four significant digits, at most four of them behind the point; a dash if it was not measured.
+/// A result with four significant digits, at most four of them after the decimal point; a dash if it was not
+/// measured.
 pub(super) fn number(value: Option<f64>) -> String {
     match value {
         None => "–".into(),
@@ -19,7 +20,7 @@ pub(super) fn number(value: Option<f64>) -> String {
 /// The relative change from `base` to `adapter` in words, such as `41.6 % lower`; empty if there is none.
 pub(super) fn change(adapter: Option<f64>, base: Option<f64>) -> String {
     let (Some(adapter), Some(base)) = (adapter, base) else { return String::new() };
-    // Unsmoothed scores are not exactly zero where nothing matches.
+    // Unsmoothed scores are not exactly zero if nothing matches.
     let [adapter, base] = [adapter, base].map(|x| if x.abs() < 1e-9 { 0.0 } else { x });
     if adapter == base {
         return "unchanged".into();

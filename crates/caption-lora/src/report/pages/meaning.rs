@@ -1,7 +1,7 @@
-//! The unit of a result, and which way is better: shown beside its name on both pages.
+//! The unit of a result, and whether higher or lower is better: shown beside its name on both pages.
 
-/// The unit or range of the result with this key, and which way it is better (a [`Better`](super::Better) as
-/// the templates pass it).
+/// The unit or range of the result with this key, and whether higher or lower is better (a
+/// [`Better`](super::Better) as the templates pass it).
 pub(super) fn meaning(key: &str, better: &str) -> String {
     let better = match better {
         "lower" => "lower is better",

@@ -12,8 +12,8 @@ use crate::files;
 use crate::report::Report;
 use crate::report::plot::{Curve, Scale, Style, lines_svg, loss_svg};
 
-/// Size of a plot for a narrow window, where some 320 pixels are left between the edges of a card, so that
-/// its letters are not scaled.
+/// Size of a plot for a narrow window, in which a card is about 320 pixels wide, so that its letters are not
+/// scaled.
 pub(super) const NARROW: (u32, u32) = (320, 340);
 
 /// A plot for wide and narrow windows, on light and dark backgrounds; the page shows one of them.
@@ -80,7 +80,7 @@ impl Report {
         })?)
     }
 
-    /// The sections of the page, for its navigation: there are many pictures.
+    /// The sections of the page, for its navigation.
     fn parts(&self) -> Vec<Value> {
         [
             ("results", "Results", !self.metrics.is_empty()),

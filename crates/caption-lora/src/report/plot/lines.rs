@@ -21,8 +21,8 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Draws curves that differ in colour, marks and dashes. A legend goes above the plot, which becomes that
-/// much higher than `style` says.
+/// Draws curves that differ in colour, marks and dashes. A legend is added above the plot, whose height is then
+/// larger than in `style`.
 ///
 /// # Errors
 /// As the drawing library; none is expected.

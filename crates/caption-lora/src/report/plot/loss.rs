@@ -65,7 +65,7 @@ where
         .x_desc("epoch")
         .draw()?;
 
-    // A line for every step is mostly noise: it stays visible, and its mean is drawn over it.
+    // A line through every step is mostly noise, so it is drawn faintly, and its mean is drawn over it.
     if window > 1 {
         let line = palette.training.mix(0.35).stroke_width(1);
         chart.draw_series(LineSeries::new(training.iter().copied().map(at), line))?;
@@ -80,8 +80,8 @@ where
         plot.draw(&look.line(points))?;
     }
     if let Some((epoch, loss)) = history.best() {
-        // Towards the middle, so that the words stay inside the plot, and above, where a falling curve leaves
-        // room.
+        // Towards the middle, so that the text stays inside the plot, and above the point, where a falling
+        // curve leaves space.
         let side = if epoch > epochs / 2.0 { HPos::Right } else { HPos::Left };
         let words = font.clone().pos(Pos::new(side, VPos::Bottom));
         let lift = -i32::try_from(letters)?;

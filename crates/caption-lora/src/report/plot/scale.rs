@@ -8,7 +8,7 @@ pub enum Scale {
     /// Equal differences are equally high.
     Linear,
     /// Logarithmic, if all values are above zero and the highest is at least 8 times the lowest; else as
-    /// [`Scale::Linear`]. A loss falls fast and then slowly, and the slow part is the interesting one.
+    /// [`Scale::Linear`]. A loss falls fast at first and then slowly, and the slow part is more interesting.
     Log,
 }
 
@@ -43,7 +43,8 @@ impl Axis {
         if self.log { value.log2() } else { value }
     }
 
-    /// How many labels to draw, where there is space for `room`: no more than there are doublings.
+    /// The number of labels to draw if there is space for `room` of them: at most as many as there are
+    /// doublings.
     pub(super) fn labels(&self, room: u32) -> usize {
         let room = room.max(2) as usize;
         if self.log { room.min((self.high - self.low).floor() as usize + 1) } else { room }
