@@ -1,5 +1,5 @@
-//! Captioning: seconds per picture with the recipe's decoding and greedily, a batch compared with one by one,
-//! and how close a decoding step comes to the bandwidth of the memory that holds the weights.
+//! Captioning: seconds per picture with the recipe's decoding and with greedy decoding, batches compared with
+//! single pictures, and the share of the memory bandwidth that a decoding step reaches.
 //!
 //! `GENERATE_CHECKPOINT=path/to/git-base cargo bench --bench generate`. Without a checkpoint it uses the
 //! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once.
@@ -19,7 +19,7 @@ use git_model::{
 };
 use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder};
 
-/// Tokens per caption: random weights never generate the end token, and a trained model is prevented from it.
+/// Tokens per caption. Random weights never generate the end token, and for a trained model it is forbidden.
 const TOKENS: usize = 40;
 const BATCH: usize = 16;
 
@@ -119,7 +119,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
     Ok(())
 }
 
-/// The bandwidth of all threads together in reading memory that no cache holds.
+/// The bandwidth at which all threads together read memory that is larger than the caches.
 fn bytes_per_second(values: usize) -> f64 {
     use rayon::prelude::*;
     let data = vec![1.0f32; values];

@@ -1,8 +1,8 @@
 //! A training step by parts: vision forward, decoder forward, backward, optimizer, and the whole step.
 //!
 //! `GIT_STEP_CHECKPOINT=path/to/git-base cargo bench --bench git_step`. Without a checkpoint it uses the
-//! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once. Of bf16 and int8 it
-//! also says how far the adapters' gradients are from those in f32.
+//! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once. For
+//! bf16 and int8 it also prints how far the adapters' gradients are from those in f32.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -87,7 +87,7 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
     let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let adapter = builder.finish().unwrap();
-    // Otherwise zero, and with it the gradient of A.
+    // B would otherwise be zero, and so would the gradient of A.
     for (seed, (_, b)) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")).enumerate()
     {
         b.set(&(common::values(100 + seed as u64, b.shape().clone(), device) * 0.02)?)?;
@@ -154,7 +154,7 @@ fn print_times(
     runs: usize,
     [vision, forward, both, update, step]: [f64; 5],
 ) {
-    // The share of int8 is that of the peak of f32, which it may exceed.
+    // For int8, the share is of the peak of f32, and may exceed 100 %.
     let peak = peak_flops(base == BaseType::Bf16, 5).expect("an instruction set of this processor");
     let name = match base {
         BaseType::Bf16 => "bf16",

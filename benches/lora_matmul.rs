@@ -3,7 +3,7 @@
 //! layers avoid that.
 //!
 //! `cargo bench --bench lora_matmul` prints a table of times and of shares of the processor's measured peak,
-//! then runs criterion on the recipe's shapes. `-- --test` makes the table once, quickly.
+//! then runs criterion on the recipe's shapes. `-- --test` prints the table once, with few repetitions.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]

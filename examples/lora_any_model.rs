@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{ForwardContext, LayerBuilder, LinearLayer, sample_key};
 
-/// The model asks a builder for its layers by path, and does not need to know whether they have adapters.
+/// The model gets its layers from a builder by path, and does not depend on whether they have adapters.
 struct Network {
     layers: Vec<Arc<dyn LinearLayer>>,
     output: Arc<dyn LinearLayer>,

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 fn merge_adapter(options: &Merge) -> Result<()> {
     let pretrained = open::pretrained(&options.model)?;
     pretrained.say_commit();
-    // Nothing is replaced, and no other files are taken for parts of the checkpoint.
+    // No file is replaced, and the folder must not have other files that belong to a checkpoint.
     merge::check_output(&options.output_dir, &pretrained.dir)?;
     let adapter = open::adapter_for(&pretrained, &options.adapter)?;
     // Sums are computed in f32 and stored in the type of the checkpoint, or in that of --dtype.

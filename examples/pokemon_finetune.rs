@@ -29,7 +29,8 @@ fn main() -> ExitCode {
 fn run(request: cli::Request) -> Result<Ending> {
     // With --resume, the flags of the run that is continued.
     let request = request.resolve()?;
-    // Threads; Ctrl-C, which lets a run finish its step and save; and under mpirun the other processes.
+    // Sets the number of threads and the Ctrl-C handler, after which a run finishes its step and saves; under
+    // mpirun it joins the other processes.
     let session = Session::start(&request.options.hardware)?;
     session.run(|session| {
         if request.sweep.is_empty() { fine_tune(&request, session) } else { cli::sweep(&request, session) }
@@ -38,7 +39,7 @@ fn run(request: cli::Request) -> Result<Ending> {
 
 /// One run, stage by stage.
 fn fine_tune(request: &Request, session: &mut Session) -> Result<Ending> {
-    // A folder of its own, locked while the run writes to it.
+    // The output folder, which is locked while the run writes to it.
     let folder = session.claim(request)?;
     // Opens the model and the dataset, checks every row, and splits the rows 80/10/10.
     let (checkpoint, inputs) = session.open(request)?;

@@ -1,5 +1,6 @@
-//! Finds the source of candle-transformers, a development dependency, where cargo has unpacked it, and writes a file that makes
-//! modules of it. Nothing is copied, so that no file of another project is kept here.
+//! Finds the source of candle-transformers, a development dependency, in cargo's registry, and writes a file
+//! that includes its files as modules. Nothing is copied, so that this repository has no files of another
+//! project.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

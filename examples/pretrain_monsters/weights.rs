@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use git_model::GitConfig;
 use train_ops::sample_key;
 
-/// Initial weights as in transformers: matrices of small normal numbers, biases 0, norms 1.
+/// Initial weights as in transformers: matrices of small normally distributed numbers, biases 0, norms 1.
 pub(crate) fn initial_weights(config: &GitConfig, seed: u64) -> Result<BTreeMap<String, Var>> {
     const STD: f64 = 0.02;
     let mut drawn = 0;

@@ -1,4 +1,4 @@
-//! BLEU-1 to 4 as pycocoevalcap 1.2 computes them.
+//! BLEU-1 to BLEU-4, with the results of pycocoevalcap 1.2.
 //!
 //! The geometric mean of the corpus' clipped n-gram precisions p₁…pₙ, times the brevity penalty `exp(1 - r/c)` if the
 //! captions' total length c is below the total length r of the nearest references

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::ngrams::counts;
 
-/// How varied captions are. References play no part in it.
+/// Measures of how varied captions are. They do not depend on references.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diversity {
     /// Number of different words over the number of words, in all captions ([Li et al., 2016](https://aclanthology.org/N16-1014)).

@@ -4,7 +4,8 @@
 //! and divided by the length of the references. Lower is better, and it may exceed 1. Case and punctuation matter. If all
 //! references are empty, the rate is the number of insertions.
 //!
-//! An error rate has one reference for each picture: of several, [`score`](crate::score) uses the first.
+//! An error rate has one reference for each picture. If there are several, [`score`](crate::score) uses the
+//! first.
 
 use crate::error::{Error, Result};
 use crate::whitespace::{is_space, strip};

@@ -21,7 +21,7 @@ pub(crate) struct Matches {
     pub(crate) total: [usize; 4],
     /// Number of words.
     pub(crate) length: usize,
-    /// Number of words of the reference nearest in length; of two, the shorter.
+    /// Number of words of the reference that is nearest in length; the shorter one if two are equally near.
     pub(crate) reference_length: usize,
 }
 

@@ -32,7 +32,7 @@ pub struct Scores {
     /// By key: `bleu_1` to `bleu_4`, `rouge_l`, `cider_d`, `sacrebleu`, `wer`, `cer`, `distinct_1`, `distinct_2`,
     /// `mean_length`, `exact_repeats` and `repeated_ngrams`.
     pub values: BTreeMap<&'static str, f64>,
-    /// CIDEr-D of each caption, by which captions can be ranked.
+    /// CIDEr-D of each caption, for ranking captions.
     pub cider_d: Vec<f64>,
     /// ROUGE-L of each caption.
     pub rouge_l: Vec<f64>,

@@ -4,7 +4,7 @@ use crate::large_pages::ask_for_large_pages;
 
 /// Words of four bytes that begin on a cache line, so that no aligned vector crosses one.
 ///
-/// A word is an f32, two bf16 or four int8 that are neighbours in `k`.
+/// A word is an f32, two bf16 or four int8 that follow each other in `k`.
 #[derive(Clone, Debug)]
 pub(crate) struct Aligned {
     lines: Vec<Line>,
@@ -24,7 +24,7 @@ impl Aligned {
         Self { lines, len }
     }
 
-    /// Makes room for at least `len` words of scratch, whose contents are stale.
+    /// Makes room for at least `len` words of scratch memory, whose contents are stale.
     pub(crate) fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeros(len);

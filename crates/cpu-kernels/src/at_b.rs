@@ -10,7 +10,8 @@ use crate::shared_pointer::SharedPointer;
 use crate::tile::Factors;
 use crate::{Isa, MaskBits, Precision, Rows};
 
-/// Rows that are summed in one pass: as many as the first-level cache holds of the columns of a task.
+/// Number of rows that are summed in one pass: the columns of a task of this many rows fit the first-level
+/// cache.
 const DEPTH: usize = 32;
 /// Panels in a task.
 const PANELS: usize = 6;

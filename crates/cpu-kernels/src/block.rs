@@ -16,7 +16,8 @@ pub(crate) struct Block {
     pub(crate) columns: usize,
     pub(crate) first: Option<First>,
     pub(crate) factors: Factors,
-    /// Prefetched while the last panel is used, as the next panel is during every other. Any address will do.
+    /// Prefetched while the last panel is used; during the other panels, the next panel is prefetched. It may
+    /// be any address.
     pub(crate) next: *const u32,
     /// Initial sums, `rows` rows of `columns`; a stride of 0 repeats one row.
     pub(crate) from: *const f32,
@@ -98,14 +99,15 @@ unsafe fn portable(block: &Block) {
 #[inline(always)]
 unsafe fn tiles<S: Simd, const ROWS: usize, const WIDEN: usize>(block: &Block) {
     let width = 2 * S::LANES;
-    // Tiles of nearly equal height: one of a row or two would be bound by the latency of its sums.
+    // Tiles of nearly equal height, because a tile of one or two rows would be limited by the latency of its
+    // sums.
     let count = block.rows.div_ceil(ROWS).max(1);
     let (rows_of_all, longer) = (block.rows / count, block.rows % count);
     let words = block.factors.words;
     let panel = if block.factors.b_step == width { words * width } else { 0 };
     let lines = panel.div_ceil(LINE).div_ceil(count);
     let lines_per_interval = lines.div_ceil(words.div_ceil(PREFETCH_INTERVAL).max(1));
-    // Room for a whole tile where the result has fewer columns.
+    // Room for a whole tile, if the result has fewer columns.
     let mut edge = [0u32; 14 * 32];
     let (mut first, mut factors) = (block.first, block.factors);
     let mut column = 0;
@@ -135,7 +137,7 @@ unsafe fn tiles<S: Simd, const ROWS: usize, const WIDEN: usize>(block: &Block) {
                         from.add(row * block.from_stride).copy_to(aside.add(row * width), columns);
                     }
                 }
-                // One call for each width, as all of the tile's code is generated where it is called.
+                // One call for each width, because the whole code of a tile is inlined at each call.
                 let sums = match is_whole {
                     true => (from, block.from_stride, to, block.to_stride),
                     false => (aside.cast_const(), width, aside, width),

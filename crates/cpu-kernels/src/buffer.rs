@@ -7,18 +7,19 @@ use memmap2::MmapMut;
 use crate::aligned::Aligned;
 use crate::large_pages::ask_for_large_pages;
 
-/// f32 values for a part of a training step, in memory that is pooled and used again.
+/// f32 values for a part of a training step, in pooled memory that is reused.
 ///
-/// Fresh memory costs a training step twice: the system clears its pages when they are first touched, and the allocating code
-/// clears it once more. A pooled buffer costs nothing. Its contents are stale: overwrite every element.
+/// New memory is cleared twice: the system clears its pages when they are touched for the first time, and the
+/// allocating code clears it again. A pooled buffer is not cleared. Its contents are stale: overwrite every
+/// element.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Memory,
     len: usize,
 }
 
-/// Large buffers are pages of their own, which go back to the system when they are dropped; in the heap they would leave holes
-/// that seldom fit another allocation.
+/// Large buffers have their own pages, which are returned to the system when they are dropped. In the heap they
+/// would leave holes that seldom fit another allocation.
 #[derive(Debug)]
 enum Memory {
     Heap(Aligned),
@@ -63,23 +64,24 @@ static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
 /// Memory of dropped buffers.
 ///
-/// Sizes change from batch to batch, with the longest caption, and between training and evaluation. So a piece of memory also
-/// serves requests for a little less, and where none fits, the pieces unused for the longest time are freed before more is
-/// allocated. Buffers never take more than was in use at one time, apart from the rounding of sizes and [`IDLE`].
+/// Sizes change from batch to batch, with the longest caption, and between training and evaluation. So a piece
+/// of memory is also used for slightly smaller requests. If no piece fits, the pieces that were unused for the
+/// longest time are freed before more memory is allocated. Apart from the rounding of sizes and [`IDLE`], the
+/// pool never takes more memory than was in use at one time.
 struct Pool {
     /// By size, each with the time of its return, oldest first.
     free: BTreeMap<usize, VecDeque<(u64, Memory)>>,
-    /// Values in all of it.
+    /// Total number of values in free pieces.
     len: usize,
     /// Number of pieces returned so far.
     clock: u64,
 }
 
-/// A piece also serves requests for less, down to its size divided by `1 + 1 / SLACK`.
+/// A piece is also used for smaller requests, down to its size divided by `1 + 1 / SLACK`.
 const SLACK: usize = 4;
 
-/// Values that are always kept, 32 MB: a pass uses some sizes early and others late, and would otherwise free each for the
-/// other.
+/// Number of values that are always kept, 32 MB. A pass uses some sizes early and others late; without this, it
+/// would free the ones to allocate the others.
 const IDLE: usize = 8 << 20;
 
 impl Pool {
@@ -163,7 +165,8 @@ pub(crate) fn release_buffers() {
     *pool() = Pool::new();
 }
 
-/// `len` rounded up to one of a few sizes for each power of two, so that buffers of nearly the same size share memory.
+/// `len`, rounded up to one of a few sizes for each power of two, so that buffers of nearly the same size can
+/// reuse each other's memory.
 fn size_class(len: usize) -> usize {
     let step = (len.next_power_of_two() / 16).max(16);
     len.next_multiple_of(step)
@@ -182,7 +185,7 @@ mod tests {
         }
     }
 
-    /// Takes memory for `lens` at once, returns it, and says how much there is then.
+    /// Takes memory for all of `lens`, returns it to the pool, and returns how much the pool has then.
     fn pass(pool: &mut Pool, lens: &[usize]) -> usize {
         let taken: Vec<Memory> = lens
             .iter()

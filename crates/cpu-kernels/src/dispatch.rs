@@ -1,7 +1,7 @@
-/// Compiles a function on slices once for each instruction set and calls the version that its first argument, `isa`, asks
-/// for. The body is plain Rust: the compiler vectorises each version with the instructions of its set.
+/// Compiles a function on slices once for each instruction set and calls the version for its first argument,
+/// `isa`. The body is plain Rust: the compiler vectorises each version with the instructions of its set.
 ///
-/// NEON is part of every aarch64 target that has floating point, so that the portable version is the one for NEON.
+/// Every aarch64 target with floating point has NEON, so the portable version is also the one for NEON.
 ///
 /// Without fused multiply-adds, which Rust never introduces by itself, all versions compute the same bits.
 macro_rules! for_each_isa {

@@ -1,4 +1,5 @@
-//! Dropout masks as functions: whether an element is dropped is a hash of its place, computed wherever it is needed.
+//! Dropout masks as functions: a hash of an element's place decides whether it is dropped, and is computed
+//! where it is needed.
 
 use rayon::prelude::*;
 
@@ -7,8 +8,9 @@ use crate::{Isa, mix};
 
 /// The dropout mask of one matrix: a function from element to 0 or `1 / (1 - p)`.
 ///
-/// The rows are divided evenly among samples. An element's fate is a hash of its sample's key, its row in the sample and
-/// its column, so a mask does not depend on how samples are batched, on padding, or on the number of threads.
+/// The rows are divided evenly among samples. A hash of the sample's key, the row in the sample and the column
+/// decides whether an element is dropped, so a mask does not depend on how samples are batched, on padding, or
+/// on the number of threads.
 #[derive(Clone, Debug)]
 pub struct DropoutMask {
     isa: Isa,
@@ -22,7 +24,7 @@ pub struct DropoutMask {
     scale: f32,
 }
 
-/// What the keys were made of.
+/// The arguments from which the keys were computed.
 #[derive(Clone, Debug)]
 struct Origin {
     samples: Vec<u64>,
@@ -67,8 +69,9 @@ impl DropoutMask {
         values.par_chunks_mut(columns).enumerate().for_each(|(row, values)| self.apply_part(row, 0, values));
     }
 
-    /// Multiplies a part of a row by the mask; `values` begin at column `first`. The row is counted over all samples. The
-    /// mask depends on the row's number in its sample and not on its length, so a longer row begins like a shorter one.
+    /// Multiplies a part of a row by the mask; `values` begin at column `first`. The row is counted over all
+    /// samples. The mask depends on the row's index in its sample and not on its length, so a longer row begins
+    /// like a shorter one.
     #[inline]
     pub fn apply_part(&self, row: usize, first: usize, values: &mut [f32]) {
         apply_key(self.isa, self.key(row), first as u32, self.threshold, self.scale, values);
@@ -130,13 +133,13 @@ pub struct MaskBits {
 
 /// Elements of a byte.
 const BITS: usize = 8;
-/// Every row has bits for a multiple of so many columns: those of the widest panel of a product.
+/// Every row has bits for a multiple of this many columns, the width of the widest panel of a product.
 const PADDED_COLUMNS: usize = 32;
 /// Rows whose bits a task makes.
 const TASK_ROWS: usize = 16;
 
 impl MaskBits {
-    /// Whether there are bits for so many rows of so many columns.
+    /// Whether there are bits for this many rows and columns.
     pub(crate) fn covers(&self, rows: usize, columns: usize) -> bool {
         self.stride * BITS >= columns && self.bits.len() >= rows * self.stride
     }

@@ -1,4 +1,4 @@
-//! Products with single rows of a matrix that a list of slots selects: attention over a key-value cache.
+//! Products with the rows of a matrix that a list of slots selects: attention over a key-value cache.
 
 use crate::dispatch::for_each_isa;
 use crate::softmax::LANES;

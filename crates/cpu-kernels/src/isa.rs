@@ -10,7 +10,7 @@ pub const ISA_VARIABLE: &str = "CPU_KERNELS_ISA";
 
 /// An instruction set that the kernels are compiled for, and that this processor has.
 ///
-/// There is no other way to get one than the functions below, so its kernels may always be called.
+/// Only the functions below return one, so its kernels may always be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Kind);
 
@@ -65,13 +65,14 @@ impl Isa {
                     let best = if is_intel() { kinds.len() } else { 0 };
                     kinds.insert(best, Kind::Avx512 { bf16: true, amx: false });
                 }
-                // The rest is that of AVX-512 without BF16: only products with bf16 matrices have other numbers.
+                // All other code is that of AVX-512 without BF16: only products with bf16 matrices have other
+                // results.
                 if crate::amx::is_available() {
                     kinds.insert(0, Kind::Avx512 { bf16: false, amx: true });
                 }
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // The rest is that of AVX2: the same numbers in every precision.
+                // All other code is that of AVX2: the results are the same in every precision.
                 if is_x86_feature_detected!("avxvnni") {
                     kinds.push(Kind::Avx2 { vnni: true });
                 }
@@ -133,8 +134,9 @@ impl Isa {
         }
     }
 
-    /// Words of `k` in one pass over a tile. More of them mean fewer reads and writes of the sums, but the panel of so many
-    /// words must stay in the second-level cache, from which tiles read 9 to 11 bytes a cycle.
+    /// Words of `k` in one pass over a tile. With more words, sums are read and written less often, but the
+    /// panel of this many words must stay in the second-level cache, from which tiles read 9 to 11 bytes a
+    /// cycle.
     pub(crate) fn depth(self) -> usize {
         match self.0 {
             Kind::Avx512 { .. } | Kind::Avx2 { .. } | Kind::Neon { .. } => 768,
@@ -169,9 +171,9 @@ impl Isa {
     }
 }
 
-/// Whether the processor is Intel's, on which AVX512-BF16 is slower than widening bf16 to f32: it issues a product of pairs
-/// every second cycle at most, AMD's as often as an f32 product. Decided by the maker and not by a measurement, so that a
-/// processor computes the same bits in every run.
+/// Whether the processor is Intel's, on which AVX512-BF16 is slower than widening bf16 to f32: Intel's issue a
+/// product of pairs at most every second cycle, AMD's as often as an f32 product. This depends on the vendor
+/// and not on a measurement, so that a processor computes the same bits in every run.
 #[cfg(target_arch = "x86_64")]
 fn is_intel() -> bool {
     let maker = std::arch::x86_64::__cpuid(0);

@@ -1,5 +1,6 @@
-/// Asks the system for large pages where `memory` will be touched for the first time: products walk through megabytes in
-/// strides of rows, and with small pages the processor would look up an address for every few lines it reads.
+/// Asks the system for large pages for `memory`, before it is touched for the first time. Products read
+/// megabytes in strides of rows, and with small pages the processor would translate an address for every few
+/// lines that it reads.
 ///
 /// Linux gives pages of 2 MiB on request; elsewhere this does nothing.
 pub(crate) fn ask_for_large_pages<T>(memory: &[T]) {
@@ -10,8 +11,8 @@ pub(crate) fn ask_for_large_pages<T>(memory: &[T]) {
         let start = (range.start as usize).next_multiple_of(LARGE);
         let end = range.end as usize / LARGE * LARGE;
         if start < end {
-            // SAFETY: the range lies within `memory`, and its contents do not depend on the size of its pages. A refusal
-            // costs speed alone.
+            // SAFETY: the range lies within `memory`, and its contents do not depend on the size of its pages.
+            // A refusal affects only speed.
             #[allow(unsafe_code)]
             unsafe {
                 libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE);

@@ -6,8 +6,9 @@ use crate::dispatch::for_each_isa;
 pub type RowStatistics = [f32; 2];
 
 for_each_isa! {
-    /// `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` for each row of `weight.len()` values, with the variance
-    /// without Bessel's correction. Leaves the statistics of each row for [`normalise_gradient`].
+    /// `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` for each row of `weight.len()` values, with the
+    /// variance without Bessel's correction. Writes the statistics of each row, which [`normalise_gradient`]
+    /// needs.
     pub fn normalise(
         isa: Isa,
         xs: &[f32],
@@ -53,8 +54,8 @@ for_each_isa! {
         }
     }
 
-    /// `y = x / sqrt(mean(x²) + eps) * weight` for each row of `weight.len()` values. Leaves `1 / sqrt(mean(x²) + eps)` of
-    /// each row for [`rms_normalise_gradient`].
+    /// `y = x / sqrt(mean(x²) + eps) * weight` for each row of `weight.len()` values. Writes
+    /// `1 / sqrt(mean(x²) + eps)` of each row, which [`rms_normalise_gradient`] needs.
     pub fn rms_normalise(
         isa: Isa,
         xs: &[f32],

@@ -1,8 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # How a product is computed
-//!
-//! From the inside out:
+//! From the innermost loop outwards:
 //!
 //! | module | what it does |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Transcendental functions in plain arithmetic, so that compilers vectorise loops over them; without fused multiply-add, so
-//! that every instruction set gives the same bits. And the hash behind all random numbers.
+//! Transcendental functions in plain arithmetic, so that compilers vectorise loops over them, and without fused
+//! multiply-add, so that every instruction set gives the same bits. Also the hash that all random numbers use.
 
 /// `eˣ`, within 2 units in the last place for results that are normal numbers; arguments beyond ±87 saturate.
 ///
@@ -40,8 +40,8 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     (cdf, gauss * 0.398_942_3)
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): a bijection that scatters neighbouring inputs, so that
-/// `mix(key ^ index)` are random numbers by number.
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): a bijection that maps neighbouring inputs to
+/// distant numbers, so that `mix(key ^ index)` is a random number for each index.
 #[inline]
 pub fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -5,12 +5,12 @@ use crate::dispatch::for_each_isa;
 use crate::packed::{pair, words};
 use crate::{Buffer, PackedMatrix, Precision, Rows, leading_dimension};
 
-/// Rows as the first factor of products, converted to the format that the second factor needs: once for all matrices that
-/// they are multiplied by.
+/// Rows as the first factor of products, converted to the format that the second factor needs, once for all
+/// matrices of that format.
 #[derive(Debug)]
 pub struct Operand<'a> {
     rows: Rows<'a>,
-    /// The converted rows; none if they are used as they are.
+    /// The converted rows; `None` if they are used without a conversion.
     converted: Option<Buffer>,
     form: Form,
     stride: usize,
@@ -25,8 +25,8 @@ enum Form {
     Rounded,
     /// Pairs of bf16.
     Pairs,
-    /// Pairs of bf16 in whole tiles of AMX: rows of a multiple of [`TILE_WORDS`] words, and a multiple of a tile's rows, of which the
-    /// last ones have any content.
+    /// Pairs of bf16 in whole tiles of AMX: rows of a multiple of [`TILE_WORDS`] words, and a multiple of a
+    /// tile's rows; the rows beyond the last one may have any content.
     Tiles,
 }
 
@@ -43,7 +43,7 @@ impl Form {
 }
 
 impl<'a> Operand<'a> {
-    /// `rows` as they are, for f32 matrices.
+    /// `rows` without a conversion, for f32 matrices.
     pub fn plain(rows: Rows<'a>) -> Self {
         Self { rows, converted: None, form: Form::Plain(1), stride: rows.stride() }
     }
@@ -103,7 +103,7 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// So many rows stay in the caches whatever their distance.
+/// This many rows stay in the caches whatever their distance.
 const SMALL: usize = 8;
 /// Words of a row of AMX's tiles.
 const TILE_WORDS: usize = 16;

@@ -63,7 +63,8 @@ impl PackedMatrix {
         let mut data = Aligned::zeros(n.div_ceil(width) * panel_stride);
         let element = |row: usize, column: usize| if row < k { element(row, column) } else { 0.0 };
         data.par_chunks_mut(panel_stride.max(1)).enumerate().for_each(|(panel, data)| {
-            // Column by column: weights are stored by output, so that `element` reads neighbours along `k`.
+            // Column by column, because weights are stored by output, so that `element` reads neighbours along
+            // `k`.
             for column in 0..width.min(n - panel * width) {
                 let n = panel * width + column;
                 for (word, row) in data.chunks_exact_mut(width).enumerate() {
@@ -122,8 +123,8 @@ impl PackedMatrix {
         Self { isa, precision, k, n, data: Arc::new(data), first: 0, scales: Vec::new(), offsets: Vec::new() }
     }
 
-    /// Some of the columns as a matrix of its own, which shares the memory of this one. `None` if the columns do not begin
-    /// and end with panels, or the matrix is int8.
+    /// A range of the columns as a separate matrix, which shares the memory of this one. `None` if the range
+    /// does not begin and end at panels, or the matrix is int8.
     ///
     /// # Panics
     /// If there are no such columns.
@@ -192,7 +193,8 @@ impl PackedMatrix {
         &self.scales
     }
 
-    /// Elements of a word that are widened to f32 before they are multiplied; 1 where words are multiplied as they are.
+    /// Number of elements of a word that are widened to f32 before they are multiplied; 1 if words are
+    /// multiplied without widening.
     pub(crate) fn widening(&self) -> usize {
         match self.precision {
             Precision::Int8 => 4,
@@ -201,9 +203,10 @@ impl PackedMatrix {
         }
     }
 
-    /// Whether blocks widen a panel to f32 in scratch memory, once for all rows, and not in registers for each tile. AVX2 widens
-    /// bf16 in registers: it has a vector unit for shifts that is free while the two others multiply. NEON's instruction for
-    /// bf16 takes a panel that is not widened there but interleaved.
+    /// Whether blocks widen a panel to f32 in scratch memory, once for all rows, and not in registers for each
+    /// tile. AVX2 widens bf16 in registers, because it has a vector unit for shifts that is free while the two
+    /// others multiply. For NEON's instruction for bf16, the scratch memory has the panel interleaved instead
+    /// of widened.
     pub(crate) fn is_widened_to_scratch(&self) -> bool {
         match (self.isa.kind(), self.precision) {
             (Kind::Avx2 { .. }, Precision::Bf16) => false,
@@ -212,7 +215,7 @@ impl PackedMatrix {
         }
     }
 
-    /// Whether its products are computed by AMX; those of integers choose for themselves.
+    /// Whether its products are computed by AMX. Integer products choose their engine separately.
     pub(crate) fn is_for_tiles(&self) -> bool {
         self.precision == Precision::Bf16 && self.isa.has_tiles()
     }
@@ -278,8 +281,8 @@ for_each_isa! {
         }
     }
 
-    /// Two rows of words at a time, column by column: both words of the first column, of the second, and so on. The last of an
-    /// odd number of rows stays as it is.
+    /// Interleaves two rows of words at a time, column by column: both words of the first column, of the
+    /// second, and so on. The last of an odd number of rows is unchanged.
     pub(crate) fn interleave(isa: Isa, words: &[u32], width: usize, to: &mut [u32]) {
         let (rows, to) = (words.chunks_exact(2 * width), &mut to[..words.len()]);
         let last = rows.remainder();

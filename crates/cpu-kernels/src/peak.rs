@@ -6,16 +6,17 @@ use crate::isa::Kind;
 use crate::simd::{Portable, Simd};
 use crate::{Isa, Precision, Result};
 
-/// Independent sums: enough to hide the latency of a multiply-add.
+/// Number of independent sums, enough to hide the latency of a multiply-add.
 const SUMS: usize = 12;
 /// Rounds of a measurement.
 const ROUNDS: usize = 2_000_000;
 
-/// Floating-point operations a second that all threads of the pool reach with multiply-adds in registers alone, the best of
-/// `repeats` runs: the upper bound of any product with an f32 matrix, or with a bf16 one.
+/// The floating-point operations a second that all threads of the pool reach with multiply-adds in registers,
+/// in the best of `repeats` runs. This is the upper bound of any product with an f32 matrix, or with a bf16
+/// one.
 ///
-/// For bf16 the instruction is the one that such products use: that for bf16 where it is active, else f32. Intel's AMX does not count:
-/// products by AMX exceed this.
+/// For bf16 the instruction is the one that such products use: that for bf16 if it is active, else that for
+/// f32. Intel's AMX is not included: products by AMX may exceed this number.
 ///
 /// # Errors
 /// As [`Isa::active`].

@@ -8,14 +8,16 @@ use crate::skinny::max_rows;
 use crate::task::Task;
 use crate::{Init, Isa, Precision, Term};
 
-/// Panels of blocks for each thread, at least: with fewer, threads wait longer for the last one to finish.
+/// The least number of block panels for each thread: with fewer, threads wait longer for the last one to
+/// finish.
 const PANELS: usize = 12;
 /// Column ranges for each thread of a skinny product, which is short.
 const SKINNY_RANGES: usize = 4;
 
 /// `to = init + Σ product_mask ∘ ((a_mask ∘ a) b)` over one or more terms, for a result with rows of `n` values.
 ///
-/// A product with an int8 matrix is one with its integers: multiply its columns by [`PackedMatrix::scales`](crate::PackedMatrix::scales).
+/// A product with an int8 matrix uses its integers without the scales: multiply the columns of the result by
+/// [`PackedMatrix::scales`](crate::PackedMatrix::scales).
 ///
 /// # Panics
 /// If shapes do not agree, if matrices are packed for different instruction sets, or if there is a mask of a product with a
@@ -75,8 +77,8 @@ pub fn product(to: &mut [f32], n: usize, init: Init<'_>, terms: &[Term<'_>]) {
     });
 }
 
-/// Rows of a block of the result: as many as fit the cache, and fewer where there would not be enough panels for all
-/// threads.
+/// Rows of a block of the result: as many as fit the cache, but fewer if there were not enough panels for all
+/// threads otherwise.
 fn block_rows(isa: Isa, rows: usize, n: usize, tile_rows: usize) -> usize {
     let blocks = (PANELS * rayon::current_num_threads()).div_ceil(n.div_ceil(isa.panel_width()));
     rows.div_ceil(rows.div_ceil(isa.block_rows()).max(blocks)).next_multiple_of(tile_rows)

@@ -8,7 +8,7 @@ use crate::packed::{widen, words};
 use crate::{Isa, PackedMatrix, Precision};
 
 impl PackedMatrix {
-    /// The same matrix in int8; see [`Precision::Int8`]. An int8 matrix is returned as it is.
+    /// The same matrix in int8; see [`Precision::Int8`]. An int8 matrix is returned unchanged.
     pub fn quantised(&self) -> Self {
         if self.precision == Precision::Int8 {
             return self.clone();
@@ -35,8 +35,9 @@ impl PackedMatrix {
         Self::of_integers((self.isa, self.k, self.n), data, scales)
     }
 
-    /// The transpose of an int8 matrix's integers, with scales of 1: those of the matrix belong to the rows now, and a product
-    /// has to multiply its first factor by them ([`QuantisedRows::new`](crate::QuantisedRows::new)).
+    /// The transpose of an int8 matrix's integers, with scales of 1. The scales of the matrix belong to the
+    /// rows of the transpose, so a product has to multiply its first factor by them
+    /// ([`QuantisedRows::new`](crate::QuantisedRows::new)).
     ///
     /// # Panics
     /// If the matrix is not int8.
@@ -103,7 +104,7 @@ for_each_isa! {
         }
     }
 
-    /// Adds 128 times the sum of each column. It may wrap, as the sums that it is subtracted from do.
+    /// Adds 128 times the sum of each column. The sum may wrap, as do the sums from which it is subtracted.
     fn add_offsets(isa: Isa, panel: &[u32], width: usize, offsets: &mut [i32]) {
         for row in panel.chunks_exact(width) {
             for (offset, word) in offsets.iter_mut().zip(row) {
@@ -117,7 +118,7 @@ for_each_isa! {
 
 /// `1.5 * 2^23`: a sum with it has no bits for a fraction.
 pub(crate) const ROUNDER: f32 = 12_582_912.0;
-/// The most columns of a panel.
+/// The largest number of columns of a panel.
 const WIDEST: usize = 32;
 /// The largest integer that a weight becomes.
 pub(crate) const LARGEST: f32 = 127.0;

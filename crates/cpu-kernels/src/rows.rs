@@ -11,8 +11,9 @@ pub struct Rows<'a> {
 /// f32 values in a cache line.
 const LINE: usize = 16;
 
-/// The distance from one row of `width` values to the next at which products read them fastest: the width, and a cache line
-/// more where rows would be a multiple of 4 KiB apart and so compete for the same few lines of the caches.
+/// The distance from one row of `width` values to the next at which products read them fastest. This is the
+/// width, plus a cache line if rows would otherwise be a multiple of 4 KiB apart and so compete for the same
+/// few cache lines.
 pub fn leading_dimension(width: usize) -> usize {
     if width.is_multiple_of(1024) { width + LINE } else { width }
 }
@@ -40,13 +41,13 @@ impl<'a> Rows<'a> {
         self.width
     }
 
-    /// From one row to the next.
+    /// The distance from one row to the next.
     #[inline]
     pub(crate) fn stride(&self) -> usize {
         self.stride
     }
 
-    /// All values, gaps included.
+    /// All values, including gaps.
     #[inline]
     pub fn values(&self) -> &'a [f32] {
         self.values

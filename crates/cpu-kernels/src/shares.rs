@@ -5,12 +5,12 @@ use rayon::prelude::*;
 
 /// A grid of row blocks and their panels, shared among the threads.
 ///
-/// Each thread begins with its own blocks, whose rows stay in its cache, and steals panels from others when it has none left.
-/// It takes many panels at first and fewer towards a block's end, so that all threads finish together: with tasks of equal
-/// size, the last one kept the other threads waiting for 4 % of the time.
+/// Each thread begins with its own blocks, whose rows stay in its cache, and steals panels from others when it
+/// has none left. It takes many panels at first and fewer towards a block's end, so that all threads finish
+/// together: with tasks of equal size, the other threads waited 4 % of the time for the last one.
 pub(crate) struct Shares {
     panels: usize,
-    /// How many panels are taken, for each block.
+    /// The number of panels taken, for each block.
     taken: Vec<AtomicUsize>,
 }
 

@@ -37,7 +37,7 @@ impl<'a> Strided<'a> {
     }
 }
 
-/// A small f32 matrix packed into panels, `(k, n)`. Its memory is used again by the next matrix that is packed.
+/// A small f32 matrix packed into panels, `(k, n)`. Its memory is reused by the next matrix that is packed.
 pub struct Panels {
     isa: Isa,
     memory: Aligned,
@@ -184,7 +184,7 @@ unsafe fn run(
     }
 }
 
-/// Initial sums of so many columns: whole panels of every width.
+/// Initial sums for this many columns: whole panels of every width.
 static ZEROS: [f32; 1 << 10] = [0.0; 1 << 10];
 
 #[cfg(test)]

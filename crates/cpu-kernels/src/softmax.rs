@@ -9,7 +9,8 @@ pub const LANES: usize = 16;
 for_each_isa! {
     /// Softmax of the first `visible` values of `row`, in place; the others become 0.
     pub fn softmax(isa: Isa, row: &mut [f32], visible: usize) {
-        // Where the row is long enough, whole vectors: the last one ends in minus infinities, which do not count.
+        // If the row is long enough, whole vectors are used; the last one is padded with minus infinity, which
+        // has no effect.
         let used = visible.next_multiple_of(LANES).min(row.len());
         row[visible..used].fill(f32::NEG_INFINITY);
         let values = &mut row[..used];
@@ -47,7 +48,7 @@ for_each_isa! {
         }
     }
 
-    /// `log Σ exp(logits)`: logits minus this are log-probabilities.
+    /// `log Σ exp(logits)`. Logits minus this number are log-probabilities.
     pub fn log_sum_exp(isa: Isa, logits: &[f32]) -> f32 {
         let (blocks, rest) = logits.as_chunks::<16>();
         let mut max = [f32::NEG_INFINITY; 16];

@@ -141,7 +141,8 @@ impl Task<'_> {
         for begin in (0..all.max(1)).step_by(isa.depth() / per_word) {
             let end = all.min(begin + isa.depth() / per_word);
             block.factors = self.factors(term, begin..end, masked);
-            // Used next: the following words of the first panel, or, most of the time, the first panel of the next task.
+            // Prefetched, because it is used next: the following words of the first panel or, in most cases,
+            // the first panel of the next task.
             block.next = match end < all {
                 true => b.panels_from(panels)[end * width..].as_ptr(),
                 false => b.panels_from(0).as_ptr().wrapping_add(following * b.panel_stride()),

@@ -67,7 +67,7 @@ impl First {
 /// Lines that are prefetched while a tile is computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefetch {
-    /// The first of them. Any address will do.
+    /// The first of them. It may be any address.
     pub(crate) from: *const u32,
     /// Lines for every [`PREFETCH_INTERVAL`] words.
     pub(crate) lines: usize,
@@ -167,9 +167,10 @@ unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const W
     unsafe {
         let Factors { a_stride, a_step, a, mut b, b_step, .. } = *factors;
         let Prefetch { from: mut next_line, lines } = prefetch;
-        // A pointer for every third row; the two rows after it are one and two strides further, which the addressing mode adds
-        // for free. Compilers would rather keep one pointer and add the stride row by row, a chain of 14 additions for each word,
-        // which takes as long as the multiplications. So the relation between the pointers is hidden from them.
+        // A pointer for every third row; the two rows after it are one and two strides further, which the
+        // addressing mode adds for free. Compilers would otherwise keep one pointer and add the stride row by
+        // row, a chain of 14 additions for each word, which takes as long as the multiplications. So the
+        // relation between the pointers is hidden from them.
         let mut thirds: [*const u32; 5] = std::array::from_fn(|third| a.wrapping_add(3 * third * a_stride));
         let mut left = factors.words;
         while left > 0 {
@@ -189,7 +190,8 @@ unsafe fn add_products<S: Simd, const ROWS: usize, const VECTORS: usize, const W
                             _ => S::widen(loaded).1,
                         };
                     }
-                    // Unrolled by hand: of a loop over so many rows compilers keep the sums in memory.
+                    // Unrolled by hand, because in a loop over this many rows compilers keep the sums in
+                    // memory.
                     macro_rules! rows {
                         ($($row:literal)*) => {
                             $(if let Some(sums) = sums.get_mut($row) {
@@ -241,8 +243,9 @@ unsafe fn add_groups<S: Simd, const ROWS: usize, const VECTORS: usize>(
             for _ in 0..interval {
                 let rows = std::array::from_fn(|row| a.wrapping_add(row * a_stride));
                 S::add_group::<ROWS, VECTORS>(rows, b, b_step, sums);
-                // One pointer, to which the addressing mode adds the distance of a row. Compilers would rather advance a pointer
-                // for each row, as a part of its load, which takes as many slots as another instruction.
+                // One pointer, to which the addressing mode adds the distance of a row. Compilers would
+                // otherwise advance a pointer for each row as a part of its load, which takes as many slots as
+                // another instruction.
                 a = opaque(a.wrapping_add(S::GROUP));
                 b = b.wrapping_add(S::GROUP * b_step);
             }

@@ -1,9 +1,9 @@
-//! Small monsters, drawn in code from a seed, with captions in two styles: a dataset that needs no network.
+//! Small monsters, generated from a seed, with captions in two styles: a dataset that needs no network.
 //!
-//! There are ten creatures in nine colours, each with one special feature, a facial expression and a place,
-//! on white with a bold outline. A picture and its captions are pure functions of (seed, row), the same on
-//! every machine. A model pre-trained on the first style can be fine-tuned on the second: it learns to say
-//! the same in sentences.
+//! There are ten creatures in nine colours, each with one special feature, a facial expression and a place, on
+//! white with a bold outline. A picture and its captions are pure functions of (seed, row), the same on every
+//! machine. A model pre-trained on the first style can be fine-tuned on the second: it learns to state the same
+//! facts in sentences.
 //!
 //! ```
 //! use caption_data::CaptionSource;

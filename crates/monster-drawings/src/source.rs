@@ -6,8 +6,8 @@ use caption_data::{CaptionSource, Error, Result};
 
 /// A dataset of drawn monsters, generated while it is read.
 ///
-/// A row depends only on the seed and the row's number: two sources that differ only in length agree on the
-/// rows that both have.
+/// A row depends only on the seed and the row's number, so two sources that differ only in length have the same
+/// rows up to the shorter length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrawingSource {
     seed: u64,

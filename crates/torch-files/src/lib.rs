@@ -1,9 +1,9 @@
 //! Reads the tensors of files that `torch.save` wrote: `pytorch_model.bin` and `adapter_model.bin`.
 //!
 //! Such a file is a pickle: a program for a small virtual machine, which may call any Python function. This
-//! crate interprets the program without Python. It knows the few functions and classes that a dictionary of
-//! tensors needs, and refuses all others with their names. It reads both layouts: the zip archive of PyTorch
-//! 1.6 and later, and the older one, a sequence of pickles followed by the numbers.
+//! crate has its own interpreter for such programs. It implements the few functions and classes that a
+//! dictionary of tensors needs, and refuses all others by name. It reads both layouts: the zip archive of
+//! PyTorch 1.6 and later, and the older one, a sequence of pickles followed by the numbers.
 //!
 //! ```no_run
 //! use torch_files::TorchFile;

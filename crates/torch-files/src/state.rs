@@ -85,7 +85,7 @@ fn view(pickle: &Pickle, id: Id, storages: &HashMap<String, Storage>) -> Result<
         Value::Call(function, arguments) => (*function, *arguments),
         _ => return Ok(None),
     };
-    // A parameter is a call with its tensor as an argument, and so is a tensor of a subclass.
+    // A parameter, or a tensor of a subclass, is a call with its tensor as an argument.
     for _ in 0..3 {
         let Value::Global(name) = pickle.value(function) else { return Ok(None) };
         let items = pickle.items(arguments).unwrap_or_default();

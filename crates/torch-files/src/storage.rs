@@ -1,4 +1,4 @@
-//! The types of a file's numbers, and which of the numbers belong to a tensor.
+//! The storages of a file, and the views that select a tensor's elements from them.
 
 use candle_core::DType;
 

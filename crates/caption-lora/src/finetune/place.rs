@@ -24,8 +24,8 @@ pub(super) fn locked(path: PathBuf, resumes: bool) -> Result<(PathBuf, FolderLoc
     }
 }
 
-/// The folder of a new run or sweep: the named one, or the first free default folder. With
-/// `--overwrite-output-dir`, it is the first default folder.
+/// The folder of a new run or sweep: the named one. Without a name it is the first free default folder, or with
+/// `--overwrite-output-dir` the first one.
 pub(super) fn for_new(data: &DataOptions) -> Result<(PathBuf, FolderLock)> {
     match &data.output_dir {
         Some(dir) => locked(dir.clone(), false),

@@ -226,7 +226,7 @@ impl Scanner {
             '{' => self.push_as("-LCB-", 1),
             '}' => self.push_as("-RCB-", 1),
             '\'' => self.apostrophe(),
-            // Punctuation is dropped, unless it is repeated more often than texts need.
+            // Punctuation is dropped, unless it is repeated unusually often.
             '.' | ',' | ':' | ';' | '"' | '`' => self.at += 1,
             '-' if same < 5 => self.at += same,
             '-' | '*' | '_' => self.push(same),

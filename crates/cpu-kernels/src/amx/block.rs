@@ -9,7 +9,7 @@ use crate::tile::Factors;
 #[repr(C, align(64))]
 struct Sums([u32; SIDE * SIDE]);
 
-/// Computes a block whose factors are pairs of bf16, and which has no first product.
+/// Computes a block of pairs of bf16 without a `first` product.
 ///
 /// # Safety
 /// As for [`Block::run`]; besides, AMX [is available](super::is_available), and rows are as [`Product`] needs them: readable up to a
@@ -22,12 +22,12 @@ pub(crate) unsafe fn bf16_block(block: &Block) {
     let mut sums = Sums([0; SIDE * SIDE]);
     for column in (0..block.columns).step_by(SIDE) {
         let panel = b.wrapping_add(column / SIDE * panel_stride);
-        // SAFETY: the panel has so many words.
+        // SAFETY: the panel has this many words.
         let tail = Tail::new(unsafe { std::slice::from_raw_parts(panel, words * SIDE) });
         for row in (0..block.rows).step_by(SIDE) {
             let rows = SIDE.min(block.rows - row);
             if words > 0 {
-                // SAFETY: the caller's.
+                // SAFETY: the caller guarantees it.
                 unsafe {
                     tiles.bf16_sums(Product {
                         a: a.wrapping_add(row * a_stride),
@@ -40,7 +40,7 @@ pub(crate) unsafe fn bf16_block(block: &Block) {
                     });
                 }
             }
-            // SAFETY: the caller's; the rectangle lies within the block.
+            // SAFETY: the caller guarantees it; the rectangle lies within the block.
             unsafe { add(block, row..row + rows, column, &sums) }
         }
     }

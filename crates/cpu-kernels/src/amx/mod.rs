@@ -1,7 +1,8 @@
 //! Intel's AMX: registers of 16 rows of 64 bytes, and products of two of them.
 //!
-//! In inline assembly, as Rust has no stable intrinsics for it. A process has to ask Linux for the registers, which take 8 KiB
-//! of every thread's saved state; [`is_available`] does so once.
+//! The code is inline assembly, because Rust has no stable intrinsics for AMX. A process has to ask Linux for
+//! permission to use the registers, which take 8 KiB of every thread's saved state; [`is_available`] does so
+//! once.
 
 // SAFETY (of every block in this file): the instructions are reached only where `is_available`; pointers are valid for the
 // tiles that are loaded and stored, for which the callers argue.
@@ -18,10 +19,10 @@ pub(crate) use block::bf16_block;
 pub(crate) const TILE_ROWS: usize = 16;
 /// Words of a row of a tile register.
 pub(crate) const TILE_WORDS: usize = 16;
-/// Rows, and columns, of the sums that are computed at a time: two tile registers each way.
+/// Rows, and columns, of the sums that are computed at a time: two tile registers in each direction.
 pub(crate) const SIDE: usize = 2 * TILE_ROWS;
 
-/// Whether the processor has AMX-INT8 and AMX-BF16, and Linux gives the registers to this process.
+/// Whether the processor has AMX-INT8 and AMX-BF16, and Linux permits this process to use the registers.
 pub(crate) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| cfg!(not(miri)) && is_present() && is_permitted())
@@ -37,8 +38,8 @@ fn is_present() -> bool {
     highest >= 7 && std::arch::x86_64::__cpuid_count(7, 0).edx & all == all
 }
 
-/// Asks Linux for the tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, which also fails where the system
-/// does not save them.
+/// Asks Linux for permission to use the tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`,
+/// which also fails if the system does not save them.
 #[cfg(target_os = "linux")]
 fn is_permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -57,7 +58,7 @@ macro_rules! sum_tiles {
     ($multiply:literal, $product:expr) => {{
         let Product { a, a_stride, is_tall, b, words, tail, sums } = $product;
         let (whole, has_tail) = (words / TILE_WORDS, !words.is_multiple_of(TILE_WORDS));
-        // The tail comes last; without whole tiles it is all there is.
+        // The tail comes last. Without whole tiles, there is only the tail.
         let (b, steps, tail_left) = if whole == 0 { (tail, 1, false) } else { (b, whole, has_tail) };
         let lower = a.wrapping_add(if is_tall { TILE_ROWS * a_stride } else { 0 });
         asm!(
@@ -82,7 +83,7 @@ macro_rules! sum_tiles {
             "add {b}, 2048",
             "dec {steps}",
             "jnz 2b",
-            // Once more for the tail.
+            // Once more, for the tail.
             "mov {steps}, {tail_left}",
             "xor {tail_left:e}, {tail_left:e}",
             "mov {b}, {tail}",
@@ -149,8 +150,9 @@ impl Tiles {
 
     /// `sums = a b`, for pairs of bf16; the sums are f32.
     ///
-    /// The instruction sums the first numbers of 16 pairs, in their order, and the second ones, each with one rounding a multiply-add;
-    /// then it adds the two sums to each other, and their sum to that of the tiles before. Denormal numbers are zeros to it.
+    /// The instruction sums the first numbers of 16 pairs, in their order, and the second ones, each with one
+    /// rounding a multiply-add; then it adds the two sums to each other, and their sum to that of the tiles
+    /// before. It treats denormal numbers as zeros.
     ///
     /// # Safety
     /// As [`Product`] says.
@@ -179,7 +181,7 @@ pub(crate) struct Product {
     pub(crate) sums: *mut u32,
 }
 
-/// The end of a panel whose words are no multiple of [`TILE_WORDS`], filled up with zeros.
+/// The end of a panel whose number of words is not a multiple of [`TILE_WORDS`], padded with zeros.
 #[repr(C, align(64))]
 pub(crate) struct Tail([u32; SIDE * TILE_WORDS]);
 
@@ -199,7 +201,7 @@ impl Tail {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // Registers in use would be saved at every switch of threads.
+        // The registers are released, because otherwise they would be saved at every switch of threads.
         unsafe { asm!("tilerelease", options(nostack, nomem)) }
     }
 }

@@ -1,11 +1,11 @@
-//! From exact sums to results in f32.
+//! Converts exact sums to results in f32.
 
 use super::rows::Row;
 use crate::Init;
 use crate::dispatch::for_each_isa;
 use crate::softmax::LANES;
 
-/// The sums of a tile, and what turns them into results.
+/// The sums of a tile, and the data that is needed to dequantise them.
 pub(super) struct TileResult<'a> {
     /// Rows of `width`.
     pub(super) sums: &'a [i32],
@@ -23,7 +23,7 @@ pub(super) struct TileResult<'a> {
     pub(super) stride: usize,
 }
 
-/// So many neighbouring results, whose arrays become vectors.
+/// This many neighbouring results; the compiler makes vectors of the arrays.
 type Lanes<T> = [T; LANES];
 
 impl TileResult<'_> {
@@ -83,7 +83,7 @@ for_each_isa! {
             #[allow(unsafe_code)]
             let to =
                 unsafe { std::slice::from_raw_parts_mut(tile.to.add(index * tile.stride), columns) };
-            // A row whole, as rows may be at distances that compete for the same lines of the caches.
+            // Row by row, because rows may be at distances at which they compete for the same cache lines.
             for (at, to) in to.chunks_mut(LANES).enumerate() {
                 let first = LANES * at;
                 let (scales, offsets) =

@@ -1,7 +1,7 @@
 //! Products of 8-bit integers on both sides, with exact sums in 32 bits.
 //!
-//! Rows are quantised as they come ([`QuantisedRows`]), each with a scale of its own; the matrix is quantised once, with a scale
-//! for each column. A product is
+//! Rows are quantised when the product is computed ([`QuantisedRows`]), each with its own scale; the matrix is
+//! quantised once, with a scale for each column. A product is
 //!
 //! ```text
 //! y[i][j] = init + s[i] t[j] Σₖ q[i][k] w[k][j] + Σₒ x[i][o] t[j] w[o][j]
@@ -25,7 +25,8 @@ use crate::isa::Kind;
 pub use product::int8_product;
 pub use rows::QuantisedRows;
 
-/// The most numbers of a row: so many products of two integers up to 127 fit into 32 bits.
+/// The largest number of elements in a row: the sum of this many products of two integers up to 127 fits into
+/// 32 bits.
 pub const MAX_INT8_ROW: usize = 1 << 17;
 
 /// The instructions that multiply integers. All of them have the same results.
@@ -52,7 +53,7 @@ impl Engine {
     pub(crate) const ALL: [Self; 7] =
         [Self::Amx, Self::Vnni, Self::AvxVnni, Self::Avx512, Self::Avx2, Self::NeonDot, Self::Portable];
 
-    /// Whether it serves `isa` on this processor.
+    /// Whether `isa` can use this engine on this processor.
     pub(crate) fn serves(self, isa: Isa) -> bool {
         match (self, isa.kind()) {
             (Self::Portable, _) | (Self::Avx2, Kind::Avx2 { .. }) | (Self::Avx512, Kind::Avx512 { .. }) => {
@@ -68,13 +69,13 @@ impl Engine {
         }
     }
 
-    /// The best one for products of so many rows.
+    /// The best engine for products of this many rows.
     pub(crate) fn of(isa: Isa, rows: usize) -> Self {
         let is_worth_it = |engine: &Self| *engine != Self::Amx || rows > FEW;
         Self::ALL.into_iter().filter(is_worth_it).find(|engine| engine.serves(isa)).unwrap_or(Self::Portable)
     }
 
-    /// How it reads rows.
+    /// The format in which the engine reads rows.
     pub(crate) fn form(self) -> Form {
         match self {
             Self::Amx | Self::NeonDot => Form::Signed,
@@ -83,7 +84,8 @@ impl Engine {
         }
     }
 
-    /// Whether panels are widened to pairs of 16 bits, once for all rows of a block. The portable one widens every byte as it is used.
+    /// Whether panels are widened to pairs of 16 bits, once for all rows of a block. The portable engine widens
+    /// every byte when it is used.
     pub(crate) fn widens_panels(self) -> bool {
         matches!(self, Self::Avx512 | Self::Avx2)
     }
@@ -119,5 +121,5 @@ impl Form {
     }
 }
 
-/// The most rows for which a tile of AMX, of 16 rows, is slower than one with fewer rows.
+/// Up to this many rows, a tile of AMX, which has 16 rows, is slower than a tile with fewer rows.
 const FEW: usize = 8;

@@ -37,11 +37,12 @@ pub fn int8_product(to: &mut [f32], n: usize, init: Init<'_>, a: &QuantisedRows,
     });
 }
 
-/// Panels of blocks for each thread, at least: with fewer, threads wait longer for the last one to finish.
+/// The least number of block panels for each thread: with fewer, threads wait longer for the last one to
+/// finish.
 const PANELS: usize = 12;
 
-/// Rows of a block: as many as the second-level cache holds beside a panel, and fewer where there would not be enough panels
-/// for all threads.
+/// Rows of a block: as many as fit the second-level cache together with a panel, but fewer if there were not
+/// enough panels for all threads otherwise.
 fn block_rows(engine: Engine, rows: usize, b: &PackedMatrix, panels: usize) -> usize {
     let blocks = (PANELS * rayon::current_num_threads()).div_ceil(panels);
     let tile_rows = engine.tile_rows(b.isa());
@@ -137,7 +138,7 @@ impl Task<'_> {
                     lines: lines.div_ceil(words.div_ceil(PREFETCH_INTERVAL)),
                 },
             };
-            // SAFETY: rows and panel have so many words, and the result the rows.
+            // SAFETY: rows and panel have this many words, and the result has the rows.
             unsafe {
                 tile.sums(a.engine, sums);
                 self.finish(first..first + height, panel, sums);
@@ -208,5 +209,5 @@ impl Task<'_> {
     }
 }
 
-/// Those of a panel of the greatest width.
+/// The offsets of a panel of the greatest width.
 static NO_OFFSETS: [i32; 32] = [0; 32];

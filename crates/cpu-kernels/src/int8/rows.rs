@@ -10,9 +10,9 @@ use crate::{Buffer, Isa, PackedMatrix, Precision, Rows};
 
 /// Rows in 8 bits, each with a scale, as the first factor of [`int8_product`](crate::int8_product).
 ///
-/// The scale of a row is its largest magnitude / 127. Numbers larger than six times the root of the row's mean square are
-/// *outliers*: they stay f32, and the scale is that of the others. Without this, one large number would take the bits of all
-/// others. At most one number in 36 is an outlier.
+/// The scale of a row is its largest magnitude / 127. Numbers larger than six times the row's root mean square
+/// are *outliers*: they stay f32, and the scale is that of the other numbers. Without this, one large number
+/// would reduce the precision of all others. At most one number in 36 is an outlier.
 #[derive(Debug)]
 pub struct QuantisedRows {
     /// The integers, in the form of the engine.
@@ -36,8 +36,8 @@ pub(super) struct Row {
 }
 
 impl QuantisedRows {
-    /// Quantises `rows`, of `b.k()` numbers, for products with `b` and other int8 matrices of as many rows. Each number is
-    /// multiplied by the factor of its column before, if there are `factors`.
+    /// Quantises `rows`, of `b.k()` numbers, for products with `b` and other int8 matrices of as many rows. If
+    /// there are `factors`, each number is first multiplied by the factor of its column.
     ///
     /// # Panics
     /// If `b` is not int8, if lengths do not agree, or if rows have more than [`MAX_INT8_ROW`] numbers.
@@ -50,12 +50,13 @@ impl QuantisedRows {
         let (count, k, form) = (rows.count(), rows.width(), engine.form());
         assert!(k <= MAX_INT8_ROW, "length of a row of int8");
         assert!(factors.is_none_or(|factors| factors.len() == k), "factors of the columns");
-        // Whole cache lines, and not a multiple of 4 KiB, at which rows would compete for the same lines.
+        // Rows are whole cache lines, but not a multiple of 4 KiB apart, because they would compete for the
+        // same lines.
         let mut stride = form.words(k).next_multiple_of(LINE).max(LINE);
         if stride.is_multiple_of(PAGE) {
             stride += LINE;
         }
-        // Tiles read rows that do not exist, whose results nobody reads.
+        // Tiles also read rows beyond the last one; their results are not used.
         let mut integers = Buffer::new(count.next_multiple_of(engine.tile_rows(isa)) * stride);
         let mut all = vec![Row::default(); count];
         let targets = integers.par_chunks_mut(stride).zip(all.par_iter_mut());
@@ -101,9 +102,9 @@ const LINE: usize = 16;
 const PAGE: usize = 1024;
 /// The fewest rows of a task.
 const MIN_ROWS: usize = 4;
-/// So many times the root of the mean square makes an outlier.
+/// Numbers beyond this many times the root mean square are outliers.
 const OUTLIER: f32 = 6.0;
-/// A row of smaller numbers becomes zeros, as `127 / largest` would overflow.
+/// A row with only smaller numbers is quantised to zeros, because `127 / largest` would overflow.
 const TINY: f32 = 1e-36;
 
 /// Words as bytes.
@@ -131,7 +132,7 @@ fn move_outliers(values: &mut [f32], first: usize, limit: f32, outliers: &mut Ve
     }
 }
 
-/// Leaves in `to` the numbers that are integers once [`ROUNDER`] is added.
+/// Writes scaled numbers to `to`, which adding [`ROUNDER`] rounds to integers.
 fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -> Row {
     let largest = copy_scaled(isa, values, factors, to);
     if !largest.is_finite() {
@@ -142,7 +143,7 @@ fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -
         to.fill(0.0);
         return Row::default();
     }
-    // Relative to the largest, so that no square overflows or vanishes.
+    // Relative to the largest, so that no square overflows or underflows.
     let mean_square = sum_of_squares(isa, to, 1.0 / largest) / to.len() as f32;
     let limit = largest * OUTLIER * mean_square.sqrt();
     let (mut rest, mut outliers) = (largest, Vec::new());

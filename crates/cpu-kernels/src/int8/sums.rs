@@ -15,7 +15,7 @@ use crate::tile::{Factors, Prefetch};
 pub(super) struct Tile {
     /// At most [`Engine::tile_rows`].
     pub(super) rows: usize,
-    /// For all engines but AMX, whose rows lie within as many as its tiles have.
+    /// For all engines except AMX, whose tiles also read rows beyond these.
     pub(super) factors: Factors,
     pub(super) prefetch: Prefetch,
 }

@@ -56,7 +56,7 @@ fn every_engine() -> impl Iterator<Item = (Isa, Engine)> {
 
 fn check(rows: usize, k: usize, n: usize) {
     let (mut a, bias) = (values(7, rows * k), values(8, n));
-    // Outliers, in some rows, and a row of zeros but for one number.
+    // Outliers in some rows, and a row with a single number that is not zero.
     for (row, a) in a.chunks_exact_mut(k).enumerate().filter(|(row, _)| row % 3 == 1) {
         a[row * 5 % k] *= 40.0;
         a[row * 11 % k] *= -31.0;
@@ -121,7 +121,7 @@ fn the_transposed_integers_are_those_of_the_matrix() {
             for (index, integer) in integers.iter().enumerate() {
                 assert_eq!(transposed.get(index % n, index / n), *integer as f32);
             }
-            // Rows times the scales of the matrix: the product with the transpose.
+            // Rows multiplied by the scales of the matrix: the product with the transpose.
             let dys = values(4, 3 * n);
             let scaled: Vec<f32> =
                 dys.iter().zip(packed.scales().iter().cycle()).map(|(dy, scale)| dy * scale).collect();
@@ -178,7 +178,7 @@ fn rows_that_are_not_numbers_have_no_numbers_as_results_and_extreme_ones_do() {
             assert!((got[0] / scale - 40.0).abs() < 1e-3, "{scale}: {got:?}");
         }
         assert_eq!(product_of(Engine::of(isa, 1), &vec![1e-40; k], &packed, Init::Zero), [0.0]);
-        // All but one number vanish beside the largest.
+        // All numbers but the largest are quantised to zero.
         let got = with(1e20);
         assert!((got[0] / 1e20 - 1.0).abs() < 1e-6, "{got:?}");
     }

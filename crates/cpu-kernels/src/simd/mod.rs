@@ -21,7 +21,8 @@ pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Pairs, Avx512Vnni};
 pub(crate) use neon::{Neon, NeonBf16, NeonDot};
 pub(crate) use portable::Portable;
 
-/// One instruction set. A *word* is four bytes: an f32, a pair of bf16 or four int8, neighbours in `k`.
+/// One instruction set. A *word* is four bytes: an f32, a pair of bf16 or four int8 that follow each other in
+/// `k`.
 pub(crate) trait Simd {
     /// Words in a vector.
     const LANES: usize;
@@ -76,8 +77,8 @@ pub(crate) trait Simd {
     /// The processor has the instruction set.
     unsafe fn widen_bytes(bytes: Self::Vector) -> [Self::Vector; 4];
 
-    /// Neighbouring words of a row that [`add_group`](Self::add_group) takes at a time; 1 where it is not used, because
-    /// [`splat`](Self::splat) costs nothing.
+    /// Neighbouring words of a row that [`add_group`](Self::add_group) takes at a time; 1 if it is not used,
+    /// because [`splat`](Self::splat) takes no time.
     const GROUP: usize = 1;
 
     /// `sums += a b` for the `GROUP` words at each of `rows` and as many rows of `b`, which are `b_step` apart. The sums are
@@ -122,7 +123,7 @@ pub(crate) trait Simd {
 #[cfg(target_arch = "x86_64")]
 const HIGH_HALF: i32 = 0xffff_0000u32 as i32;
 
-/// Prefetches the line at `at` into the first-level cache. Any address will do.
+/// Prefetches the line at `at` into the first-level cache. It may be any address.
 #[inline(always)]
 pub(crate) fn prefetch(at: *const u32) {
     #[cfg(target_arch = "x86_64")]
@@ -137,7 +138,7 @@ pub(crate) fn prefetch(at: *const u32) {
     let _ = at;
 }
 
-/// Prefetches the line at `at` into the second-level cache. Any address will do.
+/// Prefetches the line at `at` into the second-level cache. It may be any address.
 #[inline(always)]
 pub(crate) fn prefetch_far(at: *const u32) {
     #[cfg(target_arch = "x86_64")]
@@ -152,7 +153,8 @@ pub(crate) fn prefetch_far(at: *const u32) {
     let _ = at;
 }
 
-/// The same pointer, behind an empty piece of assembly: for all that the optimiser knows, it has changed.
+/// Returns the same pointer through an empty piece of assembly, so that the optimiser has to assume that it has
+/// changed.
 #[inline(always)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), allow(clippy::pointers_in_nomem_asm_block))]
 pub(crate) fn opaque(pointer: *const u32) -> *const u32 {

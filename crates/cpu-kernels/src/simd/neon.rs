@@ -203,7 +203,8 @@ unsafe fn add_two_words<const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// Compilers load no operand of the next columns before this: there is no register for it.
+/// Prevents the compiler from loading an operand of the next columns before this point, because there is no
+/// register for it.
 #[inline(always)]
 unsafe fn in_order() {
     unsafe { asm!("", options(nostack, preserves_flags)) }

@@ -1,7 +1,7 @@
 //! Skinny products, of a few rows, as in decoding: each weight is used only a few times, so memory bandwidth is the limit.
 //!
-//! A task reads the panels of its columns once, in the order of their addresses, and widens bf16 and int8 in registers. The
-//! sums are computed in the order of [`product`](crate::product()): the same bits.
+//! A task reads the panels of its columns once, in the order of their addresses, and widens bf16 and int8 in
+//! registers. The sums are computed in the order of [`product`](crate::product()), so they have the same bits.
 
 // SAFETY (of every block in this file): the caller of `Skinny::run` vouches for the pointers in `Skinny` and their extents.
 // Rows of a tile and columns of a panel lie within them; the last panel, if the result has fewer columns, goes through an
@@ -17,8 +17,8 @@ use crate::simd::{Portable, Simd};
 use crate::tile::{LINE, PREFETCH_INTERVAL};
 use crate::{Isa, PackedMatrix, Precision};
 
-/// The most rows for which this is faster than blocks: in f32, those of one tile that is bound by memory. Where `b` is widened,
-/// once for each tile, up to four tiles.
+/// The largest number of rows for which this is faster than blocks. In f32 these are the rows of one tile,
+/// which is limited by memory. If `b` is widened, once for each tile, they are the rows of four tiles.
 pub(crate) fn max_rows(b: &PackedMatrix) -> usize {
     match b.isa().kind() {
         Kind::Avx512 { .. } if b.widening() > 1 => 48,
@@ -27,7 +27,7 @@ pub(crate) fn max_rows(b: &PackedMatrix) -> usize {
     }
 }
 
-/// The most rows of a tile: their sums and the widened vectors stay in registers.
+/// The largest number of rows of a tile: their sums and the widened vectors stay in registers.
 const TILE: usize = 12;
 
 /// `to = from + (begin + a b)` for at most [`max_rows`] rows of `a` and some panels of `b`.
@@ -152,11 +152,11 @@ unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &
     let width = 2 * S::LANES;
     let count = work.rows.div_ceil(ROWS).max(1);
     let (rows_of_all, longer) = (work.rows / count, work.rows % count);
-    // A single tile is bound by its own reads; of several, each prefetches a part of the next panel.
+    // A single tile is limited by its own reads. With several tiles, each prefetches a part of the next panel.
     let lines = if count == 1 { 0 } else { (work.words * width).div_ceil(LINE).div_ceil(count) };
     let ahead_lines = lines.div_ceil(work.words.div_ceil(PREFETCH_INTERVAL).max(1));
     let mut b = work.b;
-    // Room for a whole panel where the result has fewer columns.
+    // Room for a whole panel, if the result has fewer columns.
     let mut edge = [0.0f32; TILE * 32];
     let mut first = 0;
     while first < work.columns {
@@ -175,7 +175,7 @@ unsafe fn panel_by_panel<S: Simd, const ROWS: usize, const WIDEN: usize>(work: &
                         sums.from.add(row * sums.from_stride).copy_to(to.add(row * width), columns);
                     }
                 }
-                // One call, as all of the tile's code is generated where it is called.
+                // One call, because the whole code of a tile is inlined at each call.
                 let aside = Sums { from, from_stride: width, to, to_stride: width, ..sums };
                 let target = if is_whole { sums } else { aside };
                 tile_of_rows::<S, ROWS, WIDEN>(rows, work, a, b, target, ahead);

@@ -25,7 +25,7 @@ impl<'a, R: BufRead> Machine<'a, R> {
         Self { input, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }
     }
 
-    /// Runs to the end. Returns all values, and the one that is left on the stack.
+    /// Runs to the end. Returns all values, and the index of the value that remains on the stack.
     pub(super) fn run(mut self) -> Result<(Vec<Value>, Id)> {
         while self.step()? {}
         let root = self.pop()?;

@@ -1,4 +1,4 @@
-//! Pickles, as far as dictionaries of tensors need them.
+//! An interpreter for the pickles of dictionaries of tensors.
 //!
 //! All values are in one list and refer to each other by index, so that neither cycles nor deep nesting can
 //! exhaust memory or the stack.
@@ -57,7 +57,7 @@ pub(crate) struct Pickle {
 }
 
 impl Pickle {
-    /// Runs the pickle at the reader's position, up to its end and no further.
+    /// Runs the pickle at the reader's position, and reads exactly up to its end.
     pub(crate) fn read(input: &mut impl BufRead) -> Result<Self> {
         let (values, root) = Machine::new(input).run()?;
         Ok(Self { values, root })
