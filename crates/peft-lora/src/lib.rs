@@ -14,8 +14,11 @@
 //! use peft_lora::{LoraBuilder, LoraConfig};
 //! use train_ops::{ForwardContext, LayerBuilder, LinearLayer};
 //!
-//! /// The model defines its layers and their paths, and does not depend on the kind of builder. struct
-//! Classifier { hidden: Arc<dyn LinearLayer>, output: Arc<dyn LinearLayer>, }
+//! /// The model defines its layers and their paths, and does not depend on the kind of builder.
+//! struct Classifier {
+//!     hidden: Arc<dyn LinearLayer>,
+//!     output: Arc<dyn LinearLayer>,
+//! }
 //!
 //! impl Classifier {
 //!     fn new(builder: &mut dyn LayerBuilder) -> train_ops::Result<Self> {
