@@ -17,7 +17,7 @@ use train_ops::{ForwardContext, FrozenBuilder, KeyLengths};
 
 const CASE: &str = "questions";
 
-/// The rows of `(batch, tokens, _)` that are no padding, by the numbers of tokens.
+/// The rows of `(batch, tokens, _)` that are not padding, by the numbers of tokens.
 fn real(tensor: &Tensor, lengths: &[usize]) -> Tensor {
     let rows = lengths
         .iter()

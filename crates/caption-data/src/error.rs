@@ -204,7 +204,7 @@ pub enum Error {
     RowOutOfRange {
         /// Name of the dataset.
         dataset: String,
-        /// The row asked for.
+        /// The requested row.
         row: usize,
         /// The number of rows.
         len: usize,

@@ -24,7 +24,8 @@ const PREMULTIPLIED: u16 = 1;
 
 /// How to convert samples to RGB.
 enum Mode {
-    /// Indices of so many bits, each with so many samples, and the colours: all reds, all greens, all blues.
+    /// Indices of a palette: the bits of an index, the samples of a pixel, and the colours (all reds, all
+    /// greens, all blues).
     Palette {
         bits: u8,
         samples: usize,

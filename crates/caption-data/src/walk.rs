@@ -81,7 +81,7 @@ pub(crate) fn walk(folder: &Path) -> Result<Files> {
 
 struct Walk<'a> {
     root: &'a Path,
-    /// The real paths of the folders around the current one: a link to one of them is a loop.
+    /// The real paths of the folders that contain the current one: a link to one of them is a loop.
     above: Vec<PathBuf>,
     files: Files,
 }

@@ -62,7 +62,7 @@ fn open(path: &Path, memory: Option<usize>) -> ParquetSource {
     ParquetSource::open(&[path], &SourceOptions { memory, ..SourceOptions::default() }).unwrap()
 }
 
-/// Rows in an order that jumps about.
+/// Rows in an order with many jumps.
 fn jumps(len: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(97).map(move |row| row * 7919 % len)
 }
@@ -174,7 +174,7 @@ fn shards_are_row_groups_and_large_groups_are_divided() {
     assert_eq!(rows, [2, 1, 1, 1]);
 }
 
-/// A dataset that has nothing but shards.
+/// A dataset that has only shards.
 struct Shards(Vec<Shard>);
 
 impl CaptionSource for Shards {

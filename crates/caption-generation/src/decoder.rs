@@ -45,8 +45,8 @@ pub trait CaptionDecoder: Send {
 /// one pass. Whatever the draft proposes, the captions are those of plain decoding if [`verify`](Self::verify)
 /// and [`append`](CaptionDecoder::append) give the same logits.
 pub trait SpeculativeDecoder: CaptionDecoder {
-    /// The draft's logits after the last of `steps`, which follow one another from the live sequences: one row of
-    /// `vocab_size` values for each sequence of the last step. The live sequences stay as they are.
+    /// The draft's logits after the last of `steps`, which follow one another from the live sequences: one row
+    /// of `vocab_size` values for each sequence of the last step. The live sequences do not change.
     ///
     /// Between two calls of [`verify`](Self::verify), each call has the steps of the call before and one more.
     /// So a draft with a cache of its own has to read only the newest step.
@@ -58,7 +58,7 @@ pub trait SpeculativeDecoder: CaptionDecoder {
     /// The model's logits after each of `steps`, which follow one another from the live sequences, in one pass: the rows
     /// of the first step's sequences, then those of the second step's, and so on. There is at least one step.
     ///
-    /// The live sequences stay as they are until [`accept`](Self::accept).
+    /// The live sequences do not change until [`accept`](Self::accept).
     ///
     /// # Errors
     /// The model's errors.

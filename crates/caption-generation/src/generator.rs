@@ -84,8 +84,8 @@ impl<'a> Generator<'a> {
     /// and so on. With beams, a picture's captions are sorted best first; with sampling, in the order of their
     /// draws.
     ///
-    /// `on_token` is called for each new token of each caption; [`ControlFlow::Break`] ends all captions of the batch where
-    /// they are. Afterwards, the decoder's live sequences are unspecified.
+    /// `on_token` is called for each new token of each caption; [`ControlFlow::Break`] ends all captions of the
+    /// batch at their current length. Afterwards, the decoder's live sequences are unspecified.
     ///
     /// # Errors
     /// The decoder's errors, and [`Error::NotNumbers`] or [`Error::LogitCount`] if its logits cannot be used.

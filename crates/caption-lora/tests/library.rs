@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use common::programs::{program, run};
 
-/// A run of so many steps in a folder.
+/// A run of `max_steps` steps in a folder.
 fn options(folder: &Path, max_steps: usize) -> Finetune {
     Finetune {
         data: DataOptions { subset: Some(20), output_dir: Some(folder.to_owned()), ..Default::default() },
@@ -59,7 +59,7 @@ fn a_run_of_plain_options_is_that_of_the_flags_and_both_continue_it() {
     run(flags.arg(path("flags"))).stdout();
     assert_eq!(json(&path("library/metrics.json")), json(&path("flags/metrics.json")));
 
-    // A program continues the run of the flags, and the command line that of the program.
+    // A program can continue a run of the command line, and the command line a run of a program.
     let request = Request::resuming(options(&path("flags"), 3), &Resume::From(path("flags"))).unwrap();
     finetune(&request, &mut session);
     let mut flags = program();

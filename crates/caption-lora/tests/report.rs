@@ -1,4 +1,4 @@
-//! The report page as its reader gets it.
+//! The content of the report page.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;

@@ -1,5 +1,6 @@
-//! The library in its smallest build, without `arrow`, `cli`, `hub` and `report`: the recipe runs, and what is left out says so.
-//! `cargo test --package caption-lora --no-default-features --test smallest` runs it; in a build with those features it is empty.
+//! The library in its smallest build, without `arrow`, `cli`, `hub` and `report`: the recipe runs, and missing
+//! features are reported. `cargo test --package caption-lora --no-default-features --test smallest` runs it; in
+//! a build with those features it is empty.
 #![cfg(not(any(feature = "arrow", feature = "cli", feature = "hub", feature = "report")))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -143,8 +143,8 @@ pub trait CaptionModel: Debug + Send + Sync {
         self.generate_with(image_features, prompt, config, None, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// As [`generate`](Self::generate), with a call of `on_token` for each token of each caption. [`ControlFlow::Break`]
-    /// ends all captions of the batch where they are.
+    /// As [`generate`](Self::generate), with a call of `on_token` for each token of each caption.
+    /// [`ControlFlow::Break`] ends all captions of the batch at their current length.
     ///
     /// A [`draft`](Self::draft) turns on speculative decoding, which gives the same captions and is faster
     /// while at most four sequences (beams included) are live. With more, the draft is not used. A draft of

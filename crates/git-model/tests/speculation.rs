@@ -16,8 +16,8 @@ use git_model::{
 };
 use train_ops::{ForwardContext, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer};
 
-/// A draft that is mostly right and one that is mostly wrong, for every kind of search, and from one picture, where many steps
-/// are proposed, to so many pictures that none is.
+/// A draft that is mostly right and one that is mostly wrong, for every kind of search and for different
+/// numbers of pictures: from one, with many proposed steps, to so many that no step is proposed.
 #[test]
 fn a_draft_does_not_change_a_bit_of_a_caption_however_wrong_it_is() {
     let golden = fixture_json("golden_generation.json");

@@ -40,7 +40,7 @@ pub enum Error {
     Rank {
         /// The layer.
         path: String,
-        /// The rank that was asked for.
+        /// The requested rank.
         rank: usize,
         /// The smaller dimension of the weight.
         max: usize,

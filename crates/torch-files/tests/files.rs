@@ -93,7 +93,7 @@ fn a_file_cut_anywhere_is_an_error() {
     }
 }
 
-/// Whatever the damage, a file is read or refused, without a panic.
+/// A damaged file is read or refused, without a panic.
 #[test]
 fn a_file_with_a_changed_byte_never_panics() {
     let folder = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Dropout with probability `p` in `[0, 1)`, drawing from a stream of its own for each `path`.
+    /// Dropout with probability `p` in `[0, 1)`, drawing from a separate stream for each `path`.
     pub fn new(path: &str, p: f32) -> Result<Self> {
         if !(0.0..1.0).contains(&p) {
             return Err(Error::Probability { path: path.to_owned(), got: p });

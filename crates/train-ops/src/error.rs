@@ -15,7 +15,7 @@ pub enum Error {
     /// A probability outside `[0, 1)`.
     #[error("dropout probability of {path} must be in [0, 1), got {got}")]
     Probability {
-        /// The layer that was given the probability.
+        /// The dropout layer.
         path: String,
         /// The value.
         got: f32,
@@ -64,7 +64,8 @@ pub enum Error {
     /// The kernels' instruction set cannot be selected.
     #[error(transparent)]
     Isa(#[from] cpu_kernels::Error),
-    /// An int8 layer was asked for on a device without int8 kernels, or applied to activations that are not f32 on the CPU.
+    /// An int8 layer was requested on a device without int8 kernels, or applied to activations that are not f32
+    /// on the CPU.
     #[error(
         "{path}: int8 weights need f32 activations on the CPU, got {dtype:?} on {device}; use f32 or bf16 weights"
     )]
@@ -86,15 +87,15 @@ pub enum Error {
         /// The most that there can be.
         limit: usize,
     },
-    /// A sequence was to continue one that does not exist.
+    /// A sequence should continue one that does not exist.
     #[error("sequence {parent} does not exist: {sequences} are being decoded")]
     Sequence {
-        /// The number of the sequence that was asked for.
+        /// The number of the requested sequence.
         parent: usize,
         /// Number of sequences.
         sequences: usize,
     },
-    /// The same checkpoint path was asked for twice.
+    /// The same checkpoint path was requested twice.
     #[error("{path} was built twice; every layer and parameter of a model needs a path of its own")]
     Duplicate {
         /// The path.
@@ -118,7 +119,7 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A snapshot of a layer was asked to train, or to work on another device or type.
+    /// A snapshot of a layer was used in training, or on another device or type.
     #[error(
         "{path} is a snapshot, for inference on f32 activations in host memory: use the layer that it was made from"
     )]

@@ -31,7 +31,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         Self { id: NEXT.fetch_add(1, Ordering::Relaxed), current: RwLock::new(Arc::new(value)) }
     }
 
-    /// The value as it is now.
+    /// The current value.
     pub fn get(&self) -> Arc<T> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

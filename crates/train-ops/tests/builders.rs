@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use train_ops::{ForwardContext, FrozenBuilder, Int8Builder, LayerBuilder, LayerNorm};
 
-/// A `VarBuilder` of a `VarMap` hands out variables: a norm of them was trained unnoticed, although its builder is frozen.
+/// A `VarBuilder` of a `VarMap` returns variables: a norm made of them was trained by mistake, although its
+/// builder is frozen.
 #[test]
 fn parameters_of_a_varmap_are_frozen_by_builders_that_freeze() {
     let variables = VarMap::new();

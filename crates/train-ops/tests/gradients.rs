@@ -242,7 +242,7 @@ fn lora_linear_is_the_composition_of_its_parts_and_computes_no_gradient_of_froze
         for (name, input) in [("xs", &xs), ("a", &a), ("b", &b)] {
             close(name, own.get(input).unwrap(), plain.get(input).unwrap());
         }
-        // Nothing but the three inputs is left in the store: no gradient of a frozen weight was kept.
+        // Only the gradients of the three inputs are in the store: no gradient of a frozen weight was kept.
         assert_eq!(own.get_ids().count(), 3);
     }
 }
@@ -275,7 +275,8 @@ fn bf16_rounds_weights_and_activations_and_sums_in_f32() {
 
 #[test]
 fn candles_layer_norm_still_severs_gradients() {
-    // The reason for our own. When this fails, candle was mended, and the comments that say so are out of date.
+    // The reason for our own operations. If this fails, candle has been fixed, and the comments about it are
+    // out of date.
     let xs = var(1, &[2, 8]);
     let norm = candle_nn::LayerNorm::new(tensor(2, &[8]), tensor(3, &[8]), 1e-5);
     let ys = candle_nn::Module::forward(&norm, xs.as_tensor()).unwrap();

@@ -1,4 +1,4 @@
-//! Training on frozen weights whose products are those of integers.
+//! Training on frozen weights with integer products.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]

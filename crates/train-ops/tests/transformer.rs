@@ -31,7 +31,7 @@ fn layer(norm_first: bool, one_operation: bool) -> TransformerLayer {
     layer_with(INNER, norm_first, one_operation)
 }
 
-/// With an MLP of so many inner values.
+/// As [`layer`], with an MLP of `inner` inner values.
 fn layer_with(inner: usize, norm_first: bool, one_operation: bool) -> TransformerLayer {
     let linear =
         |seed, n_in, n_out| -> Arc<dyn LinearLayer> { Arc::new(adapted(seed, n_in, n_out, one_operation)) };

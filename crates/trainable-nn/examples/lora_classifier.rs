@@ -1,5 +1,6 @@
-//! LoRA on a model of your own with the training engine: early stopping, exact resume, and an adapter for Python's PEFT.
-//! `cargo run --release --example lora_classifier [FOLDER]`; interrupt it, and the same command continues it.
+//! LoRA on your own model with the training engine: early stopping, exact resume, and an adapter for Python's
+//! PEFT. `cargo run --release --example lora_classifier [FOLDER]`; interrupt it, and the same command continues
+//! it.
 use std::path::PathBuf;
 
 use candle_core::{D, DType, Device, Tensor};

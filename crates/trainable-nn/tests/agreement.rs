@@ -66,7 +66,7 @@ fn differences(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Te
 
 #[test]
 fn activations() {
-    // Away from the kinks of the piecewise ones.
+    // Away from the points at which piecewise functions have no derivative.
     let xs = (tensor(1, &[3, 8]) * 2.0).unwrap().affine(1.0, 0.013).unwrap();
     for name in [
         r#""gelu""#,

@@ -13,7 +13,7 @@ use trainable_nn::{
     batch_norm, conv2d, embedding, enter, layer_norm, linear, linear_no_bias,
 };
 
-/// Builds frozen layers and remembers what it was asked for.
+/// Builds frozen layers and records the requests.
 #[derive(Default)]
 struct Asked(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! The pass that a thread has entered: nesting, threads, and what layers make of it.
+//! The forward context that a thread has entered: nesting, threads, and its effect on layers.
 
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]

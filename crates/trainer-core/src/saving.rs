@@ -53,7 +53,7 @@ impl<T: Task> Run<'_, T> {
         Ok(())
     }
 
-    /// Ends a run that was asked to stop, after its checkpoint was saved.
+    /// Ends a run whose stop was requested, after its checkpoint was saved.
     pub(crate) fn interrupt(mut self) -> Result<Outcome> {
         let global_step = self.state.global_step;
         let checkpoint = self.store.path(global_step);

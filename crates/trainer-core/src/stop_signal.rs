@@ -14,7 +14,7 @@ impl StopSignal {
         Self::default()
     }
 
-    /// Asks the trainer to stop after the current step.
+    /// Requests the trainer to stop after the current step.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

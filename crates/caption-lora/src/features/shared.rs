@@ -44,7 +44,8 @@ impl FeatureStore {
     ) -> Result<Self> {
         let rows = keyed(pictures, rows, place.between_runs.is_some(), team)?;
         let (place, job_folder) = of_job(place, team)?;
-        // The first process looks what is missing: the others might already see new files.
+        // The first process determines which features are missing, because the others might already see new
+        // files.
         let (own, damaged) = if team.leads() {
             let wanted = rows.iter().map(|(_, picture)| *picture).collect();
             let (files, damaged) = Files::open(&place, layout, &wanted)?;

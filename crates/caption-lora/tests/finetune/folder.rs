@@ -118,7 +118,7 @@ fn a_run_that_fails_to_begin_leaves_no_new_folder() {
         let top = tiny.path(output.split('/').next().unwrap());
         assert!(!top.exists(), "{flags}: {:?}", fs::read_dir(&top));
     }
-    // A folder that was there stays, and so does what is in it.
+    // A folder that existed before stays, with its contents.
     fs::create_dir_all(tiny.path("out")).unwrap();
     fs::create_dir_all(tiny.path("mine/too")).unwrap();
     for output in ["out", "mine"] {
@@ -219,7 +219,7 @@ fn two_runs_cannot_have_one_folder() {
     run(&mut tiny.finetune("out", "--max-steps 1 --overwrite-output-dir")).stdout();
     let message = run(&mut tiny.finetune("out", SHORT)).refusal(1);
     assert_says(&message, &["holds a finished run"]);
-    // Another folder is no advice for a run that is to be continued.
+    // For a run that should be continued, another folder is not suggested.
     let Locked::Here(lock) = FolderLock::acquire(&tiny.path("out")).unwrap() else { panic!("it is free") };
     let message = run(&mut resume(&tiny.path("out"))).refusal(1);
     let who = format!("another run (process {}) is writing to ", std::process::id());

@@ -1,4 +1,4 @@
-//! `--dtype int8`: frozen weights, and what they are multiplied by, in 8 bits.
+//! `--dtype int8`: frozen weights and their inputs are quantised to 8 bits.
 
 use std::fs;
 
@@ -44,7 +44,8 @@ fn int8_weights_learn_as_f32_ones_do_and_the_results_say_so() {
     assert_eq!(config("int8"), config("f32"));
 }
 
-/// GIT and BLIP, with adapters of every kind and in the encoder too, learn as in f32 and save what f32 saves.
+/// GIT and BLIP, with adapters of every kind and in the encoder too, learn as in f32 and save the same tensors
+/// as in f32.
 #[test]
 fn variants_of_lora_and_blip_train_on_int8() {
     for (model, flags) in [

@@ -129,7 +129,7 @@ fn a_model_and_a_dataset_may_move() {
     );
     let mut command = resume(&folder);
     command.arg("--model").arg(tiny.path("elsewhere")).arg("--dataset").arg(tiny.path("elsewhere.parquet"));
-    // The order of these names means nothing.
+    // The order of these names has no meaning.
     command.args(["--target-modules", "dense,key,query,value"]);
     run(&mut command).stdout();
 }
@@ -232,7 +232,7 @@ fn runs_and_checkpoints_are_found_by_any_name_or_reported() {
         assert_eq!(resumed.code, Some(0), "{arguments:?}: {}", resumed.stderr);
     }
 
-    // Standing in the run's folder, and in the wrong folder.
+    // With the run's folder as the working directory, and with a wrong one.
     let here = |arguments: &[&str]| run(example("pokemon_finetune").current_dir(&folder).args(arguments));
     assert_says(&here(&["--resume"]).stderr, &["resumed after step 8 from"]);
     let missing = here(&["--resume", "checkpoint-9"]).refusal(1);

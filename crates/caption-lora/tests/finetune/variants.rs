@@ -1,5 +1,5 @@
-//! Variants of LoRA: what they train and save, that their captions survive the way through files, and that a resumed run is
-//! the same run.
+//! Variants of LoRA: the tensors that they train and save, the same captions after saving and opening, and
+//! exact resume.
 
 use std::fs;
 use std::path::Path;

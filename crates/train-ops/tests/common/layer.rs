@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use train_ops::{Activation, Dropout, LayerNorm, LinearLayer, TransformerLayer};
 
-/// A layer of the parts that `linear` makes of a number from 1 to 6, the inputs and the outputs, and `norm` of a number.
+/// A layer whose parts are made by `linear`, from a number from 1 to 6 and the numbers of inputs and outputs,
+/// and by `norm`, from a number.
 pub(crate) fn transformer_layer(
     heads: usize,
     (width, inner): (usize, usize),

@@ -44,7 +44,7 @@ impl RepoCache {
         self.root.join("pieces").join(etag)
     }
 
-    /// The commit that a branch or a tag points to; a commit is returned as it is.
+    /// The commit that a branch or a tag points to; a commit is returned unchanged.
     pub(super) fn commit(&self, revision: &str) -> String {
         let commit = fs::read_to_string(self.root.join("refs").join(revision));
         commit.map_or_else(|_| revision.to_owned(), |commit| commit.trim().to_owned())
