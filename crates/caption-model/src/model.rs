@@ -63,8 +63,9 @@ pub trait CaptionModel: Debug + Send + Sync {
         self.smoothed_loss(image_features, input_ids, labels, 0.0, ctx)
     }
 
-    /// [`loss`](Self::loss) with label smoothing: `label_smoothing`, in `[0, 1)`, is the share of each target that is spread
-    /// over the whole vocabulary (see [`train_ops::cross_entropy_sum`]).
+    /// [`loss`](Self::loss) with label smoothing: `label_smoothing`, in `[0, 1)`, is the share of each target
+    /// that is spread over the whole vocabulary (see [`train_ops::cross_entropy_sum`]). The shapes are those of
+    /// `loss`.
     ///
     /// # Errors
     /// As `loss`, and if `label_smoothing` is outside its range.
@@ -84,9 +85,9 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// If a token is not in the vocabulary.
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor>;
 
-    /// The decoder's input, for pictures with these features and their common prompt. By default, the decoder
-    /// attends to the features and continues the prompt. A model with an encoder for the prompt returns the
-    /// states of that encoder.
+    /// The decoder's input, for pictures with the features `image_features` `(pictures, tokens, vision_hidden)`
+    /// and their common `prompt`, from its start token on. By default, the decoder attends to the features and
+    /// continues the prompt. A model with an encoder for the prompt returns the states of that encoder.
     ///
     /// # Errors
     /// If the prompt or the features do not fit the model.

@@ -188,7 +188,7 @@ impl<'a> AdaptedLayer<'a> {
         self.layer.delta_weight()
     }
 
-    /// `W + ΔW`, summed in f32 and rounded to the type of `W`.
+    /// `W + ΔW`, of shape `(out_features, in_features)`, summed in f32 and rounded to the type of `W`.
     ///
     /// # Errors
     /// [`NotFinite`](crate::Error::NotFinite) if the rounded sum is not finite.

@@ -32,7 +32,7 @@ impl Activation {
         }
     }
 
-    /// Applies the activation to every element; differentiable.
+    /// Applies the activation to every element of a tensor of any shape; differentiable.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};

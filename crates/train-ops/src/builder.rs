@@ -16,7 +16,7 @@ pub trait LayerBuilder {
     fn linear(&mut self, path: &str, weight: Tensor, bias: Option<Tensor>) -> Result<Arc<dyn LinearLayer>>;
 
     /// Any other parameter (embedding, norm, convolution, class token) at its full `path`,
-    /// `git.embeddings.LayerNorm.weight`. The tensor returned is the one that the model uses.
+    /// `git.embeddings.LayerNorm.weight`. The model uses the returned tensor, which has the shape of `value`.
     fn parameter(&mut self, path: &str, value: Tensor) -> Result<Tensor>;
 
     /// The adaptation of the embedding at `path`; by default none. `weight`, of shape `(rows, width)`, is the
@@ -46,8 +46,10 @@ pub trait LayerBuilder {
 
 /// The adapters of a layer that is not linear: an embedding or a convolution.
 pub trait Adaptation: Debug + Send + Sync {
-    /// The layer's result, from its input `xs` and its result `ys` without adapters. In a training pass it is differentiable in
-    /// `xs`, `ys` and the adapters' parameters.
+    /// The layer's result, from its input `xs` and its result `ys` without adapters, in the shape of `ys`. For
+    /// an embedding, `xs` are the ids `(...)` and `ys` is `(..., width)`; for a convolution, both are
+    /// `(batch, channels, height, width)`. In a training pass it is differentiable in `xs`, `ys` and the
+    /// adapters' parameters.
     ///
     /// # Errors
     /// If the adapters cannot serve this pass.

@@ -15,8 +15,8 @@ pub trait LinearLayer: Debug + Send + Sync {
     /// inference pass no graph is recorded for the layer's own parameters.
     fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor>;
 
-    /// The trainable parameters that [`forward`](Self::forward) uses, for [`recompute`](crate::recompute); none in a
-    /// frozen layer.
+    /// The trainable parameters that [`forward`](Self::forward) uses, for [`recompute`](crate::recompute);
+    /// empty for a frozen layer.
     fn parameters(&self) -> Vec<Tensor>;
 
     /// Size of the last dimension of the input.

@@ -35,12 +35,12 @@ impl Conv1d {
         &self.config
     }
 
-    /// The weight.
+    /// The weight, of shape `(out_channels, in_channels / groups, kernel_size)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// The bias, if there is one.
+    /// The bias, of shape `(out_channels)`, if there is one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
@@ -79,12 +79,12 @@ impl Conv2d {
         &self.config
     }
 
-    /// The weight.
+    /// The weight, of shape `(out_channels, in_channels / groups, height, width)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// The bias, if there is one.
+    /// The bias, of shape `(out_channels)`, if there is one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }

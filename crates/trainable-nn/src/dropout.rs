@@ -27,7 +27,8 @@ impl Dropout {
         Self { p, path: format!("Dropout.{number}") }
     }
 
-    /// The identity unless `train`. The first dimension of `xs` is divided evenly among the samples of the pass.
+    /// Applies dropout to `xs` of shape `(samples * n, ...)` if `train`; the first dimension is divided evenly
+    /// among the samples of the pass. Otherwise this is the identity.
     ///
     /// # Errors
     /// If `train` is set and the thread has not entered a training context, which has the keys of the masks, or

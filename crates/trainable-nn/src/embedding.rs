@@ -25,7 +25,7 @@ impl Embedding {
         Self { embeddings, hidden_size, built: false, adaptation: None }
     }
 
-    /// The matrix.
+    /// The matrix, of shape `(rows, hidden_size)`.
     pub fn embeddings(&self) -> &Tensor {
         &self.embeddings
     }

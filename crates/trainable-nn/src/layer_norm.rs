@@ -22,22 +22,22 @@ impl LayerNorm {
         Self { weight, bias: Some(bias), remove_mean: true, eps, built: false }
     }
 
-    /// From a weight alone.
+    /// From a weight of shape `(features)`, without bias.
     pub fn new_no_bias(weight: Tensor, eps: f64) -> Self {
         Self { weight, bias: None, remove_mean: true, eps, built: false }
     }
 
-    /// Root mean square normalisation.
+    /// Root mean square normalisation, from a weight of shape `(features)`.
     pub fn rms_norm(weight: Tensor, eps: f64) -> Self {
         Self { weight, bias: None, remove_mean: false, eps, built: false }
     }
 
-    /// The weight.
+    /// The weight, of shape `(features)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// The bias, if there is one.
+    /// The bias, of shape `(features)`, if there is one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
@@ -113,7 +113,7 @@ impl RmsNorm {
         self.0
     }
 
-    /// The weight.
+    /// The weight, of shape `(features)`.
     pub fn weight(&self) -> &Tensor {
         self.0.weight()
     }

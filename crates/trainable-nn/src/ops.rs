@@ -13,7 +13,7 @@ use crate::attention::{Masking, attention};
 use crate::error::to_candle;
 pub use crate::softmax::{softmax, softmax_last_dim};
 
-/// The logarithm of the softmax over the dimension `dim`.
+/// The logarithm of the softmax over the dimension `dim`; the result has the shape of `xs`.
 ///
 /// # Errors
 /// If there is no such dimension.
@@ -24,7 +24,7 @@ pub fn log_softmax<S: Dim>(xs: &Tensor, dim: S) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(dim)?.log()?)
 }
 
-/// `x σ(x)`.
+/// `x σ(x)`, for each element.
 ///
 /// # Errors
 /// If the type has no such operation.
@@ -32,7 +32,7 @@ pub fn silu(xs: &Tensor) -> Result<Tensor> {
     train_ops::Activation::Silu.forward(xs).map_err(to_candle)
 }
 
-/// `silu(a) b` with `a` and `b` the halves of the last dimension.
+/// `silu(a) b` with `a` and `b` the halves of the last dimension: `(..., 2 features)` to `(..., features)`.
 ///
 /// # Errors
 /// If the last dimension cannot be halved.
@@ -43,7 +43,8 @@ pub fn swiglu(xs: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Root mean square normalisation over the last dimension, with the weight `alpha`.
+/// Root mean square normalisation of `xs` `(..., features)` over the last dimension, with the weight `alpha`
+/// `(features)`.
 ///
 /// # Errors
 /// If `alpha` does not have the size of the last dimension.
@@ -51,7 +52,8 @@ pub fn rms_norm(xs: &Tensor, alpha: &Tensor, eps: f32) -> Result<Tensor> {
     rms_normalise(xs, alpha, f64::from(eps))
 }
 
-/// Layer normalisation over the last dimension, with the weight `alpha` and the bias `beta`.
+/// Layer normalisation of `xs` `(..., features)` over the last dimension, with the weight `alpha` and the bias
+/// `beta`, both `(features)`.
 ///
 /// # Errors
 /// If `alpha` or `beta` does not have the size of the last dimension.

@@ -3,7 +3,7 @@ use candle_core::{Result, Tensor};
 
 use crate::error::to_candle;
 
-/// Softmax over the dimension `dim`.
+/// Softmax over the dimension `dim`; the result has the shape of `xs`.
 ///
 /// # Errors
 /// If there is no such dimension, or it is empty.
@@ -15,7 +15,7 @@ pub fn softmax<S: Dim>(xs: &Tensor, dim: S) -> Result<Tensor> {
     softmax_last_dim(&xs.transpose(dim, last)?)?.transpose(dim, last)?.contiguous()
 }
 
-/// Softmax over the last dimension.
+/// Softmax over the last dimension; the result has the shape of `xs`.
 ///
 /// # Errors
 /// If `xs` is a scalar, or the dimension is empty.

@@ -67,7 +67,8 @@ impl Gradients {
         Ok(())
     }
 
-    /// Sets the gradient of a parameter and returns the one it replaces. The graph of the tensor is dropped.
+    /// Sets the gradient of a parameter, which has the parameter's shape, and returns the one it replaces. The
+    /// graph of the tensor is dropped.
     pub fn insert(&mut self, name: impl Into<String>, gradient: Tensor) -> Option<Tensor> {
         self.0.insert(name.into(), gradient.detach())
     }

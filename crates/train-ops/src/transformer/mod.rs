@@ -96,9 +96,9 @@ impl TransformerLayer {
         }
     }
 
-    /// Converts hidden states to the type in which the layer computes best: bf16 if its weights are bf16 and
-    /// the GPU has kernels for it, whose sums are f32; otherwise they are unchanged. Convert them before the
-    /// first layer, and convert the result back after the last.
+    /// Converts hidden states of any shape to the type in which the layer computes best: bf16 if its weights
+    /// are bf16 and the GPU has kernels for it, whose sums are f32; otherwise they are unchanged. Convert them
+    /// before the first layer, and convert the result back after the last.
     pub fn as_activations(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
         let query = self.query.adapted(ctx)?;
         let head_dim = self.query.out_features() / self.heads.max(1);

@@ -5,7 +5,7 @@ use train_ops::{
     AdaptedLinear, Dropout, ForwardContext, FrozenLinear, LinearLayer, LoraWeights, Result, lora_linear,
 };
 
-/// A frozen layer with an adapter; whether operations can see the adapter (`adapted`) is an option.
+/// A frozen layer with an adapter; `known` is whether operations can see the adapter.
 #[derive(Clone, Debug)]
 pub(crate) struct Adapted {
     pub(crate) base: FrozenLinear,

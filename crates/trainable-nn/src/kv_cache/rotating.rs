@@ -74,7 +74,8 @@ impl RotatingCache {
         self.0.positions(seq_len)
     }
 
-    /// The mask of attention after `seq_len` more values.
+    /// The mask of attention after `seq_len` more values: 1 where a query must not attend, u8 of shape
+    /// `(seq_len, keys)`; `None` if `seq_len` is 1.
     ///
     /// # Errors
     /// If the device refuses the mask.
@@ -150,7 +151,7 @@ impl RotatingKvCache {
         self.k.current_seq_len()
     }
 
-    /// The mask of attention after `seq_len` more keys.
+    /// The mask of attention after `seq_len` more keys, as [`RotatingCache::attn_mask`].
     ///
     /// # Errors
     /// If the device refuses the mask.
