@@ -1,9 +1,9 @@
-# Reads objdump's output for aarch64 and prints the innermost loops of products: instructions, multiply-adds, other
-# instructions on vectors, loads of vectors, and accesses to the stack. Fails unless in loops of whole tiles, of 24 sums, at least 90 %
-# of the instructions on vectors multiply and add, a load serves at least 8 multiply-adds of numbers (those of two `fmla`), and
-# nothing is on the stack. Tiles of five rows are printed besides.
+# Reads objdump's output for aarch64 and prints, for each innermost loop of a product, the numbers of instructions, multiply-adds, other
+# vector instructions, vector loads and accesses to the stack. The loops of whole tiles (24 sums) must fulfil three conditions: at least
+# 90 % of the vector instructions are multiply-adds, there are at least 8 scalar multiply-adds (two `fmla`) for each load, and the stack
+# is not accessed. Otherwise the script fails. The loops of tiles of five rows are only printed.
 BEGIN {
-    # Multiply-adds of numbers in an instruction.
+    # Scalar multiply-adds of an instruction.
     numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = numbers["sdot"] = 16
     printf "%-34s %4s %12s %8s %7s %7s %6s %6s\n", "function", "sums", "instructions", "products", "numbers", "others", "loads", "stack"
 }
