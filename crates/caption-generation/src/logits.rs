@@ -8,7 +8,7 @@ pub(crate) fn check_logits(logits: &[f32], sequences: usize, vocab_size: usize) 
     }
 }
 
-/// Refuses logits with NaN or plus infinity, which have no largest one. Minus infinity forbids a token.
+/// Refuses logits with NaN or plus infinity, among which none is the best. Minus infinity forbids a token.
 pub(crate) fn check_numbers(logits: &[f32], tokens: usize) -> Result<()> {
     // Without an early exit, as that is faster with vector instructions.
     match logits.iter().fold(true, |all, logit| all & (*logit < f32::INFINITY)) {
