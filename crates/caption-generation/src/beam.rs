@@ -58,7 +58,7 @@ impl<'a> BeamSearch<'a> {
         self.finished.len() == self.config.num_beams
     }
 
-    /// The best continuations of all beams, best first. Equal ones are ordered by beam, then by token.
+    /// The best continuations of all beams, best first; among equals, the earlier beam and then the smaller token first.
     fn candidates(&self, logits: &mut [f32]) -> Vec<Candidate> {
         let count = 2.max(1 + self.eos.len()) * self.config.num_beams;
         let vocab_size = logits.len() / self.beams.len();
@@ -66,7 +66,7 @@ impl<'a> BeamSearch<'a> {
         rows.for_each(|(beam, scores)| {
             log_softmax(scores);
             process(self.config, self.eos, &beam.ids, self.prompt, scores);
-            // If every token is forbidden, there is no distribution.
+            // Where every token is forbidden, there is no distribution.
             if self.config.renormalize_logits && scores.iter().any(|score| *score > f32::NEG_INFINITY) {
                 log_softmax(scores);
             }

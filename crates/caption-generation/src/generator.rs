@@ -114,7 +114,7 @@ impl<'a> Generator<'a> {
         self.run(decoder, on_token, |decoder, searches, step| speculation.logits(decoder, searches, step))
     }
 
-    /// Generates captions; `read` returns the logits after a step that the searches have chosen.
+    /// Generates captions; `read` gives the logits after a step that the searches have chosen.
     fn run<D: CaptionDecoder>(
         &self,
         decoder: &mut D,

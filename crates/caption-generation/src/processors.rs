@@ -51,8 +51,8 @@ fn forbid_ngrams(sequence: &[u32], n: usize, scores: &mut [f32]) {
     }
 }
 
-/// Forbids the last token of `word` if the sequence ends with the tokens before it. A `word` that is the end
-/// token alone is ignored, because captions would not end otherwise.
+/// Forbids the last token of `word` where the sequence ends with the tokens before it. A `word` that is just the end token
+/// is ignored, or captions would not end.
 fn forbid_word(eos: &[u32], sequence: &[u32], word: &[u32], scores: &mut [f32]) {
     let Some((last, before)) = word.split_last() else { return };
     let ends_captions = before.is_empty() && eos.contains(last);

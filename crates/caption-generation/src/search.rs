@@ -5,8 +5,8 @@ pub(crate) trait Search: Send + Sync {
     /// Number of its live sequences.
     fn sequences(&self) -> usize;
 
-    /// Takes the logits that follow each live sequence, `(sequences, vocab_size)`, and may overwrite them.
-    /// Returns, for each new live sequence, the old one that it continues and its new token.
+    /// Takes the logits that follow each live sequence, `(sequences, vocab_size)`, which it may overwrite, and returns how
+    /// each new live sequence continues an old one.
     fn advance(&mut self, logits: &mut [f32]) -> Vec<Continuation>;
 
     fn is_done(&self) -> bool;

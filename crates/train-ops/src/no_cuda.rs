@@ -84,7 +84,7 @@ pub(crate) fn lora_linear(
     Ok(None)
 }
 
-/// Numbers of a batch as a tensor of shape `(numbers)` and type u32 on a device.
+/// Numbers of a batch as a tensor on a device.
 ///
 /// # Errors
 /// If the device has no memory.
