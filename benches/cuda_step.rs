@@ -158,7 +158,7 @@ fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: 
 fn decode(model: &GitForCausalLm, batch: usize) {
     const BEAMS: usize = 2;
     println!("decoding with {BEAMS} beams a picture");
-    let mut phases = Phases::new(model.device(), true);
+    let mut phases = Phases::new(model.device(), false);
     let features = features(model, batch, 0, &mut phases);
     phases.begin("6 prompt");
     let mut decoding = model.begin_decoding(&features, (1 + 3 * BEAMS) * batch).unwrap();
@@ -168,6 +168,7 @@ fn decode(model: &GitForCausalLm, batch: usize) {
     let tokens = vec![start; BEAMS * batch];
     phases.begin("6 first step");
     decoding.append(&tokens).unwrap();
+    phases.counted = true;
     phases.begin("8 decoding, all logits");
     let all = decoding.append(&tokens).unwrap();
     phases.begin("9 decoding, best logits");

@@ -159,7 +159,7 @@ fn captions_padded_to_one_of_few_lengths_have_the_same_loss_and_gradients() {
         };
         let own = batch.seq_len();
         let padded = one_of_few(own + 1, model.tokens().max_length);
-        assert!(padded > own && padded % 8 == 0);
+        assert!(padded > own && padded.is_multiple_of(8));
         let (loss, gradient) = difference(&sum(own), &sum(padded), &parameters);
         assert!(loss <= 1e-6 && gradient <= 1e-5, "{own}: loss {loss:e}, gradient {gradient:e}");
     }
