@@ -3,7 +3,8 @@
 //!
 //! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features cuda --bench cuda_step`. Without a checkpoint it uses the embedded
 //! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
-//! steps, 2 by default. At the end as many forward and backward passes run as a CUDA graph.
+//! steps, 2 by default. At the end as many forward and backward passes run as a CUDA graph, and a step of decoding with two beams a
+//! picture, which copies all logits to the host or the best.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -16,7 +17,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use git_model::{CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions};
+use git_model::{
+    CaptionDecoder as _, CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions, NextTokens,
+};
 use libloading::os::unix::Library;
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{DeviceGraph, ForwardContext, cuda_device, sample_key};
@@ -94,6 +97,7 @@ fn main() {
         train(&model, &parameters, &mut optimizer, batch, step, &mut phases);
     }
     replay(&model, &parameters, batch, steps);
+    decode(&model, batch);
 }
 
 /// Pictures' features of the frozen encoder.
@@ -142,12 +146,36 @@ fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: 
         phases.counted = step + 1 == steps;
         phases.begin("7 replay");
         let results = graph.replay(&ctx, &numbers).unwrap();
-        phases.begin("8 without a graph");
+        phases.begin("6 without a graph");
         let loss = results[0].to_scalar::<f32>().unwrap();
         let expected = pass(&ctx).unwrap()[0].to_scalar::<f32>().unwrap();
         println!("loss {loss:.6}, without a graph {expected:.6}");
     }
-    phases.begin("9 end");
+    phases.begin("6 end");
+}
+
+/// A step of two beams for each picture: the tokens that follow from all logits, and from those that a search without penalties needs.
+fn decode(model: &GitForCausalLm, batch: usize) {
+    const BEAMS: usize = 2;
+    println!("decoding with {BEAMS} beams a picture");
+    let mut phases = Phases::new(model.device(), false);
+    let features = features(model, batch, 0, &mut phases);
+    phases.begin("6 prompt");
+    let mut decoding = model.begin_decoding(&features, (1 + 3 * BEAMS) * batch).unwrap();
+    let start = model.tokens().start_token;
+    decoding.append(&vec![start; batch]).unwrap();
+    decoding.reorder(&(0..BEAMS * batch).map(|beam| beam / BEAMS).collect::<Vec<_>>()).unwrap();
+    let tokens = vec![start; BEAMS * batch];
+    phases.begin("6 first step");
+    decoding.append(&tokens).unwrap();
+    phases.counted = true;
+    phases.begin("8 decoding, all logits");
+    let all = decoding.append(&tokens).unwrap();
+    phases.begin("9 decoding, best logits");
+    let best = decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
+    phases.begin("6 end");
+    let NextTokens::Best(best) = best else { panic!("all logits were copied") };
+    println!("{} logits copied, and {}", all.len(), best.logits.len());
 }
 
 fn train(

@@ -54,16 +54,13 @@ impl Decoder {
         masks: &DecoderMasks,
         ctx: &ForwardContext,
     ) -> Result<Tensor> {
-        let mut hidden_states = text.clone();
-        for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, states, masks, ctx)?;
-        }
-        Ok(hidden_states)
+        layer::forward_all(&self.layers, text, states, masks, ctx)
     }
 
     /// A cache for each layer: see [`layer::cache`].
     pub(crate) fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
-        self.layers.iter().map(|layer| layer::cache(layer, states, slots)).collect()
+        let states = layer::as_activations(&self.layers, states, &ForwardContext::inference())?;
+        self.layers.iter().map(|layer| layer::cache(layer, &states, slots)).collect()
     }
 
     /// The decoder with `map` applied to each of its linear layers.
@@ -84,10 +81,11 @@ impl TextDecoder for Decoder {
     }
 
     fn step(&self, text: &Tensor, caches: &[KeyValueCache], rows: &DecodingRows) -> Result<Tensor> {
-        let mut hidden_states = text.clone();
+        let mut hidden_states = layer::as_activations(&self.layers, text, &ForwardContext::inference())?;
         for (layer, cache) in self.layers.iter().zip(caches) {
             hidden_states = layer::step(layer, &hidden_states, cache, rows)?;
         }
+        let hidden_states = hidden_states.to_dtype(text.dtype())?;
         let last = hidden_states.narrow(1, hidden_states.dim(1)? - 1, 1)?.squeeze(1)?.contiguous()?;
         self.head.logits(&last, &ForwardContext::inference())
     }

@@ -1,7 +1,7 @@
 use caption_model::Loader;
 use train_ops::{
-    CrossAttention, DecoderLayer, DecodingRows, Dropout, ForwardContext, KeyValueCache, TransformerLayer,
-    cached_cross_attention, cached_self_attention,
+    CrossAttention, DecoderLayer, DecoderMasks, DecodingRows, Dropout, ForwardContext, KeyValueCache,
+    TransformerLayer, cached_cross_attention, cached_self_attention,
 };
 
 use candle_core::Tensor;
@@ -42,6 +42,34 @@ pub(crate) fn load(config: &TextConfig, path: &str, loader: &mut Loader<'_>) -> 
         norm: loader.layer_norm(&format!("{cross}.output.LayerNorm"), eps)?,
     };
     Ok(DecoderLayer { layer, cross })
+}
+
+/// The layers on `text` `(batch, tokens, hidden)` with the states `(batch, tokens, width)` that they attend to.
+pub(crate) fn forward_all(
+    layers: &[DecoderLayer],
+    text: &Tensor,
+    states: &Tensor,
+    masks: &DecoderMasks,
+    ctx: &ForwardContext,
+) -> Result<Tensor> {
+    let mut hidden_states = as_activations(layers, text, ctx)?;
+    let states = as_activations(layers, states, ctx)?;
+    for layer in layers {
+        hidden_states = layer.forward(&hidden_states, &states, masks, ctx)?;
+    }
+    Ok(hidden_states.to_dtype(text.dtype())?)
+}
+
+/// Hidden states in the type in which the layers compute.
+pub(crate) fn as_activations(
+    layers: &[DecoderLayer],
+    hidden_states: &Tensor,
+    ctx: &ForwardContext,
+) -> Result<Tensor> {
+    match layers.first() {
+        Some(layer) => Ok(layer.layer.as_activations(hidden_states, ctx)?),
+        None => Ok(hidden_states.clone()),
+    }
 }
 
 /// A cache with the keys and values of `states` `(batch, tokens, width)` for cross-attention, and `slots` slots for text tokens

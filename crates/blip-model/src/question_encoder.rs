@@ -35,10 +35,7 @@ impl QuestionEncoder {
         ctx: &ForwardContext,
     ) -> Result<Tensor> {
         let masks = DecoderMasks { text_lengths: lengths.cloned(), ..DecoderMasks::default() };
-        let mut states = self.embeddings.forward(questions, ctx)?;
-        for layer in &self.layers {
-            states = layer.forward(&states, image_features, &masks, ctx)?;
-        }
-        Ok(states)
+        let text = self.embeddings.forward(questions, ctx)?;
+        layer::forward_all(&self.layers, &text, image_features, &masks, ctx)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use caption_model::{Loader, PatchEmbedding};
 use train_ops::{
     Activation, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
-    TransformerLayer, fused_attention, recompute,
+    TransformerLayer, as_activations, fused_attention, recompute,
 };
 
 use crate::schema::VISION;
@@ -45,11 +45,16 @@ impl VisionEncoder {
         let (batch, _, width) = patches.dims3()?;
         let class = ctx.parameter(&self.class_embedding).broadcast_as((batch, 1, width))?;
         let embeddings = Tensor::cat(&[&class.contiguous()?, &patches], 1)?;
-        let mut hidden_states = embeddings.broadcast_add(&ctx.parameter(&self.position_embedding))?;
+        let embeddings = embeddings.broadcast_add(&ctx.parameter(&self.position_embedding))?;
+        let mut hidden_states = embeddings.clone();
+        if let Some(EncoderLayer { qkv, heads, .. }) = self.layers.first() {
+            hidden_states = as_activations(qkv.as_ref(), width / heads.max(&1), &hidden_states, ctx)?;
+        }
         for layer in &self.layers {
             hidden_states = layer.forward(&hidden_states, ctx)?;
         }
-        Ok(self.post_layer_norm.forward(&hidden_states, ctx)?)
+        let features = self.post_layer_norm.forward(&hidden_states, ctx)?;
+        Ok(features.to_dtype(embeddings.dtype())?)
     }
 }
 

@@ -6,7 +6,7 @@
 mod common;
 
 use blip_model::{CaptionModel as _, LoadOptions};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use common::{Golden, fixture, fixture_json, load, max_error, norm_error, on_device};
 use peft_lora::LoraBuilder;
 use train_ops::{ForwardContext, FrozenBuilder, TrainableBuilder};
@@ -65,6 +65,24 @@ fn gradients_of_every_lora_a_and_lora_b_agree_with_autograd() {
                 let error = norm_error(&gradients[&key], expected);
                 assert!(error < 1e-4, "{case} {kind}: gradient of {key} differs by {error:e} of its norm");
             }
+        }
+    }
+}
+
+/// With weights in bf16, and on a GPU with activations in bf16 too.
+#[test]
+fn gradients_in_bf16_are_close_to_those_of_autograd_in_f32() {
+    let options = LoadOptions { dtype: DType::BF16, ..on_device() };
+    for (case, kind) in [("tied", "both"), ("wide", "text"), ("wide", "all")] {
+        let golden = Golden::load(case);
+        let (_dir, checkpoint) = golden.source().open();
+        let (model, adapter) = golden.adapted(&checkpoint, kind, &options);
+        let (loss, gradients) = golden.loss_and_gradients(&model, &adapter.parameters());
+        let expected = golden.facts[kind]["loss"].as_f64().unwrap();
+        assert!((loss - expected).abs() < 5e-3 * expected, "{case} {kind}: loss {loss}, expected {expected}");
+        for (key, expected) in golden.gradients(kind) {
+            let error = norm_error(&gradients[&key], expected);
+            assert!(error < 8e-2, "{case} {kind}: gradient of {key} differs by {error:e} of its norm");
         }
     }
 }

@@ -109,7 +109,7 @@ pub use pictures::{OnBadImage, PictureBatch, PictureLoader};
 pub use prefetch::Prefetch;
 pub use processor::ImageProcessor;
 pub use processor_config::{ImageSize, ProcessorConfig};
-pub use resize::Resample;
+pub use resize::{Resample, resize};
 pub use shard::{Shard, WINDOW_BYTES, is_large, sample_rows, window_memory};
 pub use source::CaptionSource;
 pub use split::{

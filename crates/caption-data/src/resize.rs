@@ -78,6 +78,23 @@ fn taps(from: usize, to: usize, outputs: Range<usize>, kernel: Resample) -> Vec<
     outputs.map(one).collect()
 }
 
+/// Resizes a picture to `width` x `height` pixels, to the same levels as Pillow's `Image.resize`. A picture without pixels
+/// becomes black.
+///
+/// ```
+/// use caption_data::{Resample, RgbImage, resize};
+///
+/// let image = RgbImage::from_fn(40, 20, |x, _| image::Rgb([6 * x as u8; 3]));
+/// let small = resize(&image, (2, 1), Resample::Bilinear);
+/// assert_eq!(small.into_raw(), [68, 68, 68, 166, 166, 166]);
+/// ```
+pub fn resize(image: &RgbImage, (width, height): (usize, usize), kernel: Resample) -> RgbImage {
+    if image.is_empty() {
+        return RgbImage::new(width as u32, height as u32);
+    }
+    resize_region(image, (width, height), 0..width, 0..height, kernel)
+}
+
 /// Resizes to `width` x `height` and returns the given region of the result. The region must lie inside it.
 pub(crate) fn resize_region(
     image: &RgbImage,

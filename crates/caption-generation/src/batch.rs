@@ -6,6 +6,8 @@ use crate::beam::BeamSearch;
 use crate::caption::{Caption, Progress};
 use crate::config::GenerationConfig;
 use crate::decoder::Step;
+use crate::next_tokens::NextTokens;
+use crate::row::{Row, rows};
 use crate::search::{Continuation, Search};
 use crate::single::SingleSearch;
 
@@ -59,22 +61,29 @@ impl<'a> SearchBatch<'a> {
         self.entries.iter().flat_map(|entry| vec![entry.picture; entry.search.sequences()]).collect()
     }
 
+    /// The number of largest logits of each sequence that decide the next step; `None` if all of them may.
+    pub(crate) fn needed(&self) -> Option<usize> {
+        let live = self.entries.iter().filter(|entry| !entry.search.is_done());
+        let needed =
+            live.map(|entry| entry.search.needed()).try_fold(1, |most, needed| Some(most.max(needed?)));
+        needed.map(|needed| needed.min(self.vocab_size))
+    }
+
     /// The next step of all live sequences, from the logits that follow them. The searches are independent of one another
     /// and run in parallel.
-    pub(crate) fn advance(&mut self, mut logits: &mut [f32]) -> Step {
-        let mut active = Vec::new();
+    pub(crate) fn advance(&mut self, next: &mut NextTokens) -> Step {
+        let mut rows = rows(next, self.vocab_size).into_iter();
+        let mut active: Vec<(_, Vec<Row<'_>>)> = Vec::new();
         for entry in &mut self.entries {
             entry.advanced = !entry.search.is_done();
             if entry.advanced {
-                let sequences = entry.search.sequences();
-                let (own, rest) = logits.split_at_mut(sequences * self.vocab_size);
-                logits = rest;
+                let own = rows.by_ref().take(entry.search.sequences()).collect();
                 active.push((&mut entry.search, own));
             }
         }
-        let steps = active.into_par_iter().map(|(search, logits)| {
+        let steps = active.into_par_iter().map(|(search, mut rows)| {
             let before = search.sequences();
-            let continuations = search.advance(logits);
+            let continuations = search.advance(&mut rows);
             let continuations = if search.is_done() { Vec::new() } else { continuations };
             SearchStep { before, continuations }
         });

@@ -2,9 +2,9 @@ use rayon::prelude::*;
 
 use crate::caption::Caption;
 use crate::config::{EarlyStopping, GenerationConfig};
-use crate::processors::process;
+use crate::processors::{most_changed, process};
+use crate::row::Row;
 use crate::search::{Continuation, Search};
-use crate::softmax::log_softmax;
 
 /// The score of a beam that has not begun and of an empty slot for a caption. It is finite, as in transformers,
 /// so that differences of scores are numbers.
@@ -54,34 +54,37 @@ impl<'a> BeamSearch<'a> {
         self.beams[0].ids.len() - self.prompt
     }
 
+    /// Number of continuations that a step ranks.
+    fn candidate_count(&self) -> usize {
+        2.max(1 + self.eos.len()) * self.config.num_beams
+    }
+
     fn slots_are_full(&self) -> bool {
         self.finished.len() == self.config.num_beams
     }
 
     /// The best continuations of all beams, best first; among equals, the earlier beam and then the smaller token first.
-    fn candidates(&self, logits: &mut [f32]) -> Vec<Candidate> {
-        let count = 2.max(1 + self.eos.len()) * self.config.num_beams;
-        let vocab_size = logits.len() / self.beams.len();
-        let rows = self.beams.par_iter().zip(logits.par_chunks_exact_mut(vocab_size));
-        rows.for_each(|(beam, scores)| {
-            log_softmax(scores);
-            process(self.config, self.eos, &beam.ids, self.prompt, scores);
+    fn candidates(&self, rows: &mut [Row<'_>]) -> Vec<Candidate> {
+        let count = self.candidate_count();
+        self.beams.par_iter().zip(rows.par_iter_mut()).for_each(|(beam, row)| {
+            row.log_softmax();
+            process(self.config, self.eos, &beam.ids, self.prompt, row);
             // Where every token is forbidden, there is no distribution.
-            if self.config.renormalize_logits && scores.iter().any(|score| *score > f32::NEG_INFINITY) {
-                log_softmax(scores);
+            if self.config.renormalize_logits && row.all().iter().any(|score| *score > f32::NEG_INFINITY) {
+                row.log_softmax();
             }
         });
         let mut best: Vec<Candidate> = Vec::with_capacity(count + 1);
-        for (parent, (beam, scores)) in self.beams.iter().zip(logits.chunks_exact(vocab_size)).enumerate() {
-            for (token, score) in (0u32..).zip(scores.iter()) {
+        for (parent, (beam, row)) in self.beams.iter().zip(rows.iter()).enumerate() {
+            row.for_each(|token, score| {
                 let total = score + beam.total;
                 if best.len() == count && best.last().is_some_and(|last| total <= last.total) {
-                    continue;
+                    return;
                 }
                 let rank = best.partition_point(|other| other.total >= total);
                 best.insert(rank, Candidate { continuation: Continuation { parent, token }, total });
                 best.truncate(count);
-            }
+            });
         }
         best
     }
@@ -120,8 +123,17 @@ impl Search for BeamSearch<'_> {
         self.config.num_beams
     }
 
-    fn advance(&mut self, logits: &mut [f32]) -> Vec<Continuation> {
-        let candidates = self.candidates(logits);
+    /// As many as a step ranks, and as many as penalties may move out of these. A penalty below 1 is a reward, which may move any
+    /// token into them.
+    fn needed(&self) -> Option<usize> {
+        let whole = self.config.renormalize_logits || self.config.repetition_penalty < 1.0;
+        let generated = self.generated();
+        let changed = most_changed(self.config, self.eos, self.prompt + generated, generated);
+        (!whole).then(|| self.candidate_count() + changed)
+    }
+
+    fn advance(&mut self, rows: &mut [Row<'_>]) -> Vec<Continuation> {
+        let candidates = self.candidates(rows);
         let generated = self.generated() + 1;
         let last = generated == self.config.max_new_tokens;
         let ends = |candidate: &Candidate| last || self.eos.contains(&candidate.continuation.token);

@@ -1,4 +1,5 @@
 use crate::error::Error;
+use crate::next_tokens::NextTokens;
 
 /// One step of all live sequences (beams, or samples): afterwards, sequence `i` is the former sequence `parents[i]` followed
 /// by `tokens[i]`.
@@ -30,6 +31,15 @@ pub trait CaptionDecoder: Send {
     /// # Errors
     /// The model's errors.
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Self::Error>;
+
+    /// As [`append`](Self::append), for a search that needs only the `count` tokens with the largest logits of each row: a decoder may
+    /// return these alone, where whole rows are slow to reach the host. Default: whole rows.
+    ///
+    /// # Errors
+    /// The model's errors.
+    fn append_for_best(&mut self, tokens: &[u32], _count: usize) -> Result<NextTokens, Self::Error> {
+        self.append(tokens).map(NextTokens::All)
+    }
 
     /// Replaces the live sequences: the new sequence `i` is a copy of the old sequence `parents[i]`. There may be more or
     /// fewer sequences afterwards.

@@ -69,6 +69,19 @@ pub enum Error {
         /// Logits that each of them should have.
         vocab_size: usize,
     },
+    /// A decoder that returned too few or too many of the best tokens, or some that are not in the vocabulary, which is a fault of its
+    /// [`CaptionDecoder`](crate::CaptionDecoder) implementation.
+    #[error(
+        "generation: the decoder returned {got} tokens as the best {count} for each of {sequences} sequences"
+    )]
+    BestTokens {
+        /// Tokens that it returned for each sequence, by its own word.
+        count: usize,
+        /// Sequences that they should be for.
+        sequences: usize,
+        /// Tokens that were returned.
+        got: usize,
+    },
 }
 
 /// The result of this crate's functions.

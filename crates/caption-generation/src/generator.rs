@@ -5,7 +5,7 @@ use crate::caption::{Caption, Progress};
 use crate::config::GenerationConfig;
 use crate::decoder::{CaptionDecoder, SpeculativeDecoder, Step};
 use crate::error::{Error, Result};
-use crate::logits::{check_logits, check_numbers};
+use crate::next_tokens::NextTokens;
 use crate::speculation::Speculation;
 
 /// The properties of a model that prompts and options have to fit.
@@ -88,15 +88,16 @@ impl<'a> Generator<'a> {
     /// batch at their current length. Afterwards, the decoder's live sequences are unspecified.
     ///
     /// # Errors
-    /// The decoder's errors, and [`Error::NotNumbers`] or [`Error::LogitCount`] if its logits cannot be used.
+    /// The decoder's errors, and [`Error::NotNumbers`], [`Error::LogitCount`] or [`Error::BestTokens`] if its logits cannot be
+    /// used.
     pub fn generate<D: CaptionDecoder>(
         &self,
         decoder: &mut D,
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Caption>, D::Error> {
-        self.run(decoder, on_token, |decoder, _, step| {
+        self.run(decoder, on_token, |decoder, searches, step| {
             decoder.reorder(&step.parents)?;
-            decoder.append(&step.tokens)
+            append(decoder, searches, &step.tokens)
         })
     }
 
@@ -111,15 +112,17 @@ impl<'a> Generator<'a> {
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Caption>, D::Error> {
         let mut speculation = Speculation::new(self.vocab_size);
-        self.run(decoder, on_token, |decoder, searches, step| speculation.logits(decoder, searches, step))
+        self.run(decoder, on_token, |decoder, searches, step| {
+            speculation.logits(decoder, searches, step).map(NextTokens::All)
+        })
     }
 
-    /// Generates captions; `read` gives the logits after a step that the searches have chosen.
+    /// Generates captions; `read` gives the next tokens after a step that the searches have chosen.
     fn run<D: CaptionDecoder>(
         &self,
         decoder: &mut D,
         on_token: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-        mut read: impl FnMut(&mut D, &SearchBatch<'_>, Step) -> Result<Vec<f32>, D::Error> + Send,
+        mut read: impl FnMut(&mut D, &SearchBatch<'_>, Step) -> Result<NextTokens, D::Error> + Send,
     ) -> Result<Vec<Caption>, D::Error> {
         let pictures = decoder.sequences();
         let mut searches = SearchBatch::new(pictures, &self.prompt, self.config, self.eos, self.vocab_size);
@@ -132,10 +135,9 @@ impl<'a> Generator<'a> {
             tokens += 1;
             next = on_pool(|| {
                 let sequences = next.tokens.len();
-                let mut logits = read(decoder, &searches, next)?;
-                check_logits(&logits, sequences, self.vocab_size)?;
-                check_numbers(&logits, tokens)?;
-                Ok::<_, D::Error>(searches.advance(&mut logits))
+                let mut next = read(decoder, &searches, next)?;
+                next.check(sequences, self.vocab_size, tokens)?;
+                Ok::<_, D::Error>(searches.advance(&mut next))
             })?;
         }
         Ok(searches.captions())
@@ -149,13 +151,23 @@ impl<'a> Generator<'a> {
         searches: &mut SearchBatch<'_>,
     ) -> Result<Step, D::Error> {
         let pictures = decoder.sequences();
-        let logits = decoder.append(&self.prompt.repeat(pictures))?;
-        check_logits(&logits, pictures, self.vocab_size)?;
-        check_numbers(&logits, self.prompt.len())?;
+        let next = append(decoder, searches, &self.prompt.repeat(pictures))?;
+        next.check(pictures, self.vocab_size, self.prompt.len())?;
         let rows = searches.pictures();
         decoder.reorder(&rows)?;
-        let rows = rows.iter().flat_map(|picture| &logits[picture * self.vocab_size..][..self.vocab_size]);
-        Ok(searches.advance(&mut rows.copied().collect::<Vec<_>>()))
+        Ok(searches.advance(&mut next.select(&rows, self.vocab_size)))
+    }
+}
+
+/// Appends tokens, and returns as many of the logits that follow as the searches need.
+fn append<D: CaptionDecoder>(
+    decoder: &mut D,
+    searches: &SearchBatch<'_>,
+    tokens: &[u32],
+) -> Result<NextTokens, D::Error> {
+    match searches.needed() {
+        Some(count) => decoder.append_for_best(tokens, count),
+        None => decoder.append(tokens).map(NextTokens::All),
     }
 }
 

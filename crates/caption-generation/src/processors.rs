@@ -1,6 +1,15 @@
 //! Logits processors: penalties and forbidden tokens, in the order in which transformers applies them.
 
 use crate::config::GenerationConfig;
+use crate::row::Row;
+
+/// The most tokens of which [`process`] may change the score, after a sequence of `length` tokens of which `generated` are new.
+pub(crate) fn most_changed(config: &GenerationConfig, eos: &[u32], length: usize, generated: usize) -> usize {
+    let changes_sequence = config.repetition_penalty != 1.0 || config.no_repeat_ngram_size > 0;
+    let of_sequence = if changes_sequence { length } else { 0 };
+    let ends = if generated < config.min_new_tokens { eos.len() } else { 0 };
+    of_sequence + config.bad_words.len() + ends
+}
 
 /// Applies repetition penalty, n-gram blocking, bad words and the minimum length to the `scores` of the token that
 /// follows `sequence`, whose first `prompt` tokens are the prompt.
@@ -9,7 +18,7 @@ pub(crate) fn process(
     eos: &[u32],
     sequence: &[u32],
     prompt: usize,
-    scores: &mut [f32],
+    scores: &mut Row<'_>,
 ) {
     if config.repetition_penalty != 1.0 {
         penalise_repetition(sequence, config.repetition_penalty, scores);
@@ -22,43 +31,44 @@ pub(crate) fn process(
     }
     if sequence.len() - prompt < config.min_new_tokens {
         for &id in eos {
-            scores[id as usize] = f32::NEG_INFINITY;
+            scores.forbid(id);
         }
     }
 }
 
 /// Each token of the sequence, the prompt included, is penalised once.
-fn penalise_repetition(sequence: &[u32], penalty: f32, scores: &mut [f32]) {
+fn penalise_repetition(sequence: &[u32], penalty: f32, scores: &mut Row<'_>) {
     let mut seen = sequence.to_vec();
     seen.sort_unstable();
     seen.dedup();
     for id in seen {
-        let score = &mut scores[id as usize];
-        *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+        if let Some(score) = scores.get_mut(id) {
+            *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+        }
     }
 }
 
 /// Forbids every token that would repeat an n-gram of the sequence.
-fn forbid_ngrams(sequence: &[u32], n: usize, scores: &mut [f32]) {
+fn forbid_ngrams(sequence: &[u32], n: usize, scores: &mut Row<'_>) {
     if sequence.len() < n {
         return;
     }
     let tail = &sequence[sequence.len() - (n - 1)..];
     for ngram in sequence.windows(n) {
         if ngram[..n - 1] == *tail {
-            scores[ngram[n - 1] as usize] = f32::NEG_INFINITY;
+            scores.forbid(ngram[n - 1]);
         }
     }
 }
 
 /// Forbids the last token of `word` where the sequence ends with the tokens before it. A `word` that is just the end token
 /// is ignored, or captions would not end.
-fn forbid_word(eos: &[u32], sequence: &[u32], word: &[u32], scores: &mut [f32]) {
+fn forbid_word(eos: &[u32], sequence: &[u32], word: &[u32], scores: &mut Row<'_>) {
     let Some((last, before)) = word.split_last() else { return };
     let ends_captions = before.is_empty() && eos.contains(last);
     let applies = before.is_empty() || word.len() <= sequence.len();
     if applies && !ends_captions && sequence.ends_with(before) {
-        scores[*last as usize] = f32::NEG_INFINITY;
+        scores.forbid(*last);
     }
 }
 
@@ -69,7 +79,7 @@ mod tests {
     #[test]
     fn repetition_penalty_is_applied_once_for_each_token_by_the_sign_of_its_logit() {
         let mut scores = [2.0, -2.0, 1.0];
-        penalise_repetition(&[0, 1, 1, 0], 2.0, &mut scores);
+        penalise_repetition(&[0, 1, 1, 0], 2.0, &mut Row::All(&mut scores));
         assert_eq!(scores, [1.0, -4.0, 1.0]);
     }
 
@@ -77,7 +87,7 @@ mod tests {
     fn the_last_token_of_a_bad_word_is_forbidden_after_the_tokens_before_it() {
         let forbidden = |sequence: &[u32], word: &[u32]| {
             let mut scores = [0.0; 5];
-            forbid_word(&[4], sequence, word, &mut scores);
+            forbid_word(&[4], sequence, word, &mut Row::All(&mut scores));
             scores.iter().position(|score| *score == f32::NEG_INFINITY)
         };
         assert_eq!(forbidden(&[0], &[3]), Some(3));
@@ -94,10 +104,10 @@ mod tests {
     #[test]
     fn tokens_that_would_repeat_an_ngram_are_forbidden() {
         let mut scores = [0.0; 5];
-        forbid_ngrams(&[1, 2, 3, 1, 2], 3, &mut scores);
+        forbid_ngrams(&[1, 2, 3, 1, 2], 3, &mut Row::All(&mut scores));
         assert_eq!(scores, [0.0, 0.0, 0.0, f32::NEG_INFINITY, 0.0]);
         let mut scores = [0.0; 3];
-        forbid_ngrams(&[2, 0], 1, &mut scores);
+        forbid_ngrams(&[2, 0], 1, &mut Row::All(&mut scores));
         assert_eq!(scores, [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY], "1-grams: every token once");
     }
 }

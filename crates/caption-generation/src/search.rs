@@ -1,13 +1,17 @@
 use crate::caption::Caption;
+use crate::row::Row;
 
 /// The search for captions of one picture: it chooses the sequences to continue from the logits that follow them.
 pub(crate) trait Search: Send + Sync {
     /// Number of its live sequences.
     fn sequences(&self) -> usize;
 
-    /// Takes the logits that follow each live sequence, `(sequences, vocab_size)`, which it may overwrite, and returns how
-    /// each new live sequence continues an old one.
-    fn advance(&mut self, logits: &mut [f32]) -> Vec<Continuation>;
+    /// The number of largest logits of each sequence that decide its next step; `None` if all of them may.
+    fn needed(&self) -> Option<usize>;
+
+    /// Takes the logits that follow each live sequence, which it may overwrite, and returns how each new live sequence continues an
+    /// old one.
+    fn advance(&mut self, rows: &mut [Row<'_>]) -> Vec<Continuation>;
 
     fn is_done(&self) -> bool;
 

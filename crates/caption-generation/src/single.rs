@@ -1,9 +1,9 @@
 use crate::caption::Caption;
 use crate::config::GenerationConfig;
-use crate::processors::process;
+use crate::processors::{most_changed, process};
+use crate::row::Row;
 use crate::sampling::{candidates, draw, uniform};
 use crate::search::{Continuation, Search};
-use crate::softmax::log_sum_exp;
 
 /// Greedy decoding or sampling of one sequence.
 #[derive(Clone)]
@@ -36,16 +36,23 @@ impl Search for SingleSearch<'_> {
         1
     }
 
-    fn advance(&mut self, scores: &mut [f32]) -> Vec<Continuation> {
-        process(self.config, self.eos, &self.ids, self.prompt, scores);
+    /// A score is a probability among all tokens after penalties, which the best logits do not give.
+    fn needed(&self) -> Option<usize> {
+        let changed = most_changed(self.config, self.eos, self.ids.len(), self.generated());
+        (self.config.sampling.is_none() && changed == 0).then_some(1)
+    }
+
+    fn advance(&mut self, rows: &mut [Row<'_>]) -> Vec<Continuation> {
+        let [row] = rows else { return Vec::new() };
+        process(self.config, self.eos, &self.ids, self.prompt, row);
         let (token, log_probability) = match &self.config.sampling {
             None => {
-                let token = argmax(scores);
-                (token, scores[token as usize] - log_sum_exp(scores))
+                let (token, score) = best(row);
+                (token, score - row.log_sum())
             }
             Some(sampling) => {
                 let uniform = uniform(sampling.seed, self.sequence as u64, self.generated() as u64);
-                draw(&candidates(sampling, scores), uniform)
+                draw(&candidates(sampling, row.all()), uniform)
             }
         };
         self.ids.push(token);
@@ -72,13 +79,13 @@ impl Search for SingleSearch<'_> {
     }
 }
 
-/// The best token; the first of equals.
-fn argmax(scores: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = token;
+/// The best token, the first of equals, and its score.
+fn best(row: &Row<'_>) -> (u32, f32) {
+    let mut best: Option<(u32, f32)> = None;
+    row.for_each(|token, score| {
+        if best.is_none_or(|(_, best)| score > best) {
+            best = Some((token, score));
         }
-    }
-    best as u32
+    });
+    best.unwrap_or_default()
 }

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use crate::batch::SearchBatch;
 use crate::decoder::{SpeculativeDecoder, Step};
-use crate::logits::check_logits;
+use crate::next_tokens::{NextTokens, check_logits};
 
 /// Number of steps that the draft proposes the first time.
 const FIRST_PROPOSALS: usize = 3;
@@ -67,9 +67,9 @@ impl Speculation {
         let mut searches = searches.fork();
         let mut rows = steps[0].tokens.len();
         for _ in 0..proposals {
-            let mut logits = decoder.draft_logits(&steps)?;
+            let logits = decoder.draft_logits(&steps)?;
             check_logits(&logits, rows, self.vocab_size)?;
-            let next = searches.advance(&mut logits);
+            let next = searches.advance(&mut NextTokens::All(logits));
             rows = next.tokens.len();
             if rows == 0 {
                 break;

@@ -5,7 +5,7 @@
 
 mod toy;
 
-use caption_generation::{Error, GenerationConfig, Generator};
+use caption_generation::{BestTokens, CaptionDecoder, Error, GenerationConfig, Generator, NextTokens};
 use toy::{Logits, START, Toy, VOCAB_SIZE, continue_always, model, scattered, searches};
 
 #[test]
@@ -91,4 +91,40 @@ fn cached_tokens_are_enough_for_all_that_the_model_reads() {
         let live = 2 * config.num_beams.max(config.num_return_sequences);
         assert_eq!(generator.cached_tokens(2), 2 * 2 + live * (config.max_new_tokens - 1));
     }
+}
+
+/// A decoder that returns these as the best tokens.
+struct Wrong(BestTokens);
+
+impl CaptionDecoder for Wrong {
+    type Error = Error;
+
+    fn sequences(&self) -> usize {
+        1
+    }
+
+    fn append(&mut self, _tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        Ok(vec![0.0; VOCAB_SIZE])
+    }
+
+    fn append_for_best(&mut self, _tokens: &[u32], _count: usize) -> Result<NextTokens, Error> {
+        Ok(NextTokens::Best(self.0.clone()))
+    }
+
+    fn reorder(&mut self, _parents: &[usize]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[test]
+fn best_tokens_that_are_too_few_unknown_or_not_numbers_are_errors() {
+    let (model, config) = (model(), GenerationConfig::default());
+    let generator = Generator::new(&model, None, &config).unwrap();
+    let error = |best: BestTokens| generator.generate(&mut Wrong(best), &mut continue_always).unwrap_err();
+    let best = BestTokens { count: 2, ids: vec![3, 4], logits: vec![1.0, 0.5], log_sums: vec![2.0] };
+    let wrong = |got| Error::BestTokens { count: 2, sequences: 1, got };
+    assert_eq!(error(BestTokens { ids: vec![3], ..best.clone() }), wrong(1));
+    assert_eq!(error(BestTokens { ids: vec![3, VOCAB_SIZE as u32], ..best.clone() }), wrong(2));
+    assert_eq!(error(BestTokens { log_sums: Vec::new(), ..best.clone() }), wrong(2));
+    assert_eq!(error(BestTokens { log_sums: vec![f32::NAN], ..best }), Error::NotNumbers { tokens: 1 });
 }

@@ -88,3 +88,62 @@ fn captions_of_a_picture_do_not_depend_on_the_batch() {
         assert_eq!(batch[..config.num_return_sequences], first, "{config:?}");
     }
 }
+
+/// Many logits of the toy are equal, so that the order of equals matters.
+#[test]
+fn captions_found_from_the_best_tokens_are_those_found_from_all() {
+    let beams = || GenerationConfig { num_beams: 3, num_return_sequences: 3, ..GenerationConfig::default() };
+    let penalised = GenerationConfig {
+        repetition_penalty: 1.3,
+        no_repeat_ngram_size: 2,
+        bad_words: vec![vec![3], vec![1, 2]],
+        min_new_tokens: 3,
+        max_new_tokens: 20,
+        ..beams()
+    };
+    let renormalised = GenerationConfig { renormalize_logits: true, ..penalised.clone() };
+    let rewarded = GenerationConfig { repetition_penalty: 0.8, ..beams() };
+    let configs = searches().into_iter().chain([penalised, renormalised, rewarded]);
+    let mut from_best = 0;
+    for config in configs {
+        for picture in 1..9 {
+            let mut toy = Toy::new(scattered, scattered, picture);
+            toy.returns_best = true;
+            let found = generate(&mut toy, None, &config);
+            let expected = generate(&mut Toy::new(scattered, scattered, picture), None, &config);
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.ids, expected.ids, "{config:?}");
+                assert!((found.score - expected.score).abs() < 1e-5, "{config:?}");
+            }
+            from_best += usize::from(!toy.asked_for.is_empty());
+            let whole = config.sampling.is_some()
+                || config.renormalize_logits
+                || config.repetition_penalty < 1.0
+                || (config.num_beams == 1 && config.repetition_penalty != 1.0);
+            assert!(!whole || toy.asked_for.is_empty(), "{config:?} needs whole rows");
+        }
+    }
+    assert!(from_best >= 8 * 5, "{from_best} batches were decoded from the best tokens");
+}
+
+#[test]
+fn a_search_asks_for_as_many_tokens_as_decide_its_next_step() {
+    let asked_for = |config: &GenerationConfig| {
+        let mut toy = Toy::new(scattered, scattered, 1);
+        toy.returns_best = true;
+        generate(&mut toy, None, config);
+        toy.asked_for
+    };
+    let config = |num_beams, no_repeat_ngram_size| GenerationConfig {
+        num_beams,
+        no_repeat_ngram_size,
+        max_new_tokens: 4,
+        early_stopping: EarlyStopping::Never,
+        ..GenerationConfig::default()
+    };
+    assert!(asked_for(&config(1, 0)).iter().all(|count| *count == 1), "greedy: the best");
+    assert_eq!(asked_for(&config(2, 0))[..2], [4, 4], "two continuations of each beam");
+    assert_eq!(asked_for(&config(2, 2))[..2], [5, 6], "and the tokens that may be forbidden");
+    assert_eq!(asked_for(&config(5, 2))[..2], [11, 12], "at most the vocabulary");
+}

@@ -18,6 +18,8 @@
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions
 //! - [`features`]: the cache of the frozen encoder's image features
 //! - [`task`]: captioning as a task of the training engine
+//! - [`training_text`]: the tokens of a training batch
+//! - [`step_graphs`]: recorded passes on NVIDIA GPUs
 //! - [`fusing`]: how many micro-batches of a step run together
 //! - [`judge`]: evaluation on the test split
 //! - [`results`], [`report`]: the results of a run: metrics, captions, curves, report
@@ -64,6 +66,7 @@ pub mod step_graphs;
 pub mod task;
 pub mod terminal;
 pub mod threads;
+pub mod training_text;
 
 /// The program in this crate's README compiles.
 #[cfg(doctest)]

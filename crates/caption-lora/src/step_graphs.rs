@@ -8,6 +8,8 @@ use caption_model::{CaptionModel, ShiftedLabels};
 use train_ops::{DeviceGraph, ForwardContext, Run};
 use trainer_core::{BoxError, Gradients, Parameters};
 
+use crate::training_text::TrainingText;
+
 /// A batch with the number of its targets is filled up to a multiple of this, so that a few graphs serve all batches.
 const TARGETS: usize = 32;
 /// Graphs that are kept; batches of further shapes run without.
@@ -15,11 +17,11 @@ const MOST_GRAPHS: usize = 64;
 
 /// The graphs of a model that is trained with its vision encoder frozen.
 #[derive(Debug, Default)]
-pub struct StepGraphs(Mutex<HashMap<Shape, State>>);
+pub struct StepGraphs(Mutex<HashMap<PassShape, State>>);
 
 /// The properties of a batch that the launches of its pass depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Shape {
+pub struct PassShape {
     batch: usize,
     length: usize,
     targets: usize,
@@ -52,34 +54,30 @@ impl StepGraphs {
         (device.is_cuda() && cfg!(feature = "fused-cuda")).then(Self::default)
     }
 
-    /// The sum of the losses of a batch, the number of its targets and the gradients; `None` if there is no graph for its shape. A
-    /// graph is recorded when a shape occurs for the second time. `features` are asked for only if they are needed.
+    /// The sum of the losses of a batch, the number of its targets and the gradients. A graph is recorded when a shape occurs for the
+    /// second time; a batch without one runs as always.
     ///
     /// # Errors
     /// If the inputs do not fit the model, or the device fails.
     pub fn run(
         &self,
         pass: &Pass<'_>,
-        input_ids: &Tensor,
-        labels: &[Vec<i64>],
-        features: impl FnOnce() -> Result<Tensor, BoxError>,
-    ) -> Result<Option<(Tensor, usize, Gradients)>, BoxError> {
-        let numbers = ShiftedLabels::new(labels, input_ids)?;
+        text: &TrainingText,
+        features: &Tensor,
+    ) -> Result<(Tensor, usize, Gradients), BoxError> {
+        let numbers = ShiftedLabels::new(&text.labels, &text.input_ids)?;
         let targets = numbers.targets.len();
-        let (batch, length) = input_ids.dims2()?;
-        let all = batch * length.saturating_sub(1);
-        let shape = Shape { batch, length, targets: targets.next_multiple_of(TARGETS).min(all) };
-        if targets == 0 {
-            return Ok(None);
-        }
+        let (batch, length) = text.input_ids.dims2()?;
+        let shape = PassShape::new(batch, length, targets);
         let mut graphs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match graphs.get(&shape) {
+            _ if targets == 0 => {}
             Some(State::Recorded(recorded)) => {
-                recorded.features.slice_set(&features()?.contiguous()?, 0, 0)?;
-                recorded.input_ids.slice_set(&input_ids.contiguous()?, 0, 0)?;
+                recorded.features.slice_set(&features.contiguous()?, 0, 0)?;
+                recorded.input_ids.slice_set(&text.input_ids.contiguous()?, 0, 0)?;
             }
             Some(State::Seen) => {
-                let recorded = Recorded::new(pass, shape, features()?.copy()?, input_ids.copy()?);
+                let recorded = Recorded::new(pass, shape, features.copy()?, text.input_ids.copy()?);
                 let state = recorded.map_or(State::Refused, |recorded| State::Recorded(Box::new(recorded)));
                 graphs.insert(shape, state);
             }
@@ -88,9 +86,25 @@ impl StepGraphs {
             }
             Some(State::Refused) | None => {}
         }
-        let Some(State::Recorded(recorded)) = graphs.get(&shape) else { return Ok(None) };
-        let (loss, gradients) = recorded.replay(pass, shape, &numbers)?;
-        Ok(Some((loss, targets, gradients)))
+        if let Some(State::Recorded(recorded)) = graphs.get(&shape).filter(|_| targets > 0) {
+            let (loss, gradients) = recorded.replay(pass, shape, &numbers)?;
+            return Ok((loss, targets, gradients));
+        }
+        drop(graphs);
+        pass.run(text, features)
+    }
+}
+
+impl Pass<'_> {
+    /// The pass without a graph.
+    fn run(&self, text: &TrainingText, features: &Tensor) -> Result<(Tensor, usize, Gradients), BoxError> {
+        let (ids, smoothing) = (&text.input_ids, self.label_smoothing);
+        let (loss, targets) = self.model.smoothed_loss(features, ids, &text.labels, smoothing, &self.ctx)?;
+        let mut gradients = Gradients::new();
+        if targets > 0 {
+            gradients.accumulate(self.parameters, loss.backward()?)?;
+        }
+        Ok((loss.detach(), targets, gradients))
     }
 }
 
@@ -102,7 +116,12 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new(pass: &Pass<'_>, shape: Shape, features: Tensor, input_ids: Tensor) -> candle_core::Result<Self> {
+    fn new(
+        pass: &Pass<'_>,
+        shape: PassShape,
+        features: Tensor,
+        input_ids: Tensor,
+    ) -> candle_core::Result<Self> {
         let work = |run: Run| {
             let labels = shape.labels(run);
             let (loss, _) = pass
@@ -127,7 +146,7 @@ impl Recorded {
     fn replay(
         &self,
         pass: &Pass<'_>,
-        shape: Shape,
+        shape: PassShape,
         numbers: &ShiftedLabels,
     ) -> Result<(Tensor, Gradients), BoxError> {
         let filled = |values: &[u32], with: u32| {
@@ -146,7 +165,14 @@ impl Recorded {
     }
 }
 
-impl Shape {
+impl PassShape {
+    /// The shape of a pass over `batch` captions of `length` tokens, padding included, with `targets` in all. One graph serves several
+    /// numbers of targets.
+    pub fn new(batch: usize, length: usize, targets: usize) -> Self {
+        let all = batch * length.saturating_sub(1);
+        Self { batch, length, targets: targets.next_multiple_of(TARGETS).min(all) }
+    }
+
     /// Labels with as many targets, others in each run: the model must take them from the host as inputs of the graph.
     fn labels(&self, run: Run) -> Vec<Vec<i64>> {
         let row = self.length.saturating_sub(1);
@@ -172,7 +198,7 @@ mod tests {
 
     #[test]
     fn labels_of_the_two_runs_have_as_many_targets_in_other_places() {
-        let shape = Shape { batch: 3, length: 5, targets: 7 };
+        let shape = PassShape { batch: 3, length: 5, targets: 7 };
         let input_ids = Tensor::zeros((3, 5), DType::U32, &Device::Cpu).unwrap();
         let [first, second] = [Run::First, Run::Recorded]
             .map(|run| ShiftedLabels::new(&shape.labels(run), &input_ids).unwrap());

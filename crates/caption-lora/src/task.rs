@@ -16,6 +16,7 @@ use crate::features::{FeatureStore, encode};
 use crate::pictures::with_flag;
 use crate::row_order::RowOrder;
 use crate::step_graphs::{Pass, StepGraphs};
+use crate::training_text::{TrainingText, padded_length};
 
 /// Captions, with their pictures unless features are cached. A merged batch has the pictures of each of its parts.
 pub struct Batch {
@@ -75,16 +76,21 @@ impl CaptionTask<'_> {
         }
     }
 
+    /// The text of a training batch, on the model's device.
+    fn training_text(&self, batch: &Batch) -> Result<TrainingText, BoxError> {
+        let (device, most) = (self.model.device(), self.model.tokens().max_length);
+        TrainingText::new(&batch.captions, padded_length(batch.captions.seq_len(), most, device), device)
+    }
+
     fn loss(
         &self,
         batch: &Batch,
+        text: &TrainingText,
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize), BoxError> {
         let features = self.image_features(batch, ctx)?;
-        let input_ids = batch.captions.input_ids(self.model.device())?;
-        let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
-        Ok(self.model.smoothed_loss(&features, &input_ids, &labels, label_smoothing, ctx)?)
+        Ok(self.model.smoothed_loss(&features, &text.input_ids, &text.labels, label_smoothing, ctx)?)
     }
 }
 
@@ -92,7 +98,8 @@ impl Task for CaptionTask<'_> {
     type Batch = Batch;
 
     fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
-        let (sum, targets) = self.loss(batch, self.label_smoothing, &training(batch, context))?;
+        let (text, ctx) = (self.training_text(batch)?, training(batch, context));
+        let (sum, targets) = self.loss(batch, &text, self.label_smoothing, &ctx)?;
         Ok(LossSum { sum, targets })
     }
 
@@ -105,11 +112,9 @@ impl Task for CaptionTask<'_> {
         let Some(graphs) = self.graphs.as_ref().filter(|_| !self.vision_trains) else { return Ok(None) };
         let (model, label_smoothing) = (self.model, self.label_smoothing);
         let pass = Pass { model, parameters, label_smoothing, ctx: training(batch, context) };
-        let input_ids = batch.captions.input_ids(model.device())?;
-        let labels = batch.captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
-        let features = || self.image_features(batch, &pass.ctx);
-        let trained = graphs.run(&pass, &input_ids, &labels, features)?;
-        Ok(trained.map(|(sum, targets, gradients)| (LossSum { sum, targets }, gradients)))
+        let features = self.image_features(batch, &pass.ctx)?;
+        let (sum, targets, gradients) = graphs.run(&pass, &self.training_text(batch)?, &features)?;
+        Ok(Some((LossSum { sum, targets }, gradients)))
     }
 
     fn merge(&self, batches: &[Batch]) -> Result<Batch, BoxError> {
@@ -121,7 +126,8 @@ impl Task for CaptionTask<'_> {
     }
 
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
-        let (sum, targets) = self.loss(batch, 0.0, &ForwardContext::inference())?;
+        let text = TrainingText::new(&batch.captions, 0, self.model.device())?;
+        let (sum, targets) = self.loss(batch, &text, 0.0, &ForwardContext::inference())?;
         Ok(LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets })
     }
 

@@ -1,20 +1,26 @@
-//! Fused micro-batches of captions have the same loss and gradients as separate ones.
+//! Fused micro-batches of captions have the same loss and gradients as separate ones, and so have captions that are padded for a GPU.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use candle_core::Device;
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use caption_lora::captioning::pictures;
 use caption_lora::embedded;
+use caption_lora::finetune::Inputs;
 use caption_lora::hub::Location;
 use caption_lora::open::{Pretrained, pretrained};
+use caption_lora::options::Finetune;
 use caption_lora::row_order::RowOrder;
+use caption_lora::step_graphs::PassShape;
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
-use git_model::{GitForCausalLm, LoadOptions};
+use caption_lora::training_text::{TrainingText, one_of_few};
+use git_model::{CaptionModel as _, GitForCausalLm, LoadOptions};
 use monster_drawings::{DrawingSource, Style};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
 use proptest::prelude::*;
+use train_ops::{ForwardContext, sample_key};
 use trainer_core::{BatchSource, BoxError, Gradients, Parameters, StepContext, Task};
 
 /// The embedded model with adapters in the decoder, or in both of its parts. Their weights are not the
@@ -127,4 +133,63 @@ proptest! {
         let (loss, gradient) = check(both, rows, batch_size, fuse, seed, padding);
         prop_assert!(loss <= 1e-6 && gradient <= 1e-5, "loss {loss:e}, gradient {gradient:e}");
     }
+}
+
+/// With dropout, whose masks do not depend on padding.
+#[test]
+fn captions_padded_to_one_of_few_lengths_have_the_same_loss_and_gradients() {
+    let Pretrained { tokenizer, processor, .. } = pretrained(&Location::Embedded).unwrap();
+    let source: Arc<dyn CaptionSource> = Arc::new(DrawingSource::new(5, 6, Style::Second, 64));
+    let captions = TokenizedCaptions::new(&source, &tokenizer).unwrap();
+    let (model, adapter) = model(false);
+    let parameters = Parameters::new(adapter.parameters()).unwrap();
+    for rows in [vec![0, 1], vec![2, 3, 4, 5]] {
+        let batch = captions.batch(&rows, Padding::Longest).unwrap();
+        let pixels = pictures(&source, &processor).load(&rows).unwrap().pixel_values(&Device::Cpu).unwrap();
+        let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
+        let ctx = ForwardContext::training((0..rows.len() as u64).collect::<Vec<_>>());
+        let sum = |length| {
+            let text = TrainingText::new(&batch, length, &Device::Cpu).unwrap();
+            assert_eq!(text.input_ids.dims(), [rows.len(), length]);
+            let (loss, targets) =
+                model.smoothed_loss(&features, &text.input_ids, &text.labels, 0.1, &ctx).unwrap();
+            let mut gradients = Gradients::new();
+            gradients.accumulate(&parameters, loss.backward().unwrap()).unwrap();
+            Sum { loss: f64::from(loss.to_scalar::<f32>().unwrap()), targets, gradients }
+        };
+        let own = batch.seq_len();
+        let padded = one_of_few(own + 1, model.tokens().max_length);
+        assert!(padded > own && padded.is_multiple_of(8));
+        let (loss, gradient) = difference(&sum(own), &sum(padded), &parameters);
+        assert!(loss <= 1e-6 && gradient <= 1e-5, "{own}: loss {loss:e}, gradient {gradient:e}");
+    }
+}
+
+/// The number of shapes of passes, given by the lengths of their captions: each shape is a graph. `pad` gives the length of a pass
+/// from that of its longest caption.
+fn shapes<'a>(passes: impl Iterator<Item = &'a [usize]>, pad: fn(usize) -> usize) -> usize {
+    let shape = |lengths: &[usize]| {
+        let targets = lengths.iter().map(|length| length - 1).sum();
+        PassShape::new(lengths.len(), pad(lengths.iter().copied().max().unwrap_or(0)), targets)
+    };
+    passes.map(shape).collect::<HashSet<_>>().len()
+}
+
+/// The shapes of passes over these captions with 1, 2 and 4 fused micro-batches of 2, of captions of their own length and on a GPU.
+fn count(lengths: &[usize]) -> [[usize; 2]; 3] {
+    [2, 4, 8].map(|size| {
+        let passes = || lengths.chunks(size);
+        [shapes(passes(), |length| length), shapes(passes(), |length| one_of_few(length, 1024))]
+    })
+}
+
+#[test]
+fn a_few_graphs_serve_all_passes_of_a_run_on_a_gpu() {
+    let options = Finetune::default();
+    let (_, inputs) = Inputs::open(&options).unwrap();
+    let rows = (0..5).flat_map(|epoch| inputs.training_order(&options).epoch(epoch, 0));
+    let drawings: Vec<usize> = rows.map(|row| inputs.captions.ids(row).unwrap().len()).collect();
+    assert_eq!(count(&drawings), [[12, 3], [11, 3], [11, 5]], "five epochs of the default run");
+    let lengths: Vec<usize> = (0..4000).map(|row| 5 + (sample_key(1, 0, row) % 60) as usize).collect();
+    assert_eq!(count(&lengths), [[111, 16], [135, 23], [116, 24]], "captions of 5 to 64 tokens");
 }

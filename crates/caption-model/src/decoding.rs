@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use candle_core::{DType, Tensor};
-use caption_generation::{CaptionDecoder, SpeculativeDecoder, Step};
-use train_ops::{DecodingRows, ForwardContext, KeyValueCache, enter, snapshot};
+use caption_generation::{BestTokens, CaptionDecoder, NextTokens, SpeculativeDecoder, Step};
+use train_ops::{DecodingRows, ForwardContext, KeyValueCache, TopLogits, enter, snapshot, top_logits};
 
 use crate::{CaptionModel, DecoderShape, Draft, Error, Result};
 
@@ -102,8 +102,14 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
     }
 
     /// Logits after the last of `input_ids` `(sequences, new)`, the newest tokens of `rows`, by `decoder`; one row of the
-    /// vocabulary's size after another. Keys and values of the tokens are written to the caches.
+    /// vocabulary's size after another.
     fn logits(&self, decoder: &dyn TextDecoder, input_ids: &[u32], rows: &DecodingRows) -> Result<Vec<f32>> {
+        let logits = self.step(decoder, input_ids, rows)?;
+        Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// The same logits on the device, `(sequences, vocabulary)`. Keys and values of the tokens are written to the caches.
+    fn step(&self, decoder: &dyn TextDecoder, input_ids: &[u32], rows: &DecodingRows) -> Result<Tensor> {
         let sequences = rows.len();
         if sequences == 0 || input_ids.is_empty() || !input_ids.len().is_multiple_of(sequences) {
             return Err(Error::Shape {
@@ -123,8 +129,14 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
         let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
         let _pass = enter(self.ctx.select(rows.images()));
         let text = self.model.embed(&input_ids, &positions)?;
-        let logits = decoder.step(&text, &self.caches, rows)?;
-        Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        decoder.step(&text, &self.caches, rows)
+    }
+
+    /// The live sequences with as many more tokens as these are.
+    fn extended(&self, tokens: &[u32]) -> DecodingRows {
+        let mut rows = self.rows.clone();
+        rows.extend(tokens.len() / rows.len().max(1));
+        rows
     }
 }
 
@@ -136,11 +148,23 @@ impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
     }
 
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut rows = self.rows.clone();
-        rows.extend(tokens.len() / rows.len().max(1));
+        let rows = self.extended(tokens);
         let logits = self.logits(self.decoder.as_ref(), tokens, &rows)?;
         self.rows = rows;
         Ok(logits)
+    }
+
+    /// Whole rows where they are on the host already, and where there is no kernel.
+    fn append_for_best(&mut self, tokens: &[u32], count: usize) -> Result<NextTokens> {
+        let rows = self.extended(tokens);
+        let logits = self.step(self.decoder.as_ref(), tokens, &rows)?;
+        self.rows = rows;
+        Ok(match top_logits(&logits, count)? {
+            Some(TopLogits { ids, logits, log_sums }) => {
+                NextTokens::Best(BestTokens { count, ids, logits, log_sums })
+            }
+            None => NextTokens::All(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+        })
     }
 
     fn reorder(&mut self, parents: &[usize]) -> Result<()> {

@@ -17,8 +17,8 @@ mod weights;
 mod words;
 
 pub use caption_generation::{
-    Caption, CaptionDecoder, EarlyStopping, Error as GenerationError, GenerationConfig, ModelTokens,
-    Progress, Sampling, SpeculativeDecoder, Step,
+    BestTokens, Caption, CaptionDecoder, EarlyStopping, Error as GenerationError, GenerationConfig,
+    ModelTokens, NextTokens, Progress, Sampling, SpeculativeDecoder, Step,
 };
 pub use checkpoint::{Architecture, CaptionCheckpoint};
 pub use config::CaptionConfig;

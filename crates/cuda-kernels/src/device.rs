@@ -65,6 +65,11 @@ impl Kernels {
             && tensor.layout().contiguous_offsets().is_some_and(aligned)
     }
 
+    /// Whether a tensor is on this device.
+    pub fn is_on_device(&self, tensor: &Tensor) -> bool {
+        tensor.device().as_cuda_device().is_ok_and(|device| device.id() == self.device.id())
+    }
+
     /// The addresses of contiguous tensors, for tables that kernels read. Pass the same tensors to [`run`](Self::run), which
     /// waits for what other streams do with them.
     ///

@@ -10,9 +10,9 @@ mod schema;
 mod vision;
 
 pub use caption_model::{
-    Caption, CaptionCheckpoint, CaptionConfig, CaptionDecoder, CaptionModel, DecoderShape, Draft,
+    BestTokens, Caption, CaptionCheckpoint, CaptionConfig, CaptionDecoder, CaptionModel, DecoderShape, Draft,
     EarlyStopping, Error, GenerationConfig, GenerationDefaults, GenerationError, LoadOptions, ModelTokens,
-    Progress, Result, Sampling, SpeculativeDecoder, Step,
+    NextTokens, Progress, Result, Sampling, SpeculativeDecoder, Step,
 };
 pub use captioning::Decoding;
 pub use checkpoint::{Checkpoint, GIT};

@@ -57,6 +57,7 @@ mod rotary;
 mod scaled_features;
 mod shared;
 mod softmax;
+mod top_logits;
 mod transformer;
 
 pub use activation::Activation;
@@ -89,7 +90,8 @@ pub use rotary::{RotaryLayout, rotary_embedding};
 pub use scaled_features::scaled_features;
 pub use shared::Shared;
 pub use softmax::softmax_last_dim;
-pub use transformer::{CrossAttention, DecoderLayer, DecoderMasks, TransformerLayer};
+pub use top_logits::{TopLogits, top_logits};
+pub use transformer::{CrossAttention, DecoderLayer, DecoderMasks, TransformerLayer, as_activations};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

@@ -5,7 +5,7 @@ use cpu_kernels::DropoutMask;
 
 use crate::attention::sizes::Sizes;
 use crate::decoding::{DecodingRows, Seen};
-use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run};
+use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run, TopLogits};
 
 pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
     Ok(None)
@@ -81,6 +81,10 @@ pub(crate) fn lora_linear(
     _: f64,
     _: Option<&DropoutMask>,
 ) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(crate) fn top_logits(_: &Tensor, _: usize) -> Result<Option<TopLogits>> {
     Ok(None)
 }
 

@@ -6,8 +6,8 @@
 use std::ops::ControlFlow;
 
 use caption_generation::{
-    Caption, CaptionDecoder, EarlyStopping, Error, GenerationConfig, Generator, ModelTokens, Progress,
-    Sampling, SpeculativeDecoder, Step,
+    BestTokens, Caption, CaptionDecoder, EarlyStopping, Error, GenerationConfig, Generator, ModelTokens,
+    NextTokens, Progress, Sampling, SpeculativeDecoder, Step,
 };
 
 /// The logits of the next token, from a picture's index and the tokens so far.
@@ -23,6 +23,9 @@ pub(crate) struct Toy {
     sequences: Vec<Sequence>,
     /// The sequences after each step that was verified last.
     verified: Vec<Vec<Sequence>>,
+    /// Whether it returns the best tokens alone where that is enough, and the numbers of tokens that it was asked for.
+    pub(crate) returns_best: bool,
+    pub(crate) asked_for: Vec<usize>,
     /// Rows of each pass of the model.
     pub(crate) passes: Vec<usize>,
     /// Number of passes of the draft.
@@ -32,7 +35,16 @@ pub(crate) struct Toy {
 impl Toy {
     pub(crate) fn new(model: Logits, draft: Logits, pictures: usize) -> Self {
         let sequences = (0..pictures).map(|picture| (picture, Vec::new())).collect();
-        Self { model, draft, sequences, verified: Vec::new(), passes: Vec::new(), draft_passes: 0 }
+        Self {
+            model,
+            draft,
+            sequences,
+            verified: Vec::new(),
+            returns_best: false,
+            asked_for: Vec::new(),
+            passes: Vec::new(),
+            draft_passes: 0,
+        }
     }
 
     /// The sequences after each of `steps`.
@@ -69,6 +81,23 @@ impl CaptionDecoder for Toy {
         }
         self.passes.push(tokens.len());
         Ok(rows(self.model, &self.sequences))
+    }
+
+    fn append_for_best(&mut self, tokens: &[u32], count: usize) -> Result<NextTokens, Error> {
+        let logits = self.append(tokens)?;
+        if !self.returns_best {
+            return Ok(NextTokens::All(logits));
+        }
+        self.asked_for.push(count);
+        let mut best = BestTokens { count, ids: Vec::new(), logits: Vec::new(), log_sums: Vec::new() };
+        for row in logits.chunks(VOCAB_SIZE) {
+            let mut ids: Vec<u32> = (0..VOCAB_SIZE as u32).collect();
+            ids.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+            best.logits.extend(ids[..count].iter().map(|id| row[*id as usize]));
+            best.ids.extend(&ids[..count]);
+            best.log_sums.push(row.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln() as f32);
+        }
+        Ok(NextTokens::Best(best))
     }
 
     fn reorder(&mut self, parents: &[usize]) -> Result<(), Error> {

@@ -4,8 +4,7 @@ use std::io::{Cursor, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use caption_data::CaptionSource;
-use image::imageops::FilterType;
+use caption_data::{CaptionSource, Resample, RgbImage, resize};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -104,21 +103,27 @@ pub fn gallery(
     lines: &[CaptionLine],
     scores: [&[f64]; 2],
 ) -> Result<Vec<Example>> {
-    const THUMBNAIL: u32 = 200;
     let scores = scores[0].iter().zip(scores[1]);
     lines
         .iter()
         .zip(scores)
         .map(|(line, (&base_score, &adapter_score))| {
-            let picture = image::DynamicImage::ImageRgb8(source.image(line.row)?);
-            let thumbnail = picture.resize(THUMBNAIL, THUMBNAIL, FilterType::Triangle);
             let mut image_png = Vec::new();
-            thumbnail.write_to(&mut Cursor::new(&mut image_png), image::ImageFormat::Png)?;
+            thumbnail(&source.image(line.row)?)
+                .write_to(&mut Cursor::new(&mut image_png), image::ImageFormat::Png)?;
             let reference = line.shown();
             let CaptionLine { row, base, adapter, .. } = line.clone();
             Ok(Example { row, image_png, reference, base, adapter, base_score, adapter_score })
         })
         .collect()
+}
+
+/// The picture with a longer side of 200 pixels.
+fn thumbnail(picture: &RgbImage) -> RgbImage {
+    const SIDE: f64 = 200.0;
+    let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
+    let scaled = |side: f64| (side * SIDE / width.max(height)).round().max(1.0) as usize;
+    resize(picture, (scaled(width), scaled(height)), Resample::Bilinear)
 }
 
 /// The lines of `eval_captions.jsonl` up to the checkpoint at `step`. A run that is resumed there writes the

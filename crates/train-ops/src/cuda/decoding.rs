@@ -25,7 +25,7 @@ pub(crate) fn decoding_attention(
         return Ok(None);
     }
     let query = query.contiguous()?;
-    let tables = kernels.numbers(&tables(rows))?;
+    let tables = on_device(&kernels, rows)?;
     let mut context = kernels.activations(query.elem_count())?;
     let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
         let table = |first: usize| Pointer(inputs[5].0 + (first * size_of::<u32>()) as u64);
@@ -51,6 +51,17 @@ pub(crate) fn decoding_attention(
     #[allow(unsafe_code)]
     unsafe { kernels.run(&inputs, &mut [&mut context], launches) }?;
     Ok(Some(Kernels::tensor(context, query.shape())))
+}
+
+/// The tables of the rows on the device.
+fn on_device(kernels: &Kernels, rows: &DecodingRows) -> Result<Tensor> {
+    if let Some(tables) = rows.on_device.get().filter(|tables| kernels.is_on_device(tables)) {
+        return Ok(tables.clone());
+    }
+    let tables = kernels.numbers(&tables(rows))?;
+    // Another thread may have been first, with the same numbers.
+    let _ = rows.on_device.set(tables.clone());
+    Ok(tables)
 }
 
 /// The image of each row, then its number of text tokens, then their slots, as many for each row as the longest has.

@@ -3,6 +3,8 @@ use std::collections::VecDeque;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::overwrite::overwrite;
+
 thread_local! {
     static RECORDING: RefCell<Recording> = const { RefCell::new(Recording::None) };
 }
@@ -69,7 +71,7 @@ pub(super) fn replace(inputs: &[Tensor], numbers: &[u32]) -> Result<()> {
     for input in inputs {
         let (numbers, others) = rest.split_at(input.elem_count());
         rest = others;
-        input.slice_set(&Tensor::new(numbers, input.device())?, 0, 0)?;
+        overwrite(input, numbers)?;
     }
     Ok(())
 }

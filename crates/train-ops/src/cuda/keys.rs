@@ -7,6 +7,8 @@ use candle_core::{Result, Tensor, bail};
 use cpu_kernels::DropoutMask;
 use cuda_kernels::device::Kernels;
 
+use super::overwrite::overwrite;
+
 /// The keys of the newest pass. A pass asks for those of one place after another; from the second pass on, the places are known,
 /// and all of them are copied when the first is asked for.
 static NEWEST: Mutex<Option<PassKeys>> = Mutex::new(None);
@@ -26,10 +28,10 @@ pub(super) struct PassKeys {
 
 impl PassKeys {
     fn new(kernels: &Kernels, samples: &[u64], places: Vec<u64>) -> Result<Self> {
-        let (kernels, samples) = (kernels.clone(), samples.to_vec());
-        let mut keys = Self { kernels, samples, places, table: None };
+        let mut keys = Self { kernels: kernels.clone(), samples: samples.to_vec(), places, table: None };
         if !keys.places.is_empty() {
-            keys.table = Some(keys.copied(&keys.samples)?);
+            let table = kernels.words(&keys.of_places(&keys.samples))?;
+            keys.table = Some(table.reshape((keys.places.len(), samples.len()))?);
         }
         Ok(keys)
     }
@@ -39,9 +41,8 @@ impl PassKeys {
     }
 
     /// The keys of these samples at all places.
-    fn copied(&self, samples: &[u64]) -> Result<Tensor> {
-        let keys = self.places.iter().flat_map(|place| DropoutMask::place_keys(samples, *place));
-        self.kernels.words(&keys.collect::<Vec<_>>())?.reshape((self.places.len(), samples.len()))
+    fn of_places(&self, samples: &[u64]) -> Vec<u64> {
+        self.places.iter().flat_map(|place| DropoutMask::place_keys(samples, *place)).collect()
     }
 
     /// The row of a place.
@@ -61,7 +62,11 @@ impl PassKeys {
             );
         }
         match &self.table {
-            Some(table) => table.slice_set(&self.copied(samples)?, 0, 0),
+            Some(table) => {
+                // Candle has no u64.
+                let keys = self.of_places(samples).into_iter().map(u64::cast_signed);
+                overwrite(table, &keys.collect::<Vec<_>>())
+            }
             None => Ok(()),
         }
     }

@@ -14,7 +14,9 @@ mod keys;
 mod layer_norm;
 mod lora;
 mod node;
+mod overwrite;
 mod product;
+mod top_logits;
 
 pub(crate) use activation::activation;
 pub(crate) use activations::computes_in_bf16;
@@ -27,3 +29,4 @@ pub use graph::DeviceGraph;
 pub use inputs::host_numbers;
 pub(crate) use layer_norm::{layer_norm, residual_norm};
 pub(crate) use lora::lora_linear;
+pub(crate) use top_logits::top_logits;

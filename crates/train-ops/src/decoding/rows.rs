@@ -1,3 +1,7 @@
+use std::sync::OnceLock;
+
+use candle_core::Tensor;
+
 use crate::{Error, Result};
 
 /// The sequences that are decoded together: the image of each, and the cache slots of the keys and values of
@@ -10,6 +14,8 @@ pub struct DecodingRows {
     pub(crate) rows: Vec<Row>,
     /// Number of slots in use.
     pub(super) used: usize,
+    /// The rows as the kernels of a GPU read them: copied there once, for all layers of a step.
+    pub(crate) on_device: OnceLock<Tensor>,
 }
 
 #[derive(Clone, Debug)]
@@ -21,7 +27,8 @@ pub(crate) struct Row {
 impl DecodingRows {
     /// One sequence without text for each image.
     pub fn new(images: usize) -> Self {
-        Self { rows: (0..images).map(|image| Row { image, slots: Vec::new() }).collect(), used: 0 }
+        let row = |image| Row { image, slots: Vec::new() };
+        Self { rows: (0..images).map(row).collect(), used: 0, on_device: OnceLock::new() }
     }
 
     /// Joins the sequences of several consecutive steps as rows of one step: those of the first, then those of
@@ -74,12 +81,14 @@ impl DecodingRows {
             .iter()
             .map(|&parent| self.rows.get(parent).cloned().ok_or(Error::Sequence { parent, sequences }));
         self.rows = rows.collect::<Result<_>>()?;
+        self.on_device = OnceLock::new();
         Ok(())
     }
 
     /// Assigns slots to `new` more tokens of each sequence: consecutive slots to the first sequence, then to
     /// the second, and so on.
     pub fn extend(&mut self, new: usize) {
+        self.on_device = OnceLock::new();
         for row in &mut self.rows {
             row.slots.extend(self.used..self.used + new);
             self.used += new;

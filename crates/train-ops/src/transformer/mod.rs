@@ -65,6 +65,22 @@ pub struct TransformerLayer {
     pub recompute: bool,
 }
 
+/// Hidden states in the type in which a layer of transformer with the projection `linear` and heads of `head_dim` features computes
+/// best: see [`TransformerLayer::as_activations`].
+pub fn as_activations(
+    linear: &dyn LinearLayer,
+    head_dim: usize,
+    hidden_states: &Tensor,
+    ctx: &ForwardContext,
+) -> Result<Tensor> {
+    match linear.adapted(ctx)? {
+        Some(linear) if cuda::computes_in_bf16(linear.base(), head_dim)? => {
+            Ok(hidden_states.to_dtype(DType::BF16)?)
+        }
+        _ => Ok(hidden_states.clone()),
+    }
+}
+
 impl TransformerLayer {
     /// The layer on `hidden_states` `(batch, tokens, features)`. If the first query of the mask is a later
     /// token, the result has only the tokens from that one on; the tokens before it are used as keys and
@@ -100,14 +116,7 @@ impl TransformerLayer {
     /// are bf16 and the GPU has kernels for it, whose sums are f32; otherwise they are unchanged. Convert them
     /// before the first layer, and convert the result back after the last.
     pub fn as_activations(&self, hidden_states: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        let query = self.query.adapted(ctx)?;
-        let head_dim = self.query.out_features() / self.heads.max(1);
-        match query {
-            Some(query) if cuda::computes_in_bf16(query.base(), head_dim)? => {
-                Ok(hidden_states.to_dtype(DType::BF16)?)
-            }
-            _ => Ok(hidden_states.clone()),
-        }
+        as_activations(self.query.as_ref(), self.query.out_features() / self.heads.max(1), hidden_states, ctx)
     }
 
     /// The layer composed of this crate's operations.

@@ -1,103 +1,84 @@
 //! A layer of a transformer with an adapter in each of its linear layers.
 
+#[path = "../common/adapted.rs"]
+mod adapted;
+#[path = "../common/layer.rs"]
+mod parts;
+
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use train_ops::{
-    Activation, AdaptedLinear, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer,
-    LoraWeights, Result, TransformerLayer, lora_linear,
+    AttentionMask, CrossAttention, DecoderLayer, DecoderMasks, Dropout, FrozenLinear, LayerNorm, LinearLayer,
+    TransformerLayer,
 };
 
-use crate::common::{Input, LAYER, Parameter, Trained, check, constant, training};
+use adapted::Adapted;
 
-/// A frozen layer with an adapter.
-#[derive(Debug)]
-struct Adapted {
-    base: FrozenLinear,
-    a: Tensor,
-    b: Tensor,
-    dropout: Dropout,
-}
-
-impl Adapted {
-    fn lora(&self) -> LoraWeights<'_> {
-        // Small, so that attention does not choose a single key, which the rounding of bf16 would change.
-        LoraWeights { a: &self.a, b: &self.b, scale: 0.05, dropout: &self.dropout }
-    }
-}
-
-impl LinearLayer for Adapted {
-    fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
-        lora_linear(xs, &self.base, self.lora(), ctx)
-    }
-
-    fn adapted(&self, _ctx: &ForwardContext) -> Result<Option<AdaptedLinear>> {
-        AdaptedLinear::new(&self.base, Some(self.lora())).map(Some)
-    }
-
-    fn parameters(&self) -> Vec<Tensor> {
-        vec![self.a.clone(), self.b.clone()]
-    }
-
-    fn in_features(&self) -> usize {
-        self.base.in_features()
-    }
-
-    fn out_features(&self) -> usize {
-        self.base.out_features()
-    }
-}
+use crate::common::{Frozen, Input, LAYER, Parameter, Trained, check, constant, training};
 
 pub(crate) const WIDTH: usize = 32;
 const INNER: usize = 48;
+const STATE_WIDTH: usize = 40;
+
+/// A layer whose adapters are the tensors after the first, two for each number from 1 on.
+fn linear(x: &[Tensor], number: u64, n_in: usize, n_out: usize) -> Arc<dyn LinearLayer> {
+    let path = format!("layer{number}");
+    let weight = (constant(20 + number, &[n_out, n_in], &x[0]) * 0.25).unwrap();
+    let [a, b] = [2 * number - 1, 2 * number].map(|index| x[index as usize].clone());
+    Arc::new(Adapted {
+        base: FrozenLinear::new(&path, weight, Some(constant(30, &[n_out], &x[0]))).unwrap(),
+        a,
+        b,
+        // Small, so that attention does not choose a single key, which the rounding of bf16 would change.
+        scale: 0.05,
+        dropout: Dropout::new(&path, 0.2).unwrap(),
+        known: true,
+    })
+}
+
+fn norm(x: &[Tensor], seed: u64) -> LayerNorm {
+    let weight = (constant(seed, &[WIDTH], &x[0]) + 1.5).unwrap();
+    LayerNorm::new("norm", weight, constant(seed + 1, &[WIDTH], &x[0]), 1e-5).unwrap()
+}
 
 /// A layer whose adapters are the tensors after the first.
 pub(crate) fn transformer_layer(x: &[Tensor], norm_first: bool) -> TransformerLayer {
-    let linear = |index: usize, n_in: usize, n_out: usize| -> Arc<dyn LinearLayer> {
-        let path = format!("layer{index}");
-        let weight = (constant(20 + index as u64, &[n_out, n_in], &x[0]) * 0.25).unwrap();
-        Arc::new(Adapted {
-            base: FrozenLinear::new(&path, weight, Some(constant(30, &[n_out], &x[0]))).unwrap(),
-            a: x[1 + 2 * index].clone(),
-            b: x[2 + 2 * index].clone(),
-            dropout: Dropout::new(&path, 0.2).unwrap(),
-        })
-    };
-    let norm = |seed| {
-        let weight = (constant(seed, &[WIDTH], &x[0]) + 1.5).unwrap();
-        LayerNorm::new("norm", weight, constant(seed + 1, &[WIDTH], &x[0]), 1e-5).unwrap()
-    };
+    let linear = |number, n_in, n_out| linear(x, number, n_in, n_out);
+    parts::transformer_layer(2, (WIDTH, INNER), norm_first, linear, |seed| norm(x, seed))
+}
+
+/// The same with cross-attention, whose adapters come after those.
+fn decoder_layer(x: &[Tensor]) -> DecoderLayer {
     let dropout = |path| Dropout::new(path, 0.15).unwrap();
-    TransformerLayer {
-        heads: 2,
-        norm_first,
-        query: linear(0, WIDTH, WIDTH),
-        key: linear(1, WIDTH, WIDTH),
-        value: linear(2, WIDTH, WIDTH),
-        attention_dropout: dropout("probabilities"),
-        attention_output: linear(3, WIDTH, WIDTH),
-        attention_output_dropout: dropout("attention"),
-        attention_norm: norm(50),
-        intermediate: linear(4, WIDTH, INNER),
-        activation: Activation::Gelu,
-        output: linear(5, INNER, WIDTH),
-        output_dropout: dropout("output"),
-        output_norm: norm(60),
-        recompute: false,
-    }
+    let cross = CrossAttention {
+        query: linear(x, 7, WIDTH, WIDTH),
+        key: linear(x, 8, STATE_WIDTH, WIDTH),
+        value: linear(x, 9, STATE_WIDTH, WIDTH),
+        dropout: dropout("cross probabilities"),
+        output: linear(x, 10, WIDTH, WIDTH),
+        output_dropout: dropout("cross"),
+        norm: norm(x, 65),
+    };
+    DecoderLayer { layer: transformer_layer(x, false), cross }
 }
 
 /// The shapes of the adapters, `A` and `B` of one linear layer after the other.
 pub(crate) fn adapter_shapes() -> Vec<[usize; 2]> {
-    let shapes = |index: usize| {
-        let (n_in, n_out) = match index {
-            4 => (WIDTH, INNER),
-            5 => (INNER, WIDTH),
+    shapes_of(1..=6)
+}
+
+fn shapes_of(layers: impl Iterator<Item = u64>) -> Vec<[usize; 2]> {
+    let shapes = |number: u64| {
+        let (n_in, n_out) = match number {
+            5 => (WIDTH, INNER),
+            6 => (INNER, WIDTH),
+            8 | 9 => (STATE_WIDTH, WIDTH),
             _ => (WIDTH, WIDTH),
         };
         [[8, n_in], [n_out, 8]]
     };
-    (0..6).flat_map(shapes).collect()
+    layers.flat_map(shapes).collect()
 }
 
 #[test]
@@ -113,5 +94,20 @@ fn a_whole_layer_of_a_transformer() {
                 transformer_layer(x, norm_first).forward(&x[0], mask, &training()).unwrap()
             });
         }
+    }
+}
+
+/// States that are trained, and states of a frozen encoder.
+#[test]
+fn a_whole_layer_with_cross_attention() {
+    let shapes = shapes_of(1..=10);
+    for states in [Trained, Frozen] {
+        let mut inputs: Vec<Input<'_>> = vec![(Trained, 1, &[2, 6, WIDTH])];
+        inputs.extend((70..).zip(&shapes).map(|(seed, shape)| (Parameter, seed, &shape[..])));
+        inputs.push((states, 2, &[2, 9, STATE_WIDTH]));
+        check("layer with cross-attention", &inputs, LAYER, |x| {
+            let masks = DecoderMasks::causal();
+            decoder_layer(x).forward(&x[0], &x[21], &masks, &training()).unwrap()
+        });
     }
 }

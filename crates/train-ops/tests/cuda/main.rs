@@ -14,7 +14,7 @@ use common::{Frozen, Input, ONE, Parameter, Trained, check, constant, gpu, list,
 use train_ops::{
     Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyValueCache, LayerNorm,
     LinearLayer, LoraWeights, TrainableLinear, attention, cached_attention, cached_cross_attention,
-    cached_self_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key,
+    cached_self_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key, top_logits,
 };
 
 #[test]
@@ -169,4 +169,29 @@ fn attention_of_decoding_over_image_text_and_both() {
             }
         }
     }
+}
+
+/// Rows with equal logits, and rows of a part of a tensor.
+#[test]
+#[cfg(feature = "fused-cuda")]
+fn the_largest_logits_are_those_of_a_sorted_row() {
+    for dtype in [DType::F32, DType::BF16] {
+        // Without negative zeros, which are equal to zeros.
+        let logits = ((values(1, &[4, 700]) * 8.0).unwrap().round().unwrap() + 0.0).unwrap();
+        let on_gpu = logits.to_dtype(dtype).unwrap().to_device(gpu()).unwrap();
+        for (first, rows, count) in [(0, 4, 9), (1, 3, 1), (3, 1, 700)] {
+            let found = top_logits(&on_gpu.narrow(0, first, rows).unwrap(), count).unwrap().unwrap();
+            for (row, logits) in logits.to_vec2::<f32>().unwrap()[first..][..rows].iter().enumerate() {
+                let mut ids: Vec<u32> = (0..700).collect();
+                ids.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
+                assert!(found.ids[row * count..][..count] == ids[..count], "{dtype:?}, row {row}");
+                let largest = ids[..count].iter().map(|id| logits[*id as usize]);
+                assert_eq!(found.logits[row * count..][..count], largest.collect::<Vec<_>>());
+                let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+                assert!((f64::from(found.log_sums[row]) - sum.ln()).abs() < 1e-5);
+            }
+        }
+        assert!(top_logits(&on_gpu, 701).is_err());
+    }
+    assert!(top_logits(&values(1, &[2, 3]), 1).unwrap().is_none(), "rows on the host are whole");
 }

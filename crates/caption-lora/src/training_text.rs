@@ -1,0 +1,74 @@
+//! The text of a training batch as a model reads it.
+
+use candle_core::{Device, Tensor};
+use caption_data::{CaptionBatch, IGNORE_INDEX};
+use trainer_core::BoxError;
+
+/// On a GPU, captions are padded to a multiple of this many tokens: a recorded pass serves one length, and a few of them a whole run.
+const LENGTHS: usize = 8;
+
+/// The tokens of a batch of captions.
+#[derive(Debug)]
+pub struct TrainingText {
+    /// Token ids `(batch, length)`, on the model's device.
+    pub input_ids: Tensor,
+    /// The ids again, with -100 at positions without a target, `(batch, length)`.
+    pub labels: Vec<Vec<i64>>,
+}
+
+impl TrainingText {
+    /// The captions, padded to at least `length` tokens. No token sees the padding, which is at the end and has no target, so that
+    /// the loss and its gradients differ by roundings only.
+    ///
+    /// # Errors
+    /// If the device has no memory.
+    pub fn new(captions: &CaptionBatch, length: usize, device: &Device) -> Result<Self, BoxError> {
+        let length = length.max(captions.seq_len());
+        let input_ids = captions.input_ids(&Device::Cpu)?;
+        // Any token will do.
+        let input_ids = input_ids.pad_with_zeros(1, 0, length - captions.seq_len())?.to_device(device)?;
+        let mut labels = captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
+        labels.iter_mut().for_each(|labels| labels.resize(length, IGNORE_INDEX));
+        Ok(Self { input_ids, labels })
+    }
+}
+
+/// The tokens that captions of `length` are padded to in training on a device, by a model that reads at most `most`: on a GPU one of
+/// a few lengths, elsewhere their own.
+pub fn padded_length(length: usize, most: usize, device: &Device) -> usize {
+    match device.is_cuda() {
+        true => one_of_few(length, most),
+        false => length,
+    }
+}
+
+/// The next multiple of 8, or `most` if that is less.
+pub fn one_of_few(length: usize, most: usize) -> usize {
+    length.next_multiple_of(LENGTHS).min(most).max(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use caption_data::Padding;
+
+    use super::*;
+
+    #[test]
+    fn lengths_are_multiples_of_8_on_a_gpu_and_never_more_than_a_model_reads() {
+        assert_eq!([1, 8, 9, 17, 20].map(|length| one_of_few(length, 20)), [8, 8, 16, 20, 20]);
+        assert_eq!(one_of_few(21, 20), 21, "too long: the model's own error says so");
+        assert_eq!(padded_length(9, 20, &Device::Cpu), 9);
+    }
+
+    #[test]
+    fn padding_has_no_targets() {
+        let captions = CaptionBatch::new(vec![0, 1], vec![vec![1, 2], vec![3, 4, 5]], 9, Padding::Longest);
+        let captions = captions.unwrap();
+        let text = TrainingText::new(&captions, 5, &Device::Cpu).unwrap();
+        assert_eq!(text.input_ids.to_vec2::<u32>().unwrap(), [[1, 2, 9, 0, 0], [3, 4, 5, 0, 0]]);
+        let ignored = IGNORE_INDEX;
+        assert_eq!(text.labels, [[1, 2, ignored, ignored, ignored], [3, 4, 5, ignored, ignored]]);
+        let text = TrainingText::new(&captions, 1, &Device::Cpu).unwrap();
+        assert_eq!(text.input_ids.dims(), [2, 3]);
+    }
+}
