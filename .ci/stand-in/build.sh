@@ -2,7 +2,7 @@
 # build.sh OUT CARGO_TARGET: makes the libraries that a program with the feature `cuda` is linked with, in the folder OUT:
 #
 #   libcuda.so.1    the driver, with the kernels of candle and of cuda-kernels compiled for the CPU
-#   libcublas.so.13, libcurand.so.10, and libcublasLt, libnvrtc and libcudart, which are asked for nothing
+#   libcublas.so.13, libcurand.so.10, libnccl.so.2, and libcublasLt, libnvrtc and libcudart, which are asked for nothing
 #
 # CARGO_TARGET has the crates, built: cudarc refers to functions of the driver that are never called here, and candle-kernels is
 # the source of candle's kernels. Needs g++ and binutils.
@@ -49,6 +49,7 @@ fi
 compile "$out/driver.o" -fvisibility=default driver.cpp
 compile "$out/cublas.o" -O3 -fvisibility=default cublas.cpp
 compile "$out/curand.o" -fvisibility=default curand.cpp
+compile "$out/nccl.o" -fvisibility=default nccl.cpp
 
 # Functions that cudarc refers to, that begin with $1 and that the object $2 has not: they end the process with their name.
 missing() {
@@ -79,3 +80,4 @@ library libcublasLt 13 'cublasLt' "$out/nothing.o"
 library libcurand 10 'curand' "$out/curand.o"
 library libnvrtc 13 'nvrtc' "$out/nothing.o"
 library libcudart 13 'cudart' "$out/nothing.o"
+library libnccl 2 nccl "$out/nccl.o"

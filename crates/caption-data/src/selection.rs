@@ -7,7 +7,11 @@
 //! `train-00000-of-00002.parquet`, `pokemon_train.parquet` and `partial-train/0000.parquet` are training
 //! files. The innermost part with such a word decides, so `train-data/test.parquet` is held out.
 
+mod named;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use named::{files_of_split, split_name};
 
 use crate::LeftOutReason;
 
@@ -23,6 +27,14 @@ pub enum Refusal {
     /// Several folders hold a training split each.
     #[error("several folders hold a training split ({}); name one of them", .0.join(", "))]
     SeveralConfigurations(Vec<String>),
+    /// No file is of the split that is asked for.
+    #[error("there is no split `{split}`; there are {}", .splits.join(", "))]
+    NoSplit {
+        /// The split that is asked for.
+        split: String,
+        /// The splits that there are.
+        splits: Vec<String>,
+    },
     /// Numbered files with a gap, for instance after an interrupted download.
     #[error("of the {total} parts of `{set}` only {have} are there; get the others")]
     Incomplete {
@@ -203,11 +215,18 @@ fn split_of(path: &str) -> Option<Split> {
     path.rsplit('/').find_map(|part| Some(split_word(part)?.0))
 }
 
+/// Words that name the training split.
+const TRAIN: [&str; 2] = ["train", "training"];
+/// Words that name held-out splits: four for `test`, then those for `validation`.
+const HELD_OUT: [&str; 8] = ["test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev"];
+
+/// The word of a part of a path that names a split.
+fn word_of(part: &str) -> Option<&str> {
+    split_word(part).map(|(_, word)| word)
+}
+
 /// The split that a part of a path names, and the word that names it.
 fn split_word(part: &str) -> Option<(Split, &str)> {
-    const TRAIN: [&str; 2] = ["train", "training"];
-    const HELD_OUT: [&str; 8] =
-        ["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"];
     let find = |names: &[&str]| {
         let mut words = part.split(|c: char| !c.is_alphabetic());
         words.find(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use caption_data::selection::{Refusal, image_folder, parquet_files};
+use caption_data::selection::{Refusal, files_of_split, image_folder, parquet_files, split_name};
 use caption_data::{CaptionSource, ImageFolder, SourceOptions, open};
 use common::{fixture, message};
 use image::RgbImage;
@@ -33,6 +33,49 @@ fn training_and_held_out_files_are_distinguished_as_in_datasets() {
     }
     let all = ["attest.parquet", "contest.parquet"];
     assert_eq!(parquet_files(&all), Ok(all.into()));
+}
+
+#[test]
+fn a_split_is_found_by_its_name_as_in_datasets() {
+    for (path, split) in [
+        ("data/train-00000-of-00002.parquet", Some("train")),
+        ("data/val-00000-of-00001-9f0c.parquet", Some("validation")),
+        ("data/test_hard-00000-of-00001.parquet", Some("test_hard")),
+        ("default/dev/0000.parquet", Some("validation")),
+        ("default/partial-test_hard/0000.parquet", Some("test_hard")),
+        ("pokemon_eval.parquet", Some("test")),
+        ("shard-00000-of-00002.tar", None),
+        ("data/0000.parquet", None),
+    ] {
+        assert_eq!(split_name(path).as_deref(), split, "{path}");
+    }
+    let files = [
+        "data/test-00000-of-00001.parquet",
+        "data/test_hard-00000-of-00002.parquet",
+        "data/test_hard-00001-of-00002.parquet",
+        "data/train-00000-of-00001.parquet",
+        "data/val-00000-of-00001.parquet",
+    ];
+    assert_eq!(files_of_split(&files, "test"), Ok(vec![files[0]]));
+    assert_eq!(files_of_split(&files, "test_hard"), Ok(vec![files[1], files[2]]));
+    assert_eq!(files_of_split(&files, "train"), Ok(vec![files[3]]));
+    for name in ["validation", "val", "dev"] {
+        assert_eq!(files_of_split(&files, name), Ok(vec![files[4]]), "{name}");
+    }
+    let splits = ["test", "test_hard", "train", "validation"].map(str::to_owned).to_vec();
+    assert_eq!(files_of_split(&files, "minival"), Err(Refusal::NoSplit { split: "minival".into(), splits }));
+    let incomplete = Refusal::Incomplete { set: "data/test_hard".into(), have: 1, total: 2 };
+    assert_eq!(files_of_split(&files[2..], "test_hard"), Err(incomplete));
+    // Files that name no split are training files.
+    assert_eq!(files_of_split(&["0000.tar", "0001.tar"], "train"), Ok(vec!["0000.tar", "0001.tar"]));
+}
+
+#[test]
+fn a_split_of_several_configurations_is_that_of_the_default_one() {
+    let files = ["default/test/0000.parquet", "fr/test/0000.parquet", "fr/train/0000.parquet"];
+    assert_eq!(files_of_split(&files, "test"), Ok(vec![files[0]]));
+    let several = Refusal::SeveralConfigurations(vec!["en".into(), "fr".into()]);
+    assert_eq!(files_of_split(&["en/test/0000.parquet", files[1]], "test"), Err(several));
 }
 
 #[test]

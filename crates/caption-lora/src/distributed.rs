@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
+use candle_core::Device;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trainer_core::{SingleProcess, Workers};
 use trainer_mpi::{Error, Job, Launch};
 
 use crate::hub::Location;
-use crate::options::Distributed;
+use crate::options::{DeviceName, Distributed, Hardware, cuda_cards};
 use crate::terminal::{one_line, say_error};
 
 /// How long a process with an error waits for the first one, which may have the same error and prints it.
@@ -26,12 +27,14 @@ pub struct Team {
     rank_here: usize,
     /// Number of processes on the cores of this one.
     sharing: usize,
+    /// Whether gradients go from GPU to GPU.
+    uses_nccl: bool,
 }
 
 impl Team {
     /// A process that trains alone.
     pub(crate) fn alone() -> Self {
-        Self { workers: Arc::new(SingleProcess), machines: 1, rank_here: 0, sharing: 1 }
+        Self { workers: Arc::new(SingleProcess), machines: 1, rank_here: 0, sharing: 1, uses_nccl: false }
     }
 
     /// The team of these workers, on one machine.
@@ -43,11 +46,13 @@ impl Team {
     /// The team of the job that the process was launched in, and its membership in the job.
     ///
     /// # Errors
-    /// If the process is one of several and the program was built without MPI, or if MPI cannot be initialised.
-    pub(crate) fn join(choice: Option<Distributed>) -> Result<(Self, Option<Job>)> {
+    /// If the process is one of several and the program was built without MPI, if MPI cannot be initialised, or if NCCL is asked for
+    /// and the program or the device has none.
+    pub(crate) fn join(hardware: &Hardware) -> Result<(Self, Option<Job>)> {
         let launch = Launch::detect();
-        match (choice, launch) {
+        match (hardware.distributed, launch) {
             (Some(Distributed::None), _) | (None, None) => return Ok((Self::alone(), None)),
+            (Some(Distributed::Nccl), _) => nccl_is_possible(hardware.device)?,
             (Some(Distributed::Mpi), _) | (None, Some(_)) => {}
         }
         let job = Job::join().map_err(|error| match (error, launch) {
@@ -65,7 +70,7 @@ impl Team {
         })?;
         let (workers, placement) = (job.workers(), job.placement());
         let mut team =
-            Self { workers, machines: placement.machines, rank_here: placement.rank_here, sharing: 1 };
+            Self { workers, machines: placement.machines, rank_here: placement.rank_here, ..Self::alone() };
         // Launchers may bind each process to cores of its own. Processes with equal cores share them.
         let own = (placement.machine, allowed_cores());
         team.sharing = team.gather(&own)?.into_iter().filter(|other| *other == own).count();
@@ -80,6 +85,30 @@ impl Team {
     /// Number of processes that share the cores of this one, itself included.
     pub(crate) fn sharing(&self) -> usize {
         self.sharing
+    }
+
+    /// The device of this process: of several on a machine, each takes the next GPU, from that of the first process on and again from
+    /// there when there are no more.
+    pub(crate) fn device(&self, first: DeviceName) -> DeviceName {
+        match first {
+            DeviceName::Cuda(first) if self.workers.count() > 1 => {
+                DeviceName::Cuda(card(first, self.rank_here, cuda_cards()))
+            }
+            other => other,
+        }
+    }
+
+    /// The team with gradients that go from GPU to GPU, if that is asked for. `device` is that of this process.
+    ///
+    /// # Errors
+    /// If NCCL cannot connect the GPUs.
+    pub(crate) fn connected(&self, choice: Option<Distributed>, device: &Device) -> Result<Self> {
+        let mut team = self.clone();
+        if choice == Some(Distributed::Nccl) && self.workers.count() > 1 {
+            team.workers = over_nccl(&self.workers, device)?;
+            team.uses_nccl = true;
+        }
+        Ok(team)
     }
 
     /// Whether all processes are on one machine.
@@ -99,6 +128,9 @@ impl Team {
             count => format!("{count} {more}"),
         };
         let mut text = format!("{count} on {}", counted(self.machines, "machine", "machines"));
+        if self.uses_nccl {
+            text += ", gradients from GPU to GPU (NCCL)";
+        }
         if passes < count {
             let passes_in_words = counted(passes, "pass", "passes");
             text += &format!("; a step has {passes_in_words}, so that {} of them wait: ", count - passes);
@@ -147,6 +179,41 @@ impl Team {
         }
         Ok(opened)
     }
+}
+
+/// The GPU of process `rank` of a machine with `cards` GPUs, if that of process 0 is `first`.
+fn card(first: usize, rank: usize, cards: usize) -> usize {
+    match cards.saturating_sub(first) {
+        0 => first,
+        others => first + rank % others,
+    }
+}
+
+/// Refuses NCCL where it cannot be used, before other processes are waited for.
+fn nccl_is_possible(device: DeviceName) -> Result<()> {
+    if !cfg!(feature = "nccl") {
+        bail!(
+            "--distributed nccl: the program was built without NCCL: build it with --features nccl, which needs CUDA, NVIDIA's NCCL, an \
+             MPI library and libclang"
+        );
+    }
+    if !matches!(device, DeviceName::Cuda(_)) {
+        bail!(
+            "--distributed nccl connects NVIDIA GPUs, and the device is {device}: add --device cuda, or use --distributed mpi"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(feature = "nccl")]
+fn over_nccl(workers: &Arc<dyn Workers>, device: &Device) -> Result<Arc<dyn Workers>> {
+    let workers = trainer_core::NcclWorkers::new(Arc::clone(workers), device);
+    Ok(Arc::new(workers.context("--distributed nccl")?))
+}
+
+#[cfg(not(feature = "nccl"))]
+fn over_nccl(workers: &Arc<dyn Workers>, _: &Device) -> Result<Arc<dyn Workers>> {
+    Ok(Arc::clone(workers))
 }
 
 /// The processor's cores that this process may use, as the system lists them; empty if it does not.
@@ -204,6 +271,27 @@ mod tests {
         );
         let small = team(8, 2).summary(4, 1).unwrap();
         assert!(small.contains("4 passes, so that 4 of them wait: --gradient-accumulation-steps"), "{small}");
+    }
+
+    #[test]
+    fn processes_of_a_machine_take_one_gpu_after_another() {
+        let of_four = |first, cards| [0, 1, 2, 3].map(|rank| card(first, rank, cards));
+        assert_eq!(of_four(0, 4), [0, 1, 2, 3]);
+        assert_eq!(of_four(1, 4), [1, 2, 3, 1]);
+        assert_eq!(of_four(0, 1), [0; 4]);
+        // There is no such GPU: opening it is the error.
+        assert_eq!(of_four(5, 4), [5; 4]);
+        assert_eq!(of_four(0, 0), [0; 4]);
+    }
+
+    #[test]
+    fn nccl_is_refused_for_other_devices_or_without_its_feature() {
+        for device in [DeviceName::Cpu, DeviceName::Metal] {
+            let message = nccl_is_possible(device).unwrap_err().to_string();
+            let expected = if cfg!(feature = "nccl") { "--device cuda" } else { "--features nccl" };
+            assert!(message.starts_with("--distributed nccl") && message.contains(expected), "{message}");
+        }
+        assert_eq!(nccl_is_possible(DeviceName::Cuda(0)).is_ok(), cfg!(feature = "nccl"));
     }
 
     #[test]

@@ -188,6 +188,16 @@ pub enum Error {
         /// The error of the connection; it names the worker.
         source: BoxError,
     },
+    /// The GPUs of several workers cannot be connected by NCCL, or a transfer failed.
+    #[error(
+        "NCCL: {call}: {reason}; each worker needs an NVIDIA GPU of its own, and with NCCL_DEBUG=INFO in its environment NCCL says more"
+    )]
+    Nccl {
+        /// The function of NCCL that failed, or what was expected.
+        call: &'static str,
+        /// The name of the error code, or what is wrong.
+        reason: String,
+    },
     /// A worker was started with another run.
     #[error("worker {rank} has another run than worker 0: {}", differences.join("; "))]
     OtherRun {

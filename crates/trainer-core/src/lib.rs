@@ -74,6 +74,7 @@
 //! - `progress`: `sinks::ConsoleSink`, a progress bar.
 //! - `tensorboard`: `sinks::TensorBoardSink`, event files.
 //! - `cuda`: candle on NVIDIA GPUs.
+//! - `nccl`: `NcclWorkers`, which send gradients from GPU to GPU.
 
 mod accumulate;
 mod adamw;
@@ -146,6 +147,8 @@ pub use task::{LossSum, LossTotal, StepContext, Task};
 pub use trainer::{Outcome, Trainer};
 pub use warning::{ArgumentChange, Warning};
 pub use windowed_order::WindowedOrder;
+#[cfg(feature = "nccl")]
+pub use workers::NcclWorkers;
 pub use workers::{SingleProcess, ThreadWorkers, Workers};
 
 /// Compiles the program of the README.

@@ -17,7 +17,7 @@ pub(super) struct DataFlags {
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     model: Location,
-    /// The captioned pictures: `embedded`, a hub id such as reach-vb/pokemon-blip-captions, or a path: a
+    /// The captioned pictures: `embedded`, a hub id such as reach-vb/pokemon-blip-captions or owner/name:split, or a path: a
     /// parquet file, a folder of them, a folder that save_to_disk of datasets wrote, or a folder of pictures
     /// with metadata.jsonl (or .csv, .parquet, .json), or with 1.txt (or 1.caption) beside each 1.png
     #[arg(long, value_name = "NAME", default_value = "embedded")]
@@ -52,7 +52,8 @@ pub(super) struct DataFlags {
     /// no)
     #[arg(long, value_name = "A,B,C", default_value = "0.8,0.1,0.1")]
     split: SplitFractions,
-    /// The validation rows, in place of a share of --split: a number of rows, a share of them, or another dataset
+    /// The validation rows, in place of a share of --split: a number of rows, a share of them, another dataset, or a
+    /// split of one of the hub, such as owner/name:validation
     #[arg(long, value_name = "ROWS|SHARE|NAME")]
     validation: Option<HeldOut>,
     /// The test rows, likewise [default: beside --validation, as many as that if it is a number or a share, else

@@ -9,7 +9,7 @@ use crate::options::{DeviceName, Distributed, Dtype, FeatureDtype, Hardware};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Hardware")]
 pub(super) struct HardwareFlags {
-    /// cpu, cuda, cuda:N or metal
+    /// cpu, cuda, cuda:N or metal; with several processes, each takes the next GPU of its machine from this one on
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceName,
     /// Type of the frozen weights and of their arithmetic
@@ -18,7 +18,7 @@ pub(super) struct HardwareFlags {
     /// Processor threads of each process [default: RAYON_NUM_THREADS, or all cores, divided among the processes on them]
     #[arg(long, value_name = "THREADS", value_parser = count)]
     threads: Option<usize>,
-    /// Whether the processes of a job (mpirun -n 4 ...) train together [default: mpi if several were started]
+    /// Whether and how the processes of a job (mpirun -n 4 ...) train together [default: mpi if several were started]
     #[arg(long, value_enum)]
     distributed: Option<Distributed>,
     /// Gradient checkpointing: save only the input of each trained layer and recompute the layer in the

@@ -41,6 +41,7 @@ values!(FeatureDtype {
 values!(Distributed {
     None => "Each process trains alone",
     Mpi => "All processes of the MPI job train one model",
+    Nccl => "The same, each with a GPU of its own; gradients go from GPU to GPU by NVIDIA's NCCL",
 });
 
 values!(Padding {

@@ -52,7 +52,8 @@ impl Plan {
     ) -> Result<Self> {
         let Request { options, resumed, .. } = request;
         let Finetune { lora, training, hardware, .. } = options;
-        let device = hardware.device.open()?;
+        let device = session.team.device(hardware.device).open()?;
+        let team = session.team.connected(hardware.distributed, &device)?;
         let dtype = adapt::storage(hardware.dtype);
         let stored = hardware.feature_cache_dtype.map(DType::from);
         let features = Layout::new(checkpoint.caption_config().feature_shape(), dtype, stored);
@@ -100,7 +101,6 @@ impl Plan {
         if rounds {
             setup.push(("feature type".to_owned(), features.to_string()));
         }
-        let team = session.team.clone();
         let workers = team.summary(arguments.gradient_accumulation_steps, arguments.fused_micro_batches);
         setup.extend(workers.map(|workers| ("workers".to_owned(), workers)));
         Ok(Self { adapted, features, padding, arguments, identity, setup, team, between_runs })

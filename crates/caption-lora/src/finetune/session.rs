@@ -59,7 +59,7 @@ impl Session {
     pub fn start(hardware: &Hardware) -> Result<Self> {
         // MPI starts threads, so this comes first.
         disable_candles_pool();
-        let (team, job) = Team::join(hardware.distributed)?;
+        let (team, job) = Team::join(hardware)?;
         if !team.leads() {
             be_quiet();
         }

@@ -52,6 +52,16 @@ pub(super) fn disk(error: &io::Error) -> &'static str {
     }
 }
 
+/// What a dataset has in place of a split.
+pub(super) fn no_split(split: &str, splits: &[String]) -> String {
+    match splits {
+        [] => format!(
+            "the split `{split}` cannot be chosen, as its files are no parquet and no tar files: download it, and give the folder of the split"
+        ),
+        splits => format!("there is no split `{split}`; there are {}", splits.join(", ")),
+    }
+}
+
 /// The hub id in the address of a hub page.
 pub(super) fn page(text: &str) -> String {
     let Some((_, address)) = text.split_once("://") else { return String::new() };

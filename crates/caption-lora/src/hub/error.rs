@@ -107,7 +107,7 @@ pub enum Error {
     )]
     Stalled {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
         /// The requested address, without its query.
@@ -124,7 +124,7 @@ pub enum Error {
     )]
     Cut {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
         /// The requested address, without its query.
@@ -161,7 +161,7 @@ pub enum Error {
     )]
     NotAHub {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The requested file; `None` for the repository's list of files.
         file: Option<String>,
         /// The requested address, without its query.
@@ -178,7 +178,7 @@ pub enum Error {
     )]
     LfsPointer {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The file's name in the repository.
         file: String,
         /// The file's path in the cache.
@@ -194,7 +194,7 @@ pub enum Error {
     )]
     NotCached {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The cache that was searched.
         cache: Box<Path>,
         /// The working directory, where relative paths begin.
@@ -221,7 +221,7 @@ pub enum Error {
     #[error("{repo}: of {set}, only {have} of {total} parts are {place}", place = place(*offline))]
     Incomplete {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The common prefix of the files' names.
         set: String,
         /// The number of parts that are there.
@@ -236,7 +236,7 @@ pub enum Error {
     #[error("{repo} lacks {wanted}; {place}: {found}", place = place(*offline), found = list(found))]
     Lacks {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The expected files.
         wanted: &'static str,
         /// The files that are there.
@@ -276,6 +276,37 @@ pub enum Error {
         configurations: Vec<String>,
     },
 
+    /// A dataset has no such split.
+    #[error("{repo}: {}", advice::no_split(split, splits))]
+    NoSplit {
+        /// The requested repository.
+        repo: Box<Repository>,
+        /// The requested split.
+        split: String,
+        /// The splits that there are. Empty if the dataset is not in parquet or tar files.
+        splits: Vec<String>,
+    },
+
+    /// A split of something that is no dataset.
+    #[error("{repo}: only datasets have splits; leave out what follows the colon")]
+    SplitOfModel {
+        /// The requested repository.
+        repo: Repository,
+    },
+
+    /// A split of a dataset on this machine.
+    #[error(
+        "{path} is on this machine, and only splits of the hub have names: give the files of `{split}`, such as \
+         {path}/{split}-*.parquet, or their folder",
+        path = path.display()
+    )]
+    SplitOfFolder {
+        /// The folder.
+        path: PathBuf,
+        /// The requested split.
+        split: String,
+    },
+
     /// The dataset's format is not supported, and the hub converted only its first part to parquet.
     #[error(
         "{repo} is not in a format that is read here, and the hub converted only a part of it to parquet ({part}): \
@@ -299,7 +330,7 @@ pub enum Error {
     )]
     ReadOnlyCache {
         /// The requested repository.
-        repo: Repository,
+        repo: Box<Repository>,
         /// The requested file; `None` for the record of the branch's commit.
         file: Option<String>,
         /// The path that cannot be written.

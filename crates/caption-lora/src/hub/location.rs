@@ -9,14 +9,14 @@ use super::{Error, Result};
 /// Where a model, a dataset or an adapter comes from, as given on the command line.
 ///
 /// It is read in this order: the word `embedded`; an existing local path; a hub id `owner/name`, optionally
-/// with `@revision` (a branch, a tag or a commit). A folder that is called `embedded` is written
+/// with `@revision` (a branch, a tag or a commit), and of a dataset with `:split`. A folder that is called `embedded` is written
 /// `./embedded`. An empty folder with the name of a hub id is an error, as it is there by mistake.
 ///
 /// ```
 /// use caption_lora::hub::{Location, RepoId};
 ///
 /// let location: Location = "microsoft/git-base".parse()?;
-/// assert_eq!(location, Location::Hub(RepoId { name: "microsoft/git-base".into(), revision: None }));
+/// assert_eq!(location, Location::Hub(RepoId { name: "microsoft/git-base".into(), revision: None, split: None }));
 /// assert_eq!("embedded".parse::<Location>()?, Location::Embedded);
 /// assert!("./no-such-folder".parse::<Location>().is_err());
 /// # Ok::<(), caption_lora::hub::Error>(())
@@ -41,6 +41,9 @@ impl FromStr for Location {
             _ if text == "embedded" => Ok(Self::Embedded),
             Some(id) if is_empty_folder(path) => Err(Error::EmptyFolder { id, folder: folder() }),
             _ if path.exists() || caption_data::is_pattern(text) => Ok(Self::Local(text.into())),
+            Some(RepoId { split: Some(split), name, .. }) if Path::new(&name).exists() => {
+                Err(Error::SplitOfFolder { path: name.into(), split })
+            }
             Some(id) => Ok(Self::Hub(id)),
             None => Err(Error::NoSuchLocation { text: text.into(), folder: folder() }),
         }
@@ -67,39 +70,56 @@ impl fmt::Display for Location {
     }
 }
 
-/// The name of a hub repository: `owner/name`, or `owner/name@revision`.
+/// The name of a hub repository, or of a split of it: `owner/name`, `owner/name@revision`, `owner/name:split` or
+/// `owner/name@revision:split`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoId {
     /// `owner/name`.
     pub name: String,
     /// A branch, a tag or a commit; `main` if none is given.
     pub revision: Option<String>,
+    /// The split of a dataset, such as `validation`; the training split if none is given.
+    pub split: Option<String>,
 }
 
 impl RepoId {
-    /// Reads `owner/name` or `owner/name@revision`; `None` for anything else, paths such as `./a/b` included.
+    /// Reads `owner/name[@revision][:split]`; `None` for anything else, paths such as `./a/b` included.
     fn parse(text: &str) -> Option<Self> {
-        let (name, revision) = match text.split_once('@') {
-            Some((name, revision)) => (name, Some(revision)),
-            None => (text, None),
-        };
+        // Git forbids the colon in revisions.
+        let (repository, split) = parted(text, ':');
+        let (name, revision) = parted(repository, '@');
         let (owner, model) = name.split_once('/')?;
-        (is_word(owner) && is_word(model) && revision.is_none_or(is_revision))
-            .then(|| Self { name: name.into(), revision: revision.map(str::to_owned) })
+        let is_id = is_word(owner) && is_word(model);
+        (is_id && revision.is_none_or(is_revision) && split.is_none_or(is_word)).then(|| Self {
+            name: name.into(),
+            revision: revision.map(str::to_owned),
+            split: split.map(str::to_owned),
+        })
+    }
+}
+
+/// A text before and after the first `separator`.
+fn parted(text: &str, separator: char) -> (&str, Option<&str>) {
+    match text.split_once(separator) {
+        Some((before, after)) => (before, Some(after)),
+        None => (text, None),
     }
 }
 
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
-        match &self.revision {
-            Some(revision) => write!(f, "@{revision}"),
+        if let Some(revision) = &self.revision {
+            write!(f, "@{revision}")?;
+        }
+        match &self.split {
+            Some(split) => write!(f, ":{split}"),
             None => Ok(()),
         }
     }
 }
 
-/// Whether the hub allows a name on either side of the slash. A leading dot or hyphen indicates a path or a
+/// Whether the hub allows a name on either side of the slash, or for a split. A leading dot or hyphen indicates a path or a
 /// misplaced flag.
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
@@ -143,9 +163,33 @@ mod tests {
 
     #[test]
     fn a_revision_is_what_git_allows_and_is_printed_as_it_was_read() {
-        for text in ["a/b@v1.0+cu118", "a/b@feature/x", "a/b@refs/pr/3", "a/b@0f3cc6e", "a/b@gr\u{fc}n"] {
+        for text in [
+            "a/b@v1.0+cu118",
+            "a/b@feature/x",
+            "a/b@refs/pr/3",
+            "a/b@0f3cc6e",
+            "a/b@gr\u{fc}n",
+            "a/b:val",
+            "a/b@v1:val",
+        ] {
             assert_eq!(text.parse::<Location>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_split_follows_the_name_or_the_revision() {
+        let parse = |text: &str| RepoId::parse(text).map(|id| (id.revision, id.split));
+        assert_eq!(parse("a/b:validation"), Some((None, Some("validation".to_owned()))));
+        assert_eq!(parse("a/b@v1:test_2"), Some((Some("v1".to_owned()), Some("test_2".to_owned()))));
+        for text in ["a/b:", "a/b:x y", "a/b:-x", "a/b:x:y", "a/b:x@v1", "a/b:x/y"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        // A folder of the crate: it is not asked for on the hub.
+        let message = "src/hub:validation".parse::<Location>().unwrap_err().to_string();
+        assert!(
+            message.contains("src/hub is on this machine") && message.contains("`validation`"),
+            "{message}"
+        );
     }
 
     #[test]

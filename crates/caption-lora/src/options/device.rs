@@ -73,6 +73,16 @@ impl DeviceName {
     }
 }
 
+/// Number of NVIDIA GPUs of this machine; 0 in a build without CUDA.
+pub(crate) fn cuda_cards() -> usize {
+    #[cfg(feature = "cuda")]
+    let count = candle_core::cuda_backend::cudarc::driver::CudaContext::device_count()
+        .map_or(0, |count| count.max(0) as usize);
+    #[cfg(not(feature = "cuda"))]
+    let count = 0;
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

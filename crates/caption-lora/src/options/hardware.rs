@@ -8,7 +8,7 @@ use super::names::names;
 /// Hardware and precision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Hardware {
-    /// The device. Default: the CPU.
+    /// The device. Default: the CPU. Of several processes on a machine, each takes the next GPU from this one on, if there is one.
     pub device: DeviceName,
     /// Type of the frozen weights and of their arithmetic. Default: f32.
     pub dtype: Dtype,
@@ -60,9 +60,11 @@ pub enum Distributed {
     None,
     /// As one process of an MPI job.
     Mpi,
+    /// As one process of an MPI job, each with an NVIDIA GPU of its own. Gradients go from GPU to GPU by NCCL, all else by MPI.
+    Nccl,
 }
 
-names!(Distributed { None => "none", Mpi => "mpi" });
+names!(Distributed { None => "none", Mpi => "mpi", Nccl => "nccl" });
 
 /// Storage type of the frozen weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

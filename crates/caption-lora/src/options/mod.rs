@@ -46,6 +46,7 @@ pub use compare::Compare;
 pub use data::{DataOptions, OnBadRow, Padding, SplitBy};
 pub use decoding::{Decoding, EarlyStopping};
 pub use device::DeviceName;
+pub(crate) use device::cuda_cards;
 pub use finetune::Finetune;
 pub use flags::Flags;
 pub use hardware::{Distributed, Dtype, FeatureDtype, Hardware, TRAINED_ENCODER};

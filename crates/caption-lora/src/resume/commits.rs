@@ -42,5 +42,5 @@ pub(crate) fn began_with(flag: &str, options: &SavedOptions) -> Option<RepoId> {
         "test" => options.commits.as_ref()?.test.clone(),
         _ => options.commits.as_ref()?.dataset.clone(),
     };
-    Some(RepoId { name: id.name, revision: Some(commit?) })
+    Some(RepoId { revision: Some(commit?), ..id })
 }

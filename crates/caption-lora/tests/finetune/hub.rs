@@ -123,6 +123,36 @@ fn a_held_out_dataset_stays_at_its_commit() {
 }
 
 #[test]
+fn validation_and_test_rows_are_splits_of_the_dataset_at_its_commit() {
+    let tiny = Tiny::new();
+    let server = hub(&tiny);
+    let rows = fs::read(&tiny.dataset).unwrap();
+    let [validation, test] = ["data/validation-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"];
+    server.add("datasets", DATASET, "main", &[(DATA, &rows), (validation, &rows), (test, &rows)]);
+    let on_hub = |command: &mut Command| {
+        run(command.env("HF_HOME", tiny.path("hf")).env("HF_ENDPOINT", server.endpoint()))
+    };
+    let finetune = |output: &str, validation: &str, flags: &[&str]| {
+        let mut command = example("pokemon_finetune");
+        command.args(["--model", MODEL, "--dataset", DATASET, "--validation", validation, "--threads", "1"]);
+        on_hub(command.args(["--max-steps", "2"]).args(flags).arg("--output-dir").arg(tiny.path(output)))
+    };
+    let of = |split: &str| format!("{DATASET}:{split}");
+    let stdout = finetune("out", &of("validation"), &["--test", &of("test")]).stdout();
+    assert_says(&stdout, &["20 train, 20 validation, 20 test"]);
+    finetune("pieces", &of("validation"), &["--test", &of("test"), "--data-cache", "1MB"]).stdout();
+    assert_eq!(steps(&tiny.path("pieces")), steps(&tiny.path("out")));
+
+    let refusal = finetune("no", &of("minival"), &[]).refusal(1);
+    assert_says(&refusal, &["--validation", "no split `minival`", "there are test, train, validation"]);
+
+    // The run is resumed at the commit that it began with.
+    move_main(&server, "datasets", DATASET, validation, "PAR1", "gone");
+    on_hub(resume(&tiny.path("out")).args(["--max-steps", "3"])).stdout();
+    assert_eq!(steps(&tiny.path("out")).len(), 3);
+}
+
+#[test]
 fn tar_files_of_the_hub_are_a_dataset() {
     let tiny = Tiny::new();
     let server = hub(&tiny);

@@ -44,6 +44,47 @@ fn a_dataset_in_another_format_is_read_from_the_hubs_conversion() {
     assert_eq!(offline(cache.path()).dataset_files(&id("a/d")).unwrap().files, online);
 }
 
+#[test]
+fn a_split_of_a_dataset_is_chosen_by_its_name() {
+    let (server, cache) = (HubServer::start(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] = &[
+        ("data/train-00000-of-00001.parquet", b"PAR1 train"),
+        ("data/validation-00000-of-00001.parquet", b"PAR1 validation"),
+    ];
+    server.add("datasets", "a/d", "main", files);
+    server.add("datasets", "a/pictures", "main", &[("val/cat.png", &[1; 50]), ("val/metadata.jsonl", b"{}")]);
+    server.add(
+        "datasets",
+        "a/pictures",
+        "refs/convert/parquet",
+        &[("default/validation/0000.parquet", b"PAR1 0")],
+    );
+    server.add("datasets", "a/plain", "main", &[("val/cat.png", &[1; 50]), ("val/metadata.jsonl", b"{}")]);
+    let hub = || hub(&server, cache.path());
+    let read = |name: &str| {
+        let fetched = hub().dataset_files(&id(name)).unwrap();
+        assert!(fetched.left_out.is_empty(), "{:?}", fetched.left_out);
+        let DatasetFiles::Parquet(files) = fetched.files else { panic!("these are parquet files") };
+        files.iter().map(|file| fs::read_to_string(file).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(read("a/d:validation"), ["PAR1 validation"]);
+    assert_eq!(read("a/d@main:val"), ["PAR1 validation"]);
+    assert_eq!(read("a/d:train"), ["PAR1 train"]);
+    assert_eq!(read("a/pictures:validation"), ["PAR1 0"]);
+
+    let refusal = |name: &str| hub().dataset_files(&id(name)).unwrap_err().to_string();
+    assert_eq!(
+        refusal("a/d:test"),
+        "dataset a/d:test: there is no split `test`; there are train, validation"
+    );
+    assert!(refusal("a/plain:val").contains("no parquet and no tar files"), "{}", refusal("a/plain:val"));
+    let model = hub().model_dir(&id("a/m:train")).unwrap_err();
+    assert!(
+        matches!(model, Error::SplitOfModel { .. }) && model.to_string().contains("a/m:train"),
+        "{model}"
+    );
+}
+
 /// The files below a folder, links followed.
 fn below(folder: &Path) -> Vec<String> {
     let root = folder.to_str().unwrap().to_owned() + "/";

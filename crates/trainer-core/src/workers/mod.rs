@@ -1,12 +1,19 @@
 //! Data-parallel training: several processes or threads that train one model together.
 
 mod exchange;
+mod layout;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod sum;
+mod sum_on_device;
 mod threads;
 
 use std::ops::Range;
 
+use candle_core::{Device, Tensor};
 pub(crate) use exchange::{gather_json, share_json, share_numbers};
+#[cfg(feature = "nccl")]
+pub use nccl::NcclWorkers;
 pub(crate) use sum::sum_in_order;
 pub use threads::ThreadWorkers;
 
@@ -20,9 +27,11 @@ use crate::BoxError;
 /// number. Worker 0 writes checkpoints; every worker must be able to read them.
 ///
 /// An implementation only transports: it must not add or round anything. Every method but [`leave`](Self::leave) blocks until
-/// all workers have called it, and all workers make the same calls in the same order.
+/// all workers have called it, except as [`exchange_on_device`](Self::exchange_on_device) says, and all workers make the same calls in
+/// the same order.
 ///
-/// [`ThreadWorkers`] are threads of one process, and the crate `trainer-mpi` has processes of an MPI job.
+/// [`ThreadWorkers`] are threads of one process, and the crate `trainer-mpi` has processes of an MPI job. With the feature
+/// `nccl`, `NcclWorkers` sends the gradients of either between NVIDIA GPUs.
 pub trait Workers: Send + Sync {
     /// The number of this worker, from 0.
     fn rank(&self) -> usize;
@@ -48,6 +57,38 @@ pub trait Workers: Send + Sync {
     /// # Errors
     /// As [`gather`](Self::gather).
     fn gather_numbers(&self, numbers: &[f32], lengths: &[usize]) -> Result<Vec<f32>, BoxError>;
+
+    /// As [`exchange`](Self::exchange), for lists of f32 on one device: sends `to[r]` to worker `r`, and returns what each worker has
+    /// sent to this one, `from[r]` numbers, on `device`. A list without numbers is `None`.
+    ///
+    /// Default: through the host's memory, by `exchange`. A connection between accelerators needs no copies there. It may return
+    /// before the numbers are sent, if whatever the device computes next waits for them.
+    ///
+    /// # Errors
+    /// As [`gather`](Self::gather); if the numbers cannot be copied.
+    fn exchange_on_device(
+        &self,
+        to: &[Option<Tensor>],
+        from: &[usize],
+        device: &Device,
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let on_host = |list: &Option<Tensor>| match list {
+            Some(list) => list.to_vec1::<f32>(),
+            None => Ok(Vec::new()),
+        };
+        let sent = to.iter().map(on_host).collect::<Result<Vec<_>, _>>()?;
+        let lengths: Vec<usize> = sent.iter().map(Vec::len).collect();
+        let received = self.exchange(&sent.concat(), &lengths, from)?;
+        let mut rest = &received[..];
+        let mut lists = Vec::new();
+        for length in from {
+            let (list, after) = rest.split_at(*length);
+            rest = after;
+            let list = (!list.is_empty()).then(|| Tensor::new(list, device)).transpose()?;
+            lists.push(list);
+        }
+        Ok(lists)
+    }
 
     /// Says that this worker ends with an error, so that the others' calls return an error instead of waiting for it.
     /// Default: nothing, for workers whose end is noticed in another way.

@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
+use super::Workers;
 use super::exchange::lost;
-use super::{Workers, share};
+use super::layout::{Layout, part};
+use super::sum_on_device::sum_on_device;
 use crate::slices::with_slice;
 use crate::{Gradients, Parameters, Result};
-
-/// Numbers that are exchanged at a time. It limits the memory for copies of gradients.
-const BLOCK: usize = 1 << 22;
 
 /// Adds the gradients of all slots, in the order of the workers' ranks and of the slots of each. `own` are the slots of this
 /// worker. `missing` lists, for each worker and each of its slots, the indices of the parameters without a gradient.
@@ -27,12 +26,29 @@ pub(crate) fn sum_in_order(
     if workers.count() == 1 {
         return Ok(own.pop().unwrap_or_default());
     }
+    let mut devices = parameters.iter().map(|(_, variable)| variable.device());
+    let first = devices.next().unwrap_or(&Device::Cpu);
+    if !first.is_cpu() && devices.all(|device| device.same_device(first)) {
+        return sum_on_device(parameters, own, missing, workers);
+    }
+    sum_on_host(parameters, own, missing, workers)
+}
+
+fn sum_on_host(
+    parameters: &Parameters,
+    own: Vec<Gradients>,
+    missing: &[Vec<Vec<usize>>],
+    workers: &dyn Workers,
+) -> Result<Gradients> {
     let layout = Layout::new(parameters);
-    let slots = own.iter().map(|slot| layout.tensors(slot)).collect::<Result<Vec<_>>>()?;
+    let slots = own.iter().map(|slot| on_host(&layout, slot)).collect::<Result<Vec<_>>>()?;
     drop(own);
-    let mut sums = layout.empty_sums(missing);
-    for start in (0..layout.total).step_by(BLOCK) {
-        let block = start..(start + BLOCK).min(layout.total);
+    let mut sums: Vec<Option<Vec<f32>>> = (0..layout.names.len())
+        .map(|parameter| {
+            Layout::has_gradient(missing, parameter).then(|| vec![0.0; layout.range(parameter).len()])
+        })
+        .collect();
+    for block in layout.blocks() {
         let sum = sum_block(&layout, &slots, missing, &block, workers)?;
         layout.for_each_part(&block, |parameter, within, at| {
             if let Some(values) = &mut sums[parameter] {
@@ -59,24 +75,20 @@ fn sum_block(
     workers: &dyn Workers,
 ) -> Result<Vec<f32>> {
     let count = workers.count();
-    let part = |rank| {
-        let part = share(block.len(), rank, count);
-        block.start + part.start..block.start + part.end
-    };
     let mut sent = Vec::with_capacity(slots.len() * block.len());
     for rank in 0..count {
         for slot in slots {
-            layout.append(slot, &part(rank), &mut sent)?;
+            append(layout, slot, &part(block, rank, count), &mut sent)?;
         }
     }
-    let own = part(workers.rank());
-    let to: Vec<usize> = (0..count).map(|rank| slots.len() * part(rank).len()).collect();
+    let own = part(block, workers.rank(), count);
+    let to: Vec<usize> = (0..count).map(|rank| slots.len() * part(block, rank, count).len()).collect();
     let from: Vec<usize> = missing.iter().map(|slots| slots.len() * own.len()).collect();
     let received = workers.exchange(&sent, &to, &from).map_err(lost)?;
     drop(sent);
 
     let mut sum = vec![0f32; own.len()];
-    let mut is_begun = vec![false; layout.starts.len()];
+    let mut is_begun = vec![false; layout.names.len()];
     for (slot, missing) in missing.iter().flatten().enumerate() {
         let values = &received[slot * own.len()..(slot + 1) * own.len()];
         layout.for_each_part(&own, |parameter, _, at| {
@@ -92,82 +104,28 @@ fn sum_block(
             Ok(())
         })?;
     }
-    let lengths: Vec<usize> = (0..count).map(|rank| part(rank).len()).collect();
+    let lengths: Vec<usize> = (0..count).map(|rank| part(block, rank, count).len()).collect();
     workers.gather_numbers(&sum, &lengths).map_err(lost)
 }
 
-/// The places of all parameters in one list of numbers, in the order of their names.
-struct Layout<'a> {
-    names: Vec<&'a str>,
-    starts: Vec<usize>,
-    total: usize,
+/// The gradients of a slot in the order of the parameters, on the CPU.
+fn on_host(layout: &Layout, slot: &Gradients) -> Result<Vec<Option<Tensor>>> {
+    let tensor = |name: &&str| {
+        let gradient = slot.get(name);
+        gradient.map(|gradient| Ok(gradient.to_device(&Device::Cpu)?.contiguous()?)).transpose()
+    };
+    layout.names.iter().map(tensor).collect()
 }
 
-impl<'a> Layout<'a> {
-    fn new(parameters: &'a Parameters) -> Self {
-        let (mut names, mut starts, mut total) = (Vec::new(), Vec::new(), 0);
-        for (name, variable) in parameters.iter() {
-            names.push(name);
-            starts.push(total);
-            total += variable.elem_count();
-        }
-        Self { names, starts, total }
-    }
-
-    fn range(&self, parameter: usize) -> Range<usize> {
-        self.starts[parameter]..self.starts.get(parameter + 1).copied().unwrap_or(self.total)
-    }
-
-    /// The gradients of a slot in the order of the parameters, on the CPU.
-    fn tensors(&self, slot: &Gradients) -> Result<Vec<Option<Tensor>>> {
-        let tensor = |name: &&str| {
-            let gradient = slot.get(name);
-            gradient.map(|gradient| Ok(gradient.to_device(&Device::Cpu)?.contiguous()?)).transpose()
-        };
-        self.names.iter().map(tensor).collect()
-    }
-
-    /// Room for the sum of each parameter that has a gradient in any slot.
-    fn empty_sums(&self, missing: &[Vec<Vec<usize>>]) -> Vec<Option<Vec<f32>>> {
-        let has_gradient =
-            |parameter: &usize| missing.iter().flatten().any(|slot| slot.binary_search(parameter).is_err());
-        (0..self.names.len())
-            .map(|parameter| has_gradient(&parameter).then(|| vec![0.0; self.range(parameter).len()]))
-            .collect()
-    }
-
-    /// Calls `visit` for each parameter with numbers in `range`: with its index, the part of it that is in the range, and
-    /// where that part is within the range.
-    fn for_each_part(
-        &self,
-        range: &Range<usize>,
-        mut visit: impl FnMut(usize, Range<usize>, Range<usize>) -> Result<()>,
-    ) -> Result<()> {
-        // The last parameter that begins at or before the range.
-        let first = self.starts.partition_point(|start| *start <= range.start).saturating_sub(1);
-        for parameter in first..self.starts.len() {
-            let all = self.range(parameter);
-            let (start, end) = (all.start.max(range.start), all.end.min(range.end));
-            if all.start >= range.end {
-                break;
-            }
-            if start < end {
-                visit(parameter, start - all.start..end - all.start, start - range.start..end - range.start)?;
-            }
+/// Appends the numbers of a slot in `range`, and 0 for those of missing gradients.
+fn append(layout: &Layout, slot: &[Option<Tensor>], range: &Range<usize>, to: &mut Vec<f32>) -> Result<()> {
+    layout.for_each_part(range, |parameter, within, _| {
+        match &slot[parameter] {
+            Some(gradient) => with_slice(gradient, |values| to.extend_from_slice(&values[within]))?,
+            None => to.resize(to.len() + within.len(), 0.0),
         }
         Ok(())
-    }
-
-    /// Appends the numbers of a slot in `range`, and 0 for those of missing gradients.
-    fn append(&self, slot: &[Option<Tensor>], range: &Range<usize>, to: &mut Vec<f32>) -> Result<()> {
-        self.for_each_part(range, |parameter, within, _| {
-            match &slot[parameter] {
-                Some(gradient) => with_slice(gradient, |values| to.extend_from_slice(&values[within]))?,
-                None => to.resize(to.len() + within.len(), 0.0),
-            }
-            Ok(())
-        })
-    }
+    })
 }
 
 #[cfg(test)]
@@ -175,10 +133,11 @@ mod tests {
     use std::collections::BTreeMap;
     use std::thread;
 
-    use candle_core::Var;
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::ThreadWorkers;
+    use crate::workers::share;
 
     fn tensor(values: &[f32]) -> Tensor {
         Tensor::new(values, &Device::Cpu).unwrap()
@@ -224,17 +183,17 @@ mod tests {
                 })
                 .collect();
             let add = |workers: ThreadWorkers| {
-                let own = slots()[workers.share(5)].to_vec();
-                sum_in_order(&parameters, own, &missing, &workers).unwrap()
+                let own = || slots()[workers.share(5)].to_vec();
+                [sum_on_host, sum_on_device].map(|sum| sum(&parameters, own(), &missing, &workers).unwrap())
             };
-            let sums: Vec<Gradients> = thread::scope(|scope| {
+            let sums: Vec<[Gradients; 2]> = thread::scope(|scope| {
                 let threads: Vec<_> = ThreadWorkers::new(count)
                     .into_iter()
                     .map(|workers| scope.spawn(|| add(workers)))
                     .collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
-            sums.iter().for_each(|sum| assert_eq!(bits(sum), bits(&expected), "{count} workers"));
+            sums.iter().flatten().for_each(|sum| assert_eq!(bits(sum), bits(&expected), "{count} workers"));
         }
     }
 }

@@ -62,10 +62,10 @@ impl Hub {
     }
 
     /// The train split of a dataset: its parquet files; else the hub's conversion to parquet; else its tar files; else its
-    /// images with their captions.
+    /// images with their captions. If the id names another split, its parquet or tar files.
     ///
     /// # Errors
-    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`] and [`Error::PartlyConverted`].
+    /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`], [`Error::PartlyConverted`] and [`Error::NoSplit`].
     pub fn dataset_files(&self, id: &RepoId) -> Result<FetchedDataset> {
         self.or_cached(|hub, outage| Ok(FetchedDataset { outage, ..hub.dataset(id)? }))
     }
@@ -145,9 +145,13 @@ impl Hub {
             let left_out = LeftOut::default();
             return Ok(FetchedDataset { files, commit: main.commit, left_out, is_whole, outage: None });
         }
+        if let Some(split) = &id.split {
+            let (repo, split) = (Box::new(main.listing.repo.clone()), split.clone());
+            return Err(Error::NoSplit { repo, split, splits: Vec::new() });
+        }
         let names = match (select::image_folder(&main.listing), part) {
             (Err(Error::Lacks { repo, .. }), Some(part)) => {
-                return Err(Error::PartlyConverted { repo, part, revision: CONVERTED });
+                return Err(Error::PartlyConverted { repo: *repo, part, revision: CONVERTED });
             }
             (names, _) => names?,
         };
@@ -169,6 +173,9 @@ impl Hub {
     }
 
     fn folder(&self, repo: &Repository, choose: impl Fn(&Listing) -> Result<Vec<String>>) -> Result<Fetched> {
+        if repo.id.split.is_some() {
+            return Err(Error::SplitOfModel { repo: repo.clone() });
+        }
         self.or_cached(|hub, outage| {
             let snapshot = hub.snapshot(repo)?;
             let folder = snapshot.fetch(&choose(&snapshot.listing)?)?;

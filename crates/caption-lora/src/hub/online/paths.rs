@@ -49,8 +49,11 @@ mod tests {
 
     #[test]
     fn paths_and_folders_are_those_of_huggingface_hub() {
-        let id =
-            |revision: Option<&str>| RepoId { name: "a/b".into(), revision: revision.map(str::to_owned) };
+        let id = |revision: Option<&str>| RepoId {
+            name: "a/b".into(),
+            revision: revision.map(str::to_owned),
+            split: None,
+        };
         let model = Repository::new(Kind::Model, &id(None));
         assert_eq!(model.info_path(), "api/models/a/b/revision/main");
         assert_eq!(model.file_path("0f", "sub dir/é#1.png"), "a/b/resolve/0f/sub%20dir/%C3%A9%231.png");
@@ -64,7 +67,7 @@ mod tests {
     #[test]
     fn only_a_full_hash_pins_a_commit() {
         let pinned = |revision: &str| {
-            let id = RepoId { name: "a/b".into(), revision: Some(revision.to_owned()) };
+            let id = RepoId { name: "a/b".into(), revision: Some(revision.to_owned()), split: None };
             Repository::new(Kind::Model, &id).pinned_commit().is_some()
         };
         assert!(pinned(&"0f".repeat(20)));

@@ -12,7 +12,7 @@ use crate::save::COMPANIONS;
 /// checkpoint is complete.
 pub(super) fn model_files(listing: &Listing) -> Result<Vec<String>> {
     checkpoint_files(listing).map_err(|error| match error {
-        Error::Lacks { repo, .. } if listing.has("adapter_config.json") => Error::IsAdapter { repo },
+        Error::Lacks { repo, .. } if listing.has("adapter_config.json") => Error::IsAdapter { repo: *repo },
         error => error,
     })
 }
@@ -54,7 +54,7 @@ pub(super) fn adapter_files(listing: &Listing) -> Result<Vec<String>> {
     Ok(vec!["adapter_config.json".into(), weights.into()])
 }
 
-/// The parquet files of the train split, last part first; `None` if the repository has no parquet file at
+/// The parquet files of the train split, or of the one that is asked for, last part first; `None` if the repository has no parquet file at
 /// all.
 ///
 /// They are downloaded in this order, so a cache that has the first part has all of them, although names such
@@ -66,13 +66,13 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     if parquet.is_empty() {
         return Ok(None);
     }
-    let files = selection::parquet_files(&parquet).map_err(|refusal| listing.refuse(refusal))?;
+    let files = listing.of_split(&parquet)?;
     let mut files: Vec<String> = files.into_iter().map(str::to_owned).collect();
     files.sort_by(|a, b| b.cmp(a));
     Ok(Some(files))
 }
 
-/// The tar files of the train split, last part first as [`parquet_files`]; `None` if the repository has none, or has pictures
+/// The tar files of the train split, or of the one that is asked for, last part first as [`parquet_files`]; `None` if the repository has none, or has pictures
 /// or metadata beside them.
 pub(super) fn tar_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     let names = || listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name));
@@ -80,7 +80,7 @@ pub(super) fn tar_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     if tar.is_empty() || names().any(|name| is_picture(name) || is_description(name)) {
         return Ok(None);
     }
-    let files = selection::parquet_files(&tar).map_err(|refusal| listing.refuse(refusal))?;
+    let files = listing.of_split(&tar)?;
     let mut files: Vec<String> = files.into_iter().map(str::to_owned).collect();
     files.sort_by(|a, b| b.cmp(a));
     Ok(Some(files))
@@ -121,9 +121,13 @@ pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     Ok(files.into_iter().map(str::to_owned).collect())
 }
 
-/// The files of a dataset that [`parquet_files`] did not choose, as the reader of a local folder counts them.
+/// The files of a dataset that [`parquet_files`] did not choose, as the reader of a local folder counts them; none if a split was
+/// asked for by its name.
 pub(super) fn left_out_by_parquet_files(listing: &Listing, chosen: &[String]) -> LeftOut {
     let mut left_out = LeftOut::default();
+    if listing.repo.id.split.is_some() {
+        return left_out;
+    }
     for name in listing.names.iter().filter(|name| !chosen.contains(name)) {
         let is_table = extension(name) == "parquet" && !is_metadata(name);
         if is_table {
@@ -186,16 +190,31 @@ impl Listing {
     }
 
     fn lacks(&self, wanted: &'static str) -> Error {
-        Error::Lacks { repo: self.repo.clone(), wanted, found: self.names.clone(), offline: self.offline }
+        Error::Lacks {
+            repo: Box::new(self.repo.clone()),
+            wanted,
+            found: self.names.clone(),
+            offline: self.offline,
+        }
+    }
+
+    /// The tables of the split that is asked for, else of the train split.
+    fn of_split<'a>(&self, tables: &[&'a str]) -> Result<Vec<&'a str>> {
+        let files = match &self.repo.id.split {
+            Some(split) => selection::files_of_split(tables, split),
+            None => selection::parquet_files(tables),
+        };
+        files.map_err(|refusal| self.refuse(refusal))
     }
 
     /// The error for files of this repository that cannot be trained on.
     fn refuse(&self, refusal: Refusal) -> Error {
-        let repo = self.repo.clone();
+        let repo = Box::new(self.repo.clone());
         match refusal {
             Refusal::SeveralConfigurations(configurations) => {
-                Error::SeveralConfigurations { repo, configurations }
+                Error::SeveralConfigurations { repo: *repo, configurations }
             }
+            Refusal::NoSplit { split, splits } => Error::NoSplit { repo, split, splits },
             Refusal::Incomplete { set, have, total } => {
                 Error::Incomplete { repo, set, have, total, offline: self.offline }
             }

@@ -94,7 +94,7 @@ impl Hub {
         let folder = cache.snapshot(&commit);
         if !folder.is_dir() {
             let beside = std::env::current_dir().unwrap_or_else(|_| ".".into()).into();
-            let (repo, revisions) = (repo.clone(), cache.revisions());
+            let (repo, revisions) = (Box::new(repo.clone()), cache.revisions());
             let cache = self.config.cache.clone().into();
             return Err(Error::NotCached { repo, cache, beside, revisions });
         }
@@ -118,11 +118,12 @@ impl Hub {
 
     /// Turns a failure into an error with the requested repository and file, and advice.
     pub(super) fn explain(&self, repo: &Repository, file: Option<&str>, failure: Failure) -> Error {
-        let (repo, file, endpoint) = (repo.clone(), file.map(str::to_owned), masked(&self.config.endpoint));
+        let (repo, file, endpoint) =
+            (Box::new(repo.clone()), file.map(str::to_owned), masked(&self.config.endpoint));
         let with_token = self.config.token.is_some();
         match failure {
             Failure::Refused { url, is_hub, status, code, wait } => Error::Refused(Box::new(Refusal {
-                repo,
+                repo: *repo,
                 file,
                 url,
                 endpoint,
@@ -136,13 +137,11 @@ impl Hub {
                 // If the list of files cannot be downloaded, the cache is tried before the error is shown.
                 let cached = file.is_some() && self.cached(&repo).is_ok();
                 let cache = self.config.cache.clone().into();
-                Error::Unreachable { repo: Box::new(repo), file, url, proxy, cached, cache, cause: source }
+                Error::Unreachable { repo, file, url, proxy, cached, cache, cause: source }
             }
             Failure::Silent { url } => Error::Stalled { repo, file, url, timeout: self.config.timeout },
             Failure::Cut { url, source } => Error::Cut { repo, file, url, cause: source },
-            Failure::Altered { url, found, stated } => {
-                Error::Altered { repo: Box::new(repo), file, url, found, stated }
-            }
+            Failure::Altered { url, found, stated } => Error::Altered { repo, file, url, found, stated },
             Failure::NotAHub { url, problem } => Error::NotAHub { repo, file, url, problem: problem.into() },
             Failure::Disk { path, source } if is_read_only(&source) => {
                 Error::ReadOnlyCache { repo, file, path, cause: source }
@@ -177,7 +176,7 @@ impl Snapshot<'_> {
                 self.download(http, name).map_err(|failure| self.hub.explain(repo, Some(name), failure))?;
             }
             if is_lfs_pointer(&path) {
-                return Err(Error::LfsPointer { repo: repo.clone(), file: name.clone(), path });
+                return Err(Error::LfsPointer { repo: Box::new(repo.clone()), file: name.clone(), path });
             }
         }
         Ok(folder)
