@@ -1,10 +1,10 @@
-//! A training step on an NVIDIA GPU, phase by phase: the time of each, and, on what stands in for a GPU (`.ci/cuda-stand-in`), the
+//! A training step on an NVIDIA GPU, phase by phase: the time of each, and, on the stand-in for a GPU (`.ci/cuda-stand-in`), the
 //! kernels, copies and allocations of each, which the last step counts.
 //!
 //! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features cuda --bench cuda_step`. Without a checkpoint it uses the embedded
 //! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
-//! steps, 2 by default. At the end as many forward and backward passes run as a CUDA graph, and a step of decoding with two beams a
-//! picture, which copies all logits to the host or the best.
+//! steps, 2 by default. At the end, the same number of forward and backward passes run as a CUDA graph. A decoding step
+//! with two beams a picture follows, first with a copy of all logits to the host, then of the best ones.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -154,7 +154,8 @@ fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: 
     phases.begin("6 end");
 }
 
-/// A step of two beams for each picture: the tokens that follow from all logits, and from those that a search without penalties needs.
+/// A decoding step with two beams for each picture, which copies either all logits to the host, or those that a
+/// search without penalties needs.
 fn decode(model: &GitForCausalLm, batch: usize) {
     const BEAMS: usize = 2;
     println!("decoding with {BEAMS} beams a picture");

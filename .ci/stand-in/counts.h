@@ -1,4 +1,4 @@
-// What a program asked of the driver, by phases that it names itself, with `cuda_stand_in_phase`.
+// Counts of a program's calls of the driver, by phase. The program begins a phase with `cuda_stand_in_phase`.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -21,7 +21,7 @@ public:
         phase = name;
     }
 
-    // Lines of "phase TAB call TAB times TAB bytes" in the file that CUDA_STAND_IN_COUNTS names.
+    // Writes lines of "phase TAB call TAB times TAB bytes" in the file that CUDA_STAND_IN_COUNTS names.
     ~Counts() {
         const char* path = std::getenv("CUDA_STAND_IN_COUNTS");
         std::FILE* file = path ? std::fopen(path, "w") : nullptr;

@@ -1,5 +1,5 @@
-// A stand-in for libcublas: the one product that candle asks for, `c = alpha op(a) op(b) + beta c` of column-major matrices. Sums
-// are f64, rounded once: closer to the exact product than cuBLAS.
+// A stand-in for libcublas: the only product that candle calls, `c = alpha op(a) op(b) + beta c` of column-major matrices. Sums are
+// f64 and rounded once, so they are closer to the exact product than those of cuBLAS.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

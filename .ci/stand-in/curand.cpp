@@ -1,4 +1,4 @@
-// A stand-in for libcurand: candle makes a generator with each device. Random numbers are not there.
+// A stand-in for libcurand, because candle makes a generator with each device. It does not generate random numbers.
 extern "C" {
 int curandCreateGenerator(void** generator, int) { return *generator = reinterpret_cast<void*>(1), 0; }
 int curandDestroyGenerator(void*) { return 0; }

@@ -1,12 +1,12 @@
-// A stand-in for NVIDIA's driver, libcuda.so.1. Its device is this process: device memory is the process's, a launch runs the
-// kernel that was compiled for the CPU (cuda_on_host.h), and every stream is in order with all others.
+// A stand-in for NVIDIA's driver, libcuda.so.1. Its device is this process: device memory is memory of the process, a launch runs the
+// kernel compiled for the CPU (cuda_on_host.h), and all streams share one order.
 //
-// It is stricter than the driver. These end the process with a message: a kernel that is not there, any fault that the emulation
-// finds, copies outside of allocations, writes beyond them, freeing twice. Memory is NaN until it is written.
+// It is stricter than the driver. Memory is NaN until it is written. The process ends with a message if a kernel is missing, if the
+// emulation finds a fault, if a copy or a write is outside of an allocation, or if memory is freed twice.
 //
 // CUDA_STAND_IN_COUNTS=file   calls and bytes, by phases
 // CUDA_STAND_IN_COMPUTE=0     kernels and products are counted, not run
-// CUDA_STAND_IN_SEED=n        the order of threads: 0 theirs, 1 the opposite, others random
+// CUDA_STAND_IN_SEED=n        the order of threads: 0 ascending, 1 descending, others random
 // CUDA_STAND_IN_NO_DEVICE=1   a computer without a GPU
 #include <cstdio>
 #include <cstdlib>
@@ -39,7 +39,7 @@ struct Function {
 Counts counts;
 // Never destroyed: a program's own tensors may be freed after it.
 Memory& memory = *new Memory;
-// What is being recorded; all streams are one.
+// The graph that is being recorded, on any stream, or null.
 Graph* recording = nullptr;
 std::map<void*, GraphMemory>& graph_memory = *new std::map<void*, GraphMemory>;
 std::mutex functions_lock;
@@ -67,18 +67,18 @@ void check_range(Address address, size_t bytes, const char* what) {
 
 void* handle(uintptr_t number) { return reinterpret_cast<void*>(number); }
 
-// Calls that a recording does not allow, as they would happen once and not in each replay.
+// Fails while a graph is recorded, for calls that would run once and not in each replay.
 void not_recorded(const char* what) {
     if (recording) fail(std::string(what) + " while a graph is recorded");
 }
 
-// Counts and does something in the order of the stream: now, or in each replay of what is being recorded.
+// Counts `work`, and runs it now or, if a graph is being recorded, in each replay of the graph.
 void queue(const std::string& what, size_t bytes, std::function<void()> work) {
     counts.add(recording ? "recorded " + what : what, bytes);
     recording ? recording->nodes.push_back(std::move(work)) : work();
 }
 
-// What a graph allocates has one place in memory for as long as the graph exists. It is NaN whenever a replay allocates it.
+// An allocation of a graph keeps its address as long as the graph exists. It is filled with NaN each time that a replay allocates it.
 Result allocate(Address* address, size_t bytes, const char* call) {
     counts.add(recording ? std::string("recorded ") + call : call, bytes);
     void* pointer = memory.allocate(bytes);
@@ -125,7 +125,7 @@ Result destroy(Graph* graph) {
             ++at;
             continue;
         }
-        // What is still in use belongs to the program from now on.
+        // Memory that is still in use belongs to the program from now on.
         if (at->second.freed) {
             const std::string fault = memory.release(at->first);
             if (!fault.empty()) fail(fault);
@@ -147,12 +147,12 @@ unsigned long long cuda_stand_in_peak() { return memory.most(); }
 void cuda_stand_in_check(const void* pointer, size_t bytes, const char* what) {
     check_range(reinterpret_cast<Address>(pointer), bytes, what);
 }
-// Whether a graph is being recorded; `work` is then a part of it.
+// Returns whether a graph is being recorded, and adds `work` to it in that case.
 int cuda_stand_in_record(const std::function<void()>& work) {
     if (recording) recording->nodes.push_back(work);
     return recording != nullptr;
 }
-// Called by the functions that this has not (build.sh).
+// Called by the driver's functions that the stand-in lacks (build.sh).
 int cuda_stand_in_missing(const char* name) { fail(std::string(name) + " is not there"); }
 
 Result cuInit(unsigned) { return setting("CUDA_STAND_IN_NO_DEVICE") ? NO_DEVICE : SUCCESS; }
@@ -194,7 +194,8 @@ Result cuStreamEndCapture(void*, void** graph) {
     *graph = recording;
     return recording = nullptr, SUCCESS;
 }
-// Frees what the replay before left: CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH. Without it, that would be an error.
+// Only accepts CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH: a replay frees the memory that the one before did not free. Without the
+// flag, such memory would be an error.
 Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
     counts.add("graph made");
     return *exec = graph, flags == 1 ? SUCCESS : INVALID_VALUE;
@@ -232,7 +233,7 @@ Result cuMemsetD8Async(Address address, unsigned char value, size_t bytes, void*
     return SUCCESS;
 }
 Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
-    // A graph would read the host's memory in each replay, which may be gone by then.
+    // A graph would read the host's memory in each replay, when it may have been freed.
     not_recorded("a copy to the device");
     counts.add(bytes <= 4096 ? "copy to the device, at most 4 KiB" : "copy to the device, larger", bytes);
     check_range(to, bytes, "a copy");

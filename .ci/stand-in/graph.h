@@ -12,6 +12,6 @@ struct Graph {
 struct GraphMemory {
     Graph* graph;
     size_t bytes;
-    // By a replay, or by the program after it.
+    // Whether a replay, or the program after it, freed this memory.
     bool freed;
 };

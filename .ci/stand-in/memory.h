@@ -1,4 +1,4 @@
-// Device memory that is memory of this process, with margins that nothing may touch. It is NaN until it is written.
+// Device memory that is memory of this process, with margins that must not be written. It is NaN until it is written.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -9,7 +9,7 @@
 
 class Memory {
 public:
-    // Null where there is no memory.
+    // Null if there is not enough memory.
     void* allocate(size_t bytes) {
         void* whole = nullptr;
         if (posix_memalign(&whole, MARGIN, bytes + 2 * MARGIN)) return nullptr;
@@ -24,7 +24,7 @@ public:
         return first;
     }
 
-    // What is wrong with freeing this, or nothing.
+    // The fault in freeing this memory; empty if there is none.
     std::string release(void* pointer) {
         std::lock_guard<std::mutex> guard(lock);
         char* first = static_cast<char*>(pointer);

@@ -1,4 +1,4 @@
-"""What a card can do, and a training step of transformers + PEFT on it: medians of 20 after 5. reference_step.py CHECKPOINT"""
+"""Measures a GPU's limits and a training step of transformers + PEFT: medians of 20 runs after 5. reference_step.py CHECKPOINT"""
 
 import statistics
 import sys

@@ -1,4 +1,4 @@
-// Compiles candle's CUDA kernels for the CPU: the header that runs the kernels of cuda-kernels there, and what candle's use besides.
+// Compiles candle's CUDA kernels for the CPU: the header for the kernels of cuda-kernels, and the other functions that candle's use.
 #pragma once
 #include "narrow.h"
 #include "../../../crates/cuda-kernels/kernels/host/cuda_on_host.h"
@@ -11,7 +11,7 @@
 #define __CUDACC_VER_MAJOR__ 13
 #define __CUDACC_VER_MINOR__ 0
 #define __CUDA_ARCH__ 800
-// Blocks run one after another. Not poisoned: a kernel that reads what it did not write is not found here.
+// Blocks run one after another. Shared memory is not poisoned, so reads of memory that a kernel did not write are not found here.
 #define __shared__ static
 #define __device__
 #define __constant__ static const

@@ -1,5 +1,5 @@
-// The narrow types of CUDA's headers, for kernels of candle that are compiled for the CPU. bf16 computes as there: in f32, each
-// result rounded. f16 and fp8, which nothing here trains with, only compile.
+// The narrow types of CUDA's headers, for kernels of candle that are compiled for the CPU. As in CUDA, bf16 computes in f32 and
+// rounds each result. f16 and fp8, which are not used in training here, only compile.
 #pragma once
 #include <cmath>
 #include <cstdint>

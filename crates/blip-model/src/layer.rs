@@ -60,7 +60,7 @@ pub(crate) fn forward_all(
     Ok(hidden_states.to_dtype(text.dtype())?)
 }
 
-/// Hidden states in the type in which the layers compute.
+/// Converts hidden states to the type in which the layers compute.
 pub(crate) fn as_activations(
     layers: &[DecoderLayer],
     hidden_states: &Tensor,

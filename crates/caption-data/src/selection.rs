@@ -27,12 +27,12 @@ pub enum Refusal {
     /// Several folders hold a training split each.
     #[error("several folders hold a training split ({}); name one of them", .0.join(", "))]
     SeveralConfigurations(Vec<String>),
-    /// No file is of the split that is asked for.
+    /// No file belongs to the requested split.
     #[error("there is no split `{split}`; there are {}", .splits.join(", "))]
     NoSplit {
-        /// The split that is asked for.
+        /// The requested split.
         split: String,
-        /// The splits that there are.
+        /// The existing splits.
         splits: Vec<String>,
     },
     /// Numbered files with a gap, for instance after an interrupted download.

@@ -61,7 +61,8 @@ impl<'a> SearchBatch<'a> {
         self.entries.iter().flat_map(|entry| vec![entry.picture; entry.search.sequences()]).collect()
     }
 
-    /// The number of largest logits of each sequence that decide the next step; `None` if all of them may.
+    /// The number of largest logits of each sequence that are enough to decide the next step; `None` if all
+    /// logits are needed.
     pub(crate) fn needed(&self) -> Option<usize> {
         let live = self.entries.iter().filter(|entry| !entry.search.is_done());
         let needed =

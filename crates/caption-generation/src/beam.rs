@@ -63,13 +63,13 @@ impl<'a> BeamSearch<'a> {
         self.finished.len() == self.config.num_beams
     }
 
-    /// The best continuations of all beams, best first; among equals, the earlier beam and then the smaller token first.
+    /// The best continuations of all beams, best first. Equal ones are ordered by beam, then by token.
     fn candidates(&self, rows: &mut [Row<'_>]) -> Vec<Candidate> {
         let count = self.candidate_count();
         self.beams.par_iter().zip(rows.par_iter_mut()).for_each(|(beam, row)| {
             row.log_softmax();
             process(self.config, self.eos, &beam.ids, self.prompt, row);
-            // Where every token is forbidden, there is no distribution.
+            // If every token is forbidden, there is no distribution.
             if self.config.renormalize_logits && row.all().iter().any(|score| *score > f32::NEG_INFINITY) {
                 row.log_softmax();
             }
@@ -123,8 +123,8 @@ impl Search for BeamSearch<'_> {
         self.config.num_beams
     }
 
-    /// As many as a step ranks, and as many as penalties may move out of these. A penalty below 1 is a reward, which may move any
-    /// token into them.
+    /// As many as a step ranks, and as many more as penalties may move out of these. A repetition penalty below
+    /// 1 raises scores, so that any token may become one of the best.
     fn needed(&self) -> Option<usize> {
         let whole = self.config.renormalize_logits || self.config.repetition_penalty < 1.0;
         let generated = self.generated();

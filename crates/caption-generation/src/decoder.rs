@@ -1,8 +1,8 @@
 use crate::error::Error;
 use crate::next_tokens::NextTokens;
 
-/// One step of all live sequences (beams, or samples): afterwards, sequence `i` is the former sequence `parents[i]` followed
-/// by `tokens[i]`.
+/// One step of all live sequences (beams or samples): the new sequence `i` is the old sequence `parents[i]`
+/// followed by `tokens[i]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// For each sequence after the step, the sequence before it that it continues.
@@ -32,8 +32,9 @@ pub trait CaptionDecoder: Send {
     /// The model's errors.
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Self::Error>;
 
-    /// As [`append`](Self::append), for a search that needs only the `count` tokens with the largest logits of each row: a decoder may
-    /// return these alone, where whole rows are slow to reach the host. Default: whole rows.
+    /// As [`append`](Self::append), for a search that needs only the `count` tokens with the largest logits of
+    /// each row. A decoder may return only these, for instance if copying whole rows to the host is slow.
+    /// Default: whole rows.
     ///
     /// # Errors
     /// The model's errors.

@@ -64,22 +64,22 @@ pub enum Error {
     LogitCount {
         /// Logits that were returned.
         got: usize,
-        /// Sequences that they should be for.
+        /// The number of live sequences.
         sequences: usize,
         /// Logits that each of them should have.
         vocab_size: usize,
     },
-    /// A decoder that returned too few or too many of the best tokens, or some that are not in the vocabulary, which is a fault of its
-    /// [`CaptionDecoder`](crate::CaptionDecoder) implementation.
+    /// A decoder returned too few or too many of the best tokens, or tokens that are not in the vocabulary.
+    /// This is a fault of its [`CaptionDecoder`](crate::CaptionDecoder) implementation.
     #[error(
         "generation: the decoder returned {got} tokens as the best {count} for each of {sequences} sequences"
     )]
     BestTokens {
-        /// Tokens that it returned for each sequence, by its own word.
+        /// Its field `count`: the number of tokens of each sequence.
         count: usize,
-        /// Sequences that they should be for.
+        /// The number of live sequences.
         sequences: usize,
-        /// Tokens that were returned.
+        /// The number of tokens that were returned.
         got: usize,
     },
 }

@@ -117,7 +117,7 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// Generates captions; `read` gives the next tokens after a step that the searches have chosen.
+    /// Generates captions; `read` returns the next tokens after a step that the searches have chosen.
     fn run<D: CaptionDecoder>(
         &self,
         decoder: &mut D,

@@ -3,31 +3,32 @@ use crate::error::{Error, Result};
 /// The logits that follow the live sequences of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextTokens {
-    /// Those of all tokens: one row of `vocab_size` values after another.
+    /// The logits of all tokens, `(sequences, vocab_size)`, row by row.
     All(Vec<f32>),
-    /// The largest of each row.
+    /// The largest logits of each row.
     Best(BestTokens),
 }
 
-/// The tokens with the largest logits of each row. Equal ones are taken in the order of their ids.
+/// The tokens with the largest logits of each row. Of equal logits, the smaller ids come first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BestTokens {
-    /// Tokens of each row.
+    /// Number of tokens of each row.
     pub count: usize,
-    /// `(rows, count)`, different ones in a row.
+    /// The tokens, `(rows, count)`; those of a row are different.
     pub ids: Vec<u32>,
-    /// Their logits.
+    /// Their logits, `(rows, count)`.
     pub logits: Vec<f32>,
     /// `log Σ exp(logits)` over all tokens, for each row.
     pub log_sums: Vec<f32>,
 }
 
 impl NextTokens {
-    /// Checks that there is a row for each sequence, and that none has NaN or plus infinity, among which no token is the best. Minus
-    /// infinity forbids a token. `tokens` are those of the longest sequence.
+    /// Checks that there is a row for each sequence, and that none contains NaN or plus infinity, because then
+    /// no token is the best. Minus infinity forbids a token. `tokens` is the number of tokens of the longest
+    /// sequence, for the error.
     pub(crate) fn check(&self, sequences: usize, vocab_size: usize, tokens: usize) -> Result<()> {
         self.check_count(sequences, vocab_size)?;
-        // Without an early exit, as that is faster with vector instructions.
+        // There is no early exit, so that the compiler uses vector instructions, which is faster.
         let numbers = |values: &[f32]| values.iter().fold(true, |all, value| all & (*value < f32::INFINITY));
         let are_numbers = match self {
             Self::All(logits) => numbers(logits),
@@ -51,7 +52,7 @@ impl NextTokens {
         }
     }
 
-    /// The rows with these numbers.
+    /// A copy of the rows with these indices.
     pub(crate) fn select(&self, rows: &[usize], vocab_size: usize) -> Self {
         match self {
             Self::All(logits) => Self::All(selected(logits, rows, vocab_size)),

@@ -3,7 +3,8 @@
 use crate::config::GenerationConfig;
 use crate::row::Row;
 
-/// The most tokens of which [`process`] may change the score, after a sequence of `length` tokens of which `generated` are new.
+/// The largest number of tokens whose scores [`process`] may change, after a sequence of `length` tokens of
+/// which `generated` are new.
 pub(crate) fn most_changed(config: &GenerationConfig, eos: &[u32], length: usize, generated: usize) -> usize {
     let changes_sequence = config.repetition_penalty != 1.0 || config.no_repeat_ngram_size > 0;
     let of_sequence = if changes_sequence { length } else { 0 };
@@ -61,8 +62,8 @@ fn forbid_ngrams(sequence: &[u32], n: usize, scores: &mut Row<'_>) {
     }
 }
 
-/// Forbids the last token of `word` where the sequence ends with the tokens before it. A `word` that is just the end token
-/// is ignored, or captions would not end.
+/// Forbids the last token of `word` if the sequence ends with the tokens before it. A `word` that is the end
+/// token alone is ignored, because captions would not end otherwise.
 fn forbid_word(eos: &[u32], sequence: &[u32], word: &[u32], scores: &mut Row<'_>) {
     let Some((last, before)) = word.split_last() else { return };
     let ends_captions = before.is_empty() && eos.contains(last);

@@ -1,11 +1,11 @@
 use crate::next_tokens::{BestTokens, NextTokens};
 use crate::softmax::{log_softmax, log_sum_exp};
 
-/// The scores of the tokens that may follow one sequence: first their logits, which a search changes.
+/// The scores of the tokens that may follow one sequence. At first they are logits; a search then changes them.
 pub(crate) enum Row<'a> {
-    /// Those of all tokens.
+    /// The scores of all tokens, `(vocab_size)`.
     All(&'a mut [f32]),
-    /// Those of the best, in the order of their ids.
+    /// The scores of the best tokens, in the order of their ids.
     Best {
         scores: Vec<(u32, f32)>,
         /// `log Σ exp(logits)` over all tokens.
@@ -54,7 +54,7 @@ impl Row<'_> {
         }
     }
 
-    /// The scores of all tokens; none where only the best are known.
+    /// The scores of all tokens; empty if only the best are known.
     pub(crate) fn all(&self) -> &[f32] {
         match self {
             Self::All(scores) => scores,
@@ -62,8 +62,8 @@ impl Row<'_> {
         }
     }
 
-    /// `log Σ exp`, which turns logits into log-probabilities when it is subtracted from them: over the scores as they are where all
-    /// are known, else over the logits.
+    /// `log Σ exp` of the current scores if all are known, else of the logits. Logits minus this number are
+    /// log-probabilities.
     pub(crate) fn log_sum(&self) -> f32 {
         match self {
             Self::All(scores) => log_sum_exp(scores),

@@ -6,11 +6,12 @@ pub(crate) trait Search: Send + Sync {
     /// Number of its live sequences.
     fn sequences(&self) -> usize;
 
-    /// The number of largest logits of each sequence that decide its next step; `None` if all of them may.
+    /// The number of largest logits of each sequence that are enough to decide its next step; `None` if all
+    /// logits are needed.
     fn needed(&self) -> Option<usize>;
 
-    /// Takes the logits that follow each live sequence, which it may overwrite, and returns how each new live sequence continues an
-    /// old one.
+    /// Takes the logits that follow each live sequence, and may overwrite them. Returns, for each new live
+    /// sequence, the old one that it continues and its new token.
     fn advance(&mut self, rows: &mut [Row<'_>]) -> Vec<Continuation>;
 
     fn is_done(&self) -> bool;

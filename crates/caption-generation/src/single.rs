@@ -36,7 +36,8 @@ impl Search for SingleSearch<'_> {
         1
     }
 
-    /// A score is a probability among all tokens after penalties, which the best logits do not give.
+    /// One, unless penalties change scores: the score is then a probability among all tokens after the
+    /// penalties, which needs all logits.
     fn needed(&self) -> Option<usize> {
         let changed = most_changed(self.config, self.eos, self.ids.len(), self.generated());
         (self.config.sampling.is_none() && changed == 0).then_some(1)
@@ -79,7 +80,7 @@ impl Search for SingleSearch<'_> {
     }
 }
 
-/// The best token, the first of equals, and its score.
+/// The best token and its score. Of equal tokens, it is the first.
 fn best(row: &Row<'_>) -> (u32, f32) {
     let mut best: Option<(u32, f32)> = None;
     row.for_each(|token, score| {

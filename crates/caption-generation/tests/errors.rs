@@ -93,7 +93,7 @@ fn cached_tokens_are_enough_for_all_that_the_model_reads() {
     }
 }
 
-/// A decoder that returns these as the best tokens.
+/// A decoder that always returns these best tokens.
 struct Wrong(BestTokens);
 
 impl CaptionDecoder for Wrong {

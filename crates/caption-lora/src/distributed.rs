@@ -18,14 +18,14 @@ use crate::terminal::{one_line, say_error};
 /// How long a process with an error waits for the first one, which may have the same error and prints it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The processes of a run, seen from one of them. A process that trains alone is a team of one.
+/// The processes of a run, from the view of one of them. A process that trains alone is a team of one.
 #[derive(Clone)]
 pub struct Team {
-    /// How they communicate.
+    /// The connection of the processes.
     pub(crate) workers: Arc<dyn Workers>,
     machines: usize,
     rank_here: usize,
-    /// Number of processes on the cores of this one.
+    /// Number of processes that share the cores of this one, including itself.
     sharing: usize,
     /// Whether gradients go from GPU to GPU.
     uses_nccl: bool,
@@ -43,11 +43,11 @@ impl Team {
         Self { workers: Arc::new(workers), ..Self::alone() }
     }
 
-    /// The team of the job that the process was launched in, and its membership in the job.
+    /// The team of the job in which the process was launched, and its membership in the job.
     ///
     /// # Errors
-    /// If the process is one of several and the program was built without MPI, if MPI cannot be initialised, or if NCCL is asked for
-    /// and the program or the device has none.
+    /// If the process is one of several and the program was built without MPI, if MPI cannot be initialised, or
+    /// if NCCL is requested and the program or the device does not support it.
     pub(crate) fn join(hardware: &Hardware) -> Result<(Self, Option<Job>)> {
         let launch = Launch::detect();
         match (hardware.distributed, launch) {
@@ -71,13 +71,13 @@ impl Team {
         let (workers, placement) = (job.workers(), job.placement());
         let mut team =
             Self { workers, machines: placement.machines, rank_here: placement.rank_here, ..Self::alone() };
-        // Launchers may bind each process to cores of its own. Processes with equal cores share them.
+        // Launchers may bind each process to its own cores. Processes with the same list of cores share them.
         let own = (placement.machine, allowed_cores());
         team.sharing = team.gather(&own)?.into_iter().filter(|other| *other == own).count();
         Ok((team, Some(job)))
     }
 
-    /// Whether this process writes files and speaks to the user.
+    /// Whether this process writes files and prints messages.
     pub(crate) fn leads(&self) -> bool {
         self.workers.rank() == 0
     }
@@ -87,8 +87,8 @@ impl Team {
         self.sharing
     }
 
-    /// The device of this process: of several on a machine, each takes the next GPU, from that of the first process on and again from
-    /// there when there are no more.
+    /// The device of this process. If there are several processes on a machine, each takes the next GPU,
+    /// beginning with `first`. After the last GPU, `first` is taken again.
     pub(crate) fn device(&self, first: DeviceName) -> DeviceName {
         match first {
             DeviceName::Cuda(first) if self.workers.count() > 1 => {
@@ -98,7 +98,7 @@ impl Team {
         }
     }
 
-    /// The team with gradients that go from GPU to GPU, if that is asked for. `device` is that of this process.
+    /// The team, with gradients sent from GPU to GPU if `choice` is NCCL. `device` is that of this process.
     ///
     /// # Errors
     /// If NCCL cannot connect the GPUs.
@@ -116,8 +116,9 @@ impl Team {
         self.machines == 1
     }
 
-    /// `4 on 2 machines`; also how many of them wait in a step of `batches` that run up to `fused` at a time. `None` for a
-    /// process that trains alone.
+    /// The number of processes and machines as text, such as `4 on 2 machines`. It also has the number of
+    /// processes that wait in a step of `batches` micro-batches, of which up to `fused` run together. `None`
+    /// for a process that trains alone.
     pub(crate) fn summary(&self, batches: usize, fused: usize) -> Option<String> {
         let (count, passes) = (self.workers.count(), batches.div_ceil(fused));
         if count == 1 {
@@ -149,19 +150,21 @@ impl Team {
         values.collect::<Result<_, _>>().context("processes of the job are of different versions")
     }
 
-    /// The value of the first process, which passes it; the others pass `None`.
+    /// Returns the value of the first process to all. The first process passes the value, and the others
+    /// `None`.
     pub(crate) fn share<V: Serialize + DeserializeOwned>(&self, value: Option<V>) -> Result<V> {
         let first = self.gather(&value)?.into_iter().next().flatten();
         first.context("the first process of the job sent nothing")
     }
 
-    /// Waits until all processes are here.
+    /// Waits until all processes have called this method.
     pub(crate) fn meet(&self) -> Result<()> {
         self.gather(&()).map(|_| ())
     }
 
-    /// Opens inputs. If one is of the hub, the first process of each machine does so before the others, which find in the cache
-    /// what it has downloaded. `open` must not wait for other processes.
+    /// Opens inputs with `open`. If one of them is on the hub, the first process of each machine opens it
+    /// before the others, so that these find the downloaded files in the cache. `open` must not wait for other
+    /// processes.
     pub(crate) fn open<'a, R>(
         &self,
         inputs: impl IntoIterator<Item = &'a Location>,
@@ -189,7 +192,7 @@ fn card(first: usize, rank: usize, cards: usize) -> usize {
     }
 }
 
-/// Refuses NCCL where it cannot be used, before other processes are waited for.
+/// Refuses NCCL if it cannot be used, before the process waits for others.
 fn nccl_is_possible(device: DeviceName) -> Result<()> {
     if !cfg!(feature = "nccl") {
         bail!(
@@ -216,7 +219,8 @@ fn over_nccl(workers: &Arc<dyn Workers>, _: &Device) -> Result<Arc<dyn Workers>>
     Ok(Arc::clone(workers))
 }
 
-/// The processor's cores that this process may use, as the system lists them; empty if it does not.
+/// The processor's cores that this process may use, as listed by the system; empty if the system has no such
+/// list.
 fn allowed_cores() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
@@ -227,7 +231,7 @@ fn allowed_cores() -> String {
         .to_owned()
 }
 
-/// Ends a process of the job with an error, and so the whole job: the others would wait for it.
+/// Ends a process of the job with an error. This ends the whole job, because the others would wait for it.
 pub(crate) fn fail(team: &Team, job: &Job, error: &anyhow::Error, advice: Option<&str>) -> ! {
     let who = if team.leads() {
         String::new()
@@ -279,7 +283,7 @@ mod tests {
         assert_eq!(of_four(0, 4), [0, 1, 2, 3]);
         assert_eq!(of_four(1, 4), [1, 2, 3, 1]);
         assert_eq!(of_four(0, 1), [0; 4]);
-        // There is no such GPU: opening it is the error.
+        // There is no such GPU, so opening it fails.
         assert_eq!(of_four(5, 4), [5; 4]);
         assert_eq!(of_four(0, 0), [0; 4]);
     }

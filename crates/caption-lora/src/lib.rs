@@ -11,8 +11,8 @@
 //! - [`pictures`]: files and folders of pictures named on the command line
 //! - [`hub`]: downloads of models, datasets and adapters
 //! - [`open`]: opens checkpoints and datasets by location
-//! - [`folders`]: suggests the right folder where a wrong one was given
-//! - [`adapt`]: which layers of a model are trained
+//! - [`folders`]: suggests the right folder if a wrong one was given
+//! - [`adapt`]: selects the layers of a model that are trained
 //! - [`merge`]: adds an adapter to the weights of its model
 //! - [`prompts`]: the prompts that captions continue
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions
@@ -20,7 +20,7 @@
 //! - [`task`]: captioning as a task of the training engine
 //! - [`training_text`]: the tokens of a training batch
 //! - [`step_graphs`]: recorded passes on NVIDIA GPUs
-//! - [`fusing`]: how many micro-batches of a step run together
+//! - [`fusing`]: chooses the number of micro-batches of a step that run together
 //! - [`judge`]: evaluation on the test split
 //! - [`results`], [`report`]: the results of a run: metrics, captions, curves, report
 //! - [`save`]: writes whole checkpoints
@@ -31,7 +31,7 @@
 //! - [`threads`]: the number of threads of a process
 //! - [`run_folder`]: the output folder: its lock and the record of the run's files
 //! - [`resume`]: finds the run to resume
-//! - [`engine_words`]: the engine's messages in terms of flags
+//! - [`engine_words`]: rewrites the engine's messages in terms of flags
 
 pub mod adapt;
 pub mod caption;

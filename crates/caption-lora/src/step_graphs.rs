@@ -10,16 +10,16 @@ use trainer_core::{BoxError, Gradients, Parameters};
 
 use crate::training_text::TrainingText;
 
-/// A batch with the number of its targets is filled up to a multiple of this, so that a few graphs serve all batches.
+/// The number of a batch's targets is padded to a multiple of this number, so that a run needs few graphs.
 const TARGETS: usize = 32;
-/// Graphs that are kept; batches of further shapes run without.
+/// The largest number of graphs. Batches of further shapes run without a graph.
 const MOST_GRAPHS: usize = 64;
 
 /// The graphs of a model that is trained with its vision encoder frozen.
 #[derive(Debug, Default)]
 pub struct StepGraphs(Mutex<HashMap<PassShape, State>>);
 
-/// The properties of a batch that the launches of its pass depend on.
+/// The properties of a batch that determine the launches of its pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PassShape {
     batch: usize,
@@ -29,10 +29,10 @@ pub struct PassShape {
 
 #[derive(Debug)]
 enum State {
-    /// Occurred once.
+    /// The shape has occurred once.
     Seen,
     Recorded(Box<Recorded>),
-    /// Cannot be recorded: the pass depends on more of the host's values than its inputs.
+    /// The pass cannot be recorded, because it depends on other values of the host than its inputs.
     Refused,
 }
 
@@ -42,20 +42,20 @@ pub struct Pass<'a> {
     pub model: &'a dyn CaptionModel,
     /// The trained parameters.
     pub parameters: &'a Parameters,
-    /// The share of each target that is spread over the vocabulary.
+    /// The share of each target that is spread over the vocabulary, in `[0, 1)`.
     pub label_smoothing: f32,
     /// The keys of dropout.
     pub ctx: ForwardContext,
 }
 
 impl StepGraphs {
-    /// The graphs for a device, if it can have any: for a GPU, in a build with the feature `fused-cuda`.
+    /// The graphs for a device; `None` unless it is an NVIDIA GPU and the build has the feature `fused-cuda`.
     pub fn new(device: &Device) -> Option<Self> {
         (device.is_cuda() && cfg!(feature = "fused-cuda")).then(Self::default)
     }
 
-    /// The sum of the losses of a batch, the number of its targets and the gradients. A graph is recorded when a shape occurs for the
-    /// second time; a batch without one runs as always.
+    /// The sum of the losses of a batch, the number of its targets and the gradients. A graph is recorded when
+    /// a shape occurs for the second time. Passes without a graph run as on other devices.
     ///
     /// # Errors
     /// If the inputs do not fit the model, or the device fails.

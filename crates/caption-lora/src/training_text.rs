@@ -1,10 +1,11 @@
-//! The text of a training batch as a model reads it.
+//! The text of a training batch as the input of a model.
 
 use candle_core::{Device, Tensor};
 use caption_data::{CaptionBatch, IGNORE_INDEX};
 use trainer_core::BoxError;
 
-/// On a GPU, captions are padded to a multiple of this many tokens: a recorded pass serves one length, and a few of them a whole run.
+/// On a GPU, captions are padded to a multiple of this number of tokens. A recorded pass is only valid for one
+/// length, so a run should have few lengths.
 const LENGTHS: usize = 8;
 
 /// The tokens of a batch of captions.
@@ -12,20 +13,20 @@ const LENGTHS: usize = 8;
 pub struct TrainingText {
     /// Token ids `(batch, length)`, on the model's device.
     pub input_ids: Tensor,
-    /// The ids again, with -100 at positions without a target, `(batch, length)`.
+    /// The ids, `(batch, length)`, with -100 at positions without a target.
     pub labels: Vec<Vec<i64>>,
 }
 
 impl TrainingText {
-    /// The captions, padded to at least `length` tokens. No token sees the padding, which is at the end and has no target, so that
-    /// the loss and its gradients differ by roundings only.
+    /// The captions, padded to at least `length` tokens. The padding is at the end and has no targets, and no
+    /// token attends to it, so it changes the loss and its gradients only by rounding.
     ///
     /// # Errors
     /// If the device has no memory.
     pub fn new(captions: &CaptionBatch, length: usize, device: &Device) -> Result<Self, BoxError> {
         let length = length.max(captions.seq_len());
         let input_ids = captions.input_ids(&Device::Cpu)?;
-        // Any token will do.
+        // The padding may be any token.
         let input_ids = input_ids.pad_with_zeros(1, 0, length - captions.seq_len())?.to_device(device)?;
         let mut labels = captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
         labels.iter_mut().for_each(|labels| labels.resize(length, IGNORE_INDEX));
@@ -33,8 +34,8 @@ impl TrainingText {
     }
 }
 
-/// The tokens that captions of `length` are padded to in training on a device, by a model that reads at most `most`: on a GPU one of
-/// a few lengths, elsewhere their own.
+/// The number of tokens to which captions of `length` tokens are padded in training on a device, for a model
+/// that reads at most `most`: one of a few lengths on a GPU, `length` on other devices.
 pub fn padded_length(length: usize, most: usize, device: &Device) -> usize {
     match device.is_cuda() {
         true => one_of_few(length, most),
@@ -42,7 +43,7 @@ pub fn padded_length(length: usize, most: usize, device: &Device) -> usize {
     }
 }
 
-/// The next multiple of 8, or `most` if that is less.
+/// The next multiple of 8, but at most `most` and at least `length`.
 pub fn one_of_few(length: usize, most: usize) -> usize {
     length.next_multiple_of(LENGTHS).min(most).max(length)
 }

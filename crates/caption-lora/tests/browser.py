@@ -1,6 +1,6 @@
-"""Headless Chromium, driven by its DevTools protocol over a pair of pipes: what a script needs to use a page like a reader.
+"""Headless Chromium, controlled with its DevTools protocol over a pair of pipes, so that a script can use a page like a reader.
 
-Needs `chromium` and nothing besides Python: no driver, no package.
+Needs only `chromium` and Python, no driver or package.
 """
 
 import base64
@@ -29,7 +29,7 @@ KEYS = {
 
 
 class Browser:
-    """A browser with one tab. `messages` has what the page wrote to the console, and what the browser says of it."""
+    """A browser with one tab. `messages` has the page's output on the console and the browser's messages about the page."""
 
     def __init__(self):
         self.profile = tempfile.mkdtemp()

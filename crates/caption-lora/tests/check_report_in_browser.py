@@ -3,7 +3,7 @@
     python check_report_in_browser.py [--screenshot PICTURE.png] runs/pokemon/report.html [runs/compare.html ...]
 
 Fails if a page writes to the console, is wider than its window, has text or marks that are hard to read, does not print as it
-should, or cannot be used without a mouse. Needs `chromium` and nothing besides Python. Not part of `cargo test`, which
+should, or cannot be used without a mouse. Needs only `chromium` and Python. It is not part of `cargo test`, which
 needs no browser.
 """
 
@@ -125,7 +125,7 @@ def check_filter(browser, page):
 
 
 def tab(browser, *names):
-    """Presses Tab and says what has the focus then, which must be one of `names`, in sight and outlined."""
+    """Presses Tab and returns the element that has the focus. It must be one of `names`, visible and outlined."""
     browser.press("Tab")
     focus = browser.evaluate(FOCUS)
     assert focus and focus["name"] in names, f"Tab went to {focus}, not to one of {names}"

@@ -1,4 +1,5 @@
-//! Fused micro-batches of captions have the same loss and gradients as separate ones, and so have captions that are padded for a GPU.
+//! Fused micro-batches of captions have the same loss and gradients as separate ones. So do captions that are
+//! padded for a GPU.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::HashSet;
@@ -135,7 +136,7 @@ proptest! {
     }
 }
 
-/// With dropout, whose masks do not depend on padding.
+/// Dropout is on: its masks do not depend on padding.
 #[test]
 fn captions_padded_to_one_of_few_lengths_have_the_same_loss_and_gradients() {
     let Pretrained { tokenizer, processor, .. } = pretrained(&Location::Embedded).unwrap();
@@ -165,8 +166,8 @@ fn captions_padded_to_one_of_few_lengths_have_the_same_loss_and_gradients() {
     }
 }
 
-/// The number of shapes of passes, given by the lengths of their captions: each shape is a graph. `pad` gives the length of a pass
-/// from that of its longest caption.
+/// The number of shapes of passes, each of which is a graph, for captions of these lengths. `pad` computes the
+/// length of a pass from that of its longest caption.
 fn shapes<'a>(passes: impl Iterator<Item = &'a [usize]>, pad: fn(usize) -> usize) -> usize {
     let shape = |lengths: &[usize]| {
         let targets = lengths.iter().map(|length| length - 1).sum();
@@ -175,7 +176,8 @@ fn shapes<'a>(passes: impl Iterator<Item = &'a [usize]>, pad: fn(usize) -> usize
     passes.map(shape).collect::<HashSet<_>>().len()
 }
 
-/// The shapes of passes over these captions with 1, 2 and 4 fused micro-batches of 2, of captions of their own length and on a GPU.
+/// The shapes of passes over these captions with 1, 2 and 4 fused micro-batches of 2: without padding to a few
+/// lengths, and with it, as on a GPU.
 fn count(lengths: &[usize]) -> [[usize; 2]; 3] {
     [2, 4, 8].map(|size| {
         let passes = || lengths.chunks(size);

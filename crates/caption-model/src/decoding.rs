@@ -132,7 +132,7 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
         decoder.step(&text, &self.caches, rows)
     }
 
-    /// The live sequences with as many more tokens as these are.
+    /// The live sequences after `tokens` are appended to them.
     fn extended(&self, tokens: &[u32]) -> DecodingRows {
         let mut rows = self.rows.clone();
         rows.extend(tokens.len() / rows.len().max(1));
@@ -154,7 +154,7 @@ impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
         Ok(logits)
     }
 
-    /// Whole rows where they are on the host already, and where there is no kernel.
+    /// Returns whole rows if they are on the host already, or if there is no kernel for the best tokens.
     fn append_for_best(&mut self, tokens: &[u32], count: usize) -> Result<NextTokens> {
         let rows = self.extended(tokens);
         let logits = self.step(self.decoder.as_ref(), tokens, &rows)?;

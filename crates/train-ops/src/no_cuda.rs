@@ -88,7 +88,7 @@ pub(crate) fn top_logits(_: &Tensor, _: usize) -> Result<Option<TopLogits>> {
     Ok(None)
 }
 
-/// Numbers of a batch as a tensor on a device.
+/// Numbers of a batch as a tensor of shape `(numbers)` and type u32 on a device.
 ///
 /// # Errors
 /// If the device has no memory.

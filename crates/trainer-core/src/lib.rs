@@ -12,8 +12,8 @@
 //!   it can be resumed.
 //! - **[`Event`]s** go to [`EventSink`]s: a progress bar, a log file, your own. The engine itself never prints.
 //! - **No silent faults**: a parameter without a gradient, a loss that is not finite, or an output directory
-//!   that is not writable ends the run before parameters or files are changed, with an [`Error`](enum@Error)
-//!   that names the place.
+//!   that is not writable ends the run, with an [`Error`](enum@Error) that names the place. Parameters and
+//!   files are as before the fault.
 //! - **[`Workers`]** are threads, or processes on one or many machines, that train one model together, with the
 //!   same bits as one process. A run may be resumed with another number of workers.
 //!

@@ -1,11 +1,12 @@
-//! Splits by their names.
+//! Selects the files of a split by its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{HELD_OUT, Refusal, TRAIN, all_parts, configuration, parent, parquet_files, word_of};
 
-/// The files of the split `split` among parquet or tar files, in their order: [`parquet_files`] for `train`, and for
-/// `validation` those that [`split_name`] calls so. Names are compared as `datasets` does: `val` and `dev` are `validation`.
+/// The files of the split `split` among parquet or tar files, in their order: those whose path names the split
+/// or, for `train`, the result of [`parquet_files`] if no path names it. Names are compared as `datasets` does:
+/// `val` and `dev` are `validation`.
 ///
 /// ```
 /// use caption_data::selection::files_of_split;
@@ -15,7 +16,7 @@ use super::{HELD_OUT, Refusal, TRAIN, all_parts, configuration, parent, parquet_
 /// ```
 ///
 /// # Errors
-/// [`Refusal::NoSplit`] with the splits that there are; else as [`parquet_files`].
+/// [`Refusal::NoSplit`] with the existing splits; else as [`parquet_files`].
 pub fn files_of_split<'a>(paths: &[&'a str], split: &str) -> Result<Vec<&'a str>, Refusal> {
     let wanted = canonical(split);
     let named: Vec<&str> =
@@ -42,9 +43,9 @@ pub fn files_of_split<'a>(paths: &[&'a str], split: &str) -> Result<Vec<&'a str>
     Ok(files)
 }
 
-/// The split that the path of a file tells: `test_hard` of `data/test_hard-00000-of-00002.parquet` and of
-/// `default/test_hard/0000.parquet`, as `datasets` and the hub name their files; else `train`, `validation` or `test` if a part of
-/// the path has a word for it.
+/// The split that the path of a file names: `test_hard` for `data/test_hard-00000-of-00002.parquet` and for
+/// `default/test_hard/0000.parquet`, which are the names that `datasets` and the hub give to files; else
+/// `train`, `validation` or `test` if a part of the path contains a word for it.
 pub fn split_name(path: &str) -> Option<String> {
     let by_word = || path.rsplit('/').find_map(word_of).map(canonical);
     let Some((folder, file)) = path.rsplit_once('/') else { return by_word() };
@@ -59,13 +60,13 @@ pub fn split_name(path: &str) -> Option<String> {
     }
 }
 
-/// The names of all splits. Files that name none are training files.
+/// The names of all splits. Files whose paths name no split are training files.
 fn split_names(paths: &[&str]) -> Vec<String> {
     let names = paths.iter().map(|path| split_name(path).unwrap_or_else(|| "train".to_owned()));
     names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The name under which `datasets` knows a split.
+/// The name that `datasets` uses for a split.
 fn canonical(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let is_in = |names: &[&str]| names.contains(&lower.as_str());
@@ -77,7 +78,7 @@ fn canonical(name: &str) -> String {
     }
 }
 
-/// The folder of a path's configuration: without the folder of the split.
+/// The folder of a path's configuration, without the folder of the split.
 fn configuration_of<'a>(path: &'a str, split: &str) -> &'a str {
     let folder = parent(path);
     let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));

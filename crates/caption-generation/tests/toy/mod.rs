@@ -23,7 +23,8 @@ pub(crate) struct Toy {
     sequences: Vec<Sequence>,
     /// The sequences after each step that was verified last.
     verified: Vec<Vec<Sequence>>,
-    /// Whether it returns the best tokens alone where that is enough, and the numbers of tokens that it was asked for.
+    /// Whether it returns only the best tokens if these are enough, and the numbers of tokens that were
+    /// requested.
     pub(crate) returns_best: bool,
     pub(crate) asked_for: Vec<usize>,
     /// Rows of each pass of the model.

@@ -17,7 +17,7 @@ use crate::options::{self, Finetune, TRAINED_ENCODER};
 use crate::resume::with_commits;
 use crate::terminal::say;
 
-/// The adapted model, the engine's arguments, and the set-up in words.
+/// The adapted model, the engine's arguments, and the description of the set-up.
 pub struct Plan {
     /// The model and its trainable parameters.
     pub adapted: Adapted,
@@ -27,7 +27,7 @@ pub struct Plan {
     pub padding: Padding,
     /// Arguments of the training engine.
     pub arguments: TrainingArguments,
-    /// The identity of the run: everything that decides its numbers.
+    /// The identity of the run: everything that determines its numbers.
     pub identity: Identity,
     /// The set-up as names and values, for the console and the report.
     pub setup: Vec<(String, String)>,
@@ -38,7 +38,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Builds the model with its adapter and settles all arguments.
+    /// Builds the model with its adapter and determines all arguments.
     ///
     /// # Errors
     /// If the adapter does not fit the model, if options contradict each other, or if the resumed run has

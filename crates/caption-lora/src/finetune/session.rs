@@ -42,7 +42,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Sets the number of threads, as [`use_threads`](crate::threads::use_threads) does, and the Ctrl-C handler. Call it once, first thing in `main`.
+    /// Sets the number of threads, as [`use_threads`](crate::threads::use_threads) does, and the Ctrl-C
+    /// handler. Call it once, at the beginning of `main`.
     ///
     /// # Errors
     /// If something was computed before this call, or a handler is already set.
@@ -50,14 +51,15 @@ impl Session {
         Self::with(threads, Team::alone())
     }
 
-    /// As [`new`](Self::new), for a process that may be one of several in an MPI job, which train together. Do the work in
-    /// [`run`](Self::run): a session of a job that is dropped otherwise ends the whole job.
+    /// As [`new`](Self::new), for a process that may be one of several in an MPI job, which train together. Do
+    /// the work in [`run`](Self::run): if the session of a job is dropped without it, the whole job ends.
     ///
     /// # Errors
-    /// As [`new`](Self::new); if the process was launched as one of several and the program was built without MPI; if MPI
-    /// cannot be initialised. When the process is in the job, it prints an error and ends the job.
+    /// As [`new`](Self::new); if the process was launched as one of several and the program was built without
+    /// MPI; if MPI cannot be initialised. Once the process is part of the job, it prints an error and ends the
+    /// job instead.
     pub fn start(hardware: &Hardware) -> Result<Self> {
-        // MPI starts threads, so this comes first.
+        // First, because MPI starts threads.
         disable_candles_pool();
         let (team, job) = Team::join(hardware)?;
         if !team.leads() {
@@ -91,8 +93,8 @@ impl Session {
     /// Does the work of this process, and leaves the job.
     ///
     /// # Errors
-    /// The errors of `work`. A process of a job does not return them: it prints the error and how to continue, and ends the job, as
-    /// the others would wait for it. A panic ends the job too.
+    /// The errors of `work`. A process of a job does not return them: it prints the error and how to continue,
+    /// and ends the job, because the others would wait for it. A panic ends the job too.
     pub fn run(mut self, work: impl FnOnce(&mut Self) -> Result<Ending>) -> Result<Ending> {
         let ended = work(&mut self);
         match (ended, self.job.take()) {
@@ -161,7 +163,8 @@ pub(super) fn saved_options(
     adapter_config: Option<LoraConfig>,
     commits: Option<Commits>,
 ) -> Result<SavedOptions> {
-    // Relative paths start from the working directory. A run resumed from elsewhere has absolute ones.
+    // Relative paths begin at the working directory. A run that is resumed from another directory has absolute
+    // paths.
     let directory = std::env::current_dir()?;
     Ok(SavedOptions {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,7 +4,8 @@ use std::{io, path::Path};
 
 use super::{Proxy, Repository};
 
-/// Why the hub was asked, where even the list of files did not come: the user may have meant a local path.
+/// The reason for a request to the hub, for errors in which not even the list of files was received: the user
+/// may have meant a local path.
 pub(super) fn sought(repo: &Repository, file: Option<&str>) -> String {
     match file {
         None => format!("{}, so it was looked for on the hub: ", not_local(repo)),
@@ -22,7 +23,7 @@ pub(super) fn through(proxy: Option<&Proxy>) -> String {
     proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default()
 }
 
-/// Advice about a connection that could not be made.
+/// Advice about a failed connection.
 pub(super) fn connect(proxy: Option<&Proxy>) -> String {
     match proxy {
         Some(Proxy { variable, .. }) => format!(
@@ -33,7 +34,7 @@ pub(super) fn connect(proxy: Option<&Proxy>) -> String {
     }
 }
 
-/// Whether the cache is of use without a connection.
+/// Whether the cache can be used without a connection.
 pub(super) fn cached(cached: bool, cache: &Path) -> String {
     if cached {
         "the cache has another copy, which HF_HUB_OFFLINE=1 uses".into()
@@ -52,7 +53,7 @@ pub(super) fn disk(error: &io::Error) -> &'static str {
     }
 }
 
-/// What a dataset has in place of a split.
+/// The splits of a dataset that lacks the requested one.
 pub(super) fn no_split(split: &str, splits: &[String]) -> String {
     match splits {
         [] => format!(
@@ -74,17 +75,17 @@ pub(super) fn page(text: &str) -> String {
     }
 }
 
-/// Where a relative path was looked up.
+/// The folder in which a relative path was searched.
 pub(super) fn beside(text: &str, folder: &Path) -> String {
     if Path::new(text).is_absolute() { String::new() } else { format!(" in {}", folder.display()) }
 }
 
-/// The file of a repository that a message is about.
+/// The file of a repository to which a message refers.
 pub(super) fn of_file(file: &Option<String>) -> String {
     file.as_ref().map(|name| format!(", file {name}")).unwrap_or_default()
 }
 
-/// Where files were looked for.
+/// The place in which files were searched.
 pub(super) fn place(offline: bool) -> &'static str {
     if offline { "in the cache (HF_HUB_OFFLINE is set: unset it to download the rest)" } else { "there" }
 }
@@ -98,7 +99,7 @@ pub(super) fn known(revisions: &[String]) -> String {
     }
 }
 
-/// The first names of a list, and how many more there are.
+/// The first names of a list, and the number of the others.
 pub(super) fn list(names: &[String]) -> String {
     const SHOWN: usize = 12;
     let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -8,11 +8,11 @@ use super::advice::{self, beside, known, list, of_file, page, place};
 use super::repository::Repository;
 use super::{Proxy, Refusal, location::RepoId};
 
-/// The result of looking something up on the hub.
+/// The result of a search on the hub.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a model, a dataset or an adapter could not be found, and what to do about it. A message names its cause in its middle, so
-/// the cause is a field and not `source()`, which would print it twice.
+/// Why a model, a dataset or an adapter could not be found, and what to do about it. A message contains the
+/// text of its cause, so the cause is a field and not `source()`, which would print it twice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -49,7 +49,7 @@ pub enum Error {
     )]
     NotBuilt,
 
-    /// Neither HF_HOME nor a home folder is known, so there is no place for a cache.
+    /// There is neither HF_HOME nor a home folder, so there is no place for a cache.
     #[error("no home folder is known to keep downloads in: set HF_HOME to a folder")]
     NoCacheFolder,
 
@@ -62,7 +62,7 @@ pub enum Error {
         endpoint: String,
     },
 
-    /// The access token holds characters that cannot be sent.
+    /// The access token contains characters that cannot be sent.
     #[error(
         "the access token in {origin} holds spaces, quotation marks or other characters that no token has: copy it \
          again from https://huggingface.co/settings/tokens"
@@ -99,7 +99,7 @@ pub enum Error {
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// A server accepted the connection and then sent nothing.
+    /// A server accepted the connection and did not respond.
     #[error(
         "{repo}{file}: {sought}{url} sent nothing for {seconds} s: run again to continue, give it more time with \
          HF_HUB_DOWNLOAD_TIMEOUT (in seconds), or set HF_ENDPOINT to a mirror",
@@ -112,7 +112,7 @@ pub enum Error {
         file: Option<String>,
         /// The requested address, without its query.
         url: Box<str>,
-        /// How long the client waited.
+        /// The time for which the client waited.
         timeout: Duration,
     },
 
@@ -133,7 +133,7 @@ pub enum Error {
         cause: io::Error,
     },
 
-    /// The download is not the file that the hub describes, in every attempt.
+    /// In every attempt, the downloaded file had another size or checksum than the hub states.
     #[error(
         "{repo}{file}: {url} sent other bytes than those of the hub's file, several times: they have {found}, and the \
          hub states {stated}; a proxy or a mirror may change them: check HTTPS_PROXY and HF_ENDPOINT, and run again to \
@@ -147,7 +147,7 @@ pub enum Error {
         file: Option<String>,
         /// The requested address, without its query.
         url: Box<str>,
-        /// The size or the SHA-256 of what came.
+        /// The size or the SHA-256 of the downloaded file.
         found: String,
         /// The size or the SHA-256 that the hub states.
         stated: String,
@@ -211,7 +211,7 @@ pub enum Error {
     NotAllCached {
         /// The requested repository.
         repo: Repository,
-        /// The files that are not there.
+        /// The missing files.
         missing: Vec<String>,
         /// The number of needed files.
         total: usize,
@@ -224,22 +224,22 @@ pub enum Error {
         repo: Box<Repository>,
         /// The common prefix of the files' names.
         set: String,
-        /// The number of parts that are there.
+        /// The number of existing parts.
         have: usize,
-        /// The number of parts that there should be.
+        /// The expected number of parts.
         total: usize,
         /// Whether the cache was searched instead of the hub.
         offline: bool,
     },
 
-    /// The repository lacks what is needed.
+    /// The repository lacks files that are needed.
     #[error("{repo} lacks {wanted}; {place}: {found}", place = place(*offline), found = list(found))]
     Lacks {
         /// The requested repository.
         repo: Box<Repository>,
         /// The expected files.
         wanted: &'static str,
-        /// The files that are there.
+        /// The files of the repository.
         found: Vec<String>,
         /// Whether the cache was searched instead of the hub.
         offline: bool,
@@ -254,7 +254,7 @@ pub enum Error {
         repo: Repository,
     },
 
-    /// The dataset is in the Arrow files of `save_to_disk`.
+    /// The dataset consists of Arrow files written by `save_to_disk`.
     #[error(
         "{repo} has the .arrow files of `save_to_disk`, which are read from local folders only: upload the dataset with \
          `Dataset.push_to_hub`, which writes parquet files, or download it and give the folder"
@@ -276,25 +276,25 @@ pub enum Error {
         configurations: Vec<String>,
     },
 
-    /// A dataset has no such split.
+    /// The dataset does not have the requested split.
     #[error("{repo}: {}", advice::no_split(split, splits))]
     NoSplit {
         /// The requested repository.
         repo: Box<Repository>,
         /// The requested split.
         split: String,
-        /// The splits that there are. Empty if the dataset is not in parquet or tar files.
+        /// The splits of the dataset. Empty if it is not in parquet or tar files.
         splits: Vec<String>,
     },
 
-    /// A split of something that is no dataset.
+    /// A split was requested of a repository that is not a dataset.
     #[error("{repo}: only datasets have splits; leave out what follows the colon")]
     SplitOfModel {
         /// The requested repository.
         repo: Repository,
     },
 
-    /// A split of a dataset on this machine.
+    /// A split was requested by its name from a dataset on this machine. Only splits of the hub have names.
     #[error(
         "{path} is on this machine, and only splits of the hub have names: give the files of `{split}`, such as \
          {path}/{split}-*.parquet, or their folder",
@@ -318,7 +318,7 @@ pub enum Error {
         repo: Repository,
         /// The folder of the part.
         part: String,
-        /// The branch that holds it.
+        /// The branch that contains it.
         revision: &'static str,
     },
 

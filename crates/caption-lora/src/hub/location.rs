@@ -6,11 +6,11 @@ use std::{
 
 use super::{Error, Result};
 
-/// Where a model, a dataset or an adapter comes from, as given on the command line.
-///
-/// It is read in this order: the word `embedded`; an existing local path; a hub id `owner/name`, optionally
-/// with `@revision` (a branch, a tag or a commit), and of a dataset with `:split`. A folder that is called `embedded` is written
-/// `./embedded`. An empty folder with the name of a hub id is an error, as it is there by mistake.
+/// Where a model, a dataset or an adapter comes from, as given on the command line. A text is read as the first
+/// of these that fits: the word `embedded`; an existing local path; a hub id `owner/name`, optionally with
+/// `@revision` (a branch, a tag or a commit) and, for a dataset, with `:split`. A folder with the name
+/// `embedded` is written `./embedded`. An empty folder with the name of a hub id is an error, because it was
+/// probably made by mistake.
 ///
 /// ```
 /// use caption_lora::hub::{Location, RepoId};
@@ -23,7 +23,7 @@ use super::{Error, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// The model or the drawings that are part of this project; needs no network.
+    /// The model or the drawings that are part of this project. Needs no network.
     Embedded,
     /// A file or a folder on this machine.
     Local(PathBuf),
@@ -83,9 +83,9 @@ pub struct RepoId {
 }
 
 impl RepoId {
-    /// Reads `owner/name[@revision][:split]`; `None` for anything else, paths such as `./a/b` included.
+    /// Parses `owner/name[@revision][:split]`; `None` for any other text, such as the path `./a/b`.
     fn parse(text: &str) -> Option<Self> {
-        // Git forbids the colon in revisions.
+        // Git forbids colons in revisions, so the first colon begins the split.
         let (repository, split) = parted(text, ':');
         let (name, revision) = parted(repository, '@');
         let (owner, model) = name.split_once('/')?;
@@ -98,7 +98,7 @@ impl RepoId {
     }
 }
 
-/// A text before and after the first `separator`.
+/// The parts of a text before and after the first `separator`.
 fn parted(text: &str, separator: char) -> (&str, Option<&str>) {
     match text.split_once(separator) {
         Some((before, after)) => (before, Some(after)),

@@ -3,13 +3,13 @@ use std::{fmt, str::FromStr};
 use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 
-/// The device that computes. As text: `cpu`, `cuda`, `cuda:N` or `metal`.
+/// The device for all computations. As text: `cpu`, `cuda`, `cuda:N` or `metal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceName {
     /// The processor.
     #[default]
     Cpu,
-    /// The NVIDIA GPU with this number, from 0.
+    /// The NVIDIA GPU with this number, counted from 0.
     Cuda(usize),
     /// Apple's GPU.
     Metal,
@@ -44,7 +44,8 @@ impl DeviceName {
     /// Opens the device.
     ///
     /// # Errors
-    /// For a GPU: if this build does not support it, or there is no such GPU. There is no silent fallback to the CPU.
+    /// If the device is a GPU that this build does not support or that does not exist. The CPU is never used
+    /// instead.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),

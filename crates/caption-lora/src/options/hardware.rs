@@ -8,29 +8,33 @@ use super::names::names;
 /// Hardware and precision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Hardware {
-    /// The device. Default: the CPU. Of several processes on a machine, each takes the next GPU from this one on, if there is one.
+    /// The device. Default: the CPU. If several processes run on a machine, each takes the next GPU, beginning
+    /// with this one.
     pub device: DeviceName,
-    /// Type of the frozen weights and of their arithmetic. Default: f32.
+    /// Type of the frozen weights and of the computations with them. Default: f32.
     pub dtype: Dtype,
     /// Processor threads. Default: `RAYON_NUM_THREADS`, or all cores, divided among the processes of a job.
     pub threads: Option<usize>,
-    /// Whether the process trains together with the others of its job. Default: if it was launched as one of several.
+    /// Whether the process trains together with the others of its job, and how they communicate. Default:
+    /// [`Distributed::Mpi`] if it was launched as one of several.
     pub distributed: Option<Distributed>,
-    /// Gradient checkpointing: only the input of each trained layer is saved, and the layer runs again in the backward pass:
-    /// the same gradients with less memory, in more time. Default: false.
+    /// Gradient checkpointing: only the input of each trained layer is saved, and the layer runs again in the
+    /// backward pass. The gradients are the same; it takes less memory and more time. Default: false.
     pub gradient_checkpointing: bool,
-    /// Folder that caches the frozen vision encoder's image features for other runs, which then encode only new pictures.
-    /// Default: none.
+    /// Folder in which the frozen vision encoder's image features are cached for other runs, which then encode
+    /// only new pictures. Default: none.
     pub feature_cache_dir: Option<PathBuf>,
-    /// Memory for the frozen encoder's image features, in bytes. Larger features are read from files. Default: 128 MiB.
+    /// Memory for the frozen encoder's image features, in bytes. If they take more, all of them are read from a
+    /// file. Default: 128 MiB.
     pub feature_cache_memory: Option<usize>,
     /// Type of cached image features. Default: bf16 if those of a picture take more than 1.5 MB in f32, as BLIP's do; else
     /// [`dtype`](Self::dtype).
     pub feature_cache_dtype: Option<FeatureDtype>,
-    /// Whether the frozen vision encoder runs on every picture in every epoch, without a cache. Default: false.
+    /// Whether the frozen vision encoder runs for every picture in every epoch, without a cache. Default:
+    /// false.
     pub no_feature_cache: bool,
-    /// Whether the kernels of each training pass on an NVIDIA GPU are launched one after another, for debugging, in place of recorded
-    /// CUDA graphs. Default: false.
+    /// Whether the kernels of each training pass on an NVIDIA GPU are launched one after another instead of as
+    /// recorded CUDA graphs, for debugging. Default: false.
     pub no_cuda_graph: bool,
 }
 
@@ -44,7 +48,7 @@ impl Hardware {
         self.feature_cache_memory.unwrap_or(128 << 20)
     }
 
-    /// A feature cache option that was given, as a flag.
+    /// The flag of an option of the feature cache that was given.
     pub fn cache_flag(&self) -> Option<&'static str> {
         let dir = self.feature_cache_dir.as_ref().map(|_| "--feature-cache-dir");
         let memory = self.feature_cache_memory.map(|_| "--feature-cache-memory");
@@ -60,7 +64,8 @@ pub enum Distributed {
     None,
     /// As one process of an MPI job.
     Mpi,
-    /// As one process of an MPI job, each with an NVIDIA GPU of its own. Gradients go from GPU to GPU by NCCL, all else by MPI.
+    /// As one process of an MPI job in which each process has its own NVIDIA GPU. Gradients are sent from GPU
+    /// to GPU with NCCL, everything else with MPI.
     Nccl,
 }
 
@@ -72,9 +77,10 @@ pub enum Dtype {
     /// 32 bits.
     #[default]
     F32,
-    /// bfloat16 for the frozen weights: half the memory; adapters and optimizer stay f32.
+    /// bfloat16 for the frozen weights, in half the memory. Adapters and optimizer stay f32.
     Bf16,
-    /// 8-bit integers, multiplied as such in both passes: a quarter of the memory; adapters and optimizer stay f32.
+    /// 8-bit integers, multiplied as integers in both passes, in a quarter of the memory. Adapters and
+    /// optimizer stay f32.
     Int8,
 }
 
@@ -83,9 +89,9 @@ names!(Dtype { F32 => "f32", Bf16 => "bf16", Int8 => "int8" });
 /// Type of cached image features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeatureDtype {
-    /// 32 bits: the encoder's numbers.
+    /// 32 bits: the exact results of the encoder.
     F32,
-    /// bfloat16: half the size.
+    /// bfloat16, in half the size.
     Bf16,
 }
 

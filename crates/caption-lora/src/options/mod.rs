@@ -1,10 +1,7 @@
-//! The options of every command as plain structs: what is trained on which data and how, which pictures are captioned.
-//!
-//! [`Default`] is the recipe. Fields have the names of Hugging Face's TrainingArguments, LoraConfig and GenerationConfig, and of
-//! the flags of the command line. A field that is `None` has a default that depends on other options; its documentation names
-//! it.
-//!
-//! A whole run from a program:
+//! The options of every command as plain structs. [`Default`] is the recipe. Fields are named as in Hugging
+//! Face's TrainingArguments, LoraConfig and GenerationConfig, and as the flags of the command line. A field
+//! that is `None` has a default that depends on other options; the field's documentation states it. A program
+//! that runs a whole fine-tuning:
 //!
 //! ```no_run
 //! use caption_lora::finetune::{self, Request, Session};

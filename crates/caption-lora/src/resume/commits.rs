@@ -1,4 +1,4 @@
-//! The commits of the hub that a resumed run began with.
+//! The commits of the hub's repositories that a resumed run used from its beginning.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use crate::options::HeldOut;
 use crate::run_folder::SavedOptions;
 use crate::terminal::one_line;
 
-/// Adds to an error the flags that name the model and the datasets of the resumed run at their commits, where
-/// the request names others.
+/// Adds to an error the flags that name the model and the datasets of the resumed run at their commits, if the
+/// request names others.
 pub fn with_commits(error: anyhow::Error, request: &Request) -> anyhow::Error {
     let Some(resumed) = &request.resumed else { return error };
     let data = &request.options.data;
@@ -32,9 +32,9 @@ pub fn with_commits(error: anyhow::Error, request: &Request) -> anyhow::Error {
     anyhow!("{}; the run began with {}", one_line(&error), flags.join(" and "))
 }
 
-/// The repository of the hub that the run began with, at its commit.
+/// The hub's repository that the run used from its beginning, at its commit.
 pub(crate) fn began_with(flag: &str, options: &SavedOptions) -> Option<RepoId> {
-    // By the flag's value, which a folder of the same name may hide by now.
+    // From the flag's value, because a folder of the same name may exist by now.
     let id = Location::Local(PathBuf::from(options.flags.value(flag)?)).hidden_id()?;
     let commit = match flag {
         "model" => options.model_commit(&id.name),

@@ -14,7 +14,8 @@ pub struct DecodingRows {
     pub(crate) rows: Vec<Row>,
     /// Number of slots in use.
     pub(super) used: usize,
-    /// The rows as the kernels of a GPU read them: copied there once, for all layers of a step.
+    /// The rows in the form that GPU kernels read, on the device. They are copied there once a step, for all
+    /// layers.
     pub(crate) on_device: OnceLock<Tensor>,
 }
 

@@ -41,13 +41,12 @@ impl Hub {
     }
 
     /// The folder of a checkpoint: config.json, the weights, and those files of the tokenizer, the processor
-    /// and generation that the repository has. Safetensors are preferred to pytorch_model.bin.
-    ///
-    /// If the hub cannot be reached, the files come from the cache, as far as it has them all. A full commit
-    /// hash whose files are cached is looked up without the network.
+    /// and generation that the repository has. Safetensors are preferred to pytorch_model.bin. If the hub
+    /// cannot be reached, the files come from the cache, provided that it has all of them. A full commit hash
+    /// whose files are cached is resolved without the network.
     ///
     /// # Errors
-    /// If the repository can neither be reached nor be found in the cache, or is no checkpoint
+    /// If the repository can neither be reached nor be found in the cache, or is not a checkpoint
     /// ([`Error::Lacks`], [`Error::IsAdapter`]).
     pub fn model_dir(&self, id: &RepoId) -> Result<Fetched> {
         self.folder(&Repository::new(Kind::Model, id), select::model_files)
@@ -61,8 +60,9 @@ impl Hub {
         self.folder(&Repository::new(Kind::Adapter, id), select::adapter_files)
     }
 
-    /// The train split of a dataset: its parquet files; else the hub's conversion to parquet; else its tar files; else its
-    /// images with their captions. If the id names another split, its parquet or tar files.
+    /// The files of the train split of a dataset, of the first kind that exists: its parquet files, the hub's
+    /// conversion to parquet, its tar files, its images with their captions. If the id names another split, its
+    /// parquet or tar files.
     ///
     /// # Errors
     /// As [`Hub::model_dir`]; also [`Error::SeveralConfigurations`], [`Error::PartlyConverted`] and [`Error::NoSplit`].
@@ -70,11 +70,10 @@ impl Hub {
         self.or_cached(|hub, outage| Ok(FetchedDataset { outage, ..hub.dataset(id)? }))
     }
 
-    /// As [`dataset_files`](Self::dataset_files), without a download: parts of the files are fetched when they are read, and
-    /// the following parts ahead, into a part of the cache that takes no more than `limit` bytes. A dataset that is larger
-    /// is fetched again in each epoch.
-    ///
-    /// `None` if the dataset is not in parquet files, if all of them are in the cache as a whole, or offline.
+    /// As [`dataset_files`](Self::dataset_files), without a download. Pieces of the files are fetched when they
+    /// are read, and the following pieces in advance. They are kept in a part of the cache that takes at most
+    /// `limit` bytes. A larger dataset is fetched again in each epoch. `None` if the dataset is not in parquet
+    /// files, if the cache has all of them completely, or offline.
     ///
     /// # Errors
     /// As [`dataset_files`](Self::dataset_files).
@@ -196,7 +195,7 @@ impl Hub {
     }
 }
 
-/// Written by hand because the client holds the token.
+/// Not derived, because the client contains the token.
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Hub").field(&self.config).finish()
@@ -215,8 +214,8 @@ fn parquet(snapshot: &Snapshot<'_>) -> Result<Option<FetchedDataset>> {
     Ok(Some(FetchedDataset { files, commit, left_out, is_whole, outage: None }))
 }
 
-/// Whether a file `metadata.json` describes pictures: it holds an array. Other programs keep objects under
-/// that name.
+/// Whether a file `metadata.json` describes pictures: it contains an array. Other programs write objects to
+/// files of this name.
 fn has_json_metadata(main: &Snapshot<'_>) -> Result<bool> {
     let names = select::json_metadata(&main.listing);
     let folder = main.get(&names)?;

@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Kind, RepoId, Repository, is_commit};
 
-/// Characters that are escaped between the slashes of an address: all but the unreserved ones of RFC 3986.
+/// Characters that are escaped between the slashes of an address: all except the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 impl Repository {

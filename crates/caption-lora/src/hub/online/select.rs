@@ -1,4 +1,4 @@
-//! Selects the files of a repository that are needed. Only decisions: no network and no disk.
+//! Selects the files of a repository that are needed. It uses neither the network nor the disk.
 
 use std::collections::HashSet;
 
@@ -54,11 +54,9 @@ pub(super) fn adapter_files(listing: &Listing) -> Result<Vec<String>> {
     Ok(vec!["adapter_config.json".into(), weights.into()])
 }
 
-/// The parquet files of the train split, or of the one that is asked for, last part first; `None` if the repository has no parquet file at
-/// all.
-///
-/// They are downloaded in this order, so a cache that has the first part has all of them, although names such
-/// as `0000.parquet` do not say how many there are.
+/// The parquet files of the requested split, by default of the train split, last part first; `None` if the
+/// repository has no parquet file at all. They are downloaded in this order, so a cache that has the first part
+/// has all of them. Names such as `0000.parquet` do not contain the number of parts.
 pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     let is_table = |name: &&str| extension(name) == "parquet" && !is_metadata(name);
     let parquet = listing.names.iter().map(String::as_str).filter(is_table);
@@ -72,8 +70,8 @@ pub(super) fn parquet_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     Ok(Some(files))
 }
 
-/// The tar files of the train split, or of the one that is asked for, last part first as [`parquet_files`]; `None` if the repository has none, or has pictures
-/// or metadata beside them.
+/// The tar files of the requested split, by default of the train split, last part first as for
+/// [`parquet_files`]; `None` if the repository has no tar files, or also has pictures or metadata.
 pub(super) fn tar_files(listing: &Listing) -> Result<Option<Vec<String>>> {
     let names = || listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name));
     let tar: Vec<&str> = names().filter(|name| extension(name) == "tar").collect();
@@ -94,9 +92,9 @@ pub(super) fn converted_part(listing: &Listing) -> Option<String> {
     parts.next().map(str::to_owned)
 }
 
-/// The files of captioned images. The reader of the snapshot's folder decides which of them are rows, as for
-/// a local folder; unsupported pictures are included so that they can be reported. The pictures come first,
-/// so that cached captions mean that their pictures are there.
+/// The files of captioned images. The reader of the snapshot's folder decides which of them are rows, as for a
+/// local folder; unsupported pictures are included so that they can be reported. The pictures come first, so
+/// that a cache with the captions also has their pictures.
 pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     let names: Vec<&str> = listing.names.iter().map(String::as_str).filter(|name| !is_hidden(name)).collect();
     let is_trained_on = selection::image_folder(&names);
@@ -121,8 +119,8 @@ pub(super) fn image_folder(listing: &Listing) -> Result<Vec<String>> {
     Ok(files.into_iter().map(str::to_owned).collect())
 }
 
-/// The files of a dataset that [`parquet_files`] did not choose, as the reader of a local folder counts them; none if a split was
-/// asked for by its name.
+/// The files of a dataset that [`parquet_files`] did not choose, as counted by the reader of a local folder;
+/// none if a split was requested by its name.
 pub(super) fn left_out_by_parquet_files(listing: &Listing, chosen: &[String]) -> LeftOut {
     let mut left_out = LeftOut::default();
     if listing.repo.id.split.is_some() {
@@ -141,8 +139,8 @@ pub(super) fn left_out_by_parquet_files(listing: &Listing, chosen: &[String]) ->
     left_out
 }
 
-/// The pictures that [`image_folder`] did not choose, without those that are `there` although nobody asked
-/// for them: the reader of the folder counts these.
+/// The pictures that [`image_folder`] did not choose, without those that are `there`, in the cache, anyway: the
+/// reader of the folder counts these.
 pub(super) fn left_out_by_image_folder(listing: &Listing, there: impl Fn(&str) -> bool) -> LeftOut {
     let pictures = listing.names.iter().map(String::as_str).filter(|name| is_picture(name) && !there(name));
     let (hidden, pictures): (Vec<&str>, Vec<&str>) = pictures.partition(|name| is_hidden(name));
@@ -167,7 +165,7 @@ pub(super) fn has_text_files(listing: &Listing) -> bool {
 }
 
 /// The files `metadata.json`, unless there are metadata that the hub converts. They describe pictures if they
-/// hold an array.
+/// contain an array.
 pub(super) fn json_metadata(listing: &Listing) -> Vec<String> {
     if listing.names.iter().any(|name| is_metadata(name)) {
         return Vec::new();
@@ -198,7 +196,7 @@ impl Listing {
         }
     }
 
-    /// The tables of the split that is asked for, else of the train split.
+    /// The tables of the requested split, by default of the train split.
     fn of_split<'a>(&self, tables: &[&'a str]) -> Result<Vec<&'a str>> {
         let files = match &self.repo.id.split {
             Some(split) => selection::files_of_split(tables, split),

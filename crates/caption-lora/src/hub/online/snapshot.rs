@@ -152,10 +152,10 @@ impl Hub {
 }
 
 impl Snapshot<'_> {
-    /// Downloads all files that are needed, as [`get`](Self::get) does, and records that they are there.
+    /// Downloads all files that are needed, as [`get`](Self::get) does, and records that the cache has them.
     pub(super) fn fetch(&self, names: &[String]) -> Result<PathBuf> {
         let folder = self.get(names)?;
-        // Last, so that offline a branch never leads to a commit whose files are incomplete.
+        // Last, so that offline no branch refers to a commit whose files are incomplete.
         if !self.listing.offline {
             let repo = &self.listing.repo;
             let listed = self.cache.set_listing(&self.commit, &self.listing.names);
@@ -182,13 +182,13 @@ impl Snapshot<'_> {
         Ok(folder)
     }
 
-    /// Whether the cache has all of the named files as a whole.
+    /// Whether the cache has all of the named files completely.
     pub(super) fn has(&self, names: &[String]) -> bool {
         let folder = self.cache.snapshot(&self.commit);
         names.iter().all(|name| folder.join(name).exists())
     }
 
-    /// The named file in pieces. Only its size is requested now.
+    /// The named file, to be read in pieces. Only its size is requested now.
     pub(super) fn in_pieces(&self, hub: &Arc<Hub>, name: &str, pieces: &Arc<PieceCache>) -> Result<Source> {
         let repo = &self.listing.repo;
         let find = || -> Result<Source, Failure> {
