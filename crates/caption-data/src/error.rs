@@ -200,7 +200,7 @@ pub enum Error {
 
     // Rows
     /// A row that the dataset does not have.
-    #[error("{dataset} has {len} rows, row {row} was asked for (rows count from 0)")]
+    #[error("{dataset} has {len} rows, row {row} was requested (rows count from 0)")]
     RowOutOfRange {
         /// Name of the dataset.
         dataset: String,
@@ -274,8 +274,8 @@ pub enum Error {
     },
     /// A picture too large to be decoded safely.
     #[error(
-        "the picture says that it has {width} x {height} pixels, more than {max_pixels}; \
-         make it smaller, or raise the limit if it is no decompression bomb"
+        "the picture's header gives {width} x {height} pixels, more than {max_pixels}; \
+         make it smaller, or raise the limit if it is not a decompression bomb"
     )]
     TooManyPixels {
         /// Its width.
@@ -287,7 +287,7 @@ pub enum Error {
     },
     /// Pictures of different sizes, which cannot be one tensor.
     #[error(
-        "pictures of one batch come out as {} x {} and {} x {} pixels; give the image processor a crop size",
+        "pictures of one batch have {} x {} and {} x {} pixels after processing; give the image processor a crop size",
         first.0, first.1, other.0, other.1
     )]
     DifferentSizes {

@@ -58,7 +58,7 @@ impl fmt::Display for LeftOutReason {
             Self::NoCaption => write!(f, "pictures without a caption"),
             Self::BlankCaption => write!(f, "blank captions of pictures that have others"),
             Self::NoPicture => write!(f, "captions without a picture"),
-            Self::NotAPicture => write!(f, "captions of files that are no pictures by their names"),
+            Self::NotAPicture => write!(f, "captions of files whose names are not those of pictures"),
             Self::BesideTables => write!(f, "not read beside parquet or Arrow files"),
             Self::OtherMetadata => write!(f, "not read beside another metadata file"),
             Self::UnreadCaptionFile => {

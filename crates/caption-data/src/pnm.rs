@@ -92,7 +92,7 @@ fn text(body: &[u8], count: usize, largest: u32) -> Result<Vec<u32>> {
         let level = str::from_utf8(token).ok().and_then(|token| token.parse::<u32>().ok());
         level.filter(|level| *level <= largest).ok_or_else(|| {
             let start = token[..token.len().min(12)].escape_ascii();
-            broken(format!("\"{start}\" is no level between 0 and {largest}"))
+            broken(format!("\"{start}\" is not a level between 0 and {largest}"))
         })
     };
     tokens.take(count).map(level).collect()

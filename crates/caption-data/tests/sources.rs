@@ -352,7 +352,7 @@ fn captions_of_unsupported_pictures_and_captions_without_a_picture_are_left_out(
     let source = open_folder(&pdf).unwrap();
     assert_rows(&*source, 1);
     let left_out: Vec<String> = source.left_out().groups().map(ToString::to_string).collect();
-    assert_eq!(left_out, ["1: captions of files that are no pictures by their names (b.txt beside b.pdf)"]);
+    assert_eq!(left_out, ["1: captions of files whose names are not those of pictures (b.txt beside b.pdf)"]);
     let sidecar = [("a.txt", "picture 0"), ("a.json", "{}"), ("orphan.txt", "b")];
     assert_rows(&*open_folder(&folder(&sidecar, &["a.png"])).unwrap(), 1);
 }

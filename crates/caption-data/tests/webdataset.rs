@@ -172,7 +172,7 @@ fn broken_tar_files_are_refused_with_the_sample() {
         assert!(words.contains("cut short") || words.contains("damaged"), "{length}: {words}");
     }
     fs::write(&path, "no tar file at all".repeat(100)).unwrap();
-    assert!(refusal(&path).contains("it is no tar file, or damaged"), "{}", refusal(&path));
+    assert!(refusal(&path).contains("it is not a tar file, or it is damaged"), "{}", refusal(&path));
 }
 
 #[test]

@@ -136,12 +136,12 @@ pub fn build(
     if let Some((part, tune)) = left_alone {
         if adapter.config().bias == Bias::All {
             bail!(
-                "--bias all trains biases of the {part}, which --tune {tune} leaves alone: say --bias lora_only, or --tune \
+                "--bias all trains biases of the {part}, which --tune {tune} does not train: use --bias lora_only, or --tune \
                  {reached}"
             );
         }
         bail!(
-            "the target modules reach into the {part}, which --tune {tune} leaves alone: say --tune {reached}"
+            "the target modules select layers of the {part}, which --tune {tune} does not train: use --tune {reached}"
         );
     }
     let adapter = Some(adapter);

@@ -30,7 +30,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A JSON file of another form.
-    #[error("{} is not understood", path.display())]
+    #[error("{} cannot be parsed", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -132,7 +132,7 @@ pub enum Error {
     },
     /// A draft of a model that is not on the CPU.
     #[error(
-        "a draft needs a model on the CPU: 8-bit weights exist only there, where decoding waits for memory"
+        "a draft needs a model on the CPU: 8-bit weights exist only there, where decoding is limited by memory bandwidth"
     )]
     DraftDevice,
     /// A live sequence that does not exist.

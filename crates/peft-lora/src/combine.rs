@@ -54,7 +54,7 @@ impl Adapters {
             let adapter = state.adapter(source)?.clone();
             check_plain(source, &adapter)?;
             if !weight.is_finite() {
-                return Err(refuse(source, &format!("its weight is {weight}, which is no finite number")));
+                return Err(refuse(source, &format!("its weight is {weight}, which is not a finite number")));
             }
             sources.push((adapter, *weight));
         }

@@ -20,15 +20,14 @@ pub enum Error {
     Unmatched(Vec<Unmatched>),
     /// The targets select modules that cannot be adapted.
     #[error(
-        "target_modules selects what is no layer that can be adapted: {}; \
+        "target_modules selects modules that cannot be adapted: {}; \
          name the layers more exactly, or list these in exclude_modules",
         .0.join(", ")
     )]
     NotLinear(Vec<String>),
     /// The targets and the other options leave no layer to adapt.
     #[error(
-        "no layer is left to adapt: target_modules selects none that exclude_modules and \
-         layers_to_transform leave"
+        "no layer is left to adapt: exclude_modules and layers_to_transform exclude all layers that target_modules selects"
     )]
     NothingSelected,
 
@@ -80,7 +79,7 @@ pub enum Error {
     },
     /// The name is reserved for the model without adapters.
     #[error(
-        "an adapter cannot be called {name}, which stands for the model without adapters; choose another name"
+        "an adapter cannot be called {name}, the name of the model without adapters; choose another name"
     )]
     ReservedName {
         /// The name.
@@ -174,7 +173,7 @@ pub enum Error {
         renaming: Renaming,
     },
     /// The weight file holds several adapters.
-    #[error("{path} holds several adapters ({}), and is read where it holds one; save each to a folder of its own", names.join(", "))]
+    #[error("{path} holds several adapters ({}), and only files with one can be read; save each to its own folder", names.join(", "))]
     SeveralAdapters {
         /// The file.
         path: PathBuf,
@@ -183,8 +182,8 @@ pub enum Error {
     },
     /// The files hold an adapter for a residual that cannot be computed again.
     #[error(
-        "{path}: init_lora_weights = {init}, whose changed base depends on random numbers, so that the adapter fits no base that \
-         can be had; save it with PEFT's path_initial_model_for_weight_conversion, or from the program that trained it"
+        "{path}: init_lora_weights = {init}, whose changed base depends on random numbers, so that the adapter fits no available \
+         base; save it with PEFT's path_initial_model_for_weight_conversion, or from the program that trained it"
     )]
     RandomInitialisation {
         /// The configuration file.

@@ -116,7 +116,9 @@ fn pickles(file: File) -> Result<BTreeMap<String, Place>> {
     let _machine = Pickle::read(&mut input)?;
     let pickle = Pickle::read(&mut input)?;
     let order = Pickle::read(&mut input)?;
-    let Some(keys) = order.items(order.root) else { return damaged("the order of its storages is no list") };
+    let Some(keys) = order.items(order.root) else {
+        return damaged("the order of its storages is not a list");
+    };
 
     let storages = state::storages(&pickle)?;
     let mut starts = HashMap::new();

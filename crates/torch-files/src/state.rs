@@ -58,7 +58,7 @@ pub(crate) fn tensors(
         let name = match pickle.value(*key) {
             Value::Text(name) => name.clone(),
             Value::Int(number) => number.to_string(),
-            _ => "a key that is no text".to_owned(),
+            _ => "a key that is not text".to_owned(),
         };
         match view(pickle, *value, storages) {
             Ok(Some(view)) => drop(tensors.insert(name, view)),

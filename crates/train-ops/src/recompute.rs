@@ -48,7 +48,7 @@ where
     }
     if let Some(computed) = parameters.iter().find(|tensor| tensor.track_op() && !tensor.is_variable()) {
         let message =
-            format!("a parameter of a recomputed segment is no variable, but computed: {computed:?}");
+            format!("a parameter of a recomputed segment is not a variable, but computed: {computed:?}");
         return Err(candle_core::Error::Msg(message).into());
     }
     let proxies = GradProxies::new(parameters, xs.device())?;

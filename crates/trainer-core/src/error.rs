@@ -182,7 +182,7 @@ pub enum Error {
     },
     /// The connection to a worker is lost, or the worker has ended with an error.
     #[error(
-        "the workers cannot go on together; the newest checkpoint resumes the run, with any number of workers"
+        "the workers cannot continue together; the newest checkpoint resumes the run, with any number of workers"
     )]
     Workers {
         /// The error of the connection; it names the worker.

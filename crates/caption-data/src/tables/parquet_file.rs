@@ -288,7 +288,7 @@ fn not_parquet(path: &Path, error: Error) -> Error {
             .to_owned()
     } else {
         let start = start[..start.len().min(8)].escape_ascii();
-        format!("it is no parquet file, although its name says so: it begins with \"{start}\"")
+        format!("it is not a parquet file, although its name says so: it begins with \"{start}\"")
     };
     Error::NotParquet { path: path.to_owned(), why }
 }

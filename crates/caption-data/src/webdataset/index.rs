@@ -136,7 +136,7 @@ fn samples(path: &Path, size: u64) -> Result<Vec<Sample>> {
     let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     lfs::check_start(path, &file)?;
     let damaged = |error: std::io::Error| {
-        broken(format!("it is no tar file, or damaged ({error}); download or write it again"))
+        broken(format!("it is not a tar file, or it is damaged ({error}); download or write it again"))
     };
     let mut archive = tar::Archive::new(file);
     let (mut samples, mut keys, mut begun, mut end) = (Vec::new(), HashSet::new(), Begun::default(), 0);

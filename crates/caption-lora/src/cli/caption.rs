@@ -13,7 +13,7 @@ use super::request::with_negative_numbers;
 use crate::hub::Location;
 use crate::options::{Caption, DeviceName, Drafting, Storage};
 
-/// Captions pictures with an image-captioning model (GIT), with or without a LoRA adapter.
+/// Captions pictures with an image-captioning model (GIT or BLIP), with or without a LoRA adapter.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "caption", version)]
 pub struct CaptionFlags {
@@ -59,7 +59,7 @@ pub struct CaptionFlags {
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded", help_heading = "Model")]
     model: Location,
-    /// A LoRA adapter: a local folder, or a hub id, with @ and a revision behind it if need be
+    /// A LoRA adapter: a local folder, or a hub id, optionally followed by @ and a revision
     #[arg(long, value_name = "NAME", value_parser = adapter, help_heading = "Model")]
     adapter: Option<Location>,
     /// cpu, cuda, cuda:N or metal

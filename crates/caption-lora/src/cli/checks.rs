@@ -46,7 +46,7 @@ fn held_out_conflict(options: &Finetune, validation: Option<&HeldOut>) -> Option
     let flag = if data.validation.is_some() { "--validation" } else { "--test" };
     if data.split != SplitFractions::default() {
         return Some(format!(
-            "--split {} and {flag} both say which rows are held out: give one of them",
+            "--split {} and {flag} both select the held-out rows: give one of them",
             data.split
         ));
     }

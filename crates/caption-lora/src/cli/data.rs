@@ -30,7 +30,7 @@ pub(super) struct DataFlags {
     /// picture [default: `text`, else the only one called caption, captions, prompt, description, ...]
     #[arg(long, value_name = "COLUMN")]
     caption_column: Option<String>,
-    /// The column of prompts, such as questions: the model is given the prompt and learns the caption as its
+    /// The column of prompts, such as questions: the model reads the prompt and learns the caption as its
     /// continuation
     #[arg(long, value_name = "COLUMN")]
     prompt_column: Option<String>,

@@ -7,7 +7,7 @@ use crate::options::{Decoding, EarlyStopping};
 /// given is taken from the checkpoint's generation_config.json, else it has the recipe's default.
 #[derive(Debug, Clone, Args)]
 #[command(
-    next_help_heading = "Decoding (what is not given is as the checkpoint's generation_config.json says, else the default)"
+    next_help_heading = "Decoding (options that are not given come from the checkpoint's generation_config.json, else they have their defaults)"
 )]
 pub(super) struct DecodingFlags {
     /// Number of beams; 1 is greedy decoding [default: 2, and 1 with --do-sample]

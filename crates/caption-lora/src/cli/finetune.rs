@@ -8,8 +8,8 @@ use super::run::RunFlags;
 use super::training::TrainingFlags;
 use crate::options::Finetune;
 
-/// Fine-tunes an image-captioning model (GIT) with LoRA on captioned pictures, and shows its captions before
-/// and after.
+/// Fine-tunes an image-captioning model (GIT or BLIP) with LoRA on captioned pictures, and shows its captions
+/// before and after.
 ///
 /// Without arguments it needs no network: it runs the whole recipe on a small model and drawings that come
 /// with it.

@@ -27,7 +27,7 @@ pub(super) struct LoraFlags {
     /// vision encoder where --tune includes it; those of --init-adapter]
     #[arg(long, value_name = "MODULES")]
     target_modules: Option<TargetModules>,
-    /// How new adapters begin: `true` and `gaussian` at the base model's outputs; `pissa`, `pissa_niter_N` (N passes,
+    /// The initialisation of new adapters: `true` and `gaussian` at the base model's outputs; `pissa`, `pissa_niter_N` (N passes,
     /// faster) and `olora` from a decomposition of the weights, saved as LoRA of twice the rank [default: true]
     #[arg(long, value_name = "METHOD", value_parser = peft_value::<InitLoraWeights>)]
     init_lora_weights: Option<InitLoraWeights>,

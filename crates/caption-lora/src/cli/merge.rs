@@ -13,7 +13,7 @@ pub struct MergeFlags {
     /// The checkpoint: `embedded`, a local folder, or a hub id such as microsoft/git-base or microsoft/git-base@main
     #[arg(long, value_name = "NAME", default_value = "embedded")]
     model: Location,
-    /// The adapter: a local folder, or a hub id, with @ and a revision behind it if need be
+    /// The adapter: a local folder, or a hub id, optionally followed by @ and a revision
     #[arg(long, value_name = "NAME", value_parser = super::caption::adapter)]
     adapter: Location,
     /// Folder for the merged checkpoint, a new or an empty one

@@ -11,7 +11,7 @@ pub(super) struct TrainingFlags {
     /// Passes over the training rows; may be a fraction
     #[arg(long, value_name = "EPOCHS", default_value = "15", value_parser = positive)]
     num_train_epochs: f64,
-    /// Stop after this many steps, whatever --num-train-epochs says
+    /// Stop after this many steps; overrides --num-train-epochs
     #[arg(long, value_name = "STEPS", value_parser = steps)]
     max_steps: Option<usize>,
     /// The highest learning rate, reached at the end of the warm-up [default: 5e-5; 1e-3 for the embedded
@@ -34,7 +34,7 @@ pub(super) struct TrainingFlags {
     #[arg(long, value_name = "BATCHES", default_value = "4", value_parser = count)]
     gradient_accumulation_steps: usize,
     /// Run up to this many of a step's batches in one forward and backward pass: the same step except for
-    /// rounding, faster, in more memory; `auto`: as many as take little memory
+    /// rounding; this is faster and takes more memory; `auto`: as many as take little memory
     #[arg(long, value_name = "BATCHES", default_value_t)]
     fuse_accumulation: FuseAccumulation,
     /// Weight decay, except for biases and norms; decoupled in AdamW

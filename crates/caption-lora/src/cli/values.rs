@@ -29,7 +29,7 @@ macro_rules! values {
 values!(Dtype {
     F32 => "32 bits",
     Bf16 => "bfloat16 for the frozen weights: half the memory; adapters and optimizer stay f32",
-    Int8 => "8-bit integers for the frozen weights and what they are multiplied by: the fastest, and a quarter of the memory; \
+    Int8 => "8-bit integers for the frozen weights and for the inputs of their products: the fastest, and a quarter of the memory; \
              adapters and optimizer stay f32. Needs --device cpu",
 });
 
@@ -41,7 +41,7 @@ values!(FeatureDtype {
 values!(Distributed {
     None => "Each process trains alone",
     Mpi => "All processes of the MPI job train one model",
-    Nccl => "The same, each with a GPU of its own; gradients go from GPU to GPU by NVIDIA's NCCL",
+    Nccl => "The same, each with its own GPU; gradients are sent from GPU to GPU by NVIDIA's NCCL",
 });
 
 values!(Padding {
@@ -73,7 +73,7 @@ values!(Optim {
 });
 
 values!(NanPolicy {
-    Stop => "Stop the run and say where",
+    Stop => "Stop the run with an error that names the step",
     Skip => "Skip the step with a warning",
 });
 

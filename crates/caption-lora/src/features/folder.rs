@@ -141,7 +141,7 @@ fn cannot_write<E: Into<WriteError>>(folder: &Path) -> impl Fn(E) -> anyhow::Err
         match error.into() {
         WriteError::Features(error) => error,
         WriteError::Io(error) => anyhow::Error::new(error).context(format!(
-            "cannot write image features to {}; --feature-cache-dir names another folder, without it a larger --feature-cache-memory needs none, nor does --no-feature-cache",
+            "cannot write image features to {}; use another --feature-cache-dir, a larger --feature-cache-memory or --no-feature-cache",
             folder.display()
         )),
     }

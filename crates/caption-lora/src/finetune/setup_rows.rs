@@ -63,7 +63,7 @@ fn cut(cuts: TokenCuts, rows: usize) -> Vec<String> {
         ),
     ];
     let texts = texts.into_iter().filter(|(count, _)| *count > 0);
-    let looked_at = if cuts.rows < rows { " captions looked at" } else { "" };
+    let looked_at = if cuts.rows < rows { " captions checked" } else { "" };
     texts.map(|(count, words)| format!("{count} of {}{looked_at}: {words}", cuts.captions)).collect()
 }
 

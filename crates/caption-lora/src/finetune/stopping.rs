@@ -67,7 +67,7 @@ impl Stopping {
         }
         if self.is_in_job {
             say_error(
-                "asked to stop, as also happens if another process of the job is lost: saving after this step if there is time",
+                "stopping, as requested (this also happens if another process of the job is lost): saving after this step if there is time",
             );
             self.advice().map(say_error);
         } else {

@@ -57,7 +57,7 @@ pub(super) fn disk(error: &io::Error) -> &'static str {
 pub(super) fn no_split(split: &str, splits: &[String]) -> String {
     match splits {
         [] => format!(
-            "the split `{split}` cannot be chosen, as its files are no parquet and no tar files: download it, and give the folder of the split"
+            "the split `{split}` cannot be chosen, because its files are neither parquet nor tar files: download it, and give the folder of the split"
         ),
         splits => format!("there is no split `{split}`; there are {}", splits.join(", ")),
     }

@@ -18,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The text is neither an existing path nor a valid hub id.
     #[error(
-        "`{text}` is no file or folder{place}, and no hub id either: give a path that exists, `embedded`, or owner/name \
+        "`{text}` is not a file or folder{place}, and not a hub id either: give a path that exists, `embedded`, or owner/name \
          such as microsoft/git-base{hint}",
         place = beside(text, folder), hint = page(text)
     )]
@@ -55,7 +55,7 @@ pub enum Error {
 
     /// HF_ENDPOINT is not a web address.
     #[error(
-        "HF_ENDPOINT is `{endpoint}`, which is no web address: it must be https:// or http:// and a host, such as https://huggingface.co"
+        "HF_ENDPOINT is `{endpoint}`, which is not a web address: it must be https:// or http:// and a host, such as https://huggingface.co"
     )]
     BadEndpoint {
         /// The value of HF_ENDPOINT, with its user and password masked.
@@ -288,7 +288,7 @@ pub enum Error {
     },
 
     /// A split was requested of a repository that is not a dataset.
-    #[error("{repo}: only datasets have splits; leave out what follows the colon")]
+    #[error("{repo}: only datasets have splits; remove the colon and the text after it")]
     SplitOfModel {
         /// The requested repository.
         repo: Repository,

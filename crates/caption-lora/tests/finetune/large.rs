@@ -103,7 +103,7 @@ fn validation_and_test_rows_are_numbers_or_shares() {
     for (flags, words) in [
         (
             "--validation 4 --split 0.6,0.2,0.2",
-            "--split 0.6,0.2,0.2 and --validation both say which rows are held out",
+            "--split 0.6,0.2,0.2 and --validation both select the held-out rows",
         ),
         ("--test 4", "--test without --validation leaves no rows for validation"),
         (

@@ -64,23 +64,23 @@ fn target_modules_that_match_nothing_are_named() {
     let message = run(&mut tiny.finetune("out", "--target-modules query,quarry")).refusal(1);
     assert_says(&message, &["quarry", "query"]);
     let message = run(&mut tiny.finetune("out", "--target-modules q_proj")).refusal(1);
-    assert_says(&message, &["vision encoder", "--tune text", "say --tune vision"]);
+    assert_says(&message, &["vision encoder", "--tune text", "use --tune vision"]);
 }
 
 #[test]
 fn a_part_that_tune_does_not_name_is_not_trained() {
     let tiny = Tiny::new();
     let refused = |flags: &str| run(&mut tiny.finetune("out", flags)).refusal(1);
-    let words = ["text decoder", "--tune vision leaves alone", "say --tune text"];
+    let words = ["text decoder", "--tune vision does not train", "use --tune text"];
     assert_says(&refused("--tune vision --target-modules query"), &words);
-    let words = ["text decoder", "--tune vision leaves alone", "say --tune both"];
+    let words = ["text decoder", "--tune vision does not train", "use --tune both"];
     assert_says(&refused("--tune vision --target-modules query,q_proj"), &words);
-    let words = ["vision encoder", "--tune text leaves alone", "say --tune both"];
+    let words = ["vision encoder", "--tune text does not train", "use --tune both"];
     assert_says(&refused("--target-modules query,q_proj"), &words);
 
     run(&mut tiny.finetune("text", "--max-steps 1")).stdout();
     let message = run(tiny.finetune("out", "--tune vision --init-adapter").arg(tiny.path("text/adapter")));
-    assert_says(&message.refusal(1), &["text decoder", "say --tune text"]);
+    assert_says(&message.refusal(1), &["text decoder", "use --tune text"]);
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn options_that_contradict_each_other_are_refused() {
     let tiny = Tiny::new();
     let refusal = |flags: &str, code| run(&mut tiny.finetune("out", flags)).refusal(code);
     for (flags, code, message) in [
-        ("--bias all", 1, "say --bias lora_only, or --tune both"),
+        ("--bias all", 1, "use --bias lora_only, or --tune both"),
         ("--use-dora --tune full", 2, "--use-dora does nothing with --tune full"),
         ("--init-lora-weights corda", 2, "init_lora_weights"),
         ("--bias some", 2, "lora_only"),

@@ -77,7 +77,7 @@ fn a_split_of_a_dataset_is_chosen_by_its_name() {
         refusal("a/d:test"),
         "dataset a/d:test: there is no split `test`; there are train, validation"
     );
-    assert!(refusal("a/plain:val").contains("no parquet and no tar files"), "{}", refusal("a/plain:val"));
+    assert!(refusal("a/plain:val").contains("neither parquet nor tar files"), "{}", refusal("a/plain:val"));
     let model = hub().model_dir(&id("a/m:train")).unwrap_err();
     assert!(
         matches!(model, Error::SplitOfModel { .. }) && model.to_string().contains("a/m:train"),

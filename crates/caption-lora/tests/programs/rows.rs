@@ -212,7 +212,7 @@ fn captions_of_files_that_are_no_pictures_are_left_out() {
     for policy in ["stop", "skip"] {
         let stdout = two_steps(&tiny, &dataset, policy, &["--on-bad-row", policy]);
         assert_eq!(line(&stdout, "split"), "6 train, 2 validation, 2 test");
-        let reported = "1: captions of files that are no pictures by their names (doc.txt beside doc.pdf)";
+        let reported = "1: captions of files whose names are not those of pictures (doc.txt beside doc.pdf)";
         assert_eq!(line(&stdout, "left out"), reported);
     }
 }

@@ -165,7 +165,7 @@ impl<'a, R: BufRead> Machine<'a, R> {
             let (name, module) = (self.pop()?, self.pop()?);
             match (&self.values[module], &self.values[name]) {
                 (Value::Text(module), Value::Text(name)) => (module.clone(), name.clone()),
-                _ => return damaged("the name of a Python object in it is no text"),
+                _ => return damaged("the name of a Python object in it is not text"),
             }
         };
         let is_storage = module == "torch" && name.ends_with("Storage");
@@ -190,7 +190,7 @@ impl<'a, R: BufRead> Machine<'a, R> {
         let list = self.top()?;
         match &mut self.values[list] {
             Value::List(items) => items.extend(new),
-            _ => return damaged("its instructions append to what is no list"),
+            _ => return damaged("its instructions append to a value that is not a list"),
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl<'a, R: BufRead> Machine<'a, R> {
         let dict = self.top()?;
         match &mut self.values[dict] {
             Value::Dict(items) => items.extend(new),
-            _ => return damaged("its instructions set items of what is no dictionary"),
+            _ => return damaged("its instructions set items of a value that is not a dictionary"),
         }
         Ok(())
     }
@@ -227,11 +227,11 @@ impl<'a, R: BufRead> Machine<'a, R> {
     fn pairs_of(&self, arguments: &[Id]) -> Result<Vec<(Id, Id)>> {
         let [list] = arguments else { return damaged("a dictionary in it is made of several arguments") };
         let Value::List(list) = &self.values[*list] else {
-            return damaged("a dictionary in it is made of what is no list");
+            return damaged("a dictionary in it is made of a value that is not a list");
         };
         let pair = |item: &Id| match &self.values[*item] {
             Value::Tuple(pair) | Value::List(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
-            _ => damaged("an item of a dictionary in it is no pair"),
+            _ => damaged("an item of a dictionary in it is not a pair"),
         };
         list.iter().map(pair).collect()
     }

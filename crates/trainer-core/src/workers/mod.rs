@@ -27,7 +27,7 @@ use crate::BoxError;
 /// number. Worker 0 writes checkpoints; every worker must be able to read them.
 ///
 /// An implementation only transports: it must not add or round anything. Every method but [`leave`](Self::leave) blocks until
-/// all workers have called it, except as [`exchange_on_device`](Self::exchange_on_device) says, and all workers make the same calls in
+/// all workers have called it (except for [`exchange_on_device`](Self::exchange_on_device), which may return earlier), and all workers make the same calls in
 /// the same order.
 ///
 /// [`ThreadWorkers`] are threads of one process, and the crate `trainer-mpi` has processes of an MPI job. With the feature

@@ -34,7 +34,7 @@ pub struct NcclWorkers {
 
 struct Communicator(Comm);
 
-// SAFETY: NCCL allows any thread to use a communicator, one at a time. Its mutex sees to that.
+// SAFETY: NCCL allows any thread to use a communicator, one at a time. Its mutex ensures this.
 #[allow(unsafe_code)]
 unsafe impl Send for Communicator {}
 
@@ -42,7 +42,7 @@ impl NcclWorkers {
     /// Connects the GPUs of all workers. Blocks until all have called it; `device` is that of this worker.
     ///
     /// # Errors
-    /// [`Error::Nccl`] if a device is no NVIDIA GPU, two workers have the same one, or NCCL fails; [`Error::Workers`] if a worker is
+    /// [`Error::Nccl`] if a device is not an NVIDIA GPU, two workers have the same one, or NCCL fails; [`Error::Workers`] if a worker is
     /// lost.
     pub fn new(others: Arc<dyn Workers>, device: &Device) -> Result<Self> {
         let cuda = device.as_cuda_device().map_err(|error| failed("a GPU", error.to_string()));

@@ -145,8 +145,10 @@ impl RemoteFile<'_> {
         if reply.status == 206 && !continues {
             // Not the requested range: the next attempt requests the whole file.
             file.set_len(0).map_err(disk)?;
-            let source =
-                io::Error::new(io::ErrorKind::UnexpectedEof, "another range came than was asked for");
+            let source = io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the response has another range than was requested",
+            );
             return Err(Failure::Cut { url: shown(&reply.url), source });
         }
         if !continues {

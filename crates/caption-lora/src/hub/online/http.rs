@@ -118,7 +118,7 @@ impl Reply {
         let location = self.headers.get("Location").map(|value| String::from_utf8_lossy(value.as_bytes()));
         let target = location.as_ref().and_then(|location| join(&self.url, location));
         let problem = || match &location {
-            Some(location) => format!("it redirects to `{location}`, which is no web address"),
+            Some(location) => format!("it redirects to `{location}`, which is not a web address"),
             None => "it redirects without saying where to".to_owned(),
         };
         target.map(Some).ok_or_else(|| self.strange(problem()))

@@ -82,7 +82,7 @@ impl Hub {
         if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_alphanumeric()) {
             return Err(Failure::NotAHub {
                 url: shown(&url),
-                problem: format!("`{}` is no commit", info.sha),
+                problem: format!("`{}` is not a commit", info.sha),
             });
         }
         Ok(info)
@@ -112,7 +112,7 @@ impl Hub {
         let address = |endpoint: &str| format!("{endpoint}/{path}");
         address(&self.config.endpoint).parse().map_err(|_| Failure::NotAHub {
             url: address(&masked(&self.config.endpoint)).into(),
-            problem: "it is no web address".into(),
+            problem: "it is not a web address".into(),
         })
     }
 
