@@ -29,9 +29,9 @@ impl CaptionConfig for BlipConfig {
 
     fn saved_activations(&self, caption: usize, vision_trains: bool) -> usize {
         let (text, vision) = (&self.text_config, &self.vision_config);
-        // Per text token of a layer: 18 times its width, 2.5 times the feed-forward block's, and the probabilities of
+        // Per text token of a layer: 18 times its width, 1.5 times the feed-forward block's, and the probabilities of
         // cross-attention; per image token, keys and values.
-        let per_token = 18 * text.hidden_size + 5 * text.intermediate_size / 2;
+        let per_token = 18 * text.hidden_size + 3 * text.intermediate_size / 2;
         let probabilities = text.num_attention_heads * vision.tokens();
         let per_layer = caption * (per_token + probabilities) + 2 * vision.tokens() * text.hidden_size;
         // For questions, the encoder attends to the image tokens and the decoder to the question, of at most `caption` tokens.
@@ -43,7 +43,7 @@ impl CaptionConfig for BlipConfig {
             }
         };
         let decoder = text.num_hidden_layers * per_layer + answers;
-        let per_token = 12 * vision.hidden_size + 5 * vision.intermediate_size / 2;
+        let per_token = 12 * vision.hidden_size + 3 * vision.intermediate_size / 2;
         let probabilities = vision.num_attention_heads * vision.tokens();
         let encoder = vision.num_hidden_layers * vision.tokens() * (per_token + probabilities);
         if vision_trains { decoder + encoder } else { decoder }

@@ -104,13 +104,7 @@ impl LayerRows {
         let mut inner = Buffer::new(count * inner_width);
         let rows = Rows::new(&input, self.width());
         let hidden_inner = self.intermediate.forward(rows, &self.intermediate.input(rows), &mut inner)?;
-        let stride = leading_dimension(inner_width);
-        let mut activated = Buffer::new(count * stride);
-        activated
-            .par_chunks_mut(stride)
-            .zip(inner.par_chunks(inner_width))
-            .with_min_len(ROWS)
-            .for_each(|(to, inner)| self.activation.apply(self.isa, inner, &mut to[..inner_width]));
+        let activated = self.activated(&inner);
         let rows = Rows::padded(&activated, inner_width);
         let converted = self.output.input(rows);
         let mask = self.output_mask.as_ref();
@@ -126,7 +120,21 @@ impl LayerRows {
         };
         drop(converted);
         let hidden = [hidden_inner, hidden_output];
-        Ok(SavedMlp { input, input_statistics, inner, activated, sums, hidden })
+        Ok(SavedMlp { input, input_statistics, inner, sums, hidden })
+    }
+
+    /// The activation of the MLP's inner rows, with the leading dimension of the products' operands. The backward pass computes
+    /// it again, which takes less than 1 % of a step and saves a fifth of a layer's activations.
+    pub(super) fn activated(&self, inner: &[f32]) -> Buffer {
+        let inner_width = self.intermediate.out_features();
+        let stride = leading_dimension(inner_width);
+        let mut activated = Buffer::new(inner.len() / inner_width * stride);
+        activated
+            .par_chunks_mut(stride)
+            .zip(inner.par_chunks(inner_width))
+            .with_min_len(ROWS)
+            .for_each(|(to, inner)| self.activation.apply(self.isa, inner, &mut to[..inner_width]));
+        activated
     }
 
     /// `sums = residual + mask ∘ sums`.

@@ -58,8 +58,8 @@ pub(super) struct SavedMlp {
     pub(super) input: Buffer,
     /// Statistics of its norm, if that comes before the MLP.
     pub(super) input_statistics: Statistics,
+    /// The input of the activation, whose result is computed again.
     pub(super) inner: Buffer,
-    pub(super) activated: Buffer,
     /// `r + MLP`, if its norm comes next.
     pub(super) sums: Option<(Buffer, Statistics)>,
     /// `h` of the adapters of the intermediate and the output layer.
