@@ -65,7 +65,7 @@ pub struct TransformerLayer {
     pub recompute: bool,
 }
 
-/// Hidden states in the type in which a layer of transformer with the projection `linear` and heads of `head_dim` features computes
+/// Hidden states in the type in which a transformer layer with the projection `linear` and heads of `head_dim` features computes
 /// best: see [`TransformerLayer::as_activations`].
 pub fn as_activations(
     linear: &dyn LinearLayer,
