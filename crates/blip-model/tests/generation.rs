@@ -12,16 +12,18 @@ use blip_model::{
 };
 use candle_core::Tensor;
 use caption_model::EarlyStopping;
-use common::{Golden, Source, fixture_json, ids, load};
+use common::{Golden, Source, device, fixture_json, ids, load, on_device, some};
 use train_ops::{ForwardContext, FrozenBuilder};
 
+/// On the device `TEST_DEVICE`, some of them on others than the CPU, and with a draft where there can be one.
 #[test]
 fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {
     let golden = fixture_json("golden_generation.json");
     let source = Source::new(&golden["checkpoint"]);
     let (_dir, checkpoint) = source.open();
-    let model = BlipForConditionalGeneration::load(&checkpoint, &mut FrozenBuilder).unwrap();
-    let draft = model.draft().unwrap();
+    let model =
+        BlipForConditionalGeneration::load_with(&checkpoint, &mut FrozenBuilder, &on_device()).unwrap();
+    let draft = device().is_cpu().then(|| model.draft().unwrap());
     let mut captions_of = 0;
     for (case, facts) in golden["cases"].as_object().unwrap() {
         let config = match case.as_str() {
@@ -33,17 +35,20 @@ fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {
             facts["options"]["early_stopping"] == true,
             config.early_stopping == EarlyStopping::Always
         );
-        let captions = facts["captions"].as_array().unwrap();
+        let captions = some(facts["captions"].as_array().unwrap());
         let mut features = Vec::new();
-        for caption in captions {
+        for caption in &captions {
             let picture = caption["picture"].as_u64().unwrap();
             let prompt = caption.get("prompt").map(ids);
             let own = model.encode_images(&source.picture(picture), &ForwardContext::inference()).unwrap();
             let generated = model.generate(&own, prompt.as_deref(), &config).unwrap();
             assert_eq!(generated[0].ids, ids(&caption["ids"]), "{case}, picture {picture}");
-            let go_on = &mut |_: caption_model::Progress<'_>| ControlFlow::Continue(());
-            let drafted = model.generate_with(&own, prompt.as_deref(), &config, Some(&draft), go_on).unwrap();
-            assert_eq!(drafted, generated, "{case}, picture {picture} with a draft");
+            if draft.is_some() {
+                let go_on = &mut |_: caption_model::Progress<'_>| ControlFlow::Continue(());
+                let drafted =
+                    model.generate_with(&own, prompt.as_deref(), &config, draft.as_ref(), go_on).unwrap();
+                assert_eq!(drafted, generated, "{case}, picture {picture} with a draft");
+            }
             features.push(own);
             captions_of += 1;
         }
@@ -54,7 +59,7 @@ fn captions_are_those_of_transformers_one_by_one_in_batches_and_with_a_draft() {
             }
         }
     }
-    assert_eq!(captions_of, 110);
+    assert!(captions_of >= if device().is_cpu() { 110 } else { 4 }, "{captions_of}");
 }
 
 /// Any kind of model behind the trait gives the captions of its own type.

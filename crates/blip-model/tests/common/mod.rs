@@ -28,6 +28,11 @@ pub(crate) fn device() -> Device {
     DEVICE.get_or_init(open).clone()
 }
 
+/// All of them on the CPU. Another device, which may be emulated, gets a few of each kind.
+pub(crate) fn some<T>(cases: &[T]) -> Vec<&T> {
+    cases.iter().step_by(if device().is_cpu() { 1 } else { 40 }).collect()
+}
+
 /// The options of a model on that device.
 pub(crate) fn on_device() -> LoadOptions {
     LoadOptions { device: device(), ..LoadOptions::default() }
@@ -89,7 +94,8 @@ impl Source {
     /// Picture `index` of `golden_generation.json`, as a batch of one.
     pub(crate) fn picture(&self, index: u64) -> Tensor {
         let shape = shape(&self.0["picture_shape"]);
-        pixels(self.seed(), &format!("picture.{index}"), &shape).unsqueeze(0).unwrap()
+        let pixels = pixels(self.seed(), &format!("picture.{index}"), &shape);
+        pixels.unsqueeze(0).unwrap().to_device(&device()).unwrap()
     }
 
     /// Writes `config.json` and `model.safetensors`.

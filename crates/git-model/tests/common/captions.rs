@@ -3,17 +3,20 @@
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use git_model::{Caption, CaptionModel as _, Checkpoint, Draft, GenerationConfig, GitForCausalLm, Progress};
+use git_model::{
+    Caption, CaptionModel as _, Checkpoint, Draft, GenerationConfig, GitForCausalLm, LoadOptions, Progress,
+};
 use serde_json::Value;
 use train_ops::{ForwardContext, FrozenBuilder, LayerBuilder};
 
-use super::{Checkpoint as Golden, fixture_json};
+use super::{Checkpoint as Golden, device, fixture_json};
 
 /// The model of a golden checkpoint.
 pub(crate) fn model(checkpoint: &Value, builder: &mut dyn LayerBuilder) -> GitForCausalLm {
     let dir = tempfile::tempdir().unwrap();
     Golden::new(checkpoint).write(dir.path());
-    GitForCausalLm::load(&Checkpoint::open(dir.path()).unwrap(), builder).unwrap()
+    let options = LoadOptions { device: device(), ..LoadOptions::default() };
+    GitForCausalLm::load_with(&Checkpoint::open(dir.path()).unwrap(), builder, &options).unwrap()
 }
 
 /// The model of a golden checkpoint, without an adapter, and a batch of its first pictures' features.

@@ -31,6 +31,17 @@ pub(crate) fn device() -> Device {
     DEVICE.get_or_init(open).clone()
 }
 
+/// All of them on the CPU. Another device, which may be emulated, gets a few of each kind.
+pub(crate) fn some<T>(cases: &[T]) -> Vec<&T> {
+    cases.iter().step_by(if device().is_cpu() { 1 } else { 40 }).collect()
+}
+
+/// Picture `index` of a seed, as a batch of one on that device.
+pub(crate) fn picture(seed: u64, index: u64, shape_of: &Value) -> Tensor {
+    let pixels = pixels(seed, &format!("picture.{index}"), &shape(shape_of));
+    pixels.unsqueeze(0).unwrap().to_device(&device()).unwrap()
+}
+
 /// Path of a file of `tests/fixtures`.
 pub(crate) fn fixture(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)
@@ -69,8 +80,7 @@ impl Checkpoint {
 
     /// Picture `index` of a checkpoint of `golden_generation.json`, as a batch of one.
     pub(crate) fn picture(&self, index: u64) -> Tensor {
-        let shape = shape(&self.0["picture_shape"]);
-        pixels(self.seed(), &format!("picture.{index}"), &shape).unsqueeze(0).unwrap()
+        picture(self.seed(), index, &self.0["picture_shape"])
     }
 
     /// Every tensor that transformers would save, by name.
