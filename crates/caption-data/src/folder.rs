@@ -1,4 +1,3 @@
-use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use crate::folder_files::FolderFiles;
 use crate::metadata::{MetadataFile, Record};
 use crate::source::{fingerprint_of_file, row_of};
 use crate::text_encoding::read_text;
-use crate::texts::{self, RowTexts, TEXTS};
+use crate::texts::{self, RowTexts, TEXTS, Texts};
 use crate::{
     CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, RecordPlace, Result, SourceOptions, selection,
 };
@@ -47,8 +46,8 @@ pub struct ImageFolder {
 
 #[derive(Debug)]
 struct Row {
-    image: PathBuf,
-    texts: RowTexts,
+    image: Box<Path>,
+    texts: Texts,
     /// The metadata record that names the picture; `None` if the caption has a file of its own.
     record: Option<RecordPlace>,
 }
@@ -70,8 +69,11 @@ impl ImageFolder {
         }
         let (mut rows, mut column) = (Vec::new(), String::new());
         if files.metadata.is_empty() && options.no_captions {
-            let texts = RowTexts { captions: Vec::new(), blank: 0, prompt: None };
-            let row = |image: &PathBuf| Row { image: image.clone(), texts: texts.clone(), record: None };
+            let row = |image: &PathBuf| Row {
+                image: image.as_path().into(),
+                texts: Texts::from(RowTexts { captions: Vec::new(), blank: 0, prompt: None }),
+                record: None,
+            };
             rows = files.pictures.iter().map(row).collect();
         } else if files.metadata.is_empty() {
             rows = rows_of_text_files(&mut files)?;
@@ -93,7 +95,7 @@ impl ImageFolder {
         if rows.is_empty() {
             return Err(Error::NoRows { dataset: name, why: files.nothing_found() });
         }
-        if !options.no_captions && rows.iter().all(|row| row.texts.captions.is_empty()) {
+        if !options.no_captions && rows.iter().all(|row| row.texts.is_empty()) {
             return Err(Error::NoCaptions { dataset: name, column, rows: rows.len() });
         }
         Ok(Self { name, rows, left_out: files.left_out, decoder: options.decoder.clone() })
@@ -106,6 +108,11 @@ impl ImageFolder {
 }
 
 impl Row {
+    /// Rows with the same key are one row with several captions.
+    fn key(&self) -> (&Path, Option<&str>) {
+        (&self.image, self.texts.prompt())
+    }
+
     /// The picture's path, and the metadata line that names it, which is not the number of the row.
     fn name(&self) -> String {
         match self.record {
@@ -116,14 +123,15 @@ impl Row {
         }
     }
 
-    fn captions(&self) -> Result<&[String]> {
-        let texts = selection::CAPTIONS.map(|extension| self.image.with_extension(extension));
-        match self.texts.captions() {
-            Err(_) if self.record.is_none() && !texts.iter().any(|text| text.exists()) => {
-                Err(Error::NoCaptionFile { caption: self.image.with_extension(selection::CAPTIONS[0]) })
-            }
-            captions => captions,
+    fn captions(&self) -> Result<Vec<String>> {
+        if !self.texts.is_empty() {
+            return Ok(self.texts.unpacked().captions);
         }
+        let texts = selection::CAPTIONS.map(|extension| self.image.with_extension(extension));
+        if self.record.is_none() && !texts.iter().any(|text| text.exists()) {
+            return Err(Error::NoCaptionFile { caption: self.image.with_extension(selection::CAPTIONS[0]) });
+        }
+        Err(Error::BlankCaption)
     }
 
     fn read(&self) -> Result<Vec<u8>> {
@@ -142,17 +150,18 @@ impl CaptionSource for ImageFolder {
 
     fn caption(&self, number: usize) -> Result<String> {
         let row = self.row(number)?;
-        row.captions().map(|captions| captions[0].clone()).map_err(row_of(row.name(), number))
+        row.captions().map(|mut captions| captions.swap_remove(0)).map_err(row_of(row.name(), number))
     }
 
     fn captions(&self, number: usize) -> Result<Vec<String>> {
         let row = self.row(number)?;
-        row.captions().map(<[String]>::to_vec).map_err(row_of(row.name(), number))
+        row.captions().map_err(row_of(row.name(), number))
     }
 
     fn prompt(&self, number: usize) -> Result<Option<String>> {
         let row = self.row(number)?;
-        row.texts.prompt().map(|prompt| prompt.map(str::to_owned)).map_err(row_of(row.name(), number))
+        let texts = row.texts.unpacked();
+        texts.prompt().map(|prompt| prompt.map(str::to_owned)).map_err(row_of(row.name(), number))
     }
 
     fn image(&self, number: usize) -> Result<RgbImage> {
@@ -173,7 +182,8 @@ impl CaptionSource for ImageFolder {
     fn content(&self) -> Option<u128> {
         let mut hasher = XxHash3_128::new();
         for Row { image, texts, .. } in &self.rows {
-            let size = fs::metadata(image).map(|metadata| metadata.len()).unwrap_or_default();
+            let (size, texts) =
+                (fs::metadata(image).map(|metadata| metadata.len()).unwrap_or_default(), texts.unpacked());
             hasher.write(format!("{:?} {size} {texts:?}", image.file_name()).as_bytes());
         }
         Some(hasher.finish_128())
@@ -189,16 +199,17 @@ fn row_of_text_file(image: PathBuf, text: Option<&Path>) -> Result<Row> {
     let text = text.map(read_text).transpose()?.unwrap_or_default();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let texts = RowTexts { captions: lines.map(str::to_owned).collect(), blank: 0, prompt: None };
-    Ok(Row { image, texts, record: None })
+    Ok(Row { image: image.into(), texts: texts.into(), record: None })
 }
 
 /// The rows of text files in folders that no metadata file describes. Other pictures that are not in `rows`,
 /// the rows of the metadata, are left out. With prompts, which only metadata have, all pictures without
 /// metadata are left out.
 fn rows_beside_metadata(rows: &[Row], options: &SourceOptions, files: &mut FolderFiles) -> Result<Vec<Row>> {
-    let named: HashSet<&Path> = rows.iter().map(|row| row.image.as_path()).collect();
-    let unnamed: Vec<PathBuf> =
-        files.pictures.iter().filter(|path| !named.contains(path.as_path())).cloned().collect();
+    let mut named: Vec<&Path> = rows.iter().map(|row| &*row.image).collect();
+    named.sort_unstable();
+    let is_unnamed = |path: &&PathBuf| named.binary_search(&path.as_path()).is_err();
+    let unnamed: Vec<PathBuf> = files.pictures.iter().filter(is_unnamed).cloned().collect();
     let captions = files.caption_files();
     let mut beside = Vec::new();
     for picture in unnamed {
@@ -220,20 +231,25 @@ fn rows_of_metadata(
     options: &SourceOptions,
     files: &mut FolderFiles,
 ) -> Result<(Vec<Row>, String)> {
-    let metadata = MetadataFile::read(path)?;
-    let mut names = Vec::new();
-    for name in metadata.records.iter().flat_map(|record| record.fields.keys()) {
-        if !names.contains(&name.as_str()) {
-            names.push(name);
+    let metadata = MetadataFile { path };
+    let (mut names, mut count) = (Vec::new(), 0);
+    metadata.for_each(&mut |record| {
+        count += 1;
+        for name in record.fields.keys() {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
         }
-    }
-    let mut rows = Vec::new();
-    if metadata.records.is_empty() {
+        Ok(())
+    })?;
+    let mut rows = Vec::with_capacity(count);
+    if count == 0 {
         return Ok((rows, String::new()));
     }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let columns = Columns::of_metadata(path, &names, options)?;
-    for record in &metadata.records {
-        let image = metadata.picture(record, file_name(&metadata, record, &columns.image)?)?;
+    metadata.for_each(&mut |record| {
+        let image = metadata.picture(&record, file_name(&metadata, &record, &columns.image)?)?;
         match files.why_not(&image) {
             // Existing files are counted already.
             Some(reason) if !image.exists() => files.leave_out(reason, &image),
@@ -241,33 +257,40 @@ fn rows_of_metadata(
             // A broken link, which has been counted.
             None if image.is_symlink() && !image.exists() => {}
             None => {
-                let texts = row_texts(&metadata, record, &columns)?;
-                rows.push(Row { image, texts, record: Some(record.place) });
+                let texts = row_texts(&metadata, &record, &columns)?.into();
+                rows.push(Row { image: image.into(), texts, record: Some(record.place) });
             }
         }
-    }
+        Ok(())
+    })?;
     Ok((rows, columns.caption.unwrap_or_default()))
 }
 
 /// Merges the rows with the same picture and prompt into the first of them, with the captions of all.
-fn with_references(rows: Vec<Row>) -> Vec<Row> {
-    let mut places = HashMap::new();
-    let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
-    for row in rows {
-        let place = *places.entry((row.image.clone(), row.texts.prompt.clone())).or_insert(merged.len());
-        match merged.get_mut(place) {
-            Some(first) => {
-                first.texts.captions.extend(row.texts.captions);
-                first.texts.blank += row.texts.blank;
-            }
-            None => merged.push(row),
+fn with_references(mut rows: Vec<Row>) -> Vec<Row> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by(|a, b| rows[*a].key().cmp(&rows[*b].key()));
+    let groups = order.chunk_by(|a, b| rows[*a].key() == rows[*b].key());
+    let merged: Vec<Vec<usize>> = groups.filter(|group| group.len() > 1).map(<[usize]>::to_vec).collect();
+    let mut is_merged = vec![false; rows.len()];
+    // The order of equal rows is that of the records.
+    for group in merged {
+        let mut texts = rows[group[0]].texts.unpacked();
+        for row in &group[1..] {
+            let more = rows[*row].texts.unpacked();
+            texts.captions.extend(more.captions);
+            texts.blank += more.blank;
+            is_merged[*row] = true;
         }
+        rows[group[0]].texts = texts.into();
     }
-    merged
+    let mut is_merged = is_merged.into_iter();
+    rows.retain(|_| !is_merged.next().unwrap_or_default());
+    rows
 }
 
 /// The name of a record's picture file.
-fn file_name<'a>(metadata: &MetadataFile, record: &'a Record, column: &str) -> Result<&'a str> {
+fn file_name<'a>(metadata: &MetadataFile<'_>, record: &'a Record, column: &str) -> Result<&'a str> {
     match record.fields.get(column) {
         Some(Value::String(name)) => Ok(name),
         None | Some(Value::Null) => {
@@ -279,7 +302,7 @@ fn file_name<'a>(metadata: &MetadataFile, record: &'a Record, column: &str) -> R
 }
 
 /// The captions and the prompt of a record. A missing field counts as blank, since other records have it.
-fn row_texts(metadata: &MetadataFile, record: &Record, columns: &Columns) -> Result<RowTexts> {
+fn row_texts(metadata: &MetadataFile<'_>, record: &Record, columns: &Columns) -> Result<RowTexts> {
     let value = |column: &str| record.fields.get(column).unwrap_or(&Value::Null);
     let refused = |column: &str, found: String| {
         metadata.broken(record, format!("`{column}` must hold {TEXTS}, it holds {found}"))

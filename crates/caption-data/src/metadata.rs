@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::text_encoding::read_text;
+use crate::text_encoding::{for_each_line, read_text};
 use crate::{Error, Result, lenient_json, selection};
 
 /// The position of a record in its file.
@@ -38,27 +38,28 @@ pub(crate) struct Record {
 
 /// A metadata file: `metadata.jsonl`, `.csv`, `.parquet` or `.json`.
 #[derive(Debug)]
-pub(crate) struct MetadataFile {
-    pub(crate) path: PathBuf,
-    pub(crate) records: Vec<Record>,
+pub(crate) struct MetadataFile<'a> {
+    pub(crate) path: &'a Path,
 }
 
-impl MetadataFile {
-    /// Reads all records of a file; the extension tells the format. A `.jsonl` or `.json` file has one object
+/// Gets records one after another, so that not all of them are in memory.
+type Visit<'a> = dyn FnMut(Record) -> Result<()> + 'a;
+
+impl MetadataFile<'_> {
+    /// Reads all records of the file; the extension tells the format. A `.jsonl` or `.json` file has one object
     /// per line, or is one array of objects.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let records = match selection::extension(&path.to_string_lossy()).as_str() {
-            "parquet" => parquet(path)?,
-            "csv" => csv(path, &read_text(path)?)?,
-            _ => json(path, &read_text(path)?)?,
-        };
-        Ok(Self { path: path.to_owned(), records })
+    pub(crate) fn for_each(&self, visit: &mut Visit<'_>) -> Result<()> {
+        match selection::extension(&self.path.to_string_lossy()).as_str() {
+            "parquet" => parquet(self.path, visit),
+            "csv" => csv(self.path, &read_text(self.path)?, visit),
+            _ => json(self.path, visit),
+        }
     }
 
     /// The path for a record's `file_name`, which must lie inside the metadata file's folder, with `/` or `\`
     /// between its parts. The file need not exist.
     pub(crate) fn picture(&self, record: &Record, file_name: &str) -> Result<PathBuf> {
-        let folder = self.path.parent().unwrap_or(&self.path);
+        let folder = self.path.parent().unwrap_or(self.path);
         // On Linux, `\` can be part of a name; metadata written on Windows have it between folders.
         let literal = folder.join(file_name).exists();
         let name = if literal { file_name.to_owned() } else { file_name.replace('\\', "/") };
@@ -85,7 +86,7 @@ impl MetadataFile {
 
     /// An error about a record.
     pub(crate) fn broken(&self, record: &Record, why: String) -> Error {
-        broken(&self.path, record.place, why)
+        broken(self.path, record.place, why)
     }
 }
 
@@ -104,22 +105,26 @@ fn broken(path: &Path, place: RecordPlace, why: String) -> Error {
     Error::Metadata { path: path.to_owned(), place, why }
 }
 
-fn json(path: &Path, text: &str) -> Result<Vec<Record>> {
+fn json(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     let error = |line: usize, why: String| broken(path, RecordPlace::Line(line), why);
-    if text.trim_start().starts_with('[') {
-        let records: Vec<_> = lenient_json::parse(text).map_err(|e| error(e.line(), without_line(&e)))?;
-        let record = |(row, fields)| Record { place: RecordPlace::Row(row), fields };
-        return Ok(records.into_iter().enumerate().map(record).collect());
-    }
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let record = |(i, line)| {
+    let mut is_array = None;
+    for_each_line(path, &mut |number, line| {
+        if line.trim().is_empty() || *is_array.get_or_insert_with(|| line.trim_start().starts_with('[')) {
+            return Ok(());
+        }
         let fields = lenient_json::parse(line).map_err(|e| {
             let advice = if e.is_eof() { "; each line must hold one whole object" } else { "" };
-            error(i + 1, without_line(&e) + advice)
+            error(number, without_line(&e) + advice)
         })?;
-        Ok(Record { place: RecordPlace::Line(i + 1), fields })
-    };
-    lines.map(record).collect()
+        visit(Record { place: RecordPlace::Line(number), fields })
+    })?;
+    if is_array != Some(true) {
+        return Ok(());
+    }
+    let text = read_text(path)?;
+    let records: Vec<_> = lenient_json::parse(&text).map_err(|e| error(e.line(), without_line(&e)))?;
+    let record = |(row, fields)| Record { place: RecordPlace::Row(row), fields };
+    records.into_iter().enumerate().map(record).try_for_each(visit)
 }
 
 /// The fault of a JSON text and its column, without the line, which the error names.
@@ -132,7 +137,7 @@ fn without_line(error: &serde_json::Error) -> String {
     }
 }
 
-fn csv(path: &Path, text: &str) -> Result<Vec<Record>> {
+fn csv(path: &Path, text: &str, visit: &mut Visit<'_>) -> Result<()> {
     let line = |at: Option<&csv::Position>| RecordPlace::Line(at.map_or(1, |at| at.line() as usize));
     let error = |error: csv::Error| {
         let why = match error.kind() {
@@ -153,13 +158,12 @@ fn csv(path: &Path, text: &str) -> Result<Vec<Record>> {
         let why = format!("its columns are separated by {separator}; save it with commas between them");
         return Err(broken(path, RecordPlace::Line(1), why));
     }
-    let mut records = Vec::new();
     for record in reader.records() {
         let record = record.map_err(error)?;
         let fields = names.iter().map(str::to_owned).zip(record.iter().map(Value::from)).collect();
-        records.push(Record { place: line(record.position()), fields });
+        visit(Record { place: line(record.position()), fields })?;
     }
-    Ok(records)
+    Ok(())
 }
 
 /// The separator of a CSV file's columns, if it is not a comma.
@@ -173,12 +177,12 @@ fn other_separator(names: &csv::StringRecord) -> Option<&'static str> {
 }
 
 #[cfg(feature = "parquet")]
-fn parquet(path: &Path) -> Result<Vec<Record>> {
+fn parquet(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     let rows = crate::tables::records(path)?.into_iter().enumerate();
-    Ok(rows.map(|(row, fields)| Record { place: RecordPlace::Row(row), fields }).collect())
+    rows.map(|(row, fields)| Record { place: RecordPlace::Row(row), fields }).try_for_each(visit)
 }
 
 #[cfg(not(feature = "parquet"))]
-fn parquet(path: &Path) -> Result<Vec<Record>> {
+fn parquet(path: &Path, _: &mut Visit<'_>) -> Result<()> {
     Err(Error::ParquetNotBuilt { path: path.to_owned() })
 }

@@ -1,6 +1,7 @@
 //! Text files in UTF-8, or in UTF-16 with a byte-order mark.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use crate::{Error, Result, lfs};
@@ -26,6 +27,41 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     }
 }
 
+/// The lines of a text file with their numbers, counted from 1, one after another: of UTF-8 only one is in memory.
+///
+/// # Errors
+/// As [`read_text`], and those of `visit`. An encoding error of a line comes after the lines before it.
+pub(crate) fn for_each_line(path: &Path, visit: &mut dyn FnMut(usize, &str) -> Result<()>) -> Result<()> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    lfs::check_start(path, &file)?;
+    let mut reader = BufReader::new(file);
+    let is_wide = |start: &[u8]| {
+        [&[0xFF, 0xFE][..], &[0xFE, 0xFF], &[0, 0, 0xFE, 0xFF]].iter().any(|mark| start.starts_with(mark))
+    };
+    if is_wide(reader.fill_buf().map_err(io)?) {
+        let text = read_text(path)?;
+        return text.lines().enumerate().try_for_each(|(at, line)| visit(at + 1, line));
+    }
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes).map_err(io)? == 0 {
+            break;
+        }
+        let text = checked(std::mem::take(&mut bytes)).map_err(|(_, why)| Error::TextEncoding {
+            path: path.to_owned(),
+            line: number,
+            why,
+        })?;
+        let line = if number == 1 { without_mark(&text) } else { &text };
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        visit(number, line.strip_suffix('\r').unwrap_or(line))?;
+        bytes = text.into_bytes();
+    }
+    Ok(())
+}
+
 const UTF16: &str = "its byte-order mark says UTF-16, but its bytes are not";
 
 /// The text, or the line of the first invalid character.
@@ -39,6 +75,17 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> std::result::Result<String, 
 }
 
 fn utf8(bytes: Vec<u8>) -> std::result::Result<String, (usize, String)> {
+    let text = checked(bytes)?;
+    let rest = without_mark(&text);
+    Ok(if rest.len() == text.len() { text } else { rest.to_owned() })
+}
+
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// The text, or the line and the fault of the first bytes that are none.
+fn checked(bytes: Vec<u8>) -> std::result::Result<String, (usize, String)> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let (bytes, at) = (error.as_bytes(), error.utf8_error().valid_up_to());
         let why = format!("byte 0x{:02x} is no part of it; it may be Windows-1252 or Latin-1", bytes[at]);
@@ -48,10 +95,66 @@ fn utf8(bytes: Vec<u8>) -> std::result::Result<String, (usize, String)> {
         let why = "it has zero bytes, like UTF-16 without a byte-order mark".to_owned();
         return Err((lines(&text.as_bytes()[..at]), why));
     }
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    Ok(text)
 }
 
 /// The number of the line that follows this text, counted from 1.
 fn lines(before: &[u8]) -> usize {
     1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that fails panics")]
+mod tests {
+    use super::*;
+
+    /// The lines of a file, one after another.
+    fn lines_of(path: &Path) -> Result<Vec<(usize, String)>> {
+        let mut lines = Vec::new();
+        for_each_line(path, &mut |number, line| {
+            lines.push((number, line.to_owned()));
+            Ok(())
+        })?;
+        Ok(lines)
+    }
+
+    #[test]
+    fn lines_are_those_of_the_whole_text_in_every_encoding() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metadata.jsonl");
+        let text = "a cat\r\n\n\u{e9}t\u{e9}\n \u{feff}x\nthe last";
+        let wide = |mark: u16, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            std::iter::once(mark).chain(text.encode_utf16()).flat_map(bytes).collect()
+        };
+        let with_mark = format!("\u{feff}{text}").into_bytes();
+        let ended = format!("{text}\n").into_bytes();
+        let big = wide(0xFEFF, u16::to_be_bytes);
+        for bytes in [text.as_bytes().to_vec(), with_mark, ended, big, wide(0xFEFF, u16::to_le_bytes)] {
+            fs::write(&path, bytes).unwrap();
+            let whole = read_text(&path).unwrap();
+            let expected: Vec<_> =
+                whole.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect();
+            assert_eq!(lines_of(&path).unwrap(), expected);
+        }
+        fs::write(&path, "").unwrap();
+        assert!(lines_of(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_first_line_with_other_bytes_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metadata.jsonl");
+        for (bytes, line, why) in [
+            (&b"a\nb\n\xe9t\xe9\n"[..], 3, "byte 0xe9"),
+            (b"a\nb\0c\0\n", 2, "zero bytes"),
+            (b"\xff\xfe\0\0", 1, "UTF-32"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            for error in [lines_of(&path).unwrap_err(), read_text(&path).unwrap_err()] {
+                let is_found = matches!(&error, Error::TextEncoding { line: found, why: found_why, .. }
+                    if *found == line && found_why.contains(why));
+                assert!(is_found, "{error}");
+            }
+        }
+    }
 }

@@ -15,6 +15,56 @@ pub(crate) struct RowTexts {
     pub(crate) prompt: Option<String>,
 }
 
+/// The texts of a row in little memory: most rows have one caption.
+#[derive(Debug)]
+pub(crate) enum Texts {
+    Caption(Box<str>),
+    Others(Box<RowTexts>),
+}
+
+impl From<RowTexts> for Texts {
+    fn from(mut texts: RowTexts) -> Self {
+        match texts {
+            RowTexts { ref mut captions, blank: 0, prompt: None } if captions.len() == 1 => {
+                Self::Caption(captions.swap_remove(0).into())
+            }
+            texts => Self::Others(Box::new(texts)),
+        }
+    }
+}
+
+impl Texts {
+    pub(crate) fn unpacked(&self) -> RowTexts {
+        match self {
+            Self::Caption(caption) => {
+                RowTexts { captions: vec![caption.as_ref().to_owned()], blank: 0, prompt: None }
+            }
+            Self::Others(texts) => texts.as_ref().clone(),
+        }
+    }
+
+    /// Whether there is no caption.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Others(texts) if texts.captions.is_empty())
+    }
+
+    /// As [`RowTexts::left_out`].
+    pub(crate) fn left_out(&self) -> usize {
+        match self {
+            Self::Caption(_) => 0,
+            Self::Others(texts) => texts.left_out(),
+        }
+    }
+
+    /// The prompt, which may be blank.
+    pub(crate) fn prompt(&self) -> Option<&str> {
+        match self {
+            Self::Caption(_) => None,
+            Self::Others(texts) => texts.prompt.as_deref(),
+        }
+    }
+}
+
 impl RowTexts {
     /// All captions; an error if there is none.
     pub(crate) fn captions(&self) -> Result<&[String]> {

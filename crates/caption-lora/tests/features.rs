@@ -132,6 +132,33 @@ fn only_uncached_pictures_are_encoded() {
     assert_eq!(bits(&store, &[2]), bits(&store, &[0]));
 }
 
+/// Systems limit the files that a process has open, some of them to 256.
+#[test]
+#[cfg(target_os = "linux")]
+fn few_of_many_feature_files_are_open_at_a_time() {
+    const FILES: usize = 70;
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(0, Some(folder.path()), folder.path());
+    let rows = rows(256 * FILES);
+    let open = || {
+        let descriptors = paths(Path::new("/proc/self/fd")).into_iter();
+        descriptors
+            .filter_map(|path| fs::read_link(path).ok())
+            .filter(|file| file.starts_with(folder.path()))
+            .count()
+    };
+    let some: Vec<usize> = (0..rows.len()).step_by(100).collect();
+    let (store, _) = filled(&rows, LAYOUT, &keep).unwrap();
+    assert_eq!(names(folder.path()).len(), FILES);
+    let expected: Vec<u32> = some.iter().flat_map(|row| features(*row)).map(f32::to_bits).collect();
+    assert!(bits(&store, &some) == expected && (1..=64).contains(&open()), "{} files are open", open());
+    drop(store);
+    // Found by another run.
+    let (store, asked) = filled(&rows, LAYOUT, &keep).unwrap();
+    assert!(bits(&store, &some) == expected && asked.is_empty());
+    assert!((1..=64).contains(&open()), "{} files are open", open());
+}
+
 #[test]
 fn another_encoder_or_type_has_features_of_its_own() {
     let folder = tempfile::tempdir().unwrap();

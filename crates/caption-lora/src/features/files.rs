@@ -93,8 +93,11 @@ impl Files {
         Ok(())
     }
 
-    fn push(&mut self, segment: Segment) {
+    fn push(&mut self, mut segment: Segment) {
         let number = self.segments.len();
+        if number >= folder::MOST_OPEN {
+            segment.close();
+        }
         self.slots.extend(
             segment.pictures().iter().enumerate().map(|(index, picture)| (*picture, (number, index))),
         );

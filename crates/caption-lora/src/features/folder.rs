@@ -15,6 +15,8 @@ use super::segment::{self, Layout, Segment, WriteError};
 /// Extensions of feature files: complete ones, and those that are still being written.
 const WHOLE: &str = ".safetensors";
 const PARTIAL: &str = ".features.partial";
+/// The number of feature files that stay open. Systems allow a process 256 to 1,024 files, and a million pictures have 4,000.
+pub(super) const MOST_OPEN: usize = 64;
 /// A partial file that has not been written to for this long belongs to a killed run.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -35,7 +37,12 @@ pub(super) fn open(folder: &Path, layout: Layout, encoder: u128) -> Result<(Vec<
         let name = name(&path);
         if name.starts_with(&format!("{encoder:032x}-")) && name.ends_with(WHOLE) {
             match Segment::open(&path, layout, encoder) {
-                Ok(segment) => segments.push((path, segment)),
+                Ok(mut segment) => {
+                    if segments.len() >= MOST_OPEN {
+                        segment.close();
+                    }
+                    segments.push((path, segment));
+                }
                 // The file was deleted after the folder was listed, which its owner may do.
                 Err(_) if !path.exists() => {}
                 Err(error) => damaged.push(format!("{} is of no use: {error:#}", path.display())),

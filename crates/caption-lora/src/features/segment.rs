@@ -1,5 +1,5 @@
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -38,7 +38,9 @@ const CHECKSUM: usize = size_of::<u64>();
 /// checksums  (pictures, 8) u8      of the features of each
 /// ```
 pub(super) struct Segment {
-    file: RandomAccessFile,
+    path: PathBuf,
+    /// `None` if the file is opened for each read.
+    file: Option<RandomAccessFile>,
     layout: Layout,
     /// Offset of the features.
     start: usize,
@@ -69,7 +71,13 @@ impl Segment {
         let (pictures, checksums) = tables.split_at(count * FINGERPRINT);
         let pictures = pictures.as_chunks().0.iter().map(|bytes| u128::from_le_bytes(*bytes)).collect();
         let checksums = checksums.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-        Ok(Self { start: header.len(), pictures, checksums, layout, file })
+        let (path, file) = (path.to_owned(), Some(file));
+        Ok(Self { path, start: header.len(), pictures, checksums, layout, file })
+    }
+
+    /// Opens the file for each read from now on: a process may have few files open at a time.
+    pub(super) fn close(&mut self) {
+        self.file = None;
     }
 
     /// The fingerprints of the pictures, in the order of their features.
@@ -91,7 +99,11 @@ impl Segment {
     /// The bytes of the features of one picture.
     fn read(&self, index: usize) -> train_ops::Result<Vec<u8>> {
         let start = (self.start + index * self.layout.bytes()) as u64;
-        self.file.read(start..start + self.layout.bytes() as u64)
+        let range = start..start + self.layout.bytes() as u64;
+        match &self.file {
+            Some(file) => file.read(range),
+            None => RandomAccessFile::open(&self.path)?.read(range),
+        }
     }
 }
 
