@@ -63,10 +63,11 @@ impl<'a> SearchBatch<'a> {
 
     /// The number of largest logits of each sequence that are enough to decide the next step; `None` if all
     /// logits are needed.
-    pub(crate) fn needed(&self) -> Option<usize> {
+    pub(crate) fn needed_logits(&self) -> Option<usize> {
         let live = self.entries.iter().filter(|entry| !entry.search.is_done());
-        let needed =
-            live.map(|entry| entry.search.needed()).try_fold(1, |most, needed| Some(most.max(needed?)));
+        let needed = live
+            .map(|entry| entry.search.needed_logits())
+            .try_fold(1, |most, needed| Some(most.max(needed?)));
         needed.map(|needed| needed.min(self.vocab_size))
     }
 

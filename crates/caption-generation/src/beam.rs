@@ -125,7 +125,7 @@ impl Search for BeamSearch<'_> {
 
     /// As many as a step ranks, and as many more as penalties may move out of these. A repetition penalty below
     /// 1 raises scores, so that any token may become one of the best.
-    fn needed(&self) -> Option<usize> {
+    fn needed_logits(&self) -> Option<usize> {
         let whole = self.config.renormalize_logits || self.config.repetition_penalty < 1.0;
         let generated = self.generated();
         let changed = most_changed(self.config, self.eos, self.prompt + generated, generated);

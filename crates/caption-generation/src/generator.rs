@@ -165,7 +165,7 @@ fn append<D: CaptionDecoder>(
     searches: &SearchBatch<'_>,
     tokens: &[u32],
 ) -> Result<NextTokens, D::Error> {
-    match searches.needed() {
+    match searches.needed_logits() {
         Some(count) => decoder.append_for_best(tokens, count),
         None => decoder.append(tokens).map(NextTokens::All),
     }

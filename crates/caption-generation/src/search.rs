@@ -8,7 +8,7 @@ pub(crate) trait Search: Send + Sync {
 
     /// The number of largest logits of each sequence that are enough to decide its next step; `None` if all
     /// logits are needed.
-    fn needed(&self) -> Option<usize>;
+    fn needed_logits(&self) -> Option<usize>;
 
     /// Takes the logits that follow each live sequence, and may overwrite them. Returns, for each new live
     /// sequence, the old one that it continues and its new token.

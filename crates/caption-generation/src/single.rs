@@ -38,7 +38,7 @@ impl Search for SingleSearch<'_> {
 
     /// One, unless penalties change scores: the score is then a probability among all tokens after the
     /// penalties, which needs all logits.
-    fn needed(&self) -> Option<usize> {
+    fn needed_logits(&self) -> Option<usize> {
         let changed = most_changed(self.config, self.eos, self.ids.len(), self.generated());
         (self.config.sampling.is_none() && changed == 0).then_some(1)
     }

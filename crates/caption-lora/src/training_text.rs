@@ -6,7 +6,7 @@ use trainer_core::BoxError;
 
 /// On a GPU, captions are padded to a multiple of this number of tokens. A recorded pass is only valid for one
 /// length, so a run should have few lengths.
-const LENGTHS: usize = 8;
+const LENGTH_STEP: usize = 8;
 
 /// The tokens of a batch of captions.
 #[derive(Debug)]
@@ -35,17 +35,17 @@ impl TrainingText {
 }
 
 /// The number of tokens to which captions of `length` tokens are padded in training on a device, for a model
-/// that reads at most `most`: one of a few lengths on a GPU, `length` on other devices.
-pub fn padded_length(length: usize, most: usize, device: &Device) -> usize {
+/// that reads at most `max_length`: one of a few lengths on a GPU, `length` on other devices.
+pub fn padded_length(length: usize, max_length: usize, device: &Device) -> usize {
     match device.is_cuda() {
-        true => one_of_few(length, most),
+        true => bucketed_length(length, max_length),
         false => length,
     }
 }
 
-/// The next multiple of 8, but at most `most` and at least `length`.
-pub fn one_of_few(length: usize, most: usize) -> usize {
-    length.next_multiple_of(LENGTHS).min(most).max(length)
+/// The next multiple of 8, but at most `max_length` and at least `length`.
+pub fn bucketed_length(length: usize, max_length: usize) -> usize {
+    length.next_multiple_of(LENGTH_STEP).min(max_length).max(length)
 }
 
 #[cfg(test)]
@@ -56,8 +56,8 @@ mod tests {
 
     #[test]
     fn lengths_are_multiples_of_8_on_a_gpu_and_never_more_than_a_model_reads() {
-        assert_eq!([1, 8, 9, 17, 20].map(|length| one_of_few(length, 20)), [8, 8, 16, 20, 20]);
-        assert_eq!(one_of_few(21, 20), 21, "too long: the model's own error says so");
+        assert_eq!([1, 8, 9, 17, 20].map(|length| bucketed_length(length, 20)), [8, 8, 16, 20, 20]);
+        assert_eq!(bucketed_length(21, 20), 21, "too long: the model's own error says so");
         assert_eq!(padded_length(9, 20, &Device::Cpu), 9);
     }
 

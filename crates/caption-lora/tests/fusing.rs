@@ -16,7 +16,7 @@ use caption_lora::options::Finetune;
 use caption_lora::row_order::RowOrder;
 use caption_lora::step_graphs::PassShape;
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
-use caption_lora::training_text::{TrainingText, one_of_few};
+use caption_lora::training_text::{TrainingText, bucketed_length};
 use git_model::{CaptionModel as _, GitForCausalLm, LoadOptions};
 use monster_drawings::{DrawingSource, Style};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
@@ -138,7 +138,7 @@ proptest! {
 
 /// Dropout is on: its masks do not depend on padding.
 #[test]
-fn captions_padded_to_one_of_few_lengths_have_the_same_loss_and_gradients() {
+fn captions_padded_to_bucketed_length_lengths_have_the_same_loss_and_gradients() {
     let Pretrained { tokenizer, processor, .. } = pretrained(&Location::Embedded).unwrap();
     let source: Arc<dyn CaptionSource> = Arc::new(DrawingSource::new(5, 6, Style::Second, 64));
     let captions = TokenizedCaptions::new(&source, &tokenizer).unwrap();
@@ -159,7 +159,7 @@ fn captions_padded_to_one_of_few_lengths_have_the_same_loss_and_gradients() {
             Sum { loss: f64::from(loss.to_scalar::<f32>().unwrap()), targets, gradients }
         };
         let own = batch.seq_len();
-        let padded = one_of_few(own + 1, model.tokens().max_length);
+        let padded = bucketed_length(own + 1, model.tokens().max_length);
         assert!(padded > own && padded.is_multiple_of(8));
         let (loss, gradient) = difference(&sum(own), &sum(padded), &parameters);
         assert!(loss <= 1e-6 && gradient <= 1e-5, "{own}: loss {loss:e}, gradient {gradient:e}");
@@ -181,7 +181,7 @@ fn shapes<'a>(passes: impl Iterator<Item = &'a [usize]>, pad: fn(usize) -> usize
 fn count(lengths: &[usize]) -> [[usize; 2]; 3] {
     [2, 4, 8].map(|size| {
         let passes = || lengths.chunks(size);
-        [shapes(passes(), |length| length), shapes(passes(), |length| one_of_few(length, 1024))]
+        [shapes(passes(), |length| length), shapes(passes(), |length| bucketed_length(length, 1024))]
     })
 }
 

@@ -182,7 +182,7 @@ fn the_begin_and_end_tokens_of_generation_config_count() {
         (r#"{"eos_token_id": "[SEP]"}"#, r#"eos_token_id is "[SEP]""#),
         (r#"{"num_beams": -1}"#, "num_beams is -1"),
         (r#"{"early_stopping": "soon"}"#, "early_stopping is"),
-        ("{", "not understood"),
+        ("{", "cannot be parsed"),
     ] {
         std::fs::write(dir.path().join("generation_config.json"), json).unwrap();
         let message = refusal(dir.path());
@@ -250,7 +250,7 @@ fn a_configuration_of_another_model_or_with_another_activation_is_refused() {
             r#"{"model_type": "git", "eos_token_id": "[SEP]"}"#,
             "eos_token_id must be a token id, a list of them, or null",
         ),
-        (r#"{"model_type": "git", "hidden_size": "#, "not understood"),
+        (r#"{"model_type": "git", "hidden_size": "#, "cannot be parsed"),
     ] {
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let message = refusal(dir.path());

@@ -100,7 +100,7 @@ fn targets_other_than_linear_layers_are_refused() {
         let error = audit(config(targets));
         assert!(matches!(error, Error::NotLinear(_)), "{error}");
         assert!(
-            error.to_string().contains(&format!("that can be adapted: {named}; name the layers")),
+            error.to_string().contains(&format!("that cannot be adapted: {named}; name the layers")),
             "{error}"
         );
     }

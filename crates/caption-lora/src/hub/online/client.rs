@@ -7,7 +7,8 @@ use super::{
     Result,
     http::Http,
     outage::outage,
-    pieces::{PieceCache, PiecewiseFile, fetched_ahead},
+    piece_cache::PieceCache,
+    pieces::{PiecewiseFile, fetched_ahead},
     select,
     snapshot::{Listing, Snapshot},
 };

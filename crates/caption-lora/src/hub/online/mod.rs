@@ -12,6 +12,7 @@ mod failure;
 mod http;
 mod outage;
 mod paths;
+mod piece_cache;
 mod pieces;
 mod select;
 mod snapshot;

@@ -13,7 +13,8 @@ use super::cache::{self, RepoCache, is_read_only};
 use super::download::{RemoteFile, content_range};
 use super::failure::{Failure, cut, retried};
 use super::http::Http;
-use super::pieces::{PieceCache, Source};
+use super::piece_cache::PieceCache;
+use super::pieces::Source;
 use super::{Error, Hub, Refusal, Repository, Result};
 use crate::files::LFS_POINTER;
 

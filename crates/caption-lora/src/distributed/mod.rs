@@ -1,10 +1,11 @@
 //! The processes of one job (`mpirun -n 4 ...`), which train one model together.
 
-use std::sync::Arc;
-use std::thread::sleep;
-use std::time::Duration;
+mod failure;
+mod gpus;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
 use candle_core::Device;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,10 +14,9 @@ use trainer_mpi::{Error, Job, Launch};
 
 use crate::hub::Location;
 use crate::options::{DeviceName, Distributed, Hardware, cuda_cards};
-use crate::terminal::{one_line, say_error};
 
-/// How long a process with an error waits for the first one, which may have the same error and prints it.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) use failure::{fail, is_first_launched};
+use gpus::{gpu_of_rank, nccl_is_possible, over_nccl};
 
 /// The processes of a run, from the view of one of them. A process that trains alone is a team of one.
 #[derive(Clone)]
@@ -92,7 +92,7 @@ impl Team {
     pub(crate) fn device(&self, first: DeviceName) -> DeviceName {
         match first {
             DeviceName::Cuda(first) if self.workers.count() > 1 => {
-                DeviceName::Cuda(card(first, self.rank_here, cuda_cards()))
+                DeviceName::Cuda(gpu_of_rank(first, self.rank_here, cuda_cards()))
             }
             other => other,
         }
@@ -184,41 +184,6 @@ impl Team {
     }
 }
 
-/// The GPU of process `rank` of a machine with `cards` GPUs, if that of process 0 is `first`.
-fn card(first: usize, rank: usize, cards: usize) -> usize {
-    match cards.saturating_sub(first) {
-        0 => first,
-        others => first + rank % others,
-    }
-}
-
-/// Refuses NCCL if it cannot be used, before the process waits for others.
-fn nccl_is_possible(device: DeviceName) -> Result<()> {
-    if !cfg!(feature = "nccl") {
-        bail!(
-            "--distributed nccl: the program was built without NCCL: build it with --features nccl, which needs CUDA, NVIDIA's NCCL, an \
-             MPI library and libclang"
-        );
-    }
-    if !matches!(device, DeviceName::Cuda(_)) {
-        bail!(
-            "--distributed nccl connects NVIDIA GPUs, and the device is {device}: add --device cuda, or use --distributed mpi"
-        );
-    }
-    Ok(())
-}
-
-#[cfg(feature = "nccl")]
-fn over_nccl(workers: &Arc<dyn Workers>, device: &Device) -> Result<Arc<dyn Workers>> {
-    let workers = trainer_core::NcclWorkers::new(Arc::clone(workers), device);
-    Ok(Arc::new(workers.context("--distributed nccl")?))
-}
-
-#[cfg(not(feature = "nccl"))]
-fn over_nccl(workers: &Arc<dyn Workers>, _: &Device) -> Result<Arc<dyn Workers>> {
-    Ok(Arc::clone(workers))
-}
-
 /// The processor's cores that this process may use, as listed by the system; empty if the system has no such
 /// list.
 fn allowed_cores() -> String {
@@ -229,31 +194,6 @@ fn allowed_cores() -> String {
         .unwrap_or_default()
         .trim()
         .to_owned()
-}
-
-/// Ends a process of the job with an error. This ends the whole job, because the others would wait for it.
-pub(crate) fn fail(team: &Team, job: &Job, error: &anyhow::Error, advice: Option<&str>) -> ! {
-    let who = if team.leads() {
-        String::new()
-    } else {
-        sleep(PATIENCE);
-        format!(" in process {} of {}", team.workers.rank() + 1, team.workers.count())
-    };
-    say_error(format_args!("error{who}: {}", one_line(error)));
-    if let Some(advice) = advice {
-        say_error(advice);
-    }
-    job.abort(1)
-}
-
-/// Whether this process is the first of those that were launched, or was launched alone. If not, waits for a moment: the
-/// first one may have the same error, which it reports before it ends the job.
-pub(crate) fn is_first_launched() -> bool {
-    let is_first = Launch::detect().is_none_or(|launch| launch.rank == 0);
-    if !is_first {
-        sleep(PATIENCE);
-    }
-    is_first
 }
 
 #[cfg(test)]
@@ -275,27 +215,6 @@ mod tests {
         );
         let small = team(8, 2).summary(4, 1).unwrap();
         assert!(small.contains("4 passes, so that 4 of them wait: --gradient-accumulation-steps"), "{small}");
-    }
-
-    #[test]
-    fn processes_of_a_machine_take_one_gpu_after_another() {
-        let of_four = |first, cards| [0, 1, 2, 3].map(|rank| card(first, rank, cards));
-        assert_eq!(of_four(0, 4), [0, 1, 2, 3]);
-        assert_eq!(of_four(1, 4), [1, 2, 3, 1]);
-        assert_eq!(of_four(0, 1), [0; 4]);
-        // There is no such GPU, so opening it fails.
-        assert_eq!(of_four(5, 4), [5; 4]);
-        assert_eq!(of_four(0, 0), [0; 4]);
-    }
-
-    #[test]
-    fn nccl_is_refused_for_other_devices_or_without_its_feature() {
-        for device in [DeviceName::Cpu, DeviceName::Metal] {
-            let message = nccl_is_possible(device).unwrap_err().to_string();
-            let expected = if cfg!(feature = "nccl") { "--device cuda" } else { "--features nccl" };
-            assert!(message.starts_with("--distributed nccl") && message.contains(expected), "{message}");
-        }
-        assert_eq!(nccl_is_possible(DeviceName::Cuda(0)).is_ok(), cfg!(feature = "nccl"));
     }
 
     #[test]
