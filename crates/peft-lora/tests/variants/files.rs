@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 use peft_lora::{InitLoraWeights, LoraBuilder};
 
-use crate::common::{Net, adapted, config, difference, fixture, ids, loss, tensors, training, values};
+use crate::common::{Net, adapted, difference, fixture, ids, loss, tensors, training, values};
 use crate::{change, norm, opened, table, weights_of};
 
 const CASES: [&str; 15] = [
