@@ -96,7 +96,8 @@ impl Finetune {
         let fused = match self.training.fuse_accumulation {
             FuseAccumulation::UpTo(count) => count,
             FuseAccumulation::Auto => {
-                fused(pictures, model.caption_config().saved_activations(caption, vision_trains))
+                let activations = model.caption_config().saved_activations(caption, vision_trains);
+                fused(self.hardware.dtype, pictures, activations)
             }
         };
         fused.min(self.training.gradient_accumulation_steps)
