@@ -217,8 +217,10 @@ fn split_of(path: &str) -> Option<Split> {
 
 /// Words that name the training split.
 const TRAIN: [&str; 2] = ["train", "training"];
-/// Words that name held-out splits: four for `test`, then those for `validation`.
-const HELD_OUT: [&str; 8] = ["test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev"];
+/// Words that name the split `test`, which is held out.
+const TEST: [&str; 4] = ["test", "testing", "eval", "evaluation"];
+/// Words that name the split `validation`, which is held out.
+const VALIDATION: [&str; 4] = ["validation", "valid", "val", "dev"];
 
 /// The word of a part of a path that names a split.
 fn word_of(part: &str) -> Option<&str> {
@@ -232,7 +234,7 @@ fn split_word(part: &str) -> Option<(Split, &str)> {
         words.find(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
     };
     let training = find(&TRAIN).map(|word| (Split::Train, word));
-    training.or_else(|| find(&HELD_OUT).map(|word| (Split::HeldOut, word)))
+    training.or_else(|| find(&[TEST, VALIDATION].concat()).map(|word| (Split::HeldOut, word)))
 }
 
 /// Why a path is held out, if it is.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{HELD_OUT, Refusal, TRAIN, all_parts, configuration, parent, parquet_files, word_of};
+use super::{Refusal, TEST, TRAIN, VALIDATION, all_parts, configuration, parent, parquet_files, word_of};
 
 /// The files of the split `split` among parquet or tar files, in their order: those whose path names the split
 /// or, for `train`, the result of [`parquet_files`] if no path names it. Names are compared as `datasets` does:
@@ -70,11 +70,14 @@ fn split_names(paths: &[&str]) -> Vec<String> {
 fn canonical(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let is_in = |names: &[&str]| names.contains(&lower.as_str());
-    match () {
-        () if is_in(&TRAIN) => "train".to_owned(),
-        () if is_in(&HELD_OUT[..4]) => "test".to_owned(),
-        () if is_in(&HELD_OUT) => "validation".to_owned(),
-        () => name.to_owned(),
+    if is_in(&TRAIN) {
+        "train".to_owned()
+    } else if is_in(&TEST) {
+        "test".to_owned()
+    } else if is_in(&VALIDATION) {
+        "validation".to_owned()
+    } else {
+        name.to_owned()
     }
 }
 
