@@ -36,7 +36,7 @@ pub(super) fn sum_on_device(
     let mut gradients = Gradients::new();
     for ((name, variable), sums) in parameters.iter().zip(sums) {
         if let Some(sum) = joined(&sums)? {
-            // In memory of its own, as kernels need it: it may begin anywhere in a block.
+            // Copied: a part may begin anywhere in a block, and kernels need a tensor that begins its own memory.
             gradients.insert(name, sum.force_contiguous()?.reshape(variable.shape())?);
         }
     }
