@@ -77,7 +77,7 @@ pub enum Error {
     NoRows {
         /// Its name or path.
         dataset: String,
-        /// What was expected, or what was found instead.
+        /// The reason: the files that are supported, or those that the path has.
         why: String,
     },
     /// A folder whose parquet files are not one whole training split.

@@ -101,6 +101,24 @@ fn one_operation_agrees_with_the_composition_in_value_and_all_gradients() {
     }
 }
 
+/// As with adapters of the projections alone.
+#[test]
+fn an_output_layer_of_the_mlp_without_an_adapter_has_the_gradients_of_the_composition() {
+    let layer = |norm_first, one_operation| {
+        let output: Arc<dyn LinearLayer> = Arc::new(adapted(6, INNER, WIDTH, true).base);
+        TransformerLayer { output, ..layer(norm_first, one_operation) }
+    };
+    for norm_first in [false, true] {
+        for mask in masks() {
+            let xs = Var::from_tensor(&values(7, (2, TOKENS, WIDTH))).unwrap();
+            let expected = run(&layer(norm_first, false), &xs, mask);
+            let got = run(&layer(norm_first, true), &xs, mask);
+            assert_eq!(got.len(), 2 + 10);
+            assert_close(&format!("norm_first {norm_first}, {mask:?}"), &got, &expected);
+        }
+    }
+}
+
 #[test]
 fn a_frozen_input_gets_no_gradient_and_the_adapters_get_theirs() {
     for norm_first in [false, true] {

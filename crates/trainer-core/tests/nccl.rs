@@ -2,7 +2,7 @@
 //! (`.ci/cuda-stand-in`), where all workers may have the same one.
 
 // Helpers of tests may panic.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::sync::Arc;
 use std::thread;

@@ -69,12 +69,15 @@ impl LayerRows {
         let [hidden_inner, hidden_output] = saved.hidden;
         let (width, inner_width) = (self.width(), self.intermediate.out_features());
         let mut dactivated = Buffer::new(saved.inner.len());
-        let activated = self.activated(&saved.inner);
-        let rows = Rows::padded(&activated, inner_width);
+        // Only the gradient of the output layer's adapter needs the result of the activation.
+        let mut dinner = match hidden_output {
+            Some(_) => self.activated(&saved.inner),
+            None => Buffer::new(saved.inner.len() / inner_width * leading_dimension(inner_width)),
+        };
+        let rows = Rows::padded(&dinner, inner_width);
         let wanted = Some((&mut *dactivated, Init::Zero));
         let output = self.output.backward(rows, hidden_output.as_ref(), Rows::new(dbranch, width), wanted)?;
         // The gradient of the activation's input overwrites its result.
-        let mut dinner = activated;
         dinner
             .par_chunks_mut(leading_dimension(inner_width))
             .zip(saved.inner.par_chunks(inner_width).zip(dactivated.par_chunks(inner_width)))
