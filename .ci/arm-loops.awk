@@ -4,7 +4,7 @@
 # is not accessed. Otherwise the script fails. The loops of tiles of five rows are only printed.
 BEGIN {
     # Scalar multiply-adds of an instruction.
-    numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = numbers["sdot"] = 16
+    numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = numbers["sdot"] = 16; numbers["smmla"] = 32
     printf "%-34s %4s %12s %8s %7s %7s %6s %6s\n", "function", "sums", "instructions", "products", "numbers", "others", "loads", "stack"
 }
 
@@ -48,6 +48,6 @@ function report(from, to,   i, products, total, others, loads, stack, sums, seen
 
 END {
     count = 0; for (name in found) ++count
-    if (count < 3) { print "FAILED: no tile of neon, neon_bf16 or neon_dot"; failed = 1 }
+    if (count < 4) { print "FAILED: no tile of neon, neon_bf16, neon_dot or neon_matrix"; failed = 1 }
     exit failed
 }

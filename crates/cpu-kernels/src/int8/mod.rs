@@ -42,6 +42,8 @@ pub(crate) enum Engine {
     Avx512,
     /// The same with AVX2.
     Avx2,
+    /// The matrix products of Armv8.6, for more than a few rows.
+    NeonMatrix,
     /// The dot products of Armv8.2.
     NeonDot,
     /// Pairs of 16 bits in plain Rust, for panels of any width.
@@ -50,11 +52,21 @@ pub(crate) enum Engine {
 
 impl Engine {
     /// All engines, best first.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Amx, Self::Vnni, Self::AvxVnni, Self::Avx512, Self::Avx2, Self::NeonDot, Self::Portable];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Amx,
+        Self::Vnni,
+        Self::AvxVnni,
+        Self::Avx512,
+        Self::Avx2,
+        Self::NeonMatrix,
+        Self::NeonDot,
+        Self::Portable,
+    ];
 
     /// Whether `isa` can use this engine on this processor.
     pub(crate) fn serves(self, isa: Isa) -> bool {
+        #[cfg(target_arch = "aarch64")]
+        use std::arch::is_aarch64_feature_detected;
         match (self, isa.kind()) {
             (Self::Portable, _) | (Self::Avx2, Kind::Avx2 { .. }) | (Self::Avx512, Kind::Avx512 { .. }) => {
                 true
@@ -64,30 +76,38 @@ impl Engine {
             (Self::Vnni, Kind::Avx512 { .. }) => is_x86_feature_detected!("avx512vnni"),
             (Self::AvxVnni, Kind::Avx2 { vnni }) => vnni,
             #[cfg(target_arch = "aarch64")]
-            (Self::NeonDot, Kind::Neon { .. }) => std::arch::is_aarch64_feature_detected!("dotprod"),
+            (Self::NeonMatrix, Kind::Neon { .. }) => {
+                is_aarch64_feature_detected!("i8mm") && is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(target_arch = "aarch64")]
+            (Self::NeonDot, Kind::Neon { .. }) => is_aarch64_feature_detected!("dotprod"),
             _ => false,
         }
     }
 
     /// The best engine for products of this many rows.
     pub(crate) fn of(isa: Isa, rows: usize) -> Self {
-        let is_worth_it = |engine: &Self| *engine != Self::Amx || rows > FEW;
+        let is_worth_it = |engine: &Self| !matches!(engine, Self::Amx | Self::NeonMatrix) || rows > FEW;
         Self::ALL.into_iter().filter(is_worth_it).find(|engine| engine.serves(isa)).unwrap_or(Self::Portable)
     }
 
     /// The format in which the engine reads rows.
     pub(crate) fn form(self) -> Form {
         match self {
-            Self::Amx | Self::NeonDot => Form::Signed,
+            Self::Amx | Self::NeonMatrix | Self::NeonDot => Form::Signed,
             Self::Vnni | Self::AvxVnni => Form::Unsigned,
             Self::Avx512 | Self::Avx2 | Self::Portable => Form::Pairs,
         }
     }
 
-    /// Whether panels are widened to pairs of 16 bits, once for all rows of a block. The portable engine widens
+    /// The order in which the engine reads a panel, which is copied once for all rows of a block. The portable engine widens
     /// every byte when it is used.
-    pub(crate) fn widens_panels(self) -> bool {
-        matches!(self, Self::Avx512 | Self::Avx2)
+    pub(crate) fn panel_order(self) -> PanelOrder {
+        match self {
+            Self::Avx512 | Self::Avx2 => PanelOrder::Pairs,
+            Self::NeonMatrix => PanelOrder::Interleaved,
+            _ => PanelOrder::Packed,
+        }
     }
 
     /// Rows of a tile.
@@ -121,5 +141,17 @@ impl Form {
     }
 }
 
-/// Up to this many rows, a tile of AMX, which has 16 rows, is slower than a tile with fewer rows.
+/// The order of a panel's words for an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PanelOrder {
+    /// As the matrix is packed.
+    Packed,
+    /// As [`Form::Pairs`], with twice as many words.
+    Pairs,
+    /// As `packed::interleave` leaves them.
+    Interleaved,
+}
+
+/// Up to this many rows, a tile of AMX, which has 16 rows, is slower than a tile with fewer rows, and interleaving a panel takes a
+/// large part of the time of its product.
 const FEW: usize = 8;

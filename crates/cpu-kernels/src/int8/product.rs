@@ -3,10 +3,10 @@ use std::ops::Range;
 
 use super::dequantise::{TileResult, write_results};
 use super::sums::{Sums, Tile};
-use super::{Engine, Form, QuantisedRows};
+use super::{Engine, Form, PanelOrder, QuantisedRows};
 use crate::aligned::Aligned;
 use crate::dispatch::for_each_isa;
-use crate::packed::words;
+use crate::packed::{interleave, words};
 use crate::shared_pointer::SharedPointer;
 use crate::shares::Shares;
 use crate::tile::{Factors, LINE, PREFETCH_INTERVAL, Prefetch};
@@ -50,7 +50,7 @@ fn block_rows(engine: Engine, rows: usize, b: &PackedMatrix, panels: usize) -> u
 }
 
 thread_local! {
-    /// A panel widened to pairs of 16 bits.
+    /// A panel in the order of its engine.
     static WIDE: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
 }
 
@@ -113,12 +113,21 @@ impl Task<'_> {
         let count = rows.len().div_ceil(a.engine.tile_rows(b.isa()));
         let lines = (words * width).div_ceil(LINE).div_ceil(count);
         let next = b.panels_from(panel).as_ptr().wrapping_add(b.panel_stride());
-        let mut factor = b.panels_from(panel).as_ptr();
-        if a.engine.widens_panels() {
-            wide.reserve(2 * words * width);
-            widen_to_pairs(b.isa(), &b.panels_from(panel)[..words * width], width, wide);
-            (factor, words) = (wide.as_ptr(), 2 * words);
-        }
+        let packed = &b.panels_from(panel)[..words * width];
+        let factor = match a.engine.panel_order() {
+            PanelOrder::Packed => packed.as_ptr(),
+            PanelOrder::Pairs => {
+                wide.reserve(2 * words * width);
+                widen_to_pairs(b.isa(), packed, width, wide);
+                words *= 2;
+                wide.as_ptr()
+            }
+            PanelOrder::Interleaved => {
+                wide.reserve(words * width);
+                interleave(b.isa(), packed, width, wide);
+                wide.as_ptr()
+            }
+        };
         let mut first = rows.start;
         for index in 0..count {
             let height = rows.len() / count + usize::from(index < rows.len() % count);

@@ -28,8 +28,8 @@ impl Tile {
     /// The sums of the tile. Those of AMX are computed elsewhere, with the registers of a whole task.
     ///
     /// # Safety
-    /// The factors are valid for the tile's rows and their words. For pairs, the panel is [widened](super::product) unless the engine is
-    /// the portable one, whose rows have twice as many words as the panel.
+    /// The factors are valid for the tile's rows and their words, and the panel has the order of the engine's
+    /// [`panel_order`](Engine::panel_order). The rows of the portable engine have twice as many words as the panel.
     pub(super) unsafe fn sums(&self, engine: Engine, to: &mut Sums) {
         let to = to.0.as_mut_ptr();
         unsafe {
@@ -42,6 +42,8 @@ impl Tile {
                 Engine::Avx512 => avx512(self, to.cast()),
                 #[cfg(target_arch = "x86_64")]
                 Engine::Avx2 => avx2(self, to.cast()),
+                #[cfg(target_arch = "aarch64")]
+                Engine::NeonMatrix => neon_matrix(self, to.cast()),
                 #[cfg(target_arch = "aarch64")]
                 Engine::NeonDot => neon_dot(self, to.cast()),
                 _ => portable(self, to),
@@ -72,6 +74,12 @@ unsafe fn avx512(tile: &Tile, to: *mut u32) {
 #[target_feature(enable = "avx2")]
 unsafe fn avx2(tile: &Tile, to: *mut u32) {
     unsafe { of_height::<crate::simd::Avx2Pairs, 6>(tile, to) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+unsafe fn neon_matrix(tile: &Tile, to: *mut u32) {
+    unsafe { of_height::<crate::simd::NeonMatrix, 6>(tile, to) }
 }
 
 #[cfg(target_arch = "aarch64")]

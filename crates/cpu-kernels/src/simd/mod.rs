@@ -18,7 +18,7 @@ pub(crate) use avx2::{Avx2, Avx2Pairs, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Pairs, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::{Neon, NeonBf16, NeonDot};
+pub(crate) use neon::{Neon, NeonBf16, NeonDot, NeonMatrix};
 pub(crate) use portable::Portable;
 
 /// One instruction set. A *word* is four bytes: an f32, a pair of bf16 or four int8 that follow each other in

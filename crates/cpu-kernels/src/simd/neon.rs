@@ -1,4 +1,4 @@
-//! NEON, without and with the instructions of later versions for int8 (Armv8.2) and bf16 (Armv8.6).
+//! NEON, without and with the instructions of later versions for int8 (Armv8.2, Armv8.6) and bf16 (Armv8.6).
 //!
 //! A vector is two registers of four lanes, so that panels are as wide as for AVX2 and masks begin at whole bytes.
 
@@ -20,12 +20,21 @@ pub(crate) type NeonBf16 = NeonWords<BF16>;
 /// Words are four bytes with sign, summed in i32.
 pub(crate) type NeonDot = NeonWords<BYTES>;
 
+/// The same with the matrix instruction of Armv8.6. [`add_group`](Simd::add_group) reads `b` as `packed::interleave` leaves it.
+pub(crate) type NeonMatrix = NeonWords<SQUARES>;
+
 const F32: u8 = 0;
 const BF16: u8 = 1;
 const BYTES: u8 = 2;
+const SQUARES: u8 = 3;
 
 /// All of them differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
 pub(crate) struct NeonWords<const WORD: u8>;
+
+/// Whether an instruction multiplies two words of two rows by two words of two columns.
+const fn has_squares(word: u8) -> bool {
+    matches!(word, BF16 | SQUARES)
+}
 
 /// Two registers.
 type Vector = [float32x4_t; 2];
@@ -64,13 +73,7 @@ impl<const WORD: u8> Simd for NeonWords<WORD> {
 
     #[inline(always)]
     unsafe fn multiply_add(a: Vector, b: Vector, sum: Vector) -> Vector {
-        unsafe {
-            match WORD {
-                F32 => [vfmaq_f32(sum[0], a[0], b[0]), vfmaq_f32(sum[1], a[1], b[1])],
-                BF16 => [add_pairs(a[0], b[0], sum[0]), add_pairs(a[1], b[1], sum[1])],
-                _ => [add_bytes(a[0], b[0], sum[0]), add_bytes(a[1], b[1], sum[1])],
-            }
-        }
+        unsafe { [add_words::<WORD>(a[0], b[0], sum[0]), add_words::<WORD>(a[1], b[1], sum[1])] }
     }
 
     #[inline(always)]
@@ -99,9 +102,8 @@ impl<const WORD: u8> Simd for NeonWords<WORD> {
         }
     }
 
-    /// For f32 and bytes, an instruction multiplies by one lane of a register, so that four words of a row take one load. For bf16, an
-    /// instruction multiplies two words of two rows by two words of two columns.
-    const GROUP: usize = if WORD == BF16 { 2 } else { 4 };
+    /// Two words for squares. Else an instruction multiplies by one lane of a register, so that four words of a row take one load.
+    const GROUP: usize = if has_squares(WORD) { 2 } else { 4 };
 
     #[inline(always)]
     unsafe fn add_group<const ROWS: usize, const VECTORS: usize>(
@@ -111,8 +113,8 @@ impl<const WORD: u8> Simd for NeonWords<WORD> {
         sums: &mut [[Vector; VECTORS]; ROWS],
     ) {
         unsafe {
-            if WORD == BF16 {
-                return add_two_words(rows, b, sums);
+            if has_squares(WORD) {
+                return add_two_words::<WORD, ROWS, VECTORS>(rows, b, sums);
             }
             let mut words = [vdupq_n_f32(0.0); ROWS];
             for (words, row) in words.iter_mut().zip(rows) {
@@ -125,10 +127,10 @@ impl<const WORD: u8> Simd for NeonWords<WORD> {
         }
     }
 
-    /// For bf16, from two rows to two squares of two rows and two columns, and back.
+    /// From two rows to two squares of two rows and two columns, and back.
     #[inline(always)]
     unsafe fn exchange_sums<const ROWS: usize, const VECTORS: usize>(sums: &mut [[Vector; VECTORS]; ROWS]) {
-        if WORD != BF16 {
+        if !has_squares(WORD) {
             return;
         }
         for [first, second] in sums.as_chunks_mut::<2>().0 {
@@ -165,10 +167,10 @@ unsafe fn add_word<const WORD: u8, const LANE: i32, const ROWS: usize, const VEC
     }
 }
 
-/// `sums += a b` for two words of pairs of bf16 of every row and two interleaved rows of `b`. The sums are in the order of
+/// `sums += a b` for two words of every row and two interleaved rows of `b`. The sums are in the order of
 /// `exchange_sums`; the last of an odd number of rows is summed by itself.
 #[inline(always)]
-unsafe fn add_two_words<const ROWS: usize, const VECTORS: usize>(
+unsafe fn add_two_words<const WORD: u8, const ROWS: usize, const VECTORS: usize>(
     rows: [*const u32; ROWS],
     b: *const u32,
     sums: &mut [[Vector; VECTORS]; ROWS],
@@ -189,12 +191,14 @@ unsafe fn add_two_words<const ROWS: usize, const VECTORS: usize>(
                 for (sums, words) in sums.chunks_mut(2).zip(words) {
                     if let [above, below] = sums {
                         let (above, below) = (&mut above[vector][register], &mut below[vector][register]);
-                        *above = add_square(words, left, *above);
-                        *below = add_square(words, right, *below);
+                        *above = add_square::<WORD>(words, left, *above);
+                        *below = add_square::<WORD>(words, right, *below);
                     } else if let [last] = sums {
                         let last = &mut last[vector][register];
-                        *last = add_pairs(vdupq_laneq_f32::<0>(words), vuzp1q_f32(left, right), *last);
-                        *last = add_pairs(vdupq_laneq_f32::<1>(words), vuzp2q_f32(left, right), *last);
+                        *last =
+                            add_words::<WORD>(vdupq_laneq_f32::<0>(words), vuzp1q_f32(left, right), *last);
+                        *last =
+                            add_words::<WORD>(vdupq_laneq_f32::<1>(words), vuzp2q_f32(left, right), *last);
                     }
                 }
                 in_order();
@@ -208,6 +212,18 @@ unsafe fn add_two_words<const ROWS: usize, const VECTORS: usize>(
 #[inline(always)]
 unsafe fn in_order() {
     unsafe { asm!("", options(nostack, preserves_flags)) }
+}
+
+/// `sum` plus the product of the words in each lane.
+#[inline(always)]
+unsafe fn add_words<const WORD: u8>(a: float32x4_t, b: float32x4_t, sum: float32x4_t) -> float32x4_t {
+    unsafe {
+        match WORD {
+            F32 => vfmaq_f32(sum, a, b),
+            BF16 => add_pairs(a, b, sum),
+            _ => add_bytes(a, b, sum),
+        }
+    }
 }
 
 /// `sum` plus both products of the pairs of bf16 in each lane. `vbfdotq_f32` is not stable in Rust.
@@ -225,18 +241,31 @@ unsafe fn add_pairs(a: float32x4_t, b: float32x4_t, mut sum: float32x4_t) -> flo
     sum
 }
 
-/// `sum`, a square of two rows and two columns, plus four bf16 of two rows times those of two columns, in the order of
-/// [`add_pairs`] and so with the same bits. `vbfmmlaq_f32` is not stable in Rust.
+/// `sum`, a square of two rows and two columns, plus two words of the rows times those of the columns, in the order of
+/// [`add_words`] and so with the same bits. `vbfmmlaq_f32` and `vmmlaq_s32` are not stable in Rust.
 #[inline(always)]
-unsafe fn add_square(rows: float32x4_t, columns: float32x4_t, mut sum: float32x4_t) -> float32x4_t {
+unsafe fn add_square<const WORD: u8>(
+    rows: float32x4_t,
+    columns: float32x4_t,
+    mut sum: float32x4_t,
+) -> float32x4_t {
     unsafe {
-        asm!(
-            "bfmmla {sum:v}.4s, {rows:v}.8h, {columns:v}.8h",
-            sum = inout(vreg) sum,
-            rows = in(vreg) rows,
-            columns = in(vreg) columns,
-            options(pure, nomem, nostack, preserves_flags)
-        );
+        match WORD {
+            BF16 => asm!(
+                "bfmmla {sum:v}.4s, {rows:v}.8h, {columns:v}.8h",
+                sum = inout(vreg) sum,
+                rows = in(vreg) rows,
+                columns = in(vreg) columns,
+                options(pure, nomem, nostack, preserves_flags)
+            ),
+            _ => asm!(
+                "smmla {sum:v}.4s, {rows:v}.16b, {columns:v}.16b",
+                sum = inout(vreg) sum,
+                rows = in(vreg) rows,
+                columns = in(vreg) columns,
+                options(pure, nomem, nostack, preserves_flags)
+            ),
+        }
     }
     sum
 }
