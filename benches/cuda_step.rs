@@ -85,7 +85,8 @@ fn main() {
         ..LoraConfig::default()
     };
     let mut builder = LoraBuilder::new(config).unwrap();
-    let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
+    let device_options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
+    let options = LoadOptions { decoding_graphs: true, ..device_options };
     let checkpoint = Checkpoint::open(dir).unwrap();
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
     let parameters = Parameters::new(builder.finish().unwrap().parameters()).unwrap();
@@ -155,24 +156,27 @@ fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: 
 }
 
 /// A decoding step with two beams for each picture, which copies either all logits to the host, or those that a
-/// search without penalties needs.
+/// search without penalties needs. The latter is also replayed as a graph.
 fn decode(model: &GitForCausalLm, batch: usize) {
     const BEAMS: usize = 2;
     println!("decoding with {BEAMS} beams a picture");
     let mut phases = Phases::new(model.device(), false);
     let features = features(model, batch, 0, &mut phases);
     phases.begin("6 prompt");
-    let mut decoding = model.begin_decoding(&features, (1 + 3 * BEAMS) * batch).unwrap();
+    let mut decoding = model.begin_decoding(&features, (1 + 4 * BEAMS) * batch).unwrap();
     let start = model.tokens().start_token;
     decoding.append(&vec![start; batch]).unwrap();
     decoding.reorder(&(0..BEAMS * batch).map(|beam| beam / BEAMS).collect::<Vec<_>>()).unwrap();
     let tokens = vec![start; BEAMS * batch];
-    phases.begin("6 first step");
-    decoding.append(&tokens).unwrap();
     phases.counted = true;
+    // A step that occurs for the first time is not recorded.
     phases.begin("8 decoding, all logits");
     let all = decoding.append(&tokens).unwrap();
     phases.begin("9 decoding, best logits");
+    decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
+    phases.begin("6 recording of decoding");
+    decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
+    phases.begin("9 replay of decoding");
     let best = decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
     phases.begin("6 end");
     let NextTokens::Best(best) = best else { panic!("all logits were copied") };

@@ -1,6 +1,7 @@
 use candle_core::{Device, Tensor};
 use caption_model::{
-    CaptionCheckpoint as _, CaptionConfig, CaptionModel, LayerMap, Loader, ShiftedLabels, TextDecoder,
+    CaptionCheckpoint as _, CaptionConfig, CaptionModel, DecodingGraphs, LayerMap, Loader, ShiftedLabels,
+    TextDecoder,
 };
 use train_ops::{DecoderMasks, ForwardContext, KeyValueCache, LayerBuilder};
 
@@ -118,6 +119,10 @@ impl CaptionModel for BlipForConditionalGeneration {
     fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
         features::check("image_features", states, None, self.parts.config.vision_config.hidden_size)?;
         self.parts.decoder.caches(states, slots)
+    }
+
+    fn decoding_graphs(&self) -> Option<&DecodingGraphs> {
+        self.parts.decoding_graphs.as_ref()
     }
 
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {

@@ -1,5 +1,5 @@
 use candle_core::{DType, Device, Tensor};
-use caption_model::{Loader, ShiftedLabels};
+use caption_model::{DecodingGraphs, Loader, ShiftedLabels};
 use train_ops::ForwardContext;
 
 use crate::decoder::Decoder;
@@ -17,6 +17,7 @@ pub(crate) struct Parts {
     pub(crate) vision: Option<VisionEncoder>,
     pub(crate) embeddings: Embeddings,
     pub(crate) decoder: Decoder,
+    pub(crate) decoding_graphs: Option<DecodingGraphs>,
 }
 
 impl Parts {
@@ -27,6 +28,7 @@ impl Parts {
             vision: Some(VisionEncoder::load(&config.vision_config, loader)?),
             embeddings: Embeddings::load(text, &format!("{TEXT}.embeddings"), words, loader)?,
             decoder: Decoder::load(text, lm_head, loader)?,
+            decoding_graphs: DecodingGraphs::new(options),
             device: options.device.clone(),
             config,
         })

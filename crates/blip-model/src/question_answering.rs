@@ -1,7 +1,7 @@
 use candle_core::{Device, Tensor};
 use caption_model::{
-    CaptionCheckpoint as _, CaptionConfig, CaptionModel, DecoderInput, GenerationError, LayerMap, Loader,
-    TextDecoder,
+    CaptionCheckpoint as _, CaptionConfig, CaptionModel, DecoderInput, DecodingGraphs, GenerationError,
+    LayerMap, Loader, TextDecoder,
 };
 use train_ops::{DecoderMasks, ForwardContext, KeyLengths, KeyValueCache, LayerBuilder};
 
@@ -175,6 +175,10 @@ impl CaptionModel for BlipForQuestionAnswering {
     fn caches(&self, states: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
         features::check("question states", states, None, self.parts.config.text_config.hidden_size)?;
         self.parts.decoder.caches(states, slots)
+    }
+
+    fn decoding_graphs(&self) -> Option<&DecodingGraphs> {
+        self.parts.decoding_graphs.as_ref()
     }
 
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {

@@ -82,6 +82,7 @@ pub fn build(
         dtype: storage(dtype),
         hidden_dropout: options.hidden_dropout.map(|p| p as f32),
         gradient_checkpointing: hardware.gradient_checkpointing,
+        decoding_graphs: !hardware.no_cuda_graph,
     };
     if options.tune == Tune::Full {
         if dtype == Dtype::Int8 {

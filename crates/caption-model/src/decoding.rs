@@ -1,10 +1,12 @@
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use caption_generation::{BestTokens, CaptionDecoder, NextTokens, SpeculativeDecoder, Step};
 use train_ops::{DecodingRows, ForwardContext, KeyValueCache, TopLogits, enter, snapshot, top_logits};
 
-use crate::{CaptionModel, DecoderShape, Draft, Error, Result};
+use crate::decoding_graphs::{Lent, RecordableStep};
+use crate::{CaptionModel, DecoderShape, DecodingGraphs, Draft, Error, Result};
 
 /// A copy of a model's text decoder with its language-modelling head. Frozen and adapted layers keep the state
 /// of the time of the copy; trainable layers are shared with the model. A step computes a few new tokens.
@@ -29,13 +31,15 @@ pub struct Decoding<'a, M: ?Sized> {
     model: &'a M,
     /// All steps are one pass, in which the weights of adapters do not change.
     ctx: ForwardContext,
-    decoder: Box<dyn TextDecoder>,
+    decoder: Arc<dyn TextDecoder>,
     draft: Option<&'a Draft>,
     rows: DecodingRows,
     /// The rows after each step of the last verification.
     verified: Vec<DecodingRows>,
-    /// One for each layer.
+    /// One for each layer; none if those of `graphs` are used.
     caches: Vec<KeyValueCache>,
+    /// Steps that are recorded as CUDA graphs, with their caches.
+    graphs: Option<Lent<'a>>,
 }
 
 impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
@@ -59,12 +63,18 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
             });
         }
         let _pass = enter(ctx.clone());
+        let mut caches = model.caches(states, slots)?;
+        let mut graphs = model.decoding_graphs().and_then(DecodingGraphs::lend);
+        if let Some(graphs) = &mut graphs {
+            graphs.recordings.begin(std::mem::take(&mut caches))?;
+        }
         Ok(Self {
             model,
             ctx,
-            decoder: model.text_decoder(snapshot)?,
+            decoder: model.text_decoder(snapshot)?.into(),
             draft: None,
-            caches: model.caches(states, slots)?,
+            caches,
+            graphs,
             rows: DecodingRows::new(pictures),
             verified: Vec::new(),
         })
@@ -110,6 +120,19 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
 
     /// The same logits on the device, `(sequences, vocabulary)`. Keys and values of the tokens are written to the caches.
     fn step(&self, decoder: &dyn TextDecoder, input_ids: &[u32], rows: &DecodingRows) -> Result<Tensor> {
+        let (sequences, new) = (rows.len(), self.check(input_ids, rows)?);
+        let device = self.model.device();
+        let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
+        let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?.reshape((sequences, new))?;
+        let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
+        let _pass = enter(self.ctx.select(rows.images()));
+        let text = self.model.embed(&input_ids, &positions)?;
+        let caches = self.graphs.as_ref().map_or(&self.caches[..], |graphs| graphs.recordings.caches());
+        decoder.step(&text, caches, rows)
+    }
+
+    /// The number of new tokens of each row.
+    fn check(&self, input_ids: &[u32], rows: &DecodingRows) -> Result<usize> {
         let sequences = rows.len();
         if sequences == 0 || input_ids.is_empty() || !input_ids.len().is_multiple_of(sequences) {
             return Err(Error::Shape {
@@ -118,18 +141,28 @@ impl<'a, M: CaptionModel + ?Sized> Decoding<'a, M> {
                 got: vec![input_ids.len()],
             });
         }
-        let new = input_ids.len() / sequences;
         let (got, max) = (rows.tokens(), self.model.tokens().max_length);
         if got > max {
             return Err(Error::TooLong { got, max });
         }
-        let device = self.model.device();
-        let positions = rows.lengths().flat_map(|length| length - new..length).map(|at| at as u32);
-        let positions = Tensor::new(positions.collect::<Vec<_>>(), device)?.reshape((sequences, new))?;
-        let input_ids = Tensor::new(input_ids, device)?.reshape((sequences, new))?;
-        let _pass = enter(self.ctx.select(rows.images()));
-        let text = self.model.embed(&input_ids, &positions)?;
-        decoder.step(&text, &self.caches, rows)
+        Ok(input_ids.len() / sequences)
+    }
+
+    /// The logits of a step, or as many of the `best` of each sequence, if a graph computes them.
+    fn replay(
+        &mut self,
+        tokens: &[u32],
+        rows: &DecodingRows,
+        best: Option<usize>,
+    ) -> Result<Option<Vec<f32>>> {
+        // The first step of a pass reads the adapters that graphs were recorded with, or others.
+        let is_first = self.rows.tokens() == 0;
+        if is_first || self.check(tokens, rows)? > 1 || self.ctx.adapters().is_some() {
+            return Ok(None);
+        }
+        let Some(graphs) = &mut self.graphs else { return Ok(None) };
+        let (model, decoder, ctx) = (self.model, &self.decoder, &self.ctx);
+        graphs.recordings.run(&RecordableStep { model, decoder, ctx, rows, tokens, best })
     }
 
     /// The live sequences after `tokens` are appended to them.
@@ -149,7 +182,10 @@ impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
 
     fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let rows = self.extended(tokens);
-        let logits = self.logits(self.decoder.as_ref(), tokens, &rows)?;
+        let logits = match self.replay(tokens, &rows, None)? {
+            Some(logits) => logits,
+            None => self.logits(self.decoder.as_ref(), tokens, &rows)?,
+        };
         self.rows = rows;
         Ok(logits)
     }
@@ -157,12 +193,14 @@ impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
     /// Returns whole rows if they are on the host already, or if there is no kernel for the best tokens.
     fn append_for_best(&mut self, tokens: &[u32], count: usize) -> Result<NextTokens> {
         let rows = self.extended(tokens);
+        if let Some(packed) = self.replay(tokens, &rows, Some(count))? {
+            self.rows = rows;
+            return Ok(best(TopLogits::unpack(&packed, count), count));
+        }
         let logits = self.step(self.decoder.as_ref(), tokens, &rows)?;
         self.rows = rows;
         Ok(match top_logits(&logits, count)? {
-            Some(TopLogits { ids, logits, log_sums }) => {
-                NextTokens::Best(BestTokens { count, ids, logits, log_sums })
-            }
+            Some(found) => best(found, count),
             None => NextTokens::All(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
         })
     }
@@ -176,9 +214,9 @@ impl<M: CaptionModel + ?Sized> SpeculativeDecoder for Decoding<'_, M> {
     /// The draft writes its keys and values to the slots that the model overwrites when it reads the same
     /// tokens. So the draft needs no cache of its own.
     fn draft_logits(&mut self, steps: &[Step]) -> Result<Vec<f32>> {
-        let decoder = self.draft.map_or(&self.decoder, |draft| &draft.decoder);
+        let decoder = self.draft.map_or(self.decoder.as_ref(), |draft| draft.decoder.as_ref());
         match (steps.last(), self.after(steps)?.last()) {
-            (Some(step), Some(rows)) => self.logits(decoder.as_ref(), &step.tokens, rows),
+            (Some(step), Some(rows)) => self.logits(decoder, &step.tokens, rows),
             _ => Ok(Vec::new()),
         }
     }
@@ -198,6 +236,10 @@ impl<M: CaptionModel + ?Sized> SpeculativeDecoder for Decoding<'_, M> {
         self.rows = last.ok_or(Error::UnknownStep { accepted, steps })?;
         Ok(())
     }
+}
+
+fn best(TopLogits { ids, logits, log_sums }: TopLogits, count: usize) -> NextTokens {
+    NextTokens::Best(BestTokens { count, ids, logits, log_sums })
 }
 
 fn reorder(rows: &mut DecodingRows, parents: &[usize]) -> Result<()> {

@@ -20,11 +20,21 @@ pub struct LoadOptions {
     /// ([`recompute`](train_ops::recompute)). The gradients are the same; it takes less memory and more time.
     /// Default: off.
     pub gradient_checkpointing: bool,
+    /// Records decoding steps as CUDA graphs on an NVIDIA GPU, where the build has kernels that can be recorded. A step is then one call
+    /// of the driver; captions are the same. While a step is recorded, in [`generate`](crate::CaptionModel::generate), no other thread
+    /// may use the device. Default: off.
+    pub decoding_graphs: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, hidden_dropout: None, gradient_checkpointing: false }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            hidden_dropout: None,
+            gradient_checkpointing: false,
+            decoding_graphs: false,
+        }
     }
 }
 

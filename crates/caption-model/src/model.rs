@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use caption_generation::{Caption, GenerationConfig, Generator, ModelTokens, Progress};
 use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
 
-use crate::{CaptionConfig, Decoding, Draft, Error, LayerMap, Result, TextDecoder};
+use crate::{CaptionConfig, Decoding, DecodingGraphs, Draft, Error, LayerMap, Result, TextDecoder};
 
 /// The input of decoding.
 #[derive(Clone, Debug)]
@@ -111,6 +111,12 @@ pub trait CaptionModel: Debug + Send + Sync {
     /// # Errors
     /// The errors of `map`.
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>>;
+
+    /// The recorded decoding steps of the model, with [`LoadOptions::decoding_graphs`](crate::LoadOptions::decoding_graphs).
+    /// Default: none.
+    fn decoding_graphs(&self) -> Option<&DecodingGraphs> {
+        None
+    }
 
     /// A draft of the model with the current state of its adapters, for [`generate_with`](Self::generate_with).
     ///

@@ -10,6 +10,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
+pub use crate::overwrite::overwrite;
 use crate::{Element, Launch, Pointer, ptx};
 
 /// The kernels for one type of activations on one device.
@@ -43,8 +44,12 @@ impl Kernels {
             _ => return None,
         };
         let device = tensor.device().as_cuda_device().ok()?;
-        let (major, _) = device.cuda_stream().context().compute_capability().ok()?;
-        (major >= OLDEST).then(|| Self { device: device.clone(), element })
+        is_new(device).then(|| Self { device: device.clone(), element })
+    }
+
+    /// Whether there are kernels for this device: a CUDA device of compute capability 8.0 or newer.
+    pub fn are_for(device: &Device) -> bool {
+        device.as_cuda_device().is_ok_and(is_new)
     }
 
     /// The type of activations.
@@ -256,6 +261,10 @@ impl Kernels {
         unsafe { builder.launch(config) }.w()?;
         Ok(())
     }
+}
+
+fn is_new(device: &CudaDevice) -> bool {
+    device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= OLDEST)
 }
 
 fn first_element(layout: &Layout) -> Result<usize> {

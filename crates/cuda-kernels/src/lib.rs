@@ -12,6 +12,7 @@
 
 mod activation;
 mod attention;
+mod cache;
 mod candidates;
 mod cross_entropy;
 mod decoding;
@@ -26,11 +27,14 @@ mod launch;
 mod lora;
 mod optimizer;
 #[cfg(feature = "cuda")]
+mod overwrite;
+#[cfg(feature = "cuda")]
 pub mod ptx;
 mod residual_norm;
 
 pub use activation::{ActivationKind, BiasActivation};
 pub use attention::{Attention, AttentionGradients, AttentionSizes, AttentionStrides, VisibleKeys};
+pub use cache::CacheWrite;
 pub use candidates::TopCandidates;
 pub use cross_entropy::{CrossEntropy, LossSum};
 pub use decoding::DecodingAttention;

@@ -12,6 +12,7 @@ pub fn of_module(module: &str) -> Option<&'static str> {
         "attention_backward_key" => compiled::ATTENTION_BACKWARD_KEY,
         "attention_backward_query" => compiled::ATTENTION_BACKWARD_QUERY,
         "attention_forward" => compiled::ATTENTION_FORWARD,
+        "cache_write" => compiled::CACHE_WRITE,
         "cross_entropy" => compiled::CROSS_ENTROPY,
         "decoding_attention" => compiled::DECODING_ATTENTION,
         "dropout" => compiled::DROPOUT,

@@ -56,6 +56,11 @@ fn decoding_attention_agrees_with_f64() {
 }
 
 #[test]
+fn keys_and_values_are_written_to_their_slots_and_to_no_others() {
+    passes(checks::decoding::cache_write);
+}
+
+#[test]
 fn adapters_and_their_gradients_agree_with_f64() {
     passes(checks::lora::lora);
 }

@@ -1,5 +1,5 @@
 use candle_core::{DType, Device, Tensor};
-use caption_model::{CaptionConfig, CaptionModel, LayerMap, ShiftedLabels, TextDecoder};
+use caption_model::{CaptionConfig, CaptionModel, DecodingGraphs, LayerMap, ShiftedLabels, TextDecoder};
 use train_ops::{ForwardContext, KeyValueCache, linear_cross_entropy_sum};
 
 use crate::decoder::DecoderWithHead;
@@ -89,6 +89,10 @@ impl CaptionModel for GitForCausalLm {
 
     fn caches(&self, image_features: &Tensor, slots: usize) -> Result<Vec<KeyValueCache>> {
         self.decoder.caches(&self.project(image_features, &ForwardContext::inference())?, slots)
+    }
+
+    fn decoding_graphs(&self) -> Option<&DecodingGraphs> {
+        self.decoding_graphs.as_ref()
     }
 
     fn text_decoder(&self, map: LayerMap) -> Result<Box<dyn TextDecoder>> {

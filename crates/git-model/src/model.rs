@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use caption_model::{Loader, WordEmbedding};
+use caption_model::{DecodingGraphs, Loader, WordEmbedding};
 use train_ops::{Dropout, ForwardContext, LayerBuilder, LayerNorm, LinearLayer};
 
 use crate::decoder::Decoder;
@@ -28,6 +28,7 @@ pub struct GitForCausalLm {
     embeddings_dropout: Dropout,
     pub(crate) decoder: Decoder,
     pub(crate) lm_head: Arc<dyn LinearLayer>,
+    pub(crate) decoding_graphs: Option<DecodingGraphs>,
 }
 
 impl GitForCausalLm {
@@ -76,6 +77,7 @@ impl GitForCausalLm {
             embeddings_dropout: Dropout::new("git.embeddings.dropout", config.hidden_dropout_prob)?,
             decoder: Decoder::load(&config, &mut loader)?,
             lm_head,
+            decoding_graphs: DecodingGraphs::new(options),
             device: options.device.clone(),
             config,
         })

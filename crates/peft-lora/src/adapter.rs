@@ -113,7 +113,10 @@ impl Adapter {
     /// - [`Merged`](crate::Error::Merged) while adapters are merged.
     pub fn load_weights(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.set.state.current.get().check_unmerged("load weights")?;
-        self.weights.restore(&AdapterFiles::read(dir.as_ref())?)
+        self.weights.restore(&AdapterFiles::read(dir.as_ref())?)?;
+        // Some kinds of adapters have their weights in other memory now. A new version of the state says so to what refers to the old
+        // memory (`ForwardContext::has_values_of`).
+        self.set.state.current.update(|state| Ok(state.clone()))
     }
 
     /// The merged weights by their names in the base's checkpoint: `PATH.weight` of each adapted layer, and all

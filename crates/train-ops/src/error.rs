@@ -95,6 +95,19 @@ pub enum Error {
         /// Number of sequences.
         sequences: usize,
     },
+    /// Rows whose numbers are on a device ([`DecodingRows::with_numbers`](crate::DecodingRows::with_numbers)) were used without a
+    /// kernel that reads them there.
+    #[error(
+        "{operation}: there is no kernel that reads rows on the device, for tensors of {dtype:?} on {device}"
+    )]
+    RowsOnDevice {
+        /// The operation.
+        operation: &'static str,
+        /// The type of the tensors.
+        dtype: candle_core::DType,
+        /// Their device.
+        device: String,
+    },
     /// The same checkpoint path was requested twice.
     #[error("{path} was built twice; every layer and parameter of a model needs a path of its own")]
     Duplicate {

@@ -57,6 +57,12 @@ impl ForwardContext {
         Self { adapters: Some(names.collect()), ..self.clone() }
     }
 
+    /// Whether both passes have read the same [`Shared`](crate::Shared) values so far, in the same versions. Then a
+    /// [`DeviceGraph`](crate::DeviceGraph) that refers to the memory of those values is right for both.
+    pub fn has_values_of(&self, other: &Self) -> bool {
+        self.held == other.held
+    }
+
     /// Whether this pass trains.
     pub fn is_training(&self) -> bool {
         self.sample_keys.is_some()

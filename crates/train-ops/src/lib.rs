@@ -90,7 +90,7 @@ pub use rotary::{RotaryLayout, rotary_embedding};
 pub use scaled_features::scaled_features;
 pub use shared::Shared;
 pub use softmax::softmax_last_dim;
-pub use top_logits::{TopLogits, top_logits};
+pub use top_logits::{TopLogits, packed_top_logits, top_logits};
 pub use transformer::{CrossAttention, DecoderLayer, DecoderMasks, TransformerLayer, as_activations};
 
 /// Compiles the program of the README.

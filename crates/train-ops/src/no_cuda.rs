@@ -5,7 +5,7 @@ use cpu_kernels::DropoutMask;
 
 use crate::attention::sizes::Sizes;
 use crate::decoding::{DecodingRows, Seen};
-use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run, TopLogits};
+use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run};
 
 pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
     Ok(None)
@@ -48,6 +48,10 @@ pub(crate) fn decoding_attention(
     Ok(None)
 }
 
+pub(crate) fn cache_write(_: [&Tensor; 2], _: &[Tensor; 2], _: &DecodingRows) -> Result<bool> {
+    Ok(false)
+}
+
 pub(crate) fn dropout(_: &Tensor, _: &DropoutMask) -> Result<Option<Tensor>> {
     Ok(None)
 }
@@ -84,7 +88,7 @@ pub(crate) fn lora_linear(
     Ok(None)
 }
 
-pub(crate) fn top_logits(_: &Tensor, _: usize) -> Result<Option<TopLogits>> {
+pub(crate) fn packed_top_logits(_: &Tensor, _: usize) -> Result<Option<Tensor>> {
     Ok(None)
 }
 
@@ -102,6 +106,11 @@ pub fn host_numbers(numbers: &[u32], device: &Device) -> Result<Tensor> {
 pub struct DeviceGraph(std::convert::Infallible);
 
 impl DeviceGraph {
+    /// Whether work on this device can be recorded: never, without the feature `fused-cuda`.
+    pub fn is_supported(_: &Device) -> bool {
+        false
+    }
+
     /// Records `work`.
     ///
     /// # Errors

@@ -78,6 +78,22 @@ impl Held {
     }
 }
 
+/// The same values, in the order in which they were read.
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return true;
+        }
+        // One list is locked at a time, so that two threads cannot wait for each other.
+        let others = other.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |((id, value), (other, of_other)): (&(u64, AnyValue), &(u64, AnyValue))| {
+            id == other && Arc::ptr_eq(value, of_other)
+        };
+        own.len() == others.len() && own.iter().zip(&others).all(same)
+    }
+}
+
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);

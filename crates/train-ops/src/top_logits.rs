@@ -19,5 +19,28 @@ pub struct TopLogits {
 /// # Errors
 /// If `count` is 0 or more than the vocabulary, or the device fails.
 pub fn top_logits(logits: &Tensor, count: usize) -> Result<Option<TopLogits>> {
-    Ok(cuda::top_logits(logits, count)?)
+    let Some(packed) = packed_top_logits(logits, count)? else { return Ok(None) };
+    Ok(Some(TopLogits::unpack(&packed.to_vec1()?, count)))
+}
+
+/// [`top_logits`] as one tensor on the device, `(rows * (2 * count + 1))`, for [`TopLogits::unpack`] when it was copied to the host.
+///
+/// # Errors
+/// As [`top_logits`].
+pub fn packed_top_logits(logits: &Tensor, count: usize) -> Result<Option<Tensor>> {
+    Ok(cuda::packed_top_logits(logits, count)?)
+}
+
+impl TopLogits {
+    /// From the values of [`packed_top_logits`]: all logits, then the bits of all ids, then the sums of all rows.
+    pub fn unpack(packed: &[f32], count: usize) -> Self {
+        let all = packed.len() / (2 * count + 1) * count;
+        let (logits, rest) = packed.split_at(all);
+        let (ids, log_sums) = rest.split_at(all);
+        Self {
+            ids: ids.iter().map(|id| id.to_bits()).collect(),
+            logits: logits.to_vec(),
+            log_sums: log_sums.to_vec(),
+        }
+    }
 }

@@ -25,6 +25,25 @@ fn a_pass_keeps_the_value_that_it_saw_first_and_its_clones_with_it() {
 }
 
 #[test]
+fn passes_that_read_other_versions_or_other_values_differ() {
+    let (one, other) = (Shared::new(1), Shared::new(2));
+    let pass = |values: &[&Shared<i32>]| {
+        let pass = ForwardContext::inference();
+        values.iter().for_each(|value| _ = value.in_pass(&pass));
+        pass
+    };
+    let before = pass(&[&one, &other]);
+    assert!(before.has_values_of(&before.clone()) && pass(&[&one, &other]).has_values_of(&before));
+    // More or fewer values, as with adapters that are disabled.
+    for different in [pass(&[&one]), pass(&[])] {
+        assert!(!different.has_values_of(&before) && !before.has_values_of(&different));
+    }
+    // An equal value is not the same memory.
+    other.replace(2);
+    assert!(!pass(&[&one, &other]).has_values_of(&before));
+}
+
+#[test]
 fn contexts_of_inference_are_parts_of_the_pass_that_the_thread_has_entered() {
     let value = Shared::new(1);
     let pass = ForwardContext::inference().with_adapters(["a", "b"]);

@@ -1,9 +1,13 @@
 //! The optimizer and the norms of gradients on NVIDIA GPUs: a launch for all tensors, on the kernels of `cuda-kernels`. A function
 //! returns `None` where these do not serve the tensors: on another device, or of another type than f32.
 
+mod tables;
+
 use candle_core::{Result, Shape, Tensor};
 use cuda_kernels::device::Kernels;
-use cuda_kernels::{AdamW, Element, OptimizerTensor, Pointer, TensorTable};
+use cuda_kernels::{AdamW, Element, OptimizerTensor, Pointer};
+
+use tables::Tables;
 
 /// A parameter with its gradient and moments, and the scalars of its update.
 pub(crate) struct Updated<'a> {
@@ -48,18 +52,20 @@ pub(crate) fn adamw(updated: &[Updated<'_>], betas: [f64; 2], epsilon: f64) -> R
             root_correction: updated.root_correction,
         })
         .collect();
-    let table = Tables::new(&kernels, &tensors)?;
-    // Clipping was done before: the factor is 1.
-    let result = kernels.words(&[0, u64::from(1f32.to_bits())])?;
-    let read = [&inputs[..], &[&table.tensors, &table.chunks, &result]].concat();
-    let launches = |addresses: &[Pointer], _: &[Pointer]| {
-        let [tensors, chunks, result] = [0, 1, 2].map(|i| addresses[inputs.len() + i]);
-        let adamw = AdamW { result, betas, epsilon, ..table.adamw(tensors, chunks) };
-        Ok(vec![adamw.step()?])
-    };
-    // SAFETY: the tables describe these tensors, all of the shape of their parameter; nothing else uses them during a step.
-    #[allow(unsafe_code)]
-    unsafe { kernels.run(&read, &mut [], launches) }?;
+    Tables::with(&kernels, &tensors, |tables| {
+        let read = [&inputs[..], &tables.memory()].concat();
+        let launches = |addresses: &[Pointer], _: &[Pointer]| {
+            let memory = &addresses[inputs.len()..];
+            // Clipping was done before.
+            let result = tables.unclipped(memory);
+            Ok(vec![AdamW { result, betas, epsilon, ..tables.adamw(memory) }.step()?])
+        };
+        // SAFETY: the tables describe these tensors, all of the shape of their parameter; nothing else uses them during a step.
+        #[allow(unsafe_code)]
+        unsafe {
+            kernels.run(&read, &mut [], launches)
+        }
+    })?;
     Ok(Some(()))
 }
 
@@ -74,23 +80,17 @@ pub(crate) fn norms(gradients: &[&Tensor]) -> Result<Option<Vec<f64>>> {
             OptimizerTensor::of_gradient(*address, gradient.elem_count(), Pointer::NULL)
         })
         .collect();
-    let table = Tables::new(&kernels, &tensors)?;
-    // Numbers of 64 bits: a sum for each chunk, the norms, and 16 bytes for the norm of all.
-    let (mut squares, mut norms) =
-        (kernels.doubles(table.chunk_count)?, kernels.doubles(table.tensor_count + 2)?);
-    let read = [gradients, &[&table.tensors, &table.chunks]].concat();
-    let launches = |addresses: &[Pointer], outputs: &[Pointer]| {
-        let [tensors, chunks] = [0, 1].map(|i| addresses[gradients.len() + i]);
-        // 16 bytes that begin at a multiple of 8.
-        let result = Pointer(outputs[1].0 + 8 * table.tensor_count as u64);
-        let of = AdamW { squares: outputs[0], norms: outputs[1], result, ..table.adamw(tensors, chunks) };
-        Ok(of.norms()?.to_vec())
-    };
-    // SAFETY: the tables describe these tensors, and the outputs are as large as documented.
-    #[allow(unsafe_code)]
-    unsafe { kernels.run(&read, &mut [&mut squares, &mut norms], launches) }?;
-    let norms = Kernels::tensor(norms, &Shape::from(table.tensor_count + 2)).to_vec1::<f64>()?;
-    Ok(Some(norms[..table.tensor_count].to_vec()))
+    let norms = Tables::with(&kernels, &tensors, |tables| {
+        let read = [gradients, &tables.memory()].concat();
+        let launches = |addresses: &[Pointer], _: &[Pointer]| {
+            Ok(tables.adamw(&addresses[gradients.len()..]).norms()?.to_vec())
+        };
+        // SAFETY: the tables describe these tensors, and have memory for the sums.
+        #[allow(unsafe_code)]
+        unsafe { kernels.run(&read, &mut [], launches) }?;
+        tables.norms()
+    })?;
+    Ok(Some(norms))
 }
 
 /// Elements of 16 bytes.
@@ -117,54 +117,20 @@ pub(crate) fn scaled(gradients: &[&Tensor], factor: f64) -> Result<Option<Vec<Te
             OptimizerTensor::of_gradient(*address, gradient.elem_count(), to)
         })
         .collect();
-    let table = Tables::new(&kernels, &tensors)?;
-    let read = [gradients, &[&table.tensors, &table.chunks, &memory]].concat();
-    let launches = |addresses: &[Pointer], _: &[Pointer]| {
-        let [tensors, chunks] = [0, 1].map(|i| addresses[gradients.len() + i]);
-        Ok(vec![AdamW { scale: factor as f32, ..table.adamw(tensors, chunks) }.scaled()?])
-    };
-    // SAFETY: the tables describe these tensors and a place in the memory for each, which was just made: nothing else reads it.
-    #[allow(unsafe_code)]
-    unsafe { kernels.run(&read, &mut [], launches) }?;
+    Tables::with(&kernels, &tensors, |tables| {
+        let read = [gradients, &tables.memory(), &[&memory]].concat();
+        let launches = |addresses: &[Pointer], _: &[Pointer]| {
+            let adamw = tables.adamw(&addresses[gradients.len()..]);
+            Ok(vec![AdamW { scale: factor as f32, ..adamw }.scaled()?])
+        };
+        // SAFETY: the tables describe these tensors and a place in the memory for each, which was just made: nothing else reads it.
+        #[allow(unsafe_code)]
+        unsafe {
+            kernels.run(&read, &mut [], launches)
+        }
+    })?;
     let scaled = gradients.iter().zip(firsts);
     let scaled = scaled
         .map(|(gradient, first)| memory.narrow(0, first, gradient.elem_count())?.reshape(gradient.shape()));
     scaled.collect::<Result<Vec<_>>>().map(Some)
-}
-
-/// The tables of a launch on the device.
-struct Tables {
-    tensors: Tensor,
-    chunks: Tensor,
-    tensor_count: usize,
-    chunk_count: usize,
-}
-
-impl Tables {
-    fn new(kernels: &Kernels, tensors: &[OptimizerTensor]) -> Result<Self> {
-        let table = TensorTable::new(tensors).map_err(candle_core::Error::wrap)?;
-        Ok(Self {
-            tensors: kernels.words(&table.tensors)?,
-            chunks: kernels.numbers(&table.chunks)?,
-            tensor_count: tensors.len(),
-            chunk_count: table.chunks.len(),
-        })
-    }
-
-    /// The arguments without scratch memory, for gradients that are neither scaled nor clipped.
-    fn adamw(&self, tensors: Pointer, chunks: Pointer) -> AdamW {
-        AdamW {
-            tensors,
-            chunks,
-            squares: Pointer::NULL,
-            norms: Pointer::NULL,
-            result: Pointer::NULL,
-            tensor_count: self.tensor_count,
-            chunk_count: self.chunk_count,
-            scale: 1.0,
-            max_norm: 0.0,
-            betas: [0.0; 2],
-            epsilon: 0.0,
-        }
-    }
 }

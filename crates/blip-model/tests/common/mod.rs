@@ -35,7 +35,7 @@ pub(crate) fn some<T>(cases: &[T]) -> Vec<&T> {
 
 /// The options of a model on that device.
 pub(crate) fn on_device() -> LoadOptions {
-    LoadOptions { device: device(), ..LoadOptions::default() }
+    LoadOptions { device: device(), decoding_graphs: true, ..LoadOptions::default() }
 }
 
 /// Path of a file of `tests/fixtures`.

@@ -176,7 +176,8 @@ fn resolve(
 fn model(options: &options::Caption, pretrained: &Pretrained) -> Result<Box<dyn CaptionModel>> {
     let dtype = if options.dtype == Storage::Bf16 { DType::BF16 } else { DType::F32 };
     let device = options.device.open()?;
-    let load_options = LoadOptions { device, dtype, ..LoadOptions::default() };
+    let decoding_graphs = !options.no_cuda_graph;
+    let load_options = LoadOptions { device, dtype, decoding_graphs, ..LoadOptions::default() };
     let load = |builder: &mut dyn LayerBuilder| pretrained.checkpoint.load_model(builder, &load_options);
     match &options.adapter {
         None if options.dtype == Storage::Int8 => Ok(load(&mut Int8Builder)?),

@@ -71,6 +71,10 @@ pub struct CaptionFlags {
     /// Processor threads [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, value_name = "THREADS", value_parser = count, help_heading = "Hardware")]
     threads: Option<usize>,
+    /// On an NVIDIA GPU, launch the kernels of each decoding step one after another instead of recorded CUDA
+    /// graphs, for debugging
+    #[arg(long, help_heading = "Hardware")]
+    no_cuda_graph: bool,
     /// Pictures per batch
     #[arg(long, value_name = "PICTURES", default_value = "1", value_parser = count, help_heading = "Hardware")]
     batch_size: usize,
@@ -104,6 +108,7 @@ impl From<CaptionFlags> for Caption {
             device,
             dtype,
             threads,
+            no_cuda_graph,
             batch_size,
             draft,
             decoding,
@@ -122,6 +127,7 @@ impl From<CaptionFlags> for Caption {
             device,
             dtype,
             threads,
+            no_cuda_graph,
             batch_size,
             draft,
             decoding: decoding.into(),

@@ -41,8 +41,8 @@ pub(super) struct HardwareFlags {
     /// Run the frozen vision encoder on every picture in every epoch, instead of caching its features
     #[arg(long)]
     no_feature_cache: bool,
-    /// On an NVIDIA GPU, launch the kernels of each training pass one after another instead of recorded CUDA
-    /// graphs, for debugging
+    /// On an NVIDIA GPU, launch the kernels of each training pass and decoding step one after another instead of
+    /// recorded CUDA graphs, for debugging
     #[arg(long)]
     no_cuda_graph: bool,
 }

@@ -32,6 +32,8 @@ pub struct Caption {
     pub dtype: Storage,
     /// Processor threads. Default: `RAYON_NUM_THREADS`, or all cores.
     pub threads: Option<usize>,
+    /// Whether decoding steps on an NVIDIA GPU are launched kernel by kernel and not as CUDA graphs. Default: false.
+    pub no_cuda_graph: bool,
     /// Pictures in a batch. Default: 1.
     pub batch_size: usize,
     /// When to use speculative decoding, which does not change the captions. Default: where it is faster.
@@ -58,6 +60,7 @@ impl Default for Caption {
             device: DeviceName::default(),
             dtype: Storage::default(),
             threads: None,
+            no_cuda_graph: false,
             batch_size: 1,
             draft: Drafting::default(),
             decoding: Decoding::default(),

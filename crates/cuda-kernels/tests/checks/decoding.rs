@@ -1,5 +1,5 @@
 use cuda_kernels::emulation::Emulator;
-use cuda_kernels::{DecodingAttention, Element};
+use cuda_kernels::{CacheWrite, DecodingAttention, Element};
 
 use super::memory::Memory;
 use super::{ELEMENTS, Outcome, agrees, exact, in_all_orders, ok, run, tolerance, uniform};
@@ -100,4 +100,55 @@ fn one(emulator: &Emulator, element: Element, case: Case) -> Outcome {
         }
     }
     agrees("context", &results[0], &contexts, tolerance(element, 3e-6, 5e-3))
+}
+
+/// Sequences of different lengths whose slots are in no order, with rows of the table that are longer than any sequence. All other
+/// slots stay as they were.
+pub(crate) fn cache_write(emulator: &Emulator) -> Outcome {
+    for element in ELEMENTS {
+        for (width, new_tokens) in [(64, 1), (20, 2), (7, 3), (1096, 1)] {
+            written(emulator, element, width, new_tokens)
+                .map_err(|error| format!("{element:?}, {new_tokens} of width {width}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn written(emulator: &Emulator, element: Element, width: usize, new_tokens: usize) -> Outcome {
+    let (rows, most, slots) = (3, 10, 31);
+    let lengths = [3u32, 9, 5];
+    // 30 different ones.
+    let slot = |row: usize, token: usize| (row * 10 + token) * 7 % slots;
+    let table: Vec<u32> = (0..rows * most).map(|i| slot(i / most, i % most) as u32).collect();
+    let [of_lengths, of_slots] = [&lengths[..], &table[..]].map(Memory::of_u32);
+    let tokens = [1, 2].map(|seed| uniform(element, seed, rows * new_tokens * width));
+    let before = [3, 4].map(|seed| uniform(element, seed, slots * width));
+    let token_memory = tokens.each_ref().map(|values| Memory::of(element, values));
+    let results = in_all_orders(|seed| {
+        let cache = before.each_ref().map(|values| Memory::of(element, values));
+        let write = CacheWrite {
+            tokens: token_memory.each_ref().map(Memory::pointer),
+            cache: cache.each_ref().map(Memory::pointer),
+            lengths: of_lengths.pointer(),
+            slots: of_slots.pointer(),
+            rows,
+            new_tokens,
+            width,
+            most_tokens: most,
+        };
+        run(emulator, &[ok(write.launch(element))?], seed)?;
+        cache.iter().map(|memory| memory.values(element)).collect()
+    })?;
+
+    for ((name, found), (mut expected, tokens)) in
+        ["keys", "values"].iter().zip(&results).zip(before.into_iter().zip(&tokens))
+    {
+        for (index, token) in tokens.chunks(width).enumerate() {
+            let (row, token_of_row) = (index / new_tokens, index % new_tokens);
+            let at = slot(row, lengths[row] as usize - new_tokens + token_of_row) * width;
+            expected[at..][..width].copy_from_slice(token);
+        }
+        agrees(name, found, &exact(&expected), 0.0)?;
+    }
+    Ok(())
 }

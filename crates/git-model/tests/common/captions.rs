@@ -15,7 +15,7 @@ use super::{Checkpoint as Golden, device, fixture_json};
 pub(crate) fn model(checkpoint: &Value, builder: &mut dyn LayerBuilder) -> GitForCausalLm {
     let dir = tempfile::tempdir().unwrap();
     Golden::new(checkpoint).write(dir.path());
-    let options = LoadOptions { device: device(), ..LoadOptions::default() };
+    let options = LoadOptions { device: device(), decoding_graphs: true, ..LoadOptions::default() };
     GitForCausalLm::load_with(&Checkpoint::open(dir.path()).unwrap(), builder, &options).unwrap()
 }
 

@@ -5,6 +5,8 @@ use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use candle_core::{Device, Result, Tensor, bail};
 
+use cuda_kernels::device::Kernels;
+
 use super::inputs::{self, Inputs};
 use super::keys::{self, PassKeys};
 use crate::{ForwardContext, Run};
@@ -31,6 +33,11 @@ pub struct DeviceGraph {
 unsafe impl Send for DeviceGraph {}
 
 impl DeviceGraph {
+    /// Whether work on this device can be recorded: on an NVIDIA GPU with compute capability 8.0 or newer.
+    pub fn is_supported(device: &Device) -> bool {
+        Kernels::are_for(device)
+    }
+
     /// Records `work` on a device of [`cuda_device`](crate::cuda_device), with at most one forward pass, and returns its results at
     /// each replay. It runs as always, which loads kernels and copies constants, then it is recorded, and replayed once. Nothing else
     /// may use the device meanwhile.

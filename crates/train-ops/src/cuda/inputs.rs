@@ -2,8 +2,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use candle_core::{Device, Result, Tensor, bail};
-
-use super::overwrite::overwrite;
+use cuda_kernels::device::overwrite;
 
 thread_local! {
     static RECORDING: RefCell<Recording> = const { RefCell::new(Recording::None) };

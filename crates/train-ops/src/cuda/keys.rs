@@ -5,9 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::DeviceId;
 use candle_core::{Result, Tensor, bail};
 use cpu_kernels::DropoutMask;
-use cuda_kernels::device::Kernels;
-
-use super::overwrite::overwrite;
+use cuda_kernels::device::{Kernels, overwrite};
 
 /// The keys of the newest pass. A pass asks for those of one place after another; from the second pass on, the places are known,
 /// and all of them are copied when the first is asked for.

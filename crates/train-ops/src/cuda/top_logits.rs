@@ -2,10 +2,8 @@ use candle_core::{Result, Shape, Tensor};
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Pointer, TopCandidates};
 
-use crate::TopLogits;
-
-/// The largest logits of each row.
-pub(crate) fn top_logits(logits: &Tensor, count: usize) -> Result<Option<TopLogits>> {
+/// The largest logits of each row, as `TopLogits::unpack` reads them.
+pub(crate) fn packed_top_logits(logits: &Tensor, count: usize) -> Result<Option<Tensor>> {
     let (rows, vocabulary) = logits.dims2()?;
     let Some(kernels) = Kernels::of(logits).filter(|_| rows > 0) else { return Ok(None) };
     let logits = logits.contiguous()?;
@@ -29,10 +27,5 @@ pub(crate) fn top_logits(logits: &Tensor, count: usize) -> Result<Option<TopLogi
     // SAFETY: there is room for `count` logits and ids and a sum of each row.
     #[allow(unsafe_code)]
     unsafe { kernels.run(&[&logits], &mut [&mut found], launches) }?;
-    let found = Kernels::tensor(found, &Shape::from(len)).to_vec1::<f32>()?;
-    Ok(Some(TopLogits {
-        ids: found[all..2 * all].iter().map(|id| id.to_bits()).collect(),
-        log_sums: found[2 * all..].to_vec(),
-        logits: found[..all].to_vec(),
-    }))
+    Ok(Some(Kernels::tensor(found, &Shape::from(len))))
 }

@@ -3,7 +3,7 @@ use cpu_kernels::{Isa, Panels, Strided};
 use rayon::prelude::*;
 
 use super::DecodingRows;
-use crate::{Error, Result, host};
+use crate::{Error, Result, cuda, host};
 
 /// The key-value cache of one attention layer in decoding. It has the keys and values of an image's tokens
 /// once, for all sequences of the image, and those of text tokens in the slots that [`DecodingRows`] assigns to
@@ -61,6 +61,22 @@ impl KeyValueCache {
         Ok(Self { heads, images, prefix, width, image, text })
     }
 
+    /// Checks that there are slots for all tokens of `rows`, and their images.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check(&self, rows: &DecodingRows) -> Result<()> {
+        let slots = self.text[0].dim(0)?;
+        if rows.used > slots || rows.images().any(|image| image >= self.images) {
+            return Err(Error::Shape {
+                path: "cache of cached_attention".to_owned(),
+                expected: format!("{} slots, and every image that a sequence refers to", rows.used),
+                got: vec![slots, self.images],
+            });
+        }
+        Ok(())
+    }
+
     /// Writes keys and values of new tokens, `(rows, new, width)`, to the slots that the last call of
     /// [`DecodingRows::extend`] assigned to them.
     ///
@@ -76,10 +92,46 @@ impl KeyValueCache {
                 got: key.dims().to_vec(),
             });
         };
+        self.check(rows)?;
+        if width != self.width || value.dims() != key.dims() {
+            return Err(Error::Shape {
+                path: "new keys and values of a cache".to_owned(),
+                expected: format!("({count}, {new}, {}), both", self.width),
+                got: if width == self.width { value.dims().to_vec() } else { key.dims().to_vec() },
+            });
+        }
+        if cuda::cache_write([key, value], &self.text, rows)? {
+            return Ok(());
+        }
+        rows.on_host("writing to a cache", key)?;
         for (buffer, values) in self.text.iter().zip([key, value]) {
             buffer.slice_set(&values.reshape((count * new, width))?.contiguous()?, 0, start)?;
         }
         Ok(())
+    }
+
+    /// Takes over the images of `other`, whose keys and values are copied, so that this cache serves in its place: it has at least as
+    /// many images and slots, of the same sizes and type, on the same device. Text tokens are not copied.
+    ///
+    /// Returns false, and changes nothing, if this cache does not serve, or is one of f32 in host memory.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take_images(&self, other: &Self) -> Result<bool> {
+        let (ImageKeys::Plain(own), ImageKeys::Plain(others)) = (&self.image, &other.image) else {
+            return Ok(false);
+        };
+        let sizes = |cache: &Self| (cache.heads, cache.prefix, cache.width);
+        let like = |a: &Tensor, b: &Tensor| a.dtype() == b.dtype() && a.device().same_device(b.device());
+        let enough = self.images >= other.images && self.text[0].dim(0)? >= other.text[0].dim(0)?;
+        let alike = own.iter().zip(others).all(|(own, other)| like(own, other));
+        if !enough || !alike || sizes(self) != sizes(other) {
+            return Ok(false);
+        }
+        for (own, other) in own.iter().zip(others) {
+            own.slice_set(other, 0, 0)?;
+        }
+        Ok(true)
     }
 }
 

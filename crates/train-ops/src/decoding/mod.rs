@@ -11,6 +11,8 @@ use rayon::prelude::*;
 
 pub use cache::KeyValueCache;
 pub use rows::DecodingRows;
+#[cfg(feature = "fused-cuda")]
+pub(crate) use rows::RowTable;
 
 use self::cache::ImageKeys;
 use crate::{AttentionMask, Dropout, Error, ForwardContext, Result, attention, cuda, host};
@@ -54,14 +56,7 @@ pub(crate) enum Seen {
 
 fn attention_over(seen: Seen, query: &Tensor, cache: &KeyValueCache, rows: &DecodingRows) -> Result<Tensor> {
     let (count, new, width) = query.dims3()?;
-    let slots = cache.text[0].dim(0)?;
-    if rows.used > slots || rows.rows.iter().any(|row| row.image >= cache.images) {
-        return Err(Error::Shape {
-            path: "cache of cached_attention".to_owned(),
-            expected: format!("{} slots, and every image that a sequence refers to", rows.used),
-            got: vec![slots, cache.images],
-        });
-    }
+    cache.check(rows)?;
     if count != rows.len() || rows.lengths().any(|tokens| tokens < new) || width != cache.width {
         return Err(Error::Shape {
             path: "query of cached_attention".to_owned(),
@@ -77,6 +72,7 @@ fn attention_over(seen: Seen, query: &Tensor, cache: &KeyValueCache, rows: &Deco
             {
                 return Ok(context);
             }
+            rows.on_host("attention over a cache", query)?;
             let [key, value] = gather(seen, image, &cache.text, rows)?;
             let prefix = if seen == Seen::Text { 0 } else { cache.prefix };
             let mask = match seen {

@@ -16,7 +16,18 @@ pub struct DecodingRows {
     pub(super) used: usize,
     /// The rows in the form that GPU kernels read, on the device. They are copied there once a step, for all
     /// layers.
-    pub(crate) on_device: OnceLock<Tensor>,
+    pub(crate) on_device: OnceLock<RowTable>,
+}
+
+/// The numbers of [`DecodingRows::numbers`] on a device.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "fused-cuda"), expect(dead_code, reason = "only kernels read the numbers"))]
+pub(crate) struct RowTable {
+    pub(crate) numbers: Tensor,
+    /// Slots of each row.
+    pub(crate) columns: usize,
+    /// Whether [`DecodingRows::with_numbers`] gave the numbers, which may then change.
+    pub(crate) given: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +104,49 @@ impl DecodingRows {
         for row in &mut self.rows {
             row.slots.extend(self.used..self.used + new);
             self.used += new;
+        }
+    }
+
+    /// What the kernels of a GPU read of the rows: the image of each, then the number of its tokens, then the slots of its tokens,
+    /// in `columns` numbers for each row. That is at least the number of [`tokens`](Self::tokens); the rest is 0.
+    pub fn numbers(&self, columns: usize) -> Vec<u32> {
+        let images = self.images().map(|image| image as u32);
+        let lengths = self.lengths().map(|length| length as u32);
+        let slots = self.rows.iter().flat_map(|row| {
+            let slots = row.slots.iter().map(|slot| *slot as u32);
+            slots.chain(std::iter::repeat(0)).take(columns)
+        });
+        images.chain(lengths).chain(slots).collect()
+    }
+
+    /// These rows, whose [`numbers`](Self::numbers) with `columns` are on the device already, as `numbers` of type u32. A graph that
+    /// is recorded with them reads images, lengths and slots there in each replay, and nothing of these rows but how many there are.
+    /// Then only the kernels of `cuda-kernels` can use the rows.
+    ///
+    /// # Errors
+    /// If `numbers` are too few.
+    pub fn with_numbers(&self, numbers: Tensor, columns: usize) -> Result<Self> {
+        let expected = self.len() * (2 + columns);
+        if numbers.dims() != [expected] || columns < self.tokens() {
+            return Err(Error::Shape {
+                path: "numbers of rows".to_owned(),
+                expected: format!(
+                    "({expected}), with {} slots for each of {} rows",
+                    self.tokens(),
+                    self.len()
+                ),
+                got: numbers.dims().to_vec(),
+            });
+        }
+        Ok(Self { on_device: RowTable { numbers, columns, given: true }.into(), ..self.clone() })
+    }
+
+    /// An error if the numbers of the rows were given on a device, where no kernel reads them for tensors like this one.
+    pub(super) fn on_host(&self, operation: &'static str, tensor: &Tensor) -> Result<()> {
+        let (dtype, device) = (tensor.dtype(), format!("{:?}", tensor.device().location()));
+        match self.on_device.get() {
+            Some(table) if table.given => Err(Error::RowsOnDevice { operation, dtype, device }),
+            _ => Ok(()),
         }
     }
 

@@ -22,7 +22,7 @@ fn options_are_none_without_flags() {
 
 #[test]
 fn every_flag_of_the_design_is_there_and_no_other() {
-    let designed = "model adapter device dtype threads batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
+    let designed = "model adapter device dtype threads no-cuda-graph batch-size draft num-beams max-new-tokens min-new-tokens length-penalty \
         no-repeat-ngram-size repetition-penalty early-stopping do-sample temperature top-k top-p min-p seed \
         bad-words num-return-sequences prompt json metadata dataset rows image-column prompt-column max-image-pixels";
     let mut designed: Vec<_> = designed.split_whitespace().collect();

@@ -4,7 +4,10 @@ use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Result, Tensor, bail};
 
 /// Replaces the values of a contiguous tensor on a GPU by values of the host, where they are: without other memory.
-pub(super) fn overwrite<T: CudaDType + DeviceRepr + 'static>(tensor: &Tensor, values: &[T]) -> Result<()> {
+///
+/// # Errors
+/// If the tensor is not on a GPU, not contiguous, or of another type or number of values.
+pub fn overwrite<T: CudaDType + DeviceRepr + 'static>(tensor: &Tensor, values: &[T]) -> Result<()> {
     tensor.inplace_op1(&FromHost(values))
 }
 

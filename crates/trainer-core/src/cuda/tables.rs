@@ -1,0 +1,125 @@
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::DeviceId;
+use candle_core::{Result, Tensor};
+use cuda_kernels::device::{Kernels, overwrite};
+use cuda_kernels::{AdamW, OptimizerTensor, Pointer, TensorTable};
+
+/// The tables of the newest launches. A run has one kind, whose memory all steps use.
+static NEWEST: Mutex<Vec<Tables>> = Mutex::new(Vec::new());
+
+/// Tables that are kept.
+const MOST: usize = 4;
+
+/// The tables of a launch and the memory of its sums, on a device: words of 64 bits, which are
+///
+/// - the tensor of each chunk, two to a word,
+/// - [`AdamW::result`] of gradients that are not clipped, two words, which never change,
+/// - the sum of squares of each chunk, and
+/// - the tensors.
+pub(super) struct Tables {
+    device: DeviceId,
+    chunks: Vec<u32>,
+    tensor_count: usize,
+    words: Tensor,
+    /// The norm of each tensor, and [`AdamW::result`], two words: apart, because only these are copied to the host.
+    norms: Tensor,
+}
+
+impl Tables {
+    /// Runs `launch` with the tables of these tensors, in memory that is kept for the next call with tensors of these sizes. All work
+    /// of a device is in one order, so that the launches before have read what was there.
+    pub(super) fn with<T>(
+        kernels: &Kernels,
+        tensors: &[OptimizerTensor],
+        launch: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let TensorTable { tensors: words, chunks } =
+            TensorTable::new(tensors).map_err(candle_core::Error::wrap)?;
+        let mut newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = newest.iter().position(|tables| {
+            tables.device == kernels.device_id()
+                && tables.chunks == chunks
+                && tables.tensor_count == tensors.len()
+        });
+        let tables = match known {
+            Some(known) => newest.remove(known),
+            None => Self::new(kernels, chunks, tensors.len(), words.len())?,
+        };
+        newest.truncate(MOST - 1);
+        newest.insert(0, tables);
+        let tables = &newest[0];
+        overwrite(&tables.words.narrow(0, tables.at_tensors(), words.len())?, &signed(&words))?;
+        launch(tables)
+    }
+
+    fn new(
+        kernels: &Kernels,
+        chunks: Vec<u32>,
+        tensor_count: usize,
+        words_of_tensors: usize,
+    ) -> Result<Self> {
+        let mut words: Vec<u64> = chunks
+            .chunks(2)
+            .map(|pair| u64::from(pair[0]) | u64::from(pair.get(1).copied().unwrap_or(0)) << 32)
+            .collect();
+        // No norm; the factor is 1.
+        words.extend([0, u64::from(1f32.to_bits())]);
+        words.resize(words.len() + chunks.len() + words_of_tensors, 0);
+        let norms = kernels.words(&vec![0; tensor_count + 2])?;
+        Ok(Self { device: kernels.device_id(), chunks, tensor_count, words: kernels.words(&words)?, norms })
+    }
+
+    /// The memory, for every launch.
+    pub(super) fn memory(&self) -> [&Tensor; 2] {
+        [&self.words, &self.norms]
+    }
+
+    /// The arguments for gradients that are neither scaled nor clipped. `memory` begins with the addresses of
+    /// [`memory`](Self::memory).
+    pub(super) fn adamw(&self, memory: &[Pointer]) -> AdamW {
+        let at = |word: usize| after(memory[0], word);
+        AdamW {
+            tensors: at(self.at_tensors()),
+            chunks: at(0),
+            squares: at(self.at_squares()),
+            norms: memory[1],
+            result: after(memory[1], self.tensor_count),
+            tensor_count: self.tensor_count,
+            chunk_count: self.chunks.len(),
+            scale: 1.0,
+            max_norm: 0.0,
+            betas: [0.0; 2],
+            epsilon: 0.0,
+        }
+    }
+
+    /// [`AdamW::result`] of gradients that are not clipped.
+    pub(super) fn unclipped(&self, memory: &[Pointer]) -> Pointer {
+        after(memory[0], self.at_squares() - 2)
+    }
+
+    /// Copies the norms of the last launch to the host.
+    pub(super) fn norms(&self) -> Result<Vec<f64>> {
+        let norms = self.norms.to_vec1::<i64>()?.into_iter().take(self.tensor_count);
+        Ok(norms.map(|bits| f64::from_bits(bits.cast_unsigned())).collect())
+    }
+
+    fn at_squares(&self) -> usize {
+        self.chunks.len().div_ceil(2) + 2
+    }
+
+    fn at_tensors(&self) -> usize {
+        self.at_squares() + self.chunks.len()
+    }
+}
+
+/// The address this many words of 64 bits after another.
+fn after(address: Pointer, words: usize) -> Pointer {
+    Pointer(address.0 + (words * size_of::<u64>()) as u64)
+}
+
+/// Candle has no u64.
+fn signed(words: &[u64]) -> Vec<i64> {
+    words.iter().map(|word| word.cast_signed()).collect()
+}
