@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, TensorId};
 
-use crate::{LossSum, Parameters, Result};
+use crate::{Gradients, LossSum, Parameters, Result};
 
 /// A place where a task cuts the graph of its loss: what comes after uses `input`, a variable with the value of `output`.
 #[derive(Clone, Debug)]
@@ -35,6 +35,26 @@ impl From<LossSum> for Segments {
     }
 }
 
+impl Segments {
+    /// Runs the backward pass, segment by segment, on the CPU. Gradients are those of the sum of the losses.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle).
+    pub fn gradients(self, parameters: &Parameters) -> Result<Gradients> {
+        let names: Vec<&str> = parameters.iter().map(|(name, _)| name).collect();
+        let mut gradients = Gradients::new();
+        backward(self.loss.sum, self.cuts, parameters, |complete| {
+            for (parameter, gradient) in complete {
+                gradient.into_iter().for_each(|gradient| {
+                    gradients.insert(names[parameter], gradient);
+                });
+            }
+            Ok(())
+        })?;
+        Ok(gradients)
+    }
+}
+
 /// The gradients that a segment completes: parameters by index, in ascending order, with their gradients if they have one.
 pub(crate) type Complete = Vec<(usize, Option<Tensor>)>;
 
@@ -45,48 +65,23 @@ pub(crate) fn backward(
     parameters: &Parameters,
     mut complete: impl FnMut(Complete) -> Result<()>,
 ) -> Result<()> {
-    let uses = uses(&loss, &cuts, parameters);
-    let inputs: Vec<TensorId> = cuts.iter().map(|cut| cut.input.id()).collect();
+    let uses = Uses::of(&loss, &cuts, parameters);
+    let (mut loss, last) = (Some(loss), cuts.len());
     let mut sums: HashMap<usize, Tensor> = HashMap::new();
-    let mut of_inputs: HashMap<TensorId, Tensor> = HashMap::new();
-    let mut loss = Some(loss);
-    let mut is_complete = vec![false; uses.first_segments.len()];
-    for segment in (0..=inputs.len()).rev() {
+    let mut is_complete = vec![false; uses.parameters];
+    for segment in (0..=last).rev() {
         // From here on, the graph of the segment is only in this root, and is freed with it.
-        let root = match inputs.get(segment) {
-            None => loss.take(),
-            Some(input) => {
-                let cut = cuts.pop();
-                let gradient = of_inputs.remove(input);
-                cut.zip(gradient).map(|(cut, gradient)| seeded(&cut.output, gradient)).transpose()?
-            }
+        let root = if segment == last {
+            loss.take()
+        } else {
+            let gradient = sums.remove(&(uses.parameters + segment));
+            let seed = |(cut, gradient): (Cut, Tensor)| seeded(&cut.output, gradient);
+            cuts.pop().zip(gradient).map(seed).transpose()?
         };
-        if let Some(mut root) = root {
-            for parameter in &uses.by_segment[segment] {
-                // Candle adds to the sum of the later segments, in the order of the uncut graph: it visits the second summand
-                // of a node first.
-                if let Some(sum) = sums.remove(parameter) {
-                    root = (root + seeded(uses.variables[*parameter], sum)?)?;
-                }
-            }
-            let mut store = root.backward()?;
-            drop(root);
-            for parameter in &uses.by_segment[segment] {
-                if let Some(gradient) = store.remove(uses.variables[*parameter]) {
-                    sums.insert(*parameter, gradient.detach());
-                }
-            }
-            for cut in &cuts {
-                if let Some(gradient) = store.remove(&cut.input) {
-                    let gradient = match of_inputs.remove(&cut.input.id()) {
-                        Some(sum) => (sum + gradient)?,
-                        None => gradient,
-                    };
-                    of_inputs.insert(cut.input.id(), gradient.detach());
-                }
-            }
+        if let Some(root) = root {
+            add_segment(root, &uses.by_segment[segment], &uses.variables, &mut sums)?;
         }
-        let due = (0..is_complete.len())
+        let due = (0..uses.parameters)
             .filter(|parameter| uses.first_segments[*parameter].is_none_or(|first| first >= segment))
             .filter(|parameter| !std::mem::replace(&mut is_complete[*parameter], true));
         complete(due.map(|parameter| (parameter, sums.remove(&parameter))).collect())?;
@@ -94,32 +89,64 @@ pub(crate) fn backward(
     Ok(())
 }
 
-/// Which segments use which parameters.
-struct Uses<'a> {
-    variables: Vec<&'a Tensor>,
-    /// The first segment that uses each parameter, in the order of the forward pass. It is the last one of the backward pass.
+/// Adds the gradients of one segment with the scalar result `root` to the sums of those variables that it uses.
+fn add_segment(
+    mut root: Tensor,
+    used: &[usize],
+    variables: &[Tensor],
+    sums: &mut HashMap<usize, Tensor>,
+) -> Result<()> {
+    // Candle begins with the sums of the later segments, and so adds in the order of the uncut graph: in the backward pass, it
+    // visits the second summand of a node first.
+    for variable in used {
+        if let Some(sum) = sums.remove(variable) {
+            root = (root + seeded(&variables[*variable], sum)?)?;
+        }
+    }
+    let mut store = root.backward()?;
+    for variable in used {
+        if let Some(gradient) = store.remove(&variables[*variable]) {
+            sums.insert(*variable, gradient.detach());
+        }
+    }
+    Ok(())
+}
+
+/// Which segments use which variables: the parameters, and after them the inputs of the cuts.
+struct Uses {
+    variables: Vec<Tensor>,
+    /// The number of parameters.
+    parameters: usize,
+    /// The first segment that uses each variable, in the order of the forward pass. It is the last one of the backward pass.
     first_segments: Vec<Option<usize>>,
+    /// The variables of each segment.
     by_segment: Vec<Vec<usize>>,
 }
 
-fn uses<'a>(loss: &Tensor, cuts: &[Cut], parameters: &'a Parameters) -> Uses<'a> {
-    let variables: Vec<&Tensor> = parameters.iter().map(|(_, variable)| variable.as_tensor()).collect();
-    let indices: HashMap<TensorId, usize> =
-        variables.iter().enumerate().map(|(index, variable)| (variable.id(), index)).collect();
-    let mut first_segments = vec![None; variables.len()];
-    let roots = cuts.iter().map(|cut| &cut.output).chain([loss]);
-    let used = |(segment, root): (usize, &Tensor)| {
-        let mut used: Vec<usize> =
-            root.sorted_nodes().iter().filter_map(|node| indices.get(&node.id()).copied()).collect();
-        used.sort_unstable();
-        used.dedup();
-        for parameter in &used {
-            first_segments[*parameter].get_or_insert(segment);
-        }
-        used
-    };
-    let by_segment = roots.enumerate().map(used).collect();
-    Uses { variables, first_segments, by_segment }
+impl Uses {
+    fn of(loss: &Tensor, cuts: &[Cut], parameters: &Parameters) -> Self {
+        let parameters = parameters.iter().map(|(_, variable)| variable.as_tensor().clone());
+        let mut variables: Vec<Tensor> = parameters.collect();
+        let parameters = variables.len();
+        variables.extend(cuts.iter().map(|cut| cut.input.clone()));
+        let indices: HashMap<TensorId, usize> =
+            variables.iter().enumerate().map(|(index, variable)| (variable.id(), index)).collect();
+        let mut first_segments = vec![None; variables.len()];
+        let used = |(segment, root): (usize, &Tensor)| {
+            let nodes = root.sorted_nodes();
+            let mut used: Vec<usize> =
+                nodes.iter().filter_map(|node| indices.get(&node.id()).copied()).collect();
+            used.sort_unstable();
+            used.dedup();
+            for variable in &used {
+                first_segments[*variable].get_or_insert(segment);
+            }
+            used
+        };
+        let roots = cuts.iter().map(|cut| &cut.output).chain([loss]);
+        let by_segment = roots.enumerate().map(used).collect();
+        Self { variables, parameters, first_segments, by_segment }
+    }
 }
 
 /// A scalar whose backward pass gives `tensor` the gradient `gradient`.
@@ -154,17 +181,19 @@ mod tests {
         Var::from_vec(values, (4, 4), &Device::Cpu).unwrap()
     }
 
-    /// Three layers, of which the last two share the weight `b`, the first uses it twice more, and `unused` is in none.
+    /// Three segments that share the weight `b`, which the first one uses twice; `unused` is in none. The last two use `states`
+    /// twice each.
     fn forward(parameters: &Parameters, cut: impl Fn(&Tensor) -> Tensor) -> Tensor {
         let weight = |name: &str| parameters.get(name).unwrap().as_tensor();
         let layer = |xs: &Tensor, name: &str| xs.matmul(weight(name)).unwrap().tanh().unwrap();
         let xs = variable(9.0).as_detached_tensor();
-        let hidden = layer(&layer(&layer(&xs, "b"), "a"), "b");
-        // A residual: the first use of the cut's variable is not its last.
-        let hidden = cut(&hidden);
-        let hidden = (layer(&hidden, "b") + &hidden).unwrap();
-        let hidden = cut(&hidden);
-        layer(&(layer(&hidden, "b") * weight("c")).unwrap(), "b").sqr().unwrap().sum_all().unwrap()
+        let states = cut(&layer(&layer(&layer(&xs, "b"), "a"), "b"));
+        let attended = |hidden: &Tensor| {
+            let [key, value] = ["b", "c"].map(|name| states.tanh().unwrap().matmul(weight(name)).unwrap());
+            ((hidden * key).unwrap() + value).unwrap()
+        };
+        let hidden = cut(&attended(&layer(&states, "b")));
+        attended(&layer(&hidden, "b")).sqr().unwrap().sum_all().unwrap()
     }
 
     fn bits(gradient: &Tensor) -> Vec<u32> {
@@ -195,6 +224,6 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        assert_eq!(order, [vec!["c", "unused"], vec![], vec!["a", "b"]]);
+        assert_eq!(order, [vec!["unused"], vec!["c"], vec!["a", "b"]]);
     }
 }

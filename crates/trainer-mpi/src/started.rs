@@ -9,6 +9,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::Equivalence;
 use trainer_core::{BoxError, Exchange};
 
+use crate::patience::Patience;
 use crate::transport::{MpiWorkers, starts, total};
 
 /// A nonblocking all-to-all operation. MPI moves it on within its own calls only: in those of [`progress`](Exchange::progress),
