@@ -53,11 +53,11 @@ pub(crate) fn forward_all(
     ctx: &ForwardContext,
 ) -> Result<Tensor> {
     let mut hidden_states = as_activations(layers, text, ctx)?;
-    let states = as_activations(layers, states, ctx)?;
+    let states = ctx.cut(&as_activations(layers, states, ctx)?)?;
     for layer in layers {
-        hidden_states = layer.forward(&hidden_states, &states, masks, ctx)?;
+        hidden_states = layer.forward(&ctx.cut(&hidden_states)?, &states, masks, ctx)?;
     }
-    Ok(hidden_states.to_dtype(text.dtype())?)
+    Ok(ctx.cut(&hidden_states)?.to_dtype(text.dtype())?)
 }
 
 /// Converts hidden states to the type in which the layers compute.

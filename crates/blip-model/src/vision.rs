@@ -51,7 +51,7 @@ impl VisionEncoder {
             hidden_states = as_activations(qkv.as_ref(), width / heads.max(&1), &hidden_states, ctx)?;
         }
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, ctx)?;
+            hidden_states = layer.forward(&ctx.cut(&hidden_states)?, ctx)?;
         }
         let features = self.post_layer_norm.forward(&hidden_states, ctx)?;
         Ok(features.to_dtype(embeddings.dtype())?)

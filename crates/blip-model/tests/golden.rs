@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../git-model/tests/common/cuts.rs"]
+mod cuts;
 
 use blip_model::{CaptionModel as _, LoadOptions};
 use candle_core::{DType, Device, Tensor};
@@ -135,4 +137,26 @@ fn a_frozen_encoder_leaves_no_graph() {
     let (model, _) = golden.adapted(&checkpoint, "text", &on_device());
     let ctx = ForwardContext::training(vec![0; golden.pixel_values().dim(0).unwrap()]);
     assert!(!model.encode_images(&golden.pixel_values(), &ctx).unwrap().track_op());
+}
+
+/// All layers use the encoder's states; the tied head uses the word embeddings too.
+#[test]
+fn gradients_of_cut_graphs_have_the_bits_of_whole_ones() {
+    if !common::device().is_cpu() {
+        return;
+    }
+    let golden = Golden::load("tied");
+    let (_dir, checkpoint) = golden.source().open();
+    for gradient_checkpointing in [false, true] {
+        let mut builder = TrainableBuilder::new();
+        let options = LoadOptions { gradient_checkpointing, ..LoadOptions::default() };
+        let model = load(&checkpoint, &mut builder, &options);
+        let pixels = golden.pixel_values();
+        let loss = |ctx: &ForwardContext| {
+            let features = model.encode_images(&pixels, ctx).unwrap();
+            model.loss(&features, &golden.input_ids(), &golden.labels(), ctx).unwrap()
+        };
+        let cuts = cuts::compare_cut_gradients(&builder.finish(), pixels.dim(0).unwrap(), loss);
+        assert!(cuts > 4, "{cuts} cuts");
+    }
 }

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../git-model/tests/common/cuts.rs"]
+mod cuts;
 
 use std::ops::ControlFlow;
 
@@ -14,7 +16,7 @@ use blip_model::{
 };
 use candle_core::{DType, Tensor};
 use common::{Golden, Source, device, fixture_json, ids, max_error, norm_error, on_device, some};
-use train_ops::{ForwardContext, FrozenBuilder, KeyLengths};
+use train_ops::{ForwardContext, FrozenBuilder, KeyLengths, TrainableBuilder};
 
 const CASE: &str = "questions";
 
@@ -178,4 +180,24 @@ fn a_checkpoint_is_refused_by_the_model_of_the_other_task() {
     let (_dir, captions) = Golden::load("tied").source().open();
     let error = BlipForQuestionAnswering::load(&captions, &mut FrozenBuilder).unwrap_err().to_string();
     assert!(error.contains("only \"BlipForQuestionAnswering\" is supported"), "{error}");
+}
+
+/// The question's encoder uses the picture's states, and the answer's decoder those of the question.
+#[test]
+fn gradients_of_cut_graphs_have_the_bits_of_whole_ones() {
+    if !device().is_cpu() {
+        return;
+    }
+    let golden = Golden::load(CASE);
+    let (_dir, checkpoint) = golden.source().open();
+    let mut builder = TrainableBuilder::new();
+    let model =
+        BlipForQuestionAnswering::load_with(&checkpoint, &mut builder, &LoadOptions::default()).unwrap();
+    let pixels = golden.pixel_values();
+    let loss = |ctx: &ForwardContext| {
+        let features = model.encode_images(&pixels, ctx).unwrap();
+        model.loss(&features, &golden.input_ids(), &golden.labels(), ctx).unwrap()
+    };
+    let cuts = cuts::compare_cut_gradients(&builder.finish(), pixels.dim(0).unwrap(), loss);
+    assert!(cuts > 6, "{cuts} cuts");
 }

@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 use crate::walk::{Files, add_unread_pictures, has_extension, is_archive, is_picture, name_in, walk};
 use crate::{LeftOut, LeftOutReason, Result, selection};
 
-/// The reason why a file is left out, by its name; `None` if it is used.
-type WhyNot = dyn Fn(&str) -> Option<LeftOutReason>;
-
 /// The files of a folder's training split.
 pub(crate) struct FolderFiles {
     folder: PathBuf,
@@ -19,33 +16,30 @@ pub(crate) struct FolderFiles {
     pub(crate) metadata: Vec<PathBuf>,
     /// All other files.
     others: Vec<PathBuf>,
-    why_not: Box<WhyNot>,
+    why_not: Box<selection::WhyNot>,
     pub(crate) left_out: LeftOut,
 }
 
 impl FolderFiles {
     /// Finds the files of a folder and chooses those of its training split.
     pub(crate) fn find(folder: &Path) -> Result<Self> {
-        let Files { paths, left_out } = walk(folder)?;
-        let names: Vec<String> = paths.iter().map(|file| name_in(folder, file)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut this = Self {
-            folder: folder.to_owned(),
-            pictures: Vec::new(),
-            metadata: Vec::new(),
-            others: Vec::new(),
-            why_not: Box::new(selection::why_not_of_image_folder(&names)),
-            left_out,
-        };
-        for (path, name) in paths.into_iter().zip(names) {
-            match (this.why_not)(name) {
-                Some(reason) if is_picture(&path) => this.left_out.add(reason, name),
+        let Files { mut paths, mut left_out } = walk(folder)?;
+        // There may be millions of files, so the names are not kept.
+        let why_not = selection::why_not_of_names(paths.iter().map(|file| name_in(folder, file)));
+        let (mut metadata, mut others) = (Vec::new(), Vec::new());
+        paths.retain_mut(|path| {
+            let name = name_in(folder, path);
+            match why_not(&name) {
+                Some(reason) if is_picture(path) => left_out.add(reason, name),
                 Some(_) => {}
-                None if is_picture(&path) => this.pictures.push(path),
-                None if selection::is_metadata(name) => this.metadata.push(path),
-                None => this.others.push(path),
+                None if is_picture(path) => return true,
+                None if selection::is_metadata(&name) => metadata.push(std::mem::take(path)),
+                None => others.push(std::mem::take(path)),
             }
-        }
+            false
+        });
+        let mut this =
+            Self { folder: folder.to_owned(), pictures: paths, metadata, others, why_not, left_out };
         add_unread_pictures(folder, &this.others, &mut this.left_out);
         this.choose_metadata();
         Ok(this)

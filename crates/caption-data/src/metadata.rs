@@ -3,11 +3,12 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::text_encoding::{for_each_line, read_text};
+use crate::text_encoding::{for_each_line, open_text, read_text};
 use crate::{Error, Result, lenient_json, selection};
 
 /// The position of a record in its file.
@@ -51,7 +52,7 @@ impl MetadataFile<'_> {
     pub(crate) fn for_each(&self, visit: &mut Visit<'_>) -> Result<()> {
         match selection::extension(&self.path.to_string_lossy()).as_str() {
             "parquet" => parquet(self.path, visit),
-            "csv" => csv(self.path, &read_text(self.path)?, visit),
+            "csv" => csv(self.path, visit),
             _ => json(self.path, visit),
         }
     }
@@ -137,9 +138,11 @@ fn without_line(error: &serde_json::Error) -> String {
     }
 }
 
-fn csv(path: &Path, text: &str, visit: &mut Visit<'_>) -> Result<()> {
+/// An error of the text comes after the records before it.
+fn csv(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     let line = |at: Option<&csv::Position>| RecordPlace::Line(at.map_or(1, |at| at.line() as usize));
     let error = |error: csv::Error| {
+        let place = line(error.position());
         let why = match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
                 let advice = match len > expected_len {
@@ -150,9 +153,12 @@ fn csv(path: &Path, text: &str, visit: &mut Visit<'_>) -> Result<()> {
             }
             _ => error.to_string(),
         };
-        broken(path, line(error.position()), why)
+        match error.into_kind() {
+            csv::ErrorKind::Io(source) => of_reader(path, source),
+            _ => broken(path, place, why),
+        }
     };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(open_text(path)?);
     let names = reader.headers().map_err(error)?.clone();
     if let Some(separator) = other_separator(&names) {
         let why = format!("its columns are separated by {separator}; save it with commas between them");
@@ -164,6 +170,14 @@ fn csv(path: &Path, text: &str, visit: &mut Visit<'_>) -> Result<()> {
         visit(Record { place: line(record.position()), fields })?;
     }
     Ok(())
+}
+
+/// The error of a text that [`open_text`] reads.
+fn of_reader(path: &Path, source: io::Error) -> Error {
+    match source.downcast::<Error>() {
+        Ok(error) => error,
+        Err(source) => Error::Io { path: path.to_owned(), source },
+    }
 }
 
 /// The separator of a CSV file's columns, if it is not a comma.

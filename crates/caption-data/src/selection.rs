@@ -119,17 +119,29 @@ pub fn image_folder(paths: &[&str]) -> impl Fn(&str) -> bool + use<> {
 
 /// As [`image_folder`], with the reason why a file is left out: `None` for a file that is trained on.
 pub fn why_not_of_image_folder(paths: &[&str]) -> impl Fn(&str) -> Option<LeftOutReason> + use<> {
-    let in_training = |kind: fn(&str) -> bool| {
-        paths.iter().any(|path| kind(path) && split_of(parent(path)) == Some(Split::Train))
-    };
-    let (pictures, metadata) = (in_training(is_picture), in_training(is_metadata));
-    move |path| match split_of(parent(path)) {
+    why_not_of_names(paths.iter())
+}
+
+/// As [`why_not_of_image_folder`], for paths that need not be in memory.
+pub(crate) fn why_not_of_names<S: AsRef<str>>(paths: impl Iterator<Item = S>) -> Box<WhyNot> {
+    let (mut pictures, mut metadata) = (false, false);
+    for path in paths {
+        let path = path.as_ref();
+        if split_of(parent(path)) == Some(Split::Train) {
+            pictures |= is_picture(path);
+            metadata |= is_metadata(path);
+        }
+    }
+    Box::new(move |path| match split_of(parent(path)) {
         Some(Split::Train) => None,
         Some(Split::HeldOut) => held_out(parent(path)),
         None if if is_metadata(path) { metadata } else { pictures } => Some(LeftOutReason::OutsideOfTraining),
         None => None,
-    }
+    })
 }
+
+/// The reason why a file is left out, by its name; `None` if it is used.
+pub(crate) type WhyNot = dyn Fn(&str) -> Option<LeftOutReason>;
 
 /// Why [`parquet_files`] did not choose a parquet or Arrow file.
 pub fn why_not_of_tables(path: &str) -> LeftOutReason {

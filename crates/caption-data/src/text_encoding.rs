@@ -1,8 +1,8 @@
 //! Text files in UTF-8, or in UTF-16 with a byte-order mark.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result, lfs};
 
@@ -32,34 +32,101 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// # Errors
 /// As [`read_text`], and those of `visit`. An encoding error of a line comes after the lines before it.
 pub(crate) fn for_each_line(path: &Path, visit: &mut dyn FnMut(usize, &str) -> Result<()>) -> Result<()> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    lfs::check_start(path, &file)?;
-    let mut reader = BufReader::new(file);
-    let is_wide = |start: &[u8]| {
-        [&[0xFF, 0xFE][..], &[0xFE, 0xFF], &[0, 0, 0xFE, 0xFF]].iter().any(|mark| start.starts_with(mark))
-    };
-    if is_wide(reader.fill_buf().map_err(io)?) {
-        let text = read_text(path)?;
-        return text.lines().enumerate().try_for_each(|(at, line)| visit(at + 1, line));
-    }
-    let mut bytes = Vec::new();
-    for number in 1.. {
-        bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(io)? == 0 {
-            break;
+    let mut lines = match Text::open(path)? {
+        Text::Whole(text) => {
+            return text.lines().enumerate().try_for_each(|(at, line)| visit(at + 1, line));
         }
-        let text = checked(std::mem::take(&mut bytes)).map_err(|(_, why)| Error::TextEncoding {
-            path: path.to_owned(),
-            line: number,
-            why,
-        })?;
-        let line = if number == 1 { without_mark(&text) } else { &text };
-        let line = line.strip_suffix('\n').unwrap_or(line);
-        visit(number, line.strip_suffix('\r').unwrap_or(line))?;
-        bytes = text.into_bytes();
+        Text::Lines(lines) => lines,
+    };
+    let mut line = String::new();
+    while lines.next_into(&mut line)? {
+        let line = line.strip_suffix('\n').unwrap_or(&line);
+        visit(lines.number, line.strip_suffix('\r').unwrap_or(line))?;
     }
     Ok(())
+}
+
+/// The text of a file to be read from its start to its end: of UTF-8 only one line is in memory.
+///
+/// # Errors
+/// As [`read_text`]. An encoding error of a line comes when the line is read, as the source of an [`io::Error`].
+pub(crate) fn open_text(path: &Path) -> Result<Box<dyn Read>> {
+    Ok(match Text::open(path)? {
+        Text::Whole(text) => Box::new(io::Cursor::new(text)),
+        Text::Lines(lines) => Box::new(LineReader { lines, line: String::new(), done: 0 }),
+    })
+}
+
+/// An open text file.
+enum Text {
+    /// UTF-16.
+    Whole(String),
+    Lines(Lines),
+}
+
+impl Text {
+    fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        lfs::check_start(path, &file)?;
+        let mut reader = BufReader::new(file);
+        let start = reader.fill_buf().map_err(io)?;
+        let marks = [&[0xFF, 0xFE][..], &[0xFE, 0xFF], &[0, 0, 0xFE, 0xFF]];
+        if marks.iter().any(|mark| start.starts_with(mark)) {
+            return read_text(path).map(Self::Whole);
+        }
+        Ok(Self::Lines(Lines { path: path.to_owned(), reader, number: 0 }))
+    }
+}
+
+/// The lines of a file in UTF-8.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    /// The number of the last line that was read, counted from 1.
+    number: usize,
+}
+
+impl Lines {
+    /// Reads the next line into `line`, with its end and without a byte-order mark; `false` at the end of the file.
+    fn next_into(&mut self, line: &mut String) -> Result<bool> {
+        let mut bytes = std::mem::take(line).into_bytes();
+        bytes.clear();
+        let read = self.reader.read_until(b'\n', &mut bytes);
+        let count = read.map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        self.number += 1;
+        *line = checked(bytes).map_err(|(_, why)| Error::TextEncoding {
+            path: self.path.clone(),
+            line: self.number,
+            why,
+        })?;
+        if self.number == 1 && without_mark(line).len() < line.len() {
+            *line = without_mark(line).to_owned();
+        }
+        Ok(count > 0)
+    }
+}
+
+/// Lines as a stream of bytes.
+struct LineReader {
+    lines: Lines,
+    line: String,
+    /// Bytes of the line that are read.
+    done: usize,
+}
+
+impl Read for LineReader {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        while self.done == self.line.len() {
+            self.done = 0;
+            if !self.lines.next_into(&mut self.line).map_err(io::Error::other)? {
+                return Ok(0);
+            }
+        }
+        let count = (&self.line.as_bytes()[self.done..]).read(to)?;
+        self.done += count;
+        Ok(count)
+    }
 }
 
 const UTF16: &str = "its byte-order mark says UTF-16, but its bytes are not";
@@ -134,6 +201,7 @@ mod tests {
             let expected: Vec<_> =
                 whole.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect();
             assert_eq!(lines_of(&path).unwrap(), expected);
+            assert_eq!(io::read_to_string(open_text(&path).unwrap()).unwrap(), whole);
         }
         fs::write(&path, "").unwrap();
         assert!(lines_of(&path).unwrap().is_empty());
@@ -149,7 +217,12 @@ mod tests {
             (b"\xff\xfe\0\0", 1, "UTF-32"),
         ] {
             fs::write(&path, bytes).unwrap();
-            for error in [lines_of(&path).unwrap_err(), read_text(&path).unwrap_err()] {
+            let streamed = open_text(&path).and_then(|mut text| {
+                let read = io::read_to_string(&mut text);
+                read.map_err(|error| *error.into_inner().unwrap().downcast::<Error>().unwrap())
+            });
+            for error in [lines_of(&path).unwrap_err(), read_text(&path).unwrap_err(), streamed.unwrap_err()]
+            {
                 let is_found = matches!(&error, Error::TextEncoding { line: found, why: found_why, .. }
                     if *found == line && found_why.contains(why));
                 assert!(is_found, "{error}");

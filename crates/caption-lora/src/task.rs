@@ -6,9 +6,10 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, Prefetch, TokenizedCaptions};
 use caption_model::CaptionModel;
-use train_ops::{ForwardContext, sample_key};
+use train_ops::{ForwardContext, GraphCut, sample_key};
 use trainer_core::{
-    BatchSource, Batches, BoxError, Gradients, LossSum, LossTotal, Parameters, StepContext, Task,
+    BatchSource, Batches, BoxError, Cut, Gradients, LossSum, LossTotal, Parameters, Segments, StepContext,
+    Task,
 };
 
 use crate::captioning::PREFETCH;
@@ -101,6 +102,14 @@ impl Task for CaptionTask<'_> {
         let (text, ctx) = (self.training_text(batch)?, training(batch, context));
         let (sum, targets) = self.loss(batch, &text, self.label_smoothing, &ctx)?;
         Ok(LossSum { sum, targets })
+    }
+
+    fn train_segments(&self, batch: &Batch, context: &StepContext) -> Result<Segments, BoxError> {
+        let (text, ctx) = (self.training_text(batch)?, training(batch, context).with_cuts());
+        let (sum, targets) = self.loss(batch, &text, self.label_smoothing, &ctx)?;
+        let cuts = ctx.take_cuts().into_iter();
+        let cuts = cuts.map(|GraphCut { output, input }| Cut { output, input }).collect();
+        Ok(Segments { loss: LossSum { sum, targets }, cuts })
     }
 
     fn train_gradients(

@@ -34,9 +34,9 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let first_query = if index + 1 == self.layers.len() { prefix } else { 0 };
             let mask = AttentionMask::CausalAfterPrefix { prefix, first_query };
-            hidden_states = layer.forward(&hidden_states, mask, ctx)?;
+            hidden_states = layer.forward(&ctx.cut(&hidden_states)?, mask, ctx)?;
         }
-        Ok(hidden_states.to_dtype(text.dtype())?)
+        Ok(ctx.cut(&hidden_states)?.to_dtype(text.dtype())?)
     }
 
     /// Hidden states in the type in which the layers compute.

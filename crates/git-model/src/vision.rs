@@ -58,7 +58,7 @@ impl VisionEncoder {
             hidden_states = layer.as_activations(&hidden_states, ctx)?;
         }
         for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, AttentionMask::Full, ctx)?;
+            hidden_states = layer.forward(&ctx.cut(&hidden_states)?, AttentionMask::Full, ctx)?;
         }
         let features = self.post_layer_norm.forward(&hidden_states, ctx)?;
         Ok(features.to_dtype(embeddings.dtype())?)

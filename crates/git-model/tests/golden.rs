@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/cuts.rs"]
+mod cuts;
 
 use std::collections::BTreeMap;
 
@@ -166,6 +168,33 @@ fn gradients_of_full_fine_tuning_agree_with_autograd() {
             }
             let error = norm_error(grads.get(&parameters[name]).unwrap(), expected);
             assert!(error < 1e-4, "{case}: gradient of {name} differs by {error:e} of its norm");
+        }
+    }
+}
+
+/// Layers, the patches before them and the head after them are segments. A video's pictures use the same layers.
+#[test]
+fn gradients_of_cut_graphs_have_the_bits_of_whole_ones() {
+    if !common::device().is_cpu() {
+        return;
+    }
+    for case in ["tiny", "tied", "video"] {
+        let golden = Golden::load(case);
+        let (_dir, checkpoint) = checkpoint(&golden);
+        for gradient_checkpointing in [false, true] {
+            let mut builder = TrainableBuilder::new();
+            let options = LoadOptions { gradient_checkpointing, ..LoadOptions::default() };
+            let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
+            let pixels = golden.pixel_values();
+            let loss = |ctx: &ForwardContext| {
+                let features = model.encode_images(&pixels, ctx).unwrap();
+                model.loss(&features, &input_ids(&golden), &labels(&golden), ctx).unwrap()
+            };
+            let cuts = cuts::compare_cut_gradients(&builder.finish(), pixels.dim(0).unwrap(), loss);
+            let config = model.config();
+            let pictures = if case == "video" { pixels.dim(1).unwrap() } else { 1 };
+            let layers = pictures * config.vision_config.num_hidden_layers + config.num_hidden_layers;
+            assert_eq!(cuts, layers + 1, "{case}");
         }
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use cpu_kernels::mix;
 
+use crate::cuts::Cuts;
 use crate::entered::entered;
 use crate::shared::Held;
 
@@ -19,6 +20,7 @@ pub struct ForwardContext {
     sample_keys: Option<Arc<[u64]>>,
     adapters: Option<Arc<[String]>>,
     pub(crate) held: Held,
+    pub(crate) cuts: Cuts,
 }
 
 impl ForwardContext {
@@ -26,15 +28,16 @@ impl ForwardContext {
     /// [entered](crate::enter) a context, it belongs to the same pass, with its shared values and its adapters.
     pub fn inference() -> Self {
         match entered() {
-            Some(pass) => Self { sample_keys: None, ..pass },
-            None => Self { sample_keys: None, adapters: None, held: Held::default() },
+            Some(pass) => Self { sample_keys: None, cuts: Cuts::default(), ..pass },
+            None => Self { sample_keys: None, adapters: None, held: Held::default(), cuts: Cuts::default() },
         }
     }
 
     /// A context for training, with dropout from one key for each sample, in the order of the batch;
     /// [`sample_key`] makes the keys.
     pub fn training(sample_keys: impl Into<Arc<[u64]>>) -> Self {
-        Self { sample_keys: Some(sample_keys.into()), adapters: None, held: Held::default() }
+        let sample_keys = Some(sample_keys.into());
+        Self { sample_keys, adapters: None, held: Held::default(), cuts: Cuts::default() }
     }
 
     /// The context with an adapter for each sample, by name and in the order of the batch. Layers without

@@ -36,6 +36,7 @@ mod convolution;
 mod cross_entropy;
 #[cfg_attr(not(feature = "fused-cuda"), path = "no_cuda.rs")]
 mod cuda;
+mod cuts;
 mod decoding;
 mod device;
 mod dropout;
@@ -67,6 +68,7 @@ pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
 pub use cuda::{DeviceGraph, host_numbers};
+pub use cuts::GraphCut;
 pub use decoding::{
     DecodingRows, KeyValueCache, cached_attention, cached_cross_attention, cached_self_attention,
 };

@@ -3,8 +3,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
 use crate::micro_batches::{MicroBatches, NotFinite, ranges, scalar};
-use crate::workers::{gather_json, sum_in_order};
-use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, StepContext, Task, Workers};
+use crate::segments;
+use crate::workers::{HostSum, gather_json, share, sum_on_device};
+use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, Segments, StepContext, Task, Workers};
 
 /// The sums over the micro-batches of one optimizer step. Equal for all workers.
 pub(crate) struct Accumulated {
@@ -25,6 +26,22 @@ pub(crate) struct Split {
     pub(crate) fuse: usize,
 }
 
+impl Split {
+    /// The number of slots of gradients of each of `count` workers.
+    fn slots(self, count: usize) -> Vec<usize> {
+        let passes = ranges(self.count, self.fuse).count();
+        let own = (0..count).map(|rank| share(passes, rank, count).len());
+        own.enumerate()
+            .map(|(rank, passes)| if adds_at_once(rank) { passes.min(1) } else { passes })
+            .collect()
+    }
+}
+
+/// Worker 0 has the first passes of the sum, so it can add their gradients at once. The others must keep those of each pass.
+fn adds_at_once(rank: usize) -> bool {
+    rank == 0
+}
+
 /// The results of one worker's part of a step that the other workers need.
 #[derive(Serialize, Deserialize)]
 struct Report {
@@ -32,6 +49,8 @@ struct Report {
     passes: Vec<PassReport>,
     /// For each slot of gradients, the indices of the parameters that got none.
     missing: Vec<Vec<usize>>,
+    /// The parameters, by index, in the order in which a backward pass in segments completed their gradients. Empty without one.
+    completed: Vec<usize>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,9 +75,16 @@ pub(crate) fn accumulate<T: Task>(
     split: Split,
     start: StepContext,
     workers: &dyn Workers,
+    order: &mut Option<Vec<usize>>,
 ) -> Result<Accumulated> {
-    let (slots, own) = own_passes(task, parameters, batches, split, start, workers)?;
+    let on_host = workers.count() > 1 && !on_one_accelerator(parameters);
+    let send_order = order.clone();
+    let mut sum = on_host
+        .then(|| HostSum::new(parameters, send_order.as_deref(), split.slots(workers.count()), workers));
+    let (mut slots, own) = own_passes(task, parameters, batches, split, start, workers, sum.as_mut())?;
+    let on_host = sum.map(|sum| sum.finish(std::mem::take(&mut slots))).transpose()?;
     let reports = gather_json(workers, &own)?;
+    order_of(&reports, parameters, order);
     let missing: Vec<_> = reports.iter().map(|report| report.missing.clone()).collect();
     let passes: Vec<PassReport> = reports.into_iter().flat_map(|report| report.passes).collect();
 
@@ -70,13 +96,33 @@ pub(crate) fn accumulate<T: Task>(
     if targets == 0 {
         return Err(Error::NoTargets { place: format!("step {}", start.step + 1), batches });
     }
-    let mut gradients = sum_in_order(parameters, slots, &missing, workers)?;
+    let mut gradients = match on_host {
+        Some(gradients) => gradients,
+        None if workers.count() == 1 => slots.pop().unwrap_or_default(),
+        None => sum_on_device(parameters, slots, &missing, workers)?,
+    };
     gradients.scale(1.0 / targets as f64)?;
     Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, batches, not_finite })
 }
 
-/// Runs this worker's passes. Returns their gradients in slots, to be added in this order, and the report of
-/// the passes.
+/// Whether all parameters are on one device that is not the CPU.
+fn on_one_accelerator(parameters: &Parameters) -> bool {
+    let mut devices = parameters.iter().map(|(_, variable)| variable.device());
+    devices.next().is_some_and(|first| !first.is_cpu() && devices.all(|device| device.same_device(first)))
+}
+
+/// Sets `order`, if it is not known yet, to the order in which the first worker with a pass completed its gradients. It is
+/// equal on all workers. The next steps send gradients in this order.
+fn order_of(reports: &[Report], parameters: &Parameters, order: &mut Option<Vec<usize>>) {
+    if order.is_some() {
+        return;
+    }
+    let completed = reports.iter().map(|report| &report.completed).find(|completed| !completed.is_empty());
+    *order = completed.filter(|completed| completed.len() == parameters.iter().count()).cloned();
+}
+
+/// Runs this worker's passes. Returns their gradients in slots, to be added in this order, without those that `sum` has sent
+/// already; and the report of the passes.
 fn own_passes<T: Task>(
     task: &T,
     parameters: &Parameters,
@@ -84,26 +130,34 @@ fn own_passes<T: Task>(
     Split { count, fuse }: Split,
     start: StepContext,
     workers: &dyn Workers,
+    mut sum: Option<&mut HostSum<'_>>,
 ) -> Result<(Vec<Gradients>, Report)> {
     let step = start.step as usize + 1;
     let all: Vec<_> = ranges(count, fuse).collect();
     let own = workers.share(all.len());
     let (mut slots, mut passes, mut samples) = (Vec::new(), Vec::new(), 0);
+    let mut completed = Vec::new();
     for (pass, range) in all.into_iter().enumerate() {
         if !own.contains(&pass) {
             samples += batches.skip(range.len(), |batch| task.num_samples(batch))?;
             continue;
         }
+        // A slot is complete only in its last pass; and no block before the last slot.
+        let mut sum = sum.as_deref_mut().filter(|sum| pass + 1 == own.end && sum.overlaps());
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
         let mut group = MicroBatches::next(task, batches, range, context)?;
-        let (loss, gradients) = group.train(task, parameters)?;
+        let (segments, gradients) = group.train(task, parameters, sum.is_some())?;
         samples += group.samples;
-        let targets = loss.targets;
-        // Worker 0 has the first passes of the sum, so it can add their gradients at once. The others must keep
-        // those of each pass.
-        let mut slot = if workers.rank() == 0 { slots.pop().unwrap_or_default() } else { Gradients::new() };
-        let loss = backward((loss, gradients), step, parameters, &mut slot)?;
-        slots.push(slot);
+        let targets = segments.loss.targets;
+        if slots.is_empty() || !adds_at_once(workers.rank()) {
+            slots.push(Gradients::new());
+        }
+        let loss = match sum.as_mut() {
+            Some(sum) if gradients.is_none() => {
+                backward_and_send(segments, step, parameters, &mut slots, sum, &mut completed)?
+            }
+            _ => backward((segments.loss, gradients), step, parameters, &mut slots)?,
+        };
         group.release();
         passes.push((group, targets, loss));
     }
@@ -118,27 +172,62 @@ fn own_passes<T: Task>(
         Ok(PassReport { loss, targets, samples, batches, not_finite })
     };
     let passes = passes.into_iter().map(report).collect::<Result<_>>()?;
-    let missing = slots.iter().map(|slot| slot.missing_indices(parameters)).collect();
-    Ok((slots, Report { passes, missing }))
+    // A sum on the host sends with the gradients which of them are missing.
+    let missing = match sum {
+        None => slots.iter().map(|slot: &Gradients| slot.missing_indices(parameters)).collect(),
+        Some(_) => Vec::new(),
+    };
+    Ok((slots, Report { passes, missing, completed }))
 }
 
-/// Adds the gradients of one pass and returns its loss without the graph. The gradients are computed here
+/// Adds the gradients of one pass to the last slot and returns its loss without the graph. The gradients are computed here
 /// unless the task has computed them. The graph is freed here, so that only one is in memory at a time.
 fn backward(
     (loss, computed): (LossSum, Option<Gradients>),
     step: usize,
     parameters: &Parameters,
-    gradients: &mut Gradients,
+    slots: &mut [Gradients],
 ) -> Result<Option<Tensor>> {
-    if loss.targets == 0 {
-        return Ok(None);
-    }
-    if loss.sum.rank() != 0 {
-        return Err(Error::LossShape { step, shape: loss.sum.dims().to_vec() });
-    }
+    let Some(gradients) = slots.last_mut().filter(|_| loss.targets > 0) else { return Ok(None) };
+    require_scalar(&loss, step)?;
     match computed {
         Some(computed) => gradients.add(&computed)?,
         None => gradients.accumulate(parameters, loss.sum.backward()?)?,
     }
     Ok(Some(loss.sum.detach()))
+}
+
+/// The same segment by segment, with the gradients sent as they become complete.
+fn backward_and_send(
+    Segments { loss, cuts }: Segments,
+    step: usize,
+    parameters: &Parameters,
+    slots: &mut [Gradients],
+    sum: &mut HostSum<'_>,
+    completed: &mut Vec<usize>,
+) -> Result<Option<Tensor>> {
+    if loss.targets == 0 {
+        return Ok(None);
+    }
+    require_scalar(&loss, step)?;
+    let names: Vec<&str> = parameters.iter().map(|(name, _)| name).collect();
+    let value = loss.sum.detach();
+    segments::backward(loss.sum, cuts, parameters, |complete| {
+        for (parameter, gradient) in complete {
+            if let (Some(slot), Some(gradient)) = (slots.last_mut(), gradient) {
+                slot.add_one(names[parameter], gradient)?;
+            }
+            sum.complete(parameter);
+            completed.push(parameter);
+        }
+        sum.send(slots)
+    })?;
+    Ok(Some(value))
+}
+
+fn require_scalar(loss: &LossSum, step: usize) -> Result<()> {
+    match loss.sum.rank() {
+        0 => Ok(()),
+        _ => Err(Error::LossShape { step, shape: loss.sum.dims().to_vec() }),
+    }
 }

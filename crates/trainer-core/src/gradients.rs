@@ -54,7 +54,7 @@ impl Gradients {
         other.0.iter().try_for_each(|(name, gradient)| self.add_one(name, gradient.clone()))
     }
 
-    fn add_one(&mut self, name: &str, gradient: Tensor) -> Result<()> {
+    pub(crate) fn add_one(&mut self, name: &str, gradient: Tensor) -> Result<()> {
         match self.0.entry(name.to_owned()) {
             Entry::Vacant(entry) => {
                 entry.insert(gradient);
@@ -76,6 +76,10 @@ impl Gradients {
     /// Returns the gradient of a parameter, if one reached it.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
     }
 
     /// Iterates over names and gradients, in the order of the names.

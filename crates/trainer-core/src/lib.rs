@@ -107,6 +107,7 @@ mod restore;
 mod run;
 mod saving;
 mod schedule;
+mod segments;
 mod session;
 mod sgd;
 pub mod sinks;
@@ -140,6 +141,7 @@ pub use optimizer::{Optimizer, OptimizerType};
 pub use parameter_group::ParameterGroup;
 pub use parameters::Parameters;
 pub use schedule::{LearningRateSchedule, Schedule, SchedulerOptions, SchedulerType};
+pub use segments::{Cut, Segments};
 pub use sgd::Sgd;
 pub use state::{LogEntry, TrainerState};
 pub use stop_signal::StopSignal;
@@ -149,7 +151,7 @@ pub use warning::{ArgumentChange, Warning};
 pub use windowed_order::WindowedOrder;
 #[cfg(feature = "nccl")]
 pub use workers::NcclWorkers;
-pub use workers::{SingleProcess, ThreadWorkers, Workers};
+pub use workers::{Exchange, SingleProcess, ThreadWorkers, Workers};
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

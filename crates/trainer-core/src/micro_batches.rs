@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
-use crate::{BoxError, Error, Gradients, LossSum, Parameters, Result, StepContext, Task};
+use crate::{BoxError, Error, Gradients, Parameters, Result, Segments, StepContext, Task};
 
 /// The micro-batches of one forward and backward pass: a single one, or several that the task merges.
 pub(crate) struct MicroBatches<B> {
@@ -37,15 +37,18 @@ impl<B> MicroBatches<B> {
         Ok(Self { range, context, descriptions, samples, batches })
     }
 
-    /// Computes the loss of all of them in one pass, and the gradients if the task does that itself.
+    /// Computes the loss of all of them in one pass, and the gradients if the task does that itself. The graph is cut into
+    /// segments if `in_segments`.
     pub(crate) fn train<T: Task<Batch = B>>(
         &self,
         task: &T,
         parameters: &Parameters,
-    ) -> Result<(LossSum, Option<Gradients>)> {
+        in_segments: bool,
+    ) -> Result<(Segments, Option<Gradients>)> {
         let train = |batch: &B| match task.train_gradients(batch, &self.context, parameters)? {
-            Some((loss, gradients)) => Ok((loss, Some(gradients))),
-            None => Ok((task.train_loss(batch, &self.context)?, None)),
+            Some((loss, gradients)) => Ok((loss.into(), Some(gradients))),
+            None if in_segments => Ok((task.train_segments(batch, &self.context)?, None)),
+            None => Ok((task.train_loss(batch, &self.context)?.into(), None)),
         };
         let trained = match &self.batches[..] {
             [batch] => train(batch),

@@ -29,6 +29,8 @@ pub(crate) struct Run<'a, T: Task> {
     pub(crate) parameters: Parameters,
     pub(crate) optimizer: Box<dyn Optimizer>,
     pub(crate) workers: Arc<dyn Workers>,
+    /// The order in which backward passes complete the gradients of the parameters, by index; `None` before it is known.
+    pub(crate) send_order: Option<Vec<usize>>,
     pub(crate) stop: StopSignal,
     pub(crate) early_stopping: EarlyStopping,
     /// The metric that selects the best evaluation.
@@ -122,7 +124,15 @@ impl<T: Task> Run<'_, T> {
         let count = self.plan.batches_of_step(done);
         let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 };
         let split = Split { count, fuse: self.arguments.fused_micro_batches };
-        let mut sum = accumulate(self.task, &self.parameters, batches, split, start, self.workers.as_ref())?;
+        let mut sum = accumulate(
+            self.task,
+            &self.parameters,
+            batches,
+            split,
+            start,
+            self.workers.as_ref(),
+            &mut self.send_order,
+        )?;
         if let Some(NotFinite { quantity, value, batches }) = sum.not_finite {
             return Err(self.non_finite(quantity, value, learning_rate, batches));
         }

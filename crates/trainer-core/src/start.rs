@@ -45,6 +45,7 @@ impl<'a, T: Task> Run<'a, T> {
                 _ => CheckpointStore::of_another_worker(&arguments.output_dir),
             },
             workers,
+            send_order: None,
             state: TrainerState {
                 max_steps: plan.max_steps,
                 num_train_epochs: plan.num_train_epochs,

@@ -4,7 +4,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Gradients, Measured, Parameters, Result};
+use crate::{BoxError, Gradients, Measured, Parameters, Result, Segments};
 
 /// The model and its objective: turns a batch into a loss.
 ///
@@ -31,6 +31,13 @@ pub trait Task {
         _parameters: &Parameters,
     ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
         Ok(None)
+    }
+
+    /// Returns the loss of [`train_loss`](Self::train_loss) with its graph cut into segments. Called instead of it if the
+    /// gradients are to be sent to other [`Workers`](crate::Workers) while the backward pass runs. Default: one segment, so
+    /// that gradients are sent at the end.
+    fn train_segments(&self, batch: &Self::Batch, context: &StepContext) -> Result<Segments, BoxError> {
+        self.train_loss(batch, context).map(Segments::from)
     }
 
     /// Concatenates several micro-batches of a step, in order, into one batch. Its loss, targets and random draws must be

@@ -26,6 +26,10 @@ mod error;
 mod job;
 mod launch;
 #[cfg(feature = "mpi")]
+mod patience;
+#[cfg(feature = "mpi")]
+mod started;
+#[cfg(feature = "mpi")]
 mod transport;
 
 pub use error::{Error, Result};

@@ -1,14 +1,16 @@
 //! Collective operations of MPI, for messages of any size, without spinning while the others compute.
 
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mpi::collective::CommunicatorCollectives;
 use mpi::datatype::{Equivalence, Partition, PartitionMut};
 use mpi::environment::is_finalized;
 use mpi::topology::{Communicator, SimpleCommunicator};
-use trainer_core::{BoxError, Workers};
+use trainer_core::{BoxError, Exchange, Workers};
+
+use crate::patience::Patience;
+use crate::started::Started;
 
 /// Elements that one operation sends from one process to another. MPI counts in 32 bits, over all processes.
 const BLOCK: usize = 1 << 24;
@@ -29,31 +31,28 @@ impl MpiWorkers {
         Self { rank, count, block, turn: Mutex::new(()) }
     }
 
-    /// Waits until all processes are here, with little work for the processor: a barrier of MPI itself would keep it busy, and
-    /// other processes on the same cores would compute more slowly.
+    /// Waits until all processes are here.
     pub(crate) fn meet(&self) {
-        const POLLS: u32 = 200;
-        const LONGEST: Duration = Duration::from_micros(500);
         let mut request = SimpleCommunicator::world().immediate_barrier();
-        let (mut polls, mut pause) = (0, Duration::from_micros(20));
+        let mut patience = Patience::default();
         while let Err(pending) = request.test() {
             request = pending;
-            polls += 1;
-            if polls < POLLS {
-                thread::yield_now();
-            } else {
-                thread::sleep(pause);
-                pause = (pause * 2).min(LONGEST);
-            }
+            patience.pause();
         }
+    }
+
+    /// The right to call MPI, until it is dropped. An error if MPI is finalised.
+    pub(crate) fn turn(&self) -> Result<MutexGuard<'_, ()>, BoxError> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_finalized() {
+            return Err("the MPI job has ended".into());
+        }
+        Ok(turn)
     }
 
     /// Runs collective operations when all processes are here.
     fn together<R>(&self, work: impl FnOnce(&SimpleCommunicator) -> R) -> Result<R, BoxError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_finalized() {
-            return Err("the MPI job has ended".into());
-        }
+        let _turn = self.turn()?;
         self.meet();
         Ok(work(&SimpleCommunicator::world()))
     }
@@ -132,6 +131,15 @@ impl Workers for MpiWorkers {
         })
     }
 
+    fn start_exchange<'a>(
+        &'a self,
+        numbers: Vec<f32>,
+        to: &[Range<usize>],
+        from: &[usize],
+    ) -> Result<Box<dyn Exchange + 'a>, BoxError> {
+        Ok(Box::new(Started::new(self, numbers, to, from)?))
+    }
+
     fn gather_numbers(&self, numbers: &[f32], lengths: &[usize]) -> Result<Vec<f32>, BoxError> {
         self.together(|world| self.gather_blocks(world, numbers, lengths).concat())
     }
@@ -143,7 +151,7 @@ fn counts(lengths: &[usize], start: usize, block: usize) -> Vec<i32> {
 }
 
 /// Where the parts of a joined list start.
-fn starts(counts: &[i32]) -> Vec<i32> {
+pub(crate) fn starts(counts: &[i32]) -> Vec<i32> {
     let start = |next: &mut i32, count: &i32| {
         *next += count;
         Some(*next - count)
@@ -151,7 +159,7 @@ fn starts(counts: &[i32]) -> Vec<i32> {
     counts.iter().scan(0, start).collect()
 }
 
-fn total(counts: &[i32]) -> usize {
+pub(crate) fn total(counts: &[i32]) -> usize {
     counts.iter().map(|count| *count as usize).sum()
 }
 

@@ -18,6 +18,7 @@ fn main() {
 
     messages_of_any_length(workers.as_ref());
     segments_of_any_length(workers.as_ref());
+    several_exchanges_at_a_time(workers.as_ref());
     long_messages(workers.as_ref());
     job.finish();
     assert!(workers.gather(b"late").is_err(), "the job has ended");
@@ -55,6 +56,34 @@ fn segments_of_any_length(workers: &dyn Workers) {
     assert_eq!(received, (0..count).flat_map(|from| segment(from, rank)).collect::<Vec<_>>());
     let none = vec![0; count];
     assert!(workers.exchange(&[], &none, &none).unwrap().is_empty());
+}
+
+fn several_exchanges_at_a_time(workers: &dyn Workers) {
+    let (rank, count) = (workers.rank(), workers.count());
+    // Exchange `index` is longer than MPI sends at once, or without numbers; and those of one worker differ in length from those
+    // of another one.
+    let length = |index: usize, from: usize| if index % 3 == 2 { 0 } else { 70_000 * index + 1000 * from };
+    let number = |index: usize, from: usize, at: usize| ((index + 10 * from + 100 * at) % 100_003) as f32;
+    let start = |index: usize| {
+        let numbers = (0..length(index, rank)).map(|at| number(index, rank, at)).collect();
+        // Every worker gets all numbers: the ranges overlap.
+        let to = vec![0..length(index, rank); count];
+        let from: Vec<usize> = (0..count).map(|from| length(index, from)).collect();
+        workers.start_exchange(numbers, &to, &from).unwrap()
+    };
+    let mut exchanges: Vec<_> = (0..6).map(start).collect();
+    exchanges.iter_mut().for_each(|exchange| exchange.progress());
+    for (index, exchange) in exchanges.into_iter().enumerate() {
+        let expected =
+            (0..count).flat_map(|from| (0..length(index, from)).map(move |at| number(index, from, at)));
+        assert!(exchange.wait().unwrap().into_iter().eq(expected), "exchange {index}");
+    }
+    // Ranges of different lengths: worker 0 sends nothing to itself.
+    let to: Vec<_> = (0..count).map(|to| to..2 * to).collect();
+    let numbers = (0..2 * count).map(|at| at as f32).collect();
+    let received = workers.start_exchange(numbers, &to, &vec![rank; count]).unwrap().wait().unwrap();
+    let own: Vec<f32> = (rank..2 * rank).map(|at| at as f32).collect();
+    assert_eq!(received, own.repeat(count));
 }
 
 fn long_messages(workers: &dyn Workers) {

@@ -5,10 +5,7 @@ use std::ops::Range;
 use super::share;
 use crate::{Parameters, Result};
 
-/// Numbers that are exchanged at a time. It limits the memory for copies of gradients.
-const BLOCK: usize = 1 << 22;
-
-/// The places of all parameters in one list of numbers, in the order of their names.
+/// The places of all parameters in one list of numbers.
 pub(super) struct Layout<'a> {
     pub(super) names: Vec<&'a str>,
     starts: Vec<usize>,
@@ -16,20 +13,31 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
+    /// In the order of the names.
     pub(super) fn new(parameters: &'a Parameters) -> Self {
+        Self::of(parameters.iter().map(|(name, variable)| (name, variable.elem_count())))
+    }
+
+    /// In another order of the parameters, which are given by their indices in the order of the names.
+    pub(super) fn ordered(parameters: &'a Parameters, order: &[usize]) -> Self {
+        let sizes: Vec<_> = parameters.iter().map(|(name, variable)| (name, variable.elem_count())).collect();
+        Self::of(order.iter().filter_map(|parameter| sizes.get(*parameter).copied()))
+    }
+
+    fn of(sizes: impl Iterator<Item = (&'a str, usize)>) -> Self {
         let (mut names, mut starts, mut total) = (Vec::new(), Vec::new(), 0);
-        for (name, variable) in parameters.iter() {
+        for (name, size) in sizes {
             names.push(name);
             starts.push(total);
-            total += variable.elem_count();
+            total += size;
         }
         Self { names, starts, total }
     }
 
-    /// The numbers in blocks of at most [`BLOCK`].
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+    /// The numbers in blocks of at most `size`.
+    pub(super) fn blocks(&self, size: usize) -> impl Iterator<Item = Range<usize>> {
         let total = self.total;
-        (0..total).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(total))
+        (0..total).step_by(size).map(move |start| start..(start + size).min(total))
     }
 
     /// The place of a parameter.
@@ -57,6 +65,16 @@ impl<'a> Layout<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The number of parameters with numbers in `range`.
+    pub(super) fn parameters_in(&self, range: &Range<usize>) -> Result<usize> {
+        let mut count = 0;
+        self.for_each_part(range, |_, _, _| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
     }
 
     /// Whether a parameter has a gradient in any slot.

@@ -4,6 +4,7 @@ mod exchange;
 mod layout;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod started;
 mod sum;
 mod sum_on_device;
 mod threads;
@@ -14,7 +15,10 @@ use candle_core::{Device, Tensor};
 pub(crate) use exchange::{gather_json, share_json, share_numbers};
 #[cfg(feature = "nccl")]
 pub use nccl::NcclWorkers;
-pub(crate) use sum::sum_in_order;
+use started::Deferred;
+pub use started::Exchange;
+pub(crate) use sum::HostSum;
+pub(crate) use sum_on_device::sum_on_device;
 pub use threads::ThreadWorkers;
 
 use crate::BoxError;
@@ -26,9 +30,9 @@ use crate::BoxError;
 /// the same bits with any number of workers, on processors with the same instruction set, and may be resumed with another
 /// number. Worker 0 writes checkpoints; every worker must be able to read them.
 ///
-/// An implementation only transports: it must not add or round anything. Every method but [`leave`](Self::leave) blocks until
-/// all workers have called it (except for [`exchange_on_device`](Self::exchange_on_device), which may return earlier), and all workers make the same calls in
-/// the same order.
+/// An implementation only transports: it must not add or round anything. All workers make the same calls in the same order.
+/// Every method blocks until all workers have called it, except for [`leave`](Self::leave),
+/// [`start_exchange`](Self::start_exchange) and [`exchange_on_device`](Self::exchange_on_device), which may return earlier.
 ///
 /// [`ThreadWorkers`] are threads of one process, and the crate `trainer-mpi` has processes of an MPI job. With the feature
 /// `nccl`, `NcclWorkers` sends the gradients of either between NVIDIA GPUs.
@@ -51,6 +55,22 @@ pub trait Workers: Send + Sync {
     /// # Errors
     /// As [`gather`](Self::gather).
     fn exchange(&self, numbers: &[f32], to: &[usize], from: &[usize]) -> Result<Vec<f32>, BoxError>;
+
+    /// Starts an [`exchange`](Self::exchange), if possible without waiting for the other workers. Sends `numbers[to[r]]` to worker
+    /// `r`; the ranges may overlap. The numbers that the workers have sent to this one are returned by [`Exchange::wait`].
+    ///
+    /// Default: the exchange begins when it is waited for.
+    ///
+    /// # Errors
+    /// As [`gather`](Self::gather).
+    fn start_exchange<'a>(
+        &'a self,
+        numbers: Vec<f32>,
+        to: &[Range<usize>],
+        from: &[usize],
+    ) -> Result<Box<dyn Exchange + 'a>, BoxError> {
+        Ok(Box::new(Deferred { workers: self, numbers, to: to.to_vec(), from: from.to_vec() }))
+    }
 
     /// As [`gather`](Self::gather), for numbers: returns those of all workers, joined by rank. Worker `r` sends `lengths[r]`.
     ///

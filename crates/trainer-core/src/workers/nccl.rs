@@ -1,6 +1,7 @@
 //! Gradients between NVIDIA GPUs, by NCCL.
 
 use std::ffi::c_char;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
@@ -8,7 +9,7 @@ use candle_core::cuda_backend::cudarc::nccl::{Comm, Id, group_end, group_start, 
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Device, Storage, Tensor};
 
-use super::{Workers, exchange::lost};
+use super::{Exchange, Workers, exchange::lost};
 use crate::{BoxError, Error, Result};
 
 /// Workers whose gradients go from GPU to GPU, by NVIDIA's NCCL; everything else, which is little, goes through other workers. Each
@@ -104,6 +105,15 @@ impl Workers for NcclWorkers {
 
     fn exchange(&self, numbers: &[f32], to: &[usize], from: &[usize]) -> Result<Vec<f32>, BoxError> {
         self.others.exchange(numbers, to, from)
+    }
+
+    fn start_exchange<'a>(
+        &'a self,
+        numbers: Vec<f32>,
+        to: &[Range<usize>],
+        from: &[usize],
+    ) -> Result<Box<dyn Exchange + 'a>, BoxError> {
+        self.others.start_exchange(numbers, to, from)
     }
 
     fn gather_numbers(&self, numbers: &[f32], lengths: &[usize]) -> Result<Vec<f32>, BoxError> {

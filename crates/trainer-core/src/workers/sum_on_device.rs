@@ -9,8 +9,12 @@ use super::exchange::lost;
 use super::layout::{Layout, part};
 use crate::{Gradients, Parameters, Result};
 
-/// As [`sum_in_order`](super::sum_in_order), for parameters on one device.
-pub(super) fn sum_on_device(
+/// Numbers that are exchanged at a time. It limits the memory for copies of gradients.
+const BLOCK: usize = 1 << 22;
+
+/// As [`HostSum`](super::HostSum), for parameters on one device. `own` are the slots of this worker. `missing` lists, for each
+/// worker and each of its slots, the indices of the parameters without a gradient.
+pub(crate) fn sum_on_device(
     parameters: &Parameters,
     own: Vec<Gradients>,
     missing: &[Vec<Vec<usize>>],
@@ -23,7 +27,7 @@ pub(super) fn sum_on_device(
     let slots = own.iter().map(|slot| flat(&layout, slot)).collect::<Result<Vec<_>>>()?;
     drop(own);
     let mut sums: Vec<Vec<Tensor>> = vec![Vec::new(); layout.names.len()];
-    for block in layout.blocks() {
+    for block in layout.blocks(BLOCK) {
         let parts = sum_block(&layout, &slots, missing, &block, workers, device)?;
         let Some(sum) = joined(&parts)? else { continue };
         layout.for_each_part(&block, |parameter, _, at| {

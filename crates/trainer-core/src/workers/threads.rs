@@ -1,8 +1,9 @@
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::Workers;
+use super::{Exchange, Workers};
 use crate::BoxError;
 
 /// Workers that are threads of one process, for example one for each GPU: every thread has a model and a trainer of its own.
@@ -58,10 +59,19 @@ impl ThreadWorkers {
         parcel: impl Fn(usize) -> Parcel,
         open: impl Fn(Parcel) -> Result<P, Parcel>,
     ) -> Result<Vec<P>, BoxError> {
+        self.send(parcel);
+        self.receive(open)
+    }
+
+    /// Never waits: channels hold any number of parcels.
+    fn send(&self, parcel: impl Fn(usize) -> Parcel) {
         for (rank, to) in self.to.iter().enumerate() {
-            // A worker that has ended says so in its own channel, which is read below.
+            // A worker that has ended says so in its own channel, which is read by `receive`.
             let _ = to.send(parcel(rank));
         }
+    }
+
+    fn receive<P>(&self, open: impl Fn(Parcel) -> Result<P, Parcel>) -> Result<Vec<P>, BoxError> {
         let from = self.from.lock().unwrap_or_else(PoisonError::into_inner);
         let receive = |(rank, from): (usize, &Receiver<Parcel>)| {
             let parcel = from.recv().unwrap_or_else(|_| Parcel::Left("it is gone".to_owned()));
@@ -71,6 +81,33 @@ impl ThreadWorkers {
             })
         };
         from.iter().enumerate().map(receive).collect()
+    }
+
+    /// Receives the segments of an exchange, of which that of worker `r` has `from[r]` numbers.
+    fn receive_segments(&self, from: &[usize]) -> Result<Vec<f32>, BoxError> {
+        let segments = self.receive(|parcel| match parcel {
+            Parcel::Numbers(numbers) => Ok(numbers),
+            other => Err(other),
+        })?;
+        match segments.iter().zip(from).position(|(segment, expected)| segment.len() != *expected) {
+            None => Ok(segments.concat()),
+            Some(rank) => {
+                let (sent, expected) = (segments[rank].len(), from[rank]);
+                Err(format!("worker {rank} sent {sent} numbers, and {expected} were expected").into())
+            }
+        }
+    }
+}
+
+/// An exchange whose numbers are sent, and not yet received.
+struct Sent<'a> {
+    workers: &'a ThreadWorkers,
+    from: Vec<usize>,
+}
+
+impl Exchange for Sent<'_> {
+    fn wait(self: Box<Self>) -> Result<Vec<f32>, BoxError> {
+        self.workers.receive_segments(&self.from)
     }
 }
 
@@ -94,21 +131,21 @@ impl Workers for ThreadWorkers {
     }
 
     fn exchange(&self, numbers: &[f32], to: &[usize], from: &[usize]) -> Result<Vec<f32>, BoxError> {
-        let segment = |rank: usize| {
+        self.send(|rank| {
             let start: usize = to[..rank].iter().sum();
             Parcel::Numbers(numbers[start..start + to[rank]].to_vec())
-        };
-        let segments = self.swap(segment, |parcel| match parcel {
-            Parcel::Numbers(numbers) => Ok(numbers),
-            other => Err(other),
-        })?;
-        match segments.iter().zip(from).position(|(segment, expected)| segment.len() != *expected) {
-            None => Ok(segments.concat()),
-            Some(rank) => {
-                let (sent, expected) = (segments[rank].len(), from[rank]);
-                Err(format!("worker {rank} sent {sent} numbers, and {expected} were expected").into())
-            }
-        }
+        });
+        self.receive_segments(from)
+    }
+
+    fn start_exchange<'a>(
+        &'a self,
+        numbers: Vec<f32>,
+        to: &[Range<usize>],
+        from: &[usize],
+    ) -> Result<Box<dyn Exchange + 'a>, BoxError> {
+        self.send(|rank| Parcel::Numbers(numbers[to[rank].clone()].to_vec()));
+        Ok(Box::new(Sent { workers: self, from: from.to_vec() }))
     }
 
     fn gather_numbers(&self, numbers: &[f32], lengths: &[usize]) -> Result<Vec<f32>, BoxError> {

@@ -9,6 +9,7 @@ mod common;
 mod doors;
 mod faults;
 mod golden;
+mod overlap;
 mod resume;
 mod sinks;
 mod stopping;
