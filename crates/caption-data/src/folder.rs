@@ -11,6 +11,7 @@ use crate::metadata::{MetadataFile, Record};
 use crate::source::{fingerprint_of_file, row_of};
 use crate::text_encoding::read_text;
 use crate::texts::{self, RowTexts, TEXTS, Texts};
+use crate::walk::Files;
 use crate::{
     CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, RecordPlace, Result, SourceOptions, selection,
 };
@@ -62,8 +63,16 @@ impl ImageFolder {
     /// its row.
     pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Self> {
         let path = path.as_ref();
-        let mut files =
-            if path.is_file() { FolderFiles::of_metadata(path)? } else { FolderFiles::find(path)? };
+        let files = if path.is_file() { FolderFiles::of_metadata(path)? } else { FolderFiles::find(path)? };
+        Self::with_files(path, files, options)
+    }
+
+    /// As [`open`](Self::open), for a folder whose files are found already.
+    pub(crate) fn of_files(folder: &Path, files: Files, options: &SourceOptions) -> Result<Self> {
+        Self::with_files(folder, FolderFiles::choose(folder, files), options)
+    }
+
+    fn with_files(path: &Path, mut files: FolderFiles, options: &SourceOptions) -> Result<Self> {
         if let Some((role, column)) = options.named_columns().next().filter(|_| files.metadata.is_empty()) {
             return Err(Error::NoTable { path: path.to_owned(), role, column: column.to_owned() });
         }

@@ -23,7 +23,11 @@ pub(crate) struct FolderFiles {
 impl FolderFiles {
     /// Finds the files of a folder and chooses those of its training split.
     pub(crate) fn find(folder: &Path) -> Result<Self> {
-        let Files { mut paths, mut left_out } = walk(folder)?;
+        Ok(Self::choose(folder, walk(folder)?))
+    }
+
+    /// Chooses those of the training split among all files of a folder.
+    pub(crate) fn choose(folder: &Path, Files { mut paths, mut left_out }: Files) -> Self {
         // There may be millions of files, so the names are not kept.
         let why_not = selection::why_not_of_names(paths.iter().map(|file| name_in(folder, file)));
         let (mut metadata, mut others) = (Vec::new(), Vec::new());
@@ -42,7 +46,7 @@ impl FolderFiles {
             Self { folder: folder.to_owned(), pictures: paths, metadata, others, why_not, left_out };
         add_unread_pictures(folder, &this.others, &mut this.left_out);
         this.choose_metadata();
-        Ok(this)
+        this
     }
 
     /// The pictures that one metadata file describes, in its folder and in those below.

@@ -104,7 +104,7 @@ pub fn open(path: impl AsRef<Path>, options: &SourceOptions) -> Result<Arc<dyn C
         }
     }
     if tables.is_empty() {
-        return Ok(Arc::new(ImageFolder::open(path, options)?));
+        return Ok(Arc::new(ImageFolder::of_files(path, Files { paths: others, left_out }, options)?));
     }
     let names: Vec<String> = tables.iter().map(|file| name_in(path, file)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
