@@ -78,7 +78,7 @@ enum State {
     /// The shape has occurred once.
     Seen,
     Recorded {
-        graph: DeviceGraph,
+        graph: Box<DeviceGraph>,
         /// Has the weights that the graph uses.
         _decoder: Arc<dyn TextDecoder>,
     },
@@ -124,7 +124,9 @@ impl Recordings {
             Some(State::Seen) => {
                 let caches = &self.caches;
                 let state = match DeviceGraph::record(step.model.device(), |_| step.work(caches)) {
-                    Ok(graph) => State::Recorded { graph, _decoder: Arc::clone(step.decoder) },
+                    Ok(graph) => {
+                        State::Recorded { graph: Box::new(graph), _decoder: Arc::clone(step.decoder) }
+                    }
                     Err(_) => State::Refused,
                 };
                 self.graphs.insert(shape, state);
