@@ -193,9 +193,10 @@ impl<M: CaptionModel + ?Sized> CaptionDecoder for Decoding<'_, M> {
     /// Returns whole rows if they are on the host already, or if there is no kernel for the best tokens.
     fn append_for_best(&mut self, tokens: &[u32], count: usize) -> Result<NextTokens> {
         let rows = self.extended(tokens);
-        if let Some(packed) = self.replay(tokens, &rows, Some(count))? {
+        let of_graph = rounded(count).min(self.model.tokens().vocab_size);
+        if let Some(packed) = self.replay(tokens, &rows, Some(of_graph))? {
             self.rows = rows;
-            return Ok(best(TopLogits::unpack(&packed, count), count));
+            return Ok(best(TopLogits::unpack(&packed, of_graph), of_graph));
         }
         let logits = self.step(self.decoder.as_ref(), tokens, &rows)?;
         self.rows = rows;
@@ -236,6 +237,12 @@ impl<M: CaptionModel + ?Sized> SpeculativeDecoder for Decoding<'_, M> {
         self.rows = last.ok_or(Error::UnknownStep { accepted, steps })?;
         Ok(())
     }
+}
+
+/// The number of best logits that a graph finds for a search that needs `count`. With penalties, a search needs more in each step, and
+/// would otherwise have a graph for each.
+fn rounded(count: usize) -> usize {
+    if count <= 8 { count.next_power_of_two() } else { count.next_multiple_of(16) }
 }
 
 fn best(TopLogits { ids, logits, log_sums }: TopLogits, count: usize) -> NextTokens {

@@ -38,12 +38,14 @@ fn graphs(model: &GitForCausalLm) -> usize {
 }
 
 /// Searches of each kind: those that need the best logits, or all, of one sequence or several.
-fn searches() -> [GenerationConfig; 3] {
+fn searches() -> [GenerationConfig; 4] {
     let greedy = GenerationConfig { max_new_tokens: 12, min_new_tokens: 6, ..GenerationConfig::default() };
     let beams = GenerationConfig { num_beams: 3, ..greedy.clone() };
     // A penalty needs all logits.
     let penalty = GenerationConfig { repetition_penalty: 1.3, ..greedy.clone() };
-    [greedy, beams, penalty]
+    // The best logits that may be forbidden become more with each step.
+    let without_repetition = GenerationConfig { no_repeat_ngram_size: 2, ..beams.clone() };
+    [greedy, beams, penalty, without_repetition]
 }
 
 fn same(found: &[Caption], expected: &[Caption], what: &str) {
@@ -102,6 +104,20 @@ fn two_decodings_of_a_model_do_not_disturb_each_other() {
         let [a, b, of_first, of_second] = decodings.each_mut().map(|one| one.append(&[step + 1]).unwrap());
         assert_eq!((a, b), (of_first, of_second), "step {step}");
     }
+}
+
+/// As many graphs as numbers of best logits, rounded, and not one for each step.
+#[test]
+fn a_search_that_needs_more_logits_in_each_step_has_few_graphs() {
+    let recorded = model(&mut FrozenBuilder, DType::F32, true);
+    let features = features(&recorded, 0..1);
+    let mut decoding = recorded.begin_decoding(&features, 20).unwrap();
+    for step in 0..18 {
+        decoding.append_for_best(&[1], 2 + step).unwrap();
+    }
+    drop(decoding);
+    // 4, 8, 16 and 32; 2 occurs for the prompt only.
+    assert_eq!(graphs(&recorded), if device().is_cpu() { 0 } else { 4 });
 }
 
 #[test]
