@@ -33,7 +33,7 @@ pub struct Hardware {
     /// Whether the frozen vision encoder runs for every picture in every epoch, without a cache. Default:
     /// false.
     pub no_feature_cache: bool,
-    /// Whether the kernels of each training pass on an NVIDIA GPU are launched one after another instead of as
+    /// Whether the kernels of each training pass and decoding step on an NVIDIA GPU are launched one after another instead of as
     /// recorded CUDA graphs, for debugging. Default: false.
     pub no_cuda_graph: bool,
 }

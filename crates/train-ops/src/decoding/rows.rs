@@ -143,9 +143,12 @@ impl DecodingRows {
 
     /// An error if the numbers of the rows were given on a device, where no kernel reads them for tensors like this one.
     pub(super) fn on_host(&self, operation: &'static str, tensor: &Tensor) -> Result<()> {
-        let (dtype, device) = (tensor.dtype(), format!("{:?}", tensor.device().location()));
         match self.on_device.get() {
-            Some(table) if table.given => Err(Error::RowsOnDevice { operation, dtype, device }),
+            Some(table) if table.given => Err(Error::RowsOnDevice {
+                operation,
+                dtype: tensor.dtype(),
+                device: format!("{:?}", tensor.device().location()),
+            }),
             _ => Ok(()),
         }
     }

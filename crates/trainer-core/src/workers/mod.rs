@@ -2,6 +2,7 @@
 
 mod exchange;
 mod layout;
+mod message;
 #[cfg(feature = "nccl")]
 mod nccl;
 mod started;

@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::exchange::lost;
 use super::layout::{Layout, part};
-use super::{Exchange, Workers};
-use crate::slices::with_slice;
+use super::{Exchange, Workers, message};
 use crate::{Gradients, Parameters, Result};
 
 /// Numbers that a worker sends in one exchange: 8 MB. A network transfers at nearly its full rate in messages of this size, and
@@ -147,11 +146,11 @@ impl<'a> HostSum<'a> {
         for rank in 0..self.workers.count() {
             let (part, start) = (self.part(block, rank), numbers.len());
             for slot in slots.iter() {
-                append(&self.layout, slot, &part, &mut numbers)?;
+                message::append(&self.layout, slot, &part, &mut numbers)?;
             }
             to.push(start..numbers.len());
         }
-        let length = self.message_length(&self.part(block, self.workers.rank()))?;
+        let length = message::length(&self.layout, &self.part(block, self.workers.rank()))?;
         let from: Vec<usize> = self.slots.iter().map(|slots| slots * length).collect();
         self.run(Stage::Gradients, block, numbers, &to, &from)?;
         self.started += 1;
@@ -183,10 +182,10 @@ impl<'a> HostSum<'a> {
         let received = exchange.wait().map_err(lost)?;
         match stage {
             Stage::Gradients => {
-                let sum = self.add(&self.part(&block, self.workers.rank()), &received)?;
+                let sum = message::add(&self.layout, &self.part(&block, self.workers.rank()), &received)?;
                 let to = vec![0..sum.len(); self.workers.count()];
-                let lengths =
-                    (0..self.workers.count()).map(|rank| self.message_length(&self.part(&block, rank)));
+                let lengths = (0..self.workers.count())
+                    .map(|rank| message::length(&self.layout, &self.part(&block, rank)));
                 let from = lengths.collect::<Result<Vec<_>>>()?;
                 self.run(Stage::Sums, &block, sum, &to, &from)?;
             }
@@ -195,48 +194,14 @@ impl<'a> HostSum<'a> {
         Ok(true)
     }
 
-    /// Adds the messages of all slots about a part of a block, to a message of the same form.
-    fn add(&self, part: &Range<usize>, received: &[f32]) -> Result<Vec<f32>> {
-        let length = self.message_length(part)?;
-        let mut sum = vec![0f32; length];
-        let (has_sum, sums) = sum.split_at_mut(length - part.len());
-        for message in received.chunks_exact(length.max(1)) {
-            let (has_gradient, values) = message.split_at(length - part.len());
-            let mut flags = has_sum.iter_mut().zip(has_gradient);
-            self.layout.for_each_part(part, |_, _, at| {
-                let Some((has_sum, _)) = flags.next().filter(|(_, has_gradient)| **has_gradient == 1.0)
-                else {
-                    return Ok(());
-                };
-                let (sum, values) = (&mut sums[at.clone()], &values[at]);
-                if std::mem::replace(has_sum, 1.0) == 1.0 {
-                    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-                } else {
-                    sum.copy_from_slice(values);
-                }
-                Ok(())
-            })?;
-        }
-        Ok(sum)
-    }
-
     /// Stores the sums of a block, which are the messages of all workers.
     fn store(&mut self, block: &Range<usize>, received: &[f32]) -> Result<()> {
         let mut rest = received;
         for rank in 0..self.workers.count() {
             let part = self.part(block, rank);
-            let (message, after) = rest.split_at(self.message_length(&part)?);
+            let (message, after) = rest.split_at(message::length(&self.layout, &part)?);
             rest = after;
-            let (has_sum, values) = message.split_at(message.len() - part.len());
-            let mut has_sum = has_sum.iter();
-            let (layout, sums) = (&self.layout, &mut self.sums);
-            layout.for_each_part(&part, |place, within, at| {
-                if has_sum.next() == Some(&1.0) {
-                    let sum = sums[place].get_or_insert_with(|| vec![0.0; layout.range(place).len()]);
-                    sum[within].copy_from_slice(&values[at]);
-                }
-                Ok(())
-            })?;
+            message::store(&self.layout, &part, message, &mut self.sums)?;
         }
         Ok(())
     }
@@ -244,29 +209,6 @@ impl<'a> HostSum<'a> {
     fn part(&self, block: &Range<usize>, rank: usize) -> Range<usize> {
         part(block, rank, self.workers.count())
     }
-
-    /// A message about a part of a block has a flag for each of its parameters, 1 if it has a gradient, and then the numbers.
-    fn message_length(&self, part: &Range<usize>) -> Result<usize> {
-        Ok(self.layout.parameters_in(part)? + part.len())
-    }
-}
-
-/// Appends the message about a part of a slot. The numbers of missing gradients are 0.
-fn append(layout: &Layout, slot: &Gradients, part: &Range<usize>, to: &mut Vec<f32>) -> Result<()> {
-    layout.for_each_part(part, |place, _, _| {
-        to.push(if slot.get(layout.names[place]).is_some() { 1.0 } else { 0.0 });
-        Ok(())
-    })?;
-    layout.for_each_part(part, |place, within, _| {
-        match slot.get(layout.names[place]) {
-            Some(gradient) => {
-                let gradient = gradient.to_device(&Device::Cpu)?.contiguous()?;
-                with_slice(&gradient, |values| to.extend_from_slice(&values[within]))?;
-            }
-            None => to.resize(to.len() + within.len(), 0.0),
-        }
-        Ok(())
-    })
 }
 
 #[cfg(test)]

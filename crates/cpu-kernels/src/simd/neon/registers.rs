@@ -15,6 +15,20 @@ pub(super) unsafe fn in_order() {
     unsafe { asm!("", options(nostack, preserves_flags)) }
 }
 
+/// An instruction that adds to `sum` a product of `a` and `b`, or of lane `lane` of `a`.
+macro_rules! add {
+    ($instruction:literal, $a:ident, $b:ident, $sum:ident $(, $lane:ident)?) => {
+        asm!(
+            $instruction,
+            sum = inout(vreg) $sum,
+            a = in(vreg) $a,
+            b = in(vreg) $b,
+            $(lane = const $lane,)?
+            options(pure, nomem, nostack, preserves_flags)
+        )
+    };
+}
+
 /// `sum` plus the product of the words in each lane.
 #[inline(always)]
 pub(super) unsafe fn add_words<const WORD: u8>(
@@ -35,13 +49,7 @@ pub(super) unsafe fn add_words<const WORD: u8>(
 #[inline(always)]
 pub(super) unsafe fn add_pairs(a: float32x4_t, b: float32x4_t, mut sum: float32x4_t) -> float32x4_t {
     unsafe {
-        asm!(
-            "bfdot {sum:v}.4s, {b:v}.8h, {a:v}.8h",
-            sum = inout(vreg) sum,
-            a = in(vreg) a,
-            b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
+        add!("bfdot {sum:v}.4s, {b:v}.8h, {a:v}.8h", a, b, sum);
     }
     sum
 }
@@ -56,20 +64,8 @@ pub(super) unsafe fn add_square<const WORD: u8>(
 ) -> float32x4_t {
     unsafe {
         match WORD {
-            BF16 => asm!(
-                "bfmmla {sum:v}.4s, {rows:v}.8h, {columns:v}.8h",
-                sum = inout(vreg) sum,
-                rows = in(vreg) rows,
-                columns = in(vreg) columns,
-                options(pure, nomem, nostack, preserves_flags)
-            ),
-            _ => asm!(
-                "smmla {sum:v}.4s, {rows:v}.16b, {columns:v}.16b",
-                sum = inout(vreg) sum,
-                rows = in(vreg) rows,
-                columns = in(vreg) columns,
-                options(pure, nomem, nostack, preserves_flags)
-            ),
+            BF16 => add!("bfmmla {sum:v}.4s, {a:v}.8h, {b:v}.8h", rows, columns, sum),
+            _ => add!("smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b", rows, columns, sum),
         }
     }
     sum
@@ -79,13 +75,7 @@ pub(super) unsafe fn add_square<const WORD: u8>(
 #[inline(always)]
 pub(super) unsafe fn add_bytes(a: float32x4_t, b: float32x4_t, mut sum: float32x4_t) -> float32x4_t {
     unsafe {
-        asm!(
-            "sdot {sum:v}.4s, {b:v}.16b, {a:v}.16b",
-            sum = inout(vreg) sum,
-            a = in(vreg) a,
-            b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
+        add!("sdot {sum:v}.4s, {b:v}.16b, {a:v}.16b", a, b, sum);
     }
     sum
 }
@@ -98,14 +88,7 @@ pub(super) unsafe fn add_bytes_lane<const LANE: i32>(
     mut sum: float32x4_t,
 ) -> float32x4_t {
     unsafe {
-        asm!(
-            "sdot {sum:v}.4s, {b:v}.16b, {a:v}.4b[{lane}]",
-            sum = inout(vreg) sum,
-            a = in(vreg) a,
-            b = in(vreg) b,
-            lane = const LANE,
-            options(pure, nomem, nostack, preserves_flags)
-        );
+        add!("sdot {sum:v}.4s, {b:v}.16b, {a:v}.4b[{lane}]", a, b, sum, LANE);
     }
     sum
 }
