@@ -142,7 +142,7 @@ fn own_passes<T: Task>(
             samples += batches.skip(range.len(), |batch| task.num_samples(batch))?;
             continue;
         }
-        // A slot is complete only in its last pass; and no block before the last slot.
+        // Only the last pass can send early: a block has the gradients of all slots, and the last one is complete in the last pass.
         let mut sum = sum.as_deref_mut().filter(|sum| pass + 1 == own.end && sum.overlaps());
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
         let mut group = MicroBatches::next(task, batches, range, context)?;

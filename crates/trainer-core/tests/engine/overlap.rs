@@ -13,7 +13,7 @@ use trainer_core::{
     Parameters, Segments, StepContext, Task, ThreadWorkers, Trainer, TrainingArguments, Workers,
 };
 
-/// What a worker does, in its order.
+/// Events of a worker, which are listed in the order in which they occur.
 #[derive(Clone, Debug, PartialEq)]
 enum Event {
     /// An exchange of numbers is started.
