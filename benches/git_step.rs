@@ -111,12 +111,19 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
     let first_gradients =
         adapter.parameters().into_iter().map(gradient).collect::<Result<AdapterGradients>>()?;
 
-    let vision = common::median_seconds(device, runs, || {
+    let (encoder, needed) = flops(&model);
+    // Seconds and, on the CPU, the share of the peak.
+    let measure = |flops: f64, f: &mut dyn FnMut() -> Result<()>| match device.is_cpu() {
+        true => common::median_share(runs, (flops, base == BaseType::Bf16), f)
+            .map(|(seconds, share)| (seconds, Some(share))),
+        false => common::median_seconds(device, runs, f).map(|seconds| (seconds, None)),
+    };
+    let vision = measure(encoder, &mut || {
         model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
         Ok(())
     })?;
     let forward = common::median_seconds(device, runs, || loss().map(drop))?;
-    let both = common::median_seconds(device, runs, || loss()?.backward().map(drop))?;
+    let both = measure(needed, &mut || loss()?.backward().map(drop))?;
     let mut gradients = Gradients::new();
     gradients.accumulate(&parameters, loss()?.backward()?).unwrap();
     let mut optimizer = AdamW::new(&TrainingArguments::default(), &parameters).unwrap();
@@ -124,7 +131,7 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
         optimizer.step(&parameters, &gradients, 1e-5).unwrap();
         Ok(())
     })?;
-    let step = common::median_seconds(device, runs, || {
+    let step = measure(needed, &mut || {
         let mut gradients = Gradients::new();
         gradients.accumulate(&parameters, loss()?.backward()?).unwrap();
         gradients.clip(gradients.norms().unwrap().global(), 1.0).unwrap();
@@ -132,7 +139,18 @@ fn bench(dir: &std::path::Path, base: BaseType, device: &Device, runs: usize) ->
         Ok(())
     })?;
 
-    print_times(base, &model, device, runs, [vision, forward, both, update, step]);
+    print_times(
+        base,
+        runs,
+        [
+            ("vision forward", vision),
+            ("decoder forward", (forward, None)),
+            ("decoder backward", (both.0 - forward, None)),
+            ("optimizer", (update, None)),
+            ("forward + backward", both),
+            ("whole step", step),
+        ],
+    );
     Ok(first_gradients)
 }
 
@@ -147,13 +165,7 @@ fn captions(vocabulary: u64) -> (Vec<Vec<u32>>, Vec<Vec<i64>>) {
 }
 
 /// Prints the seconds of each part, and its share of the peak.
-fn print_times(
-    base: BaseType,
-    model: &GitForCausalLm,
-    device: &Device,
-    runs: usize,
-    [vision, forward, both, update, step]: [f64; 5],
-) {
+fn print_times(base: BaseType, runs: usize, parts: [(&str, (f64, Option<f64>)); 6]) {
     // For int8, the share is of the peak of f32, and may exceed 100 %.
     let peak = peak_flops(base == BaseType::Bf16, 5).expect("an instruction set of this processor");
     let name = match base {
@@ -162,20 +174,11 @@ fn print_times(
         _ => "f32",
     };
     println!(
-        "\n{name}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak {:.0} GFLOP/s",
+        "\n{name}, a batch of {BATCH}, {TOKENS} tokens, median of {runs}; peak at the end {:.0} GFLOP/s",
         peak / 1e9
     );
-    let (encoder, needed) = flops(model);
-    for (part, seconds, flops) in [
-        ("vision forward", vision, Some(encoder)),
-        ("decoder forward", forward, None),
-        ("decoder backward", both - forward, None),
-        ("optimizer", update, None),
-        ("forward + backward", both, Some(needed)),
-        ("whole step", step, Some(needed)),
-    ] {
-        let share = flops.filter(|_| device.is_cpu()).map(|flops| 100.0 * flops / seconds / peak);
-        let share = share.map_or(String::new(), |share| format!("{share:>6.0} % of peak"));
+    for (part, (seconds, share)) in parts {
+        let share = share.map_or(String::new(), |share| format!("{:>6.0} % of peak", 100.0 * share));
         println!("{part:>20} {:>9.2} ms{share}", 1e3 * seconds);
     }
 }

@@ -38,7 +38,7 @@ impl TileResult<'_> {
         mut results: Lanes<f32>,
     ) -> Lanes<f32> {
         for lane in 0..LANES {
-            let sum = sums[lane].wrapping_sub(offsets[lane]) as f32;
+            let sum = sums[lane].wrapping_sub(offsets[lane]).wrapping_sub(row.offset) as f32;
             results[lane] += (row.scale * scales[lane]) * sum;
         }
         for (place, value) in &row.outliers {

@@ -12,6 +12,7 @@
 //! depend on the others). The first sum is exact, and the rest is computed in one order without fused multiply-adds: the bits are
 //! the same on every instruction set.
 
+mod bounded;
 mod dequantise;
 mod product;
 mod rows;
@@ -38,7 +39,7 @@ pub(crate) enum Engine {
     Vnni,
     /// AVX-VNNI: the same instruction for processors without AVX-512.
     AvxVnni,
-    /// Pairs of 16 bits, with AVX-512 BW.
+    /// `vpmaddubsw`, which adds pairs of products in 16 bits, with AVX-512 BW.
     Avx512,
     /// The same with AVX2.
     Avx2,
@@ -46,7 +47,7 @@ pub(crate) enum Engine {
     NeonMatrix,
     /// The dot products of Armv8.2.
     NeonDot,
-    /// Pairs of 16 bits in plain Rust, for panels of any width.
+    /// Plain Rust, for panels of any width.
     Portable,
 }
 
@@ -94,19 +95,18 @@ impl Engine {
     /// The format in which the engine reads rows.
     pub(crate) fn form(self) -> Form {
         match self {
-            Self::Amx | Self::NeonMatrix | Self::NeonDot => Form::Signed,
+            Self::Amx | Self::NeonMatrix | Self::NeonDot | Self::Portable => Form::Signed,
             Self::Vnni | Self::AvxVnni => Form::Unsigned,
-            Self::Avx512 | Self::Avx2 | Self::Portable => Form::Pairs,
+            Self::Avx512 | Self::Avx2 => Form::Bounded,
         }
     }
 
-    /// The order in which the engine reads a panel, which is copied once for all rows of a block. The portable engine widens
-    /// every byte when it is used.
-    pub(crate) fn panel_order(self) -> PanelOrder {
+    /// The form in which the engine reads a panel, which is copied once for all rows of a block.
+    pub(crate) fn panel_form(self) -> PanelForm {
         match self {
-            Self::Avx512 | Self::Avx2 => PanelOrder::Pairs,
-            Self::NeonMatrix => PanelOrder::Interleaved,
-            _ => PanelOrder::Packed,
+            Self::Avx512 | Self::Avx2 => PanelForm::Unsigned,
+            Self::NeonMatrix => PanelForm::Interleaved,
+            _ => PanelForm::Packed,
         }
     }
 
@@ -120,34 +120,24 @@ impl Engine {
     }
 }
 
-/// How the integers of a row are stored.
+/// How the integers of a row are stored, four neighbours in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Four neighbours in a word.
+    /// As they are.
     Signed,
-    /// The same, plus 128: VNNI multiplies bytes without sign by bytes with it.
+    /// Plus 128: VNNI multiplies bytes without sign by bytes with it.
     Unsigned,
-    /// As i16: the first and third of four neighbours in a word, the second and fourth in the next.
-    Pairs,
+    /// Within the bound of the module [`bounded`].
+    Bounded,
 }
 
-impl Form {
-    /// Words for `k` integers.
-    pub(crate) fn words(self, k: usize) -> usize {
-        match self {
-            Self::Signed | Self::Unsigned => k.div_ceil(4),
-            Self::Pairs => 2 * k.div_ceil(4),
-        }
-    }
-}
-
-/// The order of a panel's words for an engine.
+/// The form of a panel's words for an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PanelOrder {
+pub(crate) enum PanelForm {
     /// As the matrix is packed.
     Packed,
-    /// As [`Form::Pairs`], with twice as many words.
-    Pairs,
+    /// The same, plus 128 for each byte.
+    Unsigned,
     /// As `packed::interleave` leaves them.
     Interleaved,
 }

@@ -3,12 +3,13 @@ use std::ops::Range;
 
 use super::dequantise::{TileResult, write_results};
 use super::sums::{Sums, Tile};
-use super::{Engine, Form, PanelOrder, QuantisedRows};
+use super::{Engine, Form, PanelForm, QuantisedRows};
 use crate::aligned::Aligned;
 use crate::dispatch::for_each_isa;
 use crate::packed::{interleave, words};
 use crate::shared_pointer::SharedPointer;
 use crate::shares::Shares;
+use crate::simd::prefetch;
 use crate::tile::{Factors, LINE, PREFETCH_INTERVAL, Prefetch};
 use crate::{Init, PackedMatrix, Precision};
 
@@ -50,21 +51,15 @@ fn block_rows(engine: Engine, rows: usize, b: &PackedMatrix, panels: usize) -> u
 }
 
 thread_local! {
-    /// A panel in the order of its engine.
-    static WIDE: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
+    /// A panel in the form of its engine.
+    static PANEL: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
 }
 
 for_each_isa! {
-    /// Bytes as i16: each row of words becomes the row of the pairs of their first and third bytes, and that of their second and
-    /// fourth ones, in the order of [`Form::Pairs`].
-    fn widen_to_pairs(isa: Isa, words: &[u32], width: usize, wide: &mut [u32]) {
-        let pair = |low: i32, high: i32| (low & 0xffff | high << 16) as u32;
-        for (words, wide) in words.chunks_exact(width).zip(wide.chunks_exact_mut(2 * width)) {
-            let (even, odd) = wide.split_at_mut(width);
-            for ((word, even), odd) in words.iter().zip(even).zip(odd) {
-                let byte = |shift: u32| (word << shift) as i32 >> 24;
-                (*even, *odd) = (pair(byte(24), byte(8)), pair(byte(16), byte(0)));
-            }
+    /// Adds 128 to each byte, whose sign is lost: from -128..128 to 0..256.
+    fn to_unsigned(isa: Isa, words: &[u32], to: &mut [u32]) {
+        for (to, word) in to.iter_mut().zip(words) {
+            *to = word ^ 0x8080_8080;
         }
     }
 }
@@ -95,9 +90,9 @@ impl Task<'_> {
             }
             return;
         }
-        WIDE.with_borrow_mut(|wide| {
+        PANEL.with_borrow_mut(|copy| {
             for panel in panels {
-                unsafe { self.panel(rows.clone(), panel, wide, &mut sums) }
+                unsafe { self.panel(rows.clone(), panel, copy, &mut sums) }
             }
         });
     }
@@ -107,32 +102,32 @@ impl Task<'_> {
     /// # Safety
     /// As for [`run`](Self::run).
     #[allow(unsafe_code)]
-    unsafe fn panel(&self, rows: Range<usize>, panel: usize, wide: &mut Aligned, sums: &mut Sums) {
+    unsafe fn panel(&self, rows: Range<usize>, panel: usize, copy: &mut Aligned, sums: &mut Sums) {
         let (a, b, width) = (self.a, self.b, self.b.isa().panel_width());
-        let mut words = words(Precision::Int8, b.k());
+        let words = words(Precision::Int8, b.k());
         let count = rows.len().div_ceil(a.engine.tile_rows(b.isa()));
         let lines = (words * width).div_ceil(LINE).div_ceil(count);
         let next = b.panels_from(panel).as_ptr().wrapping_add(b.panel_stride());
         let packed = &b.panels_from(panel)[..words * width];
-        let factor = match a.engine.panel_order() {
-            PanelOrder::Packed => packed.as_ptr(),
-            PanelOrder::Pairs => {
-                wide.reserve(2 * words * width);
-                widen_to_pairs(b.isa(), packed, width, wide);
-                words *= 2;
-                wide.as_ptr()
-            }
-            PanelOrder::Interleaved => {
-                wide.reserve(words * width);
-                interleave(b.isa(), packed, width, wide);
-                wide.as_ptr()
+        let factor = match a.engine.panel_form() {
+            PanelForm::Packed => packed.as_ptr(),
+            form => {
+                copy.reserve(words * width);
+                match form {
+                    PanelForm::Interleaved => interleave(b.isa(), packed, width, copy),
+                    _ => to_unsigned(b.isa(), packed, copy),
+                }
+                copy.as_ptr()
             }
         };
         let mut first = rows.start;
         for index in 0..count {
             let height = rows.len() / count + usize::from(index < rows.len() % count);
+            for row in first..first + height {
+                prefetch(self.result.wrapping_add(row * self.n + panel * width).cast_const().cast());
+            }
             let tile = Tile {
-                rows: height,
+                rows: a.rows(first..first + height),
                 factors: Factors {
                     words,
                     a: a.integers_from(first),

@@ -2,6 +2,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::bounded::{Excess, bound_pairs};
 use super::{Engine, Form, MAX_INT8_ROW};
 use crate::dispatch::for_each_isa;
 use crate::quantise::{LARGEST, ROUNDER};
@@ -33,6 +34,10 @@ pub(super) struct Row {
     pub(super) scale: f32,
     /// Place and value of the outliers, in the order of their places.
     pub(super) outliers: Vec<(usize, f32)>,
+    /// What the engine's sums have too much, because 128 was added to each byte of the matrix.
+    pub(super) offset: i32,
+    /// Integers beyond the bound of [`Form::Bounded`].
+    pub(super) excess: Vec<Excess>,
 }
 
 impl QuantisedRows {
@@ -52,10 +57,11 @@ impl QuantisedRows {
         assert!(factors.is_none_or(|factors| factors.len() == k), "factors of the columns");
         // Rows are whole cache lines, but not a multiple of 4 KiB apart, because they would compete for the
         // same lines.
-        let mut stride = form.words(k).next_multiple_of(LINE).max(LINE);
+        let mut stride = k.div_ceil(4).next_multiple_of(LINE).max(LINE);
         if stride.is_multiple_of(PAGE) {
             stride += LINE;
         }
+        let offset = if form == Form::Unsigned { 128 } else { 0 };
         // Tiles also read rows beyond the last one; their results are not used.
         let mut integers = Buffer::new(count.next_multiple_of(engine.tile_rows(isa)) * stride);
         let mut all = vec![Row::default(); count];
@@ -63,11 +69,11 @@ impl QuantisedRows {
         targets.zip(rows.par_iter()).with_min_len(MIN_ROWS).for_each_init(
             || vec![0.0; k],
             |scratch, ((to, row), values)| {
-                *row = quantise(isa, values, factors, scratch);
-                match form {
-                    Form::Pairs => store_pairs(isa, scratch, halves(to)),
-                    Form::Signed => store_bytes(isa, scratch, 0, bytes(to)),
-                    Form::Unsigned => store_bytes(isa, scratch, 128, bytes(to)),
+                let factor;
+                (*row, factor) = scale(isa, values, factors, scratch);
+                store_bytes(isa, scratch, factor, offset, bytes(to));
+                if form == Form::Bounded {
+                    (row.offset, row.excess) = bound_pairs(isa, bytes(to));
                 }
             },
         );
@@ -116,15 +122,6 @@ fn bytes(words: &mut [f32]) -> &mut [u8] {
     }
 }
 
-/// Words as two i16 each.
-fn halves(words: &mut [f32]) -> &mut [i16] {
-    // SAFETY: as in `bytes`.
-    #[allow(unsafe_code)]
-    unsafe {
-        std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len())
-    }
-}
-
 /// Moves magnitudes beyond `limit` to `outliers`; the first value has the place `first`.
 fn move_outliers(values: &mut [f32], first: usize, limit: f32, outliers: &mut Vec<(usize, f32)>) {
     for (place, value) in values.iter_mut().enumerate().filter(|(_, value)| value.abs() > limit) {
@@ -132,16 +129,15 @@ fn move_outliers(values: &mut [f32], first: usize, limit: f32, outliers: &mut Ve
     }
 }
 
-/// Writes scaled numbers to `to`, which adding [`ROUNDER`] rounds to integers.
-fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -> Row {
+/// Writes the numbers of a row without its outliers to `to`. Returns the row and the factor by which the numbers become integers.
+fn scale(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -> (Row, f32) {
     let largest = copy_scaled(isa, values, factors, to);
     if !largest.is_finite() {
         to.fill(0.0);
-        return Row { scale: f32::NAN, outliers: Vec::new() };
+        return (Row { scale: f32::NAN, ..Row::default() }, 0.0);
     }
     if largest < TINY {
-        to.fill(0.0);
-        return Row::default();
+        return (Row::default(), 0.0);
     }
     // Relative to the largest, so that no square overflows or underflows.
     let mean_square = sum_of_squares(isa, to, 1.0 / largest) / to.len() as f32;
@@ -150,12 +146,8 @@ fn quantise(isa: Isa, values: &[f32], factors: Option<&[f32]>, to: &mut [f32]) -
     if largest > limit {
         rest = take_outliers(isa, to, limit, &mut outliers);
     }
-    if rest < TINY {
-        to.fill(0.0);
-        return Row { scale: 0.0, outliers };
-    }
-    multiply(isa, to, LARGEST / rest);
-    Row { scale: rest / LARGEST, outliers }
+    let (scale, factor) = if rest < TINY { (0.0, 0.0) } else { (rest / LARGEST, LARGEST / rest) };
+    (Row { scale, outliers, ..Row::default() }, factor)
 }
 
 for_each_isa! {
@@ -213,32 +205,12 @@ for_each_isa! {
         largest.iter().chain(rest.iter()).fold(0.0, |largest, value| value.abs().max(largest))
     }
 
-    fn multiply(isa: Isa, values: &mut [f32], factor: f32) {
-        for value in values {
-            *value *= factor;
-        }
-    }
-
-    /// The nearest integers as bytes, plus `offset`.
-    fn store_bytes(isa: Isa, values: &[f32], offset: u8, to: &mut [u8]) {
+    /// The integers nearest to `factor * values` as bytes, plus `offset`.
+    fn store_bytes(isa: Isa, values: &[f32], factor: f32, offset: u8, to: &mut [u8]) {
         let (of_values, rest) = to.split_at_mut(values.len());
         for (to, value) in of_values.iter_mut().zip(values) {
-            *to = ((value + ROUNDER).to_bits() as u8).wrapping_add(offset);
+            *to = ((value * factor + ROUNDER).to_bits() as u8).wrapping_add(offset);
         }
         rest.fill(offset);
-    }
-
-    /// The nearest integers as i16, with the second and third of four neighbours exchanged.
-    fn store_pairs(isa: Isa, values: &[f32], to: &mut [i16]) {
-        let (chunks, rest) = values.as_chunks::<4>();
-        let (of_chunks, others) = to.split_at_mut(4 * chunks.len());
-        for (to, values) in of_chunks.as_chunks_mut::<4>().0.iter_mut().zip(chunks) {
-            let [first, second, third, fourth] = values.map(|value| (value + ROUNDER).to_bits() as i16);
-            *to = [first, third, second, fourth];
-        }
-        others.fill(0);
-        for (value, place) in rest.iter().zip([0, 2, 1]) {
-            others[place] = (value + ROUNDER).to_bits() as i16;
-        }
     }
 }

@@ -14,12 +14,13 @@ pub(crate) type Avx2 = Avx2Words<F32>;
 /// Words are four bytes, those of `a` without sign and those of `b` with it, summed in i32 by AVX-VNNI.
 pub(crate) type AvxVnni = Avx2Words<BYTES>;
 
-/// Words are pairs of i16. Sums are i32: exact, unlike those of `vpmaddubsw`, which saturate.
-pub(crate) type Avx2Pairs = Avx2Words<PAIRS>;
+/// Words are four bytes, those of `a` with sign and those of `b` without it, summed in i32. The magnitudes of the first two and of
+/// the last two bytes of `a` add up to at most 128, so that the sums of `vpmaddubsw` do not saturate.
+pub(crate) type Avx2Bounded = Avx2Words<BOUNDED>;
 
 const F32: u8 = 0;
 const BYTES: u8 = 1;
-const PAIRS: u8 = 2;
+const BOUNDED: u8 = 2;
 
 /// All of them differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
 pub(crate) struct Avx2Words<const WORD: u8>;
@@ -61,7 +62,11 @@ impl<const WORD: u8> Simd for Avx2Words<WORD> {
             match WORD {
                 F32 => _mm256_fmadd_ps(a, b, sum),
                 BYTES => _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(sum_bits, a_bits, b_bits)),
-                _ => _mm256_castsi256_ps(_mm256_add_epi32(sum_bits, _mm256_madd_epi16(a_bits, b_bits))),
+                _ => {
+                    let pairs = _mm256_maddubs_epi16(b_bits, a_bits);
+                    let products = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                    _mm256_castsi256_ps(_mm256_add_epi32(sum_bits, products))
+                }
             }
         }
     }

@@ -17,13 +17,14 @@ pub(crate) type Avx512Bf16 = Avx512Words<BF16>;
 /// Words are four bytes, those of `a` without sign and those of `b` with it, summed in i32 by AVX512-VNNI.
 pub(crate) type Avx512Vnni = Avx512Words<BYTES>;
 
-/// Words are pairs of i16. Sums are i32.
-pub(crate) type Avx512Pairs = Avx512Words<PAIRS>;
+/// Words are four bytes, those of `a` with sign and those of `b` without it, summed in i32. The magnitudes of the first two and of
+/// the last two bytes of `a` add up to at most 128, so that the sums of `vpmaddubsw` do not saturate.
+pub(crate) type Avx512Bounded = Avx512Words<BOUNDED>;
 
 const F32: u8 = 0;
 const BF16: u8 = 1;
 const BYTES: u8 = 2;
-const PAIRS: u8 = 3;
+const BOUNDED: u8 = 3;
 
 /// All of them differ only in how words are multiplied. [`add`](Simd::add) and [`mask`](Simd::mask) are for sums in f32.
 pub(crate) struct Avx512Words<const WORD: u8>;
@@ -78,7 +79,8 @@ impl<const WORD: u8> Simd for Avx512Words<WORD> {
                 }
                 BYTES => _mm512_castsi512_ps(_mm512_dpbusd_epi32(sum_bits, a_bits, b_bits)),
                 _ => {
-                    let products = _mm512_madd_epi16(a_bits, b_bits);
+                    let pairs = _mm512_maddubs_epi16(b_bits, a_bits);
+                    let products = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
                     _mm512_castsi512_ps(_mm512_add_epi32(sum_bits, products))
                 }
             }

@@ -14,9 +14,9 @@ mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::{Avx2, Avx2Pairs, AvxVnni};
+pub(crate) use avx2::{Avx2, Avx2Bounded, AvxVnni};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Pairs, Avx512Vnni};
+pub(crate) use avx512::{Avx512, Avx512Bf16, Avx512Bounded, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{Neon, NeonBf16, NeonDot, NeonMatrix};
 pub(crate) use portable::Portable;
