@@ -7,11 +7,15 @@
 //! `train-00000-of-00002.parquet`, `pokemon_train.parquet` and `partial-train/0000.parquet` are training
 //! files. The innermost part with such a word decides, so `train-data/test.parquet` is held out.
 
+mod kinds;
 mod named;
+mod splits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use kinds::{CAPTIONS, METADATA, PICTURES, UNREAD_PICTURES, extension, is_metadata, is_picture, parent};
 pub use named::{files_of_split, split_name};
+use splits::{Split, configuration, held_out, split_of};
 
 use crate::LeftOutReason;
 
@@ -176,100 +180,6 @@ fn check_parts(paths: &[&str], may_begin_at_1: bool) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// Extensions of the pictures that [`ImageDecoder`](crate::ImageDecoder) reads.
-pub const PICTURES: [&str; 22] = [
-    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "gif", "webp", "bmp", "tif", "tiff", "ico", "pnm", "pbm",
-    "pgm", "ppm", "pam", "tga", "icb", "vda", "vst", "qoi",
-];
-
-/// Extensions of pictures in unsupported formats; such files are reported.
-pub const UNREAD_PICTURES: [&str; 26] = [
-    "avif", "heic", "heif", "jxl", "svg", "svgz", "jp2", "j2k", "jpx", "psd", "xcf", "eps", "dib", "pcx",
-    "dds", "exr", "hdr", "icns", "cr2", "cr3", "nef", "arw", "dng", "raf", "orf", "rw2",
-];
-
-/// Extensions of the text files beside pictures that hold their captions; if there are several, the first is
-/// read.
-pub const CAPTIONS: [&str; 2] = ["txt", "caption"];
-
-/// Whether a file has one of [`PICTURES`]' extensions.
-pub fn is_picture(path: &str) -> bool {
-    PICTURES.contains(&extension(path).as_str())
-}
-
-/// Names of the files that describe the pictures of their folder; if a folder has several, the first is read.
-pub const METADATA: [&str; 3] = ["metadata.jsonl", "metadata.csv", "metadata.parquet"];
-
-/// Whether a file describes the pictures of its folder.
-pub fn is_metadata(path: &str) -> bool {
-    METADATA.contains(&path.rsplit('/').next().unwrap_or(path))
-}
-
-/// The part of a path after its last dot, in lower case.
-pub fn extension(path: &str) -> String {
-    path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
-}
-
-/// The folder that a path is in; empty for the dataset's own.
-pub fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Split {
-    Train,
-    HeldOut,
-}
-
-fn split_of(path: &str) -> Option<Split> {
-    path.rsplit('/').find_map(|part| Some(split_word(part)?.0))
-}
-
-/// Words that name the training split.
-const TRAIN: [&str; 2] = ["train", "training"];
-/// Words that name the split `test`, which is held out.
-const TEST: [&str; 4] = ["test", "testing", "eval", "evaluation"];
-/// Words that name the split `validation`, which is held out.
-const VALIDATION: [&str; 4] = ["validation", "valid", "val", "dev"];
-
-/// The word of a part of a path that names a split.
-fn word_of(part: &str) -> Option<&str> {
-    split_word(part).map(|(_, word)| word)
-}
-
-/// The split that a part of a path names, and the word that names it.
-fn split_word(part: &str) -> Option<(Split, &str)> {
-    let find = |names: &[&str]| {
-        let mut words = part.split(|c: char| !c.is_alphabetic());
-        words.find(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name)))
-    };
-    let training = find(&TRAIN).map(|word| (Split::Train, word));
-    training.or_else(|| find(&[TEST, VALIDATION].concat()).map(|word| (Split::HeldOut, word)))
-}
-
-/// Why a path is held out, if it is.
-fn held_out(path: &str) -> Option<LeftOutReason> {
-    let mut rest = path;
-    loop {
-        let (above, part) = rest.rsplit_once('/').unwrap_or(("", rest));
-        match split_word(part) {
-            Some((Split::Train, _)) => return None,
-            Some((Split::HeldOut, word)) => {
-                return Some(LeftOutReason::OtherSplit { part: rest.to_owned(), word: word.to_owned() });
-            }
-            None if above.is_empty() => return None,
-            None => rest = above,
-        }
-    }
-}
-
-/// The folder of a path's configuration: the path without its file and the folder of the split.
-fn configuration(path: &str) -> &str {
-    let folder = parent(path);
-    let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
-    if split_of(last) == Some(Split::Train) { above } else { folder }
 }
 
 /// Parses `data/train-00001-of-00004-9f0c.parquet` as (`data/train`, 1, Some(4)) and

@@ -54,6 +54,7 @@ mod softmax;
 mod task;
 mod term;
 mod tile;
+mod words;
 
 pub use at_b::at_b;
 pub use buffer::Buffer;

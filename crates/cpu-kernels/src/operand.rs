@@ -2,7 +2,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::dispatch::for_each_isa;
-use crate::packed::{pair, words};
+use crate::words::{pair, words};
 use crate::{Buffer, PackedMatrix, Precision, Rows, leading_dimension};
 
 /// Rows as the first factor of products, converted to the format that the second factor needs, once for all

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::aligned::Aligned;
 use crate::dispatch::for_each_isa;
-use crate::packed::{widen, words};
+use crate::words::{widen, words};
 use crate::{Isa, PackedMatrix, Precision};
 
 impl PackedMatrix {

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use crate::aligned::Aligned;
 use crate::block::Block;
-use crate::packed::{interleave, widen, widen_bytes, words};
 use crate::skinny::{Skinny, Sums};
 use crate::tile::{Factors, First};
+use crate::words::{interleave, widen, widen_bytes, words};
 use crate::{PackedMatrix, Precision, Term};
 
 thread_local! {

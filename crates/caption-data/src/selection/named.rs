@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Refusal, TEST, TRAIN, VALIDATION, all_parts, configuration, parent, parquet_files, word_of};
+use super::splits::{TEST, TRAIN, VALIDATION, configuration, word_of};
+use super::{Refusal, all_parts, parent, parquet_files};
 
 /// The files of the split `split` among parquet or tar files, in their order: those whose path names the split
 /// or, for `train`, the result of [`parquet_files`] if no path names it. Names are compared as `datasets` does:

@@ -138,7 +138,7 @@ pub(crate) enum PanelForm {
     Packed,
     /// The same, plus 128 for each byte.
     Unsigned,
-    /// As `packed::interleave` leaves them.
+    /// As `words::interleave` leaves them.
     Interleaved,
 }
 

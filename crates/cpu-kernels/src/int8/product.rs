@@ -5,12 +5,11 @@ use super::dequantise::{TileResult, write_results};
 use super::sums::{Sums, Tile};
 use super::{Engine, Form, PanelForm, QuantisedRows};
 use crate::aligned::Aligned;
-use crate::dispatch::for_each_isa;
-use crate::packed::{interleave, words};
 use crate::shared_pointer::SharedPointer;
 use crate::shares::Shares;
 use crate::simd::prefetch;
 use crate::tile::{Factors, LINE, PREFETCH_INTERVAL, Prefetch};
+use crate::words::{interleave, to_unsigned, words};
 use crate::{Init, PackedMatrix, Precision};
 
 /// `to = init + a b`, for a result with rows of `n` values, `a` quantised by row and `b` an int8 matrix.
@@ -53,15 +52,6 @@ fn block_rows(engine: Engine, rows: usize, b: &PackedMatrix, panels: usize) -> u
 thread_local! {
     /// A panel in the form of its engine.
     static PANEL: RefCell<Aligned> = RefCell::new(Aligned::zeros(0));
-}
-
-for_each_isa! {
-    /// Adds 128 to each byte, whose sign is lost: from -128..128 to 0..256.
-    fn to_unsigned(isa: Isa, words: &[u32], to: &mut [u32]) {
-        for (to, word) in to.iter_mut().zip(words) {
-            *to = word ^ 0x8080_8080;
-        }
-    }
 }
 
 /// A product whose result is computed in rectangles.

@@ -18,13 +18,13 @@ use registers::{
 /// Words are f32.
 pub(crate) type Neon = NeonWords<F32>;
 
-/// Words are pairs of bf16, summed in f32. [`add_group`](Simd::add_group) reads `b` as `packed::interleave` leaves it.
+/// Words are pairs of bf16, summed in f32. [`add_group`](Simd::add_group) reads `b` as `words::interleave` leaves it.
 pub(crate) type NeonBf16 = NeonWords<BF16>;
 
 /// Words are four bytes with sign, summed in i32.
 pub(crate) type NeonDot = NeonWords<BYTES>;
 
-/// The same with the matrix instruction of Armv8.6. [`add_group`](Simd::add_group) reads `b` as `packed::interleave` leaves it.
+/// The same with the matrix instruction of Armv8.6. [`add_group`](Simd::add_group) reads `b` as `words::interleave` leaves it.
 pub(crate) type NeonMatrix = NeonWords<SQUARES>;
 
 const F32: u8 = 0;
