@@ -1,7 +1,6 @@
 //! The small checkpoint that is part of the program, so that an installed program works from any folder.
 
 use std::fs;
-use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -59,12 +58,8 @@ fn unpack(folder: &Path) -> Result<()> {
 
 /// A hash of all files, so that each version of the checkpoint has its own folder.
 fn fingerprint() -> u64 {
-    let mut hasher = XxHash3_64::new();
-    for (name, contents) in FILES {
-        hasher.write(name.as_bytes());
-        hasher.write(contents);
-    }
-    hasher.finish()
+    let all: Vec<&[u8]> = FILES.iter().flat_map(|(name, contents)| [name.as_bytes(), *contents]).collect();
+    XxHash3_64::oneshot(&all.concat())
 }
 
 #[cfg(test)]

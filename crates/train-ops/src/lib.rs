@@ -32,6 +32,7 @@ mod activation;
 mod attached;
 mod attention;
 mod builder;
+mod content;
 mod convolution;
 mod cross_entropy;
 #[cfg_attr(not(feature = "fused-cuda"), path = "no_cuda.rs")]
@@ -64,6 +65,7 @@ mod transformer;
 pub use activation::Activation;
 pub use attention::{AttentionMask, KeyLengths, attention, fused_attention, padded_attention};
 pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
+pub use content::{ContentHash, is_finite};
 pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
 pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};

@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use caption_data::CaptionSource;
 use peft_lora::{LoraConfig, Modules};
+use train_ops::ContentHash;
 use trainer_core::Identity;
 use twox_hash::XxHash3_128;
 
@@ -198,7 +199,7 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
     let mut used: Vec<usize> =
         [&rows.train, &rows.validation, &rows.test].into_iter().flatten().copied().collect();
     used.sort_unstable();
-    let mut hasher = XxHash3_128::new();
+    let mut hasher = ContentHash::default();
     if embedded {
         hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
     }
@@ -214,7 +215,7 @@ fn rows(inputs: &Inputs, embedded: bool) -> Result<String> {
             hasher.write(text.as_bytes());
         }
     }
-    Ok(format!("{:032x}", hasher.finish_128()))
+    Ok(format!("{:032x}", hasher.finish()))
 }
 
 /// A hash of the names and contents of a folder's files whose names are `wanted`.
@@ -223,7 +224,7 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut names: Vec<String> = names.filter(|name| wanted(name)).collect();
     names.sort();
-    let mut hasher = XxHash3_128::new();
+    let mut hasher = ContentHash::default();
     let mut buffer = vec![0; 1 << 20];
     for name in names {
         let path = dir.join(&name);
@@ -238,22 +239,22 @@ fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
             hasher.write(&buffer[..bytes]);
         }
     }
-    Ok(format!("{:032x}", hasher.finish_128()))
+    Ok(format!("{:032x}", hasher.finish()))
 }
 
 /// The hash of a long text that is not in memory as a whole.
 fn hash_of_text(text: fmt::Arguments<'_>) -> String {
-    struct Hasher(XxHash3_128);
+    struct Hasher(ContentHash);
     impl fmt::Write for Hasher {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             self.0.write(text.as_bytes());
             Ok(())
         }
     }
-    let mut hasher = Hasher(XxHash3_128::new());
+    let mut hasher = Hasher(ContentHash::default());
     // Hashing cannot fail.
     let _ = fmt::Write::write_fmt(&mut hasher, text);
-    format!("{:032x}", hasher.0.finish_128())
+    format!("{:032x}", hasher.0.finish())
 }
 
 fn hash(bytes: &[u8]) -> String {
