@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use caption_model::{CaptionModel, ShiftedLabels};
-use train_ops::{DeviceGraph, ForwardContext, Run};
-use trainer_core::{BoxError, Gradients, Parameters};
+use train_ops::{DeviceGraph, ForwardContext, Run, host_numbers};
+use trainer_core::{BoxError, Gradients, Parameters, Warning};
 
+use crate::features::PassFeatures;
 use crate::training_text::TrainingText;
 
 /// The number of a batch's targets is padded to a multiple of this number, so that a run needs few graphs.
@@ -17,7 +18,16 @@ const MOST_GRAPHS: usize = 64;
 
 /// The graphs of a model that is trained with its vision encoder frozen.
 #[derive(Debug, Default)]
-pub struct StepGraphs(Mutex<HashMap<PassShape, State>>);
+pub struct StepGraphs(Mutex<Graphs>);
+
+#[derive(Debug, Default)]
+struct Graphs {
+    states: HashMap<PassShape, State>,
+    /// Whether a pass could not be recorded.
+    refused: bool,
+    /// Not yet taken. The first one is enough, as the others have the same cause.
+    warning: Option<Warning>,
+}
 
 /// The properties of a batch that determine the launches of its pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +65,8 @@ impl StepGraphs {
     }
 
     /// The sum of the losses of a batch, the number of its targets and the gradients. A graph is recorded when
-    /// a shape occurs for the second time. Passes without a graph run as on other devices.
+    /// a shape occurs for the second time. Passes without a graph run as on other devices. The next call may write its results to
+    /// the same memory.
     ///
     /// # Errors
     /// If the inputs do not fit the model, or the device fails.
@@ -63,43 +74,64 @@ impl StepGraphs {
         &self,
         pass: &Pass<'_>,
         text: &TrainingText,
-        features: &Tensor,
+        features: &PassFeatures<'_>,
     ) -> Result<(Tensor, usize, Gradients), BoxError> {
         let numbers = ShiftedLabels::new(&text.labels, &text.input_ids)?;
         let targets = numbers.targets.len();
         let (batch, length) = text.input_ids.dims2()?;
         let shape = PassShape::new(batch, length, targets);
         let mut graphs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match graphs.get(&shape) {
+        match graphs.states.get(&shape) {
             _ if targets == 0 => {}
-            Some(State::Recorded(recorded)) => {
-                recorded.features.slice_set(&features.contiguous()?, 0, 0)?;
-                recorded.input_ids.slice_set(&text.input_ids.contiguous()?, 0, 0)?;
-            }
+            Some(State::Recorded(recorded)) => features.write(&recorded.features)?,
             Some(State::Seen) => {
-                let recorded = Recorded::new(pass, shape, features.copy()?, text.input_ids.copy()?);
-                let state = recorded.map_or(State::Refused, |recorded| State::Recorded(Box::new(recorded)));
-                graphs.insert(shape, state);
+                let state = match Recorded::new(pass, shape, features.copied()?) {
+                    Ok(recorded) => State::Recorded(Box::new(recorded)),
+                    Err(error) => graphs.refuse(shape, &error),
+                };
+                graphs.states.insert(shape, state);
             }
-            None if graphs.len() < MOST_GRAPHS => {
-                graphs.insert(shape, State::Seen);
+            None if graphs.states.len() < MOST_GRAPHS => {
+                graphs.states.insert(shape, State::Seen);
             }
             Some(State::Refused) | None => {}
         }
-        if let Some(State::Recorded(recorded)) = graphs.get(&shape).filter(|_| targets > 0) {
-            let (loss, gradients) = recorded.replay(pass, shape, &numbers)?;
+        if let Some(State::Recorded(recorded)) = graphs.states.get(&shape).filter(|_| targets > 0) {
+            let (loss, gradients) = recorded.replay(pass, shape, text, &numbers)?;
             return Ok((loss, targets, gradients));
         }
         drop(graphs);
         pass.run(text, features)
     }
+
+    /// Why a pass could not be recorded, once.
+    pub fn take_warnings(&self) -> Vec<Warning> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).warning.take().into_iter().collect()
+    }
+}
+
+impl Graphs {
+    fn refuse(&mut self, shape: PassShape, error: &candle_core::Error) -> State {
+        if !std::mem::replace(&mut self.refused, true) {
+            let PassShape { batch, length, .. } = shape;
+            let work = format!("training passes of {batch} captions of {length} tokens");
+            self.warning = Some(Warning::GraphNotRecorded { work, reason: error.to_string() });
+        }
+        State::Refused
+    }
 }
 
 impl Pass<'_> {
     /// The pass without a graph.
-    fn run(&self, text: &TrainingText, features: &Tensor) -> Result<(Tensor, usize, Gradients), BoxError> {
-        let (ids, smoothing) = (&text.input_ids, self.label_smoothing);
-        let (loss, targets) = self.model.smoothed_loss(features, ids, &text.labels, smoothing, &self.ctx)?;
+    fn run(
+        &self,
+        text: &TrainingText,
+        features: &PassFeatures<'_>,
+    ) -> Result<(Tensor, usize, Gradients), BoxError> {
+        let features = features.get()?;
+        let (ids, smoothing) = (text.input_ids.to_device(self.model.device())?, self.label_smoothing);
+        let (loss, targets) =
+            self.model.smoothed_loss(&features, &ids, &text.labels, smoothing, &self.ctx)?;
         let mut gradients = Gradients::new();
         if targets > 0 {
             gradients.accumulate(self.parameters, loss.backward()?)?;
@@ -111,19 +143,15 @@ impl Pass<'_> {
 #[derive(Debug)]
 struct Recorded {
     features: Tensor,
-    input_ids: Tensor,
     graph: DeviceGraph,
 }
 
 impl Recorded {
-    fn new(
-        pass: &Pass<'_>,
-        shape: PassShape,
-        features: Tensor,
-        input_ids: Tensor,
-    ) -> candle_core::Result<Self> {
+    fn new(pass: &Pass<'_>, shape: PassShape, features: Tensor) -> candle_core::Result<Self> {
+        let device = pass.model.device();
         let work = |run: Run| {
             let labels = shape.labels(run);
+            let input_ids = host_numbers(&shape.ids(run), device)?.reshape((shape.batch, shape.length))?;
             let (loss, _) = pass
                 .model
                 .smoothed_loss(&features, &input_ids, &labels, pass.label_smoothing, &pass.ctx)
@@ -138,15 +166,16 @@ impl Recorded {
             }
             Ok(results)
         };
-        let graph = DeviceGraph::record(pass.model.device(), work)?;
-        Ok(Self { features, input_ids, graph })
+        let graph = DeviceGraph::record(device, work)?;
+        Ok(Self { features, graph })
     }
 
-    /// The loss and the gradients, in memory of their own: the next replay writes to that of the graph.
+    /// The loss and the gradients, in the memory of the graph.
     fn replay(
         &self,
         pass: &Pass<'_>,
         shape: PassShape,
+        text: &TrainingText,
         numbers: &ShiftedLabels,
     ) -> Result<(Tensor, Gradients), BoxError> {
         let filled = |values: &[u32], with: u32| {
@@ -155,13 +184,11 @@ impl Recorded {
             values
         };
         // Rows without a target are those of the first position; their loss and gradient are 0.
-        let numbers = [filled(&numbers.positions, 0), filled(&numbers.targets, u32::MAX)].concat();
+        let ids = text.input_ids.flatten_all()?.to_vec1()?;
+        let numbers = [ids, filled(&numbers.positions, 0), filled(&numbers.targets, u32::MAX)].concat();
         let results = self.graph.replay(&pass.ctx, &numbers)?;
         let names = pass.parameters.iter().map(|(name, _)| name.to_owned());
-        let mut gradients = Gradients::from_iter(names.zip(results[1..].iter().cloned()));
-        // Copies all of them in one launch.
-        gradients.scale(1.0)?;
-        Ok((results[0].copy()?, gradients))
+        Ok((results[0].clone(), Gradients::from_iter(names.zip(results[1..].iter().cloned()))))
     }
 }
 
@@ -171,6 +198,11 @@ impl PassShape {
     pub fn new(batch: usize, length: usize, targets: usize) -> Self {
         let all = batch * length.saturating_sub(1);
         Self { batch, length, targets: targets.next_multiple_of(TARGETS).min(all) }
+    }
+
+    /// Token ids, others in each run, as the labels.
+    fn ids(&self, run: Run) -> Vec<u32> {
+        vec![u32::from(run == Run::Recorded); self.batch * self.length]
     }
 
     /// Labels with as many targets, others in each run: the model must take them from the host as inputs of the graph.

@@ -9,11 +9,11 @@ use caption_model::CaptionModel;
 use train_ops::{ForwardContext, GraphCut, sample_key};
 use trainer_core::{
     BatchSource, Batches, BoxError, Cut, Gradients, LossSum, LossTotal, Parameters, Segments, StepContext,
-    Task,
+    Task, Warning,
 };
 
 use crate::captioning::PREFETCH;
-use crate::features::{FeatureStore, encode};
+use crate::features::{FeatureStore, PassFeatures, encode};
 use crate::pictures::with_flag;
 use crate::row_order::RowOrder;
 use crate::step_graphs::{Pass, StepGraphs};
@@ -77,10 +77,10 @@ impl CaptionTask<'_> {
         }
     }
 
-    /// The text of a training batch, on the model's device.
+    /// The text of a training batch.
     fn training_text(&self, batch: &Batch) -> Result<TrainingText, BoxError> {
         let (device, most) = (self.model.device(), self.model.tokens().max_length);
-        TrainingText::new(&batch.captions, padded_length(batch.captions.seq_len(), most, device), device)
+        TrainingText::new(&batch.captions, padded_length(batch.captions.seq_len(), most, device))
     }
 
     fn loss(
@@ -91,7 +91,8 @@ impl CaptionTask<'_> {
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize), BoxError> {
         let features = self.image_features(batch, ctx)?;
-        Ok(self.model.smoothed_loss(&features, &text.input_ids, &text.labels, label_smoothing, ctx)?)
+        let ids = text.input_ids.to_device(self.model.device())?;
+        Ok(self.model.smoothed_loss(&features, &ids, &text.labels, label_smoothing, ctx)?)
     }
 }
 
@@ -121,7 +122,10 @@ impl Task for CaptionTask<'_> {
         let Some(graphs) = self.graphs.as_ref().filter(|_| !self.vision_trains) else { return Ok(None) };
         let (model, label_smoothing) = (self.model, self.label_smoothing);
         let pass = Pass { model, parameters, label_smoothing, ctx: training(batch, context) };
-        let features = self.image_features(batch, &pass.ctx)?;
+        let features = match &self.features {
+            Some(store) => PassFeatures::Stored(store, batch.captions.rows()),
+            None => PassFeatures::Given(self.image_features(batch, &pass.ctx)?),
+        };
         let (sum, targets, gradients) = graphs.run(&pass, &self.training_text(batch)?, &features)?;
         Ok(Some((LossSum { sum, targets }, gradients)))
     }
@@ -135,7 +139,7 @@ impl Task for CaptionTask<'_> {
     }
 
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
-        let text = TrainingText::new(&batch.captions, 0, self.model.device())?;
+        let text = TrainingText::new(&batch.captions, 0)?;
         let (sum, targets) = self.loss(batch, &text, 0.0, &ForwardContext::inference())?;
         Ok(LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets })
     }
@@ -146,6 +150,10 @@ impl Task for CaptionTask<'_> {
 
     fn describe(&self, batch: &Batch) -> String {
         format!("rows {:?}", batch.captions.rows())
+    }
+
+    fn take_warnings(&self) -> Vec<Warning> {
+        self.graphs.as_ref().map_or_else(Vec::new, StepGraphs::take_warnings)
     }
 
     fn before_saving(&self, global_step: usize) -> Result<(), BoxError> {
