@@ -108,7 +108,7 @@ mod tests {
             update(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
             [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
         };
-        let fused = updated(&|p, moments, g| update.fused(p, moments, g).unwrap());
+        let fused = updated(&|p, moments, g| update.fused(p, moments, g, |g| g).unwrap());
         let by_operations = updated(&|p, moments, g| update.by_operations(p, moments, g).unwrap());
         for (a, b) in fused.iter().zip(&by_operations) {
             assert!((a - b).abs() <= 1e-6 * a.abs(), "{fused:?} is not {by_operations:?}");
