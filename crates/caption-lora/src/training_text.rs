@@ -34,6 +34,11 @@ impl TrainingText {
     }
 }
 
+/// The number of tokens of which a text's length is a multiple in training on a device.
+pub fn length_multiple(device: &Device) -> usize {
+    if device.is_cuda() { LENGTH_STEP } else { 1 }
+}
+
 /// The number of tokens to which captions of `length` tokens are padded in training on a device, for a model
 /// that reads at most `max_length`: one of a few lengths on a GPU, `length` on other devices.
 pub fn padded_length(length: usize, max_length: usize, device: &Device) -> usize {

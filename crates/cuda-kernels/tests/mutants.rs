@@ -236,6 +236,22 @@ const MUTANTS: &[Mutant] = &[
         check: checks::attention::attention_forward,
     },
     Mutant {
+        what: "padding is seen",
+        file: "attention.cuh",
+        from: "a.prefix), real_keys);",
+        to: "a.prefix), a.keys);",
+        kernels: &["attention_forward"],
+        check: checks::attention::attention_forward,
+    },
+    Mutant {
+        what: "the lengths are those of another sequence",
+        file: "attention.cuh",
+        from: "a.key_lengths[batch]",
+        to: "a.key_lengths[0]",
+        kernels: &["attention_forward"],
+        check: checks::attention::attention_forward,
+    },
+    Mutant {
         what: "a query sees the token after itself",
         file: "attention.cuh",
         from: "max(a.first_query + query + 1, a.prefix)",
