@@ -38,7 +38,7 @@ fn cases() -> Vec<Case> {
         case([2, 5, 131, 2, 40], VisibleKeys::All, 1, false),
         // Padding: more than a tile of it, and none.
         padded(&[131, 60], case([2, 5, 131, 2, 40], VisibleKeys::All, 1, false)),
-        padded(&[1, 67, 66], case([3, 67, 67, 1, 13], prefix(0, 0), 3, true)),
+        padded(&[7, 67, 66], case([3, 67, 67, 1, 13], prefix(0, 0), 3, true)),
         // Causal, heads that are no multiple of a vector.
         case([1, 67, 67, 3, 13], prefix(0, 0), 1, true),
         case([1, 3, 3, 1, 32], prefix(1, 0), 0, false),
