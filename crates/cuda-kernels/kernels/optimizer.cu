@@ -61,8 +61,8 @@ __device__ void sum_squares(const OptimizerArguments& a) {
     if (threadIdx.x == 0) a.squares[blockIdx.x] = sum;
 }
 
-// The norms, and the coefficient of clipping, as `torch.nn.utils.clip_grad_norm_`. One block. The last sum has the order of the
-// host, which computes the same norm from the norms of the tensors.
+// The norms, and the coefficient of clipping, as `torch.nn.utils.clip_grad_norm_`. One block. The last sum has the
+// order of the host, which computes the same norm from the norms of the tensors.
 __device__ void norms_and_clip(const OptimizerArguments& a) {
     for (uint32_t tensor = threadIdx.x; tensor < a.tensor_count; tensor += THREADS) {
         const uint32_t end = tensor + 1 < a.tensor_count ? a.tensors[tensor + 1].first_chunk : a.chunk_count;

@@ -70,7 +70,8 @@ __device__ __forceinline__ uint64_t key_of(float value, uint32_t id) {
     return uint64_t(ordered) << 32 | ~id;
 }
 
-template <class T> __device__ __forceinline__ uint32_t own_keys(const CandidatesArguments& a, const T* logits, uint64_t least) {
+template <class T>
+__device__ __forceinline__ uint32_t own_keys(const CandidatesArguments& a, const T* logits, uint64_t least) {
     uint32_t count = 0;
     for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS)
         count += key_of(to_float(logits[id]), id) >= least;
