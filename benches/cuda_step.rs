@@ -3,14 +3,17 @@
 //!
 //! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features cuda --bench cuda_step`. Without a checkpoint it uses the embedded
 //! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
-//! steps, 2 by default. At the end, the same number of forward and backward passes run as a CUDA graph. A decoding step
-//! with two beams a picture follows, first with a copy of all logits to the host, then of the best ones.
+//! steps, 2 by default. Then the same number of forward and backward passes run as a CUDA graph, and the training engine takes steps
+//! whose passes and optimizer are graphs. A decoding step with two beams a picture follows, first with a copy of all logits to the
+//! host, then of the best ones.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "cuda_step/engine.rs"]
+mod engine;
 
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
@@ -23,7 +26,7 @@ use git_model::{
 use libloading::os::unix::Library;
 use peft_lora::{LoraBuilder, LoraConfig};
 use train_ops::{DeviceGraph, ForwardContext, cuda_device, sample_key};
-use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
+use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Tokens per caption, including start and end.
 const TOKENS: usize = 16;
@@ -98,6 +101,7 @@ fn main() {
         train(&model, &parameters, &mut optimizer, batch, step, &mut phases);
     }
     replay(&model, &parameters, batch, steps);
+    engine::steps(&model, &parameters, batch);
     decode(&model, batch);
 }
 
@@ -197,15 +201,13 @@ fn train(
     let (loss, targets) = model.loss(&features, &input_ids, &labels, &training(batch, step)).unwrap();
     phases.begin("3 backward");
     let store = loss.backward().unwrap();
-    phases.begin("4 sum, norm and clip");
+    phases.begin("4 norm, clip and AdamW");
     let mut gradients = Gradients::new();
     gradients.accumulate(parameters, store).unwrap();
     let loss = f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64;
-    gradients.scale(1.0 / targets as f64).unwrap();
-    let norm = gradients.norms().unwrap().global();
-    gradients.clip(norm, 1.0).unwrap();
-    phases.begin("5 optimizer");
-    optimizer.step(parameters, &gradients, 1e-3).unwrap();
+    let factor = 1.0 / targets as f64;
+    let step = ClippedStep { factor, max_norm: 1.0, device_graph: false, ..ClippedStep::new(1e-3) };
+    let norms = optimizer.clipped_step(parameters, gradients, &step).unwrap();
     phases.begin("6 end");
-    println!("loss {loss:.6}, norm {norm:.6}");
+    println!("loss {loss:.6}, norm {:.6}", norms.global());
 }

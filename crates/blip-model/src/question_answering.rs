@@ -1,13 +1,13 @@
 use candle_core::{Device, Tensor};
 use caption_model::{
     CaptionCheckpoint as _, CaptionConfig, CaptionModel, DecoderInput, DecodingGraphs, GenerationError,
-    LayerMap, Loader, TextDecoder,
+    LayerMap, Loader, TextBatch, TextDecoder,
 };
 use train_ops::{DecoderMasks, ForwardContext, KeyLengths, KeyValueCache, LayerBuilder};
 
 use crate::parts::Parts;
 use crate::question_encoder::QuestionEncoder;
-use crate::questions::{QuestionBatch, QuestionTokens};
+use crate::questions::{QuestionTokens, TextLengths, question_batch};
 use crate::{BlipConfig, BlipTask, Checkpoint, Error, LoadOptions, Result, features};
 
 /// BLIP for questions about pictures, with the results of transformers' `BlipForQuestionAnswering`: a question
@@ -139,12 +139,33 @@ impl CaptionModel for BlipForQuestionAnswering {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        let batch = QuestionBatch::new(input_ids, labels, self.question_tokens())?;
-        let QuestionBatch { questions, lengths, answers, labels } = batch;
-        let lengths = Some(&lengths);
+        let text = self.text_batch(input_ids, labels, 1)?;
+        self.text_loss(image_features, &text, label_smoothing, ctx)
+    }
+
+    fn text_batch(&self, input_ids: &Tensor, labels: &[Vec<i64>], multiple: usize) -> Result<TextBatch> {
+        let lengths = TextLengths { multiple, most: self.tokens().max_length };
+        question_batch(input_ids, labels, self.question_tokens(), lengths)
+    }
+
+    fn text_loss(
+        &self,
+        image_features: &Tensor,
+        text: &TextBatch,
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
+        let (labels, lengths) = (text.shifted_labels()?, text.key_lengths());
+        let lengths = lengths.as_ref();
         let hidden_states = || {
-            let states = self.encode_questions(image_features, &questions, lengths, ctx)?;
-            self.hidden_states(&states, lengths, &answers, ctx)
+            let [questions, answers] = &text.tensors(&self.parts.device)?[..] else {
+                let expected = "questions and answers".to_owned();
+                return Err(Error::Shape { input: "texts", expected, got: vec![text.texts.len()] });
+            };
+            // The lengths come after the texts in the batch's numbers.
+            lengths.map(|lengths| lengths.on(&self.parts.device)).transpose()?;
+            let states = self.encode_questions(image_features, questions, lengths, ctx)?;
+            self.hidden_states(&states, lengths, answers, ctx)
         };
         self.parts.loss(&labels, label_smoothing, ctx, hidden_states)
     }

@@ -15,8 +15,9 @@ use blip_model::{
     GenerationConfig, LoadOptions,
 };
 use candle_core::{DType, Tensor};
+use caption_model::TextBatch;
 use common::{Golden, Source, device, fixture_json, ids, max_error, norm_error, on_device, some};
-use train_ops::{ForwardContext, FrozenBuilder, KeyLengths, TrainableBuilder};
+use train_ops::{DeviceGraph, ForwardContext, FrozenBuilder, KeyLengths, Run, TrainableBuilder};
 
 const CASE: &str = "questions";
 
@@ -105,6 +106,52 @@ fn gradients_in_bf16_are_close_to_those_of_autograd_in_f32() {
         for (key, expected) in golden.gradients(kind) {
             let error = norm_error(&gradients[&key], expected);
             assert!(error < 8e-2, "{kind}: gradient of {key} differs by {error:e} of its norm");
+        }
+    }
+}
+
+/// A batch and the same with its rows in the opposite order. The CPU has no graphs.
+#[test]
+fn a_recorded_pass_has_the_bits_of_a_launched_one_for_other_questions() {
+    if device().is_cpu() {
+        return;
+    }
+    for dtype in [DType::F32, DType::BF16] {
+        let options = LoadOptions { dtype, ..on_device() };
+        let golden = Golden::load(CASE);
+        let (_dir, checkpoint) = golden.source().open();
+        let (model, adapter) = golden.adapted_with("text", |builder| {
+            BlipForQuestionAnswering::load_with(&checkpoint, builder, &options).unwrap()
+        });
+        let features = model.encode_images(&golden.pixel_values(), &ForwardContext::inference()).unwrap();
+        let features = features.detach();
+        let (mut ids, mut labels) = (golden.input_ids().to_vec2::<u32>().unwrap(), golden.labels());
+        let batches = [(); 2].map(|()| {
+            let batch = model.text_batch(&Tensor::new(ids.clone(), &device()).unwrap(), &labels, 8).unwrap();
+            ids.reverse();
+            labels.reverse();
+            batch
+        });
+        assert_ne!(batches[0].lengths, batches[1].lengths);
+        let pass = |text: &TextBatch, ctx: &ForwardContext| -> candle_core::Result<Vec<Tensor>> {
+            let (loss, _) = model.text_loss(&features, text, 0.1, ctx).map_err(candle_core::Error::wrap)?;
+            let store = loss.backward()?;
+            let gradients = adapter.parameters();
+            let gradients = gradients.values().map(|variable| store.get(variable).unwrap().clone());
+            Ok(std::iter::once(loss.clone()).chain(gradients).collect())
+        };
+        let keys = |step: u64| {
+            ForwardContext::training((0..ids.len() as u64).map(|row| 7 * step + row).collect::<Vec<_>>())
+        };
+        let work = |run| pass(&batches[usize::from(run == Run::Recorded)], &keys(0));
+        let graph = DeviceGraph::record(&device(), work).unwrap();
+        for (step, text) in (1..).zip(&batches) {
+            let targets = text.shifted_labels().unwrap().targets.len();
+            let list = |results: &[Tensor]| -> Vec<Vec<f32>> {
+                results.iter().map(|tensor| tensor.flatten_all().unwrap().to_vec1().unwrap()).collect()
+            };
+            let found = list(graph.replay(&keys(step), &text.numbers(targets).unwrap()).unwrap());
+            assert_eq!(found, list(&pass(text, &keys(step)).unwrap()), "{dtype:?}, step {step}");
         }
     }
 }

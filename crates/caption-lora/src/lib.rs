@@ -53,6 +53,7 @@ pub mod judge;
 pub mod merge;
 pub mod open;
 pub mod options;
+pub mod pass_shape;
 pub mod pictures;
 pub mod prompts;
 pub mod report;
@@ -67,6 +68,7 @@ pub mod task;
 pub mod terminal;
 pub mod threads;
 pub mod training_text;
+mod vision_graphs;
 
 /// The program in this crate's README compiles.
 #[cfg(doctest)]

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use caption_data::{CaptionBatch, Padding, PictureBatch, PictureLoader, Prefetch, TokenizedCaptions};
-use caption_model::CaptionModel;
+use caption_model::{CaptionModel, TextBatch};
 use train_ops::{ForwardContext, GraphCut, sample_key};
 use trainer_core::{
     BatchSource, Batches, BoxError, Cut, Gradients, LossSum, LossTotal, Parameters, Segments, StepContext,
-    Task,
+    Task, Warning,
 };
 
 use crate::captioning::PREFETCH;
-use crate::features::{FeatureStore, encode};
+use crate::features::{FeatureStore, PassFeatures, encode};
 use crate::pictures::with_flag;
 use crate::row_order::RowOrder;
 use crate::step_graphs::{Pass, StepGraphs};
-use crate::training_text::{TrainingText, padded_length};
+use crate::training_text::{TrainingText, length_multiple, padded_length};
 
 /// Captions, with their pictures unless features are cached. A merged batch has the pictures of each of its parts.
 pub struct Batch {
@@ -77,21 +77,17 @@ impl CaptionTask<'_> {
         }
     }
 
-    /// The text of a training batch, on the model's device.
-    fn training_text(&self, batch: &Batch) -> Result<TrainingText, BoxError> {
+    /// The text of a training batch.
+    fn training_text(&self, batch: &Batch) -> Result<TextBatch, BoxError> {
         let (device, most) = (self.model.device(), self.model.tokens().max_length);
-        TrainingText::new(&batch.captions, padded_length(batch.captions.seq_len(), most, device), device)
+        let length = padded_length(batch.captions.seq_len(), most, device);
+        let text = TrainingText::new(&batch.captions, length)?;
+        Ok(self.model.text_batch(&text.input_ids, &text.labels, length_multiple(device))?)
     }
 
-    fn loss(
-        &self,
-        batch: &Batch,
-        text: &TrainingText,
-        label_smoothing: f32,
-        ctx: &ForwardContext,
-    ) -> Result<(Tensor, usize), BoxError> {
-        let features = self.image_features(batch, ctx)?;
-        Ok(self.model.smoothed_loss(&features, &text.input_ids, &text.labels, label_smoothing, ctx)?)
+    fn training_loss(&self, batch: &Batch, ctx: &ForwardContext) -> Result<(Tensor, usize), BoxError> {
+        let (features, text) = (self.image_features(batch, ctx)?, self.training_text(batch)?);
+        Ok(self.model.text_loss(&features, &text, self.label_smoothing, ctx)?)
     }
 }
 
@@ -99,14 +95,13 @@ impl Task for CaptionTask<'_> {
     type Batch = Batch;
 
     fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
-        let (text, ctx) = (self.training_text(batch)?, training(batch, context));
-        let (sum, targets) = self.loss(batch, &text, self.label_smoothing, &ctx)?;
+        let (sum, targets) = self.training_loss(batch, &training(batch, context))?;
         Ok(LossSum { sum, targets })
     }
 
     fn train_segments(&self, batch: &Batch, context: &StepContext) -> Result<Segments, BoxError> {
-        let (text, ctx) = (self.training_text(batch)?, training(batch, context).with_cuts());
-        let (sum, targets) = self.loss(batch, &text, self.label_smoothing, &ctx)?;
+        let ctx = training(batch, context).with_cuts();
+        let (sum, targets) = self.training_loss(batch, &ctx)?;
         let cuts = ctx.take_cuts().into_iter();
         let cuts = cuts.map(|GraphCut { output, input }| Cut { output, input }).collect();
         Ok(Segments { loss: LossSum { sum, targets }, cuts })
@@ -121,7 +116,10 @@ impl Task for CaptionTask<'_> {
         let Some(graphs) = self.graphs.as_ref().filter(|_| !self.vision_trains) else { return Ok(None) };
         let (model, label_smoothing) = (self.model, self.label_smoothing);
         let pass = Pass { model, parameters, label_smoothing, ctx: training(batch, context) };
-        let features = self.image_features(batch, &pass.ctx)?;
+        let features = match &self.features {
+            Some(store) => PassFeatures::Stored(store, batch.captions.rows()),
+            None => PassFeatures::Given(graphs.encode(model, &batch.pixel_values(model.device())?)?),
+        };
         let (sum, targets, gradients) = graphs.run(&pass, &self.training_text(batch)?, &features)?;
         Ok(Some((LossSum { sum, targets }, gradients)))
     }
@@ -135,8 +133,9 @@ impl Task for CaptionTask<'_> {
     }
 
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
-        let text = TrainingText::new(&batch.captions, 0, self.model.device())?;
-        let (sum, targets) = self.loss(batch, &text, 0.0, &ForwardContext::inference())?;
+        let (text, ctx) = (TrainingText::new(&batch.captions, 0)?, ForwardContext::inference());
+        let text = self.model.text_batch(&text.input_ids, &text.labels, 1)?;
+        let (sum, targets) = self.model.text_loss(&self.image_features(batch, &ctx)?, &text, 0.0, &ctx)?;
         Ok(LossTotal { sum: f64::from(sum.to_scalar::<f32>()?), targets })
     }
 
@@ -146,6 +145,10 @@ impl Task for CaptionTask<'_> {
 
     fn describe(&self, batch: &Batch) -> String {
         format!("rows {:?}", batch.captions.rows())
+    }
+
+    fn take_warnings(&self) -> Vec<Warning> {
+        self.graphs.as_ref().map_or_else(Vec::new, StepGraphs::take_warnings)
     }
 
     fn before_saving(&self, global_step: usize) -> Result<(), BoxError> {

@@ -11,7 +11,7 @@ const LENGTH_STEP: usize = 8;
 /// The tokens of a batch of captions.
 #[derive(Debug)]
 pub struct TrainingText {
-    /// Token ids `(batch, length)`, on the model's device.
+    /// Token ids `(batch, length)`, on the CPU.
     pub input_ids: Tensor,
     /// The ids, `(batch, length)`, with -100 at positions without a target.
     pub labels: Vec<Vec<i64>>,
@@ -22,16 +22,21 @@ impl TrainingText {
     /// token attends to it, so it changes the loss and its gradients only by rounding.
     ///
     /// # Errors
-    /// If the device has no memory.
-    pub fn new(captions: &CaptionBatch, length: usize, device: &Device) -> Result<Self, BoxError> {
+    /// If the tensor cannot be made.
+    pub fn new(captions: &CaptionBatch, length: usize) -> Result<Self, BoxError> {
         let length = length.max(captions.seq_len());
         let input_ids = captions.input_ids(&Device::Cpu)?;
         // The padding may be any token.
-        let input_ids = input_ids.pad_with_zeros(1, 0, length - captions.seq_len())?.to_device(device)?;
+        let input_ids = input_ids.pad_with_zeros(1, 0, length - captions.seq_len())?;
         let mut labels = captions.labels(&Device::Cpu)?.to_vec2::<i64>()?;
         labels.iter_mut().for_each(|labels| labels.resize(length, IGNORE_INDEX));
         Ok(Self { input_ids, labels })
     }
+}
+
+/// The number of tokens of which a text's length is a multiple in training on a device.
+pub fn length_multiple(device: &Device) -> usize {
+    if device.is_cuda() { LENGTH_STEP } else { 1 }
 }
 
 /// The number of tokens to which captions of `length` tokens are padded in training on a device, for a model
@@ -65,11 +70,11 @@ mod tests {
     fn padding_has_no_targets() {
         let captions = CaptionBatch::new(vec![0, 1], vec![vec![1, 2], vec![3, 4, 5]], 9, Padding::Longest);
         let captions = captions.unwrap();
-        let text = TrainingText::new(&captions, 5, &Device::Cpu).unwrap();
+        let text = TrainingText::new(&captions, 5).unwrap();
         assert_eq!(text.input_ids.to_vec2::<u32>().unwrap(), [[1, 2, 9, 0, 0], [3, 4, 5, 0, 0]]);
         let ignored = IGNORE_INDEX;
         assert_eq!(text.labels, [[1, 2, ignored, ignored, ignored], [3, 4, 5, ignored, ignored]]);
-        let text = TrainingText::new(&captions, 1, &Device::Cpu).unwrap();
+        let text = TrainingText::new(&captions, 1).unwrap();
         assert_eq!(text.input_ids.dims(), [2, 3]);
     }
 }

@@ -100,6 +100,12 @@ fn memory_a_file_and_an_earlier_run_give_the_same_bits() {
                 bits(store, &[7, 2, 7]),
                 [&expected[105..120], &expected[30..45], &expected[105..120]].concat()
             );
+            let batch = store.batch(&[7, 2]).unwrap();
+            let written = batch.ones_like().unwrap();
+            store.write_batch(&[7, 2], &written).unwrap();
+            let list = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(list(&written), list(&batch), "{store}");
+            assert!(store.write_batch(&[7], &written).is_err());
             assert!(store.batch(&[MANY]).unwrap_err().to_string().contains("row 300 has no image features"));
             assert_eq!(store.damaged(), [""; 0]);
         }

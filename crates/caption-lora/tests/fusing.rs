@@ -5,16 +5,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
 use caption_lora::captioning::pictures;
 use caption_lora::embedded;
+use caption_lora::features::{CachePlace, FeatureStore, Layout};
 use caption_lora::finetune::Inputs;
 use caption_lora::hub::Location;
 use caption_lora::open::{Pretrained, pretrained};
 use caption_lora::options::Finetune;
+use caption_lora::pass_shape::PassShape;
 use caption_lora::row_order::RowOrder;
-use caption_lora::step_graphs::PassShape;
+use caption_lora::step_graphs::StepGraphs;
 use caption_lora::task::{CaptionBatches, CaptionTask, References};
 use caption_lora::training_text::{TrainingText, bucketed_length};
 use git_model::{CaptionModel as _, GitForCausalLm, LoadOptions};
@@ -22,7 +24,7 @@ use monster_drawings::{DrawingSource, Style};
 use peft_lora::{Adapter, LoraBuilder, LoraConfig};
 use proptest::prelude::*;
 use train_ops::{ForwardContext, sample_key};
-use trainer_core::{BatchSource, BoxError, Gradients, Parameters, StepContext, Task};
+use trainer_core::{BatchSource, BoxError, Gradients, LossSum, Parameters, StepContext, Task};
 
 /// The embedded model with adapters in the decoder, or in both of its parts. Their weights are not the
 /// initial ones.
@@ -150,7 +152,7 @@ fn captions_padded_to_bucketed_length_lengths_have_the_same_loss_and_gradients()
         let features = model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
         let ctx = ForwardContext::training((0..rows.len() as u64).collect::<Vec<_>>());
         let sum = |length| {
-            let text = TrainingText::new(&batch, length, &Device::Cpu).unwrap();
+            let text = TrainingText::new(&batch, length).unwrap();
             assert_eq!(text.input_ids.dims(), [rows.len(), length]);
             let (loss, targets) =
                 model.smoothed_loss(&features, &text.input_ids, &text.labels, 0.1, &ctx).unwrap();
@@ -163,6 +165,58 @@ fn captions_padded_to_bucketed_length_lengths_have_the_same_loss_and_gradients()
         assert!(padded > own && padded.is_multiple_of(8));
         let (loss, gradient) = difference(&sum(own), &sum(padded), &parameters);
         assert!(loss <= 1e-6 && gradient <= 1e-5, "{own}: loss {loss:e}, gradient {gradient:e}");
+    }
+}
+
+/// A device without graphs refuses to record.
+#[test]
+fn what_cannot_be_recorded_is_launched_and_named_in_one_warning() {
+    let Pretrained { tokenizer, processor, .. } = pretrained(&Location::Embedded).unwrap();
+    let source: Arc<dyn CaptionSource> = Arc::new(DrawingSource::new(5, 6, Style::Second, 64));
+    let (model, adapter) = model(false);
+    let parameters = Parameters::new(adapter.parameters()).unwrap();
+    let loader = pictures(&source, &processor);
+    let place = CachePlace { memory: usize::MAX, between_runs: None, scratch: std::env::temp_dir() };
+    let rows: Vec<usize> = (0..5).collect();
+    let pixels = loader.load(&[0]).unwrap().pixel_values(&Device::Cpu).unwrap();
+    let one = model.encode_images(&pixels, &ForwardContext::inference()).unwrap();
+    let (_, tokens, width) = one.dims3().unwrap();
+    let layout = Layout { tokens, width, dtype: DType::F32 };
+    let store = FeatureStore::new(&model, &loader, &rows, layout, &place).unwrap();
+    for (features, words) in [
+        (None, "passes of the vision encoder over 3 pictures run without a CUDA graph"),
+        (Some(Arc::new(store)), "training passes of 3 captions of 40 tokens run without a CUDA graph"),
+    ] {
+        let batches = CaptionBatches {
+            captions: Arc::new(TokenizedCaptions::new(&source, &tokenizer).unwrap()),
+            pictures: features.is_none().then(|| loader.clone()),
+            rows: RowOrder::fixed(rows.clone()),
+            references: References::All,
+            batch_size: 3,
+            padding: Padding::MaxLength(40),
+        };
+        let task = CaptionTask {
+            model: &model,
+            features,
+            vision_trains: false,
+            label_smoothing: 0.1,
+            save: &|_| -> Result<(), BoxError> { Ok(()) },
+            before_saving: None,
+            graphs: Some(StepGraphs::default()),
+        };
+        let context = StepContext { seed: 11, step: 5, first_sample: 0 };
+        let mut warnings = Vec::new();
+        for batch in batches.epoch(0, 0).map(Result::unwrap) {
+            let loss = |loss: LossSum| loss.sum.to_scalar::<f32>().unwrap();
+            let expected = loss(task.train_loss(&batch, &context).unwrap());
+            for time in 1..4 {
+                let (found, _) = task.train_gradients(&batch, &context, &parameters).unwrap().unwrap();
+                assert_eq!(loss(found), expected);
+                warnings.extend(task.take_warnings().iter().map(|warning| (time, warning.to_string())));
+            }
+        }
+        let [(2, warning)] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(warning.starts_with(words), "{warning}");
     }
 }
 

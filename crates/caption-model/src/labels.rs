@@ -24,6 +24,11 @@ impl ShiftedLabels {
     /// If the labels do not have the shape of `input_ids`.
     pub fn new(labels: &[Vec<i64>], input_ids: &Tensor) -> Result<Self> {
         let (batch, length) = input_ids.dims2()?;
+        Self::of_rows(labels, batch, length)
+    }
+
+    /// As [`new`](Self::new), for input ids of this shape.
+    pub(crate) fn of_rows(labels: &[Vec<i64>], batch: usize, length: usize) -> Result<Self> {
         if labels.len() != batch || labels.iter().any(|row| row.len() != length) {
             return Err(Error::Shape {
                 input: "labels",

@@ -14,6 +14,7 @@ mod model;
 mod patches;
 mod schema;
 mod tensors;
+mod text_batch;
 mod weights;
 mod words;
 
@@ -35,4 +36,5 @@ pub use model::{CaptionModel, DecoderInput};
 pub use patches::PatchEmbedding;
 pub use schema::TensorSchema;
 pub use tensors::CheckpointTensors;
+pub use text_batch::{TextBatch, TextIds};
 pub use words::WordEmbedding;

@@ -5,7 +5,9 @@ use candle_core::Tensor;
 use caption_generation::{Caption, GenerationConfig, Generator, ModelTokens, Progress};
 use train_ops::{ForwardContext, KeyValueCache, int8_snapshot};
 
-use crate::{CaptionConfig, Decoding, DecodingGraphs, Draft, Error, LayerMap, Result, TextDecoder};
+use crate::{
+    CaptionConfig, Decoding, DecodingGraphs, Draft, Error, LayerMap, Result, TextBatch, TextDecoder,
+};
 
 /// The input of decoding.
 #[derive(Clone, Debug)]
@@ -77,6 +79,34 @@ pub trait CaptionModel: Debug + Send + Sync {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)>;
+
+    /// The text of a training batch as a pass takes it from the host. `input_ids` and `labels` are those of [`loss`](Self::loss). A
+    /// model that separates rows into several texts pads each to a multiple of `multiple` tokens, as far as it has positions, so that a
+    /// run has few shapes.
+    ///
+    /// # Errors
+    /// As `loss`.
+    fn text_batch(&self, input_ids: &Tensor, labels: &[Vec<i64>], _multiple: usize) -> Result<TextBatch> {
+        TextBatch::captions(input_ids, labels)
+    }
+
+    /// [`smoothed_loss`](Self::smoothed_loss) of a [`text_batch`](Self::text_batch). All that the launches of the pass read from the
+    /// host is in [`TextBatch::numbers`].
+    ///
+    /// # Errors
+    /// As `smoothed_loss`.
+    fn text_loss(
+        &self,
+        image_features: &Tensor,
+        text: &TextBatch,
+        label_smoothing: f32,
+        ctx: &ForwardContext,
+    ) -> Result<(Tensor, usize)> {
+        let captions = text.tensors(self.device())?;
+        let none = || Error::Shape { input: "texts", expected: "at least one".to_owned(), got: vec![0] };
+        let captions = captions.last().ok_or_else(none)?;
+        self.smoothed_loss(image_features, captions, &text.labels, label_smoothing, ctx)
+    }
 
     /// The decoder's input in decoding, `(rows, new, hidden)`: the embeddings of `input_ids` `(rows, new)` at the text
     /// positions `positions` of the same shape.

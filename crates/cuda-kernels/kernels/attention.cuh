@@ -18,6 +18,7 @@ struct AttentionArguments {
     float* means;  // `rowsum(dcontext ∘ context)`, `(batch, heads, queries)`: the first kernel's result, read by the
                    // second.
     void *dquery, *dkey, *dvalue;
+    const uint32_t* key_lengths;  // Real keys of each sequence, at least 1, which padding follows; null: all are real.
     uint32_t queries, keys, heads, head_dim;
     uint32_t query_stride, key_stride, value_stride;  // From one token to the next.
     // A query at position `p = first_query + its number` sees the keys before `max(p + 1, prefix)`. Full attention: a
@@ -37,9 +38,10 @@ constexpr float LOG2_E = 1.4426950408889634f;
 template <class T> struct Head {
     const AttentionArguments& a;
     const uint32_t head = blockIdx.y, batch = blockIdx.z;
+    const uint32_t real_keys = a.key_lengths ? a.key_lengths[batch] : a.keys;
 
     __device__ __forceinline__ uint32_t visible(uint32_t query) const {
-        return min(max(a.first_query + query + 1, a.prefix), a.keys);
+        return min(max(a.first_query + query + 1, a.prefix), real_keys);
     }
     __device__ __forceinline__ uint64_t row_key(uint32_t query) const {
         const uint64_t row = uint64_t(batch % a.batch_per_sample * a.heads + head) << HEAD_BITS;

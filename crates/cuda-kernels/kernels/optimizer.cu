@@ -14,11 +14,11 @@ struct OptimizerTensor {
     uint32_t first_chunk;  // Its chunks are numbered from here on.
     // 1 - rate * weight decay; rate / (1 - beta1^t); sqrt(1 - beta2^t).
     float decay, step_size, root_correction;
-    uint32_t padding;
+    float scale;  // Of the gradient: 1 / (targets of the step).
 };
 
 struct OptimizerResult {
-    double norm;        // Of all gradients, times `scale`.
+    double norm;        // Of all scaled gradients.
     float coefficient;  // What clipping multiplies the scaled gradients by, at most 1.
     uint32_t padding;
 };
@@ -29,9 +29,8 @@ struct OptimizerArguments {
     double* squares;                // Sums of squares of each chunk.
     double* norms;                  // Of each tensor.
     OptimizerResult* result;
+    double max_norm;  // 0: no clipping.
     uint32_t tensor_count, chunk_count;
-    float scale;     // Of the gradients: 1 / (targets of the step).
-    float max_norm;  // 0: no clipping.
     float beta1, beta2, rest1, rest2, epsilon;
 };
 
@@ -45,7 +44,7 @@ __device__ void sum_squares(const OptimizerArguments& a) {
     const OptimizerTensor& tensor = a.tensors[a.chunk_tensors[blockIdx.x]];
     double sum = 0.0;
     auto add = [&](float g) {
-        const double scaled = __fmul_rn(g, a.scale);
+        const double scaled = __fmul_rn(g, tensor.scale);
         sum += scaled * scaled;
     };
     for_chunk(tensor, [&](uint32_t i, uint32_t count) {
@@ -62,26 +61,28 @@ __device__ void sum_squares(const OptimizerArguments& a) {
     if (threadIdx.x == 0) a.squares[blockIdx.x] = sum;
 }
 
-// The norms, and the coefficient of clipping, as `torch.nn.utils.clip_grad_norm_`. One block.
+// The norms, and the coefficient of clipping, as `torch.nn.utils.clip_grad_norm_`. One block. The last sum has the
+// order of the host, which computes the same norm from the norms of the tensors.
 __device__ void norms_and_clip(const OptimizerArguments& a) {
-    double total = 0.0;
     for (uint32_t tensor = threadIdx.x; tensor < a.tensor_count; tensor += THREADS) {
         const uint32_t end = tensor + 1 < a.tensor_count ? a.tensors[tensor + 1].first_chunk : a.chunk_count;
         double sum = 0.0;
         for (uint32_t chunk = a.tensors[tensor].first_chunk; chunk < end; ++chunk) sum += a.squares[chunk];
         a.norms[tensor] = sqrt(sum);
-        total += sum;
     }
-    total = block_sum<THREADS>(total);
+    __syncthreads();
     if (threadIdx.x > 0) return;
+    double total = 0.0;
+    for (uint32_t tensor = 0; tensor < a.tensor_count; ++tensor)
+        total = __dadd_rn(total, __dmul_rn(a.norms[tensor], a.norms[tensor]));
     const double norm = sqrt(total), coefficient = a.max_norm / (norm + 1e-6);
-    *a.result = {norm, a.max_norm > 0.0f && coefficient < 1.0 ? float(coefficient) : 1.0f, 0};
+    *a.result = {norm, a.max_norm > 0.0 && coefficient < 1.0 ? float(coefficient) : 1.0f, 0};
 }
 
 // What the compiler must not contract to fused multiply-adds, which the CPU does not use.
 __device__ __forceinline__ void update(
     const OptimizerArguments& a, const OptimizerTensor& t, float clip, float& p, float g, float& m, float& v) {
-    g = __fmul_rn(__fmul_rn(g, a.scale), clip);
+    g = __fmul_rn(__fmul_rn(g, t.scale), clip);
     m = __fadd_rn(__fmul_rn(a.beta1, m), __fmul_rn(a.rest1, g));
     v = __fadd_rn(__fmul_rn(a.beta2, v), __fmul_rn(__fmul_rn(a.rest2, g), g));
     const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), t.root_correction), a.epsilon);
@@ -89,6 +90,8 @@ __device__ __forceinline__ void update(
 }
 
 __device__ void step(const OptimizerArguments& a) {
+    // A step whose norm is infinite or NaN is not taken.
+    if (!(a.result->norm < INFINITY)) return;
     const OptimizerTensor& t = a.tensors[a.chunk_tensors[blockIdx.x]];
     const float clip = a.result->coefficient;
     for_chunk(t, [&](uint32_t i, uint32_t count) {
@@ -110,23 +113,35 @@ __device__ void step(const OptimizerArguments& a) {
     });
 }
 
-// Gradients times `scale`, in new memory, which takes the place of the parameters.
-__device__ void scale_gradients(const OptimizerArguments& a) {
+// Replaces the parameters by `f(parameter, gradient, scale)`.
+template <class F> __device__ __forceinline__ void combine(const OptimizerArguments& a, F f) {
     const OptimizerTensor& t = a.tensors[a.chunk_tensors[blockIdx.x]];
     for_chunk(t, [&](uint32_t i, uint32_t count) {
         if (count == 4) {
-            float g[4];
+            float p[4], g[4];
+            load<4>(t.parameter + i, p);
             load<4>(t.gradient + i, g);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) g[j] = __fmul_rn(g[j], a.scale);
-            store<4>(t.parameter + i, g);
+            for (int j = 0; j < 4; ++j) p[j] = f(p[j], g[j], t.scale);
+            store<4>(t.parameter + i, p);
         } else {
-            for (uint32_t j = i; j < i + count; ++j) t.parameter[j] = __fmul_rn(t.gradient[j], a.scale);
+            for (uint32_t j = i; j < i + count; ++j) t.parameter[j] = f(t.parameter[j], t.gradient[j], t.scale);
         }
     });
 }
 
+// Gradients times `scale`, in place of the parameters.
+__device__ void scale_gradients(const OptimizerArguments& a) {
+    combine(a, [](float, float g, float scale) { return __fmul_rn(g, scale); });
+}
+
+// Adds the gradients to the parameters, which are sums of gradients.
+__device__ void add_gradients(const OptimizerArguments& a) {
+    combine(a, [](float sum, float g, float) { return __fadd_rn(sum, g); });
+}
+
 KERNEL(gradient_scale, THREADS, OptimizerArguments, scale_gradients)
+KERNEL(gradient_add, THREADS, OptimizerArguments, add_gradients)
 KERNEL(gradient_squares, THREADS, OptimizerArguments, sum_squares)
 KERNEL(gradient_norms, THREADS, OptimizerArguments, norms_and_clip)
 KERNEL(adamw, THREADS, OptimizerArguments, step)

@@ -24,6 +24,9 @@ pub struct Attention {
     pub strides: AttentionStrides,
     /// Which keys a query sees.
     pub visible: VisibleKeys,
+    /// The number of real keys of each sequence, u32, from 1 to the number of keys: no query sees the padding after them. Null if all
+    /// keys are real.
+    pub key_lengths: Pointer,
     /// Sequences of a sample of the mask, usually 1.
     pub batch_per_sample: usize,
     /// Dropout of the probabilities. Rows are numbered `head << 20 | query` within a sample.
@@ -159,7 +162,7 @@ impl Attention {
             && element.aligned(width, &[&given[..], &[dcontext, dquery, dkey, dvalue]].concat());
         let arguments = Arguments::default()
             .pointers(&given)
-            .pointers(&[self.log_sums, dcontext, means, dquery, dkey, dvalue])
+            .pointers(&[self.log_sums, dcontext, means, dquery, dkey, dvalue, self.key_lengths])
             .u32s(&[
                 size(module, "queries", sizes.queries)?,
                 size(module, "keys", sizes.keys)?,

@@ -10,6 +10,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
+pub use crate::graph::LaunchGraph;
 pub use crate::overwrite::overwrite;
 use crate::{Element, Launch, Pointer, ptx};
 
@@ -228,8 +229,12 @@ impl Kernels {
         }
     }
 
+    pub(crate) fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
     #[allow(unsafe_code)]
-    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+    pub(crate) unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         if launch.is_empty() {
             return Ok(());
         }

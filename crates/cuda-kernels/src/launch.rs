@@ -124,6 +124,10 @@ impl Arguments {
         self.field(&value.to_ne_bytes())
     }
 
+    pub(crate) fn f64(self, value: f64) -> Self {
+        self.field(&value.to_ne_bytes())
+    }
+
     /// A struct that begins with a pointer.
     pub(crate) fn mask(self, mask: &Mask) -> Self {
         self.pointer(mask.keys)

@@ -22,6 +22,8 @@ mod dropout;
 #[cfg(feature = "emulation")]
 pub mod emulation;
 mod error;
+#[cfg(feature = "cuda")]
+mod graph;
 mod int8;
 mod launch;
 mod lora;

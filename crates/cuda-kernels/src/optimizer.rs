@@ -22,10 +22,13 @@ pub struct OptimizerTensor {
     pub step_size: f32,
     /// `sqrt(1 - β₂ᵗ)`.
     pub root_correction: f32,
+    /// Factor of the gradient: 1 / (targets of the step).
+    pub scale: f32,
 }
 
 /// The tables of tensors and of chunks of them that the kernels read. The caller copies both to the device: the first at each
-/// step, as learning rate and step change, the second once.
+/// step, as learning rate, step and targets change, the second once. No launch has an argument that changes, so that a recorded one can
+/// be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorTable {
     /// Words of an array of structs.
@@ -39,11 +42,12 @@ const CHUNK: usize = 4096;
 const THREADS: u32 = 256;
 
 impl OptimizerTensor {
-    /// A gradient of `count` elements, for [`AdamW::norms`], and for [`AdamW::scaled`], which writes to `parameter`.
+    /// A gradient of `count` elements that is not scaled, for [`AdamW::norms`], and for [`AdamW::scaled`] and [`AdamW::added`], which
+    /// write to `parameter`.
     pub fn of_gradient(gradient: Pointer, count: usize, parameter: Pointer) -> Self {
         let (exp_avg, exp_avg_sq) = (Pointer::NULL, Pointer::NULL);
-        let (decay, step_size, root_correction) = (1.0, 0.0, 1.0);
-        Self { parameter, gradient, exp_avg, exp_avg_sq, count, decay, step_size, root_correction }
+        let (decay, step_size, root_correction, scale) = (1.0, 0.0, 1.0, 1.0);
+        Self { parameter, gradient, exp_avg, exp_avg_sq, count, decay, step_size, root_correction, scale }
     }
 }
 
@@ -71,7 +75,7 @@ impl TensorTable {
                 .f32(tensor.decay)
                 .f32(tensor.step_size)
                 .f32(tensor.root_correction)
-                .u32(0);
+                .f32(tensor.scale);
             let launch = Launch::new("", "", [0; 3], 0, arguments);
             words.extend_from_slice(launch.arguments());
             chunks.resize(chunks.len() + tensor.count.div_ceil(CHUNK), index as u32);
@@ -89,6 +93,8 @@ impl TensorTable {
 /// m ← β₁ m + (1 - β₁) g          v ← β₂ v + (1 - β₂) g²
 /// θ ← decay θ - step_size m / (√v / root_correction + ε)
 /// ```
+///
+/// A step whose norm is infinite or NaN changes nothing.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     /// [`TensorTable::tensors`] on the device.
@@ -105,10 +111,8 @@ pub struct AdamW {
     pub tensor_count: usize,
     /// Number of chunks.
     pub chunk_count: usize,
-    /// Factor of the gradients: 1 / (targets of the step).
-    pub scale: f32,
     /// The largest global norm; 0 for no clipping.
-    pub max_norm: f32,
+    pub max_norm: f64,
     /// `β₁` and `β₂`.
     pub betas: [f64; 2],
     /// `ε`.
@@ -133,6 +137,15 @@ impl AdamW {
         self.launch("gradient_scale", self.chunk_count)
     }
 
+    /// The kernel that adds each gradient to what its [`parameter`](OptimizerTensor::parameter) points to, and reads nothing but the
+    /// tables and these.
+    ///
+    /// # Errors
+    /// As [`norms`](Self::norms).
+    pub fn added(&self) -> Result<Launch> {
+        self.launch("gradient_add", self.chunk_count)
+    }
+
     /// The kernel of the update, after [`norms`](Self::norms).
     ///
     /// # Errors
@@ -145,12 +158,11 @@ impl AdamW {
         let [beta1, beta2] = self.betas;
         let arguments = Arguments::default()
             .pointers(&[self.tensors, self.chunks, self.squares, self.norms, self.result])
+            .f64(self.max_norm)
             .u32s(&[
                 size(function, "tensors", self.tensor_count)?,
                 size(function, "chunks", self.chunk_count)?,
             ])
-            .f32(self.scale)
-            .f32(self.max_norm)
             .f32(beta1 as f32)
             .f32(beta2 as f32)
             .f32((1.0 - beta1) as f32)

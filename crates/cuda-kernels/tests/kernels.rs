@@ -41,6 +41,11 @@ fn top_candidates_are_those_of_a_stable_sort() {
 }
 
 #[test]
+fn hundreds_of_candidates_are_those_of_a_stable_sort() {
+    passes(checks::candidates::sorted_candidates);
+}
+
+#[test]
 fn attention_agrees_with_f64() {
     passes(checks::attention::attention_forward);
 }
@@ -73,6 +78,16 @@ fn norms_clipping_and_adamw_are_those_of_the_cpu_bit_for_bit() {
 #[test]
 fn scaled_gradients_are_products_of_f32() {
     passes(checks::optimizer::scaled_gradients);
+}
+
+#[test]
+fn gradients_are_added_in_f32() {
+    passes(checks::optimizer::added_gradients);
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    passes(checks::optimizer::not_finite);
 }
 
 #[test]

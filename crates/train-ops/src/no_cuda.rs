@@ -5,7 +5,7 @@ use cpu_kernels::DropoutMask;
 
 use crate::attention::sizes::Sizes;
 use crate::decoding::{DecodingRows, Seen};
-use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, Run};
+use crate::{Activation, AttentionMask, ForwardContext, FrozenLinear, KeyLengths, Run};
 
 pub(crate) fn activation(_: &Tensor, _: Activation) -> Result<Option<Tensor>> {
     Ok(None)
@@ -18,7 +18,7 @@ pub(crate) fn computes_in_bf16(_: &FrozenLinear, _: usize) -> Result<bool> {
 pub(crate) fn attention(
     _: [&Tensor; 3],
     _: Sizes,
-    _: AttentionMask,
+    _: (AttentionMask, Option<&KeyLengths>),
     _: Option<&DropoutMask>,
 ) -> Result<Option<Tensor>> {
     Ok(None)

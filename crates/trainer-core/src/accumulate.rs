@@ -2,6 +2,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
+use crate::kept_sums::KeptSums;
 use crate::micro_batches::{MicroBatches, NotFinite, ranges, scalar};
 use crate::segments;
 use crate::workers::{HostSum, gather_json, share, sum_on_device};
@@ -9,7 +10,7 @@ use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, Segments, 
 
 /// The sums over the micro-batches of one optimizer step. Equal for all workers.
 pub(crate) struct Accumulated {
-    /// Gradients of the mean loss of all targets of the step.
+    /// Gradients of the sum of the losses of all targets.
     pub(crate) gradients: Gradients,
     pub(crate) loss: LossTotal,
     pub(crate) samples: usize,
@@ -35,6 +36,24 @@ impl Split {
             .map(|(rank, passes)| if adds_at_once(rank) { passes.min(1) } else { passes })
             .collect()
     }
+}
+
+/// A step, and those who take part in it.
+pub(crate) struct Step<'a, T> {
+    pub(crate) task: &'a T,
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) split: Split,
+    /// The context of its first sample.
+    pub(crate) start: StepContext,
+    pub(crate) workers: &'a dyn Workers,
+}
+
+/// What steps leave for the next ones.
+#[derive(Default)]
+pub(crate) struct StepMemory {
+    /// The order in which backward passes complete the gradients of the parameters, by index; `None` before it is known.
+    order: Option<Vec<usize>>,
+    kept: KeptSums,
 }
 
 /// Worker 0 has the first passes of the sum, so it can add their gradients at once. The others must keep those of each pass.
@@ -66,22 +85,19 @@ struct PassReport {
 /// Runs this worker's forward and backward passes of a step, and sums gradients and losses over the passes of all workers, in
 /// the order of the passes.
 ///
-/// The sum is divided by the number of targets of the whole step, at the end. So the step is the same however
-/// it is split into micro-batches; with a mean of the micro-batches' means it would not be.
+/// The sum is divided by the number of targets of the whole step, by [`Optimizer::clipped_step`](crate::Optimizer::clipped_step). So
+/// the step is the same however it is split into micro-batches; with a mean of the micro-batches' means it would not be.
 pub(crate) fn accumulate<T: Task>(
-    task: &T,
-    parameters: &Parameters,
+    step: &Step<'_, T>,
     batches: &mut Epoch<'_, T::Batch>,
-    split: Split,
-    start: StepContext,
-    workers: &dyn Workers,
-    order: &mut Option<Vec<usize>>,
+    StepMemory { order, kept }: &mut StepMemory,
 ) -> Result<Accumulated> {
+    let Step { parameters, split, start, workers, .. } = *step;
     let on_host = workers.count() > 1 && !on_one_accelerator(parameters);
     let send_order = order.clone();
     let mut sum = on_host
         .then(|| HostSum::new(parameters, send_order.as_deref(), split.slots(workers.count()), workers));
-    let (mut slots, own) = own_passes(task, parameters, batches, split, start, workers, sum.as_mut())?;
+    let (mut slots, own) = own_passes(step, batches, kept, sum.as_mut())?;
     let on_host = sum.map(|sum| sum.finish(std::mem::take(&mut slots))).transpose()?;
     let reports = gather_json(workers, &own)?;
     order_of(&reports, parameters, order);
@@ -96,12 +112,11 @@ pub(crate) fn accumulate<T: Task>(
     if targets == 0 {
         return Err(Error::NoTargets { place: format!("step {}", start.step + 1), batches });
     }
-    let mut gradients = match on_host {
+    let gradients = match on_host {
         Some(gradients) => gradients,
         None if workers.count() == 1 => slots.pop().unwrap_or_default(),
         None => sum_on_device(parameters, slots, &missing, workers)?,
     };
-    gradients.scale(1.0 / targets as f64)?;
     Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, batches, not_finite })
 }
 
@@ -124,15 +139,14 @@ fn order_of(reports: &[Report], parameters: &Parameters, order: &mut Option<Vec<
 /// Runs this worker's passes. Returns their gradients in slots, to be added in this order, without those that `sum` has sent
 /// already; and the report of the passes.
 fn own_passes<T: Task>(
-    task: &T,
-    parameters: &Parameters,
+    step: &Step<'_, T>,
     batches: &mut Epoch<'_, T::Batch>,
-    Split { count, fuse }: Split,
-    start: StepContext,
-    workers: &dyn Workers,
+    kept: &mut KeptSums,
     mut sum: Option<&mut HostSum<'_>>,
 ) -> Result<(Vec<Gradients>, Report)> {
+    let Step { task, parameters, split: Split { count, fuse }, start, workers } = *step;
     let step = start.step as usize + 1;
+    kept.begin();
     let all: Vec<_> = ranges(count, fuse).collect();
     let own = workers.share(all.len());
     let (mut slots, mut passes, mut samples) = (Vec::new(), Vec::new(), 0);
@@ -156,7 +170,10 @@ fn own_passes<T: Task>(
             Some(sum) if gradients.is_none() => {
                 backward_and_send(segments, step, parameters, &mut slots, sum, &mut completed)?
             }
-            _ => backward((segments.loss, gradients), step, parameters, &mut slots)?,
+            _ => {
+                let place = Place { step, kept: &mut *kept, pass: pass - own.start, passes: own.len() };
+                backward((segments.loss, gradients), parameters, &mut slots, place)?
+            }
         };
         group.release();
         passes.push((group, targets, loss));
@@ -180,21 +197,38 @@ fn own_passes<T: Task>(
     Ok((slots, Report { passes, missing, completed }))
 }
 
+/// Where the results of a pass are added: it is one of this worker's `passes` in a step.
+struct Place<'a> {
+    step: usize,
+    kept: &'a mut KeptSums,
+    pass: usize,
+    passes: usize,
+}
+
 /// Adds the gradients of one pass to the last slot and returns its loss without the graph. The gradients are computed here
 /// unless the task has computed them. The graph is freed here, so that only one is in memory at a time.
 fn backward(
     (loss, computed): (LossSum, Option<Gradients>),
-    step: usize,
     parameters: &Parameters,
     slots: &mut [Gradients],
+    Place { step, kept, pass, passes }: Place<'_>,
 ) -> Result<Option<Tensor>> {
+    let is_only_slot = slots.len() == 1;
     let Some(gradients) = slots.last_mut().filter(|_| loss.targets > 0) else { return Ok(None) };
     require_scalar(&loss, step)?;
-    match computed {
-        Some(computed) => gradients.add(&computed)?,
-        None => gradients.accumulate(parameters, loss.sum.backward()?)?,
+    let value = loss.sum.detach();
+    let Some(computed) = computed else {
+        gradients.accumulate(parameters, loss.sum.backward()?)?;
+        return Ok(Some(value));
+    };
+    // The task may use the memory of its results for those of the next pass.
+    match (passes, is_only_slot) {
+        (1, _) => gradients.add(&computed)?,
+        (_, true) => kept.add(gradients, &computed)?,
+        (_, false) => gradients.add(&computed.copied()?)?,
     }
-    Ok(Some(loss.sum.detach()))
+    let value = if passes > 1 { kept.loss(&value, pass, passes)? } else { value };
+    Ok(Some(value))
 }
 
 /// The same segment by segment, with the gradients sent as they become complete.

@@ -1,12 +1,18 @@
+mod update;
+
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 
-use crate::cuda::{self, Updated};
+use crate::clipped_step::{ClippedStep, by_parts};
+use crate::cuda::{self, Clipping, Updated};
 use crate::optimizer::{require_same_tensors, require_shape};
 use crate::parameter_group::ParameterSettings;
-use crate::slices::{with_slice, with_slice_mut};
-use crate::{Error, Gradients, Optimizer, OptimizerType, Parameters, Result, TrainingArguments};
+use crate::{
+    Error, Gradients, Norms, Optimizer, OptimizerType, Parameters, Result, TrainingArguments, Warning,
+};
+
+use update::Update;
 
 /// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), with the results of
 /// `torch.optim.AdamW`.
@@ -29,6 +35,16 @@ pub struct AdamW {
     beta2: f64,
     epsilon: f64,
     moments: BTreeMap<String, Moments>,
+    /// Not yet taken.
+    warnings: Vec<Warning>,
+}
+
+/// A parameter with its gradient and the scalars of its next update.
+struct Pending<'a> {
+    name: &'a str,
+    parameter: &'a Var,
+    gradient: &'a Tensor,
+    update: Update,
 }
 
 #[derive(Debug)]
@@ -56,6 +72,7 @@ impl AdamW {
             beta2: arguments.adam_beta2,
             epsilon: arguments.adam_epsilon,
             moments: moments.collect::<Result<_>>()?,
+            warnings: Vec::new(),
         })
     }
 }
@@ -66,27 +83,54 @@ impl Optimizer for AdamW {
     }
 
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
-        let mut updates = Vec::new();
-        for (name, parameter) in parameters.iter() {
-            let Some(gradient) = gradients.get(name) else { continue };
-            let unknown = || Error::UnknownParameter { name: name.to_owned() };
-            let moments = self.moments.get_mut(name).ok_or_else(unknown)?;
-            require_shape(name, &moments.settings.shape, parameter, gradient)?;
-            let settings = &moments.settings;
-            let learning_rate = learning_rate * settings.lr_ratio;
-            moments.step += 1;
-            let t = moments.step as f64;
-            let update = Update {
-                beta1: self.beta1,
-                beta2: self.beta2,
-                epsilon: self.epsilon,
-                decay: 1.0 - learning_rate * settings.weight_decay,
-                step_size: learning_rate / (1.0 - self.beta1.powf(t)),
-                root_correction: (1.0 - self.beta2.powf(t)).sqrt(),
-            };
-            updates.push((name, parameter, gradient, update));
+        let pending = self.pending(parameters, gradients, learning_rate)?;
+        if pending.iter().any(|pending| !pending.parameter.device().is_cpu())
+            && cuda::adamw(&self.on_device(&pending, 1.0), &self.scalars())?.is_some()
+        {
+            self.count(&pending);
+            return Ok(());
         }
-        self.apply(&updates)
+        for Pending { name, parameter, gradient, update } in &pending {
+            let Some(moments) = self.moments.get_mut(*name) else { continue };
+            if parameter.device().is_cpu() {
+                update.fused(parameter, moments, gradient, |g| g)?;
+            } else {
+                update.by_operations(parameter, moments, gradient)?;
+            }
+        }
+        self.count(&pending);
+        Ok(())
+    }
+
+    /// Without new tensors, on the CPU and on a GPU with kernels. There the launches are replayed as a CUDA graph from the second step
+    /// on.
+    fn clipped_step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: Gradients,
+        step: &ClippedStep,
+    ) -> Result<Norms> {
+        let pending = self.pending(parameters, &gradients, step.learning_rate)?;
+        let norms = match () {
+            // The norm is that of all gradients.
+            () if pending.len() < gradients.len() => None,
+            () if pending.iter().all(|pending| pending.parameter.device().is_cpu()) => {
+                Some(self.clipped_on_cpu(&pending, &gradients, step)?)
+            }
+            () => self.clipped_on_device(&pending, step)?,
+        };
+        match norms {
+            Some(norms) if norms.global().is_finite() => {
+                self.count(&pending);
+                Ok(norms)
+            }
+            Some(norms) => Ok(norms),
+            None => by_parts(self, parameters, gradients, step),
+        }
+    }
+
+    fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.warnings)
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
@@ -112,126 +156,100 @@ impl Optimizer for AdamW {
 }
 
 impl AdamW {
-    /// Updates the parameters of these names: in one launch on a GPU with kernels, otherwise one after the
-    /// other.
-    fn apply(&mut self, updates: &[(&str, &Var, &Tensor, Update)]) -> Result<()> {
-        if updates.iter().any(|(_, parameter, ..)| !parameter.device().is_cpu()) {
-            let updated = updates.iter().filter_map(|(name, parameter, gradient, update)| {
-                let moments = self.moments.get(*name)?;
-                Some(update.on_device(parameter, moments, gradient))
-            });
-            let updated: Vec<_> = updated.collect();
-            if cuda::adamw(&updated, [self.beta1, self.beta2], self.epsilon)?.is_some() {
-                return Ok(());
+    /// The next update of each parameter that has a gradient.
+    fn pending<'a>(
+        &self,
+        parameters: &'a Parameters,
+        gradients: &'a Gradients,
+        learning_rate: f64,
+    ) -> Result<Vec<Pending<'a>>> {
+        let with_gradients =
+            parameters.iter().filter_map(|(name, variable)| Some((name, variable, gradients.get(name)?)));
+        let pending = with_gradients.map(|(name, parameter, gradient)| {
+            let unknown = || Error::UnknownParameter { name: name.to_owned() };
+            let moments = self.moments.get(name).ok_or_else(unknown)?;
+            let settings = &moments.settings;
+            require_shape(name, &settings.shape, parameter, gradient)?;
+            let learning_rate = learning_rate * settings.lr_ratio;
+            let t = (moments.step + 1) as f64;
+            let update = Update {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                epsilon: self.epsilon,
+                decay: 1.0 - learning_rate * settings.weight_decay,
+                step_size: learning_rate / (1.0 - self.beta1.powf(t)),
+                root_correction: (1.0 - self.beta2.powf(t)).sqrt(),
+            };
+            Ok(Pending { name, parameter, gradient, update })
+        });
+        pending.collect()
+    }
+
+    /// Counts the steps of these parameters.
+    fn count(&mut self, pending: &[Pending<'_>]) {
+        for Pending { name, .. } in pending {
+            if let Some(moments) = self.moments.get_mut(*name) {
+                moments.step += 1;
             }
         }
-        for (name, parameter, gradient, update) in updates {
-            let Some(moments) = self.moments.get_mut(*name) else { continue };
-            if parameter.device().is_cpu() {
-                update.fused(parameter, moments, gradient)?;
-            } else {
-                update.by_operations(parameter, moments, gradient)?;
+    }
+
+    fn clipped_on_cpu(
+        &self,
+        pending: &[Pending<'_>],
+        gradients: &Gradients,
+        step: &ClippedStep,
+    ) -> Result<Norms> {
+        let norms = gradients.scaled_norms(step.factor)?;
+        let norm = norms.global();
+        if !norm.is_finite() {
+            return Ok(norms);
+        }
+        // As `Gradients::scale`, whose sum with 0 makes 0 of -0.
+        let factor = step.factor as f32;
+        let scaled = |g: f32| g * factor + 0.0;
+        for Pending { name, parameter, gradient, update } in pending {
+            let Some(moments) = self.moments.get(*name) else { continue };
+            match step.coefficient(norm) {
+                Some(coefficient) => {
+                    let coefficient = coefficient as f32;
+                    update.fused(parameter, moments, gradient, |g| scaled(g) * coefficient + 0.0)?;
+                }
+                None => update.fused(parameter, moments, gradient, scaled)?,
             }
         }
-        Ok(())
+        Ok(norms)
+    }
+
+    /// `None` without kernels for these tensors.
+    fn clipped_on_device(&mut self, pending: &[Pending<'_>], step: &ClippedStep) -> Result<Option<Norms>> {
+        let clipping = Clipping { max_norm: step.max_norm, graph: step.device_graph };
+        let updated = self.on_device(pending, step.factor);
+        let Some(clipped) = cuda::clipped_adamw(&updated, &self.scalars(), &clipping)? else {
+            return Ok(None);
+        };
+        self.warnings.extend(clipped.refused.map(|reason| {
+            let work = "the steps of the optimizer".to_owned();
+            Warning::GraphNotRecorded { work, reason }
+        }));
+        let names = pending.iter().map(|pending| pending.name.to_owned());
+        Ok(Some(names.zip(clipped.norms).collect()))
+    }
+
+    fn on_device<'a>(&'a self, pending: &'a [Pending<'a>], scale: f64) -> Vec<Updated<'a>> {
+        let updated = pending.iter().filter_map(|Pending { name, parameter, gradient, update }| {
+            Some(update.on_device(parameter, self.moments.get(*name)?, gradient, scale))
+        });
+        updated.collect()
+    }
+
+    fn scalars(&self) -> cuda::Update {
+        cuda::Update { betas: [self.beta1, self.beta2], epsilon: self.epsilon }
     }
 }
 
 impl Moments {
     fn names(parameter: &str) -> [String; 3] {
         ["exp_avg", "exp_avg_sq", "step"].map(|moment| format!("{parameter}.{moment}"))
-    }
-}
-
-/// The scalars of the update of one parameter.
-struct Update {
-    beta1: f64,
-    beta2: f64,
-    epsilon: f64,
-    decay: f64,
-    step_size: f64,
-    root_correction: f64,
-}
-
-impl Update {
-    fn on_device<'a>(&self, parameter: &'a Var, moments: &'a Moments, gradient: &'a Tensor) -> Updated<'a> {
-        Updated {
-            parameter,
-            gradient,
-            exp_avg: &moments.exp_avg,
-            exp_avg_sq: &moments.exp_avg_sq,
-            decay: self.decay as f32,
-            step_size: self.step_size as f32,
-            root_correction: self.root_correction as f32,
-        }
-    }
-
-    fn fused(&self, parameter: &Var, moments: &Moments, gradient: &Tensor) -> candle_core::Result<()> {
-        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
-        let (rest1, rest2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
-        let (epsilon, decay) = (self.epsilon as f32, self.decay as f32);
-        let (step_size, root_correction) = (self.step_size as f32, self.root_correction as f32);
-        with_slice(gradient, |gradient| {
-            with_slice_mut(parameter, |parameter| {
-                with_slice_mut(&moments.exp_avg, |exp_avg| {
-                    with_slice_mut(&moments.exp_avg_sq, |exp_avg_sq| {
-                        for (((p, m), v), &g) in
-                            parameter.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(gradient)
-                        {
-                            *m = beta1 * *m + rest1 * g;
-                            *v = beta2 * *v + rest2 * g * g;
-                            *p = decay * *p - step_size * *m / (v.sqrt() / root_correction + epsilon);
-                        }
-                        Ok(())
-                    })
-                })
-            })
-        })?
-    }
-
-    /// The same with candle's operations, for devices other than the CPU.
-    fn by_operations(
-        &self,
-        parameter: &Var,
-        moments: &mut Moments,
-        gradient: &Tensor,
-    ) -> candle_core::Result<()> {
-        moments.exp_avg = ((&moments.exp_avg * self.beta1)? + (gradient * (1.0 - self.beta1))?)?;
-        moments.exp_avg_sq = ((&moments.exp_avg_sq * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
-        let denominator = ((moments.exp_avg_sq.sqrt()? / self.root_correction)? + self.epsilon)?;
-        let change = ((&moments.exp_avg * self.step_size)? / denominator)?;
-        parameter.set(&((parameter.as_detached_tensor() * self.decay)? - change)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fused_update_agrees_with_the_update_by_operations() {
-        let values = |tensor: &Tensor| tensor.to_vec1::<f32>().unwrap();
-        let update = Update {
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-8,
-            decay: 0.98,
-            step_size: 0.3,
-            root_correction: 0.2,
-        };
-        let updated = |update: &dyn Fn(&Var, &mut Moments, &Tensor)| {
-            let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
-            let parameter = Var::from_tensor(&tensor([1.0, -2.0, 0.0])).unwrap();
-            let (exp_avg, exp_avg_sq) = (tensor([0.1, -0.2, 0.0]), tensor([0.01, 0.5, 0.0]));
-            let settings = ParameterSettings { lr_ratio: 1.0, weight_decay: 0.0, shape: vec![3] };
-            let mut moments = Moments { settings, exp_avg, exp_avg_sq, step: 3 };
-            update(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
-            [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
-        };
-        let fused = updated(&|p, moments, g| update.fused(p, moments, g).unwrap());
-        let by_operations = updated(&|p, moments, g| update.by_operations(p, moments, g).unwrap());
-        for (a, b) in fused.iter().zip(&by_operations) {
-            assert!((a - b).abs() <= 1e-6 * a.abs(), "{fused:?} is not {by_operations:?}");
-        }
     }
 }

@@ -34,7 +34,7 @@ impl GradientAudit {
         if names.is_empty() { Ok(()) } else { Err(Error::MissingGradients { step, names }) }
     }
 
-    /// Records the gradient norms of a step before it is taken at `learning_rate`. Returns, once in a run, the
+    /// Records the gradient norms of a step that was taken at `learning_rate`. Returns, once in a run, the
     /// parameters whose gradients were all exactly zero.
     pub(crate) fn observe(&mut self, norms: &Norms, learning_rate: f64) -> Vec<String> {
         let Some(silent) = &mut self.silent else { return Vec::new() };

@@ -1,13 +1,16 @@
-//! The optimizer and the norms of gradients on NVIDIA GPUs: a launch for all tensors, on the kernels of `cuda-kernels`. A function
-//! returns `None` where these do not serve the tensors: on another device, or of another type than f32.
+//! The optimizer, and sums and norms of gradients, on NVIDIA GPUs: a launch for all tensors, on the kernels of `cuda-kernels`. A
+//! function returns `None` where these do not serve the tensors: on another device, or of another type than f32.
 
+mod combine;
 mod tables;
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use cuda_kernels::device::Kernels;
-use cuda_kernels::{AdamW, Element, OptimizerTensor, Pointer};
+use cuda_kernels::{Element, OptimizerTensor, Pointer};
 
-use tables::Tables;
+use tables::{Settings, Tables};
+
+pub(crate) use combine::{add_in_place, copy_in_place, scaled};
 
 /// A parameter with its gradient and moments, and the scalars of its update.
 pub(crate) struct Updated<'a> {
@@ -18,12 +21,49 @@ pub(crate) struct Updated<'a> {
     pub(crate) decay: f32,
     pub(crate) step_size: f32,
     pub(crate) root_correction: f32,
+    /// Factor of the gradient.
+    pub(crate) scale: f32,
 }
 
 impl Updated<'_> {
     fn tensors(&self) -> [&Tensor; 4] {
         [self.parameter, self.gradient, self.exp_avg, self.exp_avg_sq]
     }
+
+    fn at(&self, addresses: &[Pointer]) -> OptimizerTensor {
+        OptimizerTensor {
+            parameter: addresses[0],
+            gradient: addresses[1],
+            exp_avg: addresses[2],
+            exp_avg_sq: addresses[3],
+            count: self.parameter.elem_count(),
+            decay: self.decay,
+            step_size: self.step_size,
+            root_correction: self.root_correction,
+            scale: self.scale,
+        }
+    }
+}
+
+/// The scalars of all updates.
+pub(crate) struct Update {
+    pub(crate) betas: [f64; 2],
+    pub(crate) epsilon: f64,
+}
+
+/// How gradients are clipped.
+pub(crate) struct Clipping {
+    pub(crate) max_norm: f64,
+    /// Whether the launches are recorded, and replayed from the next step on.
+    pub(crate) graph: bool,
+}
+
+/// The result of a step with clipping.
+pub(crate) struct Clipped {
+    /// The norm of each scaled gradient.
+    pub(crate) norms: Vec<f64>,
+    /// Why the launches could not be recorded, once.
+    pub(crate) refused: Option<String>,
 }
 
 /// The kernels, if they serve all these tensors.
@@ -33,40 +73,38 @@ fn kernels<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Option<Kernels>
     tensors.all(|tensor| kernels.serve(tensor)).then_some(kernels)
 }
 
-/// Updates all parameters and moments in place.
-pub(crate) fn adamw(updated: &[Updated<'_>], betas: [f64; 2], epsilon: f64) -> Result<Option<()>> {
+/// Updates all parameters and moments in place, from gradients that are clipped already.
+pub(crate) fn adamw(updated: &[Updated<'_>], update: &Update) -> Result<Option<()>> {
+    with_tables(updated, |tables, kernels, inputs| tables.step(kernels, inputs, Settings::new(update, None)))
+}
+
+/// Scales the gradients, computes their norms, clips them, and updates all parameters and moments in place, unless the norm is not
+/// finite.
+pub(crate) fn clipped_adamw(
+    updated: &[Updated<'_>],
+    update: &Update,
+    clipping: &Clipping,
+) -> Result<Option<Clipped>> {
+    let settings = Settings::new(update, Some(clipping.max_norm));
+    with_tables(updated, |tables, kernels, inputs| {
+        let refused = match clipping.graph {
+            true => tables.replay(kernels, inputs, settings)?,
+            false => tables.step(kernels, inputs, settings).map(|()| None)?,
+        };
+        Ok(Clipped { norms: tables.norms()?, refused })
+    })
+}
+
+fn with_tables<T>(
+    updated: &[Updated<'_>],
+    launch: impl FnOnce(&mut Tables, &Kernels, &[&Tensor]) -> Result<T>,
+) -> Result<Option<T>> {
     let Some(kernels) = kernels(updated.iter().flat_map(Updated::tensors)) else { return Ok(None) };
     let inputs: Vec<&Tensor> = updated.iter().flat_map(Updated::tensors).collect();
     let addresses = kernels.addresses(&inputs)?;
-    let tensors: Vec<OptimizerTensor> = updated
-        .iter()
-        .zip(addresses.chunks_exact(4))
-        .map(|(updated, addresses)| OptimizerTensor {
-            parameter: addresses[0],
-            gradient: addresses[1],
-            exp_avg: addresses[2],
-            exp_avg_sq: addresses[3],
-            count: updated.parameter.elem_count(),
-            decay: updated.decay,
-            step_size: updated.step_size,
-            root_correction: updated.root_correction,
-        })
-        .collect();
-    Tables::with(&kernels, &tensors, |tables| {
-        let read = [&inputs[..], &tables.memory()].concat();
-        let launches = |addresses: &[Pointer], _: &[Pointer]| {
-            let memory = &addresses[inputs.len()..];
-            // Clipping was done before.
-            let result = tables.unclipped(memory);
-            Ok(vec![AdamW { result, betas, epsilon, ..tables.adamw(memory) }.step()?])
-        };
-        // SAFETY: the tables describe these tensors, all of the shape of their parameter; nothing else uses them during a step.
-        #[allow(unsafe_code)]
-        unsafe {
-            kernels.run(&read, &mut [], launches)
-        }
-    })?;
-    Ok(Some(()))
+    let tensors: Vec<OptimizerTensor> =
+        updated.iter().zip(addresses.chunks_exact(4)).map(|(updated, at)| updated.at(at)).collect();
+    Tables::with(&kernels, &tensors, |tables| launch(tables, &kernels, &inputs)).map(Some)
 }
 
 /// The Euclidean norm of each tensor.
@@ -81,56 +119,8 @@ pub(crate) fn norms(gradients: &[&Tensor]) -> Result<Option<Vec<f64>>> {
         })
         .collect();
     let norms = Tables::with(&kernels, &tensors, |tables| {
-        let read = [gradients, &tables.memory()].concat();
-        let launches = |addresses: &[Pointer], _: &[Pointer]| {
-            Ok(tables.adamw(&addresses[gradients.len()..]).norms()?.to_vec())
-        };
-        // SAFETY: the tables describe these tensors, and have memory for the sums.
-        #[allow(unsafe_code)]
-        unsafe { kernels.run(&read, &mut [], launches) }?;
+        tables.launch(&kernels, gradients, |adamw| Ok(adamw.norms()?.to_vec()))?;
         tables.norms()
     })?;
     Ok(Some(norms))
-}
-
-/// Elements of 16 bytes.
-const ALIGNED: usize = 4;
-
-/// Each tensor times `factor`.
-pub(crate) fn scaled(gradients: &[&Tensor], factor: f64) -> Result<Option<Vec<Tensor>>> {
-    let Some(kernels) = kernels(gradients.iter().copied()) else { return Ok(None) };
-    // All in one piece of memory, each from a multiple of 16 bytes on.
-    let mut firsts = Vec::with_capacity(gradients.len());
-    let mut len = 0;
-    for gradient in gradients {
-        firsts.push(len);
-        len += gradient.elem_count().next_multiple_of(ALIGNED);
-    }
-    let memory = Kernels::tensor(kernels.floats(len)?, &Shape::from(len));
-    let [to] = kernels.addresses(&[&memory])?[..] else { return Ok(None) };
-    let addresses = kernels.addresses(gradients)?;
-    let tensors: Vec<OptimizerTensor> = gradients
-        .iter()
-        .zip(addresses.iter().zip(&firsts))
-        .map(|(gradient, (address, first))| {
-            let to = Pointer(to.0 + (first * size_of::<f32>()) as u64);
-            OptimizerTensor::of_gradient(*address, gradient.elem_count(), to)
-        })
-        .collect();
-    Tables::with(&kernels, &tensors, |tables| {
-        let read = [gradients, &tables.memory(), &[&memory]].concat();
-        let launches = |addresses: &[Pointer], _: &[Pointer]| {
-            let adamw = tables.adamw(&addresses[gradients.len()..]);
-            Ok(vec![AdamW { scale: factor as f32, ..adamw }.scaled()?])
-        };
-        // SAFETY: the tables describe these tensors and a place in the memory for each, which was just made: nothing else reads it.
-        #[allow(unsafe_code)]
-        unsafe {
-            kernels.run(&read, &mut [], launches)
-        }
-    })?;
-    let scaled = gradients.iter().zip(firsts);
-    let scaled = scaled
-        .map(|(gradient, first)| memory.narrow(0, first, gradient.elem_count())?.reshape(gradient.shape()));
-    scaled.collect::<Result<Vec<_>>>().map(Some)
 }

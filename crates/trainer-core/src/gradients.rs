@@ -5,6 +5,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 
+use crate::clipped_step::clip_coefficient;
 use crate::slices::with_slice;
 use crate::{Parameters, Result, cuda};
 
@@ -127,14 +128,32 @@ impl Gradients {
         Ok(())
     }
 
+    /// The same gradients in other memory.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        let all: Vec<&Tensor> = self.0.values().collect();
+        let copies = match cuda::scaled(&all, 1.0)? {
+            Some(copies) => copies,
+            None => all.into_iter().map(Tensor::copy).collect::<candle_core::Result<_>>()?,
+        };
+        Ok(Self(self.0.keys().cloned().zip(copies).collect()))
+    }
+
     /// Computes the Euclidean norm of each gradient.
     ///
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle) for a gradient that is not f32.
     pub fn norms(&self) -> Result<Norms> {
         let squares = sums_of_squares(self.0.values())?;
-        let norms = self.0.keys().zip(squares).map(|(name, squares)| (name.clone(), squares.sqrt()));
-        Ok(Norms(norms.collect()))
+        Ok(self.0.keys().cloned().zip(squares.into_iter().map(f64::sqrt)).collect())
+    }
+
+    /// The norms after [`scale`](Self::scale), on the CPU, without the scaled gradients.
+    pub(crate) fn scaled_norms(&self, factor: f64) -> Result<Norms> {
+        let scaled = |value: f32| f64::from(value * factor as f32 + 0.0);
+        let sum = |values: &[f32]| values.iter().map(|value| scaled(*value) * scaled(*value)).sum::<f64>();
+        let norm =
+            |(name, gradient): (&String, &Tensor)| Ok((name.clone(), with_slice(gradient, sum)?.sqrt()));
+        self.0.iter().map(norm).collect()
     }
 
     /// Scales all gradients down together to a global norm of at most `max_norm`, as
@@ -143,8 +162,7 @@ impl Gradients {
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle).
     pub fn clip(&mut self, norm: f64, max_norm: f64) -> Result<()> {
-        let coefficient = max_norm / (norm + 1e-6);
-        if max_norm > 0.0 && coefficient < 1.0 { self.scale(coefficient) } else { Ok(()) }
+        clip_coefficient(norm, max_norm).map_or(Ok(()), |coefficient| self.scale(coefficient))
     }
 }
 
@@ -167,6 +185,12 @@ impl Norms {
     /// Iterates over parameter names and norms, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, norm)| (name.as_str(), *norm))
+    }
+}
+
+impl FromIterator<(String, f64)> for Norms {
+    fn from_iter<I: IntoIterator<Item = (String, f64)>>(norms: I) -> Self {
+        Self(norms.into_iter().collect())
     }
 }
 

@@ -117,9 +117,12 @@ pub(crate) struct NotFinite {
     pub(crate) batches: Vec<String>,
 }
 
-/// Reads a scalar tensor.
+/// Reads a scalar tensor. An f32 is converted here, as a device would need memory for it.
 pub(crate) fn scalar(tensor: &Tensor) -> Result<f64> {
-    Ok(tensor.to_dtype(DType::F64)?.to_scalar::<f64>()?)
+    match tensor.dtype() {
+        DType::F32 => Ok(f64::from(tensor.to_scalar::<f32>()?)),
+        _ => Ok(tensor.to_dtype(DType::F64)?.to_scalar::<f64>()?),
+    }
 }
 
 #[cfg(test)]

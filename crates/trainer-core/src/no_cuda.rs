@@ -12,9 +12,34 @@ pub(crate) struct Updated<'a> {
     pub(crate) decay: f32,
     pub(crate) step_size: f32,
     pub(crate) root_correction: f32,
+    pub(crate) scale: f32,
 }
 
-pub(crate) fn adamw(_: &[Updated<'_>], _: [f64; 2], _: f64) -> Result<Option<()>> {
+/// The scalars of all updates.
+#[expect(dead_code, reason = "there is no kernel that reads it")]
+pub(crate) struct Update {
+    pub(crate) betas: [f64; 2],
+    pub(crate) epsilon: f64,
+}
+
+/// How gradients are clipped.
+#[expect(dead_code, reason = "there is no kernel that reads it")]
+pub(crate) struct Clipping {
+    pub(crate) max_norm: f64,
+    pub(crate) graph: bool,
+}
+
+/// The result of a step with clipping.
+pub(crate) struct Clipped {
+    pub(crate) norms: Vec<f64>,
+    pub(crate) refused: Option<String>,
+}
+
+pub(crate) fn adamw(_: &[Updated<'_>], _: &Update) -> Result<Option<()>> {
+    Ok(None)
+}
+
+pub(crate) fn clipped_adamw(_: &[Updated<'_>], _: &Update, _: &Clipping) -> Result<Option<Clipped>> {
     Ok(None)
 }
 
@@ -23,5 +48,13 @@ pub(crate) fn norms(_: &[&Tensor]) -> Result<Option<Vec<f64>>> {
 }
 
 pub(crate) fn scaled(_: &[&Tensor], _: f64) -> Result<Option<Vec<Tensor>>> {
+    Ok(None)
+}
+
+pub(crate) fn copy_in_place(_: &[&Tensor], _: &[&Tensor]) -> Result<Option<()>> {
+    Ok(None)
+}
+
+pub(crate) fn add_in_place(_: &[&Tensor], _: &[&Tensor]) -> Result<Option<()>> {
     Ok(None)
 }

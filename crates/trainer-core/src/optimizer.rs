@@ -5,7 +5,8 @@ use std::path::Path;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::{AdamW, Error, Gradients, Parameters, Result, Sgd, TrainingArguments, tensors};
+use crate::clipped_step::{ClippedStep, by_parts};
+use crate::{AdamW, Error, Gradients, Norms, Parameters, Result, Sgd, TrainingArguments, Warning, tensors};
 
 /// Updates parameters from their gradients.
 ///
@@ -54,6 +55,28 @@ pub trait Optimizer: fmt::Debug + Send {
     /// The built-in optimizers return [`Error::UnknownParameter`] and [`Error::ParameterShape`] for a parameter that they
     /// were not created for. Others can wrap their own errors in [`Error::Optimizer`].
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()>;
+
+    /// Scales the gradients, clips them by their global norm, and updates the parameters. Returns the norms of the scaled gradients before
+    /// clipping. If the global norm is not finite, nothing is changed.
+    ///
+    /// The engine calls this method. By default it is [`Gradients::scale`], [`Gradients::norms`], [`Gradients::clip`] and
+    /// [`step`](Self::step); an optimizer that does all this in fewer operations must get the same bits.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    fn clipped_step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: Gradients,
+        step: &ClippedStep,
+    ) -> Result<Norms> {
+        by_parts(self, parameters, gradients, step)
+    }
+
+    /// Returns warnings that were not returned yet. The engine emits them after each step. Default: none.
+    fn take_warnings(&mut self) -> Vec<Warning> {
+        Vec::new()
+    }
 
     /// Returns the whole state as named tensors, such as `NAME.exp_avg`. The names, shapes and types must not
     /// depend on the number of steps, because [`load`](Self::load) expects exactly these. The tensors may share

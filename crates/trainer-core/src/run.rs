@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::accumulate::{Accumulated, Split, accumulate};
+use crate::accumulate::{Accumulated, Split, Step, StepMemory, accumulate};
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
 use crate::data::Epoch;
@@ -13,9 +13,9 @@ use crate::progress::Progress;
 use crate::session::{Session, Votes};
 use crate::workers::gather_json;
 use crate::{
-    BatchSource, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, OnNan, Optimizer,
-    Parameters, Result, StepContext, StepReport, StopSignal, Task, TrainerState, TrainingArguments, Warning,
-    Workers,
+    BatchSource, ClippedStep, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, OnNan,
+    Optimizer, Parameters, Result, StepContext, StepReport, StopSignal, Task, TrainerState,
+    TrainingArguments, Warning, Workers,
 };
 
 /// A run in progress: its parts and its state. This file has the optimizer steps; `best.rs`, `saving.rs`,
@@ -29,8 +29,9 @@ pub(crate) struct Run<'a, T: Task> {
     pub(crate) parameters: Parameters,
     pub(crate) optimizer: Box<dyn Optimizer>,
     pub(crate) workers: Arc<dyn Workers>,
-    /// The order in which backward passes complete the gradients of the parameters, by index; `None` before it is known.
-    pub(crate) send_order: Option<Vec<usize>>,
+    /// Whether the optimizer may record its launches as a graph.
+    pub(crate) device_graphs: bool,
+    pub(crate) memory: StepMemory,
     pub(crate) stop: StopSignal,
     pub(crate) early_stopping: EarlyStopping,
     /// The metric that selects the best evaluation.
@@ -112,9 +113,9 @@ impl<T: Task> Run<'_, T> {
         }
     }
 
-    /// Computes and clips the gradients of the next step; returns their norm before clipping. An error if the loss or the
-    /// norm is not finite, or if a parameter got no gradient.
-    pub(crate) fn gradients(
+    /// Takes the next step; returns its sums and the norm of its gradients before clipping. An error if the loss or the
+    /// norm is not finite, or if a parameter got no gradient; the parameters are then unchanged.
+    pub(crate) fn take_step(
         &mut self,
         batches: &mut Epoch<'_, T::Batch>,
         learning_rate: f64,
@@ -122,43 +123,43 @@ impl<T: Task> Run<'_, T> {
         self.session.step_started = Instant::now();
         let done = self.state.global_step;
         let count = self.plan.batches_of_step(done);
-        let start = StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 };
-        let split = Split { count, fuse: self.arguments.fused_micro_batches };
-        let mut sum = accumulate(
-            self.task,
-            &self.parameters,
-            batches,
-            split,
-            start,
-            self.workers.as_ref(),
-            &mut self.send_order,
-        )?;
+        let step = Step {
+            task: self.task,
+            parameters: &self.parameters,
+            split: Split { count, fuse: self.arguments.fused_micro_batches },
+            start: StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 },
+            workers: self.workers.as_ref(),
+        };
+        let mut sum = accumulate(&step, batches, &mut self.memory)?;
         if let Some(NotFinite { quantity, value, batches }) = sum.not_finite {
             return Err(self.non_finite(quantity, value, learning_rate, batches));
         }
         GradientAudit::require_gradients(done + 1, &sum.gradients, &self.parameters)?;
-        let grad_norm = self.clip(&mut sum, learning_rate)?;
+        let grad_norm = self.update(&mut sum, learning_rate)?;
         Ok((sum, grad_norm))
     }
 
-    fn clip(&mut self, sum: &mut Accumulated, learning_rate: f64) -> Result<f64> {
-        let norms = sum.gradients.norms()?;
+    /// Clips the gradients and updates the parameters.
+    fn update(&mut self, sum: &mut Accumulated, learning_rate: f64) -> Result<f64> {
+        let step = ClippedStep {
+            factor: 1.0 / sum.loss.targets as f64,
+            max_norm: self.arguments.max_grad_norm,
+            learning_rate,
+            device_graph: self.device_graphs,
+        };
+        let gradients = std::mem::take(&mut sum.gradients);
+        let norms = self.optimizer.clipped_step(&self.parameters, gradients, &step)?;
         let grad_norm = norms.global();
         if !grad_norm.is_finite() {
             let batches = sum.batches.clone();
             return Err(self.non_finite("gradient norm".to_owned(), grad_norm, learning_rate, batches));
         }
         let names = self.audit.observe(&norms, learning_rate);
-        if !names.is_empty() {
-            self.emit(Event::Warning(Warning::ZeroGradients { names }))?;
-        }
-        sum.gradients.clip(grad_norm, self.arguments.max_grad_norm)?;
+        let silent = (!names.is_empty()).then_some(Warning::ZeroGradients { names });
+        let warnings = silent.into_iter().chain(self.task.take_warnings());
+        let warnings: Vec<Warning> = warnings.chain(self.optimizer.take_warnings()).collect();
+        warnings.into_iter().try_for_each(|warning| self.emit(Event::Warning(warning)))?;
         Ok(grad_norm)
-    }
-
-    /// Updates the parameters.
-    pub(crate) fn update(&mut self, sum: &Accumulated, learning_rate: f64) -> Result<()> {
-        self.optimizer.step(&self.parameters, &sum.gradients, learning_rate)
     }
 
     /// Skips a step that is not finite, if `on_nan` allows it. Returns any other error.

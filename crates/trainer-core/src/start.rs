@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use crate::accumulate::StepMemory;
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
 use crate::early_stopping::EarlyStopping;
@@ -22,8 +23,18 @@ impl<'a, T: Task> Run<'a, T> {
         evaluation: Option<&'a dyn BatchSource<Batch = T::Batch>>,
         plan: Plan,
     ) -> Result<Self> {
-        let Trainer { arguments, parameters, optimizer, schedule, sinks, stop, resume, identity, workers } =
-            trainer;
+        let Trainer {
+            arguments,
+            parameters,
+            optimizer,
+            schedule,
+            sinks,
+            stop,
+            resume,
+            identity,
+            workers,
+            device_graphs,
+        } = trainer;
         let strategy = arguments.eval_strategy;
         let evaluation = evaluation.filter(|_| strategy != IntervalStrategy::No);
         if strategy != IntervalStrategy::No && evaluation.is_none() {
@@ -45,7 +56,8 @@ impl<'a, T: Task> Run<'a, T> {
                 _ => CheckpointStore::of_another_worker(&arguments.output_dir),
             },
             workers,
-            send_order: None,
+            device_graphs,
+            memory: StepMemory::default(),
             state: TrainerState {
                 max_steps: plan.max_steps,
                 num_train_epochs: plan.num_train_epochs,

@@ -4,7 +4,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Gradients, Measured, Parameters, Result, Segments};
+use crate::{BoxError, Gradients, Measured, Parameters, Result, Segments, Warning};
 
 /// The model and its objective: turns a batch into a loss.
 ///
@@ -21,9 +21,9 @@ pub trait Task {
     fn train_loss(&self, batch: &Self::Batch, context: &StepContext) -> Result<LossSum, BoxError>;
 
     /// Computes the loss of one micro-batch and its gradients in another way, such as with a graph recorded on
-    /// the device. They must be those of [`train_loss`](Self::train_loss) and its backward pass. The engine
-    /// keeps the tensors until the step is done, so they must not change. Default: `None`; then the engine
-    /// calls `train_loss`.
+    /// the device. They must be those of [`train_loss`](Self::train_loss) and its backward pass. The engine is done
+    /// with the tensors before it calls this method again, so the next results may be in the same memory. Default: `None`;
+    /// then the engine calls `train_loss`.
     fn train_gradients(
         &self,
         _batch: &Self::Batch,
@@ -66,6 +66,11 @@ pub trait Task {
     /// Describes the batch in a few words for error messages, for example by its row numbers. Default: the number of samples.
     fn describe(&self, batch: &Self::Batch) -> String {
         format!("{} samples", self.num_samples(batch))
+    }
+
+    /// Returns warnings that were not returned yet. The engine emits them after each step. Default: none.
+    fn take_warnings(&self) -> Vec<Warning> {
+        Vec::new()
     }
 
     /// Prepares the checkpoint of a step. It is called just before the checkpoint is written, on all

@@ -24,6 +24,7 @@ pub struct Trainer {
     pub(crate) resume: Option<Resume>,
     pub(crate) identity: Identity,
     pub(crate) workers: Arc<dyn Workers>,
+    pub(crate) device_graphs: bool,
 }
 
 impl Trainer {
@@ -43,6 +44,7 @@ impl Trainer {
             resume: None,
             identity: Identity::new(),
             workers: Arc::new(SingleProcess),
+            device_graphs: true,
         })
     }
 
@@ -103,6 +105,14 @@ impl Trainer {
         self
     }
 
+    /// Sets whether the optimizer may record its launches on a device as a graph, to replay them by one call of the driver. The bits are
+    /// the same without. Default: `true`. At present, [`AdamW`](crate::AdamW) does so on NVIDIA GPUs, with the feature `fused-cuda`.
+    #[must_use]
+    pub fn device_graphs(mut self, device_graphs: bool) -> Self {
+        self.device_graphs = device_graphs;
+        self
+    }
+
     /// Trains. Afterwards the parameters are those of the last step, or of the best evaluation if
     /// [`TrainingArguments::load_best_model_at_end`] is set.
     ///
@@ -141,11 +151,8 @@ impl Trainer {
 
             for step in plan.rest_of_epoch(steps_made) {
                 let learning_rate = run.learning_rate()?;
-                match run.gradients(&mut batches, learning_rate) {
-                    Ok((sum, grad_norm)) => {
-                        run.update(&sum, learning_rate)?;
-                        run.record(&sum, grad_norm, learning_rate)?;
-                    }
+                match run.take_step(&mut batches, learning_rate) {
+                    Ok((sum, grad_norm)) => run.record(&sum, grad_norm, learning_rate)?,
                     Err(error) => run.skip(error)?,
                 }
 

@@ -78,6 +78,13 @@ pub enum Warning {
         /// The reason.
         reason: String,
     },
+    /// Launches on a device could not be recorded as a graph. They run one after the other, with the same results in more time.
+    GraphNotRecorded {
+        /// The launches, such as "training passes of 8 captions with 16 tokens".
+        work: String,
+        /// The error.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -134,6 +141,9 @@ impl fmt::Display for Warning {
             }
             Self::CheckpointNotRemoved { path, reason } => {
                 write!(f, "cannot remove {}: {reason}", path.display())
+            }
+            Self::GraphNotRecorded { work, reason } => {
+                write!(f, "{work} run without a CUDA graph, with the same results in more time: {reason}")
             }
         }
     }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{Device, Tensor, Var};
-use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
+use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Sizes that are no multiples of anything, one of more than a block's elements.
 const SIZES: [usize; 4] = [1, 7, 130, 9001];
@@ -17,8 +17,20 @@ fn list(tensor: &Tensor) -> Vec<f32> {
     tensor.to_device(&Device::Cpu).unwrap().to_vec1().unwrap()
 }
 
-/// Three steps: the norms of the first step's gradients, and the parameters and moments at the end.
-fn run(device: &Device) -> (Vec<f64>, Vec<Vec<f32>>) {
+/// How the gradients of a step are scaled and clipped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    /// By the operations of `Gradients`, and then a step.
+    ByParts,
+    /// In one step of the optimizer, whose launches may be a graph.
+    Together { graph: bool },
+}
+
+const FACTOR: f64 = 0.3;
+
+/// Four steps, one of which has a NaN: the norms of all steps' gradients, and the parameters and moments at the end. The second and
+/// third step clip: the norm is far above 1.
+fn run(device: &Device, how: How) -> (Vec<f64>, Vec<Vec<f32>>) {
     let tensor = |seed, count| Tensor::new(values(seed, count), device).unwrap();
     let variables: Vec<(String, Var)> = SIZES
         .iter()
@@ -28,14 +40,35 @@ fn run(device: &Device) -> (Vec<f64>, Vec<Vec<f32>>) {
     let arguments = TrainingArguments { weight_decay: 0.01, ..TrainingArguments::default() };
     let mut optimizer = AdamW::new(&arguments, &parameters).unwrap();
     let mut norms = Vec::new();
-    for step in 0..3 {
-        let gradients = SIZES.iter().map(|&count| (format!("p{count}"), tensor(2 + step, count)));
+    for (step, max_norm) in [0.0, 1.0, 0.7, 1.0].into_iter().enumerate() {
+        let gradients = SIZES.iter().map(|&count| {
+            let mut values = values(2 + step, count);
+            values[0] = if step == 3 && count == 130 { f32::NAN } else { values[0] };
+            (format!("p{count}"), Tensor::new(values, device).unwrap())
+        });
         let mut gradients = Gradients::from_iter(gradients);
-        gradients.scale(0.3).unwrap();
-        norms.extend(gradients.norms().unwrap().iter().map(|(_, norm)| norm));
-        // This clips: the norm is far above 1.
-        gradients.clip(gradients.norms().unwrap().global(), 1.0).unwrap();
-        optimizer.step(&parameters, &gradients, 1e-2).unwrap();
+        let found = match how {
+            How::ByParts => {
+                gradients.scale(FACTOR).unwrap();
+                let found = gradients.norms().unwrap();
+                if found.global().is_finite() {
+                    gradients.clip(found.global(), max_norm).unwrap();
+                    optimizer.step(&parameters, &gradients, 1e-2).unwrap();
+                }
+                found
+            }
+            How::Together { graph } => {
+                let step =
+                    ClippedStep { factor: FACTOR, max_norm, device_graph: graph, ..ClippedStep::new(1e-2) };
+                optimizer.clipped_step(&parameters, gradients, &step).unwrap()
+            }
+        };
+        assert_eq!(optimizer.take_warnings(), []);
+        norms.extend(found.iter().map(|(_, norm)| norm).filter(|norm| !norm.is_nan()));
+    }
+    let steps = optimizer.state().unwrap().into_iter().filter(|(name, _)| name.ends_with("step"));
+    for (name, count) in steps {
+        assert_eq!(count.to_scalar::<i64>().unwrap(), 3, "{name}: the step with a NaN does not count");
     }
     let moments = optimizer.state().unwrap().into_iter().filter(|(name, _)| !name.ends_with("step"));
     let moments = moments.map(|(_, tensor)| list(&tensor));
@@ -45,15 +78,22 @@ fn run(device: &Device) -> (Vec<f64>, Vec<Vec<f32>>) {
 
 #[test]
 fn steps_of_adamw_have_the_bits_of_the_cpu_and_norms_its_digits() {
-    let (expected_norms, expected) = run(&Device::Cpu);
-    let (norms, found) = run(&Device::new_cuda(0).unwrap());
-    for (norm, expected) in norms.iter().zip(&expected_norms) {
-        assert!((norm - expected).abs() <= 1e-6 * expected, "{norm}, {expected}");
-    }
-    assert_eq!(found.len(), expected.len());
+    let (expected_norms, expected) = run(&Device::Cpu, How::ByParts);
+    let together = How::Together { graph: true };
+    assert_eq!(run(&Device::Cpu, together), (expected_norms.clone(), expected.clone()));
+    let device = Device::new_cuda_with_stream(0).unwrap();
     let exact = cfg!(feature = "fused-cuda");
-    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-        let bound = if exact { 0.0 } else { 1e-6 * expected.abs().max(1.0) };
-        assert!((found - expected).abs() <= bound, "{found}, {expected}");
+    let mut first_norms = None;
+    for how in [How::ByParts, How::Together { graph: false }, together] {
+        let (norms, found) = run(&device, how);
+        for (norm, expected) in norms.iter().zip(&expected_norms) {
+            assert!((norm - expected).abs() <= 1e-6 * expected, "{how:?}: {norm}, {expected}");
+        }
+        assert_eq!(&norms, first_norms.get_or_insert_with(|| norms.clone()), "{how:?}");
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+            let bound = if exact { 0.0 } else { 1e-6 * expected.abs().max(1.0) };
+            assert!((found - expected).abs() <= bound, "{how:?}: {found}, {expected}");
+        }
     }
 }

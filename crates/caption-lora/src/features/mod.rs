@@ -8,6 +8,7 @@
 mod encoder;
 mod files;
 mod folder;
+mod of_pass;
 mod place;
 mod segment;
 mod shared;
@@ -15,6 +16,7 @@ mod storage;
 mod store;
 
 pub use encoder::{encode, encoder_fingerprint};
+pub use of_pass::PassFeatures;
 pub use place::CachePlace;
 pub use segment::Layout;
 pub(crate) use shared::remove_leftovers;

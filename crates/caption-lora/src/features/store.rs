@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use caption_data::PictureLoader;
 use caption_model::CaptionModel;
@@ -136,16 +136,35 @@ impl FeatureStore {
     /// # Errors
     /// If a row is not in the store.
     pub fn batch(&self, rows: &[usize]) -> Result<Tensor> {
-        let features = |row: &usize| {
-            let picture = self.pictures.get(row).copied();
-            let features = picture.map(|picture| match &self.features {
-                Features::Memory(features) => Ok(features.get(&picture).cloned()),
-                Features::Files(files) => files.features(picture, &self.device),
-            });
-            features.transpose()?.flatten().with_context(|| format!("row {row} has no image features"))
-        };
-        let features = rows.iter().map(features).collect::<Result<Vec<_>>>()?;
+        let features = rows.iter().map(|row| self.of_row(*row)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::stack(&features, 0)?.to_dtype(DType::F32)?)
+    }
+
+    /// Writes the [`batch`](Self::batch) to a tensor of its shape.
+    ///
+    /// # Errors
+    /// As `batch`, and if the tensor has another shape or type.
+    pub fn write_batch(&self, rows: &[usize], to: &Tensor) -> Result<()> {
+        ensure!(
+            to.dims().first() == Some(&rows.len()),
+            "features of {} rows for {:?}",
+            rows.len(),
+            to.shape()
+        );
+        for (place, row) in rows.iter().enumerate() {
+            let features = self.of_row(*row)?.to_dtype(DType::F32)?.unsqueeze(0)?;
+            to.slice_set(&features.contiguous()?, 0, place)?;
+        }
+        Ok(())
+    }
+
+    fn of_row(&self, row: usize) -> Result<Tensor> {
+        let picture = self.pictures.get(&row).copied();
+        let features = picture.map(|picture| match &self.features {
+            Features::Memory(features) => Ok(features.get(&picture).cloned()),
+            Features::Files(files) => files.features(picture, &self.device),
+        });
+        features.transpose()?.flatten().with_context(|| format!("row {row} has no image features"))
     }
 
     /// Pictures that had to be encoded.

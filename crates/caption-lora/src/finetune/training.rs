@@ -96,7 +96,8 @@ impl Recipe<'_> {
         let trainer = Trainer::new(self.plan.arguments.clone(), parameters)
             .map_err(engine_words::error)?
             .identity(self.plan.identity.clone())
-            .workers(Arc::clone(&self.plan.team.workers));
+            .workers(Arc::clone(&self.plan.team.workers))
+            .device_graphs(!self.options.hardware.no_cuda_graph);
         let trainer = if self.plan.team.leads() {
             trainer.sink(InFlags(ConsoleSink::new())).sink(logs)
         } else {

@@ -1,5 +1,7 @@
 use cuda_kernels::emulation::Emulator;
-use cuda_kernels::{Attention, AttentionGradients, AttentionSizes, AttentionStrides, Element, VisibleKeys};
+use cuda_kernels::{
+    Attention, AttentionGradients, AttentionSizes, AttentionStrides, Element, Pointer, VisibleKeys,
+};
 
 use super::memory::Memory;
 use super::{
@@ -10,6 +12,8 @@ use super::{
 struct Case {
     sizes: AttentionSizes,
     visible: VisibleKeys,
+    /// Real keys of each sequence; empty if there is no padding.
+    lengths: &'static [u32],
     /// Samples of the mask; 0 for no dropout.
     samples: usize,
     /// Whether queries, keys and values lie side by side.
@@ -20,8 +24,9 @@ fn cases() -> Vec<Case> {
     let prefix = |prefix, first_query| VisibleKeys::CausalAfterPrefix { prefix, first_query };
     let case = |[batch, queries, keys, heads, head_dim]: [usize; 5], visible, samples, fused| {
         let sizes = AttentionSizes { batch, queries, keys, heads, head_dim };
-        Case { sizes, visible, samples, fused }
+        Case { sizes, visible, lengths: &[], samples, fused }
     };
+    let padded = |lengths, case| Case { lengths, ..case };
     vec![
         // GIT: image tokens, then text. More than one tile of both.
         case([2, 75, 75, 2, 64], prefix(50, 0), 2, false),
@@ -31,6 +36,9 @@ fn cases() -> Vec<Case> {
         case([1, 66, 66, 2, 64], VisibleKeys::All, 0, true),
         // Cross-attention.
         case([2, 5, 131, 2, 40], VisibleKeys::All, 1, false),
+        // Padding: more than a tile of it, and none.
+        padded(&[131, 60], case([2, 5, 131, 2, 40], VisibleKeys::All, 1, false)),
+        padded(&[7, 67, 66], case([3, 67, 67, 1, 13], prefix(0, 0), 3, true)),
         // Causal, heads that are no multiple of a vector.
         case([1, 67, 67, 3, 13], prefix(0, 0), 1, true),
         case([1, 3, 3, 1, 32], prefix(1, 0), 0, false),
@@ -71,6 +79,8 @@ fn one(emulator: &Emulator, element: Element, case: &Case, backward: bool) -> Ou
     let mask = TestMask::new(case.samples, (s.batch * s.heads) << 20, s.keys, 0.2);
     let inputs = Inputs::new(element, case.fused, [&q, &k, &v], width);
     let dcontexts = Memory::of(element, &dcontext);
+    let lengths = Memory::of_u32(case.lengths);
+    let key_lengths = if case.lengths.is_empty() { Pointer::NULL } else { lengths.pointer() };
 
     let results = in_all_orders(|seed| {
         let context = Memory::unwritten_elements(element, q.len());
@@ -87,6 +97,7 @@ fn one(emulator: &Emulator, element: Element, case: &Case, backward: bool) -> Ou
             sizes: s,
             strides: inputs.strides(),
             visible: case.visible,
+            key_lengths,
             batch_per_sample: s.batch / case.samples.max(1),
             mask: mask.mask,
         };
@@ -188,12 +199,13 @@ fn reference(case: &Case, mask: &TestMask, [q, k, v]: [&Vec<f32>; 3], dcontext: 
         };
         let (q, k, v) = (head(q, s.queries), head(k, s.keys), head(v, s.keys));
         let dcontext = head(dcontext, s.queries);
+        let real = case.lengths.get(index / s.heads).map_or(s.keys, |length| *length as usize);
         let (mut p, mut dropped, mut factors) = (product(&q, &k, s.head_dim), Vec::new(), Vec::new());
         for (query, row) in p.chunks_mut(s.keys).enumerate() {
             let visible = match case.visible {
-                VisibleKeys::All => s.keys,
+                VisibleKeys::All => real,
                 VisibleKeys::CausalAfterPrefix { prefix, first_query } => {
-                    (first_query + query + 1).max(prefix).min(s.keys)
+                    (first_query + query + 1).max(prefix).min(real)
                 }
             };
             let largest = row[..visible].iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -4,10 +4,27 @@ use cuda_kernels::emulation::Emulator;
 use super::memory::Memory;
 use super::{ELEMENTS, Outcome, agrees, in_all_orders, ok, run, same, uniform};
 
+/// Few candidates, which are taken one by one; and more than are sorted.
+const ONE_BY_ONE: [[usize; 4]; 4] =
+    [[2, 3001, 3008, 10], [3, 7, 7, 7], [1, 600, 600, 1], [1, 1100, 1100, 1025]];
+/// The fewest and the most that are sorted, numbers that are no powers of two, and all logits of a row.
+const SORTED: [[usize; 4]; 5] =
+    [[2, 3001, 3008, 32], [2, 3001, 3008, 100], [1, 1100, 1100, 1024], [3, 40, 40, 40], [2, 513, 520, 513]];
+
 /// The best of a row, many of whose logits are equal, and its log-sum-exp.
 pub(crate) fn top_candidates(emulator: &Emulator) -> Outcome {
+    check(emulator, &ONE_BY_ONE)
+}
+
+/// The same for numbers of candidates that are sorted.
+pub(crate) fn sorted_candidates(emulator: &Emulator) -> Outcome {
+    check(emulator, &SORTED)
+}
+
+/// For each case: rows, vocabulary, stride and number of candidates.
+fn check(emulator: &Emulator, cases: &[[usize; 4]]) -> Outcome {
     for element in ELEMENTS {
-        for (rows, vocabulary, stride, count) in [(2, 3001, 3008, 10), (3, 7, 7, 7), (1, 600, 600, 1)] {
+        for &[rows, vocabulary, stride, count] in cases {
             let mut z = uniform(element, 1, rows * stride);
             z.iter_mut().for_each(|z| *z = (*z * 40.0).round());
             let logits = Memory::of(element, &z);
@@ -31,7 +48,8 @@ pub(crate) fn top_candidates(emulator: &Emulator) -> Outcome {
             let (mut values, mut ids, mut log_sums) = (Vec::new(), Vec::new(), Vec::new());
             for row in z.chunks(stride).map(|row| &row[..vocabulary]) {
                 let mut order: Vec<usize> = (0..vocabulary).collect();
-                order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+                // 0 and -0 are equal.
+                order.sort_by(|a, b| (row[*b] + 0.0).total_cmp(&(row[*a] + 0.0)).then(a.cmp(b)));
                 values.extend(order[..count].iter().map(|id| row[*id]));
                 ids.extend(order[..count].iter().map(|id| *id as f32));
                 let largest = f64::from(row[order[0]]);

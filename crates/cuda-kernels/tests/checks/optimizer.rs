@@ -1,5 +1,5 @@
 use cuda_kernels::emulation::Emulator;
-use cuda_kernels::{AdamW, Element, OptimizerTensor, Pointer, TensorTable};
+use cuda_kernels::{AdamW, Element, Launch, OptimizerTensor, Pointer, TensorTable};
 
 use super::memory::Memory;
 use super::{Outcome, in_all_orders, ok, run, same, uniform};
@@ -10,22 +10,68 @@ const SCALE: f32 = 1.0 / 37.0;
 
 /// Norms, clipping and the update of parameters and moments, bit for bit those of the CPU.
 pub(crate) fn optimizer(emulator: &Emulator) -> Outcome {
-    for max_norm in [1.0, 1e6, 0.0] {
+    // 0.1 is another number in f32.
+    for max_norm in [1.0, 0.1, 1e6, 0.0] {
         one(emulator, max_norm).map_err(|error| format!("max_norm {max_norm}: {error}"))?;
     }
     Ok(())
 }
 
-/// Gradients times a factor, in new memory.
+/// A step with a gradient that is infinite or NaN changes nothing.
+pub(crate) fn not_finite(emulator: &Emulator) -> Outcome {
+    for wrong in [f32::INFINITY, f32::NAN] {
+        let results = in_all_orders(|seed| step(emulator, 1.0, Some(wrong), seed))?;
+        if results[1][0].is_finite() {
+            return Err(format!("the norm of gradients with {wrong} is {}", results[1][0]));
+        }
+        for index in 0..COUNTS.len() {
+            let [parameter, _, exp_avg, exp_avg_sq] = values(index);
+            for (tensor, expected) in [(0, parameter), (2, exp_avg), (3, exp_avg_sq)] {
+                same(&format!("tensor {index}"), &results[2 + 4 * index + tensor], &expected)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gradients times a factor, in memory that was not written.
 pub(crate) fn scaled_gradients(emulator: &Emulator) -> Outcome {
-    let results = in_all_orders(|seed| {
+    let unwritten = |index: usize| Memory::unwritten(4 * COUNTS[index]);
+    let results = combined(emulator, &unwritten, AdamW::scaled)?;
+    for (index, result) in results.iter().enumerate() {
+        let expected: Vec<f32> = values(index)[1].iter().map(|g| g * SCALE).collect();
+        same(&format!("gradient {index}"), result, &expected)?;
+    }
+    Ok(())
+}
+
+/// Gradients that are added to sums, without the factor.
+pub(crate) fn added_gradients(emulator: &Emulator) -> Outcome {
+    let sums = |index: usize| Memory::of(Element::F32, &values(index)[0]);
+    let results = combined(emulator, &sums, AdamW::added)?;
+    for (index, result) in results.iter().enumerate() {
+        let [sums, gradients, ..] = values(index);
+        let expected: Vec<f32> = sums.iter().zip(&gradients).map(|(sum, g)| sum + g).collect();
+        same(&format!("sum {index}"), result, &expected)?;
+    }
+    Ok(())
+}
+
+/// The memory `to` of each tensor after a launch on all gradients.
+fn combined(
+    emulator: &Emulator,
+    to: &dyn Fn(usize) -> Memory,
+    launch: fn(&AdamW) -> cuda_kernels::Result<Launch>,
+) -> Result<Vec<Vec<f32>>, String> {
+    in_all_orders(|seed| {
+        let indices = 0..COUNTS.len();
         let given: Vec<Memory> =
-            (0..COUNTS.len()).map(|index| Memory::of(Element::F32, &values(index)[1])).collect();
-        let scaled: Vec<Memory> = COUNTS.iter().map(|count| Memory::unwritten(4 * count)).collect();
-        let tensors: Vec<OptimizerTensor> = (0..COUNTS.len())
+            indices.clone().map(|index| Memory::of(Element::F32, &values(index)[1])).collect();
+        let to: Vec<Memory> = indices.clone().map(to).collect();
+        let tensors: Vec<OptimizerTensor> = indices
             .map(|index| {
-                let (gradient, to) = (given[index].pointer(), scaled[index].pointer());
-                OptimizerTensor::of_gradient(gradient, COUNTS[index], to)
+                let (gradient, to) = (given[index].pointer(), to[index].pointer());
+                OptimizerTensor { scale: SCALE, ..OptimizerTensor::of_gradient(gradient, COUNTS[index], to) }
             })
             .collect();
         let table = ok(TensorTable::new(&tensors))?;
@@ -38,19 +84,13 @@ pub(crate) fn scaled_gradients(emulator: &Emulator) -> Outcome {
             result: Pointer::NULL,
             tensor_count: tensors.len(),
             chunk_count: table.chunks.len(),
-            scale: SCALE,
             max_norm: 0.0,
             betas: BETAS,
             epsilon: 1e-8,
         };
-        run(emulator, &[ok(adamw.scaled())?], seed)?;
-        scaled.iter().map(Memory::f32s).collect()
-    })?;
-    for (index, result) in results.iter().enumerate() {
-        let expected: Vec<f32> = values(index)[1].iter().map(|g| g * SCALE).collect();
-        same(&format!("gradient {index}"), result, &expected)?;
-    }
-    Ok(())
+        run(emulator, &[ok(launch(&adamw))?], seed)?;
+        to.iter().map(Memory::f32s).collect()
+    })
 }
 
 /// Parameter, gradient and moments of a tensor.
@@ -71,11 +111,16 @@ fn scalars(index: usize) -> [f32; 3] {
 }
 
 /// The norms of all tensors, the norm and the coefficient of clipping, and all tensors after a step whose launches run in the order of a
-/// seed.
-fn step(emulator: &Emulator, max_norm: f32, seed: u32) -> Result<Vec<Vec<f32>>, String> {
-    let memories: Vec<[Memory; 4]> = (0..COUNTS.len())
-        .map(|index| values(index).map(|values| Memory::of(Element::F32, &values)))
-        .collect();
+/// seed. One gradient is `wrong`, if given.
+fn step(emulator: &Emulator, max_norm: f64, wrong: Option<f32>, seed: u32) -> Result<Vec<Vec<f32>>, String> {
+    let given = |index: usize| {
+        let mut values = values(index);
+        if let Some(wrong) = wrong.filter(|_| index == 2) {
+            values[1][4100] = wrong;
+        }
+        values.map(|values| Memory::of(Element::F32, &values))
+    };
+    let memories: Vec<[Memory; 4]> = (0..COUNTS.len()).map(given).collect();
     let tensors: Vec<OptimizerTensor> = memories
         .iter()
         .enumerate()
@@ -93,6 +138,7 @@ fn step(emulator: &Emulator, max_norm: f32, seed: u32) -> Result<Vec<Vec<f32>>, 
                 decay,
                 step_size,
                 root_correction,
+                scale: SCALE,
             }
         })
         .collect();
@@ -109,23 +155,27 @@ fn step(emulator: &Emulator, max_norm: f32, seed: u32) -> Result<Vec<Vec<f32>>, 
         result: result.pointer(),
         tensor_count: tensors.len(),
         chunk_count: table.chunks.len(),
-        scale: SCALE,
         max_norm,
         betas: BETAS,
         epsilon: 1e-8,
     };
     let [of_chunks, of_all] = ok(adamw.norms())?;
     run(emulator, &[of_chunks, of_all, ok(adamw.step())?], seed)?;
-    let mut results = vec![norms.f64s()?.into_iter().map(|norm| norm as f32).collect()];
-    results.push(vec![result.f64s()?[0] as f32, result.f32s()?[2]]);
+    let (norms, global) = (norms.f64s()?, result.f64s()?[0]);
+    let expected = norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt();
+    if global.to_bits() != expected.to_bits() && wrong.is_none() {
+        return Err(format!("the norm is {global:e}; that of the tensors' norms is {expected:e}"));
+    }
+    let mut results = vec![norms.into_iter().map(|norm| norm as f32).collect()];
+    results.push(vec![global as f32, result.f32s()?[2]]);
     for memory in memories.iter().flatten() {
         results.push(memory.f32s()?);
     }
     Ok(results)
 }
 
-fn one(emulator: &Emulator, max_norm: f32) -> Outcome {
-    let results = in_all_orders(|seed| step(emulator, max_norm, seed))?;
+fn one(emulator: &Emulator, max_norm: f64) -> Outcome {
+    let results = in_all_orders(|seed| step(emulator, max_norm, None, seed))?;
 
     let scaled = |index: usize| -> Vec<f32> { values(index)[1].iter().map(|g| g * SCALE).collect() };
     // An empty sum is -0.0 in Rust.
@@ -133,7 +183,7 @@ fn one(emulator: &Emulator, max_norm: f32) -> Outcome {
     let squares: Vec<f64> =
         (0..COUNTS.len()).map(|index| 0.0 + scaled(index).iter().map(square).sum::<f64>()).collect();
     let norm = squares.iter().sum::<f64>().sqrt();
-    let coefficient = f64::from(max_norm) / (norm + 1e-6);
+    let coefficient = max_norm / (norm + 1e-6);
     let clip = if max_norm > 0.0 && coefficient < 1.0 { coefficient as f32 } else { 1.0 };
     same("norms", &results[0], &squares.iter().map(|sum| sum.sqrt() as f32).collect::<Vec<f32>>())?;
     same("norm and coefficient", &results[1], &[norm as f32, clip])?;

@@ -69,10 +69,8 @@ pub fn padded_attention(
         let op = AttentionOp { rows, keep, probabilities: OnceLock::new() };
         return Ok(query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, op)?);
     }
-    // The kernels for GPUs have no mask for padding.
-    if lengths.is_none()
-        && let Some(context) = cuda::attention([query, key, value], sizes, mask, rows.dropout.as_ref())?
-    {
+    let of_gpu = cuda::attention([query, key, value], sizes, (mask, lengths), rows.dropout.as_ref())?;
+    if let Some(context) = of_gpu {
         return Ok(context);
     }
     Ok(composed::attention([query, key, value], rows)?)

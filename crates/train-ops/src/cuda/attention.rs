@@ -8,14 +8,14 @@ use cuda_kernels::{
 use super::activations::MOST_HEAD_DIM;
 use super::dropout::DeviceMask;
 use super::node::node3;
-use crate::AttentionMask;
 use crate::attention::sizes::Sizes;
+use crate::{AttentionMask, KeyLengths};
 
 /// Attention that never stores its scores.
 pub(crate) fn attention(
     [query, key, value]: [&Tensor; 3],
     sizes: Sizes,
-    mask: AttentionMask,
+    (mask, lengths): (AttentionMask, Option<&KeyLengths>),
     dropout: Option<&DropoutMask>,
 ) -> Result<Option<Tensor>> {
     let same_type = key.dtype() == query.dtype() && value.dtype() == query.dtype();
@@ -23,7 +23,9 @@ pub(crate) fn attention(
         return Ok(None);
     };
     let dropout = dropout.map(|mask| DeviceMask::new(&kernels, mask)).transpose()?;
-    let operation = Operation { kernels, sizes, mask, dropout };
+    let lengths = lengths.map(|lengths| lengths.on(query.device())).transpose();
+    let lengths = lengths.map_err(candle_core::Error::wrap)?;
+    let operation = Operation { kernels, sizes, mask, lengths, dropout };
     let arguments = [query.contiguous()?, key.contiguous()?, value.contiguous()?];
     let inputs = arguments.each_ref().map(Tensor::detach);
     let (context, log_sums) = operation.forward(&inputs)?;
@@ -39,11 +41,14 @@ struct Operation {
     kernels: Kernels,
     sizes: Sizes,
     mask: AttentionMask,
+    /// Real keys of each sequence.
+    lengths: Option<Tensor>,
     dropout: Option<DeviceMask>,
 }
 
 impl Operation {
-    /// The kernels' description. `inputs` are queries, keys, values, and the keys of the mask if there is one.
+    /// The kernels' description. `inputs` are queries, keys, values, and as far as there are any, the lengths and the keys of the
+    /// mask.
     fn describe(&self, inputs: &[Pointer], context: Pointer, log_sums: Pointer) -> Attention {
         let Sizes { batch, queries, keys, heads, head_dim } = self.sizes;
         let sizes = AttentionSizes { batch, queries, keys, heads, head_dim };
@@ -53,7 +58,9 @@ impl Operation {
                 VisibleKeys::CausalAfterPrefix { prefix, first_query }
             }
         };
-        let (mask, samples) = match (&self.dropout, inputs.get(3)) {
+        let mut rest = inputs[3..].iter();
+        let key_lengths = self.lengths.as_ref().and_then(|_| rest.next()).copied().unwrap_or(Pointer::NULL);
+        let (mask, samples) = match (&self.dropout, rest.next()) {
             (Some(mask), Some(keys)) => (mask.at(*keys), mask.keys.elem_count()),
             _ => (Mask::NONE, batch),
         };
@@ -66,6 +73,7 @@ impl Operation {
             sizes,
             strides: AttentionStrides::dense(sizes),
             visible,
+            key_lengths,
             batch_per_sample: (batch / samples.max(1)).max(1),
             mask,
         }
@@ -77,7 +85,7 @@ impl Operation {
 
     /// The tensors that the kernels read in both passes.
     fn inputs<'a>(&'a self, inputs: &'a [Tensor; 3]) -> Vec<&'a Tensor> {
-        inputs.iter().chain(self.dropout.as_ref().map(|mask| &mask.keys)).collect()
+        inputs.iter().chain(&self.lengths).chain(self.dropout.as_ref().map(|mask| &mask.keys)).collect()
     }
 
     /// The context, and the logarithms of the rows' sums for the backward pass.

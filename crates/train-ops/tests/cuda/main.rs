@@ -12,9 +12,10 @@ mod layer;
 use candle_core::{DType, Device, Tensor, Var};
 use common::{Frozen, Input, ONE, Parameter, Trained, check, constant, gpu, list, training, values};
 use train_ops::{
-    Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyValueCache, LayerNorm,
-    LinearLayer, LoraWeights, TrainableLinear, attention, cached_attention, cached_cross_attention,
-    cached_self_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear, sample_key, top_logits,
+    Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyLengths,
+    KeyValueCache, LayerNorm, LinearLayer, LoraWeights, TrainableLinear, attention, cached_attention,
+    cached_cross_attention, cached_self_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear,
+    padded_attention, sample_key, top_logits,
 };
 
 #[test]
@@ -130,6 +131,17 @@ fn attention_with_masks_and_dropout() {
             check("attention", &[(Trained, 1, queries), (Trained, 2, keys), (Trained, 3, keys)], ONE, |x| {
                 attention(&x[0], &x[1], &x[2], 2, mask, &dropout, &training()).unwrap()
             });
+            // Two samples of 7 and 4 keys.
+            let lengths = KeyLengths::new([7, 4]);
+            check(
+                "padded keys",
+                &[(Trained, 1, queries), (Trained, 2, keys), (Trained, 3, keys)],
+                ONE,
+                |x| {
+                    let inputs = [&x[0], &x[1], &x[2]];
+                    padded_attention(inputs, 2, mask, Some(&lengths), &dropout, &training()).unwrap()
+                },
+            );
             check("frozen keys", &[(Trained, 1, queries), (Frozen, 2, keys), (Trained, 3, keys)], ONE, |x| {
                 attention(&x[0], &x[1], &x[2], 2, mask, &dropout, &training()).unwrap()
             });

@@ -2,8 +2,10 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::cuda_backend::DeviceId;
 use candle_core::{Result, Tensor};
-use cuda_kernels::device::{Kernels, overwrite};
-use cuda_kernels::{AdamW, OptimizerTensor, Pointer, TensorTable};
+use cuda_kernels::device::{Kernels, LaunchGraph, overwrite};
+use cuda_kernels::{AdamW, Launch, OptimizerTensor, Pointer, TensorTable};
+
+use super::Update;
 
 /// The tables of the newest launches. A run has one kind, whose memory all steps use.
 static NEWEST: Mutex<Vec<Tables>> = Mutex::new(Vec::new());
@@ -24,6 +26,29 @@ pub(super) struct Tables {
     words: Tensor,
     /// The norm of each tensor, and [`AdamW::result`], two words: apart, because only these are copied to the host.
     norms: Tensor,
+    recording: Recording,
+}
+
+/// The launches of a step as a graph. Everything that differs between steps is in the tables, which the launches read.
+enum Recording {
+    None,
+    Recorded(Settings, LaunchGraph),
+    Refused,
+}
+
+/// The arguments of a step's launches that are the same in each step.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Settings {
+    betas: [f64; 2],
+    epsilon: f64,
+    /// `None` if gradients are neither measured nor clipped.
+    max_norm: Option<f64>,
+}
+
+impl Settings {
+    pub(super) fn new(update: &Update, max_norm: Option<f64>) -> Self {
+        Self { betas: update.betas, epsilon: update.epsilon, max_norm }
+    }
 }
 
 impl Tables {
@@ -32,7 +57,7 @@ impl Tables {
     pub(super) fn with<T>(
         kernels: &Kernels,
         tensors: &[OptimizerTensor],
-        launch: impl FnOnce(&Self) -> Result<T>,
+        launch: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         let TensorTable { tensors: words, chunks } =
             TensorTable::new(tensors).map_err(candle_core::Error::wrap)?;
@@ -48,7 +73,7 @@ impl Tables {
         };
         newest.truncate(MOST - 1);
         newest.insert(0, tables);
-        let tables = &newest[0];
+        let tables = &mut newest[0];
         overwrite(&tables.words.narrow(0, tables.at_tensors(), words.len())?, &signed(&words))?;
         launch(tables)
     }
@@ -67,17 +92,85 @@ impl Tables {
         words.extend([0, u64::from(1f32.to_bits())]);
         words.resize(words.len() + chunks.len() + words_of_tensors, 0);
         let norms = kernels.words(&vec![0; tensor_count + 2])?;
-        Ok(Self { device: kernels.device_id(), chunks, tensor_count, words: kernels.words(&words)?, norms })
+        let (device, words) = (kernels.device_id(), kernels.words(&words)?);
+        Ok(Self { device, chunks, tensor_count, words, norms, recording: Recording::None })
+    }
+
+    /// Runs launches on the tensors of the table, which are `inputs` and not used by others meanwhile. `launches` gets the arguments for
+    /// gradients that are not clipped.
+    pub(super) fn launch(
+        &self,
+        kernels: &Kernels,
+        inputs: &[&Tensor],
+        launches: impl FnOnce(&AdamW) -> cuda_kernels::Result<Vec<Launch>>,
+    ) -> Result<()> {
+        let read = [inputs, &self.memory()].concat();
+        // SAFETY: the tables describe these tensors, and have memory for the sums.
+        #[allow(unsafe_code)]
+        unsafe {
+            kernels.run(&read, &mut [], |addresses, _| launches(&self.adamw(&addresses[inputs.len()..])))
+        }
+    }
+
+    /// Launches a step.
+    pub(super) fn step(&self, kernels: &Kernels, inputs: &[&Tensor], settings: Settings) -> Result<()> {
+        self.launch(kernels, inputs, |adamw| self.launches(adamw, settings))
+    }
+
+    /// The same by one call of the driver, if the step was recorded. Otherwise launches and records it, for the next step; returns the
+    /// reason, once, if it cannot be recorded.
+    pub(super) fn replay(
+        &mut self,
+        kernels: &Kernels,
+        inputs: &[&Tensor],
+        settings: Settings,
+    ) -> Result<Option<String>> {
+        match &self.recording {
+            Recording::Recorded(recorded, graph) if *recorded == settings => {
+                let mut replayed = Ok(());
+                self.launch(kernels, inputs, |_| {
+                    // SAFETY: the tables describe the inputs, which are borrowed, and have the addresses of the recording.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        replayed = graph.replay();
+                    }
+                    Ok(Vec::new())
+                })?;
+                return replayed.map(|()| None);
+            }
+            Recording::Refused => return self.step(kernels, inputs, settings).map(|()| None),
+            Recording::Recorded(..) | Recording::None => self.step(kernels, inputs, settings)?,
+        }
+        let memory = kernels.addresses(&self.memory())?;
+        let launches = self.launches(&self.adamw(&memory), settings).map_err(candle_core::Error::wrap)?;
+        // SAFETY: each replay writes to the tables first, as above.
+        #[allow(unsafe_code)]
+        let graph = unsafe { LaunchGraph::record(kernels, &launches) };
+        let (recording, refused) = match graph {
+            Ok(graph) => (Recording::Recorded(settings, graph), None),
+            Err(error) => (Recording::Refused, Some(error.to_string())),
+        };
+        self.recording = recording;
+        Ok(refused)
+    }
+
+    fn launches(&self, adamw: &AdamW, settings: Settings) -> cuda_kernels::Result<Vec<Launch>> {
+        let Settings { betas, epsilon, max_norm } = settings;
+        let adamw = AdamW { betas, epsilon, max_norm: max_norm.unwrap_or(0.0), ..adamw.clone() };
+        let Some(_) = max_norm else {
+            return Ok(vec![AdamW { result: self.unclipped(adamw.chunks), ..adamw }.step()?]);
+        };
+        let [squares, norms] = adamw.norms()?;
+        Ok(vec![squares, norms, adamw.step()?])
     }
 
     /// The memory, for every launch.
-    pub(super) fn memory(&self) -> [&Tensor; 2] {
+    fn memory(&self) -> [&Tensor; 2] {
         [&self.words, &self.norms]
     }
 
-    /// The arguments for gradients that are neither scaled nor clipped. `memory` begins with the addresses of
-    /// [`memory`](Self::memory).
-    pub(super) fn adamw(&self, memory: &[Pointer]) -> AdamW {
+    /// The arguments for gradients that are not clipped. `memory` begins with the addresses of [`memory`](Self::memory).
+    fn adamw(&self, memory: &[Pointer]) -> AdamW {
         let at = |word: usize| after(memory[0], word);
         AdamW {
             tensors: at(self.at_tensors()),
@@ -87,16 +180,15 @@ impl Tables {
             result: after(memory[1], self.tensor_count),
             tensor_count: self.tensor_count,
             chunk_count: self.chunks.len(),
-            scale: 1.0,
             max_norm: 0.0,
             betas: [0.0; 2],
             epsilon: 0.0,
         }
     }
 
-    /// [`AdamW::result`] of gradients that are not clipped.
-    pub(super) fn unclipped(&self, memory: &[Pointer]) -> Pointer {
-        after(memory[0], self.at_squares() - 2)
+    /// [`AdamW::result`] of gradients that are not clipped, in the words that begin at `words`.
+    fn unclipped(&self, words: Pointer) -> Pointer {
+        after(words, self.at_squares() - 2)
     }
 
     /// Copies the norms of the last launch to the host.

@@ -3,6 +3,7 @@
 use super::common::{Batch, Mlp, Row, Rows, arguments, batch, message, random_rows, values};
 use std::cell::RefCell;
 
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use proptest::prelude::*;
 use trainer_core::{
@@ -279,10 +280,12 @@ fn the_last_step_of_an_epoch_takes_the_remaining_batches() {
     assert_eq!(epochs, [(1, 4.0 / 6.0), (2, 1.0)]);
 }
 
-/// An `Mlp` that computes its gradients itself for every second batch, and counts the losses that it is asked for.
+/// An `Mlp` that computes its gradients itself for every second batch, and counts the losses that it is asked for. The gradients of all
+/// passes are in the same memory.
 struct OwnGradients {
     mlp: Mlp,
     passes: RefCell<[usize; 2]>,
+    memory: RefCell<Option<(Tensor, Gradients)>>,
 }
 
 impl Task for OwnGradients {
@@ -306,7 +309,21 @@ impl Task for OwnGradients {
         let loss = self.mlp.train_loss(batch, context)?;
         let mut gradients = Gradients::new();
         gradients.accumulate(parameters, loss.sum.backward()?)?;
-        Ok(Some((LossSum { sum: loss.sum.detach(), ..loss }, gradients)))
+        let mut memory = self.memory.borrow_mut();
+        let Some((sum, reused)) = &*memory else {
+            let copy = |(name, gradient): (&str, &Tensor)| (name.to_owned(), gradient.copy().unwrap());
+            let (sum, copies): (_, Gradients) =
+                (loss.sum.detach().copy()?, gradients.iter().map(copy).collect());
+            *memory = Some((sum.clone(), copies.clone()));
+            return Ok(Some((LossSum { sum, ..loss }, copies)));
+        };
+        let overwrite =
+            |to: &Tensor, from: &Tensor| to.flatten_all()?.slice_set(&from.detach().flatten_all()?, 0, 0);
+        overwrite(sum, &loss.sum)?;
+        for ((_, to), (_, from)) in reused.iter().zip(gradients.iter()) {
+            overwrite(to, from)?;
+        }
+        Ok(Some((LossSum { sum: sum.clone(), ..loss }, reused.clone())))
     }
 
     fn eval_loss(&self, batch: &Batch) -> Result<LossTotal, BoxError> {
@@ -322,7 +339,11 @@ impl Task for OwnGradients {
 fn gradients_that_a_task_computes_itself_give_the_same_run() {
     let rows = random_rows(1, 8);
     let expected = train(&rows, &[2; 4], 0.3);
-    let task = OwnGradients { mlp: Mlp::with_dropout(5, 0.3), passes: RefCell::default() };
+    let task = OwnGradients {
+        mlp: Mlp::with_dropout(5, 0.3),
+        passes: RefCell::default(),
+        memory: RefCell::default(),
+    };
     let state = train_fused(&task, &task.mlp, &rows, &[2; 4], 1).unwrap();
     let parameters: Vec<f32> = task.mlp.variables.values().flat_map(|variable| values(variable)).collect();
     assert_eq!(losses_and_norms(&state), losses_and_norms(&expected.0));

@@ -4,18 +4,19 @@ mod data;
 mod optimizer_and_schedule;
 
 use crate::common::{
-    self, Batch, Mlp, Row, Rows, batch, contrary, random_rows, stop_in_step, untimed, values,
+    self, Batch, Mlp, Row, Rows, batch, contrary, random_rows, recorder, stop_in_step, untimed, values,
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder, VarMap};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 use std::thread;
 use trainer_core::{
-    AdamW, BatchSource, BoxError, Direction, Error, Gradients, InMemory, IntervalStrategy,
-    LearningRateSchedule, LogEntry, LossSum, LossTotal, Measured, Metric, Optimizer, Outcome, Parameters,
-    Ratio, Result, Resume, Schedule, SchedulerType, Sgd, StepContext, Task, Trainer, TrainingArguments, Unit,
-    evaluate,
+    AdamW, BatchSource, BoxError, ClippedStep, Direction, Error, Event, Gradients, InMemory,
+    IntervalStrategy, LearningRateSchedule, LogEntry, LossSum, LossTotal, Measured, Metric, Optimizer,
+    Outcome, Parameters, Ratio, Result, Resume, Schedule, SchedulerType, Sgd, StepContext, Task, Trainer,
+    TrainingArguments, Unit, Warning, evaluate,
 };
 
 /// Three steps per epoch, nine in all. Every evaluation is worse than the one before.

@@ -204,3 +204,133 @@ fn a_restored_optimizer_shares_no_memory_with_the_state_it_was_given() {
     optimizer.step(&parameters, &gradients().collect(), 0.1).unwrap();
     assert!(values(&zeros["l1.bias.exp_avg"]).iter().all(|moment| *moment == 0.0));
 }
+
+/// An AdamW that only has the methods that an optimizer must have, and a warning.
+#[derive(Debug)]
+struct Plain(AdamW, Vec<Warning>);
+
+impl Optimizer for Plain {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn step(&mut self, parameters: &Parameters, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.0.step(parameters, gradients, learning_rate)
+    }
+
+    fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.1)
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.0.state()
+    }
+
+    fn set_state(&mut self, state: BTreeMap<String, Tensor>) -> Result<()> {
+        self.0.set_state(state)
+    }
+}
+
+#[test]
+fn adamw_in_one_pass_has_the_bits_of_scaling_clipping_and_a_step() {
+    let run = |max_grad_norm: f64, plain: bool| {
+        let (directory, mlp) = (tempfile::tempdir().unwrap(), Mlp::with_dropout(5, 0.4));
+        let arguments = TrainingArguments { max_grad_norm, ..arguments(directory.path()) };
+        let trainer = Trainer::new(arguments.clone(), mlp.parameters()).unwrap();
+        let adamw = AdamW::new(&arguments, &mlp.parameters()).unwrap();
+        let trainer =
+            if plain { trainer.optimizer(Plain(adamw, Vec::new())) } else { trainer.optimizer(adamw) };
+        let outcome = fit(trainer, &mlp, None).unwrap();
+        (mlp.bits(), untimed(outcome.state()))
+    };
+    let norms = |log: &[LogEntry]| -> Vec<f64> {
+        let norm = |entry: &LogEntry| match entry {
+            LogEntry::Train { grad_norm, .. } => Some(*grad_norm),
+            _ => None,
+        };
+        log.iter().filter_map(norm).collect()
+    };
+    let mut sorted = norms(&run(0.0, false).1);
+    sorted.sort_by(f64::total_cmp);
+    // No steps are clipped, all, and some.
+    for max_grad_norm in [0.0, sorted[0] / 10.0, sorted[4]] {
+        let ((bits, log), by_parts) = (run(max_grad_norm, false), run(max_grad_norm, true));
+        assert_eq!((&bits, &log), (&by_parts.0, &by_parts.1), "{max_grad_norm}");
+        let clipped = norms(&log).into_iter().filter(|norm| *norm > max_grad_norm).count();
+        assert_eq!(clipped == 9, max_grad_norm < sorted[0], "{clipped} norms above {max_grad_norm}");
+        assert!(clipped > 0, "{max_grad_norm}");
+    }
+}
+
+#[test]
+fn a_step_whose_norm_is_not_finite_changes_nothing_and_is_not_counted() {
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let mlp = Mlp::new(5);
+        let (parameters, before) = (mlp.parameters(), mlp.bits());
+        let adamw = || AdamW::new(&TrainingArguments::default(), &parameters).unwrap();
+        let optimizers: [Box<dyn Optimizer>; 2] = [Box::new(adamw()), Box::new(Plain(adamw(), Vec::new()))];
+        for mut optimizer in optimizers {
+            let gradient = |(name, variable): (&str, &Var)| {
+                let value = if name == "l2.bias" { wrong } else { 1.0 };
+                (name.to_owned(), Tensor::full(value, variable.shape(), &Device::Cpu).unwrap())
+            };
+            let gradients = parameters.iter().map(gradient).collect();
+            let step = ClippedStep { max_norm: 1.0, ..ClippedStep::new(0.1) };
+            let norms = optimizer.clipped_step(&parameters, gradients, &step).unwrap();
+            assert!(!norms.global().is_finite());
+            assert_eq!(mlp.bits(), before, "{wrong}");
+            for (name, state) in optimizer.state().unwrap() {
+                let sum = state.to_dtype(DType::F64).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+                assert_eq!(sum, 0.0, "{name}");
+            }
+        }
+    }
+}
+
+/// A task with a warning after its first pass.
+struct Warns(Mlp, Mutex<Vec<Warning>>);
+
+impl Task for Warns {
+    type Batch = Batch;
+
+    fn train_loss(&self, batch: &Batch, context: &StepContext) -> std::result::Result<LossSum, BoxError> {
+        self.0.train_loss(batch, context)
+    }
+
+    fn take_warnings(&self) -> Vec<Warning> {
+        std::mem::take(&mut self.1.lock().unwrap())
+    }
+
+    fn eval_loss(&self, batch: &Batch) -> std::result::Result<LossTotal, BoxError> {
+        self.0.eval_loss(batch)
+    }
+
+    fn num_samples(&self, batch: &Batch) -> usize {
+        self.0.num_samples(batch)
+    }
+}
+
+#[test]
+fn warnings_of_task_and_optimizer_are_events_once() {
+    let warning = |work: &str| Warning::GraphNotRecorded {
+        work: work.to_owned(),
+        reason: "it reads from the device".to_owned(),
+    };
+    let (directory, (sink, events)) = (tempfile::tempdir().unwrap(), recorder());
+    let task = Warns(Mlp::new(5), Mutex::new(vec![warning("passes")]));
+    let adamw = AdamW::new(&TrainingArguments::default(), &task.0.parameters()).unwrap();
+    let optimizer = Plain(adamw, vec![warning("steps")]);
+    let (train, evaluation) = data();
+    let trainer = trainer(directory.path(), &task.0).optimizer(optimizer).sink(sink);
+    let _finished = trainer.fit(&task, &train, Some(&evaluation)).unwrap();
+    let events = events.lock().unwrap();
+    let found: Vec<String> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Warning(warning) => Some(warning.to_string()),
+            _ => None,
+        })
+        .collect();
+    let reason = "run without a CUDA graph, with the same results in more time: it reads from the device";
+    assert_eq!(found, [format!("passes {reason}"), format!("steps {reason}")]);
+}

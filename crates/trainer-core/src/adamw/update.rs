@@ -1,0 +1,117 @@
+use candle_core::{Tensor, Var};
+
+use super::Moments;
+use crate::cuda::Updated;
+use crate::slices::{with_slice, with_slice_mut};
+
+/// The scalars of the update of one parameter.
+pub(super) struct Update {
+    pub(super) beta1: f64,
+    pub(super) beta2: f64,
+    pub(super) epsilon: f64,
+    pub(super) decay: f64,
+    pub(super) step_size: f64,
+    pub(super) root_correction: f64,
+}
+
+impl Update {
+    /// The arguments of the kernel, which multiplies the gradient by `scale`.
+    pub(super) fn on_device<'a>(
+        &self,
+        parameter: &'a Var,
+        moments: &'a Moments,
+        gradient: &'a Tensor,
+        scale: f64,
+    ) -> Updated<'a> {
+        Updated {
+            parameter,
+            gradient,
+            exp_avg: &moments.exp_avg,
+            exp_avg_sq: &moments.exp_avg_sq,
+            decay: self.decay as f32,
+            step_size: self.step_size as f32,
+            root_correction: self.root_correction as f32,
+            scale: scale as f32,
+        }
+    }
+
+    /// Updates parameter and moments on the CPU, in one loop, with `prepare` of each number of the gradient.
+    pub(super) fn fused(
+        &self,
+        parameter: &Var,
+        moments: &Moments,
+        gradient: &Tensor,
+        prepare: impl Fn(f32) -> f32,
+    ) -> candle_core::Result<()> {
+        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
+        let (rest1, rest2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
+        let (epsilon, decay) = (self.epsilon as f32, self.decay as f32);
+        let (step_size, root_correction) = (self.step_size as f32, self.root_correction as f32);
+        with_slice(gradient, |gradient| {
+            with_slice_mut(parameter, |parameter| {
+                with_slice_mut(&moments.exp_avg, |exp_avg| {
+                    with_slice_mut(&moments.exp_avg_sq, |exp_avg_sq| {
+                        for (((p, m), v), &g) in
+                            parameter.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(gradient)
+                        {
+                            let g = prepare(g);
+                            *m = beta1 * *m + rest1 * g;
+                            *v = beta2 * *v + rest2 * g * g;
+                            *p = decay * *p - step_size * *m / (v.sqrt() / root_correction + epsilon);
+                        }
+                        Ok(())
+                    })
+                })
+            })
+        })?
+    }
+
+    /// The same with candle's operations, for devices other than the CPU.
+    pub(super) fn by_operations(
+        &self,
+        parameter: &Var,
+        moments: &mut Moments,
+        gradient: &Tensor,
+    ) -> candle_core::Result<()> {
+        moments.exp_avg = ((&moments.exp_avg * self.beta1)? + (gradient * (1.0 - self.beta1))?)?;
+        moments.exp_avg_sq = ((&moments.exp_avg_sq * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
+        let denominator = ((moments.exp_avg_sq.sqrt()? / self.root_correction)? + self.epsilon)?;
+        let change = ((&moments.exp_avg * self.step_size)? / denominator)?;
+        parameter.set(&((parameter.as_detached_tensor() * self.decay)? - change)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::parameter_group::ParameterSettings;
+
+    #[test]
+    fn the_fused_update_agrees_with_the_update_by_operations() {
+        let values = |tensor: &Tensor| tensor.to_vec1::<f32>().unwrap();
+        let update = Update {
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            decay: 0.98,
+            step_size: 0.3,
+            root_correction: 0.2,
+        };
+        let updated = |update: &dyn Fn(&Var, &mut Moments, &Tensor)| {
+            let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
+            let parameter = Var::from_tensor(&tensor([1.0, -2.0, 0.0])).unwrap();
+            let (exp_avg, exp_avg_sq) = (tensor([0.1, -0.2, 0.0]), tensor([0.01, 0.5, 0.0]));
+            let settings = ParameterSettings { lr_ratio: 1.0, weight_decay: 0.0, shape: vec![3] };
+            let mut moments = Moments { settings, exp_avg, exp_avg_sq, step: 3 };
+            update(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
+            [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
+        };
+        let fused = updated(&|p, moments, g| update.fused(p, moments, g, |g| g).unwrap());
+        let by_operations = updated(&|p, moments, g| update.by_operations(p, moments, g).unwrap());
+        for (a, b) in fused.iter().zip(&by_operations) {
+            assert!((a - b).abs() <= 1e-6 * a.abs(), "{fused:?} is not {by_operations:?}");
+        }
+    }
+}
