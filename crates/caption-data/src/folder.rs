@@ -32,7 +32,7 @@ use crate::{CaptionSource, Error, ImageDecoder, LeftOut, LeftOutReason, Result, 
 ///
 /// These files are left out: pictures that the metadata do not name, pictures in unsupported formats, text
 /// files without a picture of the same name, broken links, and all files that are not in the training split
-/// ([`selection`]). For example, `test/0001.png` in this folder is left out, but not if the folder `test`
+/// ([`selection`](crate::selection)). For example, `test/0001.png` in this folder is left out, but not if the folder `test`
 /// itself is opened. [`left_out`](CaptionSource::left_out) lists them.
 #[derive(Debug)]
 pub struct ImageFolder {

@@ -111,13 +111,14 @@ impl Optimizer for AdamW {
         step: &ClippedStep,
     ) -> Result<Norms> {
         let pending = self.pending(parameters, &gradients, step.learning_rate)?;
-        let norms = match () {
-            // The norm is that of all gradients.
-            () if pending.len() < gradients.len() => None,
-            () if pending.iter().all(|pending| pending.parameter.device().is_cpu()) => {
-                Some(self.clipped_on_cpu(&pending, &gradients, step)?)
-            }
-            () => self.clipped_on_device(&pending, step)?,
+        // Gradients of other parameters count for the norm too.
+        let has_others = pending.len() < gradients.len();
+        let norms = if has_others {
+            None
+        } else if pending.iter().all(|pending| pending.parameter.device().is_cpu()) {
+            Some(self.clipped_on_cpu(&pending, &gradients, step)?)
+        } else {
+            self.clipped_on_device(&pending, step)?
         };
         match norms {
             Some(norms) if norms.global().is_finite() => {
