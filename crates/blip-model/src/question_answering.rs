@@ -162,7 +162,7 @@ impl CaptionModel for BlipForQuestionAnswering {
                 let expected = "questions and answers".to_owned();
                 return Err(Error::Shape { input: "texts", expected, got: vec![text.texts.len()] });
             };
-            // The lengths come after the texts in the batch's numbers.
+            // Now, since a recorded pass takes its numbers in the order of `TextBatch::numbers`: first texts, then lengths.
             lengths.map(|lengths| lengths.on(&self.parts.device)).transpose()?;
             let states = self.encode_questions(image_features, questions, lengths, ctx)?;
             self.hidden_states(&states, lengths, answers, ctx)

@@ -38,7 +38,7 @@ impl Split {
     }
 }
 
-/// A step, and those who take part in it.
+/// A step of some parameters on a task, shared by some workers.
 pub(crate) struct Step<'a, T> {
     pub(crate) task: &'a T,
     pub(crate) parameters: &'a Parameters,
@@ -48,7 +48,7 @@ pub(crate) struct Step<'a, T> {
     pub(crate) workers: &'a dyn Workers,
 }
 
-/// What steps leave for the next ones.
+/// Memory that is kept from step to step.
 #[derive(Default)]
 pub(crate) struct StepMemory {
     /// The order in which backward passes complete the gradients of the parameters, by index; `None` before it is known.

@@ -1,6 +1,6 @@
 use crate::{Gradients, Norms, Optimizer, Parameters, Result};
 
-/// What [`Optimizer::clipped_step`] does with the sums of gradients.
+/// The arguments of [`Optimizer::clipped_step`], which scales sums of gradients, clips them and takes a step.
 ///
 /// ```
 /// let step = trainer_core::ClippedStep { factor: 0.25, max_norm: 1.0, ..trainer_core::ClippedStep::new(1e-3) };

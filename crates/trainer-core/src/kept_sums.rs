@@ -4,12 +4,13 @@ use candle_core::{Result, Tensor};
 
 use crate::{Gradients, cuda};
 
-/// Where the sums over several passes are, whose gradients the task computes: the task may write the next ones to the same memory.
+/// The sums of losses and gradients over the passes of a step. A task that computes gradients itself may write those of the next pass
+/// to the same memory, so that each is copied or added before.
 #[derive(Default)]
 pub(crate) struct KeptSums {
-    /// Copies of gradients in memory of this struct.
+    /// Gradients in memory of this struct.
     gradients: Gradients,
-    /// Whether they are the sum of the current step.
+    /// Whether `gradients` is the sum of the current step.
     is_sum: bool,
     losses: Option<Tensor>,
 }

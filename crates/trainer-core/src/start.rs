@@ -12,8 +12,20 @@ use crate::session::Session;
 use crate::workers::gather_json;
 use crate::{
     BatchSource, Error, Event, IntervalStrategy, Metric, OptimizerType, Result, Schedule, SingleProcess,
-    Task, Trainer, TrainerState,
+    Task, Trainer, TrainerState, TrainingArguments,
 };
+
+/// The state of a run before its first step.
+fn first_state(arguments: &TrainingArguments, plan: &Plan) -> TrainerState {
+    TrainerState {
+        max_steps: plan.max_steps,
+        num_train_epochs: plan.num_train_epochs,
+        logging_steps: arguments.logging_steps,
+        eval_steps: arguments.eval_steps,
+        save_steps: arguments.save_steps,
+        ..TrainerState::default()
+    }
+}
 
 impl<'a, T: Task> Run<'a, T> {
     /// Prepares a new or resumed run, and tests everything that could otherwise fail after hours of training.
@@ -58,14 +70,7 @@ impl<'a, T: Task> Run<'a, T> {
             workers,
             device_graphs,
             memory: StepMemory::default(),
-            state: TrainerState {
-                max_steps: plan.max_steps,
-                num_train_epochs: plan.num_train_epochs,
-                logging_steps: arguments.logging_steps,
-                eval_steps: arguments.eval_steps,
-                save_steps: arguments.save_steps,
-                ..Default::default()
-            },
+            state: first_state(&arguments, &plan),
             progress: Progress::new(&arguments, &plan, identity),
             session: Session::begin(0, 0.0),
             resumed_from: None,

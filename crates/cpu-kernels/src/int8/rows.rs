@@ -34,7 +34,7 @@ pub(super) struct Row {
     pub(super) scale: f32,
     /// Place and value of the outliers, in the order of their places.
     pub(super) outliers: Vec<(usize, f32)>,
-    /// What the engine's sums have too much, because 128 was added to each byte of the matrix.
+    /// 128 times the sum of the integers, which [`Form::Bounded`] adds to every sum of the row: 128 is added to each byte of the matrix.
     pub(super) offset: i32,
     /// Integers beyond the bound of [`Form::Bounded`].
     pub(super) excess: Vec<Excess>,
