@@ -49,29 +49,7 @@ pub(crate) fn median_seconds(device: &Device, runs: usize, mut f: impl FnMut() -
     Ok(median(seconds))
 }
 
-/// As [`median_seconds`], with the median share of the processor's peak that `flops` in that time are. Each run is compared with
-/// the peak directly before and after it, because neighbours on a shared machine change from second to second.
-pub(crate) fn median_share(
-    runs: usize,
-    (flops, bf16): (f64, bool),
-    mut f: impl FnMut() -> Result<()>,
-) -> Result<(f64, f64)> {
-    let peak = || train_ops::peak_flops(bf16, 5).expect("an instruction set of this processor");
-    f()?;
-    let (mut seconds, mut shares) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
-    let mut before = peak();
-    for _ in 0..runs {
-        let start = Instant::now();
-        f()?;
-        seconds.push(start.elapsed().as_secs_f64());
-        let after = peak();
-        shares.push(2.0 * flops / seconds[seconds.len() - 1] / (before + after));
-        before = after;
-    }
-    Ok((median(seconds), median(shares)))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -52,7 +52,7 @@ impl CaptionConfig for BlipConfig {
     fn decoder_weights(&self) -> usize {
         let text = &self.text_config;
         let (width, inner) = (text.hidden_size, text.intermediate_size);
-        // Of cross-attention, only query and output count: keys and values are computed once for a picture.
+        // Cross-attention counts with its query and output only: keys and values are computed once for a picture.
         let layer = 4 * width * width + 2 * width * width + 2 * width * inner;
         text.num_hidden_layers * layer + width * width + width * text.vocab_size
     }

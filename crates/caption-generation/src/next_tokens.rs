@@ -9,7 +9,7 @@ pub enum NextTokens {
     Best(BestTokens),
 }
 
-/// The tokens with the largest logits of each row. Of equal logits, the smaller ids come first.
+/// The tokens with the largest logits of each row. Among equal logits, smaller ids come first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BestTokens {
     /// Number of tokens of each row.

@@ -80,7 +80,7 @@ impl Search for SingleSearch<'_> {
     }
 }
 
-/// The best token and its score. Of equal tokens, it is the first.
+/// The best token and its score; the first one, if several are equal.
 fn best(row: &Row<'_>) -> (u32, f32) {
     let mut best: Option<(u32, f32)> = None;
     row.for_each(|token, score| {

@@ -6,7 +6,7 @@ use crate::shared_pointer::SharedPointer;
 use crate::shares::Shares;
 use crate::skinny::max_rows;
 use crate::task::Task;
-use crate::{Init, Isa, Precision, Term};
+use crate::{Init, Isa, Term};
 
 /// The least number of block panels for each thread: with fewer, threads wait longer for the last one to
 /// finish.
@@ -27,11 +27,7 @@ pub fn product(to: &mut [f32], n: usize, init: Init<'_>, terms: &[Term<'_>]) {
     assert!(to.len() == rows * n && !terms.is_empty(), "result of a product");
     let isa = terms[0].b.isa();
     for term in terms {
-        assert!(term.a.rows() == rows && term.b.n() == n && term.a.fits(term.b), "shapes of a product");
-        assert!(term.b.isa() == isa, "instruction sets of a product");
-        let masked = term.a_mask.is_some() || term.product_mask.is_some();
-        assert!(!masked || term.b.precision() == Precision::F32, "a mask with a matrix that is not f32");
-        assert!(term.product_mask.is_none_or(|mask| mask.covers(rows, n)), "mask of a product");
+        term.check(isa, rows, n);
     }
     if to.is_empty() {
         return;

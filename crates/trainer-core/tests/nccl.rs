@@ -10,7 +10,7 @@ use std::thread;
 use candle_core::{Device, Tensor};
 use trainer_core::{Error, NcclWorkers, ThreadWorkers, Workers};
 
-/// What each of `count` workers computes on its GPU.
+/// The results of `work` in `count` workers, each on its GPU.
 fn in_threads<R: Send>(count: usize, work: impl Fn(ThreadWorkers) -> R + Sync) -> Vec<R> {
     thread::scope(|scope| {
         let work = &work;
@@ -25,7 +25,7 @@ fn device(rank: usize) -> Device {
     Device::new_cuda(rank).or_else(|_| Device::new_cuda(0)).unwrap()
 }
 
-/// What worker `from` sends to worker `to`: nothing from or to worker 0.
+/// The numbers that worker `from` sends to worker `to`: none from or to worker 0.
 fn list(from: usize, to: usize) -> Vec<f32> {
     (0..from * to * 1000).map(|index| (index * 31 + from * 7 + to) as f32 * 0.1 - 50.0).collect()
 }

@@ -3,7 +3,7 @@
 //!
 //! These sums saturate. But the bytes of the matrix, plus 128, are at most 255, and 255 · 128 < 2¹⁵: while the magnitudes of two
 //! neighbours of a row add up to at most 128, every sum is exact. The part of a pair beyond this bound, its *excess*, is multiplied
-//! apart. Of normally distributed rows, one pair in 20 or 30 has an excess.
+//! apart. In normally distributed rows, one pair in 20 to 30 has an excess.
 
 use crate::dispatch::for_each_isa;
 
@@ -28,24 +28,18 @@ pub(super) fn bound_pairs(isa: crate::Isa, integers: &mut [u8]) -> (i32, Vec<Exc
     (sum << 7, excess)
 }
 
-/// Takes the excess out of some pairs, the first of which is pair `first` of the row.
-fn move_excess(pairs: &mut [[u8; 2]], first: usize, excess: &mut Vec<Excess>) {
-    for (place, pair) in pairs.iter_mut().enumerate() {
-        let magnitudes = pair.map(|byte| u16::from((byte as i8).unsigned_abs()));
-        let beyond = (magnitudes[0] + magnitudes[1]).saturating_sub(BOUND) as u8;
-        if beyond == 0 {
-            continue;
-        }
-        // The larger of the two is at least 65, and at most 126 is beyond the bound: its sign does not change.
-        let larger = usize::from(magnitudes[1] > magnitudes[0]);
-        let moved = if (pair[larger] as i8) < 0 { beyond.wrapping_neg() } else { beyond };
-        pair[larger] = pair[larger].wrapping_sub(moved);
-        let word = (first + place) / 2;
-        let bytes = u32::from(moved) << (8 * (2 * ((first + place) % 2) + larger));
-        match excess.last_mut() {
-            Some(last) if last.word == word => last.bytes |= bytes,
-            _ => excess.push(Excess { word, bytes }),
-        }
+/// Takes `beyond`, which is not zero, out of pair number `place` of a row.
+fn move_excess(pair: &mut [u8; 2], beyond: u8, place: usize, excess: &mut Vec<Excess>) {
+    let magnitudes = pair.map(|byte| (byte as i8).unsigned_abs());
+    // The larger of the two is at least 65, and at most 126 is beyond the bound: its sign does not change.
+    let larger = usize::from(magnitudes[1] > magnitudes[0]);
+    let moved = if (pair[larger] as i8) < 0 { beyond.wrapping_neg() } else { beyond };
+    pair[larger] = pair[larger].wrapping_sub(moved);
+    let word = place / 2;
+    let bytes = u32::from(moved) << (8 * (2 * (place % 2) + larger));
+    match excess.last_mut() {
+        Some(last) if last.word == word => last.bytes |= bytes,
+        _ => excess.push(Excess { word, bytes }),
     }
 }
 
@@ -54,15 +48,22 @@ for_each_isa! {
     fn scan(isa: Isa, pairs: &mut [[[u8; 2]; CHUNK]], excess: &mut Vec<Excess>) -> i32 {
         let mut sum = 0;
         for (index, pairs) in pairs.iter_mut().enumerate() {
-            let (mut sum_of_chunk, mut largest) = (0, 0);
-            for pair in pairs.iter() {
+            let (mut sum_of_chunk, mut beyond) = (0, [0; CHUNK]);
+            for (pair, beyond) in pairs.iter().zip(&mut beyond) {
                 let [first, second] = pair.map(|byte| i16::from(byte as i8));
                 sum_of_chunk += first + second;
-                largest = (first.unsigned_abs() + second.unsigned_abs()).max(largest);
+                *beyond = (first.unsigned_abs() + second.unsigned_abs()).saturating_sub(BOUND) as u8;
             }
             sum += i32::from(sum_of_chunk);
-            if largest > BOUND {
-                move_excess(pairs, CHUNK * index, excess);
+            for (group, beyond) in beyond.as_chunks::<8>().0.iter().enumerate() {
+                // Most pairs have no excess, so look for the others eight at a time.
+                let mut rest = u64::from_le_bytes(*beyond);
+                while rest != 0 {
+                    let place = rest.trailing_zeros() as usize / 8;
+                    let place_in_chunk = 8 * group + place;
+                    move_excess(&mut pairs[place_in_chunk], beyond[place], CHUNK * index + place_in_chunk, excess);
+                    rest &= !(0xff << (8 * place));
+                }
             }
         }
         sum

@@ -27,22 +27,22 @@ pub(super) struct TileResult<'a> {
 type Lanes<T> = [T; LANES];
 
 impl TileResult<'_> {
-    /// Results from column `first` on, from their initial values.
+    /// Results from column `first` on. `old` are those of [`Init::Accumulate`].
     #[inline(always)]
-    fn dequantise(
-        &self,
-        row: &Row,
-        first: usize,
-        (sums, offsets): (&Lanes<i32>, &Lanes<i32>),
-        scales: &Lanes<f32>,
-        mut results: Lanes<f32>,
-    ) -> Lanes<f32> {
+    fn dequantise(&self, row: &Row, sums: &[i32], first: usize, old: &Lanes<f32>) -> Lanes<f32> {
+        let mut results = match self.init {
+            Init::Zero => [0.0; LANES],
+            Init::Bias(bias) => lanes(bias, first),
+            Init::Accumulate => *old,
+        };
+        let (sums, offsets, scales) =
+            (lanes(sums, first), lanes(self.offsets, first), lanes(self.scales, first));
         for lane in 0..LANES {
             let sum = sums[lane].wrapping_sub(offsets[lane]).wrapping_sub(row.offset) as f32;
             results[lane] += (row.scale * scales[lane]) * sum;
         }
         for (place, value) in &row.outliers {
-            let words = &self.panel[place / 4 * self.width + first..][..LANES];
+            let words = lanes(self.panel, place / 4 * self.width + first);
             let shift = 24 - 8 * (place % 4) as u32;
             for lane in 0..LANES {
                 let weight = ((words[lane] << shift) as i32 >> 24) as f32;
@@ -51,23 +51,14 @@ impl TileResult<'_> {
         }
         results
     }
-
-    /// The initial values of `to`, which has them already in [`Init::Accumulate`], from column `first` on.
-    #[inline(always)]
-    fn initial(&self, first: usize, to: &[f32]) -> Lanes<f32> {
-        match self.init {
-            Init::Zero => [0.0; LANES],
-            Init::Bias(bias) => padded(&bias[first..][..to.len()]),
-            Init::Accumulate => padded(to),
-        }
-    }
 }
 
-/// Up to [`LANES`] values, and zeros after them.
+/// The values from `first` on, and zeros after the last one.
 #[inline(always)]
-fn padded<T: Copy + Default>(values: &[T]) -> Lanes<T> {
-    if let Ok(values) = values.try_into() {
-        return values;
+fn lanes<T: Copy + Default>(values: &[T], first: usize) -> Lanes<T> {
+    let values = &values[first..];
+    if let Some(all) = values.first_chunk() {
+        return *all;
     }
     let mut all = [T::default(); LANES];
     all[..values.len()].copy_from_slice(values);
@@ -78,22 +69,20 @@ for_each_isa! {
     /// `to = init + row.scale * scales * (sums - offsets) + Σ outliers * scales * panel`, without fused multiply-adds.
     pub(super) fn write_results(isa: Isa, tile: &TileResult<'_>) {
         let columns = tile.scales.len();
+        // Row by row, because rows may be at distances at which they compete for the same cache lines.
         for (index, (row, sums)) in tile.rows.iter().zip(tile.sums.chunks_exact(tile.width)).enumerate() {
             // SAFETY: the caller's task alone accesses these columns of the result.
             #[allow(unsafe_code)]
             let to =
                 unsafe { std::slice::from_raw_parts_mut(tile.to.add(index * tile.stride), columns) };
-            // Row by row, because rows may be at distances at which they compete for the same cache lines.
-            for (at, to) in to.chunks_mut(LANES).enumerate() {
-                let first = LANES * at;
-                let (scales, offsets) =
-                    (padded(&tile.scales[first..][..to.len()]), padded(&tile.offsets[first..][..to.len()]));
-                let sums = padded(&sums[first..][..LANES]);
-                let results = tile.dequantise(row, first, (&sums, &offsets), &scales, tile.initial(first, to));
-                match <&mut Lanes<f32>>::try_from(&mut *to) {
-                    Ok(to) => *to = results,
-                    Err(_) => to.copy_from_slice(&results[..to.len()]),
-                }
+            let (whole, rest) = to.as_chunks_mut::<LANES>();
+            let first_of_rest = LANES * whole.len();
+            for (at, to) in whole.iter_mut().enumerate() {
+                *to = tile.dequantise(row, sums, LANES * at, to);
+            }
+            if !rest.is_empty() {
+                let results = tile.dequantise(row, sums, first_of_rest, &lanes(rest, 0));
+                rest.copy_from_slice(&results[..rest.len()]);
             }
         }
     }

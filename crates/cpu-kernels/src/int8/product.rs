@@ -10,16 +10,27 @@ use crate::shares::Shares;
 use crate::simd::prefetch;
 use crate::tile::{Factors, LINE, PREFETCH_INTERVAL, Prefetch};
 use crate::words::{interleave, to_unsigned, words};
-use crate::{Init, PackedMatrix, Precision};
+use crate::{Init, PackedMatrix, Precision, Term};
 
-/// `to = init + a b`, for a result with rows of `n` values, `a` quantised by row and `b` an int8 matrix.
+/// `to = init + a b + term`, for a result with rows of `n` values, `a` quantised by row and `b` an int8 matrix. The term, if given,
+/// is a product in f32 as in [`product`](crate::product()), which is added last.
 ///
-/// Bits do not depend on the instruction set, the number of threads or the other rows.
+/// The bits of `a b` do not depend on the instruction set, the number of threads or the other rows.
 ///
 /// # Panics
-/// If shapes do not agree, or `a` was quantised for another instruction set.
-pub fn int8_product(to: &mut [f32], n: usize, init: Init<'_>, a: &QuantisedRows, b: &PackedMatrix) {
+/// If shapes do not agree, if `a` was quantised or the term's matrix packed for another instruction set, or as
+/// [`product`](crate::product()).
+pub fn int8_product(
+    to: &mut [f32],
+    n: usize,
+    init: Init<'_>,
+    (a, b): (&QuantisedRows, &PackedMatrix),
+    term: Option<Term<'_>>,
+) {
     assert!(a.fits(b) && b.n() == n && to.len() == a.count() * n, "shapes of a product");
+    if let Some(term) = &term {
+        term.check(b.isa(), a.count(), n);
+    }
     if to.is_empty() {
         return;
     }
@@ -32,7 +43,7 @@ pub fn int8_product(to: &mut [f32], n: usize, init: Init<'_>, a: &QuantisedRows,
         // SAFETY: the rectangle lies within the result and overlaps no other.
         #[allow(unsafe_code)]
         unsafe {
-            Task { a, b, n, init, result: shared.pointer() }.run(rows, panels);
+            Task { a, b, n, init, term, result: shared.pointer() }.run(rows, panels);
         }
     });
 }
@@ -60,6 +71,7 @@ struct Task<'a> {
     b: &'a PackedMatrix,
     n: usize,
     init: Init<'a>,
+    term: Option<Term<'a>>,
     result: *mut f32,
 }
 
@@ -76,15 +88,36 @@ impl Task<'_> {
             // SAFETY: the engine is one that the processor has, and nothing below makes other tiles.
             let tiles = unsafe { crate::amx::Tiles::new() };
             for panel in panels {
-                unsafe { self.amx_panel(&tiles, rows.clone(), panel, &mut sums) }
+                unsafe {
+                    self.amx_panel(&tiles, rows.clone(), panel, &mut sums);
+                    self.add_term(rows.clone(), panel);
+                }
             }
             return;
         }
         PANEL.with_borrow_mut(|copy| {
             for panel in panels {
-                unsafe { self.panel(rows.clone(), panel, copy, &mut sums) }
+                unsafe {
+                    self.panel(rows.clone(), panel, copy, &mut sums);
+                    self.add_term(rows.clone(), panel);
+                }
             }
         });
+    }
+
+    /// Adds the term to some rows of a panel's results, which are in cache.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    #[allow(unsafe_code)]
+    unsafe fn add_term(&self, rows: Range<usize>, panel: usize) {
+        let Some(term) = self.term else { return };
+        let width = self.b.isa().panel_width();
+        let columns = panel * width..self.n.min((panel + 1) * width);
+        // SAFETY: the caller's.
+        unsafe {
+            crate::task::Task { rows, columns, n: self.n, init: None, result: self.result }.run(&[term]);
+        }
     }
 
     /// A panel for some rows, in tiles of nearly equal height. Each prefetches a part of the next panel.

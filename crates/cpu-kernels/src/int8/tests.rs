@@ -1,7 +1,7 @@
 use rayon::ThreadPoolBuilder;
 
 use super::*;
-use crate::{Init, PackedMatrix, Precision, Rows, mix};
+use crate::{DropoutMask, Init, Operand, PackedMatrix, Precision, Rows, Term, mix, product};
 
 /// Fixed values in (-1, 1) without structure.
 fn values(seed: u64, count: usize) -> Vec<f32> {
@@ -43,7 +43,7 @@ fn by_the_formula(row: &[f32], bias: &[f32], packed: &PackedMatrix, integers: &[
 fn product_of(engine: Engine, a: &[f32], b: &PackedMatrix, init: Init<'_>) -> Vec<f32> {
     let rows = QuantisedRows::for_engine(b.isa(), engine, Rows::new(a, b.k()), None);
     let mut result = vec![0.5; a.len() / b.k() * b.n()];
-    int8_product(&mut result, b.n(), init, &rows, b);
+    int8_product(&mut result, b.n(), init, (&rows, b), None);
     result
 }
 
@@ -128,7 +128,7 @@ fn the_transposed_integers_are_those_of_the_matrix() {
             let run = |rows: &[f32], factors| {
                 let rows = QuantisedRows::new(Rows::new(rows, n), factors, &transposed);
                 let mut dxs = vec![f32::NAN; 3 * k];
-                int8_product(&mut dxs, k, Init::Zero, &rows, &transposed);
+                int8_product(&mut dxs, k, Init::Zero, (&rows, &transposed), None);
                 dxs
             };
             assert_eq!(run(&dys, Some(packed.scales())), run(&scaled, None));
@@ -145,7 +145,7 @@ fn a_row_does_not_depend_on_the_others_nor_on_the_number_of_threads() {
         let run = |a: &[f32]| {
             let rows = QuantisedRows::new(Rows::new(a, k), None, &packed);
             let mut result = values(9, a.len() / k * n);
-            int8_product(&mut result, n, Init::Accumulate, &rows, &packed);
+            int8_product(&mut result, n, Init::Accumulate, (&rows, &packed), None);
             result
         };
         let all = run(&a);
@@ -155,6 +155,33 @@ fn a_row_does_not_depend_on_the_others_nor_on_the_number_of_threads() {
         }
         for count in [1, 2, 9, 40] {
             assert_eq!(run(&a[..count * k]), all[..count * n], "{count} rows");
+        }
+    }
+}
+
+#[test]
+fn a_term_in_f32_is_added_last() {
+    let (k, rank) = (70, 5);
+    for (isa, engine) in every_engine() {
+        for (rows, n) in [(1, 3), (7, 33), (70, 90)] {
+            let (packed, _) = matrix(isa, k, n, 6);
+            let rows_of_a = QuantisedRows::for_engine(isa, engine, Rows::new(&values(5, rows * k), k), None);
+            let b = PackedMatrix::from_rows(isa, rank, n, &values(8, rank * n), 1.0);
+            let h = values(9, rows * rank);
+            let operand = Operand::new(Rows::new(&h, rank), &b);
+            let mask = DropoutMask::new(isa, vec![11], rows, n, 0.3).bits(rows);
+            for product_mask in [None, Some(&mask)] {
+                let term = Term { product_mask, ..Term::new(&operand, &b) };
+                let bias = values(10, n);
+                let run = |term| {
+                    let mut result = vec![f32::NAN; rows * n];
+                    int8_product(&mut result, n, Init::Bias(&bias), (&rows_of_a, &packed), term);
+                    result
+                };
+                let mut apart = run(None);
+                product(&mut apart, n, Init::Accumulate, &[term]);
+                assert_eq!(run(Some(term)), apart, "{engine:?}");
+            }
         }
     }
 }

@@ -137,7 +137,9 @@ impl FrozenLinear {
         };
         let n = self.out_features;
         match input {
-            LayerInput::Int8(rows) => int8_product(ys, n, init, rows, &weight.forward),
+            LayerInput::Int8(rows) => {
+                int8_product(ys, n, init, (rows, &weight.forward), through_adapter);
+            }
             LayerInput::Float(operand) if weight.forward.precision() == Precision::Int8 => {
                 // Dequantised before bias and adapter.
                 product(ys, n, Init::Zero, &[Term::new(operand, &weight.forward)]);
@@ -149,6 +151,9 @@ impl FrozenLinear {
                     ys.iter_mut().zip(weight.forward.scales()).for_each(|(y, scale)| *y *= scale);
                     ys.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
                 });
+                if let Some(term) = through_adapter {
+                    product(ys, n, Init::Accumulate, &[term]);
+                }
             }
             LayerInput::Float(operand) => {
                 let first = Term::new(operand, &weight.forward);
@@ -156,11 +161,7 @@ impl FrozenLinear {
                     Some(term) => product(ys, n, init, &[first, term]),
                     None => product(ys, n, init, &[first]),
                 }
-                return Ok(());
             }
-        }
-        if let Some(term) = through_adapter {
-            product(ys, n, Init::Accumulate, &[term]);
         }
         Ok(())
     }

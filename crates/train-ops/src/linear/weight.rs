@@ -86,10 +86,7 @@ impl PackedWeight {
         if self.quantises_rows {
             // W = s q with a scale for each of its rows: dx = (s dy) q, with the integers of the forward pass.
             let rows = QuantisedRows::new(dys, Some(self.forward.scales()), weight);
-            int8_product(dxs, in_features, init, &rows, weight);
-            if let Some(term) = through_adapter {
-                product(dxs, in_features, Init::Accumulate, &[term]);
-            }
+            int8_product(dxs, in_features, init, (&rows, weight), through_adapter);
             return;
         }
         let converted;

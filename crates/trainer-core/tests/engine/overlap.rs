@@ -271,7 +271,7 @@ fn the_first_gradients_are_sent_before_the_backward_pass_ends() {
         let last = events.iter().rposition(|event| *event == Event::FirstLayer).unwrap();
         let before = events[..last].iter().rposition(|event| *event == Event::FirstLayer).unwrap();
         let during = events[before..last].iter().filter(|event| **event == Event::Start).count();
-        // The gradients of one worker's three passes are sent in 9 exchanges. Of these, 6 have layers 4 to 2 alone, and the sums of 2
+        // The gradients of one worker's three passes are sent in 9 exchanges. Six of these have layers 4 to 2 alone, and the sums of 2
         // are on their way, as no more than 4 exchanges of gradients run at a time.
         assert_eq!(during, 6 + 2, "{events:?}");
     }

@@ -10,7 +10,7 @@ use super::download::sha256;
 
 /// The first damaged file among downloaded ones, as the path to delete so that it is downloaded again.
 ///
-/// A large file in the cache is named by its SHA-256. Of the others, JSON files are checked for complete JSON.
+/// A large file in the cache is named by its SHA-256. Other files are checked only if they are JSON, for completeness.
 pub fn damaged(files: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     files.into_iter().find_map(|file| {
         let blob = file.canonicalize().ok()?;

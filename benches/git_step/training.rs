@@ -1,0 +1,163 @@
+//! A model with adapters and a batch, of which each part of a training step can be timed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor, Var};
+use git_model::{CaptionModel as _, Checkpoint, GitConfig, GitForCausalLm, LoadOptions};
+use peft_lora::{BaseType, LoraBuilder, LoraConfig};
+use train_ops::{ForwardContext, sample_key};
+use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
+
+use crate::{Result, common};
+
+/// Tokens per caption, including start and end.
+pub(crate) const TOKENS: usize = 16;
+/// Batch size.
+pub(crate) const BATCH: usize = 2;
+
+/// The part of a training step that is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    VisionForward,
+    DecoderForward,
+    DecoderBackward,
+    /// Both passes of the decoder.
+    Passes,
+    Optimizer,
+    WholeStep,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::VisionForward,
+        Self::DecoderForward,
+        Self::DecoderBackward,
+        Self::Passes,
+        Self::Optimizer,
+        Self::WholeStep,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::VisionForward => "vision forward",
+            Self::DecoderForward => "decoder forward",
+            Self::DecoderBackward => "decoder backward",
+            Self::Passes => "forward + backward",
+            Self::Optimizer => "optimizer",
+            Self::WholeStep => "whole step",
+        }
+    }
+}
+
+/// The gradients of all adapters' matrices, by name.
+pub(crate) type AdapterGradients = BTreeMap<String, Vec<f32>>;
+
+/// A model with one type of weights, in training.
+pub(crate) struct Training {
+    pub(crate) base: BaseType,
+    model: GitForCausalLm,
+    adapters: BTreeMap<String, Var>,
+    parameters: Parameters,
+    optimizer: AdamW,
+    pixels: Tensor,
+    features: Tensor,
+    input_ids: Tensor,
+    labels: Vec<Vec<i64>>,
+    ctx: ForwardContext,
+}
+
+impl Training {
+    pub(crate) fn open(dir: &Path, base: BaseType, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let config = LoraConfig {
+            r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.05,
+            target_modules: ["query", "key", "value", "dense"].into(),
+            ..LoraConfig::default()
+        };
+        let mut builder = LoraBuilder::new(config)?.base(base);
+        let dtype = if base == BaseType::Bf16 { DType::BF16 } else { DType::F32 };
+        let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
+        let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options)?;
+        let adapters = builder.finish()?.parameters();
+        // B would otherwise be zero, and so would the gradient of A.
+        for (seed, (_, b)) in adapters.iter().filter(|(name, _)| name.contains("lora_B")).enumerate() {
+            b.set(&(common::values(100 + seed as u64, b.shape().clone(), device) * 0.02)?)?;
+        }
+        let parameters = Parameters::new(adapters.clone())?;
+        let optimizer = AdamW::new(&TrainingArguments::default(), &parameters)?;
+
+        let size = model.config().vision_config.image_size;
+        let pixels = common::values(1, (BATCH, 3, size, size), device);
+        let features = model.encode_images(&pixels, &ForwardContext::inference())?.detach();
+        let rows = captions(model.config().vocab_size as u64);
+        let labels = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+        let input_ids = Tensor::new(rows, device)?;
+        let keys: Vec<_> = (0..BATCH as u64).map(|row| sample_key(1, 0, row)).collect();
+        let ctx = ForwardContext::training(keys);
+        Ok(Self { base, model, adapters, parameters, optimizer, pixels, features, input_ids, labels, ctx })
+    }
+
+    pub(crate) fn config(&self) -> &GitConfig {
+        self.model.config()
+    }
+
+    /// The gradients of the first step.
+    pub(crate) fn gradients(&self) -> Result<AdapterGradients> {
+        let store = self.loss()?.backward()?;
+        let gradient = |(name, parameter): (&String, &Var)| -> Result<(String, Vec<f32>)> {
+            let gradient = store.get(parameter.as_tensor()).expect("a gradient for every adapter");
+            Ok((name.clone(), gradient.flatten_all()?.to_vec1()?))
+        };
+        self.adapters.iter().map(gradient).collect()
+    }
+
+    /// The seconds that a part takes, including the device's work.
+    pub(crate) fn seconds(&mut self, part: Part) -> Result<f64> {
+        let loss = (part == Part::DecoderBackward).then(|| self.loss()).transpose()?;
+        let gradients = (part == Part::Optimizer).then(|| self.accumulated()).transpose()?;
+        let device = self.pixels.device().clone();
+        device.synchronize()?;
+        let start = Instant::now();
+        match (part, loss, gradients) {
+            (Part::DecoderBackward, Some(loss), _) => drop(loss.backward()?),
+            (Part::Optimizer, _, Some(gradients)) => self.update(&gradients)?,
+            (Part::VisionForward, ..) => {
+                drop(self.model.encode_images(&self.pixels, &ForwardContext::inference())?)
+            }
+            (Part::DecoderForward, ..) => drop(self.loss()?),
+            (Part::Passes, ..) => drop(self.loss()?.backward()?),
+            _ => {
+                let mut gradients = self.accumulated()?;
+                let norm = gradients.norms()?.global();
+                gradients.clip(norm, 1.0)?;
+                self.update(&gradients)?;
+            }
+        }
+        device.synchronize()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn loss(&self) -> Result<Tensor> {
+        Ok(self.model.loss(&self.features, &self.input_ids, &self.labels, &self.ctx)?.0)
+    }
+
+    fn accumulated(&self) -> Result<Gradients> {
+        let mut gradients = Gradients::new();
+        gradients.accumulate(&self.parameters, self.loss()?.backward()?)?;
+        Ok(gradients)
+    }
+
+    fn update(&mut self, gradients: &Gradients) -> Result<()> {
+        Ok(self.optimizer.step(&self.parameters, gradients, 1e-5)?)
+    }
+}
+
+/// Token ids of a batch.
+fn captions(vocabulary: u64) -> Vec<Vec<u32>> {
+    let caption = |row| (0..TOKENS as u64).map(|i| (sample_key(7, row, i) % vocabulary) as u32).collect();
+    (0..BATCH as u64).map(caption).collect()
+}
