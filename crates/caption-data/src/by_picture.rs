@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use image::RgbImage;
+use image_pixels::RgbImage;
 
 use crate::{CaptionSource, Error, LeftOut, Result};
 

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use image::RgbImage;
+use image_pixels::RgbImage;
 use twox_hash::XxHash3_128;
 
 use crate::{CaptionSource, Error, LeftOut, Result, Shard};

@@ -234,9 +234,6 @@ pub enum Error {
         /// The operating system's error.
         source: std::io::Error,
     },
-    /// A picture that was cloned without Git LFS.
-    #[error("the picture is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")]
-    LfsPointerPicture,
     /// A row with the path of a picture that does not exist.
     #[error(
         "the row holds only the path of its picture, and {} cannot be read; put the pictures there, or name \
@@ -254,36 +251,14 @@ pub enum Error {
     NoPicture,
 
     // Pictures
-    /// A picture whose format is unknown.
-    #[error("not a {} picture: it begins with \"{start}\"", crate::image_kind::KINDS)]
-    UnknownFormat {
-        /// Its first bytes, escaped.
-        start: String,
-    },
-    /// A picture in a known format that is not supported.
-    #[error("{kind} pictures are not read; convert it to PNG or JPEG")]
-    UnreadFormat {
-        /// The format, such as `AVIF`.
-        kind: &'static str,
-    },
-    /// A picture that is broken or truncated.
-    #[error("the picture cannot be decoded: {why}")]
-    Decode {
-        /// The decoder's message.
+    /// A file that is not a picture of a supported format, or a broken or too large one.
+    #[error(transparent)]
+    Picture(#[from] image_pixels::Error),
+    /// A picture without pixels, or one that without a crop would be too large after resizing.
+    #[error("the picture cannot be resized: {why}")]
+    PictureSize {
+        /// Its size, and that after resizing.
         why: String,
-    },
-    /// A picture too large to be decoded safely.
-    #[error(
-        "the picture's header gives {width} x {height} pixels, more than {max_pixels}; \
-         make it smaller, or raise the limit if it is not a decompression bomb"
-    )]
-    TooManyPixels {
-        /// Its width.
-        width: u32,
-        /// Its height.
-        height: u32,
-        /// The limit.
-        max_pixels: u64,
     },
     /// Pictures of different sizes, which cannot be one tensor.
     #[error(

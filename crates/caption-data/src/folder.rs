@@ -3,7 +3,7 @@ mod rows;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
+use image_pixels::RgbImage;
 use rows::{Row, rows_beside_metadata, rows_of_metadata, rows_of_text_files, with_references};
 use twox_hash::XxHash3_128;
 
@@ -132,7 +132,7 @@ impl CaptionSource for ImageFolder {
 
     fn image(&self, number: usize) -> Result<RgbImage> {
         let row = self.row(number)?;
-        row.read().and_then(|bytes| self.decoder.decode(&bytes)).map_err(row_of(row.name(), number))
+        row.read().and_then(|bytes| Ok(self.decoder.decode(&bytes)?)).map_err(row_of(row.name(), number))
     }
 
     fn fingerprint(&self, number: usize) -> Result<u128> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use image::RgbImage;
+use image_pixels::RgbImage;
 use twox_hash::XxHash3_128;
 
 use crate::source::row_of;

@@ -2,12 +2,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use image::{RgbImage, imageops};
+use image_pixels::{RgbImage, centre_crop, planes, resize_and_crop};
 use serde_json::Value;
 use twox_hash::XxHash3_128;
 
 use crate::processor_config::{ImageSize, ProcessorConfig};
-use crate::resize::resize_region;
 use crate::{Error, Result};
 
 /// Turns pictures into pixel values, like Hugging Face's `CLIPImageProcessor` and `BlipImageProcessor` with
@@ -141,26 +140,11 @@ impl ImageProcessor {
     /// If the picture has no pixels, or if it is so long and narrow that without a crop it would not fit into
     /// memory.
     pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage> {
-        let (width, height) = (image.width() as usize, image.height() as usize);
-        let [(new_width, new_height), (crop_width, crop_height)] = self.sizes(image)?;
-        let (columns, left) = centre(new_width, crop_width);
-        let (rows, top) = centre(new_height, crop_height);
-
-        let inside = match self.config.resize {
-            Some((_, kernel)) if (new_width, new_height) != (width, height) => {
-                resize_region(image, (new_width, new_height), columns, rows, kernel)
-            }
-            _ => {
-                let (x, y) = (columns.start as u32, rows.start as u32);
-                imageops::crop_imm(image, x, y, columns.len() as u32, rows.len() as u32).to_image()
-            }
-        };
-        if inside.dimensions() == (crop_width as u32, crop_height as u32) {
-            return Ok(inside);
-        }
-        let mut padded = RgbImage::new(crop_width as u32, crop_height as u32);
-        imageops::replace(&mut padded, &inside, left as i64, top as i64);
-        Ok(padded)
+        let [size, crop] = self.sizes(image)?;
+        Ok(match self.config.resize {
+            Some((_, kernel)) => resize_and_crop(image, size, crop, kernel),
+            None => centre_crop(image, crop),
+        })
     }
 
     /// Whether a picture can be processed, without resizing it.
@@ -175,7 +159,9 @@ impl ImageProcessor {
     fn sizes(&self, image: &RgbImage) -> Result<[(usize, usize); 2]> {
         let (width, height) = (image.width() as usize, image.height() as usize);
         if width == 0 || height == 0 {
-            return Err(Error::Decode { why: format!("a picture of {width} x {height} pixels has none") });
+            return Err(Error::PictureSize {
+                why: format!("a picture of {width} x {height} pixels has none"),
+            });
         }
         let (new_width, new_height) = match self.config.resize {
             None => (width, height),
@@ -188,19 +174,14 @@ impl ImageProcessor {
         let (crop_height, crop_width) = self.config.crop.unwrap_or((new_height, new_width));
         if crop_height * crop_width > MAX_OUTPUT_PIXELS {
             let why = format!("its {width} x {height} pixels would become {crop_width} x {crop_height}");
-            return Err(Error::Decode { why });
+            return Err(Error::PictureSize { why });
         }
         Ok([(new_width, new_height), (crop_width, crop_height)])
     }
 
     /// The values of resized pixels in the layout `(3, height, width)`.
     pub fn normalize(&self, image: &RgbImage) -> Vec<f32> {
-        let mut output = Vec::with_capacity(image.as_raw().len());
-        for (channel, values) in self.values.iter().enumerate() {
-            let pixels = image.as_raw().chunks_exact(3);
-            output.extend(pixels.map(|pixel| values[usize::from(pixel[channel])]));
-        }
-        output
+        planes(image, &self.values)
     }
 
     /// Pixel values of pictures: an f32 tensor of shape `(pictures, 3, height, width)`.
@@ -227,14 +208,3 @@ impl ImageProcessor {
 /// The limit for pictures that are not cropped: a narrow one, enlarged by its short edge, could become
 /// arbitrarily large.
 const MAX_OUTPUT_PIXELS: usize = 64_000_000;
-
-/// The range of `length` samples inside a centred window of `window` samples, and where in the window it
-/// begins.
-fn centre(length: usize, window: usize) -> (std::ops::Range<usize>, usize) {
-    if length >= window {
-        let first = (length - window) / 2;
-        (first..first + window, 0)
-    } else {
-        (0..length, (window - length).div_ceil(2))
-    }
-}

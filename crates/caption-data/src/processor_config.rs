@@ -1,10 +1,10 @@
 use std::fs;
 use std::path::Path;
 
+use image_pixels::Resample;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::resize::Resample;
 use crate::{Error, Result};
 
 /// The steps of an [`ImageProcessor`](crate::ImageProcessor), in their order, as a `preprocessor_config.json`

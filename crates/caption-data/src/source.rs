@@ -1,7 +1,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use image::RgbImage;
+use image_pixels::RgbImage;
 use twox_hash::XxHash3_128;
 
 use crate::{Error, LeftOut, Result, Shard};
@@ -96,8 +96,8 @@ pub(crate) fn fingerprint_of_file(bytes: &[u8]) -> u128 {
 }
 
 /// Adds the number of the row to an error.
-pub(crate) fn row_of(dataset: impl Display, row: usize) -> impl FnOnce(Error) -> Error {
-    move |error| Error::Row { dataset: dataset.to_string(), row, source: Box::new(error) }
+pub(crate) fn row_of<E: Into<Error>>(dataset: impl Display, row: usize) -> impl FnOnce(E) -> Error {
+    move |error| Error::Row { dataset: dataset.to_string(), row, source: Box::new(error.into()) }
 }
 
 /// A shared source is a source too, so that a prefetching thread can hold it.

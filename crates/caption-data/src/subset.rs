@@ -1,4 +1,4 @@
-use image::RgbImage;
+use image_pixels::RgbImage;
 use twox_hash::XxHash3_128;
 
 use crate::{CaptionSource, Error, LeftOut, Result, Shard};

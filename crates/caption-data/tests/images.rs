@@ -8,7 +8,8 @@ mod common;
 use std::fs;
 
 use candle_core::Device;
-use caption_data::{Error, ImageDecoder, ImageProcessor, RgbImage};
+use caption_data::image_pixels::Error;
+use caption_data::{ImageDecoder, ImageProcessor, RgbImage};
 use common::{fixture, fnv, json, numbers};
 use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use caption_data::{Error, LeftOut, Pictures, pictures_of, selection};
+use caption_data::{Error, LeftOut, Pictures, image_pixels, pictures_of, selection};
 use glob::MatchOptions;
 
 /// The picture files for `names`, in order. A folder yields its pictures and those of its subfolders, sorted. A
@@ -64,7 +64,7 @@ fn but(left_out: &LeftOut) -> String {
 pub fn with_flag(error: &Error) -> String {
     match error {
         Error::Row { dataset, row, source } => format!("row {row} of {dataset}: {}", with_flag(source)),
-        Error::TooManyPixels { .. } => format!("{error} (--max-image-pixels)"),
+        Error::Picture(image_pixels::Error::TooManyPixels { .. }) => format!("{error} (--max-image-pixels)"),
         error => anyhow::Chain::new(error).map(ToString::to_string).collect::<Vec<_>>().join(": "),
     }
 }
@@ -175,7 +175,11 @@ mod tests {
 
     #[test]
     fn the_flag_of_a_picture_that_is_too_large_is_named() {
-        let large = || Error::TooManyPixels { width: 20_000, height: 20_000, max_pixels: 178_956_970 };
+        let large = || {
+            let too_many =
+                image_pixels::Error::TooManyPixels { width: 20_000, height: 20_000, max_pixels: 178_956_970 };
+            Error::Picture(too_many)
+        };
         let row = Error::Row { dataset: "art".to_owned(), row: 3, source: Box::new(large()) };
         for error in [large(), row] {
             assert!(with_flag(&error).ends_with("(--max-image-pixels)"), "{}", with_flag(&error));

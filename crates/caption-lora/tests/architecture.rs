@@ -65,6 +65,7 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "cuda-kernels",
             "examples",
             "git-model",
+            "image-pixels",
             "monster-drawings",
             "peft-lora",
             "caption-lora",
@@ -92,9 +93,10 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "caption-generation" => &["cpu-kernels"],
             // Its tests compare with the masks of the CPU.
             "cuda-kernels" => &["cpu-kernels"],
-            "train-ops" => &["cpu-kernels", "cuda-kernels"],
+            "train-ops" => &["cuda-kernels"],
             "trainer-core" => &["cuda-kernels"],
             "trainer-mpi" => &["trainer-core"],
+            "caption-data" => &["image-pixels"],
             "captioner" => &["blip-model", "caption-data", "caption-model", "git-model", "train-ops"],
             "caption-model" => &["caption-generation", "torch-files", "train-ops"],
             // Their tests run a backward pass in segments.

@@ -134,5 +134,6 @@ impl Captioner {
 
 fn read(path: &Path) -> Result<RgbImage> {
     let file = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    ImageDecoder::default().decode(&file).map_err(|source| Error::Picture { path: path.to_owned(), source })
+    let image = ImageDecoder::default().decode(&file);
+    image.map_err(|source| Error::Picture { path: path.to_owned(), source: source.into() })
 }

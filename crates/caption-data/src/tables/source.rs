@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use image::RgbImage;
+use image_pixels::RgbImage;
 
 use super::open_file;
 use super::parquet_file::ParquetFile;
@@ -253,7 +253,7 @@ impl CaptionSource for ParquetSource {
     }
 
     fn image(&self, row: usize) -> Result<RgbImage> {
-        self.with_file(row, |bytes| self.decoder.decode(bytes))
+        self.with_file(row, |bytes| Ok(self.decoder.decode(bytes)?))
     }
 
     fn fingerprint(&self, row: usize) -> Result<u128> {

@@ -5,7 +5,7 @@ mod pattern;
 
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
+use image_pixels::RgbImage;
 use serde_json::Value;
 use twox_hash::XxHash3_128;
 
@@ -116,7 +116,7 @@ impl WebDataset {
                     .map_err(|found| shard.refused(name, &sample.key, found))
             });
             let captions = captions.into_iter().filter(|caption: &String| !caption.is_empty()).collect();
-            Ok(RowTexts { captions, blank: 0, prompt: prompt.transpose()? })
+            Ok::<_, Error>(RowTexts { captions, blank: 0, prompt: prompt.transpose()? })
         };
         read().map_err(row_of(shard.sample(at), row))
     }

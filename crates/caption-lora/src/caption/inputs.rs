@@ -89,7 +89,7 @@ impl CaptionSource for Files {
         let decode = || {
             let file =
                 std::fs::read(path).map_err(|source| caption_data::Error::UnreadableFile { source })?;
-            self.decoder.decode(&file)
+            Ok(self.decoder.decode(&file)?)
         };
         decode().map_err(|error| caption_data::Error::Row {
             dataset: path.display().to_string(),

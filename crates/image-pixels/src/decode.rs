@@ -6,8 +6,8 @@ use image::{
     ColorType, DynamicImage, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits, RgbImage,
 };
 
-use crate::image_kind::kind_of;
-use crate::picture_limits::{METADATA_BYTES, check_size, max_bytes};
+use crate::kind::kind_of;
+use crate::limits::{METADATA_BYTES, check_size, max_bytes};
 use crate::{Error, Result, gif, ico, jpeg, png, pnm, tiff};
 
 /// Decodes a picture file to upright RGB pixels, as `datasets` and Pillow do:
@@ -37,7 +37,7 @@ use crate::{Error, Result, gif, ico, jpeg, png, pnm, tiff};
 /// returned as an error too.
 ///
 /// ```
-/// use caption_data::ImageDecoder;
+/// use image_pixels::ImageDecoder;
 ///
 /// let bmp = [
 ///     b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0".as_slice(), // 58 bytes, pixels from byte 54
@@ -47,7 +47,7 @@ use crate::{Error, Result, gif, ico, jpeg, png, pnm, tiff};
 /// ]
 /// .concat();
 /// assert_eq!(ImageDecoder::default().decode(&bmp)?.get_pixel(0, 0).0, [1, 2, 3]);
-/// # Ok::<(), caption_data::Error>(())
+/// # Ok::<(), image_pixels::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDecoder {

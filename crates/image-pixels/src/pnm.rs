@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use crate::picture_limits::check_size;
+use crate::limits::check_size;
 use crate::{Error, Result};
 
 /// Decodes a file of the kinds P2, P3, P5 or P6 to Pillow's pixels; `None` for the others.

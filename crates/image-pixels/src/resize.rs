@@ -26,7 +26,8 @@ pub enum Resample {
 }
 
 impl Resample {
-    pub(crate) fn from_pillow(number: u64) -> Option<Self> {
+    /// The interpolation with this number in Pillow's `Resampling`; `None` for the others.
+    pub fn from_pillow(number: u64) -> Option<Self> {
         [Self::Bilinear, Self::Bicubic].into_iter().find(|kernel| *kernel as u64 == number)
     }
 
@@ -82,7 +83,7 @@ fn taps(from: usize, to: usize, outputs: Range<usize>, kernel: Resample) -> Vec<
 /// becomes black.
 ///
 /// ```
-/// use caption_data::{Resample, RgbImage, resize};
+/// use image_pixels::{Resample, RgbImage, resize};
 ///
 /// let image = RgbImage::from_fn(40, 20, |x, _| image::Rgb([6 * x as u8; 3]));
 /// let small = resize(&image, (2, 1), Resample::Bilinear);

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use caption_data::{Error, ImageDecoder, RgbImage};
-use common::{fixture, json};
+use image_pixels::{Error, ImageDecoder, RgbImage};
+use serde_json::Value;
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
 
 fn decode(name: &str) -> Result<RgbImage, Error> {
     ImageDecoder::default().decode(&fs::read(fixture("formats").join(name)).unwrap())
@@ -17,7 +20,7 @@ fn decode(name: &str) -> Result<RgbImage, Error> {
 /// The fixtures that Pillow decodes, each with its pixels.
 fn expected() -> BTreeMap<String, RgbImage> {
     let files = fs::read_dir(fixture("formats/expected")).unwrap().map(|entry| entry.unwrap().path());
-    let name = |path: &std::path::Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
     files.map(|path| (name(&path), image::open(&path).unwrap().into_rgb8())).collect()
 }
 
@@ -63,11 +66,12 @@ fn every_format_decodes_to_pillows_pixels() {
 
 #[test]
 fn files_that_pillow_refuses_are_refused() {
-    let refused = json("formats/manifest.json")["refused"].as_object().unwrap().clone();
-    for (name, why) in refused {
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(fixture("formats/manifest.json")).unwrap()).unwrap();
+    for (name, why) in manifest["refused"].as_object().unwrap() {
         // Pillow does not read PAM, and it verifies a checksum that this crate skips.
         if !["rgba.pam", "broken_text_checksum.png"].contains(&name.as_str()) {
-            assert!(decode(&name).is_err(), "{name}: {why}");
+            assert!(decode(name).is_err(), "{name}: {why}");
         }
     }
 }

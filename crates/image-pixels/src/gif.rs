@@ -5,7 +5,7 @@ use std::io::Cursor;
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use image::{Rgb, RgbImage};
 
-use crate::picture_limits::check_size;
+use crate::limits::check_size;
 use crate::{Error, Result};
 
 /// Decodes the first frame as Pillow does. A frame that is smaller than the canvas is surrounded by the

@@ -2,10 +2,13 @@
 
 use image::ImageFormat;
 
-use crate::{Error, Result, lfs};
+use crate::{Error, Result};
 
 /// The supported formats, for messages.
 pub(crate) const KINDS: &str = "PNG, JPEG, GIF, WebP, BMP, TIFF, ICO, PNM, TGA or QOI";
+
+/// The beginning of the small text files that replace large files in a clone without `git lfs`.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// The format of a picture file.
 ///
@@ -15,8 +18,8 @@ pub(crate) fn kind_of(file: &[u8]) -> Result<ImageFormat> {
     if file.is_empty() {
         return Err(Error::Decode { why: "the file is empty".to_owned() });
     }
-    if lfs::is_pointer(file) {
-        return Err(Error::LfsPointerPicture);
+    if file.starts_with(LFS_POINTER) {
+        return Err(Error::LfsPointer);
     }
     if let Some(kind) = unread(file) {
         return Err(Error::UnreadFormat { kind });

@@ -9,7 +9,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::{ByteOrder, Tag};
 use tiff::{ColorType, TiffError};
 
-use crate::picture_limits::{check_size, max_bytes};
+use crate::limits::{check_size, max_bytes};
 use crate::{Error, Result};
 
 type File<'a> = Decoder<Cursor<&'a [u8]>>;
