@@ -93,8 +93,8 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "caption-generation" => &["cpu-kernels"],
             // Its tests compare with the masks of the CPU.
             "cuda-kernels" => &["cpu-kernels"],
-            "train-ops" => &["cuda-kernels"],
-            "trainer-core" => &["cuda-kernels"],
+            "train-ops" => &["cpu-kernels", "cuda-kernels"],
+            "trainer-core" => &["cpu-kernels", "cuda-kernels"],
             "trainer-mpi" => &["trainer-core"],
             "caption-data" => &["image-pixels"],
             "captioner" => &["blip-model", "caption-data", "caption-model", "git-model", "train-ops"],

@@ -21,6 +21,7 @@
 //! An element of a result is one running sum over `k`, in order and on one thread. So results do not depend on the number
 //! of threads, nor on the other rows of the product.
 
+mod adamw;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -56,6 +57,7 @@ mod term;
 mod tile;
 mod words;
 
+pub use adamw::{AdamWScalars, AdamWState, adamw, add, scaled_adamw};
 pub use at_b::at_b;
 pub use buffer::Buffer;
 pub use dropout::{DropoutMask, MaskBits};

@@ -7,10 +7,10 @@ mod common;
 
 use common::{instruction_sets, values};
 use cpu_kernels::{
-    DropoutMask, Gathered, Isa, gathered_dots, gathered_sum, gelu, gelu_gradient, gelu_tanh,
-    gelu_tanh_gradient, log_sum_exp, normalise, normalise_gradient, probabilities, quick_gelu,
-    quick_gelu_gradient, rms_normalise, rms_normalise_gradient, silu, silu_gradient, softmax,
-    softmax_gradient,
+    AdamWScalars, AdamWState, DropoutMask, Gathered, Isa, adamw, add, gathered_dots, gathered_sum, gelu,
+    gelu_gradient, gelu_tanh, gelu_tanh_gradient, log_sum_exp, normalise, normalise_gradient, probabilities,
+    quick_gelu, quick_gelu_gradient, rms_normalise, rms_normalise_gradient, scaled_adamw, silu,
+    silu_gradient, softmax, softmax_gradient,
 };
 
 /// Lengths around multiples of every vector's.
@@ -85,13 +85,40 @@ fn gathered(isa: Isa, n: usize) -> Results {
     [scores, sum].concat()
 }
 
+const SCALARS: AdamWScalars = AdamWScalars {
+    betas: [0.9, 0.99],
+    rests: [0.1, 0.01],
+    epsilon: 1e-8,
+    decay: 0.98,
+    step_size: 0.3,
+    root_correction: 0.2,
+};
+
+/// Parameter, first and second moment after one update.
+fn updated(n: usize, update: impl Fn(AdamWState<'_>)) -> [Vec<f32>; 3] {
+    let mut exp_avg_sq = values(3, n);
+    exp_avg_sq.iter_mut().for_each(|v| *v *= *v);
+    let [mut parameter, mut exp_avg] = [values(1, n), values(2, n)];
+    update(AdamWState { parameter: &mut parameter, exp_avg: &mut exp_avg, exp_avg_sq: &mut exp_avg_sq });
+    [parameter, exp_avg, exp_avg_sq]
+}
+
+fn optimizer(isa: Isa, n: usize) -> Results {
+    let gradient = values(4, n);
+    let plain = updated(n, |state| adamw(isa, &SCALARS, state, &gradient));
+    let scaled = updated(n, |state| scaled_adamw(isa, &SCALARS, state, &gradient, [0.3, 0.7]));
+    let mut sum = values(5, n);
+    add(isa, &mut sum, &gradient);
+    [plain.concat(), scaled.concat(), sum].concat()
+}
+
 fn dropout(isa: Isa, n: usize) -> Results {
     DropoutMask::new(isa, vec![7, 8], 2, n, 0.4).factors(4 * n)
 }
 
 #[test]
 fn all_instruction_sets_compute_the_same_bits() {
-    let functions: [(&str, Function); 14] = [
+    let functions: [(&str, Function); 15] = [
         ("gelu", Box::new(elementwise(gelu))),
         ("gelu_gradient", Box::new(gradient(gelu_gradient))),
         ("quick_gelu", Box::new(elementwise(quick_gelu))),
@@ -106,6 +133,7 @@ fn all_instruction_sets_compute_the_same_bits() {
         ("cross entropy", Box::new(cross_entropy)),
         ("gathered", Box::new(gathered)),
         ("dropout", Box::new(dropout)),
+        ("adamw", Box::new(optimizer)),
     ];
     let sets = instruction_sets();
     let portable = sets.iter().find(|isa| isa.name() == "portable").unwrap();
@@ -117,6 +145,26 @@ fn all_instruction_sets_compute_the_same_bits() {
             for isa in &sets {
                 assert_eq!(bits(function(*isa, n)), bits(expected.clone()), "{name} {n} on {}", isa.name());
             }
+        }
+    }
+}
+
+#[test]
+fn adamw_with_factors_is_adamw_of_the_scaled_gradient() {
+    for isa in instruction_sets() {
+        let mut gradient = values(4, 33);
+        gradient[0] = -0.0;
+        let factors = [0.3f32, 0.7];
+        let scaled: Vec<f32> = gradient.iter().map(|g| (g * factors[0] + 0.0) * factors[1] + 0.0).collect();
+        let expected = updated(33, |state| adamw(isa, &SCALARS, state, &scaled));
+        let found = updated(33, |state| scaled_adamw(isa, &SCALARS, state, &gradient, factors));
+        assert_eq!(found, expected, "{}", isa.name());
+        // As torch computes the first element, whose gradient is 0.
+        let [p, m, v] = [1, 2, 3].map(|seed| f64::from(values(seed, 1)[0]));
+        let (m, v) = (0.9 * m, 0.99 * v * v);
+        let p = 0.98 * p - 0.3 * m / (v.sqrt() / 0.2 + 1e-8);
+        for (found, expected) in found.iter().zip([p, m, v]) {
+            assert!((f64::from(found[0]) - expected).abs() <= 4e-7 * expected.abs(), "{found:?}: {expected}");
         }
     }
 }

@@ -1,3 +1,4 @@
+mod clipped;
 mod update;
 
 use std::collections::BTreeMap;
@@ -5,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 
 use crate::clipped_step::{ClippedStep, by_parts};
-use crate::cuda::{self, Clipping, Updated};
+use crate::cuda;
 use crate::optimizer::{require_same_tensors, require_shape};
 use crate::parameter_group::ParameterSettings;
 use crate::{
@@ -93,7 +94,7 @@ impl Optimizer for AdamW {
         for Pending { name, parameter, gradient, update } in &pending {
             let Some(moments) = self.moments.get_mut(*name) else { continue };
             if parameter.device().is_cpu() {
-                update.fused(parameter, moments, gradient, |g| g)?;
+                update.on_cpu(parameter, moments, gradient, None)?;
             } else {
                 update.by_operations(parameter, moments, gradient)?;
             }
@@ -193,59 +194,6 @@ impl AdamW {
                 moments.step += 1;
             }
         }
-    }
-
-    fn clipped_on_cpu(
-        &self,
-        pending: &[Pending<'_>],
-        gradients: &Gradients,
-        step: &ClippedStep,
-    ) -> Result<Norms> {
-        let norms = gradients.scaled_norms(step.factor)?;
-        let norm = norms.global();
-        if !norm.is_finite() {
-            return Ok(norms);
-        }
-        // As `Gradients::scale`, whose sum with 0 makes 0 of -0.
-        let factor = step.factor as f32;
-        let scaled = |g: f32| g * factor + 0.0;
-        for Pending { name, parameter, gradient, update } in pending {
-            let Some(moments) = self.moments.get(*name) else { continue };
-            match step.coefficient(norm) {
-                Some(coefficient) => {
-                    let coefficient = coefficient as f32;
-                    update.fused(parameter, moments, gradient, |g| scaled(g) * coefficient + 0.0)?;
-                }
-                None => update.fused(parameter, moments, gradient, scaled)?,
-            }
-        }
-        Ok(norms)
-    }
-
-    /// `None` without kernels for these tensors.
-    fn clipped_on_device(&mut self, pending: &[Pending<'_>], step: &ClippedStep) -> Result<Option<Norms>> {
-        let clipping = Clipping { max_norm: step.max_norm, graph: step.device_graph };
-        let updated = self.on_device(pending, step.factor);
-        let Some(clipped) = cuda::clipped_adamw(&updated, &self.scalars(), &clipping)? else {
-            return Ok(None);
-        };
-        self.warnings.extend(clipped.refused.map(|reason| {
-            let work = "the steps of the optimizer".to_owned();
-            Warning::GraphNotRecorded { work, reason }
-        }));
-        let names = pending.iter().map(|pending| pending.name.to_owned());
-        Ok(Some(names.zip(clipped.norms).collect()))
-    }
-
-    fn on_device<'a>(&'a self, pending: &'a [Pending<'a>], scale: f64) -> Vec<Updated<'a>> {
-        let updated = pending.iter().filter_map(|Pending { name, parameter, gradient, update }| {
-            Some(update.on_device(parameter, self.moments.get(*name)?, gradient, scale))
-        });
-        updated.collect()
-    }
-
-    fn scalars(&self) -> cuda::Update {
-        cuda::Update { betas: [self.beta1, self.beta2], epsilon: self.epsilon }
     }
 }
 

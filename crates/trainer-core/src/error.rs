@@ -402,6 +402,9 @@ pub enum Error {
         problems: Vec<String>,
     },
 
+    /// The kernels' instruction set cannot be selected.
+    #[error(transparent)]
+    Isa(#[from] cpu_kernels::Error),
     /// A candle operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,6 +1,8 @@
 use candle_core::{Tensor, Var};
+use cpu_kernels::{AdamWScalars, AdamWState, Isa, adamw, scaled_adamw};
 
 use super::Moments;
+use crate::Result;
 use crate::cuda::Updated;
 use crate::slices::{with_slice, with_slice_mut};
 
@@ -35,35 +37,41 @@ impl Update {
         }
     }
 
-    /// Updates parameter and moments on the CPU, in one loop, with `prepare` of each number of the gradient.
-    pub(super) fn fused(
+    /// Updates parameter and moments on the CPU, in one loop, with the gradient multiplied by both `factors` in turn, if there are any.
+    pub(super) fn on_cpu(
         &self,
         parameter: &Var,
         moments: &Moments,
         gradient: &Tensor,
-        prepare: impl Fn(f32) -> f32,
-    ) -> candle_core::Result<()> {
-        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
-        let (rest1, rest2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
-        let (epsilon, decay) = (self.epsilon as f32, self.decay as f32);
-        let (step_size, root_correction) = (self.step_size as f32, self.root_correction as f32);
-        with_slice(gradient, |gradient| {
+        factors: Option<[f32; 2]>,
+    ) -> Result<()> {
+        let isa = Isa::active()?;
+        let scalars = self.scalars();
+        Ok(with_slice(gradient, |gradient| {
             with_slice_mut(parameter, |parameter| {
                 with_slice_mut(&moments.exp_avg, |exp_avg| {
                     with_slice_mut(&moments.exp_avg_sq, |exp_avg_sq| {
-                        for (((p, m), v), &g) in
-                            parameter.iter_mut().zip(exp_avg).zip(exp_avg_sq).zip(gradient)
-                        {
-                            let g = prepare(g);
-                            *m = beta1 * *m + rest1 * g;
-                            *v = beta2 * *v + rest2 * g * g;
-                            *p = decay * *p - step_size * *m / (v.sqrt() / root_correction + epsilon);
+                        let state = AdamWState { parameter, exp_avg, exp_avg_sq };
+                        match factors {
+                            None => adamw(isa, &scalars, state, gradient),
+                            Some(factors) => scaled_adamw(isa, &scalars, state, gradient, factors),
                         }
                         Ok(())
                     })
                 })
             })
-        })?
+        })??)
+    }
+
+    fn scalars(&self) -> AdamWScalars {
+        AdamWScalars {
+            betas: [self.beta1 as f32, self.beta2 as f32],
+            rests: [(1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32],
+            epsilon: self.epsilon as f32,
+            decay: self.decay as f32,
+            step_size: self.step_size as f32,
+            root_correction: self.root_correction as f32,
+        }
     }
 
     /// The same with candle's operations, for devices other than the CPU.
@@ -89,7 +97,7 @@ mod tests {
     use crate::parameter_group::ParameterSettings;
 
     #[test]
-    fn the_fused_update_agrees_with_the_update_by_operations() {
+    fn the_update_on_the_cpu_agrees_with_the_update_by_operations() {
         let values = |tensor: &Tensor| tensor.to_vec1::<f32>().unwrap();
         let update = Update {
             beta1: 0.9,
@@ -108,10 +116,10 @@ mod tests {
             update(&parameter, &mut moments, &tensor([0.7, -3.0, 1e-3]));
             [values(&parameter), values(&moments.exp_avg), values(&moments.exp_avg_sq)].concat()
         };
-        let fused = updated(&|p, moments, g| update.fused(p, moments, g, |g| g).unwrap());
+        let on_cpu = updated(&|p, moments, g| update.on_cpu(p, moments, g, None).unwrap());
         let by_operations = updated(&|p, moments, g| update.by_operations(p, moments, g).unwrap());
-        for (a, b) in fused.iter().zip(&by_operations) {
-            assert!((a - b).abs() <= 1e-6 * a.abs(), "{fused:?} is not {by_operations:?}");
+        for (a, b) in on_cpu.iter().zip(&by_operations) {
+            assert!((a - b).abs() <= 1e-6 * a.abs(), "{on_cpu:?} is not {by_operations:?}");
         }
     }
 }

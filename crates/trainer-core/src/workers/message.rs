@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use candle_core::Device;
+use cpu_kernels::Isa;
 
 use super::layout::Layout;
 use crate::slices::with_slice;
@@ -39,6 +40,7 @@ pub(super) fn append(
 
 /// Adds the messages of all slots, to a message of the same form.
 pub(super) fn add(layout: &Layout, part: &Range<usize>, received: &[f32]) -> Result<Vec<f32>> {
+    let isa = Isa::active()?;
     let length = length(layout, part)?;
     let mut sum = vec![0f32; length];
     let (has_sum, sums) = sum.split_at_mut(length - part.len());
@@ -51,7 +53,7 @@ pub(super) fn add(layout: &Layout, part: &Range<usize>, received: &[f32]) -> Res
             };
             let (sum, values) = (&mut sums[at.clone()], &values[at]);
             if std::mem::replace(has_sum, 1.0) == 1.0 {
-                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                cpu_kernels::add(isa, sum, values);
             } else {
                 sum.copy_from_slice(values);
             }
