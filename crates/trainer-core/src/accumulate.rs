@@ -3,21 +3,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
 use crate::kept_sums::KeptSums;
-use crate::micro_batches::{MicroBatches, NotFinite, ranges, scalar};
+use crate::micro_batches::{MicroBatches, ranges, scalar};
+use crate::passes::{PassReport, Passes, Totals};
 use crate::segments;
 use crate::workers::{HostSum, gather_json, share, sum_on_device};
-use crate::{Error, Gradients, LossSum, LossTotal, Parameters, Result, Segments, StepContext, Task, Workers};
+use crate::{Error, Gradients, LossSum, Parameters, Result, Segments, StepContext, Task, Workers};
 
-/// The sums over the micro-batches of one optimizer step. Equal for all workers.
-pub(crate) struct Accumulated {
-    /// Gradients of the sum of the losses of all targets.
+/// The sums over the micro-batches of one optimizer step.
+pub(crate) struct Accumulated<B> {
+    /// Gradients of the sum of the losses of all targets. Equal for all workers.
     pub(crate) gradients: Gradients,
-    pub(crate) loss: LossTotal,
-    pub(crate) samples: usize,
-    /// Descriptions of the micro-batches, for messages.
-    pub(crate) batches: Vec<String>,
-    /// The first loss that is not finite.
-    pub(crate) not_finite: Option<NotFinite>,
+    /// The number of targets, at least 1.
+    pub(crate) targets: usize,
+    pub(crate) losses: Losses<B>,
+}
+
+/// The losses of a step.
+pub(crate) enum Losses<B> {
+    /// Of several workers, which have exchanged them.
+    Read(Totals),
+    /// Of a single worker. They are read after the optimizer's launches.
+    Unread(Passes<B>),
 }
 
 /// How a step is split: into `count` micro-batches, up to `fuse` of them in one forward and backward pass.
@@ -72,16 +78,6 @@ struct Report {
     completed: Vec<usize>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct PassReport {
-    #[serde(with = "crate::bits")]
-    loss: f64,
-    targets: usize,
-    samples: usize,
-    batches: Vec<String>,
-    not_finite: Option<NotFinite>,
-}
-
 /// Runs this worker's forward and backward passes of a step, and sums gradients and losses over the passes of all workers, in
 /// the order of the passes.
 ///
@@ -91,33 +87,43 @@ pub(crate) fn accumulate<T: Task>(
     step: &Step<'_, T>,
     batches: &mut Epoch<'_, T::Batch>,
     StepMemory { order, kept }: &mut StepMemory,
-) -> Result<Accumulated> {
+) -> Result<Accumulated<T::Batch>> {
     let Step { parameters, split, start, workers, .. } = *step;
     let on_host = workers.count() > 1 && !on_one_accelerator(parameters);
     let send_order = order.clone();
     let mut sum = on_host
         .then(|| HostSum::new(parameters, send_order.as_deref(), split.slots(workers.count()), workers));
-    let (mut slots, own) = own_passes(step, batches, kept, sum.as_mut())?;
+    let Own { mut slots, passes, completed } = own_passes(step, batches, kept, sum.as_mut())?;
+    let place = || format!("step {}", start.step + 1);
+    if workers.count() == 1 {
+        let targets = passes.targets();
+        if targets == 0 {
+            return Err(Error::NoTargets { place: place(), batches: passes.descriptions() });
+        }
+        let gradients = slots.pop().unwrap_or_default();
+        return Ok(Accumulated { gradients, targets, losses: Losses::Unread(passes) });
+    }
+    // A sum on the host sends with the gradients which of them are missing.
+    let missing = match sum {
+        None => slots.iter().map(|slot: &Gradients| slot.missing_indices(parameters)).collect(),
+        Some(_) => Vec::new(),
+    };
+    let values = passes.losses().iter().map(scalar).collect::<Result<Vec<_>>>()?;
+    let own = Report { passes: passes.reports(&values, step.task, split.count)?, missing, completed };
     let on_host = sum.map(|sum| sum.finish(std::mem::take(&mut slots))).transpose()?;
     let reports = gather_json(workers, &own)?;
     order_of(&reports, parameters, order);
     let missing: Vec<_> = reports.iter().map(|report| report.missing.clone()).collect();
-    let passes: Vec<PassReport> = reports.into_iter().flat_map(|report| report.passes).collect();
-
-    let loss = passes.iter().map(|pass| pass.loss).sum();
-    let samples = passes.iter().map(|pass| pass.samples).sum();
-    let targets = passes.iter().map(|pass| pass.targets).sum();
-    let not_finite = passes.iter().find_map(|pass| pass.not_finite.clone());
-    let batches = passes.into_iter().flat_map(|pass| pass.batches).collect();
+    let totals = Totals::of(reports.into_iter().flat_map(|report| report.passes).collect());
+    let targets = totals.loss.targets;
     if targets == 0 {
-        return Err(Error::NoTargets { place: format!("step {}", start.step + 1), batches });
+        return Err(Error::NoTargets { place: place(), batches: totals.batches });
     }
     let gradients = match on_host {
         Some(gradients) => gradients,
-        None if workers.count() == 1 => slots.pop().unwrap_or_default(),
         None => sum_on_device(parameters, slots, &missing, workers)?,
     };
-    Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, batches, not_finite })
+    Ok(Accumulated { gradients, targets, losses: Losses::Read(totals) })
 }
 
 /// Whether all parameters are on one device that is not the CPU.
@@ -136,20 +142,28 @@ fn order_of(reports: &[Report], parameters: &Parameters, order: &mut Option<Vec<
     *order = completed.filter(|completed| completed.len() == parameters.iter().count()).cloned();
 }
 
-/// Runs this worker's passes. Returns their gradients in slots, to be added in this order, without those that `sum` has sent
-/// already; and the report of the passes.
+/// The results of one worker's passes in a step.
+struct Own<B> {
+    /// Their gradients, to be added in this order, without those that a sum on the host has sent already.
+    slots: Vec<Gradients>,
+    passes: Passes<B>,
+    /// As [`Report::completed`].
+    completed: Vec<usize>,
+}
+
+/// Runs this worker's passes.
 fn own_passes<T: Task>(
     step: &Step<'_, T>,
     batches: &mut Epoch<'_, T::Batch>,
     kept: &mut KeptSums,
     mut sum: Option<&mut HostSum<'_>>,
-) -> Result<(Vec<Gradients>, Report)> {
+) -> Result<Own<T::Batch>> {
     let Step { task, parameters, split: Split { count, fuse }, start, workers } = *step;
     let step = start.step as usize + 1;
     kept.begin();
     let all: Vec<_> = ranges(count, fuse).collect();
     let own = workers.share(all.len());
-    let (mut slots, mut passes, mut samples) = (Vec::new(), Vec::new(), 0);
+    let (mut slots, mut passes, mut samples) = (Vec::new(), Passes::new(), 0);
     let mut completed = Vec::new();
     for (pass, range) in all.into_iter().enumerate() {
         if !own.contains(&pass) {
@@ -159,7 +173,7 @@ fn own_passes<T: Task>(
         // Only the last pass can send early: a block has the gradients of all slots, and the last one is complete in the last pass.
         let mut sum = sum.as_deref_mut().filter(|sum| pass + 1 == own.end && sum.overlaps());
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
-        let mut group = MicroBatches::next(task, batches, range, context)?;
+        let group = MicroBatches::next(task, batches, range, context)?;
         let (segments, gradients) = group.train(task, parameters, sum.is_some())?;
         samples += group.samples;
         let targets = segments.loss.targets;
@@ -175,26 +189,9 @@ fn own_passes<T: Task>(
                 backward((segments.loss, gradients), parameters, &mut slots, place)?
             }
         };
-        group.release();
-        passes.push((group, targets, loss));
+        passes.push(group, targets, loss);
     }
-
-    // Losses are read only now: on an accelerator, a read waits for all work that was queued before it.
-    let mut is_finite = true;
-    let report = |(group, targets, loss): (MicroBatches<T::Batch>, usize, Option<Tensor>)| {
-        let loss = loss.as_ref().map_or(Ok(0.0), scalar)?;
-        let is_first = !loss.is_finite() && std::mem::take(&mut is_finite);
-        let not_finite = is_first.then(|| group.find_non_finite(task, loss, count)).transpose()?;
-        let (samples, batches) = (group.samples, group.descriptions);
-        Ok(PassReport { loss, targets, samples, batches, not_finite })
-    };
-    let passes = passes.into_iter().map(report).collect::<Result<_>>()?;
-    // A sum on the host sends with the gradients which of them are missing.
-    let missing = match sum {
-        None => slots.iter().map(|slot: &Gradients| slot.missing_indices(parameters)).collect(),
-        Some(_) => Vec::new(),
-    };
-    Ok((slots, Report { passes, missing, completed }))
+    Ok(Own { slots, passes, completed })
 }
 
 /// Where the results of a pass are added: it is one of this worker's `passes` in a step.
