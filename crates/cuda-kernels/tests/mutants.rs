@@ -113,6 +113,22 @@ const MUTANTS: &[Mutant] = &[
         check: checks::lora::lora,
     },
     Mutant {
+        what: "blocks that share rows add to the same results",
+        file: "lora.cu",
+        from: "uint32_t column = blockIdx.y * STEP + warp * COLUMNS;",
+        to: "uint32_t column = warp * COLUMNS;",
+        kernels: &["lora", "lora_gradient"],
+        check: checks::lora::lora,
+    },
+    Mutant {
+        what: "a row is copied from another's place",
+        file: "row_copy.cu",
+        from: "a.from[blockIdx.y])",
+        to: "a.from[blockIdx.y / 2])",
+        kernels: &["row_copy"],
+        check: checks::row_copy::row_copy,
+    },
+    Mutant {
         what: "a warp's sums are replaced while others read them",
         file: "lora.cu",
         from: "    // Other warps may still read this one's sums.\n    __syncthreads();\n",

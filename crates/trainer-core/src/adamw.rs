@@ -9,9 +9,7 @@ use crate::clipped_step::{CheckedStep, ClippedStep, after_reading, by_parts};
 use crate::cuda;
 use crate::optimizer::require_same_tensors;
 use crate::parameter_group::ParameterSettings;
-use crate::{
-    Gradients, Norms, Optimizer, OptimizerType, Parameters, Result, TrainingArguments, Warning,
-};
+use crate::{Gradients, Norms, Optimizer, OptimizerType, Parameters, Result, TrainingArguments, Warning};
 
 use together::Pending;
 

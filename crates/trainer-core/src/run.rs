@@ -1,11 +1,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::accumulate::StepMemory;
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
-use crate::data::Epoch;
 use crate::early_stopping::EarlyStopping;
 use crate::micro_batches::ranges;
 use crate::passes::Totals;
@@ -14,9 +12,8 @@ use crate::progress::Progress;
 use crate::session::{Session, Votes};
 use crate::workers::gather_json;
 use crate::{
-    BatchSource, ClippedStep, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, OnNan,
-    Optimizer, Parameters, Result, StepContext, StepReport, StopSignal, Task, TrainerState,
-    TrainingArguments, Warning, Workers,
+    BatchSource, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, Optimizer, Parameters,
+    Result, StepReport, StopSignal, Task, TrainerState, TrainingArguments, Workers,
 };
 
 /// A run in progress: its parts and its state. This file has the record of its steps; `step.rs`, `best.rs`, `saving.rs`,

@@ -47,7 +47,8 @@ impl<T: Task> Run<'_, T> {
             }
             Losses::Unread(passes) => self.checked(gradients, complete, passes, &step)?,
         };
-        let without = || Error::Optimizer { source: "it returned no norms of finite losses' gradients".into() };
+        let without =
+            || Error::Optimizer { source: "it returned no norms of finite losses' gradients".into() };
         let norms = norms.ok_or_else(without)?;
         let grad_norm = norms.global();
         if !grad_norm.is_finite() {
