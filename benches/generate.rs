@@ -35,6 +35,10 @@ fn main() -> Result<()> {
     let memory = bytes_per_second(if quick { 1 << 20 } else { 1 << 28 });
     println!("memory is read at {:.1} GB/s by all threads together", memory / 1e9);
     for storage in [Storage::F32, Storage::Bf16, Storage::Int8] {
+        if matches!(storage, Storage::Int8) && !device.is_cpu() {
+            println!("\nInt8 is only for the CPU");
+            continue;
+        }
         bench(&dir, storage, &device, quick, memory)?;
     }
     Ok(())
@@ -53,7 +57,8 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
     let dtype = if matches!(storage, Storage::Bf16) { DType::BF16 } else { DType::F32 };
     let builder: &mut dyn LayerBuilder =
         if matches!(storage, Storage::Int8) { &mut Int8Builder } else { &mut FrozenBuilder };
-    let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
+    let graphs = LoadOptions { decoding_graphs: true, ..LoadOptions::default() };
+    let options = LoadOptions { device: device.clone(), dtype, ..graphs };
     let model = GitForCausalLm::load_with(&Checkpoint::open(dir).unwrap(), builder, &options).unwrap();
     let size = model.config().vision_config.image_size;
     let pixels = common::values(1, (batch, 3, size, size), device);

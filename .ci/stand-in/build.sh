@@ -12,7 +12,9 @@ target=$(cd "$2" && pwd)
 cd "$(dirname "$0")"
 own=../../crates/cuda-kernels/kernels
 
-candle=$(cargo metadata --format-version 1 --offline --features caption-lora/cuda |
+# Only packages of this platform were downloaded.
+host=$(rustc -vV | sed -n 's/^host: //p')
+candle=$(cargo metadata --format-version 1 --offline --filter-platform "$host" --features caption-lora/cuda |
     grep -o '"manifest_path":"[^"]*/candle-kernels-[^"]*"' | head -n 1 | cut -d '"' -f 4)
 candle=${candle%/Cargo.toml}/src
 [[ -d $candle ]] || { echo "the source of candle-kernels is not there" >&2; exit 1; }

@@ -9,15 +9,14 @@ use candle_core::{Device, Result, Tensor};
 
 /// The GPU if the build supports one and the machine has one, else the CPU; prints which.
 pub(crate) fn device() -> Device {
-    match Device::cuda_if_available(0) {
-        Ok(device) if device.is_cuda() => device,
-        _ => {
-            if cfg!(feature = "cuda") {
-                println!("no GPU found: the benches run on the CPU");
-            }
-            Device::Cpu
+    if candle_core::utils::cuda_is_available() {
+        // As the programs open it: on CUDA's default stream nothing could be recorded.
+        match train_ops::cuda_device(0) {
+            Ok(device) => return device,
+            Err(error) => println!("the benches run on the CPU: {error}"),
         }
     }
+    Device::Cpu
 }
 
 /// Uses `BENCH_THREADS` threads, 2 by default.

@@ -1,4 +1,5 @@
-"""Measures a GPU's limits and a training step of transformers + PEFT: medians of 20 runs after 5. reference_step.py CHECKPOINT"""
+"""Measures a GPU's limits, a training step of transformers + PEFT (medians of 20 runs after 5), and captions of transformers as
+benches/generate.rs makes them. reference_step.py CHECKPOINT"""
 
 import statistics
 import sys
@@ -9,6 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import GitForCausalLM
 
 TOKENS = 16
+# As in benches/generate.rs.
+CAPTION_TOKENS, PICTURES = 40, 16
 TYPES = [("f32", torch.float32, False), ("tf32", torch.float32, True), ("bf16", torch.bfloat16, True)]
 
 
@@ -59,9 +62,26 @@ def step(checkpoint: str, name: str, dtype: torch.dtype, tf32: bool, batch: int)
     print(f"reference {name}, {batch}: {seconds * 1e3:.2f} ms, {batch / seconds:.0f} pictures/s, {peak:.2f} GB")
 
 
+def captions(checkpoint: str, name: str, dtype: torch.dtype) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = GitForCausalLM.from_pretrained(checkpoint, dtype=dtype).cuda().eval()
+    # Nothing ends before the last token.
+    lengths = {"min_new_tokens": CAPTION_TOKENS, "max_new_tokens": CAPTION_TOKENS}
+    for pictures in (1, PICTURES):
+        pixels = torch.randn(pictures, 3, 224, 224, device="cuda", dtype=dtype)
+        for beams in (1, 2):
+            options = {**lengths, "num_beams": beams, "do_sample": False}
+            with torch.inference_mode():
+                seconds = median_seconds(lambda: model.generate(pixel_values=pixels, **options), 1, 3)
+            print(f"reference captions {name}, {pictures}, {beams} beams: {pictures / seconds:.2f} pictures/s")
+
+
 if __name__ == "__main__":
     ceilings()
     for batch in (8, 32):
         for name, dtype, tf32 in TYPES:
             step(sys.argv[1], name, dtype, tf32, batch)
             torch.cuda.empty_cache()
+    for name, dtype, _ in (TYPES[0], TYPES[2]):
+        captions(sys.argv[1], name, dtype)
+        torch.cuda.empty_cache()

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
+use caption_lora::batches::{CaptionBatches, References};
 use caption_lora::features::{CachePlace, FeatureStore, Layout};
 use caption_lora::hub::Location;
 use caption_lora::open::pretrained;
 use caption_lora::row_order::RowOrder;
 use caption_lora::step_graphs::StepGraphs;
-use caption_lora::task::{CaptionBatches, CaptionTask, References};
+use caption_lora::task::CaptionTask;
 use git_model::{CaptionModel as _, GitForCausalLm};
 use monster_drawings::{DrawingSource, Style};
 use train_ops::ForwardContext;

@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
+use caption_lora::batches::{CaptionBatches, References};
 use caption_lora::captioning::{Captioner, pictures};
 use caption_lora::hub::Location;
 use caption_lora::row_order::RowOrder;
-use caption_lora::task::{CaptionBatches, CaptionTask, References};
+use caption_lora::task::CaptionTask;
 use caption_lora::threads::use_threads;
 use caption_lora::{open, save};
 use caption_model::LoadOptions;

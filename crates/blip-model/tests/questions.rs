@@ -146,11 +146,12 @@ fn a_recorded_pass_has_the_bits_of_a_launched_one_for_other_questions() {
         let work = |run| pass(&batches[usize::from(run == Run::Recorded)], &keys(0));
         let graph = DeviceGraph::record(&device(), work).unwrap();
         for (step, text) in (1..).zip(&batches) {
-            let targets = text.shifted_labels().unwrap().targets.len();
+            let labels = text.shifted_labels().unwrap();
+            let targets = labels.targets.len();
             let list = |results: &[Tensor]| -> Vec<Vec<f32>> {
                 results.iter().map(|tensor| tensor.flatten_all().unwrap().to_vec1().unwrap()).collect()
             };
-            let found = list(graph.replay(&keys(step), &text.numbers(targets).unwrap()).unwrap());
+            let found = list(graph.replay(&keys(step), &text.numbers(labels, targets)).unwrap());
             assert_eq!(found, list(&pass(text, &keys(step)).unwrap()), "{dtype:?}, step {step}");
         }
     }

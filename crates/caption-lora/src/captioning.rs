@@ -6,13 +6,14 @@ use anyhow::Result;
 use caption_data::{
     CaptionSource, CaptionTokenizer, ImageProcessor, OnBadImage, PictureLoader, TokenizedCaptions,
 };
-use caption_model::{CaptionModel, Draft, GenerationConfig};
+use caption_model::{CaptionModel, DecodingGraphs, Draft, GenerationConfig, RefusedStep};
 use indicatif::ProgressStyle;
+use trainer_core::Warning;
 
 use crate::features::{FeatureStore, encode};
 use crate::options::{Drafting, Storage};
 use crate::prompts::{after_prompt, by_prompt};
-use crate::terminal::progress_bar;
+use crate::terminal::{progress_bar, warn};
 
 /// Batch size of the frozen encoder.
 pub(crate) const ENCODER_BATCH: usize = 8;
@@ -118,7 +119,18 @@ impl Captioner<'_> {
             }
         }
         bar.finish_and_clear();
+        warn_if_refused(self.model);
         Ok(captions)
+    }
+}
+
+/// Prints a warning, once for each model, if its decoding steps could not be recorded as CUDA graphs.
+pub(crate) fn warn_if_refused(model: &dyn CaptionModel) {
+    if let Some(RefusedStep { sequences, reason }) =
+        model.decoding_graphs().and_then(DecodingGraphs::take_refusal)
+    {
+        let work = format!("decoding steps of {sequences} captions");
+        warn(Warning::GraphNotRecorded { work, reason });
     }
 }
 

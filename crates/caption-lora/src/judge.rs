@@ -13,10 +13,11 @@ use serde_json::json;
 use train_ops::{ForwardContext, release_memory};
 use trainer_core::{LossTotal, evaluate_together};
 
+use crate::batches::CaptionBatches;
 use crate::captioning::Captioner;
 use crate::distributed::Team;
 use crate::features::encode;
-use crate::task::{CaptionBatches, CaptionTask};
+use crate::task::CaptionTask;
 
 /// If the loss with shuffled pictures is less than this many times the loss with the right ones, the model
 /// ignores them.

@@ -17,7 +17,7 @@
 //! - [`prompts`]: the prompts that captions continue
 //! - [`captioning`]: a model with its tokenizer and image processor, from pictures to captions
 //! - [`features`]: the cache of the frozen encoder's image features
-//! - [`task`]: captioning as a task of the training engine
+//! - [`task`], [`batches`]: captioning as a task of the training engine, and its batches
 //! - [`training_text`]: the tokens of a training batch
 //! - [`step_graphs`]: recorded passes on NVIDIA GPUs
 //! - [`fusing`]: chooses the number of micro-batches of a step that run together
@@ -34,6 +34,7 @@
 //! - [`engine_words`]: rewrites the engine's messages in terms of flags
 
 pub mod adapt;
+pub mod batches;
 pub mod caption;
 pub mod captioning;
 #[cfg(feature = "cli")]

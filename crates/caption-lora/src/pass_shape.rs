@@ -92,7 +92,8 @@ mod tests {
             assert_eq!((first.positions.len(), second.positions.len()), (7, 7));
             assert_ne!(first.positions, second.positions);
             assert_ne!(first.targets, second.targets);
-            let numbers = runs.map(|text| text.numbers(7).unwrap());
+            let numbers =
+                [(&runs[0], first), (&runs[1], second)].map(|(text, labels)| text.numbers(labels, 7));
             assert_eq!(numbers[0].len(), numbers[1].len());
             assert!(numbers[0].iter().zip(&numbers[1]).filter(|(one, other)| one == other).count() < 7);
         }

@@ -70,7 +70,8 @@ impl StepGraphs {
         text: &TextBatch,
         features: &PassFeatures<'_>,
     ) -> Result<(Tensor, usize, Gradients), BoxError> {
-        let targets = text.shifted_labels()?.targets.len();
+        let labels = text.shifted_labels()?;
+        let targets = labels.targets.len();
         let shape = PassShape::of(text, targets);
         let mut graphs = self.passes();
         match graphs.states.get(&shape) {
@@ -89,7 +90,7 @@ impl StepGraphs {
             Some(State::Refused) | None => {}
         }
         if let Some(State::Recorded(recorded)) = graphs.states.get(&shape).filter(|_| targets > 0) {
-            let (loss, gradients) = recorded.replay(pass, &shape, text)?;
+            let (loss, gradients) = recorded.replay(pass, &text.numbers(labels, shape.targets()))?;
             return Ok((loss, targets, gradients));
         }
         drop(graphs);
@@ -178,14 +179,9 @@ impl Recorded {
         Ok(Self { features, graph })
     }
 
-    /// The loss and the gradients, in the memory of the graph.
-    fn replay(
-        &self,
-        pass: &Pass<'_>,
-        shape: &PassShape,
-        text: &TextBatch,
-    ) -> Result<(Tensor, Gradients), BoxError> {
-        let results = self.graph.replay(&pass.ctx, &text.numbers(shape.targets())?)?;
+    /// The loss and the gradients of a pass that takes these `numbers` from the host, in the memory of the graph.
+    fn replay(&self, pass: &Pass<'_>, numbers: &[u32]) -> Result<(Tensor, Gradients), BoxError> {
+        let results = self.graph.replay(&pass.ctx, numbers)?;
         let names = pass.parameters.iter().map(|(name, _)| name.to_owned());
         Ok((results[0].clone(), Gradients::from_iter(names.zip(results[1..].iter().cloned()))))
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
+use caption_lora::batches::{CaptionBatches, References};
 use caption_lora::captioning::pictures;
 use caption_lora::embedded;
 use caption_lora::features::{CachePlace, FeatureStore, Layout};
@@ -17,7 +18,7 @@ use caption_lora::options::Finetune;
 use caption_lora::pass_shape::PassShape;
 use caption_lora::row_order::RowOrder;
 use caption_lora::step_graphs::StepGraphs;
-use caption_lora::task::{CaptionBatches, CaptionTask, References};
+use caption_lora::task::CaptionTask;
 use caption_lora::training_text::{TrainingText, bucketed_length};
 use git_model::{CaptionModel as _, GitForCausalLm, LoadOptions};
 use monster_drawings::{DrawingSource, Style};

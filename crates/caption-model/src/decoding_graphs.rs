@@ -34,11 +34,26 @@ impl DecodingGraphs {
         states.filter(|state| matches!(state, State::Recorded { .. })).count()
     }
 
+    /// A step that could not be recorded, once in the life of the model: the others have the same cause. `None` while the graphs are in
+    /// use.
+    pub fn take_refusal(&self) -> Option<RefusedStep> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.refusal.take()
+    }
+
     /// The recordings, until the result is dropped. `None` if they are in use.
     pub(crate) fn lend(&self) -> Option<Lent<'_>> {
         let recordings = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Lent { owner: self, recordings })
     }
+}
+
+/// Decoding steps that could not be recorded. They are launched kernel by kernel, with the same results in more time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedStep {
+    /// The number of sequences of a step.
+    pub sequences: usize,
+    /// The error of the recording.
+    pub reason: String,
 }
 
 /// The recordings of a model in use.
@@ -62,6 +77,10 @@ pub(crate) struct Recordings {
     pass: Option<ForwardContext>,
     /// One for each layer.
     caches: Vec<KeyValueCache>,
+    /// Whether a step could not be recorded.
+    refused: bool,
+    /// The first such step, until it is taken.
+    refusal: Option<RefusedStep>,
 }
 
 /// The properties of a step that determine its launches.
@@ -127,7 +146,7 @@ impl Recordings {
                     Ok(graph) => {
                         State::Recorded { graph: Box::new(graph), _decoder: Arc::clone(step.decoder) }
                     }
-                    Err(_) => State::Refused,
+                    Err(error) => self.refuse(&shape, &error),
                 };
                 self.graphs.insert(shape, state);
             }
@@ -144,6 +163,13 @@ impl Recordings {
             }
             _ => Ok(None),
         }
+    }
+
+    fn refuse(&mut self, shape: &StepShape, error: &candle_core::Error) -> State {
+        if !std::mem::replace(&mut self.refused, true) {
+            self.refusal = Some(RefusedStep { sequences: shape.sequences, reason: error.to_string() });
+        }
+        State::Refused
     }
 }
 

@@ -29,13 +29,7 @@ impl ShiftedLabels {
 
     /// As [`new`](Self::new), for input ids of this shape.
     pub(crate) fn of_rows(labels: &[Vec<i64>], batch: usize, length: usize) -> Result<Self> {
-        if labels.len() != batch || labels.iter().any(|row| row.len() != length) {
-            return Err(Error::Shape {
-                input: "labels",
-                expected: format!("the shape of input_ids, ({batch}, {length})"),
-                got: vec![labels.len(), labels.iter().map(Vec::len).max().unwrap_or(0)],
-            });
-        }
+        require_shape(labels, batch, length)?;
         let (mut positions, mut targets) = (Vec::new(), Vec::new());
         for (row, labels) in labels.iter().enumerate() {
             for (position, next) in labels.iter().skip(1).enumerate() {
@@ -73,6 +67,18 @@ impl ShiftedLabels {
         let keys: Vec<u64> = self.positions.iter().filter_map(key).collect();
         ForwardContext::training(keys)
     }
+}
+
+/// An error unless `labels` are `(batch, length)`.
+pub(crate) fn require_shape(labels: &[Vec<i64>], batch: usize, length: usize) -> Result<()> {
+    if labels.len() == batch && labels.iter().all(|row| row.len() == length) {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        input: "labels",
+        expected: format!("the shape of input_ids, ({batch}, {length})"),
+        got: vec![labels.len(), labels.iter().map(Vec::len).max().unwrap_or(0)],
+    })
 }
 
 #[cfg(test)]

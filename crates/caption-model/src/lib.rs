@@ -26,7 +26,7 @@ pub use checkpoint::{Architecture, CaptionCheckpoint};
 pub use config::CaptionConfig;
 pub use config_file::{activation, check_heads, read_json, token_ids};
 pub use decoding::{Decoding, TextDecoder};
-pub use decoding_graphs::DecodingGraphs;
+pub use decoding_graphs::{DecodingGraphs, RefusedStep};
 pub use draft::{DecoderShape, Draft, LayerMap};
 pub use error::{Error, Result};
 pub use generation_defaults::GenerationDefaults;

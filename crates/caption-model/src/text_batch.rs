@@ -1,6 +1,7 @@
 use candle_core::{Device, Tensor};
 use train_ops::{KeyLengths, host_numbers};
 
+use crate::labels::require_shape;
 use crate::{Result, ShiftedLabels};
 
 /// The text of a training batch, as a pass takes it from the host.
@@ -30,8 +31,9 @@ impl TextBatch {
     /// # Errors
     /// If the labels do not have the shape of `input_ids`.
     pub fn captions(input_ids: &Tensor, labels: &[Vec<i64>]) -> Result<Self> {
-        ShiftedLabels::new(labels, input_ids)?;
-        let ids = TextIds { ids: input_ids.flatten_all()?.to_vec1()?, length: input_ids.dim(1)? };
+        let (batch, length) = input_ids.dims2()?;
+        require_shape(labels, batch, length)?;
+        let ids = TextIds { ids: input_ids.flatten_all()?.to_vec1()?, length };
         Ok(Self { texts: vec![ids], lengths: Vec::new(), labels: labels.to_vec() })
     }
 
@@ -65,17 +67,15 @@ impl TextBatch {
     }
 
     /// All numbers that a pass takes from the host, in this order: the texts, the lengths, and the positions and ids of the targets, of
-    /// which there are `targets`. Those beyond the batch's own are at position 0 and have no target, `u32::MAX`.
-    ///
-    /// # Errors
-    /// As [`shifted_labels`](Self::shifted_labels).
-    pub fn numbers(&self, targets: usize) -> Result<Vec<u32>> {
-        let ShiftedLabels { mut positions, targets: mut ids, .. } = self.shifted_labels()?;
+    /// which there are `targets`. `labels` are the [`shifted_labels`](Self::shifted_labels) of the batch. Targets beyond these are at
+    /// position 0 and have no id, `u32::MAX`.
+    pub fn numbers(&self, labels: ShiftedLabels, targets: usize) -> Vec<u32> {
+        let ShiftedLabels { mut positions, targets: mut ids, .. } = labels;
         positions.resize(targets, 0);
         ids.resize(targets, u32::MAX);
         let texts = self.texts.iter().flat_map(|text| text.ids.iter().copied());
         let lengths = self.lengths.iter().map(|length| *length as u32);
-        Ok(texts.chain(lengths).chain(positions).chain(ids).collect())
+        texts.chain(lengths).chain(positions).chain(ids).collect()
     }
 }
 
@@ -94,9 +94,10 @@ mod tests {
             labels: vec![vec![-100, 6], vec![-100, -100]],
         };
         let none = u32::MAX;
-        assert_eq!(batch.numbers(3).unwrap(), [1, 2, 3, 4, 5, 6, 7, 8, 2, 1, 0, 0, 0, 6, none, none]);
+        let numbers = batch.numbers(batch.shifted_labels().unwrap(), 3);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 2, 1, 0, 0, 0, 6, none, none]);
         let tensors = batch.tensors(&Device::Cpu).unwrap();
         assert_eq!(tensors[1].to_vec2::<u32>().unwrap(), [[5, 6], [7, 8]]);
-        assert!(TextBatch { labels: vec![vec![1]], ..batch }.numbers(3).is_err());
+        assert!(TextBatch { labels: vec![vec![1]], ..batch }.shifted_labels().is_err());
     }
 }

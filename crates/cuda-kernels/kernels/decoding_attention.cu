@@ -1,10 +1,10 @@
 // Attention of decoding: a query over the tokens of its sequence's image and over its own text tokens, whose keys and
 // values lie in slots of a cache. A block computes a query of a head; eight lanes compute the score of a key, and the
-// results of the block's 16 groups of lanes, each over its own keys, are joined at the end.
+// results of the block's 32 groups of lanes, each over its own keys, are joined at the end.
 #include "element.cuh"
 #include "reduce.cuh"
 
-constexpr int THREADS = 128, LANES = 8, GROUPS = THREADS / LANES;
+constexpr int THREADS = 256, LANES = 8, GROUPS = THREADS / LANES;
 
 struct DecodingArguments {
     const void* query;                         // (rows, new tokens, heads, head_dim)
@@ -67,18 +67,20 @@ template <class T, int D> __device__ void decoding_attention(const DecodingArgum
                                           : a.images[row] * a.image_tokens + key;
             at += slot * width;
         }
-        float values[COUNT] = {};
-        if (key < keys)
-            load_part(
-                static_cast<const T*>(on_text ? a.text_keys : a.image_keys) + at, part, a.head_dim, a.vectors, values);
+        float of_key[COUNT] = {}, values[COUNT] = {};
+        // Both at once: the values do not wait for the score.
+        if (key < keys) {
+            const T* from = static_cast<const T*>(on_text ? a.text_keys : a.image_keys) + at;
+            load_part(from, part, a.head_dim, a.vectors, of_key);
+            from = static_cast<const T*>(on_text ? a.text_values : a.image_values) + at;
+            load_part(from, part, a.head_dim, a.vectors, values);
+        }
         float score = 0.0f;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) score += query[i] * values[i];
+        for (int i = 0; i < COUNT; ++i) score += query[i] * of_key[i];
 #pragma unroll
         for (int bits = LANES / 2; bits > 0; bits /= 2) score += __shfl_xor_sync(~0u, score, bits);
         if (key >= keys) continue;
-        load_part(
-            static_cast<const T*>(on_text ? a.text_values : a.image_values) + at, part, a.head_dim, a.vectors, values);
         score *= a.scale;
         const float most = max(largest, score), correction = expf(largest - most), p = expf(score - most);
         largest = most;

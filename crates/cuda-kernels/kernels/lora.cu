@@ -5,11 +5,15 @@
 //
 // Both are a product down to the rank and one up from it: a block computes them for 16 rows, with the narrow matrix
 // between them in registers. In the product down the block's warps share the columns, in the product up the results.
+// Where there are few rows, as in decoding, several blocks (the grid's y) share the results of a row; each computes the
+// product down again.
 // `A` and `B` are f32 and are rounded to the type of the activations where they meet them.
 #include "dropout.cuh"
 #include "warp_tile.cuh"
 
-constexpr int THREADS = 128, WARPS = THREADS / 32, ROWS = 16, COLUMNS = 64;
+constexpr int ROWS = 16, COLUMNS = 64;
+// Warps of a block: as many as have shared memory on GPUs with 99 KiB for a block.
+template <int R> constexpr int WARPS = R == 16 ? 8 : 4;
 
 struct LoraArguments {
     const void* xs;  // (rows, in_features), in the backward pass dys.
@@ -91,6 +95,7 @@ __device__ __forceinline__ void add_rows(
 }
 
 template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_rank(const LoraArguments& a) {
+    constexpr int STEP = WARPS<R> * COLUMNS;
     DYNAMIC_SHARED(memory);
     const int warp = threadIdx.x / 32;
     auto* all = reinterpret_cast<Scratch<T, R>*>(memory);
@@ -100,7 +105,7 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
     const uint32_t out_features = BACKWARD ? a.in_features : a.out_features;
 
     float sums[R / 8][4] = {};
-    for (uint32_t column = warp * COLUMNS; column < in_features; column += WARPS * COLUMNS) {
+    for (uint32_t column = warp * COLUMNS; column < in_features; column += STEP) {
         // The tiles before may still be read.
         __syncwarp();
         const T* xs = static_cast<const T*>(a.xs) + size_t(first) * in_features + column;
@@ -131,17 +136,17 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
         for (int i = 0; i < 4; ++i) {
             sums[n][i] = 0.0f;
 #pragma unroll
-            for (int part = 0; part < WARPS; ++part) sums[n][i] += all[part].sums[at(n, i)];
+            for (int part = 0; part < WARPS<R>; ++part) sums[n][i] += all[part].sums[at(n, i)];
             if (BACKWARD) sums[n][i] *= a.scale;
             const uint32_t row = first + lane_row() + i / 2 * 8, column = 8 * n + lane_column() + i % 2;
-            if (warp == 0 && row < a.rows && column < a.rank) a.hidden[size_t(row) * a.rank + column] = sums[n][i];
+            if (warp == 0 && blockIdx.y == 0 && row < a.rows && column < a.rank) a.hidden[size_t(row) * a.rank + column] = sums[n][i];
             if (!BACKWARD) sums[n][i] *= a.scale;
         }
 
     if (!a.ys) return;
     // Other warps may still read this one's sums.
     __syncthreads();
-    for (uint32_t column = warp * COLUMNS; column < out_features; column += WARPS * COLUMNS) {
+    for (uint32_t column = blockIdx.y * STEP + warp * COLUMNS; column < out_features; column += gridDim.y * STEP) {
         // The tiles before may still be read.
         __syncwarp();
         load_factor<R, BACKWARD>(a, out_features, column, scratch.factor);
@@ -160,10 +165,11 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
 template <class T, int R> __device__ void lora_forward(const LoraArguments& a) { low_rank<T, R, false>(a); }
 template <class T, int R> __device__ void lora_backward(const LoraArguments& a) { low_rank<T, R, true>(a); }
 
-#define LORA_KERNELS(name)                                         \
-    KERNEL(name##_f32_16, THREADS, LoraArguments, name<float, 16>) \
-    KERNEL(name##_f32_64, THREADS, LoraArguments, name<float, 64>) \
-    KERNEL(name##_bf16_16, THREADS, LoraArguments, name<bf16, 16>) \
-    KERNEL(name##_bf16_64, THREADS, LoraArguments, name<bf16, 64>)
+// Without the limit of registers, f32 would have one block of 8 warps at a time.
+#define LORA_KERNELS(name)                                                            \
+    RESIDENT_KERNEL(name##_f32_16, 32 * WARPS<16>, 2, LoraArguments, name<float, 16>) \
+    KERNEL(name##_f32_64, 32 * WARPS<64>, LoraArguments, name<float, 64>)             \
+    RESIDENT_KERNEL(name##_bf16_16, 32 * WARPS<16>, 2, LoraArguments, name<bf16, 16>) \
+    KERNEL(name##_bf16_64, 32 * WARPS<64>, LoraArguments, name<bf16, 64>)
 LORA_KERNELS(lora_forward)
 LORA_KERNELS(lora_backward)

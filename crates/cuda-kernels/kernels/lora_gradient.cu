@@ -26,10 +26,13 @@ struct LoraGradientArguments {
     LoraGradient of[2];
     uint32_t rows, rank, parts;
     uint32_t rows_per_part;  // A multiple of ROWS.
+    // Whether rows of each `hidden` begin at multiples of 16 bytes. Two words, so that the struct has no padding at its
+    // end: g++ 12 clears it in the wrong place (-ftrivial-auto-var-init).
+    uint32_t hidden_vectors[2];
 };
 
 template <class T, int R> __device__ void lora_gradient(const LoraGradientArguments& a) {
-    SHARED(T, values, FEATURES * PADDED<T, ROWS>);
+    SHARED(T, values, ROWS * PADDED<T, FEATURES>);
     SHARED(T, hidden, ROWS * PADDED<T, R>);
     const LoraGradient& g = a.of[blockIdx.z];
     const uint32_t first = blockIdx.x * FEATURES, part = blockIdx.y;
@@ -41,17 +44,17 @@ template <class T, int R> __device__ void lora_gradient(const LoraGradientArgume
         __syncthreads();
         const T* at = static_cast<const T*>(g.values) + size_t(row) * g.features + first;
         const Source<T> from{at, g.features, int(end - row), int(g.features - first), g.vectors != 0};
-        // A row for each feature.
-        convert_tile<ROWS, FEATURES, THREADS, true>(values, from, [&](float x, int i, int column) {
+        convert_tile<ROWS, FEATURES, THREADS, false>(values, from, [&](float x, int i, int column) {
             return x * g.mask.factor(row + i < end ? g.mask.row_key(row + i) : 0, first + column);
         });
-        const Source<float> of_hidden{g.hidden + size_t(row) * a.rank, a.rank, int(end - row), int(a.rank), false};
+        const Source<float> of_hidden{g.hidden + size_t(row) * a.rank, a.rank, int(end - row), int(a.rank), a.hidden_vectors[blockIdx.z] != 0};
         convert_tile<ROWS, R, THREADS, false>(hidden, of_hidden, [](float h, int, int) { return h; });
         __syncthreads();
 #pragma unroll
         for (int k = 0; k < ROWS; k += 16) {
             Fragment<T> fragment;
-            load_fragment(fragment, values + threadIdx.x / 32 * 16 * PADDED<T, ROWS> + k, PADDED<T, ROWS>);
+            // A row of the product for each feature.
+            load_columns(fragment, values + k * PADDED<T, FEATURES> + threadIdx.x / 32 * 16, PADDED<T, FEATURES>);
             multiply_columns(sums, fragment, hidden + k * PADDED<T, R>, PADDED<T, R>);
         }
     }

@@ -18,7 +18,7 @@ struct OptimizerTensor {
 };
 
 struct OptimizerResult {
-    double norm;        // Of all scaled gradients.
+    double norm;        // Of all scaled gradients; NaN if a loss is not finite.
     float coefficient;  // What clipping multiplies the scaled gradients by, at most 1.
     uint32_t padding;
 };
@@ -29,6 +29,8 @@ struct OptimizerArguments {
     double* squares;                // Sums of squares of each chunk.
     double* norms;                  // Of each tensor.
     OptimizerResult* result;
+    const uint64_t* losses;  // Their number, then the address of each, an f32; null without losses.
+    double* loss_values;     // What is found there.
     double max_norm;  // 0: no clipping.
     uint32_t tensor_count, chunk_count;
     float beta1, beta2, rest1, rest2, epsilon;
@@ -62,8 +64,12 @@ __device__ void sum_squares(const OptimizerArguments& a) {
 }
 
 // The norms, and the coefficient of clipping, as `torch.nn.utils.clip_grad_norm_`. One block. The last sum has the
-// order of the host, which computes the same norm from the norms of the tensors.
+// order of the host, which computes the same norm from the norms of the tensors. The losses are copied to where the
+// host reads the norms, so that it waits for the device only once a step.
 __device__ void norms_and_clip(const OptimizerArguments& a) {
+    const uint64_t losses = a.losses ? a.losses[0] : 0;
+    for (uint64_t i = threadIdx.x; i < losses; i += THREADS)
+        a.loss_values[i] = *reinterpret_cast<const float*>(a.losses[1 + i]);
     for (uint32_t tensor = threadIdx.x; tensor < a.tensor_count; tensor += THREADS) {
         const uint32_t end = tensor + 1 < a.tensor_count ? a.tensors[tensor + 1].first_chunk : a.chunk_count;
         double sum = 0.0;
@@ -76,7 +82,9 @@ __device__ void norms_and_clip(const OptimizerArguments& a) {
     for (uint32_t tensor = 0; tensor < a.tensor_count; ++tensor)
         total = __dadd_rn(total, __dmul_rn(a.norms[tensor], a.norms[tensor]));
     const double norm = sqrt(total), coefficient = a.max_norm / (norm + 1e-6);
-    *a.result = {norm, a.max_norm > 0.0 && coefficient < 1.0 ? float(coefficient) : 1.0f, 0};
+    bool finite = true;
+    for (uint64_t i = 0; i < losses; ++i) finite = finite && fabs(a.loss_values[i]) < INFINITY;
+    *a.result = {finite ? norm : double(NAN), a.max_norm > 0.0 && coefficient < 1.0 ? float(coefficient) : 1.0f, 0};
 }
 
 // What the compiler must not contract to fused multiply-adds, which the CPU does not use.
@@ -90,7 +98,7 @@ __device__ __forceinline__ void update(
 }
 
 __device__ void step(const OptimizerArguments& a) {
-    // A step whose norm is infinite or NaN is not taken.
+    // A step whose norm is infinite or NaN is not taken, nor is one with such a loss.
     if (!(a.result->norm < INFINITY)) return;
     const OptimizerTensor& t = a.tensors[a.chunk_tensors[blockIdx.x]];
     const float clip = a.result->coefficient;

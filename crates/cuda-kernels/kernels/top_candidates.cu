@@ -9,6 +9,8 @@
 #include "reduce.cuh"
 
 constexpr int THREADS = 512;
+// Columns of a thread that are loaded together: a row has only one block, whose loads wait for memory.
+constexpr int COLUMNS_AHEAD = 8;
 // The fewest candidates that are sorted, about as many as the search of a key has rounds; and the most.
 constexpr uint32_t MANY = 32, MOST = 1024;
 
@@ -36,6 +38,7 @@ __device__ __forceinline__ bool before(Candidate a, Candidate b) {
 template <class T>
 __device__ __forceinline__ Candidate next_candidate(const T* logits, uint32_t vocabulary, Candidate last) {
     Candidate best{0.0f, NO_ID};
+#pragma unroll COLUMNS_AHEAD
     for (uint32_t id = threadIdx.x; id < vocabulary; id += THREADS) {
         const Candidate candidate{to_float(logits[id]), id};
         if (before(candidate, best) && (last.id == NO_ID || before(last, candidate))) best = candidate;
@@ -73,6 +76,7 @@ __device__ __forceinline__ uint64_t key_of(float value, uint32_t id) {
 template <class T>
 __device__ __forceinline__ uint32_t own_keys(const CandidatesArguments& a, const T* logits, uint64_t least) {
     uint32_t count = 0;
+#pragma unroll COLUMNS_AHEAD
     for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS)
         count += key_of(to_float(logits[id]), id) >= least;
     return count;
@@ -145,6 +149,7 @@ template <class T> __device__ void top_candidates(const CandidatesArguments& a) 
     const bool sorted = a.count >= MANY && a.count <= MOST;
     const float largest = sorted ? take_sorted(a, logits) : take_one_by_one(a, logits);
     float sum = 0.0f;
+#pragma unroll COLUMNS_AHEAD
     for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS) sum += expf(to_float(logits[id]) - largest);
     sum = block_sum<THREADS>(sum);
     if (threadIdx.x == 0) a.log_sums[blockIdx.x] = largest + logf(sum);

@@ -48,6 +48,21 @@ __device__ __forceinline__ void load_fragment(Fragment<float>& a, const float* t
         }
 }
 
+// `A` from 16 columns in shared memory: row `m` of `A` is column `m` of the tile.
+__device__ __forceinline__ void load_columns(Fragment<bf16>& a, const bf16* tile, int stride) {
+    const int lane = threadIdx.x % 32;
+    const Matrices m = load_matrices<true>(tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a.pairs[i] = m.pairs[i];
+}
+
+__device__ __forceinline__ void load_columns(Fragment<float>& a, const float* tile, int stride) {
+#pragma unroll
+    for (int k = 0; k < 16; ++k)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) a.rows[i][k] = tile[k * stride + lane_row() + 8 * i];
+}
+
 // `A` from 16 columns of the sums of another product.
 __device__ __forceinline__ void make_fragment(Fragment<bf16>& a, const float (&left)[4], const float (&right)[4]) {
     a.pairs[0] = pack_bf16(left[0], left[1]);

@@ -33,7 +33,7 @@ pub struct DecodingAttention {
     pub most_tokens: usize,
 }
 
-const THREADS: u32 = 128;
+const THREADS: u32 = 256;
 const HEAD_DIMS: [usize; 2] = [32, 64];
 
 impl DecodingAttention {

@@ -26,7 +26,7 @@ const OLDEST: i32 = 8;
 /// Dynamic shared memory that every block may use; more needs an attribute of the function.
 const SHARED_BYTES: u32 = 48 * 1024;
 /// Words of the longest argument of a kernel.
-const WORDS: usize = 32;
+const WORDS: usize = 40;
 
 /// An argument as memory that the driver copies. It reads as much as the kernel's own argument is long.
 #[repr(C)]

@@ -33,6 +33,7 @@ mod overwrite;
 #[cfg(feature = "cuda")]
 pub mod ptx;
 mod residual_norm;
+mod row_copy;
 
 pub use activation::{ActivationKind, BiasActivation};
 pub use attention::{Attention, AttentionGradients, AttentionSizes, AttentionStrides, VisibleKeys};
@@ -47,6 +48,7 @@ pub use launch::{Element, Launch, Pointer};
 pub use lora::{Lora, LoraGradients};
 pub use optimizer::{AdamW, OptimizerTensor, TensorTable};
 pub use residual_norm::{ResidualNorm, ResidualNormGradient};
+pub use row_copy::RowCopy;
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

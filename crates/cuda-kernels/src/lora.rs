@@ -51,14 +51,17 @@ pub struct LoraGradients {
     pub db: Pointer,
 }
 
+/// Threads of a block of the gradients.
 const THREADS: u32 = 128;
 /// Ranks that the kernels are compiled for. Smaller ones are padded with zeros.
 const RANKS: [usize; 2] = [16, 64];
 /// Rows of a block of the products with activations.
 const ROWS: usize = 16;
-/// Warps of a block, and columns of their tiles.
-const WARPS: usize = 4;
+/// Warps of a block, for each of `RANKS`, and columns of their tiles.
+const WARPS: [usize; 2] = [8, 4];
 const COLUMNS: usize = 64;
+/// Blocks that a GPU runs at a time, about: where there are fewer, several blocks share the results of the same rows.
+const BLOCKS: usize = 128;
 /// Rows whose part of the gradients a block computes, and features of a block.
 const GRADIENT_ROWS: usize = 256;
 const FEATURES: usize = 64;
@@ -114,12 +117,17 @@ impl Lora {
                 u32::from(Element::F32.aligned(self.rank, &[self.b])),
             ]);
         let function = pick(names, element, self.large());
-        let mut launch =
-            Launch::new("lora", function, [rows.div_ceil(ROWS as u32), 1, 1], THREADS, arguments);
+        let warps = WARPS[usize::from(self.large())];
+        let blocks = self.rows.div_ceil(ROWS);
+        // No more than have columns each.
+        let features = self.in_features.max(self.out_features);
+        let shares = (BLOCKS / blocks.max(1)).clamp(1, features.div_ceil(warps * COLUMNS).max(1));
+        let grid = [blocks as u32, shares as u32, 1];
+        let mut launch = Launch::new("lora", function, grid, 32 * warps as u32, arguments);
         // Tiles of a warp: sums in f32, whose place rows have before, and a factor. Rows are 16 bytes longer than their columns.
         let tiles =
             ROWS * (COLUMNS * 4 + 16) + RANKS[usize::from(self.large())] * (COLUMNS * element.size() + 16);
-        launch.shared_bytes = (WARPS * tiles) as u32;
+        launch.shared_bytes = (warps * tiles) as u32;
         Ok(launch)
     }
 
@@ -163,6 +171,8 @@ impl Lora {
                 rank,
                 parts,
                 GRADIENT_ROWS as u32,
+                u32::from(Element::F32.aligned(self.rank, &[of.dhidden])),
+                u32::from(Element::F32.aligned(self.rank, &[of.hidden])),
             ]))
         };
         let features = self.in_features.max(self.out_features);

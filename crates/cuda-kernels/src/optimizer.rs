@@ -82,6 +82,15 @@ impl TensorTable {
         }
         Ok(Self { tensors: words, chunks })
     }
+
+    /// The words of a table of losses, each an f32 at its address: their number, and room for `room` addresses, or for all of them if
+    /// there are more.
+    pub fn losses(losses: &[Pointer], room: usize) -> Vec<u64> {
+        let mut words = vec![losses.len() as u64];
+        words.extend(losses.iter().map(|loss| loss.0));
+        words.resize(words.len().max(1 + room), 0);
+        words
+    }
 }
 
 /// AdamW with clipping by the global norm, over the tensors of a [`TensorTable`], operation by operation as `trainer-core`'s
@@ -94,7 +103,7 @@ impl TensorTable {
 /// θ ← decay θ - step_size m / (√v / root_correction + ε)
 /// ```
 ///
-/// A step whose norm is infinite or NaN changes nothing.
+/// A step whose norm is infinite or NaN changes nothing, nor does one with such a loss.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     /// [`TensorTable::tensors`] on the device.
@@ -105,8 +114,12 @@ pub struct AdamW {
     pub squares: Pointer,
     /// The norm of each tensor's gradient, f64.
     pub norms: Pointer,
-    /// 16 bytes: the norm of all gradients as f64, then the coefficient of clipping as f32.
+    /// 16 bytes: the norm of all gradients as f64, NaN if a loss is not finite; then the coefficient of clipping as f32.
     pub result: Pointer,
+    /// [`TensorTable::losses`] on the device; [`Pointer::NULL`] without losses.
+    pub losses: Pointer,
+    /// The value of each loss, f64, written by [`norms`](Self::norms). Not used without losses.
+    pub loss_values: Pointer,
     /// Number of tensors.
     pub tensor_count: usize,
     /// Number of chunks.
@@ -120,7 +133,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// The two kernels that compute `norms` and `result`, in the order in which they must run.
+    /// The two kernels that compute `norms`, `result` and `loss_values`, in the order in which they must run.
     ///
     /// # Errors
     /// If there are 2³¹ chunks or more.
@@ -158,6 +171,7 @@ impl AdamW {
         let [beta1, beta2] = self.betas;
         let arguments = Arguments::default()
             .pointers(&[self.tensors, self.chunks, self.squares, self.norms, self.result])
+            .pointers(&[self.losses, self.loss_values])
             .f64(self.max_norm)
             .u32s(&[
                 size(function, "tensors", self.tensor_count)?,

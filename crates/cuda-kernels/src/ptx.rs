@@ -21,6 +21,7 @@ pub fn of_module(module: &str) -> Option<&'static str> {
         "lora_gradient" => compiled::LORA_GRADIENT,
         "optimizer" => compiled::OPTIMIZER,
         "residual_norm" => compiled::RESIDUAL_NORM,
+        "row_copy" => compiled::ROW_COPY,
         "top_candidates" => compiled::TOP_CANDIDATES,
         _ => return None,
     })

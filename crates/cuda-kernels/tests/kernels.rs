@@ -26,6 +26,11 @@ fn residual_norm_and_its_gradients_agree_with_f64() {
 }
 
 #[test]
+fn rows_are_copied_in_their_order() {
+    passes(checks::row_copy::row_copy);
+}
+
+#[test]
 fn activations_and_their_gradients_agree_with_f64() {
     passes(checks::activation::activation);
 }

@@ -132,18 +132,45 @@ fn a_step_beyond_the_slots_of_the_caches_is_an_error() {
     assert!(error.contains("5 slots"), "{error}");
 }
 
-/// Layers whose outputs are shifted by a value that may be replaced, as an adapter's weights.
-struct Shifting(Arc<Shared<Tensor>>);
+/// Steps that read from the device cannot be recorded. They have the same results, and the model tells it once.
+#[test]
+fn steps_that_cannot_be_recorded_are_launched_and_the_model_says_why_once() {
+    let shared = Arc::new(Shared::new(Tensor::new(&[1f32], &device()).unwrap()));
+    let builder = &mut Shifting { shared, reads: true };
+    let [recorded, launched] = [true, false].map(|graphs| model(builder, DType::F32, graphs));
+    let features = features(&recorded, 0..2);
+    for config in &searches() {
+        let found = recorded.generate(&features, None, config).unwrap();
+        same(&found, &launched.generate(&features, None, config).unwrap(), "refused");
+    }
+    assert_eq!(graphs(&recorded), 0);
+    let Some(of_model) = recorded.decoding_graphs() else { return assert!(device().is_cpu()) };
+    let refused = of_model.take_refusal().unwrap();
+    assert!(refused.sequences == 2 && !refused.reason.is_empty(), "{refused:?}");
+    assert_eq!(of_model.take_refusal(), None);
+}
+
+/// Layers whose outputs are multiplied by a value that may be replaced, as an adapter's weights.
+struct Shifting {
+    shared: Arc<Shared<Tensor>>,
+    /// Whether they read it from the device in each pass.
+    reads: bool,
+}
 
 #[derive(Debug)]
 struct Shifted {
     base: FrozenLinear,
     shift: Arc<Shared<Tensor>>,
+    reads: bool,
 }
 
 impl LinearLayer for Shifted {
     fn forward(&self, xs: &Tensor, ctx: &ForwardContext) -> train_ops::Result<Tensor> {
-        Ok(self.base.forward(xs, ctx)?.broadcast_mul(&self.shift.in_pass(ctx))?)
+        let shift = self.shift.in_pass(ctx);
+        if self.reads {
+            shift.to_vec1::<f32>()?;
+        }
+        Ok(self.base.forward(xs, ctx)?.broadcast_mul(&shift)?)
     }
 
     fn parameters(&self) -> Vec<Tensor> {
@@ -168,7 +195,7 @@ impl LayerBuilder for Shifting {
     ) -> train_ops::Result<Arc<dyn LinearLayer>> {
         let base = FrozenLinear::new(path, weight, bias)?;
         Ok(match path.starts_with("git.encoder") && path.ends_with("intermediate.dense") {
-            true => Arc::new(Shifted { base, shift: Arc::clone(&self.0) }),
+            true => Arc::new(Shifted { base, shift: Arc::clone(&self.shared), reads: self.reads }),
             false => Arc::new(base),
         })
     }
@@ -182,7 +209,7 @@ impl LayerBuilder for Shifting {
 fn weights_that_were_replaced_are_used_by_the_next_call() {
     let weights = |value: f32| Tensor::new(&[value], &device()).unwrap();
     let shared = Arc::new(Shared::new(weights(1.0)));
-    let builder = &mut Shifting(Arc::clone(&shared));
+    let builder = &mut Shifting { shared: Arc::clone(&shared), reads: false };
     let [recorded, launched] = [true, false].map(|graphs| model(builder, DType::F32, graphs));
     let features = features(&recorded, 0..2);
     let config = &searches()[0];

@@ -88,6 +88,10 @@ pub(crate) fn lora_linear(
     Ok(None)
 }
 
+pub(crate) fn copy_rows(_: &Tensor, _: &[Tensor]) -> Result<Option<()>> {
+    Ok(None)
+}
+
 pub(crate) fn packed_top_logits(_: &Tensor, _: usize) -> Result<Option<Tensor>> {
     Ok(None)
 }

@@ -4,22 +4,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Epoch;
 use crate::kept_sums::KeptSums;
-use crate::micro_batches::{NotFinite, ranges};
+use crate::micro_batches::{ranges, scalar};
+use crate::passes::{PassReport, Passes, Totals};
 use crate::workers::{HostSum, gather_json, share, sum_on_device};
-use crate::{Error, Gradients, LossTotal, Parameters, Result, StepContext, Task, Workers};
+use crate::{Error, Gradients, Parameters, Result, StepContext, Task, Workers};
 
-use own_passes::own_passes;
+use own_passes::{Own, own_passes};
 
-/// The sums over the micro-batches of one optimizer step. Equal for all workers.
-pub(crate) struct Accumulated {
-    /// Gradients of the sum of the losses of all targets.
+/// The sums over the micro-batches of one optimizer step.
+pub(crate) struct Accumulated<B> {
+    /// Gradients of the sum of the losses of all targets. Equal for all workers.
     pub(crate) gradients: Gradients,
-    pub(crate) loss: LossTotal,
-    pub(crate) samples: usize,
-    /// Descriptions of the micro-batches, for messages.
-    pub(crate) batches: Vec<String>,
-    /// The first loss that is not finite.
-    pub(crate) not_finite: Option<NotFinite>,
+    /// The number of targets, at least 1.
+    pub(crate) targets: usize,
+    pub(crate) losses: Losses<B>,
+}
+
+/// The losses of a step.
+pub(crate) enum Losses<B> {
+    /// Of several workers, which have exchanged them.
+    Read(Totals),
+    /// Of a single worker. They are read after the optimizer's launches.
+    Unread(Passes<B>),
 }
 
 /// How a step is split: into `count` micro-batches, up to `fuse` of them in one forward and backward pass.
@@ -74,16 +80,6 @@ struct Report {
     completed: Vec<usize>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct PassReport {
-    #[serde(with = "crate::bits")]
-    loss: f64,
-    targets: usize,
-    samples: usize,
-    batches: Vec<String>,
-    not_finite: Option<NotFinite>,
-}
-
 /// Runs this worker's forward and backward passes of a step, and sums gradients and losses over the passes of all workers, in
 /// the order of the passes.
 ///
@@ -93,33 +89,43 @@ pub(crate) fn accumulate<T: Task>(
     step: &Step<'_, T>,
     batches: &mut Epoch<'_, T::Batch>,
     StepMemory { order, kept }: &mut StepMemory,
-) -> Result<Accumulated> {
+) -> Result<Accumulated<T::Batch>> {
     let Step { parameters, split, start, workers, .. } = *step;
     let on_host = workers.count() > 1 && !on_one_accelerator(parameters);
     let send_order = order.clone();
     let mut sum = on_host
         .then(|| HostSum::new(parameters, send_order.as_deref(), split.slots(workers.count()), workers));
-    let (mut slots, own) = own_passes(step, batches, kept, sum.as_mut())?;
+    let Own { mut slots, passes, completed } = own_passes(step, batches, kept, sum.as_mut())?;
+    let place = || format!("step {}", start.step + 1);
+    if workers.count() == 1 {
+        let targets = passes.targets();
+        if targets == 0 {
+            return Err(Error::NoTargets { place: place(), batches: passes.descriptions() });
+        }
+        let gradients = slots.pop().unwrap_or_default();
+        return Ok(Accumulated { gradients, targets, losses: Losses::Unread(passes) });
+    }
+    // A sum on the host sends with the gradients which of them are missing.
+    let missing = match sum {
+        None => slots.iter().map(|slot: &Gradients| slot.missing_indices(parameters)).collect(),
+        Some(_) => Vec::new(),
+    };
+    let values = passes.losses().iter().map(scalar).collect::<Result<Vec<_>>>()?;
+    let own = Report { passes: passes.reports(&values, step.task, split.count)?, missing, completed };
     let on_host = sum.map(|sum| sum.finish(std::mem::take(&mut slots))).transpose()?;
     let reports = gather_json(workers, &own)?;
     order_of(&reports, parameters, order);
     let missing: Vec<_> = reports.iter().map(|report| report.missing.clone()).collect();
-    let passes: Vec<PassReport> = reports.into_iter().flat_map(|report| report.passes).collect();
-
-    let loss = passes.iter().map(|pass| pass.loss).sum();
-    let samples = passes.iter().map(|pass| pass.samples).sum();
-    let targets = passes.iter().map(|pass| pass.targets).sum();
-    let not_finite = passes.iter().find_map(|pass| pass.not_finite.clone());
-    let batches = passes.into_iter().flat_map(|pass| pass.batches).collect();
+    let totals = Totals::of(reports.into_iter().flat_map(|report| report.passes).collect());
+    let targets = totals.loss.targets;
     if targets == 0 {
-        return Err(Error::NoTargets { place: format!("step {}", start.step + 1), batches });
+        return Err(Error::NoTargets { place: place(), batches: totals.batches });
     }
     let gradients = match on_host {
         Some(gradients) => gradients,
-        None if workers.count() == 1 => slots.pop().unwrap_or_default(),
         None => sum_on_device(parameters, slots, &missing, workers)?,
     };
-    Ok(Accumulated { gradients, loss: LossTotal { sum: loss, targets }, samples, batches, not_finite })
+    Ok(Accumulated { gradients, targets, losses: Losses::Read(totals) })
 }
 
 /// Whether all parameters are on one device that is not the CPU.

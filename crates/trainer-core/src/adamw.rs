@@ -1,19 +1,17 @@
-mod clipped;
+mod together;
 mod update;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 
-use crate::clipped_step::{ClippedStep, by_parts};
+use crate::clipped_step::{CheckedStep, ClippedStep, after_reading, by_parts};
 use crate::cuda;
-use crate::optimizer::{require_same_tensors, require_shape};
+use crate::optimizer::require_same_tensors;
 use crate::parameter_group::ParameterSettings;
-use crate::{
-    Error, Gradients, Norms, Optimizer, OptimizerType, Parameters, Result, TrainingArguments, Warning,
-};
+use crate::{Gradients, Norms, Optimizer, OptimizerType, Parameters, Result, TrainingArguments, Warning};
 
-use update::Update;
+use together::Pending;
 
 /// AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019), with the results of
 /// `torch.optim.AdamW`.
@@ -38,14 +36,6 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
     /// Not yet taken.
     warnings: Vec<Warning>,
-}
-
-/// A parameter with its gradient and the scalars of its next update.
-struct Pending<'a> {
-    name: &'a str,
-    parameter: &'a Var,
-    gradient: &'a Tensor,
-    update: Update,
 }
 
 #[derive(Debug)]
@@ -111,23 +101,28 @@ impl Optimizer for AdamW {
         gradients: Gradients,
         step: &ClippedStep,
     ) -> Result<Norms> {
-        let pending = self.pending(parameters, &gradients, step.learning_rate)?;
-        // Gradients of other parameters count for the norm too.
-        let has_others = pending.len() < gradients.len();
-        let norms = if has_others {
-            None
-        } else if pending.iter().all(|pending| pending.parameter.device().is_cpu()) {
-            Some(self.clipped_on_cpu(&pending, &gradients, step)?)
-        } else {
-            self.clipped_on_device(&pending, step)?
-        };
-        match norms {
-            Some(norms) if norms.global().is_finite() => {
-                self.count(&pending);
-                Ok(norms)
-            }
+        match self.taken_together(parameters, &gradients, &[], step)?.and_then(|taken| taken.norms) {
             Some(norms) => Ok(norms),
             None => by_parts(self, parameters, gradients, step),
+        }
+    }
+
+    /// On a GPU with kernels, the launches test the losses, so that the host waits only for the norms and losses together.
+    fn checked_step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: Gradients,
+        losses: &[Tensor],
+        step: &ClippedStep,
+    ) -> Result<CheckedStep> {
+        let on_device = losses.iter().any(|loss| !loss.device().is_cpu());
+        let taken = match on_device {
+            true => self.taken_together(parameters, &gradients, losses, step)?,
+            false => None,
+        };
+        match taken {
+            Some(taken) => Ok(taken),
+            None => after_reading(self, parameters, gradients, losses, step),
         }
     }
 
@@ -154,46 +149,6 @@ impl Optimizer for AdamW {
             moments.step = step.to_scalar::<i64>()?;
         }
         Ok(())
-    }
-}
-
-impl AdamW {
-    /// The next update of each parameter that has a gradient.
-    fn pending<'a>(
-        &self,
-        parameters: &'a Parameters,
-        gradients: &'a Gradients,
-        learning_rate: f64,
-    ) -> Result<Vec<Pending<'a>>> {
-        let with_gradients =
-            parameters.iter().filter_map(|(name, variable)| Some((name, variable, gradients.get(name)?)));
-        let pending = with_gradients.map(|(name, parameter, gradient)| {
-            let unknown = || Error::UnknownParameter { name: name.to_owned() };
-            let moments = self.moments.get(name).ok_or_else(unknown)?;
-            let settings = &moments.settings;
-            require_shape(name, &settings.shape, parameter, gradient)?;
-            let learning_rate = learning_rate * settings.lr_ratio;
-            let t = (moments.step + 1) as f64;
-            let update = Update {
-                beta1: self.beta1,
-                beta2: self.beta2,
-                epsilon: self.epsilon,
-                decay: 1.0 - learning_rate * settings.weight_decay,
-                step_size: learning_rate / (1.0 - self.beta1.powf(t)),
-                root_correction: (1.0 - self.beta2.powf(t)).sqrt(),
-            };
-            Ok(Pending { name, parameter, gradient, update })
-        });
-        pending.collect()
-    }
-
-    /// Counts the steps of these parameters.
-    fn count(&mut self, pending: &[Pending<'_>]) {
-        for Pending { name, .. } in pending {
-            if let Some(moments) = self.moments.get_mut(*name) {
-                moments.step += 1;
-            }
-        }
     }
 }
 

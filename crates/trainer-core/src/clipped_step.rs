@@ -1,3 +1,6 @@
+use candle_core::Tensor;
+
+use crate::micro_batches::scalar;
 use crate::{Gradients, Norms, Optimizer, Parameters, Result};
 
 /// The arguments of [`Optimizer::clipped_step`], which scales sums of gradients, clips them and takes a step.
@@ -30,6 +33,28 @@ impl ClippedStep {
     }
 }
 
+/// The result of [`Optimizer::checked_step`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckedStep {
+    /// The value of each loss.
+    pub losses: Vec<f64>,
+    /// The norms of the scaled gradients before clipping; `None` if a loss is not finite.
+    pub norms: Option<Norms>,
+}
+
+impl CheckedStep {
+    /// The result for losses and norms that are known both.
+    pub(crate) fn new(losses: Vec<f64>, norms: Norms) -> Self {
+        let finite = losses.iter().all(|loss| loss.is_finite());
+        Self { losses, norms: finite.then_some(norms) }
+    }
+
+    /// Whether the parameters were updated.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.norms.as_ref().is_some_and(|norms| norms.global().is_finite())
+    }
+}
+
 /// The factor that clips gradients of norm `norm` as `torch.nn.utils.clip_grad_norm_` does; `None` if they are not clipped.
 pub(crate) fn clip_coefficient(norm: f64, max_norm: f64) -> Option<f64> {
     let coefficient = max_norm / (norm + 1e-6);
@@ -51,4 +76,18 @@ pub(crate) fn by_parts<O: Optimizer + ?Sized>(
         optimizer.step(parameters, &gradients, step.learning_rate)?;
     }
     Ok(norms)
+}
+
+/// Reads the losses and, if all are finite, takes a [`clipped_step`](Optimizer::clipped_step).
+pub(crate) fn after_reading<O: Optimizer + ?Sized>(
+    optimizer: &mut O,
+    parameters: &Parameters,
+    gradients: Gradients,
+    losses: &[Tensor],
+    step: &ClippedStep,
+) -> Result<CheckedStep> {
+    let losses = losses.iter().map(scalar).collect::<Result<Vec<_>>>()?;
+    let finite = losses.iter().all(|loss| loss.is_finite());
+    let norms = finite.then(|| optimizer.clipped_step(parameters, gradients, step)).transpose()?;
+    Ok(CheckedStep { losses, norms })
 }

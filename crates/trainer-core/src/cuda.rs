@@ -4,7 +4,7 @@
 mod combine;
 mod tables;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Element, OptimizerTensor, Pointer};
 
@@ -60,6 +60,8 @@ pub(crate) struct Clipping {
 
 /// The result of a step with clipping.
 pub(crate) struct Clipped {
+    /// The losses.
+    pub(crate) losses: Vec<f64>,
     /// The norm of each scaled gradient.
     pub(crate) norms: Vec<f64>,
     /// Why the launches could not be recorded, once.
@@ -75,36 +77,45 @@ fn kernels<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Option<Kernels>
 
 /// Updates all parameters and moments in place, from gradients that are clipped already.
 pub(crate) fn adamw(updated: &[Updated<'_>], update: &Update) -> Result<Option<()>> {
-    with_tables(updated, |tables, kernels, inputs| tables.step(kernels, inputs, Settings::new(update, None)))
+    let settings = Settings::new(update, None);
+    with_tables(updated, &[], |tables, kernels, inputs| tables.step(kernels, inputs, settings))
 }
 
-/// Scales the gradients, computes their norms, clips them, and updates all parameters and moments in place, unless the norm is not
-/// finite.
+/// Scales the gradients, computes their norms, clips them, and updates all parameters and moments in place, unless the norm or one of
+/// the `losses` is not finite. The host waits for the device once, for norms and losses together.
 pub(crate) fn clipped_adamw(
     updated: &[Updated<'_>],
+    losses: &[Tensor],
     update: &Update,
     clipping: &Clipping,
 ) -> Result<Option<Clipped>> {
     let settings = Settings::new(update, Some(clipping.max_norm));
-    with_tables(updated, |tables, kernels, inputs| {
+    with_tables(updated, losses, |tables, kernels, inputs| {
         let refused = match clipping.graph {
             true => tables.replay(kernels, inputs, settings)?,
             false => tables.step(kernels, inputs, settings).map(|()| None)?,
         };
-        Ok(Clipped { norms: tables.norms()?, refused })
+        let (norms, losses) = tables.norms_and_losses(losses.len())?;
+        Ok(Clipped { losses, norms, refused })
     })
 }
 
 fn with_tables<T>(
     updated: &[Updated<'_>],
+    losses: &[Tensor],
     launch: impl FnOnce(&mut Tables, &Kernels, &[&Tensor]) -> Result<T>,
 ) -> Result<Option<T>> {
     let Some(kernels) = kernels(updated.iter().flat_map(Updated::tensors)) else { return Ok(None) };
-    let inputs: Vec<&Tensor> = updated.iter().flat_map(Updated::tensors).collect();
+    let is_read = |loss: &Tensor| loss.dtype() == DType::F32 && kernels.is_on_device(loss);
+    if !losses.iter().all(is_read) {
+        return Ok(None);
+    }
+    let inputs: Vec<&Tensor> = updated.iter().flat_map(Updated::tensors).chain(losses).collect();
     let addresses = kernels.addresses(&inputs)?;
+    let (of_tensors, of_losses) = addresses.split_at(inputs.len() - losses.len());
     let tensors: Vec<OptimizerTensor> =
-        updated.iter().zip(addresses.chunks_exact(4)).map(|(updated, at)| updated.at(at)).collect();
-    Tables::with(&kernels, &tensors, |tables| launch(tables, &kernels, &inputs)).map(Some)
+        updated.iter().zip(of_tensors.chunks_exact(4)).map(|(updated, at)| updated.at(at)).collect();
+    Tables::with(&kernels, &tensors, of_losses, |tables| launch(tables, &kernels, &inputs)).map(Some)
 }
 
 /// The Euclidean norm of each tensor.
@@ -118,9 +129,9 @@ pub(crate) fn norms(gradients: &[&Tensor]) -> Result<Option<Vec<f64>>> {
             OptimizerTensor::of_gradient(*address, gradient.elem_count(), Pointer::NULL)
         })
         .collect();
-    let norms = Tables::with(&kernels, &tensors, |tables| {
+    let (norms, _) = Tables::with(&kernels, &tensors, &[], |tables| {
         tables.launch(&kernels, gradients, |adamw| Ok(adamw.norms()?.to_vec()))?;
-        tables.norms()
+        tables.norms_and_losses(0)
     })?;
     Ok(Some(norms))
 }

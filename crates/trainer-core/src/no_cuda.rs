@@ -31,6 +31,7 @@ pub(crate) struct Clipping {
 
 /// The result of a step with clipping.
 pub(crate) struct Clipped {
+    pub(crate) losses: Vec<f64>,
     pub(crate) norms: Vec<f64>,
     pub(crate) refused: Option<String>,
 }
@@ -39,7 +40,12 @@ pub(crate) fn adamw(_: &[Updated<'_>], _: &Update) -> Result<Option<()>> {
     Ok(None)
 }
 
-pub(crate) fn clipped_adamw(_: &[Updated<'_>], _: &Update, _: &Clipping) -> Result<Option<Clipped>> {
+pub(crate) fn clipped_adamw(
+    _: &[Updated<'_>],
+    _: &[Tensor],
+    _: &Update,
+    _: &Clipping,
+) -> Result<Option<Clipped>> {
     Ok(None)
 }
 

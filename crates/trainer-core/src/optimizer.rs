@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::clipped_step::{ClippedStep, by_parts};
+use crate::clipped_step::{CheckedStep, ClippedStep, after_reading, by_parts};
 use crate::{AdamW, Error, Gradients, Norms, Parameters, Result, Sgd, TrainingArguments, Warning, tensors};
 
 /// Updates parameters from their gradients.
@@ -59,7 +59,7 @@ pub trait Optimizer: fmt::Debug + Send {
     /// Scales the gradients, clips them by their global norm, and updates the parameters. Returns the norms of the scaled gradients before
     /// clipping. If the global norm is not finite, nothing is changed.
     ///
-    /// The engine calls this method. By default it is [`Gradients::scale`], [`Gradients::norms`], [`Gradients::clip`] and
+    /// By default it is [`Gradients::scale`], [`Gradients::norms`], [`Gradients::clip`] and
     /// [`step`](Self::step); an optimizer that does all this in fewer operations must get the same bits.
     ///
     /// # Errors
@@ -71,6 +71,24 @@ pub trait Optimizer: fmt::Debug + Send {
         step: &ClippedStep,
     ) -> Result<Norms> {
         by_parts(self, parameters, gradients, step)
+    }
+
+    /// Takes a [`clipped_step`](Self::clipped_step), unless one of `losses`, which are scalars, is not finite: then nothing is changed.
+    ///
+    /// The engine calls this method with the losses of the step's passes, or with none if several workers have exchanged them already. By
+    /// default it reads them first. An optimizer that tests them on their device can take the step before they are read, so that the host
+    /// waits for the device once a step instead of twice.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    fn checked_step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: Gradients,
+        losses: &[Tensor],
+        step: &ClippedStep,
+    ) -> Result<CheckedStep> {
+        after_reading(self, parameters, gradients, losses, step)
     }
 
     /// Returns warnings that were not returned yet. The engine emits them after each step. Default: none.

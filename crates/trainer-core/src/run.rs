@@ -1,24 +1,22 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
-use crate::accumulate::{Accumulated, Split, Step, StepMemory, accumulate};
+use crate::accumulate::StepMemory;
 use crate::audit::GradientAudit;
 use crate::checkpoint::CheckpointStore;
-use crate::data::Epoch;
 use crate::early_stopping::EarlyStopping;
-use crate::micro_batches::{NotFinite, ranges};
+use crate::micro_batches::ranges;
+use crate::passes::Totals;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::session::{Session, Votes};
 use crate::workers::gather_json;
 use crate::{
-    BatchSource, ClippedStep, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, OnNan,
-    Optimizer, Parameters, Result, StepContext, StepReport, StopSignal, Task, TrainerState,
-    TrainingArguments, Warning, Workers,
+    BatchSource, Error, Event, EventSink, LearningRateSchedule, LogEntry, Metric, Optimizer, Parameters,
+    Result, StepReport, StopSignal, Task, TrainerState, TrainingArguments, Workers,
 };
 
-/// A run in progress: its parts and its state. This file has the optimizer steps; `best.rs`, `saving.rs`,
+/// A run in progress: its parts and its state. This file has the record of its steps; `step.rs`, `best.rs`, `saving.rs`,
 /// `start.rs` and `restore.rs` have the other stages.
 pub(crate) struct Run<'a, T: Task> {
     pub(crate) task: &'a T,
@@ -113,90 +111,13 @@ impl<T: Task> Run<'_, T> {
         }
     }
 
-    /// Takes the next step; returns its sums and the norm of its gradients before clipping. An error if the loss or the
-    /// norm is not finite, or if a parameter got no gradient; the parameters are then unchanged.
-    pub(crate) fn take_step(
-        &mut self,
-        batches: &mut Epoch<'_, T::Batch>,
-        learning_rate: f64,
-    ) -> Result<(Accumulated, f64)> {
-        self.session.step_started = Instant::now();
-        let done = self.state.global_step;
-        let count = self.plan.batches_of_step(done);
-        let step = Step {
-            task: self.task,
-            parameters: &self.parameters,
-            split: Split { count, fuse: self.arguments.fused_micro_batches },
-            start: StepContext { seed: self.arguments.seed, step: done as u64, first_sample: 0 },
-            workers: self.workers.as_ref(),
-        };
-        let mut sum = accumulate(&step, batches, &mut self.memory)?;
-        if let Some(NotFinite { quantity, value, batches }) = sum.not_finite {
-            return Err(self.non_finite(quantity, value, learning_rate, batches));
-        }
-        GradientAudit::require_gradients(done + 1, &sum.gradients, &self.parameters)?;
-        let grad_norm = self.update(&mut sum, learning_rate)?;
-        Ok((sum, grad_norm))
-    }
-
-    /// Clips the gradients and updates the parameters.
-    fn update(&mut self, sum: &mut Accumulated, learning_rate: f64) -> Result<f64> {
-        let step = ClippedStep {
-            factor: 1.0 / sum.loss.targets as f64,
-            max_norm: self.arguments.max_grad_norm,
-            learning_rate,
-            device_graph: self.device_graphs,
-        };
-        let gradients = std::mem::take(&mut sum.gradients);
-        let norms = self.optimizer.clipped_step(&self.parameters, gradients, &step)?;
-        let grad_norm = norms.global();
-        if !grad_norm.is_finite() {
-            let batches = sum.batches.clone();
-            return Err(self.non_finite("gradient norm".to_owned(), grad_norm, learning_rate, batches));
-        }
-        let names = self.audit.observe(&norms, learning_rate);
-        let silent = (!names.is_empty()).then_some(Warning::ZeroGradients { names });
-        let warnings = silent.into_iter().chain(self.task.take_warnings());
-        let warnings: Vec<Warning> = warnings.chain(self.optimizer.take_warnings()).collect();
-        warnings.into_iter().try_for_each(|warning| self.emit(Event::Warning(warning)))?;
-        Ok(grad_norm)
-    }
-
-    /// Skips a step that is not finite, if `on_nan` allows it. Returns any other error.
-    pub(crate) fn skip(&mut self, error: Error) -> Result<()> {
-        let reason = match &error {
-            Error::NonFinite { step, quantity, value, learning_rate, batches, .. }
-                if self.arguments.on_nan == OnNan::Skip =>
-            {
-                let batches = batches.join("; ");
-                format!(
-                    "step {step}: the {quantity} is {value} at learning rate {learning_rate:e} (batch: {batches})"
-                )
-            }
-            _ => return Err(error),
-        };
-        let limit = self.arguments.max_skipped_steps;
-        if self.progress.skipped >= limit {
-            let (skipped, checkpoint) = (self.progress.skipped, self.last_good());
-            return Err(Error::TooManySkipped { skipped, reason, checkpoint });
-        }
-        self.progress.skipped += 1;
-        self.count_step();
-        self.emit(Event::Warning(Warning::StepSkipped {
-            step: self.state.global_step,
-            skipped: self.progress.skipped,
-            limit,
-            reason,
-        }))
-    }
-
-    fn count_step(&mut self) {
+    pub(crate) fn count_step(&mut self) {
         self.state.global_step += 1;
         self.state.epoch = self.plan.epochs_after(self.state.global_step);
     }
 
     /// Counts and logs a completed step.
-    pub(crate) fn record(&mut self, sum: &Accumulated, grad_norm: f64, learning_rate: f64) -> Result<()> {
+    pub(crate) fn record(&mut self, sum: &Totals, grad_norm: f64, learning_rate: f64) -> Result<()> {
         self.count_step();
         self.progress.since_log += sum.loss;
         self.progress.total += sum.loss;
@@ -236,10 +157,5 @@ impl<T: Task> Run<'_, T> {
     pub(crate) fn last_good(&self) -> Option<PathBuf> {
         let own = self.progress.saved.last().map(|step| self.store.path(*step));
         own.or_else(|| self.resumed_from.clone())
-    }
-
-    fn non_finite(&self, quantity: String, value: f64, learning_rate: f64, batches: Vec<String>) -> Error {
-        let step = self.state.global_step + 1;
-        Error::NonFinite { step, quantity, value, learning_rate, batches, checkpoint: self.last_good() }
     }
 }

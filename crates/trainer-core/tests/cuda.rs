@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{Device, Tensor, Var};
-use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
+use trainer_core::{AdamW, CheckedStep, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Sizes that are no multiples of anything, one of more than a block's elements.
 const SIZES: [usize; 4] = [1, 7, 130, 9001];
@@ -24,11 +24,13 @@ enum How {
     ByParts,
     /// In one step of the optimizer, whose launches may be a graph.
     Together { graph: bool },
+    /// With the losses of two passes, the second of which is infinite in one more step.
+    Checked { graph: bool },
 }
 
 const FACTOR: f64 = 0.3;
 
-/// Four steps, one of which has a NaN: the norms of all steps' gradients, and the parameters and moments at the end. The second and
+/// Four or five steps, one of which has a NaN: the norms of all steps' gradients, and the parameters and moments at the end. The second and
 /// third step clip: the norm is far above 1.
 fn run(device: &Device, how: How) -> (Vec<f64>, Vec<Vec<f32>>) {
     let tensor = |seed, count| Tensor::new(values(seed, count), device).unwrap();
@@ -40,7 +42,11 @@ fn run(device: &Device, how: How) -> (Vec<f64>, Vec<Vec<f32>>) {
     let arguments = TrainingArguments { weight_decay: 0.01, ..TrainingArguments::default() };
     let mut optimizer = AdamW::new(&arguments, &parameters).unwrap();
     let mut norms = Vec::new();
-    for (step, max_norm) in [0.0, 1.0, 0.7, 1.0].into_iter().enumerate() {
+    let steps: &[f64] = match how {
+        How::Checked { .. } => &[0.0, 1.0, 0.7, 1.0, 1.0],
+        _ => &[0.0, 1.0, 0.7, 1.0],
+    };
+    for (step, max_norm) in steps.iter().copied().enumerate() {
         let gradients = SIZES.iter().map(|&count| {
             let mut values = values(2 + step, count);
             values[0] = if step == 3 && count == 130 { f32::NAN } else { values[0] };
@@ -62,6 +68,20 @@ fn run(device: &Device, how: How) -> (Vec<f64>, Vec<Vec<f32>>) {
                     ClippedStep { factor: FACTOR, max_norm, device_graph: graph, ..ClippedStep::new(1e-2) };
                 optimizer.clipped_step(&parameters, gradients, &step).unwrap()
             }
+            How::Checked { graph } => {
+                let values = [1.5, if step == 4 { f32::INFINITY } else { 2.5 }];
+                let all = Tensor::new(&values, device).unwrap();
+                // The second is not at a multiple of 16 bytes.
+                let losses = [0, 1].map(|pass| all.get(pass).unwrap());
+                let arguments =
+                    ClippedStep { factor: FACTOR, max_norm, device_graph: graph, ..ClippedStep::new(1e-2) };
+                let found = optimizer.checked_step(&parameters, gradients, &losses, &arguments).unwrap();
+                let CheckedStep { losses, norms } = found;
+                assert_eq!(losses, values.map(f64::from), "{how:?}");
+                assert_eq!(norms.is_some(), step < 4, "{how:?}");
+                let Some(norms) = norms else { continue };
+                norms
+            }
         };
         assert_eq!(optimizer.take_warnings(), []);
         norms.extend(found.iter().map(|(_, norm)| norm).filter(|norm| !norm.is_nan()));
@@ -80,11 +100,14 @@ fn run(device: &Device, how: How) -> (Vec<f64>, Vec<Vec<f32>>) {
 fn steps_of_adamw_have_the_bits_of_the_cpu_and_norms_its_digits() {
     let (expected_norms, expected) = run(&Device::Cpu, How::ByParts);
     let together = How::Together { graph: true };
-    assert_eq!(run(&Device::Cpu, together), (expected_norms.clone(), expected.clone()));
+    for how in [together, How::Checked { graph: true }] {
+        assert_eq!(run(&Device::Cpu, how), (expected_norms.clone(), expected.clone()));
+    }
     let device = Device::new_cuda_with_stream(0).unwrap();
     let exact = cfg!(feature = "fused-cuda");
     let mut first_norms = None;
-    for how in [How::ByParts, How::Together { graph: false }, together] {
+    let checked = [false, true].map(|graph| How::Checked { graph });
+    for how in [How::ByParts, How::Together { graph: false }, together].into_iter().chain(checked) {
         let (norms, found) = run(&device, how);
         for (norm, expected) in norms.iter().zip(&expected_norms) {
             assert!((norm - expected).abs() <= 1e-6 * expected, "{how:?}: {norm}, {expected}");

@@ -108,6 +108,7 @@ impl<'a> PictureCaptioner<'a> {
             }
         }
         bar.finish_and_clear();
+        captioning::warn_if_refused(self.model.as_ref());
         Ok(skipped)
     }
 

@@ -2,12 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use caption_data::PictureLoader;
 use caption_model::CaptionModel;
 use indicatif::ProgressStyle;
 use tempfile::TempDir;
+use train_ops::copy_rows;
 
 use super::files::Files;
 use super::segment::{Layout, next};
@@ -145,17 +146,8 @@ impl FeatureStore {
     /// # Errors
     /// As `batch`, and if the tensor has another shape or type.
     pub fn write_batch(&self, rows: &[usize], to: &Tensor) -> Result<()> {
-        ensure!(
-            to.dims().first() == Some(&rows.len()),
-            "features of {} rows for {:?}",
-            rows.len(),
-            to.shape()
-        );
-        for (place, row) in rows.iter().enumerate() {
-            let features = self.of_row(*row)?.to_dtype(DType::F32)?.unsqueeze(0)?;
-            to.slice_set(&features.contiguous()?, 0, place)?;
-        }
-        Ok(())
+        let features = rows.iter().map(|row| self.of_row(*row)).collect::<Result<Vec<_>>>()?;
+        Ok(copy_rows(to, &features)?)
     }
 
     fn of_row(&self, row: usize) -> Result<Tensor> {

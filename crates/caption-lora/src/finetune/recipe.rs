@@ -6,6 +6,7 @@ use caption_data::PictureLoader;
 use trainer_core::BoxError;
 
 use super::{Inputs, OutputFolder, Plan, Request, Results};
+use crate::batches::{CaptionBatches, References};
 use crate::captioning::{Captioner, pictures};
 use crate::features::FeatureStore;
 use crate::judge::{Judge, Judgement};
@@ -13,7 +14,7 @@ use crate::options::Finetune;
 use crate::row_order::RowOrder;
 use crate::save;
 use crate::step_graphs::StepGraphs;
-use crate::task::{CaptionBatches, CaptionTask, References};
+use crate::task::CaptionTask;
 
 /// Everything that training and evaluation need: the results of the stages before training.
 pub struct Recipe<'a> {

@@ -12,9 +12,13 @@ const SCALE: f32 = 2.0;
 /// The products of an adapter with activations and all its gradients.
 pub(crate) fn lora(emulator: &Emulator) -> Outcome {
     for element in ELEMENTS {
-        for (samples, rows, in_features, out_features, rank) in
-            [(2, 38, 136, 72, 16), (1, 300, 20, 13, 3), (0, 17, 300, 64, 40), (1, 1, 1, 1, 1)]
-        {
+        for (samples, rows, in_features, out_features, rank) in [
+            (2, 38, 136, 72, 16),
+            (1, 300, 20, 13, 3),
+            (0, 17, 300, 64, 40),
+            (1, 1, 1, 1, 1),
+            (1, 5, 530, 1100, 9),
+        ] {
             one(emulator, element, samples, [rows, in_features, out_features, rank]).map_err(|error| {
                 format!("{element:?} ({rows}, {in_features}, {out_features}), rank {rank}: {error}")
             })?;

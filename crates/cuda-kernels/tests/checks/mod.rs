@@ -15,6 +15,7 @@ pub(crate) mod lora;
 pub(crate) mod memory;
 pub(crate) mod optimizer;
 pub(crate) mod residual_norm;
+pub(crate) mod row_copy;
 
 use cpu_kernels::{DropoutMask, Isa, mix};
 use cuda_kernels::emulation::Emulator;

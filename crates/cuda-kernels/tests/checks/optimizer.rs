@@ -17,18 +17,33 @@ pub(crate) fn optimizer(emulator: &Emulator) -> Outcome {
     Ok(())
 }
 
-/// A step with a gradient that is infinite or NaN changes nothing.
+/// More losses than a block has threads.
+fn losses() -> Vec<f32> {
+    uniform(Element::F32, 99, 300)
+}
+
+/// A step with a gradient or a loss that is infinite or NaN changes nothing.
 pub(crate) fn not_finite(emulator: &Emulator) -> Outcome {
-    for wrong in [f32::INFINITY, f32::NAN] {
-        let results = in_all_orders(|seed| step(emulator, 1.0, Some(wrong), seed))?;
-        if results[1][0].is_finite() {
-            return Err(format!("the norm of gradients with {wrong} is {}", results[1][0]));
+    for wrong in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        unchanged(emulator, &Step { wrong: Some(wrong), ..Step::new(1.0) })?;
+        for place in [0, 299] {
+            let mut losses = losses();
+            losses[place] = wrong;
+            unchanged(emulator, &Step { losses, ..Step::new(1.0) })?;
         }
-        for index in 0..COUNTS.len() {
-            let [parameter, _, exp_avg, exp_avg_sq] = values(index);
-            for (tensor, expected) in [(0, parameter), (2, exp_avg), (3, exp_avg_sq)] {
-                same(&format!("tensor {index}"), &results[2 + 4 * index + tensor], &expected)?;
-            }
+    }
+    Ok(())
+}
+
+fn unchanged(emulator: &Emulator, given: &Step) -> Outcome {
+    let results = in_all_orders(|seed| step(emulator, given, seed))?;
+    if results[1][0].is_finite() {
+        return Err(format!("the norm of a step that is not finite is {}", results[1][0]));
+    }
+    for index in 0..COUNTS.len() {
+        let [parameter, _, exp_avg, exp_avg_sq] = values(index);
+        for (tensor, expected) in [(0, parameter), (2, exp_avg), (3, exp_avg_sq)] {
+            same(&format!("tensor {index}"), &results[2 + 4 * index + tensor], &expected)?;
         }
     }
     Ok(())
@@ -82,6 +97,8 @@ fn combined(
             squares: Pointer::NULL,
             norms: Pointer::NULL,
             result: Pointer::NULL,
+            losses: Pointer::NULL,
+            loss_values: Pointer::NULL,
             tensor_count: tensors.len(),
             chunk_count: table.chunks.len(),
             max_norm: 0.0,
@@ -110,9 +127,24 @@ fn scalars(index: usize) -> [f32; 3] {
     ]
 }
 
-/// The norms of all tensors, the norm and the coefficient of clipping, and all tensors after a step whose launches run in the order of a
-/// seed. One gradient is `wrong`, if given.
-fn step(emulator: &Emulator, max_norm: f64, wrong: Option<f32>, seed: u32) -> Result<Vec<Vec<f32>>, String> {
+/// A step on the tensors above.
+struct Step {
+    max_norm: f64,
+    /// The value of one gradient, instead of its own.
+    wrong: Option<f32>,
+    losses: Vec<f32>,
+}
+
+impl Step {
+    fn new(max_norm: f64) -> Self {
+        Self { max_norm, wrong: None, losses: Vec::new() }
+    }
+}
+
+/// The norms of all tensors, the norm and the coefficient of clipping, all tensors after a step whose launches run in the order of a
+/// seed, and the losses.
+fn step(emulator: &Emulator, given: &Step, seed: u32) -> Result<Vec<Vec<f32>>, String> {
+    let Step { max_norm, wrong, ref losses } = *given;
     let given = |index: usize| {
         let mut values = values(index);
         if let Some(wrong) = wrong.filter(|_| index == 2) {
@@ -147,12 +179,18 @@ fn step(emulator: &Emulator, max_norm: f64, wrong: Option<f32>, seed: u32) -> Re
     let squares = Memory::unwritten(8 * table.chunks.len());
     let norms = Memory::unwritten(8 * tensors.len());
     let result = Memory::unwritten(16);
+    let each: Vec<Memory> = losses.iter().map(|loss| Memory::of(Element::F32, &[*loss])).collect();
+    let addresses: Vec<Pointer> = each.iter().map(Memory::pointer).collect();
+    let loss_table = Memory::of_u64(&TensorTable::losses(&addresses, addresses.len() + 2));
+    let loss_values = Memory::unwritten(8 * losses.len());
     let adamw = AdamW {
         tensors: table_memory.pointer(),
         chunks: chunks.pointer(),
         squares: squares.pointer(),
         norms: norms.pointer(),
         result: result.pointer(),
+        losses: if losses.is_empty() { Pointer::NULL } else { loss_table.pointer() },
+        loss_values: loss_values.pointer(),
         tensor_count: tensors.len(),
         chunk_count: table.chunks.len(),
         max_norm,
@@ -163,7 +201,8 @@ fn step(emulator: &Emulator, max_norm: f64, wrong: Option<f32>, seed: u32) -> Re
     run(emulator, &[of_chunks, of_all, ok(adamw.step())?], seed)?;
     let (norms, global) = (norms.f64s()?, result.f64s()?[0]);
     let expected = norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt();
-    if global.to_bits() != expected.to_bits() && wrong.is_none() {
+    let finite = wrong.is_none() && losses.iter().all(|loss| loss.is_finite());
+    if global.to_bits() != expected.to_bits() && finite {
         return Err(format!("the norm is {global:e}; that of the tensors' norms is {expected:e}"));
     }
     let mut results = vec![norms.into_iter().map(|norm| norm as f32).collect()];
@@ -171,11 +210,13 @@ fn step(emulator: &Emulator, max_norm: f64, wrong: Option<f32>, seed: u32) -> Re
     for memory in memories.iter().flatten() {
         results.push(memory.f32s()?);
     }
+    results.push(loss_values.f64s()?.into_iter().map(|loss| loss as f32).collect());
     Ok(results)
 }
 
 fn one(emulator: &Emulator, max_norm: f64) -> Outcome {
-    let results = in_all_orders(|seed| step(emulator, max_norm, None, seed))?;
+    let given = Step { losses: losses(), ..Step::new(max_norm) };
+    let results = in_all_orders(|seed| step(emulator, &given, seed))?;
 
     let scaled = |index: usize| -> Vec<f32> { values(index)[1].iter().map(|g| g * SCALE).collect() };
     // An empty sum is -0.0 in Rust.
@@ -187,6 +228,7 @@ fn one(emulator: &Emulator, max_norm: f64) -> Outcome {
     let clip = if max_norm > 0.0 && coefficient < 1.0 { coefficient as f32 } else { 1.0 };
     same("norms", &results[0], &squares.iter().map(|sum| sum.sqrt() as f32).collect::<Vec<f32>>())?;
     same("norm and coefficient", &results[1], &[norm as f32, clip])?;
+    same("losses", &results[2 + 4 * COUNTS.len()], &losses())?;
     let (beta1, beta2) = (BETAS[0] as f32, BETAS[1] as f32);
     let (rest1, rest2) = ((1.0 - BETAS[0]) as f32, (1.0 - BETAS[1]) as f32);
     for index in 0..COUNTS.len() {

@@ -15,6 +15,7 @@ mod layer_norm;
 mod lora;
 mod node;
 mod product;
+mod row_copy;
 mod top_logits;
 
 pub(crate) use activation::activation;
@@ -28,4 +29,5 @@ pub use graph::DeviceGraph;
 pub use inputs::host_numbers;
 pub(crate) use layer_norm::{layer_norm, residual_norm};
 pub(crate) use lora::lora_linear;
+pub(crate) use row_copy::copy_rows;
 pub(crate) use top_logits::packed_top_logits;

@@ -14,8 +14,8 @@ use common::{Frozen, Input, ONE, Parameter, Trained, check, constant, gpu, list,
 use train_ops::{
     Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyLengths,
     KeyValueCache, LayerNorm, LinearLayer, LoraWeights, TrainableLinear, attention, cached_attention,
-    cached_cross_attention, cached_self_attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear,
-    padded_attention, sample_key, top_logits,
+    cached_cross_attention, cached_self_attention, copy_rows, cross_entropy_sum, linear_cross_entropy_sum,
+    lora_linear, padded_attention, sample_key, top_logits,
 };
 
 #[test]
@@ -48,6 +48,25 @@ fn masks_of_several_places_and_passes_are_those_of_the_cpu() {
             masks.collect::<Vec<_>>()
         };
         assert_eq!(masks(gpu()), masks(&Device::Cpu), "pass {step}");
+    }
+}
+
+/// More rows than a launch copies, of both types, and into memory that does not begin at a multiple of 16 bytes.
+#[test]
+fn copied_rows_are_those_of_the_cpu() {
+    for (dtype, count, shape) in
+        [(DType::F32, 35, [3, 8]), (DType::BF16, 35, [3, 8]), (DType::BF16, 2, [3, 5])]
+    {
+        let run = |device: &Device| {
+            let row = |seed| values(seed, &shape).to_dtype(dtype).unwrap().to_device(device).unwrap();
+            let rows: Vec<Tensor> = (0..count as u64).map(row).collect();
+            let all = Tensor::zeros((count + 1, shape[0], shape[1]), DType::F32, device).unwrap();
+            for to in [all.narrow(0, 0, count).unwrap(), all.narrow(0, 1, count).unwrap()] {
+                copy_rows(&to, &rows).unwrap();
+            }
+            list(&all)
+        };
+        assert_eq!(run(gpu()), run(&Device::Cpu), "{dtype:?} {shape:?}");
     }
 }
 

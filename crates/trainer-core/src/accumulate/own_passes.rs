@@ -2,28 +2,37 @@
 
 use candle_core::Tensor;
 
-use super::{PassReport, Report, Split, Step, adds_at_once};
+use super::{Split, Step, adds_at_once};
 use crate::data::Epoch;
 use crate::kept_sums::KeptSums;
-use crate::micro_batches::{MicroBatches, ranges, scalar};
+use crate::micro_batches::{MicroBatches, ranges};
+use crate::passes::Passes;
 use crate::segments;
 use crate::workers::HostSum;
 use crate::{Error, Gradients, LossSum, Parameters, Result, Segments, StepContext, Task};
 
-/// Runs this worker's passes. Returns their gradients in slots, to be added in this order, without those that `sum` has sent
-/// already; and the report of the passes.
+/// The results of one worker's passes in a step.
+pub(super) struct Own<B> {
+    /// Their gradients, to be added in this order, without those that a sum on the host has sent already.
+    pub(super) slots: Vec<Gradients>,
+    pub(super) passes: Passes<B>,
+    /// As [`Report::completed`](super::Report::completed).
+    pub(super) completed: Vec<usize>,
+}
+
+/// Runs this worker's passes.
 pub(super) fn own_passes<T: Task>(
     step: &Step<'_, T>,
     batches: &mut Epoch<'_, T::Batch>,
     kept: &mut KeptSums,
     mut sum: Option<&mut HostSum<'_>>,
-) -> Result<(Vec<Gradients>, Report)> {
+) -> Result<Own<T::Batch>> {
     let Step { task, parameters, split: Split { count, fuse }, start, workers } = *step;
     let step = start.step as usize + 1;
     kept.begin();
     let all: Vec<_> = ranges(count, fuse).collect();
     let own = workers.share(all.len());
-    let (mut slots, mut passes, mut samples) = (Vec::new(), Vec::new(), 0);
+    let (mut slots, mut passes, mut samples) = (Vec::new(), Passes::new(), 0);
     let mut completed = Vec::new();
     for (pass, range) in all.into_iter().enumerate() {
         if !own.contains(&pass) {
@@ -33,7 +42,7 @@ pub(super) fn own_passes<T: Task>(
         // Only the last pass can send early: a block has the gradients of all slots, and the last one is complete in the last pass.
         let mut sum = sum.as_deref_mut().filter(|sum| pass + 1 == own.end && sum.overlaps());
         let context = StepContext { first_sample: start.first_sample + samples as u64, ..start };
-        let mut group = MicroBatches::next(task, batches, range, context)?;
+        let group = MicroBatches::next(task, batches, range, context)?;
         let (segments, gradients) = group.train(task, parameters, sum.is_some())?;
         samples += group.samples;
         let targets = segments.loss.targets;
@@ -49,26 +58,9 @@ pub(super) fn own_passes<T: Task>(
                 backward((segments.loss, gradients), parameters, &mut slots, place)?
             }
         };
-        group.release();
-        passes.push((group, targets, loss));
+        passes.push(group, targets, loss);
     }
-
-    // Losses are read only now: on an accelerator, a read waits for all work that was queued before it.
-    let mut is_finite = true;
-    let report = |(group, targets, loss): (MicroBatches<T::Batch>, usize, Option<Tensor>)| {
-        let loss = loss.as_ref().map_or(Ok(0.0), scalar)?;
-        let is_first = !loss.is_finite() && std::mem::take(&mut is_finite);
-        let not_finite = is_first.then(|| group.find_non_finite(task, loss, count)).transpose()?;
-        let (samples, batches) = (group.samples, group.descriptions);
-        Ok(PassReport { loss, targets, samples, batches, not_finite })
-    };
-    let passes = passes.into_iter().map(report).collect::<Result<_>>()?;
-    // A sum on the host sends with the gradients which of them are missing.
-    let missing = match sum {
-        None => slots.iter().map(|slot: &Gradients| slot.missing_indices(parameters)).collect(),
-        Some(_) => Vec::new(),
-    };
-    Ok((slots, Report { passes, missing, completed }))
+    Ok(Own { slots, passes, completed })
 }
 
 /// Where the results of a pass are added: it is one of this worker's `passes` in a step.

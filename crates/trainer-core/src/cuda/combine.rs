@@ -67,7 +67,7 @@ fn combine(
             ..OptimizerTensor::of_gradient(*from, gradient.elem_count(), *to)
         })
         .collect();
-    Tables::with(kernels, &tensors, |tables| {
+    Tables::with(kernels, &tensors, &[], |tables| {
         tables.launch(kernels, &inputs, |adamw| Ok(vec![combination(adamw)?]))
     })
 }

@@ -17,14 +17,17 @@ const MOST: usize = 4;
 ///
 /// - the tensor of each chunk, two to a word,
 /// - [`AdamW::result`] of gradients that are not clipped, two words, which never change,
-/// - the sum of squares of each chunk, and
+/// - the sum of squares of each chunk,
+/// - [`TensorTable::losses`], and
 /// - the tensors.
 pub(super) struct Tables {
     device: DeviceId,
     chunks: Vec<u32>,
     tensor_count: usize,
     words: Tensor,
-    /// The norm of each tensor, and [`AdamW::result`], two words: apart, because only these are copied to the host.
+    /// The largest number of losses.
+    loss_room: usize,
+    /// The norm of each tensor, [`AdamW::result`], two words, and the losses: apart, because only these are copied to the host.
     norms: Tensor,
     recording: Recording,
 }
@@ -52,11 +55,12 @@ impl Settings {
 }
 
 impl Tables {
-    /// Runs `launch` with the tables of these tensors, in memory that is kept for the next call with tensors of these sizes. All work
-    /// of a device is in one order, so that the launches before have read what was there.
+    /// Runs `launch` with the tables of these tensors and losses, in memory that is kept for the next call with tensors of these sizes
+    /// and as many losses at most. All work of a device is in one order, so that the launches before have read what was there.
     pub(super) fn with<T>(
         kernels: &Kernels,
         tensors: &[OptimizerTensor],
+        losses: &[Pointer],
         launch: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         let TensorTable { tensors: words, chunks } =
@@ -66,22 +70,24 @@ impl Tables {
             tables.device == kernels.device_id()
                 && tables.chunks == chunks
                 && tables.tensor_count == tensors.len()
+                && tables.loss_room >= losses.len()
         });
         let tables = match known {
             Some(known) => newest.remove(known),
-            None => Self::new(kernels, chunks, tensors.len(), words.len())?,
+            None => Self::new(kernels, chunks, [tensors.len(), losses.len()], words.len())?,
         };
         newest.truncate(MOST - 1);
         newest.insert(0, tables);
         let tables = &mut newest[0];
-        overwrite(&tables.words.narrow(0, tables.at_tensors(), words.len())?, &signed(&words))?;
+        let changed = [TensorTable::losses(losses, tables.loss_room), words].concat();
+        overwrite(&tables.words.narrow(0, tables.at_losses(), changed.len())?, &signed(&changed))?;
         launch(tables)
     }
 
     fn new(
         kernels: &Kernels,
         chunks: Vec<u32>,
-        tensor_count: usize,
+        [tensor_count, loss_room]: [usize; 2],
         words_of_tensors: usize,
     ) -> Result<Self> {
         let mut words: Vec<u64> = chunks
@@ -90,10 +96,10 @@ impl Tables {
             .collect();
         // No norm; the factor is 1.
         words.extend([0, u64::from(1f32.to_bits())]);
-        words.resize(words.len() + chunks.len() + words_of_tensors, 0);
-        let norms = kernels.words(&vec![0; tensor_count + 2])?;
+        words.resize(words.len() + chunks.len() + 1 + loss_room + words_of_tensors, 0);
+        let norms = kernels.words(&vec![0; tensor_count + 2 + loss_room])?;
         let (device, words) = (kernels.device_id(), kernels.words(&words)?);
-        Ok(Self { device, chunks, tensor_count, words, norms, recording: Recording::None })
+        Ok(Self { device, chunks, tensor_count, words, loss_room, norms, recording: Recording::None })
     }
 
     /// Runs launches on the tensors of the table, which are `inputs` and not used by others meanwhile. `launches` gets the arguments for
@@ -178,6 +184,8 @@ impl Tables {
             squares: at(self.at_squares()),
             norms: memory[1],
             result: after(memory[1], self.tensor_count),
+            losses: at(self.at_losses()),
+            loss_values: after(memory[1], self.tensor_count + 2),
             tensor_count: self.tensor_count,
             chunk_count: self.chunks.len(),
             max_norm: 0.0,
@@ -191,18 +199,24 @@ impl Tables {
         after(words, self.at_squares() - 2)
     }
 
-    /// Copies the norms of the last launch to the host.
-    pub(super) fn norms(&self) -> Result<Vec<f64>> {
-        let norms = self.norms.to_vec1::<i64>()?.into_iter().take(self.tensor_count);
-        Ok(norms.map(|bits| f64::from_bits(bits.cast_unsigned())).collect())
+    /// Copies the norms of the last launch and its losses, of which there are `losses`, to the host.
+    pub(super) fn norms_and_losses(&self, losses: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let words = self.norms.to_vec1::<i64>()?;
+        let numbers = |words: &[i64]| words.iter().map(|bits| f64::from_bits(bits.cast_unsigned())).collect();
+        let (norms, rest) = words.split_at(self.tensor_count);
+        Ok((numbers(norms), numbers(&rest[2..2 + losses])))
     }
 
     fn at_squares(&self) -> usize {
         self.chunks.len().div_ceil(2) + 2
     }
 
-    fn at_tensors(&self) -> usize {
+    fn at_losses(&self) -> usize {
         self.at_squares() + self.chunks.len()
+    }
+
+    fn at_tensors(&self) -> usize {
+        self.at_losses() + 1 + self.loss_room
     }
 }
 

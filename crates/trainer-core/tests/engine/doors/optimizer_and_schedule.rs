@@ -263,22 +263,26 @@ fn adamw_in_one_pass_has_the_bits_of_scaling_clipping_and_a_step() {
 }
 
 #[test]
-fn a_step_whose_norm_is_not_finite_changes_nothing_and_is_not_counted() {
-    for wrong in [f32::NAN, f32::INFINITY] {
+fn a_step_whose_norm_or_loss_is_not_finite_changes_nothing_and_is_not_counted() {
+    let cases = [f32::NAN, f32::INFINITY].map(|wrong| [(wrong, 2.0), (1.0, wrong)]);
+    for (gradient_value, loss) in cases.into_iter().flatten() {
         let mlp = Mlp::new(5);
         let (parameters, before) = (mlp.parameters(), mlp.bits());
         let adamw = || AdamW::new(&TrainingArguments::default(), &parameters).unwrap();
         let optimizers: [Box<dyn Optimizer>; 2] = [Box::new(adamw()), Box::new(Plain(adamw(), Vec::new()))];
         for mut optimizer in optimizers {
             let gradient = |(name, variable): (&str, &Var)| {
-                let value = if name == "l2.bias" { wrong } else { 1.0 };
+                let value = if name == "l2.bias" { gradient_value } else { 1.0 };
                 (name.to_owned(), Tensor::full(value, variable.shape(), &Device::Cpu).unwrap())
             };
             let gradients = parameters.iter().map(gradient).collect();
             let step = ClippedStep { max_norm: 1.0, ..ClippedStep::new(0.1) };
-            let norms = optimizer.clipped_step(&parameters, gradients, &step).unwrap();
-            assert!(!norms.global().is_finite());
-            assert_eq!(mlp.bits(), before, "{wrong}");
+            let losses = [2.0, loss].map(|loss| Tensor::new(loss, &Device::Cpu).unwrap());
+            let taken = optimizer.checked_step(&parameters, gradients, &losses, &step).unwrap();
+            assert_eq!(format!("{:?}", taken.losses), format!("{:?}", [2.0, loss].map(f64::from)));
+            assert_eq!(taken.norms.is_some(), loss.is_finite());
+            assert!(taken.norms.is_none_or(|norms| !norms.global().is_finite()));
+            assert_eq!(mlp.bits(), before, "{gradient_value}, {loss}");
             for (name, state) in optimizer.state().unwrap() {
                 let sum = state.to_dtype(DType::F64).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
                 assert_eq!(sum, 0.0, "{name}");

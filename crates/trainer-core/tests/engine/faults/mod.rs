@@ -32,6 +32,8 @@ enum Fault {
     NanLoss,
     InfiniteGradient,
     MissingGradients,
+    /// The losses of all micro-batches are NaN, and few parameters have a gradient.
+    NanWithoutGradients,
     NotAScalar,
     TaskError,
     EvaluationError,
@@ -53,7 +55,8 @@ impl Task for Faulty {
     fn train_loss(&self, batch: &Batch, context: &StepContext) -> Result<LossSum, BoxError> {
         let LossSum { sum, targets } = self.mlp.train_loss(batch, context)?;
         // The second micro-batch of the step.
-        if context.step != self.step || context.first_sample != 2 && self.fault != Fault::MissingGradients {
+        let in_all = matches!(self.fault, Fault::MissingGradients | Fault::NanWithoutGradients);
+        if context.step != self.step || context.first_sample != 2 && !in_all {
             return Ok(LossSum { sum, targets });
         }
         let sum = match self.fault {
@@ -66,6 +69,10 @@ impl Task for Faulty {
             Fault::MissingGradients => {
                 let bias = self.mlp.variables["l2.bias"].as_tensor();
                 bias.sqr()?.sum_all()?
+            }
+            Fault::NanWithoutGradients => {
+                let bias = self.mlp.variables["l2.bias"].as_tensor();
+                (bias.sqr()?.sum_all()? * f64::NAN)?
             }
             Fault::NotAScalar => sum.reshape(1)?,
             Fault::TaskError => return Err("the task gave up".into()),

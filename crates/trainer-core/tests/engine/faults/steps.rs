@@ -133,6 +133,13 @@ fn all_parameters_without_a_gradient_are_named() {
 }
 
 #[test]
+fn a_loss_that_is_not_finite_is_told_before_gradients_that_are_missing() {
+    let (message, events, _directory) = with_fault(Fault::NanWithoutGradients);
+    assert!(message.contains("step 4") && message.contains("loss of micro-batch 1 of 4 is NaN"), "{message}");
+    assert_eq!(steps(&events), 3);
+}
+
+#[test]
 fn a_loss_that_is_not_a_scalar_is_refused() {
     let (message, ..) = with_fault(Fault::NotAScalar);
     assert!(message.contains("scalar") && message.contains("[1]"), "{message}");
