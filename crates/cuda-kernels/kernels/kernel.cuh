@@ -23,16 +23,12 @@
 #define CHECK_ALIGNED(pointer, bytes) cuda_on_host::check_aligned(pointer, bytes)
 #endif
 
-// The kernel `name`, of blocks of `threads` threads, that calls the device function `...` with its arguments. A
-// multiprocessor has registers for at least `blocks` blocks at a time.
-#define RESIDENT_KERNEL(name, threads, blocks, Arguments, ...)                \
-    extern "C" __global__ void __launch_bounds__(threads, blocks)             \
-        name(const __grid_constant__ Arguments arguments) {                   \
-        __VA_ARGS__(arguments);                                               \
-    }                                                                         \
+// The kernel `name`, of blocks of `threads` threads, that calls the device function `...` with its arguments.
+#define KERNEL(name, threads, Arguments, ...)                                                                    \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments arguments) { \
+        __VA_ARGS__(arguments);                                                                                  \
+    }                                                                                                            \
     HOST_KERNEL(name)
-
-#define KERNEL(name, threads, Arguments, ...) RESIDENT_KERNEL(name, threads, 1, Arguments, __VA_ARGS__)
 
 // `function<T, N>` for f32 and bf16, with 16 bytes at a time and, where rows are not aligned for that, with one
 // element.

@@ -12,8 +12,9 @@
 #include "warp_tile.cuh"
 
 constexpr int ROWS = 16, COLUMNS = 64;
-// Warps of a block: as many as have shared memory on GPUs with 99 KiB for a block.
-template <int R> constexpr int WARPS = R == 16 ? 8 : 4;
+// Warps of a block. With 8, f32 and large ranks would have too few registers and too little shared memory for two
+// blocks at a time.
+template <class T, int R> constexpr int WARPS = sizeof(T) == 2 && R == 16 ? 8 : 4;
 
 struct LoraArguments {
     const void* xs;  // (rows, in_features), in the backward pass dys.
@@ -95,7 +96,7 @@ __device__ __forceinline__ void add_rows(
 }
 
 template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_rank(const LoraArguments& a) {
-    constexpr int STEP = WARPS<R> * COLUMNS;
+    constexpr int STEP = WARPS<T, R> * COLUMNS;
     DYNAMIC_SHARED(memory);
     const int warp = threadIdx.x / 32;
     auto* all = reinterpret_cast<Scratch<T, R>*>(memory);
@@ -136,7 +137,7 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
         for (int i = 0; i < 4; ++i) {
             sums[n][i] = 0.0f;
 #pragma unroll
-            for (int part = 0; part < WARPS<R>; ++part) sums[n][i] += all[part].sums[at(n, i)];
+            for (int part = 0; part < WARPS<T, R>; ++part) sums[n][i] += all[part].sums[at(n, i)];
             if (BACKWARD) sums[n][i] *= a.scale;
             const uint32_t row = first + lane_row() + i / 2 * 8, column = 8 * n + lane_column() + i % 2;
             if (warp == 0 && blockIdx.y == 0 && row < a.rows && column < a.rank) a.hidden[size_t(row) * a.rank + column] = sums[n][i];
@@ -165,11 +166,11 @@ template <class T, int R, bool BACKWARD> __device__ __forceinline__ void low_ran
 template <class T, int R> __device__ void lora_forward(const LoraArguments& a) { low_rank<T, R, false>(a); }
 template <class T, int R> __device__ void lora_backward(const LoraArguments& a) { low_rank<T, R, true>(a); }
 
-// Without the limit of registers, f32 would have one block of 8 warps at a time.
-#define LORA_KERNELS(name)                                                            \
-    RESIDENT_KERNEL(name##_f32_16, 32 * WARPS<16>, 2, LoraArguments, name<float, 16>) \
-    KERNEL(name##_f32_64, 32 * WARPS<64>, LoraArguments, name<float, 64>)             \
-    RESIDENT_KERNEL(name##_bf16_16, 32 * WARPS<16>, 2, LoraArguments, name<bf16, 16>) \
-    KERNEL(name##_bf16_64, 32 * WARPS<64>, LoraArguments, name<bf16, 64>)
+#define LORA_KERNEL(name, element, T, R) KERNEL(name##_##element##_##R, (32 * WARPS<T, R>), LoraArguments, name<T, R>)
+#define LORA_KERNELS(name)            \
+    LORA_KERNEL(name, f32, float, 16) \
+    LORA_KERNEL(name, f32, float, 64) \
+    LORA_KERNEL(name, bf16, bf16, 16) \
+    LORA_KERNEL(name, bf16, bf16, 64)
 LORA_KERNELS(lora_forward)
 LORA_KERNELS(lora_backward)

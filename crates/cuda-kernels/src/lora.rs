@@ -57,8 +57,7 @@ const THREADS: u32 = 128;
 const RANKS: [usize; 2] = [16, 64];
 /// Rows of a block of the products with activations.
 const ROWS: usize = 16;
-/// Warps of a block, for each of `RANKS`, and columns of their tiles.
-const WARPS: [usize; 2] = [8, 4];
+/// Columns of a warp's tiles.
 const COLUMNS: usize = 64;
 /// Blocks that a GPU runs at a time, about: where there are fewer, several blocks share the results of the same rows.
 const BLOCKS: usize = 128;
@@ -117,7 +116,7 @@ impl Lora {
                 u32::from(Element::F32.aligned(self.rank, &[self.b])),
             ]);
         let function = pick(names, element, self.large());
-        let warps = WARPS[usize::from(self.large())];
+        let warps = if element == Element::Bf16 && !self.large() { 8 } else { 4 };
         let blocks = self.rows.div_ceil(ROWS);
         // No more than have columns each.
         let features = self.in_features.max(self.out_features);

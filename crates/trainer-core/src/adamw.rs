@@ -50,7 +50,7 @@ impl AdamW {
     /// Creates an optimizer for `parameters` with the arguments' betas, epsilon, weight decay and groups.
     ///
     /// # Errors
-    /// [`Error::EmptyGroup`] for a group without parameters, or whose parameters all belong to earlier groups.
+    /// [`Error::EmptyGroup`](crate::Error::EmptyGroup) for a group without parameters, or whose parameters all belong to earlier groups.
     pub fn new(arguments: &TrainingArguments, parameters: &Parameters) -> Result<Self> {
         let settings = ParameterSettings::for_each(arguments, parameters)?;
         let moments = parameters.iter().zip(settings).map(|((name, variable), settings)| {
