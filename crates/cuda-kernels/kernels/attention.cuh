@@ -1,4 +1,4 @@
-// What the three kernels of attention have in common: their argument, the mask, and where a head lies.
+// Common to the three kernels of attention: their argument, the mask, and where a head lies.
 //
 // `context = dropout(softmax(q kᵀ / sqrt(head_dim) + mask)) v` for each head, in the flash manner (Dao, 2023,
 // <https://arxiv.org/abs/2307.08691>): scores are computed a tile at a time and never stored; the backward pass
@@ -13,7 +13,7 @@ struct AttentionArguments {
     const void *query, *key, *value;  // (batch, tokens, heads, head_dim), each with its own distance of tokens.
     void* context;                    // Dense, as dcontext.
     float* log_sums;                  // Base 2, `(batch, heads, queries)`; null: not wanted.
-    // Of the backward pass. `dquery`, `dkey` and `dvalue` lie as `query`, `key` and `value`.
+    // For the backward pass. `dquery`, `dkey` and `dvalue` lie as `query`, `key` and `value`.
     const void* dcontext;
     float* means;  // `rowsum(dcontext ∘ context)`, `(batch, heads, queries)`: the first kernel's result, read by the
                    // second.

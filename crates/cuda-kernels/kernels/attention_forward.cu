@@ -10,7 +10,7 @@ template <class T, int D> __device__ void attention_forward(const AttentionArgum
     T* warp_queries = queries + threadIdx.x / 32 * WARP_ROWS * PADDED<T, D>;
     load_tile<TILE, D, THREADS>(queries, head.queries(first));
 
-    // Of the two rows of this lane.
+    // For the two rows of this lane.
     uint32_t visible[2];
     uint64_t key[2];
     float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};

@@ -26,7 +26,7 @@ struct Mask {
         return keys ? row_key(row / rows_per_sample, row % rows_per_sample) : 0;
     }
 
-    // What an element is multiplied by: 0 or `1 / (1 - p)`, and 1 where nothing is dropped.
+    // The factor of an element: 0 or `1 / (1 - p)`, and 1 where nothing is dropped.
     __device__ __forceinline__ float factor(uint64_t row_key, uint32_t column) const {
         if (!keys) return 1.0f;
         uint32_t h = column * 0x9e3779b1u + uint32_t(row_key);

@@ -1,4 +1,4 @@
-// What every kernel begins with: how a kernel is declared, and shared memory, for nvcc and for the emulation on the
+// The beginning of every kernel: how a kernel is declared, and shared memory, for nvcc and for the emulation on the
 // CPU.
 //
 // A kernel has one argument, a struct that Rust fills in (src/): no order of arguments can be mistaken.

@@ -31,9 +31,9 @@ struct LoraArguments {
 // A warp's scratch memory.
 template <class T, int R> struct Scratch {
     union {
-        // Of the product down.
+        // For the product down.
         alignas(16) T xs[ROWS * PADDED<T, COLUMNS>];
-        // Of the product up.
+        // For the product up.
         alignas(16) float ys[ROWS * PADDED<float, COLUMNS>];
     };
     union {

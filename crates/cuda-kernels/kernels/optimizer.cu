@@ -87,7 +87,7 @@ __device__ void norms_and_clip(const OptimizerArguments& a) {
     *a.result = {finite ? norm : double(NAN), a.max_norm > 0.0 && coefficient < 1.0 ? float(coefficient) : 1.0f, 0};
 }
 
-// What the compiler must not contract to fused multiply-adds, which the CPU does not use.
+// The compiler must not contract these to fused multiply-adds, which the CPU does not use.
 __device__ __forceinline__ void update(
     const OptimizerArguments& a, const OptimizerTensor& t, float clip, float& p, float g, float& m, float& v) {
     g = __fmul_rn(__fmul_rn(g, t.scale), clip);

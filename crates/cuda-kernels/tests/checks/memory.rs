@@ -19,7 +19,7 @@ impl Memory {
         Self { words: vec![u128::MAX; (2 * MARGIN + offset + bytes).div_ceil(16)], bytes, offset }
     }
 
-    /// Memory that was not written. What is read from it is NaN or a number that is far too large.
+    /// Memory that was not written. A number read from it is NaN or a number that is far too large.
     pub(crate) fn unwritten(bytes: usize) -> Self {
         Self::empty(bytes, 0)
     }

@@ -107,7 +107,7 @@ impl DecodingRows {
         }
     }
 
-    /// What the kernels of a GPU read of the rows: the image of each, then the number of its tokens, then the slots of its tokens,
+    /// The rows as the kernels of a GPU read them: the image of each, then the number of its tokens, then the slots of its tokens,
     /// in `columns` numbers for each row. That is at least the number of [`tokens`](Self::tokens); the rest is 0.
     pub fn numbers(&self, columns: usize) -> Vec<u32> {
         let images = self.images().map(|image| image as u32);
