@@ -19,7 +19,7 @@ pub struct AdamWScalars {
     pub root_correction: f32,
 }
 
-/// A parameter and its moments, all of one length.
+/// A parameter and its moments. They and the gradient have one length; elements beyond the shortest of them are left as they are.
 #[derive(Debug)]
 pub struct AdamWState<'a> {
     /// The parameter `θ`.
@@ -48,7 +48,7 @@ for_each_isa! {
         update(scalars, state, gradient, |g| (g * factors[0] + 0.0) * factors[1] + 0.0);
     }
 
-    /// `sum += values`.
+    /// `sum += values`, for slices of one length; elements beyond the shorter one are left as they are.
     pub fn add(isa: Isa, sum: &mut [f32], values: &[f32]) {
         for (sum, value) in sum.iter_mut().zip(values) {
             *sum += value;

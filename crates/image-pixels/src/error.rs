@@ -1,4 +1,4 @@
-/// Why a file has no pixels. The messages say what to do, and not which file it is, since only the caller knows its path.
+/// Why a file has no pixels. The messages do not say which file it is, since only the caller knows its path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,7 +12,7 @@ pub enum Error {
         start: String,
     },
     /// A picture in a known format that is not supported.
-    #[error("{kind} pictures are not read; convert it to PNG or JPEG")]
+    #[error("{kind} pictures are not read; convert this one to PNG or JPEG")]
     UnreadFormat {
         /// The format, such as `AVIF`.
         kind: &'static str,

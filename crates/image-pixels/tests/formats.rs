@@ -92,7 +92,7 @@ fn unsupported_formats_are_named_with_advice() {
         (b"  <svg width='3'></svg>", "SVG"),
     ] {
         let text = ImageDecoder::default().decode(file).unwrap_err().to_string();
-        assert_eq!(text, format!("{kind} pictures are not read; convert it to PNG or JPEG"));
+        assert_eq!(text, format!("{kind} pictures are not read; convert this one to PNG or JPEG"));
     }
     // A film and a web page are none of these.
     for file in [b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2".as_slice(), b"<html><svg></svg>"] {
