@@ -85,18 +85,7 @@ pub fn build(
         decoding_graphs: !hardware.no_cuda_graph,
     };
     if options.tune == Tune::Full {
-        if dtype == Dtype::Int8 {
-            bail!(
-                "--dtype int8 stores frozen weights in 8 bits, and --tune full freezes none: leave it out, or train adapters \
-                 with --tune both"
-            );
-        }
-        if dtype == Dtype::Bf16 {
-            bail!(
-                "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out. It is trained in \
-                 f32, and the checkpoint is stored in the types of --model: start from a bf16 checkpoint for a bf16 one"
-            );
-        }
+        require_trainable(dtype)?;
         return full(checkpoint.as_ref(), &load);
     }
     let first_adapter = match (&options.init_adapter, saved) {
@@ -147,6 +136,21 @@ pub fn build(
     }
     let adapter = Some(adapter);
     Ok(Adapted { model, parameters, total, text_trains, vision_trains, adapter, first_adapter })
+}
+
+/// Refuses types of frozen weights for full fine-tuning, which freezes none.
+fn require_trainable(dtype: Dtype) -> Result<()> {
+    match dtype {
+        Dtype::Int8 => bail!(
+            "--dtype int8 stores frozen weights in 8 bits, and --tune full freezes none: leave it out, or train adapters with \
+             --tune both"
+        ),
+        Dtype::Bf16 => bail!(
+            "--dtype bf16 stores frozen weights in 16 bits, and --tune full freezes none: leave it out. It is trained in f32, and \
+             the checkpoint is stored in the types of --model: start from a bf16 checkpoint for a bf16 one"
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The model for full fine-tuning.
