@@ -24,7 +24,7 @@ use git_model::{
     CaptionDecoder as _, CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions, NextTokens,
 };
 use libloading::os::unix::Library;
-use peft_lora::{LoraBuilder, LoraConfig};
+use peft_lora::LoraBuilder;
 use train_ops::{DeviceGraph, ForwardContext, cuda_device, sample_key};
 use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
@@ -80,14 +80,7 @@ fn main() {
         Some(dir) => PathBuf::from(dir),
         None => caption_lora::embedded::checkpoint().unwrap(),
     };
-    let config = LoraConfig {
-        r: 16,
-        lora_alpha: 32.0,
-        lora_dropout: 0.05,
-        target_modules: ["query", "key", "value", "dense"].into(),
-        ..LoraConfig::default()
-    };
-    let mut builder = LoraBuilder::new(config).unwrap();
+    let mut builder = LoraBuilder::new(common::lora_config()).unwrap();
     let device_options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
     let options = LoadOptions { decoding_graphs: true, ..device_options };
     let checkpoint = Checkpoint::open(dir).unwrap();

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
+use peft_lora::LoraConfig;
 
 /// The GPU if the build supports one and the machine has one, else the CPU; prints which.
 pub(crate) fn device() -> Device {
@@ -23,6 +24,17 @@ pub(crate) fn device() -> Device {
 pub(crate) fn use_threads() {
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok());
     caption_lora::threads::use_threads(Some(threads.unwrap_or(2))).expect("the first call");
+}
+
+/// The recipe's adapters.
+pub(crate) fn lora_config() -> LoraConfig {
+    LoraConfig {
+        r: 16,
+        lora_alpha: 32.0,
+        lora_dropout: 0.05,
+        target_modules: ["query", "key", "value", "dense"].into(),
+        ..LoraConfig::default()
+    }
 }
 
 /// Fixed pseudo-random values in (-1, 1).

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
 use git_model::{CaptionModel as _, Checkpoint, GitConfig, GitForCausalLm, LoadOptions};
-use peft_lora::{BaseType, LoraBuilder, LoraConfig};
+use peft_lora::{BaseType, LoraBuilder};
 use train_ops::{ForwardContext, sample_key};
-use trainer_core::{AdamW, Gradients, Optimizer, Parameters, TrainingArguments};
+use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
 use crate::{Result, common};
 
@@ -71,14 +71,7 @@ pub(crate) struct Training {
 impl Training {
     pub(crate) fn open(dir: &Path, base: BaseType, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
-        let config = LoraConfig {
-            r: 16,
-            lora_alpha: 32.0,
-            lora_dropout: 0.05,
-            target_modules: ["query", "key", "value", "dense"].into(),
-            ..LoraConfig::default()
-        };
-        let mut builder = LoraBuilder::new(config)?.base(base);
+        let mut builder = LoraBuilder::new(common::lora_config())?.base(base);
         let dtype = if base == BaseType::Bf16 { DType::BF16 } else { DType::F32 };
         let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
         let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options)?;
@@ -117,28 +110,26 @@ impl Training {
 
     /// The seconds that a part takes, including the device's work.
     pub(crate) fn seconds(&mut self, part: Part) -> Result<f64> {
-        let loss = (part == Part::DecoderBackward).then(|| self.loss()).transpose()?;
-        let gradients = (part == Part::Optimizer).then(|| self.accumulated()).transpose()?;
         let device = self.pixels.device().clone();
-        device.synchronize()?;
-        let start = Instant::now();
-        match (part, loss, gradients) {
-            (Part::DecoderBackward, Some(loss), _) => drop(loss.backward()?),
-            (Part::Optimizer, _, Some(gradients)) => self.update(&gradients)?,
-            (Part::VisionForward, ..) => {
-                drop(self.model.encode_images(&self.pixels, &ForwardContext::inference())?)
+        match part {
+            Part::VisionForward => {
+                timed(&device, || Ok(self.model.encode_images(&self.pixels, &ForwardContext::inference())?))
             }
-            (Part::DecoderForward, ..) => drop(self.loss()?),
-            (Part::Passes, ..) => drop(self.loss()?.backward()?),
-            _ => {
-                let mut gradients = self.accumulated()?;
-                let norm = gradients.norms()?.global();
-                gradients.clip(norm, 1.0)?;
-                self.update(&gradients)?;
+            Part::DecoderForward => timed(&device, || self.loss()),
+            Part::DecoderBackward => {
+                let loss = self.loss()?;
+                timed(&device, || Ok(loss.backward()?))
             }
+            Part::Passes => timed(&device, || Ok(self.loss()?.backward()?)),
+            Part::Optimizer => {
+                let gradients = self.accumulated()?;
+                timed(&device, || self.update(gradients))
+            }
+            Part::WholeStep => timed(&device, || {
+                let gradients = self.accumulated()?;
+                self.update(gradients)
+            }),
         }
-        device.synchronize()?;
-        Ok(start.elapsed().as_secs_f64())
     }
 
     fn loss(&self) -> Result<Tensor> {
@@ -151,9 +142,21 @@ impl Training {
         Ok(gradients)
     }
 
-    fn update(&mut self, gradients: &Gradients) -> Result<()> {
-        Ok(self.optimizer.step(&self.parameters, gradients, 1e-5)?)
+    /// Clips the gradients and takes a step, as the engine does.
+    fn update(&mut self, gradients: Gradients) -> Result<()> {
+        let step = ClippedStep { max_norm: 1.0, ..ClippedStep::new(1e-5) };
+        self.optimizer.clipped_step(&self.parameters, gradients, &step)?;
+        Ok(())
     }
+}
+
+/// The seconds until `work` is done on the device and its result is dropped.
+fn timed<T>(device: &Device, work: impl FnOnce() -> Result<T>) -> Result<f64> {
+    device.synchronize()?;
+    let start = Instant::now();
+    drop(work()?);
+    device.synchronize()?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// Token ids of a batch.
