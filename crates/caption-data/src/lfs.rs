@@ -4,17 +4,14 @@ use std::fs::File;
 use std::io::{Read, Seek as _};
 use std::path::Path;
 
-use crate::{Error, Result};
+use image_pixels::is_lfs_pointer;
 
-/// Whether the bytes are a pointer instead of the file's contents.
-pub(crate) fn is_pointer(file: &[u8]) -> bool {
-    file.starts_with(b"version https://git-lfs.github.com/spec/")
-}
+use crate::{Error, Result};
 
 /// # Errors
 /// If the bytes of the file at `path` are a pointer.
 pub(crate) fn check(path: &Path, file: &[u8]) -> Result<()> {
-    if is_pointer(file) { Err(Error::LfsPointer { path: path.to_owned() }) } else { Ok(()) }
+    if is_lfs_pointer(file) { Err(Error::LfsPointer { path: path.to_owned() }) } else { Ok(()) }
 }
 
 /// As [`check`], for an open file that is too large to be read whole. Its position does not change.

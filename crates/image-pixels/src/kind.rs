@@ -7,8 +7,10 @@ use crate::{Error, Result};
 /// The supported formats, for messages.
 pub(crate) const KINDS: &str = "PNG, JPEG, GIF, WebP, BMP, TIFF, ICO, PNM, TGA or QOI";
 
-/// The beginning of the small text files that replace large files in a clone without `git lfs`.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// Whether the bytes are a Git LFS pointer: the small text file that replaces a large file, of any kind, in a clone without `git lfs`.
+pub fn is_lfs_pointer(file: &[u8]) -> bool {
+    file.starts_with(b"version https://git-lfs.github.com/spec/")
+}
 
 /// The format of a picture file.
 ///
@@ -18,7 +20,7 @@ pub(crate) fn kind_of(file: &[u8]) -> Result<ImageFormat> {
     if file.is_empty() {
         return Err(Error::Decode { why: "the file is empty".to_owned() });
     }
-    if file.starts_with(LFS_POINTER) {
+    if is_lfs_pointer(file) {
         return Err(Error::LfsPointer);
     }
     if let Some(kind) = unread(file) {

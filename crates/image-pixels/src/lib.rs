@@ -18,5 +18,6 @@ pub use crop::{centre_crop, resize_and_crop};
 pub use decode::ImageDecoder;
 pub use error::{Error, Result};
 pub use image::RgbImage;
+pub use kind::is_lfs_pointer;
 pub use planes::planes;
 pub use resize::{Resample, resize};
