@@ -18,8 +18,8 @@ struct OptimizerTensor {
 };
 
 struct OptimizerResult {
-    double norm;        // Of all scaled gradients; NaN if a loss is not finite.
-    float coefficient;  // What clipping multiplies the scaled gradients by, at most 1.
+    double norm;        // The norm of all scaled gradients; NaN if a loss is not finite.
+    float coefficient;  // The factor of the scaled gradients that clips them, at most 1.
     uint32_t padding;
 };
 
@@ -27,10 +27,10 @@ struct OptimizerArguments {
     const OptimizerTensor* tensors;
     const uint32_t* chunk_tensors;  // The tensor of each chunk.
     double* squares;                // Sums of squares of each chunk.
-    double* norms;                  // Of each tensor.
+    double* norms;                  // The norm of each tensor.
     OptimizerResult* result;
     const uint64_t* losses;  // Their number, then the address of each, an f32; null without losses.
-    double* loss_values;     // What is found there.
+    double* loss_values;     // The losses at these addresses.
     double max_norm;  // 0: no clipping.
     uint32_t tensor_count, chunk_count;
     float beta1, beta2, rest1, rest2, epsilon;

@@ -22,9 +22,9 @@ pub(crate) struct Accumulated<B> {
 
 /// The losses of a step.
 pub(crate) enum Losses<B> {
-    /// Of several workers, which have exchanged them.
+    /// The losses of several workers, which have exchanged them.
     Read(Totals),
-    /// Of a single worker. They are read after the optimizer's launches.
+    /// The losses of a single worker, still on its device: they are read together with the norms, after the update was launched.
     Unread(Passes<B>),
 }
 

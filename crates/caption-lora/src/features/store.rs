@@ -144,7 +144,7 @@ impl FeatureStore {
     /// Writes the [`batch`](Self::batch) to a tensor of its shape.
     ///
     /// # Errors
-    /// As `batch`, and if the tensor has another shape or type.
+    /// As `batch`, and if the tensor has another shape.
     pub fn write_batch(&self, rows: &[usize], to: &Tensor) -> Result<()> {
         let features = rows.iter().map(|row| self.of_row(*row)).collect::<Result<Vec<_>>>()?;
         Ok(copy_rows(to, &features)?)
