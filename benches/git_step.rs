@@ -11,6 +11,8 @@
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[path = "git_step/arithmetic.rs"]
+mod arithmetic;
 #[path = "common/mod.rs"]
 mod common;
 #[path = "git_step/training.rs"]
@@ -18,7 +20,7 @@ mod training;
 
 use std::path::PathBuf;
 
-use git_model::GitConfig;
+use arithmetic::flops;
 use peft_lora::BaseType;
 use train_ops::peak_flops;
 use training::{AdapterGradients, BATCH, Part, TOKENS, Training};
@@ -134,32 +136,4 @@ fn print_agreement(name: &str, exact: &AdapterGradients, gradients: &AdapterGrad
         ratios[0],
         ratios[ratios.len() - 1]
     );
-}
-
-/// Required floating-point operations of a part, for those that need many. The last layer computes only keys and values for the
-/// image tokens, and the first layer's backward pass has no gradient for the image.
-fn flops(config: &GitConfig, part: Part) -> Option<f64> {
-    let vision = &config.vision_config;
-    let layer = |tokens: f64, width: f64, inner: f64| {
-        2.0 * tokens * width * (4.0 * width + 2.0 * inner) + 4.0 * tokens * tokens * width
-    };
-    let image = (vision.image_size / vision.patch_size).pow(2) as f64 + 1.0;
-    let encoder = vision.num_hidden_layers as f64
-        * layer(image, vision.hidden_size as f64, vision.intermediate_size as f64);
-    let (width, inner) = (config.hidden_size as f64, config.intermediate_size as f64);
-    let (text, layers) = (TOKENS as f64, config.num_hidden_layers as f64);
-    let all = image + text;
-    let last =
-        2.0 * width * (2.0 * all * width + text * (2.0 * width + 2.0 * inner)) + 4.0 * all * text * width;
-    let head = 2.0 * (text - 1.0) * width * config.vocab_size as f64;
-    let forward = (layers - 1.0) * layer(all, width, inner) + last + head;
-    let first_input = 2.0 * image * width * 3.0 * width;
-    let of_one = match part {
-        Part::VisionForward => encoder,
-        Part::DecoderForward => forward,
-        Part::DecoderBackward => forward - first_input,
-        Part::Passes | Part::WholeStep => 2.0 * forward - first_input,
-        Part::Optimizer => return None,
-    };
-    Some(BATCH as f64 * of_one)
 }
