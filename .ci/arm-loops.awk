@@ -1,7 +1,8 @@
 # Reads objdump's output for aarch64 and prints, for each innermost loop of a product, the numbers of instructions, multiply-adds, other
 # vector instructions, vector loads and accesses to the stack. The loops of whole tiles (24 sums) must fulfil three conditions: at least
 # 90 % of the vector instructions are multiply-adds, there are at least 8 scalar multiply-adds (two `fmla`) for each load, and the stack
-# is not accessed. Otherwise the script fails. The loops of tiles of five rows are only printed.
+# is not accessed. Otherwise the script fails. The loops of tiles of five rows and of skinny products are only counted. With
+# `-v show=1` the instructions of each loop follow.
 BEGIN {
     # Scalar multiply-adds of an instruction.
     numbers["fmla"] = 4; numbers["bfdot"] = 8; numbers["bfmmla"] = numbers["sdot"] = 16; numbers["smmla"] = 32
@@ -10,7 +11,7 @@ BEGIN {
 
 /^[0-9a-f]+ <.*>:$/ {
     name = $0; sub(/^[0-9a-f]+ </, "", name); sub(/>:$/, "", name)
-    wanted = name ~ /(block|sums)::neon/; n = loops = 0; split("", place)
+    wanted = name ~ /(block|sums|skinny|panel)::neon/; n = loops = 0; split("", place)
     next
 }
 
@@ -29,7 +30,7 @@ wanted && /^ +[0-9a-f]+:/ {
     ++n
 }
 
-function report(from, to,   i, products, total, others, loads, stack, sums, seen) {
+function report(from, to,   i, products, total, others, loads, stack, sums, seen, is_skinny) {
     products = total = others = loads = stack = sums = 0; split("", seen)
     for (i = from; i <= to; ++i) {
         if (operation[i] in numbers) {
@@ -39,8 +40,11 @@ function report(from, to,   i, products, total, others, loads, stack, sums, seen
         else if (first[i] ~ /^v[0-9]+\./) ++others
         if (text[i] ~ /\[sp/) ++stack
     }
-    if (sums < 20) return
+    is_skinny = name !~ /(block|sums)::neon/
+    if (sums < 20 && !is_skinny || sums == 0) return
     printf "%-34s %4d %12d %8d %7d %7d %6d %6d\n", name, sums, to - from + 1, products, total, others, loads, stack
+    if (show) for (i = from; i <= to; ++i) print text[i]
+    if (is_skinny) return
     found[name]
     if (sums < 24) return
     if (products < 0.9 * (products + others) || total < 8 * loads || stack > 0) { print "FAILED: the loop above"; failed = 1 }

@@ -80,6 +80,40 @@ fn a_draft_that_is_right_saves_passes_and_proposes_more_from_pass_to_pass() {
 }
 
 #[test]
+fn a_draft_that_is_always_wrong_is_asked_less_and_less() {
+    let config = GenerationConfig { max_new_tokens: 40, min_new_tokens: 40, ..GenerationConfig::default() };
+    let mut toy = Toy::new(scattered, wrong, 1);
+    let model = model();
+    let generator = Generator::new(&model, None, &config).unwrap();
+    generator.generate_speculatively(&mut toy, &mut continue_always).unwrap();
+    // The prompt, then the verifications: the draft is asked for the first with 3 proposals, and for those whose number is a
+    // power of two with one.
+    let mut expected = vec![1; 40];
+    expected[1] = 4;
+    for asked in [2, 4, 8, 16, 32] {
+        expected[asked] = 2;
+    }
+    assert_eq!(toy.passes, expected);
+    assert_eq!(toy.draft_passes, 3 + 5);
+}
+
+#[test]
+fn a_draft_that_is_right_again_proposes_more_from_pass_to_pass() {
+    let config = GenerationConfig { max_new_tokens: 40, min_new_tokens: 40, ..GenerationConfig::default() };
+    // Wrong for the first 20 tokens. The limit of 40 cuts the last proposals.
+    let draft = |picture: usize, ids: &[u32]| match ids.len() < 20 {
+        true => wrong(picture, ids),
+        false => scattered(picture, ids),
+    };
+    let mut toy = Toy::new(scattered, draft, 1);
+    let model = model();
+    let generator = Generator::new(&model, None, &config).unwrap();
+    generator.generate_speculatively(&mut toy, &mut continue_always).unwrap();
+    // Asked for the verifications 1, 2, 4, 8, 16 and 32; from then on it proposes one step more each time.
+    assert_eq!(toy.passes[32..], [2, 3, 3], "{:?}", toy.passes);
+}
+
+#[test]
 fn every_token_is_reported_once_and_in_order_with_and_without_a_draft() {
     let model = model();
     for config in searches().into_iter().filter(|config| config.num_beams == 1) {

@@ -39,20 +39,27 @@ impl Isa {
     }
 
     fn named(name: &std::ffi::OsStr) -> Result<Self> {
-        let supported = Self::supported();
+        // A process that chooses another set does not ask for the permission to use AMX, which costs memory.
+        let sets = if name.is_empty() || name == "amx" { Self::supported() } else { Self::sets(false) };
         let found = match name.is_empty() {
-            true => supported.first(),
-            false => supported.iter().find(|isa| isa.name() == name),
+            true => sets.first(),
+            false => sets.iter().find(|isa| isa.name() == name),
         };
         found.copied().ok_or_else(|| Error::UnknownIsa {
             variable: ISA_VARIABLE,
             value: name.to_string_lossy().into_owned(),
-            supported: supported.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+            supported: Self::supported().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
         })
     }
 
-    /// The instruction sets that this processor has, best first.
+    /// The instruction sets that this processor has, best first. On a processor with AMX, the first call asks Linux for the
+    /// permission to use it.
     pub fn supported() -> Vec<Self> {
+        Self::sets(true)
+    }
+
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn sets(with_amx: bool) -> Vec<Self> {
         let mut kinds = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -67,7 +74,7 @@ impl Isa {
                 }
                 // All other code is that of AVX-512 without BF16: only products with bf16 matrices have other
                 // results.
-                if crate::amx::is_available() {
+                if with_amx && crate::amx::is_available() {
                     kinds.insert(0, Kind::Avx512 { bf16: false, amx: true });
                 }
             }
@@ -79,7 +86,8 @@ impl Isa {
                 kinds.push(Kind::Avx2 { vnni: false });
             }
         }
-        #[cfg(target_arch = "aarch64")]
+        // Bytes and pairs of bf16 are read in the order of their addresses.
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         {
             use std::arch::is_aarch64_feature_detected;
             if is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("bf16") {

@@ -25,8 +25,13 @@ pub fn peak_flops(bf16: bool, repeats: usize) -> Result<f64> {
     let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
     let threads = rayon::current_num_threads();
     let lanes = isa.panel_width() / 2;
-    let per_word = if bf16 && isa.has_bf16_vectors() { 2 } else { 1 };
-    let operations = (2 * per_word * lanes * SUMS * ROUNDS * threads) as f64;
+    // Multiply-adds in a lane of the sums.
+    let per_lane = match isa.kind() {
+        Kind::Neon { bf16: true } if bf16 => 4,
+        Kind::Avx512 { bf16: true, .. } if bf16 => 2,
+        _ => 1,
+    };
+    let operations = (2 * per_lane * lanes * SUMS * ROUNDS * threads) as f64;
     let seconds = (0..repeats).map(|_| {
         let start = Instant::now();
         let sums: f32 = (0..threads).into_par_iter().map(|_| run(isa, precision)).sum();
@@ -108,7 +113,7 @@ unsafe fn rounds<S: Simd>() -> f32 {
         let mut sums = [b; SUMS];
         for _ in 0..ROUNDS {
             for sum in &mut sums {
-                *sum = S::multiply_add(a, b, *sum);
+                *sum = S::most_multiply_adds(a, b, *sum);
             }
         }
         for sum in sums {

@@ -25,16 +25,20 @@ impl<'a> Strided<'a> {
     /// # Panics
     /// If `values` are too few, or rows overlap.
     pub fn new(values: &'a [f32], rows: usize, stride: usize, columns: usize) -> Self {
-        assert!(
-            columns <= stride && (rows == 0 || values.len() >= (rows - 1) * stride + columns),
-            "strided rows"
-        );
+        assert!(has_rows(values.len(), rows, stride, columns), "strided rows");
         Self { values, rows, stride, columns }
     }
 
     fn row(&self, row: usize) -> &'a [f32] {
         &self.values[row * self.stride..][..self.columns]
     }
+}
+
+/// Whether `len` values have `rows` rows of `columns` values that begin `stride` apart and do not overlap.
+fn has_rows(len: usize, rows: usize, stride: usize, columns: usize) -> bool {
+    let needed = |gaps: usize| gaps.checked_mul(stride)?.checked_add(columns);
+    columns <= stride
+        && rows.checked_sub(1).is_none_or(|gaps| needed(gaps).is_some_and(|needed| needed <= len))
 }
 
 /// A small f32 matrix packed into panels, `(k, n)`. Its memory is reused by the next matrix that is packed.
@@ -104,10 +108,7 @@ impl Panels {
 /// # Panics
 /// If shapes do not agree or `to` is too short.
 pub fn small_product(to: &mut [f32], to_stride: usize, columns: usize, a: Strided<'_>, b: &Panels) {
-    assert!(
-        columns <= to_stride && (a.rows == 0 || to.len() >= (a.rows - 1) * to_stride + columns),
-        "result of a small product"
-    );
+    assert!(has_rows(to.len(), a.rows, to_stride, columns), "result of a small product");
     unsafe { run(to.as_mut_ptr(), to_stride, columns, (a, a.rows, a.columns, a.stride, 1), b) }
 }
 
@@ -190,6 +191,14 @@ static ZEROS: [f32; 1 << 10] = [0.0; 1 << 10];
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_beyond_the_values_are_noticed_even_if_their_extent_overflows() {
+        assert!(has_rows(0, 0, 5, 5) && has_rows(11, 3, 4, 3) && has_rows(3, 1, 4, 3));
+        assert!(!has_rows(10, 3, 4, 3) && !has_rows(100, 3, 4, 5));
+        let half = 1 << (usize::BITS / 2);
+        assert!(!has_rows(3, half + 1, half, 3) && !has_rows(3, 2, usize::MAX, 3));
+    }
 
     #[test]
     fn a_small_product_is_right_beyond_the_columns_of_one_block() {

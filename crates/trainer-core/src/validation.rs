@@ -104,11 +104,13 @@ impl Issues {
     }
 
     fn at_least_0(&mut self, argument: &str, got: f64) {
-        self.require(is_at_least_0(got), argument, "at least 0", got);
+        let rule = if got.is_finite() { "at least 0" } else { "finite and at least 0" };
+        self.require(is_at_least_0(got), argument, rule, got);
     }
 
     fn above_0(&mut self, argument: &str, got: f64) {
-        self.require(got.is_finite() && got > 0.0, argument, "above 0", got);
+        let rule = if got.is_finite() { "above 0" } else { "finite and above 0" };
+        self.require(got.is_finite() && got > 0.0, argument, rule, got);
     }
 }
 

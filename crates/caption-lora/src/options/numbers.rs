@@ -30,7 +30,10 @@ pub(crate) fn bytes(text: &str) -> Result<usize, String> {
 /// A finite number for which `holds` is true; `bounds` describes this condition.
 pub(crate) fn bounded(text: &str, bounds: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
     let x: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    if x.is_finite() && holds(x) { Ok(x) } else { Err(format!("{text} must be {bounds}")) }
+    if !x.is_finite() {
+        return Err(format!("{text} is not a finite number"));
+    }
+    if holds(x) { Ok(x) } else { Err(format!("{text} must be {bounds}")) }
 }
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod tests {
         for text in ["inf", "NaN", "1e999", "", "five"] {
             assert!(bounded(text, "finite", |_| true).is_err(), "{text}");
         }
+        assert_eq!(bounded("inf", "above 0", |x| x > 0.0), Err("inf is not a finite number".to_owned()));
         assert!(share("1").is_ok() && share("1.01").is_err());
         assert!(count("0").is_err() && count("-1").is_err() && count("1.5").is_err() && count("7") == Ok(7));
     }

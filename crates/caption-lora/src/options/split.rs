@@ -64,7 +64,7 @@ mod tests {
             ("0,0.5,0.5", "the first share, for training, must be above 0"),
             ("1.2,-0.1,-0.1", "1.2 must be between 0 and 1"),
             ("0.8,0.1,x", "`x` is not a number"),
-            ("NaN,0.5,0.5", "NaN must be between 0 and 1"),
+            ("NaN,0.5,0.5", "NaN is not a finite number"),
         ] {
             let message = text.parse::<SplitFractions>().unwrap_err();
             assert!(message.contains(words), "{text}: {message}");

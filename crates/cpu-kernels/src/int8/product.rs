@@ -18,8 +18,8 @@ use crate::{Init, PackedMatrix, Precision, Term};
 /// The bits of `a b` do not depend on the instruction set, the number of threads or the other rows.
 ///
 /// # Panics
-/// If shapes do not agree, if `a` was quantised or the term's matrix packed for another instruction set, or as
-/// [`product`](crate::product()).
+/// If shapes do not agree, if `a` was quantised or the term's matrix packed for another instruction set, if the term's matrix is
+/// not f32, or as [`product`](crate::product()).
 pub fn int8_product(
     to: &mut [f32],
     n: usize,
@@ -30,6 +30,8 @@ pub fn int8_product(
     assert!(a.fits(b) && b.n() == n && to.len() == a.count() * n, "shapes of a product");
     if let Some(term) = &term {
         term.check(b.isa(), a.count(), n);
+        // AMX would use the tile registers, which are in use for `a b`.
+        assert!(term.b.precision() == Precision::F32, "a term of a product in int8 is in f32");
     }
     if to.is_empty() {
         return;

@@ -1,3 +1,6 @@
+use std::io::Write;
+use std::sync::Once;
+
 use rayon::ThreadPoolBuilder;
 
 use super::*;
@@ -47,7 +50,16 @@ fn product_of(engine: Engine, a: &[f32], b: &PackedMatrix, init: Init<'_>) -> Ve
     result
 }
 
+/// The engines of all instruction sets. Says once, on the terminal, which these are: a test run covers no others.
 fn every_engine() -> impl Iterator<Item = (Isa, Engine)> {
+    static REPORT: Once = Once::new();
+    REPORT.call_once(|| {
+        let serves = |engine: &Engine| Isa::supported().into_iter().any(|isa| engine.serves(isa));
+        let names: Vec<String> =
+            Engine::ALL.into_iter().filter(serves).map(|engine| format!("{engine:?}")).collect();
+        // Not `println!`, whose output the test harness captures.
+        let _ = writeln!(std::io::stderr(), "engines covered: {}", names.join(", "));
+    });
     let engines = |isa| {
         Engine::ALL.into_iter().filter(move |engine| engine.serves(isa)).map(move |engine| (isa, engine))
     };
@@ -209,4 +221,17 @@ fn rows_that_are_not_numbers_have_no_numbers_as_results_and_extreme_ones_do() {
         let got = with(1e20);
         assert!((got[0] / 1e20 - 1.0).abs() < 1e-6, "{got:?}");
     }
+}
+
+#[test]
+#[should_panic(expected = "a term of a product in int8 is in f32")]
+fn a_term_in_bf16_is_refused_before_anything_is_computed() {
+    let isa = Isa::active().unwrap();
+    let (rows, k, n) = (3, 8, 40);
+    let (a, (b, _)) = (values(1, rows * k), matrix(isa, k, n, 2));
+    let of_term = PackedMatrix::new(isa, Precision::Bf16, k, n, |_, _| 1.0);
+    let operand = Operand::new(Rows::new(&a, k), &of_term);
+    let quantised = QuantisedRows::for_engine(isa, Engine::of(isa, rows), Rows::new(&a, k), None);
+    let term = Some(Term::new(&operand, &of_term));
+    int8_product(&mut vec![0.0; rows * n], n, Init::Zero, (&quantised, &b), term);
 }

@@ -59,6 +59,16 @@ pub(crate) trait Simd {
     /// The processor has the instruction set.
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
 
+    /// As [`multiply_add`](Self::multiply_add), but by the instruction with the most products that
+    /// [`add_group`](Self::add_group) uses, in its order. It measures the peak.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn most_multiply_adds(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector {
+        unsafe { Self::multiply_add(a, b, sum) }
+    }
+
     /// The vector with zeros in the lanes whose bits are not set; the lowest bit is that of the first lane.
     ///
     /// # Safety

@@ -135,7 +135,7 @@ fn nonsense_is_refused_with_the_flag_and_the_reason() {
         ("--on-bad-row ignore", "[possible values: stop, skip]"),
         ("--learning-rate=-1", "-1 must be above 0"),
         ("--learning-rate 0", "above 0"),
-        ("--learning-rate nan", "above 0"),
+        ("--learning-rate nan", "nan is not a finite number"),
         ("--num-train-epochs 0", "above 0"),
         ("--per-device-train-batch-size 0", "at least 1"),
         ("--seed -1", "must be a whole number of at least 0"),

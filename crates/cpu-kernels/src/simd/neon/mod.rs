@@ -81,6 +81,14 @@ impl<const WORD: u8> Simd for NeonWords<WORD> {
     }
 
     #[inline(always)]
+    unsafe fn most_multiply_adds(a: Vector, b: Vector, sum: Vector) -> Vector {
+        if !has_squares(WORD) {
+            return unsafe { Self::multiply_add(a, b, sum) };
+        }
+        unsafe { [add_square::<WORD>(a[0], b[0], sum[0]), add_square::<WORD>(a[1], b[1], sum[1])] }
+    }
+
+    #[inline(always)]
     unsafe fn mask(bits: *const u8, vector: Vector) -> Vector {
         unsafe {
             let bits = vdupq_n_u32(u32::from(*bits));
