@@ -68,7 +68,7 @@ impl Panels {
         let width = isa.panel_width();
         (self.isa, self.k, self.n) = (isa, b.rows, b.columns);
         self.memory.reserve(self.n.next_multiple_of(width) * self.k);
-        let panels = self.memory.values_mut().chunks_exact_mut((self.k * width).max(1));
+        let panels = self.memory.values_mut().chunks_exact_mut(self.k.max(1) * width);
         for (panel, first) in panels.zip((0..self.n).step_by(width)) {
             let columns = width.min(self.n - first);
             for (k, to) in panel.chunks_exact_mut(width).enumerate() {
@@ -87,7 +87,7 @@ impl Panels {
         let width = isa.panel_width();
         (self.isa, self.k, self.n) = (isa, b.columns, b.rows);
         self.memory.reserve(self.n.next_multiple_of(width) * self.k);
-        let panels = self.memory.values_mut().chunks_exact_mut((self.k * width).max(1));
+        let panels = self.memory.values_mut().chunks_exact_mut(self.k.max(1) * width);
         for (panel, first) in panels.zip((0..self.n).step_by(width)) {
             if first + width > self.n {
                 panel.fill(0.0);
@@ -191,6 +191,18 @@ static ZEROS: [f32; 1 << 10] = [0.0; 1 << 10];
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_matrix_without_rows_is_packed_after_a_larger_one_and_its_product_is_zero() {
+        let isa = Isa::active().unwrap();
+        let values = [1.0; 40];
+        let mut panels = Panels::default();
+        panels.pack(isa, Strided::new(&values, 4, 10, 10), 1.0);
+        panels.pack_transposed(isa, Strided::new(&values, 3, 10, 0), 1.0);
+        let mut to = [5.0; 6];
+        small_product(&mut to, 3, 3, Strided::new(&values, 2, 10, 0), &panels);
+        assert_eq!(to, [0.0; 6]);
+    }
 
     #[test]
     fn rows_beyond_the_values_are_noticed_even_if_their_extent_overflows() {
