@@ -3,7 +3,8 @@
 //!
 //! `GIT_STEP_CHECKPOINT=path/to/git-base cargo bench --bench git_step`. Without a checkpoint it uses the
 //! embedded one, which is far too small for conclusions about git-base. `-- --test` runs every part once. For
-//! bf16 and int8 it also prints how far the adapters' gradients are from those in f32.
+//! bf16 and int8 it also prints how far the adapters' gradients are from those in f32: of a new adapter, or of the trained
+//! one in the folder `GIT_STEP_ADAPTER`.
 //!
 //! The types of weights are timed in turns, because neighbours on a shared machine change from second to second: a ratio to f32 is
 //! the median of the ratios to the run in f32 directly before.
@@ -40,8 +41,9 @@ fn main() -> Result<()> {
     if device.is_cpu() {
         bases.push(BaseType::Int8Products);
     }
-    let mut cases =
-        bases.into_iter().map(|base| Training::open(&dir, base, &device)).collect::<Result<Vec<_>>>()?;
+    let adapter = std::env::var_os("GIT_STEP_ADAPTER").map(PathBuf::from);
+    let open = |base| Training::open(&dir, adapter.as_deref(), base, &device);
+    let mut cases = bases.into_iter().map(open).collect::<Result<Vec<_>>>()?;
     let exact = cases[0].gradients()?;
     for case in &cases[1..] {
         print_agreement(name(case.base), &exact, &case.gradients()?);

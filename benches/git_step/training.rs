@@ -69,15 +69,21 @@ pub(crate) struct Training {
 }
 
 impl Training {
-    pub(crate) fn open(dir: &Path, base: BaseType, device: &Device) -> Result<Self> {
+    /// The model of a checkpoint's folder with a trained adapter, or with a new one of the recipe.
+    pub(crate) fn open(dir: &Path, adapter: Option<&Path>, base: BaseType, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
-        let mut builder = LoraBuilder::new(common::lora_config())?.base(base);
+        let builder = match adapter {
+            Some(adapter) => LoraBuilder::from_pretrained(adapter)?,
+            None => LoraBuilder::new(common::lora_config())?,
+        };
+        let mut builder = builder.base(base);
         let dtype = if base == BaseType::Bf16 { DType::BF16 } else { DType::F32 };
         let options = LoadOptions { device: device.clone(), dtype, ..LoadOptions::default() };
         let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options)?;
         let adapters = builder.finish()?.parameters();
-        // B would otherwise be zero, and so would the gradient of A.
-        for (seed, (_, b)) in adapters.iter().filter(|(name, _)| name.contains("lora_B")).enumerate() {
+        // A new B would be zero, and so would the gradient of A.
+        let new = adapters.iter().filter(|(name, _)| adapter.is_none() && name.contains("lora_B"));
+        for (seed, (_, b)) in new.enumerate() {
             b.set(&(common::values(100 + seed as u64, b.shape().clone(), device) * 0.02)?)?;
         }
         let parameters = Parameters::new(adapters.clone())?;
