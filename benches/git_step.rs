@@ -70,8 +70,8 @@ struct Times {
     seconds: f64,
     /// How many times as fast as f32.
     ratio: f64,
-    /// The share of the processor's peak. For int8 it is the peak of f32, of which it may exceed 100 %.
-    share: Option<f64>,
+    /// The processor's peak, and the share of it. For int8 it is the peak of f32, of which it may exceed 100 %.
+    peak: Option<(f64, f64)>,
 }
 
 /// Times a part of all cases in turns, after a run of each that is not counted. Each run is compared with the peak directly before
@@ -81,8 +81,8 @@ fn times(cases: &mut [Training], part: Part, runs: usize, flops: Option<f64>) ->
     for case in &mut *cases {
         case.seconds(part)?;
     }
-    // Seconds, ratio and share of every run.
-    let mut all = vec![[const { Vec::new() }; 3]; cases.len()];
+    // Seconds, ratio, peak and share of every run.
+    let mut all = vec![[const { Vec::new() }; 4]; cases.len()];
     for _ in 0..runs {
         let mut of_f32 = None;
         for (case, all) in cases.iter_mut().zip(&mut all) {
@@ -92,27 +92,29 @@ fn times(cases: &mut [Training], part: Part, runs: usize, flops: Option<f64>) ->
             all[0].push(seconds);
             all[1].push(*of_f32.get_or_insert(seconds) / seconds);
             if let (Some(flops), Some(before)) = (flops, before) {
-                all[2].push(2.0 * flops / seconds / (before + peak(bf16)));
+                let peak = (before + peak(bf16)) / 2.0;
+                all[2].push(peak);
+                all[3].push(flops / seconds / peak);
             }
         }
     }
-    let times = all.into_iter().map(|[seconds, ratios, shares]| Times {
+    let times = all.into_iter().map(|[seconds, ratios, peaks, shares]| Times {
         seconds: common::median(seconds),
         ratio: common::median(ratios),
-        share: flops.map(|_| common::median(shares)),
+        peak: flops.map(|_| (common::median(peaks), common::median(shares))),
     });
     Ok(times.collect())
 }
 
 fn print_times(part: Part, cases: &[Training], times: &[Times]) {
     print!("{:>20}", part.name());
-    for (case, Times { seconds, ratio, share }) in cases.iter().zip(times) {
+    for (case, Times { seconds, ratio, peak }) in cases.iter().zip(times) {
         print!("  {} {:>8.2} ms", name(case.base), 1e3 * seconds);
         if case.base != BaseType::Stored {
             print!(" ({ratio:.2} times as fast)");
         }
-        if let Some(share) = share {
-            print!(" {:>3.0} % of peak", 100.0 * share);
+        if let Some((peak, share)) = peak {
+            print!(" {:>3.0} % of {:.0} GFLOP/s", 100.0 * share, peak / 1e9);
         }
     }
     println!();
