@@ -73,6 +73,14 @@ const MUTANTS: &[Mutant] = &[
         check: checks::attention::attention_backward,
     },
     Mutant {
+        what: "a warp's gradients are written where another warp still writes padding",
+        file: "attention_backward_key.cu",
+        from: "all warps have written them.\n    __syncthreads();",
+        to: "all warps have written them.\n    __syncwarp();",
+        kernels: ATTENTION,
+        check: checks::attention::attention_backward,
+    },
+    Mutant {
         what: "the means of a context are read before they are there",
         file: "attention_backward_query.cu",
         from: "    context_means<T, D>(head, means, dcontexts, first);\n    __syncwarp();",
