@@ -209,6 +209,22 @@ const MUTANTS: &[Mutant] = &[
         kernels: &["attention_forward"],
         check: checks::attention::attention_forward,
     },
+    Mutant {
+        what: "the shared tiles of an adapter's gradients have the alignment of their elements",
+        file: "kernel.cuh",
+        from: "__align__(16) type name",
+        to: "type name",
+        kernels: &["lora", "lora_gradient"],
+        check: checks::lora::lora,
+    },
+    Mutant {
+        what: "the shared tiles of an int8 product have the alignment of their elements",
+        file: "kernel.cuh",
+        from: "__align__(16) type name",
+        to: "type name",
+        kernels: &["int8_product"],
+        check: checks::int8::int8,
+    },
     // Off by one tile or element.
     Mutant {
         what: "the last tile of keys is left out",

@@ -46,6 +46,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __restrict__ __restrict
+#define __align__(bytes) alignas(bytes)
 
 struct uint3 {
     unsigned x, y, z;
@@ -326,13 +327,16 @@ inline bool launch(dim3 grid_size, dim3 block_size, size_t shared_bytes, std::fu
     return fault.empty();
 }
 
-// A block's shared array. It is filled with NaN like all shared memory, also when its first thread comes to it.
-template <class T, size_t COUNT> struct SharedArray {
-    alignas(16) T values[COUNT];
+// A block's shared array, `T` a struct of it. It is filled with NaN like all shared memory, also when its first thread
+// comes to it. Its address has the alignment of the declaration and no larger one, so that an access that needs more is
+// found.
+template <class T> struct SharedArray {
+    alignas(2 * alignof(T)) char bytes[alignof(T) + sizeof(T)];
     SharedArray() {
-        std::memset(static_cast<void*>(values), 0xff, sizeof values);
-        static_shared.push_back({reinterpret_cast<char*>(values), sizeof values});
+        std::memset(bytes, 0xff, sizeof bytes);
+        static_shared.push_back({bytes, sizeof bytes});
     }
+    T& array() { return *reinterpret_cast<T*>(bytes + alignof(T)); }
 };
 
 // What the lanes of a warp give each other; all of them take part.
