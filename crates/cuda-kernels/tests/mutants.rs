@@ -493,6 +493,22 @@ const MUTANTS: &[Mutant] = &[
         check: checks::candidates::sorted_candidates,
     },
     Mutant {
+        what: "NaN hides a candidate",
+        file: "top_candidates.cu",
+        from: "value == value ? value : -INFINITY",
+        to: "value",
+        kernels: &["top_candidates"],
+        check: checks::candidates::candidates_beside_nan,
+    },
+    Mutant {
+        what: "NaN comes before numbers where candidates are sorted",
+        file: "top_candidates.cu",
+        from: "value == value ? value : -INFINITY",
+        to: "value",
+        kernels: &["top_candidates"],
+        check: checks::candidates::sorted_candidates_beside_nan,
+    },
+    Mutant {
         what: "equal logits come in another order",
         file: "top_candidates.cu",
         from: "a.id < b.id",
