@@ -4,8 +4,8 @@
 // A kernel has one argument, a struct that Rust fills in (src/): no order of arguments can be mistaken.
 #pragma once
 
-// How a shared array is declared. Kernels access it 16 bytes at a time and with ldmatrix, for which the alignment of its
-// elements is too small.
+// How a shared array is declared. Kernels access it 16 bytes at a time and with ldmatrix, for which the alignment of
+// its elements is too small.
 #define ALIGNED_ARRAY(type, name, ...) __align__(16) type name[__VA_ARGS__]
 
 #ifdef __CUDACC__

@@ -86,8 +86,7 @@ template <class T>
 __device__ __forceinline__ uint32_t own_keys(const CandidatesArguments& a, const T* logits, uint64_t least) {
     uint32_t count = 0;
 #pragma unroll COLUMNS_AHEAD
-    for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS)
-        count += key_of(ordered(logits[id]), id) >= least;
+    for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS) count += key_of(ordered(logits[id]), id) >= least;
     return count;
 }
 

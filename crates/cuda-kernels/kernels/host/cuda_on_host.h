@@ -131,8 +131,8 @@ inline std::vector<std::pair<char*, size_t>> static_shared;
 inline std::function<void()> kernel;
 inline std::vector<Thread> threads;  // By warp; those that run first come first.
 inline size_t first_live;
-inline Random turns;                 // For seeds from 2 on.
-inline unsigned turn;                // The warp that has the turn then.
+inline Random turns;   // For seeds from 2 on.
+inline unsigned turn;  // The warp that has the turn then.
 inline std::vector<Warp> warps;
 inline Barrier block_barrier;
 inline unsigned live;
