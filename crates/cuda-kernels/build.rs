@@ -32,17 +32,20 @@ fn emulation() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Tensor cores for bf16 need compute capability 8.0. With kernels for a newer GPU than there is, `device` serves no tensor.
+/// The PTX is for compute capability 8.0, the oldest with tensor cores for bf16, whatever the GPU of the building machine: the driver
+/// compiles it for any newer GPU, and the kernels use nothing that came later. PTX for compute capability 9.0, as cudaforge would choose
+/// beside an H100, does not load on any other GPU.
 #[cfg(feature = "cuda")]
-const OLDEST: usize = 80;
+const TARGET: usize = 80;
 
 #[cfg(feature = "cuda")]
 fn ptx() -> Result<(), Box<dyn Error>> {
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
-    let generation = cudaforge::detect_compute_cap().map_or(OLDEST, |architecture| architecture.base());
     let kernels = cudaforge::KernelBuilder::new()
-        .compute_cap(generation.max(OLDEST))
+        .compute_cap(TARGET)
         .source_dir("kernels")
+        // Cargo knows when a kernel or a header changed. Its own cache knows nothing of headers.
+        .no_incremental()
         .arg("-O3")
         .arg("-std=c++17")
         .build_ptx()?;

@@ -54,13 +54,14 @@ template <class T, int D> __device__ void attention_backward_key(const Attention
         add_weighted<D>(dvalue, scores, dcontexts);
         add_weighted<D>(dkey, dscores, queries);
     }
+    // The results take the place of the warp's keys and values. These have been read, and where no query sees a key of
+    // the block, so that there was no barrier above, all warps have written them.
+    __syncthreads();
     if (warp_first >= a.keys) return;
 #pragma unroll
     for (int n = 0; n < D / 8; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) dkey[n][i] *= a.scale;
-    // The warp's own keys and values have been read.
-    __syncwarp();
     T* to_key = static_cast<T*>(a.dkey) + head.at(a.keys, warp_first, a.key_stride);
     T* to_value = static_cast<T*>(a.dvalue) + head.at(a.keys, warp_first, a.value_stride);
     store_rows(dkey, warp_keys, to_key, a.key_stride, a.keys - warp_first, a.head_dim, a.vectors);

@@ -4,11 +4,15 @@
 // A kernel has one argument, a struct that Rust fills in (src/): no order of arguments can be mistaken.
 #pragma once
 
+// How a shared array is declared. Kernels access it 16 bytes at a time and with ldmatrix, for which the alignment of
+// its elements is too small.
+#define ALIGNED_ARRAY(type, name, ...) __align__(16) type name[__VA_ARGS__]
+
 #ifdef __CUDACC__
 #include <cstdint>
 #define HOST_KERNEL(name)
 // A shared array of a block.
-#define SHARED(type, name, ...) __shared__ type name[__VA_ARGS__]
+#define SHARED(type, name, ...) __shared__ ALIGNED_ARRAY(type, name, __VA_ARGS__)
 // Shared memory whose size the launch gives.
 #define DYNAMIC_SHARED(name)                 \
     extern __shared__ uint4 launch_shared[]; \
@@ -16,9 +20,12 @@
 #define CHECK_ALIGNED(pointer, bytes)
 #else
 #include "host/cuda_on_host.h"
-#define SHARED(type, name, ...)                                          \
-    static cuda_on_host::SharedArray<type, (__VA_ARGS__)> name##_memory; \
-    auto& name = name##_memory.values
+#define SHARED(type, name, ...)                                   \
+    struct name##_array {                                         \
+        ALIGNED_ARRAY(type, values, __VA_ARGS__);                 \
+    };                                                            \
+    static cuda_on_host::SharedArray<name##_array> name##_memory; \
+    auto& name = name##_memory.array().values
 #define DYNAMIC_SHARED(name) char* name = reinterpret_cast<char*>(cuda_on_host::dynamic_shared.data())
 #define CHECK_ALIGNED(pointer, bytes) cuda_on_host::check_aligned(pointer, bytes)
 #endif

@@ -2,6 +2,9 @@
 // sum of all exponentials: what a caption search needs, so that whole rows of logits stay on the device. A block has a
 // row.
 //
+// A NaN is a candidate like -infinity, so that it hides no number and every candidate has an id. It makes the logarithm
+// of its row's sum NaN, by which the search knows of it.
+//
 // Few candidates are taken one by one: each thread knows the best of its own columns, and only the thread whose
 // candidate is taken looks for its next one. For many, the block finds the key of the last candidate bit by bit, and
 // sorts those that are not below.
@@ -29,6 +32,12 @@ struct Candidate {
 
 constexpr uint32_t NO_ID = ~0u;
 
+// A logit in the order of candidates, which has no place for NaN.
+template <class T> __device__ __forceinline__ float ordered(T logit) {
+    const float value = to_float(logit);
+    return value == value ? value : -INFINITY;
+}
+
 // Whether `a` comes before `b`. Everything comes before a missing one.
 __device__ __forceinline__ bool before(Candidate a, Candidate b) {
     return a.id != NO_ID && (b.id == NO_ID || a.value > b.value || (a.value == b.value && a.id < b.id));
@@ -40,7 +49,7 @@ __device__ __forceinline__ Candidate next_candidate(const T* logits, uint32_t vo
     Candidate best{0.0f, NO_ID};
 #pragma unroll COLUMNS_AHEAD
     for (uint32_t id = threadIdx.x; id < vocabulary; id += THREADS) {
-        const Candidate candidate{to_float(logits[id]), id};
+        const Candidate candidate{ordered(logits[id]), id};
         if (before(candidate, best) && (last.id == NO_ID || before(last, candidate))) best = candidate;
     }
     return best;
@@ -77,8 +86,7 @@ template <class T>
 __device__ __forceinline__ uint32_t own_keys(const CandidatesArguments& a, const T* logits, uint64_t least) {
     uint32_t count = 0;
 #pragma unroll COLUMNS_AHEAD
-    for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS)
-        count += key_of(to_float(logits[id]), id) >= least;
+    for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS) count += key_of(ordered(logits[id]), id) >= least;
     return count;
 }
 
@@ -129,7 +137,7 @@ template <class T> __device__ __forceinline__ float take_sorted(const Candidates
     const uint64_t least = least_key(a, logits);
     uint32_t place = sum_before(own_keys(a, logits, least));
     for (uint32_t id = threadIdx.x; id < a.vocabulary; id += THREADS) {
-        const uint64_t key = key_of(to_float(logits[id]), id);
+        const uint64_t key = key_of(ordered(logits[id]), id);
         if (key >= least && place < MOST) keys[place++] = key;
     }
     uint32_t size = MANY;
@@ -139,9 +147,9 @@ template <class T> __device__ __forceinline__ float take_sorted(const Candidates
     sort_keys(keys, size);
     for (uint32_t i = threadIdx.x; i < a.count; i += THREADS) {
         const uint32_t id = ~uint32_t(keys[i]);
-        write(a, i, {to_float(logits[id]), id});
+        write(a, i, {ordered(logits[id]), id});
     }
-    return to_float(logits[~uint32_t(keys[0])]);
+    return ordered(logits[~uint32_t(keys[0])]);
 }
 
 template <class T> __device__ void top_candidates(const CandidatesArguments& a) {

@@ -133,7 +133,9 @@ __device__ __forceinline__ void multiply_columns(
     for (int k = 0; k < 16; ++k)
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const float2 values = *reinterpret_cast<const float2*>(b + k * stride + 8 * n + lane_column());
+            const float* at = b + k * stride + 8 * n + lane_column();
+            CHECK_ALIGNED(at, 8);
+            const float2 values = *reinterpret_cast<const float2*>(at);
             c[n][0] += a.rows[0][k] * values.x;
             c[n][1] += a.rows[0][k] * values.y;
             c[n][2] += a.rows[1][k] * values.x;
@@ -168,7 +170,9 @@ __device__ __forceinline__ void load_tile(T* tile, const Source<T>& from) {
             for (int i = 0; i < N; ++i) single[i] = column + i < from.columns ? at[i] : from_float<T>(0.0f);
             memcpy(&values, single, sizeof values);
         }
-        *reinterpret_cast<uint4*>(tile + row * PADDED<T, COLUMNS> + column) = values;
+        T* to = tile + row * PADDED<T, COLUMNS> + column;
+        CHECK_ALIGNED(to, 16);
+        *reinterpret_cast<uint4*>(to) = values;
     }
 }
 
@@ -222,6 +226,7 @@ __device__ __forceinline__ void store_rows(
         T* at = to + row * stride + column;
         if (vectors && column + SIZE <= columns) {
             CHECK_ALIGNED(at, 16);
+            CHECK_ALIGNED(from, 16);
             *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(from);
         } else {
             for (int i = 0; i < SIZE && column + i < columns; ++i) at[i] = from[i];

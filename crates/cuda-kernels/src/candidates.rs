@@ -1,7 +1,8 @@
 use crate::launch::{Arguments, size};
 use crate::{Element, Error, Launch, Pointer, Result};
 
-/// The `count` largest logits of each row in descending order, equal ones in the order of their ids, and `log Σⱼ exp(zⱼ)`.
+/// The `count` largest logits of each row in descending order, equal ones in the order of their ids, and `log Σⱼ exp(zⱼ)`. NaN is a
+/// candidate like -infinity, and its value is -infinity; it makes the logarithm of the row NaN.
 #[derive(Clone, Debug)]
 pub struct TopCandidates {
     /// `(rows, stride)`.

@@ -2,6 +2,7 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use candle_core::cuda_backend::cudarc::driver::sys::cuDriverGetVersion;
 use candle_core::cuda_backend::cudarc::driver::{
     DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
@@ -12,7 +13,7 @@ use half::bf16;
 
 pub use crate::graph::LaunchGraph;
 pub use crate::overwrite::overwrite;
-use crate::{Element, Launch, Pointer, ptx};
+use crate::{Element, Error, Launch, Pointer, ptx};
 
 /// The kernels for one type of activations on one device.
 #[derive(Clone, Debug)]
@@ -249,7 +250,10 @@ impl Kernels {
         argument.0[..words.len()].copy_from_slice(words);
         // Candle has modules of its own, of other names.
         let module = format!("cuda-kernels {}", launch.module);
-        let function = self.device.get_or_load_custom_func(launch.function, &module, ptx)?;
+        let function = self
+            .device
+            .get_or_load_custom_func(launch.function, &module, ptx)
+            .map_err(|error| candle_core::Error::wrap(self.not_loaded(launch.function, ptx, &error)))?;
         if launch.shared_bytes > SHARED_BYTES {
             let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, launch.shared_bytes.cast_signed()).w()?;
@@ -265,6 +269,25 @@ impl Kernels {
         // SAFETY: as the caller assures.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
+    }
+
+    /// Why the driver does not load a kernel, with what to compare.
+    fn not_loaded(&self, function: &'static str, ptx: &'static str, error: &candle_core::Error) -> Error {
+        let unknown = || "unknown".to_owned();
+        let capability = self.device.cuda_stream().context().compute_capability();
+        let mut version = 0;
+        // SAFETY: the driver writes the number, which lives through the call.
+        #[allow(unsafe_code)]
+        let known = unsafe { cuDriverGetVersion(&mut version) }.result().is_ok();
+        Error::Load {
+            function,
+            reason: error.to_string(),
+            capability: capability.map_or_else(|_| unknown(), |(major, minor)| format!("{major}.{minor}")),
+            // 12040 is CUDA 12.4.
+            driver: if known { format!("{}.{}", version / 1000, version % 1000 / 10) } else { unknown() },
+            version: ptx::directive(ptx, ".version"),
+            target: ptx::directive(ptx, ".target"),
+        }
     }
 }
 

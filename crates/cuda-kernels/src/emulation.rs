@@ -1,7 +1,7 @@
 //! Runs the kernels on the CPU, for tests.
 //!
-//! The kernels are compiled by a C++ compiler with `kernels/host/cuda_on_host.h` in place of CUDA. Threads run in an order that a
-//! seed decides, so that races show as results that depend on it, and pointers are addresses of this process.
+//! The kernels are compiled by a C++ compiler with `kernels/host/cuda_on_host.h` in place of CUDA, whose head says what it shows. Threads
+//! run in an order that a seed decides, so that a race can show as a result that depends on it. Pointers are addresses of this process.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::path::Path;
@@ -90,8 +90,8 @@ impl Emulator {
         }
     }
 
-    /// Runs a kernel to its end. The seed decides the order of blocks, warps and lanes: 0 is their own order, 1 the opposite,
-    /// others are random.
+    /// Runs a kernel to its end. The seed decides the order of blocks, warps and lanes: 0 is their own order, 1 the opposite;
+    /// with others, a random thread continues wherever one waits.
     ///
     /// # Errors
     /// [`EmulationError::Missing`] and [`EmulationError::Fault`].

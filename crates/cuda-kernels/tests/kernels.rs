@@ -51,6 +51,16 @@ fn hundreds_of_candidates_are_those_of_a_stable_sort() {
 }
 
 #[test]
+fn candidates_beside_nan_are_numbers() {
+    passes(checks::candidates::candidates_beside_nan);
+}
+
+#[test]
+fn sorted_candidates_beside_nan_are_numbers() {
+    passes(checks::candidates::sorted_candidates_beside_nan);
+}
+
+#[test]
 fn attention_agrees_with_f64() {
     passes(checks::attention::attention_forward);
 }

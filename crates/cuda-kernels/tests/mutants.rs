@@ -73,6 +73,14 @@ const MUTANTS: &[Mutant] = &[
         check: checks::attention::attention_backward,
     },
     Mutant {
+        what: "a warp's gradients are written where another warp still writes padding",
+        file: "attention_backward_key.cu",
+        from: "all warps have written them.\n    __syncthreads();",
+        to: "all warps have written them.\n    __syncwarp();",
+        kernels: ATTENTION,
+        check: checks::attention::attention_backward,
+    },
+    Mutant {
         what: "the means of a context are read before they are there",
         file: "attention_backward_query.cu",
         from: "    context_means<T, D>(head, means, dcontexts, first);\n    __syncwarp();",
@@ -200,6 +208,22 @@ const MUTANTS: &[Mutant] = &[
         to: "if (row < from.rows && column + N <= from.columns) {\n            CHECK_ALIGNED(at, 16);\n            values =",
         kernels: &["attention_forward"],
         check: checks::attention::attention_forward,
+    },
+    Mutant {
+        what: "the shared tiles of an adapter's gradients have the alignment of their elements",
+        file: "kernel.cuh",
+        from: "__align__(16) type name",
+        to: "type name",
+        kernels: &["lora", "lora_gradient"],
+        check: checks::lora::lora,
+    },
+    Mutant {
+        what: "the shared tiles of an int8 product have the alignment of their elements",
+        file: "kernel.cuh",
+        from: "__align__(16) type name",
+        to: "type name",
+        kernels: &["int8_product"],
+        check: checks::int8::int8,
     },
     // Off by one tile or element.
     Mutant {
@@ -467,6 +491,22 @@ const MUTANTS: &[Mutant] = &[
         to: "(void)i;",
         kernels: &["top_candidates"],
         check: checks::candidates::sorted_candidates,
+    },
+    Mutant {
+        what: "NaN hides a candidate",
+        file: "top_candidates.cu",
+        from: "value == value ? value : -INFINITY",
+        to: "value",
+        kernels: &["top_candidates"],
+        check: checks::candidates::candidates_beside_nan,
+    },
+    Mutant {
+        what: "NaN comes before numbers where candidates are sorted",
+        file: "top_candidates.cu",
+        from: "value == value ? value : -INFINITY",
+        to: "value",
+        kernels: &["top_candidates"],
+        check: checks::candidates::sorted_candidates_beside_nan,
     },
     Mutant {
         what: "equal logits come in another order",

@@ -5,7 +5,7 @@ use cpu_kernels::Isa;
 use rayon::prelude::*;
 
 use crate::attached::attach;
-use crate::{Result, cuda, host};
+use crate::{ForwardContext, LinearLayer, Result, cuda, host};
 
 /// An elementwise non-linearity, named as in `hidden_act` of a Hugging Face configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,18 @@ fn sigmoid(us: &Tensor) -> Result<Tensor> {
 }
 
 impl Activation {
+    /// Applies the activation to the result of `layer`; differentiable. On a GPU, a frozen layer without an adapter adds its bias in the
+    /// launch of the activation.
+    pub(crate) fn after(self, layer: &dyn LinearLayer, xs: &Tensor, ctx: &ForwardContext) -> Result<Tensor> {
+        if xs.device().is_cuda()
+            && let Some(frozen) = layer.adapted(ctx)?.filter(|layer| !layer.has_adapter())
+            && let Some(ys) = frozen.base().activated(xs, self)?
+        {
+            return Ok(ys);
+        }
+        self.forward(&layer.forward(xs, ctx)?)
+    }
+
     /// Applies the activation to values in host memory, on one thread.
     pub(crate) fn apply(self, isa: Isa, xs: &[f32], ys: &mut [f32]) {
         match self {

@@ -56,6 +56,10 @@ pub(crate) fn dropout(_: &Tensor, _: &DropoutMask) -> Result<Option<Tensor>> {
     Ok(None)
 }
 
+pub(crate) fn activated_linear(_: &Tensor, _: &FrozenLinear, _: Activation) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 pub(crate) fn frozen_linear(_: &Tensor, _: &FrozenLinear) -> Result<Option<Tensor>> {
     Ok(None)
 }

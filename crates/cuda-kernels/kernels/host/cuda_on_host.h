@@ -1,16 +1,26 @@
 // Runs CUDA C++ kernels on the CPU, so that a test needs no GPU.
 //
 // Each thread of a block is a fiber. It runs until it waits for others (`__syncthreads`, `__syncwarp`, a warp's
-// shuffles) or returns. Then the first thread that can run continues, in an order of blocks, warps and lanes that the
-// seed decides, so that some threads are always far ahead of others. A result that depends on the order is a race: run
-// a kernel with several seeds.
+// shuffles) or returns. Then another continues, which the seed decides:
+//
+// - 0 and 1: the first thread that can run, in the order of the threads or the opposite one. A warp goes on until it
+//   needs others, so that it is as far ahead of them as the barriers let it be. Blocks have the same order.
+// - 2 and more: a random lane of a random warp, which mostly stays the same for some turns. Warps therefore pass each
+//   other at any wait, also between two barriers of the block. Blocks have a random order.
+//
+// Results that differ between seeds show a race. Equal results do not prove that there is none:
+//
+// - A few seeds are a few of all orders.
+// - Threads take turns only where they wait. What a thread does from one wait to the next is never interrupted: where
+//   two threads add to the same number without waiting, no addition is lost here, though it can be on a GPU.
+// - Blocks run one after another. A race between blocks shows only if the result depends on which of them is first.
 //
 // Shared memory is filled with NaN when a block begins. These are faults, which end the launch with a message: a wait
 // that cannot end, a thread that returns while others wait at a barrier, a vector access that is not aligned, too much
 // shared memory.
 //
 // Not here: inline PTX (element.cuh and mma.cuh keep it apart), votes and shuffles of a part of a warp, asynchronous
-// copies, clusters, and the weak order in which a GPU's memory becomes visible. Blocks run one after another.
+// copies, clusters, and the weak order in which a GPU's memory becomes visible.
 #pragma once
 #include <csetjmp>
 #include <cmath>
@@ -36,6 +46,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __restrict__ __restrict
+#define __align__(bytes) alignas(bytes)
 
 struct uint3 {
     unsigned x, y, z;
@@ -59,6 +70,8 @@ struct alignas(16) uint4 {
 namespace cuda_on_host {
 constexpr unsigned WARP = 32;
 constexpr size_t STACK_BYTES = 128 * 1024;
+// A random order leaves a warp after so many turns on average. All its lanes come to a wait in 32 turns.
+constexpr unsigned TURNS = 64;
 // Of a block on compute capability 8.6 and 8.9, the least of all that have tensor cores for bf16.
 constexpr size_t MOST_SHARED_BYTES = 99 * 1024;
 constexpr uint4 UNWRITTEN{~0u, ~0u, ~0u, ~0u};
@@ -77,6 +90,7 @@ struct Warp {
     };
     Barrier barrier;
     Slot slots[2][WARP];
+    unsigned first = 0;  // Place of its first thread among those of the block.
     unsigned lanes = 0, live = 0;
 };
 
@@ -98,15 +112,27 @@ struct Thread {
     bool can_run() const { return !done && (!waits || waits->generation != generation); }
 };
 
+// Random numbers, which follow from the seed of the launch and a number for what they decide.
+struct Random {
+    uint64_t state;
+    unsigned below(unsigned count) {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        return unsigned(state >> 33) % count;
+    }
+};
+
 inline uint64_t seed;
+inline Random random_of(uint64_t stream) { return {seed * 0x9e3779b97f4a7c15ull + stream}; }
 inline dim3 grid, block;
 inline uint3 block_index;
 inline std::vector<uint4> dynamic_shared;
 inline size_t shared_vectors;  // Those of the launch; the others must not be written.
 inline std::vector<std::pair<char*, size_t>> static_shared;
 inline std::function<void()> kernel;
-inline std::vector<Thread> threads;  // Those that run first come first.
+inline std::vector<Thread> threads;  // By warp; those that run first come first.
 inline size_t first_live;
+inline Random turns;   // For seeds from 2 on.
+inline unsigned turn;  // The warp that has the turn then.
 inline std::vector<Warp> warps;
 inline Barrier block_barrier;
 inline unsigned live;
@@ -129,7 +155,24 @@ inline void check_aligned(const void* pointer, size_t bytes) {
         fail("an access of " + std::to_string(bytes) + " bytes is not aligned");
 }
 
+// A lane of the warp that has the turn. If none can run, or after some turns, another warp gets it.
+inline Thread* random_next() {
+    const unsigned count = warps.size();
+    if (turns.below(TURNS) == 0) turn = turns.below(count);
+    for (unsigned i = 0; i <= count; ++i) {
+        if (i > 0) turn = i == 1 ? turns.below(count) : (turn + 1) % count;
+        const Warp& warp = warps[turn];
+        const unsigned start = turns.below(warp.lanes);
+        for (unsigned lane = 0; lane < warp.lanes; ++lane) {
+            Thread& thread = threads[warp.first + (start + lane) % warp.lanes];
+            if (thread.can_run()) return &thread;
+        }
+    }
+    return nullptr;
+}
+
 inline Thread* next() {
+    if (seed >= 2) return random_next();
     while (first_live < threads.size() && threads[first_live].done) ++first_live;
     for (size_t i = first_live; i < threads.size(); ++i)
         if (threads[i].can_run()) return &threads[i];
@@ -214,11 +257,8 @@ inline std::vector<unsigned> order(unsigned count, uint64_t stream) {
     std::vector<unsigned> order(count);
     for (unsigned i = 0; i < count; ++i) order[i] = seed == 1 ? count - 1 - i : i;
     if (seed < 2) return order;
-    uint64_t state = seed * 0x9e3779b97f4a7c15ull + stream;
-    for (unsigned i = count; i > 1; --i) {
-        state = state * 6364136223846793005ull + 1442695040888963407ull;
-        std::swap(order[i - 1], order[(state >> 33) % i]);
-    }
+    Random random = random_of(stream);
+    for (unsigned i = count; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
     return order;
 }
 
@@ -228,7 +268,8 @@ inline void run_block(unsigned number) {
     const unsigned count = block.x * block.y * block.z, warp_count = (count + WARP - 1) / WARP;
     warps.assign(warp_count, Warp{});
     threads.clear();
-    for (unsigned warp : order(warp_count, number))
+    for (unsigned warp : order(warp_count, number)) {
+        warps[warp].first = threads.size();
         for (unsigned lane : order(WARP, uint64_t(number) << 32 | warp)) {
             const unsigned i = warp * WARP + lane;
             if (i >= count) continue;
@@ -236,6 +277,9 @@ inline void run_block(unsigned number) {
             const uint3 index{i % block.x, i / block.x % block.y, i / (block.x * block.y)};
             threads.push_back({index, lane, 0, &warps[warp], nullptr, nullptr, 0, false});
         }
+    }
+    turns = random_of(~uint64_t(number));
+    turn = turns.below(warp_count);
     first_live = 0;
     block_barrier = Barrier{};
     live = count;
@@ -283,13 +327,16 @@ inline bool launch(dim3 grid_size, dim3 block_size, size_t shared_bytes, std::fu
     return fault.empty();
 }
 
-// A block's shared array. It is filled with NaN like all shared memory, also when its first thread comes to it.
-template <class T, size_t COUNT> struct SharedArray {
-    alignas(16) T values[COUNT];
+// A block's shared array, `T` a struct of it. It is filled with NaN like all shared memory, also when its first thread
+// comes to it. Its address has the alignment of the declaration and no larger one, so that an access that needs more is
+// found.
+template <class T> struct SharedArray {
+    alignas(2 * alignof(T)) char bytes[alignof(T) + sizeof(T)];
     SharedArray() {
-        std::memset(static_cast<void*>(values), 0xff, sizeof values);
-        static_shared.push_back({reinterpret_cast<char*>(values), sizeof values});
+        std::memset(bytes, 0xff, sizeof bytes);
+        static_shared.push_back({bytes, sizeof bytes});
     }
+    T& array() { return *reinterpret_cast<T*>(bytes + alignof(T)); }
 };
 
 // What the lanes of a warp give each other; all of them take part.

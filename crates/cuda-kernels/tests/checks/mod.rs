@@ -32,7 +32,7 @@ pub(crate) type Check = fn(&Emulator) -> Outcome;
 
 pub(crate) const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
 
-/// Orders of threads: their own, the opposite, and a random one.
+/// Orders of threads: their own, the opposite, and one in which warps pass each other at random.
 pub(crate) const SEEDS: [u32; 3] = [0, 1, 2];
 
 /// Fixed values in [-1, 1) without structure, rounded to the type of activations.

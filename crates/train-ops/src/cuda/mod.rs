@@ -24,7 +24,7 @@ pub(crate) use attention::attention;
 pub(crate) use cross_entropy::{cross_entropy, linear_cross_entropy};
 pub(crate) use decoding::{cache_write, decoding_attention};
 pub(crate) use dropout::{dropout, factors};
-pub(crate) use frozen::frozen_linear;
+pub(crate) use frozen::{activated_linear, frozen_linear};
 pub use graph::DeviceGraph;
 pub use inputs::host_numbers;
 pub(crate) use layer_norm::{layer_norm, residual_norm};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{LayerInput, PackedWeight, check_input, check_weights, with_last_dim};
 use crate::attached::attach;
-use crate::{AdaptedLinear, Error, ForwardContext, LinearLayer, Result, cuda, host};
+use crate::{Activation, AdaptedLinear, Error, ForwardContext, LinearLayer, Result, cuda, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
@@ -178,6 +178,13 @@ impl FrozenLinear {
     /// `dy W` on tensors, `(rows, out_features)` to `(rows, in_features)`.
     pub(crate) fn backward_tensor(&self, dys: &Tensor) -> candle_core::Result<Tensor> {
         dys.to_dtype(self.dtype())?.matmul(&self.weight_tensor()?)?.to_dtype(dys.dtype())
+    }
+
+    /// The activation of the layer's result, for a GPU whose kernels add the bias on the way; `None` elsewhere.
+    pub(crate) fn activated(&self, xs: &Tensor, activation: Activation) -> Result<Option<Tensor>> {
+        check_input(&self.path, xs, self.in_features)?;
+        self.refuse_int8(xs)?;
+        Ok(cuda::activated_linear(xs, self, activation)?)
     }
 
     /// The layer composed of candle's operations.

@@ -183,7 +183,7 @@ impl DecoderLayer {
         let (own, cross) = (&self.layer, &self.cross);
         let crossed =
             add_and_norm(&cross.output, &cross.output_dropout, &cross.norm, context, attended, ctx)?;
-        let inner = own.activation.forward(&own.intermediate.forward(&crossed, ctx)?)?;
+        let inner = own.activation.after(own.intermediate.as_ref(), &crossed, ctx)?;
         add_and_norm(&own.output, &own.output_dropout, &own.output_norm, &inner, &crossed, ctx)
     }
 

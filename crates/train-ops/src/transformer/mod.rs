@@ -158,7 +158,7 @@ impl TransformerLayer {
     ) -> Result<Tensor> {
         let attended = self.attention_output.forward(context, ctx)?;
         let feed_forward = |xs: &Tensor| {
-            let inner = self.activation.forward(&self.intermediate.forward(xs, ctx)?)?;
+            let inner = self.activation.after(self.intermediate.as_ref(), xs, ctx)?;
             self.output.forward(&inner, ctx)
         };
         if self.norm_first {

@@ -21,18 +21,22 @@ pub(crate) const WIDTH: usize = 32;
 const INNER: usize = 48;
 const STATE_WIDTH: usize = 40;
 
+/// A frozen layer, which the number makes different from others.
+fn frozen(x: &[Tensor], number: u64, n_in: usize, n_out: usize) -> FrozenLinear {
+    let weight = (constant(20 + number, &[n_out, n_in], &x[0]) * 0.25).unwrap();
+    FrozenLinear::new(&format!("layer{number}"), weight, Some(constant(30, &[n_out], &x[0]))).unwrap()
+}
+
 /// A layer whose adapters are the tensors after the first, two for each number from 1 on.
 fn linear(x: &[Tensor], number: u64, n_in: usize, n_out: usize) -> Arc<dyn LinearLayer> {
-    let path = format!("layer{number}");
-    let weight = (constant(20 + number, &[n_out, n_in], &x[0]) * 0.25).unwrap();
     let [a, b] = [2 * number - 1, 2 * number].map(|index| x[index as usize].clone());
     Arc::new(Adapted {
-        base: FrozenLinear::new(&path, weight, Some(constant(30, &[n_out], &x[0]))).unwrap(),
+        base: frozen(x, number, n_in, n_out),
         a,
         b,
         // Small, so that attention does not choose a single key, which the rounding of bf16 would change.
         scale: 0.05,
-        dropout: Dropout::new(&path, 0.2).unwrap(),
+        dropout: Dropout::new(&format!("layer{number}"), 0.2).unwrap(),
         known: true,
     })
 }
@@ -61,6 +65,12 @@ fn decoder_layer(x: &[Tensor]) -> DecoderLayer {
         norm: norm(x, 65),
     };
     DecoderLayer { layer: transformer_layer(x, false), cross }
+}
+
+/// A layer without adapters.
+fn frozen_layer(x: &[Tensor], norm_first: bool) -> TransformerLayer {
+    let linear = |number, n_in, n_out| Arc::new(frozen(x, number, n_in, n_out)) as Arc<dyn LinearLayer>;
+    parts::transformer_layer(2, (WIDTH, INNER), norm_first, linear, |seed| norm(x, seed))
 }
 
 /// The shapes of the adapters, `A` and `B` of one linear layer after the other.
@@ -92,6 +102,19 @@ fn a_whole_layer_of_a_transformer() {
             let name = format!("layer, norm first: {norm_first}, first query {first_query}");
             check(&name, &inputs, LAYER, |x| {
                 transformer_layer(x, norm_first).forward(&x[0], mask, &training()).unwrap()
+            });
+        }
+    }
+}
+
+/// A frozen layer without adapters, whose MLP adds its bias in the launch of the activation: in place where nothing needs a gradient, as
+/// in a frozen vision encoder.
+#[test]
+fn a_whole_frozen_layer() {
+    for kind in [Trained, Frozen] {
+        for norm_first in [false, true] {
+            check("frozen layer", &[(kind, 1, &[2, 6, WIDTH])], LAYER, |x| {
+                frozen_layer(x, norm_first).forward(&x[0], AttentionMask::Full, &training()).unwrap()
             });
         }
     }
