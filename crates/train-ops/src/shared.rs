@@ -27,7 +27,7 @@ pub struct Shared<T> {
 impl<T: Send + Sync + 'static> Shared<T> {
     /// Shares `value`.
     pub fn new(value: T) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: AtomicU64 = AtomicU64::new(COPIES + 1);
         Self { id: NEXT.fetch_add(1, Ordering::Relaxed), current: RwLock::new(Arc::new(value)) }
     }
 
@@ -58,6 +58,9 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 }
 
+/// Stands in the list of a pass for the parameters that it has copied; no [`Shared`] has this id.
+const COPIES: u64 = 0;
+
 /// The shared values that a pass has read, by the ids of their [`Shared`]. Clones share the list.
 #[derive(Clone, Default)]
 pub(crate) struct Held(Arc<Mutex<Vec<(u64, AnyValue)>>>);
@@ -75,6 +78,11 @@ impl Held {
         let value = current();
         values.push((id, value.clone()));
         value
+    }
+
+    /// Notes that the pass uses copies of parameters, which no other pass has. Parameters have no version that could be compared.
+    pub(crate) fn hold_copies(&self) {
+        self.value(COPIES, || Arc::new(()));
     }
 }
 
