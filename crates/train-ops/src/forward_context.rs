@@ -67,6 +67,12 @@ impl ForwardContext {
         self.held == other.held
     }
 
+    /// Whether the [`Shared`](crate::Shared) values that this pass has read are still the current ones. Then a
+    /// [`DeviceGraph`](crate::DeviceGraph) that was recorded in this pass, and refers to their memory, is right for a new pass.
+    pub fn is_current(&self) -> bool {
+        self.held.are_current()
+    }
+
     /// Whether this pass trains.
     pub fn is_training(&self) -> bool {
         self.sample_keys.is_some()
