@@ -5,7 +5,7 @@
 //! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
 //! steps, 2 by default. Then the same number of forward and backward passes run as a CUDA graph, and the training engine takes steps
 //! whose passes and optimizer are graphs. A decoding step with two beams a picture follows, first with a copy of all logits to the
-//! host, then of the best ones.
+//! host, then of the best ones. The last line has the medians, for `benches/cuda/summary`.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -14,7 +14,11 @@
 mod common;
 #[path = "cuda_step/engine.rs"]
 mod engine;
+#[path = "cuda_step/memory.rs"]
+mod memory;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -30,14 +34,27 @@ use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, Trainin
 
 /// Tokens per caption, including start and end.
 const TOKENS: usize = 16;
+/// The last phase of a step.
+const OPTIMIZER: &str = "4 norm, clip and AdamW";
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+/// Seconds of the phases of this name, in their order.
+#[derive(Default)]
+struct Times(RefCell<HashMap<&'static str, Vec<f64>>>);
+
+impl Times {
+    fn median(&self, name: &str) -> f64 {
+        common::median(self.0.borrow()[name].clone())
+    }
+}
+
 /// Measures what was queued since the last call, and begins the next phase.
 struct Phases<'a> {
     device: &'a Device,
+    times: &'a Times,
     begun: Instant,
     name: &'static str,
     /// Whether what stands in for a GPU counts this step.
@@ -45,13 +62,15 @@ struct Phases<'a> {
 }
 
 impl<'a> Phases<'a> {
-    fn new(device: &'a Device, counted: bool) -> Self {
-        Self { device, begun: Instant::now(), name: "before", counted }
+    fn new(device: &'a Device, times: &'a Times, counted: bool) -> Self {
+        Self { device, times, begun: Instant::now(), name: "before", counted }
     }
 
     fn begin(&mut self, name: &'static str) {
         self.device.synchronize().unwrap();
-        println!("{:>24} {:>9.2} ms", self.name, 1e3 * self.begun.elapsed().as_secs_f64());
+        let seconds = self.begun.elapsed().as_secs_f64();
+        println!("{:>24} {:>9.2} ms", self.name, 1e3 * seconds);
+        self.times.0.borrow_mut().entry(self.name).or_default().push(seconds);
         if self.counted {
             count_as(name);
         }
@@ -88,14 +107,37 @@ fn main() {
     let parameters = Parameters::new(builder.finish().unwrap().parameters()).unwrap();
     let mut optimizer = AdamW::new(&TrainingArguments::default(), &parameters).unwrap();
     println!("{dtype:?}, {batch} pictures, {} trained tensors", parameters.iter().count());
+    let times = Times::default();
     for step in 0..steps {
-        let mut phases = Phases::new(&device, step + 1 == steps);
+        let mut phases = Phases::new(&device, &times, step + 1 == steps);
         println!("step {step}");
         train(&model, &parameters, &mut optimizer, batch, step, &mut phases);
     }
-    replay(&model, &parameters, batch, steps);
-    engine::steps(&model, &parameters, batch);
-    decode(&model, batch);
+    let launched = memory::peak(&device).unwrap();
+    memory::begin_peak(&device).unwrap();
+    replay(&model, &parameters, batch, steps, &times);
+    let of_run = engine::steps(&model, &parameters, batch, steps as usize);
+    let recorded = memory::peak(&device).unwrap();
+    decode(&model, batch, &times);
+    let (vision, optimizer) = (times.median("1 vision"), times.median(OPTIMIZER));
+    let step = vision + times.median("2 forward") + times.median("3 backward") + optimizer;
+    let graphs = vision + times.median("7 replay") + optimizer;
+    println!(
+        "summary {}, {batch}: step {:.3} ms, with graphs {:.3} ms, of a run {:.3} ms, {:.4} TFLOP, peak {:.3} GB, with graphs {:.3} GB",
+        dtype.as_str(),
+        1e3 * step,
+        1e3 * graphs,
+        1e3 * of_run,
+        flops(&model, batch) / 1e12,
+        launched as f64 / 1e9,
+        recorded as f64 / 1e9,
+    );
+}
+
+/// The operations that a step requires.
+fn flops(model: &GitForCausalLm, batch: usize) -> f64 {
+    let decoder = common::arithmetic::decoder(model.config(), TOKENS);
+    batch as f64 * (common::arithmetic::encoder(model.config()) + decoder.forward + decoder.backward)
 }
 
 /// Pictures' features of the frozen encoder.
@@ -121,9 +163,9 @@ fn training(batch: usize, step: u64) -> ForwardContext {
 }
 
 /// Forward and backward pass, recorded once and replayed with the dropout of each step, beside the same without a graph.
-fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: u64) {
+fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: u64, times: &Times) {
     println!("as a graph");
-    let mut phases = Phases::new(model.device(), false);
+    let mut phases = Phases::new(model.device(), times, false);
     let features = features(model, batch, 0, &mut phases);
     let (input_ids, labels) = captions(model, batch, 0);
     let pass = |ctx: &ForwardContext| {
@@ -154,10 +196,10 @@ fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: 
 
 /// A decoding step with two beams for each picture, which copies either all logits to the host, or those that a
 /// search without penalties needs. The latter is also replayed as a graph.
-fn decode(model: &GitForCausalLm, batch: usize) {
+fn decode(model: &GitForCausalLm, batch: usize, times: &Times) {
     const BEAMS: usize = 2;
     println!("decoding with {BEAMS} beams a picture");
-    let mut phases = Phases::new(model.device(), false);
+    let mut phases = Phases::new(model.device(), times, false);
     let features = features(model, batch, 0, &mut phases);
     phases.begin("6 prompt");
     let mut decoding = model.begin_decoding(&features, (1 + 4 * BEAMS) * batch).unwrap();
@@ -194,7 +236,7 @@ fn train(
     let (loss, targets) = model.loss(&features, &input_ids, &labels, &training(batch, step)).unwrap();
     phases.begin("3 backward");
     let store = loss.backward().unwrap();
-    phases.begin("4 norm, clip and AdamW");
+    phases.begin(OPTIMIZER);
     let mut gradients = Gradients::new();
     gradients.accumulate(parameters, store).unwrap();
     let loss = f64::from(loss.to_scalar::<f32>().unwrap()) / targets as f64;

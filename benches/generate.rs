@@ -92,6 +92,7 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         let all = seconds(runs, &first, &config(base.clone(), TOKENS), None)?;
         let step = (all - begin) / (TOKENS - 1) as f64;
         println!("{name:>26} {:>9.1} ms a picture, {:.1} of it to the first token", 1e3 * all, 1e3 * begin);
+        summary(storage, 1, &base, 1.0 / all);
         // The measured bandwidth is that of the host's memory.
         let share = device.is_cpu().then(|| 100.0 * bytes / step / memory);
         let share = share.map_or(String::new(), |share| format!(", {share:.0} % of the memory's speed"));
@@ -121,7 +122,14 @@ fn bench(dir: &Path, storage: Storage, device: &Device, quick: bool, memory: f64
         batch as f64 / together,
         one_by_one / together
     );
+    summary(storage, batch, &recipe, batch as f64 / together);
     Ok(())
+}
+
+/// A line as `benches/cuda/reference_step.py` prints it, for `benches/cuda/summary`.
+fn summary(storage: Storage, pictures: usize, config: &GenerationConfig, per_second: f64) {
+    let (storage, beams) = (format!("{storage:?}").to_lowercase(), config.num_beams);
+    println!("captions {storage}, {pictures}, {beams} beams: {per_second:.2} pictures/s");
 }
 
 /// The bandwidth at which all threads together read memory that is larger than the caches.

@@ -225,6 +225,11 @@ Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) { return *memory = 
 Result cuMemFreeHost(void* memory) { return std::free(memory), SUCCESS; }
 Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = handle(1), SUCCESS; }
 Result cuDeviceGetMemPool(void** pool, int) { return *pool = handle(1), SUCCESS; }
+Result cuMemPoolTrimTo(void*, size_t) { return not_recorded("trimming a pool"), counts.add("pool trimmed"), SUCCESS; }
+// The most memory in use.
+Result cuMemPoolGetAttribute(void*, int, void* value) { return *static_cast<uint64_t*>(value) = memory.most(), SUCCESS; }
+Result cuDeviceGetGraphMemAttribute(int, int, void* value) { return *static_cast<uint64_t*>(value) = 0, SUCCESS; }
+Result cuDeviceSetGraphMemAttribute(int, int, void*) { return SUCCESS; }
 Result cuMemPoolSetAttribute(void*, int, void*) { return counts.add("pool attribute"), SUCCESS; }
 
 Result cuMemsetD8Async(Address address, unsigned char value, size_t bytes, void*) {

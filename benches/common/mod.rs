@@ -3,6 +3,8 @@
 // Each bench uses some of these.
 #![allow(dead_code)]
 
+pub(crate) mod arithmetic;
+
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};

@@ -1,6 +1,6 @@
 //! Steps as a fine-tuning run takes them: the training engine with the captioning task, cached image features and CUDA graphs.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use candle_core::{DType, Tensor};
 use caption_data::{CaptionSource, Padding, TokenizedCaptions};
@@ -18,25 +18,25 @@ use trainer_core::{BoxError, Event, IntervalStrategy, Parameters, Trainer, Train
 
 use super::{common, count_as};
 
-/// In the first two steps, pass and optimizer are launched and recorded. The third is counted.
+/// In the first two steps, pass and optimizer are launched and recorded. The third is counted. Those after it are measured.
 const STEPS: usize = 4;
 /// Tokens that captions are padded to.
 const LENGTH: usize = 24;
 
-/// Trains with one micro-batch a step, and with two.
-pub(crate) fn steps(model: &GitForCausalLm, parameters: &Parameters, batch: usize) {
-    for (micro_batches, phase) in [(1, "5 step of a run"), (2, "5 step of two micro-batches")] {
-        run(model, parameters, batch, micro_batches, phase);
-    }
+/// Trains with one micro-batch a step, and with two. Returns the median seconds of a step with one; `runs` of them are measured.
+pub(crate) fn steps(model: &GitForCausalLm, parameters: &Parameters, batch: usize, runs: usize) -> f64 {
+    let [one, _] = [(1, "5 step of a run"), (2, "5 step of two micro-batches")]
+        .map(|(micro_batches, phase)| run(model, parameters, (batch, runs), micro_batches, phase));
+    one
 }
 
 fn run(
     model: &GitForCausalLm,
     parameters: &Parameters,
-    batch: usize,
+    (batch, runs): (usize, usize),
     micro_batches: usize,
     phase: &'static str,
-) {
+) -> f64 {
     let store = features(model, batch);
     let tokenizer = pretrained(&Location::Embedded).unwrap().tokenizer;
     let source: Arc<dyn CaptionSource> = Arc::new(DrawingSource::new(5, batch, Style::Second, 64));
@@ -61,11 +61,12 @@ fn run(
     };
     let folder = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
-        max_steps: Some(STEPS),
+        max_steps: Some(STEPS.max(STEPS - 1 + runs)),
         gradient_accumulation_steps: micro_batches,
         save_strategy: IntervalStrategy::No,
         ..TrainingArguments::new(folder.path())
     };
+    let (seconds, measured) = mpsc::channel();
     let sink = move |event: &Event| -> Result<(), BoxError> {
         if let Event::Step(step) = event {
             println!(
@@ -74,6 +75,9 @@ fn run(
                 step.loss,
                 1e3 * step.seconds
             );
+            if step.global_step >= STEPS {
+                seconds.send(step.seconds)?;
+            }
             count_as(if step.global_step == 2 { phase } else { "6 other steps" });
         }
         Ok(())
@@ -81,6 +85,7 @@ fn run(
     let trainer = Trainer::new(arguments, parameters.clone()).unwrap().sink(sink);
     let _finished = trainer.fit(&task, &batches, None).unwrap();
     count_as("6 end");
+    common::median(measured.try_iter().collect())
 }
 
 /// The features of as many pictures, in the device's memory.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, TensorId};
 use caption_model::{CaptionModel, TextBatch};
 use train_ops::{DeviceGraph, ForwardContext, Run};
 use trainer_core::{BoxError, Gradients, Parameters, Warning};
@@ -15,7 +15,8 @@ use crate::vision_graphs::VisionGraphs;
 /// The largest number of graphs. Batches of further shapes run without a graph.
 const MOST_GRAPHS: usize = 64;
 
-/// The graphs of a model that is trained with its vision encoder frozen.
+/// The graphs of a model that is trained with its vision encoder frozen. After an adapter was replaced, or with other parameters, they
+/// are recorded again.
 #[derive(Debug, Default)]
 pub struct StepGraphs {
     passes: Mutex<Graphs>,
@@ -24,11 +25,30 @@ pub struct StepGraphs {
 
 #[derive(Debug, Default)]
 struct Graphs {
-    states: HashMap<PassShape, State>,
+    states: HashMap<Key, State>,
+    /// What all of them were recorded with; `None` before the first recording.
+    origin: Option<Origin>,
     /// Whether a pass could not be recorded.
     refused: bool,
     /// Not yet taken. The first one is enough, as the others have the same cause.
     warning: Option<Warning>,
+}
+
+/// The properties of a pass that determine its launches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    shape: PassShape,
+    /// The bits of the share, which is an argument of a launch.
+    label_smoothing: u32,
+}
+
+/// The memory that the graphs refer to.
+#[derive(Debug)]
+struct Origin {
+    /// The pass of the first recording. It knows whether an adapter was replaced since.
+    ctx: ForwardContext,
+    /// The trained parameters.
+    parameters: Vec<TensorId>,
 }
 
 #[derive(Debug)]
@@ -73,23 +93,28 @@ impl StepGraphs {
         let labels = text.shifted_labels()?;
         let targets = labels.targets.len();
         let shape = PassShape::of(text, targets);
+        let key = Key { shape: shape.clone(), label_smoothing: pass.label_smoothing.to_bits() };
         let mut graphs = self.passes();
-        match graphs.states.get(&shape) {
+        graphs.forget_others(pass);
+        match graphs.states.get(&key) {
             _ if targets == 0 => {}
             Some(State::Recorded(recorded)) => features.write(&recorded.features)?,
             Some(State::Seen) => {
                 let state = match Recorded::new(pass, &shape, features.copied()?) {
-                    Ok(recorded) => State::Recorded(Box::new(recorded)),
+                    Ok(recorded) => {
+                        graphs.origin.get_or_insert_with(|| Origin::of(pass));
+                        State::Recorded(Box::new(recorded))
+                    }
                     Err(error) => graphs.refuse(&shape, &error),
                 };
-                graphs.states.insert(shape.clone(), state);
+                graphs.states.insert(key.clone(), state);
             }
             None if graphs.states.len() < MOST_GRAPHS => {
-                graphs.states.insert(shape.clone(), State::Seen);
+                graphs.states.insert(key.clone(), State::Seen);
             }
             Some(State::Refused) | None => {}
         }
-        if let Some(State::Recorded(recorded)) = graphs.states.get(&shape).filter(|_| targets > 0) {
+        if let Some(State::Recorded(recorded)) = graphs.states.get(&key).filter(|_| targets > 0) {
             let (loss, gradients) = recorded.replay(pass, &text.numbers(labels, shape.targets()))?;
             return Ok((loss, targets, gradients));
         }
@@ -121,7 +146,30 @@ impl StepGraphs {
     }
 }
 
+impl Origin {
+    fn of(pass: &Pass<'_>) -> Self {
+        Self { ctx: pass.ctx.clone(), parameters: ids(pass).collect() }
+    }
+
+    /// Whether a pass uses this memory too.
+    fn serves(&self, pass: &Pass<'_>) -> bool {
+        self.ctx.is_current() && self.parameters.iter().copied().eq(ids(pass))
+    }
+}
+
+fn ids(pass: &Pass<'_>) -> impl Iterator<Item = TensorId> {
+    pass.parameters.iter().map(|(_, variable)| variable.id())
+}
+
 impl Graphs {
+    /// Forgets all graphs if they refer to other memory than the pass, as after an adapter was replaced.
+    fn forget_others(&mut self, pass: &Pass<'_>) {
+        if self.origin.as_ref().is_some_and(|origin| !origin.serves(pass)) {
+            self.states.clear();
+            self.origin = None;
+        }
+    }
+
     fn refuse(&mut self, shape: &PassShape, error: &candle_core::Error) -> State {
         let (batch, length) = (shape.batch(), shape.length());
         self.warn(format!("training passes of {batch} captions of {length} tokens"), error);

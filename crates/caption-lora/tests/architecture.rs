@@ -99,9 +99,9 @@ fn crates_depend_on_each_other_as_the_architecture_says() {
             "caption-data" => &["image-pixels"],
             "captioner" => &["blip-model", "caption-data", "caption-model", "git-model", "train-ops"],
             "caption-model" => &["caption-generation", "torch-files", "train-ops"],
-            // Their tests run a backward pass in segments.
+            // Their tests run a backward pass in segments, and train adapters.
             "blip-model" => &["caption-model", "peft-lora", "train-ops", "trainer-core"],
-            "git-model" => &["caption-model", "train-ops", "trainer-core"],
+            "git-model" => &["caption-model", "peft-lora", "train-ops", "trainer-core"],
             "peft-lora" => &["torch-files", "train-ops"],
             "monster-drawings" => &["caption-data"],
             // Its tests and its example train it with adapters.

@@ -16,7 +16,8 @@ const MOST_GRAPHS: usize = 64;
 /// Decoding steps of a model that are recorded as CUDA graphs, and the caches whose memory the graphs use.
 ///
 /// They outlive a call of [`generate`](CaptionModel::generate). One [`Decoding`](crate::Decoding) at a time uses them; others
-/// meanwhile decode without graphs.
+/// meanwhile decode without graphs, on the same thread. Another thread must not use the device while a step is recorded: a device has
+/// one stream, and whatever is queued on it then becomes a part of the graph instead of being computed.
 #[derive(Debug)]
 pub struct DecodingGraphs(Mutex<Option<Recordings>>);
 
@@ -73,7 +74,8 @@ impl Drop for Lent<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct Recordings {
     graphs: HashMap<StepShape, State>,
-    /// The pass in which they were recorded. It keeps the adapters that they use.
+    /// The pass in which they were recorded. It keeps the adapters that they use. A pass whose decoder has copies of trained parameters
+    /// shares them with no other, so that its graphs serve one call.
     pass: Option<ForwardContext>,
     /// One for each layer.
     caches: Vec<KeyValueCache>,

@@ -21,8 +21,11 @@ pub struct LoadOptions {
     /// Default: off.
     pub gradient_checkpointing: bool,
     /// Records decoding steps as CUDA graphs on an NVIDIA GPU, where the build has kernels that can be recorded. A step is then one call
-    /// of the driver; captions are the same. While a step is recorded, in [`generate`](crate::CaptionModel::generate), no other thread
-    /// may use the device. Default: off.
+    /// of the driver; captions are the same. Default: off.
+    ///
+    /// While a step is recorded, in [`generate`](crate::CaptionModel::generate), no other thread may use the device, for this model or
+    /// another: a device has one stream, and what other threads queue on it would be recorded too, and not computed. Leave graphs off,
+    /// or open the GPU once for each thread, where several threads compute.
     pub decoding_graphs: bool,
 }
 

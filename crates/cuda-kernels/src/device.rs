@@ -11,7 +11,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
-pub use crate::graph::LaunchGraph;
+pub use crate::graph::{Capture, LaunchGraph};
 pub use crate::overwrite::overwrite;
 use crate::{Element, Error, Launch, Pointer, ptx};
 

@@ -13,6 +13,7 @@ use git_model::{
     Caption, CaptionDecoder as _, CaptionModel as _, Checkpoint, GenerationConfig, GitForCausalLm,
     LoadOptions,
 };
+use peft_lora::{Adapter, Bias, LoraBuilder, LoraConfig};
 use train_ops::{ForwardContext, FrozenBuilder, FrozenLinear, LayerBuilder, LinearLayer, Shared};
 
 /// The model of the golden checkpoint `image`, with graphs or without.
@@ -227,4 +228,87 @@ fn weights_that_were_replaced_are_used_by_the_next_call() {
         }
     }
     assert!(all[0] != all[2] && all[2] != all[4], "the weights change nothing: {all:?}");
+}
+
+/// A model with two active adapters, or with one, and that adapter's handle.
+fn adapted(config: &LoraConfig, two: bool, graphs: bool) -> (GitForCausalLm, Adapter) {
+    let mut builder = LoraBuilder::new(config.clone()).unwrap();
+    let model = model(&mut builder, DType::F32, graphs);
+    let adapter = builder.finish().unwrap();
+    if two {
+        let adapters = adapter.adapters();
+        let second = adapters.add("second", config, 1).unwrap();
+        move_parameters(&second, 0.3);
+        adapters.activate(["default", "second"]).unwrap();
+    }
+    (model, adapter)
+}
+
+/// Moves all parameters in place, as an optimizer does: each element by up to `distance`.
+fn move_parameters(adapter: &Adapter, distance: f64) {
+    for parameter in adapter.parameters().values() {
+        let elements = Tensor::arange(0f32, parameter.elem_count() as f32, parameter.device()).unwrap();
+        let change = (elements.cos().unwrap() * distance).unwrap().reshape(parameter.shape()).unwrap();
+        parameter.set(&(parameter.as_tensor() + change).unwrap().detach()).unwrap();
+    }
+}
+
+/// Some adapters are decoded with as they are, and others as a frozen copy, such as a merged weight.
+#[test]
+fn parameters_that_were_trained_in_place_are_used_by_the_next_call() {
+    let lora =
+        LoraConfig { r: 2, target_modules: ["query", "value", "dense"].into(), ..LoraConfig::default() };
+    let head = vec!["output".to_owned()];
+    let kinds = [
+        ("LoRA", lora.clone(), false),
+        ("two adapters", lora.clone(), true),
+        ("DoRA", LoraConfig { use_dora: true, ..lora.clone() }, false),
+        ("a trained head", LoraConfig { modules_to_save: head, ..lora.clone() }, false),
+        ("all biases", LoraConfig { bias: Bias::All, target_modules: ["query"].into(), ..lora }, false),
+    ];
+    for (kind, config, two) in kinds {
+        let (recorded, of_recorded) = adapted(&config, two, true);
+        let (launched, of_launched) = adapted(&config, two, false);
+        let features = features(&launched, 0..1);
+        let [greedy, beams, ..] = searches();
+        let short = |search| GenerationConfig { max_new_tokens: 5, min_new_tokens: 5, ..search };
+        let searches = [short(greedy), short(beams)];
+        let mut scores = Vec::new();
+        for step in 0..2 {
+            for config in &searches {
+                let found = recorded.generate(&features, None, config).unwrap();
+                let expected = launched.generate(&features, None, config).unwrap();
+                same(&found, &expected, &format!("{kind}, after step {step}"));
+                scores.push(found[0].score);
+            }
+            for adapter in [&of_recorded, &of_launched] {
+                move_parameters(adapter, 0.2);
+            }
+        }
+        assert!(
+            scores.iter().zip(&scores[searches.len()..]).all(|(one, next)| one != next),
+            "{kind}: {scores:?}"
+        );
+        assert_eq!(graphs(&recorded) > 0, !device().is_cpu(), "{kind}");
+    }
+}
+
+/// Graphs of a merged adapter serve all calls, as its copies of weights do not change.
+#[test]
+fn graphs_of_a_merged_adapter_are_kept() {
+    let config = LoraConfig { target_modules: ["query"].into(), ..LoraConfig::default() };
+    // Greedy decoding and beams have steps of one sequence and of three.
+    let count = |calls: &[usize]| {
+        let (model, adapter) = adapted(&config, false, true);
+        adapter.merge().unwrap();
+        let features = features(&model, 0..1);
+        for search in calls {
+            model.generate(&features, None, &searches()[*search]).unwrap();
+        }
+        graphs(&model)
+    };
+    let [greedy, beams] = [count(&[0]), count(&[1])];
+    // The caches of beams are large enough for one sequence.
+    assert_eq!(count(&[1, 0]), greedy + beams);
+    assert_eq!(greedy > 0 && beams > 0, !device().is_cpu());
 }

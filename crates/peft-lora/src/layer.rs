@@ -135,6 +135,11 @@ impl LinearLayer for AdaptableLinear {
 
     fn parameters(&self) -> Vec<Tensor> {
         let state = self.shared.current.get();
+        // Merged weights are copies, which no parameter changes.
+        let is_merged = state.merged.as_ref().is_some_and(|merged| merged.contains_key(self.path()));
+        if is_merged || self.shared.is_disabled() {
+            return Vec::new();
+        }
         let active = state.active_on(self.path()).flat_map(|adapter| adapter.parameters());
         active.map(|(_, variable)| variable.as_tensor().clone()).collect()
     }

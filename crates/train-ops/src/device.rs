@@ -16,6 +16,22 @@ pub fn cuda_device(number: usize) -> Result<Device> {
     Ok(device)
 }
 
+/// Returns memory of the device that no tensor uses to the driver, for CUDA graphs, which allocate from another pool.
+#[cfg(feature = "fused-cuda")]
+pub(crate) fn trim_pool(device: &candle_core::CudaDevice) -> Result<()> {
+    use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::driver::result;
+
+    // SAFETY: the device is the context's, and its default pool is valid as long as the context.
+    #[allow(unsafe_code)]
+    unsafe {
+        // Old GPUs have no pools.
+        let device = device.cuda_stream().context().cu_device();
+        let Ok(pool) = result::device::get_default_mem_pool(device) else { return Ok(()) };
+        result::mem_pool::trim_to(pool, 0).w()
+    }
+}
+
 #[cfg(feature = "cuda")]
 fn prepare(device: &candle_core::CudaDevice) -> Result<()> {
     use candle_core::cuda_backend::WrapErr;

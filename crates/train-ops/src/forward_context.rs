@@ -61,9 +61,16 @@ impl ForwardContext {
     }
 
     /// Whether both passes have read the same [`Shared`](crate::Shared) values so far, in the same versions. Then a
-    /// [`DeviceGraph`](crate::DeviceGraph) that refers to the memory of those values is right for both.
+    /// [`DeviceGraph`](crate::DeviceGraph) that refers to the memory of those values is right for both. A pass that uses a copy of
+    /// trained parameters ([`snapshot`](crate::snapshot())) has the values of no other.
     pub fn has_values_of(&self, other: &Self) -> bool {
         self.held == other.held
+    }
+
+    /// Whether the [`Shared`](crate::Shared) values that this pass has read are still the current ones. Then a
+    /// [`DeviceGraph`](crate::DeviceGraph) that was recorded in this pass, and refers to their memory, is right for a new pass.
+    pub fn is_current(&self) -> bool {
+        self.held.are_current()
     }
 
     /// Whether this pass trains.

@@ -39,8 +39,15 @@ fn passes_that_read_other_versions_or_other_values_differ() {
         assert!(!different.has_values_of(&before) && !before.has_values_of(&different));
     }
     // An equal value is not the same memory.
+    let only_one = pass(&[&one]);
+    assert!(before.is_current());
     other.replace(2);
     assert!(!pass(&[&one, &other]).has_values_of(&before));
+    assert!(!before.is_current() && only_one.is_current() && pass(&[&other]).is_current());
+    assert_eq!(one.update(|_| Err("refused")), Err("refused"));
+    assert!(only_one.is_current());
+    one.update(|value| Ok::<_, ()>(*value)).unwrap();
+    assert!(!only_one.is_current());
 }
 
 #[test]

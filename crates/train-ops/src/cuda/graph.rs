@@ -2,13 +2,13 @@ use std::fmt;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaGraph;
-use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use candle_core::{Device, Result, Tensor, bail};
 
-use cuda_kernels::device::Kernels;
+use cuda_kernels::device::{Capture, Kernels};
 
 use super::inputs::{self, Inputs};
-use super::keys::{self, PassKeys};
+use super::keys::{KeysOfPasses, PassKeys};
+use crate::device::trim_pool;
 use crate::{ForwardContext, Run};
 
 /// Work on an NVIDIA GPU that was recorded once, as a CUDA graph, and is repeated by one call of the driver, without the time that its
@@ -18,7 +18,8 @@ use crate::{ForwardContext, Run};
 /// with [`Var::set`](candle_core::Var::set) or [`Tensor::slice_set`]. Dropout draws from the keys of each
 /// [`replay`](Self::replay)'s pass. The targets of [`cross_entropy_sum`](crate::cross_entropy_sum) and
 /// [`linear_cross_entropy_sum`](crate::linear_cross_entropy_sum), and other [`host_numbers`](crate::host_numbers), are arguments of a
-/// replay. Nothing else may come from the host but constants of at most 4 KiB.
+/// replay. Nothing else may come from the host but constants of at most 4 KiB, which candle keeps in memory that belongs to the thread
+/// that recorded: the graph may be replayed by other threads, but not after that thread has ended.
 pub struct DeviceGraph {
     // Freed before the graph whose memory they have.
     results: Vec<Tensor>,
@@ -39,35 +40,38 @@ impl DeviceGraph {
     }
 
     /// Records `work` on a device of [`cuda_device`](crate::cuda_device), with at most one forward pass, and returns its results at
-    /// each replay. It runs as always, which loads kernels and copies constants, then it is recorded, and replayed once. Nothing else
-    /// may use the device meanwhile.
+    /// each replay. It runs as always, which loads kernels and copies constants, then it is recorded, and replayed once.
+    ///
+    /// No other thread may use the device meanwhile: it has one stream, and what other threads queue on it would be recorded too, and
+    /// not computed. If `work` panics, the recording ends and the device can be used as before.
     ///
     /// # Errors
     /// The errors of `work`; if it reads from the device, frees a tensor from before, or copies new values from the host; or if the
     /// device is no GPU, or the build has no `fused-cuda`.
     pub fn record(device: &Device, mut work: impl FnMut(Run) -> Result<Vec<Tensor>>) -> Result<Self> {
         let device = device.as_cuda_device()?;
-        let stream = device.cuda_stream();
         let _constants = device.enable_cuda_graph_htod_cache();
-        keys::forget();
+        let of_passes = KeysOfPasses::forget();
         let inputs = Inputs::collect();
         drop(work(Run::First)?);
         let numbers = inputs.reuse();
-        let keys = keys::gather()?;
-        stream.synchronize().w()?;
-        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
+        let keys = of_passes.gather(device)?;
+        device.cuda_stream().synchronize().w()?;
+        // The graph has its own memory, so that of the first run would stay unused.
+        trim_pool(device)?;
+        let capture = Capture::begin(device)?;
         // Without the graph of operations, whose memory is freed in the recording.
-        let results = work(Run::Recorded).map(|results| results.iter().map(Tensor::detach).collect());
-        // Memory that a replay allocated and did not free, its results, is freed by the next.
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = stream.end_capture(flags).w();
-        keys::forget();
-        if results.is_err() {
-            // Errors of freeing what was not recorded. That of the work explains why.
-            let _ = stream.context().check_err();
-        }
-        let results = results?;
-        let Some(graph) = graph? else { bail!("the work of a graph was not recorded") };
+        let results: Vec<_> = work(Run::Recorded)?.iter().map(Tensor::detach).collect();
+        let graph = match capture.end() {
+            Ok(Some(graph)) => graph,
+            failed => {
+                drop(results);
+                // The results had no memory that could be freed.
+                let _ = device.cuda_stream().context().check_err();
+                failed?;
+                bail!("the work of a graph was not recorded");
+            }
+        };
         // The results have no memory before.
         graph.launch().w()?;
         Ok(Self { results, keys, numbers, graph })

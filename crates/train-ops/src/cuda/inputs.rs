@@ -37,6 +37,11 @@ pub fn host_numbers(numbers: &[u32], device: &Device) -> Result<Tensor> {
     })
 }
 
+/// Whether this thread runs the work of a graph for the second time, recording it.
+pub(super) fn is_recorded() -> bool {
+    RECORDING.with_borrow(|recording| matches!(recording, Recording::Using(_)))
+}
+
 /// The numbers that the work of a graph takes from the host; the thread records until this is dropped.
 pub(super) struct Inputs(());
 

@@ -1,15 +1,19 @@
 //! The keys of dropout on the device: those of all places of a pass in one copy.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
 
 use candle_core::cuda_backend::DeviceId;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{CudaDevice, Result, Tensor, bail};
 use cpu_kernels::DropoutMask;
 use cuda_kernels::device::{Kernels, overwrite};
 
-/// The keys of the newest pass. A pass asks for those of one place after another; from the second pass on, the places are known,
-/// and all of them are copied when the first is asked for.
-static NEWEST: Mutex<Option<PassKeys>> = Mutex::new(None);
+use super::inputs::is_recorded;
+
+thread_local! {
+    /// The keys of the thread's newest pass. A pass asks for those of one place after another; from the second pass on, the places
+    /// are known, and all of them are copied when the first is asked for.
+    static NEWEST: RefCell<Option<PassKeys>> = const { RefCell::new(None) };
+}
 
 /// Places that are remembered. A model has about one for each linear layer.
 const MOST_PLACES: usize = 4096;
@@ -71,9 +75,34 @@ impl PassKeys {
 }
 
 /// The keys of a mask, one for each sample.
+///
+/// # Errors
+/// In the recorded run of a graph's work, if the first run had no such mask: a replay could not replace its keys.
 pub(super) fn device_keys(kernels: &Kernels, mask: &DropoutMask) -> Result<Tensor> {
-    let Some((samples, place)) = mask.origin() else { return kernels.words(mask.keys()) };
-    let mut newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
+    match mask.origin() {
+        Some((samples, place)) => NEWEST.with_borrow_mut(|newest| {
+            if is_recorded() {
+                let keys = newest.as_ref().filter(|keys| keys.is_of(kernels.device_id(), samples));
+                return keys.and_then(|keys| keys.row(place)).unwrap_or_else(not_in_first_run);
+            }
+            keys_of_place(newest, kernels, mask, (samples, place))
+        }),
+        None if is_recorded() => not_in_first_run(),
+        None => kernels.words(mask.keys()),
+    }
+}
+
+fn not_in_first_run() -> Result<Tensor> {
+    bail!("the work of a graph took a dropout mask in its second run that it had not in its first")
+}
+
+/// The keys of a place, from the table if it has them. Makes a new table for a new pass.
+fn keys_of_place(
+    newest: &mut Option<PassKeys>,
+    kernels: &Kernels,
+    mask: &DropoutMask,
+    (samples, place): (&[u64], u64),
+) -> Result<Tensor> {
     let keys = match newest.take() {
         Some(keys) if keys.is_of(kernels.device_id(), samples) => keys,
         old => {
@@ -92,16 +121,34 @@ pub(super) fn device_keys(kernels: &Kernels, mask: &DropoutMask) -> Result<Tenso
     kernels.words(mask.keys())
 }
 
-/// Forgets all places.
-pub(super) fn forget() {
-    *NEWEST.lock().unwrap_or_else(PoisonError::into_inner) = None;
+/// The keys of passes in a recording. Dropping this forgets all places, of which the table belongs to a graph.
+pub(super) struct KeysOfPasses(());
+
+impl KeysOfPasses {
+    /// Forgets all places, so that only those of the recording's first run are known after it.
+    pub(super) fn forget() -> Self {
+        NEWEST.set(None);
+        Self(())
+    }
+
+    /// The newest pass's keys at all places that it has asked for, which later requests of that pass get from this table. `None`
+    /// without dropout.
+    ///
+    /// # Errors
+    /// If the pass was on another device.
+    pub(super) fn gather(&self, device: &CudaDevice) -> Result<Option<PassKeys>> {
+        let Some(keys) = NEWEST.take() else { return Ok(None) };
+        if keys.kernels.device_id() != device.id() {
+            bail!("the work of a graph drew dropout on another device than the graph's");
+        }
+        let gathered = PassKeys::new(&keys.kernels, &keys.samples, keys.places)?;
+        NEWEST.set(Some(gathered.clone()));
+        Ok(Some(gathered))
+    }
 }
 
-/// The newest pass's keys at all places that it has asked for, which later requests of that pass get from this table. `None` without
-/// dropout.
-pub(super) fn gather() -> Result<Option<PassKeys>> {
-    let mut newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(keys) = newest.take() else { return Ok(None) };
-    let gathered = PassKeys::new(&keys.kernels, &keys.samples, keys.places)?;
-    Ok(Some(newest.insert(gathered).clone()))
+impl Drop for KeysOfPasses {
+    fn drop(&mut self) {
+        NEWEST.set(None);
+    }
 }

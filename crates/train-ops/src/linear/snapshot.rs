@@ -12,6 +12,9 @@ use crate::{Error, ForwardContext, LinearLayer, Result, host};
 /// is packed once and not in every pass. The layer itself if it is neither frozen nor adapted, or if its
 /// adapter is not in host memory.
 ///
+/// A copy of trained parameters differs from that of a later pass, because an optimizer changes parameters in place. So the entered
+/// pass then [has the values](ForwardContext::has_values_of) of no other pass.
+///
 /// # Errors
 /// If the layer cannot be used in inference.
 pub fn snapshot(layer: &Arc<dyn LinearLayer>) -> Result<Arc<dyn LinearLayer>> {
@@ -34,14 +37,18 @@ fn snapshot_with(
 ) -> Result<Arc<dyn LinearLayer>> {
     let Some(adapted) = layer.for_snapshot()? else { return Ok(Arc::clone(layer)) };
     let AdaptedLinear { base, lora } = change(adapted)?;
-    Ok(match (lora, base.packed()) {
+    let copy: Arc<dyn LinearLayer> = match (lora, base.packed()) {
         (None, _) => Arc::new(base),
         (Some(lora), Some(weight)) => {
             let lora = lora.pack(&weight)?;
             Arc::new(Snapshot { base, weight, lora })
         }
-        (Some(_), None) => Arc::clone(layer),
-    })
+        (Some(_), None) => return Ok(Arc::clone(layer)),
+    };
+    if !layer.parameters().is_empty() {
+        ForwardContext::inference().held.hold_copies();
+    }
+    Ok(copy)
 }
 
 /// A frozen layer and a copy of its adapter.

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 use train_ops::{
-    AttentionMask, DeviceGraph, ForwardContext, Run, TransformerLayer, cross_entropy_sum, host_numbers,
-    sample_key,
+    AttentionMask, DeviceGraph, Dropout, ForwardContext, Run, TransformerLayer, cross_entropy_sum,
+    host_numbers, sample_key,
 };
 
 use crate::common::{constant, gpu, list, values};
@@ -101,4 +101,63 @@ fn work_that_depends_on_other_values_of_the_host_is_not_recorded() {
         Ok(vec![(&xs * Tensor::new(&host, gpu())?)?])
     });
     assert!(error.unwrap_err().to_string().contains("host data"));
+}
+
+#[test]
+fn work_that_panics_leaves_a_device_that_can_be_used_and_recorded() {
+    let xs = values(1, &[3, 4]).to_device(gpu()).unwrap();
+    let doubled = || Ok(vec![(&xs * 2.0)?]);
+    for panics_in in [Run::First, Run::Recorded] {
+        let recording = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            DeviceGraph::record(gpu(), |run| {
+                let results = doubled();
+                assert!(run != panics_in, "as in a faulty model");
+                results
+            })
+        }));
+        assert!(recording.is_err());
+        assert_eq!(list(&(&xs + &xs).unwrap()), list(&doubled().unwrap()[0]));
+        let graph = DeviceGraph::record(gpu(), |_| doubled()).unwrap();
+        let results = graph.replay(&ForwardContext::inference(), &[]).unwrap();
+        assert_eq!(list(&results[0]), list(&doubled().unwrap()[0]));
+    }
+}
+
+#[test]
+fn dropout_that_only_the_second_run_has_is_not_recorded() {
+    let xs = values(1, &[2, 4]).to_device(gpu()).unwrap();
+    let [first, second] = ["first", "second"].map(|place| Dropout::new(place, 0.5).unwrap());
+    let drop_out = |dropout: &Dropout, step| {
+        dropout.forward(&xs, &keys(step)).map(|ys| vec![ys]).map_err(candle_core::Error::wrap)
+    };
+    // At another place, and of another pass.
+    for (other, step) in [(&second, 0), (&first, 1)] {
+        let error = DeviceGraph::record(gpu(), |run| match run {
+            Run::First => drop_out(&first, 0),
+            Run::Recorded => drop_out(other, step),
+        });
+        assert!(error.unwrap_err().to_string().contains("dropout mask in its second run"));
+    }
+}
+
+/// As with one thread for each GPU. Each thread has the keys of its own passes.
+#[test]
+fn passes_of_another_thread_do_not_change_the_dropout_of_a_recording() {
+    let xs = values(1, &[2, 4]).to_device(gpu()).unwrap();
+    let dropout = Dropout::new("place", 0.5).unwrap();
+    let pass = |step| -> Result<Vec<Tensor>> {
+        Ok(vec![dropout.forward(&xs, &keys(step)).map_err(candle_core::Error::wrap)?])
+    };
+    let graph = DeviceGraph::record(gpu(), |run| {
+        let results = pass(0);
+        if run == Run::First {
+            std::thread::scope(|scope| scope.spawn(|| pass(7).map(|_| ())).join()).unwrap()?;
+        }
+        results
+    });
+    let graph = graph.unwrap();
+    for step in 1..4 {
+        let found = list(&graph.replay(&keys(step), &[]).unwrap()[0]);
+        assert_eq!(found, list(&pass(step).unwrap()[0]), "step {step}");
+    }
 }

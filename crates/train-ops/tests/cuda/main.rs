@@ -144,7 +144,7 @@ fn adapters_with_and_without_dropout_and_a_gradient_of_the_input() {
 #[test]
 fn attention_with_masks_and_dropout() {
     for mask in [AttentionMask::Full, AttentionMask::CausalAfterPrefix { prefix: 4, first_query: 3 }] {
-        for (p, width) in [(0.0, 16), (0.3, 16), (0.3, 128)] {
+        for (p, width) in [(0.0, 16), (0.3, 16), (0.3, 24), (0.0, 72), (0.3, 128)] {
             let dropout = Dropout::new("probabilities", p).unwrap();
             let (queries, keys) = (&[2, 4, width][..], &[2, 7, width][..]);
             check("attention", &[(Trained, 1, queries), (Trained, 2, keys), (Trained, 3, keys)], ONE, |x| {
