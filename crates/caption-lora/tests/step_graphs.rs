@@ -22,15 +22,9 @@ fn device() -> Device {
     }
 }
 
-fn model() -> (GitForCausalLm, Adapter) {
+fn model(config: LoraConfig) -> (GitForCausalLm, Adapter) {
     let checkpoint = Checkpoint::open(embedded::checkpoint().unwrap()).unwrap();
-    let config = LoraConfig {
-        r: 2,
-        lora_dropout: 0.2,
-        init_lora_weights: InitLoraWeights::Olora,
-        target_modules: ["query", "value"].into(),
-        ..LoraConfig::default()
-    };
+    let config = LoraConfig { lora_dropout: 0.2, target_modules: ["query", "value"].into(), ..config };
     let mut builder = LoraBuilder::new(config).unwrap().output_layer("output");
     let options = LoadOptions { device: device(), ..LoadOptions::default() };
     let model = GitForCausalLm::load_with(&checkpoint, &mut builder, &options).unwrap();
@@ -56,7 +50,13 @@ fn launched(pass: &Pass<'_>, text: &TextBatch, features: &PassFeatures<'_>) -> (
 
 #[test]
 fn graphs_are_those_of_the_adapter_and_the_loss_of_the_pass() {
-    let (model, adapter) = model();
+    let olora = LoraConfig {
+        r: 2,
+        lora_alpha: 8.0,
+        init_lora_weights: InitLoraWeights::Olora,
+        ..LoraConfig::default()
+    };
+    let (model, adapter) = model(olora);
     let device = model.device().clone();
     // Of a few image tokens, so that a stand-in for a GPU need not compute long.
     let width = model.config().vision_config.hidden_size;
@@ -67,8 +67,10 @@ fn graphs_are_those_of_the_adapter_and_the_loss_of_the_pass() {
     let text = TextBatch::captions(&Tensor::new(&ids, &device).unwrap(), &labels).unwrap();
 
     let saved = tempfile::tempdir().unwrap();
-    set(&adapter, 3.0);
-    adapter.save(saved.path()).unwrap();
+    // As an OLoRA adapter in files: the second half of the rank is what the weights are without.
+    let (_, other) = self::model(LoraConfig { r: 4, lora_alpha: 16.0, ..LoraConfig::default() });
+    set(&other, 3.0);
+    other.save(saved.path()).unwrap();
     set(&adapter, 1.0);
     let graphs = [StepGraphs::new(&device), None];
     let mut losses = Vec::new();
