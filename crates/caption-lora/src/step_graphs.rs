@@ -26,7 +26,7 @@ pub struct StepGraphs {
 #[derive(Debug, Default)]
 struct Graphs {
     states: HashMap<Key, State>,
-    /// What all of them were recorded with; `None` before the first recording.
+    /// The memory that all of them refer to; `None` before the first recording.
     origin: Option<Origin>,
     /// Whether a pass could not be recorded.
     refused: bool,

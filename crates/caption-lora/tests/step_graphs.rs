@@ -58,7 +58,7 @@ fn graphs_are_those_of_the_adapter_and_the_loss_of_the_pass() {
     };
     let (model, adapter) = model(olora);
     let device = model.device().clone();
-    // Of a few image tokens, so that a stand-in for a GPU need not compute long.
+    // Pictures have few tokens, so that a stand-in for a GPU need not compute long.
     let width = model.config().vision_config.hidden_size;
     let features = Tensor::arange(0f32, (PICTURES * 3 * width) as f32, &device).unwrap();
     let features = features.sin().unwrap().reshape((PICTURES, 3, width)).unwrap();

@@ -27,7 +27,7 @@ pub fn of_module(module: &str) -> Option<&'static str> {
     })
 }
 
-/// What a directive such as `.target` says in the head of PTX.
+/// The value of a directive such as `.target` in the head of PTX.
 pub(crate) fn directive(ptx: &'static str, name: &str) -> &'static str {
     let value = |line: &'static str| line.strip_prefix(name).map(str::trim);
     ptx.lines().find_map(value).filter(|value| !value.is_empty()).unwrap_or("unknown")
