@@ -8,6 +8,7 @@
 // CUDA_STAND_IN_COMPUTE=0     kernels and products are counted, not run
 // CUDA_STAND_IN_SEED=n        the order of threads: 0 ascending, 1 descending, others random
 // CUDA_STAND_IN_NO_DEVICE=1   a computer without a GPU
+// CUDA_STAND_IN_DRIVER=12040  a driver for CUDA 12.4, which refuses the PTX of newer toolkits; 13.0 by default
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,7 +30,7 @@ const char* cuda_on_host_fault();
 namespace {
 using Result = int;
 using Address = unsigned long long;
-enum : Result { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
+enum : Result { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, UNSUPPORTED_PTX = 222 };
 
 struct Function {
     std::string name;
@@ -51,6 +52,19 @@ std::map<std::string, Function> functions;
 }
 
 const char* setting(const char* name) { return std::getenv(name); }
+
+// The newest version of CUDA that the driver supports: 13000 is 13.0.
+int driver() {
+    const char* value = setting("CUDA_STAND_IN_DRIVER");
+    return value ? std::atoi(value) : 13000;
+}
+
+// Whether the driver is new enough for PTX. Since CUDA 11, the version of a toolkit's PTX is 4 less: 8.4 with CUDA 12.4.
+bool supports(const char* ptx) {
+    const char* version = std::strstr(ptx, ".version ");
+    int major, minor;
+    return version && std::sscanf(version, ".version %d.%d", &major, &minor) == 2 && (major + 4) * 1000 + minor * 10 <= driver();
+}
 
 bool computes() {
     static const bool computes = [] {
@@ -156,7 +170,7 @@ int cuda_stand_in_record(const std::function<void()>& work) {
 int cuda_stand_in_missing(const char* name) { fail(std::string(name) + " is not there"); }
 
 Result cuInit(unsigned) { return setting("CUDA_STAND_IN_NO_DEVICE") ? NO_DEVICE : SUCCESS; }
-Result cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
+Result cuDriverGetVersion(int* version) { return *version = driver(), SUCCESS; }
 Result cuDeviceGet(int* device, int number) { return *device = number, number == 0 ? SUCCESS : INVALID_DEVICE; }
 Result cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 Result cuDeviceGetName(char* name, int length, int) { return std::snprintf(name, length, "stand-in"), SUCCESS; }
@@ -258,8 +272,9 @@ Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
     return SUCCESS;
 }
 
-Result cuModuleLoadData(void** module, const void*) {
+Result cuModuleLoadData(void** module, const void* ptx) {
     not_recorded("loading of kernels");
+    if (!supports(static_cast<const char*>(ptx))) return UNSUPPORTED_PTX;
     return counts.add("module loaded"), *module = handle(1), SUCCESS;
 }
 Result cuModuleUnload(void*) { return SUCCESS; }

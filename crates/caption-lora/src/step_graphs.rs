@@ -93,19 +93,19 @@ impl StepGraphs {
         let labels = text.shifted_labels()?;
         let targets = labels.targets.len();
         let shape = PassShape::of(text, targets);
-        let key = Key { shape: shape.clone(), label_smoothing: pass.label_smoothing.to_bits() };
+        let key = Key { shape, label_smoothing: pass.label_smoothing.to_bits() };
         let mut graphs = self.passes();
         graphs.forget_others(pass);
         match graphs.states.get(&key) {
             _ if targets == 0 => {}
             Some(State::Recorded(recorded)) => features.write(&recorded.features)?,
             Some(State::Seen) => {
-                let state = match Recorded::new(pass, &shape, features.copied()?) {
+                let state = match Recorded::new(pass, &key.shape, features.copied()?) {
                     Ok(recorded) => {
                         graphs.origin.get_or_insert_with(|| Origin::of(pass));
                         State::Recorded(Box::new(recorded))
                     }
-                    Err(error) => graphs.refuse(&shape, &error),
+                    Err(error) => graphs.refuse(&key.shape, &error),
                 };
                 graphs.states.insert(key.clone(), state);
             }
@@ -115,7 +115,7 @@ impl StepGraphs {
             Some(State::Refused) | None => {}
         }
         if let Some(State::Recorded(recorded)) = graphs.states.get(&key).filter(|_| targets > 0) {
-            let (loss, gradients) = recorded.replay(pass, &text.numbers(labels, shape.targets()))?;
+            let (loss, gradients) = recorded.replay(pass, &text.numbers(labels, key.shape.targets()))?;
             return Ok((loss, targets, gradients));
         }
         drop(graphs);

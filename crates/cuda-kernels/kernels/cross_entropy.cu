@@ -9,6 +9,7 @@ constexpr uint32_t NO_TARGET = ~0u;
 
 struct CrossEntropyArguments {
     void* logits;             // (rows, stride); the columns from `vocabulary` on get the gradient 0.
+    const float* bias;        // (vocabulary), to be added to the logits, or null.
     const uint32_t* targets;  // (rows); NO_TARGET: a row without loss.
     float* losses;            // (rows)
     uint32_t vocabulary, stride;
@@ -27,6 +28,16 @@ __device__ __forceinline__ Softmax join(Softmax a, Softmax b) {
     return {largest, a.sum * expf(a.largest - largest) + b.sum * expf(b.largest - largest)};
 }
 
+// Logits of a row with their bias; those beyond the vocabulary have none.
+template <class T, int N>
+__device__ __forceinline__ void load_logits(const T* logits, const CrossEntropyArguments& a, uint32_t column, float (&z)[N]) {
+    load<N>(logits + column, z);
+    if (!a.bias) return;
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        if (column + i < a.vocabulary) z[i] += a.bias[column + i];
+}
+
 template <class T, int N> __device__ void cross_entropy(const CrossEntropyArguments& a) {
     T* logits = static_cast<T*>(a.logits) + size_t(blockIdx.x) * a.stride;
     const uint32_t target = a.targets[blockIdx.x];
@@ -41,7 +52,7 @@ template <class T, int N> __device__ void cross_entropy(const CrossEntropyArgume
     float total = 0.0f;
     for (uint32_t column = threadIdx.x * N; column < a.vocabulary; column += THREADS * N) {
         float z[N];
-        load<N>(logits + column, z);
+        load_logits(logits, a, column, z);
         Softmax own{-INFINITY, 0.0f};
 #pragma unroll
         for (int i = 0; i < N; ++i)
@@ -55,7 +66,7 @@ template <class T, int N> __device__ void cross_entropy(const CrossEntropyArgume
     const float log_sum = softmax.largest + logf(softmax.sum);
     const float on_target = 1.0f - a.label_smoothing, on_all = a.label_smoothing / a.vocabulary;
     if (a.label_smoothing > 0.0f) total = block_sum<THREADS>(total);
-    const float target_logit = to_float(logits[target]);
+    const float target_logit = to_float(logits[target]) + (a.bias ? a.bias[target] : 0.0f);
     // One thread writes the target's gradient while others may still read its logit.
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -65,7 +76,7 @@ template <class T, int N> __device__ void cross_entropy(const CrossEntropyArgume
     if (!a.gradient) return;
     for (uint32_t column = threadIdx.x * N; column < a.stride; column += THREADS * N) {
         float z[N];
-        load<N>(logits + column, z);
+        load_logits(logits, a, column, z);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             z[i] = column + i < a.vocabulary ? expf(z[i] - log_sum) - on_all : 0.0f;

@@ -1,14 +1,16 @@
 use crate::launch::{Arguments, element_kernels, pick, size};
 use crate::{Element, Error, Launch, Pointer, Result};
 
-/// Cross entropy of rows of logits `z`, `log Σⱼ exp(zⱼ) - (1 - ε) z[target] - ε/V Σⱼ zⱼ` with label smoothing `ε`, and its
-/// gradient in place of the logits.
+/// Cross entropy of rows of logits `z`, to which a bias may be added first, `log Σⱼ exp(zⱼ) - (1 - ε) z[target] - ε/V Σⱼ zⱼ` with
+/// label smoothing `ε`, and its gradient in place of the logits.
 ///
 /// It is called for a few rows at a time, so that the logits of all rows never exist at once.
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
     /// `(rows, stride)`. If a gradient is wanted, replaced by it: 0 in columns that are not of the vocabulary.
     pub logits: Pointer,
+    /// An f32 for each logit of a row, to be added to it, or [`Pointer::NULL`].
+    pub bias: Pointer,
     /// A u32 for each row, below the vocabulary, or [`NO_TARGET`](Self::NO_TARGET).
     pub targets: Pointer,
     /// An f32 for each row.
@@ -46,7 +48,7 @@ impl CrossEntropy {
             });
         }
         let arguments = Arguments::default()
-            .pointers(&[self.logits, self.targets, self.losses])
+            .pointers(&[self.logits, self.bias, self.targets, self.losses])
             .u32s(&[self.vocabulary as u32, size(kernel, "logits of a row", self.stride)?])
             .f32(self.label_smoothing)
             .u32(u32::from(self.gradient));

@@ -2,7 +2,6 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use candle_core::cuda_backend::cudarc::driver::sys::cuDriverGetVersion;
 use candle_core::cuda_backend::cudarc::driver::{
     DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
@@ -13,7 +12,7 @@ use half::bf16;
 
 pub use crate::graph::{Capture, LaunchGraph};
 pub use crate::overwrite::overwrite;
-use crate::{Element, Error, Launch, Pointer, ptx};
+use crate::{Element, Launch, Pointer};
 
 /// The kernels for one type of activations on one device.
 #[derive(Clone, Debug)]
@@ -45,7 +44,12 @@ impl Kernels {
             DType::BF16 => Element::Bf16,
             _ => return None,
         };
-        let device = tensor.device().as_cuda_device().ok()?;
+        Self::on(tensor.device(), element)
+    }
+
+    /// The kernels for activations of this type on this device, if it is a CUDA device of compute capability 8.0 or newer.
+    pub fn on(device: &Device, element: Element) -> Option<Self> {
+        let device = device.as_cuda_device().ok()?;
         is_new(device).then(|| Self { device: device.clone(), element })
     }
 
@@ -239,21 +243,13 @@ impl Kernels {
         if launch.is_empty() {
             return Ok(());
         }
-        let Some(ptx) = ptx::of_module(launch.module) else {
-            bail!("there are no kernels {}", launch.module)
-        };
         let words = launch.arguments();
         if words.len() > WORDS {
             bail!("the argument of {} has {} words, more than {WORDS}", launch.function, words.len());
         }
         let mut argument = Argument([0; WORDS]);
         argument.0[..words.len()].copy_from_slice(words);
-        // Candle has modules of its own, of other names.
-        let module = format!("cuda-kernels {}", launch.module);
-        let function = self
-            .device
-            .get_or_load_custom_func(launch.function, &module, ptx)
-            .map_err(|error| candle_core::Error::wrap(self.not_loaded(launch.function, ptx, &error)))?;
+        let function = self.function(launch.module, launch.function)?;
         if launch.shared_bytes > SHARED_BYTES {
             let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, launch.shared_bytes.cast_signed()).w()?;
@@ -264,30 +260,12 @@ impl Kernels {
             block_dim: (launch.threads, 1, 1),
             shared_mem_bytes: launch.shared_bytes,
         };
-        let mut builder = function.builder();
+        let stream = self.device.cuda_stream();
+        let mut builder = stream.launch_builder(&function);
         builder.arg(&argument);
         // SAFETY: as the caller assures.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
-    }
-
-    /// Why the driver does not load a kernel, with what to compare.
-    fn not_loaded(&self, function: &'static str, ptx: &'static str, error: &candle_core::Error) -> Error {
-        let unknown = || "unknown".to_owned();
-        let capability = self.device.cuda_stream().context().compute_capability();
-        let mut version = 0;
-        // SAFETY: the driver writes the number, which lives through the call.
-        #[allow(unsafe_code)]
-        let known = unsafe { cuDriverGetVersion(&mut version) }.result().is_ok();
-        Error::Load {
-            function,
-            reason: error.to_string(),
-            capability: capability.map_or_else(|_| unknown(), |(major, minor)| format!("{major}.{minor}")),
-            // 12040 is CUDA 12.4.
-            driver: if known { format!("{}.{}", version / 1000, version % 1000 / 10) } else { unknown() },
-            version: ptx::directive(ptx, ".version"),
-            target: ptx::directive(ptx, ".target"),
-        }
     }
 }
 

@@ -26,6 +26,8 @@ mod error;
 mod graph;
 mod int8;
 mod launch;
+#[cfg(feature = "cuda")]
+mod loading;
 mod lora;
 mod optimizer;
 #[cfg(feature = "cuda")]

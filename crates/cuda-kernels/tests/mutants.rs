@@ -259,6 +259,14 @@ const MUTANTS: &[Mutant] = &[
         check: checks::cross_entropy::cross_entropy,
     },
     Mutant {
+        what: "the bias of a target's logit is left out",
+        file: "cross_entropy.cu",
+        from: " + (a.bias ? a.bias[target] : 0.0f);",
+        to: ";",
+        kernels: &["cross_entropy"],
+        check: checks::cross_entropy::cross_entropy,
+    },
+    Mutant {
         what: "the last term of a row's chunks is left out of the norm",
         file: "optimizer.cu",
         from: "chunk < end; ++chunk) sum",

@@ -8,11 +8,13 @@ use candle_core::{Device, Result};
 /// `Device::new_cuda` does none of this. Tensors of the returned device must not be used on other streams.
 ///
 /// # Errors
-/// If the build has no CUDA, or there is no such GPU.
+/// If the build has no CUDA, there is no such GPU, or its driver is older than the toolkit that compiled the kernels.
 pub fn cuda_device(number: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(number)?;
     #[cfg(feature = "cuda")]
     prepare(device.as_cuda_device()?)?;
+    #[cfg(feature = "fused-cuda")]
+    cuda_kernels::device::Kernels::check(&device)?;
     Ok(device)
 }
 

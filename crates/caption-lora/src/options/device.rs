@@ -61,7 +61,7 @@ impl DeviceName {
             Self::Cuda(n) => {
                 if !candle_core::utils::cuda_is_available() {
                     bail!(
-                        "--device {self}: this program was built without CUDA; build it with `--features cuda`, or use --device cpu"
+                        "--device {self}: this program was built without CUDA; build it with `--features fused-cuda`, or use --device cpu"
                     );
                 }
                 train_ops::cuda_device(n).with_context(|| {

@@ -4,7 +4,7 @@ use cuda_kernels::{CrossEntropy, LossSum, Pointer};
 
 use super::inputs::host_numbers;
 use super::node::node;
-use crate::FrozenLinear;
+use crate::{FrozenLinear, LinearLayer};
 
 /// Rows whose logits are in memory at the same time.
 const ROWS: usize = 256;
@@ -20,27 +20,33 @@ pub(crate) fn cross_entropy(
     // The gradient takes the place of the logits.
     let z = logits.detach().contiguous()?;
     let z = if gradient { z.copy()? } else { z };
-    let losses = losses(&kernels, &z, targets, label_smoothing, gradient)?;
+    let losses = losses(&kernels, (&z, z.dim(1)?), None, targets, label_smoothing, gradient)?;
     let loss = sum(&kernels, &losses)?;
     node("cross_entropy", logits, loss, (), move |dloss| scaled(&z, dloss)).map(Some)
 }
 
-/// The sum of the losses of `head(xs)`, whose logits exist for a few rows at a time. The gradient of `xs` is computed with it.
+/// The sum of the losses of `head(xs)`, whose logits exist for a few rows at a time, in the type of the head's weight. The gradient of
+/// `xs` is computed with it.
 pub(crate) fn linear_cross_entropy(
     xs: &Tensor,
     head: &FrozenLinear,
     targets: &[u32],
     label_smoothing: f32,
 ) -> Result<Option<Tensor>> {
-    let Some(kernels) = Kernels::of(xs).filter(|_| !targets.is_empty()) else { return Ok(None) };
-    let gradient = xs.track_op();
+    if Kernels::of(xs).is_none() || targets.is_empty() {
+        return Ok(None);
+    }
+    let (gradient, weight) = (xs.track_op(), head.padded_weight()?);
+    let Some(kernels) = Kernels::of(&weight) else { return Ok(None) };
+    let vocabulary = head.out_features();
     let (mut all_losses, mut gradients) = (Vec::new(), Vec::new());
     for (chunk, targets) in targets.chunks(ROWS).enumerate() {
         let rows = xs.detach().narrow(0, chunk * ROWS, targets.len())?.contiguous()?;
-        let logits = head.forward_tensor(&rows)?;
-        all_losses.push(losses(&kernels, &logits, targets, label_smoothing, gradient)?);
+        let logits = rows.to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
+        let losses = losses(&kernels, (&logits, vocabulary), head.bias(), targets, label_smoothing, gradient);
+        all_losses.push(losses?);
         if gradient {
-            gradients.push(head.backward_tensor(&logits)?);
+            gradients.push(logits.matmul(&weight)?.to_dtype(xs.dtype())?);
         }
     }
     let loss = sum(&kernels, &Tensor::cat(&all_losses, 0)?)?;
@@ -53,33 +59,37 @@ fn scaled(values: &Tensor, dloss: &Tensor) -> Result<Tensor> {
     values.broadcast_mul(&dloss.to_dtype(values.dtype())?)
 }
 
-/// The loss of each row. With `gradient`, `logits`, which nothing else reads, become their gradient.
+/// The loss of each row of `logits`, of which the first columns are those of the `vocabulary`, with a bias that is added to them. With
+/// `gradient`, `logits`, which nothing else reads, become their gradient.
 fn losses(
     kernels: &Kernels,
-    logits: &Tensor,
+    (logits, vocabulary): (&Tensor, usize),
+    bias: Option<&Tensor>,
     targets: &[u32],
     label_smoothing: f32,
     gradient: bool,
 ) -> Result<Tensor> {
-    let (rows, vocabulary) = logits.dims2()?;
+    let (rows, stride) = logits.dims2()?;
     let targets = host_numbers(targets, logits.device())?;
     let mut losses = kernels.floats(rows)?;
     let launches = |inputs: &[Pointer], outputs: &[Pointer]| {
         let operation = CrossEntropy {
             logits: inputs[0],
+            bias: inputs.get(2).copied().unwrap_or(Pointer::NULL),
             targets: inputs[1],
             losses: outputs[0],
             rows,
             vocabulary,
-            stride: vocabulary,
+            stride,
             label_smoothing,
             gradient,
         };
         Ok(vec![operation.launch(kernels.element())?])
     };
-    // SAFETY: there is a target, below the vocabulary, and a loss for each row.
+    let inputs: Vec<&Tensor> = [logits, &targets].into_iter().chain(bias).collect();
+    // SAFETY: there is a target, below the vocabulary, and a loss for each row, and the bias has an element for each word.
     #[allow(unsafe_code)]
-    unsafe { kernels.run(&[logits, &targets], &mut [&mut losses], launches) }?;
+    unsafe { kernels.run(&inputs, &mut [&mut losses], launches) }?;
     Ok(Kernels::tensor(losses, &Shape::from(rows)))
 }
 

@@ -28,9 +28,13 @@ pub struct FrozenLinear {
 #[derive(Clone, Debug)]
 pub(super) enum Weight {
     Packed(Arc<PackedWeight>),
-    /// On another device, or of another type.
+    /// On another device, or of another type. On a GPU, rows of zeros fill it up to a multiple of [`GPU_ROWS`].
     Plain(Tensor),
 }
+
+/// Rows of a product of `xs` and all rows of a weight on a GPU then begin at multiples of 16 bytes, as cuBLAS and kernels need them to
+/// be fast. GIT's head has 30,522 rows.
+const GPU_ROWS: usize = 8;
 
 impl FrozenLinear {
     /// From a weight of shape `(out_features, in_features)` and a bias of shape `(out_features)`. Tensors that
@@ -62,6 +66,11 @@ impl FrozenLinear {
     }
 
     fn weight_tensor(&self) -> candle_core::Result<Tensor> {
+        self.padded_weight()?.narrow(0, 0, self.out_features)
+    }
+
+    /// The weight with the rows of zeros that fill it up.
+    pub(crate) fn padded_weight(&self) -> candle_core::Result<Tensor> {
         let packed = match &self.weight {
             Weight::Plain(weight) => return Ok(weight.clone()),
             Weight::Packed(packed) => &packed.forward,
@@ -207,8 +216,12 @@ impl FrozenLinear {
 impl Weight {
     /// A contiguous weight, packed if there are kernels for it.
     fn new(weight: Tensor) -> Result<Self> {
-        let packed = PackedWeight::from_tensor(&weight)?;
-        Ok(packed.map_or(Self::Plain(weight), |packed| Self::Packed(Arc::new(packed))))
+        if let Some(packed) = PackedWeight::from_tensor(&weight)? {
+            return Ok(Self::Packed(Arc::new(packed)));
+        }
+        let rows = weight.dim(0)?;
+        let padding = if weight.device().is_cuda() { rows.next_multiple_of(GPU_ROWS) - rows } else { 0 };
+        Ok(Self::Plain(weight.pad_with_zeros(0, 0, padding)?))
     }
 }
 
