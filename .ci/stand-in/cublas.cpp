@@ -10,6 +10,7 @@
 extern "C" {
 void cuda_stand_in_count(const char* what, unsigned long long bytes);
 int cuda_stand_in_computes();
+void cuda_stand_in_check(const void* pointer, size_t bytes, const char* what);
 int cuda_stand_in_record(const std::function<void()>& work);
 }
 
@@ -17,6 +18,8 @@ namespace {
 enum : int { F32 = 0, BF16 = 14, F64 = 1 };
 using Result = int;
 constexpr Result SUCCESS = 0, NOT_SUPPORTED = 15;
+// Of all devices, which the programs set up in the same way.
+bool has_workspace = false, keeps_sums = false;
 
 float number(const void* values, long long index, int type) {
     if (type == F32) return static_cast<const float*>(values)[index];
@@ -63,13 +66,22 @@ extern "C" {
 Result cublasCreate_v2(void** handle) { return *handle = reinterpret_cast<void*>(1), SUCCESS; }
 Result cublasDestroy_v2(void*) { return SUCCESS; }
 Result cublasSetStream_v2(void*, void*) { return SUCCESS; }
-Result cublasSetWorkspace_v2(void*, void*, size_t) { return SUCCESS; }
+Result cublasSetWorkspace_v2(void*, void* memory, size_t bytes) {
+    cuda_stand_in_check(memory, bytes, "cuBLAS's workspace");
+    return has_workspace = true, SUCCESS;
+}
+Result cublasSetMathMode(void*, int mode) {
+    // 16: sums are not rounded to the type of the result before they are added.
+    return keeps_sums = mode == 16, SUCCESS;
+}
 Result cublasGemmStridedBatchedEx(void*, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha,
                                   const void* a, int a_type, int lda, long long a_stride, const void* b, int b_type,
                                   int ldb, long long b_stride, const void* beta, void* c, int c_type, int ldc,
                                   long long c_stride, int batch, int compute, int) {
     // 68: sums in f32; 77: TF32.
-    const std::string sums = compute == 68 ? "" : compute == 77 ? ", TF32" : ", compute " + std::to_string(compute);
+    std::string sums = compute == 68 ? "" : compute == 77 ? ", TF32" : ", compute " + std::to_string(compute);
+    if (!keeps_sums) sums += ", rounded sums";
+    if (!has_workspace) sums += ", without workspace";
     const char* type = a_type == F32 ? "f32" : a_type == BF16 ? "bf16" : "other";
     cuda_stand_in_count((std::string("product ") + type + sums).c_str(), 2ull * m * n * k * batch);
     if (!cuda_stand_in_computes()) return SUCCESS;

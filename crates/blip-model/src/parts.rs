@@ -47,11 +47,11 @@ impl Parts {
         ctx: &ForwardContext,
         hidden_states: impl FnOnce() -> Result<Tensor>,
     ) -> Result<(Tensor, usize)> {
-        if labels.targets.is_empty() {
+        if labels.count() == 0 {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
         let smoothing = self.config.smoothing(label_smoothing);
         let loss = self.decoder.head.loss(&hidden_states()?, labels, smoothing, ctx)?;
-        Ok((loss, labels.targets.len()))
+        Ok((loss, labels.count()))
     }
 }

@@ -155,7 +155,8 @@ impl CaptionModel for BlipForQuestionAnswering {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        let (labels, lengths) = (text.shifted_labels()?, text.key_lengths());
+        let labels = text.shifted_labels()?.padded_for(text.rows(), &self.parts.device);
+        let lengths = text.key_lengths();
         let lengths = lengths.as_ref();
         let hidden_states = || {
             let [questions, answers] = &text.tensors(&self.parts.device)?[..] else {

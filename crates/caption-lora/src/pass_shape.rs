@@ -1,10 +1,7 @@
 //! The shapes of training passes, each of which is a CUDA graph.
 
-use caption_model::{TextBatch, TextIds};
+use caption_model::{TextBatch, TextIds, padded_targets};
 use train_ops::Run;
-
-/// The number of a batch's targets is padded to a multiple of this number, so that a run needs few graphs.
-const TARGETS: usize = 32;
 
 /// The properties of a batch that determine the launches of its pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,8 +18,7 @@ impl PassShape {
     /// The shape of a pass over `batch` captions of `length` tokens, padding included, with `targets` in all. One graph serves several
     /// numbers of targets.
     pub fn new(batch: usize, length: usize, targets: usize) -> Self {
-        let all = batch * length.saturating_sub(1);
-        let targets = targets.next_multiple_of(TARGETS).min(all);
+        let targets = padded_targets(batch, length, targets);
         Self { batch, lengths: vec![length], masked: false, targets }
     }
 

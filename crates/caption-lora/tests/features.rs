@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, anyhow};
 use candle_core::{DType, Device, Tensor};
-use caption_lora::features::{CachePlace, FeatureStore, Layout};
+use caption_lora::features::{CachePlace, FeatureStore, Layout, PassFeatures};
 use proptest::prelude::*;
 
 const LAYOUT: Layout = Layout { tokens: 3, width: 5, dtype: DType::F32 };
@@ -313,6 +313,18 @@ fn a_failed_run_keeps_encoded_features_and_leaves_no_partial_file() {
         });
         let error = fill.err().unwrap().to_string();
         assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_graphs_input_is_not_the_memory_of_the_cache_even_for_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = filled(&rows(3), LAYOUT, &keep(usize::MAX, None, folder.path())).unwrap();
+    let before = bits(&store, &[0, 1, 2]);
+    for rows in [&[1][..], &[0, 2]] {
+        let input = PassFeatures::Stored(&store, rows).copied().unwrap();
+        input.slice_set(&input.zeros_like().unwrap(), 0, 0).unwrap();
+        assert_eq!(bits(&store, &[0, 1, 2]), before, "{rows:?}");
     }
 }
 

@@ -1,5 +1,5 @@
-use candle_core::Tensor;
-use train_ops::{ForwardContext, host_numbers, sample_key};
+use candle_core::{Device, Tensor};
+use train_ops::{DeviceGraph, ForwardContext, NO_TARGET, host_numbers, sample_key, select_rows};
 
 use crate::{Error, Result};
 
@@ -14,6 +14,18 @@ pub struct ShiftedLabels {
     pub targets: Vec<u32>,
     /// Length of a row.
     length: usize,
+    /// Targets without padding.
+    count: usize,
+}
+
+/// A training pass on a GPU with graphs has a multiple of this number of targets, or as many as there are places, so that a run needs few
+/// graphs.
+const MULTIPLE: usize = 32;
+
+/// The number of targets of a training pass over `batch` texts of `length` tokens with `targets` real ones, with those whose loss is 0,
+/// on a device [with graphs](train_ops::DeviceGraph::is_supported).
+pub fn padded_targets(batch: usize, length: usize, targets: usize) -> usize {
+    targets.next_multiple_of(MULTIPLE).min(batch * length.saturating_sub(1))
 }
 
 impl ShiftedLabels {
@@ -40,7 +52,24 @@ impl ShiftedLabels {
                 }
             }
         }
-        Ok(Self { positions, targets, length })
+        let count = targets.len();
+        Ok(Self { positions, targets, length, count })
+    }
+
+    /// The labels for a pass on this device. Where passes can be recorded, targets without an id are added, at position 0: a pass has
+    /// the same sizes then, and so the same bits, whether it is recorded or not.
+    pub fn padded_for(mut self, batch: usize, device: &Device) -> Self {
+        if self.count > 0 && DeviceGraph::is_supported(device) {
+            let padded = padded_targets(batch, self.length, self.count);
+            self.positions.resize(padded, 0);
+            self.targets.resize(padded, NO_TARGET);
+        }
+        self
+    }
+
+    /// The number of targets, without those that padding added.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// The rows of `hidden_states` `(batch, text, hidden)` that have a target, `(targets, hidden)`: logits are needed for
@@ -51,7 +80,7 @@ impl ShiftedLabels {
     pub fn select(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (batch, length, width) = hidden_states.dims3()?;
         let positions = host_numbers(&self.positions, hidden_states.device())?;
-        Ok(hidden_states.reshape((batch * length, width))?.index_select(&positions, 0)?)
+        Ok(select_rows(&hidden_states.reshape((batch * length, width))?, &positions)?)
     }
 
     /// The context for the head, whose rows are single positions. Each row has its own key, a function of its

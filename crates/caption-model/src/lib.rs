@@ -30,7 +30,7 @@ pub use decoding_graphs::{DecodingGraphs, RefusedStep};
 pub use draft::{DecoderShape, Draft, LayerMap};
 pub use error::{Error, Result};
 pub use generation_defaults::GenerationDefaults;
-pub use labels::ShiftedLabels;
+pub use labels::{ShiftedLabels, padded_targets};
 pub use loader::{LoadOptions, Loader};
 pub use model::{CaptionModel, DecoderInput};
 pub use patches::PatchEmbedding;

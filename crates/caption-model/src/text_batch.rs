@@ -1,5 +1,5 @@
 use candle_core::{Device, Tensor};
-use train_ops::{KeyLengths, host_numbers};
+use train_ops::{KeyLengths, NO_TARGET, host_numbers};
 
 use crate::labels::require_shape;
 use crate::{Result, ShiftedLabels};
@@ -68,11 +68,11 @@ impl TextBatch {
 
     /// All numbers that a pass takes from the host, in this order: the texts, the lengths, and the positions and ids of the targets, of
     /// which there are `targets`. `labels` are the [`shifted_labels`](Self::shifted_labels) of the batch. Targets beyond these are at
-    /// position 0 and have no id, `u32::MAX`.
+    /// position 0 and are [`NO_TARGET`](train_ops::NO_TARGET).
     pub fn numbers(&self, labels: ShiftedLabels, targets: usize) -> Vec<u32> {
         let ShiftedLabels { mut positions, targets: mut ids, .. } = labels;
         positions.resize(targets, 0);
-        ids.resize(targets, u32::MAX);
+        ids.resize(targets, NO_TARGET);
         let texts = self.texts.iter().flat_map(|text| text.ids.iter().copied());
         let lengths = self.lengths.iter().map(|length| *length as u32);
         texts.chain(lengths).chain(positions).chain(ids).collect()

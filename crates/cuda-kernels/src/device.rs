@@ -1,9 +1,10 @@
 //! Runs the kernels on candle's CUDA devices.
 
 use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use candle_core::cuda_backend::cudarc::driver::{
-    DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
+    DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg, result,
 };
 use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
@@ -26,7 +27,7 @@ const OLDEST: i32 = 8;
 /// Dynamic shared memory that every block may use; more needs an attribute of the function.
 const SHARED_BYTES: u32 = 48 * 1024;
 /// Words of the longest argument of a kernel.
-const WORDS: usize = 40;
+const WORDS: usize = 48;
 
 /// An argument as memory that the driver copies. It reads as much as the kernel's own argument is long.
 #[repr(C)]
@@ -270,7 +271,13 @@ impl Kernels {
 }
 
 fn is_new(device: &CudaDevice) -> bool {
-    device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= OLDEST)
+    let number = device.cuda_stream().context().cu_device();
+    // The context's own method returns an error of an earlier call in place of the capability.
+    // SAFETY: the device is the context's.
+    #[allow(unsafe_code)]
+    let major =
+        unsafe { result::device::get_attribute(number, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) };
+    major.is_ok_and(|major| major >= OLDEST)
 }
 
 fn first_element(layout: &Layout) -> Result<usize> {

@@ -82,7 +82,7 @@ impl Capture {
 
     fn end_once(&mut self) -> Result<Option<CudaGraph>> {
         self.is_ended = true;
-        // Memory that a replay allocated and did not free, its results, is freed by the next.
+        // Memory that a replay allocated and did not free is freed by the next.
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         // An error that is kept, such as that of a free, would be returned in place of ending the recording.
         let kept = self.stream.context().check_err();

@@ -35,7 +35,9 @@ mod overwrite;
 #[cfg(feature = "cuda")]
 pub mod ptx;
 mod residual_norm;
+mod row_add;
 mod row_copy;
+mod tensor_copy;
 
 pub use activation::{ActivationKind, BiasActivation};
 pub use attention::{Attention, AttentionGradients, AttentionSizes, AttentionStrides, VisibleKeys};
@@ -50,7 +52,9 @@ pub use launch::{Element, Launch, Pointer};
 pub use lora::{Lora, LoraGradients};
 pub use optimizer::{AdamW, OptimizerTensor, TensorTable};
 pub use residual_norm::{ResidualNorm, ResidualNormGradient};
+pub use row_add::RowAdd;
 pub use row_copy::RowCopy;
+pub use tensor_copy::TensorCopy;
 
 /// Compiles the program of the README.
 #[cfg(doctest)]

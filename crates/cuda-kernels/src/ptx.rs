@@ -21,7 +21,9 @@ pub fn of_module(module: &str) -> Option<&'static str> {
         "lora_gradient" => compiled::LORA_GRADIENT,
         "optimizer" => compiled::OPTIMIZER,
         "residual_norm" => compiled::RESIDUAL_NORM,
+        "row_add" => compiled::ROW_ADD,
         "row_copy" => compiled::ROW_COPY,
+        "tensor_copy" => compiled::TENSOR_COPY,
         "top_candidates" => compiled::TOP_CANDIDATES,
         _ => return None,
     })

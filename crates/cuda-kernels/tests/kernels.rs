@@ -31,6 +31,16 @@ fn rows_are_copied_in_their_order() {
 }
 
 #[test]
+fn rows_are_added_in_their_order() {
+    passes(checks::row_add::row_add);
+}
+
+#[test]
+fn tensors_of_any_size_are_copied() {
+    passes(checks::tensor_copy::tensor_copy);
+}
+
+#[test]
 fn activations_and_their_gradients_agree_with_f64() {
     passes(checks::activation::activation);
 }

@@ -70,14 +70,14 @@ impl CaptionModel for GitForCausalLm {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        let labels = ShiftedLabels::new(labels, input_ids)?;
-        if labels.targets.is_empty() {
+        let labels = ShiftedLabels::new(labels, input_ids)?.padded_for(labels.len(), &self.device);
+        if labels.count() == 0 {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
         let hidden_states = labels.select(&self.hidden_states(image_features, input_ids, ctx)?)?;
         let (head, ctx) = (self.lm_head.as_ref(), labels.context(ctx));
         let loss = linear_cross_entropy_sum(&hidden_states, head, &labels.targets, label_smoothing, &ctx)?;
-        Ok((loss, labels.targets.len()))
+        Ok((loss, labels.count()))
     }
 
     fn embed(&self, input_ids: &Tensor, positions: &Tensor) -> Result<Tensor> {

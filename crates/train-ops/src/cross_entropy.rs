@@ -8,6 +8,10 @@ use crate::attached::attach;
 use crate::linear::PackedWeight;
 use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, cuda, host};
 
+/// The target of a row without one: its loss and its gradient are 0. Such rows fill a batch up to a size for which a
+/// [`DeviceGraph`](crate::DeviceGraph) was recorded.
+pub const NO_TARGET: u32 = u32::MAX;
+
 /// The sum of the cross entropies of rows of logits `z`, with a share `ε` of each target spread over the vocabulary of
 /// `V` (label smoothing, Szegedy et al., 2016, <https://arxiv.org/abs/1512.00567>; as `torch.nn.CrossEntropyLoss`):
 ///
@@ -15,7 +19,7 @@ use crate::{Error, ForwardContext, FrozenLinear, LinearLayer, Result, cuda, host
 /// Σᵢ log Σⱼ exp(zᵢⱼ) - (1 - ε) zᵢ[targetᵢ] - ε/V Σⱼ zᵢⱼ
 /// ```
 ///
-/// `logits` has shape `(n, vocabulary)` and `targets` one id for each row; `ε` is `label_smoothing`, in
+/// `logits` has shape `(n, vocabulary)` and `targets` one id for each row, or [`NO_TARGET`]; `ε` is `label_smoothing`, in
 /// `[0, 1)` and usually 0. The result is a sum and not a mean, because the mean over an optimizer step is the
 /// sum over its batches divided by the number of targets in all of them. Without rows it is 0.
 ///
@@ -43,7 +47,7 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32)
             got: logits.dims().to_vec(),
         });
     }
-    if let Some(&target) = targets.iter().find(|target| **target as usize >= vocabulary) {
+    if let Some(&target) = targets.iter().find(|target| !is_known(**target, vocabulary)) {
         return Err(Error::Target { target, vocabulary });
     }
     if !(0.0..1.0).contains(&label_smoothing) {
@@ -61,6 +65,10 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &[u32], label_smoothing: f32)
     Ok(composed(logits, targets, label_smoothing)?)
 }
 
+fn is_known(target: u32, vocabulary: usize) -> bool {
+    target == NO_TARGET || (target as usize) < vocabulary
+}
+
 /// The loss composed of candle's operations, for devices without a kernel: in f64 for logits in f64, else in
 /// f32.
 fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_core::Result<Tensor> {
@@ -71,19 +79,23 @@ fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_co
     }
     let z = logits.detach().to_dtype(dtype)?;
     let (share, vocabulary) = (f64::from(label_smoothing), z.dim(1)?);
-    let targets = Tensor::new(targets, z.device())?.unsqueeze(1)?;
+    let counts: Vec<f32> = targets.iter().map(|target| f32::from(u8::from(*target != NO_TARGET))).collect();
+    let counts = Tensor::new(counts, z.device())?.unsqueeze(1)?.to_dtype(dtype)?;
+    let known: Vec<u32> =
+        targets.iter().map(|target| if *target == NO_TARGET { 0 } else { *target }).collect();
+    let targets = Tensor::new(known, z.device())?.unsqueeze(1)?;
     let log_sum_exp = z.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
     let mut expected = z.gather(&targets, 1)?;
     if share > 0.0 {
         expected = ((expected * (1.0 - share))? + (z.mean_keepdim(1)? * share)?)?;
     }
-    let loss = (&log_sum_exp - expected)?.sum_all()?;
+    let loss = ((&log_sum_exp - expected)? * &counts)?.sum_all()?;
     // The formula of `CrossEntropyOp::bwd`.
     attach("cross_entropy", logits, loss, move |dloss| {
         let softmax = z.broadcast_sub(&log_sum_exp)?.exp()?;
         let on_targets = Tensor::full(1.0 - share, targets.shape(), z.device())?.to_dtype(dtype)?;
         let expected = softmax.zeros_like()?.scatter_add(&targets, &on_targets, 1)?;
-        let dlogits = ((softmax - expected)? - share / vocabulary as f64)?;
+        let dlogits = ((softmax - expected)? - share / vocabulary as f64)?.broadcast_mul(&counts)?;
         dlogits.broadcast_mul(&dloss.to_dtype(dtype)?.reshape((1, 1))?)?.to_dtype(given)
     })
 }
@@ -105,7 +117,7 @@ pub fn linear_cross_entropy_sum(
     let frozen = head.adapted(ctx)?.filter(|head| head.parameters().next().is_none());
     let fits = xs.dims() == [targets.len(), head.in_features()];
     let known =
-        (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| (*target as usize) < vocabulary);
+        (0.0..1.0).contains(&label_smoothing) && targets.iter().all(|target| is_known(*target, vocabulary));
     if let Some(frozen) = &frozen
         && fits
         && known
@@ -164,6 +176,10 @@ impl CustomOp1 for HeadOp {
             let losses: Vec<f32> = (logits.par_chunks_mut(vocabulary), targets)
                 .into_par_iter()
                 .map(|(logits, target)| {
+                    if *target == NO_TARGET {
+                        logits.fill(0.0);
+                        return 0.0;
+                    }
                     let log_sum_exp = cpu_kernels::log_sum_exp(isa, logits);
                     let loss = log_sum_exp - expected(logits, *target, self.label_smoothing);
                     if self.differentiable {
@@ -212,6 +228,7 @@ impl CustomOp1 for CrossEntropyOp {
         let log_sum_exp: Vec<f32> =
             logits.par_chunks(vocabulary).map(|logits| cpu_kernels::log_sum_exp(self.isa, logits)).collect();
         let loss: f64 = (logits.chunks(vocabulary).zip(&log_sum_exp).zip(&self.targets))
+            .filter(|(_, target)| **target != NO_TARGET)
             .map(|((row, log_sum_exp), target)| {
                 f64::from(log_sum_exp - expected(row, *target, self.label_smoothing))
             })
@@ -232,6 +249,7 @@ impl CustomOp1 for CrossEntropyOp {
         let mut dlogits = vec![0.0; values.len()];
         (dlogits.par_chunks_mut(vocabulary), values.par_chunks(vocabulary), &self.targets, log_sum_exp)
             .into_par_iter()
+            .filter(|(_, _, target, _)| **target != NO_TARGET)
             .for_each(|(dlogits, logits, target, log_sum_exp)| {
                 dlogits.copy_from_slice(logits);
                 probabilities(self.isa, dlogits, *log_sum_exp, self.label_smoothing / vocabulary as f32);

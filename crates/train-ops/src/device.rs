@@ -5,6 +5,9 @@ use candle_core::{Device, Result};
 /// only several streams need. Freed memory is kept for the next step instead of being returned whenever the
 /// host waits.
 ///
+/// Products in bf16 keep f32 sums where cuBLAS divides them among blocks, and use 32 MB that belong to the device until the program
+/// ends: cuBLAS would allocate a workspace in each recorded graph.
+///
 /// `Device::new_cuda` does none of this. Tensors of the returned device must not be used on other streams.
 ///
 /// # Errors
@@ -13,6 +16,8 @@ pub fn cuda_device(number: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(number)?;
     #[cfg(feature = "cuda")]
     prepare(device.as_cuda_device()?)?;
+    #[cfg(feature = "cuda")]
+    prepare_products(device.as_cuda_device()?)?;
     #[cfg(feature = "fused-cuda")]
     cuda_kernels::device::Kernels::check(&device)?;
     Ok(device)
@@ -53,5 +58,26 @@ fn prepare(device: &candle_core::CudaDevice) -> Result<()> {
         let Ok(pool) = result::device::get_default_mem_pool(context.cu_device()) else { return Ok(()) };
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         result::mem_pool::set_attribute(pool, attribute, (&raw mut kept).cast()).w()
+    }
+}
+
+/// The workspace that NVIDIA recommends for an H100; older GPUs need less.
+#[cfg(feature = "cuda")]
+const WORKSPACE: usize = 32 << 20;
+
+#[cfg(feature = "cuda")]
+fn prepare_products(device: &candle_core::CudaDevice) -> Result<()> {
+    use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::cublas::sys::{self, cublasMath_t};
+
+    let products = device.cublas_handle();
+    // SAFETY: the handle is the device's, and the workspace is memory of the device that is never freed. Products of one stream use it
+    // one after another. Candle has set the stream before, which would take the workspace away.
+    #[allow(unsafe_code)]
+    unsafe {
+        let workspace = device.alloc::<u8>(WORKSPACE)?.leak();
+        sys::cublasSetWorkspace_v2(*products.handle(), workspace as *mut _, WORKSPACE).result().w()?;
+        let mode = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        sys::cublasSetMathMode(*products.handle(), mode).result().w()
     }
 }

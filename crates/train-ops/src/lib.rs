@@ -57,6 +57,7 @@ mod recompute;
 mod rms_norm;
 mod rotary;
 mod row_copy;
+mod row_selection;
 mod scaled_features;
 mod shared;
 mod softmax;
@@ -69,7 +70,7 @@ pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, Trainabl
 pub use content::{ContentHash, is_finite};
 pub use convolution::Convolution;
 pub use cpu_kernels::{keep_freed_memory, peak_flops, release_memory};
-pub use cross_entropy::{cross_entropy_sum, linear_cross_entropy_sum};
+pub use cross_entropy::{NO_TARGET, cross_entropy_sum, linear_cross_entropy_sum};
 pub use cuda::{DeviceGraph, host_numbers};
 pub use cuts::GraphCut;
 pub use decoding::{
@@ -93,6 +94,7 @@ pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, rotary_embedding};
 pub use row_copy::copy_rows;
+pub use row_selection::select_rows;
 pub use scaled_features::scaled_features;
 pub use shared::Shared;
 pub use softmax::softmax_last_dim;

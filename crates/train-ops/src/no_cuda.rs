@@ -52,6 +52,10 @@ pub(crate) fn cache_write(_: [&Tensor; 2], _: &[Tensor; 2], _: &DecodingRows) ->
     Ok(false)
 }
 
+pub(crate) fn select_rows(_: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 pub(crate) fn dropout(_: &Tensor, _: &DropoutMask) -> Result<Option<Tensor>> {
     Ok(None)
 }

@@ -6,8 +6,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use train_ops::{
     Activation, AttentionMask, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, LoraWeights,
-    RotaryLayout, TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum, lora_linear,
-    rms_norm, rotary_embedding, sample_key, softmax_last_dim,
+    NO_TARGET, RotaryLayout, TrainableLinear, attention, cross_entropy_sum, linear_cross_entropy_sum,
+    lora_linear, rms_norm, rotary_embedding, sample_key, softmax_last_dim,
 };
 
 /// Fixed values in (-1, 1) without structure.
@@ -158,6 +158,40 @@ fn a_head_with_its_loss_is_the_head_and_then_the_loss() {
         let [fused, plain] = [fused, plain].map(|loss| list(loss.backward().unwrap().get(&xs).unwrap()));
         for (fused, plain) in fused.iter().zip(&plain) {
             assert!((fused - plain).abs() < 1e-6, "{fused} and {plain}");
+        }
+    }
+}
+
+#[test]
+fn rows_without_a_target_have_no_loss_and_no_gradient() {
+    let ctx = training();
+    let head = FrozenLinear::new("head", tensor(2, &[19, 5]), Some(tensor(3, &[19]))).unwrap();
+    // f64 has no kernel.
+    for (dtype, with_head) in [(DType::F32, true), (DType::F32, false), (DType::F64, false)] {
+        let loss = |xs: &Var, targets: &[u32]| {
+            let loss = if with_head {
+                linear_cross_entropy_sum(xs.as_tensor(), &head, targets, 0.1, &ctx)
+            } else {
+                cross_entropy_sum(xs.as_tensor(), targets, 0.1)
+            };
+            let loss = loss.unwrap();
+            let gradient = loss.backward().unwrap().get(xs).unwrap().to_dtype(DType::F32).unwrap();
+            let rows = gradient.to_vec2::<f32>().unwrap();
+            (loss.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap(), rows)
+        };
+        let xs = tensor(1, &[6, 5]).to_dtype(dtype).unwrap();
+        let of_some = xs.index_select(&Tensor::new(&[0u32, 2, 4], xs.device()).unwrap(), 0).unwrap();
+        let (xs, of_some) = (Var::from_tensor(&xs).unwrap(), Var::from_tensor(&of_some).unwrap());
+        let targets = if with_head { [4, 18, 0] } else { [4, 2, 0] };
+        let padded = targets.map(|target| [target, NO_TARGET]).concat();
+        let ((all, gradients), (expected, gradients_of_some)) =
+            (loss(&xs, &padded), loss(&of_some, &targets));
+        assert!((all - expected).abs() < 1e-6 * expected, "{dtype:?}: {all} and {expected}");
+        for (row, gradient) in gradients.iter().enumerate() {
+            match row % 2 {
+                0 => assert_eq!(gradient, &gradients_of_some[row / 2], "{dtype:?}, row {row}"),
+                _ => assert_eq!(gradient, &[0.0; 5], "{dtype:?}, row {row}"),
+            }
         }
     }
 }

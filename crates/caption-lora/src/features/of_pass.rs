@@ -29,10 +29,8 @@ impl PassFeatures<'_> {
     /// # Errors
     /// If a row has none.
     pub fn copied(&self) -> Result<Tensor, BoxError> {
-        match self {
-            Self::Given(features) => Ok(features.copy()?),
-            Self::Stored(..) => self.get(),
-        }
+        // A batch of one row may have the memory of the store.
+        Ok(self.get()?.force_contiguous()?)
     }
 
     /// Writes the features to a tensor of their shape and type.

@@ -15,7 +15,9 @@ pub(crate) mod lora;
 pub(crate) mod memory;
 pub(crate) mod optimizer;
 pub(crate) mod residual_norm;
+pub(crate) mod row_add;
 pub(crate) mod row_copy;
+pub(crate) mod tensor_copy;
 
 use cpu_kernels::{DropoutMask, Isa, mix};
 use cuda_kernels::emulation::Emulator;

@@ -8,6 +8,7 @@ use cuda_kernels::device::{Capture, Kernels};
 
 use super::inputs::{self, Inputs};
 use super::keys::{KeysOfPasses, PassKeys};
+use super::tensor_copy::{copies, copy_tensors};
 use crate::device::trim_pool;
 use crate::{ForwardContext, Run};
 
@@ -21,7 +22,6 @@ use crate::{ForwardContext, Run};
 /// replay. Nothing else may come from the host but constants of at most 4 KiB, which candle keeps in memory that belongs to the thread
 /// that recorded: the graph may be replayed by other threads, but not after that thread has ended.
 pub struct DeviceGraph {
-    // Freed before the graph whose memory they have.
     results: Vec<Tensor>,
     keys: Option<PassKeys>,
     /// The tensors of `host_numbers`, in the order of the work.
@@ -40,7 +40,7 @@ impl DeviceGraph {
     }
 
     /// Records `work` on a device of [`cuda_device`](crate::cuda_device), with at most one forward pass, and returns its results at
-    /// each replay. It runs as always, which loads kernels and copies constants, then it is recorded, and replayed once.
+    /// each replay. It runs as always, which loads kernels and copies constants, and then it is recorded.
     ///
     /// No other thread may use the device meanwhile: it has one stream, and what other threads queue on it would be recorded too, and
     /// not computed. If `work` panics, the recording ends and the device can be used as before.
@@ -53,32 +53,24 @@ impl DeviceGraph {
         let _constants = device.enable_cuda_graph_htod_cache();
         let of_passes = KeysOfPasses::forget();
         let inputs = Inputs::collect();
-        drop(work(Run::First)?);
+        let results = copies(&work(Run::First)?)?;
         let numbers = inputs.reuse();
         let keys = of_passes.gather(device)?;
         device.cuda_stream().synchronize().w()?;
         // The graph has its own memory, so that of the first run would stay unused.
         trim_pool(device)?;
         let capture = Capture::begin(device)?;
-        // Without the graph of operations, whose memory is freed in the recording.
-        let results: Vec<_> = work(Run::Recorded)?.iter().map(Tensor::detach).collect();
-        let graph = match capture.end() {
-            Ok(Some(graph)) => graph,
-            failed => {
-                drop(results);
-                // The results had no memory that could be freed.
-                let _ = device.cuda_stream().context().check_err();
-                failed?;
-                bail!("the work of a graph was not recorded");
-            }
-        };
-        // The results have no memory before.
-        graph.launch().w()?;
-        Ok(Self { results, keys, numbers, graph })
+        // All memory that the work allocates is freed in the recording. Results that live on there would keep the memory of one graph
+        // from the others, so that the driver would have to map it anew when graphs take turns.
+        copy_tensors(&work(Run::Recorded)?, &results)?;
+        match capture.end()? {
+            Some(graph) => Ok(Self { results, keys, numbers, graph }),
+            None => bail!("the work of a graph was not recorded"),
+        }
     }
 
     /// Queues the work, with the dropout of the pass `ctx` and with `numbers` in place of those that it took from the host: all of
-    /// them, one after the other. A target of `u32::MAX` is none. The results have the values of this replay until the next.
+    /// them, one after the other. A target may be [`NO_TARGET`](crate::NO_TARGET). The results have the values of this replay until the next.
     ///
     /// # Errors
     /// If the pass has another number of samples than the recorded one, or there are more or fewer numbers.

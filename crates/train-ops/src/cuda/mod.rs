@@ -16,6 +16,8 @@ mod lora;
 mod node;
 mod product;
 mod row_copy;
+mod row_selection;
+mod tensor_copy;
 mod top_logits;
 
 pub(crate) use activation::activation;
@@ -30,4 +32,5 @@ pub use inputs::host_numbers;
 pub(crate) use layer_norm::{layer_norm, residual_norm};
 pub(crate) use lora::lora_linear;
 pub(crate) use row_copy::copy_rows;
+pub(crate) use row_selection::select_rows;
 pub(crate) use top_logits::packed_top_logits;
