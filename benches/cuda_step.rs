@@ -29,7 +29,7 @@ use git_model::{
 };
 use libloading::os::unix::Library;
 use peft_lora::LoraBuilder;
-use train_ops::{DeviceGraph, ForwardContext, cuda_device, sample_key};
+use train_ops::{DeviceGraph, ForwardContext, backward, cuda_device, sample_key};
 use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Tokens per caption, including start and end.
@@ -170,7 +170,7 @@ fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: 
     let (input_ids, labels) = captions(model, batch, 0);
     let pass = |ctx: &ForwardContext| {
         let (loss, _) = model.loss(&features, &input_ids, &labels, ctx).map_err(candle_core::Error::wrap)?;
-        let store = loss.backward()?;
+        let store = backward(&loss)?;
         let gradients = parameters.iter().filter_map(|(_, variable)| store.get(variable).cloned());
         Ok(std::iter::once(loss.clone()).chain(gradients).collect::<Vec<_>>())
     };
@@ -235,7 +235,7 @@ fn train(
     let (input_ids, labels) = captions(model, batch, step);
     let (loss, targets) = model.loss(&features, &input_ids, &labels, &training(batch, step)).unwrap();
     phases.begin("3 backward");
-    let store = loss.backward().unwrap();
+    let store = backward(&loss).unwrap();
     phases.begin(OPTIMIZER);
     let mut gradients = Gradients::new();
     gradients.accumulate(parameters, store).unwrap();

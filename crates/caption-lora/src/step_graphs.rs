@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor, TensorId};
 use caption_model::{CaptionModel, TextBatch};
-use train_ops::{DeviceGraph, ForwardContext, Run};
+use train_ops::{DeviceGraph, ForwardContext, Run, backward};
 use trainer_core::{BoxError, Gradients, Parameters, Warning};
 
 use crate::features::PassFeatures;
@@ -194,7 +194,7 @@ impl Pass<'_> {
             self.model.text_loss(&features.get()?, text, self.label_smoothing, &self.ctx)?;
         let mut gradients = Gradients::new();
         if targets > 0 {
-            gradients.accumulate(self.parameters, loss.backward()?)?;
+            gradients.accumulate(self.parameters, backward(&loss)?)?;
         }
         Ok((loss.detach(), targets, gradients))
     }
@@ -213,7 +213,7 @@ impl Recorded {
                 .model
                 .text_loss(&features, &shape.text(run), pass.label_smoothing, &pass.ctx)
                 .map_err(candle_core::Error::wrap)?;
-            let store = loss.backward()?;
+            let store = backward(&loss)?;
             let mut results = vec![loss];
             for (name, variable) in pass.parameters.iter() {
                 match store.get(variable) {

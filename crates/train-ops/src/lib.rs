@@ -31,6 +31,7 @@
 mod activation;
 mod attached;
 mod attention;
+mod backward;
 mod builder;
 mod content;
 mod convolution;
@@ -66,6 +67,7 @@ mod transformer;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, KeyLengths, attention, fused_attention, padded_attention};
+pub use backward::backward;
 pub use builder::{Adaptation, FrozenBuilder, Int8Builder, LayerBuilder, TrainableBuilder};
 pub use content::{ContentHash, is_finite};
 pub use convolution::Convolution;

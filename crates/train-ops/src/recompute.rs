@@ -5,6 +5,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Storage, Tensor, Var, bail,
 };
 
+use crate::backward;
 use crate::grad_proxy::{GradProxies, GradSink};
 
 /// Runs a segment of a model without keeping its intermediate results, and runs it again in the backward pass:
@@ -129,7 +130,7 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + Sync> CustomOp2 for Recompute<F> 
         // The gradient of `Σ segment(x) · g` is `g` carried back through the segment.
         let input = if xs.track_op() { Var::from_tensor(&xs.detach())?.into_inner() } else { xs.detach() };
         let ys = (self.segment)(&input)?;
-        let mut store = (ys * grad.detach())?.sum_all()?.backward()?;
+        let mut store = backward(&(ys * grad.detach())?.sum_all()?)?;
         let of_parameters = self.parameters.iter().map(|parameter| store.remove(parameter)).collect();
         let of_input = match store.remove(&input) {
             None if xs.track_op() => Some(xs.zeros_like()?),

@@ -6,6 +6,7 @@ use cuda_kernels::{Lora, LoraGradients, Mask, Pointer};
 use super::dropout::DeviceMask;
 use super::node::node3;
 use super::product::product;
+use crate::backward::deliver;
 use crate::{FrozenLinear, LinearLayer};
 
 /// The highest rank.
@@ -36,11 +37,13 @@ pub(crate) fn lora_linear(
     if let Some(last) = shape.last_mut() {
         *last = base.out_features();
     }
-    let in_shape = xs.shape().clone();
+    let (in_shape, parameters) = (xs.shape().clone(), [a.clone(), b.clone()]);
     let backward = move |_ys: &Tensor, dys: &Tensor, needed: [bool; 3]| {
         let dys = dys.reshape((rows, operation.base.out_features()))?;
         let [dxs, da, db] = operation.backward(&flat, &hidden, &dys, needed)?;
-        Ok([dxs.map(|dxs| dxs.reshape(&in_shape)).transpose()?, da, db])
+        let dxs = dxs.map(|dxs| dxs.reshape(&in_shape)).transpose()?;
+        let [a, b] = &parameters;
+        Ok([dxs, da.and_then(|da| deliver(a, da)), db.and_then(|db| deliver(b, db))])
     };
     node3("lora_linear", [&xs, &a, &b], ys, shape, backward).map(Some)
 }
