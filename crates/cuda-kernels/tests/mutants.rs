@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod checks;
+mod reference;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
