@@ -1,5 +1,5 @@
 //! The checks of all kernels: each compares a kernel with a reference in f64, over sizes that are not multiples of anything and
-//! several orders of threads. `kernels.rs` runs them on the kernels, `mutants.rs` on kernels with planted faults.
+//! several orders of threads. `kernels.rs` runs them on the kernels, `mutants/` on kernels with planted faults.
 
 // The two programs use different ones.
 #![allow(dead_code)]
