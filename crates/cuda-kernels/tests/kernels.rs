@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod checks;
+mod reference;
 
 use checks::Check;
 use cuda_kernels::emulation::{EmulationError, Emulator};

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{Device, Tensor, Var};
-use trainer_core::{AdamW, CheckedStep, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
+use trainer_core::{
+    AdamW, BoxError, CheckedStep, ClippedStep, Gradients, IntervalStrategy, LossSum, LossTotal, Optimizer,
+    Parameters, StepContext, Task, Trainer, TrainingArguments,
+};
 
 /// Sizes that are no multiples of anything, one of more than a block's elements.
 const SIZES: [usize; 4] = [1, 7, 130, 9001];
@@ -118,5 +121,72 @@ fn steps_of_adamw_have_the_bits_of_the_cpu_and_norms_its_digits() {
             let bound = if exact { 0.0 } else { 1e-6 * expected.abs().max(1.0) };
             assert!((found - expected).abs() <= bound, "{how:?}: {found}, {expected}");
         }
+    }
+}
+
+/// A task that computes its gradients itself, those of each pass in the same memory.
+struct OwnGradients {
+    gradients: Gradients,
+    loss: Tensor,
+}
+
+impl Task for OwnGradients {
+    type Batch = usize;
+
+    fn train_loss(&self, _: &usize, _: &StepContext) -> Result<LossSum, BoxError> {
+        Err("this task computes gradients".into())
+    }
+
+    fn train_gradients(
+        &self,
+        batch: &usize,
+        _: &StepContext,
+        _: &Parameters,
+    ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
+        for (_, gradient) in self.gradients.iter() {
+            let values = values(*batch, gradient.elem_count());
+            gradient.slice_set(&Tensor::new(values, gradient.device())?, 0, 0)?;
+        }
+        Ok(Some((LossSum { sum: self.loss.clone(), targets: 1 }, self.gradients.clone())))
+    }
+
+    fn eval_loss(&self, _: &usize) -> Result<LossTotal, BoxError> {
+        Ok(LossTotal { sum: 0.0, targets: 1 })
+    }
+
+    fn num_samples(&self, _: &usize) -> usize {
+        1
+    }
+}
+
+/// The parameters after two steps of three passes.
+fn train(device: &Device) -> Vec<Vec<f32>> {
+    let tensor = |seed: usize, count: usize| Tensor::new(values(seed, count), device).unwrap();
+    let name = |count: usize| format!("p{count}");
+    let variables = SIZES.map(|count| (name(count), Var::from_tensor(&tensor(1, count)).unwrap()));
+    let gradients = SIZES.iter().map(|&count| (name(count), tensor(2, count))).collect();
+    let task = OwnGradients { gradients, loss: Tensor::new(1.5f32, device).unwrap() };
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments {
+        learning_rate: 1e-2,
+        gradient_accumulation_steps: 3,
+        max_grad_norm: 0.0,
+        num_train_epochs: 1.0,
+        eval_strategy: IntervalStrategy::No,
+        save_strategy: IntervalStrategy::No,
+        ..TrainingArguments::new(directory.path())
+    };
+    let trainer = Trainer::new(arguments, Parameters::new(variables.clone()).unwrap()).unwrap();
+    let _finished = trainer.fit(&task, &(3..9).collect::<Vec<usize>>(), None).unwrap();
+    variables.iter().map(|(_, variable)| list(variable.as_tensor())).collect()
+}
+
+#[test]
+fn gradients_of_several_passes_in_the_same_memory_are_added_with_the_bits_of_the_cpu() {
+    let expected = train(&Device::Cpu);
+    let found = train(&Device::new_cuda_with_stream(0).unwrap());
+    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        let bound = if cfg!(feature = "fused-cuda") { 0.0 } else { 1e-6 * expected.abs().max(1.0) };
+        assert!((found - expected).abs() <= bound, "{found}, {expected}");
     }
 }

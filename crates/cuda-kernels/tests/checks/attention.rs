@@ -4,10 +4,8 @@ use cuda_kernels::{
 };
 
 use super::memory::Memory;
-use super::{
-    ELEMENTS, Outcome, TestMask, agrees_within, in_all_orders, ok, product, run, tolerance, transposed,
-    uniform,
-};
+use super::{ELEMENTS, Outcome, TestMask, agrees_within, exact, in_all_orders, ok, run, tolerance, uniform};
+use crate::reference::attention::Attention as Reference;
 
 struct Case {
     sizes: AttentionSizes,
@@ -114,12 +112,19 @@ fn one(emulator: &Emulator, element: Element, case: &Case, backward: bool) -> Ou
         }
         Ok(results)
     })?;
-    let exact = reference(case, &mask, [&q, &k, &v], &dcontext);
+    let factors = |row| exact(&mask.row(row, s.keys));
+    let reference = Reference { sizes: s, visible: case.visible, lengths: case.lengths, factors: &factors };
+    let [q, k, v, dcontext] = [&q, &k, &v, &dcontext].map(|values| exact(values));
+    let inputs = [&q[..], &k, &v];
+    let mut expected = vec![reference.context(inputs)];
+    if backward {
+        expected.extend(reference.gradients(inputs, &dcontext));
+    }
     // With a single key there is no gradient of the scores, and what is left of it is rounding.
     let least = [0f64, 1.0, 1.0, 0.0];
-    for (i, (got, exact)) in results.iter().zip(&exact).enumerate() {
-        let largest = exact.iter().fold(least[i], |largest, value| largest.max(value.abs()));
-        agrees_within(NAMES[i], got, exact, largest * tolerance(element, 5e-6, 2e-2))?;
+    for (i, (got, expected)) in results.iter().zip(&expected).enumerate() {
+        let largest = expected.iter().fold(least[i], |largest, value| largest.max(value.abs()));
+        agrees_within(NAMES[i], got, expected, largest * tolerance(element, 5e-6, 2e-2))?;
     }
     Ok(())
 }
@@ -182,60 +187,4 @@ impl Inputs {
         };
         Ok((0..3).map(of).collect())
     }
-}
-
-/// The context and the gradients of queries, keys and values.
-fn reference(case: &Case, mask: &TestMask, [q, k, v]: [&Vec<f32>; 3], dcontext: &[f32]) -> [Vec<f64>; 4] {
-    let s = case.sizes;
-    let width = s.heads * s.head_dim;
-    let scale = 1.0 / (s.head_dim as f64).sqrt();
-    let mut results = [q.len(), q.len(), k.len(), v.len()].map(|len| vec![0.0; len]);
-    for index in 0..s.batch * s.heads {
-        let head = |values: &[f32], tokens: usize| -> Vec<f64> {
-            let first = index / s.heads * tokens * width + index % s.heads * s.head_dim;
-            (0..tokens)
-                .flat_map(|token| values[first + token * width..][..s.head_dim].iter().map(|x| f64::from(*x)))
-                .collect()
-        };
-        let (q, k, v) = (head(q, s.queries), head(k, s.keys), head(v, s.keys));
-        let dcontext = head(dcontext, s.queries);
-        let real = case.lengths.get(index / s.heads).map_or(s.keys, |length| *length as usize);
-        let (mut p, mut dropped, mut factors) = (product(&q, &k, s.head_dim), Vec::new(), Vec::new());
-        for (query, row) in p.chunks_mut(s.keys).enumerate() {
-            let visible = match case.visible {
-                VisibleKeys::All => real,
-                VisibleKeys::CausalAfterPrefix { prefix, first_query } => {
-                    (first_query + query + 1).max(prefix).min(real)
-                }
-            };
-            let largest = row[..visible].iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            for (key, x) in row.iter_mut().enumerate() {
-                *x = if key < visible { ((*x - largest) * scale).exp() } else { 0.0 };
-            }
-            let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|x| *x /= sum);
-            let of_row = mask.row((index << 20) + query, s.keys);
-            dropped.extend(row.iter().zip(&of_row).map(|(p, f)| p * f64::from(*f)));
-            factors.extend(of_row.into_iter().map(f64::from));
-        }
-        let context = product(&dropped, &transposed(&v, s.head_dim), s.keys);
-        let dvalue = product(&transposed(&dropped, s.keys), &transposed(&dcontext, s.head_dim), s.queries);
-        let mut dscores = product(&dcontext, &v, s.head_dim);
-        for (i, row) in dscores.chunks_mut(s.keys).enumerate() {
-            let p = &p[i * s.keys..][..s.keys];
-            row.iter_mut().zip(&factors[i * s.keys..]).for_each(|(d, factor)| *d *= factor);
-            let mean: f64 = row.iter().zip(p).map(|(d, p)| d * p).sum();
-            row.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - mean) * scale);
-        }
-        let dquery = product(&dscores, &transposed(&k, s.head_dim), s.keys);
-        let dkey = product(&transposed(&dscores, s.keys), &transposed(&q, s.head_dim), s.queries);
-        for (result, values) in results.iter_mut().zip([context, dquery, dkey, dvalue]) {
-            let tokens = values.len() / s.head_dim;
-            let first = index / s.heads * tokens * width + index % s.heads * s.head_dim;
-            for (token, values) in values.chunks(s.head_dim).enumerate() {
-                result[first + token * width..][..s.head_dim].copy_from_slice(values);
-            }
-        }
-    }
-    results
 }

@@ -2,7 +2,8 @@ use cuda_kernels::emulation::Emulator;
 use cuda_kernels::{CrossEntropy, Element, LossSum, Pointer};
 
 use super::memory::Memory;
-use super::{ELEMENTS, Outcome, agrees, in_all_orders, ok, run, same, tolerance, uniform};
+use super::{ELEMENTS, Outcome, agrees, exact, in_all_orders, ok, run, same, tolerance, uniform};
+use crate::reference::cross_entropy::CrossEntropy as Reference;
 
 /// Losses, their sum, and gradients in place of logits.
 pub(crate) fn cross_entropy(emulator: &Emulator) -> Outcome {
@@ -39,8 +40,17 @@ impl Logits<'_> {
         if let Some(target) = targets.get_mut(1) {
             *target = CrossEntropy::NO_TARGET;
         }
-        let (target_memory, bias) =
-            (Memory::of_u32(&targets), bias.map(|bias| Memory::of(Element::F32, bias)));
+        let (exact_bias, target_memory) = (bias.map(exact), Memory::of_u32(&targets));
+        let bias = bias.map(|bias| Memory::of(Element::F32, bias));
+        let reference = Reference {
+            targets: &targets,
+            none: CrossEntropy::NO_TARGET,
+            vocabulary,
+            stride,
+            bias: exact_bias.as_deref(),
+            smoothing: f64::from(label_smoothing),
+        };
+        let (losses, gradients) = (reference.losses(&exact(z)), reference.gradients(&exact(z)));
         for gradient in [true, false] {
             let results = in_all_orders(|seed| {
                 let (logits, losses) = (Memory::of(element, z), Memory::unwritten(4 * rows));
@@ -60,7 +70,6 @@ impl Logits<'_> {
                 run(emulator, &[ok(loss.launch(element))?, ok(of_all.launch())?], seed)?;
                 Ok(vec![losses.f32s()?, sum.f32s()?, logits.values(element)?])
             })?;
-            let (losses, gradients) = self.reference(&targets, f64::from(label_smoothing));
             agrees("losses", &results[0], &losses, 1e-6)?;
             agrees("sum", &results[1], &[losses.iter().sum()], 1e-6)?;
             if gradient {
@@ -70,28 +79,5 @@ impl Logits<'_> {
             }
         }
         Ok(())
-    }
-
-    fn reference(&self, targets: &[u32], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
-        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
-        for (row, target) in self.z.chunks(self.stride).zip(targets) {
-            if *target == CrossEntropy::NO_TARGET {
-                losses.push(0.0);
-                gradients.extend(vec![0.0; self.stride]);
-                continue;
-            }
-            let bias = |i: usize| self.bias.map_or(0.0, |bias| f64::from(bias[i]));
-            let row: Vec<f64> = (0..self.vocabulary).map(|i| f64::from(row[i]) + bias(i)).collect();
-            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let log_sum = largest + row.iter().map(|z| (z - largest).exp()).sum::<f64>().ln();
-            let mean = row.iter().sum::<f64>() / self.vocabulary as f64;
-            losses.push(log_sum - (1.0 - smoothing) * row[*target as usize] - smoothing * mean);
-            let of = |i: usize| {
-                let on_target = if i == *target as usize { 1.0 - smoothing } else { 0.0 };
-                (row[i] - log_sum).exp() - on_target - smoothing / self.vocabulary as f64
-            };
-            gradients.extend((0..self.stride).map(|i| if i < self.vocabulary { of(i) } else { 0.0 }));
-        }
-        (losses, gradients)
     }
 }

@@ -2,10 +2,9 @@ use cuda_kernels::emulation::Emulator;
 use cuda_kernels::{Element, Lora, LoraGradients, Pointer};
 
 use super::memory::Memory;
-use super::{
-    ELEMENTS, Outcome, TestMask, agrees, exact, in_all_orders, ok, product, run, same, tolerance, transposed,
-    uniform,
-};
+use super::{ELEMENTS, Outcome, TestMask, agrees, exact, in_all_orders, ok, run, same, tolerance, uniform};
+use crate::reference::lora::{Lora as Reference, with_bias};
+use crate::reference::plus;
 
 const SCALE: f32 = 2.0;
 
@@ -88,42 +87,20 @@ fn one(
         Ok(results)
     })?;
 
-    let expected = exact_results(
-        [&x, &y, &dy, &dx, &a, &b],
-        bias.as_deref(),
-        &mask,
-        [rows, in_features, out_features, rank],
-    );
-    for ((name, got), exact) in ["ys", "dxs", "h", "dh", "dA", "dB"].into_iter().zip(&results).zip(expected) {
-        agrees(name, got, &exact, tolerance(element, 3e-6, 2e-2))?;
-    }
-    Ok(())
-}
-
-/// `ys`, `dxs`, `h`, `dh`, `dA` and `dB` in f64.
-fn exact_results(
-    [x, y, dy, dx, a, b]: [&[f32]; 6],
-    bias: Option<&[f32]>,
-    mask: &TestMask,
-    [rows, in_features, out_features, rank]: [usize; 4],
-) -> [Vec<f64>; 6] {
+    let [x, y, dy, dx, a, b] = [&x, &y, &dy, &dx, &a, &b].map(|values| exact(values));
     let factors = exact(&mask.factors(rows, in_features));
     let scale = f64::from(SCALE);
-    let scaled = |values: Vec<f64>| values.into_iter().map(|value| scale * value).collect::<Vec<f64>>();
-    let added = |base: &[f32], delta: Vec<f64>| -> Vec<f64> {
-        delta.iter().zip(base).map(|(delta, base)| f64::from(*base) + delta).collect()
-    };
-    let (a, b, dy) = (exact(a), exact(b), exact(dy));
-    let dropped: Vec<f64> = exact(x).iter().zip(&factors).map(|(x, factor)| x * factor).collect();
-    let h = product(&dropped, &a, in_features);
-    let mut ys = added(y, scaled(product(&h, &b, rank)));
-    for row in ys.chunks_exact_mut(out_features) {
-        row.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, bias)| *y += f64::from(*bias));
+    let reference =
+        Reference { a: &a, b: &b, factors: &factors, scale, rows, in_features, out_features, rank };
+    let h = reference.hidden(&x);
+    let base = bias.map_or(y.clone(), |bias| with_bias(&y, &exact(&bias)));
+    let gradients = reference.gradients(&x, &dy);
+    let ys = plus(&base, &reference.added(&h));
+    let dxs = plus(&dx, &gradients.xs);
+    let expected = [ys, dxs, h, gradients.hidden, gradients.a, gradients.b];
+    let names = ["ys", "dxs", "h", "dh", "dA", "dB"];
+    for ((name, got), expected) in names.into_iter().zip(&results).zip(expected) {
+        agrees(name, got, &expected, tolerance(element, 3e-6, 2e-2))?;
     }
-    let dh = scaled(product(&dy, &transposed(&b, rank), out_features));
-    let through_a = product(&dh, &transposed(&a, in_features), rank);
-    let dxs = added(dx, through_a.iter().zip(&factors).map(|(d, factor)| d * factor).collect());
-    let da = product(&transposed(&dh, rank), &transposed(&dropped, in_features), rows);
-    let db = scaled(product(&transposed(&dy, out_features), &transposed(&h, rank), rows));
-    [ys, dxs, h, dh, da, db]
+    Ok(())
 }

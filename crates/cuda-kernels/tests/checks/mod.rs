@@ -1,5 +1,5 @@
 //! The checks of all kernels: each compares a kernel with a reference in f64, over sizes that are not multiples of anything and
-//! several orders of threads. `kernels.rs` runs them on the kernels, `mutants.rs` on kernels with planted faults.
+//! several orders of threads. `kernels.rs` runs them on the kernels, `mutants/` on kernels with planted faults.
 
 // The two programs use different ones.
 #![allow(dead_code)]
@@ -24,6 +24,7 @@ use cuda_kernels::emulation::Emulator;
 use cuda_kernels::{Element, Launch, Mask};
 use half::bf16;
 
+pub(crate) use crate::reference::{exact, product, transposed};
 use memory::Memory;
 
 /// The fault, if there is one.
@@ -144,11 +145,6 @@ pub(crate) fn in_all_orders(
     Ok(first)
 }
 
-/// `values` as f64.
-pub(crate) fn exact(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|value| f64::from(*value)).collect()
-}
-
 /// The tolerance for results of these types, in units of the largest value.
 pub(crate) fn tolerance(element: Element, f32: f64, bf16: f64) -> f64 {
     match element {
@@ -160,15 +156,4 @@ pub(crate) fn tolerance(element: Element, f32: f64, bf16: f64) -> f64 {
 /// Converts the errors of this crate.
 pub(crate) fn ok<T>(result: cuda_kernels::Result<T>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
-}
-
-/// `a (rows, k) bᵀ` for `b (columns, k)`, in f64.
-pub(crate) fn product(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
-    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    a.chunks(k).flat_map(|x| b.chunks(k).map(move |y| dot(x, y))).collect()
-}
-
-/// The transpose of `(rows, columns)`.
-pub(crate) fn transposed(values: &[f64], columns: usize) -> Vec<f64> {
-    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
 }

@@ -5,6 +5,8 @@ use super::memory::Memory;
 use super::{
     ELEMENTS, Outcome, TestMask, agrees, exact, in_all_orders, ok, rounded, run, same, tolerance, uniform,
 };
+use crate::reference::residual_norm::{norm, norm_gradient};
+use crate::reference::{plus, times};
 
 const EPS: f32 = 1e-5;
 
@@ -77,32 +79,14 @@ fn one(emulator: &Emulator, element: Element, rows: usize, features: usize, opti
     let with_residual = if options.residual { r } else { vec![0.0; count] };
     let sums: Vec<f32> = (0..count).map(|i| rounded(element, with_residual[i] + factors[i] * x[i])).collect();
     let with_direct = if options.direct { direct } else { vec![0.0; count] };
-    let (mut ys, mut dsums) = (Vec::new(), Vec::new());
-    for row in 0..rows {
-        let at = row * features..(row + 1) * features;
-        let (y, d) = exact_row(&exact(&sums[at.clone()]), &exact(&w), &exact(&b), &exact(&dy[at.clone()]));
-        ys.extend(y);
-        dsums.extend(d.iter().zip(&with_direct[at]).map(|(d, direct)| d + f64::from(*direct)));
-    }
-    let dxs: Vec<f64> = dsums.iter().zip(&factors).map(|(d, f)| d * f64::from(*f)).collect();
+    let (exact_sums, w, eps) = (exact(&sums), exact(&w), f64::from(EPS));
+    let ys = norm(&exact_sums, [&w, &exact(&b)], eps);
+    let dsums = plus(&norm_gradient(&exact_sums, &w, eps, &exact(&dy)), &exact(&with_direct));
+    let dxs = times(&dsums, &exact(&factors));
     same("sums", got_sums, &sums)?;
     // A single value is its own mean: what remains is rounding, times 1 / sqrt(eps).
     let tolerance = if features == 1 { 1e-2 } else { tolerance(element, 2e-6, 5e-3) };
     agrees("ys", got_ys, &ys, tolerance)?;
     agrees("dsums", got_dsums, &dsums, tolerance)?;
     agrees("dxs", got_dxs, &dxs, tolerance)
-}
-
-/// `(ys, dsums)` of a row.
-fn exact_row(sums: &[f64], w: &[f64], b: &[f64], dys: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let n = sums.len() as f64;
-    let mean = sums.iter().sum::<f64>() / n;
-    let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-    let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
-    let normed: Vec<f64> = sums.iter().map(|x| (x - mean) * rstd).collect();
-    let ys = (0..sums.len()).map(|i| normed[i] * w[i] + b[i]).collect();
-    let g: Vec<f64> = dys.iter().zip(w).map(|(dy, w)| dy * w).collect();
-    let mean_g = g.iter().sum::<f64>() / n;
-    let mean_gn = g.iter().zip(&normed).map(|(g, x)| g * x).sum::<f64>() / n;
-    (ys, (0..sums.len()).map(|i| (g[i] - mean_g - normed[i] * mean_gn) * rstd).collect())
 }

@@ -4,18 +4,21 @@
 // Helpers of tests may panic.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
+mod attention;
 mod common;
+mod decoding;
 #[cfg(feature = "fused-cuda")]
 mod graph;
 mod layer;
 
 use candle_core::{DType, Device, Tensor, Var};
 use common::{Frozen, Input, ONE, Parameter, Trained, check, constant, gpu, list, training, values};
+#[cfg(feature = "fused-cuda")]
+use train_ops::top_logits;
 use train_ops::{
-    Activation, AttentionMask, DecodingRows, Dropout, ForwardContext, FrozenLinear, KeyLengths,
-    KeyValueCache, LayerNorm, LinearLayer, LoraWeights, TrainableLinear, attention, cached_attention,
-    cached_cross_attention, cached_self_attention, copy_rows, cross_entropy_sum, linear_cross_entropy_sum,
-    lora_linear, padded_attention, sample_key, top_logits,
+    Activation, Dropout, ForwardContext, FrozenLinear, LayerNorm, LinearLayer, TrainableLinear, copy_rows,
+    cross_entropy_sum, linear_cross_entropy_sum, sample_key, select_rows,
 };
 
 #[test]
@@ -30,7 +33,10 @@ fn masks_of_dropout_are_those_of_the_cpu_to_the_last_bit() {
         };
         assert_eq!(run(gpu()), run(&Device::Cpu), "{shape:?}");
     }
-    check("dropout", &[(Trained, 1, &[2, 5, 24])], ONE, |x| dropout.forward(&x[0], &training()).unwrap());
+    for columns in [24, 7] {
+        let inputs: [Input<'_>; 1] = [(Trained, 1, &[2, 5, columns])];
+        check("dropout", &inputs, ONE, |x| dropout.forward(&x[0], &training()).unwrap());
+    }
 }
 
 #[test]
@@ -54,9 +60,8 @@ fn masks_of_several_places_and_passes_are_those_of_the_cpu() {
 /// More rows than a launch copies, of both types, and into memory that does not begin at a multiple of 16 bytes.
 #[test]
 fn copied_rows_are_those_of_the_cpu() {
-    for (dtype, count, shape) in
-        [(DType::F32, 35, [3, 8]), (DType::BF16, 35, [3, 8]), (DType::BF16, 2, [3, 5])]
-    {
+    let sizes = [(35, [3, 8]), (2, [3, 5])];
+    for (dtype, (count, shape)) in [DType::F32, DType::BF16].into_iter().flat_map(|t| sizes.map(|s| (t, s))) {
         let run = |device: &Device| {
             let row = |seed| values(seed, &shape).to_dtype(dtype).unwrap().to_device(device).unwrap();
             let rows: Vec<Tensor> = (0..count as u64).map(row).collect();
@@ -81,9 +86,21 @@ fn activations() {
     }
 }
 
+/// The threads of a block have a vector or an element each, then several. There is no kernel for more than 4096 features.
+/// Some several times, some never; whole vectors or not.
+#[test]
+fn selected_rows() {
+    for columns in [24, 7] {
+        check("selected rows", &[(Trained, 1, &[7, columns])], ONE, |x| {
+            let ids = Tensor::new(&[3u32, 0, 3, 6, 3], x[0].device()).unwrap();
+            select_rows(&x[0], &ids).unwrap()
+        });
+    }
+}
+
 #[test]
 fn layer_norms_frozen_and_trained() {
-    for features in [7, 48] {
+    for features in [7, 48, 301, 2112, 4104] {
         let (xs, weight) = (&[2, 3, features][..], &[features][..]);
         let norm = |x: &[Tensor]| {
             let norm = LayerNorm::new("norm", x[1].clone(), x[2].clone(), 1e-5).unwrap();
@@ -97,9 +114,13 @@ fn layer_norms_frozen_and_trained() {
 #[test]
 fn cross_entropy_of_logits_and_of_a_head_in_chunks() {
     for smoothing in [0.0, 0.3] {
-        check("cross entropy", &[(Trained, 1, &[4, 19])], ONE, |x| {
-            cross_entropy_sum(&x[0], &[0, 18, 7, 7], smoothing).unwrap()
-        });
+        // The threads of a block have a vector or an element each, then several.
+        for vocabulary in [19, 5003, 5008] {
+            let last = vocabulary as u32 - 1;
+            check("cross entropy", &[(Trained, 1, &[4, vocabulary])], ONE, |x| {
+                cross_entropy_sum(&x[0], &[0, last, 7, 7], smoothing).unwrap()
+            });
+        }
         let targets: Vec<u32> = (0..300).map(|row| row % 19).collect();
         check("head", &[(Trained, 1, &[300, 8])], ONE, |x| {
             let bias = Some(constant(3, &[19], &x[0]));
@@ -121,85 +142,6 @@ fn linear_layers_frozen_and_trained() {
         let layer = TrainableLinear::new("trainable", x[1].clone(), Some(x[2].clone())).unwrap();
         layer.forward(&x[0], &training()).unwrap()
     });
-}
-
-#[test]
-fn adapters_with_and_without_dropout_and_a_gradient_of_the_input() {
-    for (n_in, n_out, rank) in [(5, 4, 2), (48, 64, 16)] {
-        for p in [0.0, 0.4] {
-            let dropout = Dropout::new("base", p).unwrap();
-            let layer = |x: &[Tensor]| {
-                let bias = Some(constant(5, &[n_out], &x[0]));
-                let base = FrozenLinear::new("base", constant(4, &[n_out, n_in], &x[0]), bias).unwrap();
-                let lora = LoraWeights { a: &x[1], b: &x[2], scale: 1.5, dropout: &dropout };
-                lora_linear(&x[0], &base, lora, &training()).unwrap()
-            };
-            let (xs, a, b) = (&[2, 7, n_in][..], &[rank, n_in][..], &[n_out, rank][..]);
-            check("adapter", &[(Trained, 1, xs), (Parameter, 2, a), (Parameter, 3, b)], ONE, layer);
-            check("first layer", &[(Frozen, 1, xs), (Parameter, 2, a), (Parameter, 3, b)], ONE, layer);
-        }
-    }
-}
-
-#[test]
-fn attention_with_masks_and_dropout() {
-    for mask in [AttentionMask::Full, AttentionMask::CausalAfterPrefix { prefix: 4, first_query: 3 }] {
-        for (p, width) in [(0.0, 16), (0.3, 16), (0.3, 24), (0.0, 72), (0.3, 128)] {
-            let dropout = Dropout::new("probabilities", p).unwrap();
-            let (queries, keys) = (&[2, 4, width][..], &[2, 7, width][..]);
-            check("attention", &[(Trained, 1, queries), (Trained, 2, keys), (Trained, 3, keys)], ONE, |x| {
-                attention(&x[0], &x[1], &x[2], 2, mask, &dropout, &training()).unwrap()
-            });
-            // Two samples of 7 and 4 keys.
-            let lengths = KeyLengths::new([7, 4]);
-            check(
-                "padded keys",
-                &[(Trained, 1, queries), (Trained, 2, keys), (Trained, 3, keys)],
-                ONE,
-                |x| {
-                    let inputs = [&x[0], &x[1], &x[2]];
-                    padded_attention(inputs, 2, mask, Some(&lengths), &dropout, &training()).unwrap()
-                },
-            );
-            check("frozen keys", &[(Trained, 1, queries), (Frozen, 2, keys), (Trained, 3, keys)], ONE, |x| {
-                attention(&x[0], &x[1], &x[2], 2, mask, &dropout, &training()).unwrap()
-            });
-        }
-    }
-}
-
-/// Two beams of each of two pictures, which fork, and swap, over keys in slots.
-#[test]
-fn attention_of_decoding_over_image_text_and_both() {
-    let (heads, width, prefix) = (2, 32, 5);
-    for kind in [cached_attention, cached_self_attention, cached_cross_attention] {
-        let contexts = |dtype: DType, device: &Device| {
-            let tensor = |seed: u64, shape: &[usize]| {
-                values(seed, shape).to_dtype(dtype).unwrap().to_device(device).unwrap()
-            };
-            let image = [1, 2].map(|seed| tensor(seed, &[2, prefix, width]));
-            let cache = KeyValueCache::new(&image[0], &image[1], heads, 16).unwrap();
-            let mut rows = DecodingRows::new(2);
-            let mut contexts = Vec::new();
-            let steps = [(vec![0, 1], 2), (vec![0, 0, 1, 1], 1), (vec![1, 0, 2, 2], 1)];
-            for (step, (parents, new)) in steps.into_iter().enumerate() {
-                rows.reorder(&parents).unwrap();
-                rows.extend(new);
-                let tokens = |seed: u64| tensor(10 * step as u64 + seed, &[parents.len(), new, width]);
-                cache.write(&tokens(3), &tokens(4), &rows).unwrap();
-                contexts.extend(list(&kind(&tokens(5), &cache, &rows).unwrap()));
-            }
-            contexts
-        };
-        let expected = contexts(DType::F32, &Device::Cpu);
-        for (dtype, bound) in [(DType::F32, 1e-6), (DType::BF16, 1e-2)] {
-            let found = contexts(dtype, gpu());
-            assert_eq!(found.len(), expected.len());
-            for (found, expected) in found.iter().zip(&expected) {
-                assert!((found - expected).abs() < bound, "{dtype:?}: {found}, {expected}");
-            }
-        }
-    }
 }
 
 /// Rows with equal logits, and rows of a part of a tensor.
