@@ -14,9 +14,10 @@ use caption_lora::task::CaptionTask;
 use git_model::{CaptionModel as _, GitForCausalLm};
 use monster_drawings::{DrawingSource, Style};
 use train_ops::ForwardContext;
-use trainer_core::{BoxError, Event, IntervalStrategy, Parameters, Trainer, TrainingArguments};
+use trainer_core::{BatchSource, BoxError, Event, IntervalStrategy, Parameters, Task, Trainer, TrainingArguments, Warning};
 
-use super::{common, count_as};
+use super::common;
+use super::phases::count_as;
 
 /// In the first two steps, pass and optimizer are launched and recorded. The third is counted. Those after it are measured.
 const STEPS: usize = 4;
@@ -59,6 +60,20 @@ fn run(
         before_saving: None,
         graphs: StepGraphs::new(model.device()),
     };
+    measure(&task, &batches, parameters, (micro_batches, runs), phase)
+}
+
+/// Takes `runs` steps, after those that record, and returns the median of their seconds.
+///
+/// # Panics
+/// If a step fails, or if what should be a graph could not be recorded.
+pub(crate) fn measure<T: Task>(
+    task: &T,
+    batches: &dyn BatchSource<Batch = T::Batch>,
+    parameters: &Parameters,
+    (micro_batches, runs): (usize, usize),
+    phase: &'static str,
+) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
         max_steps: Some(STEPS.max(STEPS - 1 + runs)),
@@ -80,10 +95,13 @@ fn run(
             }
             count_as(if step.global_step == 2 { phase } else { "6 other steps" });
         }
-        Ok(())
+        match event {
+            Event::Warning(warning @ Warning::GraphNotRecorded { .. }) => Err(warning.to_string().into()),
+            _ => Ok(()),
+        }
     };
     let trainer = Trainer::new(arguments, parameters.clone()).unwrap().sink(sink);
-    let _finished = trainer.fit(&task, &batches, None).unwrap();
+    let _finished = trainer.fit(task, batches, None).unwrap();
     count_as("6 end");
     common::median(measured.try_iter().collect())
 }
