@@ -143,7 +143,8 @@ fn measure(layer: &Layer, runs: usize) -> (Option<f64>, [Option<f64>; VARIANTS.l
 /// Prints the rows of the table for one storage of the frozen weight.
 fn table(base: Base, device: &Device, runs: usize) {
     let peak = peak_flops(base == Base::Bf16, 5).expect("an instruction set of this processor");
-    println!("\n{base:?}, peak {:.0} GFLOP/s; forward + backward in ms, share of peak", peak / 1e9);
+    let share = format!(", share of a peak of {:.0} GFLOP/s", peak / 1e9);
+    println!("\n{base:?}; forward + backward in ms{}", if device.is_cpu() { &share } else { "" });
     let names = ["operation"].into_iter().chain(VARIANTS.map(|(name, _)| name));
     let names: String = names.map(|name| format!("{name:>18}")).collect();
     println!("{:>6} {:>6} {:>6} {:>3}  {names}", "rows", "in", "out", "r");

@@ -6,6 +6,7 @@ import sys
 from transformers import GitConfig, GitForCausalLM
 
 SMALL = {
+    "vocab_size": 2000,
     "hidden_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,

@@ -73,12 +73,13 @@ def product(name: str, dtype: torch.dtype, tf32: bool) -> None:
 def step(checkpoint: str, name: str, dtype: torch.dtype, tf32: bool, batch: int) -> None:
     allow_tf32(tf32)
     model = GitForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(DEVICE).train()
+    vocabulary = model.config.vocab_size
     targets = ["query", "key", "value", "dense"]
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=targets))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-5, fused=True)
     pixels = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=dtype)
-    ids = torch.randint(1000, 30000, (batch, TOKENS), device=DEVICE)
+    ids = torch.randint(1000, vocabulary, (batch, TOKENS), device=DEVICE)
     peak_memory()
 
     def run() -> None:

@@ -8,7 +8,13 @@ use super::phases::{Phases, Times};
 use super::{TOKENS, captions, features, training};
 
 /// Forward and backward pass, recorded once and replayed with the dropout of each step, beside the same without a graph.
-pub(crate) fn passes(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: u64, times: &Times) {
+pub(crate) fn passes(
+    model: &GitForCausalLm,
+    parameters: &Parameters,
+    batch: usize,
+    steps: u64,
+    times: &Times,
+) {
     println!("as a graph");
     let mut phases = Phases::new(model.device(), times, false);
     let features = features(model, batch, 0, &mut phases);
@@ -35,6 +41,7 @@ pub(crate) fn passes(model: &GitForCausalLm, parameters: &Parameters, batch: usi
         let loss = results[0].to_scalar::<f32>().unwrap();
         let expected = pass(&ctx).unwrap()[0].to_scalar::<f32>().unwrap();
         println!("loss {loss:.6}, without a graph {expected:.6}");
+        assert_eq!(loss.to_bits(), expected.to_bits(), "a replay has the bits of a pass without a graph");
     }
     phases.begin("6 end");
 }
