@@ -1,35 +1,36 @@
 //! A training step on an NVIDIA GPU, phase by phase: the time of each, and, on the stand-in for a GPU (`.ci/cuda-stand-in`), the
 //! kernels, copies and allocations of each, which the last step counts.
 //!
-//! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features cuda --bench cuda_step`. Without a checkpoint it uses the embedded
-//! one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16; `CUDA_STEP_RUNS`
-//! steps, 2 by default. Then the same number of forward and backward passes run as a CUDA graph, and the training engine takes steps
-//! whose passes and optimizer are graphs. A decoding step with two beams a picture follows, first with a copy of all logits to the
-//! host, then of the best ones. The last line has the medians, for `benches/cuda/summary`.
+//! `CUDA_STEP_CHECKPOINT=path/to/git-base cargo bench --features fused-cuda --bench cuda_step`. Without a checkpoint it uses the
+//! embedded one. `CUDA_STEP_BATCH` pictures, 8 by default, with captions of 16 tokens; `CUDA_STEP_DTYPE` f32 or bf16;
+//! `CUDA_STEP_RUNS` steps, 2 by default. The training engine then takes the same step with graphs: of the vision encoder, the passes
+//! and the optimizer. After that, the passes alone run as a graph, and the engine takes steps with cached image features. A decoding
+//! step with two beams a picture follows, first with a copy of all logits to the host, then of the best ones. The last lines have the
+//! medians, for `benches/cuda/summary`.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "cuda_step/encoded.rs"]
+mod encoded;
 #[path = "cuda_step/engine.rs"]
 mod engine;
 #[path = "cuda_step/memory.rs"]
 mod memory;
+#[path = "cuda_step/phases.rs"]
+mod phases;
+#[path = "cuda_step/replay.rs"]
+mod replay;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::ffi::{CString, c_char};
 use std::path::PathBuf;
-use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
-use git_model::{
-    CaptionDecoder as _, CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions, NextTokens,
-};
-use libloading::os::unix::Library;
+use candle_core::{DType, Tensor};
+use git_model::{CaptionModel as _, Checkpoint, GitForCausalLm, LoadOptions};
 use peft_lora::LoraBuilder;
-use train_ops::{DeviceGraph, ForwardContext, backward, cuda_device, sample_key};
+use phases::{Phases, Times};
+use train_ops::{ForwardContext, backward, cuda_device, sample_key};
 use trainer_core::{AdamW, ClippedStep, Gradients, Optimizer, Parameters, TrainingArguments};
 
 /// Tokens per caption, including start and end.
@@ -39,55 +40,6 @@ const OPTIMIZER: &str = "4 norm, clip and AdamW";
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// Seconds of the phases of this name, in their order.
-#[derive(Default)]
-struct Times(RefCell<HashMap<&'static str, Vec<f64>>>);
-
-impl Times {
-    fn median(&self, name: &str) -> f64 {
-        common::median(self.0.borrow()[name].clone())
-    }
-}
-
-/// Measures what was queued since the last call, and begins the next phase.
-struct Phases<'a> {
-    device: &'a Device,
-    times: &'a Times,
-    begun: Instant,
-    name: &'static str,
-    /// Whether what stands in for a GPU counts this step.
-    counted: bool,
-}
-
-impl<'a> Phases<'a> {
-    fn new(device: &'a Device, times: &'a Times, counted: bool) -> Self {
-        Self { device, times, begun: Instant::now(), name: "before", counted }
-    }
-
-    fn begin(&mut self, name: &'static str) {
-        self.device.synchronize().unwrap();
-        let seconds = self.begun.elapsed().as_secs_f64();
-        println!("{:>24} {:>9.2} ms", self.name, 1e3 * seconds);
-        self.times.0.borrow_mut().entry(self.name).or_default().push(seconds);
-        if self.counted {
-            count_as(name);
-        }
-        (self.name, self.begun) = (name, Instant::now());
-    }
-}
-
-/// Names the phase for the stand-in's counts, where the program runs on it.
-fn count_as(phase: &str) {
-    // SAFETY: the stand-in's function takes a string that it copies.
-    #[allow(unsafe_code)]
-    unsafe {
-        let function = b"cuda_stand_in_phase\0";
-        if let Ok(name_phase) = Library::this().get::<unsafe extern "C" fn(*const c_char)>(function) {
-            name_phase(CString::new(phase).unwrap().as_ptr());
-        }
-    }
 }
 
 fn main() {
@@ -115,17 +67,21 @@ fn main() {
     }
     let launched = memory::peak(&device).unwrap();
     memory::begin_peak(&device).unwrap();
-    replay(&model, &parameters, batch, steps, &times);
-    let of_run = engine::steps(&model, &parameters, batch, steps as usize);
+    let graphs = encoded::steps(&model, &parameters, batch, steps as usize);
     let recorded = memory::peak(&device).unwrap();
-    decode(&model, batch, &times);
-    let (vision, optimizer) = (times.median("1 vision"), times.median(OPTIMIZER));
-    let step = vision + times.median("2 forward") + times.median("3 backward") + optimizer;
-    let graphs = vision + times.median("7 replay") + optimizer;
+    replay::passes(&model, &parameters, batch, steps, &times);
+    let of_run = engine::steps(&model, &parameters, batch, steps as usize);
+    replay::decoding(&model, batch, &times);
+    let names = ["1 vision", "2 forward", "3 backward", OPTIMIZER, "7 replay"];
+    let [vision, forward, backward, optimizer, passes] = names.map(|name| 1e3 * times.median(name));
+    let dtype = dtype.as_str();
     println!(
-        "summary {}, {batch}: step {:.3} ms, with graphs {:.3} ms, of a run {:.3} ms, {:.4} TFLOP, peak {:.3} GB, with graphs {:.3} GB",
-        dtype.as_str(),
-        1e3 * step,
+        "phases {dtype}, {batch}: vision {vision:.3} ms, forward {forward:.3} ms, backward {backward:.3} ms, \
+         optimizer {optimizer:.3} ms; forward and backward as a graph {passes:.3} ms"
+    );
+    println!(
+        "summary {dtype}, {batch}: step {:.3} ms, with graphs {:.3} ms, of a run {:.3} ms, {:.4} TFLOP, peak {:.3} GB, with graphs {:.3} GB",
+        vision + forward + backward + optimizer,
         1e3 * graphs,
         1e3 * of_run,
         flops(&model, batch) / 1e12,
@@ -148,7 +104,7 @@ fn features(model: &GitForCausalLm, batch: usize, step: u64, phases: &mut Phases
     model.encode_images(&pixels, &ForwardContext::inference()).unwrap().detach()
 }
 
-/// Token ids, and the labels that are the same.
+/// Token ids `(batch, 16)`, and the labels that are the same.
 fn captions(model: &GitForCausalLm, batch: usize, step: u64) -> (Tensor, Vec<Vec<i64>>) {
     let vocabulary = model.config().vocab_size as u64;
     let id = |row, i| (sample_key(7 + step, row, i) % vocabulary) as u32;
@@ -160,66 +116,6 @@ fn captions(model: &GitForCausalLm, batch: usize, step: u64) -> (Tensor, Vec<Vec
 
 fn training(batch: usize, step: u64) -> ForwardContext {
     ForwardContext::training((0..batch as u64).map(|i| sample_key(1, step, i)).collect::<Vec<_>>())
-}
-
-/// Forward and backward pass, recorded once and replayed with the dropout of each step, beside the same without a graph.
-fn replay(model: &GitForCausalLm, parameters: &Parameters, batch: usize, steps: u64, times: &Times) {
-    println!("as a graph");
-    let mut phases = Phases::new(model.device(), times, false);
-    let features = features(model, batch, 0, &mut phases);
-    let (input_ids, labels) = captions(model, batch, 0);
-    let pass = |ctx: &ForwardContext| {
-        let (loss, _) = model.loss(&features, &input_ids, &labels, ctx).map_err(candle_core::Error::wrap)?;
-        let store = backward(&loss)?;
-        let gradients = parameters.iter().filter_map(|(_, variable)| store.get(variable).cloned());
-        Ok(std::iter::once(loss.clone()).chain(gradients).collect::<Vec<_>>())
-    };
-    phases.begin("6 recording");
-    let graph = DeviceGraph::record(model.device(), |_| pass(&training(batch, 0))).unwrap();
-    // Each position but a row's last predicts the next token.
-    let positions =
-        (0..batch * TOKENS).filter(|position| position % TOKENS != TOKENS - 1).map(|at| at as u32);
-    let targets = labels.iter().flat_map(|row| row[1..].iter().map(|label| *label as u32));
-    let numbers: Vec<u32> = positions.chain(targets).collect();
-    for step in 0..steps {
-        let ctx = training(batch, step);
-        phases.counted = step + 1 == steps;
-        phases.begin("7 replay");
-        let results = graph.replay(&ctx, &numbers).unwrap();
-        phases.begin("6 without a graph");
-        let loss = results[0].to_scalar::<f32>().unwrap();
-        let expected = pass(&ctx).unwrap()[0].to_scalar::<f32>().unwrap();
-        println!("loss {loss:.6}, without a graph {expected:.6}");
-    }
-    phases.begin("6 end");
-}
-
-/// A decoding step with two beams for each picture, which copies either all logits to the host, or those that a
-/// search without penalties needs. The latter is also replayed as a graph.
-fn decode(model: &GitForCausalLm, batch: usize, times: &Times) {
-    const BEAMS: usize = 2;
-    println!("decoding with {BEAMS} beams a picture");
-    let mut phases = Phases::new(model.device(), times, false);
-    let features = features(model, batch, 0, &mut phases);
-    phases.begin("6 prompt");
-    let mut decoding = model.begin_decoding(&features, (1 + 4 * BEAMS) * batch).unwrap();
-    let start = model.tokens().start_token;
-    decoding.append(&vec![start; batch]).unwrap();
-    decoding.reorder(&(0..BEAMS * batch).map(|beam| beam / BEAMS).collect::<Vec<_>>()).unwrap();
-    let tokens = vec![start; BEAMS * batch];
-    phases.counted = true;
-    // A step that occurs for the first time is not recorded.
-    phases.begin("8 decoding, all logits");
-    let all = decoding.append(&tokens).unwrap();
-    phases.begin("9 decoding, best logits");
-    decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
-    phases.begin("6 recording of decoding");
-    decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
-    phases.begin("9 replay of decoding");
-    let best = decoding.append_for_best(&tokens, 2 * BEAMS).unwrap();
-    phases.begin("6 end");
-    let NextTokens::Best(best) = best else { panic!("all logits were copied") };
-    println!("{} logits copied, and {}", all.len(), best.logits.len());
 }
 
 fn train(

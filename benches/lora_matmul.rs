@@ -3,7 +3,8 @@
 //! layers avoid that.
 //!
 //! `cargo bench --bench lora_matmul` prints a table of times and of shares of the processor's measured peak,
-//! then runs criterion on the recipe's shapes. `-- --test` prints the table once, with few repetitions.
+//! then runs criterion on the recipe's shapes. `-- --table` prints the table alone, and `-- --test` too, with few
+//! repetitions. On a GPU, lines that begin with "lora" are for `benches/cuda/summary`.
 
 // A bench may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -79,8 +80,11 @@ impl Layer {
         LoraWeights { a: &self.a, b: &self.b, scale: 2.0, dropout: &self.dropout }
     }
 
-    /// Median seconds of the operation alone, forward and backward, as in a transformer layer. CPU only.
+    /// Median seconds of the operation alone, forward and backward, as in a transformer layer; `None` on a GPU.
     fn operation(&self, runs: usize) -> Option<f64> {
+        if !self.xs.device().is_cpu() {
+            return None;
+        }
         let layer = AdaptedLinear::new(&self.base, Some(self.lora())).unwrap();
         let xs: Vec<f32> = self.xs.flatten_all().ok()?.to_vec1().unwrap();
         let dys = common::values(6, self.rows * self.base.out_features(), &Device::Cpu).to_vec1().unwrap();
@@ -126,54 +130,69 @@ const VARIANTS: [Variant; 4] = [
     ("candle", Layer::candle),
 ];
 
-fn main() -> Result<()> {
-    common::use_threads();
-    let device = common::device();
-    let quick = std::env::args().any(|argument| argument == "--test");
-    for base in [Base::F32, Base::Bf16, Base::Int8] {
-        if base == Base::Int8 && !device.is_cpu() {
-            continue;
-        }
-        let peak = peak_flops(base == Base::Bf16, 5).expect("an instruction set of this processor");
-        println!("\n{base:?}, peak {:.0} GFLOP/s; forward + backward in ms, share of peak", peak / 1e9);
-        println!(
-            "{:>6} {:>6} {:>6} {:>3}  {}",
-            "rows",
-            "in",
-            "out",
-            "r",
-            ["operation"]
-                .into_iter()
-                .chain(VARIANTS.map(|(name, _)| name))
-                .map(|name| format!("{name:>18}"))
-                .collect::<String>()
-        );
-        let ranks =
-            |rows, features| if (rows, features) == (426, (768, 768)) { &[4, 16, 64][..] } else { &[16] };
-        for rows in ROWS {
-            for features in FEATURES {
-                for &rank in ranks(rows, features) {
-                    let layer = Layer::new(rows, features, rank, base, &device);
-                    let runs = if quick { 1 } else { 15 };
-                    let cell = |variant: &str, seconds: Option<f64>| {
-                        let Some(seconds) = seconds else { return format!("{:>18}", "-") };
-                        // The peak is that of the CPU.
-                        let share = 100.0 * layer.flops(variant) / seconds / peak;
-                        let share = if device.is_cpu() { format!("({share:>3.0} %)") } else { String::new() };
-                        format!("{:>10.2} {share:>7}", 1e3 * seconds)
-                    };
-                    let in_graphs = VARIANTS.map(|(name, forward)| {
-                        let step = || forward(&layer)?.sum_all()?.backward().map(drop);
-                        cell(name, common::median_seconds(&device, runs, step).ok())
-                    });
-                    let operation = cell("operation", layer.operation(runs));
-                    let cells = in_graphs.join("");
-                    println!("{rows:>6} {:>6} {:>6} {rank:>3}  {operation}{cells}", features.0, features.1);
-                }
+/// Times of the operation, which is only for the CPU, and of [`VARIANTS`], in seconds; `None` for what failed.
+fn measure(layer: &Layer, runs: usize) -> (Option<f64>, [Option<f64>; VARIANTS.len()]) {
+    let in_graphs = VARIANTS.map(|(name, forward)| {
+        let step = || forward(layer)?.sum_all()?.backward().map(drop);
+        let seconds = common::median_seconds(layer.xs.device(), runs, step);
+        seconds.inspect_err(|error| println!("{name}: {error}")).ok()
+    });
+    (layer.operation(runs), in_graphs)
+}
+
+/// Prints the rows of the table for one storage of the frozen weight.
+fn table(base: Base, device: &Device, runs: usize) {
+    let peak = peak_flops(base == Base::Bf16, 5).expect("an instruction set of this processor");
+    let share = format!(", share of a peak of {:.0} GFLOP/s", peak / 1e9);
+    println!("\n{base:?}; forward + backward in ms{}", if device.is_cpu() { &share } else { "" });
+    let names = ["operation"].into_iter().chain(VARIANTS.map(|(name, _)| name));
+    let names: String = names.map(|name| format!("{name:>18}")).collect();
+    println!("{:>6} {:>6} {:>6} {:>3}  {names}", "rows", "in", "out", "r");
+    for (rows, features) in ROWS.into_iter().flat_map(|rows| FEATURES.map(|features| (rows, features))) {
+        let ranks = if (rows, features) == (426, (768, 768)) { &[4, 16, 64][..] } else { &[16] };
+        for &rank in ranks {
+            let layer = Layer::new(rows, features, rank, base, device);
+            let (operation, in_graphs) = measure(&layer, runs);
+            let cell = |variant: &str, seconds: Option<f64>| {
+                let Some(seconds) = seconds else { return format!("{:>18}", "-") };
+                // The peak is that of the CPU.
+                let share = 100.0 * layer.flops(variant) / seconds / peak;
+                let share = if device.is_cpu() { format!("({share:>3.0} %)") } else { String::new() };
+                format!("{:>10.2} {share:>7}", 1e3 * seconds)
+            };
+            let operation = cell("operation", operation);
+            let cells: String =
+                VARIANTS.iter().zip(in_graphs).map(|((name, _), seconds)| cell(name, seconds)).collect();
+            println!("{rows:>6} {:>6} {:>6} {rank:>3}  {operation}{cells}", features.0, features.1);
+            if !device.is_cpu() {
+                summary(&layer, base, in_graphs);
             }
         }
     }
-    if quick {
+}
+
+/// The row of the table for `benches/cuda/summary`.
+fn summary(layer: &Layer, base: Base, seconds: [Option<f64>; VARIANTS.len()]) {
+    let (base, rows, rank) = (format!("{base:?}").to_lowercase(), layer.rows, layer.rank);
+    let time = |((name, _), seconds): (&Variant, Option<f64>)| match seconds {
+        Some(seconds) => format!("{name} {:.3} ms", 1e3 * seconds),
+        None => format!("{name} failed"),
+    };
+    let times: Vec<String> = VARIANTS.iter().zip(seconds).map(time).collect();
+    let (n_in, n_out) = (layer.base.in_features(), layer.base.out_features());
+    println!("lora {base}, {rows} x {n_in} x {n_out}, rank {rank}: {}", times.join(", "));
+}
+
+fn main() -> Result<()> {
+    common::use_threads();
+    let device = common::device();
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    for base in [Base::F32, Base::Bf16, Base::Int8] {
+        if base != Base::Int8 || device.is_cpu() {
+            table(base, &device, if asked("--test") { 1 } else { 15 });
+        }
+    }
+    if asked("--test") || asked("--table") {
         return Ok(());
     }
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);

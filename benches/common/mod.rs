@@ -10,16 +10,24 @@ use std::time::Instant;
 use candle_core::{Device, Result, Tensor};
 use peft_lora::LoraConfig;
 
-/// The GPU if the build supports one and the machine has one, else the CPU; prints which.
+/// The GPU if the build supports one and the machine has one, else the CPU.
+///
+/// # Panics
+/// With `TEST_DEVICE=cuda`, if there is no GPU: times of the CPU must not be taken for its.
 pub(crate) fn device() -> Device {
-    if candle_core::utils::cuda_is_available() {
-        // As the programs open it: on CUDA's default stream nothing could be recorded.
-        match train_ops::cuda_device(0) {
-            Ok(device) => return device,
-            Err(error) => println!("the benches run on the CPU: {error}"),
+    let required = std::env::var("TEST_DEVICE").is_ok_and(|device| device == "cuda");
+    if !required && !candle_core::utils::cuda_is_available() {
+        return Device::Cpu;
+    }
+    // As the programs open it: on CUDA's default stream nothing could be recorded.
+    match train_ops::cuda_device(0) {
+        Ok(device) => device,
+        Err(error) if required => panic!("TEST_DEVICE is cuda, and the GPU cannot be used: {error}"),
+        Err(error) => {
+            println!("the benches run on the CPU: {error}");
+            Device::Cpu
         }
     }
-    Device::Cpu
 }
 
 /// Uses `BENCH_THREADS` threads, 2 by default.

@@ -14,19 +14,23 @@ use caption_lora::task::CaptionTask;
 use git_model::{CaptionModel as _, GitForCausalLm};
 use monster_drawings::{DrawingSource, Style};
 use train_ops::ForwardContext;
-use trainer_core::{BoxError, Event, IntervalStrategy, Parameters, Trainer, TrainingArguments};
+use trainer_core::{
+    BatchSource, BoxError, Event, IntervalStrategy, Parameters, Task, Trainer, TrainingArguments, Warning,
+};
 
-use super::{common, count_as};
+use super::common;
+use super::phases::count_as;
 
 /// In the first two steps, pass and optimizer are launched and recorded. The third is counted. Those after it are measured.
 const STEPS: usize = 4;
 /// Tokens that captions are padded to.
 const LENGTH: usize = 24;
 
-/// Trains with one micro-batch a step, and with two. Returns the median seconds of a step with one; `runs` of them are measured.
+/// Trains with one micro-batch a step, and with two, which is only counted. Returns the median seconds of a step with one; `runs` of
+/// them are measured.
 pub(crate) fn steps(model: &GitForCausalLm, parameters: &Parameters, batch: usize, runs: usize) -> f64 {
-    let [one, _] = [(1, "5 step of a run"), (2, "5 step of two micro-batches")]
-        .map(|(micro_batches, phase)| run(model, parameters, (batch, runs), micro_batches, phase));
+    let one = run(model, parameters, (batch, runs), 1, "5 step of a run");
+    run(model, parameters, (batch, 1), 2, "5 step of two micro-batches");
     one
 }
 
@@ -59,6 +63,20 @@ fn run(
         before_saving: None,
         graphs: StepGraphs::new(model.device()),
     };
+    measure(&task, &batches, parameters, (micro_batches, runs), phase)
+}
+
+/// Takes `runs` steps, after those that record, and returns the median of their seconds.
+///
+/// # Panics
+/// If a step fails, or if what should be a graph could not be recorded.
+pub(crate) fn measure<T: Task>(
+    task: &T,
+    batches: &dyn BatchSource<Batch = T::Batch>,
+    parameters: &Parameters,
+    (micro_batches, runs): (usize, usize),
+    phase: &'static str,
+) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let arguments = TrainingArguments {
         max_steps: Some(STEPS.max(STEPS - 1 + runs)),
@@ -80,10 +98,13 @@ fn run(
             }
             count_as(if step.global_step == 2 { phase } else { "6 other steps" });
         }
-        Ok(())
+        match event {
+            Event::Warning(warning @ Warning::GraphNotRecorded { .. }) => Err(warning.to_string().into()),
+            _ => Ok(()),
+        }
     };
     let trainer = Trainer::new(arguments, parameters.clone()).unwrap().sink(sink);
-    let _finished = trainer.fit(&task, &batches, None).unwrap();
+    let _finished = trainer.fit(task, batches, None).unwrap();
     count_as("6 end");
     common::median(measured.try_iter().collect())
 }

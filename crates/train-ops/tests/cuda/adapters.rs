@@ -88,7 +88,7 @@ fn gradients_put_into_the_store_are_those_that_candle_adds_up() {
             lora_linear(xs, &base, lora, &training()).map_err(candle_core::Error::wrap)
         }
     };
-    let ys = recompute(&layer(&xs, &first).unwrap(), &parameters, segment).unwrap();
+    let ys = recompute(&parameters, &layer(&xs, &first).unwrap(), segment).unwrap();
     let loss = (&ys * constant(6, &[14, 24], &ys)).unwrap().sum_all().unwrap();
     let (found, added) = (backward(&loss).unwrap(), loss.backward().unwrap());
     for variable in [&xs, &shared, &first, &second] {
