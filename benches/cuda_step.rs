@@ -80,7 +80,8 @@ fn main() {
          optimizer {optimizer:.3} ms; forward and backward as a graph {passes:.3} ms"
     );
     println!(
-        "summary {dtype}, {batch}: step {:.3} ms, with graphs {:.3} ms, of a run {:.3} ms, {:.4} TFLOP, peak {:.3} GB, with graphs {:.3} GB",
+        "summary {dtype}, {batch}: step {:.3} ms, with graphs {:.3} ms, of a run {:.3} ms, {:.4} TFLOP, \
+         peak {:.3} GB, with graphs {:.3} GB",
         vision + forward + backward + optimizer,
         1e3 * graphs,
         1e3 * of_run,
