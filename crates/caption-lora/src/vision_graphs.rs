@@ -21,11 +21,14 @@ pub(crate) struct VisionGraphs(Mutex<HashMap<Vec<usize>, State>>);
 enum State {
     /// The shape has occurred once.
     Seen,
-    Recorded {
-        pixel_values: Tensor,
-        graph: DeviceGraph,
-    },
+    Recorded(Box<Recorded>),
     Refused,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    pixel_values: Tensor,
+    graph: DeviceGraph,
 }
 
 impl VisionGraphs {
@@ -43,8 +46,8 @@ impl VisionGraphs {
         let shape = pixel_values.dims();
         let mut refused = None;
         match graphs.get(shape) {
-            Some(State::Recorded { pixel_values: input, .. }) => {
-                input.slice_set(&pixel_values.contiguous()?, 0, 0)?;
+            Some(State::Recorded(recorded)) => {
+                recorded.pixel_values.slice_set(&pixel_values.contiguous()?, 0, 0)?;
             }
             Some(State::Seen) => {
                 let state = record(model, pixel_values.copy()?).unwrap_or_else(|error| {
@@ -58,10 +61,10 @@ impl VisionGraphs {
             }
             Some(State::Refused) | None => {}
         }
-        let Some(State::Recorded { graph, .. }) = graphs.get(shape) else {
+        let Some(State::Recorded(recorded)) = graphs.get(shape) else {
             return Ok((encode(model, pixel_values)?, refused));
         };
-        let results = graph.replay(&train_ops::ForwardContext::inference(), &[])?;
+        let results = recorded.graph.replay(&train_ops::ForwardContext::inference(), &[])?;
         let features = results.first().ok_or("the graph of the vision encoder has no features")?;
         Ok((features.clone(), None))
     }
@@ -74,5 +77,5 @@ fn record(model: &dyn CaptionModel, pixel_values: Tensor) -> candle_core::Result
             .map_err(|error| candle_core::Error::msg(format!("{error:#}")))
     };
     let graph = DeviceGraph::record(model.device(), work)?;
-    Ok(State::Recorded { pixel_values, graph })
+    Ok(State::Recorded(Box::new(Recorded { pixel_values, graph })))
 }

@@ -2,10 +2,10 @@ use candle_core::{Result, Tensor, bail};
 use cuda_kernels::device::Kernels;
 use cuda_kernels::{Element, Pointer, TensorCopy};
 
-/// Copies in memory of their own.
+/// Copies in memory of their own. Loads the kernel of [`copy_tensors`], which cannot be loaded in a recording.
 pub(super) fn copies(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
-    let room = |tensor: &Tensor| Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device());
-    let copies = tensors.iter().map(room).collect::<Result<Vec<_>>>()?;
+    let copies =
+        tensors.iter().map(|tensor| tensor.detach().force_contiguous()).collect::<Result<Vec<_>>>()?;
     copy_tensors(tensors, &copies)?;
     Ok(copies)
 }
