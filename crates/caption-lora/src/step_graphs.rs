@@ -73,9 +73,10 @@ pub struct Pass<'a> {
 }
 
 impl StepGraphs {
-    /// The graphs for a device; `None` unless it is an NVIDIA GPU and the build has the feature `fused-cuda`.
+    /// The graphs for a device; `None` unless it is an NVIDIA GPU of compute capability 8.0 or newer and the build has the feature
+    /// `fused-cuda`.
     pub fn new(device: &Device) -> Option<Self> {
-        (device.is_cuda() && cfg!(feature = "fused-cuda")).then(Self::default)
+        DeviceGraph::is_supported(device).then(Self::default)
     }
 
     /// The sum of the losses of a batch, the number of its targets and the gradients. A graph is recorded when

@@ -8,9 +8,9 @@ use crate::{Error, Result};
 /// The hidden state at position `t` predicts the label at `t + 1` of the same row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShiftedLabels {
-    /// Positions in the flattened `(batch, text)` hidden states that have a target.
+    /// Positions in the flattened `(batch, text)` hidden states that have a target, and after them those of padding.
     pub positions: Vec<u32>,
-    /// Their targets.
+    /// Their targets; [`NO_TARGET`] for padding.
     pub targets: Vec<u32>,
     /// Length of a row.
     length: usize,
@@ -33,7 +33,7 @@ impl ShiftedLabels {
     /// target, such as padding.
     ///
     /// # Errors
-    /// If the labels do not have the shape of `input_ids`.
+    /// If the labels do not have the shape of `input_ids`, or one is [`NO_TARGET`].
     pub fn new(labels: &[Vec<i64>], input_ids: &Tensor) -> Result<Self> {
         let (batch, length) = input_ids.dims2()?;
         Self::of_rows(labels, batch, length)
@@ -47,6 +47,10 @@ impl ShiftedLabels {
             for (position, next) in labels.iter().skip(1).enumerate() {
                 // A negative label is not a target.
                 if let Ok(target) = u32::try_from(*next) {
+                    if target == NO_TARGET {
+                        let vocabulary = NO_TARGET as usize;
+                        return Err(train_ops::Error::Target { target, vocabulary }.into());
+                    }
                     positions.push((row * length + position) as u32);
                     targets.push(target);
                 }
@@ -72,8 +76,7 @@ impl ShiftedLabels {
         self.count
     }
 
-    /// The rows of `hidden_states` `(batch, text, hidden)` that have a target, `(targets, hidden)`: logits are needed for
-    /// these only.
+    /// The rows of `hidden_states` `(batch, text, hidden)` at the positions, `(targets, hidden)`: logits are needed for these only.
     ///
     /// # Errors
     /// If the hidden states have another shape.
@@ -124,5 +127,23 @@ mod tests {
         assert_eq!(shifted.positions, [0, 1, 2, 4, 5]);
         assert_eq!(shifted.targets, [5, 6, 102, 7, 102]);
         assert!(ShiftedLabels::new(&labels[..1], &ids).is_err());
+        let none = [vec![101, i64::from(NO_TARGET), 6, 102], labels[1].clone()];
+        assert!(ShiftedLabels::new(&none, &ids).unwrap_err().to_string().contains("4294967295"));
+    }
+
+    #[test]
+    fn padded_targets_are_a_multiple_or_all_places() {
+        for ((batch, length, targets), padded) in
+            [((8, 16, 1), 32), ((8, 16, 33), 64), ((8, 16, 120), 120), ((2, 5, 7), 8), ((2, 5, 8), 8)]
+        {
+            assert_eq!(padded_targets(batch, length, targets), padded, "{batch} x {length}, {targets}");
+        }
+    }
+
+    #[test]
+    fn labels_for_a_device_without_graphs_are_not_padded() {
+        let labels = ShiftedLabels::of_rows(&[vec![1, 2, 3, -100, -100]], 1, 5).unwrap();
+        let padded = labels.clone().padded_for(1, &Device::Cpu);
+        assert_eq!((&padded, padded.count()), (&labels, 2));
     }
 }

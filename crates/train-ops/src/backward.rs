@@ -9,7 +9,8 @@ thread_local! {
 }
 
 /// Candle's `loss.backward()`, with fewer launches on a GPU: candle clears a tensor and adds to it for each gradient of a parameter, two
-/// launches beside the one that computes it. Adapters on a GPU put their gradients into the store as they are. The values are the same.
+/// launches beside the one that computes it. Adapters on a GPU put their gradients into the store as they are. The values are the same,
+/// up to the order in which three or more gradients of one parameter are added.
 ///
 /// # Errors
 /// As `backward` of a tensor.

@@ -101,7 +101,7 @@ fn composed(logits: &Tensor, targets: &[u32], label_smoothing: f32) -> candle_co
 }
 
 /// `cross_entropy_sum(head(xs), targets, ε)` for `xs` of shape `(n, hidden)`. The logits are not kept if the
-/// head is frozen and there are kernels for it. `ε` is `label_smoothing`.
+/// head is frozen and there are kernels for it. `ε` is `label_smoothing`; a target may be [`NO_TARGET`].
 ///
 /// A loss is the last node of a graph. So the forward pass also computes the gradient of `xs`, from a few rows
 /// of logits at a time, which are then dropped. The backward pass multiplies this gradient by the gradient of

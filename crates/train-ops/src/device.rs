@@ -5,13 +5,14 @@ use candle_core::{Device, Result};
 /// only several streams need. Freed memory is kept for the next step instead of being returned whenever the
 /// host waits.
 ///
-/// Products in bf16 keep f32 sums where cuBLAS divides them among blocks, and use 32 MB that belong to the device until the program
-/// ends: cuBLAS would allocate a workspace in each recorded graph.
+/// cuBLAS may divide a product in bf16 among several blocks: their sums stay f32. Each call gives cuBLAS a workspace of 32 MB, which is
+/// not freed before the program ends; otherwise cuBLAS would allocate one in each recorded graph.
 ///
 /// `Device::new_cuda` does none of this. Tensors of the returned device must not be used on other streams.
 ///
 /// # Errors
-/// If the build has no CUDA, there is no such GPU, or its driver is older than the toolkit that compiled the kernels.
+/// If the build has no CUDA, or there is no such GPU; with the feature `fused-cuda`, if its driver is older than the toolkit that
+/// compiled the kernels.
 pub fn cuda_device(number: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(number)?;
     #[cfg(feature = "cuda")]

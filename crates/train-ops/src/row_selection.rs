@@ -6,8 +6,9 @@ use crate::{Result, cuda};
 /// that is selected several times are added in the order of `ids`.
 ///
 /// # Errors
-/// If the shapes are not these, or an id is not below `rows`; on a GPU the ids are not read.
+/// If there are other dimensions, or an id is not below `rows`. On a GPU the ids are not read, and a wrong one is undefined.
 pub fn select_rows(xs: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    xs.dims2()?;
     match cuda::select_rows(xs, ids)? {
         Some(rows) => Ok(rows),
         None => Ok(xs.index_select(ids, 0)?),

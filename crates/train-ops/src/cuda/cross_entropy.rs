@@ -87,7 +87,7 @@ fn losses(
         Ok(vec![operation.launch(kernels.element())?])
     };
     let inputs: Vec<&Tensor> = [logits, &targets].into_iter().chain(bias).collect();
-    // SAFETY: there is a target, below the vocabulary, and a loss for each row, and the bias has an element for each word.
+    // SAFETY: there is a target, below the vocabulary or none, and a loss for each row, and the bias has an element for each word.
     #[allow(unsafe_code)]
     unsafe { kernels.run(&inputs, &mut [&mut losses], launches) }?;
     Ok(Kernels::tensor(losses, &Shape::from(rows)))

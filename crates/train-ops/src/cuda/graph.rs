@@ -46,9 +46,15 @@ impl DeviceGraph {
     /// not computed. If `work` panics, the recording ends and the device can be used as before.
     ///
     /// # Errors
-    /// The errors of `work`; if it reads from the device, frees a tensor from before, or copies new values from the host; or if the
-    /// device is no GPU, or the build has no `fused-cuda`.
+    /// The errors of `work`; if it reads from the device, frees a tensor from before, or copies new values from the host; if a result
+    /// is not f32, bf16, u32 or i64; or if graphs are not [supported](Self::is_supported).
     pub fn record(device: &Device, mut work: impl FnMut(Run) -> Result<Vec<Tensor>>) -> Result<Self> {
+        if !Self::is_supported(device) {
+            bail!(
+                "graphs need an NVIDIA GPU of compute capability 8.0 or newer, not {:?}",
+                device.location()
+            );
+        }
         let device = device.as_cuda_device()?;
         let _constants = device.enable_cuda_graph_htod_cache();
         let of_passes = KeysOfPasses::forget();

@@ -12,15 +12,15 @@ pub(super) fn copies(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
 
 /// Copies each tensor to the one at the same place in `to`, which is contiguous, of the same shape and type.
 pub(super) fn copy_tensors(from: &[Tensor], to: &[Tensor]) -> Result<()> {
-    let Some(first) = to.first() else { return Ok(()) };
-    let Some(kernels) = Kernels::on(first.device(), Element::F32) else {
-        bail!("the results are not on a GPU")
-    };
     let mut sources = Vec::with_capacity(from.len());
     let mut sizes = Vec::with_capacity(from.len());
     if from.len() != to.len() {
         bail!("the work of a graph had {} results, and {} when it ran again", to.len(), from.len());
     }
+    let Some(first) = to.first() else { return Ok(()) };
+    let Some(kernels) = Kernels::on(first.device(), Element::F32) else {
+        bail!("the results of a graph are not on its GPU")
+    };
     for (from, to) in from.iter().zip(to) {
         if from.shape() != to.shape() || from.dtype() != to.dtype() {
             bail!("a result of a graph was {:?}, and {:?} when its work ran again", to.shape(), from.shape());

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{LayerInput, PackedWeight, check_input, check_weights, with_last_dim};
 use crate::attached::attach;
-use crate::{Activation, AdaptedLinear, Error, ForwardContext, LinearLayer, Result, cuda, host};
+use crate::{Activation, AdaptedLinear, DeviceGraph, Error, ForwardContext, LinearLayer, Result, cuda, host};
 
 /// `y = x Wᵀ + b` with constant `W` and `b`.
 ///
@@ -28,12 +28,12 @@ pub struct FrozenLinear {
 #[derive(Clone, Debug)]
 pub(super) enum Weight {
     Packed(Arc<PackedWeight>),
-    /// On another device, or of another type. On a GPU, rows of zeros fill it up to a multiple of [`GPU_ROWS`].
+    /// On another device, or of another type. On a GPU with kernels, rows of zeros fill it up to a multiple of [`GPU_ROWS`].
     Plain(Tensor),
 }
 
 /// Rows of a product of `xs` and all rows of a weight on a GPU then begin at multiples of 16 bytes, as cuBLAS and kernels need them to
-/// be fast. GIT's head has 30,522 rows.
+/// be fast. GIT's head has 30,522 rows. A head that is tied to the embedding is in memory twice then.
 const GPU_ROWS: usize = 8;
 
 impl FrozenLinear {
@@ -220,7 +220,8 @@ impl Weight {
             return Ok(Self::Packed(Arc::new(packed)));
         }
         let rows = weight.dim(0)?;
-        let padding = if weight.device().is_cuda() { rows.next_multiple_of(GPU_ROWS) - rows } else { 0 };
+        let is_padded = DeviceGraph::is_supported(weight.device());
+        let padding = if is_padded { rows.next_multiple_of(GPU_ROWS) - rows } else { 0 };
         Ok(Self::Plain(weight.pad_with_zeros(0, 0, padding)?))
     }
 }

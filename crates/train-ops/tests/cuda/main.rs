@@ -86,7 +86,6 @@ fn activations() {
     }
 }
 
-/// The threads of a block have a vector or an element each, then several. There is no kernel for more than 4096 features.
 /// Some several times, some never; whole vectors or not.
 #[test]
 fn selected_rows() {
@@ -98,6 +97,7 @@ fn selected_rows() {
     }
 }
 
+/// The threads of a block have a vector or an element each, then several. There is no kernel for more than 4096 features.
 #[test]
 fn layer_norms_frozen_and_trained() {
     for features in [7, 48, 301, 2112, 4104] {
