@@ -9,10 +9,9 @@ use caption_lora::features::PassFeatures;
 use caption_lora::step_graphs::{Pass, StepGraphs};
 use caption_lora::training_text::length_multiple;
 use git_model::{CaptionModel as _, GitForCausalLm};
-use train_ops::{ForwardContext, sample_key};
 use trainer_core::{BoxError, Gradients, LossSum, LossTotal, Parameters, StepContext, Task, Warning};
 
-use super::{TOKENS, captions, common, engine};
+use super::{TOKENS, captions, common, engine, training};
 
 #[derive(Clone)]
 struct Batch {
@@ -48,9 +47,7 @@ impl Task for EncodedTask<'_> {
         context: &StepContext,
         parameters: &Parameters,
     ) -> Result<Option<(LossSum, Gradients)>, BoxError> {
-        let samples = context.first_sample..context.first_sample + self.num_samples(batch) as u64;
-        let keys = samples.map(|sample| sample_key(context.seed, context.step, sample));
-        let ctx = ForwardContext::training(keys.collect::<Vec<_>>());
+        let ctx = training(self.num_samples(batch), context.step);
         let pass = Pass { model: self.model, parameters, label_smoothing: 0.0, ctx };
         let features = PassFeatures::Given(self.graphs.encode(self.model, &batch.pixel_values)?);
         let multiple = length_multiple(self.model.device());

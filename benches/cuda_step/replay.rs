@@ -1,4 +1,4 @@
-//! What is recorded once as a CUDA graph and replayed: the passes of a training step, and a step of decoding.
+//! The passes of a training step and a step of decoding, each recorded once as a CUDA graph and replayed.
 
 use git_model::{CaptionDecoder as _, CaptionModel as _, GitForCausalLm, NextTokens};
 use train_ops::{DeviceGraph, ForwardContext, backward};

@@ -4,7 +4,10 @@ use cuda_kernels::{CrossEntropy, LossSum, Pointer};
 
 use super::inputs::host_numbers;
 use super::node::node;
-use crate::{FrozenLinear, LinearLayer};
+use crate::{FrozenLinear, LinearLayer, NO_TARGET};
+
+// The kernel and the rest of this crate mean the same.
+const _: () = assert!(CrossEntropy::NO_TARGET == NO_TARGET);
 
 /// Rows whose logits are in memory at the same time.
 const ROWS: usize = 256;

@@ -76,7 +76,8 @@ impl DeviceGraph {
     }
 
     /// Queues the work, with the dropout of the pass `ctx` and with `numbers` in place of those that it took from the host: all of
-    /// them, one after the other. A target may be [`NO_TARGET`](crate::NO_TARGET). The results have the values of this replay until the next.
+    /// them, one after the other. A target may be [`NO_TARGET`](crate::NO_TARGET). The results have the values of this replay until the
+    /// next.
     ///
     /// # Errors
     /// If the pass has another number of samples than the recorded one, or there are more or fewer numbers.

@@ -66,7 +66,7 @@ fn adapters_of_a_rank_above_64() {
     }
 }
 
-/// Of a matrix that two layers share, one of them in a segment that is computed again, and of the others.
+/// Two layers share a matrix, and one of them is in a segment that the backward pass computes again.
 #[test]
 fn gradients_put_into_the_store_are_those_that_candle_adds_up() {
     let var =
