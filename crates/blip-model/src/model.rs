@@ -107,7 +107,7 @@ impl CaptionModel for BlipForConditionalGeneration {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        let labels = ShiftedLabels::new(labels, input_ids)?.padded_for(labels.len(), &self.parts.device);
+        let labels = ShiftedLabels::new(labels, input_ids)?.padded_for(&self.parts.device);
         let hidden_states = || self.hidden_states(image_features, input_ids, ctx);
         self.parts.loss(&labels, label_smoothing, ctx, hidden_states)
     }

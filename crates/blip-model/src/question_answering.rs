@@ -155,7 +155,7 @@ impl CaptionModel for BlipForQuestionAnswering {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        let labels = text.shifted_labels()?.padded_for(text.rows(), &self.parts.device);
+        let labels = text.shifted_labels()?.padded_for(&self.parts.device);
         let lengths = text.key_lengths();
         let lengths = lengths.as_ref();
         let hidden_states = || {

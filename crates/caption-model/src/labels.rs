@@ -12,6 +12,8 @@ pub struct ShiftedLabels {
     pub positions: Vec<u32>,
     /// Their targets; [`NO_TARGET`] for padding.
     pub targets: Vec<u32>,
+    /// Number of rows.
+    batch: usize,
     /// Length of a row.
     length: usize,
     /// Targets without padding.
@@ -57,14 +59,14 @@ impl ShiftedLabels {
             }
         }
         let count = targets.len();
-        Ok(Self { positions, targets, length, count })
+        Ok(Self { positions, targets, batch, length, count })
     }
 
     /// The labels for a pass on this device. Where passes can be recorded, targets without an id are added, at position 0: a pass has
     /// the same sizes then, and so the same bits, whether it is recorded or not.
-    pub fn padded_for(mut self, batch: usize, device: &Device) -> Self {
+    pub fn padded_for(mut self, device: &Device) -> Self {
         if self.count > 0 && DeviceGraph::is_supported(device) {
-            let padded = padded_targets(batch, self.length, self.count);
+            let padded = padded_targets(self.batch, self.length, self.count);
             self.positions.resize(padded, 0);
             self.targets.resize(padded, NO_TARGET);
         }
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn labels_for_a_device_without_graphs_are_not_padded() {
         let labels = ShiftedLabels::of_rows(&[vec![1, 2, 3, -100, -100]], 1, 5).unwrap();
-        let padded = labels.clone().padded_for(1, &Device::Cpu);
+        let padded = labels.clone().padded_for(&Device::Cpu);
         assert_eq!((&padded, padded.count()), (&labels, 2));
     }
 }

@@ -70,7 +70,7 @@ impl CaptionModel for GitForCausalLm {
         label_smoothing: f32,
         ctx: &ForwardContext,
     ) -> Result<(Tensor, usize)> {
-        let labels = ShiftedLabels::new(labels, input_ids)?.padded_for(labels.len(), &self.device);
+        let labels = ShiftedLabels::new(labels, input_ids)?.padded_for(&self.device);
         if labels.count() == 0 {
             return Ok((Tensor::zeros((), DType::F32, &self.device)?, 0));
         }
